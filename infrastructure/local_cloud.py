@@ -1,0 +1,210 @@
+"""Starts and stops the local cloud: ministack (S3, SQS, DynamoDB, …) and local_sagemaker, as child processes on loopback.
+
+Clients find both through the environment variables botocore reads itself (``AWS_ENDPOINT_URL`` and its per-service forms,
+https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html), so the product has no local branch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+ACCOUNT: Final = "123456789012"  # AWS's own example account id; the local cloud answers to it
+REGION: Final = "eu-west-1"
+_SERVICES: Final = "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,cloudformation,events"
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+
+
+class LocalCloudError(RuntimeError):
+    """A part of the local cloud did not start, or died; the message names its log file."""
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: a killed parent must not leave the local cloud behind (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start_process(
+    command: Sequence[str], log: Path, environment: dict[str, str], cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a session of its own that ends with this process, its output appended to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as sink:
+        return subprocess.Popen(  # prctl is async-signal-safe
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+
+def stop_process(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
+    """Ask the process to end (SIGTERM), wait ``grace`` seconds, then end its whole session (SIGKILL)."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60.0) -> None:
+    """Poll ``url`` until it answers 200.
+
+    Raises:
+        LocalCloudError: the process ended or did not answer in time.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise LocalCloudError(f"{process.args!r} ended with status {process.returncode}; see {log}:\n{_tail(log)}")
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - a loopback address made here
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise LocalCloudError(f"{url} did not answer within {seconds:.0f} s; see {log}:\n{_tail(log)}")
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+@dataclass
+class LocalCloud:
+    """A running local cloud.
+
+    ``environment`` holds the variables that point any AWS SDK at it; ``state`` is the folder its data live in.
+    """
+
+    state: Path
+    containers: Path
+    ministack_port: int = 0
+    sagemaker_port: int = 0
+    sagemaker_arguments: tuple[str, ...] = ()
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def ministack_url(self) -> str:
+        """Where S3, SQS, SNS, DynamoDB, CloudWatch, Logs, IAM and CloudFormation answer."""
+        return f"http://127.0.0.1:{self.ministack_port}"
+
+    @property
+    def sagemaker_url(self) -> str:
+        """Where sagemaker and sagemaker-runtime answer."""
+        return f"http://127.0.0.1:{self.sagemaker_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that botocore and every AWS SDK read."""
+        return {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": self.ministack_url,
+            "AWS_ENDPOINT_URL_SAGEMAKER": self.sagemaker_url,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.sagemaker_url,
+            "AWS_MAX_ATTEMPTS": "10",
+            "AWS_RETRY_MODE": "standard",
+        }
+
+    def start(self) -> None:
+        """Start both processes and wait until they answer.
+
+        Raises:
+            LocalCloudError: one of them did not come up; its log is named.
+        """
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.ministack_port = self.ministack_port or free_port()
+        self.sagemaker_port = self.sagemaker_port or free_port()
+        self.start_ministack()
+        self.start_sagemaker()
+
+    def start_ministack(self) -> None:
+        """Start ministack alone (see ``start``)."""
+        log = self.state / "ministack.log"
+        environment = {
+            **os.environ,
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.ministack_port),
+            "MINISTACK_ACCOUNT_ID": ACCOUNT,
+            "MINISTACK_REGION": REGION,
+            "PERSIST_STATE": "1",
+            "STATE_DIR": str(self.state / "ministack"),
+            "S3_PERSIST": "1",
+            "S3_DATA_DIR": str(self.state / "s3"),
+            "SERVICES": _SERVICES,
+            "LOG_LEVEL": "WARNING",
+        }
+        process = start_process([sys.executable, "-m", "ministack"], log, environment)
+        self.processes["ministack"] = process
+        wait_until_healthy(f"{self.ministack_url}/_ministack/health", process, log)
+
+    def start_sagemaker(self) -> None:
+        """Start local_sagemaker alone (see ``start``)."""
+        log = self.state / "sagemaker.log"
+        command = [
+            sys.executable, "-m", "local_sagemaker", "--port", str(self.sagemaker_port),
+            "--state", str(self.state / "sagemaker"), "--containers", str(self.containers), *self.sagemaker_arguments,
+        ]  # fmt: skip
+        process = start_process(
+            command, log, {**os.environ, **self.environment}, cwd=Path(__file__).resolve().parents[1]
+        )
+        self.processes["sagemaker"] = process
+        wait_until_healthy(f"{self.sagemaker_url}/_local/health", process, log)
+
+    def reset(self) -> None:
+        """Forget everything that was made in it, keeping the processes."""
+        for url in (f"{self.sagemaker_url}/_local/reset", f"{self.ministack_url}/_ministack/reset"):
+            request = urllib.request.Request(url, method="POST")  # noqa: S310 - a loopback address made here
+            with urllib.request.urlopen(request, timeout=60):  # noqa: S310 - the same
+                pass
+
+    def stop(self) -> None:
+        """End both processes, SageMaker first, so that its containers can still write their logs."""
+        for name in ("sagemaker", "ministack"):
+            if process := self.processes.pop(name, None):
+                stop_process(process, grace=30.0)
+
+
+@contextmanager
+def running(state: Path, containers: Path, sagemaker_arguments: tuple[str, ...] = ()) -> Iterator[LocalCloud]:
+    """A local cloud for the length of a ``with`` block."""
+    cloud = LocalCloud(state=state, containers=containers, sagemaker_arguments=sagemaker_arguments)
+    try:
+        cloud.start()
+        yield cloud
+    finally:
+        cloud.stop()
