@@ -23,7 +23,7 @@ from typing import Final
 
 ACCOUNT: Final = "123456789012"  # AWS's own example account id; the local cloud answers to it
 REGION: Final = "eu-west-1"
-_SERVICES: Final = "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,cloudformation,events"
+_SERVICES: Final = "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events"
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 

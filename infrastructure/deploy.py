@@ -1,0 +1,115 @@
+"""Applies ``stack.yaml`` to whichever cloud the AWS environment variables point at: AWS, or the local one.
+
+``python -m infrastructure.deploy`` prints the stack's outputs when it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+
+TEMPLATE: Final = Path(__file__).with_name("stack.yaml")
+_DONE: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+
+
+class DeploymentError(RuntimeError):
+    """CloudFormation refused the stack or rolled it back; the message holds its reasons."""
+
+
+def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float = 900.0) -> Mapping[str, str]:
+    """Create or update the stack and wait for it.
+
+    Args:
+        stack: name of the CloudFormation stack.
+        prefix: starts the names of everything in it.
+        timeout: seconds to wait.
+
+    Returns:
+        The stack's outputs by name.
+
+    Raises:
+        DeploymentError: the stack ended in another state than complete, with the events that say why.
+    """
+    client: CloudFormationClient = boto3.client("cloudformation")
+    template = TEMPLATE.read_text(encoding="utf-8")
+    parameters = [{"ParameterKey": "Prefix", "ParameterValue": prefix}]
+    try:
+        client.describe_stacks(StackName=stack)
+        exists = True
+    except ClientError as error:
+        if "does not exist" not in str(error):
+            raise
+        exists = False
+    try:
+        if exists:
+            client.update_stack(
+                StackName=stack,
+                TemplateBody=template,
+                Parameters=parameters,  # type: ignore[arg-type]  # a plain dict is the TypedDict asked for
+                Capabilities=["CAPABILITY_IAM"],
+            )
+        else:
+            client.create_stack(
+                StackName=stack,
+                TemplateBody=template,
+                Parameters=parameters,  # type: ignore[arg-type]  # a plain dict is the TypedDict asked for
+                Capabilities=["CAPABILITY_IAM"],
+                OnFailure="DELETE",
+            )
+    except ClientError as error:
+        if "No updates are to be performed" not in str(error):
+            raise DeploymentError(f"CloudFormation refused stack {stack!r}: {error}") from error
+    return _wait(client, stack, timeout)
+
+
+def _wait(client: CloudFormationClient, stack: str, timeout: float) -> Mapping[str, str]:
+    deadline = time.monotonic() + timeout
+    pause = 0.1
+    while time.monotonic() < deadline:
+        found = client.describe_stacks(StackName=stack)["Stacks"][0]
+        status = found["StackStatus"]
+        if status in _DONE:
+            return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        if not status.endswith("_IN_PROGRESS"):
+            raise DeploymentError(f"stack {stack!r} ended as {status}:\n{_reasons(client, stack)}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 5.0)
+    raise DeploymentError(f"stack {stack!r} was not complete after {timeout:.0f} s:\n{_reasons(client, stack)}")
+
+
+def _reasons(client: CloudFormationClient, stack: str) -> str:
+    events = client.describe_stack_events(StackName=stack)["StackEvents"]
+    failed = [event for event in events if event.get("ResourceStatus", "").endswith("FAILED")]
+    return "\n".join(
+        f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}" for e in failed
+    )
+
+
+def main() -> int:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(prog="python -m infrastructure.deploy", description=__doc__)
+    parser.add_argument("--stack", default="tenantry", help="name of the CloudFormation stack (default: %(default)s)")
+    parser.add_argument("--prefix", default="tenantry", help="starts the names of all it makes (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        outputs = deploy(arguments.stack, arguments.prefix)
+    except DeploymentError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    width = max(map(len, outputs))
+    sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in sorted(outputs.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
