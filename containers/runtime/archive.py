@@ -1,0 +1,217 @@
+"""A model's archive: written so that the same content gives the same bytes, read as if a stranger had written it.
+
+An archive is a gzipped tar of plain files. Nothing in it is trusted: counts and sizes are bounded while it is read, and
+whatever is not a plain file or folder inside the target is refused before a byte of it is written.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import stat
+import tarfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final, cast
+
+_CHUNK: Final = 1 << 20
+_MIB: Final = 1 << 20
+
+
+class RefusedArchive(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
+    """The archive or folder of a model is not one that may be read; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What one archive may hold at most: bytes of the files together, and number of members."""
+
+    extracted_bytes: int = 512 * _MIB
+    members: int = 1000
+
+
+@dataclass(frozen=True)
+class ArchiveDigest:
+    """Size in bytes and SHA-256 (hexadecimal) of an archive file."""
+
+    bytes: int
+    sha256: str
+
+
+DEFAULT_LIMITS: Final = ArchiveLimits()
+
+
+class _HashingWriter(io.RawIOBase):
+    """Counts and hashes what passes through to `target`."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+        self.sha256 = hashlib.sha256()
+        self.count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # gzip hands over bytes only
+        self.sha256.update(data)
+        self.count += len(data)
+        return self._target.write(data)
+
+
+def write_archive(folder: Path, target: Path, extra: Mapping[str, bytes] | None = None) -> ArchiveDigest:
+    """Archive the files of `folder`, and `extra` (name to content, which wins), as `target`, reproducibly.
+
+    Names are sorted, and times, owners and modes are constant, so the same content gives the same SHA-256 anywhere with
+    the same zlib. Raises `RefusedArchive` for a link, a device or a name that `extract_archive` would refuse.
+    """
+    contents: dict[str, Path | bytes] = {}
+    for path in _plain_files(folder, DEFAULT_LIMITS):
+        contents[path.relative_to(folder).as_posix()] = path
+    contents.update(extra or {})
+    with target.open("wb") as file:
+        hashing = _HashingWriter(file)
+        with (
+            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=hashing, mtime=0) as zipped,
+            tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for name in sorted(contents):
+                _checked_name(name)
+                _add(tar, name, contents[name])
+    return ArchiveDigest(bytes=hashing.count, sha256=hashing.sha256.hexdigest())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.mode = 0o644
+    if isinstance(content, bytes):
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    else:
+        with content.open("rb") as file:
+            member.size = os.fstat(file.fileno()).st_size
+            tar.addfile(member, file)
+
+
+def digest_of(path: Path) -> ArchiveDigest:
+    """Size and SHA-256 of a file that lies on disk."""
+    digest = hashlib.sha256()
+    count = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            count += len(chunk)
+    return ArchiveDigest(bytes=count, sha256=digest.hexdigest())
+
+
+def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
+    """Extract `archive` into the existing, empty `folder`.
+
+    Raises `RefusedArchive` for anything that is not a whole gzipped tar of plain files inside `folder` within `limits`:
+    truncated or corrupt data, links, devices, absolute names, `..`, a name twice, too many members, too many bytes.
+    What was extracted before that point stays in `folder`, for the caller to delete.
+    """
+    try:
+        with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as zipped:
+            _extract(zipped, folder, limits)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RefusedArchive(f"{archive.name} is not a whole gzipped tar archive: {error}") from error
+    except (UnicodeError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise RefusedArchive(f"{archive.name} has members whose names contradict each other: {error}") from error
+    except FileNotFoundError as error:
+        raise RefusedArchive(f"there is no archive at {archive}") from error
+
+
+def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
+    remaining = limits.extracted_bytes
+    # The stream itself is bounded too: headers and padding of refused or empty members also cost time and memory.
+    bounded = _BoundedReader(zipped, limits.extracted_bytes + (limits.members + 20) * 4096)
+    # Read as a stream ("r|"): members are seen in the order of the file, and only one header is held at a time.
+    with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r|") as tar:
+        for count, member in enumerate(tar, start=1):
+            if count > limits.members:
+                raise RefusedArchive(f"the archive has more than {limits.members} members")
+            path = folder / _checked_name(member.name)
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            if not member.isreg() or member.issparse():
+                raise RefusedArchive(f"{_shown(member.name)} is not a plain file; links and devices are refused")
+            remaining -= member.size
+            if remaining < 0:
+                raise RefusedArchive(f"the archive's files are larger than {limits.extracted_bytes} bytes")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = tar.extractfile(member)
+            if source is None:
+                raise RefusedArchive(f"{_shown(member.name)} has no content")
+            with path.open("xb") as target:
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+    # The tar ends at its end marker; the rest must still be there and whole, or the gzip was cut.
+    while bounded.read(_CHUNK):
+        pass
+
+
+class _BoundedReader:
+    """Reads from `source` and refuses to hand out more than `limit` bytes."""
+
+    def __init__(self, source: gzip.GzipFile, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self._left = limit
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise RefusedArchive(f"the archive expands to more than {self._limit} bytes")
+        return data
+
+
+def check_folder(folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
+    """Hold an already extracted model to the same rules: plain files and folders only, within `limits`.
+
+    Raises `RefusedArchive`; a folder that is missing is refused as well.
+    """
+    if not folder.is_dir():
+        raise RefusedArchive(f"there is no folder at {folder}")
+    _plain_files(folder, limits)
+
+
+def _plain_files(folder: Path, limits: ArchiveLimits) -> list[Path]:
+    """The plain files below `folder`; raises `RefusedArchive` for anything that is neither file nor folder."""
+    files: list[Path] = []
+    pending = [folder]
+    members = total = 0
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                members += 1
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(Path(entry.path))
+                elif stat.S_ISREG(status.st_mode):
+                    total += status.st_size
+                    files.append(Path(entry.path))
+                else:
+                    raise RefusedArchive(f"{_shown(entry.name)} is not a plain file; links and devices are refused")
+                if members > limits.members:
+                    raise RefusedArchive(f"the model has more than {limits.members} files")
+                if total > limits.extracted_bytes:
+                    raise RefusedArchive(f"the model's files are larger than {limits.extracted_bytes} bytes")
+    return files
+
+
+def _checked_name(name: str) -> str:
+    """`name` if it stays inside the folder it is extracted into; raises `RefusedArchive` otherwise."""
+    parts = PurePosixPath(name).parts
+    encoded = name.encode("utf-8", "surrogateescape")
+    if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or len(encoded) > 255:
+        raise RefusedArchive(f"{_shown(name)} is not a name inside the archive's own folder")
+    return name
+
+
+def _shown(name: str) -> str:
+    """A member's name for a message: quoted, escaped and short, whatever is in it."""
+    return ascii(name if len(name) <= 80 else name[:77] + "…")

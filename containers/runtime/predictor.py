@@ -1,0 +1,56 @@
+"""What a family of models gives the server: how its models are loaded, how large they are, and what they answer."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+ModelT = TypeVar("ModelT")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prediction as it goes out: body and content type."""
+
+    body: bytes
+    content_type: str = "application/json"
+
+
+class InvalidModel(Exception):  # noqa: N818 - named for the answer the client sees
+    """The files of a model are not a model of this family; the reason is told to whoever asked for the load."""
+
+
+class InvalidRequest(Exception):  # noqa: N818 - named for the answer the client sees
+    """The request cannot be answered as it stands; `field` is the one at fault, where there is one."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class Predictor(Protocol[ModelT]):
+    """A family of models, as the server uses it.
+
+    Two more attributes are honoured where a family has them:
+
+    - `inline: bool`: `predict` takes microseconds and is called on the event loop; otherwise it runs in a thread.
+    - `unload(model) -> None`: called when a model leaves memory, for what garbage collection does not return.
+
+    `predict` may also be a coroutine function: then the family does its own batching across the requests in flight,
+    and answers each when it is ready.
+    """
+
+    family: str
+
+    def load(self, folder: Path) -> ModelT:
+        """Read a model from its files; the folder may be gone afterwards. Raises `InvalidModel`."""
+        ...
+
+    def size(self, model: ModelT) -> int:
+        """The memory the model holds, in bytes."""
+        ...
+
+    def predict(self, model: ModelT, body: bytes, content_type: str, accept: str) -> Answer | Awaitable[Answer]:
+        """Answer one request. Raises `InvalidRequest`."""
+        ...
