@@ -1,0 +1,62 @@
+"""Records of a batch transform: how a body falls into them, and which model a record of a model folder is for."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from containers.runtime.serving_errors import BadRequest
+
+_LINES: Final = ("application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}\.tar\.gz")
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `folder` holds archives as `{tenant}/{version}.tar.gz`, and is not itself a model."""
+    return not (folder / "card.json").exists() and next(folder.glob("*/*.tar.gz"), None) is not None
+
+
+def split_records(body: bytes, content_type: str) -> list[bytes]:
+    """The records of a body: its lines, or the whole of it when it is one JSON document or not JSON at all.
+
+    SageMaker sends several records in one body with `BatchStrategy=MultiRecord`, and one otherwise; a single JSON
+    document may be written over several lines.
+    """
+    kind = content_type.split(";")[0].strip().lower()
+    if kind not in _LINES:
+        if kind != "application/json":
+            return [body]
+        try:
+            json.loads(body)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return [body]
+    records = [line for line in body.splitlines() if line.strip()]
+    if not records:
+        raise BadRequest("the body has no record")
+    return records
+
+
+def model_of_record(record: bytes) -> tuple[str, bytes]:
+    """The model a record names, and its request as JSON; raises `BadRequest`."""
+    try:
+        document: Any = json.loads(record)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the record is not JSON") from error
+    if not isinstance(document, dict) or "request" not in document:
+        raise BadRequest("the record must be an object with 'model' and 'request'")
+    name = document.get("model")
+    if not isinstance(name, str) or not _MODEL.fullmatch(name):
+        raise BadRequest("'model' must be '{tenant}/{version}.tar.gz'", "model")
+    return name, json.dumps(document["request"]).encode()
+
+
+def one_line(body: bytes) -> bytes:
+    """A JSON answer as one line, with its end."""
+    if b"\n" not in body and b"\r" not in body:
+        return body + b"\n"
+    try:
+        return json.dumps(json.loads(body)).encode() + b"\n"
+    except ValueError as error:
+        raise BadRequest("the answer to this record is not JSON and cannot be one line of a batch") from error

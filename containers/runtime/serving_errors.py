@@ -1,0 +1,72 @@
+"""What the server answers when it cannot answer: one class per status code, JSON bodies as in docs/contracts.md."""
+
+# ruff: noqa: N818 - named for the answers they are, as the codes in their bodies
+import json
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """An answer that is not a prediction; `field` names what is at fault in the request, where something is."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "InternalError"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+    def body(self) -> bytes:
+        """The JSON document that says what is wrong."""
+        error = {"code": self.code, "message": self.message}
+        if self.field is not None:
+            error["field"] = self.field
+        return json.dumps({"error": error}).encode()
+
+
+class BadRequest(ServingError):
+    """400: the request, or the archive it names, cannot be used as it is."""
+
+    status = 400
+    code = "InvalidRequest"
+
+
+class RefusedModel(BadRequest):
+    """400 for a load: the archive or its content is refused; nothing else is touched."""
+
+    code = "InvalidModel"
+
+
+class NotFound(ServingError):
+    """404: the model is not loaded, or the server has no such path."""
+
+    status = 404
+    code = "NotFound"
+
+
+class MethodNotAllowed(ServingError):
+    """405: the path exists, but not with this method."""
+
+    status = 405
+    code = "MethodNotAllowed"
+
+
+class AlreadyLoaded(ServingError):
+    """409: the model is loaded already (the multi-model contract asks for this answer)."""
+
+    status = 409
+    code = "ModelAlreadyLoaded"
+
+
+class BodyTooLarge(ServingError):
+    """413: the body is larger than the server accepts."""
+
+    status = 413
+    code = "PayloadTooLarge"
+
+
+class OutOfMemory(ServingError):
+    """507: the model does not fit beside those that are loaded; SageMaker then unloads some and tries again."""
+
+    status = 507
+    code = "InsufficientMemory"

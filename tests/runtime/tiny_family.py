@@ -1,0 +1,121 @@
+"""A whole family of models, as small as one can be: a model is the mean of its tenant's numbers.
+
+Run as `python -m tests.runtime.tiny_family train` or `… serve`, as a container's scripts would be.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from containers.runtime import packed_training, server
+from containers.runtime.packed_training import Refused, Task, Trained
+from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
+
+
+class TinyTrainer:
+    """Makes the means of a batch; `parameters["misbehave"]` names a way to go wrong."""
+
+    family = "tiny"
+
+    def train(
+        self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
+    ) -> Iterator[Trained | Refused]:
+        with (workspace.parent.parent / "batches.log").open("a") as log:
+            log.write(json.dumps([task.task for task in tasks]) + "\n")
+        for task in tasks:
+            numbers = json.loads((task.data / "numbers.json").read_bytes())
+            match task.parameters.get("misbehave"):
+                case "raise":
+                    raise RuntimeError(f"cannot digest {len(numbers)} numbers")
+                case "exit":
+                    raise SystemExit("a library gave up")
+                case "memory":
+                    raise MemoryError("the data are too large")
+                case "silent":
+                    continue
+                case "wait":
+                    (workspace.parent.parent / "waiting").touch()
+                    while not (workspace.parent.parent / "go on").exists():
+                        time.sleep(0.01)
+            if not numbers:
+                yield Refused(task, "the upload has no numbers")
+                continue
+            yield self._trained(task, numbers, workspace)
+            if task.parameters.get("misbehave") == "twice":
+                yield Refused(task, "a second thought")
+
+    def _trained(self, task: Task, numbers: list[float], workspace: Path) -> Trained:
+        folder = workspace / task.task
+        folder.mkdir()
+        mean = sum(numbers) / len(numbers)
+        (folder / "model.json").write_text(json.dumps({"mean": mean}))
+        metrics = {"error": max(numbers) - mean}
+        preview: dict[str, object] = {"numbers": numbers}
+        match task.parameters.get("misbehave"):
+            case "nan":
+                metrics["error"] = float("nan")
+            case "link":
+                (folder / "model.json").unlink()
+                (folder / "model.json").symlink_to("/etc/passwd")
+            case "no folder":
+                folder = workspace / "nowhere"
+            case "large preview":
+                preview = {"numbers": numbers * 300_000}
+            case "large card":
+                return Trained(task, folder, metrics, {"words": "x" * 100_000}, preview)
+        return Trained(task, folder, metrics, {"model": "mean"}, preview)
+
+
+@dataclass
+class TinyModel:
+    """The mean, and the memory it pretends to take."""
+
+    mean: float
+    size: int
+
+
+class TinyPredictor:
+    """Answers `{"add": number}` with the mean plus the number."""
+
+    family = "tiny"
+    inline = True
+
+    def load(self, folder: Path) -> TinyModel:
+        try:
+            document = json.loads((folder / "model.json").read_bytes())
+            model = TinyModel(float(document["mean"]), int(document.get("size", 1000)))
+        except (OSError, ValueError, KeyError) as error:
+            raise InvalidModel(f"model.json is not a mean: {error}") from error
+        time.sleep(document.get("slow_load", 0))
+        return model
+
+    def size(self, model: TinyModel) -> int:
+        return model.size
+
+    def predict(self, model: TinyModel, body: bytes, content_type: str, accept: str) -> Answer:
+        try:
+            request = json.loads(body)
+        except ValueError as error:
+            raise InvalidRequest("the body is not JSON") from error
+        if not isinstance(request, dict) or not isinstance(request.get("add", 0), int | float):
+            raise InvalidRequest("'add' must be a number", "add")
+        if request.get("misbehave") == "raise":
+            raise RuntimeError("secret content of a request")
+        time.sleep(request.get("sleep", 0))
+        return Answer(json.dumps({"mean": model.mean + request.get("add", 0)}).encode())
+
+
+class ThreadedPredictor(TinyPredictor):
+    """The same, in the server's threads."""
+
+    inline = False
+
+
+if __name__ == "__main__":
+    predictors = {"serve": TinyPredictor, "serve-threaded": ThreadedPredictor}
+    if sys.argv[1] == "train":
+        sys.exit(packed_training.main(TinyTrainer()))
+    sys.exit(server.main(predictors[sys.argv[1]]()))
