@@ -1,0 +1,82 @@
+"""`python -m local_sagemaker`: run the emulator in the foreground until Ctrl-C or SIGTERM."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import boto3
+import uvicorn
+
+from local_sagemaker.app import application
+from local_sagemaker.cloud import Settings
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m local_sagemaker",
+        description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform run as processes. "
+        "S3, CloudWatch and CloudWatch Logs are reached as every AWS client does, through AWS_ENDPOINT_URL.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
+    parser.add_argument("--state", type=Path, required=True, help="folder for what is remembered across restarts")
+    parser.add_argument(
+        "--containers",
+        type=Path,
+        required=True,
+        help="folder of containers: an image …/NAME:TAG runs NAME/train or NAME/serve in it",
+    )
+    parser.add_argument(
+        "--region",
+        default=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        help="region in ARNs",
+    )
+    parser.add_argument(
+        "--account-id", default=os.environ.get("MINISTACK_ACCOUNT_ID", "000000000000"), help="account id in ARNs"
+    )
+    parser.add_argument(
+        "--create-training-job-rate", type=float, default=1.0, help="CreateTrainingJob requests per second"
+    )
+    parser.add_argument("--create-training-job-burst", type=int, default=10, help="CreateTrainingJob requests at once")
+    parser.add_argument(
+        "--instance-quota",
+        type=int,
+        default=20,
+        help="instances that training, endpoints and transform may each hold at once",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log every request")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    arguments = _arguments()
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
+    )
+    settings = Settings(
+        port=arguments.port,
+        state=arguments.state,
+        containers=arguments.containers.resolve(),
+        region=arguments.region,
+        account_id=arguments.account_id
+        or boto3.client("sts", region_name=arguments.region).get_caller_identity()["Account"],
+        create_training_job_rate=arguments.create_training_job_rate,
+        create_training_job_burst=arguments.create_training_job_burst,
+        instance_quota=arguments.instance_quota,
+    )
+    uvicorn.run(
+        application(settings),
+        host="127.0.0.1",
+        port=arguments.port,
+        loop="uvloop",
+        http="httptools",
+        log_level="info" if arguments.verbose else "warning",
+        access_log=arguments.verbose,
+        timeout_graceful_shutdown=3,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What the parts of the emulator share: settings, remembered resources, containers, the AWS clients, and names."""
+
+import base64
+import binascii
+import json
+import shutil
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from local_sagemaker.containers import ContainerRuntime
+from local_sagemaker.errors import validation
+from local_sagemaker.logs import LogStream
+from local_sagemaker.rates import InstanceQuota
+from local_sagemaker.state import Document, Store
+
+Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says; `python -m local_sagemaker --help` tells the meaning of each."""
+
+    port: int
+    state: Path
+    containers: Path
+    region: str
+    account_id: str
+    create_training_job_rate: float = 1.0
+    create_training_job_burst: int = 10
+    instance_quota: int = 20
+    model_disk_bytes: int = 2 * 1024**3
+    archive_limit_bytes: int = 1024**3
+
+
+class Cloud:
+    """One running emulator."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.state)
+        self.folder = settings.state / "instances"
+        self.runtime = ContainerRuntime(settings.containers, settings.state)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.transfers = ThreadPoolExecutor(8, thread_name_prefix="transfer")
+        self.training_quota = InstanceQuota("training job", settings.instance_quota)
+        self.endpoint_quota = InstanceQuota("endpoint", settings.instance_quota)
+        self.transform_quota = InstanceQuota("transform job", settings.instance_quota)
+
+    @cached_property
+    def _session(self) -> boto3.Session:
+        return boto3.Session(region_name=self.settings.region)
+
+    def _client(self, service: str) -> Any:
+        config = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 5})
+        # The service's name is chosen here, not by boto3-stubs' overloads.
+        return self._session.client(service, config=config)  # type: ignore[call-overload]
+
+    @cached_property
+    def s3(self) -> Any:
+        """Thread-safe S3 client."""
+        return self._client("s3")
+
+    @cached_property
+    def logs(self) -> Any:
+        """Thread-safe CloudWatch Logs client."""
+        return self._client("logs")
+
+    @cached_property
+    def cloudwatch(self) -> Any:
+        """Thread-safe CloudWatch client."""
+        return self._client("cloudwatch")
+
+    def log_stream(self, group: str, stream: str) -> LogStream:
+        """A new log stream; its group is created with the first line."""
+        return LogStream(self.logs, group, stream)
+
+    def arn(self, kind: str, name: str) -> str:
+        """`arn:aws:sagemaker:{region}:{account}:{kind}/{name}`; SageMaker writes names in lower case here."""
+        return f"arn:aws:sagemaker:{self.settings.region}:{self.settings.account_id}:{kind}/{name.lower()}"
+
+    def put_tags(self, arn: str, tags: list[dict[str, str]] | None) -> None:
+        """Remember a resource's tags (an empty list too: it says that the resource exists)."""
+        self.store.put("tags", arn, {"Tags": tags or []})
+
+    def close(self) -> None:
+        """End every container and give the state folder free."""
+        self.runtime.close()
+        self.transfers.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
+
+
+def page(
+    resources: Iterable[tuple[str, Document]],
+    params: dict[str, Any],
+    *,
+    status: str | None = None,
+    order: str = "Descending",
+    default_results: int = 100,
+) -> tuple[list[Document], str | None]:
+    """One page of a List operation, by its common members: filters, SortBy, SortOrder, MaxResults, NextToken.
+
+    `status` names the member that StatusEquals and `SortBy: Status` mean. The token names the last entry given, so that what is created or
+    deleted between two pages neither repeats nor hides another entry.
+    """
+
+    def wanted(name: str, document: Document) -> bool:
+        created: float = document["CreationTime"]
+        return (
+            params.get("NameContains", "").lower() in name.lower()
+            and ("StatusEquals" not in params or status is None or document[status] == params["StatusEquals"])
+            and _within(created, params, "CreationTime")
+            and _within(document.get("LastModifiedTime") or created, params, "LastModifiedTime")
+        )
+
+    def position(name: str, document: Document) -> list[Any]:
+        by = params.get("SortBy", "CreationTime")
+        if by == "Name":
+            return ["", name]
+        return [document[status] if by == "Status" and status else document["CreationTime"], name]
+
+    descending = params.get("SortOrder", order) == "Descending"
+    entries = sorted(
+        ((position(name, document), document) for name, document in resources if wanted(name, document)),
+        key=lambda entry: entry[0],
+        reverse=descending,
+    )
+    if token := params.get("NextToken"):
+        try:
+            last = json.loads(base64.urlsafe_b64decode(token))
+            entries = [entry for entry in entries if (entry[0] < last if descending else entry[0] > last)]
+        except (ValueError, TypeError, binascii.Error) as error:
+            raise validation("Invalid NextToken") from error
+    count = params.get("MaxResults", default_results)
+    following = (
+        base64.urlsafe_b64encode(json.dumps(entries[count - 1][0]).encode()).decode() if len(entries) > count else None
+    )
+    return [document for _, document in entries[:count]], following
+
+
+def _within(moment: float, params: dict[str, Any], member: str) -> bool:
+    after, before = params.get(f"{member}After"), params.get(f"{member}Before")
+    return (after is None or moment >= after) and (before is None or moment <= before)

@@ -1,0 +1,162 @@
+"""S3 as SageMaker uses it: prefixes, manifests, shards, downloads and uploads.
+
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html (prefix, manifest, distribution) and
+docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html (files in the container).
+All functions block; call them from a thread.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+MANIFEST_LIMIT_BYTES = 64 * 1024 * 1024
+Item = TypeVar("Item")
+
+
+class DataError(Exception):
+    """Data in S3 that cannot be used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class S3Location:
+    """A bucket and a key or key prefix."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, uri: str) -> "S3Location":
+        """From `s3://bucket/key`. Raises DataError."""
+        scheme, _, rest = uri.partition("://")
+        bucket, _, key = rest.partition("/")
+        if scheme != "s3" or not bucket:
+            raise DataError(f"{uri!r} is not an S3 URI of the form s3://bucket/key")
+        return cls(bucket, key)
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/key`."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    def child(self, name: str) -> "S3Location":
+        """`name` below this prefix, with one slash between."""
+        return S3Location(self.bucket, f"{self.key.rstrip('/')}/{name}" if self.key.rstrip("/") else name)
+
+
+@dataclass(frozen=True)
+class InputObject:
+    """An object of an input: where it lies, and its path below the folder it is given in."""
+
+    location: S3Location
+    name: str
+
+
+def name_below(prefix: str, key: str) -> str:
+    """The path that a key has in the folder of its prefix.
+
+    Below a folder it is the rest of the key; a prefix that is no folder counts from the folder it lies in.
+    """
+    if prefix.endswith("/") or not prefix:
+        return key[len(prefix) :]
+    if key.startswith(prefix + "/"):
+        return key[len(prefix) + 1 :]
+    return key[prefix.rfind("/") + 1 :]
+
+
+def list_prefix(s3: Any, prefix: S3Location) -> list[InputObject]:
+    """All objects below a prefix, in the order of their keys; folder markers are left out."""
+    objects: list[InputObject] = []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=prefix.key):
+        keys = [entry["Key"] for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+        objects.extend(InputObject(S3Location(prefix.bucket, key), name_below(prefix.key, key)) for key in keys)
+    return objects
+
+
+def read_manifest(s3: Any, manifest: S3Location) -> list[InputObject]:
+    """The objects that a ManifestFile names: `[{"prefix": "s3://…/"}, "name", …]`. Raises DataError."""
+    answer = s3.get_object(Bucket=manifest.bucket, Key=manifest.key)
+    if answer["ContentLength"] > MANIFEST_LIMIT_BYTES:
+        raise DataError(
+            f"manifest {manifest.uri} has {answer['ContentLength']} bytes, more than {MANIFEST_LIMIT_BYTES}"
+        )
+    return parse_manifest(answer["Body"].read(), manifest.uri)
+
+
+def parse_manifest(text: bytes, where: str) -> list[InputObject]:
+    """The objects named by the text of a manifest that lies at `where`. Raises DataError."""
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"manifest {where} is not JSON: {error}") from error
+    if (
+        not isinstance(entries, list)
+        or not entries
+        or not isinstance(entries[0], dict)
+        or set(entries[0]) != {"prefix"}
+    ):
+        raise DataError(f'manifest {where} must be a list that begins with {{"prefix": "s3://…"}}')
+    prefix = entries[0]["prefix"]
+    names = entries[1:]
+    if not isinstance(prefix, str) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"manifest {where}: the prefix and every entry after it must be text")
+    base = S3Location.parse(prefix)
+    return [InputObject(S3Location(base.bucket, base.key + name), name.lstrip("/")) for name in names]
+
+
+def shard(items: Sequence[Item], count: int, number: int) -> list[Item]:
+    """The items of shard `number` of `count`: every item is in exactly one shard, sizes differ by at most one."""
+    return list(items[number::count])
+
+
+def safe_path(folder: Path, name: str) -> Path:
+    """`name` below `folder`. Raises DataError where it would lead out of it."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise DataError(f"object name {name!r} is no path inside a folder")
+    return folder.joinpath(*parts)
+
+
+def download(s3: Any, location: S3Location, path: Path) -> None:
+    """One object into one file. Raises DataError with the cause."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = s3.get_object(Bucket=location.bucket, Key=location.key)["Body"]
+        with path.open("wb") as file:
+            shutil.copyfileobj(body, file, 1 << 20)
+    except FileExistsError as error:
+        raise DataError(f"{location.uri}: a part of its path is both a folder and a file") from error
+    except OSError as error:
+        raise DataError(f"{location.uri} could not be written: {error}") from error
+
+
+def download_all(s3: Any, objects: Sequence[InputObject], folder: Path, pool: Executor) -> None:
+    """Every object to its name below `folder`, several at a time. Raises DataError or botocore's ClientError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = [pool.submit(download, s3, item.location, safe_path(folder, item.name)) for item in objects]
+    try:
+        for done in waiting:
+            done.result()
+    finally:
+        for left in waiting:
+            left.cancel()
+
+
+def upload(s3: Any, path: Path, target: S3Location) -> None:
+    """One file into one object (at most 5 GiB, S3's limit for a single put)."""
+    with path.open("rb") as file:
+        s3.put_object(Bucket=target.bucket, Key=target.key, Body=file)
+
+
+def upload_folder(s3: Any, folder: Path, prefix: S3Location) -> int:
+    """Every file below `folder` to its name below `prefix`; the number of files."""
+    count = 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            target = prefix.child(path.relative_to(folder).as_posix())
+            upload(s3, path, target)
+            count += 1
+    return count

@@ -1,0 +1,490 @@
+"""Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob.
+
+A job's containers run as processes, one per instance, and its status moves as AWS documents it
+(docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html): Starting, Downloading, Training, Uploading, then Completed,
+Failed, Stopped or MaxRuntimeExceeded. A job that was in progress when the emulator's process ended is Failed with an
+InternalServerError at the next start; it is not re-adopted, because its containers died with the emulator.
+"""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local_sagemaker.checkpoints import CheckpointSync
+from local_sagemaker.cloud import Cloud, Operation, page
+from local_sagemaker.containers import Container, ImageNotFoundError, entry_point, image_folder
+from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, validation
+from local_sagemaker.layout import TrainingHost, archive
+from local_sagemaker.logs import LogStream
+from local_sagemaker.rates import TokenBucket
+from local_sagemaker.state import Document
+from local_sagemaker.storage import (
+    DataError,
+    InputObject,
+    S3Location,
+    download_all,
+    list_prefix,
+    read_manifest,
+    shard,
+    upload,
+    upload_folder,
+)
+
+_log = logging.getLogger(__name__)
+KIND = "training-job"
+LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+STOP_GRACE_SECONDS = 120
+"""Between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a training image is stopped)."""
+CHECKPOINT_SYNC_SECONDS = 1.0
+_LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
+_DEFAULT_RUNTIME_SECONDS = 24 * 3600
+
+# Members that are taken and shown again; VpcConfig, EnableNetworkIsolation, encryption, keys, SessionChainingConfig and spot capacity
+# change nothing for a process on one's own machine.
+_JOB_MEMBERS = (
+    "TrainingJobName HyperParameters AlgorithmSpecification RoleArn InputDataConfig OutputDataConfig ResourceConfig VpcConfig StoppingCondition"
+    " Tags EnableNetworkIsolation EnableInterContainerTrafficEncryption EnableManagedSpotTraining CheckpointConfig Environment"
+    " SessionChainingConfig"
+)
+_ALGORITHM_MEMBERS = "TrainingImage TrainingInputMode ContainerEntrypoint ContainerArguments"
+_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeSizeInGB VolumeKmsKeyId"
+_CHANNEL_MEMBERS = "ChannelName DataSource ContentType CompressionType RecordWrapperType InputMode"
+_SOURCE_MEMBERS = "S3DataType S3Uri S3DataDistributionType"
+
+
+class JobFailedError(Exception):
+    """The job ends as Failed, with the message as FailureReason."""
+
+
+class TrainingJobs:
+    """All training jobs of the account, and the tasks that run those in progress."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        settings = cloud.settings
+        self._rate = TokenBucket(settings.create_training_job_rate, settings.create_training_job_burst, time.monotonic)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stops: dict[str, asyncio.Event] = {}
+        self.operations: dict[str, Operation] = {
+            "CreateTrainingJob": self.create,
+            "DescribeTrainingJob": self.describe,
+            "ListTrainingJobs": self.list,
+            "StopTrainingJob": self.stop,
+        }
+
+    def start(self) -> None:
+        """After a restart: jobs that were in progress are Failed, since their containers are gone."""
+        for name, job in self._cloud.store.all(KIND):
+            if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
+                self._finish(
+                    name,
+                    job,
+                    "Failed",
+                    "InternalServerError: local_sagemaker's process ended while the job ran. Please try again.",
+                )
+
+    async def close(self) -> None:
+        """Kill the containers of every job in progress; the jobs stay in progress on disk until the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def create(self, params: dict[str, Any]) -> dict[str, Any]:
+        """CreateTrainingJob: check the request, keep it, and start the job."""
+        self._rate.take()
+        name = params["TrainingJobName"]
+        arn = self._cloud.arn(KIND, name)
+        if self._cloud.store.get(KIND, name):
+            raise ServiceError(
+                "ResourceInUse",
+                "Training job names must be unique within an AWS account and region, "
+                f"and a training job with this name already exists ({arn})",
+            )
+        _check_request(params)
+        await asyncio.to_thread(self._check_inputs, params)
+        resources = params["ResourceConfig"]
+        if self._cloud.store.get(KIND, name):
+            raise ServiceError("ResourceInUse", f"A training job with this name already exists ({arn})")
+        self._cloud.training_quota.hold(name, resources["InstanceCount"], resources["InstanceType"])
+        now = time.time()
+        job = {key: value for key, value in params.items() if key != "Tags"} | {
+            "TrainingJobArn": arn,
+            "TrainingJobStatus": "InProgress",
+            "CreationTime": now,
+            "StoppingCondition": {
+                "MaxRuntimeInSeconds": _DEFAULT_RUNTIME_SECONDS,
+                **params.get("StoppingCondition", {}),
+            },
+            "SecondaryStatusTransitions": [],
+        }
+        self._move(name, job, "Starting", "Starting the training job")
+        self._cloud.put_tags(arn, params.get("Tags"))
+        self._stops[name] = asyncio.Event()
+        task = asyncio.create_task(self._run(name, job))
+        self._tasks[name] = task
+        task.add_done_callback(lambda _: self._forget(name))
+        return {"TrainingJobArn": arn}
+
+    async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DescribeTrainingJob."""
+        return self._job(params["TrainingJobName"])
+
+    async def list(self, params: dict[str, Any]) -> dict[str, Any]:
+        """ListTrainingJobs, by creation time, newest first unless asked otherwise."""
+        refuse_members(
+            {key: value for key, value in params.items() if key.endswith("Equals")},
+            "StatusEquals",
+            "request",
+        )
+        jobs, token = page(self._cloud.store.all(KIND), params, status="TrainingJobStatus", default_results=10)
+        return {"TrainingJobSummaries": jobs, "NextToken": token}
+
+    async def stop(self, params: dict[str, Any]) -> dict[str, Any]:
+        """StopTrainingJob: SIGTERM to the containers, SIGKILL after 120 s."""
+        name = params["TrainingJobName"]
+        job = self._job(name)
+        if job["TrainingJobStatus"] not in ("InProgress", "Stopping"):
+            raise validation(
+                f"The request was rejected because the training job is in status {job['TrainingJobStatus']}."
+            )
+        if job["TrainingJobStatus"] == "InProgress":
+            job["TrainingJobStatus"] = "Stopping"
+            self._move(name, job, "Stopping", "Stopping the training job")
+            self._stops[name].set()
+        return {}
+
+    def _job(self, name: str) -> Document:
+        job = self._cloud.store.get(KIND, name)
+        if job is None:
+            raise validation("Requested resource not found.")
+        return job
+
+    def _forget(self, name: str) -> None:
+        self._tasks.pop(name, None)
+        self._stops.pop(name, None)
+        self._cloud.training_quota.release(name)
+
+    def _check_inputs(self, params: dict[str, Any]) -> None:
+        """AWS looks for the inputs before it takes the job, and says so in these words."""
+        for channel in params.get("InputDataConfig", []):
+            source = channel["DataSource"]["S3DataSource"]
+            try:
+                location = S3Location.parse(source["S3Uri"])
+                found = self._cloud.s3.list_objects_v2(Bucket=location.bucket, Prefix=location.key, MaxKeys=1).get(
+                    "Contents"
+                )
+                cause = "no object has this prefix"
+            except DataError as error:
+                raise validation(str(error)) from error
+            except ClientError as error:
+                found, cause = None, error.response["Error"].get("Message", str(error))
+            if not found:
+                raise validation(
+                    f'No S3 objects found under S3 URL "{source["S3Uri"]}" given in input data source. Please ensure that the bucket exists '
+                    f"in the selected region ({self._cloud.settings.region}), that objects exist under that S3 prefix, and that the role "
+                    f'"{params["RoleArn"]}" has "s3:ListBucket" permissions on bucket "{location.bucket}". Error message from S3: {cause}'
+                )
+
+    def _move(self, name: str, job: Document, secondary: str, message: str) -> None:
+        """Go to another secondary status."""
+        now = time.time()
+        transitions = job["SecondaryStatusTransitions"]
+        if transitions:
+            transitions[-1]["EndTime"] = now
+        transitions.append({"Status": secondary, "StartTime": now, "StatusMessage": message})
+        job["SecondaryStatus"] = secondary
+        job["LastModifiedTime"] = now
+        self._cloud.store.put(KIND, name, job)
+
+    def _finish(
+        self, name: str, job: Document, status: str, reason: str | None = None, secondary: str | None = None
+    ) -> None:
+        job["TrainingJobStatus"] = status
+        now = time.time()
+        if "TrainingStartTime" in job:
+            job["TrainingEndTime"] = now
+            job["TrainingTimeInSeconds"] = job["BillableTimeInSeconds"] = max(1, round(now - job["TrainingStartTime"]))
+        if reason is not None:
+            job["FailureReason"] = reason[:1024]
+        messages = {
+            "Completed": "Training job completed",
+            "Stopped": "Training job stopped",
+            "Failed": "Training job failed",
+        }
+        self._move(name, job, secondary or status, messages[status])
+        job["SecondaryStatusTransitions"][-1]["EndTime"] = now
+        self._cloud.store.put(KIND, name, job)
+
+    async def _run(self, name: str, job: Document) -> None:
+        folder = self._cloud.folder / KIND / name
+        try:
+            secondary = await _Run(self, self._cloud, name, job, folder, self._stops[name]).run()
+            self._finish(name, job, "Completed" if secondary == "Completed" else "Stopped", secondary=secondary)
+        except JobFailedError as failure:
+            self._finish(name, job, "Failed", str(failure))
+        except (DataError, ClientError, BotoCoreError) as error:
+            self._finish(name, job, "Failed", f"ClientError: {error}")
+        except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
+            # A fault of the emulator must end the job, or its waiters would wait for ever.
+            _log.exception("training job %s", name)
+            self._finish(name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}")
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+class _Run:
+    """One job from Starting to its end."""
+
+    def __init__(
+        self, jobs: TrainingJobs, cloud: Cloud, name: str, job: Document, folder: Path, stop: asyncio.Event
+    ) -> None:
+        self._jobs = jobs
+        self._cloud = cloud
+        self._name = name
+        self._job = job
+        self._stop = stop
+        self._folder = folder
+        self._host_names = [f"algo-{number}" for number in range(1, job["ResourceConfig"]["InstanceCount"] + 1)]
+        self._hosts: list[TrainingHost] = []
+
+    async def run(self) -> str:
+        """The secondary status that the job ends with. Raises JobFailedError."""
+        command, working_folder = self._command()
+        self._job["TrainingStartTime"] = time.time()
+        self._move("Downloading", "Downloading input data")
+        self._hosts = [TrainingHost(self._folder / name, name) for name in self._host_names]
+        await asyncio.to_thread(self._download)
+        syncs = await asyncio.to_thread(self._checkpoints)
+        if self._stop.is_set():
+            return "Stopped"
+        self._move("Training", "Training image download completed. Training in progress.")
+        try:
+            ended = await self._train(command, working_folder, syncs)
+        except JobFailedError:
+            await asyncio.to_thread(_sync_rest, syncs)
+            raise
+        await asyncio.to_thread(_sync_rest, syncs)
+        self._move("Uploading", "Uploading generated training model")
+        await asyncio.to_thread(self._upload)
+        return ended
+
+    def _move(self, secondary: str, message: str) -> None:
+        self._jobs._move(self._name, self._job, secondary, message)
+
+    def _command(self) -> tuple[list[str], Path]:
+        """ContainerEntrypoint and ContainerArguments as AWS documents them; without an entry point, `train`."""
+        algorithm = self._job["AlgorithmSpecification"]
+        image = algorithm["TrainingImage"]
+        arguments = algorithm.get("ContainerArguments", [])
+        try:
+            if "ContainerEntrypoint" in algorithm:
+                return [*algorithm["ContainerEntrypoint"], *arguments], image_folder(
+                    self._cloud.settings.containers, image
+                )
+            command, folder = entry_point(self._cloud.settings.containers, image, "train")
+        except ImageNotFoundError as error:
+            raise JobFailedError(f"ClientError: Cannot pull algorithm container: {error}") from error
+        return [*command, *arguments], folder
+
+    def _download(self) -> None:
+        for host in self._hosts:
+            host.write_configuration(self._job, self._host_names)
+        for channel in self._job.get("InputDataConfig", []):
+            source = channel["DataSource"]["S3DataSource"]
+            location = S3Location.parse(source["S3Uri"])
+            manifest = source["S3DataType"] == "ManifestFile"
+            objects = read_manifest(self._cloud.s3, location) if manifest else list_prefix(self._cloud.s3, location)
+            for number, host in enumerate(self._hosts):
+                share = objects
+                if source.get("S3DataDistributionType") == "ShardedByS3Key":
+                    share = shard(objects, len(self._hosts), number)
+                self._download_share(channel["ChannelName"], share, host)
+
+    def _download_share(self, channel: str, share: list[InputObject], host: TrainingHost) -> None:
+        try:
+            download_all(self._cloud.s3, share, host.channel(channel), self._cloud.transfers)
+        except (DataError, ClientError) as error:
+            raise JobFailedError(f"ClientError: Data download failed: channel {channel}: {error}") from error
+
+    def _checkpoints(self) -> list[CheckpointSync]:
+        config = self._job.get("CheckpointConfig")
+        if config is None:
+            return []
+        syncs = []
+        for host in self._hosts:
+            folder = host.path_of(config.get("LocalPath", "/opt/ml/checkpoints"))
+            folder.mkdir(parents=True, exist_ok=True)
+            sync = CheckpointSync(self._cloud.s3, folder, S3Location.parse(config["S3Uri"]), self._cloud.transfers)
+            sync.copy_in()
+            syncs.append(sync)
+        return syncs
+
+    async def _train(self, command: list[str], working_folder: Path, syncs: list[CheckpointSync]) -> str:
+        epoch = int(time.time())
+        logs = [self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}") for host in self._host_names]
+        containers: list[Container] = []
+        syncing = asyncio.create_task(_keep_syncing(syncs))
+        try:
+            for host, log in zip(self._hosts, logs, strict=True):
+                containers.append(await self._start(command, working_folder, host, log))
+            return await self._watch(containers)
+        except OSError as error:
+            raise JobFailedError(f"ClientError: the container could not be started: {error}") from error
+        finally:
+            syncing.cancel()
+            # Whatever ended the training (a failed host, cancellation at the emulator's end): no container stays.
+            await asyncio.gather(*(container.stop(0) for container in containers))
+            await asyncio.gather(syncing, *(log.close() for log in logs), return_exceptions=True)
+
+    async def _start(self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream) -> Container:
+        environment = {
+            **self._job.get("Environment", {}),
+            "SAGEMAKER_BASE_DIR": str(host.base),
+            "SAGEMAKER_REGION": self._cloud.settings.region,
+            "TRAINING_JOB_NAME": self._name,
+            "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
+        }
+        return await self._cloud.runtime.start(command, working_folder, environment, log.write)
+
+    async def _watch(self, containers: list[Container]) -> str:
+        """Wait for the end of all hosts, the first failure, a stop, or the end of the time allowed."""
+        remaining = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - (
+            time.time() - self._job["TrainingStartTime"]
+        )
+        deadline = asyncio.get_running_loop().time() + max(0.0, remaining)
+        running = {asyncio.create_task(container.wait()): number for number, container in enumerate(containers)}
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            while running:
+                left = deadline - asyncio.get_running_loop().time()
+                done, _ = await asyncio.wait(
+                    {*running, stop}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                if stop in done:
+                    await self._end(containers)
+                    return "Stopped"
+                if not done:
+                    self._job["TrainingJobStatus"] = "Stopping"
+                    self._move("Stopping", "Training job reached its maximum runtime")
+                    await self._end(containers)
+                    return "MaxRuntimeExceeded"
+                for task in done:
+                    number = running.pop(task)
+                    if task.result() != 0:
+                        raise JobFailedError(self._failure_reason(number, int(task.result())))
+            return "Completed"
+        finally:
+            for task in (stop, *running):
+                task.cancel()
+
+    async def _end(self, containers: list[Container]) -> None:
+        await asyncio.gather(*(container.stop(STOP_GRACE_SECONDS) for container in containers))
+
+    def _failure_reason(self, number: int, exit_code: int) -> str:
+        host = self._hosts[number]
+        return host.failure() or f"AlgorithmError: {host.name} ended without a failure file, exit code: {exit_code}"
+
+    def _upload(self) -> None:
+        config = self._job["OutputDataConfig"]
+        output = S3Location.parse(config["S3OutputPath"]).child(self._name).child("output")
+        folders = [host.model for host in self._hosts]
+        if config.get("CompressionType") == "NONE":
+            artifacts = output.child("model/")
+            for folder in reversed(folders):
+                upload_folder(self._cloud.s3, folder, artifacts)
+        else:
+            artifacts = output.child("model.tar.gz")
+            self._upload_archive(folders, artifacts, even_if_empty=True)
+        self._upload_archive(
+            [host.output_data for host in self._hosts], output.child("output.tar.gz"), even_if_empty=False
+        )
+        self._job["ModelArtifacts"] = {"S3ModelArtifacts": artifacts.uri}
+
+    def _upload_archive(self, folders: list[Path], target: S3Location, *, even_if_empty: bool) -> None:
+        path = self._folder / "archive.tar.gz"
+        if archive(folders, path) or even_if_empty:
+            upload(self._cloud.s3, path, target)
+
+
+async def _keep_syncing(syncs: list[CheckpointSync]) -> None:
+    while syncs:
+        await asyncio.sleep(CHECKPOINT_SYNC_SECONDS)
+        for sync in syncs:
+            try:
+                await asyncio.to_thread(sync.sync_out)
+            except (ClientError, BotoCoreError) as error:
+                _log.warning("checkpoints could not be synced, trying again: %s", error)
+
+
+def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
+    """What the last round did not see, once the containers have ended."""
+    for sync in syncs:
+        for _ in range(attempts):
+            if not sync.sync_out():
+                break
+        else:
+            raise JobFailedError(f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts")
+
+
+def _check_request(params: dict[str, Any]) -> None:
+    """What the service model does not say. Raises ValidationException."""
+    refuse_members(params, _JOB_MEMBERS, "CreateTrainingJob")
+    algorithm, resources = params["AlgorithmSpecification"], params.get("ResourceConfig", {})
+    refuse_members(algorithm, _ALGORITHM_MEMBERS, "AlgorithmSpecification")
+    refuse_members(resources, _RESOURCE_MEMBERS, "ResourceConfig")
+    if not algorithm.get("TrainingImage"):
+        raise validation("AlgorithmSpecification.TrainingImage is required")
+    if not resources.get("InstanceType") or resources.get("InstanceCount", 0) < 1:
+        raise validation("ResourceConfig.InstanceType and an InstanceCount of at least 1 are required")
+    _check_input_mode(algorithm["TrainingInputMode"])
+    stopping = params.get("StoppingCondition", {})
+    runtime = stopping.get("MaxRuntimeInSeconds", _DEFAULT_RUNTIME_SECONDS)
+    if runtime > _LONGEST_RUNTIME_SECONDS:
+        raise validation(f"MaxRuntimeInSeconds must be at most {_LONGEST_RUNTIME_SECONDS} (28 days)")
+    if params.get("EnableManagedSpotTraining"):
+        if stopping.get("MaxWaitTimeInSeconds", 0) < runtime:
+            raise validation(
+                "MaxWaitTimeInSeconds is required for managed spot training and must be at least MaxRuntimeInSeconds"
+            )
+    elif "MaxWaitTimeInSeconds" in stopping:
+        raise validation("MaxWaitTimeInSeconds is only valid with EnableManagedSpotTraining")
+    names = [channel["ChannelName"] for channel in params.get("InputDataConfig", [])]
+    if len(set(names)) != len(names):
+        raise validation("InputDataConfig has channels of the same name")
+    for channel in params.get("InputDataConfig", []):
+        _check_channel(channel)
+    try:
+        S3Location.parse(params["OutputDataConfig"]["S3OutputPath"])
+        if "CheckpointConfig" in params:
+            S3Location.parse(params["CheckpointConfig"]["S3Uri"])
+    except DataError as error:
+        raise validation(str(error)) from error
+
+
+def _check_channel(channel: dict[str, Any]) -> None:
+    where = f"channel {channel['ChannelName']}"
+    refuse_members(channel, _CHANNEL_MEMBERS, where)
+    refuse_members(channel["DataSource"], "S3DataSource", f"{where} DataSource")
+    if "S3DataSource" not in channel["DataSource"]:
+        raise validation(f"{where}: DataSource.S3DataSource is required")
+    source = channel["DataSource"]["S3DataSource"]
+    refuse_members(source, _SOURCE_MEMBERS, f"{where} S3DataSource")
+    if source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
+        raise not_emulated(f"{where}: S3DataType {source['S3DataType']}")
+    for member in ("CompressionType", "RecordWrapperType"):
+        if channel.get(member, "None") != "None":
+            raise not_emulated(f"{where}: {member} {channel[member]}")
+    _check_input_mode(channel.get("InputMode", "File"))
+
+
+def _check_input_mode(mode: str) -> None:
+    """FastFile shows the same files as File; here they are downloaded before the container starts."""
+    if mode not in ("File", "FastFile"):
+        raise not_emulated(f"input mode {mode}")

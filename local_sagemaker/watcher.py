@@ -1,0 +1,48 @@
+"""Kills what an emulator left behind when it died without a word (SIGKILL).
+
+Runs as a process of its own, `python watcher.py TOKEN`, in its own session. It waits for the end of its standard input, which comes when
+the emulator ends however that happens, and then kills every process whose environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all
+their descendants have it, also those that left the process group.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+PROCESS_VARIABLE = "LOCAL_SAGEMAKER_PROCESS"
+STATE_VARIABLE = "LOCAL_SAGEMAKER_STATE"
+
+
+def kill_processes_with(variable: str, value: str, but_not: str | None = None) -> int:
+    """Kill (SIGKILL) every process with this environment variable until none is left; the number killed.
+
+    Processes of the emulator `but_not` are spared.
+    """
+    import psutil  # type: ignore[import-untyped]  # it publishes no types; imported late, the watcher needs it only at its end
+
+    killed = 0
+    for _ in range(100):
+        found = 0
+        for process in psutil.process_iter():
+            if process.pid == os.getpid():
+                continue
+            with contextlib.suppress(psutil.Error):
+                environment = process.environ()
+                if environment.get(variable) != value or environment.get(PROCESS_VARIABLE) == but_not:
+                    continue
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                process.kill()
+                found += 1
+        killed += found
+        if not found:
+            break
+        time.sleep(0.02)
+    return killed
+
+
+if __name__ == "__main__":
+    while os.read(0, 4096):
+        pass
+    kill_processes_with(PROCESS_VARIABLE, sys.argv[1])
