@@ -1,0 +1,1 @@
+"""Energy consumption forecasts, one model per customer: preparation, training and serving."""

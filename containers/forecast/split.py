@@ -1,0 +1,99 @@
+"""A file of many customers, split into one `{customer}/data.csv` each: `python -m containers.forecast.split --help`.
+
+A step of its own, as a SageMaker Processing job runs it: its input is mounted at `/opt/ml/processing/input`, and what it
+leaves below `/opt/ml/processing/output` goes to S3, where ShardedByS3Key deals the customers out to training instances.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+INPUT: Final = Path("/opt/ml/processing/input")
+OUTPUT: Final = Path("/opt/ml/processing/output")
+COLUMNS: Final = ("customer_id", "timestamp", "consumption")
+
+_CUSTOMER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class UnsplittableData(ValueError):  # noqa: N818 - the sentence says it
+    """The raw file has no such columns, or a customer whose name cannot name a folder."""
+
+
+def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
+    """Write `{customer}/data.csv` below `out` for the first `customers` (all, when none) of the file `raw`.
+
+    Rows keep their order and their cells as they stand; whether they make a series is for preparation to say. Returns the
+    customers written, sorted. Raises `UnsplittableData`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as compute
+    from pyarrow import csv, parquet
+
+    try:
+        if raw.suffix == ".parquet":
+            table = parquet.read_table(raw)
+        else:
+            text = {column: pa.string() for column in COLUMNS}
+            table = csv.read_csv(raw, convert_options=csv.ConvertOptions(column_types=text))
+    except (pa.ArrowException, OSError) as error:
+        raise UnsplittableData(f"{raw.name} cannot be read: {error}") from error
+    lacking = [column for column in COLUMNS if column not in table.column_names]
+    if lacking:
+        raise UnsplittableData(f"{raw.name} has no column {lacking[0]}; it has: {', '.join(table.column_names[:10])}")
+    table = table.select(list(COLUMNS))
+    stamps = table["timestamp"]
+    if pa.types.is_timestamp(stamps.type):
+        zoned = stamps.type.tz is not None
+        plain = stamps.cast(pa.timestamp("s"), safe=False)
+        table = table.set_column(
+            1, "timestamp", compute.strftime(plain, format="%Y-%m-%dT%H:%M:%S" + ("Z" if zoned else ""))
+        )
+    # Sorting by customer alone keeps each customer's rows in their order, as sort_indices is stable.
+    named = table.set_column(0, "customer_id", table["customer_id"].cast(pa.string()))
+    named = named.take(compute.sort_indices(named, sort_keys=[("customer_id", "ascending")]))
+    runs = compute.run_end_encode(named["customer_id"].combine_chunks())
+    written: list[str] = []
+    begin = 0
+    for customer, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+        if customers is not None and len(written) >= customers:
+            break
+        if customer is None or not _CUSTOMER.fullmatch(customer):
+            raise UnsplittableData(
+                f"{raw.name} has the customer_id {customer!r}; ids are small letters, digits and hyphens, at most 63"
+            )
+        folder = out / customer
+        folder.mkdir(parents=True, exist_ok=True)
+        csv.write_csv(named.slice(begin, end - begin), folder / "data.csv", csv.WriteOptions(quoting_style="needed"))
+        written.append(customer)
+        begin = end
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Split one file, or each file of the processing job's input folder."""
+    parser = argparse.ArgumentParser(prog="python -m containers.forecast.split", description=__doc__)
+    parser.add_argument("raw", type=Path, nargs="?", default=INPUT, help=f"CSV or Parquet file, or a folder ({INPUT})")
+    parser.add_argument("--out", type=Path, default=OUTPUT, help=f"folder to write to ({OUTPUT})")
+    parser.add_argument("--customers", type=int, help="the first so many customers only")
+    options = parser.parse_args(arguments)
+    if options.customers is not None and options.customers < 1:
+        parser.error("--customers must be at least 1")
+    files = (
+        sorted(path for path in options.raw.iterdir() if path.suffix in (".csv", ".parquet"))
+        if options.raw.is_dir()
+        else [options.raw]
+    )
+    if len(files) != 1:
+        parser.error(f"there must be one .csv or .parquet file at {options.raw}; there are {len(files)}")
+    try:
+        written = split(files[0], options.out, options.customers)
+    except UnsplittableData as error:
+        parser.exit(1, f"{error}\n")
+    sys.stdout.write(f"{len(written)} customers written below {options.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

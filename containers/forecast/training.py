@@ -1,0 +1,156 @@
+"""Training: one model per customer, chosen by backtest among what the customer's tier allows."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from containers.forecast.backtest import Chosen, choose
+from containers.forecast.candidates import Candidate, SeasonalNaive, WeeklyMedian
+from containers.forecast.model_file import StoredForecast, write_model
+from containers.forecast.preparation import RefusedData
+from containers.forecast.series import (
+    PER_DAY,
+    SEASON,
+    STEP,
+    Series,
+    UnusableSeries,
+    daily,
+    future_points,
+    read_series,
+    weeks_of,
+)
+from containers.forecast.settings import DEFAULT_HORIZON_DAYS, LARGEST_HORIZON_DAYS, Settings, parse_settings
+from containers.runtime.packed_training import Refused, Task, Trained
+
+
+class ForecastTrainer:
+    """Energy forecasts for the packed training loop."""
+
+    family = "forecast"
+
+    def train(
+        self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
+    ) -> Iterator[Trained | Refused]:
+        """Yield each customer's model as soon as it is made.
+
+        Raises `InvalidHyperparameter`.
+        """
+        settings = parse_settings(hyperparameters)
+        for number, task in enumerate(tasks):
+            folder = workspace / str(number)
+            folder.mkdir()
+            try:
+                series = _series(task, settings, workspace / f"{number}-prepared")
+                chosen = choose(
+                    weeks_of(series), _candidates(settings), _weeks_ahead(series, settings), settings.quantiles
+                )
+                yield store(task, series, chosen, settings, folder)
+            except (RefusedData, UnusableSeries) as error:
+                yield Refused(task, str(error))
+
+
+def _candidates(settings: Settings) -> Sequence[Candidate]:
+    available: dict[str, Candidate] = {"seasonal_naive": SeasonalNaive(), "weekly_median": WeeklyMedian()}
+    return [available[name] for name in settings.candidates or tuple(available)]
+
+
+def _series(task: Task, settings: Settings, workspace: Path) -> Series:
+    series = read_series(task.data, task.parameters, workspace)
+    if settings.frequency == "D" and series.frequency == "h":
+        series = daily(series)
+    if settings.frequency == "h" and series.frequency == "D":
+        raise UnusableSeries("The workload forecasts hours, and the data are daily. Upload hourly readings.")
+    if settings.horizon_days and settings.horizon_days > LARGEST_HORIZON_DAYS[series.frequency]:
+        raise UnusableSeries(
+            f"The workload asks for {settings.horizon_days} days ahead; hourly models reach "
+            f"{LARGEST_HORIZON_DAYS[series.frequency]}."
+        )
+    return series
+
+
+def _weeks_ahead(series: Series, settings: Settings) -> int:
+    return math.ceil(_horizon_days(series, settings) / 7)
+
+
+def _horizon_days(series: Series, settings: Settings) -> int:
+    return settings.horizon_days or DEFAULT_HORIZON_DAYS[series.frequency]
+
+
+def store(task: Task, series: Series, chosen: Chosen, settings: Settings, folder: Path) -> Trained:
+    """Write a customer's model into `folder` and say what is told about it."""
+    points = _horizon_days(series, settings) * PER_DAY[series.frequency]
+    forecast = chosen.final.reshape(-1, chosen.final.shape[-1])
+    index = future_points(series, points)
+    # Where the clock skips an hour, the last hour of the horizon lies one past the last week: a week before is as good.
+    index = np.where(index < len(forecast), index, index - SEASON[series.frequency])
+    rounded = [_rounded(column) for column in forecast[index].T]
+    end = datetime.fromtimestamp(series.end, UTC)
+    write_model(
+        folder,
+        StoredForecast(
+            model=chosen.name,
+            frequency=series.frequency,
+            unit="kWh",
+            start=end,
+            mean=rounded[0],
+            quantiles=dict(zip(settings.quantiles, rounded[1:], strict=True)),
+        ),
+    )
+    return Trained(
+        task=task,
+        folder=folder,
+        metrics={
+            "mase": round(chosen.score.mase, 4),
+            "baseline_mase": round(chosen.baseline.mase, 4),
+            "wape": round(chosen.score.wape, 4),
+            "baseline_wape": round(chosen.baseline.wape, 4),
+            "pinball": round(chosen.score.pinball, 4),
+            "baseline_pinball": round(chosen.baseline.pinball, 4),
+            "coverage80": round(chosen.score.coverage80, 4),
+        },
+        card={
+            "model": chosen.name,
+            "candidates": {name: float(f"{error:.4g}") for name, error in chosen.errors.items()},
+            "frequency": series.frequency,
+            "timezone": series.timezone,
+            "country": series.country,
+            "unit": "kWh",
+            "data": {"start": _stamp(series.start), "end": _stamp(series.end), "rows": len(series.values)},
+            "held_out": {"start": _stamp(series.end - 7 * 86_400), "end": _stamp(series.end)},
+            "horizon_points": points,
+            "quantiles": list(settings.quantiles),
+        },
+        preview=_preview(series, chosen, settings),
+    )
+
+
+def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, Any]:
+    """The held-out week, truth beside forecast, on the local clock: for a plot."""
+    weeks = weeks_of(series)
+    told = chosen.held_out[0]
+    truth = [None if math.isnan(value) else value for value in _rounded(weeks.values[-1])]
+    local_start = (weeks.end - weeks.season) * STEP[series.frequency]
+    levels = list(settings.quantiles)
+    return {
+        "local_start": datetime.fromtimestamp(local_start, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "frequency": series.frequency,
+        "timezone": series.timezone,
+        "unit": "kWh",
+        "truth": truth,
+        "mean": _rounded(told[:, 0]),
+        "q10": _rounded(told[:, 1 + levels.index(0.1)]),
+        "q90": _rounded(told[:, 1 + levels.index(0.9)]),
+    }
+
+
+def _rounded(values: "np.typing.NDArray[np.float64]") -> list[float]:
+    """Four significant digits: finer than any meter's error, and a third of the bytes."""
+    return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def _stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
