@@ -1,0 +1,132 @@
+"""``endpoint_registration``: a tenant's artifact, put where its endpoint serves from, asked once, compared with the champion,
+and made champion itself if it is not worse."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from resources import hosting, keys, storage
+from resources.model_registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
+from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+_TRIES_AT_THE_POINTER: Final = 5
+
+
+class ArtifactUnusable(ValueError):  # noqa: N818 - reads as the sentence it is: "artifact unusable"
+    """The archive is not what was promised, or its container refuses to load it or to answer with it."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of an artifact. ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one."""
+
+    champion: Champion
+    crowned: bool
+    decision: str
+    skill: float | None
+    champion_skill: float | None
+    smoke_milliseconds: float
+    smoke_answer: Any
+
+
+def register(deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str) -> Registration:
+    """Register a version with the tenant's endpoint. Doing it again changes nothing.
+
+    Args:
+        deployment: buckets and clients.
+        workload: the smoke request and how quality is compared.
+        model: the version.
+        endpoint: name of an endpoint in service.
+
+    Raises:
+        storage.ObjectMissing: its archive is not in S3 (yet).
+        ArtifactUnusable: the archive is not the one that was promised, or its model does not answer.
+    """
+    registry = ModelRegistry(deployment)
+    destination = keys.endpoint_model(endpoint, model.tenant, model.version)
+    if model.archive != destination:
+        _place(deployment, model, destination)
+    began = time.perf_counter()
+    try:
+        content = hosting.invoke(
+            deployment, endpoint, keys.target_model(model.tenant, model.version), dict(workload.serving.smoke_request)
+        )
+    except hosting.InvocationRefused as error:
+        registry.note(model, "rejected", f"its endpoint did not answer with it: {error}")
+        raise ArtifactUnusable(f"the endpoint refused the model: {error}") from error
+    milliseconds = (time.perf_counter() - began) * 1000
+    answer = _for_people(content)
+    skill = workload.quality.skill(model.metrics)
+    for _ in range(_TRIES_AT_THE_POINTER):
+        champion = registry.champion(model.tenant, model.workload)
+        if champion is not None and champion.version == model.version:
+            return Registration(champion, True, "it is the champion", skill, skill, milliseconds, answer)
+        reigning = registry.version(model.tenant, model.workload, champion.version) if champion else None
+        champion_skill = workload.quality.skill(reigning.metrics) if reigning else None
+        if champion is not None and reigning is not None and reigning.version > model.version:
+            decision = f"a newer version, {reigning.version}, is the champion already"
+            return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
+        # Skills are of the same sign within a workload; the tolerance is a share of the champion's.
+        if champion is not None and skill is not None and champion_skill is not None:
+            allowed = champion_skill + abs(champion_skill) * workload.quality.tolerance
+            if skill > allowed:
+                decision = f"it scored {skill:.3f} where the champion has {champion_skill:.3f} (lower is better)"
+                return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
+        try:
+            crowned = registry.crown(model, endpoint, champion)
+        except ChampionChanged:
+            continue
+        registry.note(model, "champion", "")
+        if reigning is not None:
+            registry.note(reigning, "former_champion", f"followed by {model.version}")
+        decision = "the tenant's first model" if champion is None else f"not worse than {champion.version}"
+        return Registration(crowned, True, decision, skill, champion_skill, milliseconds, answer)
+    raise ChampionChanged(f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing")
+
+
+def _place(deployment: Deployment, model: ModelVersion, destination: str) -> None:
+    size = storage.size(deployment.s3, deployment.data_bucket, model.archive)
+    if size != model.size:
+        raise ArtifactUnusable(f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated")
+    storage.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
+
+
+def _kept(
+    registry: ModelRegistry, model: ModelVersion, champion: Champion, decision: str, skill: float | None,
+    champion_skill: float | None, milliseconds: float, answer: Any,
+) -> Registration:  # fmt: skip
+    registry.note(model, "rejected", decision)
+    return Registration(champion, False, decision, skill, champion_skill, milliseconds, answer)
+
+
+def roll_back(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Champion:
+    """Make the previous champion champion again. Its archive is still under the endpoint's prefix.
+
+    Raises:
+        LookupError: there is no previous version to return to.
+    """
+    registry = ModelRegistry(deployment)
+    name = keys.workload_name(workload.name)
+    champion = registry.champion(tenant, name)
+    if champion is None or champion.previous is None:
+        raise LookupError(f"{tenant} has no previous {workload.name} model to return to")
+    previous = registry.version(tenant, name, champion.previous)
+    if previous is None:
+        raise LookupError(f"version {champion.previous} of {tenant} is not in the registry")
+    crowned = registry.crown(previous, champion.endpoint, champion)
+    registry.note(previous, "champion", f"rolled back to from {champion.version}")
+    return crowned
+
+
+def _for_people(content: bytes) -> Any:
+    """The answer as JSON where it is JSON, else a word about it."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return f"{len(content)} bytes"

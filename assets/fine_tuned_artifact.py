@@ -1,0 +1,73 @@
+"""``fine_tuned_artifact``: what a task of a packed training job left: an archive and an outcome, read at this boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from resources import keys
+
+
+class MalformedOutcome(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed outcome"
+    """A container reported something that is not an outcome; the message names the field."""
+
+
+class _Archive(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bytes: int = Field(ge=1)
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Outcome(BaseModel):
+    """The outcome of a task (docs/contracts.md, "Training container")."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal[1]
+    task: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    tenant: str
+    version: str
+    status: Literal["succeeded", "failed"]
+    reason: Annotated[str, Field(max_length=10_000)] | None = None
+    retryable: bool = False
+    seconds: float = Field(ge=0)
+    cpu_seconds: float = Field(ge=0)
+    archive: _Archive | None = None
+    metrics: Mapping[str, float] = Field(default_factory=dict)
+    card: Mapping[str, Any] = Field(default_factory=dict)
+    preview: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[keys.TenantId, keys.RequestId]:
+        """The request it answers."""
+        return keys.tenant_id(self.tenant), keys.request_id(self.task)
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A training job that ended well, for people: its name and what Dagster should show about it."""
+
+    name: str
+    billable_seconds: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def outcome_in_message(message: Any) -> Outcome | None:
+    """The outcome a container's progress message carries; None for a message about something else.
+
+    Raises:
+        MalformedOutcome: it claims to be one and is not.
+    """
+    if not isinstance(message, dict) or message.get("event") != "task_finished":
+        return None
+    try:
+        outcome = Outcome.model_validate(message.get("outcome"))
+        keys.tenant_id(outcome.tenant)
+        keys.version_name(outcome.version)
+    except (ValidationError, keys.InvalidId) as error:
+        raise MalformedOutcome(f"a training container reported a malformed outcome: {error}") from error
+    if outcome.status == "succeeded" and outcome.archive is None:
+        raise MalformedOutcome(f"task {outcome.task} succeeded without an archive")
+    return outcome

@@ -1,0 +1,452 @@
+"""From a pack of requests to served models: prepares, trains in one packed job, and registers each tenant as soon as its own
+part is ready. A tenant's failure is that tenant's alone.
+
+This is plain code: it is told whom to work for and where to report, and calls ``train`` to run the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from assets.endpoint_registration import ArtifactUnusable, Registration, register
+from assets.fine_tuned_artifact import FinishedJob, MalformedOutcome, Outcome, outcome_in_message
+from assets.plots import plot_of_preview
+from assets.report import AssetName, Report
+from assets.training_data import TrainingData, make_training_data
+from resources import hosting, keys, storage, training, uploads
+from resources.model_registry import ModelRegistry, ModelVersion
+from resources.notifications import Notice, NoticeKind, tell_tenant
+from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue
+from resources.training import TrainingTask
+from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
+"""Runs a CreateTrainingJob request to its end, handing over each progress message as it comes."""
+
+_PREPARED_AT_ONCE: Final = 4
+# Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
+_SYNC_SECONDS: Final = 5.0
+
+
+class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
+    """The packed job as a whole did not end well; tenants whose part was done are registered all the same."""
+
+
+class NoCapacityYet(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no capacity yet"
+    """SageMaker takes no further job now; the requests went back to the queue, no try was counted."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request to work on, and the version its model will have.
+
+    ``owed`` tells whether the queue waits for it: then its row is moved along. A person who materialises an asset by hand
+    makes a new version and leaves the queue alone.
+    """
+
+    request: Request
+    version: keys.Version
+    owed: bool
+
+    @property
+    def tenant(self) -> keys.TenantId:
+        """The tenant it is for."""
+        return self.request.tenant
+
+
+@dataclass
+class Onboarding:
+    """One pack on its way. ``run`` does it; ``failures`` holds each failed tenant's reason afterwards."""
+
+    deployment: Deployment
+    workload: Workload
+    pack: keys.PackId
+    tier: keys.Tier
+    report: Report
+    train: Train
+    stages: frozenset[AssetName]
+    failures: dict[keys.TenantId, str] = field(default_factory=dict)
+    registered: int = 0
+
+    def __post_init__(self) -> None:
+        self._queue = RequestQueue(self.deployment)
+        self._registry = ModelRegistry(self.deployment)
+        self._work: dict[keys.RequestId, Work] = {}
+        self._data: dict[keys.RequestId, TrainingData] = {}
+        self._awaiting_archive: deque[Outcome] = deque()
+        self._settled: set[keys.RequestId] = set()
+        self._trained: dict[keys.RequestId, ModelVersion] = {}
+        self._endpoint: dict[str, hosting.Endpoint] = {}
+
+    # ---- the whole way ----------------------------------------------------------------------------------------------------
+
+    def run(self, work: Sequence[Work]) -> None:
+        """Take the work through the chosen stages.
+
+        Raises:
+            JobFailed: the training job failed as a whole.
+            NoCapacityYet: SageMaker would not take the job now.
+        """
+        self._work = {item.request.request: item for item in work}
+        if "fine_tuned_artifact" not in self.stages:
+            if "training_data" in self.stages:
+                self._prepare(work)
+            if "endpoint_registration" in self.stages:
+                for item in work:
+                    self._register_latest(item)
+            return
+        untrained = []
+        for item in work:
+            if item.owed and item.request.status == "trained" and self._take_up_trained(item):
+                continue
+            untrained.append(item)
+        tasks = self._tasks(untrained)
+        if tasks:
+            self._train(tasks)
+
+    def _tasks(self, work: Sequence[Work]) -> list[TrainingTask]:
+        """The job's tasks: those an earlier run of this pack wrote down, or new ones from freshly prepared data."""
+        written = training.written_tasks(self.deployment, self.workload, self.pack)
+        if written:
+            self.report.info(f"pack {self.pack} was written down before, with {len(written)} tasks; taking it up again")
+            for request, version in written.items():
+                if (item := self._work.get(request)) is not None:
+                    self._work[request] = replace(item, version=version)
+                    if item.request.facts.get("training_data"):
+                        self._data[request] = TrainingData.from_json(item.request.facts["training_data"])
+            return [
+                TrainingTask(request, item.tenant, version, version, (), 0.0)
+                for request, version in written.items()
+                if (item := self._work.get(request)) is not None
+            ]
+        ready = self._prepare(work) if "training_data" in self.stages else self._prepared_before(work)
+        tasks = [
+            TrainingTask(
+                request=item.request.request,
+                tenant=item.tenant,
+                version=item.version,
+                data_version=data.version,
+                files=data.files,
+                weight=float(data.rows),
+                parameters=data.parameters,
+            )
+            for item, data in ready
+        ]
+        if tasks:
+            training.write_job_inputs(self.deployment, self.workload, self.tier, self.pack, tasks)
+        return tasks
+
+    # ---- training data ------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
+        ready = []
+        with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
+            made = [(item, pool.submit(make_training_data, self.deployment, self.workload, item.request)) for item in work]
+            for item, future in made:
+                try:
+                    data = future.result()
+                except uploads.RefusedUpload as error:
+                    self.report.checked("training_data", "data_quality", item.tenant, {"reason": str(error)}, passed=False)
+                    self._fail(item, "training_data", str(error), retryable=False, tell="upload_refused")
+                    continue
+                self._data[item.request.request] = data
+                self.report.checked("training_data", "data_quality", item.tenant, dict(data.repairs), passed=True)
+                self.report.materialized("training_data", item.tenant, self._data_metadata(item, data), data.fingerprint)
+                ready.append((item, data))
+        return [(self._note_training_data(item, data), data) for item, data in ready]
+
+    def _note_training_data(self, item: Work, data: TrainingData) -> Work:
+        if not (item.owed and item.request.status == "claimed" and "fine_tuned_artifact" in self.stages):
+            return item
+        job = keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack)
+        changes = {"facts": {"training_data": data.to_json()}, "job": job}
+        moved = self._queue.move(item.request, "training", why=f"its data are good; job {job}", changes=changes)
+        item = replace(item, request=moved)
+        self._work[item.request.request] = item
+        return item
+
+    def _prepared_before(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
+        ready = []
+        for item in work:
+            text = item.request.facts.get("training_data")
+            if text:
+                ready.append((item, TrainingData.from_json(text)))
+            else:
+                self._fail(item, "fine_tuned_artifact", "its training data were never prepared; materialise training_data with it")
+        return ready
+
+    def _data_metadata(self, item: Work, data: TrainingData) -> dict[str, Any]:
+        folder = keys.training_data_root(item.request.workload) + keys.training_data_folder(item.tenant, data.version)
+        return {
+            "dagster/partition_row_count": data.rows,
+            "dagster/uri": f"s3://{self.deployment.data_bucket}/{folder}/",
+            "first": data.first,
+            "last": data.last,
+            "repairs": dict(data.repairs),
+            **{str(name): value for name, value in data.facts.items()},
+            "upload": f"s3://{self.deployment.uploads_bucket}/{item.request.manifest_key}",
+            "request": item.request.request,
+        }
+
+    # ---- fine-tuned artifact ------------------------------------------------------------------------------------------------
+
+    def _train(self, tasks: Sequence[TrainingTask]) -> None:
+        tenant = tasks[0].tenant if self.tier == "silo" else None
+        count = len(training.written_tasks(self.deployment, self.workload, self.pack))
+        request = training.create_training_job_request(
+            self.deployment, self.workload, self.tier, self.pack, count, tenant
+        )
+        failure: JobFailed | None = None
+        try:
+            job = self.train(request, self._message)
+            self.report.info(f"training job {job.name} took {job.billable_seconds:.0f} billable seconds")
+        except JobFailed as error:
+            failure = error
+        while self._awaiting_archive:
+            self._trained_one(self._awaiting_archive.popleft(), wait=1.0)
+        for task in tasks:
+            item = self._work[task.request]
+            if task.request not in self._settled:
+                reason = str(failure) if failure else "the training job ended without an outcome for this tenant"
+                self._fail(item, "fine_tuned_artifact", reason, tell=None)
+        if failure is not None:
+            raise failure
+
+    def _message(self, message: Any) -> None:
+        """A progress message of the job: register whoever is ready."""
+        try:
+            outcome = outcome_in_message(message)
+        except MalformedOutcome as error:
+            self.report.info(str(error))
+            return
+        if outcome is None:
+            return
+        item = self._work.get(outcome.key[1])
+        if item is None or item.request.request in self._settled:
+            return
+        while self._awaiting_archive and self._trained_one(self._awaiting_archive[0], wait=0.0):
+            self._awaiting_archive.popleft()
+        if not self._trained_one(outcome, wait=_SYNC_SECONDS):
+            self._awaiting_archive.append(outcome)
+
+    def _trained_one(self, outcome: Outcome, *, wait: float) -> bool:
+        """Take over one task's outcome. Returns False when its archive has not reached S3 within ``wait`` seconds."""
+        item = self._work[outcome.key[1]]
+        if outcome.status == "failed" or outcome.archive is None:
+            reason = outcome.reason or "the training container gave no reason"
+            self._fail(
+                item, "fine_tuned_artifact", reason, retryable=outcome.retryable,
+                tell=None if outcome.retryable else "upload_refused",
+            )  # fmt: skip
+            return True
+        archive = keys.checkpoint_archive(item.request.workload, self.pack, item.tenant, item.version)
+        if not self._arrived(archive, wait):
+            return False
+        model = ModelVersion(
+            tenant=item.tenant,
+            workload=item.request.workload,
+            version=item.version,
+            tier=self.tier,
+            archive=archive,
+            size=outcome.archive.bytes,
+            sha256=outcome.archive.sha256,
+            request=item.request.request,
+            job=keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack),
+            metrics=dict(outcome.metrics),
+            card=dict(outcome.card),
+        )
+        self._registry.add(model)
+        if item.owed and item.request.status in {"claimed", "training"}:
+            try:
+                moved = self._queue.move(item.request, "trained", why=f"version {item.version}")
+            except NotTheirTurn as error:
+                self._settled.add(item.request.request)
+                self.report.info(str(error))
+                return True
+            item = replace(item, request=moved)
+            self._work[item.request.request] = item
+        self._settled.add(item.request.request)
+        self._trained[item.request.request] = model
+        metadata = self._artifact_metadata(model, outcome)
+        self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
+        self._check_quality(item, model)
+        if "endpoint_registration" in self.stages:
+            self._register(item, model)
+        return True
+
+    def _arrived(self, archive: str, wait: float) -> bool:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                storage.size(self.deployment.s3, self.deployment.data_bucket, archive)
+            except storage.ObjectMissing:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.1)
+            else:
+                return True
+
+    def _check_quality(self, item: Work, model: ModelVersion) -> None:
+        quality = self.workload.quality
+        score, baseline = model.metrics.get(quality.metric), model.metrics.get(quality.baseline or "")
+        if score is None or baseline is None:
+            return
+        better = score < baseline if quality.lower_is_better else score > baseline
+        found = {quality.metric: score, str(quality.baseline): baseline}
+        self.report.checked("fine_tuned_artifact", "better_than_baseline", item.tenant, found, passed=better)
+
+    def _artifact_metadata(self, model: ModelVersion, outcome: Outcome) -> dict[str, Any]:
+        skill = self.workload.quality.skill(model.metrics)
+        usd = outcome.seconds / 3600 * self.workload.training.usd_per_hour
+        metadata: dict[str, Any] = {
+            **{name: float(value) for name, value in model.metrics.items()},
+            "version": model.version,
+            "dagster/uri": f"s3://{self.deployment.data_bucket}/{model.archive}",
+            "bytes": model.size,
+            "training_seconds": outcome.seconds,
+            "cost_usd": round(usd, 8),
+            "training_job": model.job,
+            "card": dict(model.card),
+        }
+        if skill is not None:
+            metadata["share_of_baseline"] = skill
+        if (plot := plot_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")) is not None:
+            metadata["plot"] = plot
+        return metadata
+
+    # ---- endpoint registration ------------------------------------------------------------------------------------------------
+
+    def _endpoint_of(self, tenant: keys.TenantId, tier: keys.Tier) -> hosting.Endpoint:
+        name = keys.endpoint_name(self.deployment.prefix, keys.workload_name(self.workload.name), tier, tenant)
+        if name not in self._endpoint:
+            self._endpoint[name] = hosting.ensure_endpoint(self.deployment, self.workload, tier, tenant)
+        return self._endpoint[name]
+
+    def _take_up_trained(self, item: Work) -> bool:
+        """Register a version that an earlier run trained and did not register. Returns False when it is not there."""
+        model = self._registry.version(item.tenant, item.request.workload, item.version)
+        if model is None:
+            return False
+        self._settled.add(item.request.request)
+        if "endpoint_registration" in self.stages:
+            self._register(item, model)
+        return True
+
+    def _register_latest(self, item: Work) -> None:
+        versions = [v for v in self._registry.versions(item.tenant, item.request.workload) if v.status != "rejected"]
+        if not versions:
+            self._fail(item, "endpoint_registration", "it has no usable artifact; materialise fine_tuned_artifact first")
+            return
+        self._register(item, versions[-1])
+
+    def _register(self, item: Work, model: ModelVersion) -> None:
+        try:
+            endpoint = self._endpoint_of(item.tenant, model.tier)
+            done = register(self.deployment, self.workload, model, endpoint.name)
+        except (ArtifactUnusable, storage.ObjectMissing, hosting.EndpointFailed) as error:
+            self.report.checked("endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False)
+            self._fail(item, "endpoint_registration", str(error))
+            return
+        self.report.checked(
+            "endpoint_registration", "endpoint_answers", item.tenant, {"milliseconds": done.smoke_milliseconds}, passed=True
+        )
+        if item.owed and item.request.status == "trained":
+            try:
+                self._queue.move(item.request, "registered", why=done.decision)
+            except NotTheirTurn as error:
+                self.report.info(str(error))
+                return
+        self.registered += 1
+        self.report.materialized(
+            "endpoint_registration", item.tenant, self._registration_metadata(model, endpoint, done), done.champion.version
+        )
+        if done.crowned:
+            self._tell(item, "model_ready", f"Your {self.workload.title.lower()} are ready.", model.version)
+        else:
+            self._tell(item, "model_kept", f"Your model stays as it was: {done.decision}.", done.champion.version)
+
+    def _registration_metadata(self, model: ModelVersion, endpoint: hosting.Endpoint, done: Registration) -> dict[str, Any]:
+        return {
+            "version": model.version,
+            "decision": done.decision,
+            "champion": done.champion.version,
+            "previous": done.champion.previous or "",
+            "endpoint": endpoint.name,
+            "target_model": keys.target_model(model.tenant, model.version),
+            "smoke_milliseconds": round(done.smoke_milliseconds, 3),
+            "first_answer": done.smoke_answer,
+            **({"share_of_baseline": done.skill} if done.skill is not None else {}),
+            **({"champion_share_of_baseline": done.champion_skill} if done.champion_skill is not None else {}),
+        }
+
+    # ---- failures ----------------------------------------------------------------------------------------------------------------
+
+    def _fail(
+        self, item: Work, asset: AssetName, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None
+    ) -> None:
+        self._settled.add(item.request.request)
+        self.failures[item.tenant] = reason
+        self.report.failed(asset, item.tenant, reason)
+        if not item.owed:
+            return
+        try:
+            row = self._queue.fail(item.request, reason, attempts=self.workload.training.attempts, retryable=retryable)
+        except NotTheirTurn as error:
+            self.report.info(str(error))
+            return
+        if row.status == "dead_lettered":
+            self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}", None)
+        elif tell is not None:
+            self._tell(item, tell, f"Your upload cannot be used: {reason}", None)
+
+    def _tell(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> None:
+        tell_tenant(
+            self.deployment,
+            Notice(kind, item.request.workload, item.tenant, message, request=item.request.request, version=version),
+        )
+
+
+def owed_work(requests: Sequence[Request], pack: keys.PackId) -> list[Work]:
+    """The requests of a pack that are still to be worked on."""
+    return [
+        Work(request, request.version, owed=True)
+        for request in requests
+        if request.pack == pack and request.status in IN_A_PACK and request.version is not None
+    ]
+
+
+def work_by_hand(
+    queue: RequestQueue, workload: Workload, tenants: Sequence[keys.TenantId], run: str
+) -> Iterator[tuple[keys.TenantId, Work | None, Literal["silo", "shared"]]]:
+    """What a person asked for: each tenant's latest usable upload, to become a version of its own.
+
+    Yields:
+        The tenant, its work (None when nothing usable was ever uploaded), and whether it must be alone.
+    """
+    from resources.request_queue import now
+
+    name = keys.workload_name(workload.name)
+    for tenant in tenants:
+        usable = [r for r in queue.of_tenant(name, tenant) if r.version is not None and r.status != "refused"]
+        if not usable:
+            yield tenant, None, "shared"
+            continue
+        request = usable[-1]
+        version = keys.version_of(f"{request.request}{run}", now())
+        yield tenant, Work(request, version, owed=False), "silo" if request.tier == "silo" else "shared"
+
+
+def failures_in_words(failures: Mapping[keys.TenantId, str], most: int = 20) -> str:
+    """The failed tenants and their reasons, for a person."""
+    lines = [f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:most]]
+    if len(failures) > most:
+        lines.append(f"… and {len(failures) - most} more")
+    return "\n".join(lines)

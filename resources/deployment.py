@@ -1,0 +1,151 @@
+"""What stands in the account: the stack's outputs as typed values, and the boto3 clients that reach them.
+
+The same code finds AWS or the local cloud: botocore reads where to send its calls from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sagemaker import SageMakerClient
+    from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
+    from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sqs import SQSClient
+
+STACK_VARIABLE: Final = "TENANTRY_STACK"
+DEFAULT_STACK: Final = "tenantry"
+# Throttling is retried by botocore; SageMaker's endpoints answer within 60 s, so reads wait a little longer.
+_RETRIES: Final = Config(
+    retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=70, max_pool_connections=32
+)
+
+
+class DeploymentMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "deployment missing"
+    """The stack is not there, or lacks an output; the message says how to make it."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The names of everything the stack made, and clients for it (each made once, when first used)."""
+
+    prefix: str
+    uploads_bucket: str
+    data_bucket: str
+    uploads_queue_url: str
+    notices_queue_url: str
+    requests_table: str
+    models_table: str
+    tenants_topic: str
+    operators_topic: str
+    training_role: str
+    serving_role: str
+    batch_role: str
+    image_repositories: str
+    session: boto3.Session = field(default_factory=boto3.Session, repr=False, compare=False)
+    aws_calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
+
+    @classmethod
+    def from_stack(cls, stack: str | None = None) -> Self:
+        """Read the outputs of ``stack`` (default: the variable ``TENANTRY_STACK``, or ``tenantry``).
+
+        Raises:
+            DeploymentMissing: there is no such stack, or it is of another version.
+        """
+        stack = stack or os.environ.get(STACK_VARIABLE, DEFAULT_STACK)
+        session = boto3.Session()
+        try:
+            found = session.client("cloudformation", config=_RETRIES).describe_stacks(StackName=stack)["Stacks"][0]
+        except (BotoCoreError, ClientError) as error:
+            raise DeploymentMissing(
+                f"CloudFormation stack {stack!r} cannot be read ({error}); make it with "
+                f"`python -m infrastructure.deploy --stack {stack}` and check AWS_ENDPOINT_URL and credentials"
+            ) from error
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        try:
+            return cls(
+                prefix=outputs["Prefix"],
+                uploads_bucket=outputs["UploadsBucket"],
+                data_bucket=outputs["DataBucket"],
+                uploads_queue_url=outputs["UploadsQueueUrl"],
+                notices_queue_url=outputs["NoticesQueueUrl"],
+                requests_table=outputs["RequestsTable"],
+                models_table=outputs["ModelsTable"],
+                tenants_topic=outputs["TenantsTopicArn"],
+                operators_topic=outputs["OperatorsTopicArn"],
+                training_role=outputs["TrainingRoleArn"],
+                serving_role=outputs["ServingRoleArn"],
+                batch_role=outputs["BatchRoleArn"],
+                image_repositories=outputs["ImageRepositories"],
+                session=session,
+            )
+        except KeyError as error:
+            raise DeploymentMissing(
+                f"stack {stack!r} has no output {error}; update it with `python -m infrastructure.deploy --stack {stack}`"
+            ) from error
+
+    def image(self, container: str, tag: str) -> str:
+        """The URI of a container's image."""
+        return f"{self.image_repositories}/{container}:{tag}"
+
+    def _client(self, service: str) -> Any:
+        client = self.session.client(service, config=_RETRIES)  # type: ignore[call-overload]  # the name is a variable
+
+        def count(event_name: str, **_: Any) -> None:
+            self.aws_calls[f"{service}:{event_name.rpartition('.')[2]}"] += 1
+
+        client.meta.events.register("before-send", count)
+        return client
+
+    @cached_property
+    def s3(self) -> S3Client:
+        """S3."""
+        client: S3Client = self._client("s3")
+        return client
+
+    @cached_property
+    def sqs(self) -> SQSClient:
+        """SQS."""
+        client: SQSClient = self._client("sqs")
+        return client
+
+    @cached_property
+    def sns(self) -> SNSClient:
+        """SNS."""
+        client: SNSClient = self._client("sns")
+        return client
+
+    @cached_property
+    def dynamodb(self) -> DynamoDBClient:
+        """DynamoDB."""
+        client: DynamoDBClient = self._client("dynamodb")
+        return client
+
+    @cached_property
+    def logs(self) -> CloudWatchLogsClient:
+        """CloudWatch Logs."""
+        client: CloudWatchLogsClient = self._client("logs")
+        return client
+
+    @cached_property
+    def sagemaker(self) -> SageMakerClient:
+        """SageMaker's control plane."""
+        client: SageMakerClient = self._client("sagemaker")
+        return client
+
+    @cached_property
+    def runtime(self) -> SageMakerRuntimeClient:
+        """SageMaker's endpoints."""
+        client: SageMakerRuntimeClient = self._client("sagemaker-runtime")
+        return client

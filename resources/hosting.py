@@ -1,0 +1,232 @@
+"""Endpoints: the multi-model endpoint of a tier, its capacity, and invocations of a tenant's model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from botocore.exceptions import ClientError
+
+from resources import keys
+from resources.storage import error_code
+from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from mypy_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef
+
+    from resources.deployment import Deployment
+
+VARIANT: Final = "AllTraffic"
+# ModelNotReadyException: loading may go on for 360 s; botocore does not retry it.
+# https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
+MODEL_LOADING_SECONDS: Final = 360.0
+MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
+
+
+class EndpointFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "endpoint failed"
+    """SageMaker could not bring the endpoint into service; the message holds its reason."""
+
+
+class InvocationRefused(ValueError):  # noqa: N818 - reads as the sentence it is: "invocation refused"
+    """The model's container refused the request or the model itself; the message is its answer."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint as SageMaker describes it."""
+
+    name: str
+    arn: str
+    status: str
+    config: str
+    instances: int
+    made: Literal["created", "updated", "unchanged"]
+
+
+def ensure_endpoint(
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0
+) -> Endpoint:
+    """Bring the endpoint that serves ``tenant`` into service, creating or updating it where it is not as the workload says.
+
+    Model and endpoint configuration are named by what is in them, so that an existing one is the right one. An update keeps
+    the instance count the capacity schedule chose.
+
+    Args:
+        deployment: names of buckets and roles.
+        workload: container, instance type and count.
+        tier: the tenant's tier; a shared tier has one endpoint, whoever the tenant is.
+        tenant: the tenant.
+        timeout: seconds to wait for it.
+
+    Raises:
+        EndpointFailed: it ended in another state, or took too long.
+    """
+    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
+    model, config = _model_request(deployment, workload, name), None
+    config = _config_request(workload, tier, name, model["ModelName"])
+    client = deployment.sagemaker
+    described = describe_endpoint(deployment, name)
+    made: Literal["created", "updated", "unchanged"] = "unchanged"
+    if described is None or described["EndpointConfigName"] != config["EndpointConfigName"]:
+        _create(client.create_model, model)
+        _create(client.create_endpoint_config, config)
+        if described is None:
+            _create(client.create_endpoint, {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]})
+            made = "created"
+        else:
+            wait_in_service(deployment, name, timeout=timeout)
+            client.update_endpoint(
+                EndpointName=name, EndpointConfigName=config["EndpointConfigName"], RetainAllVariantProperties=True
+            )
+            made = "updated"
+    ready = wait_in_service(deployment, name, timeout=timeout)
+    if ready["EndpointConfigName"] != config["EndpointConfigName"]:
+        raise EndpointFailed(
+            f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: {ready.get('FailureReason', 'no reason given')}"
+        )
+    return _endpoint(ready, made)
+
+
+def _model_request(deployment: Deployment, workload: Workload, endpoint: str) -> dict[str, Any]:
+    container = {
+        "Image": deployment.image(workload.container, workload.image_tag),
+        "Mode": "MultiModel",
+        "ModelDataUrl": f"s3://{deployment.data_bucket}/{keys.endpoint_models_prefix(endpoint)}",
+        "Environment": dict(workload.serving.environment),
+    }
+    request = {"ExecutionRoleArn": deployment.serving_role, "PrimaryContainer": container, "EnableNetworkIsolation": False}
+    return {"ModelName": f"{endpoint}-{_digest(request)}"[:63], **request}
+
+
+def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: str) -> dict[str, Any]:
+    variant = {
+        "VariantName": VARIANT,
+        "ModelName": model,
+        "InitialInstanceCount": 1 if tier == "silo" else workload.serving.instances,
+        "InstanceType": workload.serving.instance_type,
+    }
+    request = {
+        "ProductionVariants": [variant],
+        "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
+    }
+    return {"EndpointConfigName": f"{endpoint}-{_digest(request)}"[:63], **request}
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def already_exists(error: ClientError) -> bool:
+    """Whether SageMaker refused a creation because the name is taken; it words that in several ways."""
+    message = str(error.response.get("Error", {}).get("Message", "")).lower()
+    taken = ("already exist", "cannot create already existing", "must be unique within an aws account")
+    return error_code(error) in {"ResourceInUse", "ValidationException"} and any(words in message for words in taken)
+
+
+def _missing(error: ClientError) -> bool:
+    message = str(error.response.get("Error", {}).get("Message", "")).lower()
+    return error_code(error) in {"ValidationException", "ResourceNotFound"} and "could not find" in message
+
+
+def _create(create: Any, request: Mapping[str, Any]) -> None:
+    try:
+        create(**request)
+    except ClientError as error:
+        if not already_exists(error):
+            raise
+
+
+def describe_endpoint(deployment: Deployment, name: str) -> DescribeEndpointOutputTypeDef | None:
+    """The endpoint as SageMaker describes it, or None."""
+    try:
+        return deployment.sagemaker.describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if _missing(error):
+            return None
+        raise
+
+
+def wait_in_service(deployment: Deployment, name: str, *, timeout: float = 1800.0) -> DescribeEndpointOutputTypeDef:
+    """Poll the endpoint until it is in service. Raises ``EndpointFailed``."""
+    deadline, pause = time.monotonic() + timeout, 0.1
+    while True:
+        described = describe_endpoint(deployment, name)
+        if described is None:
+            raise EndpointFailed(f"endpoint {name} is not there any more")
+        status = described["EndpointStatus"]
+        if status == "InService":
+            return described
+        if status in {"Failed", "OutOfService", "Deleting", "UpdateRollbackFailed"}:
+            raise EndpointFailed(f"endpoint {name} is {status}: {described.get('FailureReason', 'no reason given')}")
+        if time.monotonic() > deadline:
+            raise EndpointFailed(f"endpoint {name} was still {status} after {timeout:.0f} s")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 10.0)
+
+
+def _endpoint(described: DescribeEndpointOutputTypeDef, made: Literal["created", "updated", "unchanged"]) -> Endpoint:
+    return Endpoint(
+        name=described["EndpointName"],
+        arn=described["EndpointArn"],
+        status=described["EndpointStatus"],
+        config=described["EndpointConfigName"],
+        instances=described["ProductionVariants"][0].get("CurrentInstanceCount", 0),
+        made=made,
+    )
+
+
+def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeout: float = 1800.0) -> Endpoint:
+    """Give an endpoint a number of instances and wait until it has them.
+
+    Raises:
+        EndpointFailed: it is not there, or did not come back into service.
+    """
+    before = wait_in_service(deployment, endpoint, timeout=timeout)
+    if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:
+        return _endpoint(before, "unchanged")
+    deployment.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=endpoint, DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": instances}]
+    )
+    return _endpoint(wait_in_service(deployment, endpoint, timeout=timeout), "updated")
+
+
+def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Mapping[str, Any] | bytes) -> bytes:
+    """Ask a tenant's model on its endpoint.
+
+    Args:
+        deployment: the runtime client.
+        endpoint: its name.
+        target_model: from ``keys.target_model``.
+        request: a JSON document, or bytes sent as they are.
+
+    Raises:
+        InvocationRefused: the container refused the request or the archive; its own words are in the message.
+        botocore.exceptions.ClientError: anything else.
+    """
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    if len(body) > MOST_PAYLOAD_BYTES:
+        raise InvocationRefused(f"the request has {len(body)} bytes; an endpoint takes at most {MOST_PAYLOAD_BYTES}")
+    deadline, pause = time.monotonic() + MODEL_LOADING_SECONDS, 0.2
+    while True:
+        try:
+            answer = deployment.runtime.invoke_endpoint(
+                EndpointName=endpoint, TargetModel=target_model, ContentType="application/json", Accept="application/json", Body=body
+            )
+        except ClientError as error:
+            code = error_code(error)
+            if code == "ModelNotReadyException" and time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(pause * 2, 10.0)
+                continue
+            if code == "ModelError":
+                raise InvocationRefused(str(error.response.get("OriginalMessage") or error)) from error
+            if code == "ValidationError":
+                raise InvocationRefused(str(error.response["Error"]["Message"])) from error
+            raise
+        with answer["Body"] as stream:
+            content: bytes = stream.read()
+        return content

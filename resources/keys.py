@@ -1,0 +1,259 @@
+"""Every S3 key, table key, SageMaker name and TargetModel, built from validated ids. Nothing else formats one.
+
+Ids become values of their own type when they enter (``tenant_id("acme")``); the builders below take only those, so a
+string that nobody checked cannot become part of a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, date, datetime
+from typing import Final, Literal, NewType
+
+TenantId = NewType("TenantId", str)
+WorkloadName = NewType("WorkloadName", str)
+UploadId = NewType("UploadId", str)
+FileName = NewType("FileName", str)
+Version = NewType("Version", str)
+PackId = NewType("PackId", str)
+RequestId = NewType("RequestId", str)
+
+Tier = Literal["silo", "bridge", "pool"]
+
+MANIFEST: Final = "manifest.json"
+_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
+_UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_VERSION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
+_REQUEST: Final = re.compile(r"[0-9a-f]{32}")
+
+
+class InvalidId(ValueError):  # noqa: N818 - reads as the sentence it is: "invalid id"
+    """A string that is not an id of its kind; the message says which and what is allowed."""
+
+
+def _checked(kind: str, pattern: re.Pattern[str], text: object) -> str:
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        shown = repr(text)[:80]
+        raise InvalidId(f"{shown} is not a {kind}; it must match {pattern.pattern}")
+    return text
+
+
+def tenant_id(text: object) -> TenantId:
+    """A tenant's pseudonymous id. Raises ``InvalidId``."""
+    return TenantId(_checked("tenant id", _TENANT, text))
+
+
+def workload_name(text: object) -> WorkloadName:
+    """A workload's name; letters and digits, so that it can stand in partition and job names. Raises ``InvalidId``."""
+    return WorkloadName(_checked("workload name", _WORKLOAD, text))
+
+
+def upload_id(text: object) -> UploadId:
+    """The id an app gave an upload. Raises ``InvalidId``."""
+    return UploadId(_checked("upload id", _UPLOAD, text))
+
+
+def file_name(text: object) -> FileName:
+    """A file inside an upload: no folder, no leading dot. Raises ``InvalidId``."""
+    name = _checked("file name", _FILE, text)
+    if name == MANIFEST:
+        raise InvalidId(f"{MANIFEST!r} is the manifest itself and cannot be one of its files")
+    return FileName(name)
+
+
+def version_name(text: object) -> Version:
+    """An artifact's version. Raises ``InvalidId``."""
+    return Version(_checked("version", _VERSION, text))
+
+
+def pack_id(text: object) -> PackId:
+    """A pack's id. Raises ``InvalidId``."""
+    return PackId(_checked("pack id", _PACK, text))
+
+
+def request_id(text: object) -> RequestId:
+    """A request's id. Raises ``InvalidId``."""
+    return RequestId(_checked("request id", _REQUEST, text))
+
+
+# ---- ids that are derived ------------------------------------------------------------------------------------------
+
+
+def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> RequestId:
+    """The id of a request: the hash of tenant, workload and content, so that a repeated event is nothing new.
+
+    Args:
+        workload: whose model is asked for.
+        tenant: for whom.
+        content: digest of the upload's files and parameters.
+    """
+    return RequestId(hashlib.sha256(f"{workload}\0{tenant}\0{content}".encode()).hexdigest()[:32])
+
+
+def version_of(request: RequestId | str, at: datetime) -> Version:
+    """A new version's name: when it was asked for (UTC), and a digest that tells apart what was asked at once."""
+    digest = hashlib.sha256(str(request).encode()).hexdigest()[:8]
+    return Version(f"{at.astimezone(UTC):%Y%m%dt%H%M%S}-{digest}")
+
+
+def pack_id_of(members: list[str]) -> PackId:
+    """The id of a pack: the hash of what is in it, so that the same pack gets the same training job."""
+    digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
+    return PackId(f"p-{digest}")
+
+
+# ---- uploads bucket ---------------------------------------------------------------------------------------------------
+
+
+def upload_prefix(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
+    """Where an upload's files lie."""
+    return f"uploads/{workload}/{tenant}/{upload}/"
+
+
+def upload_file(workload: WorkloadName, tenant: TenantId, upload: UploadId, name: FileName) -> str:
+    """One file of an upload."""
+    return f"{upload_prefix(workload, tenant, upload)}{name}"
+
+
+def upload_manifest(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
+    """The manifest, written last."""
+    return f"{upload_prefix(workload, tenant, upload)}{MANIFEST}"
+
+
+def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
+    """The ids in a manifest's key. Raises ``InvalidId`` when it is not one."""
+    parts = key.split("/")
+    if len(parts) != 5 or parts[0] != "uploads" or parts[4] != MANIFEST:
+        raise InvalidId(f"{key[:200]!r} is not uploads/{{workload}}/{{tenant}}/{{upload}}/{MANIFEST}")
+    return workload_name(parts[1]), tenant_id(parts[2]), upload_id(parts[3])
+
+
+# ---- data bucket --------------------------------------------------------------------------------------------------------
+
+
+def training_data_folder(tenant: TenantId, version: Version) -> str:
+    """A tenant's folder below the workload's training data; also its folder in the job's channel."""
+    return f"{tenant}/{version}"
+
+
+def training_data_root(workload: WorkloadName) -> str:
+    """Above all training data of a workload."""
+    return f"training-data/{workload}/"
+
+
+def training_data_file(workload: WorkloadName, tenant: TenantId, version: Version, name: FileName) -> str:
+    """One prepared file."""
+    return f"{training_data_root(workload)}{training_data_folder(tenant, version)}/{name}"
+
+
+def job_file(workload: WorkloadName, pack: PackId, name: FileName) -> str:
+    """An input document of a packed training job."""
+    return f"jobs/{workload}/{pack}/{name}"
+
+
+def job_output_prefix(workload: WorkloadName, pack: PackId) -> str:
+    """Where SageMaker puts the job's own ``model.tar.gz``."""
+    return f"jobs/{workload}/{pack}/output"
+
+
+def checkpoint_prefix(workload: WorkloadName, pack: PackId) -> str:
+    """What a packed job's checkpoint folder is synced to."""
+    return f"checkpoints/{workload}/{pack}"
+
+
+def checkpoint_archive(workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version) -> str:
+    """The archive a task of the job left."""
+    return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
+
+
+def target_model(tenant: TenantId, version: Version) -> str:
+    """What ``InvokeEndpoint`` takes as ``TargetModel``; the tenant leads, so that IAM can hold to ``{tenant}/*``."""
+    return f"{tenant}/{version}.tar.gz"
+
+
+def endpoint_models_prefix(endpoint: str) -> str:
+    """The prefix a multi-model endpoint serves."""
+    return f"endpoints/{endpoint}/models/"
+
+
+def endpoint_model(endpoint: str, tenant: TenantId, version: Version) -> str:
+    """An archive under the endpoint's prefix."""
+    return f"{endpoint_models_prefix(endpoint)}{target_model(tenant, version)}"
+
+
+def batch_prefix(workload: WorkloadName, day: date, batch: str) -> str:
+    """Everything one batch transform reads and writes."""
+    return f"batches/{workload}/{day.isoformat()}/{version_name(batch)}/"
+
+
+def batch_input(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
+    """A tenant's records in a batch."""
+    return f"{batch_prefix(workload, day, batch)}input/{tenant}.jsonl"
+
+
+def batch_model(workload: WorkloadName, day: date, batch: str, tenant: TenantId, version: Version) -> str:
+    """A tenant's archive in a batch."""
+    return f"{batch_prefix(workload, day, batch)}models/{target_model(tenant, version)}"
+
+
+def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
+    """What the transform job answered for a tenant: the input's name and ``.out``, as SageMaker has it."""
+    return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
+
+
+def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
+    """A tenant's batch prediction of a day."""
+    return f"predictions/{workload}/{tenant}/{day.isoformat()}.jsonl"
+
+
+def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:
+    """An answered request, with its response."""
+    return f"archive/{workload}/{tenant}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------------
+
+
+def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
+    """Partition key of both tables; the tenant leads, so that ``dynamodb:LeadingKeys`` can hold to it."""
+    return f"{tenant}#{workload}"
+
+
+def version_item(version: Version) -> str:
+    """Sort key of a version in the models table."""
+    return f"version#{version}"
+
+
+def queue_key(workload: WorkloadName, status: str) -> str:
+    """Partition key of the requests table's index of open requests."""
+    return f"{workload}#{status}"
+
+
+# ---- SageMaker names (63 characters at most) --------------------------------------------------------------------------------
+
+
+def training_job_name(prefix: str, workload: WorkloadName, pack: PackId) -> str:
+    """The name of a pack's training job."""
+    return f"{prefix}-{workload}-{pack}"[:63]
+
+
+def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: str) -> str:
+    """The name of a batch's transform job."""
+    return f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}"[:63]
+
+
+def endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
+    """The endpoint a tenant is served by: one for each silo tenant, one for all of a shared tier."""
+    if tier == "silo":
+        digest = hashlib.sha256(tenant.encode()).hexdigest()[:16]
+        return f"{prefix}-{workload}-silo-{digest}"
+    return shared_endpoint_name(prefix, workload, tier)
+
+
+def shared_endpoint_name(prefix: str, workload: WorkloadName, tier: Literal["bridge", "pool"]) -> str:
+    """The endpoint of a shared tier."""
+    return f"{prefix}-{workload}-{tier}"

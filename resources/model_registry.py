@@ -1,0 +1,277 @@
+"""The models table: each tenant's versions, and which of them is the champion it is served by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from resources import keys
+from resources.request_queue import now
+from resources.storage import error_code
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+
+ModelStatus = Literal["trained", "champion", "former_champion", "rejected"]
+
+
+class ChampionChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "champion changed"
+    """Another version became champion since it was looked at."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """An artifact: an immutable version of a tenant's model.
+
+    ``archive`` is the key of its ``tar.gz`` in the data bucket; ``size`` is in bytes; ``metrics`` are the container's.
+    """
+
+    tenant: keys.TenantId
+    workload: keys.WorkloadName
+    version: keys.Version
+    tier: keys.Tier
+    archive: str
+    size: int
+    sha256: str
+    request: keys.RequestId
+    job: str
+    status: ModelStatus = "trained"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    made: datetime = field(default_factory=now)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The pointer to the version a tenant is served by; ``previous`` is what a rollback returns to."""
+
+    tenant: keys.TenantId
+    workload: keys.WorkloadName
+    version: keys.Version
+    endpoint: str
+    tier: keys.Tier
+    previous: keys.Version | None
+    since: datetime
+    turn: int  # counts the flips; each is conditional on the one before
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _row(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(_deserialize(value)) for name, value in item.items()}
+
+
+@dataclass(frozen=True)
+class ModelRegistry:
+    """The versions and champions of all workloads, and each tenant's own settings."""
+
+    deployment: Deployment
+
+    def _get(self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str) -> dict[str, Any] | None:
+        answer = self.deployment.dynamodb.get_item(
+            TableName=self.deployment.models_table,
+            Key={"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": item}},
+            ConsistentRead=True,
+        )
+        return _row(answer["Item"]) if "Item" in answer else None
+
+    def _put(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str, row: Mapping[str, Any], **condition: Any
+    ) -> None:
+        whole = {"tenant": keys.table_partition(tenant, workload), "item": item, **row}
+        self.deployment.dynamodb.put_item(
+            TableName=self.deployment.models_table,
+            Item={name: _serialize(value) for name, value in whole.items() if value is not None},
+            **condition,
+        )
+
+    # ---- tenants' settings -----------------------------------------------------------------------------------------------
+
+    def tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier) -> keys.Tier:
+        """The tenant's own tier, or the workload's."""
+        row = self._get(tenant, workload, "tenant")
+        return row["tier"] if row else default
+
+    def set_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, tier: keys.Tier) -> None:
+        """Give a tenant a tier of its own; its next model is made and served there."""
+        self._put(tenant, workload, "tenant", {"tier": tier})
+
+    # ---- versions --------------------------------------------------------------------------------------------------------
+
+    def add(self, model: ModelVersion) -> None:
+        """Record a version; recording the same one again changes nothing."""
+        row = {
+            "version": model.version,
+            "tier": model.tier,
+            "archive": model.archive,
+            "size": model.size,
+            "sha256": model.sha256,
+            "request": model.request,
+            "job": model.job,
+            "status": model.status,
+            # JSON text keeps floats as they are; DynamoDB's numbers would need decimals
+            "metrics": json.dumps(dict(model.metrics)),
+            "card": json.dumps(dict(model.card)),
+            "made": model.made.isoformat(),
+        }
+        try:
+            self._put(
+                model.tenant,
+                model.workload,
+                keys.version_item(model.version),
+                row,
+                ConditionExpression="attribute_not_exists(#item)",
+                ExpressionAttributeNames={"#item": "item"},
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+
+    def version(self, tenant: keys.TenantId, workload: keys.WorkloadName, version: keys.Version) -> ModelVersion | None:
+        """One version."""
+        row = self._get(tenant, workload, keys.version_item(version))
+        return _model(row) if row else None
+
+    def versions(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> list[ModelVersion]:
+        """All versions of a tenant, oldest first (a version's name begins with its time)."""
+        pages = self.deployment.dynamodb.get_paginator("query").paginate(
+            TableName=self.deployment.models_table,
+            KeyConditionExpression="tenant = :tenant AND begins_with(#item, :versions)",
+            ExpressionAttributeNames={"#item": "item"},
+            ExpressionAttributeValues={
+                ":tenant": {"S": keys.table_partition(tenant, workload)},
+                ":versions": {"S": keys.version_item(keys.Version(""))},
+            },
+            ConsistentRead=True,
+        )
+        return [_model(_row(item)) for page in pages for item in page["Items"]]
+
+    def note(self, model: ModelVersion, status: ModelStatus, note: str) -> None:
+        """Write what became of a version."""
+        self.deployment.dynamodb.update_item(
+            TableName=self.deployment.models_table,
+            Key={
+                "tenant": {"S": keys.table_partition(model.tenant, model.workload)},
+                "item": {"S": keys.version_item(model.version)},
+            },
+            UpdateExpression="SET #status = :status, #note = :note",
+            ExpressionAttributeNames={"#status": "status", "#note": "note"},
+            ExpressionAttributeValues={":status": {"S": status}, ":note": {"S": note[:1000]}},
+        )
+
+    # ---- champions -------------------------------------------------------------------------------------------------------
+
+    def champion(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> Champion | None:
+        """The version a tenant is served by, read consistently."""
+        row = self._get(tenant, workload, "champion")
+        return _champion(row) if row else None
+
+    def champions(self, workload: keys.WorkloadName) -> list[Champion]:
+        """Every tenant's champion of a workload, by tenant."""
+        pages = self.deployment.dynamodb.get_paginator("query").paginate(
+            TableName=self.deployment.models_table,
+            IndexName="champions",
+            KeyConditionExpression="#workload = :workload",
+            ExpressionAttributeNames={"#workload": "workload"},
+            ExpressionAttributeValues={":workload": {"S": workload}},
+        )
+        return [_champion(_row(item)) for page in pages for item in page["Items"]]
+
+    def crown(self, model: ModelVersion, endpoint: str, instead_of: Champion | None) -> Champion:
+        """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is none).
+
+        Raises:
+            ChampionChanged: somebody else flipped the pointer first.
+        """
+        champion = Champion(
+            tenant=model.tenant,
+            workload=model.workload,
+            version=model.version,
+            endpoint=endpoint,
+            tier=model.tier,
+            previous=instead_of.version if instead_of else None,
+            since=now(),
+            turn=instead_of.turn + 1 if instead_of else 1,
+        )
+        row = {
+            "workload": champion.workload,
+            "champion_of": champion.tenant,
+            "version": champion.version,
+            "endpoint": endpoint,
+            "tier": champion.tier,
+            "previous": champion.previous,
+            "since": champion.since.isoformat(),
+            "turn": champion.turn,
+        }
+        if instead_of is None:
+            condition: dict[str, Any] = {
+                "ConditionExpression": "attribute_not_exists(#item)",
+                "ExpressionAttributeNames": {"#item": "item"},
+            }
+        else:
+            condition = {
+                "ConditionExpression": "#turn = :turn",
+                "ExpressionAttributeNames": {"#turn": "turn"},
+                "ExpressionAttributeValues": {":turn": _serialize(instead_of.turn)},
+            }
+        try:
+            self._put(model.tenant, model.workload, "champion", row, **condition)
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                raise ChampionChanged(
+                    f"the champion of {model.tenant} changed while {model.version} was compared with it"
+                ) from error
+            raise
+        return champion
+
+
+def _model(row: Mapping[str, Any]) -> ModelVersion:
+    tenant, _, workload = str(row["tenant"]).partition("#")
+    return ModelVersion(
+        tenant=keys.TenantId(tenant),
+        workload=keys.WorkloadName(workload),
+        version=keys.Version(row["version"]),
+        tier=row["tier"],
+        archive=row["archive"],
+        size=int(row["size"]),
+        sha256=row["sha256"],
+        request=keys.RequestId(row["request"]),
+        job=row["job"],
+        status=row["status"],
+        metrics=json.loads(row["metrics"]),
+        card=json.loads(row["card"]),
+        made=datetime.fromisoformat(row["made"]),
+        note=row.get("note", ""),
+    )
+
+
+def _champion(row: Mapping[str, Any]) -> Champion:
+    return Champion(
+        tenant=keys.TenantId(row["champion_of"]),
+        workload=keys.WorkloadName(row["workload"]),
+        version=keys.Version(row["version"]),
+        endpoint=row["endpoint"],
+        tier=row["tier"],
+        previous=keys.Version(row["previous"]) if row.get("previous") else None,
+        since=datetime.fromisoformat(row["since"]),
+        turn=int(row["turn"]),
+    )

@@ -1,0 +1,82 @@
+"""Reads and writes S3 with limits. Keys come from ``resources.keys``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class ObjectMissing(LookupError):  # noqa: N818 - reads as the sentence it is: "object missing"
+    """There is no object under the key."""
+
+
+class ObjectTooLarge(ValueError):  # noqa: N818 - reads as the sentence it is: "object too large"
+    """The object is larger than its reader allows; nothing was read."""
+
+
+def error_code(error: ClientError) -> str:
+    """The code AWS gave an error."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def read_bytes(s3: S3Client, bucket: str, key: str, most_bytes: int) -> bytes:
+    """The object's content.
+
+    Raises:
+        ObjectMissing: there is none.
+        ObjectTooLarge: it has more than ``most_bytes``.
+    """
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) in {"NoSuchKey", "404"}:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+        raise
+    with answer["Body"] as body:
+        if answer["ContentLength"] > most_bytes:
+            raise ObjectTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is {most_bytes}")
+        content: bytes = body.read()
+    return content
+
+
+def write_bytes(
+    s3: S3Client, bucket: str, key: str, content: bytes, content_type: str = "application/octet-stream"
+) -> None:
+    """Put an object, replacing what is there."""
+    s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type)
+
+
+def write_json(s3: S3Client, bucket: str, key: str, document: Any) -> None:
+    """Put a JSON document."""
+    write_bytes(s3, bucket, key, json.dumps(document, separators=(",", ":")).encode(), "application/json")
+
+
+def size(s3: S3Client, bucket: str, key: str) -> int:
+    """Size of an object, in bytes. Raises ``ObjectMissing``."""
+    try:
+        return int(s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
+    except ClientError as error:
+        if error_code(error) in {"404", "NoSuchKey", "NotFound"}:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+        raise
+
+
+def copy(s3: S3Client, bucket: str, source: str, destination: str) -> None:
+    """Copy inside a bucket, without the bytes passing here. Raises ``ObjectMissing``."""
+    try:
+        s3.copy_object(Bucket=bucket, Key=destination, CopySource={"Bucket": bucket, "Key": source})
+    except ClientError as error:
+        if error_code(error) in {"NoSuchKey", "404"}:
+            raise ObjectMissing(f"s3://{bucket}/{source} is not there") from error
+        raise
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,248 @@
+"""Uploads: the manifest an app writes last, its checks, and the events S3 sends about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_plus
+
+from resources import keys, storage
+from workloads.schema import Parameter, Workload
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+MOST_MANIFEST_BYTES: Final = 64 * 1024
+
+
+class RefusedUpload(ValueError):  # noqa: N818 - reads as the sentence it is: "refused upload"
+    """An upload that cannot become a model. The message is a sentence for the tenant's owner: what is wrong, and the cure."""
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file of an upload, as its manifest declares it."""
+
+    name: keys.FileName
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked ``manifest.json``."""
+
+    workload: keys.WorkloadName
+    tenant: keys.TenantId
+    upload: keys.UploadId
+    files: tuple[UploadedFile, ...]
+    parameters: Mapping[str, str | int | float | bool]
+
+    @property
+    def content(self) -> str:
+        """Digest of what the upload says: its files' bytes and its parameters, not their names' order or its id."""
+        said = json.dumps([sorted(f.sha256 for f in self.files), dict(sorted(self.parameters.items()))])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    @property
+    def request(self) -> keys.RequestId:
+        """The id of the request this upload makes."""
+        return keys.request_id_of(self.workload, self.tenant, self.content)
+
+
+def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) -> Manifest:
+    """Parse and check a manifest against the key it lies under and its workload's limits.
+
+    Raises:
+        RefusedUpload: with the field and the cure.
+        keys.InvalidId: the key itself is not a manifest's.
+    """
+    workload, tenant, upload = keys.parse_manifest_key(key)
+    offered = workloads.get(workload)
+    if offered is None:
+        known = ", ".join(sorted(workloads))
+        raise RefusedUpload(f"there is no workload {workload!r}; upload under one of: {known}")
+    if len(content) > MOST_MANIFEST_BYTES:
+        raise RefusedUpload(f"manifest.json has {len(content)} bytes; at most {MOST_MANIFEST_BYTES} are read")
+    try:
+        document = json.loads(content)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise RefusedUpload(f"manifest.json is not JSON ({error}); write it as UTF-8 JSON") from error
+    if not isinstance(document, dict):
+        raise RefusedUpload("manifest.json must be a JSON object with workload, tenant, files and parameters")
+    if document.get("format") != 1:
+        raise RefusedUpload(f"manifest.json: format is {document.get('format')!r}; this version reads format 1")
+    for name, expected in (("workload", workload), ("tenant", tenant)):
+        if document.get(name) != expected:
+            raise RefusedUpload(
+                f"manifest.json: {name} is {str(document.get(name))[:80]!r} but it was uploaded under {expected!r}; they must agree"
+            )
+    unknown = set(document) - {"format", "workload", "tenant", "files", "parameters"}
+    if unknown:
+        raise RefusedUpload(f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it")
+    files = _files(document.get("files"), offered)
+    return Manifest(
+        workload, tenant, upload, files, _parameters(document.get("parameters", {}), offered.upload.parameters)
+    )
+
+
+def _files(listed: Any, offered: Workload) -> tuple[UploadedFile, ...]:
+    limits = offered.upload
+    if not isinstance(listed, list) or not listed:
+        raise RefusedUpload("manifest.json: files must be a list with at least one file")
+    if len(listed) > limits.most_files:
+        raise RefusedUpload(f"manifest.json: {len(listed)} files; {offered.name} takes at most {limits.most_files}")
+    files = []
+    for number, entry in enumerate(listed):
+        where = f"manifest.json: files[{number}]"
+        if not isinstance(entry, dict) or set(entry) != {"name", "bytes", "sha256"}:
+            raise RefusedUpload(f"{where} must have exactly name, bytes and sha256")
+        try:
+            name = keys.file_name(entry["name"])
+        except keys.InvalidId as error:
+            raise RefusedUpload(f"{where}.name: {error}") from error
+        if name.rpartition(".")[2].lower() not in limits.file_types:
+            raise RefusedUpload(
+                f"{where}.name: {name!r} is not one of the types {offered.name} takes: {', '.join(limits.file_types)}"
+            )
+        size, digest = entry["bytes"], entry["sha256"]
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise RefusedUpload(f"{where}.bytes must be a whole number")
+        if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise RefusedUpload(f"{where}.sha256 must be 64 hexadecimal digits")
+        files.append(UploadedFile(name, size, digest))
+    if len({file.name for file in files}) != len(files):
+        raise RefusedUpload("manifest.json: files names one file twice")
+    total = sum(file.size for file in files)
+    if total > limits.most_bytes:
+        raise RefusedUpload(
+            f"manifest.json: the files have {total / 1048576:.1f} MB together; {offered.name} takes at most {limits.most_megabytes:g} MB"
+        )
+    return tuple(files)
+
+
+def _parameters(given: Any, declared: Mapping[str, Parameter]) -> dict[str, str | int | float | bool]:
+    if not isinstance(given, dict):
+        raise RefusedUpload("manifest.json: parameters must be an object")
+    unknown = set(given) - set(declared)
+    if unknown:
+        raise RefusedUpload(
+            f"manifest.json: parameters.{sorted(unknown)[0][:80]} is not known; known are: {', '.join(declared) or 'none'}"
+        )
+    values: dict[str, str | int | float | bool] = {}
+    for name, parameter in declared.items():
+        value = given.get(name, parameter.default)
+        if value is None:
+            if parameter.required:
+                raise RefusedUpload(f"manifest.json: parameters.{name} is missing: {parameter.description}")
+            continue
+        fits = {
+            "string": isinstance(value, str) and len(value) <= parameter.most_characters,
+            "boolean": isinstance(value, bool),
+            "integer": isinstance(value, int) and not isinstance(value, bool),
+            "number": isinstance(value, int | float) and not isinstance(value, bool),
+        }[parameter.type]
+        if not fits:
+            raise RefusedUpload(
+                f"manifest.json: parameters.{name} must be a {parameter.type}"
+                + (f" of at most {parameter.most_characters} characters" if parameter.type == "string" else "")
+            )
+        values[name] = value
+    return values
+
+
+def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Workload]) -> Manifest:
+    """Fetch and check the manifest under ``key``.
+
+    Raises:
+        RefusedUpload, keys.InvalidId, storage.ObjectMissing
+    """
+    try:
+        content = storage.read_bytes(deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES)
+    except storage.ObjectTooLarge as error:
+        raise RefusedUpload(f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read") from error
+    return parse_manifest(content, key, workloads)
+
+
+def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> list[Path]:
+    """Bring an upload's files into ``folder``, held to the sizes and digests the manifest declares.
+
+    Raises:
+        RefusedUpload: a file is missing, or is not what the manifest says.
+    """
+    paths = []
+    for file in manifest.files:
+        key = keys.upload_file(manifest.workload, manifest.tenant, manifest.upload, file.name)
+        try:
+            content = storage.read_bytes(deployment.s3, deployment.uploads_bucket, key, file.size)
+        except storage.ObjectMissing as error:
+            raise RefusedUpload(
+                f"{file.name} is named by the manifest but was not uploaded; upload it and then the manifest"
+            ) from error
+        except storage.ObjectTooLarge as error:
+            raise RefusedUpload(
+                f"{file.name} is larger than the {file.size} bytes its manifest declares; upload again"
+            ) from error
+        if len(content) != file.size or storage.sha256(content) != file.sha256:
+            raise RefusedUpload(
+                f"{file.name} is not the file its manifest declares (size or sha256 differ); upload again"
+            )
+        path = folder / file.name
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
+
+
+def put_upload(
+    deployment: Deployment,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    upload: keys.UploadId,
+    files: Mapping[str, bytes],
+    parameters: Mapping[str, str | int | float | bool] | None = None,
+) -> str:
+    """Write an upload as the product's app does: the files, then the manifest. Returns the manifest's key."""
+    listed = []
+    for name, content in files.items():
+        checked = keys.file_name(name)
+        storage.write_bytes(
+            deployment.s3, deployment.uploads_bucket, keys.upload_file(workload, tenant, upload, checked), content
+        )
+        listed.append({"name": checked, "bytes": len(content), "sha256": storage.sha256(content)})
+    key = keys.upload_manifest(workload, tenant, upload)
+    storage.write_json(
+        deployment.s3,
+        deployment.uploads_bucket,
+        key,
+        {"format": 1, "workload": workload, "tenant": tenant, "files": listed, "parameters": dict(parameters or {})},
+    )
+    return key
+
+
+def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
+    """The manifest keys an S3 event notification tells of (keys arrive URL-encoded).
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+
+    Raises:
+        ValueError: the message is not an S3 event.
+    """
+    event = json.loads(body)
+    if not isinstance(event, dict):
+        raise ValueError("not an S3 event: not an object")  # noqa: TRY004 - the message is wrong, not a type of ours
+    if event.get("Event") == "s3:TestEvent":
+        return
+    records: Sequence[Any] = event.get("Records", ())
+    if not isinstance(records, list) or not records:
+        raise ValueError("not an S3 event: no Records")
+    for record in records:
+        try:
+            described = record["s3"]
+            if described["bucket"]["name"] == bucket and str(record["eventName"]).startswith("ObjectCreated:"):
+                yield unquote_plus(described["object"]["key"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an S3 event: a record lacks {error}") from error

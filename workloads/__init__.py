@@ -1,0 +1,1 @@
+"""What the product offers: one YAML file per workload and the schema that reads it."""

@@ -1,0 +1,191 @@
+"""Reads and checks the workloads' YAML files. A new workload is one file here, and a container when none fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+FOLDER: Final = Path(__file__).parent
+_MOST_BYTES: Final = 64 * 1024
+
+Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type starts so.
+InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
+
+
+class InvalidWorkload(ValueError):  # noqa: N818 - reads as the sentence it is: "invalid workload"
+    """A workload's file cannot be used; the message names the file, the field and what is wrong."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Parameter(_Section):
+    """A value an upload's manifest may carry."""
+
+    type: Literal["string", "number", "integer", "boolean"]
+    default: str | int | float | bool | None = None
+    required: bool = False
+    description: str = ""
+    most_characters: int = Field(200, ge=1, le=10_000)
+
+
+class Upload(_Section):
+    """What an upload may hold."""
+
+    file_types: tuple[str, ...] = Field(min_length=1)
+    most_files: int = Field(ge=1, le=10_000)
+    most_megabytes: float = Field(gt=0, le=10_240)
+    parameters: Mapping[str, Parameter] = Field(default_factory=dict)
+
+    @property
+    def most_bytes(self) -> int:
+        """The limit on all files together, in bytes."""
+        return int(self.most_megabytes * 1024 * 1024)
+
+
+class Pack(_Section):
+    """When requests become one training job."""
+
+    most_tenants: int = Field(ge=1, le=1000)
+    wait_seconds: float = Field(ge=0, description="a request does not wait longer than this for company")
+
+
+class Training(_Section):
+    """The training job of a pack."""
+
+    instance_type: InstanceType
+    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    most_instances: int = Field(ge=1, le=100)
+    tenants_per_instance: int = Field(ge=1)
+    volume_gigabytes: int = Field(ge=1, le=16_384)
+    most_seconds: int = Field(ge=60, le=28 * 24 * 3600)
+    attempts: int = Field(ge=1, le=20)
+    pack: Pack
+    hyperparameters: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Quality(_Section):
+    """How a challenger is compared with the champion."""
+
+    metric: str
+    baseline: str | None = None
+    lower_is_better: bool
+    tolerance: float = Field(ge=0, le=1)
+
+    def skill(self, metrics: Mapping[str, float]) -> float | None:
+        """The score compared between versions, lower being better: the metric as a share of the baseline's.
+
+        Scores of two versions come from different weeks; as shares of what a naive forecast scored in the same week
+        they can be compared. None when the metrics lack the score.
+        """
+        score = metrics.get(self.metric)
+        if score is None:
+            return None
+        if self.baseline is not None:
+            baseline = metrics.get(self.baseline)
+            if not baseline:
+                return None
+            score = score / baseline
+        return score if self.lower_is_better else -score
+
+
+class Capacity(_Section):
+    """A scheduled change of the endpoint's instance count."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    cron: Cron
+    timezone: str = "UTC"
+    instances: int = Field(ge=1, le=1000)
+
+
+class Serving(_Section):
+    """The multi-model endpoint of a shared tier (and, with one instance, of a silo tenant)."""
+
+    instance_type: InstanceType
+    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    instances: int = Field(ge=1, le=1000)
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    smoke_request: Mapping[str, Any]
+    capacity: tuple[Capacity, ...] = ()
+
+
+class Batch(_Section):
+    """The scheduled batch prediction."""
+
+    cron: Cron
+    timezone: str = "UTC"
+    request: Mapping[str, Any]
+    instance_type: InstanceType
+    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    instances: int = Field(ge=1, le=100)
+    tenants_per_job: int = Field(ge=1, le=1000)
+    most_seconds: int = Field(ge=60)
+
+
+class Workload(_Section):
+    """One kind of personalised model the product offers."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,19}$")]
+    title: str
+    description: str
+    owners: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    container: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+    image_tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    tier: Literal["silo", "bridge", "pool"]
+    preparation: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
+    upload: Upload
+    training: Training
+    quality: Quality
+    serving: Serving
+    batch: Batch
+
+    @model_validator(mode="after")
+    def _packs_fit_their_instances(self) -> Workload:
+        if self.training.pack.most_tenants > self.training.most_instances * self.training.tenants_per_instance:
+            raise ValueError(
+                "training.pack.most_tenants is more than most_instances × tenants_per_instance; raise one of those"
+            )
+        return self
+
+
+def read_workload(path: Path) -> Workload:
+    """Read one workload's file.
+
+    Raises:
+        InvalidWorkload: it is too large, not YAML, or a field is wrong; the message names file, field and cure.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise InvalidWorkload(f"{path.name}: larger than {_MOST_BYTES} bytes")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidWorkload(f"{path.name}: not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidWorkload(f"{path.name}: must be a mapping of fields, as in energy.yaml")
+    try:
+        workload = Workload.model_validate(document)
+    except ValidationError as error:
+        faults = "\n".join(
+            f"  {'.'.join(str(part) for part in fault['loc']) or '(whole file)'}: {fault['msg']}"
+            for fault in error.errors(include_url=False)
+        )
+        raise InvalidWorkload(f"{path.name}:\n{faults}") from error
+    if workload.name != path.stem:
+        raise InvalidWorkload(f"{path.name}: name is {workload.name!r}; it must be the file's, {path.stem!r}")
+    return workload
+
+
+def read_workloads(folder: Path = FOLDER) -> dict[str, Workload]:
+    """All workloads of a folder, by name. Raises ``InvalidWorkload`` for the first file that cannot be used."""
+    workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}
+    if not workloads:
+        raise InvalidWorkload(f"no *.yaml in {re.sub(r'^.*/', '', str(folder))}/: nothing to offer")
+    return workloads
