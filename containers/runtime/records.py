@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from containers.runtime.serving_errors import BadRequest
 
+_JSON: Final = "application/json"
 _LINES: Final = ("application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}\.tar\.gz")
 
@@ -16,26 +17,26 @@ def is_model_folder(folder: Path) -> bool:
     return not (folder / "card.json").exists() and next(folder.glob("*/*.tar.gz"), None) is not None
 
 
-def split_records(body: bytes, content_type: str) -> list[bytes]:
-    """The records of a body: its lines, or the whole of it when it is one JSON document or not JSON at all.
+def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
+    """The records of a body and the content type of each; raises `BadRequest` when there is none.
 
-    SageMaker sends several records in one body with `BatchStrategy=MultiRecord`, and one otherwise; a single JSON
-    document may be written over several lines.
+    SageMaker sends several lines in one body with `BatchStrategy=MultiRecord`, and one otherwise. Lines of JSON are
+    records; a single JSON document, which may be written over several lines, and a body of any other type are one.
     """
     kind = content_type.split(";")[0].strip().lower()
-    if kind not in _LINES:
-        if kind != "application/json":
-            return [body]
+    if kind not in (*_LINES, _JSON):
+        return [body], content_type
+    if kind == _JSON:
         try:
             json.loads(body)
         except (ValueError, RecursionError):
             pass
         else:
-            return [body]
+            return [body], _JSON
     records = [line for line in body.splitlines() if line.strip()]
     if not records:
         raise BadRequest("the body has no record")
-    return records
+    return records, _JSON
 
 
 def model_of_record(record: bytes) -> tuple[str, bytes]:

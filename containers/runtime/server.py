@@ -253,26 +253,27 @@ class ServingApp(Generic[ModelT]):
                 return await self._predict(entry.model, body, content_type, accept)
             finally:
                 self.store.release(entry)
-        records = split_records(body, content_type)
+        records, content_type = split_records(body, content_type)
         answers: list[bytes] = []
         # An inline family answers one after another; others are given several at once, for their threads or batches.
         step = 1 if self._inline and not self._asynchronous else TOGETHER
         for start in range(0, len(records), step):
-            group = [self._record(start + i, record, accept) for i, record in enumerate(records[start : start + step])]
-            answers += await asyncio.gather(*group)
+            group = enumerate(records[start : start + step], start)
+            answers += await asyncio.gather(*(self._record(number, record, content_type) for number, record in group))
         return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
 
-    async def _record(self, number: int, record: bytes, accept: str) -> bytes:
+    async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
         """The line that answers one record of a batch; what is wrong with it is told with its number."""
         try:
             entry: Loaded[ModelT]
             if self._many:
                 name, record = model_of_record(record)
+                content_type = _JSON
                 entry = await self.store.acquire_or_load(name, str(self._settings.model_folder / name))
             else:
                 entry = self.store.acquire(SINGLE)
             try:
-                return one_line((await self._predict(entry.model, record, _JSON, accept)).body)
+                return one_line((await self._predict(entry.model, record, content_type, _JSON)).body)
             finally:
                 self.store.release(entry)
         except InvalidRequest as error:

@@ -3,6 +3,7 @@
 Run as `python -m tests.runtime.tiny_family train` or `… serve`, as a container's scripts would be.
 """
 
+import asyncio
 import json
 import sys
 import time
@@ -12,7 +13,13 @@ from pathlib import Path
 
 from containers.runtime import packed_training, server
 from containers.runtime.packed_training import Refused, Task, Trained
-from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
+from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest, Predictor
+
+
+def wait_for(path: Path | str | None) -> None:
+    """Return when there is something at `path`; at once when there is no path."""
+    while path is not None and not Path(path).exists():
+        time.sleep(0.005)
 
 
 class TinyTrainer:
@@ -38,8 +45,7 @@ class TinyTrainer:
                     continue
                 case "wait":
                     (workspace.parent.parent / "waiting").touch()
-                    while not (workspace.parent.parent / "go on").exists():
-                        time.sleep(0.01)
+                    wait_for(workspace.parent.parent / "go on")
             if not numbers:
                 yield Refused(task, "the upload has no numbers")
                 continue
@@ -86,10 +92,12 @@ class TinyPredictor:
     def load(self, folder: Path) -> TinyModel:
         try:
             document = json.loads((folder / "model.json").read_bytes())
+            if document.get("misbehave") == "raise":
+                raise RuntimeError("secret content of a model")
             model = TinyModel(float(document["mean"]), int(document.get("size", 1000)))
         except (OSError, ValueError, KeyError) as error:
             raise InvalidModel(f"model.json is not a mean: {error}") from error
-        time.sleep(document.get("slow_load", 0))
+        wait_for(document.get("wait_for"))
         return model
 
     def size(self, model: TinyModel) -> int:
@@ -104,7 +112,7 @@ class TinyPredictor:
             raise InvalidRequest("'add' must be a number", "add")
         if request.get("misbehave") == "raise":
             raise RuntimeError("secret content of a request")
-        time.sleep(request.get("sleep", 0))
+        wait_for(request.get("wait_for"))
         return Answer(json.dumps({"mean": model.mean + request.get("add", 0)}).encode())
 
 
@@ -114,8 +122,39 @@ class ThreadedPredictor(TinyPredictor):
     inline = False
 
 
+class BatchingPredictor:
+    """The same, for a family that gathers the requests in flight itself: those of one round are answered together."""
+
+    family = "tiny"
+
+    def __init__(self) -> None:
+        self._tiny = TinyPredictor()
+        self._waiting: list[asyncio.Future[int]] = []
+
+    def load(self, folder: Path) -> TinyModel:
+        return self._tiny.load(folder)
+
+    def size(self, model: TinyModel) -> int:
+        return model.size
+
+    async def predict(self, model: TinyModel, body: bytes, content_type: str, accept: str) -> Answer:
+        answer = json.loads(self._tiny.predict(model, body, content_type, accept).body)
+        together = json.loads(body).get("together", 1)
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) >= together:
+            for waiting in self._waiting:
+                waiting.set_result(len(self._waiting))
+            self._waiting = []
+        return Answer(json.dumps({**answer, "batch": await turn}).encode())
+
+
 if __name__ == "__main__":
-    predictors = {"serve": TinyPredictor, "serve-threaded": ThreadedPredictor}
+    predictors: dict[str, Predictor[TinyModel]] = {
+        "serve": TinyPredictor(),
+        "serve-threaded": ThreadedPredictor(),
+        "serve-batching": BatchingPredictor(),
+    }
     if sys.argv[1] == "train":
         sys.exit(packed_training.main(TinyTrainer()))
-    sys.exit(server.main(predictors[sys.argv[1]]()))
+    sys.exit(server.main(predictors[sys.argv[1]]))

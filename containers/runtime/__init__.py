@@ -1,0 +1,1 @@
+"""What the containers of all families share: the packed-training loop and the model server."""
