@@ -93,7 +93,9 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
 def _place(deployment: Deployment, model: ModelVersion, destination: str) -> None:
     size = storage.size(deployment.s3, deployment.data_bucket, model.archive)
     if size != model.size:
-        raise ArtifactUnusable(f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated")
+        raise ArtifactUnusable(
+            f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated"
+        )
     storage.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
 
 

@@ -50,7 +50,6 @@ class FinishedJob:
     """A training job that ended well, for people: its name and what Dagster should show about it."""
 
     name: str
-    billable_seconds: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

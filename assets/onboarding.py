@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from assets.endpoint_registration import ArtifactUnusable, Registration, register
 from assets.fine_tuned_artifact import FinishedJob, MalformedOutcome, Outcome, outcome_in_message
@@ -21,7 +21,7 @@ from assets.training_data import TrainingData, make_training_data
 from resources import hosting, keys, storage, training, uploads
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.notifications import Notice, NoticeKind, tell_tenant
-from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue
+from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
 from resources.training import TrainingTask
 from workloads.schema import Workload
 
@@ -149,17 +149,23 @@ class Onboarding:
     def _prepare(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
         ready = []
         with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
-            made = [(item, pool.submit(make_training_data, self.deployment, self.workload, item.request)) for item in work]
+            made = [
+                (item, pool.submit(make_training_data, self.deployment, self.workload, item.request)) for item in work
+            ]
             for item, future in made:
                 try:
                     data = future.result()
                 except uploads.RefusedUpload as error:
-                    self.report.checked("training_data", "data_quality", item.tenant, {"reason": str(error)}, passed=False)
+                    self.report.checked(
+                        "training_data", "data_quality", item.tenant, {"reason": str(error)}, passed=False
+                    )
                     self._fail(item, "training_data", str(error), retryable=False, tell="upload_refused")
                     continue
                 self._data[item.request.request] = data
                 self.report.checked("training_data", "data_quality", item.tenant, dict(data.repairs), passed=True)
-                self.report.materialized("training_data", item.tenant, self._data_metadata(item, data), data.fingerprint)
+                self.report.materialized(
+                    "training_data", item.tenant, self._data_metadata(item, data), data.fingerprint
+                )
                 ready.append((item, data))
         return [(self._note_training_data(item, data), data) for item, data in ready]
 
@@ -180,7 +186,11 @@ class Onboarding:
             if text:
                 ready.append((item, TrainingData.from_json(text)))
             else:
-                self._fail(item, "fine_tuned_artifact", "its training data were never prepared; materialise training_data with it")
+                self._fail(
+                    item,
+                    "fine_tuned_artifact",
+                    "its training data were never prepared; materialise training_data with it",
+                )
         return ready
 
     def _data_metadata(self, item: Work, data: TrainingData) -> dict[str, Any]:
@@ -207,7 +217,7 @@ class Onboarding:
         failure: JobFailed | None = None
         try:
             job = self.train(request, self._message)
-            self.report.info(f"training job {job.name} took {job.billable_seconds:.0f} billable seconds")
+            self.report.info(f"training job {job.name} is done: {dict(job.metadata)}")
         except JobFailed as error:
             failure = error
         while self._awaiting_archive:
@@ -343,7 +353,9 @@ class Onboarding:
     def _register_latest(self, item: Work) -> None:
         versions = [v for v in self._registry.versions(item.tenant, item.request.workload) if v.status != "rejected"]
         if not versions:
-            self._fail(item, "endpoint_registration", "it has no usable artifact; materialise fine_tuned_artifact first")
+            self._fail(
+                item, "endpoint_registration", "it has no usable artifact; materialise fine_tuned_artifact first"
+            )
             return
         self._register(item, versions[-1])
 
@@ -352,11 +364,17 @@ class Onboarding:
             endpoint = self._endpoint_of(item.tenant, model.tier)
             done = register(self.deployment, self.workload, model, endpoint.name)
         except (ArtifactUnusable, storage.ObjectMissing, hosting.EndpointFailed) as error:
-            self.report.checked("endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False)
+            self.report.checked(
+                "endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False
+            )
             self._fail(item, "endpoint_registration", str(error))
             return
         self.report.checked(
-            "endpoint_registration", "endpoint_answers", item.tenant, {"milliseconds": done.smoke_milliseconds}, passed=True
+            "endpoint_registration",
+            "endpoint_answers",
+            item.tenant,
+            {"milliseconds": done.smoke_milliseconds},
+            passed=True,
         )
         if item.owed and item.request.status == "trained":
             try:
@@ -366,14 +384,19 @@ class Onboarding:
                 return
         self.registered += 1
         self.report.materialized(
-            "endpoint_registration", item.tenant, self._registration_metadata(model, endpoint, done), done.champion.version
+            "endpoint_registration",
+            item.tenant,
+            self._registration_metadata(model, endpoint, done),
+            done.champion.version,
         )
         if done.crowned:
             self._tell(item, "model_ready", f"Your {self.workload.title.lower()} are ready.", model.version)
         else:
             self._tell(item, "model_kept", f"Your model stays as it was: {done.decision}.", done.champion.version)
 
-    def _registration_metadata(self, model: ModelVersion, endpoint: hosting.Endpoint, done: Registration) -> dict[str, Any]:
+    def _registration_metadata(
+        self, model: ModelVersion, endpoint: hosting.Endpoint, done: Registration
+    ) -> dict[str, Any]:
         return {
             "version": model.version,
             "decision": done.decision,
@@ -425,23 +448,20 @@ def owed_work(requests: Sequence[Request], pack: keys.PackId) -> list[Work]:
 
 def work_by_hand(
     queue: RequestQueue, workload: Workload, tenants: Sequence[keys.TenantId], run: str
-) -> Iterator[tuple[keys.TenantId, Work | None, Literal["silo", "shared"]]]:
+) -> Iterator[tuple[keys.TenantId, Work | None]]:
     """What a person asked for: each tenant's latest usable upload, to become a version of its own.
 
     Yields:
-        The tenant, its work (None when nothing usable was ever uploaded), and whether it must be alone.
+        The tenant, and its work; None when nothing usable was ever uploaded.
     """
-    from resources.request_queue import now
-
     name = keys.workload_name(workload.name)
     for tenant in tenants:
         usable = [r for r in queue.of_tenant(name, tenant) if r.version is not None and r.status != "refused"]
-        if not usable:
-            yield tenant, None, "shared"
-            continue
-        request = usable[-1]
-        version = keys.version_of(f"{request.request}{run}", now())
-        yield tenant, Work(request, version, owed=False), "silo" if request.tier == "silo" else "shared"
+        if usable:
+            version = keys.version_of(f"{usable[-1].request}{run}", now())
+            yield tenant, Work(usable[-1], version, owed=False)
+        else:
+            yield tenant, None
 
 
 def failures_in_words(failures: Mapping[keys.TenantId, str], most: int = 20) -> str:

@@ -10,14 +10,16 @@ import io
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PolyCollection
+    from matplotlib.lines import Line2D
 
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
-_drawing: Final = threading.Lock()  # the figure below is reused: making one costs more than drawing on it
-_figure: Figure | None = None
+_drawing: Final = threading.Lock()  # one canvas is shared by all drawings of the process
 
 
 def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
@@ -43,30 +45,58 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
 
 
 def _draw(
-    times: list[datetime], truth: list[float], mean: list[float], low: list[float], high: list[float], unit: str, title: str
+    times: list[datetime],
+    truth: list[float],
+    mean: list[float],
+    low: list[float],
+    high: list[float],
+    unit: str,
+    title: str,
 ) -> bytes:
-    global _figure  # noqa: PLW0603 - see above
-    from matplotlib.dates import DateFormatter, DayLocator
-    from matplotlib.figure import Figure
+    from PIL import Image
 
     with _drawing:
-        if _figure is None:
-            _figure = Figure(figsize=(6.4, 2.4), dpi=80, layout="constrained")
-        _figure.clear()
-        axes = _figure.add_subplot()
-        axes.fill_between(times, low, high, color="#9ecae1", linewidth=0, label="80 % interval")  # type: ignore[arg-type]  # dates are converted
-        axes.plot(times, truth, color="#333333", linewidth=0.9, label="held-out truth")  # type: ignore[arg-type]  # the same
-        axes.plot(times, mean, color="#d94801", linewidth=0.9, label="forecast")  # type: ignore[arg-type]  # the same
+        axes, truth_line, mean_line, band = _canvas()
+        hours = [(at - times[0]).total_seconds() / 86_400 for at in times]
+        truth_line.set_data(hours, truth)
+        mean_line.set_data(hours, mean)
+        band.set_verts([[*zip(hours, low, strict=True), *reversed(list(zip(hours, high, strict=True)))]])
+        seen = [value for value in (*truth, *low, *high) if value == value]
+        axes.set_xlim(hours[0], hours[-1])
+        axes.set_ylim(min(0.0, *seen), max(seen) * 1.15 or 1.0)
         axes.set_title(title, fontsize=8)
         axes.set_ylabel(unit, fontsize=7)
-        axes.tick_params(labelsize=6)
-        axes.margins(x=0)
-        axes.xaxis.set_major_locator(DayLocator(interval=max(1, len({t.date() for t in times}) // 8)))
-        axes.xaxis.set_major_formatter(DateFormatter("%d %b"))
-        axes.legend(fontsize=6, loc="upper right", frameon=False, ncols=3)
+        every = max(1, round(hours[-1] / 8))
+        days = range(0, int(hours[-1]) + 1, every)
+        axes.set_xticks(list(days), [f"{times[0] + timedelta(days=day):%d %b}" for day in days])
+        figure = axes.get_figure(root=True)
+        assert figure is not None  # noqa: S101 - the axes were made on it
         sink = io.BytesIO()
-        _figure.savefig(sink, format="png", pil_kwargs={"optimize": False})
-    return sink.getvalue()
+        figure.savefig(sink, format="raw")
+        width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
+    picture = Image.frombuffer("RGBA", (width, height), sink.getvalue()).convert("RGB").quantize(32)
+    compressed = io.BytesIO()
+    picture.save(compressed, format="png")
+    return compressed.getvalue()
+
+
+@cache
+def _canvas() -> tuple[Axes, Line2D, Line2D, PolyCollection]:
+    """The axes every forecast is drawn on: making new ones costs several times what moving their lines does."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2.4), dpi=80)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.075, 0.11, 0.915, 0.79))
+    band = PolyCollection([], facecolor="#9ecae1", edgecolor="none", label="80 % interval")
+    axes.add_collection(band, autolim=False)
+    (truth,) = axes.plot([], [], color="#333333", linewidth=0.9, label="held-out truth")
+    (mean,) = axes.plot([], [], color="#d94801", linewidth=0.9, label="forecast")
+    axes.tick_params(labelsize=6)
+    axes.legend(fontsize=6, loc="upper right", frameon=False, ncols=3)
+    return axes, truth, mean, band
 
 
 def as_markdown(picture: bytes, alt: str) -> str:

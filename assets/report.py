@@ -14,7 +14,9 @@ ONBOARDING: Final[tuple[AssetName, ...]] = ("training_data", "fine_tuned_artifac
 class Report(Protocol):
     """Receives each tenant's outcome as soon as it is known."""
 
-    def materialized(self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str) -> None:
+    def materialized(
+        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+    ) -> None:
         """A tenant's asset exists now; ``data_version`` is a digest or name of its content."""
         ...
 

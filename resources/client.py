@@ -49,10 +49,14 @@ class TenantClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._archivist.shutdown(wait=True)
 
-    def upload(self, files: Mapping[str, bytes], parameters: Mapping[str, str | int | float | bool] | None = None) -> keys.UploadId:
+    def upload(
+        self, files: Mapping[str, bytes], parameters: Mapping[str, str | int | float | bool] | None = None
+    ) -> keys.UploadId:
         """Hand in files to make a model from. Returns the upload's id; the model is made by itself.
 
         Raises:
@@ -116,7 +120,10 @@ class TenantClient:
             storage.ObjectMissing: there is none for that day.
         """
         content = storage.read_bytes(
-            self.deployment.s3, self.deployment.data_bucket, keys.prediction(self._name, self.tenant, day), 64 * 1024 * 1024
+            self.deployment.s3,
+            self.deployment.data_bucket,
+            keys.prediction(self._name, self.tenant, day),
+            64 * 1024 * 1024,
         )
         return [json.loads(line) for line in content.splitlines() if line.strip()]
 

@@ -98,7 +98,11 @@ def _model_request(deployment: Deployment, workload: Workload, endpoint: str) ->
         "ModelDataUrl": f"s3://{deployment.data_bucket}/{keys.endpoint_models_prefix(endpoint)}",
         "Environment": dict(workload.serving.environment),
     }
-    request = {"ExecutionRoleArn": deployment.serving_role, "PrimaryContainer": container, "EnableNetworkIsolation": False}
+    request = {
+        "ExecutionRoleArn": deployment.serving_role,
+        "PrimaryContainer": container,
+        "EnableNetworkIsolation": False,
+    }
     return {"ModelName": f"{endpoint}-{_digest(request)}"[:63], **request}
 
 
@@ -214,7 +218,11 @@ def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Ma
     while True:
         try:
             answer = deployment.runtime.invoke_endpoint(
-                EndpointName=endpoint, TargetModel=target_model, ContentType="application/json", Accept="application/json", Body=body
+                EndpointName=endpoint,
+                TargetModel=target_model,
+                ContentType="application/json",
+                Accept="application/json",
+                Body=body,
             )
         except ClientError as error:
             code = error_code(error)

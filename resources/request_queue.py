@@ -278,6 +278,12 @@ class RequestQueue:
         changes = {"reason": reason, "attempt": request.attempt + 1, "due": due.isoformat(), "pack": None, "job": None}
         return self.move(request, "pending", why=reason, changes=changes)
 
+    def postpone(self, request: Request, why: str) -> None:
+        """Put a request back for a later moment without counting a try: nothing was wrong with it."""
+        changes = {"due": (now() + FIRST_RETRY).isoformat(), "pack": None, "job": None}
+        for row in self.get_many([request.key], request.workload):
+            self.try_move(row, "pending", why=why, changes=changes)
+
     # ---- questions ----------------------------------------------------------------------------------------------------------
 
     def get(self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId) -> Request | None:

@@ -85,7 +85,9 @@ def write_job_inputs(
     s3, bucket = deployment.s3, deployment.data_bucket
     # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType ManifestFile
     manifest: list[Any] = [{"prefix": f"s3://{bucket}/{keys.training_data_root(name)}"}]
-    manifest += [f"{keys.training_data_folder(task.tenant, task.data_version)}/{file}" for task in tasks for file in task.files]
+    manifest += [
+        f"{keys.training_data_folder(task.tenant, task.data_version)}/{file}" for task in tasks for file in task.files
+    ]
     storage.write_json(s3, bucket, keys.job_file(name, pack, MANIFEST_FILE), manifest)
     # Last: its presence says that the pack was written down.
     storage.write_json(s3, bucket, keys.job_file(name, pack, TASKS_FILE), document)
@@ -103,7 +105,12 @@ def written_tasks(deployment: Deployment, workload: Workload, pack: keys.PackId)
 
 
 def create_training_job_request(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, pack: keys.PackId, tasks: int, tenant: keys.TenantId | None
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    pack: keys.PackId,
+    tasks: int,
+    tenant: keys.TenantId | None,
 ) -> CreateTrainingJobRequestTypeDef:
     """The request for a pack's job; equal packs make equal requests.
 

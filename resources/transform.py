@@ -57,7 +57,13 @@ class BatchResult:
 
 
 def predict_batch(
-    deployment: Deployment, workload: Workload, day: date, batch: str, champions: Sequence[Champion], *, poll: float = 1.0
+    deployment: Deployment,
+    workload: Workload,
+    day: date,
+    batch: str,
+    champions: Sequence[Champion],
+    *,
+    poll: float = 1.0,
 ) -> BatchResult:
     """Run one batch transform for some tenants and put each one's answer under its own prefix.
 
@@ -119,7 +125,11 @@ def _write_input(deployment: Deployment, workload: Workload, day: date, batch: s
 
 def _model_request(deployment: Deployment, workload: Workload, day: date, batch: str, job: str) -> Any:
     prefix = keys.batch_prefix(keys.workload_name(workload.name), day, batch)
-    source = {"S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    source = {
+        "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
+        "S3DataType": "S3Prefix",
+        "CompressionType": "None",
+    }
     return {
         "ModelName": job,
         "ExecutionRoleArn": deployment.batch_role,

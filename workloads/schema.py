@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ class Pack(_Section):
 
     most_tenants: int = Field(ge=1, le=1000)
     wait_seconds: float = Field(ge=0, description="a request does not wait longer than this for company")
+    most_at_once: int = Field(2, ge=1, le=100, description="how many packs may be on their way at the same time")
 
 
 class Training(_Section):
@@ -146,6 +148,14 @@ class Workload(_Section):
     quality: Quality
     serving: Serving
     batch: Batch
+
+    @property
+    def serving_version(self) -> str:
+        """Changes whenever the endpoint would have to be updated."""
+        said = (
+            f"{self.container}:{self.image_tag} {self.serving.model_dump_json(exclude={'capacity', 'smoke_request'})}"
+        )
+        return hashlib.sha256(said.encode()).hexdigest()[:10]
 
     @model_validator(mode="after")
     def _packs_fit_their_instances(self) -> Workload:

@@ -1,0 +1,130 @@
+"""``batch_predictions``: each tenant's champion, asked for many tenants in one transform job, each answer under its tenant."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+from assets.report import Report
+from resources import keys
+from resources.model_registry import Champion, ModelRegistry
+from resources.notifications import tell_operators
+from resources.transform import BatchResult, TransformJobFailed, predict_batch
+from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tenants whose predictions share one transform job: all of one tier, a silo tenant alone."""
+
+    name: str
+    champions: tuple[Champion, ...]
+
+
+def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -> Iterator[Batch]:
+    """Cut champions into batches.
+
+    Args:
+        champions: whom to predict for.
+        tenants_per_job: the most tenants in one job.
+        salt: names this round of batches (a run's id), so that a new round makes new jobs and a repeated one finds its own.
+    """
+    ordered = sorted(champions, key=lambda champion: champion.tenant)
+    shared = [[c for c in ordered if c.tier == tier] for tier in ("bridge", "pool")]
+    groups = [
+        group[start : start + tenants_per_job] for group in shared for start in range(0, len(group), tenants_per_job)
+    ]
+    groups += [[c] for c in ordered if c.tier == "silo"]
+    for group in groups:
+        members = "\n".join(f"{c.tenant} {c.version}" for c in group)
+        digest = hashlib.sha256(f"{salt}\n{members}".encode()).hexdigest()[:12]
+        yield Batch(f"b-{digest}", tuple(group))
+
+
+def predict(
+    deployment: Deployment,
+    workload: Workload,
+    tenants: Sequence[keys.TenantId] | None,
+    day: date,
+    salt: str,
+    report: Report,
+    *,
+    poll: float,
+    starting: Callable[[Sequence[keys.TenantId]], None] = lambda _: None,
+) -> dict[keys.TenantId, str]:
+    """Predict a day for tenants (None: for everyone with a champion) and report each.
+
+    Args:
+        deployment: buckets and clients.
+        workload: its batch section.
+        tenants: whom.
+        day: whose prediction this is; it stands in the key.
+        salt: see ``batches_of``.
+        report: hears of every tenant.
+        poll: seconds between looks at a running job.
+        starting: called once with the tenants that will be predicted for.
+
+    Returns:
+        The reason of each tenant for whom there is no prediction.
+    """
+    name = keys.workload_name(workload.name)
+    registry = ModelRegistry(deployment)
+    champions = [
+        champion
+        for champion in (
+            registry.champions(name) if tenants is None else [registry.champion(tenant, name) for tenant in tenants]
+        )
+        if champion is not None
+    ]
+    failures: dict[keys.TenantId, str] = {}
+    served = {champion.tenant for champion in champions}
+    for tenant in tenants or ():
+        if tenant not in served:
+            failures[tenant] = "it has no model yet"
+            report.failed("batch_predictions", tenant, failures[tenant])
+    starting(sorted(served))
+    for batch in batches_of(champions, workload.batch.tenants_per_job, salt):
+        report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
+        try:
+            result = predict_batch(deployment, workload, day, batch.name, batch.champions, poll=poll)
+        except TransformJobFailed as error:
+            for champion in batch.champions:
+                failures[champion.tenant] = str(error)
+                report.failed("batch_predictions", champion.tenant, str(error))
+            continue
+        failures |= _report_batch(deployment, workload, day, result, report)
+    if failures:
+        lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
+        tell_operators(deployment, f"{workload.name}: {len(failures)} tenants without a prediction for {day}", lines)
+    return failures
+
+
+def _report_batch(
+    deployment: Deployment, workload: Workload, day: date, result: BatchResult, report: Report
+) -> dict[keys.TenantId, str]:
+    usd = (
+        result.seconds / 3600 * workload.batch.usd_per_hour * workload.batch.instances / max(1, len(result.predictions))
+    )
+    failures = {}
+    for prediction in result.predictions:
+        if prediction.key is None:
+            failures[prediction.tenant] = prediction.reason or "no reason given"
+            report.failed("batch_predictions", prediction.tenant, failures[prediction.tenant])
+            continue
+        metadata = {
+            "date": day.isoformat(),
+            "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
+            "dagster/partition_row_count": prediction.rows,
+            "version": prediction.version,
+            "transform_job": result.job,
+            "job_seconds": result.seconds,
+            "cost_usd": round(usd, 8),
+        }
+        report.materialized("batch_predictions", prediction.tenant, metadata, f"{day.isoformat()}-{prediction.version}")
+    return failures

@@ -1,0 +1,101 @@
+"""What a tenant's assets are checked for, as plain questions with an answer and the facts behind it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from assets.report import AssetName
+from resources import hosting, keys
+from resources.model_registry import ModelRegistry
+from resources.request_queue import RequestQueue
+from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a check, and what it rests on."""
+
+    passed: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named question about one tenant's asset."""
+
+    asset: AssetName
+    name: str
+    description: str
+    ask: Callable[[Deployment, Workload, keys.TenantId], Finding]
+
+
+def data_quality(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+    """Whether the tenant's last upload could be used, and what had to be repaired."""
+    requests = RequestQueue(deployment).of_tenant(keys.workload_name(workload.name), tenant)
+    if not requests:
+        return Finding(passed=False, facts={"reason": "nothing was uploaded"})
+    last = requests[-1]
+    if last.status == "refused":
+        return Finding(passed=False, facts={"reason": last.reason or "no reason recorded"})
+    prepared = last.facts.get("training_data")
+    return Finding(passed=True, facts=dict(json.loads(prepared)["repairs"]) if prepared else {"status": last.status})
+
+
+def better_than_baseline(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+    """Whether the champion scored better than the workload's baseline on data neither had seen."""
+    registry, name = ModelRegistry(deployment), keys.workload_name(workload.name)
+    champion = registry.champion(tenant, name)
+    model = registry.version(tenant, name, champion.version) if champion else None
+    if model is None:
+        return Finding(passed=False, facts={"reason": "it has no model yet"})
+    quality = workload.quality
+    score, baseline = model.metrics.get(quality.metric), model.metrics.get(quality.baseline or "")
+    if score is None or baseline is None:
+        return Finding(
+            passed=False, facts={"reason": f"version {model.version} has no {quality.metric} or no baseline"}
+        )
+    passed = score < baseline if quality.lower_is_better else score > baseline
+    return Finding(passed, {"version": model.version, quality.metric: score, str(quality.baseline): baseline})
+
+
+def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+    """Whether the endpoint answers the workload's smoke request with this tenant's champion, now."""
+    champion = ModelRegistry(deployment).champion(tenant, keys.workload_name(workload.name))
+    if champion is None:
+        return Finding(passed=False, facts={"reason": "it has no model yet"})
+    began = time.perf_counter()
+    try:
+        hosting.invoke(
+            deployment,
+            champion.endpoint,
+            keys.target_model(tenant, champion.version),
+            dict(workload.serving.smoke_request),
+        )
+    except hosting.InvocationRefused as error:
+        return Finding(passed=False, facts={"version": champion.version, "reason": str(error)})
+    milliseconds = round((time.perf_counter() - began) * 1000, 3)
+    return Finding(passed=True, facts={"version": champion.version, "milliseconds": milliseconds})
+
+
+CHECKS: Final = (
+    Check("training_data", "data_quality", "The tenant's last upload could be used.", data_quality),
+    Check(
+        "fine_tuned_artifact",
+        "better_than_baseline",
+        "The champion beats the workload's baseline.",
+        better_than_baseline,
+    ),
+    Check(
+        "endpoint_registration",
+        "endpoint_answers",
+        "The endpoint answers with the tenant's champion.",
+        endpoint_answers,
+    ),
+)

@@ -1,0 +1,316 @@
+"""The Dagster assets of a workload, made from its YAML: thin over the plain code beside this module."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSelection,
+    AssetSpec,
+    AutomationCondition,
+    BackfillPolicy,
+    Config,
+    Failure,
+    MaterializeResult,
+    PartitionsDefinition,
+    asset,
+    multi_asset,
+)
+from pydantic import Field
+
+from assets.batch_predictions import predict
+from assets.chosen_partitions import RunReport, asset_key, plan, signs_of_life
+from assets.fine_tuned_artifact import FinishedJob
+from assets.onboarding import (
+    JobFailed,
+    NoCapacityYet,
+    Onboarding,
+    Train,
+    Work,
+    failures_in_words,
+    owed_work,
+    work_by_hand,
+)
+from assets.report import ONBOARDING, AssetName
+from resources import hosting, keys
+from resources.dagster_resources import TenantryResource
+from resources.request_queue import RequestQueue
+from workloads.schema import Workload
+
+
+class PackedRequest(Config):
+    """A request in a pack."""
+
+    tenant: str
+    request: str
+
+
+class OnboardingConfig(Config):
+    """What the launcher asks a run to do. A person leaves it empty and chooses partitions instead."""
+
+    pack: str = Field("", description="The pack's id; empty when partitions were chosen by hand.")
+    tier: str = Field("bridge", description="The tier of everything in the pack.")
+    requests: list[PackedRequest] = Field(default_factory=list, description="The requests of the pack.")
+
+
+class BatchConfig(Config):
+    """Which day to predict, and for whom."""
+
+    day: str = Field("", description="The date, YYYY-MM-DD; empty for today (UTC).")
+    everyone: bool = Field(
+        False, description="Predict for every tenant with a model; otherwise for the run's partitions."
+    )
+
+
+class CapacityConfig(Config):
+    """How many instances the endpoint gets."""
+
+    instances: int = Field(0, ge=0, le=1000, description="Instances; 0 for what the workload's YAML says.")
+
+
+def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
+    """``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration``: three assets made by one step, so that a
+    tenant moves on as soon as its own part is ready; each can also be materialised alone."""
+    common: dict[str, Any] = {
+        "group_name": workload.name,
+        "owners": list(workload.owners),
+        "skippable": True,
+        "partitions_def": tenants,
+    }
+    kinds = {kind for kind in workload.kinds if kind != "sagemaker"}
+    specs = [
+        AssetSpec(
+            asset_key(workload.name, "training_data"),
+            description=f"{workload.title}: the tenant's latest upload, checked, repaired where that is documented, and prepared.",
+            kinds={"s3", *sorted(kinds)[:1]},
+            **common,
+        ),
+        AssetSpec(
+            asset_key(workload.name, "fine_tuned_artifact"),
+            deps=[asset_key(workload.name, "training_data")],
+            description=f"{workload.title}: the tenant's own model, an immutable versioned archive with its score.",
+            kinds={"sagemaker"},
+            **common,
+        ),
+        AssetSpec(
+            asset_key(workload.name, "endpoint_registration"),
+            deps=[asset_key(workload.name, "fine_tuned_artifact")],
+            description=f"{workload.title}: the model under its endpoint, asked once, and champion if it is not worse.",
+            kinds={"sagemaker", "dynamodb"},
+            **common,
+        ),
+    ]
+
+    @multi_asset(
+        name=f"{workload.name}_onboarding",
+        specs=specs,
+        can_subset=True,
+        partitions_def=tenants,
+        backfill_policy=BackfillPolicy.single_run(),
+        pool=f"{workload.name}_training",
+    )
+    def onboarding(
+        context: AssetExecutionContext, config: OnboardingConfig, tenantry: TenantryResource
+    ) -> Iterator[MaterializeResult[Any]]:
+        stages: frozenset[AssetName] = frozenset(
+            name for name in ONBOARDING if asset_key(workload.name, name) in context.selected_asset_keys
+        )
+        deployment = tenantry.deployment
+        queue = RequestQueue(deployment)
+        report = RunReport(context, workload.name)
+        failures: dict[keys.TenantId, str] = {}
+        registered = 0
+        with signs_of_life(context):
+            for pack, tier, work in _packs(context, config, queue, workload, failures):
+                plan(context, context.selected_asset_keys, [item.tenant for item in work])
+                going = Onboarding(
+                    deployment, workload, pack, tier, report, _train(context, tenantry, queue, work), stages
+                )
+                try:
+                    going.run(work)
+                except NoCapacityYet as error:
+                    raise Failure(str(error), allow_retries=False) from error
+                except JobFailed as error:
+                    report.info(str(error))
+                failures |= going.failures
+                registered += going.registered
+        context.log.info(
+            f"{registered} tenants registered, {len(failures)} failed, {sum(deployment.aws_calls.values())} calls to AWS"
+        )
+        if failures:
+            raise Failure(
+                f"{len(failures)} of the tenants failed; the others are done.\n{failures_in_words(failures)}",
+                allow_retries=False,
+            )
+
+        yield from ()  # every tenant's materialisation was reported by itself, as soon as it was one
+
+    return onboarding
+
+
+def _packs(
+    context: AssetExecutionContext,
+    config: OnboardingConfig,
+    queue: RequestQueue,
+    workload: Workload,
+    failures: dict[keys.TenantId, str],
+) -> Iterator[tuple[keys.PackId, keys.Tier, Sequence[Work]]]:
+    """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone, others by tier."""
+    name = keys.workload_name(workload.name)
+    if config.pack:
+        pack = keys.pack_id(config.pack)
+        wanted = [(keys.tenant_id(entry.tenant), keys.request_id(entry.request)) for entry in config.requests]
+        work = owed_work(queue.get_many(wanted, name), pack)
+        context.log.info(f"pack {pack}: {len(work)} of {len(wanted)} requests are still to be worked on")
+        if work:
+            yield pack, work[0].request.tier, work
+        return
+    chosen = [keys.tenant_id(key) for key in context.partition_keys]
+    groups: dict[str, list[Work]] = {}
+    for tenant, item in work_by_hand(queue, workload, chosen, context.run_id):
+        if item is None:
+            failures[tenant] = "it never uploaded anything usable; upload first"
+            continue
+        group = str(tenant) if item.request.tier == "silo" else item.request.tier
+        groups.setdefault(group, []).append(item)
+    for group, items in groups.items():
+        yield keys.pack_id_of([context.run_id, group]), items[0].request.tier, items
+
+
+def _train(
+    context: AssetExecutionContext, tenantry: TenantryResource, queue: RequestQueue, work: Sequence[Work]
+) -> Train:
+    def train(request: Any, on_message: Any) -> FinishedJob:
+        from resources.pipes_sagemaker import TrainingJobFailedError, TrainingJobResourceLimitExceededError
+
+        try:
+            done = tenantry.training_client().run(
+                context=context, create_training_job_params=request, on_custom_message=on_message
+            )
+        except TrainingJobFailedError as error:
+            raise JobFailed(str(error)) from error
+        except TrainingJobResourceLimitExceededError as error:
+            for item in work:
+                queue.postpone(item.request, str(error))
+            raise NoCapacityYet(f"{error} The requests went back to the queue.") from error
+        metadata = dict(done.metadata)
+        return FinishedJob(request["TrainingJobName"], metadata)
+
+    return train
+
+
+def batch_predictions_asset(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
+    """``batch_predictions``: scheduled for everyone, or materialised by hand for some."""
+
+    @asset(
+        key=asset_key(workload.name, "batch_predictions"),
+        deps=[asset_key(workload.name, "endpoint_registration")],
+        partitions_def=tenants,
+        group_name=workload.name,
+        owners=list(workload.owners),
+        kinds={"sagemaker", "s3"},
+        output_required=False,
+        backfill_policy=BackfillPolicy.single_run(),
+        description=f"{workload.title}: each tenant's prediction of a day, made by its champion in a batch transform.",
+    )
+    def batch_predictions(
+        context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
+    ) -> Iterator[MaterializeResult[Any]]:
+        day = date.fromisoformat(config.day) if config.day else datetime.now(UTC).date()
+        chosen = None if config.everyone else [keys.tenant_id(key) for key in context.partition_keys]
+        report = RunReport(context, workload.name)
+        with signs_of_life(context):
+            failures = predict(
+                tenantry.deployment,
+                workload,
+                chosen,
+                day,
+                context.run_id,
+                report,
+                poll=tenantry.poll_seconds,
+                starting=lambda served: plan(context, [asset_key(workload.name, "batch_predictions")], served),
+            )
+        if failures:
+            raise Failure(
+                f"{len(failures)} tenants have no prediction; the others are done.\n{failures_in_words(failures)}",
+                allow_retries=False,
+            )
+
+        yield from ()  # each tenant's materialisation was reported by itself
+
+    return batch_predictions
+
+
+def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
+    """``serving_endpoint``: the multi-model endpoint of the workload's own tier."""
+
+    @asset(
+        key=asset_key(workload.name, "serving_endpoint"),
+        group_name=workload.name,
+        owners=list(workload.owners),
+        kinds={"sagemaker"},
+        automation_condition=AutomationCondition.on_missing() | AutomationCondition.code_version_changed(),
+        code_version=workload.serving_version,
+        description=f"{workload.title}: the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
+    )
+    def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
+        tier: keys.Tier = "bridge" if workload.tier == "silo" else workload.tier
+        endpoint = hosting.ensure_endpoint(tenantry.deployment, workload, tier, keys.TenantId(""))
+        return MaterializeResult(
+            metadata={
+                "endpoint": endpoint.name,
+                "arn": endpoint.arn,
+                "status": endpoint.status,
+                "configuration": endpoint.config,
+                "instances": endpoint.instances,
+                "was": endpoint.made,
+            }
+        )
+
+    return serving_endpoint
+
+
+def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
+    """``endpoint_capacity``: how many instances the endpoint has, as the schedules of the YAML or a person say."""
+
+    @asset(
+        key=asset_key(workload.name, "endpoint_capacity"),
+        deps=[asset_key(workload.name, "serving_endpoint")],
+        group_name=workload.name,
+        owners=list(workload.owners),
+        kinds={"sagemaker"},
+        description=f"{workload.title}: the instances behind the endpoint, and what they cost.",
+    )
+    def endpoint_capacity(config: CapacityConfig, tenantry: TenantryResource) -> MaterializeResult[Any]:
+        tier: keys.Tier = "bridge" if workload.tier == "silo" else workload.tier
+        endpoint = hosting.ensure_endpoint(tenantry.deployment, workload, tier, keys.TenantId(""))
+        endpoint = hosting.set_capacity(
+            tenantry.deployment, endpoint.name, config.instances or workload.serving.instances
+        )
+        return MaterializeResult(
+            metadata={
+                "endpoint": endpoint.name,
+                "instances": endpoint.instances,
+                "usd_per_hour": endpoint.instances * workload.serving.usd_per_hour,
+                "was": endpoint.made,
+            }
+        )
+
+    return endpoint_capacity
+
+
+def assets_of(workload: Workload, tenants: PartitionsDefinition[str]) -> list[AssetsDefinition]:
+    """All assets of a workload."""
+    return [
+        onboarding_assets(workload, tenants),
+        batch_predictions_asset(workload, tenants),
+        serving_endpoint_asset(workload),
+        endpoint_capacity_asset(workload),
+    ]
+
+
+def onboarding_selection(workload: Workload) -> AssetSelection:
+    """The three assets from upload to champion."""
+    return AssetSelection.assets(*(asset_key(workload.name, name) for name in ONBOARDING))

@@ -1,0 +1,1 @@
+"""When things run: definitions, partitions, jobs, sensors, schedules, checks."""

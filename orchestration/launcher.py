@@ -1,0 +1,124 @@
+"""Which packs get a run now: new ones, and those whose run died before they were finished.
+
+The queue says what is owed; Dagster says which runs are alive. A pack is taken up again under its own id, so the new run finds
+the training job of the old one by its name and goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, RunRecord, RunRequest, RunsFilter
+from dagster._core.storage.tags import PRIORITY_TAG
+
+from assets.chosen_partitions import ALIVE_TAG
+from assets.workload_assets import OnboardingConfig, PackedRequest
+from resources import keys
+from resources.notifications import tell_operators
+from resources.packing import plan_packs
+from resources.request_queue import IN_A_PACK, Request, RequestQueue, now
+from workloads.schema import Workload
+
+PACK_TAG: Final = "tenantry/pack"
+MOST_RUNS_A_PACK: Final = 4
+_FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+_BEING_STARTED: Final = timedelta(minutes=5)
+
+
+def runs_to_request(
+    instance: DagsterInstance, queue: RequestQueue, workload: Workload, *, lost_run_seconds: float
+) -> Iterator[RunRequest]:
+    """One tick of the launcher for a workload.
+
+    Args:
+        instance: where runs are looked up.
+        queue: the requests.
+        workload: its limits.
+        lost_run_seconds: how long a run may be silent before it is taken for dead.
+
+    Yields:
+        A run request for each pack that needs a run.
+    """
+    name = keys.workload_name(workload.name)
+    busy = 0
+    for pack, rows in _by_pack(queue.in_packs(name)).items():
+        runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MOST_RUNS_A_PACK + 1)
+        if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
+            busy += 1
+            continue
+        # The index lags behind; the rows themselves do not.
+        left = [r for r in queue.get_many([row.key for row in rows], name) if r.pack == pack and r.status in IN_A_PACK]
+        if not left:
+            continue
+        if runs and runs[0].dagster_run.status == DagsterRunStatus.CANCELED:
+            _give_back(queue, workload, left, "its run was cancelled")
+        elif len(runs) >= MOST_RUNS_A_PACK:
+            reason = f"{len(runs)} runs of pack {pack} died before it was finished"
+            _give_back(queue, workload, left, reason)
+            tell_operators(queue.deployment, f"{workload.name}: a pack was given up", reason)
+        else:
+            busy += 1
+            yield _run_request(workload, pack, left, number=len(runs) + 1)
+    most = workload.training.pack.most_at_once - busy
+    if most <= 0:
+        return
+    for planned in plan_packs(queue.due(name), workload.training.pack, now(), most_packs=most):
+        claimed = queue.claim(planned.requests, planned.pack)
+        if claimed:
+            yield _run_request(workload, planned.pack, claimed, number=1)
+
+
+def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
+    packs: dict[keys.PackId, list[Request]] = {}
+    for request in requests:
+        if request.pack is not None:
+            packs.setdefault(request.pack, []).append(request)
+    return packs
+
+
+def _run_request(workload: Workload, pack: keys.PackId, requests: Sequence[Request], number: int) -> RunRequest:
+    config = OnboardingConfig(
+        pack=pack,
+        tier=requests[0].tier,
+        requests=[PackedRequest(tenant=r.tenant, request=r.request) for r in sorted(requests, key=lambda r: r.tenant)],
+    )
+    return RunRequest(
+        run_key=f"{pack}-{number}",
+        job_name=f"{workload.name}_fine_tuning",
+        run_config=RunConfig({f"{workload.name}_onboarding": config}),
+        tags={
+            PACK_TAG: pack,
+            "tenantry/tier": requests[0].tier,
+            "tenantry/tenants": str(len(requests)),
+            PRIORITY_TAG: "1" if any(r.first for r in requests) else "0",
+        },
+    )
+
+
+def _is_over(instance: DagsterInstance, record: RunRecord, lost_run_seconds: float) -> bool:
+    run = record.dagster_run
+    if run.status in _FINISHED:
+        return True
+    if not _is_lost(run, record, lost_run_seconds):
+        return False
+    instance.report_run_failed(
+        run, f"The run showed no sign of life for {lost_run_seconds:.0f} s; its process is gone."
+    )
+    return True
+
+
+def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> bool:
+    if run.status in {DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING}:
+        last = float(run.tags.get(ALIVE_TAG) or record.start_time or 0.0)
+        return time.time() - last > lost_run_seconds
+    if run.status in {DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED}:
+        return datetime.now(UTC) - record.update_timestamp.replace(tzinfo=UTC) > _BEING_STARTED
+    return False
+
+
+def _give_back(queue: RequestQueue, workload: Workload, requests: Iterable[Request], reason: str) -> None:
+    for request in requests:
+        queue.fail(request, reason, attempts=workload.training.attempts)

@@ -1,0 +1,29 @@
+"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition (tenants × days pass what Dagster
+recommends at once); it stands in keys and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from dagster import DagsterInstance, DynamicPartitionsDefinition
+
+from resources import keys
+
+_ADDED_AT_ONCE: Final = 10_000
+
+
+def tenants_of(workload: str) -> DynamicPartitionsDefinition:
+    """The partition set of a workload's tenants."""
+    return DynamicPartitionsDefinition(name=f"{workload}_tenants")
+
+
+def add_tenants(instance: DagsterInstance, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]) -> None:
+    """Make tenants known to Dagster, through the instance and in bulk; known ones are left alone.
+
+    Through ``SensorResult`` the daemon would look each key up over a connection of its own.
+    """
+    unique = sorted(set(tenants))
+    name = tenants_of(workload).name or ""
+    for start in range(0, len(unique), _ADDED_AT_ONCE):
+        instance.add_dynamic_partitions(name, unique[start : start + _ADDED_AT_ONCE])

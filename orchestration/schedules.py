@@ -1,0 +1,48 @@
+"""Batch predictions and endpoint capacity, at the times the workload's YAML says."""
+
+from dagster import (
+    DefaultScheduleStatus,
+    RunConfig,
+    RunRequest,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
+    schedule,
+)
+
+from assets.workload_assets import BatchConfig, CapacityConfig
+from orchestration.jobs import batch_predictions_job, endpoint_capacity_job
+from workloads.schema import Capacity, Workload
+
+
+def schedules_of(workload: Workload) -> list[ScheduleDefinition]:
+    """The schedules of a workload; all run by default."""
+    return [_batch_schedule(workload), *(_capacity_schedule(workload, change) for change in workload.serving.capacity)]
+
+
+def _batch_schedule(workload: Workload) -> ScheduleDefinition:
+    @schedule(
+        name=f"{workload.name}_batch_predictions_schedule",
+        job=batch_predictions_job(workload),
+        cron_schedule=workload.batch.cron,
+        execution_timezone=workload.batch.timezone,
+        default_status=DefaultScheduleStatus.RUNNING,
+        description=f"{workload.title}: predicts the day for every tenant with a model.",
+    )
+    def batch_predictions_schedule(context: ScheduleEvaluationContext) -> RunRequest:
+        day = context.scheduled_execution_time.date().isoformat()
+        config = RunConfig({f"{workload.name}__batch_predictions": BatchConfig(day=day, everyone=True)})
+        return RunRequest(run_key=day, run_config=config, tags={"tenantry/day": day})
+
+    return batch_predictions_schedule
+
+
+def _capacity_schedule(workload: Workload, change: Capacity) -> ScheduleDefinition:
+    return ScheduleDefinition(
+        name=f"{workload.name}_endpoint_capacity_{change.name}",
+        job=endpoint_capacity_job(workload),
+        cron_schedule=change.cron,
+        execution_timezone=change.timezone,
+        run_config=RunConfig({f"{workload.name}__endpoint_capacity": CapacityConfig(instances=change.instances)}),
+        default_status=DefaultScheduleStatus.RUNNING,
+        description=f"{workload.title}: {change.instances} instances, {change.name.replace('_', ' ')}.",
+    )

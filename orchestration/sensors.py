@@ -1,0 +1,125 @@
+"""What happens by itself: uploads become requests, requests become packs, lost events are found, failures are told."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+from dagster import (
+    AssetSelection,
+    AutomationConditionSensorDefinition,
+    DefaultSensorStatus,
+    RunFailureSensorContext,
+    RunRequest,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+    run_failure_sensor,
+    sensor,
+)
+
+from assets.chosen_partitions import asset_key
+from orchestration.jobs import fine_tuning_job
+from orchestration.launcher import runs_to_request
+from orchestration.partitions import add_tenants
+from resources import intake
+from resources.dagster_resources import TenantryResource
+from resources.notifications import tell_operators
+from resources.request_queue import RequestQueue
+from workloads.schema import Workload
+
+# Dagster gives an evaluation 60 s.
+_DRAIN_SECONDS: Final = 20.0
+_TICK_SECONDS: Final = 5
+_RECONCILE_SECONDS: Final = 900
+# An event is given this long before its upload counts as lost; and as much is looked at twice.
+_EVENT_GRACE: Final = timedelta(minutes=5)
+
+
+def sensors_of(workloads: Mapping[str, Workload]) -> Sequence[SensorDefinition]:
+    """All sensors; all run by default."""
+    jobs = [fine_tuning_job(workload) for workload in workloads.values()]
+
+    @sensor(
+        name="new_uploads",
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        target=None,
+        description="Takes finished uploads off the SQS queue that S3 fills: each becomes a request, or a refusal with its reason.",
+    )
+    def new_uploads(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+        done = intake.drain_queue(
+            tenantry.deployment, workloads, partial(add_tenants, context.instance), most_seconds=_DRAIN_SECONDS
+        )
+        for key, reason in done.refused:
+            context.log.warning(f"refused {key}: {reason}")
+        return SkipReason(str(done) if done.messages else "no new uploads")
+
+    @sensor(
+        name="lost_uploads",
+        minimum_interval_seconds=_RECONCILE_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        target=None,
+        description="Lists what was uploaded since the last look, for uploads whose event never came.",
+    )
+    def lost_uploads(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+        until = datetime.now(UTC) - _EVENT_GRACE
+        since = (
+            datetime.fromisoformat(context.cursor) - _EVENT_GRACE
+            if context.cursor
+            else datetime.min.replace(tzinfo=UTC)
+        )
+        done = intake.find_lost_uploads(
+            tenantry.deployment, workloads, partial(add_tenants, context.instance), since=since, until=until
+        )
+        context.update_cursor(until.isoformat())
+        return SkipReason(
+            f"{done.messages} uploads looked at: {done.accepted} had been lost, {len(done.refused)} refused"
+        )
+
+    @sensor(
+        name="fine_tuning_launcher",
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        jobs=jobs,
+        description="Claims due requests, packs them, and asks for one run per pack; takes up packs whose run died.",
+    )
+    def fine_tuning_launcher(
+        context: SensorEvaluationContext, tenantry: TenantryResource
+    ) -> Iterator[RunRequest | SkipReason]:
+        queue = RequestQueue(tenantry.deployment)
+        asked = 0
+        for workload in workloads.values():
+            try:
+                for request in runs_to_request(
+                    context.instance, queue, workload, lost_run_seconds=tenantry.lost_run_seconds
+                ):
+                    asked += 1
+                    yield request
+            except Exception:  # one workload's trouble must not hold up the others
+                context.log.exception(f"the requests of {workload.name} could not be looked at; trying again next tick")
+        if not asked:
+            yield SkipReason("nothing is due, or all packs that may run at once are running")
+
+    @run_failure_sensor(
+        name="failed_runs",
+        default_status=DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Tells the operators of every run that failed.",
+    )
+    def failed_runs(context: RunFailureSensorContext, tenantry: TenantryResource) -> None:
+        run = context.dagster_run
+        message = context.failure_event.message or "no message"
+        details = json.dumps({"run": run.run_id, "job": run.job_name, "tags": dict(run.tags)}, indent=1)
+        tell_operators(tenantry.deployment, f"{run.job_name} failed", f"{message[:4000]}\n\n{details[:8000]}")
+
+    endpoints = AssetSelection.assets(*(asset_key(name, "serving_endpoint") for name in workloads))
+    automation = AutomationConditionSensorDefinition(
+        "endpoints_follow_the_yaml",
+        target=endpoints,
+        default_status=DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Brings each workload's endpoint into service, and updates it when its YAML changes.",
+    )
+    return [new_uploads, lost_uploads, fine_tuning_launcher, failed_runs, automation]

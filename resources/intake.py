@@ -1,0 +1,194 @@
+"""From S3's events to rows in the queue: each upload becomes a request, or a refusal with a reason, exactly once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from resources import keys, storage, uploads
+from resources.model_registry import ModelRegistry
+from resources.notifications import Notice, tell_operators, tell_tenant
+from resources.request_queue import RequestQueue
+from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+_LOG = logging.getLogger(__name__)
+_MANIFESTS_AT_ONCE: Final = 8
+_MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
+
+AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
+
+
+@dataclass
+class Intake:
+    """What a round of intake did."""
+
+    messages: int = 0
+    accepted: int = 0
+    repeated: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)  # manifest key, reason
+
+    def __str__(self) -> str:
+        return f"{self.messages} events: {self.accepted} accepted, {self.repeated} known already, {len(self.refused)} refused"
+
+
+def drain_queue(
+    deployment: Deployment, workloads: Mapping[str, Workload], add_tenants: AddTenants, *, most_seconds: float
+) -> Intake:
+    """Take events off the uploads queue until it is empty or the time is up.
+
+    A message is deleted only after its request's row is durable and its tenant is known to Dagster; whatever goes wrong
+    before leaves it in the queue, to be seen again, and in the dead-letter queue after five times.
+
+    Args:
+        deployment: queue, buckets, tables.
+        workloads: what the product offers.
+        add_tenants: makes tenants known to Dagster; must be harmless to repeat.
+        most_seconds: when to stop taking more.
+    """
+    done, deadline = Intake(), time.monotonic() + most_seconds
+    with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
+        while time.monotonic() < deadline:
+            answer = deployment.sqs.receive_message(
+                QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
+            )
+            messages = answer.get("Messages", [])
+            if not messages:
+                break
+            done.messages += len(messages)
+            found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
+            finished: list[str] = []
+            for message in messages:
+                manifest_keys = _manifest_keys(deployment, message["Body"])
+                for key in manifest_keys:
+                    found.setdefault(key, []).append(message["ReceiptHandle"])
+                if not manifest_keys:
+                    finished.append(message["ReceiptHandle"])
+            handled = pool.map(lambda key: _guarded(deployment, workloads, key), found)
+            outcomes = dict(zip(found, handled, strict=True))
+            _introduce([outcome for outcome in outcomes.values() if outcome], add_tenants)
+            failed = {handle for key, outcome in outcomes.items() if outcome is None for handle in found[key]}
+            finished += [handle for handles in found.values() for handle in handles if handle not in failed]
+            for outcome in outcomes.values():
+                if outcome is not None:
+                    _count(done, outcome)
+            _delete(deployment, finished)
+    return done
+
+
+def find_lost_uploads(
+    deployment: Deployment,
+    workloads: Mapping[str, Workload],
+    add_tenants: AddTenants,
+    *,
+    since: datetime,
+    until: datetime,
+) -> Intake:
+    """List uploads for manifests that landed between two moments and take in those whose event never came."""
+    done = Intake()
+    with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
+        outcomes = pool.map(lambda key: _guarded(deployment, workloads, key), _manifests(deployment, since, until))
+        for outcome in outcomes:
+            done.messages += 1
+            if outcome is not None:
+                _introduce([outcome], add_tenants)
+                _count(done, outcome)
+    return done
+
+
+def _manifests(deployment: Deployment, since: datetime, until: datetime) -> Iterator[str]:
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=deployment.uploads_bucket, Prefix="uploads/")
+    for page in pages:
+        for entry in page.get("Contents", []):
+            if entry["Key"].endswith(f"/{keys.MANIFEST}") and since <= entry["LastModified"] < until:
+                yield entry["Key"]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    key: str
+    workload: keys.WorkloadName | None
+    tenant: keys.TenantId | None
+    new: bool
+    reason: str | None
+
+
+def _manifest_keys(deployment: Deployment, body: str) -> list[str]:
+    try:
+        return list(uploads.manifest_keys_in_event(body, deployment.uploads_bucket))
+    except ValueError as error:
+        tell_operators(deployment, "A message in the uploads queue is not an S3 event", f"{error}\n\n{body[:2000]}")
+        return []
+
+
+def _guarded(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome | None:
+    """One manifest's outcome; None when it must be tried again, because something of ours failed."""
+    try:
+        return take_in(deployment, workloads, key)
+    except Exception:  # noqa: BLE001 - one upload's trouble must not stop its neighbours'
+        _LOG.exception("upload %s could not be taken in; its event stays in the queue", key)
+        return None
+
+
+def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome:
+    """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it changes nothing."""
+    try:
+        workload, tenant, upload = keys.parse_manifest_key(key)
+    except keys.InvalidId as error:
+        tell_operators(deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}")
+        return _Outcome(key, None, None, new=True, reason=str(error))
+    queue = RequestQueue(deployment)
+    try:
+        manifest = uploads.read_manifest(deployment, key, workloads)
+    except storage.ObjectMissing:
+        # Deleted between its event and now: there is nothing to make a model from.
+        return _Outcome(key, workload, None, new=False, reason=None)
+    except uploads.RefusedUpload as error:
+        request = keys.request_id_of(workload, tenant, f"refused:{upload}:{error}")
+        new = queue.refuse_at_the_door(workload, tenant, request, key, str(error))
+        if new:
+            message = f"Your upload cannot be used: {error}"
+            tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request))
+        return _Outcome(key, workload, None, new, str(error))
+    registry = ModelRegistry(deployment)
+    tier = registry.tier(tenant, workload, workloads[workload].tier)
+    first = registry.champion(tenant, workload) is None
+    new = queue.accept(workload, tenant, manifest.request, key, tier, first=first)
+    return _Outcome(key, workload, tenant, new, None)
+
+
+def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:
+    by_workload: dict[keys.WorkloadName, list[keys.TenantId]] = {}
+    for outcome in outcomes:
+        if outcome.workload is not None and outcome.tenant is not None:
+            by_workload.setdefault(outcome.workload, []).append(outcome.tenant)
+    for workload, tenants in by_workload.items():
+        add_tenants(workload, tenants)
+
+
+def _count(done: Intake, outcome: _Outcome) -> None:
+    if outcome.reason is not None:
+        if outcome.new:
+            done.refused.append((outcome.key, outcome.reason))
+        else:
+            done.repeated += 1
+    elif outcome.new:
+        done.accepted += 1
+    else:
+        done.repeated += 1
+
+
+def _delete(deployment: Deployment, handles: Sequence[str]) -> None:
+    unique = list(dict.fromkeys(handles))
+    for start in range(0, len(unique), _MESSAGES_AT_ONCE):
+        entries: Any = [
+            {"Id": str(n), "ReceiptHandle": h} for n, h in enumerate(unique[start : start + _MESSAGES_AT_ONCE])
+        ]
+        deployment.sqs.delete_message_batch(QueueUrl=deployment.uploads_queue_url, Entries=entries)
