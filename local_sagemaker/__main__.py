@@ -33,7 +33,7 @@ def _arguments() -> argparse.Namespace:
         help="region in ARNs",
     )
     parser.add_argument(
-        "--account-id", default=os.environ.get("MINISTACK_ACCOUNT_ID", "000000000000"), help="account id in ARNs"
+        "--account-id", default=None, help="account id in ARNs; when it is not given, STS is asked at the start"
     )
     parser.add_argument(
         "--create-training-job-rate", type=float, default=1.0, help="CreateTrainingJob requests per second"

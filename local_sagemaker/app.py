@@ -1,5 +1,6 @@
 """The HTTP front: one port for `sagemaker`, `sagemaker-runtime` and the control calls under `/_local/`."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -11,13 +12,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local_sagemaker.cloud import Cloud, Operation, Settings
+from local_sagemaker.endpoint_configs import EndpointConfigs
+from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.errors import ServiceError
+from local_sagemaker.invocations import PAYLOAD_LIMIT_BYTES, Invocations
+from local_sagemaker.metrics import Metrics
+from local_sagemaker.models import Models
 from local_sagemaker.protocol import Protocol, WireResponse
 from local_sagemaker.tags import Tags
 from local_sagemaker.training import TrainingJobs
 
 _log = logging.getLogger(__name__)
 _CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
+METRICS_PERIOD_SECONDS = 10.0
 
 
 class Emulator:
@@ -26,17 +33,45 @@ class Emulator:
     def __init__(self, settings: Settings) -> None:
         self.cloud = Cloud(settings)
         self.sagemaker = Protocol("sagemaker")
+        self.runtime = Protocol("sagemaker-runtime")
+        self.metrics = Metrics()
         self.training = TrainingJobs(self.cloud)
-        self.operations: dict[str, Operation] = {**self.training.operations, **Tags(self.cloud).operations}
+        models = Models(self.cloud)
+        configs = EndpointConfigs(self.cloud, models)
+        self.endpoints = Endpoints(self.cloud, models, configs, self.metrics)
+        self.invocations = Invocations(self.cloud, self.endpoints)
+        self.operations: dict[str, Operation] = {
+            **self.training.operations,
+            **models.operations,
+            **configs.operations,
+            **self.endpoints.operations,
+            **Tags(self.cloud).operations,
+        }
+        self._sending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Take up what the state folder holds."""
+        await asyncio.to_thread(self.cloud.connect)
         self.training.start()
+        self.endpoints.start()
+        self._sending = asyncio.create_task(self._send_metrics())
 
     async def close(self) -> None:
         """End every container, then everything else."""
-        await self.training.close()
+        await self._end_containers()
+        if self._sending is not None:
+            self._sending.cancel()
+            await self.metrics.send(self.cloud.cloudwatch)
         self.cloud.close()
+
+    async def _end_containers(self) -> None:
+        await asyncio.gather(self.training.close(), self.endpoints.close())
+
+    async def _send_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_PERIOD_SECONDS)
+            self.endpoints.record_loaded_models()
+            await self.metrics.send(self.cloud.cloudwatch)
 
     async def control_plane(self, request: Request) -> Response:
         """One call of `sagemaker`: JSON 1.1, the operation in `X-Amz-Target`."""
@@ -63,6 +98,32 @@ class Emulator:
             )
         return self.sagemaker.encode(operation, await perform(self.sagemaker.decode(operation, body, {}, {})))
 
+    async def invoke(self, request: Request) -> Response:
+        """`POST /endpoints/{EndpointName}/invocations`: InvokeEndpoint of `sagemaker-runtime`, rest-json."""
+        try:
+            body = await _body(request, PAYLOAD_LIMIT_BYTES)
+            params = self.runtime.decode("InvokeEndpoint", body, request.headers, request.path_params)
+            return _respond(
+                self.runtime.encode("InvokeEndpoint", await self.invocations.invoke({"Body": body, **params}))
+            )
+        except ServiceError as error:
+            if error.code == "ValidationException":
+                error.code = "ValidationError"  # the name it has in this service
+            return _respond(self.runtime.encode_error(error))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # noqa: BLE001 - a service answers its own faults too
+            _log.exception("InvokeEndpoint")
+            fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
+            return _respond(self.runtime.encode_error(fault))
+
+    async def not_emulated(self, request: Request) -> Response:
+        """The runtime's other operations."""
+        error = ServiceError(
+            "ValidationError", f"{request.method} {request.url.path} is not emulated by local_sagemaker"
+        )
+        return _respond(self.runtime.encode_error(error))
+
     async def health(self, _: Request) -> Response:
         """`GET /_local/health`: 200 as soon as requests are taken."""
         return JSONResponse(
@@ -78,7 +139,7 @@ class Emulator:
 
     async def reset(self, _: Request) -> Response:
         """`POST /_local/reset`: every container is killed and everything is forgotten."""
-        await self.training.close()
+        await self._end_containers()
         self.cloud.store.clear()
         return JSONResponse({"status": "reset"})
 
@@ -88,7 +149,7 @@ async def _body(request: Request, limit: int) -> bytes:
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise ServiceError("ValidationException", f"The request body has more than {limit} bytes", 413)
+            raise ServiceError("ValidationException", f"The request body has more than {limit} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -111,6 +172,8 @@ def application(settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/endpoints/{EndpointName}/invocations", emulator.invoke, methods=["POST"]),
+            Route("/endpoints/{rest:path}", emulator.not_emulated, methods=["POST"]),
             Route("/", emulator.control_plane, methods=["POST"]),
             Route("/_local/health", emulator.health),
             Route("/_local/reset", emulator.reset, methods=["POST"]),

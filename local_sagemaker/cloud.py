@@ -78,6 +78,10 @@ class Cloud:
         """Thread-safe CloudWatch client."""
         return self._client("cloudwatch")
 
+    def connect(self) -> None:
+        """Make the clients now rather than in the first request; each takes some tens of milliseconds."""
+        self.s3, self.logs, self.cloudwatch  # noqa: B018 - reading the property makes the client
+
     def log_stream(self, group: str, stream: str) -> LogStream:
         """A new log stream; its group is created with the first line."""
         return LogStream(self.logs, group, stream)

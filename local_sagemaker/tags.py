@@ -14,7 +14,11 @@ class Tags:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self.operations: dict[str, Operation] = {"AddTags": self.add, "ListTags": self.list, "DeleteTags": self.delete}
+        self.operations: dict[str, Operation] = {
+            "AddTags": self.add,
+            "ListTags": self.list_page,
+            "DeleteTags": self.delete,
+        }
 
     async def add(self, params: dict[str, Any]) -> dict[str, Any]:
         """AddTags: a key that is there already gets the new value."""
@@ -24,7 +28,7 @@ class Tags:
             raise validation(f"A resource can have at most {_LIMIT} tags")
         return self._put(params["ResourceArn"], tags)
 
-    async def list(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListTags; at most 50 tags exist, so there is always one page."""
         return {"Tags": self._document(params["ResourceArn"])["Tags"]}
 

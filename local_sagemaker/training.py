@@ -74,7 +74,7 @@ class TrainingJobs:
         self.operations: dict[str, Operation] = {
             "CreateTrainingJob": self.create,
             "DescribeTrainingJob": self.describe,
-            "ListTrainingJobs": self.list,
+            "ListTrainingJobs": self.list_page,
             "StopTrainingJob": self.stop,
         }
 
@@ -136,7 +136,7 @@ class TrainingJobs:
         """DescribeTrainingJob."""
         return self._job(params["TrainingJobName"])
 
-    async def list(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListTrainingJobs, by creation time, newest first unless asked otherwise."""
         refuse_members(
             {key: value for key, value in params.items() if key.endswith("Equals")},

@@ -1,0 +1,87 @@
+"""Endpoint configurations: CreateEndpointConfig, DescribeEndpointConfig, ListEndpointConfigs, DeleteEndpointConfig.
+
+Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Only instances that answer in real time are emulated;
+serverless, asynchronous and shadow variants, data capture and explainers are refused.
+"""
+
+import time
+from typing import Any
+
+from local_sagemaker.cloud import Cloud, Operation, page
+from local_sagemaker.errors import not_found, refuse_members, validation
+from local_sagemaker.models import Models
+from local_sagemaker.state import Document
+
+KIND = "endpoint-config"
+# KmsKeyId, ExecutionRoleArn, VpcConfig and EnableNetworkIsolation are taken and change nothing here.
+_CONFIG_MEMBERS = (
+    "EndpointConfigName ProductionVariants Tags KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation"
+)
+_VARIANT_MEMBERS = (
+    "VariantName ModelName InitialInstanceCount InstanceType InitialVariantWeight VolumeSizeInGB ModelDataDownloadTimeoutInSeconds"
+    " ContainerStartupHealthCheckTimeoutInSeconds RoutingConfig InferenceAmiVersion EnableSSMAccess"
+)
+
+
+class EndpointConfigs:
+    """All endpoint configurations of the account."""
+
+    def __init__(self, cloud: Cloud, models: Models) -> None:
+        self._cloud = cloud
+        self._models = models
+        self.operations: dict[str, Operation] = {
+            "CreateEndpointConfig": self.create,
+            "DescribeEndpointConfig": self.describe,
+            "ListEndpointConfigs": self.list_page,
+            "DeleteEndpointConfig": self.delete,
+        }
+
+    def get(self, name: str) -> Document:
+        """The configuration, or ValidationException as AWS words it."""
+        config = self._cloud.store.get(KIND, name)
+        if config is None:
+            raise not_found(f'endpoint configuration "{self._cloud.arn(KIND, name)}"')
+        return config
+
+    async def create(self, params: dict[str, Any]) -> dict[str, Any]:
+        """CreateEndpointConfig."""
+        refuse_members(params, _CONFIG_MEMBERS, "CreateEndpointConfig")
+        name = params["EndpointConfigName"]
+        arn = self._cloud.arn(KIND, name)
+        if self._cloud.store.get(KIND, name):
+            raise validation(f'Cannot create already existing endpoint configuration "{arn}".')
+        variants = [_variant(variant) for variant in params["ProductionVariants"]]
+        if len({variant["VariantName"] for variant in variants}) != len(variants):
+            raise validation("The production variants of an endpoint configuration must have different names")
+        for variant in variants:
+            self._models.get(variant["ModelName"])
+        document = {key: value for key, value in params.items() if key != "Tags"} | {"ProductionVariants": variants}
+        self._cloud.store.put(KIND, name, document | {"EndpointConfigArn": arn, "CreationTime": time.time()})
+        self._cloud.put_tags(arn, params.get("Tags"))
+        return {"EndpointConfigArn": arn}
+
+    async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DescribeEndpointConfig."""
+        return self.get(params["EndpointConfigName"])
+
+    async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
+        """ListEndpointConfigs."""
+        configs, token = page(self._cloud.store.all(KIND), params)
+        return {"EndpointConfigs": configs, "NextToken": token}
+
+    async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DeleteEndpointConfig; endpoints made from it keep running."""
+        config = self.get(params["EndpointConfigName"])
+        self._cloud.store.delete(KIND, params["EndpointConfigName"])
+        self._cloud.store.delete("tags", config["EndpointConfigArn"])
+        return {}
+
+
+def _variant(variant: Document) -> Document:
+    refuse_members(variant, _VARIANT_MEMBERS, "ProductionVariant")
+    for member in ("ModelName", "InstanceType", "InitialInstanceCount"):
+        if not variant.get(member):
+            raise validation(f"ProductionVariant {variant['VariantName']}: {member} is required")
+    if variant.get("RoutingConfig", {}).get("RoutingStrategy") == "PREFIX_AWARE":
+        raise validation("RoutingStrategy PREFIX_AWARE is not emulated yet by local_sagemaker")
+    return {"InitialVariantWeight": 1.0, **variant}

@@ -1,0 +1,323 @@
+"""Endpoints: CreateEndpoint, DescribeEndpoint, ListEndpoints, UpdateEndpoint, UpdateEndpointWeightsAndCapacities, DeleteEndpoint.
+
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html, …/API_UpdateEndpoint.html (the old fleet serves until the new
+one is healthy; a failed update leaves the endpoint InService with a FailureReason) and …/API_UpdateEndpointWeightsAndCapacities.html.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from local_sagemaker.cloud import Cloud, Operation, page
+from local_sagemaker.endpoint_configs import EndpointConfigs
+from local_sagemaker.errors import not_emulated, not_found, refuse_members, validation
+from local_sagemaker.fleet import Variant
+from local_sagemaker.instances import InstanceFailedError
+from local_sagemaker.metrics import Metrics
+from local_sagemaker.models import Models
+from local_sagemaker.state import Document
+
+_log = logging.getLogger(__name__)
+KIND = "endpoint"
+
+
+class Endpoints:
+    """All endpoints of the account and their instances."""
+
+    def __init__(self, cloud: Cloud, models: Models, configs: EndpointConfigs, metrics: Metrics) -> None:
+        self._cloud = cloud
+        self._models = models
+        self._configs = configs
+        self._metrics = metrics
+        self._fleets: dict[str, dict[str, Variant]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.operations: dict[str, Operation] = {
+            "CreateEndpoint": self.create,
+            "DescribeEndpoint": self.describe,
+            "ListEndpoints": self.list_page,
+            "UpdateEndpoint": self.update,
+            "UpdateEndpointWeightsAndCapacities": self.update_weights_and_capacities,
+            "DeleteEndpoint": self.delete,
+        }
+
+    def start(self) -> None:
+        """After a restart: every endpoint gets its instances again, with status SystemUpdating until they are healthy."""
+        for name, endpoint in self._cloud.store.all(KIND):
+            if endpoint["EndpointStatus"] == "Deleting":
+                self._forget(name, endpoint)
+            elif endpoint["EndpointStatus"] != "Failed":
+                self._cloud.endpoint_quota.hold(name, _desired(endpoint["Variants"]), "ml.*")
+                self._begin(name, endpoint, "SystemUpdating", self._bring_up(name, endpoint))
+
+    async def close(self) -> None:
+        """Kill all instances; the endpoints stay as they are on disk."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        fleets, self._fleets = self._fleets, {}
+        await asyncio.gather(*(variant.close(drain=False) for fleet in fleets.values() for variant in fleet.values()))
+
+    def fleet(self, name: str) -> dict[str, Variant] | None:
+        """The variants of an endpoint that serves, by name."""
+        return self._fleets.get(name)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an endpoint of this name, whatever its status."""
+        return self._cloud.store.get(KIND, name) is not None
+
+    def record_loaded_models(self) -> None:
+        """Sample LoadedModelCount of every multi-model instance."""
+        for fleet in self._fleets.values():
+            for variant in fleet.values():
+                variant.record_loaded_models()
+
+    async def create(self, params: dict[str, Any]) -> dict[str, Any]:
+        """CreateEndpoint."""
+        refuse_members(params, "EndpointName EndpointConfigName Tags", "CreateEndpoint")
+        name = params["EndpointName"]
+        arn = self._cloud.arn(KIND, name)
+        if self._cloud.store.get(KIND, name):
+            raise validation(f'Cannot create already existing endpoint "{arn}".')
+        variants = self._variants(params["EndpointConfigName"])
+        self._cloud.endpoint_quota.hold(name, _desired(variants), variants[0]["Config"]["InstanceType"])
+        now = time.time()
+        endpoint = {
+            "EndpointName": name,
+            "EndpointArn": arn,
+            "EndpointConfigName": params["EndpointConfigName"],
+            "CreationTime": now,
+            "LastModifiedTime": now,
+            "Variants": variants,
+        }
+        self._cloud.put_tags(arn, params.get("Tags"))
+        self._begin(name, endpoint, "Creating", self._bring_up(name, endpoint))
+        return {"EndpointArn": arn}
+
+    async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DescribeEndpoint; CurrentInstanceCount is the number of instances that are healthy now."""
+        endpoint = self._get(params["EndpointName"])
+        fleet = self._fleets.get(params["EndpointName"], {})
+        variants = []
+        for document in endpoint["Variants"]:
+            image = ((document["Model"].get("Containers") or [None])[0] or document["Model"]["PrimaryContainer"])[
+                "Image"
+            ]
+            current = fleet.get(document["VariantName"])
+            variants.append(
+                {
+                    "VariantName": document["VariantName"],
+                    "DeployedImages": [
+                        {"SpecifiedImage": image, "ResolvedImage": image, "ResolutionTime": endpoint["CreationTime"]}
+                    ],
+                    "CurrentWeight": document["CurrentWeight"],
+                    "DesiredWeight": document["CurrentWeight"],
+                    "CurrentInstanceCount": len(current.instances) if current else 0,
+                    "DesiredInstanceCount": document["DesiredInstanceCount"],
+                }
+            )
+        return endpoint | {"ProductionVariants": variants}
+
+    async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
+        """ListEndpoints."""
+        endpoints, token = page(self._cloud.store.all(KIND), params, status="EndpointStatus", default_results=10)
+        return {"Endpoints": endpoints, "NextToken": token}
+
+    async def update(self, params: dict[str, Any]) -> dict[str, Any]:
+        """UpdateEndpoint: a new fleet, and the old one goes when the new one is healthy."""
+        refuse_members(
+            params,
+            "EndpointName EndpointConfigName RetainAllVariantProperties ExcludeRetainedVariantProperties",
+            "UpdateEndpoint",
+        )
+        name = params["EndpointName"]
+        endpoint = self._in_service(name)
+        variants = self._variants(params["EndpointConfigName"])
+        if params.get("RetainAllVariantProperties"):
+            excluded = {entry["VariantPropertyType"] for entry in params.get("ExcludeRetainedVariantProperties", [])}
+            if "DataCaptureConfig" in excluded:
+                raise not_emulated("ExcludeRetainedVariantProperties DataCaptureConfig")
+            _retain(variants, endpoint["Variants"], excluded)
+        both = _desired(variants) + _desired(endpoint["Variants"])
+        self._cloud.endpoint_quota.hold(name, both, variants[0]["Config"]["InstanceType"])
+        endpoint.pop("FailureReason", None)
+        self._begin(
+            name, endpoint, "Updating", self._replace_fleet(name, endpoint, params["EndpointConfigName"], variants)
+        )
+        return {"EndpointArn": endpoint["EndpointArn"]}
+
+    async def update_weights_and_capacities(self, params: dict[str, Any]) -> dict[str, Any]:
+        """UpdateEndpointWeightsAndCapacities: weights at once, instances as they become healthy or idle."""
+        name = params["EndpointName"]
+        endpoint = self._in_service(name)
+        known = {document["VariantName"]: document for document in endpoint["Variants"]}
+        changes = params["DesiredWeightsAndCapacities"]
+        for change in changes:
+            refuse_members(change, "VariantName DesiredWeight DesiredInstanceCount", "DesiredWeightsAndCapacities")
+            if change["VariantName"] not in known:
+                raise validation(
+                    f'The variant name(s) "{change["VariantName"]}" is/are not present within endpoint configuration.'
+                )
+            if change.get("DesiredInstanceCount", 1) < 1:
+                raise validation("DesiredInstanceCount must be at least 1 for a variant that answers in real time")
+        counts = {
+            change["VariantName"]: change["DesiredInstanceCount"]
+            for change in changes
+            if "DesiredInstanceCount" in change
+        }
+        wanted = sum(counts.get(variant, document["DesiredInstanceCount"]) for variant, document in known.items())
+        self._cloud.endpoint_quota.hold(name, wanted, endpoint["Variants"][0]["Config"]["InstanceType"])
+        for change in changes:
+            if "DesiredWeight" in change:
+                known[change["VariantName"]]["CurrentWeight"] = change["DesiredWeight"]
+        endpoint.pop("FailureReason", None)
+        self._begin(name, endpoint, "Updating", self._scale(name, endpoint, counts))
+        return {"EndpointArn": endpoint["EndpointArn"]}
+
+    async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint are gone."""
+        name = params["EndpointName"]
+        endpoint = self._get(name)
+        if endpoint["EndpointStatus"] == "Deleting":
+            raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._begin(name, endpoint, "Deleting", self._take_down(name, endpoint))
+        return {}
+
+    def _get(self, name: str) -> Document:
+        endpoint = self._cloud.store.get(KIND, name)
+        if endpoint is None:
+            raise not_found(f'endpoint "{self._cloud.arn(KIND, name)}"')
+        return endpoint
+
+    def _in_service(self, name: str) -> Document:
+        endpoint = self._get(name)
+        if endpoint["EndpointStatus"] != "InService":
+            raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
+        return endpoint
+
+    def _variants(self, config_name: str) -> list[Document]:
+        """The variants of a configuration with their models, as the endpoint keeps them: both may be deleted later."""
+        return [
+            {
+                "VariantName": config["VariantName"],
+                "CurrentWeight": config["InitialVariantWeight"],
+                "DesiredInstanceCount": config["InitialInstanceCount"],
+                "Config": config,
+                "Model": self._models.get(config["ModelName"]),
+            }
+            for config in self._configs.get(config_name)["ProductionVariants"]
+        ]
+
+    def _move(self, name: str, endpoint: Document, status: str, reason: str | None = None) -> None:
+        endpoint["EndpointStatus"] = status
+        endpoint["LastModifiedTime"] = time.time()
+        if reason is not None:
+            endpoint["FailureReason"] = reason[:1024]
+        self._cloud.store.put(KIND, name, endpoint)
+
+    def _begin(self, name: str, endpoint: Document, status: str, work: Coroutine[Any, Any, None]) -> None:
+        """Go into a status and do the work that leads out of it."""
+        self._move(name, endpoint, status)
+        task = asyncio.create_task(self._finish(name, endpoint, work))
+        self._tasks[name] = task
+        task.add_done_callback(lambda done: self._tasks.pop(name) if self._tasks.get(name) is done else None)
+
+    async def _finish(self, name: str, endpoint: Document, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the endpoint
+            _log.exception("endpoint %s", name)
+            self._move(name, endpoint, "Failed", f"InternalServerError: {type(error).__name__}: {error}")
+
+    def _new_fleet(self, name: str, variants: list[Document]) -> dict[str, Variant]:
+        return {document["VariantName"]: Variant(self._cloud, self._metrics, name, document) for document in variants}
+
+    async def _start_fleet(self, fleet: dict[str, Variant]) -> None:
+        """Bring all variants up. Raises InstanceFailedError, or CancelledError, with nothing left running."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for variant in fleet.values():
+                    group.create_task(variant.scale(variant.document["DesiredInstanceCount"]))
+        except BaseExceptionGroup as errors:
+            await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
+            failed, _ = errors.split(InstanceFailedError)
+            if failed is None:
+                raise
+            names = ", ".join(fleet)
+            raise InstanceFailedError(f"Production variant {names}: {failed.exceptions[0]}") from errors
+        except asyncio.CancelledError:
+            await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
+            raise
+
+    async def _bring_up(self, name: str, endpoint: Document) -> None:
+        fleet = self._new_fleet(name, endpoint["Variants"])
+        try:
+            await self._start_fleet(fleet)
+        except InstanceFailedError as failure:
+            self._cloud.endpoint_quota.release(name)
+            self._move(name, endpoint, "Failed", str(failure))
+            return
+        self._fleets[name] = fleet
+        self._move(name, endpoint, "InService")
+
+    async def _replace_fleet(self, name: str, endpoint: Document, config_name: str, variants: list[Document]) -> None:
+        fleet = self._new_fleet(name, variants)
+        try:
+            await self._start_fleet(fleet)
+        except InstanceFailedError as failure:
+            self._hold_desired(name, endpoint)
+            self._move(name, endpoint, "InService", str(failure))
+            return
+        old, self._fleets[name] = self._fleets[name], fleet
+        endpoint["EndpointConfigName"] = config_name
+        endpoint["Variants"] = variants
+        await asyncio.gather(*(variant.close(drain=True) for variant in old.values()))
+        self._hold_desired(name, endpoint)
+        self._move(name, endpoint, "InService")
+
+    async def _scale(self, name: str, endpoint: Document, counts: dict[str, int]) -> None:
+        fleet = self._fleets[name]
+        reason = None
+        for document in endpoint["Variants"]:
+            variant = fleet[document["VariantName"]]
+            variant.document["CurrentWeight"] = document["CurrentWeight"]
+            if variant.name in counts:
+                try:
+                    await variant.scale(counts[variant.name])
+                    document["DesiredInstanceCount"] = counts[variant.name]
+                except InstanceFailedError as failure:
+                    reason = f"Production variant {variant.name}: {failure}"
+        self._hold_desired(name, endpoint)
+        self._move(name, endpoint, "InService", reason)
+
+    async def _take_down(self, name: str, endpoint: Document) -> None:
+        fleet = self._fleets.pop(name, {})
+        await asyncio.gather(*(variant.close(drain=True) for variant in fleet.values()))
+        self._forget(name, endpoint)
+
+    def _hold_desired(self, name: str, endpoint: Document) -> None:
+        self._cloud.endpoint_quota.hold(name, _desired(endpoint["Variants"]), "")
+
+    def _forget(self, name: str, endpoint: Document) -> None:
+        self._cloud.endpoint_quota.release(name)
+        self._cloud.store.delete(KIND, name)
+        self._cloud.store.delete("tags", endpoint["EndpointArn"])
+
+
+def _desired(variants: list[Document]) -> int:
+    return sum(variant["DesiredInstanceCount"] for variant in variants)
+
+
+def _retain(variants: list[Document], old: list[Document], excluded: set[str]) -> None:
+    """RetainAllVariantProperties: counts and weights of variants of the same name stay as they are."""
+    before = {document["VariantName"]: document for document in old}
+    for document in variants:
+        if kept := before.get(document["VariantName"]):
+            for member, kind in (("DesiredInstanceCount", "DesiredInstanceCount"), ("CurrentWeight", "DesiredWeight")):
+                if kind not in excluded:
+                    document[member] = kept[member]

@@ -1,0 +1,153 @@
+"""A small HTTP/1.1 client for containers on this machine: one pool of kept connections per container, httptools as parser.
+
+It is on the path of every invocation, so it does no more than that path needs: no redirects, no cookies, no compression.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+
+RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
+"""A batch transform's payload is at most 100 MB; an answer far beyond that is a fault of the container."""
+
+
+class ContainerUnreachableError(Exception):
+    """The container did not accept a connection, or closed it without a whole answer."""
+
+
+@dataclass
+class Answer:
+    """An HTTP answer; header names are in lower case."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The body as text, for messages."""
+        return self.body.decode(errors="replace")
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._closed = False
+        self._answered: asyncio.Future[Answer] | None = None
+        self.received = False
+
+    @property
+    def usable(self) -> bool:
+        return not self._closed
+
+    async def send(self, head: bytes, body: bytes) -> Answer:
+        if self._transport is None or self._closed:
+            raise ContainerUnreachableError("the container closed the connection")
+        self._answered = asyncio.get_running_loop().create_future()
+        self._answer = Answer()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.received = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(head + body if len(body) < 65_536 else head)
+        if len(body) >= 65_536:
+            self._transport.write(body)
+        return await self._answered
+
+    def close(self) -> None:
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # create_connection gives stream transports; uvloop's do not inherit from asyncio.Transport.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.received = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, AttributeError) as error:
+            self._fail(f"the container's answer is not HTTP: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._fail(f"the container closed the connection{f': {exc}' if exc else ''}")
+
+    # httptools callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._answer.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > RESPONSE_LIMIT_BYTES:
+            self._fail(f"the container's answer has more than {RESPONSE_LIMIT_BYTES} bytes")
+        else:
+            self._chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        self._answer.status = self._parser.get_status_code()
+        self._answer.body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        if not self._parser.should_keep_alive():
+            self.close()
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(self._answer)
+
+    def _fail(self, message: str) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(ContainerUnreachableError(message))
+            self.close()
+
+
+class HttpClient:
+    """Requests to one port of this machine."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[_Connection] = []
+
+    async def request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", within: float
+    ) -> Answer:
+        """One request. Raises ContainerUnreachableError, or TimeoutError after `within` seconds."""
+        lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{self._port}", f"content-length: {len(body)}"]
+        lines.extend(f"{name}: {value}" for name, value in (headers or {}).items())
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        async with asyncio.timeout(within):
+            while self._idle:
+                kept = self._idle.pop()
+                if not kept.usable:
+                    continue
+                try:
+                    return await self._exchange(kept, head, body)
+                except ContainerUnreachableError:
+                    # A server may close a kept connection just as it is used again; nothing was answered, so ask anew.
+                    if kept.received:
+                        raise
+            try:
+                _, fresh = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", self._port)
+            except OSError as error:
+                raise ContainerUnreachableError(f"the container does not listen on port {self._port}") from error
+            return await self._exchange(fresh, head, body)
+
+    async def _exchange(self, connection: _Connection, head: bytes, body: bytes) -> Answer:
+        try:
+            answer = await connection.send(head, body)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.usable:
+            self._idle.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
