@@ -109,7 +109,6 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
         can_subset=True,
         partitions_def=tenants,
         backfill_policy=BackfillPolicy.single_run(),
-        pool=f"{workload.name}_training",
     )
     def onboarding(
         context: AssetExecutionContext, config: OnboardingConfig, tenantry: TenantryResource

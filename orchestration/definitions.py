@@ -2,11 +2,11 @@
 
 import os
 
-from dagster import Definitions
+from dagster import Definitions, in_process_executor
 
 from assets.workload_assets import assets_of
 from orchestration.checks import checks_of
-from orchestration.jobs import batch_predictions_job, endpoint_capacity_job, fine_tuning_job
+from orchestration.jobs import jobs_of
 from orchestration.partitions import tenants_of
 from orchestration.schedules import schedules_of
 from orchestration.sensors import sensors_of
@@ -15,17 +15,15 @@ from resources.deployment import DEFAULT_STACK, STACK_VARIABLE
 from workloads.schema import read_workloads
 
 _WORKLOADS = read_workloads()
+_JOBS = {name: jobs_of(workload) for name, workload in _WORKLOADS.items()}
 
 defs = Definitions(
     assets=[asset for workload in _WORKLOADS.values() for asset in assets_of(workload, tenants_of(workload.name))],
     asset_checks=[check for workload in _WORKLOADS.values() for check in checks_of(workload)],
-    jobs=[
-        job(workload)
-        for workload in _WORKLOADS.values()
-        for job in (fine_tuning_job, batch_predictions_job, endpoint_capacity_job)
-    ],
-    schedules=[schedule for workload in _WORKLOADS.values() for schedule in schedules_of(workload)],
-    sensors=sensors_of(_WORKLOADS),
+    jobs=[job for jobs in _JOBS.values() for job in jobs],
+    schedules=[schedule for name, workload in _WORKLOADS.items() for schedule in schedules_of(workload, _JOBS[name])],
+    sensors=sensors_of(_WORKLOADS, _JOBS),
+    executor=in_process_executor,  # a run has one or few steps; a process for each would cost seconds and win nothing
     resources={
         "tenantry": TenantryResource(
             stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),

@@ -1,5 +1,7 @@
 """The jobs sensors and schedules launch; a person may launch them too."""
 
+from typing import NamedTuple
+
 from dagster import AssetSelection, define_asset_job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -8,8 +10,20 @@ from assets.workload_assets import onboarding_selection
 from workloads.schema import Workload
 
 
-def fine_tuning_job(workload: Workload) -> UnresolvedAssetJobDefinition:
-    """From requests to champions, one pack a run."""
+class WorkloadJobs(NamedTuple):
+    """The jobs of a workload."""
+
+    fine_tuning: UnresolvedAssetJobDefinition
+    batch_predictions: UnresolvedAssetJobDefinition
+    endpoint_capacity: UnresolvedAssetJobDefinition
+
+
+def jobs_of(workload: Workload) -> WorkloadJobs:
+    """Make the jobs of a workload."""
+    return WorkloadJobs(_fine_tuning(workload), _batch_predictions(workload), _endpoint_capacity(workload))
+
+
+def _fine_tuning(workload: Workload) -> UnresolvedAssetJobDefinition:
     return define_asset_job(
         f"{workload.name}_fine_tuning",
         selection=onboarding_selection(workload).without_checks(),
@@ -18,8 +32,7 @@ def fine_tuning_job(workload: Workload) -> UnresolvedAssetJobDefinition:
     )
 
 
-def batch_predictions_job(workload: Workload) -> UnresolvedAssetJobDefinition:
-    """A day's predictions for everyone with a model."""
+def _batch_predictions(workload: Workload) -> UnresolvedAssetJobDefinition:
     return define_asset_job(
         f"{workload.name}_batch_predictions",
         selection=AssetSelection.assets(asset_key(workload.name, "batch_predictions")).without_checks(),
@@ -28,8 +41,7 @@ def batch_predictions_job(workload: Workload) -> UnresolvedAssetJobDefinition:
     )
 
 
-def endpoint_capacity_job(workload: Workload) -> UnresolvedAssetJobDefinition:
-    """A change of the endpoint's instance count."""
+def _endpoint_capacity(workload: Workload) -> UnresolvedAssetJobDefinition:
     return define_asset_job(
         f"{workload.name}_endpoint_capacity",
         selection=AssetSelection.assets(asset_key(workload.name, "endpoint_capacity")),

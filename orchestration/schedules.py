@@ -10,19 +10,22 @@ from dagster import (
 )
 
 from assets.workload_assets import BatchConfig, CapacityConfig
-from orchestration.jobs import batch_predictions_job, endpoint_capacity_job
+from orchestration.jobs import WorkloadJobs
 from workloads.schema import Capacity, Workload
 
 
-def schedules_of(workload: Workload) -> list[ScheduleDefinition]:
+def schedules_of(workload: Workload, jobs: WorkloadJobs) -> list[ScheduleDefinition]:
     """The schedules of a workload; all run by default."""
-    return [_batch_schedule(workload), *(_capacity_schedule(workload, change) for change in workload.serving.capacity)]
+    return [
+        _batch_schedule(workload, jobs),
+        *(_capacity_schedule(workload, jobs, change) for change in workload.serving.capacity),
+    ]
 
 
-def _batch_schedule(workload: Workload) -> ScheduleDefinition:
+def _batch_schedule(workload: Workload, jobs: WorkloadJobs) -> ScheduleDefinition:
     @schedule(
         name=f"{workload.name}_batch_predictions_schedule",
-        job=batch_predictions_job(workload),
+        job=jobs.batch_predictions,
         cron_schedule=workload.batch.cron,
         execution_timezone=workload.batch.timezone,
         default_status=DefaultScheduleStatus.RUNNING,
@@ -36,10 +39,10 @@ def _batch_schedule(workload: Workload) -> ScheduleDefinition:
     return batch_predictions_schedule
 
 
-def _capacity_schedule(workload: Workload, change: Capacity) -> ScheduleDefinition:
+def _capacity_schedule(workload: Workload, jobs: WorkloadJobs, change: Capacity) -> ScheduleDefinition:
     return ScheduleDefinition(
         name=f"{workload.name}_endpoint_capacity_{change.name}",
-        job=endpoint_capacity_job(workload),
+        job=jobs.endpoint_capacity,
         cron_schedule=change.cron,
         execution_timezone=change.timezone,
         run_config=RunConfig({f"{workload.name}__endpoint_capacity": CapacityConfig(instances=change.instances)}),

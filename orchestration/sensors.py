@@ -20,7 +20,7 @@ from dagster import (
 )
 
 from assets.chosen_partitions import asset_key
-from orchestration.jobs import fine_tuning_job
+from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import runs_to_request
 from orchestration.partitions import add_tenants
 from resources import intake
@@ -37,9 +37,8 @@ _RECONCILE_SECONDS: Final = 900
 _EVENT_GRACE: Final = timedelta(minutes=5)
 
 
-def sensors_of(workloads: Mapping[str, Workload]) -> Sequence[SensorDefinition]:
+def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJobs]) -> Sequence[SensorDefinition]:
     """All sensors; all run by default."""
-    jobs = [fine_tuning_job(workload) for workload in workloads.values()]
 
     @sensor(
         name="new_uploads",
@@ -82,7 +81,7 @@ def sensors_of(workloads: Mapping[str, Workload]) -> Sequence[SensorDefinition]:
         name="fine_tuning_launcher",
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
-        jobs=jobs,
+        jobs=[jobs[name].fine_tuning for name in workloads],
         description="Claims due requests, packs them, and asks for one run per pack; takes up packs whose run died.",
     )
     def fine_tuning_launcher(

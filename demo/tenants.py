@@ -1,0 +1,81 @@
+"""The demo's tenants: their data, split from one raw file as the product would, and one tenant whose file is spoiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from containers.forecast.split import split
+from containers.forecast.synthetic import generate
+from resources import keys
+
+SPOILED_LINE: Final = 101
+_SYNTHETIC_START: Final = datetime(2025, 1, 1, tzinfo=UTC)
+_SYNTHETIC_END: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class DemoTenant:
+    """A tenant of the demo. ``good`` tells whether a model is expected of its upload."""
+
+    tenant: keys.TenantId
+    file: bytes
+    parameters: dict[str, str]
+    tier: keys.Tier
+    good: bool
+
+
+def demo_tenants(count: int, scratch: Path, data: Path | None) -> list[DemoTenant]:
+    """Make the tenants: from ``data``, or from synthetic data; the last one's file is spoiled on purpose.
+
+    Args:
+        count: how many, the spoiled one included.
+        scratch: a folder for the raw file and its parts.
+        data: a CSV or Parquet file with columns customer_id, timestamp, consumption.
+
+    Raises:
+        ValueError: ``data`` has fewer customers.
+    """
+    raw = data
+    if raw is None:
+        raw = scratch / "raw.parquet"
+        frame = generate(count, _SYNTHETIC_START, _SYNTHETIC_END, seed=7)
+        frame["customer_id"] = frame["customer_id"].map("customer-{:03d}".format)
+        frame.to_parquet(raw)
+    customers = split(raw, scratch / "customers", count)
+    if len(customers) < count:
+        raise ValueError(f"{raw.name} has {len(customers)} customers; TENANTS={count} asks for more")
+    tenants = []
+    for number, customer in enumerate(customers):
+        content = (scratch / "customers" / customer / "data.csv").read_bytes()
+        good = number < count - 1 or count == 1
+        tenants.append(
+            DemoTenant(
+                tenant=keys.tenant_id(customer.lower().replace("_", "-")),
+                file=content if good else _spoiled(content),
+                parameters={"timezone": "Europe/London", "country": "GB"},
+                tier=_tier(number, synthetic=data is None),
+                good=good,
+            )
+        )
+    return tenants
+
+
+def _tier(number: int, *, synthetic: bool) -> keys.Tier:
+    """In the small demo one tenant pays for machines of its own, and two take part in the pool; the rest is bridge."""
+    if synthetic and number == 1:
+        return "silo"
+    if synthetic and number in {2, 3}:
+        return "pool"
+    return "bridge"
+
+
+def _spoiled(content: bytes) -> bytes:
+    """The file with a word where a reading should be."""
+    lines = content.split(b"\n")
+    at = min(SPOILED_LINE, len(lines) - 2)
+    before, _, _ = lines[at].rpartition(b",")
+    lines[at] = before + b",broken meter"
+    return b"\n".join(lines)
