@@ -1,0 +1,516 @@
+"""PipesSageMakerTrainingJobClient in real Dagster runs, against real training containers on the local cloud."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.config import Config
+from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
+from dagster._core.errors import DagsterExecutionInterruptedError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
+from resources.pipes_sagemaker import (
+    PipesSageMakerLogReader,
+    PipesSageMakerMessageReader,
+    PipesSageMakerTrainingJobClient,
+    TrainingJobDiffersError,
+    TrainingJobFailedError,
+    TrainingJobResourceLimitExceededError,
+    failure_class,
+    first_difference,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sagemaker import SageMakerClient
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs/pipes-sagemaker.md"
+BUCKET = "pipes"
+Params = dict[str, Any]
+
+
+def example_code(language_line: str) -> str:
+    """The code block of the docs page that starts with this line."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    [code] = [block for block in blocks if block.startswith(language_line)]
+    return str(code)
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images: ``counting`` of this folder, ``example`` of the docs page; each holds the runtime, as its Dockerfile would."""
+    folder = tmp_path_factory.mktemp("containers")
+    for name, code in {
+        "counting": (Path(__file__).parent / "containers/counting/train").read_text(encoding="utf-8"),
+        "example": example_code("#!/usr/bin/env python3"),
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / "train").write_text(code, encoding="utf-8")
+        (folder / name / "train").chmod(0o755)
+        (folder / name / "containers").symlink_to(ROOT / "containers")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint(local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A SageMaker of its own, that knows these images."""
+    folder, port = tmp_path_factory.mktemp("sagemaker"), free_port()
+    command = [
+        sys.executable, "-m", "local_sagemaker", "--port", str(port), "--state", str(folder / "state"),
+        "--containers", str(containers), "--create-training-job-burst", "100", "--instance-quota", "4",
+    ]  # fmt: skip
+    process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop_process(process)
+
+
+@pytest.fixture(scope="module")
+def s3(endpoint: str) -> "S3Client":
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    return client
+
+
+@pytest.fixture
+def sagemaker(endpoint: str) -> "SageMakerClient":
+    """A new client for each test, since some tests disturb theirs."""
+    return boto3.client("sagemaker", endpoint_url=endpoint)
+
+
+@pytest.fixture
+def pipes(sagemaker: "SageMakerClient", s3: "S3Client") -> PipesSageMakerTrainingJobClient:
+    return PipesSageMakerTrainingJobClient(
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        log_reader=PipesSageMakerLogReader(interval=0.1, settle=0.0),
+        poll_interval=0.2,
+    )
+
+
+def counting(*, instances: int = 1, name: str | None = None, **hyperparameters: str) -> Params:
+    """A request for the counting container."""
+    return {
+        "TrainingJobName": name or f"counting-{uuid.uuid4().hex[:12]}",
+        "AlgorithmSpecification": {"TrainingImage": "registry/counting:1", "TrainingInputMode": "File"},
+        "HyperParameters": {"count": "3", **hyperparameters},
+        "RoleArn": "arn:aws:iam::123456789012:role/training",
+        "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/output"},
+        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": instances, "VolumeSizeInGB": 1},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 120},
+    }
+
+
+@dataclass
+class Outcome:
+    """What a run of the asset left behind."""
+
+    success: bool
+    error: BaseException | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    custom_messages: list[Any] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+
+def run_asset(
+    pipes: PipesSageMakerTrainingJobClient,
+    params: Params,
+    on_custom_message: Callable[[Any], None] | None = None,
+    **options: Any,
+) -> Outcome:
+    """Materialise an asset that uses the client, in a real ephemeral instance."""
+    outcome = Outcome(success=False)
+
+    @asset
+    def counted(context: AssetExecutionContext, pipes: PipesSageMakerTrainingJobClient) -> MaterializeResult[Any]:
+        try:
+            completed = pipes.run(
+                context=context,
+                create_training_job_params=params,  # type: ignore[arg-type]  # The tests build it as plain JSON.
+                on_custom_message=on_custom_message,
+                **options,
+            )
+        except BaseException as error:
+            outcome.error = error
+            raise
+        outcome.custom_messages = list(completed.get_custom_messages())
+        return completed.get_materialize_result()
+
+    with DagsterInstance.ephemeral() as instance:
+        result = materialize([counted], instance=instance, resources={"pipes": pipes}, raise_on_error=False)
+        outcome.success = result.success
+        outcome.log = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        if result.success:
+            [event] = result.asset_materializations_for_node("counted")
+            outcome.metadata = {key: value.value for key, value in event.metadata.items()}
+    return outcome
+
+
+def numbers_by_host(messages: list[Any]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for message in messages:
+        if "number" in message:
+            found.setdefault(message["host"], []).append(message["number"])
+    return found
+
+
+class Body(io.BytesIO):
+    """The body of an answer, in the shape botocore reads it from the network."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.read()
+
+
+def break_calls(client: Any, operation: str, times: int, code: str, status: int) -> None:
+    """Answer the first calls of an operation with an error, in place of the network."""
+    left = threading.Semaphore(times)
+
+    def answer(request: Any, **_: Any) -> AWSResponse | None:
+        if not left.acquire(blocking=False):
+            return None
+        service = client.meta.service_model.service_name
+        if service == "s3":
+            body = f"<Error><Code>{code}</Code><Message>broken</Message></Error>".encode()
+        else:
+            body = json.dumps({"__type": code, "message": "broken"}).encode()
+        return AWSResponse(request.url, status, HTTPHeaders(), Body(body))
+
+    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}.{operation}", answer)
+
+
+def test_one_instance_reports_its_messages_log_lines_and_metadata(
+    pipes: PipesSageMakerTrainingJobClient,
+    sagemaker: "SageMakerClient",
+    s3: "S3Client",
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    params = counting()
+    outcome = run_asset(pipes, params)
+    assert outcome.success
+    assert outcome.custom_messages == [{"host": "algo-1", "number": number} for number in range(3)]
+    assert [line for line in capfd.readouterr().out.splitlines() if "counted" in line] == [
+        f"algo-1 counted {number}" for number in range(3)
+    ]
+    name = params["TrainingJobName"]
+    described = sagemaker.describe_training_job(TrainingJobName=name)
+    assert outcome.metadata["AWS SageMaker Training Job ARN"] == described["TrainingJobArn"]
+    assert outcome.metadata["AWS SageMaker Training Job Status"] == "Completed"
+    assert outcome.metadata["Billable Seconds"] == described["BillableTimeInSeconds"]
+    assert outcome.metadata["S3 Output"] == f"s3://{BUCKET}/output/{name}/output/model.tar.gz"
+    assert outcome.metadata["AWS SageMaker Training Job URL"].endswith(f"#/jobs/{name}")
+    assert [text for text in outcome.log if f"{name}: Training" in text]
+    assert not [text for text in outcome.log if "did not receive" in text]
+    assert not [key for key in keys(s3, params) if "/messages/" not in key]  # The context is gone.
+    assert "Environment" not in params
+    assert "Tags" not in params
+    tags = {tag["Key"] for tag in sagemaker.list_tags(ResourceArn=described["TrainingJobArn"])["Tags"]}
+    assert {"dagster/run-id", "dagster/job"} <= tags
+
+
+def test_three_instances_each_report_everything(
+    pipes: PipesSageMakerTrainingJobClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_asset(pipes, counting(instances=3))
+    assert outcome.success
+    assert numbers_by_host(outcome.custom_messages) == {host: [0, 1, 2] for host in ("algo-1", "algo-2", "algo-3")}
+    lines = [line for line in capfd.readouterr().out.splitlines() if "counted" in line]
+    assert sorted(lines) == sorted(
+        f"{host} | {host} counted {number}" for host in ("algo-1", "algo-2", "algo-3") for number in range(3)
+    )
+    assert not [text for text in outcome.log if "did not receive" in text or "after closed" in text]
+
+
+def test_a_message_arrives_while_the_job_still_runs(pipes: PipesSageMakerTrainingJobClient, s3: "S3Client") -> None:
+    key = f"go/{uuid.uuid4()}"
+    seen: list[tuple[Any, threading.Thread]] = []
+
+    def on_custom_message(message: Any) -> None:
+        seen.append((message, threading.current_thread()))
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"")  # Without it the container waits until its time is up.
+
+    outcome = run_asset(pipes, counting(wait_for=f"{BUCKET}/{key}"), on_custom_message)
+    assert outcome.success
+    assert [message["number"] for message, _ in seen] == [0, 1, 2]
+    assert {thread for _, thread in seen} == {threading.current_thread()}
+
+
+def test_a_killed_run_is_continued_by_the_next_one(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient", s3: "S3Client", endpoint: str
+) -> None:
+    key = f"go/{uuid.uuid4()}"
+    params = counting(instances=2, wait_for=f"{BUCKET}/{key}")
+    code = "import sys, json; from tests.resources.test_pipes_sagemaker import *; run_and_tell(*sys.argv[1:])"
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, endpoint, json.dumps(params)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with first:
+        assert first.stdout is not None
+        assert any(line.startswith("heard ") for line in first.stdout)  # It follows the job by now.
+        first.kill()
+    assert first.returncode == -signal.SIGKILL
+    name = params["TrainingJobName"]
+    assert sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+
+    s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    outcome = run_asset(pipes, params)
+    assert outcome.success
+    assert numbers_by_host(outcome.custom_messages) == {"algo-1": [0, 1, 2], "algo-2": [0, 1, 2]}
+    assert [text for text in outcome.log if "adopted" in text]
+    assert len(sagemaker.list_training_jobs(NameContains=name)["TrainingJobSummaries"]) == 1
+
+
+def test_a_job_that_has_ended_is_adopted_with_all_its_messages(pipes: PipesSageMakerTrainingJobClient) -> None:
+    params = counting()
+    once, again = run_asset(pipes, params), run_asset(pipes, params)
+    assert again.success
+    assert again.custom_messages == once.custom_messages != []
+    assert [text for text in again.log if "Completed: adopted" in text]
+    same = ("AWS SageMaker Training Job ARN", "Billable Seconds", "S3 Output")
+    assert {key: again.metadata[key] for key in same} == {key: once.metadata[key] for key in same}
+
+
+def test_other_work_under_the_same_name_is_refused(pipes: PipesSageMakerTrainingJobClient) -> None:
+    params = counting()
+    assert run_asset(pipes, params).success
+    other = {**params, "HyperParameters": {"count": "4"}}
+    outcome = run_asset(pipes, other)
+    assert isinstance(outcome.error, TrainingJobDiffersError)
+    assert outcome.error.field == "HyperParameters.count"
+    assert "'4', existing '3'" in str(outcome.error)
+
+
+def test_a_job_started_without_pipes_is_refused(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient"
+) -> None:
+    params = counting()
+    sagemaker.create_training_job(**params)
+    outcome = run_asset(pipes, params)
+    assert isinstance(outcome.error, TrainingJobDiffersError)
+    assert outcome.error.field == "Environment.DAGSTER_PIPES_MESSAGES"
+
+
+def test_a_failed_job_raises_with_its_reason_after_its_messages(pipes: PipesSageMakerTrainingJobClient) -> None:
+    heard: list[Any] = []
+    params = counting(failure="AlgorithmError: no more fingers")
+    outcome = run_asset(pipes, params, heard.append)
+    assert not outcome.success
+    assert isinstance(outcome.error, TrainingJobFailedError)
+    assert outcome.error.failure_reason == "AlgorithmError: no more fingers"
+    assert (outcome.error.status, outcome.error.failure_class) == ("Failed", "algorithm")
+    assert outcome.error.console_url in str(outcome.error)
+    assert [message["number"] for message in heard] == [0, 1, 2]
+
+
+def test_a_failed_job_returns_its_status_if_the_caller_wants_that(pipes: PipesSageMakerTrainingJobClient) -> None:
+    outcome = run_asset(pipes, counting(failure="ClientError: no"), raise_on_failure=False)
+    assert outcome.success
+    assert outcome.metadata["AWS SageMaker Training Job Status"] == "Failed"
+    assert outcome.metadata["Failure Class"] == "client"
+
+
+def test_a_stopped_job_is_no_success_and_its_last_messages_arrive(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient"
+) -> None:
+    heard: list[Any] = []
+    params = counting(instances=2, wait_for=f"{BUCKET}/never")
+
+    def stop(message: Any) -> None:
+        heard.append(message)
+        if len(numbers_by_host(heard)) == 2 and "number" in message:
+            sagemaker.stop_training_job(TrainingJobName=params["TrainingJobName"])
+
+    outcome = run_asset(pipes, params, stop)
+    assert isinstance(outcome.error, TrainingJobFailedError)
+    assert (outcome.error.status, outcome.error.failure_class) == ("Stopped", "stopped")
+    assert {message["host"] for message in heard if message.get("stopped")} == {"algo-1", "algo-2"}
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_an_interrupted_run_stops_its_job_only_if_told_to(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient", s3: "S3Client", forward: bool
+) -> None:
+    key = f"go/{uuid.uuid4()}"
+    params = counting(wait_for=f"{BUCKET}/{key}")
+    pipes.forward_termination = forward
+    interrupted = run_asset(pipes, params, lambda _message: os.kill(os.getpid(), signal.SIGINT))
+    assert isinstance(interrupted.error, DagsterExecutionInterruptedError)
+    described = sagemaker.describe_training_job(TrainingJobName=params["TrainingJobName"])
+    assert described["TrainingJobStatus"] in (("Stopping", "Stopped") if forward else ("InProgress",))
+    s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    assert run_asset(pipes, params).success is not forward  # The next run adopts it, whichever it became.
+
+
+def test_an_interruption_does_not_stop_other_work_of_the_same_name(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient"
+) -> None:
+    params = counting(wait_for=f"{BUCKET}/never")
+    sagemaker.create_training_job(**params)
+
+    def interrupt(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    sagemaker.meta.events.register("before-send.sagemaker.CreateTrainingJob", interrupt)
+    other = {**params, "HyperParameters": {"count": "4"}}
+    assert isinstance(run_asset(pipes, other).error, KeyboardInterrupt)
+    try:
+        described = sagemaker.describe_training_job(TrainingJobName=params["TrainingJobName"])
+        assert described["TrainingJobStatus"] == "InProgress"
+    finally:
+        sagemaker.stop_training_job(TrainingJobName=params["TrainingJobName"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RECIPE": "x" * 513}, "Environment.RECIPE has 513 characters"),
+        ({f"V{number}": "" for number in range(99)}, "Environment has 101 entries"),
+    ],
+)
+def test_an_environment_over_the_limits_is_refused_by_name(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient", environment: dict[str, str], words: str
+) -> None:
+    params = {**counting(), "Environment": environment}
+    outcome = run_asset(pipes, params)
+    assert isinstance(outcome.error, ValueError)
+    assert words in str(outcome.error)
+    assert not sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])["TrainingJobSummaries"]
+
+
+def test_a_used_up_quota_is_an_error_of_its_own(pipes: PipesSageMakerTrainingJobClient) -> None:
+    outcome = run_asset(pipes, counting(instances=5))
+    assert isinstance(outcome.error, TrainingJobResourceLimitExceededError)
+
+
+def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: str, s3: "S3Client") -> None:
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
+    storage, logs = boto3.client("s3", config=once), boto3.client("logs", config=once)
+    break_calls(sagemaker, "CreateTrainingJob", 1, "ThrottlingException", 400)
+    break_calls(sagemaker, "DescribeTrainingJob", 2, "InternalFailure", 500)
+    break_calls(storage, "GetObject", 3, "SlowDown", 503)
+    break_calls(logs, "GetLogEvents", 1, "ThrottlingException", 400)
+    lines = io.StringIO()
+    client = PipesSageMakerTrainingJobClient(
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=storage, interval=0.1),
+        log_reader=PipesSageMakerLogReader(client=logs, interval=0.1, settle=0.0, target_stream=lines),
+        poll_interval=0.2,
+    )
+    outcome = run_asset(client, counting())
+    assert outcome.success
+    assert numbers_by_host(outcome.custom_messages) == {"algo-1": [0, 1, 2]}
+    assert lines.getvalue().splitlines() == [f"algo-1 counted {number}" for number in range(3)]
+    assert [text for text in outcome.log if "CreateTrainingJob" in text and "tried again" in text]
+
+
+def test_log_lines_stay_in_cloudwatch_when_forwarding_is_off(
+    sagemaker: "SageMakerClient", s3: "S3Client", capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader = PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1)
+    client = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=reader, forward_logs=False, poll_interval=0.2
+    )
+    assert run_asset(client, counting()).success
+    assert "counted" not in capfd.readouterr().out
+
+
+def test_the_example_of_the_docs_page_runs(endpoint: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", endpoint)
+    example: dict[str, Any] = {}
+    exec(compile(example_code("import dagster as dg"), str(PAGE), "exec"), example)  # noqa: S102  # Our own page.
+    with DagsterInstance.ephemeral() as instance:
+        result = materialize([example["model"]], instance=instance, resources=example["defs"].resources)
+        [event] = result.asset_materializations_for_node("model")
+        assert event.metadata["loss"].value == 0.125
+        said = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "epoch 3: loss 0.125" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "secondary_status", "reason", "expected"),
+    [
+        ("Failed", "Failed", "CapacityError: Unable to provision requested ML compute capacity.", "capacity"),
+        ("Failed", "Failed", "InternalServerError: We encountered an internal error.", "internal"),
+        ("Failed", "Failed", "out of memory", "algorithm"),
+        ("Failed", "Failed", "", "unknown"),
+        ("Stopped", "MaxRuntimeExceeded", "", "max_runtime"),
+        ("Stopped", "MaxWaitTimeExceeded", "", "max_wait"),
+        ("Stopped", "Stopped", "", "stopped"),
+    ],
+)
+def test_failures_are_classified(status: str, secondary_status: str, reason: str, expected: str) -> None:
+    assert failure_class(status, secondary_status, reason) == expected
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(requested=st.dictionaries(st.text(max_size=3), json_values, max_size=4), defaults=json_values)
+def test_what_sagemaker_adds_by_itself_is_no_difference(requested: dict[str, Any], defaults: Any) -> None:
+    described = {**json.loads(json.dumps(requested)), "added by SageMaker": defaults}
+    assert first_difference(requested, described, "ResourceConfig") is None
+
+
+@given(requested=st.dictionaries(st.text(max_size=3), json_values, min_size=1, max_size=4), data=st.data())
+def test_a_changed_value_is_found_and_named(requested: dict[str, Any], data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(sorted(requested)))
+    found = first_difference(requested, {**requested, key: "no drawn text is this long"}, "InputDataConfig")
+    assert found is not None
+    assert found[0].startswith(f"InputDataConfig.{key}")
+
+
+def test_an_added_hyperparameter_is_a_difference() -> None:
+    assert first_difference({"a": "1"}, {"a": "1", "b": "2"}, "HyperParameters") == ("HyperParameters.b", None, "2")
+
+
+def test_channels_are_compared_by_name_and_their_uris_without_a_last_slash() -> None:
+    def channel(name: str, uri: str) -> Params:
+        return {"ChannelName": name, "DataSource": {"S3DataSource": {"S3Uri": uri}}}
+
+    requested = [channel("a", "s3://b/one"), channel("b", "s3://b/two/")]
+    assert (
+        first_difference(requested, [channel("b", "s3://b/two"), channel("a", "s3://b/one/")], "InputDataConfig")
+        is None
+    )
+    found = first_difference(requested, [channel("a", "s3://b/one"), channel("b", "s3://b/2")], "InputDataConfig")
+    assert found == ("InputDataConfig[b].DataSource.S3DataSource.S3Uri", "s3://b/two", "s3://b/2")
+
+
+def keys(s3: "S3Client", params: Params) -> list[str]:
+    """Every key below the job's folder."""
+    found = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"pipes/{params['TrainingJobName']}/")
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+def run_and_tell(endpoint: str, params: str) -> None:
+    """Run the asset in a process of its own, telling each message on standard output."""
+    client = PipesSageMakerTrainingJobClient(
+        client=boto3.client("sagemaker", endpoint_url=endpoint),
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.2,
+    )
+    run_asset(client, json.loads(params), lambda message: print(f"heard {message}", flush=True))  # noqa: T201
