@@ -57,7 +57,7 @@ _NOT_IN_TAGS: Final = re.compile(r"[^\w .:/=+\-@]")
 _ALREADY_EXISTS: Final = re.compile(
     r"already exist|cannot create already existing|must be unique within an aws account", re.IGNORECASE
 )
-_NOT_FOUND: Final = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
+_NOTHING_TO_STOP: Final = re.compile(r"not found|could not find|does not exist|is in status", re.IGNORECASE)
 
 FailureClass = Literal["capacity", "algorithm", "client", "internal", "max_runtime", "max_wait", "stopped", "unknown"]
 """Why a job did not complete: no machine to be had, the container's own failure, a request or data that cannot work,
@@ -439,14 +439,23 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
     ) -> None:
         """Stop the job, unless the name is that of other work (the interruption may have come before that was known)."""
         job_name = request["TrainingJobName"]
-        try:
-            if _difference(request, self._client.describe_training_job(TrainingJobName=job_name)) is None:
-                context.log.warning(f"[pipes] Dagster process interrupted! Stopping SageMaker training job {job_name}.")
-                self._client.stop_training_job(TrainingJobName=job_name)
-        except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) and _NOT_FOUND.search(str(error)):
+        for attempt in range(5):
+            try:
+                if _difference(request, self._client.describe_training_job(TrainingJobName=job_name)) is None:
+                    context.log.warning(
+                        f"[pipes] Dagster process interrupted! Stopping SageMaker training job {job_name}."
+                    )
+                    self._client.stop_training_job(TrainingJobName=job_name)
                 return
-            context.log.exception(f"[pipes] SageMaker training job {job_name} could not be stopped.")
+            except (ClientError, BotoCoreError) as error:
+                if isinstance(error, ClientError) and _NOTHING_TO_STOP.search(str(error)):
+                    return
+                if attempt == 4 or not is_transient(error):
+                    context.log.exception(
+                        f"[pipes] SageMaker training job {job_name} could not be stopped: it goes on."
+                    )
+                    return
+                time.sleep(2.0**attempt)
 
     def _extract_dagster_metadata(self, described: "DescribeTrainingJobResponseTypeDef") -> dict[str, Any]:
         job_name = described["TrainingJobName"]

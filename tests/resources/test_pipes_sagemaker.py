@@ -55,12 +55,10 @@ def example_code(language_line: str) -> str:
 
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two images: ``counting`` of this folder, ``example`` of the docs page; each holds the runtime, as its Dockerfile would."""
+    """The images of this folder, and ``example`` of the docs page; each holds the runtime, as its Dockerfile would."""
     folder = tmp_path_factory.mktemp("containers")
-    for name, code in {
-        "counting": (Path(__file__).parent / "containers/counting/train").read_text(encoding="utf-8"),
-        "example": example_code("#!/usr/bin/env python3"),
-    }.items():
+    programs = {path.parent.name: path.read_text() for path in (Path(__file__).parent / "containers").glob("*/train")}
+    for name, code in {**programs, "example": example_code("#!/usr/bin/env python3")}.items():
         (folder / name).mkdir()
         (folder / name / "train").write_text(code, encoding="utf-8")
         (folder / name / "train").chmod(0o755)
@@ -278,7 +276,9 @@ def test_a_killed_run_is_continued_by_the_next_one(
     assert len(sagemaker.list_training_jobs(NameContains=name)["TrainingJobSummaries"]) == 1
 
 
-def test_a_job_that_has_ended_is_adopted_with_all_its_messages(pipes: PipesSageMakerTrainingJobClient) -> None:
+def test_a_job_that_has_ended_is_adopted_for_the_same_work_and_refused_for_other(
+    pipes: PipesSageMakerTrainingJobClient,
+) -> None:
     params = counting()
     once, again = run_asset(pipes, params), run_asset(pipes, params)
     assert again.success
@@ -287,15 +287,10 @@ def test_a_job_that_has_ended_is_adopted_with_all_its_messages(pipes: PipesSageM
     same = ("AWS SageMaker Training Job ARN", "Billable Seconds", "S3 Output")
     assert {key: again.metadata[key] for key in same} == {key: once.metadata[key] for key in same}
 
-
-def test_other_work_under_the_same_name_is_refused(pipes: PipesSageMakerTrainingJobClient) -> None:
-    params = counting()
-    assert run_asset(pipes, params).success
-    other = {**params, "HyperParameters": {"count": "4"}}
-    outcome = run_asset(pipes, other)
-    assert isinstance(outcome.error, TrainingJobDiffersError)
-    assert outcome.error.field == "HyperParameters.count"
-    assert "'4', existing '3'" in str(outcome.error)
+    other = run_asset(pipes, {**params, "HyperParameters": {"count": "4"}})
+    assert isinstance(other.error, TrainingJobDiffersError)
+    assert other.error.field == "HyperParameters.count"
+    assert "'4', existing '3'" in str(other.error)
 
 
 def test_a_job_started_without_pipes_is_refused(
@@ -308,7 +303,9 @@ def test_a_job_started_without_pipes_is_refused(
     assert outcome.error.field == "Environment.DAGSTER_PIPES_MESSAGES"
 
 
-def test_a_failed_job_raises_with_its_reason_after_its_messages(pipes: PipesSageMakerTrainingJobClient) -> None:
+def test_a_failed_job_raises_with_its_reason_after_its_messages_or_returns_it(
+    pipes: PipesSageMakerTrainingJobClient,
+) -> None:
     heard: list[Any] = []
     params = counting(failure="AlgorithmError: no more fingers")
     outcome = run_asset(pipes, params, heard.append)
@@ -319,12 +316,10 @@ def test_a_failed_job_raises_with_its_reason_after_its_messages(pipes: PipesSage
     assert outcome.error.console_url in str(outcome.error)
     assert [message["number"] for message in heard] == [0, 1, 2]
 
-
-def test_a_failed_job_returns_its_status_if_the_caller_wants_that(pipes: PipesSageMakerTrainingJobClient) -> None:
-    outcome = run_asset(pipes, counting(failure="ClientError: no"), raise_on_failure=False)
-    assert outcome.success
-    assert outcome.metadata["AWS SageMaker Training Job Status"] == "Failed"
-    assert outcome.metadata["Failure Class"] == "client"
+    returned = run_asset(pipes, params, raise_on_failure=False)
+    assert returned.success
+    assert returned.metadata["AWS SageMaker Training Job Status"] == "Failed"
+    assert returned.metadata["Failure Class"] == "algorithm"
 
 
 def test_a_stopped_job_is_no_success_and_its_last_messages_arrive(
@@ -420,6 +415,38 @@ def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: st
     assert numbers_by_host(outcome.custom_messages) == {"algo-1": [0, 1, 2]}
     assert lines.getvalue().splitlines() == [f"algo-1 counted {number}" for number in range(3)]
     assert [text for text in outcome.log if "CreateTrainingJob" in text and "tried again" in text]
+
+
+def test_an_instance_that_is_restarted_reports_on(pipes: PipesSageMakerTrainingJobClient) -> None:
+    outcome = run_asset(pipes, counting(instances=2, restart="once"))
+    assert outcome.success
+    assert numbers_by_host(outcome.custom_messages) == {host: [0, 1, 2, 0, 1, 2] for host in ("algo-1", "algo-2")}
+    assert not [text for text in outcome.log if "after closed" in text or "did not receive" in text]
+
+
+def test_a_container_with_the_stock_message_writer_reports(pipes: PipesSageMakerTrainingJobClient) -> None:
+    stock = {"AlgorithmSpecification": {"TrainingImage": "registry/stock:1", "TrainingInputMode": "File"}}
+    outcome = run_asset(pipes, {**counting(), **stock})
+    assert outcome.success
+    assert outcome.metadata["rows"] == 7
+    assert not [text for text in outcome.log if "did not receive" in text]
+
+
+def test_calls_of_cloudwatch_logs_are_bounded_and_yet_every_line_comes(
+    sagemaker: "SageMakerClient", s3: "S3Client"
+) -> None:
+    logs, calls, lines = boto3.client("logs"), list[str](), io.StringIO()
+    logs.meta.events.register("before-call.logs", lambda model, **_: calls.append(model.name))
+    client = PipesSageMakerTrainingJobClient(
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        log_reader=PipesSageMakerLogReader(client=logs, interval=1000.0, settle=0.0, target_stream=lines),
+        poll_interval=0.2,
+    )
+    assert run_asset(client, counting(instances=2)).success
+    assert len(lines.getvalue().splitlines()) == 6
+    # One while it ran; at its end one to find the streams, and two for each: its lines, and that there are no more.
+    assert sorted(calls) == ["DescribeLogStreams"] * 2 + ["GetLogEvents"] * 4
 
 
 def test_log_lines_stay_in_cloudwatch_when_forwarding_is_off(
