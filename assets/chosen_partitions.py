@@ -55,6 +55,16 @@ def plan(context: AssetExecutionContext, assets: Iterable[AssetKey], tenants: Se
             context.instance.report_dagster_event(event, context.run_id)
 
 
+def outputs_are_reported_already(context: AssetExecutionContext) -> None:
+    """Let a step end without yielding its outputs, as its tenants' materialisations were reported one by one.
+
+    Opening a Pipes session makes Dagster insist that every output be yielded; a yielded one would mark every partition of the
+    run as materialised, the failed ones too.
+    """
+    step = context.op_execution_context.get_step_execution_context()
+    step._requires_typed_event_stream = False
+
+
 class RunReport:
     """Reports outcomes into a Dagster run, each at once."""
 
