@@ -32,7 +32,7 @@ from containers.runtime.training_input import (
     read_training_input,
 )
 
-__all__ = ["Progress", "Refused", "Task", "Trained", "Trainer", "main"]
+__all__ = ["InvalidTrainingInput", "Progress", "Refused", "Task", "Trained", "Trainer", "main"]
 
 # SageMaker shows the first 1,024 characters of output/failure as the job's FailureReason.
 FAILURE_CHARACTERS: Final = 1024
@@ -79,7 +79,8 @@ class Trainer(Protocol):
         """Yield the result of each of `tasks`, each as soon as it is known, in any order.
 
         `workspace` is an empty folder for this call, deleted after it. An exception costs only what was not yielded:
-        those tasks are given again one by one.
+        those tasks are given again one by one. `InvalidTrainingInput`, for hyperparameters that no task can be trained
+        with, fails the job.
         """
         ...
 
@@ -247,6 +248,8 @@ class _Loop:
                 try:
                     results = results or iter(self._trainer.train(tasks, self._work.hyperparameters, folder))
                     result = next(results, None)
+                except InvalidTrainingInput:
+                    raise
                 except (Exception, SystemExit) as error:  # noqa: BLE001 - a family's failure is its tasks' failure
                     raised = True
                     problem = f"{type(error).__name__}: {error}"

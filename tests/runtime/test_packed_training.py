@@ -280,6 +280,7 @@ def test_a_killed_job_has_kept_what_it_had_done(job: Job) -> None:
         (lambda job: (job.base / "input/data/tasks/tasks.json").unlink(), "tasks.json cannot be read"),
         (lambda job: job.write("input/data/tasks/tasks.json", {"format": 9}), "tasks.json: 'format' must be 1"),
         (lambda job: job.write("input/config/hyperparameters.json", {"batch_size": "many"}), "'batch_size' must be"),
+        (lambda job: job.write("input/config/hyperparameters.json", {"average": "mode"}), "'average' must be 'mean'"),
         (lambda job: job.write("input/config/resourceconfig.json", {}), "resourceconfig.json: 'hosts'"),
         (lambda job: (job.base / "checkpoints").write_text("a file"), "the training loop stopped: "),
     ],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from containers.runtime import packed_training, server
-from containers.runtime.packed_training import Refused, Task, Trained
+from containers.runtime.packed_training import InvalidTrainingInput, Refused, Task, Trained
 from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest, Predictor
 
 
@@ -30,6 +30,8 @@ class TinyTrainer:
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
     ) -> Iterator[Trained | Refused]:
+        if hyperparameters.get("average", "mean") != "mean":
+            raise InvalidTrainingInput("hyperparameter 'average' must be 'mean'")
         with (workspace.parent.parent / "batches.log").open("a") as log:
             log.write(json.dumps([task.task for task in tasks]) + "\n")
         for task in tasks:
