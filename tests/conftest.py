@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, running
+from resources.deployment import Deployment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,3 +33,10 @@ def empty_cloud(local_cloud: LocalCloud) -> LocalCloud:
     """The local cloud with nothing in it."""
     local_cloud.reset()
     return local_cloud
+
+
+@pytest.fixture
+def deployment(empty_cloud: LocalCloud) -> Deployment:
+    """The stack, applied to an empty local cloud: a quarter of a second, so each test gets one of its own."""
+    deploy()
+    return Deployment.from_stack()
