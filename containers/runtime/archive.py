@@ -18,6 +18,9 @@ from typing import BinaryIO, Final, cast
 
 _CHUNK: Final = 1 << 20
 _MIB: Final = 1 << 20
+# Bytes beside the files' own: headers and padding of each member; end marker, folders and tar's own read-ahead once.
+_MEMBER_ALLOWANCE: Final = 4096
+_STREAM_ALLOWANCE: Final = 1 << 20
 
 
 class RefusedArchive(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
@@ -125,8 +128,9 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
 
 def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
     remaining = limits.extracted_bytes
-    # The stream itself is bounded too: headers and padding of refused or empty members also cost time and memory.
-    bounded = _BoundedReader(zipped, limits.extracted_bytes + (limits.members + 20) * 4096)
+    # The stream is bounded by what its members have announced: extended headers, which tarfile reads whole, and padding
+    # count against a small allowance.
+    bounded = _BoundedReader(zipped)
     # Read as a stream ("r|"): members are seen in the order of the file, and only one header is held at a time.
     with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r|") as tar:
         for count, member in enumerate(tar, start=1):
@@ -141,6 +145,7 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
             remaining -= member.size
             if remaining < 0:
                 raise RefusedArchive(f"the archive's files are larger than {limits.extracted_bytes} bytes")
+            bounded.allow(member.size + _MEMBER_ALLOWANCE)
             path.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(member)
             if source is None:
@@ -154,18 +159,20 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
 
 
 class _BoundedReader:
-    """Reads from `source` and refuses to hand out more than `limit` bytes."""
+    """Reads from `source`, and refuses to hand out more bytes than were allowed."""
 
-    def __init__(self, source: gzip.GzipFile, limit: int) -> None:
+    def __init__(self, source: gzip.GzipFile) -> None:
         self._source = source
-        self._limit = limit
-        self._left = limit
+        self._left = _STREAM_ALLOWANCE
+
+    def allow(self, count: int) -> None:
+        self._left += count
 
     def read(self, size: int) -> bytes:
         data = self._source.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise RefusedArchive(f"the archive expands to more than {self._limit} bytes")
+            raise RefusedArchive("the archive expands to far more than the files it holds")
         return data
 
 

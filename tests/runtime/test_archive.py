@@ -131,14 +131,29 @@ def test_too_many_members_and_too_many_bytes_are_refused(target: Path, tmp_path:
 
 
 def test_a_stream_that_expands_without_end_is_refused(target: Path, tmp_path: Path) -> None:
-    limits = ArchiveLimits(extracted_bytes=1000, members=3)
+    whole = gzip.decompress(tar_of(tmp_path / "a.tar.gz", plain("a")).read_bytes())
     bomb = tmp_path / "bomb.tar.gz"
     with gzip.open(bomb, "wb") as file:
-        file.write(gzip.decompress(tar_of(tmp_path / "a.tar.gz", plain("a")).read_bytes()))
+        file.write(whole)
         for _ in range(20):
             file.write(bytes(1 << 20))
-    with pytest.raises(RefusedArchive, match="expands to more than"):
-        extract_archive(bomb, target, limits)
+    with pytest.raises(RefusedArchive, match="expands to far more"):
+        extract_archive(bomb, target)
+
+
+def test_an_extended_header_without_end_is_refused(target: Path, tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a")
+    member.pax_headers = {"comment": "x" * (20 << 20)}
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member)
+    with pytest.raises(RefusedArchive, match="expands to far more"):
+        extract_archive(tmp_path / "a.tar.gz", target)
+
+
+def test_a_thousand_small_files_are_accepted(target: Path, tmp_path: Path) -> None:
+    names = [f"{'ü' * 60}{number}" for number in range(1000)]
+    extract_archive(tar_of(tmp_path / "a.tar.gz", *[plain(name) for name in names]), target)
+    assert len(list(target.iterdir())) == 1000
 
 
 @given(cut=st.floats(0, 1, exclude_max=True))
