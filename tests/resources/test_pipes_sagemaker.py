@@ -432,18 +432,20 @@ def test_a_container_with_the_stock_message_writer_reports(pipes: PipesSageMaker
     assert not [text for text in outcome.log if "did not receive" in text]
 
 
-def test_calls_of_cloudwatch_logs_are_bounded_and_yet_every_line_comes(
+def test_however_rarely_it_reads_every_message_and_line_has_come_at_the_end(
     sagemaker: "SageMakerClient", s3: "S3Client"
 ) -> None:
     logs, calls, lines = boto3.client("logs"), list[str](), io.StringIO()
     logs.meta.events.register("before-call.logs", lambda model, **_: calls.append(model.name))
     client = PipesSageMakerTrainingJobClient(
         client=sagemaker,
-        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=1000.0),
         log_reader=PipesSageMakerLogReader(client=logs, interval=1000.0, settle=0.0, target_stream=lines),
         poll_interval=0.2,
     )
-    assert run_asset(client, counting(instances=2)).success
+    outcome = run_asset(client, counting(instances=2))
+    assert outcome.success
+    assert numbers_by_host(outcome.custom_messages) == {"algo-1": [0, 1, 2], "algo-2": [0, 1, 2]}
     assert len(lines.getvalue().splitlines()) == 6
     # One while it ran; at its end one to find the streams, and two for each: its lines, and that there are no more.
     assert sorted(calls) == ["DescribeLogStreams"] * 2 + ["GetLogEvents"] * 4
