@@ -21,6 +21,7 @@ from local_sagemaker.models import Models
 from local_sagemaker.protocol import Protocol, WireResponse
 from local_sagemaker.tags import Tags
 from local_sagemaker.training import TrainingJobs
+from local_sagemaker.transform import TransformJobs
 
 _log = logging.getLogger(__name__)
 _CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
@@ -39,12 +40,14 @@ class Emulator:
         models = Models(self.cloud)
         configs = EndpointConfigs(self.cloud, models)
         self.endpoints = Endpoints(self.cloud, models, configs, self.metrics)
+        self.transform = TransformJobs(self.cloud, models)
         self.invocations = Invocations(self.cloud, self.endpoints)
         self.operations: dict[str, Operation] = {
             **self.training.operations,
             **models.operations,
             **configs.operations,
             **self.endpoints.operations,
+            **self.transform.operations,
             **Tags(self.cloud).operations,
         }
         self._sending: asyncio.Task[None] | None = None
@@ -54,6 +57,7 @@ class Emulator:
         await asyncio.to_thread(self.cloud.connect)
         self.training.start()
         self.endpoints.start()
+        self.transform.start()
         self._sending = asyncio.create_task(self._send_metrics())
 
     async def close(self) -> None:
@@ -65,7 +69,7 @@ class Emulator:
         self.cloud.close()
 
     async def _end_containers(self) -> None:
-        await asyncio.gather(self.training.close(), self.endpoints.close())
+        await asyncio.gather(self.training.close(), self.endpoints.close(), self.transform.close())
 
     async def _send_metrics(self) -> None:
         while True:

@@ -1,0 +1,175 @@
+"""Records of batch transform: splitting, batching, filtering, joining, assembling. Pure functions.
+
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/batch-transform.html and …/batch-transform-data-processing.html (filters and joins).
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class RecordError(Exception):
+    """Records that cannot be processed; the message says which and why."""
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a stream without their newlines; empty lines are no records."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in lines if line)
+    if rest:
+        yield rest
+
+
+def batches(records: Iterable[bytes], limit_bytes: int, *, single: bool) -> Iterator[list[bytes]]:
+    """Mini-batches for one request each: one record, or as many as fit into `limit_bytes` with a newline after each.
+
+    Raises RecordError for a record that does not fit by itself.
+    """
+    batch: list[bytes] = []
+    size = 0
+    for number, record in enumerate(records, 1):
+        if len(record) > limit_bytes:
+            raise RecordError(
+                f"record {number} has {len(record)} bytes, more than the maximum payload of {limit_bytes}"
+            )
+        if batch and (single or size + len(record) + 1 > limit_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record) + 1
+    if batch:
+        yield batch
+
+
+def assemble(output: bytes, *, by_line: bool) -> bytes:
+    """What one answer adds to the output object: `AssembleWith: Line` ends it with exactly one newline."""
+    return output.removesuffix(b"\n") + b"\n" if by_line else output
+
+
+_STEP = re.compile(
+    r"\.(?P<name>[A-Za-z_][A-Za-z0-9_-]*)|\[(?P<names>\s*'[^']*'\s*(,\s*'[^']*'\s*)*)\]"
+    r"|\[(?P<indexes>\s*-?\d+\s*(,\s*-?\d+\s*)*)\]|\[(?P<start>-?\d*):(?P<end>-?\d*)\]|\.?\[?(?P<all>\*)\]?"
+)
+Step = tuple[str, Any]
+
+
+def parse_path(text: str) -> list[Step]:
+    """The steps of a JSONPath as batch transform supports it: `$`, `.name`, `['a','b']`, `[0,-1]`, `[1:]`, `*`. Raises RecordError."""
+    steps: list[Step] = []
+    if not text.startswith("$"):
+        raise RecordError(f"JSONPath {text!r} must start with $")
+    position = 1
+    while position < len(text):
+        found = _STEP.match(text, position)
+        if not found:
+            raise RecordError(f"JSONPath {text!r}: {text[position:]!r} is not supported")
+        position = found.end()
+        if found["name"]:
+            steps.append(("names", [found["name"]]))
+        elif found["names"]:
+            steps.append(("names", re.findall(r"'([^']*)'", found["names"])))
+        elif found["indexes"]:
+            steps.append(("indexes", [int(index) for index in found["indexes"].split(",")]))
+        elif found["all"]:
+            steps.append(("all", None))
+        else:
+            bounds = [int(bound) if bound else None for bound in (found["start"], found["end"])]
+            steps.append(("slice", slice(*bounds)))
+    return steps
+
+
+def select(value: Any, steps: Sequence[Step]) -> Any:
+    """What a path finds in a record. Several names give an object, several indexes a list. Raises RecordError when it finds nothing."""
+    for kind, argument in steps:
+        try:
+            if kind == "names":
+                value = value[argument[0]] if len(argument) == 1 else {name: value[name] for name in argument}
+            elif kind == "indexes":
+                value = value[argument[0]] if len(argument) == 1 else [value[index] for index in argument]
+            elif kind == "slice":
+                value = value[argument]
+            else:
+                value = list(value.values()) if isinstance(value, dict) else list(value)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise RecordError(f"a JSONPath finds nothing in a record: {error!r}") from error
+    return value
+
+
+@dataclass(frozen=True)
+class DataProcessing:
+    """InputFilter, OutputFilter and JoinSource of a job for one content type."""
+
+    csv: bool
+    input_filter: list[Step]
+    output_filter: list[Step]
+    join: bool
+
+    @classmethod
+    def parse(cls, config: dict[str, Any], content_type: str | None) -> "DataProcessing | None":
+        """From `DataProcessing` of a request; None when it asks for nothing. Raises RecordError."""
+        join = config.get("JoinSource", "None") == "Input"
+        paths = [config.get("InputFilter") or "$", config.get("OutputFilter") or "$"]
+        if not join and paths == ["$", "$"]:
+            return None
+        kind = (content_type or "").partition(";")[0].strip().lower()
+        if kind not in ("text/csv", "application/json", "application/jsonlines"):
+            raise RecordError(
+                f"DataProcessing needs the ContentType text/csv, application/json or application/jsonlines, not {content_type!r}"
+            )
+        return cls(kind == "text/csv", parse_path(paths[0]), parse_path(paths[1]), join)
+
+    def request(self, records: Sequence[bytes]) -> list[bytes]:
+        """The records as the container gets them: what InputFilter leaves."""
+        if not self.input_filter:
+            return list(records)
+        return [
+            self._text(_as_list(selected, self.csv))
+            for selected in (select(self._read(record), self.input_filter) for record in records)
+        ]
+
+    def output(self, records: Sequence[bytes], outputs: Sequence[bytes]) -> list[bytes]:
+        """The records of the output object: joined with their inputs if asked for, then what OutputFilter leaves.
+
+        Raises RecordError when the container did not answer with one output per record.
+        """
+        if self.join and len(records) != len(outputs):
+            raise RecordError(f"cannot join {len(records)} input records with {len(outputs)} output records")
+        if not self.join and not self.output_filter:
+            return list(outputs)
+        values = [self._read(output) for output in outputs]
+        if self.join:
+            values = [self._joined(self._read(record), value) for record, value in zip(records, values, strict=True)]
+        return [self._text(_as_list(select(value, self.output_filter), self.csv)) for value in values]
+
+    def _joined(self, record: Any, output: Any) -> Any:
+        if self.csv:
+            return [*record, *output]
+        if isinstance(record, dict):
+            return {**record, "SageMakerOutput": output}
+        return {"SageMakerInput": record, "SageMakerOutput": output}
+
+    def _read(self, record: bytes) -> Any:
+        try:
+            if self.csv:
+                return next(csv.reader([record.decode()]), [])
+            return json.loads(record)
+        except (ValueError, csv.Error) as error:
+            raise RecordError(f"a record is no {'CSV' if self.csv else 'JSON'}: {error}") from error
+
+    def _text(self, value: Any) -> bytes:
+        if self.csv:
+            line = io.StringIO()
+            csv.writer(line, lineterminator="").writerow(value)
+            return line.getvalue().encode()
+        return json.dumps(value).encode()
+
+
+def _as_list(value: Any, is_csv: bool) -> Any:
+    """A CSV row is a list, also when a path picked one column."""
+    return [value] if is_csv and not isinstance(value, list) else value

@@ -1,0 +1,104 @@
+"""The emulator as a process: rate limits, restarts, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from infrastructure.local_cloud import LocalCloud
+from tests.local_sagemaker.conftest import (
+    Emulator,
+    create_endpoint_config,
+    create_model,
+    create_training_job,
+    ended_training_job,
+    settled_endpoint,
+    tar_gz,
+    wait_for,
+)
+
+
+@pytest.fixture
+def own_emulator(local_cloud: LocalCloud, tmp_path: Path) -> Iterator[Emulator]:
+    """An emulator that a test may kill; it takes five CreateTrainingJob requests and then hardly any."""
+    running = Emulator(
+        local_cloud, tmp_path / "state", "--create-training-job-rate", "0.001", "--create-training-job-burst", "5"
+    )
+    running.start()
+    yield running
+    running.stop()
+    assert running.containers() == []
+
+
+def test_create_training_job_is_throttled_and_nothing_else_is(own_emulator: Emulator, bucket: str) -> None:
+    client = own_emulator.client("sagemaker")
+    for _ in range(5):
+        create_training_job(client, bucket)
+    with pytest.raises(ClientError, match="Rate exceeded") as error:
+        create_training_job(client, bucket)
+    assert error.value.response["Error"]["Code"] == "ThrottlingException"
+    assert len(client.list_training_jobs()["TrainingJobSummaries"]) == 5
+
+
+def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again(
+    own_emulator: Emulator, s3: Any, bucket: str
+) -> None:
+    client = own_emulator.client("sagemaker")
+    done = create_training_job(client, bucket)
+    description = ended_training_job(client, done)
+    running = create_training_job(client, bucket, hyperparameters={"sleep": 600, "descendant": "left over"})
+    s3.put_object(Bucket=bucket, Key="models/t.tar.gz", Body=tar_gz(weights="5"))
+    model = create_model(client, Mode="MultiModel", ModelDataUrl=f"s3://{bucket}/models/")
+    client.create_endpoint(EndpointName="kept", EndpointConfigName=create_endpoint_config(client, model, instances=2))
+    assert settled_endpoint(client, "kept")["EndpointStatus"] == "InService"
+    # Training host, its descendant in a session of its own, and two serving containers.
+    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 4)
+
+    own_emulator.kill()
+    wait_for(own_emulator.containers, lambda left: not left)
+    own_emulator.start()
+
+    again = client.describe_training_job(TrainingJobName=done)
+    assert {**again, "ResponseMetadata": None} == {**description, "ResponseMetadata": None}
+    lost = client.describe_training_job(TrainingJobName=running)
+    assert lost["TrainingJobStatus"] == "Failed"
+    assert lost["FailureReason"].startswith("InternalServerError: ")
+    endpoint = settled_endpoint(client, "kept")
+    assert endpoint["ProductionVariants"][0]["CurrentInstanceCount"] == 2
+    answer = own_emulator.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName="kept", TargetModel="t.tar.gz", Body=b"hello"
+    )
+    assert json.loads(answer["Body"].read())["files"] == {"weights": "5"}
+
+
+def test_sigterm_leaves_no_process_behind(own_emulator: Emulator, bucket: str) -> None:
+    client = own_emulator.client("sagemaker")
+    create_training_job(client, bucket, hyperparameters={"sleep": 600, "descendant": "left over"})
+    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 2)
+    own_emulator.stop()
+    assert own_emulator.containers() == []
+
+
+def test_reset_stops_and_forgets_everything(own_emulator: Emulator, bucket: str) -> None:
+    client = own_emulator.client("sagemaker")
+    name = create_training_job(client, bucket, hyperparameters={"sleep": 600})
+    create_model(client)
+    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 1)
+    assert own_emulator.control("POST", "/_local/reset") == {"status": "reset"}
+    assert own_emulator.containers() == []
+    assert client.list_models()["Models"] == []
+    with pytest.raises(ClientError, match="Requested resource not found"):
+        client.describe_training_job(TrainingJobName=name)
+    assert own_emulator.control("GET", "/_local/health")["instances"]["training job"] == 0
+
+
+def test_a_state_folder_serves_one_emulator_at_a_time(own_emulator: Emulator, local_cloud: LocalCloud) -> None:
+    second = Emulator(local_cloud, own_emulator.state)
+    with pytest.raises(Exception, match="is in use by another local_sagemaker"):
+        second.start()
+    second.stop()
