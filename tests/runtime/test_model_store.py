@@ -198,9 +198,9 @@ class EvictingStoreMachine(StoreMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestEvictingStore = EvictingStoreMachine.TestCase
-TestEvictingStore.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestEvictingStore.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def test_models_are_listed_in_pages_of_a_hundred_in_order(tmp_path: Path) -> None:
