@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import boto3
 import dagster._check as check
@@ -23,6 +23,13 @@ from dagster._core.pipes.context import PipesSession
 from dagster_aws.pipes import PipesS3ContextInjector
 from dagster_pipes import DAGSTER_PIPES_MESSAGES_ENV_VAR
 
+from resources.pipes_sagemaker_errors import (
+    FailureClass,
+    TrainingJobDiffersError,
+    TrainingJobFailedError,
+    TrainingJobResourceLimitExceededError,
+    failure_class,
+)
 from resources.pipes_sagemaker_readers import (
     LOG_GROUP,
     PipesSageMakerLogReader,
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, DescribeTrainingJobResponseTypeDef
 
 __all__ = [
+    "FailureClass",
     "PipesSageMakerLogReader",
     "PipesSageMakerMessageReader",
     "PipesSageMakerTrainingJobClient",
@@ -59,18 +67,6 @@ _ALREADY_EXISTS: Final = re.compile(
 )
 _NOTHING_TO_STOP: Final = re.compile(r"not found|could not find|does not exist|is in status", re.IGNORECASE)
 
-FailureClass = Literal["capacity", "algorithm", "client", "internal", "max_runtime", "max_wait", "stopped", "unknown"]
-"""Why a job did not complete: no machine to be had, the container's own failure, a request or data that cannot work,
-SageMaker's failure, its time was up (``StoppingCondition``), waiting for spot took too long, somebody stopped it."""
-
-_FAILURE_PREFIXES: Final[Mapping[str, FailureClass]] = {
-    "CapacityError": "capacity",
-    "InsufficientCapacity": "capacity",
-    "AlgorithmError": "algorithm",
-    "ClientError": "client",
-    "InternalServerError": "internal",
-}
-
 # What makes two jobs the same work. Each field is compared as far as the request says something about it: SageMaker adds
 # defaults to what it describes.
 _COMPARED: Final[Mapping[str, Sequence[str] | None]] = {
@@ -88,79 +84,6 @@ _COMPARED: Final[Mapping[str, Sequence[str] | None]] = {
     "RoleArn": None,
     "ResourceConfig": ("InstanceType", "InstanceCount", "InstanceGroups", "VolumeSizeInGB", "VolumeKmsKeyId"),
 }
-
-
-class TrainingJobFailedError(Exception):
-    """The job ended without completing.
-
-    Attributes:
-        job_name: The name of the job.
-        status: ``Failed`` or ``Stopped``.
-        secondary_status: For a stopped job why: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded`` or ``Stopped``.
-        failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing.
-        failure_class: See :py:data:`FailureClass`.
-        console_url: The job's page.
-        metadata: What the completed invocation would have had as metadata.
-    """
-
-    def __init__(
-        self, described: "DescribeTrainingJobResponseTypeDef", console_url: str, metadata: Mapping[str, Any]
-    ) -> None:
-        self.job_name = described["TrainingJobName"]
-        self.status: str = described["TrainingJobStatus"]
-        self.secondary_status: str = described["SecondaryStatus"]
-        self.failure_reason = described.get("FailureReason", "")
-        self.failure_class = failure_class(self.status, self.secondary_status, self.failure_reason)
-        self.console_url = console_url
-        self.metadata = metadata
-        reason = self.failure_reason or "SageMaker gave no reason"
-        super().__init__(
-            f"SageMaker training job {self.job_name} ended {self.status} ({self.secondary_status},"
-            f" {self.failure_class}): {reason}. See {console_url}"
-        )
-
-
-class TrainingJobDiffersError(Exception):
-    """A job of this name exists, and it is not the same work, so it is not adopted.
-
-    Attributes:
-        job_name: The name of the job.
-        field: The first field that differs, as a path: ``HyperParameters.epochs``.
-    """
-
-    def __init__(self, job_name: str, field: str, requested: object, existing: object) -> None:
-        self.job_name = job_name
-        self.field = field
-        super().__init__(
-            f"SageMaker training job {job_name} exists already with another {field}: requested"
-            f" {str(requested)[:200]!r}, existing {str(existing)[:200]!r}. Names cannot be used twice: choose another one."
-        )
-
-
-class TrainingJobResourceLimitExceededError(Exception):
-    """A quota of the account is used up (``ResourceLimitExceeded``). No job was made; the same request may succeed later.
-
-    Attributes:
-        job_name: The name of the job that was not made.
-    """
-
-    def __init__(self, job_name: str, message: str) -> None:
-        self.job_name = job_name
-        super().__init__(f"SageMaker training job {job_name} was not made: {message}")
-
-
-def failure_class(status: str, secondary_status: str, failure_reason: str) -> FailureClass:
-    """Classify how a job ended, by its secondary status or by the prefix of its ``FailureReason``.
-
-    A reason without a known prefix is the container's own: what it wrote to ``/opt/ml/output/failure``.
-    """
-    if status == "Stopped":
-        by_status: dict[str, FailureClass] = {"MaxRuntimeExceeded": "max_runtime", "MaxWaitTimeExceeded": "max_wait"}
-        return by_status.get(secondary_status, "stopped")
-    for prefix, name in _FAILURE_PREFIXES.items():
-        if failure_reason.startswith(prefix):
-            return name
-    return "algorithm" if failure_reason else "unknown"
 
 
 def first_difference(requested: Any, existing: Any, field: str) -> tuple[str, Any, Any] | None:
