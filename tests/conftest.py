@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, running
 from resources.deployment import Deployment
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("tenantry", deadline=None)  # a busy machine is no defect
+settings.load_profile("tenantry")
 
 
 @pytest.fixture(scope="session")
