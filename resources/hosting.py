@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -103,7 +102,7 @@ def _model_request(deployment: Deployment, workload: Workload, endpoint: str) ->
         "PrimaryContainer": container,
         "EnableNetworkIsolation": False,
     }
-    return {"ModelName": f"{endpoint}-{_digest(request)}"[:63], **request}
+    return {"ModelName": keys.name_of_content(endpoint, request), **request}
 
 
 def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: str) -> dict[str, Any]:
@@ -117,11 +116,7 @@ def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: s
         "ProductionVariants": [variant],
         "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
     }
-    return {"EndpointConfigName": f"{endpoint}-{_digest(request)}"[:63], **request}
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:10]
+    return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
 
 
 def already_exists(error: ClientError) -> bool:

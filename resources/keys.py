@@ -7,9 +7,11 @@ string that nobody checked cannot become part of a key.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Final, Literal, NewType
+from typing import Any, Final, Literal, NewType
 
 TenantId = NewType("TenantId", str)
 WorkloadName = NewType("WorkloadName", str)
@@ -235,25 +237,41 @@ def queue_key(workload: WorkloadName, status: str) -> str:
 
 # ---- SageMaker names (63 characters at most) --------------------------------------------------------------------------------
 
+_MOST_NAME: Final = 63
+_DIGEST: Final = 10
+
+
+def _fitted(name: str) -> str:
+    """The name; where SageMaker would not take it, too long or ending in a hyphen, its end gives way to a digest of all of it."""
+    if len(name) <= _MOST_NAME and not name.endswith("-"):
+        return name
+    return f"{name[: _MOST_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+
 
 def training_job_name(prefix: str, workload: WorkloadName, pack: PackId) -> str:
     """The name of a pack's training job."""
-    return f"{prefix}-{workload}-{pack}"[:63]
+    return _fitted(f"{prefix}-{workload}-{pack}")
 
 
 def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: str) -> str:
     """The name of a batch's transform job."""
-    return f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}"[:63]
+    return _fitted(f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}")
 
 
 def endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
     """The endpoint a tenant is served by: one for each silo tenant, one for all of a shared tier."""
     if tier == "silo":
         digest = hashlib.sha256(tenant.encode()).hexdigest()[:16]
-        return f"{prefix}-{workload}-silo-{digest}"
+        return _fitted(f"{prefix}-{workload}-silo-{digest}")
     return shared_endpoint_name(prefix, workload, tier)
 
 
 def shared_endpoint_name(prefix: str, workload: WorkloadName, tier: Literal["bridge", "pool"]) -> str:
     """The endpoint of a shared tier."""
-    return f"{prefix}-{workload}-{tier}"
+    return _fitted(f"{prefix}-{workload}-{tier}")
+
+
+def name_of_content(endpoint: str, content: Mapping[str, Any]) -> str:
+    """The name of an endpoint's model or configuration: other content, another name."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGEST]
+    return f"{endpoint[: _MOST_NAME - _DIGEST - 1]}-{digest}"

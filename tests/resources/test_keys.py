@@ -1,0 +1,177 @@
+"""Ids are checked once, and only checked ids become keys and names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+import boto3
+import pytest
+from botocore.validate import ParamValidator
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resources import keys
+
+TENANTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+WORKLOADS = st.from_regex(r"[a-z][a-z0-9]{0,19}", fullmatch=True)
+UPLOADS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
+# What the stack's parameter Prefix takes.
+PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{1,20}", fullmatch=True)
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html, and the same for the others
+SAGEMAKER_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+PARSERS: list[Callable[[object], str]] = [
+    keys.tenant_id, keys.workload_name, keys.upload_id, keys.file_name, keys.version_name, keys.pack_id, keys.request_id,
+]  # fmt: skip
+TRICKS = [
+    "", ".", "..", "../acme", "acme/..", "acme/", "/acme", "a/b", "a\\b", "acme%2F..", "%2e%2e", "acme\n", "acme\0", "acme ",
+    "ａｃｍｅ", "äcme", "acme\u202e", "acme#energy", "acme*", "acme?", "${aws:PrincipalTag/tenant}", "a" * 300, None, 7, b"acme",
+    ["acme"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.__name__)
+@pytest.mark.parametrize("trick", TRICKS, ids=repr)
+def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(parser: Callable[[object], str], trick: object) -> None:
+    with pytest.raises(keys.InvalidId) as refused:
+        parser(trick)
+    assert "must match" in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("parser", "good"),
+    [
+        (keys.tenant_id, "acme-7"),
+        (keys.workload_name, "energy"),
+        (keys.upload_id, "2026_Q1-a"),
+        (keys.file_name, "Usage.2026-01.csv"),
+        (keys.version_name, "20261121t100000-1a2b3c4d"),
+        (keys.pack_id, "p-0123456789abcdef"),
+        (keys.request_id, "0" * 32),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else value,
+)
+def test_an_id_comes_back_as_it_was(parser: Callable[[object], str], good: str) -> None:
+    assert parser(good) == good
+
+
+@pytest.mark.parametrize("text", ["Acme", "-acme", "acme_1", "a" * 64, "me@example.org"])
+def test_a_tenant_id_is_lower_case_and_no_address_or_name(text: str) -> None:
+    with pytest.raises(keys.InvalidId, match="is not a tenant id"):
+        keys.tenant_id(text)
+
+
+def test_the_manifest_cannot_be_one_of_its_files() -> None:
+    with pytest.raises(keys.InvalidId, match="the manifest itself"):
+        keys.file_name("manifest.json")
+
+
+@given(text=st.text() | TENANTS)
+def test_a_tenant_id_never_changes_the_number_of_parts_of_a_key(text: str) -> None:
+    try:
+        tenant = keys.tenant_id(text)
+    except keys.InvalidId:
+        return
+    workload = keys.workload_name("energy")
+    key = keys.upload_manifest(workload, tenant, keys.upload_id("u1"))
+    assert key.split("/") == ["uploads", "energy", text, "u1", "manifest.json"]
+    assert keys.table_partition(tenant, workload).split("#") == [text, "energy"]
+    assert keys.target_model(tenant, keys.version_name("v1")).split("/") == [text, "v1.tar.gz"]
+
+
+@given(workload=WORKLOADS, tenant=TENANTS, upload=UPLOADS)
+def test_a_manifests_key_gives_back_what_it_was_made_of(workload: str, tenant: str, upload: str) -> None:
+    ids = (keys.workload_name(workload), keys.tenant_id(tenant), keys.upload_id(upload))
+    assert keys.parse_manifest_key(keys.upload_manifest(*ids)) == ids
+
+
+@given(
+    key=st.text()
+    | st.lists(st.sampled_from(["uploads", "energy", "acme", "..", "", "u1", "manifest.json"])).map("/".join)
+)
+@example("uploads/energy/ACME/u1/manifest.json")
+@example("uploads/energy/acme/../manifest.json")
+@example("uploads/energy/acme/u1/deeper/manifest.json")
+@example("uploads/energy/acme/u1/manifest.json/")
+@example("/uploads/energy/acme/u1/manifest.json")
+def test_a_key_is_a_manifests_or_is_refused(key: str) -> None:
+    try:
+        ids = keys.parse_manifest_key(key)
+    except keys.InvalidId:
+        return
+    assert keys.upload_manifest(*ids) == key
+
+
+@given(
+    prefix=PREFIXES,
+    workload=WORKLOADS,
+    tenant=TENANTS,
+    tier=st.sampled_from(["silo", "bridge", "pool"]),
+    members=st.lists(st.text(), min_size=1, max_size=3),
+    batch=st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True),
+)
+@example("a" * 21, "w" * 20, "t" * 63, "silo", ["x"], "b-" + "0" * 12)
+def test_names_are_valid_for_sagemaker_however_long_their_parts(
+    prefix: str, workload: str, tenant: str, tier: keys.Tier, members: list[str], batch: str
+) -> None:
+    name, who = keys.workload_name(workload), keys.tenant_id(tenant)
+    names = [
+        keys.training_job_name(prefix, name, keys.pack_id_of(members)),
+        keys.training_job_name(prefix, name, keys.pack_id("p-" + "1" * 40)),
+        keys.transform_job_name(prefix, name, date(2026, 1, 2), batch),
+        keys.endpoint_name(prefix, name, tier, who),
+        keys.name_of_content(keys.endpoint_name(prefix, name, tier, who), {"tier": tier}),
+    ]
+    for made in names:
+        assert SAGEMAKER_NAME.fullmatch(made), made
+        assert made.startswith(f"{prefix}-")
+
+
+def test_the_pattern_held_to_here_is_the_services_own() -> None:
+    model = boto3.client("sagemaker", region_name="eu-west-1").meta.service_model
+    for operation, member in [
+        ("CreateTrainingJob", "TrainingJobName"), ("CreateTransformJob", "TransformJobName"), ("CreateEndpoint", "EndpointName"),
+    ]:  # fmt: skip
+        shape = model.operation_model(operation).input_shape.members[member]
+        assert shape.metadata["pattern"] == SAGEMAKER_NAME.pattern
+        assert not ParamValidator().validate("a" * shape.metadata.get("max", 63), shape).has_errors()
+
+
+def test_long_names_that_differ_at_their_end_stay_different() -> None:
+    prefix, name, day = "a" * 21, keys.workload_name("w" * 20), date(2026, 1, 2)
+    assert len({keys.transform_job_name(prefix, name, day, "b-" + "0" * 40 + end) for end in "abc"}) == 3
+    assert len({keys.training_job_name(prefix, name, keys.pack_id("p-" + "0" * 39 + end)) for end in "abc"}) == 3
+    endpoints = [keys.endpoint_name(prefix, name, "silo", keys.tenant_id(tenant)) for tenant in ("acme", "bolt")]
+    assert len(set(endpoints)) == 2
+    assert len({keys.name_of_content(endpoints[0], {"instances": count}) for count in (1, 2, 3)}) == 3
+
+
+def test_silo_tenants_have_endpoints_of_their_own_and_the_others_share() -> None:
+    name = keys.workload_name("energy")
+    acme, bolt = keys.tenant_id("acme"), keys.tenant_id("bolt")
+    assert keys.endpoint_name("tenantry", name, "silo", acme) != keys.endpoint_name("tenantry", name, "silo", bolt)
+    assert keys.endpoint_name("tenantry", name, "bridge", acme) == keys.endpoint_name("tenantry", name, "bridge", bolt)
+    assert keys.endpoint_name("tenantry", name, "pool", acme) != keys.endpoint_name("tenantry", name, "bridge", acme)
+
+
+@given(workload=WORKLOADS, tenant=TENANTS, content=st.text(), other=st.text())
+def test_a_requests_id_tells_contents_apart_and_repeats_itself(
+    workload: str, tenant: str, content: str, other: str
+) -> None:
+    name, who = keys.workload_name(workload), keys.tenant_id(tenant)
+    made = keys.request_id_of(name, who, content)
+    assert keys.request_id(made) == keys.request_id_of(name, who, content)
+    assert (made == keys.request_id_of(name, who, other)) == (content == other)
+
+
+@given(seconds=st.integers(0, 10**9), later=st.integers(1, 10**9))
+def test_a_later_version_sorts_after_an_earlier_one(seconds: int, later: int) -> None:
+    first, second = (keys.version_of("x", datetime.fromtimestamp(at, UTC)) for at in (seconds, seconds + later))
+    assert keys.version_name(first) < keys.version_name(second)
+
+
+def test_a_pack_has_the_same_id_in_whatever_order_its_members_are_listed() -> None:
+    assert keys.pack_id_of(["a", "b"]) == keys.pack_id_of(["b", "a"]) != keys.pack_id_of(["a", "c"])
+    assert keys.pack_id(keys.pack_id_of(["a"]))
