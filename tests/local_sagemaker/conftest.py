@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import time
 import urllib.request
@@ -52,7 +53,7 @@ class Emulator:
     def start(self) -> None:
         log = self.state.with_suffix(".log")
         command = [
-            os.sys.executable, "-m", "local_sagemaker", "--port", str(self.port), "--state", str(self.state),
+            sys.executable, "-m", "local_sagemaker", "--port", str(self.port), "--state", str(self.state),
             "--containers", str(CONTAINERS), *self._arguments,
         ]  # fmt: skip
         root = Path(__file__).resolve().parents[2]

@@ -150,7 +150,7 @@ def test_a_model_that_the_container_refuses_is_a_model_error_with_the_reason(
     name = endpoint(multi_model(sagemaker, models))
     with pytest.raises(ClientError, match="weights of another family") as error:
         ask(runtime, name, "refused.tar.gz")
-    response = error.value.response
+    response: Any = error.value.response
     assert (response["Error"]["Code"], response["OriginalStatusCode"]) == ("ModelError", 400)
 
 
@@ -173,9 +173,9 @@ def test_after_a_death_models_are_loaded_again(sagemaker: Any, runtime: Any, mod
         lambda count: count == 1,
     )
 
-    def answering() -> int:
+    def answering() -> Any:
         try:
-            return int(ask(runtime, name, "t1/v.tar.gz")["pid"])
+            return ask(runtime, name, "t1/v.tar.gz")["pid"]
         except ClientError:
             return before
 
@@ -188,7 +188,7 @@ def test_the_metrics_of_a_multi_model_endpoint_reach_cloudwatch(
     name = endpoint(multi_model(sagemaker, models))
     for _ in range(4):
         ask(runtime, name, "t1/v.tar.gz")
-    cloudwatch = boto3.client("cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
+    cloudwatch: Any = boto3.client("cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
     dimensions = [{"Name": "EndpointName", "Value": name}, {"Name": "VariantName", "Value": "variant-1"}]
     now = datetime.datetime.now(datetime.UTC)
 

@@ -1,0 +1,36 @@
+"""The SageMaker SDK's resource classes, unchanged, against the emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.local_sagemaker.conftest import Emulator, keys
+
+
+def test_the_sdk_s_resource_classes_work_unchanged(emulator: Emulator, s3: Any, bucket: str) -> None:
+    """In a process of its own: the SDK keeps one client per process and takes 200 MB."""
+    s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
+    script = Path(__file__).with_name("sdk_walkthrough.py")
+    # Its welcome and progress go to standard output too; the result is the last line.
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), bucket],
+        env={**os.environ, **emulator.environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "training": "Completed",
+        "listed": ["sdk-job"],
+        "answer": "HELLO",
+        "content_type": "text/plain",
+        "transform": "Completed",
+    }
+    assert keys(s3, bucket, "transformed/") == ["transformed/a.txt.out"]
