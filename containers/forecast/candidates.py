@@ -5,15 +5,13 @@ estimated is estimated from the weeks before the first origin; what is only look
 origin in question. Nothing else is seen, so a backtest is honest, and a customer's model depends on that customer alone.
 """
 
-import warnings
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from containers.forecast.features import recent_ordered, recent_quantile
 from containers.forecast.series import Floats, Weeks
-
-RECENT_WEEKS: Final = 8
 
 
 class Candidate(Protocol):
@@ -52,36 +50,41 @@ class WeeklyMedian:
     shortest = 2
 
     def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
-        """Mean and quantiles of up to eight values each."""
+        """Mean and quantiles of eight values each."""
         filled = carried_forward(weeks.values)
+        ordered = recent_ordered(filled, origins)
         result = np.empty((len(origins), ahead, weeks.season, 1 + len(levels)))
-        for number, origin in enumerate(origins):
-            recent = weeks.values[max(0, origin - RECENT_WEEKS) : origin]
-            recent = np.where(np.isfinite(recent), recent, filled[origin - 1])
-            result[number, :, :, 0] = recent.mean(axis=0)
-            result[number, :, :, 1:] = np.quantile(recent, levels, axis=0).T
+        result[..., 0] = ordered.mean(axis=-1)[:, None]
+        for column, level in enumerate(levels, start=1):
+            result[..., column] = recent_quantile(ordered, level)[:, None]
         return result
+
+
+class Average:
+    """The mean of other candidates' forecasts, which are mostly better together; it says nothing of its own."""
+
+    def __init__(self, *members: str) -> None:
+        self.members = members
+        self.name = "_and_".join(members)
 
 
 def carried_forward(values: Floats) -> Floats:
     """Weeks with each missing point taken from the last week that has it.
 
-    What no earlier week has is the median of that point's later weeks, or of the whole series where it has none.
+    What no earlier week has is the mean of that point's later weeks, or of the whole series where it has none.
     """
     filled = values.copy()
     missing = ~np.isfinite(filled)
     if not missing.any():
         return filled
-    for week in range(1, len(filled)):
-        gaps = missing[week]
-        if gaps.any():
-            filled[week, gaps] = filled[week - 1, gaps]
+    for week in np.flatnonzero(missing.any(axis=1)).tolist():
+        if week > 0:
+            filled[week] = np.where(missing[week], filled[week - 1], filled[week])
     still = ~np.isfinite(filled)
     if still.any():
-        overall = float(np.nanmedian(values))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a point that no week has: its median is the overall one
-            usual = np.nanmedian(values, axis=0)
-        usual = np.where(np.isfinite(usual), usual, overall)
+        known = np.where(missing, 0.0, values)
+        counts = (~missing).sum(axis=0)
+        overall = known.sum() / max(int(counts.sum()), 1)
+        usual = np.where(counts > 0, known.sum(axis=0) / np.maximum(counts, 1), overall)
         filled = np.where(still, usual, filled)
     return filled

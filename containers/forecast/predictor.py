@@ -44,7 +44,8 @@ class _Row:
 def _timestamps(start: datetime, frequency: str, count: int) -> _Row:
     """Shared by all models that start together, as those of one night's training do."""
     step = timedelta(hours=1) if frequency == "h" else timedelta(days=1)
-    return _Row([f'"{(start + number * step).strftime("%Y-%m-%dT%H:%M:%SZ")}"' for number in range(count)])
+    naive = start.replace(tzinfo=None)
+    return _Row([f'"{(naive + number * step).isoformat()}Z"' for number in range(count)])
 
 
 @dataclass(frozen=True, slots=True)

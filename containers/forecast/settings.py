@@ -9,8 +9,15 @@ from typing import Final, Literal, cast
 
 Tier = Literal["silo", "bridge", "pool"]
 
-OWN_DATA: Final = ("seasonal_naive", "weekly_median")
+OWN_DATA: Final = ("ridge", "weekly_median", "seasonal_naive", "prophet")
 """Candidates fitted on one customer's data alone."""
+
+GLOBAL: Final = "global_lightgbm"
+"""The candidate of pool tenants alone: fitted on all of theirs together."""
+
+DEFAULT_OWN: Final = ("ridge", "weekly_median", "seasonal_naive")
+DEFAULT_POOL: Final = (GLOBAL, *DEFAULT_OWN)
+"""Which candidates there are by default. The first stays unless another is clearly better in the backtest."""
 
 DEFAULT_HORIZON_DAYS: Final = {"h": 14, "D": 28}
 LARGEST_HORIZON_DAYS: Final = {"h": 14, "D": 28}
@@ -29,7 +36,8 @@ class Settings:
     """How models are made.
 
     `frequency`: `auto` takes that of the data; `D` sums an hourly series to days.
-    `candidates`: names to choose among, or none for the defaults of the tier.
+    `candidates`: names to choose among, or none for the defaults of the tier. `global_lightgbm` among them is for tenants
+    of tier pool; the others choose among the rest.
     `quantiles`: levels that a model forecasts, ascending, with 0.1, 0.5 and 0.9 among them.
     `horizon_days`: days that a model can forecast; none for 14 hourly and 28 daily.
     `prophet`: how the candidate `prophet` is fitted: all customers at once in numpy, or by the library, one by one.
@@ -43,7 +51,7 @@ class Settings:
     seed: int = 0
 
 
-def parse_settings(hyperparameters: Mapping[str, str], available: tuple[str, ...] = OWN_DATA) -> Settings:
+def parse_settings(hyperparameters: Mapping[str, str], available: tuple[str, ...] = (*OWN_DATA, GLOBAL)) -> Settings:
     """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown or malformed."""
     for name in hyperparameters:
         if name not in KNOWN and name not in RUNTIME and not name.startswith("sagemaker_"):

@@ -1,6 +1,7 @@
 """Training: one model per customer, chosen by backtest among what the customer's tier allows."""
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from containers.forecast.backtest import Chosen, choose
-from containers.forecast.candidates import Candidate, SeasonalNaive, WeeklyMedian
+from containers.forecast.candidates import Average, Candidate, SeasonalNaive, WeeklyMedian
+from containers.forecast.global_model import GlobalModel
 from containers.forecast.model_file import StoredForecast, write_model
 from containers.forecast.preparation import RefusedData
+from containers.forecast.prophet_map import Prophet
+from containers.forecast.ridge import Ridge
 from containers.forecast.series import (
     PER_DAY,
     SEASON,
@@ -23,7 +27,16 @@ from containers.forecast.series import (
     read_series,
     weeks_of,
 )
-from containers.forecast.settings import DEFAULT_HORIZON_DAYS, LARGEST_HORIZON_DAYS, Settings, parse_settings
+from containers.forecast.settings import (
+    DEFAULT_HORIZON_DAYS,
+    DEFAULT_OWN,
+    DEFAULT_POOL,
+    GLOBAL,
+    LARGEST_HORIZON_DAYS,
+    Settings,
+    parse_settings,
+)
+from containers.forecast.stock_prophet import StockProphet
 from containers.runtime.packed_training import Refused, Task, Trained
 
 
@@ -40,22 +53,55 @@ class ForecastTrainer:
         Raises `InvalidHyperparameter`.
         """
         settings = parse_settings(hyperparameters)
+        pool: list[tuple[Task, Series]] = []
         for number, task in enumerate(tasks):
-            folder = workspace / str(number)
-            folder.mkdir()
             try:
                 series = _series(task, settings, workspace / f"{number}-prepared")
-                chosen = choose(
-                    weeks_of(series), _candidates(settings), _weeks_ahead(series, settings), settings.quantiles
-                )
-                yield store(task, series, chosen, settings, folder)
+                if task.tier == "pool" and GLOBAL in (settings.candidates or DEFAULT_POOL):
+                    # The global model needs them all before it can say anything of one.
+                    pool.append((task, series))
+                else:
+                    yield _trained(task, series, settings, None, workspace)
             except (RefusedData, UnusableSeries) as error:
                 yield Refused(task, str(error))
+        for frequency in ("h", "D"):
+            members = [(task, series) for task, series in pool if series.frequency == frequency]
+            if not members:
+                continue
+            model = GlobalModel([weeks_of(series) for _, series in members], settings.quantiles, settings.seed)
+            for task, series in members:
+                try:
+                    yield _trained(task, series, settings, model, workspace)
+                except UnusableSeries as error:
+                    yield Refused(task, str(error))
 
 
-def _candidates(settings: Settings) -> Sequence[Candidate]:
-    available: dict[str, Candidate] = {"seasonal_naive": SeasonalNaive(), "weekly_median": WeeklyMedian()}
-    return [available[name] for name in settings.candidates or tuple(available)]
+def _trained(task: Task, series: Series, settings: Settings, model: GlobalModel | None, workspace: Path) -> Trained:
+    weeks = weeks_of(series)
+    names = settings.candidates or (DEFAULT_POOL if model else DEFAULT_OWN)
+    candidates = [_own(name, settings) for name in names if name != GLOBAL]
+    averages = []
+    if model:
+        candidates.insert(0, model.candidate(weeks))
+        averages = [Average(GLOBAL, "ridge")] if "ridge" in names else []
+    if not candidates:
+        raise UnusableSeries(f"{GLOBAL} is for tenants of the pool tier, and no other candidate is allowed.")
+    chosen = choose(weeks, candidates, _weeks_ahead(series, settings), settings.quantiles, averages)
+    folder = Path(tempfile.mkdtemp(prefix="model-", dir=workspace))
+    return store(task, series, chosen, settings, folder)
+
+
+def _own(name: str, settings: Settings) -> Candidate:
+    match name:
+        case "ridge":
+            return Ridge()
+        case "weekly_median":
+            return WeeklyMedian()
+        case "seasonal_naive":
+            return SeasonalNaive()
+        case "prophet":
+            return StockProphet(settings.seed) if settings.prophet == "stock" else Prophet()
+    raise ValueError(f"no candidate is named {name}")
 
 
 def _series(task: Task, settings: Settings, workspace: Path) -> Series:
@@ -136,6 +182,7 @@ def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, An
     local_start = (weeks.end - weeks.season) * STEP[series.frequency]
     levels = list(settings.quantiles)
     return {
+        "kind": "forecast",
         "local_start": datetime.fromtimestamp(local_start, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         "frequency": series.frequency,
         "timezone": series.timezone,
