@@ -37,22 +37,21 @@ def asset_key(workload: str, asset: str) -> AssetKey:
     return AssetKey([workload, asset])
 
 
-def plan(context: AssetExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[keys.TenantId]) -> None:
+def plan(context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[keys.TenantId]) -> None:
     """Show these tenants as in progress; those without a materialisation when the run has failed show as failed.
 
     A run that has partition keys of its own was planned by Dagster; for such a run this does nothing.
     """
     if context.has_partition_key or context.has_partition_key_range:
         return
-    op_context = context.op_execution_context
     for asset in assets:
         for tenant in tenants:
             event = DagsterEvent.build_asset_materialization_planned_event(
-                op_context.job_name,
-                op_context.get_step_execution_context().step.key,
+                context.job_name,
+                context.get_step_execution_context().step.key,
                 AssetMaterializationPlannedData(asset, partition=tenant, partitions_subset=None),
             )
-            context.instance.report_dagster_event(event, context.run_id)
+            context.instance.report_dagster_event(event, context.run.run_id)
 
 
 def outputs_are_reported_already(context: AssetExecutionContext) -> None:
@@ -68,8 +67,8 @@ def outputs_are_reported_already(context: AssetExecutionContext) -> None:
 class RunReport:
     """Reports outcomes into a Dagster run, each at once."""
 
-    def __init__(self, context: AssetExecutionContext, workload: str) -> None:
-        self._context: OpExecutionContext = context.op_execution_context
+    def __init__(self, context: OpExecutionContext, workload: str) -> None:
+        self._context = context
         self._workload = workload
 
     def materialized(
@@ -118,13 +117,13 @@ def _metadata_value(name: str, value: Any) -> Any:
 
 
 @contextmanager
-def signs_of_life(context: AssetExecutionContext) -> Iterator[None]:
+def signs_of_life(context: OpExecutionContext) -> Iterator[None]:
     """Tag the run with the time every few seconds while the block runs.
 
     Dagster's default launcher cannot tell a killed run from a slow one; the launcher sensor can, by this tag's age.
     """
     stopped = threading.Event()
-    instance, run_id = context.instance, context.run_id
+    instance, run_id = context.instance, context.run.run_id
 
     def tell() -> None:
         while not stopped.wait(ALIVE_EVERY_SECONDS):

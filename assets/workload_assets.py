@@ -1,6 +1,6 @@
 """The Dagster assets of a workload, made from its YAML: thin over the plain code beside this module."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from dagster import (
     Config,
     Failure,
     MaterializeResult,
+    OpExecutionContext,
     PartitionsDefinition,
     asset,
     multi_asset,
@@ -51,17 +52,13 @@ class OnboardingConfig(Config):
     """What the launcher asks a run to do. A person leaves it empty and chooses partitions instead."""
 
     pack: str = Field("", description="The pack's id; empty when partitions were chosen by hand.")
-    tier: str = Field("bridge", description="The tier of everything in the pack.")
     requests: list[PackedRequest] = Field(default_factory=list, description="The requests of the pack.")
 
 
 class BatchConfig(Config):
-    """Which day to predict, and for whom."""
+    """Which day to predict."""
 
     day: str = Field("", description="The date, YYYY-MM-DD; empty for today (UTC).")
-    everyone: bool = Field(
-        False, description="Predict for every tenant with a model; otherwise for the run's partitions."
-    )
 
 
 class CapacityConfig(Config):
@@ -71,27 +68,30 @@ class CapacityConfig(Config):
 
 
 def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
-    """``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration``: three assets made by one step, so that a
-    tenant moves on as soon as its own part is ready; each can also be materialised alone."""
+    """``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration`` of every tenant.
+
+    One step makes them, so that a tenant moves on as soon as its own part is ready, and so that one run can serve any set of
+    tenants; each asset can also be materialised alone.
+    """
     common: dict[str, Any] = {
         "group_name": workload.name,
         "owners": list(workload.owners),
         "skippable": True,
         "partitions_def": tenants,
     }
-    kinds = {kind for kind in workload.kinds if kind != "sagemaker"}
+    kinds = sorted(kind for kind in workload.kinds if kind != "sagemaker")
     specs = [
         AssetSpec(
             asset_key(workload.name, "training_data"),
-            description=f"{workload.title}: the tenant's latest upload, checked, repaired where that is documented, and prepared.",
-            kinds={"s3", *sorted(kinds)[:1]},
+            description=f"{workload.title}: the tenant's latest upload, checked, repaired where documented, and prepared.",
+            kinds={"s3", *kinds[:1]},
             **common,
         ),
         AssetSpec(
             asset_key(workload.name, "fine_tuned_artifact"),
             deps=[asset_key(workload.name, "training_data")],
             description=f"{workload.title}: the tenant's own model, an immutable versioned archive with its score.",
-            kinds={"sagemaker"},
+            kinds={"sagemaker", *kinds[1:2]},
             **common,
         ),
         AssetSpec(
@@ -104,7 +104,7 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
     ]
 
     @multi_asset(
-        name=f"{workload.name}_onboarding",
+        name=onboarding_step(workload.name),
         specs=specs,
         can_subset=True,
         partitions_def=tenants,
@@ -113,45 +113,62 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
     def onboarding(
         context: AssetExecutionContext, config: OnboardingConfig, tenantry: TenantryResource
     ) -> Iterator[MaterializeResult[Any]]:
-        stages: frozenset[AssetName] = frozenset(
-            name for name in ONBOARDING if asset_key(workload.name, name) in context.selected_asset_keys
-        )
-        deployment = tenantry.deployment
-        queue = RequestQueue(deployment)
-        report = RunReport(context, workload.name)
-        failures: dict[keys.TenantId, str] = {}
-        registered = 0
-        with signs_of_life(context):
-            for pack, tier, work in _packs(context, config, queue, workload, failures):
-                plan(context, context.selected_asset_keys, [item.tenant for item in work])
-                going = Onboarding(
-                    deployment, workload, pack, tier, report, _train(context, tenantry, queue, work), stages
-                )
-                try:
-                    going.run(work)
-                except NoCapacityYet as error:
-                    raise Failure(str(error), allow_retries=False) from error
-                except JobFailed as error:
-                    report.info(str(error))
-                failures |= going.failures
-                registered += going.registered
-        context.log.info(
-            f"{registered} tenants registered, {len(failures)} failed, {sum(deployment.aws_calls.values())} calls to AWS"
-        )
-        if failures:
-            raise Failure(
-                f"{len(failures)} of the tenants failed; the others are done.\n{failures_in_words(failures)}",
-                allow_retries=False,
-            )
-
+        selected = context.op_execution_context.selected_asset_keys
+        stages = frozenset[AssetName](name for name in ONBOARDING if asset_key(workload.name, name) in selected)
+        with signs_of_life(context.op_execution_context):
+            failures = _onboard(context.op_execution_context, config, tenantry, workload, stages)
+        raise_for(failures)
         outputs_are_reported_already(context)
         yield from ()
 
     return onboarding
 
 
+def onboarding_step(workload: str) -> str:
+    """The name of the step that onboards, under which its configuration stands."""
+    return f"{workload}_onboarding"
+
+
+def raise_for(failures: Mapping[keys.TenantId, str]) -> None:
+    """Fail the run when tenants failed, so that they show as failed; the others stay materialised."""
+    if failures:
+        raise Failure(
+            f"{len(failures)} of the tenants failed; the others are done.\n{failures_in_words(failures)}",
+            allow_retries=False,
+        )
+
+
+def _onboard(
+    context: OpExecutionContext,
+    config: OnboardingConfig,
+    tenantry: TenantryResource,
+    workload: Workload,
+    stages: frozenset[AssetName],
+) -> dict[keys.TenantId, str]:
+    deployment = tenantry.deployment
+    queue = RequestQueue(deployment)
+    report = RunReport(context, workload.name)
+    failures: dict[keys.TenantId, str] = {}
+    registered = 0
+    for pack, tier, work in _packs(context, config, queue, workload, failures):
+        assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
+        plan(context, assets, [item.tenant for item in work])
+        going = Onboarding(deployment, workload, pack, tier, report, _train(context, tenantry, queue, work), stages)
+        try:
+            going.run(work)
+        except NoCapacityYet as error:
+            raise Failure(str(error), allow_retries=False) from error
+        except JobFailed as error:
+            report.info(str(error))
+        failures |= going.failures
+        registered += going.registered
+    calls = sum(deployment.aws_calls.values())
+    context.log.info(f"{registered} tenants registered, {len(failures)} failed; {calls} calls to AWS by this process")
+    return failures
+
+
 def _packs(
-    context: AssetExecutionContext,
+    context: OpExecutionContext,
     config: OnboardingConfig,
     queue: RequestQueue,
     workload: Workload,
@@ -169,19 +186,17 @@ def _packs(
         return
     chosen = [keys.tenant_id(key) for key in context.partition_keys]
     groups: dict[str, list[Work]] = {}
-    for tenant, item in work_by_hand(queue, workload, chosen, context.run_id):
+    for tenant, item in work_by_hand(queue, workload, chosen, context.run.run_id):
         if item is None:
             failures[tenant] = "it never uploaded anything usable; upload first"
             continue
         group = str(tenant) if item.request.tier == "silo" else item.request.tier
         groups.setdefault(group, []).append(item)
     for group, items in groups.items():
-        yield keys.pack_id_of([context.run_id, group]), items[0].request.tier, items
+        yield keys.pack_id_of([context.run.run_id, group]), items[0].request.tier, items
 
 
-def _train(
-    context: AssetExecutionContext, tenantry: TenantryResource, queue: RequestQueue, work: Sequence[Work]
-) -> Train:
+def _train(context: OpExecutionContext, tenantry: TenantryResource, queue: RequestQueue, work: Sequence[Work]) -> Train:
     def train(request: Any, on_message: Any) -> FinishedJob:
         from resources.pipes_sagemaker import TrainingJobFailedError, TrainingJobResourceLimitExceededError
 
@@ -202,7 +217,7 @@ def _train(
 
 
 def batch_predictions_asset(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
-    """``batch_predictions``: scheduled for everyone, or materialised by hand for some."""
+    """``batch_predictions``, by hand for chosen tenants; the schedule's job predicts for everyone."""
 
     @asset(
         key=asset_key(workload.name, "batch_predictions"),
@@ -213,34 +228,38 @@ def batch_predictions_asset(workload: Workload, tenants: PartitionsDefinition[st
         kinds={"sagemaker", "s3"},
         output_required=False,
         backfill_policy=BackfillPolicy.single_run(),
-        description=f"{workload.title}: each tenant's prediction of a day, made by its champion in a batch transform.",
+        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a batch transform.",
     )
     def batch_predictions(
         context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
     ) -> Iterator[MaterializeResult[Any]]:
-        day = date.fromisoformat(config.day) if config.day else datetime.now(UTC).date()
-        chosen = None if config.everyone else [keys.tenant_id(key) for key in context.partition_keys]
-        report = RunReport(context, workload.name)
-        with signs_of_life(context):
-            failures = predict(
-                tenantry.deployment,
-                workload,
-                chosen,
-                day,
-                context.run_id,
-                report,
-                poll=tenantry.poll_seconds,
-                starting=lambda served: plan(context, [asset_key(workload.name, "batch_predictions")], served),
-            )
-        if failures:
-            raise Failure(
-                f"{len(failures)} tenants have no prediction; the others are done.\n{failures_in_words(failures)}",
-                allow_retries=False,
-            )
-
-        yield from ()  # each tenant's materialisation was reported by itself
+        chosen = [keys.tenant_id(key) for key in context.op_execution_context.partition_keys]
+        predict_day(context.op_execution_context, config, tenantry, workload, chosen)
+        yield from ()
 
     return batch_predictions
+
+
+def predict_day(
+    context: OpExecutionContext,
+    config: BatchConfig,
+    tenantry: TenantryResource,
+    workload: Workload,
+    tenants: Sequence[keys.TenantId] | None,
+) -> None:
+    """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises ``Failure`` if some failed."""
+    with signs_of_life(context):
+        failures = predict(
+            tenantry.deployment,
+            workload,
+            tenants,
+            date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
+            context.run.run_id,
+            RunReport(context, workload.name),
+            poll=tenantry.poll_seconds,
+            starting=lambda served: plan(context, [asset_key(workload.name, "batch_predictions")], served),
+        )
+    raise_for(failures)
 
 
 def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:

@@ -29,6 +29,7 @@ from demo.dagster_processes import DagsterProcesses, DagsterRefused, dagster_pro
 from demo.tenants import DemoTenant, demo_tenants
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, LocalCloudError, free_port, running
+from orchestration.jobs import batch_step
 from resources import hosting, keys, storage
 from resources.client import NoModelYet, TenantClient
 from resources.deployment import Deployment
@@ -135,7 +136,7 @@ class Demo:
         """Run tonight's batch now, and see that every good tenant's prediction lies in S3. Raises ``DemoFailed``."""
         day = datetime.now(UTC).date()
         bar = progress.add_task("tonight's batch predictions, now", total=len(self.good))
-        config = {"ops": {f"{self.name}__batch_predictions": {"config": {"day": day.isoformat(), "everyone": True}}}}
+        config = {"ops": {batch_step(self.name): {"config": {"day": day.isoformat()}}}}
         run = self.dagster.launch(f"{self.name}_batch_predictions", config, {"tenantry/day": day.isoformat()})
         deadline = time.monotonic() + self.timeout
         while (status := self.dagster.run_status(run)) not in {"SUCCESS", "FAILURE", "CANCELED"}:

@@ -15,7 +15,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, Ru
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from assets.chosen_partitions import ALIVE_TAG
-from assets.workload_assets import OnboardingConfig, PackedRequest
+from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
 from resources import keys
 from resources.notifications import tell_operators
 from resources.packing import plan_packs
@@ -82,13 +82,12 @@ def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
 def _run_request(workload: Workload, pack: keys.PackId, requests: Sequence[Request], number: int) -> RunRequest:
     config = OnboardingConfig(
         pack=pack,
-        tier=requests[0].tier,
         requests=[PackedRequest(tenant=r.tenant, request=r.request) for r in sorted(requests, key=lambda r: r.tenant)],
     )
     return RunRequest(
         run_key=f"{pack}-{number}",
         job_name=f"{workload.name}_fine_tuning",
-        run_config=RunConfig({f"{workload.name}_onboarding": config}),
+        run_config=RunConfig({onboarding_step(workload.name): config}),
         tags={
             PACK_TAG: pack,
             "tenantry/tier": requests[0].tier,

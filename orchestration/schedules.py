@@ -10,7 +10,7 @@ from dagster import (
 )
 
 from assets.workload_assets import BatchConfig, CapacityConfig
-from orchestration.jobs import WorkloadJobs
+from orchestration.jobs import WorkloadJobs, batch_step
 from workloads.schema import Capacity, Workload
 
 
@@ -33,7 +33,7 @@ def _batch_schedule(workload: Workload, jobs: WorkloadJobs) -> ScheduleDefinitio
     )
     def batch_predictions_schedule(context: ScheduleEvaluationContext) -> RunRequest:
         day = context.scheduled_execution_time.date().isoformat()
-        config = RunConfig({f"{workload.name}__batch_predictions": BatchConfig(day=day, everyone=True)})
+        config = RunConfig({batch_step(workload.name): BatchConfig(day=day)})
         return RunRequest(run_key=day, run_config=config, tags={"tenantry/day": day})
 
     return batch_predictions_schedule

@@ -1,0 +1,60 @@
+"""A Dagster instance of a test's own, and tenants that upload real (small) data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from dagster import DagsterInstance
+
+from containers.forecast.synthetic import generate
+from resources import keys
+from resources.client import TenantClient
+from resources.deployment import Deployment
+from workloads.schema import Workload, read_workloads
+
+DAYS = 70
+
+
+@pytest.fixture(scope="session")
+def energy() -> Workload:
+    return read_workloads()["energy"]
+
+
+@pytest.fixture(scope="session")
+def consumption() -> dict[str, bytes]:
+    """CSV files of six synthetic customers, ten weeks of hours each."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    frame = generate(6, start, start + timedelta(days=DAYS), seed=3)
+    files = {}
+    for number, (_, rows) in enumerate(frame.groupby("customer_id", sort=True)):
+        sink = io.StringIO()
+        pd.DataFrame(rows[["timestamp", "consumption"]]).to_csv(sink, index=False)
+        files[f"tenant-{number}"] = sink.getvalue().encode()
+    return files
+
+
+@pytest.fixture
+def dagster_instance(tmp_path: Path) -> Iterator[DagsterInstance]:
+    with DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}) as instance:
+        yield instance
+
+
+Upload = Callable[[str, bytes], keys.TenantId]
+
+
+@pytest.fixture
+def upload(deployment: Deployment, energy: Workload) -> Upload:
+    """Uploads a consumption file as a tenant's app does."""
+
+    def put(tenant: str, file: bytes) -> keys.TenantId:
+        who = keys.tenant_id(tenant)
+        with TenantClient(deployment, energy, who) as client:
+            client.upload({"consumption.csv": file}, {"timezone": "Europe/London", "country": "GB"})
+        return who
+
+    return put

@@ -1,0 +1,207 @@
+"""From upload to champion inside Dagster, on the local cloud with the real container."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
+
+from assets.chosen_partitions import asset_key
+from orchestration.definitions import defs
+from orchestration.launcher import PACK_TAG, runs_to_request
+from orchestration.partitions import add_tenants, tenants_of
+from resources import intake, keys, storage
+from resources.client import NoModelYet, TenantClient
+from resources.dagster_resources import TenantryResource
+from resources.deployment import Deployment
+from resources.model_registry import ModelRegistry
+from resources.request_queue import RequestQueue
+from tests.orchestration.conftest import Upload
+from workloads.schema import Workload, read_workloads
+
+TENANTRY = TenantryResource(poll_seconds=0.3, lost_run_seconds=60)
+ENERGY = keys.workload_name("energy")
+
+
+@pytest.fixture
+def energy_at_once(energy: Workload) -> Workload:
+    """Energy, with packs that do not wait for company."""
+    pack = energy.training.pack.model_copy(update={"wait_seconds": 0})
+    return energy.model_copy(update={"training": energy.training.model_copy(update={"pack": pack})})
+
+
+def take_in(deployment: Deployment, instance: DagsterInstance) -> intake.Intake:
+    return intake.drain_queue(deployment, read_workloads(), partial(add_tenants, instance), most_seconds=20)
+
+
+def run(instance: DagsterInstance, job: str, config: Any, tags: dict[str, str] | None = None) -> ExecuteInProcessResult:
+    return defs.resolve_job_def(job).execute_in_process(
+        instance=instance, run_config=config, tags=tags, raise_on_error=False, resources={"tenantry": TENANTRY}
+    )
+
+
+def onboard(deployment: Deployment, instance: DagsterInstance, workload: Workload) -> list[ExecuteInProcessResult]:
+    """One tick of the launcher, and its runs."""
+    requests = list(runs_to_request(instance, RequestQueue(deployment), workload, lost_run_seconds=60))
+    return [run(instance, str(request.job_name), request.run_config, dict(request.tags)) for request in requests]
+
+
+def statuses(instance: DagsterInstance, asset: str, tenants: list[keys.TenantId]) -> dict[str, str]:
+    found = instance.get_status_by_partition(asset_key("energy", asset), tenants, tenants_of("energy")) or {}
+    return {tenant: status.value if (status := found.get(tenant)) else "none" for tenant in tenants}
+
+
+def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:
+    good = [upload("acme", consumption["tenant-0"]), upload("globex", consumption["tenant-1"])]
+    bad = upload("initech", consumption["tenant-2"].replace(b"\n", b"x\n", 40))
+    taken = take_in(deployment, dagster_instance)
+    assert (taken.accepted, taken.refused) == (3, [])
+
+    (result,) = onboard(deployment, dagster_instance, energy_at_once)
+
+    assert not result.success, "a run with a failed tenant must not end green"
+    everyone = [*good, bad]
+    made, failed = AssetPartitionStatus.MATERIALIZED.value, AssetPartitionStatus.FAILED.value
+    for asset in ("training_data", "fine_tuned_artifact", "endpoint_registration"):
+        assert statuses(dagster_instance, asset, everyone) == {"acme": made, "globex": made, "initech": failed}, asset
+    queue = RequestQueue(deployment)
+    assert [queue.of_tenant(ENERGY, tenant)[-1].status for tenant in everyone] == [
+        "registered",
+        "registered",
+        "refused",
+    ]
+    refused = queue.of_tenant(ENERGY, bad)[-1]
+    assert "consumption.csv" in (refused.reason or "")
+
+    with TenantClient(deployment, energy_at_once, good[0]) as client:
+        forecast = client.predict({"period": 2})
+        assert len(forecast["mean"]) == 48
+    with TenantClient(deployment, energy_at_once, bad) as client, pytest.raises(NoModelYet, match="refused"):
+        client.predict({"period": 2})
+
+    artifacts = [
+        event.step_materialization_data.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == asset_key("energy", "fine_tuned_artifact")
+    ]
+    assert {artifact.partition for artifact in artifacts} == {"acme", "globex"}
+    for artifact in artifacts:
+        assert str(artifact.metadata["plot"].value).startswith("![plot](data:image/png;base64,")
+        assert float(str(artifact.metadata["mase"].value)) > 0
+
+    told = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)["Messages"]
+    notices = {(n["tenant"], n["kind"]) for n in (json.loads(message["Body"]) for message in told)}
+    assert notices == {("acme", "model_ready"), ("globex", "model_ready"), ("initech", "upload_refused")}
+    assert list(runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)) == []
+
+
+def test_the_same_upload_again_is_nothing_new_and_a_newer_one_follows_the_champion(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:
+    acme = upload("acme", consumption["tenant-0"])
+    take_in(deployment, dagster_instance)
+    (first,) = onboard(deployment, dagster_instance, energy_at_once)
+    assert first.success
+    upload("acme", consumption["tenant-0"])
+    assert take_in(deployment, dagster_instance).repeated == 1
+    assert onboard(deployment, dagster_instance, energy_at_once) == []
+
+    registry = ModelRegistry(deployment)
+    before = registry.champion(acme, ENERGY)
+    assert before is not None
+    lines = consumption["tenant-0"].splitlines(keepends=True)
+    upload("acme", b"".join(lines[:-24]))
+    take_in(deployment, dagster_instance)
+    (second,) = onboard(deployment, dagster_instance, energy_at_once)
+    assert second.success
+    versions = registry.versions(acme, ENERGY)
+    assert len(versions) == 2
+    after = registry.champion(acme, ENERGY)
+    assert after is not None
+    assert after.version in {version.version for version in versions}
+    if after.version != before.version:
+        assert after.previous == before.version
+
+
+def test_a_person_materialises_one_tenants_artifact_alone(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:
+    acme = upload("acme", consumption["tenant-0"])
+    take_in(deployment, dagster_instance)
+    onboard(deployment, dagster_instance, energy_at_once)
+    registry = ModelRegistry(deployment)
+    champion = registry.champion(acme, ENERGY)
+
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={asset_key("energy", "fine_tuned_artifact")}, asset_check_selection=set()
+    )
+    result = job.execute_in_process(instance=dagster_instance, partition_key=acme, resources={"tenantry": TENANTRY})
+
+    assert result.success
+    versions = registry.versions(acme, ENERGY)
+    assert [version.status for version in versions] == ["champion", "trained"]
+    assert registry.champion(acme, ENERGY) == champion, "materialising the artifact alone does not serve it"
+    assert RequestQueue(deployment).of_tenant(ENERGY, acme)[-1].status == "registered"
+
+
+def test_tonights_batch_predicts_for_everyone_with_a_model(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:
+    tenants = [upload("acme", consumption["tenant-0"]), upload("globex", consumption["tenant-1"])]
+    take_in(deployment, dagster_instance)
+    onboard(deployment, dagster_instance, energy_at_once)
+    day = datetime(2026, 3, 12, tzinfo=UTC).date()
+    config = {"ops": {"energy_predict_everyone": {"config": {"day": day.isoformat()}}}}
+
+    result = run(dagster_instance, "energy_batch_predictions", config)
+
+    assert result.success
+    made = AssetPartitionStatus.MATERIALIZED.value
+    assert statuses(dagster_instance, "batch_predictions", tenants) == {"acme": made, "globex": made}
+    for tenant in tenants:
+        with TenantClient(deployment, energy_at_once, tenant) as client:
+            (prediction,) = client.predictions(day)
+            assert len(prediction["mean"]) == 7 * 24
+            with pytest.raises(storage.ObjectMissing):
+                client.predictions(datetime(2020, 1, 1, tzinfo=UTC).date())
+
+
+def test_a_pack_whose_run_is_gone_is_taken_up_again_and_a_cancelled_one_goes_back(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:
+    upload("acme", consumption["tenant-0"])
+    take_in(deployment, dagster_instance)
+    queue = RequestQueue(deployment)
+    (asked,) = runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)
+    (again,) = runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)
+    assert again.tags[PACK_TAG] == asked.tags[PACK_TAG], "the tick died before its run was made: the same pack"
+    result = run(dagster_instance, str(again.job_name), again.run_config, dict(again.tags))
+    assert result.success
+    assert len(deployment.sagemaker.list_training_jobs()["TrainingJobSummaries"]) == 1
