@@ -86,14 +86,14 @@ class StoreMachine(RuleBasedStateMachine):
             return type(error)
         return None
 
-    @rule(name=NAMES, size=st.integers(1, 120))
+    @rule(name=NAMES, size=st.integers(15, 60) | st.just(BUDGET + 1))
     def load(self, name: str, size: int) -> None:
         if name in self.unloading:
             return
         expected = AlreadyLoaded if name in self.held else self.expect_load(name, size)
         assert self.run(self.attempt(self.store.load(name, self.url(size)))) is expected
 
-    @rule(name=NAMES, size=st.integers(1, 60))
+    @rule(name=NAMES, size=st.integers(15, 60))
     def load_at_once_from_several_sides(self, name: str, size: int) -> None:
         if name in self.unloading:
             return
@@ -200,7 +200,7 @@ class EvictingStoreMachine(StoreMachine):
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestEvictingStore = EvictingStoreMachine.TestCase
-TestEvictingStore.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestEvictingStore.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 def test_models_are_listed_in_pages_of_a_hundred_in_order(tmp_path: Path) -> None:
