@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,16 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     if len(content) > MOST_MANIFEST_BYTES:
         raise RefusedUpload(f"manifest.json has {len(content)} bytes; at most {MOST_MANIFEST_BYTES} are read")
     try:
-        document = json.loads(content)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        document = json.loads(content, parse_constant=_not_json)
+        # A half of a surrogate pair can be written in JSON, but neither kept nor sent.
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RefusedUpload("manifest.json holds text that is not Unicode; write it as UTF-8 JSON") from error
+    except (ValueError, RecursionError) as error:
         raise RefusedUpload(f"manifest.json is not JSON ({error}); write it as UTF-8 JSON") from error
     if not isinstance(document, dict):
         raise RefusedUpload("manifest.json must be a JSON object with workload, tenant, files and parameters")
-    if document.get("format") != 1:
+    if document.get("format") != 1 or isinstance(document["format"], bool):
         raise RefusedUpload(f"manifest.json: format is {document.get('format')!r}; this version reads format 1")
     for name, expected in (("workload", workload), ("tenant", tenant)):
         if document.get(name) != expected:
@@ -88,6 +93,10 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     return Manifest(
         workload, tenant, upload, files, _parameters(document.get("parameters", {}), offered.upload.parameters)
     )
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _files(listed: Any, offered: Workload) -> tuple[UploadedFile, ...]:
@@ -105,7 +114,7 @@ def _files(listed: Any, offered: Workload) -> tuple[UploadedFile, ...]:
             name = keys.file_name(entry["name"])
         except keys.InvalidId as error:
             raise RefusedUpload(f"{where}.name: {error}") from error
-        if name.rpartition(".")[2].lower() not in limits.file_types:
+        if Path(name).suffix[1:].lower() not in limits.file_types:
             raise RefusedUpload(
                 f"{where}.name: {name!r} is not one of the types {offered.name} takes: {', '.join(limits.file_types)}"
             )
@@ -120,7 +129,7 @@ def _files(listed: Any, offered: Workload) -> tuple[UploadedFile, ...]:
     total = sum(file.size for file in files)
     if total > limits.most_bytes:
         raise RefusedUpload(
-            f"manifest.json: the files have {total / 1048576:.1f} MB together; {offered.name} takes at most {limits.most_megabytes:g} MB"
+            f"manifest.json: the files have too many bytes together; {offered.name} takes at most {limits.most_megabytes:g} MB"
         )
     return tuple(files)
 
@@ -144,7 +153,9 @@ def _parameters(given: Any, declared: Mapping[str, Parameter]) -> dict[str, str 
             "string": isinstance(value, str) and len(value) <= parameter.most_characters,
             "boolean": isinstance(value, bool),
             "integer": isinstance(value, int) and not isinstance(value, bool),
-            "number": isinstance(value, int | float) and not isinstance(value, bool),
+            "number": isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max,
         }[parameter.type]
         if not fits:
             raise RefusedUpload(
@@ -231,7 +242,10 @@ def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
     Raises:
         ValueError: the message is not an S3 event.
     """
-    event = json.loads(body)
+    try:
+        event = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("not an S3 event: nested too deeply") from error
     if not isinstance(event, dict):
         raise ValueError("not an S3 event: not an object")  # noqa: TRY004 - the message is wrong, not a type of ours
     if event.get("Event") == "s3:TestEvent":
@@ -244,5 +258,5 @@ def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
             described = record["s3"]
             if described["bucket"]["name"] == bucket and str(record["eventName"]).startswith("ObjectCreated:"):
                 yield unquote_plus(described["object"]["key"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not an S3 event: a record lacks {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not an S3 event: a record lacks or malforms {error}") from error

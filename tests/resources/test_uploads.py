@@ -1,0 +1,286 @@
+"""Manifests, files and events of uploads: whatever arrives becomes a typed value or a refusal that says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resources import keys, storage, uploads
+from resources.deployment import Deployment
+from resources.uploads import Manifest, RefusedUpload, parse_manifest
+from workloads.schema import Parameter, Workload, read_workloads
+
+ENERGY = read_workloads()["energy"]
+NAME, ACME, U1 = keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1")
+KEY = keys.upload_manifest(NAME, ACME, U1)
+DIGEST = storage.sha256(b"")
+
+
+def workload_with(**parameters: Parameter) -> dict[str, Workload]:
+    """The energy workload, taking these parameters."""
+    upload = ENERGY.upload.model_copy(update={"parameters": parameters})
+    return {"energy": ENERGY.model_copy(update={"upload": upload})}
+
+
+def file_entry(**changed: Any) -> dict[str, Any]:
+    return {"name": "consumption.csv", "bytes": 10, "sha256": DIGEST, **changed}
+
+
+def document(**changed: Any) -> dict[str, Any]:
+    return {"format": 1, "workload": "energy", "tenant": "acme", "files": [file_entry()], **changed}
+
+
+def parsed(said: Any, workloads: Mapping[str, Workload] | None = None, key: str = KEY) -> Manifest:
+    content = said if isinstance(said, bytes) else json.dumps(said).encode()
+    return parse_manifest(content, key, workloads or {"energy": ENERGY})
+
+
+def test_a_good_manifest_is_read_whole_with_the_workloads_defaults() -> None:
+    manifest = parsed(document(parameters={"timezone": "Europe/London"}))
+    assert (manifest.workload, manifest.tenant, manifest.upload) == ("energy", "acme", "u1")
+    assert manifest.files == (uploads.UploadedFile(keys.file_name("consumption.csv"), 10, DIGEST),)
+    assert manifest.parameters == {"timezone": "Europe/London", "country": ""}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (document(format=2), "format is 2"),
+        (document(format=True), "format is True"),
+        (document(tenant="bolt"), "tenant is 'bolt' but it was uploaded under 'acme'"),
+        (document(tenant=None), "tenant is 'None'"),
+        (document(workload="portraits"), "workload is 'portraits'"),
+        (document(owner="me"), "unknown field 'owner'; remove it"),
+        (document(files=[]), "at least one file"),
+        (document(files={"name": "a.csv"}), "files must be a list"),
+        (document(files=["a.csv"]), r"files\[0\] must have exactly name, bytes and sha256"),
+        (document(files=[{"name": "a.csv"}]), r"files\[0\] must have exactly"),
+        (document(files=[file_entry(url="s3://")]), r"files\[0\] must have exactly"),
+        (document(files=[file_entry(name="../bolt/data.csv")]), r"files\[0\].name"),
+        (document(files=[file_entry(name="a/b.csv")]), r"files\[0\].name"),
+        (document(files=[file_entry(name="..%2Fb.csv")]), r"files\[0\].name"),
+        (document(files=[file_entry(name=".csv")]), r"files\[0\].name"),
+        (document(files=[file_entry(name="manifest.json")]), "the manifest itself"),
+        (document(files=[file_entry(name=7)]), r"files\[0\].name"),
+        (document(files=[file_entry(name="model.pkl")]), "not one of the types energy takes: csv, parquet"),
+        (document(files=[file_entry(name="csv")]), "not one of the types energy takes"),
+        (document(files=[file_entry(), file_entry()]), "names one file twice"),
+        (document(files=[file_entry(bytes=-1)]), r"files\[0\].bytes must be a whole number"),
+        (document(files=[file_entry(bytes=1.5)]), r"files\[0\].bytes"),
+        (document(files=[file_entry(bytes=True)]), r"files\[0\].bytes"),
+        (document(files=[file_entry(sha256="abc")]), r"files\[0\].sha256 must be 64"),
+        (document(files=[file_entry(sha256=DIGEST.upper())]), r"files\[0\].sha256"),
+        (document(files=[file_entry(sha256=None)]), r"files\[0\].sha256"),
+        (document(files=[file_entry(name=f"{n}.csv") for n in range(5)]), "5 files; energy takes at most 4"),
+        (document(files=[file_entry(bytes=64 * 1024 * 1024 + 1)]), "at most 64 MB"),
+        (document(files=[file_entry(bytes=10**400)]), "at most 64 MB"),
+        (document(parameters=None), "parameters must be an object"),
+        (document(parameters=["timezone"]), "parameters must be an object"),
+        (document(parameters={"colour": "red"}), "parameters.colour is not known; known are: timezone, country"),
+        (document(parameters={"timezone": 1}), "parameters.timezone must be a string of at most 200 characters"),
+        (document(parameters={"timezone": "x" * 201}), "parameters.timezone"),
+        (document(parameters={"timezone": "\ud800"}), "not Unicode"),
+        (document(parameters={"\ud800": "x"}), "not Unicode"),
+        ([], "must be a JSON object"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\xff", "not JSON"),
+        (b"[" * 60_000, "not JSON"),
+        (b'{"format": 1' + b"0" * 5000 + b"}", "not JSON"),
+        (b" " * (64 * 1024 + 1), "at most 65536"),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_a_bad_manifest_is_refused_with_field_and_cure(said: Any, reason: str) -> None:
+    with pytest.raises(RefusedUpload, match=reason) as refused:
+        parsed(said)
+    # The reason goes into a table row and to the owner's app.
+    str(refused.value).encode()
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("string", ["", "x"], [1, True, ["x"], {}]),
+        ("boolean", [True, False], [0, 1, "true"]),
+        ("integer", [0, -3], [True, 1.0, "1"]),
+        ("number", [0, 1.5, -2], [True, "1", [1]]),
+    ],
+)  # fmt: skip
+def test_parameters_have_the_type_the_workload_declares(kind: Any, good: list[Any], bad: list[Any]) -> None:
+    workloads = workload_with(knob=Parameter(type=kind))
+    for value in good:
+        assert parsed(document(parameters={"knob": value}), workloads).parameters == {"knob": value}
+    for value in bad:
+        with pytest.raises(RefusedUpload, match=f"parameters.knob must be a {kind}"):
+            parsed(document(parameters={"knob": value}), workloads)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused_since_no_json_could_carry_it_on(word: str) -> None:
+    said = json.dumps(document(parameters={"knob": 0})).replace('"knob": 0', f'"knob": {word}')
+    with pytest.raises(RefusedUpload, match=r"not JSON|parameters.knob must be a number"):
+        parsed(said.encode(), workload_with(knob=Parameter(type="number")))
+
+
+def test_a_required_parameter_has_to_be_there_and_an_optional_one_may_be_null() -> None:
+    workloads = workload_with(
+        subject=Parameter(type="string", required=True, description="whose face"), colour=Parameter(type="string")
+    )
+    assert parsed(document(parameters={"subject": "me", "colour": None}), workloads).parameters == {"subject": "me"}
+    with pytest.raises(RefusedUpload, match=r"parameters.subject is missing: whose face"):
+        parsed(document(), workloads)
+
+
+def test_an_upload_for_a_workload_nobody_offers_is_refused_and_told_which_there_are() -> None:
+    key = keys.upload_manifest(keys.workload_name("tarot"), ACME, U1)
+    with pytest.raises(RefusedUpload, match="no workload 'tarot'; upload under one of: energy"):
+        parsed(document(), key=key)
+
+
+@pytest.mark.parametrize("key", ["uploads/energy/ACME/u1/manifest.json", "uploads/energy/acme/manifest.json", "x"])
+def test_a_manifest_under_a_key_that_is_no_tenants_is_not_read(key: str) -> None:
+    with pytest.raises(keys.InvalidId):
+        parsed(document(), key=key)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+ALMOST = st.fixed_dictionaries(
+    {},
+    optional={
+        "format": st.just(1) | JSON,
+        "workload": st.just("energy") | JSON,
+        "tenant": st.just("acme") | JSON,
+        "files": JSON | st.lists(st.fixed_dictionaries({
+            "name": st.just("a.csv") | JSON, "bytes": st.integers() | JSON, "sha256": st.just(DIGEST) | JSON,
+        }), max_size=3),
+        "parameters": JSON | st.dictionaries(st.sampled_from(["timezone", "country", "x"]), JSON),
+    },
+)  # fmt: skip
+
+
+@given(
+    said=st.binary(max_size=200)
+    | JSON.map(lambda j: json.dumps(j).encode())
+    | ALMOST.map(lambda j: json.dumps(j).encode())
+)
+@example(
+    b'{"format":1,"workload":"energy","tenant":"acme","files":[{"name":"a.csv","bytes":1,"sha256":"'
+    + b"0" * 64
+    + b'"}]}'
+)
+def test_whatever_is_uploaded_becomes_a_manifest_or_a_refusal(said: bytes) -> None:
+    try:
+        manifest = parsed(said)
+    except RefusedUpload as refused:
+        str(refused).encode()  # it can be kept and sent
+        return
+    assert manifest.tenant == ACME
+    assert 0 <= sum(file.size for file in manifest.files) <= ENERGY.upload.most_bytes
+    json.dumps(dict(manifest.parameters), allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_equal_content_is_one_request_whatever_the_upload_is_called() -> None:
+    files = [file_entry(name="a.csv", sha256="a" * 64), file_entry(name="b.csv", sha256="b" * 64)]
+    first = parsed(document(files=files, parameters={"timezone": "UTC", "country": "GB"}))
+    again = parsed(
+        document(files=files[::-1], parameters={"country": "GB", "timezone": "UTC"}),
+        key=keys.upload_manifest(NAME, ACME, keys.upload_id("u2")),
+    )
+    assert first.request == again.request
+    assert parsed(document(files=files)).request != first.request
+    assert parsed(document(files=files[:1], parameters={"country": "GB"})).request != first.request
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_fetched_as_the_manifest_declares_them_and_lies_are_refused(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    key = uploads.put_upload(deployment, NAME, ACME, U1, {"a.csv": b"x,y\n", "b.csv": b"1,2\n"}, {"timezone": "UTC"})
+    manifest = uploads.read_manifest(deployment, key, {"energy": ENERGY})
+    paths = uploads.fetch_files(deployment, manifest, tmp_path)
+    assert [(path.name, path.read_bytes()) for path in paths] == [("a.csv", b"x,y\n"), ("b.csv", b"1,2\n")]
+
+    file = keys.upload_file(NAME, ACME, U1, keys.file_name("b.csv"))
+    for content, reason in [
+        (b"1,3\n", "b.csv is not the file its manifest declares"),
+        (b"1,2", "b.csv is not the file its manifest declares"),
+        (b"1,2\n" * 100, "b.csv is larger than the 4 bytes"),
+    ]:
+        storage.write_bytes(deployment.s3, deployment.uploads_bucket, file, content)
+        with pytest.raises(RefusedUpload, match=reason):
+            uploads.fetch_files(deployment, manifest, tmp_path)
+    deployment.s3.delete_object(Bucket=deployment.uploads_bucket, Key=file)
+    with pytest.raises(RefusedUpload, match=r"b.csv is named by the manifest but was not uploaded"):
+        uploads.fetch_files(deployment, manifest, tmp_path)
+
+
+def test_a_manifest_that_is_missing_or_too_large_says_so(deployment: Deployment) -> None:
+    with pytest.raises(storage.ObjectMissing, match=KEY):
+        uploads.read_manifest(deployment, KEY, {"energy": ENERGY})
+    storage.write_bytes(deployment.s3, deployment.uploads_bucket, KEY, b" " * (uploads.MOST_MANIFEST_BYTES + 1))
+    with pytest.raises(RefusedUpload, match="too large; at most 65536"):
+        uploads.read_manifest(deployment, KEY, {"energy": ENERGY})
+
+
+def test_a_file_that_could_not_be_named_is_not_uploaded(deployment: Deployment) -> None:
+    with pytest.raises(keys.InvalidId):
+        uploads.put_upload(deployment, NAME, ACME, U1, {"../a.csv": b""})
+    assert deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["KeyCount"] == 0
+
+
+# ---- events ---------------------------------------------------------------------------------------------------------------
+
+
+def record(key: str, bucket: str = "uploads", event: str = "ObjectCreated:Put") -> dict[str, Any]:
+    return {"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": quote_plus(key, safe="/")}}}
+
+
+def told(*records: Any) -> list[str]:
+    return list(uploads.manifest_keys_in_event(json.dumps({"Records": records}), "uploads"))
+
+
+def test_an_event_tells_the_keys_that_were_created_in_this_bucket() -> None:
+    assert told(record(KEY)) == [KEY]
+    assert told(record("uploads/a b/+/ü%2F")) == ["uploads/a b/+/ü%2F"]
+    assert told(record(KEY), record("k", bucket="other"), record("k", event="ObjectRemoved:Delete")) == [KEY]
+    assert told(record(KEY, event="ObjectCreated:CompleteMultipartUpload")) == [KEY]
+
+
+def test_the_event_s3_sends_when_it_is_configured_tells_nothing() -> None:
+    body = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "uploads"})
+    assert list(uploads.manifest_keys_in_event(body, "uploads")) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "hello", "[]", "null", "7", "{}", '{"Records": []}', '{"Records": {}}', '{"Records": [1]}', '{"Records": [{}]}',
+     '{"Records": [{"s3": null}]}', "[" * 60_000, '{"Records": ' + "[" * 60_000,
+     json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "uploads"}, "object": {"key": 5}}}]}),
+     json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": "uploads", "object": "k"}}]})],
+    ids=lambda body: body[:40],
+)  # fmt: skip
+def test_what_is_no_event_is_called_so(body: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - a ValueError of any kind is what the caller is promised
+        list(uploads.manifest_keys_in_event(body, "uploads"))
+
+
+@given(body=st.text() | JSON.map(json.dumps) | JSON.map(lambda j: json.dumps({"Records": [j]})))
+def test_whatever_lies_in_the_queue_is_an_event_or_is_called_none(body: str) -> None:
+    try:
+        assert all(isinstance(key, str) for key in uploads.manifest_keys_in_event(body, "uploads"))
+    except ValueError:
+        return
