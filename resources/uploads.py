@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,15 +148,7 @@ def _parameters(given: Any, declared: Mapping[str, Parameter]) -> dict[str, str 
             if parameter.required:
                 raise RefusedUpload(f"manifest.json: parameters.{name} is missing: {parameter.description}")
             continue
-        fits = {
-            "string": isinstance(value, str) and len(value) <= parameter.most_characters,
-            "boolean": isinstance(value, bool),
-            "integer": isinstance(value, int) and not isinstance(value, bool),
-            "number": isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and abs(value) <= sys.float_info.max,
-        }[parameter.type]
-        if not fits:
+        if not parameter.takes(value):
             raise RefusedUpload(
                 f"manifest.json: parameters.{name} must be a {parameter.type}"
                 + (f" of at most {parameter.most_characters} characters" if parameter.type == "string" else "")

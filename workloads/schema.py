@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
+import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 FOLDER: Final = Path(__file__).parent
 _MOST_BYTES: Final = 64 * 1024
 
+
+def _time_zone(name: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no IANA time zone, as Europe/London is") from error
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
+FileType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")]  # the end of a file's name, without the dot
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type starts so.
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
 
@@ -34,13 +56,33 @@ class Parameter(_Section):
     default: str | int | float | bool | None = None
     required: bool = False
     description: str = ""
-    most_characters: int = Field(200, ge=1, le=10_000)
+    most_characters: int = Field(default=200, ge=1, le=10_000)
+
+    def takes(self, value: object) -> bool:
+        """Whether a value is of this parameter's type; a number is finite, and no boolean is one."""
+        match self.type:
+            case "string":
+                return isinstance(value, str) and len(value) <= self.most_characters
+            case "boolean":
+                return isinstance(value, bool)
+            case "integer":
+                return isinstance(value, int) and not isinstance(value, bool)
+            case "number":
+                return (
+                    isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+                )
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Parameter:
+        if self.default is not None and not self.takes(self.default):
+            raise ValueError(f"default is {self.default!r}, which its type {self.type} does not take")
+        return self
 
 
 class Upload(_Section):
     """What an upload may hold."""
 
-    file_types: tuple[str, ...] = Field(min_length=1)
+    file_types: tuple[FileType, ...] = Field(min_length=1)
     most_files: int = Field(ge=1, le=10_000)
     most_megabytes: float = Field(gt=0, le=10_240)
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
@@ -56,7 +98,9 @@ class Pack(_Section):
 
     most_tenants: int = Field(ge=1, le=1000)
     wait_seconds: float = Field(ge=0, description="a request does not wait longer than this for company")
-    most_at_once: int = Field(2, ge=1, le=100, description="how many packs may be on their way at the same time")
+    most_at_once: int = Field(
+        default=2, ge=1, le=100, description="how many packs may be on their way at the same time"
+    )
 
 
 class Training(_Section):
@@ -103,7 +147,7 @@ class Capacity(_Section):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
     cron: Cron
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     instances: int = Field(ge=1, le=1000)
 
 
@@ -117,12 +161,19 @@ class Serving(_Section):
     smoke_request: Mapping[str, Any]
     capacity: tuple[Capacity, ...] = ()
 
+    @field_validator("capacity")
+    @classmethod
+    def _names_differ(cls, capacity: tuple[Capacity, ...]) -> tuple[Capacity, ...]:
+        if len({change.name for change in capacity}) != len(capacity):
+            raise ValueError("two changes have one name; a schedule is named after each")
+        return capacity
+
 
 class Batch(_Section):
     """The scheduled batch prediction."""
 
     cron: Cron
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     request: Mapping[str, Any]
     instance_type: InstanceType
     usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
@@ -176,7 +227,7 @@ def read_workload(path: Path) -> Workload:
         raise InvalidWorkload(f"{path.name}: larger than {_MOST_BYTES} bytes")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise InvalidWorkload(f"{path.name}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise InvalidWorkload(f"{path.name}: must be a mapping of fields, as in energy.yaml")

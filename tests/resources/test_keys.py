@@ -134,7 +134,9 @@ def test_the_pattern_held_to_here_is_the_services_own() -> None:
     for operation, member in [
         ("CreateTrainingJob", "TrainingJobName"), ("CreateTransformJob", "TransformJobName"), ("CreateEndpoint", "EndpointName"),
     ]:  # fmt: skip
-        shape = model.operation_model(operation).input_shape.members[member]
+        said = model.operation_model(operation).input_shape
+        assert said is not None
+        shape = said.members[member]
         assert shape.metadata["pattern"] == SAGEMAKER_NAME.pattern
         assert not ParamValidator().validate("a" * shape.metadata.get("max", 63), shape).has_errors()
 

@@ -1,0 +1,172 @@
+"""A workload's YAML file is read whole, or the file, the field and the fault are named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workloads.schema import FOLDER, InvalidWorkload, Quality, read_workload, read_workloads
+
+GOOD: dict[str, Any] = yaml.safe_load((FOLDER / "energy.yaml").read_text(encoding="utf-8"))
+Change = Callable[[dict[str, Any]], None]
+
+
+def changed(where: str, value: Any) -> dict[str, Any]:
+    """The energy workload with one field changed, or left out where ``value`` is ...."""
+    document = copy.deepcopy(GOOD)
+    *path, last = where.split(".")
+    section: Any = document
+    for name in path:
+        section = section[int(name)] if isinstance(section, list) else section[name]
+    if value is ...:
+        del section[last]
+    else:
+        section[int(last) if isinstance(section, list) else last] = value
+    return document
+
+
+def written(folder: Path, text: str | bytes, name: str = "energy.yaml") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_every_workload_of_the_product_is_read() -> None:
+    workloads = read_workloads()
+    energy = workloads["energy"]
+    assert energy.upload.most_bytes == 64 * 1024 * 1024
+    assert energy.upload.file_types == ("csv", "parquet")
+    assert energy.tier == "bridge"
+    assert energy.quality.baseline == "baseline_mase"
+    assert [entry.name for entry in energy.serving.capacity] == ["business_hours", "night"]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "field"),
+    [
+        ("tier", "platinum", "tier"),
+        ("tier", ..., "tier"),
+        ("colour", "red", "colour"),
+        ("name", "Energy", "name"),
+        ("image_tag", "a b", "image_tag"),
+        ("container", "../forecast", "container"),
+        ("preparation", "os.path", "preparation"),
+        ("upload.most_files", 0, "upload.most_files"),
+        ("upload.most_files", "many", "upload.most_files"),
+        ("upload.file_types", [], "upload.file_types"),
+        ("upload.file_types", [".csv"], "upload.file_types.0"),
+        ("upload.file_types", ["CSV"], "upload.file_types.0"),
+        ("upload.parameters.timezone", {"type": "text"}, "upload.parameters.timezone.type"),
+        ("upload.parameters.timezone", {"type": "integer", "default": "UTC"}, "upload.parameters.timezone"),
+        ("upload.parameters.timezone", {"type": "number", "default": True}, "upload.parameters.timezone"),
+        ("upload.parameters.timezone", {"type": "string", "default": "x" * 9, "most_characters": 8}, "upload.parameters.timezone"),
+        ("training.instance_type", "c5.xlarge", "training.instance_type"),
+        ("training.most_seconds", 5, "training.most_seconds"),
+        ("training.attempts", 0, "training.attempts"),
+        ("training.hyperparameters", {"frequency": 1}, "training.hyperparameters.frequency"),
+        ("training.pack.most_tenants", 0, "training.pack.most_tenants"),
+        ("training.pack.most_tenants", 201, "training.pack.most_tenants is more than"),
+        ("training.pack.wait_seconds", float("nan"), "training.pack.wait_seconds"),
+        ("quality.tolerance", 5, "quality.tolerance"),
+        ("quality.metric", ..., "quality.metric"),
+        ("serving.instances", 0, "serving.instances"),
+        ("serving.capacity.0.cron", "at seven", "serving.capacity.0.cron"),
+        ("serving.capacity.0.timezone", "Europe/Lodon", "serving.capacity.0.timezone"),
+        ("serving.capacity.0.timezone", "../UTC", "serving.capacity.0.timezone"),
+        ("serving.capacity.1.name", "business_hours", "serving.capacity"),
+        ("batch.timezone", "", "batch.timezone"),
+        ("batch.request", [1], "batch.request"),
+        ("batch", None, "batch"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, where: str, value: Any, field: str) -> None:
+    path = written(tmp_path, yaml.safe_dump(changed(where, value)))
+    with pytest.raises(InvalidWorkload) as refused:
+        read_workload(path)
+    assert str(refused.value).startswith("energy.yaml:")
+    assert f" {field}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"", "must be a mapping"),
+        (b"- name: energy", "must be a mapping"),
+        (b"name: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"name: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        (b"name: 2001-99-99", "not valid YAML"),
+        (b"[" * 30_000, "not valid YAML"),
+        (b"# " + b"x" * 65_536, "larger than 65536 bytes"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_file_that_is_no_workload_is_named(tmp_path: Path, text: bytes, fault: str) -> None:
+    with pytest.raises(InvalidWorkload, match=rf"energy\.yaml: {fault}"):
+        read_workload(written(tmp_path, text))
+
+
+@given(text=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_whatever_the_file_holds_it_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
+    path = written(tmp_path_factory.getbasetemp(), text)
+    with pytest.raises(InvalidWorkload, match=r"^energy\.yaml: "):
+        read_workload(path)
+
+
+def test_a_workload_bears_its_files_name(tmp_path: Path) -> None:
+    path = written(tmp_path, yaml.safe_dump(GOOD), "power.yaml")
+    with pytest.raises(InvalidWorkload, match=r"power\.yaml: name is 'energy'; it must be the file's, 'power'"):
+        read_workload(path)
+
+
+def test_one_bad_file_stops_the_whole_folder_and_an_empty_folder_offers_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidWorkload, match="nothing to offer"):
+        read_workloads(tmp_path)
+    written(tmp_path, yaml.safe_dump(GOOD))
+    assert list(read_workloads(tmp_path)) == ["energy"]
+    written(tmp_path, "name: x", "zebra.yaml")
+    with pytest.raises(InvalidWorkload, match=r"zebra\.yaml"):
+        read_workloads(tmp_path)
+
+
+def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(tmp_path: Path) -> None:
+    def version(where: str, value: Any) -> str:
+        return read_workload(written(tmp_path, yaml.safe_dump(changed(where, value)))).serving_version
+
+    before = version("title", GOOD["title"])
+    assert version("title", "Another") == before
+    assert version("serving.capacity", []) == before
+    assert version("image_tag", "0.2.0") != before
+    assert version("serving.instance_type", "ml.c5.4xlarge") != before
+    assert version("serving.environment", {"TENANTRY_EVICT": "lru"}) != before
+
+
+def quality(*, baseline: str | None = "baseline", lower: bool = True) -> Quality:
+    return Quality(metric="score", baseline=baseline, lower_is_better=lower, tolerance=0.0)
+
+
+def test_skill_is_the_share_of_the_baseline_and_lower_is_better_whatever_the_metric() -> None:
+    assert quality().skill({"score": 0.5, "baseline": 2.0}) == 0.25
+    assert quality(baseline=None).skill({"score": 0.5}) == 0.5
+    higher = quality(lower=False)
+    better, worse = higher.skill({"score": 0.9, "baseline": 0.5}), higher.skill({"score": 0.6, "baseline": 0.5})
+    assert better is not None
+    assert worse is not None
+    assert better < worse
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{}, {"score": 1.0}, {"baseline": 1.0}, {"score": 1.0, "baseline": 0.0}],
+    ids=lambda metrics: str(metrics),
+)
+def test_without_score_or_baseline_there_is_no_skill(metrics: dict[str, float]) -> None:
+    assert quality().skill(metrics) is None
