@@ -90,11 +90,8 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
     with TenantClient(deployment, energy_at_once, bad) as client, pytest.raises(NoModelYet, match="refused"):
         client.predict({"period": 2})
 
-    artifacts = [
-        event.step_materialization_data.materialization
-        for event in result.get_asset_materialization_events()
-        if event.asset_key == asset_key("energy", "fine_tuned_artifact")
-    ]
+    records = dagster_instance.fetch_materializations(asset_key("energy", "fine_tuned_artifact"), limit=10).records
+    artifacts = [record.asset_materialization for record in records if record.asset_materialization]
     assert {artifact.partition for artifact in artifacts} == {"acme", "globex"}
     for artifact in artifacts:
         assert str(artifact.metadata["plot"].value).startswith("![plot](data:image/png;base64,")
