@@ -45,6 +45,15 @@ def _arguments() -> argparse.Namespace:
         default=20,
         help="instances that training, endpoints and transform may each hold at once",
     )
+    parser.add_argument(
+        "--metrics-seconds", type=float, default=10.0, help="how often endpoint metrics are sent to CloudWatch"
+    )
+    parser.add_argument(
+        "--model-disk-megabytes",
+        type=int,
+        default=2048,
+        help="disk for the extracted models of one multi-model instance; what was used longest ago is deleted beyond it",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     return parser.parse_args()
 
@@ -65,6 +74,8 @@ def main() -> None:
         create_training_job_rate=arguments.create_training_job_rate,
         create_training_job_burst=arguments.create_training_job_burst,
         instance_quota=arguments.instance_quota,
+        metrics_seconds=arguments.metrics_seconds,
+        model_disk_bytes=arguments.model_disk_megabytes * 1024 * 1024,
     )
     uvicorn.run(
         application(settings),

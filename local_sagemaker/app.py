@@ -25,7 +25,6 @@ from local_sagemaker.transform import TransformJobs
 
 _log = logging.getLogger(__name__)
 _CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
-METRICS_PERIOD_SECONDS = 10.0
 
 
 class Emulator:
@@ -73,7 +72,7 @@ class Emulator:
 
     async def _send_metrics(self) -> None:
         while True:
-            await asyncio.sleep(METRICS_PERIOD_SECONDS)
+            await asyncio.sleep(self.cloud.settings.metrics_seconds)
             self.endpoints.record_loaded_models()
             await self.metrics.send(self.cloud.cloudwatch)
 
@@ -134,16 +133,15 @@ class Emulator:
             {
                 "status": "ok",
                 "operations": sorted(self.operations),
-                "instances": {
-                    quota.usage: quota.used
-                    for quota in (self.cloud.training_quota, self.cloud.endpoint_quota, self.cloud.transform_quota)
-                },
+                "instances": {quota.usage: quota.used for quota in self.cloud.quotas},
             }
         )
 
     async def reset(self, _: Request) -> Response:
         """`POST /_local/reset`: every container is killed and everything is forgotten."""
         await self._end_containers()
+        for quota in self.cloud.quotas:
+            quota.clear()
         self.cloud.store.clear()
         return JSONResponse({"status": "reset"})
 

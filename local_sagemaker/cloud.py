@@ -35,6 +35,7 @@ class Settings:
     create_training_job_rate: float = 1.0
     create_training_job_burst: int = 10
     instance_quota: int = 20
+    metrics_seconds: float = 10.0
     model_disk_bytes: int = 2 * 1024**3
     archive_limit_bytes: int = 1024**3
 
@@ -53,6 +54,7 @@ class Cloud:
         self.training_quota = InstanceQuota("training job", settings.instance_quota)
         self.endpoint_quota = InstanceQuota("endpoint", settings.instance_quota)
         self.transform_quota = InstanceQuota("transform job", settings.instance_quota)
+        self.quotas = (self.training_quota, self.endpoint_quota, self.transform_quota)
 
     @cached_property
     def _session(self) -> boto3.Session:

@@ -12,7 +12,7 @@ from typing import Any
 
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.endpoint_configs import EndpointConfigs
-from local_sagemaker.errors import not_emulated, not_found, refuse_members, validation
+from local_sagemaker.errors import ServiceError, not_emulated, not_found, refuse_members, validation
 from local_sagemaker.fleet import Variant
 from local_sagemaker.instances import InstanceFailedError
 from local_sagemaker.metrics import Metrics
@@ -48,8 +48,15 @@ class Endpoints:
             if endpoint["EndpointStatus"] == "Deleting":
                 self._forget(name, endpoint)
             elif endpoint["EndpointStatus"] != "Failed":
-                self._cloud.endpoint_quota.hold(name, _desired(endpoint["Variants"]), "ml.*")
-                self._begin(name, endpoint, "SystemUpdating", self._bring_up(name, endpoint))
+                self._start_again(name, endpoint)
+
+    def _start_again(self, name: str, endpoint: Document) -> None:
+        try:
+            self._hold(name, endpoint["Variants"])
+        except ServiceError as error:
+            self._move(name, endpoint, "Failed", error.message)
+        else:
+            self._begin(name, endpoint, "SystemUpdating", self._bring_up(name, endpoint))
 
     async def close(self) -> None:
         """Kill all instances; the endpoints stay as they are on disk."""
@@ -82,7 +89,7 @@ class Endpoints:
         if self._cloud.store.get(KIND, name):
             raise validation(f'Cannot create already existing endpoint "{arn}".')
         variants = self._variants(params["EndpointConfigName"])
-        self._cloud.endpoint_quota.hold(name, _desired(variants), variants[0]["Config"]["InstanceType"])
+        self._hold(name, variants)
         now = time.time()
         endpoint = {
             "EndpointName": name,
@@ -140,8 +147,7 @@ class Endpoints:
             if "DataCaptureConfig" in excluded:
                 raise not_emulated("ExcludeRetainedVariantProperties DataCaptureConfig")
             _retain(variants, endpoint["Variants"], excluded)
-        both = _desired(variants) + _desired(endpoint["Variants"])
-        self._cloud.endpoint_quota.hold(name, both, variants[0]["Config"]["InstanceType"])
+        self._hold(name, [*variants, *endpoint["Variants"]])
         endpoint.pop("FailureReason", None)
         self._begin(
             name, endpoint, "Updating", self._replace_fleet(name, endpoint, params["EndpointConfigName"], variants)
@@ -180,7 +186,7 @@ class Endpoints:
         """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint are gone."""
         name = params["EndpointName"]
         endpoint = self._get(name)
-        if endpoint["EndpointStatus"] == "Deleting":
+        if endpoint["EndpointStatus"] not in ("InService", "Failed", "Creating"):
             raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
         if task := self._tasks.pop(name, None):
             task.cancel()
@@ -270,14 +276,14 @@ class Endpoints:
         try:
             await self._start_fleet(fleet)
         except InstanceFailedError as failure:
-            self._hold_desired(name, endpoint)
+            self._hold(name, endpoint["Variants"])
             self._move(name, endpoint, "InService", str(failure))
             return
         old, self._fleets[name] = self._fleets[name], fleet
         endpoint["EndpointConfigName"] = config_name
         endpoint["Variants"] = variants
         await asyncio.gather(*(variant.close(drain=True) for variant in old.values()))
-        self._hold_desired(name, endpoint)
+        self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService")
 
     async def _scale(self, name: str, endpoint: Document, counts: dict[str, int]) -> None:
@@ -292,7 +298,7 @@ class Endpoints:
                     document["DesiredInstanceCount"] = counts[variant.name]
                 except InstanceFailedError as failure:
                     reason = f"Production variant {variant.name}: {failure}"
-        self._hold_desired(name, endpoint)
+        self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService", reason)
 
     async def _take_down(self, name: str, endpoint: Document) -> None:
@@ -300,17 +306,15 @@ class Endpoints:
         await asyncio.gather(*(variant.close(drain=True) for variant in fleet.values()))
         self._forget(name, endpoint)
 
-    def _hold_desired(self, name: str, endpoint: Document) -> None:
-        self._cloud.endpoint_quota.hold(name, _desired(endpoint["Variants"]), "")
+    def _hold(self, name: str, variants: list[Document]) -> None:
+        """Hold the instances that these variants want. Raises ResourceLimitExceeded."""
+        count = sum(variant["DesiredInstanceCount"] for variant in variants)
+        self._cloud.endpoint_quota.hold(name, count, variants[0]["Config"]["InstanceType"])
 
     def _forget(self, name: str, endpoint: Document) -> None:
         self._cloud.endpoint_quota.release(name)
         self._cloud.store.delete(KIND, name)
         self._cloud.store.delete("tags", endpoint["EndpointArn"])
-
-
-def _desired(variants: list[Document]) -> int:
-    return sum(variant["DesiredInstanceCount"] for variant in variants)
 
 
 def _retain(variants: list[Document], old: list[Document], excluded: set[str]) -> None:

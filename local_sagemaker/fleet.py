@@ -36,6 +36,7 @@ class Variant:
         self.instances: list[Instance] = []
         self.models: dict[str, LoadedModels] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._desired = 0
 
     def record(self, name: str, value: float, unit: str = "None") -> None:
         """One value of an invocation metric of this variant."""
@@ -51,14 +52,19 @@ class Variant:
         missing = count - len(self.instances)
         if missing > 0:
             started = [self._new_instance() for _ in range(missing)]
-            outcomes = await asyncio.gather(*(self._start(instance) for instance in started), return_exceptions=True)
-            failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-            if failed:
-                await asyncio.gather(*(instance.stop() for instance in started))
-                raise failed[0]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for instance in started:
+                        group.create_task(self._start(instance))
+            except BaseException as error:
+                await asyncio.gather(*(instance.stop(1.0) for instance in started))
+                if isinstance(error, ExceptionGroup):
+                    raise error.exceptions[0] from error
+                raise
             for instance in started:
                 self._add(instance)
-        elif missing < 0:
+        self._desired = count
+        if missing < 0:
             await asyncio.gather(*(self._retire(instance) for instance in self.instances[count:]))
 
     async def close(self, *, drain: bool) -> None:
@@ -134,7 +140,10 @@ class Variant:
                     await fresh.stop(0)
                     raise
                 else:
-                    self._add(fresh)
+                    if len(self.instances) < self._desired:
+                        self._add(fresh)
+                    else:  # the variant was scaled meanwhile
+                        await fresh.stop()
                     return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_RESTART_PAUSE_SECONDS)

@@ -54,19 +54,21 @@ class Invocations:
             raise _refused("TargetModel is only valid for a multi-model endpoint.")
         variant.record("Invocations", 1.0)
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
-        in_container = time.perf_counter()
         failed = ""
+        in_container = 0.0
         try:
-            answer = await self._send(variant, params["EndpointName"], target, headers, params["Body"])
+            answer, in_container = await self._send(variant, params["EndpointName"], target, headers, params["Body"])
         except ServiceError as error:
             failed = "4" if error.code in ("ValidationError", "ModelNotReadyException") else "5"
             original = error.fields.get("OriginalStatusCode")
             failed = str(original)[0] if original else failed
             raise
         finally:
-            now = time.perf_counter()
-            variant.record("ModelLatency", (now - in_container) * 1e6, "Microseconds")
-            variant.record("OverheadLatency", (in_container - started) * 1e6, "Microseconds")
+            # Waiting for a model to be loaded is overhead: ModelLatency is the container's time for the request alone.
+            overhead = time.perf_counter() - started - in_container
+            if in_container:
+                variant.record("ModelLatency", in_container * 1e6, "Microseconds")
+            variant.record("OverheadLatency", overhead * 1e6, "Microseconds")
             variant.record("Invocation4XXErrors", 1.0 if failed == "4" else 0.0)
             variant.record("Invocation5XXErrors", 1.0 if failed == "5" else 0.0)
         result = {
@@ -98,19 +100,22 @@ class Invocations:
 
     async def _send(
         self, variant: Variant, endpoint: str, target: str | None, headers: dict[str, str], body: bytes
-    ) -> Answer:
+    ) -> tuple[Answer, float]:
         instance: Instance = variant.choose(target)
         where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
         try:
             with instance:
                 if target is None:
+                    sent = time.perf_counter()
                     answer = await instance.client.request(
                         "POST", "/invocations", headers=headers, body=body, within=RESPONSE_TIMEOUT_SECONDS
                     )
+                    seconds = time.perf_counter() - sent
                 else:
-                    answer = await variant.models[instance.id].invoke(target, headers, body, RESPONSE_TIMEOUT_SECONDS)
+                    models = variant.models[instance.id]
+                    answer, seconds = await models.invoke(target, headers, body, RESPONSE_TIMEOUT_SECONDS)
         except LoadRefusedError as refusal:
-            answer = refusal.answer
+            raise _model_error(refusal.answer.status, refusal.answer.text, where) from refusal
         except TimeoutError as error:
             raise _model_error(
                 0, "Your invocation timed out while waiting for a response from container primary.", where
@@ -119,7 +124,7 @@ class Invocations:
             raise _model_error(0, f"The container did not answer: {error}", where) from error
         if answer.status != 200:
             raise _model_error(answer.status, answer.text, where)
-        return answer
+        return answer, seconds
 
 
 def _refused(message: str) -> ServiceError:

@@ -62,7 +62,8 @@ class LoadedModels:
         self._loading: dict[str, _Loaded] = {}
         self._unloading: dict[str, asyncio.Future[None]] = {}
         self._disk: OrderedDict[str, int] = OrderedDict()
-        self._released = asyncio.Event()
+        self._posting = 0
+        self._changed = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -73,8 +74,8 @@ class LoadedModels:
         """Whether the model is loaded or being loaded here."""
         return target in self._loaded or target in self._loading
 
-    async def invoke(self, target: str, headers: dict[str, str], body: bytes, within: float) -> Answer:
-        """One request to a model, which is loaded first if need be.
+    async def invoke(self, target: str, headers: dict[str, str], body: bytes, within: float) -> tuple[Answer, float]:
+        """One request to a model, which is loaded first if need be; the answer, and the seconds the container took for it.
 
         Raises LoadRefusedError, ServiceError (no such model, not loaded in time), ContainerUnreachableError, TimeoutError.
         """
@@ -84,11 +85,13 @@ class LoadedModels:
             loaded.in_flight += 1
             try:
                 await self._wait_until_loaded(target, loaded)
+                sent = time.perf_counter()
                 answer = await self._instance.client.request("POST", path, headers=headers, body=body, within=within)
+                seconds = time.perf_counter() - sent
             finally:
                 loaded.in_flight -= 1
                 if not loaded.in_flight:
-                    self._released.set()
+                    self._changed.set()
                     if not self._instance.spec.cached and self._loaded.get(target) is loaded:
                         await self._unload(target)
             if attempt == 0 and answer.status == 404 and self._loaded.get(target) is loaded:
@@ -98,7 +101,7 @@ class LoadedModels:
             if attempt == 0 and answer.status == 507 and await self._make_room(but_not=target):
                 continue
             break
-        return answer
+        return answer, seconds
 
     def _begin_loading(self, target: str) -> _Loaded:
         loaded = self._loading[target] = _Loaded()
@@ -145,19 +148,27 @@ class LoadedModels:
             started = time.perf_counter()
             document = json.dumps({"model_name": model_name(target), "url": str(folder)}).encode()
             while True:
-                answer = await self._instance.client.request(
-                    "POST",
-                    "/models",
-                    headers={"content-type": "application/json"},
-                    body=document,
-                    within=LOAD_TIMEOUT_SECONDS,
-                )
+                answer = await self._post(document)
                 if answer.status != 507 or not await self._make_room(but_not=target):
                     break
             if answer.status not in (200, 409):
                 self._forget_on_disk(target)
                 raise LoadRefusedError(answer)
             self._record("ModelLoadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+
+    async def _post(self, document: bytes) -> Answer:
+        self._posting += 1
+        try:
+            return await self._instance.client.request(
+                "POST",
+                "/models",
+                headers={"content-type": "application/json"},
+                body=document,
+                within=LOAD_TIMEOUT_SECONDS,
+            )
+        finally:
+            self._posting -= 1
+            self._changed.set()
 
     def _folder(self, target: str) -> Path:
         return self._instance.folder / "models" / model_name(target) / "model"
@@ -187,20 +198,22 @@ class LoadedModels:
             archive.unlink(missing_ok=True)
 
     async def _make_room(self, but_not: str) -> bool:
-        """Unload the least recently used model, waiting for one to be idle if all are busy; False when there is none to unload."""
+        """Unload the least recently used model; False when there is none that could be, now or soon.
+
+        While all others are in use, or what fills the container is just being loaded or unloaded, it waits for that to change.
+        """
         while True:
             others = [target for target in self._loaded if target != but_not]
-            if not others and self._unloading:
-                await asyncio.wait(list(self._unloading.values()))
-                return True
-            if not others:
-                return False
             for target in others:
                 if not self._loaded[target].in_flight:
                     await self._unload(target)
                     return True
-            self._released.clear()
-            await self._released.wait()
+            if not others and not self._posting and not self._unloading:
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+            if not others:
+                return True
 
     async def _unload(self, target: str) -> None:
         del self._loaded[target]
@@ -215,6 +228,7 @@ class LoadedModels:
         finally:
             del self._unloading[target]
             done.set_result(None)
+            self._changed.set()
         self._record("ModelUnloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
 
     async def _keep_disk_within_limit(self, but_not: str) -> None:

@@ -1,6 +1,6 @@
 """Request rates and instance quotas, the two things an account runs into."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from local_sagemaker.errors import ServiceError
 
@@ -65,7 +65,3 @@ class InstanceQuota:
     def clear(self) -> None:
         """Nobody holds anything."""
         self._held.clear()
-
-    def holders(self) -> Iterator[tuple[str, int]]:
-        """Who holds how many instances."""
-        yield from self._held.items()

@@ -54,13 +54,13 @@ def assemble(output: bytes, *, by_line: bool) -> bytes:
 
 _STEP = re.compile(
     r"\.(?P<name>[A-Za-z_][A-Za-z0-9_-]*)|\[(?P<names>\s*'[^']*'\s*(,\s*'[^']*'\s*)*)\]"
-    r"|\[(?P<indexes>\s*-?\d+\s*(,\s*-?\d+\s*)*)\]|\[(?P<start>-?\d*):(?P<end>-?\d*)\]|\.?\[?(?P<all>\*)\]?"
+    r"|\[(?P<places>[-\d:,\s]+)\]|\.?\[?(?P<all>\*)\]?"
 )
 Step = tuple[str, Any]
 
 
 def parse_path(text: str) -> list[Step]:
-    """The steps of a JSONPath as batch transform supports it: `$`, `.name`, `['a','b']`, `[0,-1]`, `[1:]`, `*`. Raises RecordError."""
+    """The steps of a JSONPath as batch transform supports it: `$`, `.name`, `['a','b']`, `[0,-1]`, `[0,5:]`, `*`. Raises RecordError."""
     steps: list[Step] = []
     if not text.startswith("$"):
         raise RecordError(f"JSONPath {text!r} must start with $")
@@ -74,14 +74,22 @@ def parse_path(text: str) -> list[Step]:
             steps.append(("names", [found["name"]]))
         elif found["names"]:
             steps.append(("names", re.findall(r"'([^']*)'", found["names"])))
-        elif found["indexes"]:
-            steps.append(("indexes", [int(index) for index in found["indexes"].split(",")]))
         elif found["all"]:
             steps.append(("all", None))
         else:
-            bounds = [int(bound) if bound else None for bound in (found["start"], found["end"])]
-            steps.append(("slice", slice(*bounds)))
+            steps.append(("places", [_place(place.strip(), text) for place in found["places"].split(",")]))
     return steps
+
+
+def _place(text: str, path: str) -> int | slice:
+    """An index, or a range of them: `3`, `-1`, `1:`, `:4`."""
+    try:
+        if ":" not in text:
+            return int(text)
+        start, end = text.split(":")
+        return slice(int(start) if start else None, int(end) if end else None)
+    except ValueError as error:
+        raise RecordError(f"JSONPath {path!r}: {text!r} is no index and no range") from error
 
 
 def select(value: Any, steps: Sequence[Step]) -> Any:
@@ -90,15 +98,20 @@ def select(value: Any, steps: Sequence[Step]) -> Any:
         try:
             if kind == "names":
                 value = value[argument[0]] if len(argument) == 1 else {name: value[name] for name in argument}
-            elif kind == "indexes":
-                value = value[argument[0]] if len(argument) == 1 else [value[index] for index in argument]
-            elif kind == "slice":
-                value = value[argument]
+            elif kind == "places":
+                value = value[argument[0]] if len(argument) == 1 else _gather(value, argument)
             else:
                 value = list(value.values()) if isinstance(value, dict) else list(value)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise RecordError(f"a JSONPath finds nothing in a record: {error!r}") from error
     return value
+
+
+def _gather(value: Any, places: Sequence[int | slice]) -> list[Any]:
+    found: list[Any] = []
+    for place in places:
+        found.extend(value[place] if isinstance(place, slice) else [value[place]])
+    return found
 
 
 @dataclass(frozen=True)

@@ -137,13 +137,15 @@ class TrainingJobs:
         return self._job(params["TrainingJobName"])
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
-        """ListTrainingJobs, by creation time, newest first unless asked otherwise."""
+        """ListTrainingJobs, oldest first unless asked otherwise, as the API reference says."""
         refuse_members(
             {key: value for key, value in params.items() if key.endswith("Equals")},
             "StatusEquals",
             "request",
         )
-        jobs, token = page(self._cloud.store.all(KIND), params, status="TrainingJobStatus", default_results=10)
+        jobs, token = page(
+            self._cloud.store.all(KIND), params, status="TrainingJobStatus", order="Ascending", default_results=10
+        )
         return {"TrainingJobSummaries": jobs, "NextToken": token}
 
     async def stop(self, params: dict[str, Any]) -> dict[str, Any]:

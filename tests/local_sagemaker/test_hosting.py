@@ -206,6 +206,18 @@ def test_a_deleted_endpoint_is_gone_with_its_processes(sagemaker: Any, runtime: 
     wait_for(gone, bool)
 
 
+def test_an_endpoint_can_be_deleted_while_it_is_created(sagemaker: Any, emulator: Emulator) -> None:
+    before = set(emulator.containers())
+    config = create_endpoint_config(
+        sagemaker, create_model(sagemaker, Environment={"ECHO_UNHEALTHY": "1"}), instances=2
+    )
+    name = unique("endpoint")
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+    wait_for(lambda: set(emulator.containers()) - before, lambda new: len(new) == 2)
+    sagemaker.delete_endpoint(EndpointName=name)
+    wait_for(lambda: set(emulator.containers()) - before, lambda new: not new)
+
+
 def test_names_are_used_once(sagemaker: Any) -> None:
     model = create_model(sagemaker)
     with pytest.raises(ClientError, match="Cannot create already existing model"):

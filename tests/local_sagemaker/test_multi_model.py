@@ -117,6 +117,27 @@ def test_many_threads_over_more_models_than_fit_all_get_their_own_model(
     assert [answer["files"]["weights"] for answer in answers] == [str(number) for number in numbers]
 
 
+def test_disk_copies_beyond_the_limit_are_deleted_with_their_models(
+    sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
+) -> None:
+    """Eight megabytes hold two models of three: the third drives the first one out, of the disk and of memory."""
+    for number in range(3):
+        s3.put_object(Bucket=bucket, Key=f"big/{number}.tar.gz", Body=tar_gz(weights=str(number) * 3_000_000))
+    name = endpoint(multi_model(sagemaker, f"s3://{bucket}/big/"))
+    assert [ask(runtime, name, f"{number}.tar.gz")["loaded"] for number in (0, 1, 2)] == [1, 2, 2]
+    assert ask(runtime, name, "0.tar.gz")["files"]["weights"][0] == "0"
+
+
+def test_a_container_without_room_for_any_model_says_so(
+    sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint
+) -> None:
+    name = endpoint(multi_model(sagemaker, models, ECHO_CAPACITY="0"))
+    with ThreadPoolExecutor(3) as pool:
+        for waiting in [pool.submit(ask, runtime, name, f"t{number}/v.tar.gz") for number in range(3)]:
+            error: Any = waiting.exception()
+            assert error.response["OriginalStatusCode"] == 507
+
+
 def test_without_a_cache_a_model_is_unloaded_after_its_call(
     sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint
 ) -> None:
@@ -203,7 +224,8 @@ def test_the_metrics_of_a_multi_model_endpoint_reach_cloudwatch(
     assert total("ModelCacheHit") == 3
     assert total("ModelCacheHit", "SampleCount") == 4
     assert total("ModelLoadingWaitTime", "SampleCount") == 1
-    assert total("ModelLatency") > total("OverheadLatency") > 0
+    assert total("ModelLatency", "SampleCount") == total("OverheadLatency", "SampleCount") == 4
+    assert total("OverheadLatency") > total("ModelLoadingTime") > 0
     assert total("Invocation4XXErrors") == total("Invocation5XXErrors") == 0
     assert total("LoadedModelCount", "Maximum", "/aws/sagemaker/Endpoints") == 1
 

@@ -87,14 +87,15 @@ def test_sigterm_leaves_no_process_behind(own_emulator: Emulator, bucket: str) -
 def test_reset_stops_and_forgets_everything(own_emulator: Emulator, bucket: str) -> None:
     client = own_emulator.client("sagemaker")
     name = create_training_job(client, bucket, hyperparameters={"sleep": 600})
-    create_model(client)
-    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 1)
+    client.create_endpoint(EndpointName="e", EndpointConfigName=create_endpoint_config(client, create_model(client)))
+    settled_endpoint(client, "e")
+    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 2)
     assert own_emulator.control("POST", "/_local/reset") == {"status": "reset"}
     assert own_emulator.containers() == []
     assert client.list_models()["Models"] == []
     with pytest.raises(ClientError, match="Requested resource not found"):
         client.describe_training_job(TrainingJobName=name)
-    assert own_emulator.control("GET", "/_local/health")["instances"]["training job"] == 0
+    assert set(own_emulator.control("GET", "/_local/health")["instances"].values()) == {0}
 
 
 def test_a_state_folder_serves_one_emulator_at_a_time(own_emulator: Emulator, local_cloud: LocalCloud) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_sagemaker.errors import ServiceError
@@ -71,6 +71,8 @@ def test_assembling_by_line_ends_every_answer_with_one_newline(answers: list[byt
         ("$['a']['b'][0]", 1),
         ("$.a.b[0,-1]", [1, 3]),
         ("$.a.b[1:]", [2, 3]),
+        ("$.a.b[0,2:]", [1, 3]),
+        ("$.a.b[2,:2]", [3, 1, 2]),
         ("$.a.b[:2]", [1, 2]),
         ("$['c','a']", {"c": 4, "a": {"b": [1, 2, 3]}}),
         ("$.a.*", [[1, 2, 3]]),
@@ -80,7 +82,7 @@ def test_json_paths_find_what_the_documentation_says(path: str, found: Any) -> N
     assert select({"a": {"b": [1, 2, 3]}, "c": 4}, parse_path(path)) == found
 
 
-@pytest.mark.parametrize("path", ["a", "$..a", "$[?(@.a)]", "$.a[", "$[]"])
+@pytest.mark.parametrize("path", ["a", "$..a", "$[?(@.a)]", "$.a[", "$[]", "$[1:2:3]", "$[-]"])
 def test_other_json_paths_are_refused(path: str) -> None:
     with pytest.raises(RecordError, match="JSONPath"):
         parse_path(path)
@@ -96,6 +98,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.dictionaries(st.text(), json_values), json_values), min_size=1))
 def test_a_json_join_keeps_the_input_and_adds_the_output(pairs: list[tuple[dict[str, Any], Any]]) -> None:
     processing = DataProcessing.parse({"JoinSource": "Input"}, "application/jsonlines")
