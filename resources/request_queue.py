@@ -27,8 +27,8 @@ IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
 _NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
     "pending": ("claimed", "superseded", "refused"),
     "claimed": ("training", "trained", "refused", "pending", "dead_lettered"),
-    "training": ("training", "trained", "refused", "pending", "dead_lettered"),
-    "trained": ("trained", "registered", "pending", "dead_lettered"),
+    "training": ("trained", "refused", "pending", "dead_lettered"),
+    "trained": ("registered", "pending", "dead_lettered"),
     "registered": (),
     "refused": (),
     "superseded": (),
@@ -186,7 +186,9 @@ class RequestQueue:
     # ---- changes --------------------------------------------------------------------------------------------------------
 
     def move(self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None) -> Request:
-        """Change a request's status, if it still has the status and the pack that ``request`` shows.
+        """Change a request's status, if it still has the status, the pack and the due time that ``request`` shows.
+
+        The due time tells a row that went back to the queue from what it was before.
 
         Args:
             request: the row as it was read.
@@ -217,13 +219,14 @@ class RequestQueue:
         sets.append("#history = :history")
         expression_values[":history"] = _serialize(history)
         expression_values[":was"] = _serialize(request.status)
-        condition = "#status = :was"
+        expression_values[":due"] = _serialize(request.due.isoformat())
+        condition = "#status = :was AND #due = :due"
         if request.pack is None:
             condition += " AND attribute_not_exists(#pack)"
         else:
             condition += " AND #pack = :pack"
             expression_values[":pack"] = _serialize(request.pack)
-        names["#pack"] = "pack"
+        names |= {"#pack": "pack", "#due": "due"}
         update = "SET " + ", ".join(sets) + (" REMOVE " + ", ".join(removes) if removes else "")
         try:
             answer = self.deployment.dynamodb.update_item(
@@ -279,10 +282,14 @@ class RequestQueue:
         return self.move(request, "pending", why=reason, changes=changes)
 
     def postpone(self, request: Request, why: str) -> None:
-        """Put a request back for a later moment without counting a try: nothing was wrong with it."""
+        """Put a request back for a later moment without counting a try: nothing was wrong with it.
+
+        It may have moved on within its pack since it was read; another pack's it is left to that pack.
+        """
         changes = {"due": (now() + FIRST_RETRY).isoformat(), "pack": None, "job": None}
         for row in self.get_many([request.key], request.workload):
-            self.try_move(row, "pending", why=why, changes=changes)
+            if row.pack == request.pack:
+                self.try_move(row, "pending", why=why, changes=changes)
 
     # ---- questions ----------------------------------------------------------------------------------------------------------
 
@@ -298,8 +305,9 @@ class RequestQueue:
     def get_many(
         self, wanted: Sequence[tuple[keys.TenantId, keys.RequestId]], workload: keys.WorkloadName
     ) -> list[Request]:
-        """Many requests, a hundred to a call, read consistently, in no order."""
+        """Many requests, each once, a hundred to a call, read consistently, in no order."""
         table, found = self.deployment.requests_table, []
+        wanted = list(dict.fromkeys(wanted))  # DynamoDB refuses a call that names a row twice
         for start in range(0, len(wanted), 100):
             names = [
                 {"tenant": {"S": keys.table_partition(tenant, workload)}, "request": {"S": request}}

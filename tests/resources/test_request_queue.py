@@ -1,0 +1,305 @@
+"""The queue of requests, on a real table: every change is one conditional write, and whoever comes second is told."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from resources import keys
+from resources.deployment import Deployment
+from resources.request_queue import FIRST_RETRY, OPEN, NotTheirTurn, Request, RequestQueue, Status, now
+
+NAME, ACME, BOLT = keys.workload_name("energy"), keys.tenant_id("acme"), keys.tenant_id("bolt")
+DEFAULT_TIER: keys.Tier = "bridge"
+PACK, OTHER_PACK = keys.pack_id("p-1"), keys.pack_id("p-2")
+# The story of a request, as the module tells it.
+STORY: dict[str, set[str]] = {
+    "pending": {"claimed", "superseded", "refused"},
+    "claimed": {"training", "trained", "refused", "pending", "dead_lettered"},
+    "training": {"trained", "refused", "pending", "dead_lettered"},
+    "trained": {"registered", "pending", "dead_lettered"},
+    "registered": set(),
+    "refused": set(),
+    "superseded": set(),
+    "dead_lettered": set(),
+}
+
+
+@pytest.fixture
+def queue(deployment: Deployment) -> RequestQueue:
+    return RequestQueue(deployment)
+
+
+def accepted(queue: RequestQueue, tenant: keys.TenantId = ACME, content: str = "one", **options: Any) -> Request:
+    request = keys.request_id_of(NAME, tenant, content)
+    assert queue.accept(
+        NAME, tenant, request, f"uploads/energy/{tenant}/u/manifest.json", "bridge", first=True, **options
+    )
+    row = queue.get(NAME, tenant, request)
+    assert row is not None
+    return row
+
+
+def claimed(queue: RequestQueue, row: Request, pack: keys.PackId = PACK) -> Request:
+    (taken,) = queue.claim([row], pack)
+    return taken
+
+
+def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    assert (row.status, row.attempt, row.first, row.pack, row.tier) == ("pending", 1, True, None, "bridge")
+    assert row.version == keys.version_of(row.request, row.accepted)
+    row = claimed(queue, row)
+    assert row.pack == PACK
+    row = queue.move(
+        row, "training", why="its data are good", changes={"job": "job-1", "facts": {"training_data": "{}"}}
+    )
+    row = queue.move(row, "trained", why="version v1")
+    assert [r.key for r in queue.in_packs(NAME)] == [row.key]
+    row = queue.move(row, "registered", why="the tenant's first model")
+
+    assert queue.get(NAME, ACME, row.request) == row
+    assert (row.job, row.facts) == ("job-1", {"training_data": "{}"})
+    assert [change["status"] for change in row.history] == ["pending", "claimed", "training", "trained", "registered"]
+    assert [change["why"] for change in row.history][::4] == ["uploaded", "the tenant's first model"]
+    assert queue.due(NAME) == queue.open(NAME) == queue.in_packs(NAME) == []
+
+
+def test_a_repeated_event_is_nothing_new_whatever_became_of_the_request(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    again = (NAME, ACME, row.request, "uploads/energy/acme/u2/manifest.json", DEFAULT_TIER)
+    assert not queue.accept(*again, first=False)
+    assert queue.get(NAME, ACME, row.request) == row
+    done = queue.fail(claimed(queue, row), "broken", attempts=1)
+    assert not queue.accept(*again, first=False)
+    assert queue.get(NAME, ACME, row.request) == done
+
+
+def test_the_same_content_of_two_tenants_is_two_requests(queue: RequestQueue) -> None:
+    first, second = accepted(queue), accepted(queue, BOLT)
+    assert first.request != second.request
+    assert queue.of_tenant(NAME, ACME) == [first]
+    assert queue.get(NAME, BOLT, first.request) is None
+
+
+def test_a_newer_upload_supersedes_one_nobody_claimed_and_leaves_a_claimed_one_alone(queue: RequestQueue) -> None:
+    first = accepted(queue, content="one")
+    second = accepted(queue, content="two")
+    assert [r.status for r in queue.of_tenant(NAME, ACME)] == ["superseded", "pending"]
+    assert second.request in queue.of_tenant(NAME, ACME)[0].history[-1]["why"]
+    with pytest.raises(NotTheirTurn):
+        queue.move(first, "claimed", why="too late", changes={"pack": PACK})
+    taken = claimed(queue, second)
+    accepted(queue, content="three")
+    assert queue.get(NAME, ACME, taken.request) == taken
+
+
+def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
+    rows = [accepted(queue, keys.tenant_id(f"t{number}")) for number in range(6)]
+    with ThreadPoolExecutor(2) as pool:
+        taken = list(pool.map(lambda pack: queue.claim(rows, pack), [PACK, OTHER_PACK]))
+    got = [{row.request for row in one} for one in taken]
+    assert got[0] | got[1] == {row.request for row in rows}
+    assert not got[0] & got[1]
+    assert {row.pack for row in taken[0]} <= {PACK}
+    assert {row.pack for row in taken[1]} <= {OTHER_PACK}
+
+
+@pytest.mark.parametrize(("was", "to"), [(was, to) for was in STORY for to in STORY if to not in STORY[was]])
+def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(was: Status, to: Status) -> None:
+    row = Request(keys.RequestId("0" * 32), ACME, NAME, was, "k", None, "bridge", now(), now())
+    no_cloud: Any = None  # nothing is to be called
+    with pytest.raises(NotTheirTurn, match=f"is {was}; it cannot become {to}"):
+        RequestQueue(no_cloud).move(row, to, why="")
+
+
+def test_a_row_that_moved_on_is_no_longer_its_readers_to_move(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    taken = claimed(queue, row)
+    with pytest.raises(NotTheirTurn, match="no longer pending"):
+        queue.move(row, "claimed", why="", changes={"pack": OTHER_PACK})
+    assert queue.try_move(row, "claimed", why="", changes={"pack": OTHER_PACK}) is None
+    assert queue.get(NAME, ACME, row.request) == taken
+
+
+def test_a_row_that_went_round_is_no_longer_its_first_readers_to_move(queue: RequestQueue) -> None:
+    """Pending again after a failed try: whoever read it before must neither skip its wait nor undo its history."""
+    row = accepted(queue)
+    waiting = queue.fail(claimed(queue, row), "a spot was interrupted", attempts=3)
+    assert waiting.status == row.status == "pending"
+    assert queue.claim([row], OTHER_PACK) == []
+    assert queue.get(NAME, ACME, row.request) == waiting
+
+
+def test_a_failed_request_waits_twice_as_long_each_time_and_is_given_up_when_its_tries_are_spent(
+    queue: RequestQueue,
+) -> None:
+    row, waits = accepted(queue), []
+    for attempt in (1, 2, 3):
+        before = now()
+        row = queue.fail(claimed(queue, row), f"failure {attempt}", attempts=4)
+        assert (row.status, row.attempt, row.pack, row.job) == ("pending", attempt + 1, None, None)
+        assert row.reason == f"failure {attempt}"
+        waits.append(row.due - before)
+        assert queue.due(NAME) == []
+    assert FIRST_RETRY <= waits[0] < 2 * FIRST_RETRY <= waits[1] < 4 * FIRST_RETRY <= waits[2]
+    row = queue.fail(claimed(queue, row), "failure 4", attempts=4)
+    assert (row.status, row.attempt, row.reason) == ("dead_lettered", 4, "failure 4")
+    assert queue.open(NAME) == []
+
+
+def test_a_failure_that_no_other_try_can_help_refuses_the_request(queue: RequestQueue) -> None:
+    row = queue.fail(claimed(queue, accepted(queue)), "x" * 5000, attempts=3, retryable=False)
+    assert (row.status, row.attempt, row.reason) == ("refused", 1, "x" * 1000)
+    with pytest.raises(NotTheirTurn):
+        queue.fail(row, "again", attempts=3)
+
+
+def test_two_who_fail_a_request_count_one_try(queue: RequestQueue) -> None:
+    taken = claimed(queue, accepted(queue))
+    assert queue.fail(taken, "lost", attempts=3).attempt == 2
+    with pytest.raises(NotTheirTurn):
+        queue.fail(taken, "lost", attempts=3)
+
+
+def test_postponing_counts_no_try_and_finds_the_row_though_it_moved(queue: RequestQueue) -> None:
+    taken = claimed(queue, accepted(queue))
+    queue.move(taken, "training", why="")
+    before = now()
+    queue.postpone(taken, "no capacity")
+    (row,) = queue.of_tenant(NAME, ACME)
+    assert (row.status, row.attempt, row.pack) == ("pending", 1, None)
+    assert row.due >= before + FIRST_RETRY
+    queue.postpone(taken, "again")
+    assert queue.get(NAME, ACME, row.request) == row
+
+
+def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(queue: RequestQueue) -> None:
+    mine = claimed(queue, accepted(queue))
+    theirs = claimed(queue, queue.fail(mine, "its run was lost", attempts=3), OTHER_PACK)
+    queue.postpone(mine, "no capacity")
+    assert queue.get(NAME, ACME, mine.request) == theirs
+
+
+def test_an_upload_refused_at_the_door_is_kept_once_with_its_reason_and_owed_to_nobody(queue: RequestQueue) -> None:
+    request = keys.request_id_of(NAME, ACME, "refused")
+    assert queue.refuse_at_the_door(NAME, ACME, request, "k", "y" * 3000)
+    assert not queue.refuse_at_the_door(NAME, ACME, request, "k", "another")
+    (row,) = queue.of_tenant(NAME, ACME)
+    assert (row.status, row.version, row.reason) == ("refused", None, "y" * 1000)
+    assert queue.open(NAME) == []
+
+
+def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_workload(queue: RequestQueue) -> None:
+    rows = [accepted(queue, keys.tenant_id(f"t{number}")) for number in range(4)]
+    other = keys.workload_name("portraits")
+    assert queue.accept(other, ACME, keys.request_id_of(other, ACME, "x"), "k", "pool", first=True)
+    assert queue.due(NAME) == rows
+    assert queue.due(NAME, most=2) == rows[:2]
+
+
+def test_many_requests_are_read_at_once_however_many(queue: RequestQueue) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda n: accepted(queue, keys.tenant_id(f"t{n}")), range(120)))
+    missing = (keys.tenant_id("nobody"), keys.RequestId("0" * 32))
+    found = queue.get_many([*(row.key for row in rows), missing, rows[0].key], NAME)
+    assert sorted(row.tenant for row in found) == sorted(row.tenant for row in rows)
+    assert queue.get_many([], NAME) == []
+
+
+def test_a_row_keeps_its_last_hundred_changes(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    for number in range(51):
+        row = queue.move(claimed(queue, row), "pending", why=f"round {number}", changes={"pack": None})
+    assert len(row.history) == 100
+    assert [change["why"] for change in row.history[-2:]] == ["pack p-1", "round 50"]
+
+
+class Movers(RuleBasedStateMachine):
+    """Whoever holds whatever outdated row may try whatever change."""
+
+    rows = Bundle("rows")
+
+    def __init__(self, deployment: Deployment) -> None:
+        super().__init__()
+        self.queue = RequestQueue(deployment)
+        self.tenant = keys.tenant_id(f"t-{uuid.uuid4().hex}")
+        self.last: dict[keys.RequestId, Request] = {}
+
+    @rule(target=rows, content=st.sampled_from("abc"))
+    def upload(self, content: str) -> Any:
+        request = keys.request_id_of(NAME, self.tenant, content)
+        new = self.queue.accept(NAME, self.tenant, request, "k", "bridge", first=False)
+        assert new == (request not in self.last)
+        row = self.queue.get(NAME, self.tenant, request)
+        return row if row is not None else multiple()
+
+    @rule(target=rows, row=rows, to=st.sampled_from(sorted(STORY)), pack=st.sampled_from([PACK, OTHER_PACK]))
+    def move(self, row: Request, to: Status, pack: keys.PackId) -> Any:
+        moved = self.queue.try_move(row, to, why="", changes={"pack": pack} if to == "claimed" else None)
+        return self.seen(row, moved)
+
+    @rule(target=rows, row=rows, retryable=st.booleans())
+    def fail(self, row: Request, retryable: bool) -> Any:
+        try:
+            return self.seen(row, self.queue.fail(row, "failed", attempts=2, retryable=retryable))
+        except NotTheirTurn:
+            return multiple()
+
+    @rule(row=rows)
+    def postpone(self, row: Request) -> None:
+        self.queue.postpone(row, "later")
+
+    @rule(row=consumes(rows))
+    def forget(self, row: Request) -> None:
+        """So that young rows are drawn more often."""
+
+    def seen(self, row: Request, moved: Request | None) -> Any:
+        if moved is None:
+            return multiple()
+        # Only who held the row as it was may have moved it.
+        assert row == self.last[row.request]
+        return moved
+
+    @invariant()
+    def every_row_is_somewhere_in_the_story(self) -> None:
+        for row in self.queue.of_tenant(NAME, self.tenant):
+            before = self.last.get(row.request)
+            said = [change["status"] for change in row.history]
+            assert said[0] == "pending"
+            assert said[-1] == row.status
+            assert all(later in STORY[earlier] for earlier, later in itertools.pairwise(said))
+            assert (row.pack is None) or row.status not in {"pending", "superseded"}
+            assert row.status not in OPEN or row.status == "pending" or row.pack is not None
+            assert row.attempt <= 2
+            if before is not None:
+                assert list(row.history[: len(before.history)]) == list(before.history)
+                assert row.version == before.version
+                assert row.accepted == before.accepted
+            self.last[row.request] = row
+
+    def teardown(self) -> None:
+        listed = {row.request for row in self.queue.open(NAME) if row.tenant == self.tenant}
+        assert listed == {request for request, row in self.last.items() if row.status in OPEN}
+
+
+def test_no_sequence_of_changes_leads_out_of_the_story(deployment: Deployment) -> None:
+    quick = settings(max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+    machine = partial(Movers, deployment)
+    run_state_machine_as_test(machine, settings=quick)  # type: ignore[arg-type]  # any maker of machines will do
