@@ -54,6 +54,12 @@ def _arguments() -> argparse.Namespace:
         default=2048,
         help="disk for the extracted models of one multi-model instance; what was used longest ago is deleted beyond it",
     )
+    parser.add_argument(
+        "--load-wait-seconds",
+        type=float,
+        default=60.0,
+        help="how long an invocation waits for its model to be loaded before it is answered with ModelNotReadyException",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     return parser.parse_args()
 
@@ -75,6 +81,7 @@ def main() -> None:
         create_training_job_burst=arguments.create_training_job_burst,
         instance_quota=arguments.instance_quota,
         metrics_seconds=arguments.metrics_seconds,
+        load_wait_seconds=arguments.load_wait_seconds,
         model_disk_bytes=arguments.model_disk_megabytes * 1024 * 1024,
     )
     uvicorn.run(

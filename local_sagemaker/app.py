@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from local_sagemaker.training import TrainingJobs
 from local_sagemaker.transform import TransformJobs
 
 _log = logging.getLogger(__name__)
+_THREADS = 32
 _CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -53,6 +55,8 @@ class Emulator:
 
     async def start(self) -> None:
         """Take up what the state folder holds."""
+        # Downloads of a job hold a thread for long; log lines and the models of endpoints must not wait for them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         await asyncio.to_thread(self.cloud.connect)
         self.training.start()
         self.endpoints.start()

@@ -20,6 +20,8 @@ from local_sagemaker.logs import LogStream
 from local_sagemaker.rates import InstanceQuota
 from local_sagemaker.state import Document, Store
 
+_DEFAULT_RESULTS = 10
+"""What ListEndpoints and ListTransformJobs document; the other lists leave their default open."""
 Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -36,6 +38,7 @@ class Settings:
     create_training_job_burst: int = 10
     instance_quota: int = 20
     metrics_seconds: float = 10.0
+    load_wait_seconds: float = 60.0
     model_disk_bytes: int = 2 * 1024**3
     archive_limit_bytes: int = 1024**3
 
@@ -109,7 +112,6 @@ def page(
     *,
     status: str | None = None,
     order: str = "Descending",
-    default_results: int = 100,
 ) -> tuple[list[Document], str | None]:
     """One page of a List operation, by its common members: filters, SortBy, SortOrder, MaxResults, NextToken.
 
@@ -144,7 +146,7 @@ def page(
             entries = [entry for entry in entries if (entry[0] < last if descending else entry[0] > last)]
         except (ValueError, TypeError, binascii.Error) as error:
             raise validation("Invalid NextToken") from error
-    count = params.get("MaxResults", default_results)
+    count = params.get("MaxResults", _DEFAULT_RESULTS)
     following = (
         base64.urlsafe_b64encode(json.dumps(entries[count - 1][0]).encode()).decode() if len(entries) > count else None
     )

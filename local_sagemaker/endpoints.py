@@ -129,7 +129,7 @@ class Endpoints:
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListEndpoints."""
-        endpoints, token = page(self._cloud.store.all(KIND), params, status="EndpointStatus", default_results=10)
+        endpoints, token = page(self._cloud.store.all(KIND), params, status="EndpointStatus")
         return {"Endpoints": endpoints, "NextToken": token}
 
     async def update(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -291,12 +291,12 @@ class Endpoints:
         reason = None
         for document in endpoint["Variants"]:
             variant = fleet[document["VariantName"]]
-            variant.document["CurrentWeight"] = document["CurrentWeight"]
             if variant.name in counts:
+                before, document["DesiredInstanceCount"] = document["DesiredInstanceCount"], counts[variant.name]
                 try:
                     await variant.scale(counts[variant.name])
-                    document["DesiredInstanceCount"] = counts[variant.name]
                 except InstanceFailedError as failure:
+                    document["DesiredInstanceCount"] = before
                     reason = f"Production variant {variant.name}: {failure}"
         self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService", reason)

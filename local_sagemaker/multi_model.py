@@ -24,8 +24,8 @@ from local_sagemaker.instances import Instance
 from local_sagemaker.storage import DataError, S3Location, download
 
 LOAD_TIMEOUT_SECONDS = 360.0
-"""A load goes on this long; a caller waits for the first 60 seconds of it."""
-CALLER_TIMEOUT_SECONDS = 60.0
+"""A load goes on this long; a caller waits for the first 60 seconds of it (`Settings.load_wait_seconds`)."""
+_UNLOAD_TIMEOUT_SECONDS = 60.0
 Recorder = Callable[[str, float, str], None]
 """Takes a metric's name, value and unit."""
 
@@ -112,10 +112,15 @@ class LoadedModels:
 
     async def _wait_until_loaded(self, target: str, loaded: _Loaded) -> None:
         self._record("ModelCacheHit", 0.0 if loaded.loading else 1.0, "None")
-        if loaded.loading is not None:
+        if (loading := loaded.loading) is not None:
             started = time.perf_counter()
             try:
-                await asyncio.wait_for(asyncio.shield(loaded.loading), CALLER_TIMEOUT_SECONDS)
+                await asyncio.wait_for(asyncio.shield(loading), self._cloud.settings.load_wait_seconds)
+            except asyncio.CancelledError:
+                if loading.cancelled():
+                    message = f"The instance went away while model {target} was loaded. Please retry your request."
+                    raise ServiceError("ServiceUnavailable", message, 503) from None
+                raise
             except TimeoutError as error:
                 raise ServiceError(
                     "ModelNotReadyException", f"Model {target} is still being loaded. Please retry your request.", 429
@@ -221,7 +226,7 @@ class LoadedModels:
         started = time.perf_counter()
         try:
             await self._instance.client.request(
-                "DELETE", f"/models/{model_name(target)}", within=CALLER_TIMEOUT_SECONDS
+                "DELETE", f"/models/{model_name(target)}", within=_UNLOAD_TIMEOUT_SECONDS
             )
         except (ContainerUnreachableError, TimeoutError):
             return  # the instance is failing; its replacement starts with nothing loaded

@@ -143,9 +143,7 @@ class TrainingJobs:
             "StatusEquals",
             "request",
         )
-        jobs, token = page(
-            self._cloud.store.all(KIND), params, status="TrainingJobStatus", order="Ascending", default_results=10
-        )
+        jobs, token = page(self._cloud.store.all(KIND), params, status="TrainingJobStatus", order="Ascending")
         return {"TrainingJobSummaries": jobs, "NextToken": token}
 
     async def stop(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -421,7 +419,8 @@ async def _keep_syncing(syncs: list[CheckpointSync]) -> None:
         for sync in syncs:
             try:
                 await asyncio.to_thread(sync.sync_out)
-            except (ClientError, BotoCoreError) as error:
+            except (ClientError, BotoCoreError, OSError) as error:
+                # A folder that goes away while it is read is an OSError; the next round sees what is there then.
                 _log.warning("checkpoints could not be synced, trying again: %s", error)
 
 

@@ -136,7 +136,7 @@ class TransformJobs:
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListTransformJobs."""
-        jobs, token = page(self._cloud.store.all(KIND), params, status="TransformJobStatus", default_results=10)
+        jobs, token = page(self._cloud.store.all(KIND), params, status="TransformJobStatus")
         return {"TransformJobSummaries": jobs, "NextToken": token}
 
     async def stop(self, params: dict[str, Any]) -> dict[str, Any]:

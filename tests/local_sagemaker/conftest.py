@@ -102,7 +102,7 @@ def emulator(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) 
     """One emulator for all tests that do not restart it."""
     running = Emulator(
         local_cloud, tmp_path_factory.mktemp("emulator") / "state", "--create-training-job-rate", "100",
-        "--create-training-job-burst", "100", "--instance-quota", "12", "--metrics-seconds", "1", "--model-disk-megabytes", "8",
+        "--create-training-job-burst", "100", "--instance-quota", "12", "--metrics-seconds", "1", "--load-wait-seconds", "1.5", "--model-disk-megabytes", "8",
     )  # fmt: skip
     running.start()
     yield running

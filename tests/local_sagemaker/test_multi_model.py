@@ -117,6 +117,18 @@ def test_many_threads_over_more_models_than_fit_all_get_their_own_model(
     assert [answer["files"]["weights"] for answer in answers] == [str(number) for number in numbers]
 
 
+def test_a_model_that_loads_slowly_is_not_ready_and_its_load_goes_on(
+    sagemaker: Any, runtime: Any, local_cloud: LocalCloud, models: str, endpoint: Endpoint
+) -> None:
+    name = endpoint(multi_model(sagemaker, models, ECHO_LOAD_SECONDS="2"))
+    with pytest.raises(ClientError) as error:
+        ask(runtime, name, "t1/v.tar.gz")
+    assert error.value.response["Error"]["Code"] == "ModelNotReadyException"
+    assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 429
+    assert ask(runtime, name, "t1/v.tar.gz")["files"] == {"weights": "1"}
+    assert wait_for(lambda: log_lines(local_cloud, name), lambda found: found["loaded"] > 0)["loaded"] == 1
+
+
 def test_disk_copies_beyond_the_limit_are_deleted_with_their_models(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
