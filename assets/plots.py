@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
+_LARGEST: Final = 1e15  # what an axis can still be drawn for
 _drawing: Final = threading.Lock()  # one canvas is shared by all drawings of the process
 
 
@@ -38,9 +40,14 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
         truth = [float("nan") if value is None else float(value) for value in preview["truth"]]
         mean, low, high = ([float(value) for value in preview[name]] for name in ("mean", "q10", "q90"))
         unit = str(preview["unit"])
-    except (KeyError, TypeError, ValueError) as error:
+        times = [start + step * number for number in range(len(mean))]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a forecast preview lacks or malforms {error}") from error
-    times = [start + step * number for number in range(len(mean))]
+    if len(times) < 2 or not len(truth) == len(mean) == len(low) == len(high):
+        raise ValueError("a forecast preview needs truth, mean, q10 and q90 of one length, at least two points")
+    # The truth may have gaps; a forecast has none.
+    if not all(abs(value) <= _LARGEST for value in (*mean, *low, *high, *(v for v in truth if not math.isnan(v)))):
+        raise ValueError(f"a forecast preview holds a value that is no number or beyond {_LARGEST:g}")
     return _draw(times, truth, mean, low, high, unit, title)
 
 
@@ -64,8 +71,8 @@ def _draw(
         seen = [value for value in (*truth, *low, *high) if value == value]
         axes.set_xlim(hours[0], hours[-1])
         axes.set_ylim(min(0.0, *seen), max(seen) * 1.15 or 1.0)
-        axes.set_title(title, fontsize=8)
-        axes.set_ylabel(unit, fontsize=7)
+        axes.set_title(title, fontsize=8, parse_math=False)
+        axes.set_ylabel(unit, fontsize=7, parse_math=False)
         every = max(1, round(hours[-1] / 8))
         days = range(0, int(hours[-1]) + 1, every)
         axes.set_xticks(list(days), [f"{times[0] + timedelta(days=day):%d %b}" for day in days])
