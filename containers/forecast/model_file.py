@@ -61,7 +61,7 @@ def read_model(folder: Path) -> StoredForecast:
     if document.get("format") != 1:
         raise MalformedModel(f"{MODEL_FILE}: format must be 1")
     frequency = document.get("frequency")
-    if frequency not in LARGEST_HORIZON:
+    if frequency not in tuple(LARGEST_HORIZON):
         raise MalformedModel(f"{MODEL_FILE}: frequency must be h or D")
     model = document.get("model")
     if not isinstance(model, str) or not _NAME.fullmatch(model):

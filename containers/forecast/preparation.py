@@ -44,6 +44,9 @@ DAY: Final = 86_400
 SHORTEST_DAYS: Final[Mapping[Frequency, int]] = {"h": 28, "D": 56}
 """The shortest series, in days: four weeks of hours, eight weeks of days."""
 
+DECIMALS: Final = 9
+"""Of kWh that are computed: finer than any meter, coarser than the rounding of sums."""
+
 MAX_MISSING: Final = 0.30
 MAX_CONFLICTS: Final = 0.01
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
@@ -314,7 +317,7 @@ def _without_duplicates(
         repairs["merged_duplicates"] = merged
     if conflicts:
         repairs["averaged_conflicts"] = conflicts
-    return unique, np.bincount(inverse, weights=values) / counts
+    return unique, np.round(np.bincount(inverse, weights=values) / counts, DECIMALS)
 
 
 def _hourly(
@@ -327,7 +330,7 @@ def _hourly(
         repairs["incomplete_hours"] = int((~whole).sum())
     if not whole.any():
         raise RefusedData("No hour has all its readings.", TIMESTAMP, "Upload readings without gaps.")
-    sums = np.bincount(inverse, weights=values)
+    sums = np.round(np.bincount(inverse, weights=values), DECIMALS)
     return hours[whole] * HOUR, sums[whole]
 
 
