@@ -43,13 +43,15 @@ def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float 
     client: CloudFormationClient = boto3.client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")
     parameters = [{"ParameterKey": "Prefix", "ParameterValue": prefix}]
+    # A stack that was deleted, as a failed creation is, can only be asked about by its id.
+    # https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html
     try:
-        client.describe_stacks(StackName=stack)
+        arn = client.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
         exists = True
     except ClientError as error:
         if "does not exist" not in str(error):
             raise
-        exists = False
+        arn, exists = stack, False
     try:
         if exists:
             client.update_stack(
@@ -59,17 +61,18 @@ def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float 
                 Capabilities=["CAPABILITY_IAM"],
             )
         else:
-            client.create_stack(
+            created = client.create_stack(
                 StackName=stack,
                 TemplateBody=template,
                 Parameters=parameters,  # type: ignore[arg-type]  # a plain dict is the TypedDict asked for
                 Capabilities=["CAPABILITY_IAM"],
                 OnFailure="DELETE",
             )
+            arn = created["StackId"]
     except ClientError as error:
         if "No updates are to be performed" not in str(error):
             raise DeploymentError(f"CloudFormation refused stack {stack!r}: {error}") from error
-    return _wait(client, stack, timeout)
+    return _wait(client, arn, timeout)
 
 
 def _wait(client: CloudFormationClient, stack: str, timeout: float) -> Mapping[str, str]:
