@@ -6,6 +6,7 @@ answer is `InvalidRequest`; newer forecasts come with newer data, by training ag
 """
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,13 +32,13 @@ class _Row:
 
     def __init__(self, cells: Sequence[str]) -> None:
         self.text = ",".join(cells)
-        self.ends = tuple(end - 1 for end in accumulate(len(cell) + 1 for cell in cells))
+        self.ends = array("I", (end - 1 for end in accumulate(len(cell) + 1 for cell in cells)))
 
     def first(self, count: int) -> str:
         return self.text[: self.ends[count - 1]]
 
     def size(self) -> int:
-        return len(self.text) + 40 * len(self.ends)
+        return len(self.text) + self.ends.itemsize * len(self.ends)
 
 
 @lru_cache(maxsize=256)

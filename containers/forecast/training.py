@@ -33,11 +33,13 @@ from containers.forecast.settings import (
     DEFAULT_POOL,
     GLOBAL,
     LARGEST_HORIZON_DAYS,
+    InvalidHyperparameter,
     Settings,
     parse_settings,
 )
 from containers.forecast.stock_prophet import StockProphet
 from containers.runtime.packed_training import Refused, Task, Trained
+from containers.runtime.training_input import InvalidTrainingInput
 
 
 class ForecastTrainer:
@@ -50,9 +52,12 @@ class ForecastTrainer:
     ) -> Iterator[Trained | Refused]:
         """Yield each customer's model as soon as it is made.
 
-        Raises `InvalidHyperparameter`.
+        Raises `InvalidTrainingInput` for hyperparameters that no task can be trained with.
         """
-        settings = parse_settings(hyperparameters)
+        try:
+            settings = parse_settings(hyperparameters)
+        except InvalidHyperparameter as error:
+            raise InvalidTrainingInput(str(error)) from error
         pool: list[tuple[Task, Series]] = []
         for number, task in enumerate(tasks):
             try:

@@ -19,6 +19,7 @@ from containers.forecast.synthetic import generate
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.archive import write_archive
 from containers.runtime.packed_training import Refused, Task, Trained
+from containers.runtime.training_input import InvalidTrainingInput
 
 CUSTOMERS = 4
 
@@ -269,3 +270,8 @@ def test_hyperparameters_are_strings_and_have_defaults() -> None:
 def test_unknown_or_malformed_hyperparameters_are_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(InvalidHyperparameter, match=name):
         parse_settings({name: value})
+
+
+def test_a_job_with_malformed_hyperparameters_fails_as_a_whole(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidTrainingInput, match="horizon_days"):
+        train(tmp_path, task(data, 0), horizon_days="soon")
