@@ -23,10 +23,10 @@ from containers.forecast.series import Floats, Weeks
 if TYPE_CHECKING:
     import lightgbm
 
-ROWS: Final = 150_000
+ROWS: Final = 100_000
 """Rows that each model is fitted on, of all customers together."""
 
-TREES: Final = 150
+TREES: Final = 100
 LONGEST: Final = 60
 """Weeks of each customer's history that rows are taken from."""
 
@@ -38,7 +38,7 @@ _LEVEL: Final = NAMES.index("level_of_median_8")
 
 _PARAMETERS: Final[dict[str, Any]] = {
     "num_leaves": 31,
-    "learning_rate": 0.08,
+    "learning_rate": 0.1,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.6,
     "bagging_fraction": 0.5,
