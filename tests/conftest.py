@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from containers.forecast.preparation import prepare
+from containers.forecast.synthetic import generate
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, running
 from resources.deployment import Deployment
+from resources.hosting import Endpoint, ensure_endpoint
+from resources.keys import tenant_id
+from workloads.schema import Workload, read_workloads
 
 ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("tenantry", deadline=None)  # a busy machine is no defect
@@ -43,3 +54,56 @@ def deployment(empty_cloud: LocalCloud) -> Deployment:
     """The stack, applied to an empty local cloud: a quarter of a second, so each test gets one of its own."""
     deploy()
     return Deployment.from_stack()
+
+
+@dataclass(frozen=True)
+class TrainedForecast:
+    """What the forecast container's own training leaves for a tenant: the archive and the outcome."""
+
+    archive: bytes
+    outcome: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def trained_forecasts(tmp_path_factory: pytest.TempPathFactory) -> list[TrainedForecast]:
+    """Three tenants' forecasts, trained by the forecast container once for the whole session."""
+    base = tmp_path_factory.mktemp("trained-forecasts")
+    frame = generate(3, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC))
+    tasks = []
+    for number, (_, rows) in enumerate(frame.groupby("customer_id")):
+        tenant, raw = f"tenant-{number}", base / f"{number}.csv"
+        rows.to_csv(raw, index=False)
+        prepared = base / "input/data/training" / tenant / "v1"
+        prepared.mkdir(parents=True)
+        prepare([raw], prepared, {"timezone": "Europe/London"})
+        tasks.append({"task": f"{number:032x}", "tenant": tenant, "version": "v1", "tier": "bridge", "shard": 0,
+                      "data": f"{tenant}/v1", "parameters": {"timezone": "Europe/London"}})  # fmt: skip
+    documents = {
+        "input/data/tasks/tasks.json": {"format": 1, "workload": "energy", "pack": "p-1", "tasks": tasks},
+        "input/config/hyperparameters.json": {"frequency": "auto"},
+        "input/config/resourceconfig.json": {"current_host": "algo-1", "hosts": ["algo-1"]},
+    }
+    for name, document in documents.items():
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(json.dumps(document))
+    for name in ("checkpoints", "model", "output"):
+        (base / name).mkdir()
+    environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(base)}
+    command = [sys.executable, str(ROOT / "containers/forecast/train")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = [base / "checkpoints" / str(task["tenant"]) / "v1" for task in tasks]
+    return [
+        TrainedForecast(path.with_suffix(".tar.gz").read_bytes(), json.loads(path.with_suffix(".json").read_text()))
+        for path in made
+    ]
+
+
+@pytest.fixture(scope="module")
+def serving(local_cloud: LocalCloud) -> tuple[Deployment, Workload, Endpoint]:
+    """The stack on an emptied cloud with the bridge tier's endpoint in service, shared by a module's tests."""
+    local_cloud.reset()
+    deploy()
+    deployment = Deployment.from_stack()
+    energy = read_workloads()["energy"]
+    return deployment, energy, ensure_endpoint(deployment, energy, "bridge", tenant_id("anyone"))
