@@ -1,6 +1,8 @@
 """Requests to a loaded model, and models that a stranger wrote."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -182,3 +184,10 @@ def test_a_model_outlives_its_folder_and_says_its_size(tmp_path: Path) -> None:
         path.unlink()
     assert len(ask(model, {"period": 14})["mean"]) == 336
     assert 10_000 < PREDICTOR.size(model) < 200_000
+
+
+def test_the_server_imports_nothing_that_made_the_models() -> None:
+    heavy = ("numpy", "pandas", "pyarrow", "scipy", "lightgbm", "prophet", "holidays")
+    code = f"import sys, containers.forecast.predictor; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -220,6 +220,25 @@ def test_the_shortest_history_that_is_accepted_gets_a_model(tmp_path: Path) -> N
     assert isinstance(refused, Trained | Refused)
 
 
+@pytest.mark.parametrize("gap", [(0, 300), (300, 740), (900, 1300), (1000, 1450), (1, 1)])
+@pytest.mark.parametrize("idle", [False, True])
+def test_long_gaps_and_idle_months_still_give_finite_forecasts(
+    tmp_path: Path, gap: tuple[int, int], idle: bool
+) -> None:
+    hours = pd.date_range("2025-02-01", periods=24 * 63, freq="h", tz="UTC")
+    values = 1 + np.sin(np.arange(len(hours)) / 24 * 2 * np.pi) ** 2
+    if idle:
+        values[:1100] = 0.0
+    values[gap[0] + 1 : gap[1]] = np.nan
+    raw = tmp_path / "raw.parquet"
+    pd.DataFrame({"timestamp": hours, "consumption": values}).to_parquet(raw)
+    prepare([raw], tmp_path / "0", {"timezone": "Europe/London"})
+    names = '["ridge", "weekly_median", "seasonal_naive", "prophet"]'
+    told = answer(one(tmp_path / "work", task(tmp_path, 0), candidates=names), {"period": 14})
+    assert np.isfinite(told["mean"]).all()
+    assert max(told["quantiles"]["0.9"]) < 10
+
+
 def test_daily_data_cannot_be_forecast_by_the_hour(tmp_path: Path) -> None:
     raw = tmp_path / "raw.parquet"
     generate(1, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC), "D").to_parquet(raw)
