@@ -78,7 +78,7 @@ def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.Te
             keys.target_model(tenant, champion.version),
             dict(workload.serving.smoke_request),
         )
-    except hosting.InvocationRefused as error:
+    except (hosting.InvocationRefused, hosting.EndpointFailed) as error:
         return Finding(passed=False, facts={"version": champion.version, "reason": str(error)})
     milliseconds = round((time.perf_counter() - began) * 1000, 3)
     return Finding(passed=True, facts={"version": champion.version, "milliseconds": milliseconds})

@@ -47,6 +47,7 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
     Raises:
         storage.ObjectMissing: its archive is not in S3 (yet).
         ArtifactUnusable: the archive is not the one that was promised, or its model does not answer.
+        hosting.EndpointFailed: the endpoint is not in service; the version is none the worse for it.
     """
     registry = ModelRegistry(deployment)
     destination = keys.endpoint_model(endpoint, model.tenant, model.version)
@@ -58,7 +59,9 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
             deployment, endpoint, keys.target_model(model.tenant, model.version), dict(workload.serving.smoke_request)
         )
     except hosting.InvocationRefused as error:
-        registry.note(model, "rejected", f"its endpoint did not answer with it: {error}")
+        serving = registry.champion(model.tenant, model.workload)
+        if serving is None or serving.version != model.version:
+            registry.note(model, "rejected", f"its endpoint did not answer with it: {error}")
         raise ArtifactUnusable(f"the endpoint refused the model: {error}") from error
     milliseconds = (time.perf_counter() - began) * 1000
     answer = _for_people(content)
@@ -93,9 +96,9 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
 def _place(deployment: Deployment, model: ModelVersion, destination: str) -> None:
     size = storage.size(deployment.s3, deployment.data_bucket, model.archive)
     if size != model.size:
-        raise ArtifactUnusable(
-            f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated"
-        )
+        reason = f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated"
+        ModelRegistry(deployment).note(model, "rejected", reason)
+        raise ArtifactUnusable(reason)
     storage.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
 
 
@@ -108,10 +111,10 @@ def _kept(
 
 
 def roll_back(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Champion:
-    """Make the previous champion champion again. Its archive is still under the endpoint's prefix.
+    """Make the previous champion champion again, on the endpoint of its tier, where its archive still lies.
 
     Raises:
-        LookupError: there is no previous version to return to.
+        LookupError: there is no previous version to return to, or its archive was deleted.
     """
     registry = ModelRegistry(deployment)
     name = keys.workload_name(workload.name)
@@ -121,8 +124,15 @@ def roll_back(deployment: Deployment, workload: Workload, tenant: keys.TenantId)
     previous = registry.version(tenant, name, champion.previous)
     if previous is None:
         raise LookupError(f"version {champion.previous} of {tenant} is not in the registry")
-    crowned = registry.crown(previous, champion.endpoint, champion)
+    endpoint = keys.endpoint_name(deployment.prefix, name, previous.tier, tenant)
+    archive = keys.endpoint_model(endpoint, tenant, previous.version)
+    storage.size(
+        deployment.s3, deployment.data_bucket, archive
+    )  # ObjectMissing, a LookupError, says which is not there
+    crowned = registry.crown(previous, endpoint, champion)
     registry.note(previous, "champion", f"rolled back to from {champion.version}")
+    if (outgoing := registry.version(tenant, name, champion.version)) is not None:
+        registry.note(outgoing, "former_champion", f"rolled back to {previous.version}")
     return crowned
 
 

@@ -91,6 +91,7 @@ class TenantClient:
         Raises:
             NoModelYet: there is no model.
             hosting.InvocationRefused: the model's container refused the request, with its reason.
+            hosting.EndpointFailed: the endpoint is not in service.
         """
         champion = self.champion()
         began, at = time.perf_counter(), datetime.now(UTC)

@@ -204,6 +204,7 @@ def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Ma
 
     Raises:
         InvocationRefused: the container refused the request or the archive; its own words are in the message.
+        EndpointFailed: there is no such endpoint, or it is not in service.
         botocore.exceptions.ClientError: anything else.
     """
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
@@ -228,7 +229,10 @@ def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Ma
             if code == "ModelError":
                 raise InvocationRefused(str(error.response.get("OriginalMessage") or error)) from error
             if code == "ValidationError":
-                raise InvocationRefused(str(error.response["Error"]["Message"])) from error
+                message = str(error.response["Error"]["Message"])
+                if message.startswith(f"Endpoint {endpoint} "):
+                    raise EndpointFailed(message) from error
+                raise InvocationRefused(message) from error
             raise
         with answer["Body"] as stream:
             content: bytes = stream.read()

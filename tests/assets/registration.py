@@ -1,0 +1,28 @@
+"""Versions to register, as training leaves them: the archive in S3, the version in the registry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from resources import keys, storage
+from resources.deployment import Deployment
+from resources.model_registry import ModelRegistry, ModelVersion
+
+NAME = keys.workload_name("energy")
+
+
+def trained_version(
+    deployment: Deployment, tenant: keys.TenantId, number: int, archive: bytes, metrics: Mapping[str, float], *,
+    size: int | None = None, tier: keys.Tier = "bridge",
+) -> ModelVersion:  # fmt: skip
+    """Put an archive where a packed job leaves it, and the version in the registry; ``size`` is what was promised."""
+    version = keys.version_name(f"2026010{number}t000000-aaaaaaaa")
+    key = keys.checkpoint_archive(NAME, keys.pack_id("p-1"), tenant, version)
+    storage.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
+    model = ModelVersion(
+        tenant, NAME, version, tier, key, len(archive) if size is None else size, hashlib.sha256(archive).hexdigest(),
+        keys.request_id(f"{number:032x}"), "job", metrics=metrics,
+    )  # fmt: skip
+    ModelRegistry(deployment).add(model)
+    return model

@@ -1,0 +1,188 @@
+"""Registration with a real endpoint: placed, asked, compared, crowned; and back again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+
+import pytest
+
+from assets.endpoint_registration import ArtifactUnusable, register, roll_back
+from resources import hosting, keys, storage
+from resources.deployment import Deployment
+from resources.hosting import Endpoint
+from resources.model_registry import ModelRegistry, ModelStatus
+from tests.assets.registration import NAME, trained_version
+from tests.conftest import TrainedForecast
+from workloads.schema import Workload
+
+Serving = tuple[Deployment, Workload, Endpoint]
+GOOD, BETTER, A_LITTLE_WORSE, WORSE = (
+    {"mase": share, "baseline_mase": 1.0} for share in (0.80, 0.70, 0.83, 0.95)
+)  # tolerance is 5 %
+
+
+@pytest.fixture
+def tenant() -> keys.TenantId:
+    return keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+
+
+def statuses(deployment: Deployment, tenant: keys.TenantId) -> list[ModelStatus]:
+    return [version.status for version in ModelRegistry(deployment).versions(tenant, NAME)]
+
+
+def test_a_tenants_first_model_is_placed_asked_and_crowned(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    done = register(deployment, energy, model, endpoint.name)
+    assert done.crowned
+    assert (done.decision, done.skill, done.champion_skill) == ("the tenant's first model", 0.8, None)
+    assert len(done.smoke_answer["mean"]) == 24
+    assert done.champion == ModelRegistry(deployment).champion(tenant, NAME)
+    placed = keys.endpoint_model(endpoint.name, tenant, model.version)
+    assert storage.size(deployment.s3, deployment.data_bucket, placed) == model.size
+
+    again = register(deployment, energy, model, endpoint.name)
+    assert again.champion == done.champion
+    assert again.crowned
+    assert statuses(deployment, tenant) == ["champion"]
+
+
+@pytest.mark.parametrize(
+    ("challenger", "crowned"), [(BETTER, True), (A_LITTLE_WORSE, True), (WORSE, False), ({}, True)],
+    ids=["better", "a little worse but newer", "worse", "not comparable"],
+)  # fmt: skip
+def test_a_challenger_takes_over_unless_it_is_worse(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId, challenger: dict[str, float],
+    crowned: bool,
+) -> None:  # fmt: skip
+    deployment, energy, endpoint = serving
+    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, challenger)
+    register(deployment, energy, first, endpoint.name)
+    done = register(deployment, energy, second, endpoint.name)
+    assert done.crowned == crowned
+    champion = ModelRegistry(deployment).champion(tenant, NAME)
+    assert champion is not None
+    assert champion.version == (second if crowned else first).version
+    assert champion.previous == (first.version if crowned else None)
+    assert statuses(deployment, tenant) == (["former_champion", "champion"] if crowned else ["champion", "rejected"])
+    if not crowned:
+        assert done.decision == "it scored 0.950 where the champion has 0.800 (lower is better)"
+
+
+def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    older = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, BETTER)
+    newer = trained_version(deployment, tenant, 2, trained_forecasts[0].archive, GOOD)
+    register(deployment, energy, newer, endpoint.name)
+    done = register(deployment, energy, older, endpoint.name)
+    assert not done.crowned
+    assert "a newer version" in done.decision
+
+
+@pytest.mark.parametrize(
+    ("spoil", "promised", "reason"),
+    [
+        (lambda archive: archive[:-200], None, "refused the model"),
+        (lambda archive: archive[:-200], 3000, "may be truncated"),
+        (lambda _: gzip.compress(b"no tar"), None, "refused the model"),
+        (lambda _: b"", None, "refused the model"),
+    ],
+    ids=["truncated", "not the promised size", "no archive", "empty"],
+)  # fmt: skip
+def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId, spoil: object, promised: int | None,
+    reason: str,
+) -> None:  # fmt: skip
+    assert callable(spoil)
+    deployment, energy, endpoint = serving
+    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    register(deployment, energy, first, endpoint.name)
+    broken = trained_version(deployment, tenant, 2, spoil(trained_forecasts[0].archive), BETTER, size=promised)
+    with pytest.raises(ArtifactUnusable, match=reason):
+        register(deployment, energy, broken, endpoint.name)
+    assert statuses(deployment, tenant) == ["champion", "rejected"]
+    champion = ModelRegistry(deployment).champion(tenant, NAME)
+    assert champion is not None
+    assert champion.version == first.version
+
+
+def test_an_artifact_that_has_not_arrived_is_waited_for_and_not_rejected(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=model.archive)
+    with pytest.raises(storage.ObjectMissing):
+        register(deployment, energy, model, endpoint.name)
+    assert statuses(deployment, tenant) == ["trained"]
+
+
+def test_an_endpoint_that_is_gone_is_not_the_models_fault(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, _ = serving
+    model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    with pytest.raises(hosting.EndpointFailed, match="tenantry-energy-gone"):
+        register(deployment, energy, model, "tenantry-energy-gone")
+    assert statuses(deployment, tenant) == ["trained"]
+
+
+def test_a_champion_that_fails_to_answer_once_more_is_still_the_champion(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    register(deployment, energy, model, endpoint.name)
+    refused = energy.serving.model_copy(update={"smoke_request": {"period": -1}})
+    with pytest.raises(ArtifactUnusable):
+        register(deployment, energy.model_copy(update={"serving": refused}), model, endpoint.name)
+    assert statuses(deployment, tenant) == ["champion"]
+
+
+def test_rolling_back_returns_to_the_previous_champion_which_still_answers(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    with pytest.raises(LookupError, match="no previous energy model"):
+        roll_back(deployment, energy, tenant)
+    register(deployment, energy, first, endpoint.name)
+    with pytest.raises(LookupError, match="no previous energy model"):
+        roll_back(deployment, energy, tenant)
+    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER)
+    register(deployment, energy, second, endpoint.name)
+
+    champion = roll_back(deployment, energy, tenant)
+    assert (champion.version, champion.previous) == (first.version, second.version)
+    assert statuses(deployment, tenant) == ["champion", "former_champion"]
+    answer = hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
+    assert len(json.loads(answer)["mean"]) == 24
+
+
+def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    pool = hosting.ensure_endpoint(deployment, energy, "pool", tenant)
+    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER, tier="pool")
+    register(deployment, energy, first, endpoint.name)
+    register(deployment, energy, second, pool.name)
+
+    champion = roll_back(deployment, energy, tenant)
+    assert (champion.tier, champion.endpoint) == ("bridge", endpoint.name)
+    hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
+    deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
+    deployment.s3.delete_object(
+        Bucket=deployment.data_bucket, Key=keys.endpoint_model(pool.name, tenant, second.version)
+    )
+    with pytest.raises(LookupError, match=str(second.version)):
+        roll_back(deployment, energy, tenant)
+    assert ModelRegistry(deployment).champion(tenant, NAME) == champion
