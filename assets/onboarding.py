@@ -324,6 +324,7 @@ class Onboarding:
             "training_seconds": outcome.seconds,
             "cost_usd": round(usd, 8),
             "training_job": model.job,
+            "console": self.deployment.console_url("jobs", model.job),
             "card": dict(model.card),
         }
         if skill is not None:
@@ -403,6 +404,7 @@ class Onboarding:
             "champion": done.champion.version,
             "previous": done.champion.previous or "",
             "endpoint": endpoint.name,
+            "console": self.deployment.console_url("endpoints", endpoint.name),
             "target_model": keys.target_model(model.tenant, model.version),
             "smoke_milliseconds": round(done.smoke_milliseconds, 3),
             "first_answer": done.smoke_answer,

@@ -80,13 +80,18 @@ class CountingProxy:
             writer.close()
 
 
-class MemoryWatch:
-    """The most memory (RSS, MB) that each kind of child process, and all of them together, held at one moment."""
+class ProcessWatch:
+    """What each kind of child process used: the most memory (RSS, MB) at one moment, and CPU seconds.
+
+    CPU time is seen once a second, so a process's last second is missed.
+    """
 
     def __init__(self) -> None:
         self.peaks: Counter[str] = Counter()
+        self._cpu: dict[int, tuple[str, float, float]] = {}  # process id: kind, CPU seconds at first sight, and now
+        self._cpu_seen = False
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="process-watch", daemon=True)
 
     def start(self) -> None:
         """Look once a second."""
@@ -97,14 +102,27 @@ class MemoryWatch:
         self._stopped.set()
         self._thread.join()
 
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds by kind, since the watch began."""
+        used: Counter[str] = Counter()
+        for kind, began, now in self._cpu.values():
+            used[kind] += now - began  # type: ignore[assignment]  # a Counter adds floats as well
+        return {kind: round(seconds, 1) for kind, seconds in used.items()}
+
     def _watch(self) -> None:
         while not self._stopped.wait(1.0):
             held: Counter[str] = Counter()
             for process in psutil.Process().children(recursive=True):
                 try:
-                    held[_kind(process)] += round(process.memory_info().rss / 1e6)
+                    kind, times = _kind(process), process.cpu_times()
+                    held[kind] += round(process.memory_info().rss / 1e6)
                 except psutil.Error:
                     continue
+                used = times.user + times.system
+                began = self._cpu[process.pid][1] if process.pid in self._cpu else (used if not self._cpu_seen else 0.0)
+                self._cpu[process.pid] = (kind, began, used)
+            self._cpu_seen = True
             held["all"] = sum(held.values())
             for kind, megabytes in held.items():
                 self.peaks[kind] = max(self.peaks[kind], megabytes)
@@ -115,7 +133,7 @@ def _kind(process: psutil.Process) -> str:
     kinds = {
         "ministack": "ministack", "local_sagemaker": "local_sagemaker", "forecast/train": "training", "forecast/serve": "serving",
         "dagster-webserver": "webserver", "dagster_webserver": "webserver", "dagster-daemon": "daemon", "dagster._daemon": "daemon",
-        "api grpc": "code_server", "execute_run": "runs",
+        "api grpc": "code_server", "multiprocessing": "runs",
     }  # fmt: skip
     return next((kind for words, kind in kinds.items() if words in line), "other")
 
@@ -226,11 +244,11 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="tenantry-onboarding-") as state,
         everything_running(Path(state)) as (deployment, dagster, proxies),
     ):
-        memory = MemoryWatch()
-        memory.start()
+        watch = ProcessWatch()
+        watch.start()
         seconds = onboard(deployment, workload, files, arguments.timeout)
         calls = sum(proxy.requests for proxy in proxies)
-        memory.stop()
+        watch.stop()
         runs = dagster.graphql("{ runsOrError { ... on Runs { count } } }")["runsOrError"]["count"]
         jobs = sum(
             len(page["TrainingJobSummaries"])
@@ -245,8 +263,9 @@ def main() -> int:
         "aws_calls_per_tenant": round(calls / arguments.tenants, 1),
         "dagster_runs": runs,
         "training_cpu_s_per_tenant": round(cpu / arguments.tenants, 4),
-        "peak_memory_mb": memory.peaks["all"],
-        "peak_memory_mb_by_process": dict(memory.peaks),
+        "peak_memory_mb": watch.peaks["all"],
+        "peak_memory_mb_by_process": dict(watch.peaks),
+        "cpu_s_by_process": watch.cpu_seconds,
     }
     print(json.dumps(figures))
     return 0

@@ -159,7 +159,7 @@ class Demo:
         """Print the tenants with their models, and the notices of those without."""
         registry = ModelRegistry(self.deployment)
         table = Table(title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own")
-        for column in ("tenant", "tier", "model", "score / naive", "version", "next 3 hours, kWh", "batch predictions"):
+        for column in ("tenant", "tier", "model", "score / naive", "version", "first forecast, kWh", "batch predictions"):
             table.add_column(column, overflow="fold")
         shown = self.good if len(self.good) <= 40 else [*self.good[:30], *self.good[-5:]]
         for tenant in shown:
@@ -249,7 +249,8 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run the demo. Returns the exit status."""
-    arguments, console = _arguments(), Console()
+    arguments = _arguments()
+    console = Console() if sys.stdout.isatty() else Console(width=160)  # a log file has no width of its own
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(arguments, console)

@@ -12,8 +12,8 @@ from containers.forecast.synthetic import generate
 from resources import keys
 
 SPOILED_LINE: Final = 101
-_SYNTHETIC_START: Final = datetime(2025, 1, 1, tzinfo=UTC)
-_SYNTHETIC_END: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_SYNTHETIC_START: Final = datetime(2025, 10, 1, tzinfo=UTC)
+_SYNTHETIC_END: Final = datetime(2026, 10, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,11 @@ class Deployment:
         """The URI of a container's image."""
         return f"{self.image_repositories}/{container}:{tag}"
 
+    def console_url(self, kind: str, name: str) -> str:
+        """The page of a SageMaker job (``jobs``) or endpoint (``endpoints``) in AWS's console."""
+        region = self.session.region_name
+        return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{name}"
+
     def _client(self, service: str) -> Any:
         client = self.session.client(service, config=_RETRIES)  # type: ignore[call-overload]  # the name is a variable
 
