@@ -182,14 +182,20 @@ def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeo
     """Give an endpoint a number of instances and wait until it has them.
 
     Raises:
-        EndpointFailed: it is not there, or did not come back into service.
+        EndpointFailed: it is not there, the account may not have so many, or it did not come back into service.
     """
     before = wait_in_service(deployment, endpoint, timeout=timeout)
     if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:
         return _endpoint(before, "unchanged")
-    deployment.sagemaker.update_endpoint_weights_and_capacities(
-        EndpointName=endpoint, DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": instances}]
-    )
+    desired: Any = [{"VariantName": VARIANT, "DesiredInstanceCount": instances}]
+    try:
+        deployment.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=endpoint, DesiredWeightsAndCapacities=desired
+        )
+    except ClientError as error:
+        if error_code(error) == "ResourceLimitExceeded":
+            raise EndpointFailed(f"endpoint {endpoint} cannot have {instances} instances: {error}") from error
+        raise
     return _endpoint(wait_in_service(deployment, endpoint, timeout=timeout), "updated")
 
 
