@@ -1,4 +1,4 @@
-"""One local cloud for the whole test session, emptied for each test that asks for it."""
+"""One local cloud for the whole test session, emptied for each test that asks for it; and one more with a live Dagster on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,9 @@ from hypothesis import settings
 
 from containers.forecast.preparation import prepare
 from containers.forecast.synthetic import generate
+from demo.dagster_processes import DagsterProcesses, dagster_processes
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import LocalCloud, running
+from infrastructure.local_cloud import LocalCloud, free_port, running
 from resources.deployment import Deployment
 from resources.hosting import Endpoint, ensure_endpoint
 from resources.keys import tenant_id
@@ -107,3 +108,47 @@ def serving(local_cloud: LocalCloud) -> tuple[Deployment, Workload, Endpoint]:
     deployment = Deployment.from_stack()
     energy = read_workloads()["energy"]
     return deployment, energy, ensure_endpoint(deployment, energy, "bridge", tenant_id("anyone"))
+
+
+@dataclass(frozen=True)
+class LiveDagster:
+    """Dagster's processes with their sensors at work, on a local cloud that nothing resets.
+
+    ``environment`` is what points an AWS SDK at that cloud; ``deployment`` is the stack on it.
+    """
+
+    cloud: LocalCloud
+    dagster: DagsterProcesses
+    deployment: Deployment
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="session")
+def live_dagster_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCloud, DagsterProcesses]]:
+    """A local cloud and a Dagster of their own, started once; tests ask for ``live_dagster``."""
+    folder = tmp_path_factory.mktemp("live-dagster")
+    with running(folder / "cloud", ROOT / "containers") as cloud:
+        with pytest.MonkeyPatch.context() as variables:
+            _point_at(cloud, variables)
+            deploy()
+        patience = {"TENANTRY_POLL_SECONDS": "0.5", "TENANTRY_LOST_RUN_SECONDS": "30"}
+        with dagster_processes(folder / "dagster", free_port(), {**cloud.environment, **patience}) as dagster:
+            yield cloud, dagster
+
+
+@pytest.fixture
+def live_dagster(
+    live_dagster_processes: tuple[LocalCloud, DagsterProcesses], monkeypatch: pytest.MonkeyPatch
+) -> LiveDagster:
+    """The live Dagster; ``os.environ`` points every AWS SDK at its cloud while the test runs.
+
+    Tests share its cloud, so each uses tenants of its own.
+    """
+    cloud, dagster = live_dagster_processes
+    _point_at(cloud, monkeypatch)
+    return LiveDagster(cloud, dagster, Deployment.from_stack(), cloud.environment)
+
+
+def _point_at(cloud: LocalCloud, variables: pytest.MonkeyPatch) -> None:
+    for name, value in cloud.environment.items():
+        variables.setenv(name, value)

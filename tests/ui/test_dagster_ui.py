@@ -1,0 +1,90 @@
+"""A platform engineer's afternoon in the Dagster UI: the real processes, and a real browser that clicks."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pytest
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from assets.report import ONBOARDING
+from containers.forecast.synthetic import generate
+from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
+from resources import keys
+from resources.client import TenantClient
+from resources.model_registry import ModelRegistry
+from tests.conftest import LiveDagster
+from workloads.schema import read_workloads
+
+ENERGY: Final = keys.workload_name("energy")
+ARTIFACT: Final = "energy/fine_tuned_artifact"
+REQUIRED_VARIABLE: Final = "TENANTRY_BROWSER_REQUIRED"
+_ONBOARDED_WITHIN: Final = 300.0  # seconds; half a minute on a quiet machine
+_RUN_ENDS_WITHIN: Final = 300.0  # seconds
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[WebDriver]:
+    try:
+        with chromium() as started:
+            yield started
+    except BrowserMissing as missing:
+        if os.environ.get(REQUIRED_VARIABLE) == "1":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def ui(browser: WebDriver, live_dagster: LiveDagster) -> DagsterUI:
+    """``browser`` stands first, so that Dagster is not started for nothing on a machine without one."""
+    return DagsterUI(browser, live_dagster.dagster.url)
+
+
+def onboard(live: LiveDagster, tenant: str) -> keys.TenantId:
+    """Upload ten weeks of hours as the tenant's app does, and wait until the sensors have brought a model into service."""
+    who = keys.tenant_id(tenant)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    sink = io.StringIO()
+    generate(1, start, start + timedelta(days=70), seed=5)[["timestamp", "consumption"]].to_csv(sink, index=False)
+    with TenantClient(live.deployment, read_workloads()["energy"], who) as client:
+        client.upload({"consumption.csv": sink.getvalue().encode()}, {"timezone": "Europe/London", "country": "GB"})
+        deadline = time.monotonic() + _ONBOARDED_WITHIN
+        while not (requests := client.requests()) or requests[-1].status != "registered":
+            assert time.monotonic() < deadline, f"not onboarded: {requests}; see {live.dagster.log}"
+            time.sleep(0.5)
+    return who
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_forecast(
+    ui: DagsterUI, live_dagster: LiveDagster
+) -> None:
+    tenant = onboard(live_dagster, "ui-acme")
+    registry = ModelRegistry(live_dagster.deployment)
+    (onboarded,) = registry.versions(tenant, ENERGY)
+
+    ui.open_asset_graph("energy")
+    graph = ui.text().splitlines()
+    for asset in (*ONBOARDING, "batch_predictions", "serving_endpoint", "endpoint_capacity"):
+        assert asset in graph, asset
+
+    run = ui.materialize(ARTIFACT, tenant)
+    assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
+
+    ui.open_partition(ARTIFACT, tenant)
+    ui.see(run[:8])  # the latest materialisation is the one that was clicked for
+    ui.see("View all historical events (2)")
+    versions = [version.version for version in registry.versions(tenant, ENERGY)]
+    (by_hand,) = [version for version in versions if version != onboarded.version]
+    ui.see(by_hand)
+    picture = ui.show_plot()
+    assert ui.natural_width(picture) > 300
+    champion = registry.champion(tenant, ENERGY)
+    assert champion is not None
+    assert champion.version == onboarded.version, "an artifact materialised alone is not served"
