@@ -25,7 +25,7 @@ KEY = AssetKey(["test", "training_data"])
 
 
 @multi_asset(specs=[AssetSpec(KEY, skippable=True, partitions_def=TENANTS)], partitions_def=TENANTS, can_subset=True)
-def packed(context: AssetExecutionContext) -> Iterator[MaterializeResult]:
+def packed(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
     chosen = [keys.tenant_id(name) for name in ("acme", "globex")]
     plan(context.op_execution_context, [KEY], chosen)
     seen_while_running.update(statuses(context.instance))

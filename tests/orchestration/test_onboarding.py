@@ -24,7 +24,7 @@ from resources.request_queue import RequestQueue
 from tests.orchestration.conftest import Upload
 from workloads.schema import Workload, read_workloads
 
-TENANTRY = TenantryResource(poll_seconds=0.3, lost_run_seconds=60)
+TENANTRY = TenantryResource(stack="tenantry", poll_seconds=0.3, lost_run_seconds=60)
 ENERGY = keys.workload_name("energy")
 
 
