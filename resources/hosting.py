@@ -71,10 +71,12 @@ def ensure_endpoint(
     described = describe_endpoint(deployment, name)
     made: Literal["created", "updated", "unchanged"] = "unchanged"
     if described is None or described["EndpointConfigName"] != config["EndpointConfigName"]:
-        _create(client.create_model, model)
-        _create(client.create_endpoint_config, config)
+        create_once(client.create_model, model)
+        create_once(client.create_endpoint_config, config)
         if described is None:
-            _create(client.create_endpoint, {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]})
+            create_once(
+                client.create_endpoint, {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]}
+            )
             made = "created"
         else:
             wait_in_service(deployment, name, timeout=timeout)
@@ -126,12 +128,14 @@ def already_exists(error: ClientError) -> bool:
     return error_code(error) in {"ResourceInUse", "ValidationException"} and any(words in message for words in taken)
 
 
-def _missing(error: ClientError) -> bool:
+def is_missing(error: ClientError) -> bool:
+    """Whether SageMaker knows nothing of the name."""
     message = str(error.response.get("Error", {}).get("Message", "")).lower()
     return error_code(error) in {"ValidationException", "ResourceNotFound"} and "could not find" in message
 
 
-def _create(create: Any, request: Mapping[str, Any]) -> None:
+def create_once(create: Any, request: Mapping[str, Any]) -> None:
+    """Make something under a name that says what is in it, unless it is there."""
     try:
         create(**request)
     except ClientError as error:
@@ -144,7 +148,7 @@ def describe_endpoint(deployment: Deployment, name: str) -> DescribeEndpointOutp
     try:
         return deployment.sagemaker.describe_endpoint(EndpointName=name)
     except ClientError as error:
-        if _missing(error):
+        if is_missing(error):
             return None
         raise
 

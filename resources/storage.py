@@ -67,6 +67,15 @@ def size(s3: S3Client, bucket: str, key: str) -> int:
         raise
 
 
+def exists(s3: S3Client, bucket: str, key: str) -> bool:
+    """Whether there is an object under the key."""
+    try:
+        size(s3, bucket, key)
+    except ObjectMissing:
+        return False
+    return True
+
+
 def copy(s3: S3Client, bucket: str, source: str, destination: str) -> None:
     """Copy inside a bucket, without the bytes passing here. Raises ``ObjectMissing``."""
     try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from resources import keys, storage
-from resources.hosting import already_exists
+from resources.hosting import create_once, is_missing
 from resources.model_registry import Champion
 from workloads.schema import Workload
 
@@ -86,34 +86,37 @@ def predict_batch(
     described = _describe(deployment, job)
     if described is None:
         with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-            list(pool.map(lambda champion: _write_input(deployment, workload, day, batch, champion), champions))
-        try:
-            client.create_model(**_model_request(deployment, workload, day, batch, job))
-            client.create_transform_job(**_job_request(deployment, workload, day, batch, job))
-        except ClientError as error:
-            if not already_exists(error):
-                raise
+            written = list(pool.map(lambda c: _write_input(deployment, workload, day, batch, c), champions))
+        if not any(written):
+            raise TransformJobFailed(f"no archive is there to predict with for any of the {len(champions)} tenants")
+        create_once(client.create_model, _model_request(deployment, workload, day, batch, job))
+        create_once(client.create_transform_job, _job_request(deployment, workload, day, batch, job))
     described = _wait(deployment, job, workload.batch.most_seconds + 1800, poll)
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
         predictions = tuple(pool.map(lambda c: _collect(deployment, name, day, batch, c, reason), champions))
+    try:
+        client.delete_model(ModelName=job)
+    except ClientError as error:
+        if not is_missing(error):  # an earlier call deleted it
+            raise
     if status == "Stopped" or (status == "Failed" and not any(prediction.key for prediction in predictions)):
         raise TransformJobFailed(f"transform job {job} is {status}: {reason}")
-    client.delete_model(ModelName=job)
     started, ended = described.get("TransformStartTime"), described.get("TransformEndTime")
     return BatchResult(job, status, (ended - started).total_seconds() if started and ended else 0.0, predictions)
 
 
-def _write_input(deployment: Deployment, workload: Workload, day: date, batch: str, champion: Champion) -> None:
+def _write_input(deployment: Deployment, workload: Workload, day: date, batch: str, champion: Champion) -> bool:
+    """Put a tenant's archive and record where the job reads them. Returns False when its archive is gone."""
     name = keys.workload_name(workload.name)
     record = {"model": keys.target_model(champion.tenant, champion.version), "request": dict(workload.batch.request)}
-    storage.copy(
-        deployment.s3,
-        deployment.data_bucket,
-        keys.endpoint_model(champion.endpoint, champion.tenant, champion.version),
-        keys.batch_model(name, day, batch, champion.tenant, champion.version),
-    )
+    source = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    destination = keys.batch_model(name, day, batch, champion.tenant, champion.version)
+    try:
+        storage.copy(deployment.s3, deployment.data_bucket, source, destination)
+    except storage.ObjectMissing:
+        return False
     storage.write_bytes(
         deployment.s3,
         deployment.data_bucket,
@@ -121,6 +124,7 @@ def _write_input(deployment: Deployment, workload: Workload, day: date, batch: s
         json.dumps(record).encode() + b"\n",
         "application/jsonlines",
     )
+    return True
 
 
 def _model_request(deployment: Deployment, workload: Workload, day: date, batch: str, job: str) -> Any:
@@ -167,7 +171,7 @@ def _describe(deployment: Deployment, job: str) -> DescribeTransformJobResponseT
     try:
         return deployment.sagemaker.describe_transform_job(TransformJobName=job)
     except ClientError as error:
-        if "could not find" in str(error).lower():
+        if is_missing(error):
             return None
         raise
 
@@ -189,6 +193,9 @@ def _collect(
     try:
         content = storage.read_bytes(deployment.s3, deployment.data_bucket, source, _MOST_OUTPUT_BYTES)
     except storage.ObjectMissing:
+        archive = keys.batch_model(workload, day, batch, champion.tenant, champion.version)
+        if not storage.exists(deployment.s3, deployment.data_bucket, archive):
+            reason = f"the archive of version {champion.version} is not under its endpoint's prefix any more"
         return TenantPrediction(champion.tenant, champion.version, None, 0, reason)
     key = keys.prediction(workload, champion.tenant, day)
     storage.write_bytes(deployment.s3, deployment.data_bucket, key, content, "application/jsonlines")

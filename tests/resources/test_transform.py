@@ -1,0 +1,191 @@
+"""Batch predictions: one transform job for many tenants, each answered, or failing, alone."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assets.batch_predictions import batches_of, predict
+from resources import keys, storage
+from resources.client import TenantClient
+from resources.deployment import Deployment
+from resources.hosting import Endpoint
+from resources.model_registry import Champion, ModelRegistry
+from resources.request_queue import now
+from resources.transform import TransformJobFailed, predict_batch
+from tests.assets.registration import NAME, trained_version
+from tests.conftest import TrainedForecast
+from workloads.schema import Workload
+
+Serving = tuple[Deployment, Workload]
+DAY = date(2026, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def cloud(serving: tuple[Deployment, Workload, Endpoint]) -> Serving:
+    return serving[:2]
+
+
+@dataclass
+class Heard:
+    """What a report was told."""
+
+    materialized_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failed_: dict[str, str] = field(default_factory=dict)
+
+    def planned(self, asset: str, tenant: str) -> None: ...
+    def checked(self, *_: Any, **__: Any) -> None: ...
+    def info(self, message: str) -> None: ...
+
+    def materialized(self, asset: str, tenant: str, metadata: Mapping[str, Any], data_version: str | None) -> None:
+        self.materialized_[tenant] = metadata
+
+    def failed(self, asset: str, tenant: str, reason: str) -> None:
+        self.failed_[tenant] = reason
+
+
+def crowned(cloud: Serving, archive: bytes, *, tier: keys.Tier = "bridge") -> Champion:
+    """A tenant whose archive lies under its endpoint's prefix; batch transform needs no endpoint."""
+    deployment, _ = cloud
+    tenant = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    model = trained_version(deployment, tenant, 1, archive, {}, tier=tier)
+    endpoint = keys.endpoint_name("tenantry", NAME, tier, tenant)
+    destination = keys.endpoint_model(endpoint, tenant, model.version)
+    storage.write_bytes(deployment.s3, deployment.data_bucket, destination, archive)
+    return ModelRegistry(deployment).crown(model, endpoint, None)
+
+
+def batch_name() -> str:
+    return f"b-{uuid.uuid4().hex[:12]}"
+
+
+def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fails_alone(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    good = [crowned(cloud, made.archive) for made in trained_forecasts]
+    broken = crowned(cloud, trained_forecasts[0].archive[:-100])
+    gone = crowned(cloud, trained_forecasts[0].archive)
+    deployment.s3.delete_object(
+        Bucket=deployment.data_bucket, Key=keys.endpoint_model(gone.endpoint, gone.tenant, gone.version)
+    )
+    champions, name = [*good, broken, gone], batch_name()
+
+    result = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
+    found = {prediction.tenant: prediction for prediction in result.predictions}
+    assert {tenant for tenant, prediction in found.items() if prediction.key} == {one.tenant for one in good}
+    assert found[broken.tenant].reason
+    assert "archive" in str(found[gone.tenant].reason)
+    answers = []
+    for champion in good:
+        assert found[champion.tenant].key == f"predictions/energy/{champion.tenant}/2026-01-02.jsonl"
+        with TenantClient(deployment, energy, champion.tenant) as client:
+            (answer,) = client.predictions(DAY)
+        assert len(answer["mean"]) == 7 * 24
+        answers.append(json.dumps(answer["mean"]))
+    assert len(set(answers)) == 3
+    with TenantClient(deployment, energy, broken.tenant) as client, pytest.raises(storage.ObjectMissing):
+        client.predictions(DAY)
+
+    # Whoever asks again for the same batch gets the same job's answers.
+    again = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
+    assert again == result
+
+
+def test_a_batch_whose_job_was_never_started_is_started(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    """A run died between making the job's model and the job."""
+    deployment, energy = cloud
+    champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
+    job = keys.transform_job_name("tenantry", NAME, DAY, name)
+    archive = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    copied = keys.batch_model(NAME, DAY, name, champion.tenant, champion.version)
+    storage.copy(deployment.s3, deployment.data_bucket, archive, copied)
+    deployment.sagemaker.create_model(
+        ModelName=job,
+        ExecutionRoleArn=deployment.batch_role,
+        PrimaryContainer={
+            "Image": deployment.image("forecast", energy.image_tag),
+            "ModelDataSource": {"S3DataSource": {
+                "S3Uri": f"s3://{deployment.data_bucket}/{keys.batch_prefix(NAME, DAY, name)}models/",
+                "S3DataType": "S3Prefix", "CompressionType": "None",
+            }},
+        },
+    )  # fmt: skip
+    (prediction,) = predict_batch(deployment, energy, DAY, name, [champion], poll=0.1).predictions
+    assert prediction.key
+
+
+def test_a_batch_in_which_nothing_could_be_answered_is_a_failure_that_leaves_no_model(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    broken, name = crowned(cloud, b"no archive"), batch_name()
+    with pytest.raises(TransformJobFailed, match="is Failed"):
+        predict_batch(deployment, energy, DAY, name, [broken], poll=0.1)
+    assert not deployment.sagemaker.list_models(NameContains=name)["Models"]
+    deployment.s3.delete_object(
+        Bucket=deployment.data_bucket, Key=keys.endpoint_model(broken.endpoint, broken.tenant, broken.version)
+    )
+    with pytest.raises(TransformJobFailed, match="archive"):
+        predict_batch(deployment, energy, DAY, batch_name(), [broken], poll=0.1)
+
+
+def test_a_round_of_predictions_reports_every_tenant_once(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    good, broken = crowned(cloud, trained_forecasts[0].archive), crowned(cloud, b"no archive")
+    silo = crowned(cloud, trained_forecasts[1].archive, tier="silo")
+    nobody = keys.tenant_id("nobody")
+    heard = Heard()
+    started: list[keys.TenantId] = []
+    tenants = [good.tenant, broken.tenant, silo.tenant, nobody]
+    failures = predict(deployment, energy, tenants, DAY, "run-1", heard, poll=0.1, starting=started.extend)
+    assert set(heard.materialized_) == {good.tenant, silo.tenant}
+    assert heard.failed_ == failures
+    assert set(failures) == {broken.tenant, nobody}
+    assert failures[nobody] == "it has no model yet"
+    assert started == sorted([good.tenant, broken.tenant, silo.tenant])
+    told = heard.materialized_[silo.tenant]
+    assert told["dagster/uri"].endswith(f"/predictions/energy/{silo.tenant}/2026-01-02.jsonl")
+    assert told["transform_job"] != heard.materialized_[good.tenant]["transform_job"]
+    assert told["cost_usd"] > 0
+
+
+CHAMPIONS = st.lists(
+    st.builds(
+        Champion,
+        tenant=st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True).map(keys.tenant_id),
+        workload=st.just(NAME), version=st.sampled_from(["v1", "v2"]).map(keys.version_name), endpoint=st.just("e"),
+        tier=st.sampled_from(["silo", "bridge", "pool"]), previous=st.none(), since=st.just(now()), turn=st.just(1),
+    ),
+    max_size=30, unique_by=lambda champion: champion.tenant,
+)  # fmt: skip
+
+
+@given(champions=CHAMPIONS, most=st.integers(1, 10), salt=st.text(max_size=5))
+def test_batches_hold_everyone_once_one_tier_each_and_silo_tenants_alone(
+    champions: list[Champion], most: int, salt: str
+) -> None:
+    batches = list(batches_of(champions, most, salt))
+    assert sorted(c.tenant for batch in batches for c in batch.champions) == sorted(c.tenant for c in champions)
+    for batch in batches:
+        assert 1 <= len(batch.champions) <= most
+        tiers = {champion.tier for champion in batch.champions}
+        assert len(tiers) == 1
+        assert "silo" not in tiers or len(batch.champions) == 1
+        assert keys.version_name(batch.name)
+    assert len({batch.name for batch in batches}) == len(batches)
+    assert list(batches_of(champions[::-1], most, salt)) == batches
+    other = {batch.name for batch in batches_of(champions, most, salt + "x")}
+    assert not other & {batch.name for batch in batches}
