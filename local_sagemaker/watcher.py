@@ -19,7 +19,7 @@ def kill_processes_with(variable: str, value: str, but_not: str | None = None) -
 
     Processes of the emulator `but_not` are spared.
     """
-    import psutil  # type: ignore[import-untyped]  # it publishes no types; imported late, the watcher needs it only at its end
+    import psutil  # imported late: the watcher needs it only at its end
 
     killed = 0
     for _ in range(100):

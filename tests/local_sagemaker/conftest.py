@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import psutil  # type: ignore[import-untyped]  # it publishes no types
+import psutil
 import pytest
 from botocore.config import Config
 
