@@ -37,7 +37,7 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
     return {
         "asset-graph": lambda: ui.open_asset_graph("energy"),
         "tenants": tenants_statuses,
-        "forecast-of-a-tenant": tenants_artifact,
+        "tenant-artifact": tenants_artifact,
         "automation": ui.open_automation,
         "runs": ui.open_runs,
     }
