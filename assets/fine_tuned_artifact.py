@@ -24,7 +24,8 @@ class _Archive(BaseModel):
 class Outcome(BaseModel):
     """The outcome of a task (docs/contracts.md, "Training container")."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A score that is no number would compare as "not worse" with every champion.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     format: Literal[1]
     task: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tenant: str
