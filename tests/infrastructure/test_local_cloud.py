@@ -1,0 +1,118 @@
+"""The local cloud's processes: found through the environment, emptied, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+
+from infrastructure.local_cloud import (
+    LocalCloud,
+    LocalCloudError,
+    free_port,
+    start_process,
+    stop_process,
+    wait_until_healthy,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid: int, within: float = 30.0) -> bool:
+    deadline = time.monotonic() + within
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def test_any_sdk_finds_every_service_through_the_environment(local_cloud: LocalCloud) -> None:
+    assert os.environ["AWS_ENDPOINT_URL"] == local_cloud.ministack_url
+    assert boto3.client("sts").get_caller_identity()["Account"] == "123456789012"
+    assert boto3.client("sagemaker").meta.endpoint_url == local_cloud.sagemaker_url
+    assert boto3.client("sagemaker-runtime").meta.endpoint_url == local_cloud.sagemaker_url
+    assert boto3.client("s3").meta.region_name == "eu-west-1"
+
+
+def test_emptied_it_holds_nothing_and_goes_on(local_cloud: LocalCloud) -> None:
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="anything", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    before = {name: process.pid for name, process in local_cloud.processes.items()}
+    local_cloud.reset()
+    assert s3.list_buckets()["Buckets"] == []
+    assert {name: process.pid for name, process in local_cloud.processes.items()} == before
+
+
+def test_a_process_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs/process.log"
+    process = start_process([sys.executable, "-c", "raise SystemExit('no such disk')"], log, dict(os.environ))
+    with pytest.raises(LocalCloudError, match="no such disk"):
+        wait_until_healthy(f"http://127.0.0.1:{free_port()}/", process, log)
+    stop_process(process)
+
+
+def test_a_process_that_never_answers_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    log = tmp_path / "process.log"
+    process = start_process([sys.executable, "-c", "import time; time.sleep(600)"], log, dict(os.environ))
+    with pytest.raises(LocalCloudError, match="did not answer within 0 s"):
+        wait_until_healthy(f"http://127.0.0.1:{free_port()}/", process, log, seconds=0.2)
+    stop_process(process)
+    assert process.returncode == -signal.SIGTERM
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_will_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
+    log = tmp_path / "process.log"
+    process = start_process([sys.executable, "-c", STUBBORN], log, dict(os.environ))
+    while not log.read_text().strip():
+        time.sleep(0.02)
+    child = int(log.read_text())
+    stop_process(process, grace=0.2)
+    assert process.returncode == -signal.SIGKILL
+    assert gone(child)
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from infrastructure.local_cloud import running
+with running(Path(sys.argv[1]), Path("containers")) as cloud:
+    print(*(process.pid for process in cloud.processes.values()), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
+def test_whatever_ends_its_owner_the_cloud_is_gone_too(tmp_path: Path, end: signal.Signals) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        children = [int(pid) for pid in owner.stdout.readline().split()]
+        assert len(children) == 2
+        assert all(alive(pid) for pid in children)
+        owner.send_signal(end)
+        owner.wait(60)
+    assert all(gone(pid) for pid in children)
