@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from hypothesis import settings
 
@@ -50,11 +51,17 @@ def empty_cloud(local_cloud: LocalCloud) -> LocalCloud:
     return local_cloud
 
 
+@pytest.fixture(scope="session")
+def aws_session(local_cloud: LocalCloud) -> boto3.Session:
+    """One session for all tests: it reads the services' descriptions once, which costs more than most tests do."""
+    return boto3.Session()
+
+
 @pytest.fixture
-def deployment(empty_cloud: LocalCloud) -> Deployment:
+def deployment(empty_cloud: LocalCloud, aws_session: boto3.Session) -> Deployment:
     """The stack, applied to an empty local cloud: a quarter of a second, so each test gets one of its own."""
     deploy()
-    return Deployment.from_stack()
+    return replace(Deployment.from_stack(), session=aws_session)
 
 
 @dataclass(frozen=True)
