@@ -116,11 +116,6 @@ class DagsterUI:
         self._open("/automation")
         self.see("Standard sensor")
 
-    def open_runs(self) -> None:
-        """All runs."""
-        self._open("/runs")
-        self.see("Created at")
-
     # ---- what a person does --------------------------------------------------------------------------------------------
 
     def materialize(self, asset: str, partition: str) -> str:

@@ -39,7 +39,6 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
         "tenants": tenants_statuses,
         "tenant-artifact": tenants_artifact,
         "automation": ui.open_automation,
-        "runs": ui.open_runs,
     }
 
 
@@ -64,7 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.screenshots", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:3000", help="of the running Dagster UI (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder of the pictures (%(default)s)")
-    parser.add_argument("--tenant", default="customer-000", help="a tenant with a model (%(default)s)")
+    parser.add_argument("--tenant", default="customer-009", help="a tenant with a model (%(default)s)")
     parser.add_argument("--spoiled", default="customer-011", help="the tenant with the spoiled upload (%(default)s)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
