@@ -316,9 +316,11 @@ class Onboarding:
     def _artifact_metadata(self, model: ModelVersion, outcome: Outcome) -> dict[str, Any]:
         skill = self.workload.quality.skill(model.metrics)
         usd = outcome.seconds / 3600 * self.workload.training.usd_per_hour
-        metadata: dict[str, Any] = {
-            **{name: float(value) for name, value in model.metrics.items()},
+        return {
+            **self._plot(model, outcome),  # first: people look before they read
             "version": model.version,
+            **({"share_of_baseline": skill} if skill is not None else {}),
+            **{name: float(value) for name, value in model.metrics.items()},
             "dagster/uri": f"s3://{self.deployment.data_bucket}/{model.archive}",
             "bytes": model.size,
             "training_seconds": outcome.seconds,
@@ -327,11 +329,14 @@ class Onboarding:
             "console": self.deployment.console_url("jobs", model.job),
             "card": dict(model.card),
         }
-        if skill is not None:
-            metadata["share_of_baseline"] = skill
-        if (plot := plot_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")) is not None:
-            metadata["plot"] = plot
-        return metadata
+
+    def _plot(self, model: ModelVersion, outcome: Outcome) -> dict[str, bytes]:
+        try:
+            plot = plot_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")
+        except ValueError as error:
+            self.report.info(f"{model.tenant}: no plot: {error}")
+            return {}
+        return {} if plot is None else {"plot": plot}
 
     # ---- endpoint registration ------------------------------------------------------------------------------------------------
 
