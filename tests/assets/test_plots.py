@@ -26,6 +26,13 @@ def preview(**changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def drawn() -> bytes:
+    picture = plot_of_preview(preview(), "acme")
+    assert picture is not None
+    return picture
+
+
 def test_a_forecast_is_drawn_in_a_few_kilobytes() -> None:
     picture = plot_of_preview(preview(), "acme, v1")
     assert picture is not None
@@ -78,11 +85,10 @@ def test_a_preview_of_another_kind_asks_for_no_picture(other: dict[str, Any]) ->
     ],
     ids=lambda changed: str(changed)[:40],
 )
-def test_a_malformed_preview_is_refused_and_spoils_no_other_drawing(changed: dict[str, Any]) -> None:
-    before = plot_of_preview(preview(), "acme")
+def test_a_malformed_preview_is_refused_and_spoils_no_other_drawing(drawn: bytes, changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a forecast preview"):
         plot_of_preview(preview(**changed), "acme")
-    assert plot_of_preview(preview(), "acme") == before
+    assert plot_of_preview(preview(), "acme") == drawn
 
 
 @pytest.mark.parametrize("field", ["local_start", "frequency", "truth", "mean", "q10", "q90", "unit"])

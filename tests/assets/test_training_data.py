@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.fine_tuned_artifact import MalformedOutcome, Outcome, outcome_in_message
@@ -137,6 +137,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(said=JSON, field=st.sampled_from(sorted(outcome())))
 def test_whatever_a_container_reports_is_an_outcome_or_malformed(said: Any, field: str) -> None:
     for document in (said, outcome(**{field: said})):

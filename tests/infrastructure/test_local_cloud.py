@@ -103,7 +103,7 @@ with running(Path(sys.argv[1]), Path("containers")) as cloud:
 """
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=lambda end: end.name)
 def test_whatever_ends_its_owner_the_cloud_is_gone_too(tmp_path: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(

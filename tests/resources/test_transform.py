@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.batch_predictions import batches_of, predict
@@ -173,6 +173,7 @@ CHAMPIONS = st.lists(
 )  # fmt: skip
 
 
+@settings(max_examples=40)
 @given(champions=CHAMPIONS, most=st.integers(1, 10), salt=st.text(max_size=5))
 def test_batches_hold_everyone_once_one_tier_each_and_silo_tenants_alone(
     champions: list[Champion], most: int, salt: str
