@@ -18,6 +18,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetMaterialization,
+    AssetObservation,
     MetadataValue,
     OpExecutionContext,
 )
@@ -98,8 +99,10 @@ class RunReport:
         self._context.log_event(event)  # type: ignore[arg-type]  # its signature names three of the four events it takes
 
     def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
-        """A tenant's asset could not be made."""
+        """A tenant's asset could not be made. The reason is logged, and observed on the tenant's partition."""
         self._context.log.error(f"{tenant}: no {asset}: {reason}")
+        key = asset_key(self._workload, asset)
+        self._context.log_event(AssetObservation(key, partition=tenant, metadata={"reason": reason}))
 
     def info(self, message: str) -> None:
         """Something worth knowing."""
@@ -109,6 +112,8 @@ class RunReport:
 def _metadata_value(name: str, value: Any) -> Any:
     if isinstance(value, bytes):
         return MetadataValue.md(as_markdown(value, name))
+    if isinstance(value, float):
+        return round(value, 8)  # of eight digits after the point nobody misses the ninth
     if isinstance(value, str) and value.startswith(("https://", "http://")):
         return MetadataValue.url(value)
     if isinstance(value, Mapping | list | tuple):

@@ -319,7 +319,7 @@ class Onboarding:
         return {
             **self._plot(model, outcome),  # first: people look before they read
             "version": model.version,
-            **({"share_of_baseline": skill} if skill is not None else {}),
+            **({"share_of_baseline": round(skill, 4)} if skill is not None else {}),
             **{name: float(value) for name, value in model.metrics.items()},
             "dagster/uri": f"s3://{self.deployment.data_bucket}/{model.archive}",
             "bytes": model.size,
@@ -379,7 +379,7 @@ class Onboarding:
             "endpoint_registration",
             "endpoint_answers",
             item.tenant,
-            {"milliseconds": done.smoke_milliseconds},
+            {"milliseconds": round(done.smoke_milliseconds, 1)},
             passed=True,
         )
         if item.owed and item.request.status == "trained":
@@ -407,14 +407,16 @@ class Onboarding:
             "version": model.version,
             "decision": done.decision,
             "champion": done.champion.version,
-            "previous": done.champion.previous or "",
+            **({"previous": done.champion.previous} if done.champion.previous else {}),
             "endpoint": endpoint.name,
             "console": self.deployment.console_url("endpoints", endpoint.name),
             "target_model": keys.target_model(model.tenant, model.version),
-            "smoke_milliseconds": round(done.smoke_milliseconds, 3),
+            "smoke_milliseconds": round(done.smoke_milliseconds, 1),
             "first_answer": done.smoke_answer,
-            **({"share_of_baseline": done.skill} if done.skill is not None else {}),
-            **({"champion_share_of_baseline": done.champion_skill} if done.champion_skill is not None else {}),
+            **({"share_of_baseline": round(done.skill, 4)} if done.skill is not None else {}),
+            **(
+                {"champion_share_of_baseline": round(done.champion_skill, 4)} if done.champion_skill is not None else {}
+            ),
         }
 
     # ---- failures ----------------------------------------------------------------------------------------------------------------

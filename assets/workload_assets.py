@@ -228,7 +228,8 @@ def batch_predictions_asset(workload: Workload, tenants: PartitionsDefinition[st
         kinds={"sagemaker", "s3"},
         output_required=False,
         backfill_policy=BackfillPolicy.single_run(),
-        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a batch transform.",
+        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a batch transform."
+        f" The schedule {workload.name}_batch_predictions_schedule predicts for everyone.",
     )
     def batch_predictions(
         context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
@@ -262,6 +263,17 @@ def predict_day(
     raise_for(failures)
 
 
+def _missing_or_changed() -> AutomationCondition[Any]:
+    """Once when the asset is missing, the very first time it is looked at included, and whenever its code version changes.
+
+    ``AutomationCondition.on_missing()`` leaves alone what was missing at its first evaluation.
+    """
+    missing: AutomationCondition[Any] = AutomationCondition.missing().newly_true()
+    wanted = missing | AutomationCondition.code_version_changed()
+    handled = AutomationCondition.newly_requested() | AutomationCondition.newly_updated()
+    return wanted.since(handled) & ~AutomationCondition.in_progress()
+
+
 def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     """``serving_endpoint``: the multi-model endpoint of the workload's own tier."""
 
@@ -270,7 +282,7 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
         group_name=workload.name,
         owners=list(workload.owners),
         kinds={"sagemaker"},
-        automation_condition=AutomationCondition.on_missing() | AutomationCondition.code_version_changed(),
+        automation_condition=_missing_or_changed(),
         code_version=workload.serving_version,
         description=f"{workload.title}: the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
     )
@@ -284,7 +296,7 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
                 "status": endpoint.status,
                 "configuration": endpoint.config,
                 "instances": endpoint.instances,
-                "was": endpoint.made,
+                "change": endpoint.made,
             }
         )
 
@@ -313,7 +325,7 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
                 "endpoint": endpoint.name,
                 "instances": endpoint.instances,
                 "usd_per_hour": endpoint.instances * workload.serving.usd_per_hour,
-                "was": endpoint.made,
+                "change": endpoint.made,
             }
         )
 
