@@ -161,6 +161,9 @@ class Onboarding:
                     )
                     self._fail(item, "training_data", str(error), retryable=False, tell="upload_refused")
                     continue
+                except Exception as error:  # noqa: BLE001 - whatever one tenant's files provoke, its neighbours go on
+                    self._fail(item, "training_data", f"preparing it failed: {type(error).__name__}: {error}")
+                    continue
                 self._data[item.request.request] = data
                 self.report.checked("training_data", "data_quality", item.tenant, dict(data.repairs), passed=True)
                 self.report.materialized(
