@@ -56,8 +56,9 @@ def training_jobs(live: LiveDagster) -> set[str]:
 
 @pytest.mark.timeout(900)
 def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
-    live_dagster: LiveDagster, energy: Workload, consumption: dict[str, bytes]
+    live_dagster: LiveDagster, energy: Workload, consumption: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(live_dagster.dagster.home))
     deployment = live_dagster.deployment
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     tenants = [keys.tenant_id(name) for name in TENANTS]
