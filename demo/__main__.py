@@ -159,7 +159,15 @@ class Demo:
         """Print the tenants with their models, and the notices of those without."""
         registry = ModelRegistry(self.deployment)
         table = Table(title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own")
-        for column in ("tenant", "tier", "model", "score / naive", "version", "first forecast, kWh", "batch predictions"):
+        for column in (
+            "tenant",
+            "tier",
+            "model",
+            "score / naive",
+            "version",
+            "first forecast, kWh",
+            "batch predictions",
+        ):
             table.add_column(column, overflow="fold")
         shown = self.good if len(self.good) <= 40 else [*self.good[:30], *self.good[-5:]]
         for tenant in shown:
