@@ -15,6 +15,7 @@ from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
 
 MOST_BYTES: Final = 300_000  # of one picture: a README that loads quickly
 _ARTIFACT: Final = "energy/fine_tuned_artifact"
+_TRAINING_DATA: Final = "energy/training_data"
 
 
 def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[], object]]:
@@ -31,7 +32,7 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
         ui.show_plot()
 
     def tenants_statuses() -> None:
-        ui.open_partition(_ARTIFACT, spoiled)
+        ui.open_partition(_TRAINING_DATA, spoiled)
         ui.see("did not materialize this asset")
 
     return {
