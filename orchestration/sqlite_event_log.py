@@ -1,7 +1,7 @@
 """Dagster's SQLite event log, with its engines kept.
 
 Dagster's own class makes a new SQLAlchemy engine for every event, up to three a materialisation, and with each one compiles
-the same statements again: two fifths of an event's CPU time. A pack reports nine events a tenant. It is chosen in
+the same statements again: a third to half of an event's CPU time. A pack reports nine events a tenant. It is chosen in
 ``orchestration/dagster.yaml``; on PostgreSQL none of this matters.
 """
 

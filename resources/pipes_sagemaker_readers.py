@@ -397,7 +397,7 @@ class TrainingJobLogs:
         return True
 
     def _forward(self, stream: str) -> bool:
-        """Write the next lines of a stream; whether they were its last for now."""
+        """Write the next lines of a stream. Returns whether the stream held no more at this moment."""
         token = self._tokens[stream]
         request: dict[str, Any] = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True}
         if token is not None:
