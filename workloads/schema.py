@@ -151,6 +151,40 @@ class Capacity(_Section):
     instances: int = Field(ge=1, le=1000)
 
 
+class Cache(_Section):
+    """The result cache: an identical request is answered from S3, without the endpoint."""
+
+    enabled: bool = False
+    repeatable_with: tuple[str, ...] = Field(
+        default=(), description="fields a request must have for its answer to be repeatable, as a seed is"
+    )
+    most_kilobytes: int = Field(default=1024, ge=1, le=65_536, description="a larger answer is not kept")
+    days: int = Field(default=7, ge=1, le=30, description="how long an answer is kept; stack.yaml deletes after 30")
+
+    @property
+    def most_bytes(self) -> int:
+        """The largest answer that is kept, in bytes."""
+        return self.most_kilobytes * 1024
+
+    def takes(self, request: Mapping[str, Any]) -> bool:
+        """Whether the answer to this request may be kept: the same request would be answered the same way."""
+        return self.enabled and all(request.get(field) is not None for field in self.repeatable_with)
+
+
+class Asynchronous(_Section):
+    """The asynchronous endpoint of a shared tier (and, with one instance, of a silo tenant), for jobs that take long.
+
+    Limits: docs.aws.amazon.com/sagemaker/latest/APIReference/API_AsyncInferenceClientConfig.html and …/API_runtime_InvokeEndpointAsync.html.
+    """
+
+    instance_type: InstanceType
+    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    instances: int = Field(ge=1, le=1000, description="when it is made; the schedule of capacity may go to none")
+    concurrent_per_instance: int = Field(default=4, ge=1, le=1000, description="requests the container gets at a time")
+    most_seconds: int = Field(default=900, ge=1, le=3600, description="how long the container may take for one")
+    queue_seconds: int = Field(default=21_600, ge=60, le=21_600, description="how long a request may wait its turn")
+
+
 class Serving(_Section):
     """The multi-model endpoint of a shared tier (and, with one instance, of a silo tenant)."""
 
@@ -160,6 +194,8 @@ class Serving(_Section):
     environment: Mapping[str, str] = Field(default_factory=dict)
     smoke_request: Mapping[str, Any]
     capacity: tuple[Capacity, ...] = ()
+    cache: Cache = Cache()
+    asynchronous: Asynchronous | None = None
 
     @field_validator("capacity")
     @classmethod
@@ -202,10 +238,9 @@ class Workload(_Section):
 
     @property
     def serving_version(self) -> str:
-        """Changes whenever the endpoint would have to be updated."""
-        said = (
-            f"{self.container}:{self.image_tag} {self.serving.model_dump_json(exclude={'capacity', 'smoke_request'})}"
-        )
+        """Changes whenever an endpoint would have to be updated."""
+        of_no_endpoint = {"capacity", "smoke_request", "cache"}
+        said = f"{self.container}:{self.image_tag} {self.serving.model_dump_json(exclude=of_no_endpoint)}"
         return hashlib.sha256(said.encode()).hexdigest()[:10]
 
     @model_validator(mode="after")

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workloads.schema import FOLDER, InvalidWorkload, Quality, read_workload, read_workloads
+from workloads.schema import FOLDER, Cache, InvalidWorkload, Quality, read_workload, read_workloads
 
 GOOD: dict[str, Any] = yaml.safe_load((FOLDER / "energy.yaml").read_text(encoding="utf-8"))
+ASYNCHRONOUS = {"instance_type": "ml.g5.xlarge", "usd_per_hour": 1.4, "instances": 1}
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -117,7 +118,7 @@ def test_a_file_that_is_no_workload_is_named(tmp_path: Path, text: bytes, fault:
 @given(text=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_whatever_the_file_holds_it_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     path = written(tmp_path_factory.getbasetemp(), text)
-    with pytest.raises(InvalidWorkload, match=r"^energy\.yaml: "):
+    with pytest.raises(InvalidWorkload, match=r"^energy\.yaml:\s"):
         read_workload(path)
 
 
@@ -147,6 +148,31 @@ def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_n
     assert version("image_tag", "0.2.0") != before
     assert version("serving.instance_type", "ml.c5.4xlarge") != before
     assert version("serving.environment", {"TENANTRY_EVICT": "lru"}) != before
+    assert version("serving.cache", {"enabled": True}) == before
+    assert version("serving.asynchronous", ASYNCHRONOUS) != before
+
+
+def test_an_answer_is_kept_when_the_cache_is_on_and_the_request_says_all_that_makes_it_repeatable() -> None:
+    assert not Cache().takes({"seed": 1})
+    assert Cache(enabled=True).takes({})
+    seeded = Cache(enabled=True, repeatable_with=("seed", "steps"))
+    assert seeded.takes({"seed": 0, "steps": 3, "prompt": "a kite"})
+    assert not seeded.takes({"seed": 0})
+    assert not seeded.takes({"seed": None, "steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("concurrent_per_instance", 1001), ("most_seconds", 3601), ("queue_seconds", 21_601), ("queue_seconds", 59),
+     ("instances", 0), ("instance_type", "g5.xlarge")],
+)  # fmt: skip
+def test_an_asynchronous_endpoint_beyond_what_the_api_takes_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    document = changed("serving.asynchronous", ASYNCHRONOUS | {field: value})
+    with pytest.raises(InvalidWorkload, match=rf"serving\.asynchronous\.{field}"):
+        read_workload(written(tmp_path, yaml.safe_dump(document)))
+    good = read_workload(written(tmp_path, yaml.safe_dump(changed("serving.asynchronous", ASYNCHRONOUS))))
+    assert good.serving.asynchronous is not None
+    assert good.serving.asynchronous.most_seconds == 900
 
 
 def quality(*, baseline: str | None = "baseline", lower: bool = True) -> Quality:
