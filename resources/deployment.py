@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
@@ -49,8 +50,12 @@ class Deployment:
     models_table: str
     tenants_topic: str
     operators_topic: str
+    async_success_topic: str
+    async_error_topic: str
+    async_failures_queue_url: str
     training_role: str
     serving_role: str
+    async_role: str
     batch_role: str
     image_repositories: str
     session: boto3.Session = field(default_factory=boto3.Session, repr=False, compare=False)
@@ -84,8 +89,12 @@ class Deployment:
                 models_table=outputs["ModelsTable"],
                 tenants_topic=outputs["TenantsTopicArn"],
                 operators_topic=outputs["OperatorsTopicArn"],
+                async_success_topic=outputs["AsyncSuccessTopicArn"],
+                async_error_topic=outputs["AsyncErrorTopicArn"],
+                async_failures_queue_url=outputs["AsyncFailuresQueueUrl"],
                 training_role=outputs["TrainingRoleArn"],
                 serving_role=outputs["ServingRoleArn"],
+                async_role=outputs["AsyncRoleArn"],
                 batch_role=outputs["BatchRoleArn"],
                 image_repositories=outputs["ImageRepositories"],
                 session=session,
@@ -141,6 +150,12 @@ class Deployment:
     def logs(self) -> CloudWatchLogsClient:
         """CloudWatch Logs."""
         client: CloudWatchLogsClient = self._client("logs")
+        return client
+
+    @cached_property
+    def cloudwatch(self) -> CloudWatchClient:
+        """CloudWatch's metrics."""
+        client: CloudWatchClient = self._client("cloudwatch")
         return client
 
     @cached_property

@@ -20,6 +20,7 @@ FileName = NewType("FileName", str)
 Version = NewType("Version", str)
 PackId = NewType("PackId", str)
 RequestId = NewType("RequestId", str)
+QuestionId = NewType("QuestionId", str)
 
 Tier = Literal["silo", "bridge", "pool"]
 
@@ -31,6 +32,8 @@ _FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
+_QUESTION: Final = re.compile(r"[0-9a-f]{32}")
+_ASYNC_INPUT_END: Final = ".input"
 
 
 class InvalidId(ValueError):  # noqa: N818 - reads as the sentence it is: "invalid id"
@@ -82,6 +85,11 @@ def request_id(text: object) -> RequestId:
     return RequestId(_checked("request id", _REQUEST, text))
 
 
+def question_id(text: object) -> QuestionId:
+    """The id of what a tenant's model was asked. Raises ``InvalidId``."""
+    return QuestionId(_checked("question id", _QUESTION, text))
+
+
 # ---- ids that are derived ------------------------------------------------------------------------------------------
 
 
@@ -106,6 +114,19 @@ def pack_id_of(members: list[str]) -> PackId:
     """The id of a pack: the hash of what is in it, so that the same pack gets the same training job."""
     digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
     return PackId(f"p-{digest}")
+
+
+def question_id_of(workload: WorkloadName, tenant: TenantId, version: Version, content: str) -> QuestionId:
+    """The id of what a version of a tenant's model was asked: the same question has the same id, another tenant's never.
+
+    Args:
+        workload: whose model is asked.
+        tenant: whose it is.
+        version: which of its versions.
+        content: the request in its canonical form, with all else that decides the answer.
+    """
+    said = f"{workload}\0{tenant}\0{version}\0{content}"
+    return QuestionId(hashlib.sha256(said.encode()).hexdigest()[:32])
 
 
 # ---- uploads bucket ---------------------------------------------------------------------------------------------------
@@ -217,6 +238,70 @@ def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, nam
     return f"archive/{workload}/{tenant}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
 
 
+def cached_answer(workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId) -> str:
+    """What a version of a tenant's model answered. The tenant's folder has no folders, whose names could be a tenant's too."""
+    return f"cache/{workload}/{tenant}/{version}_{question}"
+
+
+def async_prefix(workload: WorkloadName) -> str:
+    """Above what is asked asynchronously: the ``S3OutputPath`` of a shared tier's endpoint."""
+    return f"async/{workload}"
+
+
+def async_tenant_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+    """Above what a tenant asks asynchronously: the ``S3OutputPath`` and ``S3FailurePath`` of a silo tenant's endpoint."""
+    return f"{async_prefix(workload)}/{tenant}"
+
+
+def async_failures_prefix(workload: WorkloadName) -> str:
+    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No tenant's id begins so."""
+    return f"{async_prefix(workload)}/_failures"
+
+
+def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+    """What a tenant asks asynchronously."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}{_ASYNC_INPUT_END}"
+
+
+def parse_async_input(key: str) -> tuple[WorkloadName, TenantId, QuestionId]:
+    """The ids in the key of an asynchronous question. Raises ``InvalidId`` when it is not one."""
+    parts = key.split("/")
+    if len(parts) != 4 or parts[0] != "async" or not parts[3].endswith(_ASYNC_INPUT_END):
+        raise InvalidId(f"{key[:200]!r} is not the key of an asynchronous question")
+    question = parts[3].removesuffix(_ASYNC_INPUT_END)
+    return workload_name(parts[1]), tenant_id(parts[2]), question_id(question)
+
+
+def async_submitted(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+    """That the question was submitted, when, and where the answer will lie."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}.submitted"
+
+
+def async_output(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+    """The answer; its last part is the request's ``Filename``, and a shared tier's request has the tenant as its
+    ``S3OutputPathExtension``.
+    """
+    return f"{async_tenant_prefix(workload, tenant)}/{question}"
+
+
+def async_failure(workload: WorkloadName, tenant: TenantId, question: QuestionId, attempt: int) -> str:
+    """Why an attempt at the question failed, copied to the tenant from where SageMaker put it."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}.failure-{attempt:d}"
+
+
+def inference_id(question: QuestionId, attempt: int) -> str:
+    """SageMaker's ``InferenceId`` of an attempt at a question."""
+    return f"{question}-{attempt:d}"
+
+
+def parse_inference_id(text: str) -> tuple[QuestionId, int]:
+    """The question and the attempt in an ``InferenceId``. Raises ``InvalidId`` when it is not one."""
+    question, _, attempt = text.partition("-")
+    if not (attempt.isascii() and attempt.isdigit() and len(attempt) <= 9):
+        raise InvalidId(f"{text[:80]!r} is not the id of an attempt at a question")
+    return question_id(question), int(attempt)
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +354,11 @@ def endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: Tenan
 def shared_endpoint_name(prefix: str, workload: WorkloadName, tier: Literal["bridge", "pool"]) -> str:
     """The endpoint of a shared tier."""
     return _fitted(f"{prefix}-{workload}-{tier}")
+
+
+def async_endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
+    """The endpoint that answers a tenant asynchronously: one for each silo tenant, one for all of a shared tier."""
+    return _fitted(f"{endpoint_name(prefix, workload, tier, tenant)}-async")
 
 
 def name_of_content(endpoint: str, content: Mapping[str, Any]) -> str:

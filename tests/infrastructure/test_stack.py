@@ -59,19 +59,19 @@ def test_a_statement_allows_named_actions_on_named_resources(name: str) -> None:
 
 def test_no_role_has_a_policy_that_is_not_of_this_template() -> None:
     roles = {name: role for name, role in resources().items() if role["Type"] == "AWS::IAM::Role"}
-    assert set(roles) == {"TrainingRole", "ServingRole", "BatchRole", "TenantClientRole"}
+    assert set(roles) == {"TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole"}
     for role in roles.values():
         assert role["Properties"].get("ManagedPolicyArns", [{"Ref": "ContainerPolicy"}]) == [{"Ref": "ContainerPolicy"}]
 
 
 @pytest.mark.parametrize(
     ("role", "prefixes"),
-    [("ServingRole", {"endpoints/*"}), ("BatchRole", {"batches/*"}),
+    [("ServingRole", {"endpoints/*"}), ("AsyncRole", {"endpoints/*", "async/*"}), ("BatchRole", {"batches/*"}),
      ("TrainingRole", {"training-data/*", "jobs/*", "checkpoints/*", "pipes/*"})],
 )  # fmt: skip
 def test_a_containers_role_reaches_its_own_prefixes_alone(role: str, prefixes: set[str]) -> None:
     for name, statement in STATEMENTS.items():
-        if not name.startswith(f"{role}/"):
+        if not name.startswith(f"{role}/") or statement["Action"] == ["sns:Publish"]:
             continue
         if statement["Action"] == ["s3:ListBucket"]:
             assert set(statement["Condition"]["StringLike"]["s3:prefix"]) <= prefixes
@@ -83,7 +83,13 @@ def test_a_containers_role_reaches_its_own_prefixes_alone(role: str, prefixes: s
 def test_roles_are_handed_to_sagemaker_only() -> None:
     passed = STATEMENTS["OrchestratorPolicy/HandRolesToSageMaker"]
     assert passed["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
-    assert len(passed["Resource"]) == 3
+    assert len(passed["Resource"]) == 4
+
+
+def test_an_asynchronous_endpoint_changes_no_archive_and_tells_its_own_topics_alone() -> None:
+    own = {name.partition("/")[2]: s for name, s in STATEMENTS.items() if name.startswith("AsyncRole/")}
+    assert [arn["Fn::Sub"] for arn in as_list(own["WriteAnswers"]["Resource"])] == ["${DataBucket.Arn}/async/*"]
+    assert own["TellWhatBecameOfIt"]["Resource"] == [{"Ref": "AsyncSuccessTopic"}, {"Ref": "AsyncErrorTopic"}]
 
 
 def test_a_tenants_session_reaches_what_bears_its_tag_and_nothing_else() -> None:
@@ -91,8 +97,11 @@ def test_a_tenants_session_reaches_what_bears_its_tag_and_nothing_else() -> None
     own = {name.partition("/")[2]: s for name, s in STATEMENTS.items() if name.startswith("TenantClientRole/")}
     assert own["OwnRows"]["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{tag}#*"]}}
     assert own["OwnModelsOnly"]["Condition"] == {"StringLike": {"sagemaker:TargetModel": [f"{tag}/*"]}}
+    tagged = {"StringEquals": {"aws:ResourceTag/tenantry:tenant": tag}}
+    assert own["OwnAsyncEndpoint"]["Condition"] == tagged
+    assert own["CountRequests"]["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Tenantry"}}
     for statement in own.values():
-        reached = [arn.get("Fn::Sub", "") for arn in as_list(statement["Resource"])]
+        reached = [arn.get("Fn::Sub", "") for arn in as_list(statement["Resource"]) if isinstance(arn, dict)]
         in_s3 = [arn for arn in reached if "Bucket.Arn" in arn]
         assert all("/${!aws:PrincipalTag/tenant}/" in arn for arn in in_s3)
         assert in_s3 or "Condition" in statement
@@ -109,6 +118,18 @@ def test_a_tenants_session_may_keep_what_it_asked_and_was_answered() -> None:
         for action in as_list(statement["Action"]) for arn in as_list(statement["Resource"]) if "Fn::Sub" in arn
     }  # fmt: skip
     assert ("s3:PutObject", "${DataBucket.Arn}/archive/*/${!aws:PrincipalTag/tenant}/*") in allowed
+
+
+def test_a_tenants_session_keeps_answers_but_writes_no_asynchronous_one() -> None:
+    """SageMaker alone writes answers and failures below ``async/``; the client writes what it asks."""
+    own = {name.partition("/")[2]: s for name, s in STATEMENTS.items() if name.startswith("TenantClientRole/")}
+    mine = "${!aws:PrincipalTag/tenant}"
+    assert {arn["Fn::Sub"].removeprefix("${DataBucket.Arn}/") for arn in own["OwnQuestions"]["Resource"]} == {
+        f"cache/*/{mine}/*", f"async/*/{mine}/*.input", f"async/*/{mine}/*.submitted",
+    }  # fmt: skip
+    shared = [s for name, s in STATEMENTS.items() if name.startswith("AsyncClientPolicy/")]
+    assert [as_list(statement["Action"]) for statement in shared] == [["sagemaker:InvokeEndpointAsync"]]
+    assert shared[0]["Resource"]["Fn::Sub"].endswith(":endpoint/${Prefix}-*-async")
 
 
 @pytest.mark.parametrize("bucket", ["UploadsBucket", "DataBucket"])

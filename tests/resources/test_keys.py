@@ -23,6 +23,7 @@ PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{1,20}", fullmatch=True)
 SAGEMAKER_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 PARSERS: list[Callable[[object], str]] = [
     keys.tenant_id, keys.workload_name, keys.upload_id, keys.file_name, keys.version_name, keys.pack_id, keys.request_id,
+    keys.question_id,
 ]  # fmt: skip
 TRICKS = [
     "", ".", "..", "../acme", "acme/..", "acme/", "/acme", "a/b", "a\\b", "acme%2F..", "%2e%2e", "acme\n", "acme\0", "acme ",
@@ -50,6 +51,7 @@ def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(parser: Callable[[
         (keys.version_name, "20261121t100000-1a2b3c4d"),
         (keys.pack_id, "p-0123456789abcdef"),
         (keys.request_id, "0" * 32),
+        (keys.question_id, "f" * 32),
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
 )
@@ -122,6 +124,7 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
         keys.training_job_name(prefix, name, keys.pack_id("p-" + "1" * 40)),
         keys.transform_job_name(prefix, name, date(2026, 1, 2), batch),
         keys.endpoint_name(prefix, name, tier, who),
+        keys.async_endpoint_name(prefix, name, tier, who),
         keys.name_of_content(keys.endpoint_name(prefix, name, tier, who), {"tier": tier}),
     ]
     for made in names:
@@ -177,3 +180,52 @@ def test_a_later_version_sorts_after_an_earlier_one(seconds: int, later: int) ->
 def test_a_pack_has_the_same_id_in_whatever_order_its_members_are_listed() -> None:
     assert keys.pack_id_of(["a", "b"]) == keys.pack_id_of(["b", "a"]) != keys.pack_id_of(["a", "c"])
     assert keys.pack_id(keys.pack_id_of(["a"]))
+
+
+@given(workload=WORKLOADS, tenants=st.lists(TENANTS, min_size=2, max_size=2, unique=True), content=st.text())
+def test_two_tenants_who_ask_the_same_have_no_key_in_common(workload: str, tenants: list[str], content: str) -> None:
+    name, version = keys.workload_name(workload), keys.version_name("v1")
+    made = []
+    for tenant in map(keys.tenant_id, tenants):
+        question = keys.question_id_of(name, tenant, version, content)
+        assert keys.question_id(question) == keys.question_id_of(name, tenant, version, content)
+        asked = keys.async_input(name, tenant, question)
+        assert keys.parse_async_input(asked) == (name, tenant, question)
+        assert keys.parse_inference_id(keys.inference_id(question, 3)) == (question, 3)
+        made.append({
+            question, asked, keys.cached_answer(name, tenant, version, question),
+            keys.async_output(name, tenant, question), keys.async_submitted(name, tenant, question),
+            keys.async_failure(name, tenant, question, 1),
+        })  # fmt: skip
+        # IAM's `*` spans slashes: one folder for each tenant, so that no deeper folder can bear another tenant's id.
+        assert all(key.split("/")[1:-1] == [name, tenant] for key in made[-1] - {question})
+    assert not made[0] & made[1]
+
+
+def test_what_is_asked_is_told_apart_by_version_too() -> None:
+    name, acme = keys.workload_name("energy"), keys.tenant_id("acme")
+    asked = [keys.question_id_of(name, acme, keys.version_name(version), "{}") for version in ("v1", "v2")]
+    assert asked[0] != asked[1]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["async/energy/acme", "async/energy/acme/x.input", f"async/energy/ACME/{'0' * 32}.input",
+     f"async/energy/_failures/{'0' * 32}.input", f"cache/energy/acme/{'0' * 32}.input", f"async/energy/acme/{'0' * 32}",
+     f"async/energy/acme/deeper/{'0' * 32}.input"],
+)  # fmt: skip
+def test_another_key_is_not_that_of_a_question(key: str) -> None:
+    with pytest.raises(keys.InvalidId):
+        keys.parse_async_input(key)
+
+
+@pytest.mark.parametrize("text", ["", "0" * 32, "0" * 32 + "-", "0" * 32 + "-x", "0" * 31 + "-1", "0" * 32 + "-1-1"])
+def test_another_text_is_no_attempt_at_a_question(text: str) -> None:
+    with pytest.raises(keys.InvalidId):
+        keys.parse_inference_id(text)
+
+
+@given(text=TENANTS)
+def test_no_tenants_prefix_is_where_shared_failures_lie(text: str) -> None:
+    name = keys.workload_name("energy")
+    assert not keys.async_failures_prefix(name).startswith(keys.async_tenant_prefix(name, keys.tenant_id(text)))

@@ -151,7 +151,8 @@ PACK = keys.pack_id("p-0123456789abcdef")
 NOWHERE = Deployment(
     prefix="tenantry", uploads_bucket="uploads", data_bucket="data", uploads_queue_url="q", notices_queue_url="n",
     requests_table="r", models_table="m", tenants_topic="t", operators_topic="o",
-    training_role="arn:aws:iam::123456789012:role/training", serving_role="s", batch_role="b",
+    async_success_topic="as", async_error_topic="ae", async_failures_queue_url="af",
+    training_role="arn:aws:iam::123456789012:role/training", serving_role="s", async_role="a", batch_role="b",
     image_repositories="123456789012.dkr.ecr.eu-west-1.amazonaws.com/tenantry",
 )  # fmt: skip
 
