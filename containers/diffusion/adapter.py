@@ -1,0 +1,243 @@
+"""A tenant's model as files: ``adapter.safetensors`` with a LoRA's weights under diffusers' own names, and a small card.
+
+Any file that diffusers' ``load_lora_weights`` takes for these layers is taken here, and what is written here is taken there.
+Nothing in the files is trusted: names, shapes, types and sizes are checked against the base before a tensor is made.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from containers.diffusion.lora import TARGETS, Shape
+
+WEIGHTS_FILE: Final = "adapter.safetensors"
+CARD_FILE: Final = "card.json"
+MOST_WEIGHT_BYTES: Final = 256 * 1024 * 1024
+MOST_HEADER_BYTES: Final = 4 * 1024 * 1024
+MOST_CARD_BYTES: Final = 64 * 1024
+LARGEST_WEIGHT: Final = 1e4
+"""No trained low-rank weight comes near this; one beyond it overflows in half precision soon after."""
+
+_PREFIX: Final = "unet."
+_KEY: Final = re.compile(r"unet\.(?P<layer>[a-z0-9_.]{1,200})\.(?P<part>lora_A\.weight|lora_B\.weight|alpha)")
+_DTYPES: Final = frozenset({"F32", "F16", "BF16"})
+
+
+class UnusableAdapter(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable adapter"
+    """The files are not an adapter for this base; the message says what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What an adapter says of itself. ``base`` and ``base_digest`` name the weights it corrects."""
+
+    base: str
+    base_digest: str
+    targets: str
+    rank: int
+    subject: str = ""
+    prompts: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``card.json``, beside what the training runtime adds."""
+        return {
+            "base": self.base,
+            "base_digest": self.base_digest,
+            "targets": self.targets,
+            "rank": self.rank,
+            "subject": self.subject,
+            "prompts": list(self.prompts),
+            **self.details,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "AdapterCard":
+        """Read a card. Raises `UnusableAdapter` that names the field."""
+
+        def text(name: str, most: int, default: str | None = None) -> str:
+            value = document.get(name, default)
+            if not isinstance(value, str) or len(value) > most:
+                raise UnusableAdapter(f"{CARD_FILE}: {name!r} must be a text of at most {most} characters")
+            return value
+
+        targets, rank, prompts = text("targets", 100), document.get("rank"), document.get("prompts", [])
+        if targets not in TARGETS:
+            raise UnusableAdapter(f"{CARD_FILE}: 'targets' is {targets!r}; known are {', '.join(TARGETS)}")
+        if type(rank) is not int or not 1 <= rank <= 1024:
+            raise UnusableAdapter(f"{CARD_FILE}: 'rank' must be a whole number from 1 to 1024")
+        if not isinstance(prompts, list) or len(prompts) > 64:
+            raise UnusableAdapter(f"{CARD_FILE}: 'prompts' must be a list of at most 64 texts")
+        if not all(isinstance(prompt, str) and 0 < len(prompt) <= 1000 for prompt in prompts):
+            raise UnusableAdapter(f"{CARD_FILE}: each of 'prompts' must be a text of at most 1000 characters")
+        return cls(
+            text("base", 500), text("base_digest", 64), targets, rank, text("subject", 200, ""), tuple(prompts), {}
+        )
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter in host memory: its card and, by layer, A (rank, …) and B (out, rank) with alpha/rank in B."""
+
+    card: AdapterCard
+    version: str
+    weights: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def bytes(self) -> int:
+        """Memory the weights take."""
+        return sum(a.numel() * a.element_size() + b.numel() * b.element_size() for a, b in self.weights.values())
+
+
+def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+    """Write a LoRA's weights in half precision into ``folder``; returns the file's bytes.
+
+    Names are diffusers' (``unet.{layer}.lora_A.weight``); there is no alpha: it is in B. Raises `UnusableAdapter` when a weight is
+    no finite number in half precision: a training that went wrong.
+    """
+    tensors: dict[str, Tensor] = {}
+    for layer, (a, b) in weights.items():
+        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = a.to(torch.float16).contiguous()
+        # A convolution's B is a 1 × 1 convolution to diffusers.
+        shaped = b if a.ndim == 2 else b[:, :, None, None]
+        tensors[f"{_PREFIX}{layer}.lora_B.weight"] = shaped.to(torch.float16).contiguous()
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UnusableAdapter(f"{name} is not finite in half precision; train with a lower learning rate")
+    content = save(tensors)
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    return len(content)
+
+
+def read_adapter(
+    folder: Path, shapes: Mapping[str, Shape], base_digest: str, most_rank: int, dtype: torch.dtype
+) -> Adapter:
+    """Read an adapter's files.
+
+    Args:
+        folder: where ``adapter.safetensors`` and ``card.json`` lie.
+        shapes: the layers it may speak of, from ``LoraLayers.shapes``.
+        base_digest: the base that is loaded.
+        most_rank: the highest rank there is room for.
+        dtype: what the weights are wanted in.
+
+    Raises:
+        UnusableAdapter: anything is missing, malformed, too large, not finite, or meant for another base.
+    """
+    document = _card(folder)
+    card = AdapterCard.from_json(document)
+    if card.base_digest != base_digest:
+        raise UnusableAdapter(
+            f"it was made for base {card.base!r} with weights {card.base_digest[:12]}…; this server has weights"
+            f" {base_digest[:12]}…: train it again on this base"
+        )
+    content = _weights(folder)
+    ranks = _checked_header(content, shapes, most_rank)
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, rank in ranks.items():
+        a = tensors[f"{_PREFIX}{layer}.lora_A.weight"]
+        b = tensors[f"{_PREFIX}{layer}.lora_B.weight"].flatten(1)
+        alpha = tensors.get(f"{_PREFIX}{layer}.alpha")
+        scaled = b.to(dtype) if alpha is None else b.to(dtype) * (float(alpha) / rank)
+        weights[layer] = (a.to(dtype), scaled)
+    _check_values(weights)
+    return Adapter(card, str(document.get("version", ""))[:100], weights)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD_FILE
+    try:
+        if path.stat().st_size > MOST_CARD_BYTES:
+            raise UnusableAdapter(f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes")
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnusableAdapter(f"{CARD_FILE} is not there") from error
+    except (ValueError, RecursionError) as error:
+        raise UnusableAdapter(f"{CARD_FILE} is not JSON") from error
+    if not isinstance(document, dict):
+        raise UnusableAdapter(f"{CARD_FILE} must be a JSON object")
+    return document
+
+
+def _weights(folder: Path) -> bytes:
+    path = folder / WEIGHTS_FILE
+    try:
+        if path.stat().st_size > MOST_WEIGHT_BYTES:
+            raise UnusableAdapter(f"{WEIGHTS_FILE} is larger than {MOST_WEIGHT_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        others = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
+        raise UnusableAdapter(
+            f"{WEIGHTS_FILE} is not there; found {', '.join(ascii(name) for name in others) or 'nothing'}."
+            " Weights are read from safetensors alone, never from pickles"
+        ) from error
+
+
+def _checked_header(content: bytes, shapes: Mapping[str, Shape], most_rank: int) -> dict[str, int]:
+    """The rank of each layer, from the file's header (https://huggingface.co/docs/safetensors), held against the base."""
+    if len(content) < 8:
+        raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file")
+    (length,) = struct.unpack("<Q", content[:8])
+    if not 2 <= length <= min(MOST_HEADER_BYTES, len(content) - 8):
+        raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: its header would have {length} bytes")
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: its header is no object")
+    header.pop("__metadata__", None)
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, entry in header.items():
+        match = _KEY.fullmatch(key)
+        if match is None or match["layer"] not in shapes:
+            raise UnusableAdapter(f"{WEIGHTS_FILE}: {ascii(key)[:120]} is no adapted layer of this base")
+        if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
+            raise UnusableAdapter(f"{WEIGHTS_FILE}: {key} must be of type {', '.join(sorted(_DTYPES))}")
+        shape = entry.get("shape")
+        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+            raise UnusableAdapter(f"{WEIGHTS_FILE}: {key} has no shape")
+        parts.setdefault(match["layer"], {})[match["part"]] = tuple(shape)
+    if not parts:
+        raise UnusableAdapter(f"{WEIGHTS_FILE} holds no weights")
+    return {layer: _rank(layer, found, shapes[layer], most_rank) for layer, found in parts.items()}
+
+
+def _rank(layer: str, found: Mapping[str, tuple[int, ...]], shape: Shape, most_rank: int) -> int:
+    a, b = found.get("lora_A.weight"), found.get("lora_B.weight")
+    if a is None or b is None:
+        raise UnusableAdapter(f"{WEIGHTS_FILE}: {layer} lacks its lora_{'A' if a is None else 'B'}.weight")
+    rank = a[0] if a else 0
+    if not 1 <= rank <= most_rank:
+        raise UnusableAdapter(f"{WEIGHTS_FILE}: {layer} has rank {rank}; this server takes 1 to {most_rank}")
+    allowed = {(shape.up, rank), (shape.up, rank, 1, 1)} if len(shape.down) == 3 else {(shape.up, rank)}
+    if a[1:] != shape.down or b not in allowed:
+        raise UnusableAdapter(
+            f"{WEIGHTS_FILE}: {layer} has shapes {a} and {b}; this base needs {(rank, *shape.down)} and {(shape.up, rank)}"
+        )
+    if found.get("alpha", ()) not in {(), (1,)}:
+        raise UnusableAdapter(f"{WEIGHTS_FILE}: {layer}.alpha must be one number")
+    return rank
+
+
+def _check_values(weights: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    for layer, pair in weights.items():
+        for tensor in pair:
+            # A comparison with NaN is false, so this one test finds NaN, infinities and absurd numbers.
+            if not float(tensor.abs().max()) <= LARGEST_WEIGHT:
+                raise UnusableAdapter(
+                    f"{WEIGHTS_FILE}: {layer} holds a weight that is no number or beyond {LARGEST_WEIGHT:g}"
+                )
