@@ -32,13 +32,18 @@ class InvalidRequest(Exception):  # noqa: N818 - named for the answer the client
 class Predictor(Protocol[ModelT]):
     """A family of models, as the server uses it.
 
-    Two more attributes are honoured where a family has them:
+    More attributes are honoured where a family has them:
 
     - `inline: bool`: `predict` takes microseconds and is called on the event loop; otherwise it runs in a thread.
     - `unload(model) -> None`: called when a model leaves memory, for what garbage collection does not return.
+    - `start() -> None`: called once, before the server listens, for what all models share; raises `ValueError` with
+      what is wrong with the settings.
+    - `close() -> None`: called once, after the last request.
+    - `status() -> dict`: the family's own figures, shown with the server's.
 
     `predict` may also be a coroutine function: then the family does its own batching across the requests in flight,
-    and answers each when it is ready.
+    and answers each when it is ready. It is cancelled when its client goes away. It, and `predict` in a thread, may
+    raise the errors of `serving_errors` too.
     """
 
     family: str

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, cast
+from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from containers.runtime.memory import default_budget
@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _JSON: Final = "application/json"
+_Result = TypeVar("_Result")
 
 
 class _ClientGoneError(Exception):
@@ -127,12 +128,19 @@ class ServingApp(Generic[ModelT]):
         self._answers: dict[int, int] = {}
 
     async def start(self) -> None:
-        """Load the one model of a server that has one; raises `ServingError` when it cannot be."""
+        """Make the family ready, and load the one model of a server that has one.
+
+        Raises `ServingError` when the model cannot be loaded, `ValueError` when the family's settings are wrong.
+        """
+        if (start := getattr(self._predictor, "start", None)) is not None:
+            start()
         if not self._settings.multi_model and not self._many:
             await self.store.load(SINGLE, str(self._settings.model_folder))
 
     def close(self) -> None:
-        """Let go of the threads; one that is still at work is not waited for."""
+        """Let go of the family and the threads; one that is still at work is not waited for."""
+        if (close := getattr(self._predictor, "close", None)) is not None:
+            close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
@@ -140,11 +148,12 @@ class ServingApp(Generic[ModelT]):
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
+        more: list[tuple[bytes, bytes]] = []
         try:
             answer = await self._route(scope, receive)
             status, body, content_type = 200, answer.body, answer.content_type
         except ServingError as error:
-            status, body, content_type = error.status, error.body(), _JSON
+            status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
         except InvalidRequest as error:
             status, body, content_type = 400, BadRequest(error.message, error.field).body(), _JSON
         except _ClientGoneError:
@@ -155,7 +164,7 @@ class ServingApp(Generic[ModelT]):
             message = f"the prediction failed: {type(error).__name__}"
             status, body, content_type = 500, ServingError(message).body(), _JSON
         self._answers[status] = self._answers.get(status, 0) + 1
-        headers = [(b"content-type", content_type.encode("latin-1")), (b"content-length", b"%d" % len(body))]
+        headers = [(b"content-type", content_type.encode("latin-1")), (b"content-length", b"%d" % len(body)), *more]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -192,7 +201,7 @@ class ServingApp(Generic[ModelT]):
         body = await self._body(scope, receive)
         entry = self.store.acquire(name)
         try:
-            return await self._predict(entry.model, body, *_types(scope))
+            return await self._while_connected(receive, self._predict(entry.model, body, *_types(scope)))
         finally:
             self.store.release(entry)
 
@@ -207,6 +216,22 @@ class ServingApp(Generic[ModelT]):
             if self._asynchronous:
                 result = await result
         return cast(Answer, result)
+
+    async def _while_connected(self, receive: _Receive, work: Awaitable[_Result]) -> _Result:
+        """Wait for `work`; for a family that answers in its own time, call it off when the client goes away first."""
+        if not self._asynchronous:
+            return await work
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _ClientGoneError
+            return await task
+        finally:
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
 
     async def _load(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
         try:
@@ -250,7 +275,7 @@ class ServingApp(Generic[ModelT]):
         if not self._settings.batch and not self._many:
             entry = self.store.acquire(SINGLE)
             try:
-                return await self._predict(entry.model, body, content_type, accept)
+                return await self._while_connected(receive, self._predict(entry.model, body, content_type, accept))
             finally:
                 self.store.release(entry)
         records, content_type = split_records(body, content_type)
@@ -259,7 +284,8 @@ class ServingApp(Generic[ModelT]):
         step = 1 if self._inline and not self._asynchronous else TOGETHER
         for start in range(0, len(records), step):
             group = enumerate(records[start : start + step], start)
-            answers += await asyncio.gather(*(self._record(number, record, content_type) for number, record in group))
+            together = asyncio.gather(*(self._record(number, record, content_type) for number, record in group))
+            answers += await self._while_connected(receive, together)
         return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
 
     async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
@@ -289,12 +315,14 @@ class ServingApp(Generic[ModelT]):
         )
 
     def _status(self) -> Answer:
+        own = getattr(self._predictor, "status", None)
         return _json(
             {
                 "family": self._predictor.family,
                 "uptime_seconds": round(time.monotonic() - self._started, 3),
                 "answers": {str(status): count for status, count in sorted(self._answers.items())},
                 **self.store.status(),
+                **({} if own is None else {self._predictor.family: own()}),
             }
         )
 
@@ -316,6 +344,12 @@ class ServingApp(Generic[ModelT]):
             if not message.get("more_body", False):
                 return b"".join((*chunks, chunk)) if chunks else chunk
             chunks.append(chunk)
+
+
+async def _disconnected(receive: _Receive) -> None:
+    """Return when the client has closed its connection; the request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _types(scope: MutableMapping[str, Any]) -> tuple[str, str]:
@@ -391,15 +425,16 @@ def main(predictor: Predictor[ModelT]) -> int:
             )
         )
         try:
-            await app.start()
+            try:
+                await app.start()
+            except (ServingError, ValueError) as error:
+                _log.error("serving_failed: %s", error)
+                return 1
             _log.info(
                 "serving family=%s host=%s port=%d memory_bytes=%d",
                 predictor.family, settings.host, settings.port, settings.memory_bytes,
             )  # fmt: skip
             await server.serve()
-        except ServingError as error:
-            _log.error("serving_failed: %s", error.message)
-            return 1
         finally:
             app.close()
         return 0 if server.started else 1

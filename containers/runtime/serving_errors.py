@@ -23,6 +23,10 @@ class ServingError(Exception):
             error["field"] = self.field
         return json.dumps({"error": error}).encode()
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of the answer beside those every answer has."""
+        return []
+
 
 class BadRequest(ServingError):
     """400: the request, or the archive it names, cannot be used as it is."""
@@ -63,6 +67,28 @@ class BodyTooLarge(ServingError):
 
     status = 413
     code = "PayloadTooLarge"
+
+
+class TooManyRequests(ServingError):
+    """429: as much is waiting as the server lets wait, for this model or for all; nothing of the request was begun."""
+
+    status = 429
+    code = "TooManyRequests"
+
+    def __init__(self, message: str, field: str | None = None, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message, field)
+        self.retry_after_seconds = retry_after_seconds
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """When to try again (RFC 9110, section 10.2.3)."""
+        return [(b"retry-after", b"%d" % self.retry_after_seconds)]
+
+
+class DeadlineExceeded(ServingError):
+    """504: the answer was not ready within the time the request gave; its work is called off."""
+
+    status = 504
+    code = "DeadlineExceeded"
 
 
 class OutOfMemory(ServingError):

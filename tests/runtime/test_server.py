@@ -1,5 +1,6 @@
 """The multi-model and single-model contracts, spoken over HTTP with a server process."""
 
+import http.client
 import json
 import signal
 import socket
@@ -271,6 +272,37 @@ def test_a_family_may_batch_the_requests_in_flight_itself(tmp_path: Path) -> Non
         assert [answer.result() for answer in answers] == [
             (200, {"mean": mean, "batch": 3}) for mean in (1.0, 2.0, 2.0)
         ]
+
+
+def test_a_batching_family_turns_away_what_is_too_much_and_calls_off_what_nobody_waits_for(tmp_path: Path) -> None:
+    with serving(tmp_path, "serve-batching", **MULTI) as server, ThreadPoolExecutor(3) as threads:
+        server.load("m", folder_model(tmp_path / "m"))
+        assert server.status()["tiny"] == {"started": True, "waiting": 0, "called_off": 0}
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as impatient:
+            body = b'{"together": 9}'
+            impatient.sendall(
+                b"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            patient = [threads.submit(server.invoke, "m", {"together": 9}) for _ in range(2)]
+            server.until(lambda status: status["tiny"]["waiting"] == 3)
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+            connection.request("POST", "/models/m/invoke", "{}")
+            refused = connection.getresponse()
+            assert (refused.status, refused.headers["Retry-After"]) == (429, "7")
+            assert json.loads(refused.read())["error"]["code"] == "TooManyRequests"
+            connection.close()
+        server.until(lambda status: status["tiny"]["called_off"] == 1)
+        assert server.invoke("m", {"together": 3}) == (200, {"mean": 1.0, "batch": 3})
+        assert [answer.result()[0] for answer in patient] == [200, 200]
+        server.process.terminate()
+        assert "tiny closed" in server.process.communicate(timeout=20)[0]
+
+
+def test_a_family_whose_settings_are_wrong_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    with start(tmp_path, free_port(), "serve-batching", TINY_WORD="huge", **MULTI) as process:
+        output = process.communicate(timeout=20)[0]
+    assert process.returncode == 1
+    assert "TINY_WORD must be 'tiny'" in output
 
 
 def test_a_single_model_answers_invocations(tmp_path: Path) -> None:

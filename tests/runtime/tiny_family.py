@@ -5,6 +5,8 @@ Run as `python -m tests.runtime.tiny_family train` or `… serve`, as a containe
 
 import asyncio
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from containers.runtime import packed_training, server
 from containers.runtime.packed_training import InvalidTrainingInput, Refused, Task, Trained
 from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest, Predictor
+from containers.runtime.serving_errors import TooManyRequests
 
 
 def wait_for(path: Path | str | None) -> None:
@@ -125,13 +128,29 @@ class ThreadedPredictor(TinyPredictor):
 
 
 class BatchingPredictor:
-    """The same, for a family that gathers the requests in flight itself: those of one round are answered together."""
+    """The same, for a family that gathers the requests in flight itself: those of one round are answered together.
+
+    It must be started, has figures of its own, and lets three requests wait.
+    """
 
     family = "tiny"
 
     def __init__(self) -> None:
         self._tiny = TinyPredictor()
         self._waiting: list[asyncio.Future[int]] = []
+        self._called_off = 0
+        self._started = False
+
+    def start(self) -> None:
+        if os.environ.get("TINY_WORD", "tiny") != "tiny":
+            raise ValueError("TINY_WORD must be 'tiny'")
+        self._started = True
+
+    def close(self) -> None:
+        logging.getLogger(__name__).info("tiny closed")
+
+    def status(self) -> dict[str, int | bool]:
+        return {"started": self._started, "waiting": len(self._waiting), "called_off": self._called_off}
 
     def load(self, folder: Path) -> TinyModel:
         return self._tiny.load(folder)
@@ -143,12 +162,19 @@ class BatchingPredictor:
         answer = json.loads(self._tiny.predict(model, body, content_type, accept).body)
         together = json.loads(body).get("together", 1)
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if len(self._waiting) == 3:
+            raise TooManyRequests("three are waiting", retry_after_seconds=7)
         self._waiting.append(turn)
         if len(self._waiting) >= together:
             for waiting in self._waiting:
                 waiting.set_result(len(self._waiting))
             self._waiting = []
-        return Answer(json.dumps({**answer, "batch": await turn}).encode())
+        try:
+            return Answer(json.dumps({**answer, "batch": await turn}).encode())
+        except asyncio.CancelledError:
+            self._waiting.remove(turn)
+            self._called_off += 1
+            raise
 
 
 if __name__ == "__main__":
