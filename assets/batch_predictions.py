@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from assets.answers import answer_for_people
 from assets.report import Report
 from resources import keys
 from resources.model_registry import Champion, ModelRegistry
@@ -92,7 +93,7 @@ def predict(
     for batch in batches_of(champions, workload.batch.tenants_per_job, salt):
         report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
         try:
-            result = predict_batch(deployment, workload, day, batch.name, batch.champions, poll=poll)
+            result = predict_batch(deployment, workload, day, batch.name, batch.champions, poll=poll, show=_pictures)
         except TransformJobFailed as error:
             for champion in batch.champions:
                 failures[champion.tenant] = str(error)
@@ -118,6 +119,7 @@ def _report_batch(
             report.failed("batch_predictions", prediction.tenant, failures[prediction.tenant])
             continue
         metadata = {
+            **prediction.shown,  # first: people look before they read
             "date": day.isoformat(),
             "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
             "dagster/partition_row_count": prediction.rows,
@@ -128,3 +130,10 @@ def _report_batch(
         }
         report.materialized("batch_predictions", prediction.tenant, metadata, f"{day.isoformat()}-{prediction.version}")
     return failures
+
+
+def _pictures(content: bytes) -> dict[str, bytes]:
+    """The pictures in a tenant's prediction, for its metadata; nothing where there are none."""
+    first, _, _ = content.partition(b"\n")
+    picture = answer_for_people(first).picture if b'"images"' in first else None
+    return {} if picture is None else {"pictures": picture}

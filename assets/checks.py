@@ -49,20 +49,20 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: keys.Tenant
 
 
 def better_than_baseline(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
-    """Whether the champion scored better than the workload's baseline on data neither had seen."""
+    """Whether the champion scored better than the workload's baseline, on data neither had seen, and as required."""
     registry, name = ModelRegistry(deployment), keys.workload_name(workload.name)
     champion = registry.champion(tenant, name)
     model = registry.version(tenant, name, champion.version) if champion else None
     if model is None:
         return Finding(passed=False, facts={"reason": "it has no model yet"})
     quality = workload.quality
-    score, baseline = model.metrics.get(quality.metric), model.metrics.get(quality.baseline or "")
-    if score is None or baseline is None:
+    verdict = quality.verdict(model.metrics)
+    if verdict is None:
         return Finding(
             passed=False, facts={"reason": f"version {model.version} has no {quality.metric} or no baseline"}
         )
-    passed = score < baseline if quality.lower_is_better else score > baseline
-    return Finding(passed, {"version": model.version, quality.metric: score, str(quality.baseline): baseline})
+    passed, found = verdict
+    return Finding(passed, {"version": model.version, **found})
 
 
 def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
@@ -89,7 +89,7 @@ CHECKS: Final = (
     Check(
         "fine_tuned_artifact",
         "better_than_baseline",
-        "The champion beats the workload's baseline.",
+        "The champion beats the workload's baseline, and scored what is required of any model.",
         better_than_baseline,
     ),
     Check(

@@ -3,11 +3,11 @@ and made champion itself if it is not worse."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from assets.answers import ShownAnswer, answer_for_people
 from resources import hosting, keys, storage
 from resources.model_registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
 from workloads.schema import Workload
@@ -22,6 +22,10 @@ class ArtifactUnusable(ValueError):  # noqa: N818 - reads as the sentence it is:
     """The archive is not what was promised, or its container refuses to load it or to answer with it."""
 
 
+class NotGoodEnough(ArtifactUnusable):
+    """The model answers, and scored worse than its workload requires of any model that serves."""
+
+
 @dataclass(frozen=True)
 class Registration:
     """What became of an artifact. ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one."""
@@ -32,7 +36,7 @@ class Registration:
     skill: float | None
     champion_skill: float | None
     smoke_milliseconds: float
-    smoke_answer: Any
+    answer: ShownAnswer
 
 
 def register(deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str) -> Registration:
@@ -47,6 +51,7 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
     Raises:
         storage.ObjectMissing: its archive is not in S3 (yet).
         ArtifactUnusable: the archive is not the one that was promised, or its model does not answer.
+        NotGoodEnough: it scored worse than the workload requires, and the tenant has no champion to stay with.
         hosting.EndpointFailed: the endpoint is not in service; the version is none the worse for it.
     """
     registry = ModelRegistry(deployment)
@@ -55,7 +60,7 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
         _place(deployment, model, destination)
     began = time.perf_counter()
     try:
-        content = hosting.invoke(
+        smoke = hosting.invoke(
             deployment, endpoint, keys.target_model(model.tenant, model.version), dict(workload.serving.smoke_request)
         )
     except hosting.InvocationRefused as error:
@@ -64,22 +69,33 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
             registry.note(model, "rejected", f"its endpoint did not answer with it: {error}")
         raise ArtifactUnusable(f"the endpoint refused the model: {error}") from error
     milliseconds = (time.perf_counter() - began) * 1000
-    answer = _for_people(content)
-    skill = workload.quality.skill(model.metrics)
+    answer = answer_for_people(smoke.content)
+    quality = workload.quality
+    skill = quality.skill(model.metrics)
     for _ in range(_TRIES_AT_THE_POINTER):
         champion = registry.champion(model.tenant, model.workload)
         if champion is not None and champion.version == model.version:
             return Registration(champion, True, "it is the champion", skill, skill, milliseconds, answer)
         reigning = registry.version(model.tenant, model.workload, champion.version) if champion else None
-        champion_skill = workload.quality.skill(reigning.metrics) if reigning else None
+        champion_skill = quality.skill(reigning.metrics) if reigning else None
+        if not quality.suffices(model.metrics):
+            decision = f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is required"
+            if champion is None:
+                registry.note(model, "rejected", decision)
+                raise NotGoodEnough(decision)
+            return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
         if champion is not None and reigning is not None and reigning.version > model.version:
             decision = f"a newer version, {reigning.version}, is the champion already"
             return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
         # Skills are of the same sign within a workload; the tolerance is a share of the champion's.
         if champion is not None and skill is not None and champion_skill is not None:
-            allowed = champion_skill + abs(champion_skill) * workload.quality.tolerance
+            allowed = champion_skill + abs(champion_skill) * quality.tolerance
             if skill > allowed:
-                decision = f"it scored {skill:.3f} where the champion has {champion_skill:.3f} (lower is better)"
+                better = "lower" if quality.lower_is_better else "higher"
+                decision = (
+                    f"it scored {quality.shown(skill):.3f} where the champion has {quality.shown(champion_skill):.3f}"
+                    f" ({better} is better)"
+                )
                 return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
         try:
             crowned = registry.crown(model, endpoint, champion)
@@ -104,7 +120,7 @@ def _place(deployment: Deployment, model: ModelVersion, destination: str) -> Non
 
 def _kept(
     registry: ModelRegistry, model: ModelVersion, champion: Champion, decision: str, skill: float | None,
-    champion_skill: float | None, milliseconds: float, answer: Any,
+    champion_skill: float | None, milliseconds: float, answer: ShownAnswer,
 ) -> Registration:  # fmt: skip
     registry.note(model, "rejected", decision)
     return Registration(champion, False, decision, skill, champion_skill, milliseconds, answer)
@@ -134,11 +150,3 @@ def roll_back(deployment: Deployment, workload: Workload, tenant: keys.TenantId)
     if (outgoing := registry.version(tenant, name, champion.version)) is not None:
         registry.note(outgoing, "former_champion", f"rolled back to {previous.version}")
     return crowned
-
-
-def _for_people(content: bytes) -> Any:
-    """The answer as JSON where it is JSON, else a word about it."""
-    try:
-        return json.loads(content)
-    except ValueError:
-        return f"{len(content)} bytes"

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from assets.endpoint_registration import ArtifactUnusable, Registration, register
+from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, Registration, register
 from assets.fine_tuned_artifact import FinishedJob, MalformedOutcome, Outcome, outcome_in_message
-from assets.plots import plot_of_preview
+from assets.previews import pictures_of_preview
 from assets.report import AssetName, Report
 from assets.training_data import TrainingData, make_training_data
 from resources import hosting, keys, storage, training, uploads
@@ -201,8 +201,6 @@ class Onboarding:
         return {
             "dagster/partition_row_count": data.rows,
             "dagster/uri": f"s3://{self.deployment.data_bucket}/{folder}/",
-            "first": data.first,
-            "last": data.last,
             "repairs": dict(data.repairs),
             **{str(name): value for name, value in data.facts.items()},
             "upload": f"s3://{self.deployment.uploads_bucket}/{item.request.manifest_key}",
@@ -308,22 +306,21 @@ class Onboarding:
                 return True
 
     def _check_quality(self, item: Work, model: ModelVersion) -> None:
-        quality = self.workload.quality
-        score, baseline = model.metrics.get(quality.metric), model.metrics.get(quality.baseline or "")
-        if score is None or baseline is None:
+        verdict = self.workload.quality.verdict(model.metrics)
+        if verdict is None:
             return
-        better = score < baseline if quality.lower_is_better else score > baseline
-        found = {quality.metric: score, str(quality.baseline): baseline}
-        self.report.checked("fine_tuned_artifact", "better_than_baseline", item.tenant, found, passed=better)
+        good, found = verdict
+        self.report.checked("fine_tuned_artifact", "better_than_baseline", item.tenant, found, passed=good)
 
     def _artifact_metadata(self, model: ModelVersion, outcome: Outcome) -> dict[str, Any]:
-        skill = self.workload.quality.skill(model.metrics)
+        quality = self.workload.quality
+        skill = quality.skill(model.metrics)
         usd = outcome.seconds / 3600 * self.workload.training.usd_per_hour
         return {
-            **self._plot(model, outcome),  # first: people look before they read
+            **self._pictures(model, outcome),  # first: people look before they read
             "version": model.version,
-            **({"share_of_baseline": round(skill, 4)} if skill is not None else {}),
             **{name: float(value) for name, value in model.metrics.items()},
+            **({quality.compared: quality.shown(skill)} if skill is not None else {}),
             "dagster/uri": f"s3://{self.deployment.data_bucket}/{model.archive}",
             "bytes": model.size,
             "training_seconds": outcome.seconds,
@@ -333,13 +330,12 @@ class Onboarding:
             "card": dict(model.card),
         }
 
-    def _plot(self, model: ModelVersion, outcome: Outcome) -> dict[str, bytes]:
+    def _pictures(self, model: ModelVersion, outcome: Outcome) -> dict[str, bytes]:
         try:
-            plot = plot_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")
+            return pictures_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")
         except ValueError as error:
-            self.report.info(f"{model.tenant}: no plot: {error}")
+            self.report.info(f"{model.tenant}: no picture of its preview: {error}")
             return {}
-        return {} if plot is None else {"plot": plot}
 
     # ---- endpoint registration ------------------------------------------------------------------------------------------------
 
@@ -372,6 +368,10 @@ class Onboarding:
         try:
             endpoint = self._endpoint_of(item.tenant, model.tier)
             done = register(self.deployment, self.workload, model, endpoint.name)
+        except NotGoodEnough as error:
+            # Training on the same data again would score the same.
+            self._fail(item, "endpoint_registration", str(error), retryable=False, tell="model_not_made")
+            return
         except (ArtifactUnusable, storage.ObjectMissing, hosting.EndpointFailed) as error:
             self.report.checked(
                 "endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False
@@ -406,7 +406,9 @@ class Onboarding:
     def _registration_metadata(
         self, model: ModelVersion, endpoint: hosting.Endpoint, done: Registration
     ) -> dict[str, Any]:
+        quality = self.workload.quality
         return {
+            **({"first_pictures": done.answer.picture} if done.answer.picture else {}),
             "version": model.version,
             "decision": done.decision,
             "champion": done.champion.version,
@@ -415,10 +417,12 @@ class Onboarding:
             "console": self.deployment.console_url("endpoints", endpoint.name),
             "target_model": keys.target_model(model.tenant, model.version),
             "smoke_milliseconds": round(done.smoke_milliseconds, 1),
-            "first_answer": done.smoke_answer,
-            **({"share_of_baseline": round(done.skill, 4)} if done.skill is not None else {}),
+            "first_answer": done.answer.document,
+            **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
             **(
-                {"champion_share_of_baseline": round(done.champion_skill, 4)} if done.champion_skill is not None else {}
+                {f"champion_{quality.compared}": quality.shown(done.champion_skill)}
+                if done.champion_skill is not None
+                else {}
             ),
         }
 
@@ -440,7 +444,10 @@ class Onboarding:
         if row.status == "dead_lettered":
             self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}", None)
         elif tell is not None:
-            self._tell(item, tell, f"Your upload cannot be used: {reason}", None)
+            blame = (
+                "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
+            )
+            self._tell(item, tell, f"{blame}: {reason}", None)
 
     def _tell(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> None:
         tell_tenant(

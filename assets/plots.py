@@ -8,13 +8,15 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
 _LARGEST: Final = 1e15  # what an axis can still be drawn for
+_MOST_POINTS: Final = 2000
 _WIDTH: Final = 560  # pixels
 _HEIGHT: Final = 210  # pixels
 _FRAME: Final = (46, 552, 24, 188)  # left, right, upper and lower edge of the axes, pixels
@@ -51,6 +53,29 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
     return _draw(times, truth, mean, low, high, unit, title)
 
 
+def plot_of_losses(points: Any, title: str) -> bytes:
+    """The curve of a training: ``points`` are pairs of step and loss, as PNG.
+
+    Raises:
+        ValueError: they are not at least two pairs of finite numbers, in order of step.
+    """
+    try:
+        steps, losses = zip(*((float(step), float(loss)) for step, loss in points), strict=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"a loss curve needs pairs of step and loss: {error}") from error
+    if not 2 <= len(steps) <= _MOST_POINTS or any(after <= before for before, after in pairwise(steps)):
+        raise ValueError(f"a loss curve needs 2 to {_MOST_POINTS} points in order of step")
+    if not all(abs(value) <= _LARGEST for value in (*steps, *losses)):
+        raise ValueError(f"a loss curve holds a value that is no number or beyond {_LARGEST:g}")
+    axes = _Axes(min(0.0, *losses), max(losses))
+    across = [(step - steps[0]) / (steps[-1] - steps[0]) for step in steps]
+    axes.draw.line([axes.place(x, y) for x, y in zip(across, losses, strict=True)], fill=_MEAN, width=_FINER)
+    axes.frame(title, "loss")
+    for value in _ticks(steps[0], steps[-1]):
+        axes.tick((value - steps[0]) / (steps[-1] - steps[0]), f"{value:g}")
+    return axes.png()
+
+
 def _draw(
     times: list[datetime],
     truth: list[float],
@@ -60,19 +85,12 @@ def _draw(
     unit: str,
     title: str,
 ) -> bytes:
-    """Draw with Pillow: a pack draws hundreds of these, and a plotting library takes twenty times as long for each."""
-    from PIL import Image, ImageDraw
-
-    picture = Image.new("RGB", (_WIDTH * _FINER, _HEIGHT * _FINER), "white")
-    draw = ImageDraw.Draw(picture)
     seen = [value for value in (*truth, *low, *high) if not math.isnan(value)]
-    bottom = min(0.0, *seen)
-    top = bottom + ((max(seen) - bottom) * 1.15 or 1.0)
-    left, right, upper, lower = (edge * _FINER for edge in _FRAME)
+    axes = _Axes(min(0.0, *seen), max(seen))
+    draw = axes.draw
 
     def place(number: int, value: float) -> tuple[float, float]:
-        across = left + (right - left) * number / (len(times) - 1)
-        return across, lower - (lower - upper) * (value - bottom) / (top - bottom)
+        return axes.place(number / (len(times) - 1), value)
 
     draw.polygon(
         [place(n, v) for n, v in enumerate(low)] + [place(n, v) for n, v in reversed(list(enumerate(high)))], fill=_BAND
@@ -80,28 +98,66 @@ def _draw(
     for run in _runs_of_numbers(truth):
         draw.line([place(n, truth[n]) for n in run], fill=_TRUTH, width=_FINER)
     draw.line([place(n, v) for n, v in enumerate(mean)], fill=_MEAN, width=_FINER)
-    draw.rectangle((left, upper, right, lower), outline="black", width=_FINER // 2)
-    for value in _ticks(bottom, top):
-        _, down = place(0, value)
-        draw.line((left - 3 * _FINER, down, left, down), fill="black", width=_FINER // 2)
-        draw.text((left - 5 * _FINER, down), f"{value:g}", font=_font(9), fill="black", anchor="rm")
+    axes.frame(title, unit)
     days = (times[-1] - times[0]).total_seconds() / 86_400
     for day in range(0, int(days) + 1, max(1, round(days / 8))):
-        across = left + (right - left) * day / days
-        draw.line((across, lower, across, lower + 3 * _FINER), fill="black", width=_FINER // 2)
-        label = f"{times[0] + timedelta(days=day):%d %b}"
-        draw.text((across, lower + 5 * _FINER), label, font=_font(9), fill="black", anchor="mt")
-    draw.text(((left + right) / 2, 6 * _FINER), title[:100], font=_font(11), fill="black", anchor="mt")
-    draw.text((4 * _FINER, 6 * _FINER), unit[:20], font=_font(10), fill="black", anchor="lt")
-    across = right - 8 * _FINER
-    for name, colour in reversed((("80 % interval", _BAND), ("held-out truth", _TRUTH), ("forecast", _MEAN))):
-        draw.text((across, upper + 5 * _FINER), name, font=_font(9), fill="black", anchor="rt")
-        across -= draw.textlength(name, font=_font(9)) + 4 * _FINER
-        draw.rectangle((across - 14 * _FINER, upper + 7 * _FINER, across, upper + 11 * _FINER), fill=colour)
-        across -= 24 * _FINER
-    compressed = io.BytesIO()
-    picture.reduce(_FINER).quantize(32).save(compressed, format="png")
-    return compressed.getvalue()
+        axes.tick(day / days, f"{times[0] + timedelta(days=day):%d %b}")
+    axes.legend((("80 % interval", _BAND), ("held-out truth", _TRUTH), ("forecast", _MEAN)))
+    return axes.png()
+
+
+class _Axes:
+    """An empty plot whose vertical axis goes from ``bottom`` to a little above ``top``; drawn with Pillow.
+
+    A pack draws hundreds of plots, and a plotting library takes twenty times as long for each.
+    """
+
+    def __init__(self, bottom: float, top: float) -> None:
+        from PIL import Image, ImageDraw
+
+        self._picture = Image.new("RGB", (_WIDTH * _FINER, _HEIGHT * _FINER), "white")
+        self.draw = ImageDraw.Draw(self._picture)
+        self._bottom = bottom
+        self._top = bottom + ((top - bottom) * 1.15 or 1.0)
+        self._left, self._right, self._upper, self._lower = (edge * _FINER for edge in _FRAME)
+
+    def place(self, across: float, value: float) -> tuple[float, float]:
+        """Where a value lies, a share ``across`` of the way from left to right."""
+        down = self._lower - (self._lower - self._upper) * (value - self._bottom) / (self._top - self._bottom)
+        return self._left + (self._right - self._left) * across, down
+
+    def frame(self, title: str, unit: str) -> None:
+        """Draw frame, vertical ticks, title and unit over what is there."""
+        self.draw.rectangle((self._left, self._upper, self._right, self._lower), outline="black", width=_FINER // 2)
+        for value in _ticks(self._bottom, self._top):
+            left, down = self.place(0, value)
+            self.draw.line((left - 3 * _FINER, down, left, down), fill="black", width=_FINER // 2)
+            self.draw.text((left - 5 * _FINER, down), f"{value:g}", font=_font(9), fill="black", anchor="rm")
+        middle = (self._left + self._right) / 2
+        self.draw.text((middle, 6 * _FINER), title[:100], font=_font(11), fill="black", anchor="mt")
+        self.draw.text((4 * _FINER, 6 * _FINER), unit[:20], font=_font(10), fill="black", anchor="lt")
+
+    def tick(self, across: float, label: str) -> None:
+        """A tick on the horizontal axis."""
+        x, _ = self.place(across, 0.0)
+        self.draw.line((x, self._lower, x, self._lower + 3 * _FINER), fill="black", width=_FINER // 2)
+        self.draw.text((x, self._lower + 5 * _FINER), label, font=_font(9), fill="black", anchor="mt")
+
+    def legend(self, entries: Sequence[tuple[str, str]]) -> None:
+        """What the colours mean, in the upper right corner."""
+        across: float = self._right - 8 * _FINER
+        for name, colour in reversed(entries):
+            self.draw.text((across, self._upper + 5 * _FINER), name, font=_font(9), fill="black", anchor="rt")
+            across -= self.draw.textlength(name, font=_font(9)) + 4 * _FINER
+            patch = (across - 14 * _FINER, self._upper + 7 * _FINER, across, self._upper + 11 * _FINER)
+            self.draw.rectangle(patch, fill=colour)
+            across -= 24 * _FINER
+
+    def png(self) -> bytes:
+        """The picture."""
+        compressed = io.BytesIO()
+        self._picture.reduce(_FINER).quantize(32).save(compressed, format="png")
+        return compressed.getvalue()
 
 
 def _runs_of_numbers(values: list[float]) -> Iterator[range]:
@@ -133,5 +189,6 @@ def _font(points: int) -> Any:
 
 
 def as_markdown(picture: bytes, alt: str) -> str:
-    """A PNG as Markdown that carries the picture itself."""
-    return f"![{alt}](data:image/png;base64,{base64.b64encode(picture).decode()})"
+    """A PNG or JPEG as Markdown that carries the picture itself."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"![{alt}](data:image/{kind};base64,{base64.b64encode(picture).decode()})"

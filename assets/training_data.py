@@ -14,8 +14,6 @@ from resources import keys, storage, uploads
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from resources.deployment import Deployment
     from resources.request_queue import Request
 
@@ -24,8 +22,6 @@ class Prepared(Protocol):
     """What a preparation returns."""
 
     rows: int
-    first: datetime
-    last: datetime
     repairs: Mapping[str, int]
     facts: Mapping[str, Any]
     fingerprint: str
@@ -43,13 +39,11 @@ class Preparation(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from."""
+    """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from; ``facts`` are for people."""
 
     version: keys.Version
     files: tuple[keys.FileName, ...]
     rows: int
-    first: str
-    last: str
     fingerprint: str
     repairs: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -106,8 +100,6 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
         version=request.version,
         files=names,
         rows=prepared.rows,
-        first=prepared.first.isoformat(),
-        last=prepared.last.isoformat(),
         fingerprint=prepared.fingerprint,
         repairs=dict(prepared.repairs),
         facts=dict(prepared.facts),

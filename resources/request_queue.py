@@ -28,7 +28,7 @@ _NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
     "pending": ("claimed", "superseded", "refused"),
     "claimed": ("training", "trained", "refused", "pending", "dead_lettered"),
     "training": ("trained", "refused", "pending", "dead_lettered"),
-    "trained": ("registered", "pending", "dead_lettered"),
+    "trained": ("registered", "refused", "pending", "dead_lettered"),
     "registered": (),
     "refused": (),
     "superseded": (),

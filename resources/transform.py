@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,13 +37,14 @@ class TransformJobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it
 
 @dataclass(frozen=True)
 class TenantPrediction:
-    """What a batch left for one tenant: where its prediction lies, or why there is none."""
+    """What a batch left for one tenant: where its prediction lies, or why there is none; ``shown`` is about it, for people."""
 
     tenant: keys.TenantId
     version: keys.Version
     key: str | None
     rows: int
     reason: str | None
+    shown: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def predict_batch(
     champions: Sequence[Champion],
     *,
     poll: float = 1.0,
+    show: Callable[[bytes], Mapping[str, Any]] = lambda _: {},
 ) -> BatchResult:
     """Run one batch transform for some tenants and put each one's answer under its own prefix.
 
@@ -76,6 +78,7 @@ def predict_batch(
         batch: name of the batch.
         champions: the tenants' champions, all of one tier; a silo tenant alone.
         poll: seconds between looks at the job.
+        show: makes of a tenant's answer what people should see of it.
 
     Raises:
         TransformJobFailed: it failed before any record, or was stopped.
@@ -95,7 +98,7 @@ def predict_batch(
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-        predictions = tuple(pool.map(lambda c: _collect(deployment, name, day, batch, c, reason), champions))
+        predictions = tuple(pool.map(lambda c: _collect(deployment, name, day, batch, c, reason, show), champions))
     try:
         client.delete_model(ModelName=job)
     except ClientError as error:
@@ -187,7 +190,13 @@ def _wait(deployment: Deployment, job: str, timeout: float, poll: float) -> Desc
 
 
 def _collect(
-    deployment: Deployment, workload: keys.WorkloadName, day: date, batch: str, champion: Champion, reason: str
+    deployment: Deployment,
+    workload: keys.WorkloadName,
+    day: date,
+    batch: str,
+    champion: Champion,
+    reason: str,
+    show: Callable[[bytes], Mapping[str, Any]],
 ) -> TenantPrediction:
     source = keys.batch_output(workload, day, batch, champion.tenant)
     try:
@@ -199,4 +208,4 @@ def _collect(
         return TenantPrediction(champion.tenant, champion.version, None, 0, reason)
     key = keys.prediction(workload, champion.tenant, day)
     storage.write_bytes(deployment.s3, deployment.data_bucket, key, content, "application/jsonlines")
-    return TenantPrediction(champion.tenant, champion.version, key, content.count(b"\n") or 1, None)
+    return TenantPrediction(champion.tenant, champion.version, key, content.count(b"\n") or 1, None, show(content))

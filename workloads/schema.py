@@ -118,12 +118,51 @@ class Training(_Section):
 
 
 class Quality(_Section):
-    """How a challenger is compared with the champion."""
+    """How a challenger is compared with the champion, and what a model must reach to serve at all."""
 
     metric: str
     baseline: str | None = None
     lower_is_better: bool
     tolerance: float = Field(ge=0, le=1)
+    required: float | None = Field(default=None, description="a model whose metric is worse than this serves nobody")
+
+    def suffices(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the metric reaches what is required; a metric that is not there does not."""
+        if self.required is None:
+            return True
+        score = metrics.get(self.metric)
+        if score is None:
+            return False
+        return score <= self.required if self.lower_is_better else score >= self.required
+
+    def verdict(self, metrics: Mapping[str, float]) -> tuple[bool, dict[str, float]] | None:
+        """Whether a model is good of its own: better than its baseline, and what is required; and the figures behind it.
+
+        None when the workload has neither, or the metrics lack one of them.
+        """
+        score = metrics.get(self.metric)
+        if score is None or (self.baseline is None and self.required is None):
+            return None
+        found = {self.metric: score}
+        passed = self.suffices(metrics)
+        if self.required is not None:
+            found["required"] = self.required
+        if self.baseline is not None:
+            baseline = metrics.get(self.baseline)
+            if baseline is None:
+                return None
+            found[self.baseline] = baseline
+            passed = passed and (score < baseline if self.lower_is_better else score > baseline)
+        return passed, found
+
+    @property
+    def compared(self) -> str:
+        """The name of what `skill` compares, for people."""
+        return "share_of_baseline" if self.baseline is not None else self.metric
+
+    def shown(self, skill: float) -> float:
+        """A skill as people read it: of the metric's own sign."""
+        return round(skill if self.lower_is_better else -skill, 4)
 
     def skill(self, metrics: Mapping[str, float]) -> float | None:
         """The score compared between versions, lower being better: the metric as a share of the baseline's.

@@ -128,13 +128,16 @@ def prepare(
     (destination / DATA_FILE).write_bytes(data)
     (destination / SERIES_FILE).write_bytes(described)
     known = grid[np.isfinite(grid)]
+    last = first + timedelta(seconds=step * (len(grid) - 1))
     return Prepared(
         rows=len(grid),
         first=first,
-        last=first + timedelta(seconds=step * (len(grid) - 1)),
+        last=last,
         frequency=frequency,
         repairs=repairs,
         facts={
+            "first": first.isoformat(),
+            "last": last.isoformat(),
             "days": round(len(grid) * step / DAY, 1),
             "interval_minutes": interval // 60,
             "timezone": timezone,

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from assets.endpoint_registration import ArtifactUnusable, register, roll_back
+from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, register, roll_back
 from resources import hosting, keys, storage
 from resources.deployment import Deployment
 from resources.hosting import Endpoint
@@ -40,7 +40,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
     done = register(deployment, energy, model, endpoint.name)
     assert done.crowned
     assert (done.decision, done.skill, done.champion_skill) == ("the tenant's first model", 0.8, None)
-    assert len(done.smoke_answer["mean"]) == 24
+    assert len(done.answer.document["mean"]) == 24
     assert done.champion == ModelRegistry(deployment).champion(tenant, NAME)
     placed = keys.endpoint_model(endpoint.name, tenant, model.version)
     assert storage.size(deployment.s3, deployment.data_bucket, placed) == model.size
@@ -163,7 +163,7 @@ def test_rolling_back_returns_to_the_previous_champion_which_still_answers(
     assert (champion.version, champion.previous) == (first.version, second.version)
     assert statuses(deployment, tenant) == ["champion", "former_champion"]
     answer = hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
-    assert len(json.loads(answer)["mean"]) == 24
+    assert len(json.loads(answer.content)["mean"]) == 24
 
 
 def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint(
@@ -186,3 +186,21 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
     with pytest.raises(LookupError, match=str(second.version)):
         roll_back(deployment, energy, tenant)
     assert ModelRegistry(deployment).champion(tenant, NAME) == champion
+
+
+def test_a_model_worse_than_required_serves_nobody(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    strict = energy.model_copy(update={"quality": energy.quality.model_copy(update={"required": 0.75})})
+    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    with pytest.raises(NotGoodEnough, match=r"mase is 0\.8; 0\.75 is required"):
+        register(deployment, strict, first, endpoint.name)
+    assert ModelRegistry(deployment).champion(tenant, NAME) is None
+
+    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER)
+    assert register(deployment, strict, second, endpoint.name).crowned
+    third = trained_version(deployment, tenant, 3, trained_forecasts[0].archive, GOOD)
+    kept = register(deployment, strict, third, endpoint.name)
+    assert (kept.crowned, kept.champion.version) == (False, second.version)
+    assert statuses(deployment, tenant) == ["rejected", "champion", "rejected"]

@@ -45,7 +45,7 @@ def test_an_upload_becomes_training_data_and_the_same_again_when_it_is_repeated(
     request = uploaded(deployment, {"a.csv": consumption})
     made = make_training_data(deployment, ENERGY, request)
     assert made.rows == 59 * 24
-    assert (made.first, made.last) == ("2025-01-01T00:00:00+00:00", "2025-02-28T23:00:00+00:00")
+    assert (made.facts["first"], made.facts["last"]) == ("2025-01-01T00:00:00+00:00", "2025-02-28T23:00:00+00:00")
     assert made.parameters == {"timezone": "Europe/London", "country": ""}
     assert made.version == request.version
     folder = f"training-data/energy/acme/{request.version}/"

@@ -33,7 +33,7 @@ STORY: dict[str, set[str]] = {
     "pending": {"claimed", "superseded", "refused"},
     "claimed": {"training", "trained", "refused", "pending", "dead_lettered"},
     "training": {"trained", "refused", "pending", "dead_lettered"},
-    "trained": {"registered", "pending", "dead_lettered"},
+    "trained": {"registered", "refused", "pending", "dead_lettered"},
     "registered": set(),
     "refused": set(),
     "superseded": set(),

@@ -196,3 +196,18 @@ def test_skill_is_the_share_of_the_baseline_and_lower_is_better_whatever_the_met
 )
 def test_without_score_or_baseline_there_is_no_skill(metrics: dict[str, float]) -> None:
     assert quality().skill(metrics) is None
+
+
+def test_a_requirement_holds_in_the_metrics_own_direction() -> None:
+    lower = quality(baseline=None).model_copy(update={"required": 0.5})
+    higher = quality(baseline=None, lower=False).model_copy(update={"required": 0.5})
+    assert [lower.suffices({"score": score}) for score in (0.4, 0.5, 0.6)] == [True, True, False]
+    assert [higher.suffices({"score": score}) for score in (0.4, 0.5, 0.6)] == [False, True, True]
+    assert not higher.suffices({})
+    assert quality().suffices({})
+    assert higher.verdict({"score": 0.6}) == (True, {"score": 0.6, "required": 0.5})
+    assert quality().verdict({"score": 0.5, "baseline": 2.0}) == (True, {"score": 0.5, "baseline": 2.0})
+    assert quality().verdict({"score": 0.5}) is None
+    assert quality(baseline=None).verdict({"score": 0.5}) is None
+    assert (higher.compared, higher.shown(-0.6)) == ("score", 0.6)
+    assert (quality().compared, quality().shown(0.25)) == ("share_of_baseline", 0.25)
