@@ -1,4 +1,4 @@
-"""Endpoints: the multi-model endpoint of a tier, its capacity, and invocations of a tenant's model."""
+"""Endpoints: a tier's multi-model endpoint and its asynchronous one, their capacity, and invocations of a tenant's model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from resources import keys
 from resources.storage import error_code
-from workloads.schema import Workload
+from workloads.schema import Asynchronous, Workload
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef
@@ -24,6 +24,8 @@ VARIANT: Final = "AllTraffic"
 # https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
 MODEL_LOADING_SECONDS: Final = 360.0
 MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
+MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"  # where an asynchronous endpoint's container finds archives
+JSON: Final = "application/json"
 
 
 class EndpointFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "endpoint failed"
@@ -32,6 +34,18 @@ class EndpointFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is:
 
 class InvocationRefused(ValueError):  # noqa: N818 - reads as the sentence it is: "invocation refused"
     """The model's container refused the request or the model itself; the message is its answer."""
+
+
+class NotAsynchronous(LookupError):  # noqa: N818 - reads as the sentence it is: "not asynchronous"
+    """The workload has no asynchronous endpoint; the message says how it gets one."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, as it came."""
+
+    content: bytes
+    content_type: str
 
 
 @dataclass(frozen=True)
@@ -65,8 +79,40 @@ def ensure_endpoint(
         EndpointFailed: it ended in another state, or took too long.
     """
     name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
-    model, config = _model_request(deployment, workload, name), None
-    config = _config_request(workload, tier, name, model["ModelName"])
+    model = _model_request(deployment, workload, name)
+    return _ensure(deployment, name, model, _config_request(workload, tier, name, model["ModelName"]), [], timeout)
+
+
+def ensure_async_endpoint(
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0
+) -> Endpoint:
+    """Bring the endpoint that answers ``tenant`` asynchronously into service, as ``ensure_endpoint`` does with the other.
+
+    An asynchronous endpoint is not multi-model on AWS: its container fetches the archives it is asked for from the prefix of the
+    tier's multi-model endpoint.
+
+    Raises:
+        NotAsynchronous: the workload's file has no ``serving.asynchronous``.
+        EndpointFailed: it ended in another state, or took too long.
+    """
+    workload_name = keys.workload_name(workload.name)
+    name = keys.async_endpoint_name(deployment.prefix, workload_name, tier, tenant)
+    models = keys.endpoint_models_prefix(keys.endpoint_name(deployment.prefix, workload_name, tier, tenant))
+    model = _async_model_request(deployment, workload, name, models)
+    config = _async_config_request(deployment, workload, tier, tenant, name, model["ModelName"])
+    # IAM holds a tenant's session to the endpoint that bears its tag.
+    tags = [{"Key": "tenantry:tenant", "Value": tenant}] if tier == "silo" else []
+    return _ensure(deployment, name, model, config, tags, timeout)
+
+
+def _ensure(
+    deployment: Deployment,
+    name: str,
+    model: Mapping[str, Any],
+    config: Mapping[str, Any],
+    tags: list[Any],
+    timeout: float,
+) -> Endpoint:
     client = deployment.sagemaker
     described = describe_endpoint(deployment, name)
     made: Literal["created", "updated", "unchanged"] = "unchanged"
@@ -74,9 +120,8 @@ def ensure_endpoint(
         create_once(client.create_model, model)
         create_once(client.create_endpoint_config, config)
         if described is None:
-            create_once(
-                client.create_endpoint, {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]}
-            )
+            endpoint = {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]}
+            create_once(client.create_endpoint, endpoint | ({"Tags": tags} if tags else {}))
             made = "created"
         else:
             wait_in_service(deployment, name, timeout=timeout)
@@ -119,6 +164,63 @@ def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: s
         "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
     }
     return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
+
+
+def _async_model_request(deployment: Deployment, workload: Workload, endpoint: str, models: str) -> dict[str, Any]:
+    models_uri = f"s3://{deployment.data_bucket}/{models}"
+    request = {
+        "ExecutionRoleArn": deployment.async_role,
+        "PrimaryContainer": {
+            "Image": deployment.image(workload.container, workload.image_tag),
+            "Mode": "SingleModel",
+            "Environment": {**workload.serving.environment, MODELS_VARIABLE: models_uri},
+        },
+        "EnableNetworkIsolation": False,
+    }
+    return {"ModelName": keys.name_of_content(endpoint, request), **request}
+
+
+def _async_config_request(
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, endpoint: str, model: str
+) -> dict[str, Any]:
+    settings, name = asynchronous(workload), keys.workload_name(workload.name)
+    # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request says.
+    output = keys.async_tenant_prefix(name, tenant) if tier == "silo" else keys.async_prefix(name)
+    failures = output if tier == "silo" else keys.async_failures_prefix(name)
+    variant = {
+        "VariantName": VARIANT,
+        "ModelName": model,
+        "InitialInstanceCount": 1 if tier == "silo" else settings.instances,
+        "InstanceType": settings.instance_type,
+    }
+    request = {
+        "ProductionVariants": [variant],
+        "AsyncInferenceConfig": {
+            "OutputConfig": {
+                "S3OutputPath": f"s3://{deployment.data_bucket}/{output}",
+                "S3FailurePath": f"s3://{deployment.data_bucket}/{failures}",
+                "NotificationConfig": {
+                    "SuccessTopic": deployment.async_success_topic,
+                    "ErrorTopic": deployment.async_error_topic,
+                    # The container's reason travels with the message.
+                    "IncludeInferenceResponseIn": ["ERROR_NOTIFICATION_TOPIC"],
+                },
+            },
+            "ClientConfig": {"MaxConcurrentInvocationsPerInstance": settings.concurrent_per_instance},
+        },
+        "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
+    }
+    return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
+
+
+def asynchronous(workload: Workload) -> Asynchronous:
+    """The workload's settings for asynchronous requests. Raises ``NotAsynchronous``."""
+    settings = workload.serving.asynchronous
+    if settings is None:
+        raise NotAsynchronous(
+            f"workload {workload.name} has no asynchronous endpoint; add serving.asynchronous to {workload.name}.yaml"
+        )
+    return settings
 
 
 def already_exists(error: ClientError) -> bool:
@@ -203,7 +305,9 @@ def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeo
     return _endpoint(wait_in_service(deployment, endpoint, timeout=timeout), "updated")
 
 
-def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Mapping[str, Any] | bytes) -> bytes:
+def invoke(
+    deployment: Deployment, endpoint: str, target_model: str, request: Mapping[str, Any] | bytes, accept: str = JSON
+) -> Answer:
     """Ask a tenant's model on its endpoint.
 
     Args:
@@ -211,6 +315,7 @@ def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Ma
         endpoint: its name.
         target_model: from ``keys.target_model``.
         request: a JSON document, or bytes sent as they are.
+        accept: content type of the answer that is asked for.
 
     Raises:
         InvocationRefused: the container refused the request or the archive; its own words are in the message.
@@ -226,8 +331,8 @@ def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Ma
             answer = deployment.runtime.invoke_endpoint(
                 EndpointName=endpoint,
                 TargetModel=target_model,
-                ContentType="application/json",
-                Accept="application/json",
+                ContentType=JSON,
+                Accept=accept,
                 Body=body,
             )
         except ClientError as error:
@@ -246,4 +351,4 @@ def invoke(deployment: Deployment, endpoint: str, target_model: str, request: Ma
             raise
         with answer["Body"] as stream:
             content: bytes = stream.read()
-        return content
+        return Answer(content, answer.get("ContentType", ""))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -25,8 +27,17 @@ def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def read_bytes(s3: S3Client, bucket: str, key: str, most_bytes: int) -> bytes:
-    """The object's content.
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as it was read; ``metadata`` is what its writer put beside the content."""
+
+    content: bytes
+    content_type: str
+    metadata: Mapping[str, str]
+
+
+def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject:
+    """The object with its content type and metadata.
 
     Raises:
         ObjectMissing: there is none.
@@ -42,14 +53,48 @@ def read_bytes(s3: S3Client, bucket: str, key: str, most_bytes: int) -> bytes:
         if answer["ContentLength"] > most_bytes:
             raise ObjectTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is {most_bytes}")
         content: bytes = body.read()
-    return content
+    return StoredObject(content, answer.get("ContentType", ""), answer.get("Metadata", {}))
+
+
+def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject | None:
+    """The object, or None where there is none that may be seen.
+
+    To whoever may not list a bucket S3 answers 403 for a key that is not there
+    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html); a tenant's session may not.
+
+    Raises:
+        ObjectTooLarge: it has more than ``most_bytes``.
+    """
+    try:
+        return read_object(s3, bucket, key, most_bytes)
+    except ObjectMissing:
+        return None
+    except ClientError as error:
+        if error_code(error) in {"AccessDenied", "403"}:
+            return None
+        raise
+
+
+def read_bytes(s3: S3Client, bucket: str, key: str, most_bytes: int) -> bytes:
+    """The object's content.
+
+    Raises:
+        ObjectMissing: there is none.
+        ObjectTooLarge: it has more than ``most_bytes``.
+    """
+    return read_object(s3, bucket, key, most_bytes).content
 
 
 def write_bytes(
-    s3: S3Client, bucket: str, key: str, content: bytes, content_type: str = "application/octet-stream"
+    s3: S3Client,
+    bucket: str,
+    key: str,
+    content: bytes,
+    content_type: str = "application/octet-stream",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Put an object, replacing what is there."""
-    s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type)
+    s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type, Metadata=dict(metadata or {}))
 
 
 def write_json(s3: S3Client, bucket: str, key: str, document: Any) -> None:

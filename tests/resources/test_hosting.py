@@ -65,7 +65,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tena
     assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     assert set_capacity(deployment, endpoint.name, 2).made == "unchanged"
     with TenantClient(deployment, energy, tenant) as client:
-        assert len([client.predict({"period": 1}) for _ in range(4)]) == 4
+        assert [len(client.predict({"hours": hours})["mean"]) for hours in (1, 2, 3, 4)] == [1, 2, 3, 4]
     updated = ensure_endpoint(
         deployment, with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "2"}), "bridge", tenant
     )
