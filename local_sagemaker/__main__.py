@@ -16,7 +16,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m local_sagemaker",
         description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform run as processes. "
-        "S3, CloudWatch and CloudWatch Logs are reached as every AWS client does, through AWS_ENDPOINT_URL.",
+        "S3, SNS, CloudWatch and CloudWatch Logs are reached as every AWS client does, through AWS_ENDPOINT_URL.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
@@ -60,6 +60,19 @@ def _arguments() -> argparse.Namespace:
         default=60.0,
         help="how long an invocation waits for its model to be loaded before it is answered with ModelNotReadyException",
     )
+    parser.add_argument(
+        "--async-payload-megabytes",
+        type=int,
+        default=1024,
+        help="the largest input object of an asynchronous request",
+    )
+    parser.add_argument(
+        "--time-lapse",
+        type=float,
+        default=1.0,
+        help="how many times as fast as on AWS the limits of invocations pass (the 60 seconds for a response, RequestTTLSeconds, "
+        "InvocationTimeoutSeconds), so that tests need not wait for them",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     return parser.parse_args()
 
@@ -83,6 +96,8 @@ def main() -> None:
         metrics_seconds=arguments.metrics_seconds,
         load_wait_seconds=arguments.load_wait_seconds,
         model_disk_bytes=arguments.model_disk_megabytes * 1024 * 1024,
+        async_payload_bytes=arguments.async_payload_megabytes * 1024 * 1024,
+        time_lapse=arguments.time_lapse,
     )
     uvicorn.run(
         application(settings),

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from local_sagemaker.asynchronous import INLINE_BODY_LIMIT_BYTES, AsyncInvocations
 from local_sagemaker.cloud import Cloud, Operation, Settings
 from local_sagemaker.endpoint_configs import EndpointConfigs
 from local_sagemaker.endpoints import Endpoints
@@ -43,6 +44,7 @@ class Emulator:
         self.endpoints = Endpoints(self.cloud, models, configs, self.metrics)
         self.transform = TransformJobs(self.cloud, models)
         self.invocations = Invocations(self.cloud, self.endpoints)
+        self.async_invocations = AsyncInvocations(self.cloud, self.endpoints)
         self.operations: dict[str, Operation] = {
             **self.training.operations,
             **models.operations,
@@ -77,7 +79,7 @@ class Emulator:
     async def _send_metrics(self) -> None:
         while True:
             await asyncio.sleep(self.cloud.settings.metrics_seconds)
-            self.endpoints.record_loaded_models()
+            self.endpoints.record_samples()
             await self.metrics.send(self.cloud.cloudwatch)
 
     async def control_plane(self, request: Request) -> Response:
@@ -106,13 +108,19 @@ class Emulator:
         return self.sagemaker.encode(operation, await perform(self.sagemaker.decode(operation, body, {}, {})))
 
     async def invoke(self, request: Request) -> Response:
-        """`POST /endpoints/{EndpointName}/invocations`: InvokeEndpoint of `sagemaker-runtime`, rest-json."""
+        """`POST /endpoints/{EndpointName}/invocations`: InvokeEndpoint."""
+        return await self._run("InvokeEndpoint", self.invocations.invoke, request, PAYLOAD_LIMIT_BYTES)
+
+    async def invoke_async(self, request: Request) -> Response:
+        """`POST /endpoints/{EndpointName}/async-invocations`: InvokeEndpointAsync."""
+        return await self._run("InvokeEndpointAsync", self.async_invocations.invoke, request, INLINE_BODY_LIMIT_BYTES)
+
+    async def _run(self, operation: str, perform: Operation, request: Request, limit: int) -> Response:
+        """One call of `sagemaker-runtime`: rest-json, with a body of at most `limit` bytes."""
         try:
-            body = await _body(request, PAYLOAD_LIMIT_BYTES)
-            params = self.runtime.decode("InvokeEndpoint", body, request.headers, request.path_params)
-            return _respond(
-                self.runtime.encode("InvokeEndpoint", await self.invocations.invoke({"Body": body, **params}))
-            )
+            body = await _body(request, limit)
+            params = self.runtime.decode(operation, body, request.headers, request.path_params)
+            return _respond(self.runtime.encode(operation, await perform({"Body": body, **params})))
         except ServiceError as error:
             if error.code == "ValidationException":
                 error.code = "ValidationError"  # the name it has in this service
@@ -120,7 +128,7 @@ class Emulator:
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:  # noqa: BLE001 - a service answers its own faults too
-            _log.exception("InvokeEndpoint")
+            _log.exception("%s", operation)
             fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
             return _respond(self.runtime.encode_error(fault))
 
@@ -179,6 +187,7 @@ def application(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             Route("/endpoints/{EndpointName}/invocations", emulator.invoke, methods=["POST"]),
+            Route("/endpoints/{EndpointName}/async-invocations", emulator.invoke_async, methods=["POST"]),
             Route("/endpoints/{rest:path}", emulator.not_emulated, methods=["POST"]),
             Route("/", emulator.control_plane, methods=["POST"]),
             Route("/_local/health", emulator.health),

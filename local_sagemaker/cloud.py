@@ -40,6 +40,8 @@ class Settings:
     metrics_seconds: float = 10.0
     load_wait_seconds: float = 60.0
     model_disk_bytes: int = 2 * 1024**3
+    async_payload_bytes: int = 1024**3
+    time_lapse: float = 1.0
     archive_limit_bytes: int = 1024**3
 
 
@@ -83,9 +85,18 @@ class Cloud:
         """Thread-safe CloudWatch client."""
         return self._client("cloudwatch")
 
+    @cached_property
+    def sns(self) -> Any:
+        """Thread-safe SNS client."""
+        return self._client("sns")
+
     def connect(self) -> None:
         """Make the clients now rather than in the first request; each takes some tens of milliseconds."""
-        self.s3, self.logs, self.cloudwatch  # noqa: B018 - reading the property makes the client
+        self.s3, self.logs, self.cloudwatch, self.sns  # noqa: B018 - reading the property makes the client
+
+    def limit(self, seconds: float) -> float:
+        """How long one of SageMaker's limits on an invocation lasts here: `seconds` shortened by `Settings.time_lapse`."""
+        return seconds / self.settings.time_lapse
 
     def log_stream(self, group: str, stream: str) -> LogStream:
         """A new log stream; its group is created with the first line."""

@@ -1,7 +1,7 @@
 """Endpoint configurations: CreateEndpointConfig, DescribeEndpointConfig, ListEndpointConfigs, DeleteEndpointConfig.
 
-Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Only instances that answer in real time are emulated;
-serverless, asynchronous and shadow variants, data capture and explainers are refused.
+Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances that answer in real time or asynchronously are
+emulated; serverless and shadow variants, data capture and explainers are refused.
 """
 
 import time
@@ -9,14 +9,13 @@ from typing import Any
 
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.errors import not_found, refuse_members, validation
-from local_sagemaker.models import Models
+from local_sagemaker.models import ContainerSpec, Models
 from local_sagemaker.state import Document
+from local_sagemaker.storage import DataError, S3Location
 
 KIND = "endpoint-config"
 # KmsKeyId, ExecutionRoleArn, VpcConfig and EnableNetworkIsolation are taken and change nothing here.
-_CONFIG_MEMBERS = (
-    "EndpointConfigName ProductionVariants Tags KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation"
-)
+_CONFIG_MEMBERS = "EndpointConfigName ProductionVariants Tags KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation AsyncInferenceConfig"
 _VARIANT_MEMBERS = (
     "VariantName ModelName InitialInstanceCount InstanceType InitialVariantWeight VolumeSizeInGB ModelDataDownloadTimeoutInSeconds"
     " ContainerStartupHealthCheckTimeoutInSeconds RoutingConfig InferenceAmiVersion EnableSSMAccess"
@@ -53,8 +52,9 @@ class EndpointConfigs:
         variants = [_variant(variant) for variant in params["ProductionVariants"]]
         if len({variant["VariantName"] for variant in variants}) != len(variants):
             raise validation("The production variants of an endpoint configuration must have different names")
-        for variant in variants:
-            self._models.get(variant["ModelName"])
+        models = [self._models.get(variant["ModelName"]) for variant in variants]
+        if "AsyncInferenceConfig" in params:
+            _check_asynchronous(params["AsyncInferenceConfig"], models)
         document = {key: value for key, value in params.items() if key != "Tags"} | {"ProductionVariants": variants}
         self._cloud.store.put(KIND, name, document | {"EndpointConfigArn": arn, "CreationTime": time.time()})
         self._cloud.put_tags(arn, params.get("Tags"))
@@ -85,3 +85,20 @@ def _variant(variant: Document) -> Document:
     if variant.get("RoutingConfig", {}).get("RoutingStrategy") == "PREFIX_AWARE":
         raise validation("RoutingStrategy PREFIX_AWARE is not emulated yet by local_sagemaker")
     return {"InitialVariantWeight": 1.0, **variant}
+
+
+def _check_asynchronous(config: Document, models: list[Document]) -> None:
+    """What an AsyncInferenceConfig cannot go with; InvokeEndpointAsync has no member that chooses a variant or a model.
+
+    The words are those of AWS's refusal of Marketplace images.
+    """
+    if len(models) != 1:
+        raise validation("Multiple production variants are not supported when specifying an AsyncInferenceConfig.")
+    if ContainerSpec.parse(models[0]).multi_model:
+        raise validation("Multi-model containers are not supported when specifying an AsyncInferenceConfig.")
+    for member in ("S3OutputPath", "S3FailurePath"):
+        if path := config["OutputConfig"].get(member):
+            try:
+                S3Location.parse(path)
+            except DataError as error:
+                raise validation(f"AsyncInferenceConfig.OutputConfig.{member}: {error}") from error

@@ -10,13 +10,17 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local_sagemaker.async_queue import LONGEST_INVOCATION_SECONDS, RequestQueue, forget_requests
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.endpoint_configs import EndpointConfigs
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, refuse_members, validation
-from local_sagemaker.fleet import Variant
+from local_sagemaker.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.instances import InstanceFailedError
 from local_sagemaker.metrics import Metrics
 from local_sagemaker.models import Models
+from local_sagemaker.notifications import TEST_NOTIFICATION, NotificationConfig
 from local_sagemaker.state import Document
 
 _log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ class Endpoints:
         self._configs = configs
         self._metrics = metrics
         self._fleets: dict[str, dict[str, Variant]] = {}
+        self._queues: dict[str, RequestQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.operations: dict[str, Operation] = {
             "CreateEndpoint": self.create,
@@ -48,6 +53,7 @@ class Endpoints:
             if endpoint["EndpointStatus"] == "Deleting":
                 self._forget(name, endpoint)
             elif endpoint["EndpointStatus"] != "Failed":
+                self._add_queue(name, endpoint)
                 self._start_again(name, endpoint)
 
     def _start_again(self, name: str, endpoint: Document) -> None:
@@ -64,6 +70,8 @@ class Endpoints:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        queues, self._queues = self._queues, {}
+        await asyncio.gather(*(queue.close() for queue in queues.values()))
         fleets, self._fleets = self._fleets, {}
         await asyncio.gather(*(variant.close(drain=False) for fleet in fleets.values() for variant in fleet.values()))
 
@@ -71,15 +79,21 @@ class Endpoints:
         """The variants of an endpoint that serves, by name."""
         return self._fleets.get(name)
 
-    def exists(self, name: str) -> bool:
-        """Whether there is an endpoint of this name, whatever its status."""
-        return self._cloud.store.get(KIND, name) is not None
+    def queue(self, name: str) -> RequestQueue | None:
+        """The queue of an asynchronous endpoint."""
+        return self._queues.get(name)
 
-    def record_loaded_models(self) -> None:
-        """Sample LoadedModelCount of every multi-model instance."""
+    def get(self, name: str) -> Document | None:
+        """What is known of an endpoint, whatever its status, or None when there is none of this name."""
+        return self._cloud.store.get(KIND, name)
+
+    def record_samples(self) -> None:
+        """Sample LoadedModelCount of every multi-model instance and the backlog of every asynchronous endpoint."""
         for fleet in self._fleets.values():
             for variant in fleet.values():
                 variant.record_loaded_models()
+        for queue in self._queues.values():
+            queue.record_backlog()
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpoint."""
@@ -88,7 +102,8 @@ class Endpoints:
         arn = self._cloud.arn(KIND, name)
         if self._cloud.store.get(KIND, name):
             raise validation(f'Cannot create already existing endpoint "{arn}".')
-        variants = self._variants(params["EndpointConfigName"])
+        config = self._configs.get(params["EndpointConfigName"])
+        variants = self._variants(config)
         self._hold(name, variants)
         now = time.time()
         endpoint = {
@@ -99,8 +114,11 @@ class Endpoints:
             "LastModifiedTime": now,
             "Variants": variants,
         }
+        if "AsyncInferenceConfig" in config:
+            endpoint["AsyncInferenceConfig"] = config["AsyncInferenceConfig"]
         self._cloud.put_tags(arn, params.get("Tags"))
-        self._begin(name, endpoint, "Creating", self._bring_up(name, endpoint))
+        self._add_queue(name, endpoint)
+        self._begin(name, endpoint, "Creating", self._create(name, endpoint))
         return {"EndpointArn": arn}
 
     async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +159,10 @@ class Endpoints:
         )
         name = params["EndpointName"]
         endpoint = self._in_service(name)
-        variants = self._variants(params["EndpointConfigName"])
+        config = self._configs.get(params["EndpointConfigName"])
+        if ("AsyncInferenceConfig" in config) != (name in self._queues):
+            raise not_emulated("An update between real-time and asynchronous inference")
+        variants = self._variants(config)
         if params.get("RetainAllVariantProperties"):
             excluded = {entry["VariantPropertyType"] for entry in params.get("ExcludeRetainedVariantProperties", [])}
             if "DataCaptureConfig" in excluded:
@@ -149,9 +170,7 @@ class Endpoints:
             _retain(variants, endpoint["Variants"], excluded)
         self._hold(name, [*variants, *endpoint["Variants"]])
         endpoint.pop("FailureReason", None)
-        self._begin(
-            name, endpoint, "Updating", self._replace_fleet(name, endpoint, params["EndpointConfigName"], variants)
-        )
+        self._begin(name, endpoint, "Updating", self._replace_fleet(name, endpoint, config, variants))
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def update_weights_and_capacities(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +185,7 @@ class Endpoints:
                 raise validation(
                     f'The variant name(s) "{change["VariantName"]}" is/are not present within endpoint configuration.'
                 )
-            if change.get("DesiredInstanceCount", 1) < 1:
+            if change.get("DesiredInstanceCount", 1) < 1 and name not in self._queues:
                 raise validation("DesiredInstanceCount must be at least 1 for a variant that answers in real time")
         counts = {
             change["VariantName"]: change["DesiredInstanceCount"]
@@ -183,7 +202,10 @@ class Endpoints:
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint are gone."""
+        """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint are gone.
+
+        Of an asynchronous endpoint the requests that wait or are processed are dropped.
+        """
         name = params["EndpointName"]
         endpoint = self._get(name)
         if endpoint["EndpointStatus"] not in ("InService", "Failed", "Creating"):
@@ -206,18 +228,23 @@ class Endpoints:
             raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
         return endpoint
 
-    def _variants(self, config_name: str) -> list[Document]:
+    def _variants(self, config: Document) -> list[Document]:
         """The variants of a configuration with their models, as the endpoint keeps them: both may be deleted later."""
         return [
             {
-                "VariantName": config["VariantName"],
-                "CurrentWeight": config["InitialVariantWeight"],
-                "DesiredInstanceCount": config["InitialInstanceCount"],
-                "Config": config,
-                "Model": self._models.get(config["ModelName"]),
+                "VariantName": variant["VariantName"],
+                "CurrentWeight": variant["InitialVariantWeight"],
+                "DesiredInstanceCount": variant["InitialInstanceCount"],
+                "Config": variant,
+                "Model": self._models.get(variant["ModelName"]),
             }
-            for config in self._configs.get(config_name)["ProductionVariants"]
+            for variant in config["ProductionVariants"]
         ]
+
+    def _add_queue(self, name: str, endpoint: Document) -> None:
+        if config := endpoint.get("AsyncInferenceConfig"):
+            variant_name = endpoint["Variants"][0]["VariantName"]
+            self._queues[name] = RequestQueue(self._cloud, self._metrics, name, variant_name, config)
 
     def _move(self, name: str, endpoint: Document, status: str, reason: str | None = None) -> None:
         endpoint["EndpointStatus"] = status
@@ -241,7 +268,18 @@ class Endpoints:
             self._move(name, endpoint, "Failed", f"InternalServerError: {type(error).__name__}: {error}")
 
     def _new_fleet(self, name: str, variants: list[Document]) -> dict[str, Variant]:
-        return {document["VariantName"]: Variant(self._cloud, self._metrics, name, document) for document in variants}
+        queue = self._queues.get(name)
+        drain = self._cloud.limit(LONGEST_INVOCATION_SECONDS if queue else RESPONSE_TIMEOUT_SECONDS)
+        added = queue.dispatch if queue else None
+        return {
+            document["VariantName"]: Variant(self._cloud, self._metrics, name, document, drain, added)
+            for document in variants
+        }
+
+    def _put_in_service(self, name: str, endpoint: Document, fleet: dict[str, Variant]) -> None:
+        self._fleets[name] = fleet
+        if queue := self._queues.get(name):
+            queue.serve(next(iter(fleet.values())), endpoint["AsyncInferenceConfig"])
 
     async def _start_fleet(self, fleet: dict[str, Variant]) -> None:
         """Bring all variants up. Raises InstanceFailedError, or CancelledError, with nothing left running."""
@@ -260,6 +298,20 @@ class Endpoints:
             await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
             raise
 
+    async def _create(self, name: str, endpoint: Document) -> None:
+        topics = NotificationConfig.parse(endpoint["AsyncInferenceConfig"]).topics if name in self._queues else []
+        for topic in topics:
+            try:
+                await asyncio.to_thread(self._cloud.sns.publish, TopicArn=topic, Message=TEST_NOTIFICATION)
+            except (ClientError, BotoCoreError) as error:
+                self._cloud.endpoint_quota.release(name)
+                reason = (
+                    f'Please ensure that the role exists and has "sns:Publish" permissions for topic "{topic}": {error}'
+                )
+                self._move(name, endpoint, "Failed", reason)
+                return
+        await self._bring_up(name, endpoint)
+
     async def _bring_up(self, name: str, endpoint: Document) -> None:
         fleet = self._new_fleet(name, endpoint["Variants"])
         try:
@@ -268,10 +320,10 @@ class Endpoints:
             self._cloud.endpoint_quota.release(name)
             self._move(name, endpoint, "Failed", str(failure))
             return
-        self._fleets[name] = fleet
+        self._put_in_service(name, endpoint, fleet)
         self._move(name, endpoint, "InService")
 
-    async def _replace_fleet(self, name: str, endpoint: Document, config_name: str, variants: list[Document]) -> None:
+    async def _replace_fleet(self, name: str, endpoint: Document, config: Document, variants: list[Document]) -> None:
         fleet = self._new_fleet(name, variants)
         try:
             await self._start_fleet(fleet)
@@ -279,9 +331,12 @@ class Endpoints:
             self._hold(name, endpoint["Variants"])
             self._move(name, endpoint, "InService", str(failure))
             return
-        old, self._fleets[name] = self._fleets[name], fleet
-        endpoint["EndpointConfigName"] = config_name
+        old = self._fleets[name]
+        endpoint["EndpointConfigName"] = config["EndpointConfigName"]
         endpoint["Variants"] = variants
+        if "AsyncInferenceConfig" in config:
+            endpoint["AsyncInferenceConfig"] = config["AsyncInferenceConfig"]
+        self._put_in_service(name, endpoint, fleet)
         await asyncio.gather(*(variant.close(drain=True) for variant in old.values()))
         self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService")
@@ -302,8 +357,11 @@ class Endpoints:
         self._move(name, endpoint, "InService", reason)
 
     async def _take_down(self, name: str, endpoint: Document) -> None:
+        queue = self._queues.pop(name, None)
+        if queue is not None:
+            await queue.close()
         fleet = self._fleets.pop(name, {})
-        await asyncio.gather(*(variant.close(drain=True) for variant in fleet.values()))
+        await asyncio.gather(*(variant.close(drain=queue is None) for variant in fleet.values()))
         self._forget(name, endpoint)
 
     def _hold(self, name: str, variants: list[Document]) -> None:
@@ -313,6 +371,7 @@ class Endpoints:
 
     def _forget(self, name: str, endpoint: Document) -> None:
         self._cloud.endpoint_quota.release(name)
+        forget_requests(self._cloud.store, name)
         self._cloud.store.delete(KIND, name)
         self._cloud.store.delete("tags", endpoint["EndpointArn"])
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 from local_sagemaker.cloud import Cloud
@@ -15,8 +16,8 @@ from local_sagemaker.state import Document
 
 _log = logging.getLogger(__name__)
 LOG_GROUP = "/aws/sagemaker/Endpoints"
-DRAIN_SECONDS = 60.0
-"""The longest a request may take, and so the longest an instance that is taken away is waited for."""
+RESPONSE_TIMEOUT_SECONDS = 60.0
+"""The longest a request in real time may take (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html)."""
 _LONGEST_RESTART_PAUSE_SECONDS = 30.0
 
 
@@ -24,12 +25,24 @@ class Variant:
     """A production variant and its instances.
 
     `document` is the variant's part of the endpoint's document: VariantName, DesiredInstanceCount, CurrentWeight, `Config` and `Model`.
+    `drain_seconds` is the longest that one of its requests may take, and so the longest that an instance that is taken away is waited for;
+    `added` is called after each instance that became healthy.
     """
 
-    def __init__(self, cloud: Cloud, metrics: Metrics, endpoint: str, document: Document) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        metrics: Metrics,
+        endpoint: str,
+        document: Document,
+        drain_seconds: float,
+        added: Callable[[], None] | None = None,
+    ) -> None:
         self._cloud = cloud
         self._metrics = metrics
         self._endpoint = endpoint
+        self._drain_seconds = drain_seconds
+        self._added = added
         self.document = document
         self.name: str = document["VariantName"]
         self.spec = ContainerSpec.parse(document["Model"])
@@ -107,12 +120,14 @@ class Variant:
         if self.spec.multi_model:
             self.models[instance.id] = LoadedModels(self._cloud, instance, self.record)
         self._watchers[instance.id] = asyncio.create_task(self._replace_when_dead(instance))
+        if self._added is not None:
+            self._added()
 
     async def _retire(self, instance: Instance, *, drain: bool = True) -> None:
         self.instances.remove(instance)
         self._watchers.pop(instance.id).cancel()
         if drain:
-            await instance.drain(DRAIN_SECONDS)
+            await instance.drain(self._drain_seconds)
         await self._stop(instance, 30.0 if drain else 1.0)
 
     async def _stop(self, instance: Instance, grace: float) -> None:

@@ -18,6 +18,10 @@ class ContainerUnreachableError(Exception):
     """The container did not accept a connection, or closed it without a whole answer."""
 
 
+class ContainerNotListeningError(ContainerUnreachableError):
+    """The container did not accept a connection, so it has not seen the request."""
+
+
 @dataclass
 class Answer:
     """An HTTP answer; header names are in lower case."""
@@ -115,7 +119,11 @@ class HttpClient:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", within: float
     ) -> Answer:
-        """One request. Raises ContainerUnreachableError, or TimeoutError after `within` seconds."""
+        """One request. Raises ContainerUnreachableError, or TimeoutError after `within` seconds.
+
+        It is ContainerNotListeningError only where nothing of the request was sent.
+        """
+        sent = False
         lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{self._port}", f"content-length: {len(body)}"]
         lines.extend(f"{name}: {value}" for name, value in (headers or {}).items())
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
@@ -124,6 +132,7 @@ class HttpClient:
                 kept = self._idle.pop()
                 if not kept.usable:
                     continue
+                sent = True
                 try:
                     return await self._exchange(kept, head, body)
                 except ContainerUnreachableError:
@@ -133,7 +142,8 @@ class HttpClient:
             try:
                 _, fresh = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", self._port)
             except OSError as error:
-                raise ContainerUnreachableError(f"the container does not listen on port {self._port}") from error
+                kind = ContainerUnreachableError if sent else ContainerNotListeningError
+                raise kind(f"the container does not listen on port {self._port}") from error
             return await self._exchange(fresh, head, body)
 
     async def _exchange(self, connection: _Connection, head: bytes, body: bytes) -> Answer:

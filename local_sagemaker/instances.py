@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import socket
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -16,6 +17,7 @@ from local_sagemaker.archives import extract
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.containers import Container, ImageNotFoundError, entry_point
 from local_sagemaker.http_client import ContainerUnreachableError, HttpClient
+from local_sagemaker.logs import LogStream
 from local_sagemaker.models import ContainerSpec
 from local_sagemaker.storage import DataError, download, download_all, list_prefix
 
@@ -55,6 +57,9 @@ class Instance:
         self._idle.set()
         self._container: Container | None = None
         self._log = cloud.log_stream(log_group, f"{log_prefix}/{self.id}")
+        self._data_log: LogStream | None = None
+        self._stopped = False
+        self._data_log_names = (log_group, f"{log_prefix}/{self.id}/data-log")
 
     async def start(self, within: float = HEALTH_TIMEOUT_SECONDS) -> None:
         """Bring the model's data, start the container, wait until it is healthy. Raises InstanceFailedError."""
@@ -123,6 +128,18 @@ class Instance:
                 f"The container did not pass the ping health check within {within:.0f} seconds. Please check CloudWatch logs."
             ) from error
 
+    def log_request(self, inference_id: str, line: str) -> None:
+        """A line about one asynchronous request, in the instance's data log; nothing is written once the instance was stopped.
+
+        Source: docs.aws.amazon.com/sagemaker/latest/dg/async-inference-monitor.html ("Logs").
+        """
+        if self._stopped:
+            return
+        if self._data_log is None:
+            self._data_log = self._cloud.log_stream(*self._data_log_names)
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+        self._data_log.write(f"{moment}:[sagemaker logs] [{inference_id}] {line}")
+
     def __enter__(self) -> None:
         """A request is on its way to this instance."""
         self.in_flight += 1
@@ -146,8 +163,11 @@ class Instance:
 
     async def stop(self, grace: float = STOP_GRACE_SECONDS) -> None:
         """SIGTERM, SIGKILL after `grace` seconds; then nothing of the instance is left."""
+        self._stopped = True
         self.client.close()
         if self._container is not None:
             await self._container.stop(grace)
         await self._log.close()
+        if self._data_log is not None:
+            await self._data_log.close()
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)

@@ -11,13 +11,12 @@ from typing import Any
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.errors import ServiceError, not_emulated
-from local_sagemaker.fleet import LOG_GROUP, Variant
+from local_sagemaker.fleet import LOG_GROUP, RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.http_client import Answer, ContainerUnreachableError
 from local_sagemaker.instances import Instance
 from local_sagemaker.multi_model import LoadRefusedError
 
 PAYLOAD_LIMIT_BYTES = 6_291_456
-RESPONSE_TIMEOUT_SECONDS = 60.0
 _FORWARDED = (
     ("ContentType", "content-type"),
     ("Accept", "accept"),
@@ -83,9 +82,14 @@ class Invocations:
     def _variant(self, endpoint: str, target_variant: str | None) -> Variant:
         fleet = self._endpoints.fleet(endpoint)
         if fleet is None:
-            if self._endpoints.exists(endpoint):
+            if self._endpoints.get(endpoint) is not None:
                 raise _refused(f"Endpoint {endpoint} of account {self._cloud.settings.account_id} is not in service.")
             raise _refused(f"Endpoint {endpoint} of account {self._cloud.settings.account_id} not found.")
+        if self._endpoints.queue(endpoint) is not None:
+            raise _refused(
+                f"Endpoint {endpoint} of account {self._cloud.settings.account_id} has an AsyncInferenceConfig and takes asynchronous "
+                "invocations only. Use InvokeEndpointAsync."
+            )
         if target_variant is not None:
             if target_variant not in fleet:
                 raise _refused(f"Variant {target_variant} of endpoint {endpoint} not found.")
@@ -102,18 +106,19 @@ class Invocations:
         self, variant: Variant, endpoint: str, target: str | None, headers: dict[str, str], body: bytes
     ) -> tuple[Answer, float]:
         instance: Instance = variant.choose(target)
+        within = self._cloud.limit(RESPONSE_TIMEOUT_SECONDS)
         where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
         try:
             with instance:
                 if target is None:
                     sent = time.perf_counter()
                     answer = await instance.client.request(
-                        "POST", "/invocations", headers=headers, body=body, within=RESPONSE_TIMEOUT_SECONDS
+                        "POST", "/invocations", headers=headers, body=body, within=within
                     )
                     seconds = time.perf_counter() - sent
                 else:
                     models = variant.models[instance.id]
-                    answer, seconds = await models.invoke(target, headers, body, RESPONSE_TIMEOUT_SECONDS)
+                    answer, seconds = await models.invoke(target, headers, body, within)
         except LoadRefusedError as refusal:
             raise _model_error(refusal.answer.status, refusal.answer.text, where) from refusal
         except TimeoutError as error:

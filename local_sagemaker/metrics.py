@@ -1,6 +1,7 @@
 """Endpoint metrics for CloudWatch, gathered in memory and sent in batches.
 
-Names, units and namespaces: docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html. Latencies are in microseconds there.
+Names, units and namespaces: docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html, where latencies are in microseconds, and for
+asynchronous endpoints …/dg/async-inference-monitor.html.
 """
 
 import asyncio
@@ -19,20 +20,29 @@ _VALUES_PER_DATUM = 150
 """PutMetricData takes 1,000 data of 150 different values each
 (docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html)."""
 
-_Key = tuple[str, str, str, str, str]
+_Key = tuple[str, str, str | None, str, str]
 
 
 class Metrics:
-    """Counts of values by metric and variant."""
+    """Counts of values by metric, endpoint and variant."""
 
     def __init__(self) -> None:
         self._values: dict[_Key, Counter[float]] = {}
 
     def record(
-        self, endpoint: str, variant: str, name: str, value: float, unit: str = "None", namespace: str = INVOCATIONS
+        self,
+        endpoint: str,
+        variant: str | None,
+        name: str,
+        value: float,
+        unit: str = "None",
+        namespace: str = INVOCATIONS,
     ) -> None:
-        """One value of a metric. Microseconds are rounded to three digits, so that few different values arise."""
-        if unit == "Microseconds":
+        """One value of a metric of a variant, or of the endpoint as a whole where `variant` is None.
+
+        Durations are rounded to three digits, so that few different values arise.
+        """
+        if unit in ("Microseconds", "Milliseconds", "Seconds"):
             value = float(f"{value:.3g}")
         self._values.setdefault((namespace, endpoint, variant, name, unit), Counter())[value] += 1
 
@@ -49,16 +59,16 @@ def _send(cloudwatch: Any, values: dict[_Key, "Counter[float]"]) -> None:
     by_namespace: dict[str, list[dict[str, Any]]] = {}
     now = time.time()
     for (namespace, endpoint, variant, name, unit), counts in values.items():
+        dimensions = [{"Name": "EndpointName", "Value": endpoint}]
+        if variant is not None:
+            dimensions.append({"Name": "VariantName", "Value": variant})
         items = list(counts.items())
         for start in range(0, len(items), _VALUES_PER_DATUM):
             part = items[start : start + _VALUES_PER_DATUM]
             by_namespace.setdefault(namespace, []).append(
                 {
                     "MetricName": name,
-                    "Dimensions": [
-                        {"Name": "EndpointName", "Value": endpoint},
-                        {"Name": "VariantName", "Value": variant},
-                    ],
+                    "Dimensions": dimensions,
                     "Timestamp": now,
                     "Unit": unit,
                     "Values": [value for value, _ in part],

@@ -111,6 +111,19 @@ def emulator(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def hurried_emulator(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator whose limits on invocations pass 60 times as fast: a minute in a second."""
+    running = Emulator(
+        local_cloud, tmp_path_factory.mktemp("hurried") / "state", "--time-lapse", "60", "--metrics-seconds", "1",
+        "--async-payload-megabytes", "1",
+    )  # fmt: skip
+    running.start()
+    yield running
+    running.stop()
+    assert running.containers() == []
+
+
+@pytest.fixture(scope="session")
 def sagemaker(emulator: Emulator) -> Any:
     """boto3's sagemaker client."""
     return emulator.client("sagemaker")
@@ -217,8 +230,10 @@ def create_model(client: Any, **container: Any) -> str:
     return name
 
 
-def create_endpoint_config(client: Any, *models: str, instances: int = 1, **variant: Any) -> str:
-    """A configuration with one variant per model, `variant-1` and so on."""
+def create_endpoint_config(
+    client: Any, *models: str, instances: int = 1, asynchronous: dict[str, Any] | None = None, **variant: Any
+) -> str:
+    """A configuration with one variant per model, `variant-1` and so on; `asynchronous` is its AsyncInferenceConfig."""
     name = unique("config")
     variants = [
         {
@@ -230,7 +245,8 @@ def create_endpoint_config(client: Any, *models: str, instances: int = 1, **vari
         }
         for number, model in enumerate(models, 1)
     ]
-    client.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants)
+    more = {} if asynchronous is None else {"AsyncInferenceConfig": asynchronous}
+    client.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants, **more)
     return name
 
 

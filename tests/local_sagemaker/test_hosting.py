@@ -88,6 +88,18 @@ def test_a_payload_over_the_limit_is_refused(sagemaker: Any, runtime: Any, endpo
     assert error.value.response["Error"]["Code"] == "ValidationError"
 
 
+def test_a_response_that_takes_longer_than_the_limit_is_a_model_error(hurried_emulator: Emulator) -> None:
+    client, runtime = hurried_emulator.client("sagemaker"), hurried_emulator.client("sagemaker-runtime")
+    name = unique("endpoint")
+    client.create_endpoint(EndpointName=name, EndpointConfigName=create_endpoint_config(client, create_model(client)))
+    assert settled_endpoint(client, name)["EndpointStatus"] == "InService"
+    assert ask(runtime, name)["body"] == "hello"
+    with pytest.raises(ClientError, match="timed out while waiting for a response") as error:
+        ask(runtime, name, "sleep 30")
+    assert error.value.response["Error"]["Code"] == "ModelError"
+    client.delete_endpoint(EndpointName=name)
+
+
 def test_an_instance_that_dies_is_replaced(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
     name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker)))
     before = ask(runtime, name)["pid"]
@@ -248,7 +260,6 @@ def test_model_data_must_be_there(sagemaker: Any, bucket: str) -> None:
 @pytest.mark.parametrize(
     ("member", "value"),
     [
-        ("AsyncInferenceConfig", {"OutputConfig": {"S3OutputPath": "s3://b/out"}}),
         ("ShadowProductionVariants", [{"VariantName": "shadow", "ModelName": "m"}]),
         ("DataCaptureConfig",
          {"InitialSamplingPercentage": 1, "DestinationS3Uri": "s3://b", "CaptureOptions": [{"CaptureMode": "Input"}]}),
