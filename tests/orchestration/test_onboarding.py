@@ -4,56 +4,29 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 import pytest
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterInstance
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from assets.chosen_partitions import asset_key
 from orchestration.definitions import defs
 from orchestration.launcher import PACK_TAG, runs_to_request
-from orchestration.partitions import add_tenants, tenants_of
-from resources import intake, keys, storage
+from resources import keys, storage
 from resources.client import NoModelYet, TenantClient
-from resources.dagster_resources import TenantryResource
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry
 from resources.request_queue import RequestQueue
 from tests.orchestration.conftest import Upload
-from workloads.schema import Workload, read_workloads
+from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
+from workloads.schema import Workload
 
-TENANTRY = TenantryResource(stack="tenantry", poll_seconds=0.3, lost_run_seconds=60)
 ENERGY = keys.workload_name("energy")
 
 
 @pytest.fixture
 def energy_at_once(energy: Workload) -> Workload:
-    """Energy, with packs that do not wait for company."""
-    pack = energy.training.pack.model_copy(update={"wait_seconds": 0})
-    return energy.model_copy(update={"training": energy.training.model_copy(update={"pack": pack})})
-
-
-def take_in(deployment: Deployment, instance: DagsterInstance) -> intake.Intake:
-    return intake.drain_queue(deployment, read_workloads(), partial(add_tenants, instance), most_seconds=20)
-
-
-def run(instance: DagsterInstance, job: str, config: Any, tags: dict[str, str] | None = None) -> ExecuteInProcessResult:
-    return defs.resolve_job_def(job).execute_in_process(
-        instance=instance, run_config=config, tags=tags, raise_on_error=False, resources={"tenantry": TENANTRY}
-    )
-
-
-def onboard(deployment: Deployment, instance: DagsterInstance, workload: Workload) -> list[ExecuteInProcessResult]:
-    """One tick of the launcher, and its runs."""
-    requests = list(runs_to_request(instance, RequestQueue(deployment), workload, lost_run_seconds=60))
-    return [run(instance, str(request.job_name), request.run_config, dict(request.tags)) for request in requests]
-
-
-def statuses(instance: DagsterInstance, asset: str, tenants: list[keys.TenantId]) -> dict[str, str]:
-    found = instance.get_status_by_partition(asset_key("energy", asset), tenants, tenants_of("energy")) or {}
-    return {tenant: status.value if (status := found.get(tenant)) else "none" for tenant in tenants}
+    return at_once(energy)
 
 
 def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
@@ -74,7 +47,11 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
     everyone = [*good, bad]
     made, failed = AssetPartitionStatus.MATERIALIZED.value, AssetPartitionStatus.FAILED.value
     for asset in ("training_data", "fine_tuned_artifact", "endpoint_registration"):
-        assert statuses(dagster_instance, asset, everyone) == {"acme": made, "globex": made, "initech": failed}, asset
+        assert statuses(dagster_instance, "energy", asset, everyone) == {
+            "acme": made,
+            "globex": made,
+            "initech": failed,
+        }, asset
     queue = RequestQueue(deployment)
     assert [queue.of_tenant(ENERGY, tenant)[-1].status for tenant in everyone] == [
         "registered",
@@ -90,12 +67,11 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
     with TenantClient(deployment, energy_at_once, bad) as client, pytest.raises(NoModelYet, match="refused"):
         client.predict({"period": 2})
 
-    records = dagster_instance.fetch_materializations(asset_key("energy", "fine_tuned_artifact"), limit=10).records
-    artifacts = [record.asset_materialization for record in records if record.asset_materialization]
-    assert {artifact.partition for artifact in artifacts} == {"acme", "globex"}
-    for artifact in artifacts:
-        assert str(artifact.metadata["plot"].value).startswith("![plot](data:image/png;base64,")
-        assert float(str(artifact.metadata["mase"].value)) > 0
+    artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
+    assert set(artifacts) == {"acme", "globex"}
+    for artifact in artifacts.values():
+        assert artifact["plot"].startswith("![plot](data:image/png;base64,")
+        assert artifact["mase"] > 0
 
     told = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)["Messages"]
     notices = {(n["tenant"], n["kind"]) for n in (json.loads(message["Body"]) for message in told)}
@@ -177,7 +153,7 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
 
     assert result.success
     made = AssetPartitionStatus.MATERIALIZED.value
-    assert statuses(dagster_instance, "batch_predictions", tenants) == {"acme": made, "globex": made}
+    assert statuses(dagster_instance, "energy", "batch_predictions", tenants) == {"acme": made, "globex": made}
     for tenant in tenants:
         with TenantClient(deployment, energy_at_once, tenant) as client:
             (prediction,) = client.predictions(day)
