@@ -13,14 +13,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic
 
 from containers.runtime.archive import ArchiveLimits, RefusedArchive, check_folder, extract_archive
 from containers.runtime.predictor import InvalidModel, ModelT, Predictor
-from containers.runtime.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel
+from containers.runtime.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel, ServingError
 
 PAGE: Final = 100
 
@@ -53,7 +53,8 @@ class ModelStore(Generic[ModelT]):
     """Models by name, at most `budget` bytes of them.
 
     With `evict`, a load that does not fit takes the place of the least recently used models that no request is using;
-    without it, the load is answered with `OutOfMemory`, and SageMaker chooses what to unload.
+    without it, the load is answered with `OutOfMemory`, and SageMaker chooses what to unload. `fetch` gives the folder or
+    archive file at a model's URL while it is being read; without it, the URL is that path.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class ModelStore(Generic[ModelT]):
         *,
         evict: bool = False,
         limits: ArchiveLimits | None = None,
+        fetch: Callable[[str], AbstractContextManager[Path]] | None = None,
     ) -> None:
         self._predictor = predictor
         self._free: Callable[[ModelT], None] | None = getattr(predictor, "unload", None)
         self._limits = limits or ArchiveLimits()
+        self._fetch = fetch or (lambda url: nullcontext(Path(url)))
         self._loaders = loaders
         self._evict = evict
         self.budget = budget
@@ -106,7 +109,7 @@ class ModelStore(Generic[ModelT]):
             entry.idle.set_result(None)
 
     async def load(self, name: str, url: str) -> None:
-        """Load the model at `url`, a folder or an archive file.
+        """Load the model at `url`.
 
         Raises `AlreadyLoaded`, also to those that asked while it was being loaded; `RefusedModel` when the files are
         not a model; `OutOfMemory` when it does not fit.
@@ -137,9 +140,9 @@ class ModelStore(Generic[ModelT]):
             await unloading
         started = time.monotonic()
         try:
-            model, size = await asyncio.get_running_loop().run_in_executor(self._loaders, self._read, Path(url))
+            model, size = await asyncio.get_running_loop().run_in_executor(self._loaders, self._fetch_and_read, url)
             self._make_room(name, size)
-        except (RefusedModel, OutOfMemory) as error:
+        except ServingError as error:
             self.counters.load_failures += 1
             _log.warning("model_not_loaded model=%r: %s", name, error.message)
             raise
@@ -147,6 +150,11 @@ class ModelStore(Generic[ModelT]):
         self.used += size
         self.counters.loads += 1
         _log.info("model_loaded model=%r bytes=%d ms=%.1f", name, size, 1000 * (time.monotonic() - started))
+
+    def _fetch_and_read(self, url: str) -> tuple[ModelT, int]:
+        """Read a model from its URL; runs in a thread."""
+        with self._fetch(url) as path:
+            return self._read(path)
 
     def _read(self, path: Path) -> tuple[ModelT, int]:
         """Read a model from a folder or an archive file; runs in a thread."""

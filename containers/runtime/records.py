@@ -1,4 +1,4 @@
-"""Records of a batch transform: how a body falls into them, and which model a record of a model folder is for."""
+"""Records: how the body of a batch transform falls into them, and which of many tenants' models a record is for."""
 
 import json
 import re

@@ -2,7 +2,8 @@
 
 It speaks SageMaker's three contracts on one port, as docs/contracts.md, "Serving container", has them: many models
 (docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html), one model (…/your-algorithms-inference-code.html), and
-batch transform (…/your-algorithms-batch-code.html), there also over a folder of many tenants' archives.
+batch transform (…/your-algorithms-batch-code.html), there also over a folder of many tenants' archives. With
+TENANTRY_MODELS_URI it fetches the archive each request names from S3, as an asynchronous endpoint's server must.
 
 A family gives a `Predictor`; `main(predictor)` is all its script calls.
 """
@@ -26,10 +27,12 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
+from containers.runtime.archive import ArchiveLimits
 from containers.runtime.memory import default_budget
 from containers.runtime.model_store import Loaded, ModelStore
 from containers.runtime.predictor import Answer, InvalidRequest, ModelT, Predictor
 from containers.runtime.records import is_model_folder, model_of_record, one_line, split_records
+from containers.runtime.remote_models import RemoteModels, parse_models_uri
 from containers.runtime.serving_errors import (
     BadRequest,
     BodyTooLarge,
@@ -64,6 +67,7 @@ class Settings:
     multi_model: bool
     batch: bool
     model_folder: Path
+    models_uri: str | None
     port: int
     host: str
     memory_bytes: int
@@ -85,11 +89,17 @@ class Settings:
         evict = env.get("TENANTRY_EVICT", "none")
         if evict not in ("none", "lru"):
             raise ValueError("TENANTRY_EVICT must be 'none' or 'lru'")
+        models_uri = env.get("TENANTRY_MODELS_URI") or None
+        if models_uri and (multi_model or batch):
+            raise ValueError("TENANTRY_MODELS_URI is not for a multi-model endpoint or a batch transform")
+        if models_uri:
+            parse_models_uri(models_uri)
         local = "SAGEMAKER_BASE_DIR" in env
         return cls(
             multi_model=multi_model,
             batch=batch,
             model_folder=Path(env.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute() / "model",
+            models_uri=models_uri,
             port=_whole("SAGEMAKER_BIND_TO_PORT", 8080, 1, 65535),
             # In its container the server is reached from outside it; as a process of one machine, from there alone.
             host=env.get("TENANTRY_BIND_HOST") or ("127.0.0.1" if local else "0.0.0.0"),  # noqa: S104 - as said above
@@ -118,12 +128,21 @@ class ServingApp(Generic[ModelT]):
         self._settings = settings
         self._threads = ThreadPoolExecutor(settings.threads, "predict")
         self._loaders = ThreadPoolExecutor(2, "load")
+        limits = ArchiveLimits()
+        # What does not fit in memory, or could not be extracted, is not fetched either.
+        most_bytes = min(settings.memory_bytes, limits.extracted_bytes)
+        self._remote = RemoteModels(settings.models_uri, most_bytes) if settings.models_uri else None
         self.store: ModelStore[ModelT] = ModelStore(
-            predictor, settings.memory_bytes, self._loaders, evict=settings.evict
+            predictor,
+            settings.memory_bytes,
+            self._loaders,
+            evict=settings.evict,
+            limits=limits,
+            fetch=self._remote.fetched if self._remote else None,
         )
         self._asynchronous = inspect.iscoroutinefunction(predictor.predict)
         self._inline = self._asynchronous or bool(getattr(predictor, "inline", False))
-        self._many = not settings.multi_model and is_model_folder(settings.model_folder)
+        self._many = not settings.multi_model and not self._remote and is_model_folder(settings.model_folder)
         self._started = time.monotonic()
         self._answers: dict[int, int] = {}
 
@@ -134,7 +153,7 @@ class ServingApp(Generic[ModelT]):
         """
         if (start := getattr(self._predictor, "start", None)) is not None:
             start()
-        if not self._settings.multi_model and not self._many:
+        if not self._settings.multi_model and not self._many and not self._remote:
             await self.store.load(SINGLE, str(self._settings.model_folder))
 
     def close(self) -> None:
@@ -273,7 +292,12 @@ class ServingApp(Generic[ModelT]):
         body = await self._body(scope, receive)
         content_type, accept = _types(scope)
         if not self._settings.batch and not self._many:
-            entry = self.store.acquire(SINGLE)
+            if self._remote:
+                name, body = model_of_record(body)
+                content_type = _JSON
+                entry = await self.store.acquire_or_load(name, name)
+            else:
+                entry = self.store.acquire(SINGLE)
             try:
                 return await self._while_connected(receive, self._predict(entry.model, body, content_type, accept))
             finally:
