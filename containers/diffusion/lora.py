@@ -29,16 +29,33 @@ class Routing:
 
     def __init__(self) -> None:
         """Begin with the base alone."""
-        self.slots: Tensor | None = None
         self.only: int | None = BASE_SLOT
+        self.run: slice | None = None
+        self.slots: Tensor | None = None
 
     def route(self, slots: Sequence[int], device: torch.device) -> None:
-        """Give sample i of the next batches slot ``slots[i]``."""
-        first = slots[0]
+        """Give sample i of the next batches slot ``slots[i]``.
+
+        Two orders are quicker than others: one slot for all, and neighbouring slots in turn with as many samples each
+        (5, 5, 6, 6, 7, 7), for the stacks are then used as they lie.
+        """
+        first, count = slots[0], slots[-1] - slots[0] + 1
+        self.only, self.run, self.slots = None, None, None
         if all(slot == first for slot in slots):
-            self.only, self.slots = first, None
+            self.only = first
+        elif count > 0 and all(slot == first + i * count // len(slots) for i, slot in enumerate(slots)):
+            self.run = slice(first, first + count)
         else:
-            self.only, self.slots = None, torch.tensor(slots, device=device)
+            self.slots = torch.tensor(slots, device=device)
+
+    def chosen(self, stack: Tensor) -> Tensor:
+        """The stack's slots that the batch uses, in its order: one a sample, or one for each equal share of neighbouring
+        samples."""
+        if self.run is not None:
+            return stack[self.run]
+        if self.slots is None:
+            raise RuntimeError("no sample was given a slot; call Routing.route before the batch")
+        return stack.index_select(0, self.slots)
 
 
 class LoraLayer(nn.Module):
@@ -47,53 +64,52 @@ class LoraLayer(nn.Module):
     ``down`` is (slots, rank, in) or (slots, rank, in, kh, kw), ``up`` is (slots, out, rank). Lower ranks are padded with zeros.
     """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, routing: Routing, slots: int, rank: int) -> None:
-        """Wrap ``layer``; all slots begin at zero."""
+    def __init__(
+        self, layer: nn.Linear | nn.Conv2d, routing: Routing, slots: int, rank: int, dtype: torch.dtype | None = None
+    ) -> None:
+        """Wrap ``layer``; all slots begin at zero. They are kept in ``dtype``, the layer's own when not given."""
         super().__init__()
         self.layer = layer
         self.routing = routing
         weight = layer.weight
-        self.down = nn.Parameter(weight.new_zeros(slots, rank, *weight.shape[1:]), requires_grad=False)
-        self.up = nn.Parameter(weight.new_zeros(slots, weight.shape[0], rank), requires_grad=False)
+        down = weight.new_zeros(slots, rank, *weight.shape[1:], dtype=dtype)
+        up = weight.new_zeros(slots, weight.shape[0], rank, dtype=dtype)
+        self.down = nn.Parameter(down, requires_grad=False)
+        self.up = nn.Parameter(up, requires_grad=False)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the layer computes, plus each sample's own correction."""
         plain: Tensor = self.layer(x, *args, **kwargs)
-        only, slots = self.routing.only, self.routing.slots
-        if only == BASE_SLOT and not self.down.requires_grad:
+        if self.routing.only == BASE_SLOT:
             return plain
         if isinstance(self.layer, nn.Conv2d):
-            return plain + self._convolved(x, only, slots)
-        return plain + self._projected(x, only, slots)
+            return plain + self._convolved(x, self.layer)
+        return plain + self._projected(x)
 
-    def _projected(self, x: Tensor, only: int | None, slots: Tensor | None) -> Tensor:
+    def _projected(self, x: Tensor) -> Tensor:
+        only = self.routing.only
         if only is not None:
-            return F.linear(F.linear(x, self.down[only]), self.up[only])
-        down, up = self.down.index_select(0, _known(slots)), self.up.index_select(0, _known(slots))
-        flat = x.reshape(x.shape[0], -1, x.shape[-1])
-        low = torch.bmm(flat, down.transpose(1, 2))
+            return F.linear(F.linear(x, self.down[only].to(x.dtype)), self.up[only].to(x.dtype))
+        down, up = (self.routing.chosen(stack).to(x.dtype) for stack in (self.down, self.up))
+        low = torch.bmm(x.reshape(down.shape[0], -1, x.shape[-1]), down.transpose(1, 2))
         return torch.bmm(low, up.transpose(1, 2)).reshape(*x.shape[:-1], -1)
 
-    def _convolved(self, x: Tensor, only: int | None, slots: Tensor | None) -> Tensor:
-        layer = self.layer
-        assert isinstance(layer, nn.Conv2d)  # noqa: S101 - told apart in forward
+    def _convolved(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        only = self.routing.only
         if only is not None:
-            low = F.conv2d(x, self.down[only], None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(low, self.up[only][:, :, None, None])
-        down, up = self.down.index_select(0, _known(slots)), self.up.index_select(0, _known(slots))
-        n, rank = down.shape[:2]
-        # One group a sample: each sample meets its own filters in one convolution.
-        low = F.conv2d(
-            x.reshape(1, -1, *x.shape[2:]), down.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, n
-        )
+            low = F.conv2d(x, self.down[only].to(x.dtype), None, layer.stride, layer.padding, layer.dilation)
+            return F.conv2d(low, self.up[only][:, :, None, None].to(x.dtype))
+        down, up = (self.routing.chosen(stack).to(x.dtype) for stack in (self.down, self.up))
+        count, rank = down.shape[:2]
+        each = x.shape[0] // count
+        # One group a slot: each sample meets its own filters in one convolution.
+        grouped = x.reshape(count, each, *x.shape[1:]).transpose(0, 1).reshape(each, -1, *x.shape[2:])
+        low = F.conv2d(grouped, down.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, count)
         height, width = low.shape[-2:]
-        return torch.bmm(up, low.reshape(n, rank, -1)).reshape(n, -1, height, width)
-
-
-def _known(slots: Tensor | None) -> Tensor:
-    if slots is None:
-        raise RuntimeError("no sample was given a slot; call Routing.route before the batch")
-    return slots
+        # Samples of a slot side by side, so that one product a slot does for all of them.
+        low = low.reshape(each, count, rank, -1).permute(1, 2, 0, 3).reshape(count, rank, -1)
+        full = torch.bmm(up, low).reshape(count, -1, each, height, width)
+        return full.transpose(1, 2).reshape(x.shape[0], -1, height, width)
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,7 @@ class Shape:
 class LoraLayers:
     """The adapted layers of a UNet. Making it wraps them in place; ``remove`` puts the UNet back as it was."""
 
-    def __init__(self, unet: nn.Module, targets: str, slots: int, rank: int) -> None:
+    def __init__(self, unet: nn.Module, targets: str, slots: int, rank: int, dtype: torch.dtype | None = None) -> None:
         """Wrap every layer of ``unet`` whose name ends as the target set says.
 
         Args:
@@ -115,6 +131,8 @@ class LoraLayers:
             targets: a name of ``TARGETS``.
             slots: adapters held at once, the base in slot 0 included.
             rank: the highest rank an adapter may have.
+            dtype: what adapters are kept in; the base's when not given. Training keeps them in fp32 beside any base, as
+                half precision would swallow small updates.
         """
         self.routing = Routing()
         self.targets = targets
@@ -127,7 +145,7 @@ class LoraLayers:
             if isinstance(module, nn.Linear | nn.Conv2d) and any(name.endswith(f".{end}") for end in endings):
                 parent_name, _, attribute = name.rpartition(".")
                 parent = unet.get_submodule(parent_name)
-                wrapped = LoraLayer(module, self.routing, slots, rank)
+                wrapped = LoraLayer(module, self.routing, slots, rank, dtype)
                 setattr(parent, attribute, wrapped)
                 self.layers[name] = wrapped
                 self._parents[name] = (parent, attribute)
