@@ -1,6 +1,6 @@
 """The Dagster assets of a workload, made from its YAML: thin over the plain code beside this module."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -277,30 +277,64 @@ def _missing_or_changed() -> AutomationCondition[Any]:
 def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     """``serving_endpoint``: the multi-model endpoint of the workload's own tier."""
 
-    @asset(
-        key=asset_key(workload.name, "serving_endpoint"),
+    @_endpoint_asset(
+        workload,
+        "serving_endpoint",
+        f"the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
+    )
+    def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
+        return _as_result(
+            hosting.ensure_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+        )
+
+    return serving_endpoint
+
+
+def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
+    """``asynchronous_endpoint``: the endpoint for requests that take long or may wait, of a workload that has one."""
+
+    @_endpoint_asset(
+        workload,
+        "asynchronous_endpoint",
+        f"the endpoint that answers every tenant of the {workload.tier} tier by and by, through S3.",
+    )
+    def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
+        return _as_result(
+            hosting.ensure_async_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+        )
+
+    return asynchronous_endpoint
+
+
+def _endpoint_asset(workload: Workload, name: str, description: str) -> Callable[..., AssetsDefinition]:
+    """The decorator of an endpoint's asset: made when it is missing, updated when the YAML changes."""
+    return asset(
+        key=asset_key(workload.name, name),
         group_name=workload.name,
         owners=list(workload.owners),
         kinds={"sagemaker"},
         automation_condition=_missing_or_changed(),
         code_version=workload.serving_version,
-        description=f"{workload.title}: the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
+        description=f"{workload.title}: {description}",
     )
-    def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
-        tier: keys.Tier = "bridge" if workload.tier == "silo" else workload.tier
-        endpoint = hosting.ensure_endpoint(tenantry.deployment, workload, tier, keys.TenantId(""))
-        return MaterializeResult(
-            metadata={
-                "endpoint": endpoint.name,
-                "arn": endpoint.arn,
-                "status": endpoint.status,
-                "configuration": endpoint.config,
-                "instances": endpoint.instances,
-                "change": endpoint.made,
-            }
-        )
 
-    return serving_endpoint
+
+def _shared_tier(workload: Workload) -> keys.Tier:
+    """The tier whose endpoint all tenants share; a silo tenant's own is made when its model is registered."""
+    return "bridge" if workload.tier == "silo" else workload.tier
+
+
+def _as_result(endpoint: hosting.Endpoint) -> MaterializeResult[Any]:
+    return MaterializeResult(
+        metadata={
+            "endpoint": endpoint.name,
+            "arn": endpoint.arn,
+            "status": endpoint.status,
+            "configuration": endpoint.config,
+            "instances": endpoint.instances,
+            "change": endpoint.made,
+        }
+    )
 
 
 def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
@@ -315,8 +349,7 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
         description=f"{workload.title}: the instances behind the endpoint, and what they cost.",
     )
     def endpoint_capacity(config: CapacityConfig, tenantry: TenantryResource) -> MaterializeResult[Any]:
-        tier: keys.Tier = "bridge" if workload.tier == "silo" else workload.tier
-        endpoint = hosting.ensure_endpoint(tenantry.deployment, workload, tier, keys.TenantId(""))
+        endpoint = hosting.ensure_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
         endpoint = hosting.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances
         )
@@ -338,6 +371,7 @@ def assets_of(workload: Workload, tenants: PartitionsDefinition[str]) -> list[As
         onboarding_assets(workload, tenants),
         batch_predictions_asset(workload, tenants),
         serving_endpoint_asset(workload),
+        *([asynchronous_endpoint_asset(workload)] if workload.serving.asynchronous is not None else []),
         endpoint_capacity_asset(workload),
     ]
 
@@ -345,3 +379,9 @@ def assets_of(workload: Workload, tenants: PartitionsDefinition[str]) -> list[As
 def onboarding_selection(workload: Workload) -> AssetSelection:
     """The three assets from upload to champion."""
     return AssetSelection.assets(*(asset_key(workload.name, name) for name in ONBOARDING))
+
+
+def endpoint_selection(workload: Workload) -> AssetSelection:
+    """The endpoints a workload has."""
+    names = ["serving_endpoint", *(["asynchronous_endpoint"] if workload.serving.asynchronous is not None else [])]
+    return AssetSelection.assets(*(asset_key(workload.name, name) for name in names))

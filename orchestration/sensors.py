@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Final
 
 from dagster import (
@@ -19,7 +20,7 @@ from dagster import (
     sensor,
 )
 
-from assets.chosen_partitions import asset_key
+from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import runs_to_request
 from orchestration.partitions import add_tenants
@@ -113,10 +114,9 @@ def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJob
         details = json.dumps({"run": run.run_id, "job": run.job_name, "tags": dict(run.tags)}, indent=1)
         tell_operators(tenantry.deployment, f"{run.job_name} failed", f"{message[:4000]}\n\n{details[:8000]}")
 
-    endpoints = AssetSelection.assets(*(asset_key(name, "serving_endpoint") for name in workloads))
     automation = AutomationConditionSensorDefinition(
         "endpoints_follow_the_yaml",
-        target=endpoints,
+        target=reduce(or_, (endpoint_selection(workload) for workload in workloads.values())),
         default_status=DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
         description="Brings each workload's endpoint into service, and updates it when its YAML changes.",
