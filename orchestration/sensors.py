@@ -8,7 +8,6 @@ from operator import or_
 from typing import Final
 
 from dagster import (
-    AssetSelection,
     AutomationConditionSensorDefinition,
     DefaultSensorStatus,
     RunFailureSensorContext,
