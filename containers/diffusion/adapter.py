@@ -77,16 +77,21 @@ class AdapterCard:
             raise UnusableAdapter(f"{CARD_FILE}: 'rank' must be a whole number from 1 to 1024")
         if not isinstance(prompts, list) or len(prompts) > 64:
             raise UnusableAdapter(f"{CARD_FILE}: 'prompts' must be a list of at most 64 texts")
-        if not all(isinstance(prompt, str) and 0 < len(prompt) <= 1000 for prompt in prompts):
-            raise UnusableAdapter(f"{CARD_FILE}: each of 'prompts' must be a text of at most 1000 characters")
+        if not all(isinstance(prompt, str) and prompt.strip() and len(prompt) <= 1000 for prompt in prompts):
+            raise UnusableAdapter(
+                f"{CARD_FILE}: each of 'prompts' must be a text of 1 to 1000 characters, not all blank"
+            )
         return cls(
             text("base", 500), text("base_digest", 64), targets, rank, text("subject", 200, ""), tuple(prompts), {}
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter in host memory: its card and, by layer, A (rank, …) and B (out, rank) with alpha/rank in B."""
+    """An adapter in host memory: its card and, by layer, A (rank, …) and B (out, rank) with alpha/rank in B.
+
+    Two of them are equal only when they are the same object: each load of a model is a model of its own.
+    """
 
     card: AdapterCard
     version: str
@@ -163,6 +168,8 @@ def _card(folder: Path) -> dict[str, Any]:
         if path.stat().st_size > MOST_CARD_BYTES:
             raise UnusableAdapter(f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes")
         document = json.loads(path.read_bytes())
+        # JSON can write half a surrogate pair, which is no character and cannot be written again.
+        json.dumps(document, ensure_ascii=False).encode()
     except OSError as error:
         raise UnusableAdapter(f"{CARD_FILE} is not there") from error
     except (ValueError, RecursionError) as error:

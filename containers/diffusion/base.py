@@ -41,6 +41,13 @@ class Conditioning:
     states: Tensor
     pooled: Tensor | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return sum(
+            tensor.numel() * tensor.element_size() for tensor in (self.states, self.pooled) if tensor is not None
+        )
+
 
 class Base:
     """A loaded base. One thread uses it at a time: diffusers' pipelines are not safe for two."""
@@ -82,6 +89,12 @@ class Base:
     def predicts(self) -> str:
         """What the UNet predicts: ``epsilon`` (the noise) or ``v_prediction``."""
         return str(self._ddim.config.prediction_type)
+
+    @property
+    def clips(self) -> float | None:
+        """How far from 0 the clean picture of a step may be for this base, or None when it is not cut off."""
+        config = self._ddim.config
+        return float(config.clip_sample_range) if config.clip_sample else None
 
     def timesteps(self, steps: int) -> list[int]:
         """The timesteps of a generation in ``steps`` steps, from noise to picture, as DDIM spaces them for this base."""
@@ -133,6 +146,14 @@ class Base:
             list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return [Conditioning(state) for state in states]
+
+    @torch.no_grad()
+    def unconditional(self) -> Conditioning:
+        """What guidance leads away from when a request names nothing: the empty prompt, or SDXL's zeros."""
+        (empty,) = self.encode([""])
+        if self.is_xl and self.pipeline.config.force_zeros_for_empty_prompt and empty.pooled is not None:
+            return Conditioning(torch.zeros_like(empty.states), torch.zeros_like(empty.pooled))
+        return empty
 
     def predict(
         self, latents: Tensor, timesteps: Tensor, conditioning: Sequence[Conditioning], size: tuple[int, int]
@@ -206,7 +227,9 @@ def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    # Progress bars of loading would stand between the lines of the container's log.
+    # Progress bars of loading would stand between the lines of the container's log, and a warning about a prompt that is
+    # cut would show a tenant's words there.
+    diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     kind = _class_of(folder, source)
