@@ -1,0 +1,618 @@
+"""Uploads of pictures: what is used, what is left out and counted, what is refused, and that nothing else comes out."""
+
+import io
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+from containers.diffusion.images import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    HostileImage,
+    RefusedImage,
+    decode_image,
+    read_image,
+)
+from containers.diffusion.preparation import (
+    FEWEST_IMAGES,
+    MOST_FILES,
+    MOST_IMAGES,
+    Prepared,
+    RefusedData,
+    clean_text,
+    prepare,
+    read_prepared,
+)
+from containers.diffusion.tiny_base.drawing import SHAPES, draw_icon, tenant_style
+
+ORIENTATION = 0x0112
+
+
+def icon(number: int, size: int = 32) -> Image.Image:
+    return Image.fromarray(draw_icon(SHAPES[number % len(SHAPES)], tenant_style(0), number, size))
+
+
+def saved(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **how)
+    return stream.getvalue()
+
+
+def good_files(count: int = FEWEST_IMAGES) -> dict[str, bytes]:
+    return {f"{SHAPES[number % len(SHAPES)]}-{number}.png": saved(icon(number)) for number in range(count)}
+
+
+def prepared(folder: Path, files: Mapping[str, bytes], **parameters: object) -> Prepared:
+    uploaded = folder / "uploaded"
+    uploaded.mkdir(exist_ok=True)
+    paths = []
+    for name, content in files.items():
+        paths.append(uploaded / name)
+        paths[-1].write_bytes(content)
+    return prepare(paths, folder / "out", parameters)
+
+
+def refusal(folder: Path, files: Mapping[str, bytes], **parameters: object) -> RefusedData:
+    with pytest.raises(RefusedData) as caught:
+        prepared(folder, files, **parameters)
+    assert caught.value.cure
+    assert not (folder / "out").exists()
+    return caught.value
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(width: int, height: int, *, extra: bytes = b"", pixels: bytes = b"") -> bytes:
+    """A grey PNG whose header says what it is told to."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + png_chunk(b"IDAT", zlib.compress(pixels)) + png_chunk(b"IEND", b"")
+
+
+# ---- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_out_as_they_went_in_with_captions_and_prompts(tmp_path: Path) -> None:
+    result = prepared(tmp_path, good_files(6), subject="badge", prompts="a red star\n\n a  blue moon \na red star\n")
+
+    assert (result.rows, result.repairs) == (6, {})
+    assert result.facts["formats"] == {"PNG": 6}
+    assert result.facts["largest"] == "32 × 32"
+    read = read_prepared(tmp_path / "out")
+    assert (read.subject, read.prompts) == ("badge", ("a red star", "a blue moon"))
+    assert [image.path.name for image in read.images] == [f"image-{number:02}.png" for number in range(6)]
+    assert [image.source for image in read.images] == sorted(good_files(6))
+    for image in read.images:
+        number = int(image.source.removesuffix(".png").rpartition("-")[2])
+        assert image.caption == f"a {SHAPES[number]}"
+        assert np.array_equal(np.asarray(image.read()), np.asarray(icon(number)))
+    assert prepared(tmp_path, good_files(6)).facts["subject"] == "icon"
+
+
+def test_equal_content_gives_equal_bytes_in_whatever_order_it_comes(tmp_path: Path) -> None:
+    files = good_files(7)
+    first = prepared(tmp_path, files)
+    bytes_of_first = written(tmp_path)
+    again = prepared(tmp_path, dict(reversed(files.items())))
+
+    assert again.fingerprint == first.fingerprint
+    assert written(tmp_path) == bytes_of_first
+    files["circle-0.png"] = saved(icon(20))
+    assert prepared(tmp_path, files).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("red-circle-3.png", "a red circle"),
+        ("Orange_Star.webp", "an orange star"),
+        ("the blue moon.jpeg", "the blue moon"),
+        ("größe-2.png", "a größe"),
+        ("IMG_2041.jpg", "an icon"),
+        ("20240101-120000.jpg", "an icon"),
+        ("b7f3c2.png", "an icon"),
+        ("screenshot-star.png", "an icon"),
+        ("qwrtp.png", "an icon"),
+        ("star", "an icon"),
+    ],
+)
+def test_a_file_name_that_reads_as_words_is_a_caption(tmp_path: Path, name: str, caption: str) -> None:
+    prepared(tmp_path, good_files() | {name: saved(icon(9))})
+    assert {image.source: image.caption for image in read_prepared(tmp_path / "out").images}[name] == caption
+
+
+def test_captions_that_were_given_come_first(tmp_path: Path) -> None:
+    given = json.dumps({"circle-0.png": "a  round\n thing\u200b"}).encode()
+    result = prepared(tmp_path, good_files() | {"captions.json": given})
+    captions = {image.source: image.caption for image in read_prepared(tmp_path / "out").images}
+    assert captions["circle-0.png"] == "a round thing"
+    assert captions["square-1.png"] == "a square"
+    assert result.facts["captions_from"] == {"captions.json": 1, "file name": 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not JSON"),
+        (b"[" * 60_000, "not JSON"),
+        (b'["a"]', "no object"),
+        (b'{"other.png": "a star"}', "other.png"),
+        (b'{"circle-0.png": 3}', "is no text"),
+        (b'{"circle-0.png": " "}', "is empty"),
+        (b'{"circle-0.png": "' + b"x" * 201 + b'"}', "more than 200"),
+        (b'{"circle-0.png": "' + b"x" * 70_000 + b'"}', "bytes"),
+    ],
+)
+def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    error = refusal(tmp_path, good_files() | {"captions.json": content})
+    assert error.field == "captions.json"
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"subject": "x" * 201}, "subject"),
+        ({"subject": "\u200b"}, "subject"),
+        ({"subject": 5}, "subject"),
+        ({"prompts": "\n".join(f"star {number}" for number in range(17))}, "prompts"),
+        ({"prompts": "x" * 201}, "prompts"),
+        ({"prompts": ["a star"]}, "prompts"),
+    ],
+)
+def test_parameters_out_of_bounds_are_refused(tmp_path: Path, parameters: dict[str, object], field: str) -> None:
+    assert refusal(tmp_path, good_files(), **parameters).field == field
+
+
+def test_text_is_composed_and_printable() -> None:
+    assert clean_text(" e\u0301te\u0301\t\x00\u202e 2 ") == "\u00e9t\u00e9 2"
+    with pytest.raises(ValueError, match="more than 200"):
+        clean_text("x" * 10_000_000)
+
+
+# ---- what is mended in a picture ------------------------------------------------------------------------------------
+
+
+def with_orientation(image: Image.Image, kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    exif[0x010F] = "Camera of Jane Doe"
+    return saved(image, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
+    corners = np.zeros((32, 48, 3), np.uint8)
+    corners[:16, :24] = (250, 0, 0)
+    corners[16:, 24:] = (0, 0, 250)
+    corners[:16, 24:] = (0, 250, 0)
+    upright = Image.fromarray(corners)
+    # What a camera stores is what the orientation brings upright.
+    stored = {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(Image.Transpose.ROTATE_180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.transpose(Image.Transpose.ROTATE_90),
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    decoded = decode_image(with_orientation(stored, kind, orientation))
+
+    assert decoded.image.size == (decoded.width, decoded.height) == (48, 32)
+    assert np.abs(np.asarray(decoded.image).astype(int) - corners).mean() < 8
+    assert decoded.changes == ({"rotated"} if orientation > 1 else frozenset())
+
+
+def test_metadata_is_left_behind(tmp_path: Path) -> None:
+    secret = "Jane Doe, 5 Main Street"
+    text = PngInfo()
+    text.add_text("Author", secret)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x013B] = secret
+    files = good_files() | {
+        "text.png": saved(icon(11), pnginfo=text, icc_profile=profile),
+        "exif.jpg": saved(icon(12), "JPEG", exif=exif, icc_profile=profile, comment=secret.encode()),
+        "exif.webp": saved(icon(13), "WEBP", exif=exif, icc_profile=profile, lossless=True),
+    }
+    assert sum(secret.encode() in content for content in files.values()) == 3
+    assert prepared(tmp_path, files).rows == 8
+    for name, content in written(tmp_path).items():
+        assert secret.encode() not in content
+        if name.endswith(".png"):
+            assert Image.open(io.BytesIO(content)).info == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_exif_that_cannot_be_read_costs_nothing() -> None:
+    for exif in (
+        b"Exif\0\0MM\0*\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x04\0" * 9,
+        b"Exif\0\0",
+    ):
+        decoded = decode_image(saved(icon(1), "JPEG", exif=exif))
+        assert (decoded.image.size, decoded.changes) == ((32, 32), frozenset())
+
+
+def half_transparent() -> Image.Image:
+    image = icon(2).convert("RGBA")
+    alpha = np.full((32, 32), 255, np.uint8)
+    alpha[:, 16:] = 0
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(half_transparent()),
+        saved(half_transparent(), "WEBP", lossless=True),
+        saved(half_transparent().convert("LA")),
+        saved(half_transparent().quantize(16)),
+    ],
+    ids=["PNG", "WebP", "grey", "palette"],
+)
+def test_transparency_is_laid_on_white(content: bytes) -> None:
+    decoded = decode_image(content)
+    assert decoded.image.mode == "RGB"
+    pixels = np.asarray(decoded.image)
+    assert (pixels[:, 16:] == 255).all()
+    assert (pixels[:, :16] < 250).any()
+    assert "flattened" in decoded.changes
+
+
+def test_transparent_pixels_leave_no_fringe_when_a_picture_is_reduced() -> None:
+    pixels = np.zeros((64, 64, 4), np.uint8)  # black where nothing is to be seen
+    pixels[16:48, 16:48] = 255
+    reduced = decode_image(saved(Image.fromarray(pixels)), longest=16).image
+    assert np.asarray(reduced).min() == 255
+
+
+def test_colours_become_rgb_of_eight_bits() -> None:
+    colours = icon(3)
+    grey = np.asarray(colours.convert("L"))
+    sixteen = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+    for image, kind, tolerance in (
+        (colours.convert("L"), "PNG", 0),
+        (colours.convert("L"), "JPEG", 12),
+        (sixteen, "PNG", 0),
+    ):
+        decoded = decode_image(saved(image, kind))
+        assert decoded.image.mode == "RGB"
+        assert "converted" in decoded.changes
+        assert np.abs(np.asarray(decoded.image).astype(int) - grey[..., None]).max() <= 3 * tolerance
+    for image, kind, how in (
+        (colours.convert("CMYK"), "JPEG", {"quality": 95, "subsampling": 0}),
+        (colours.quantize(64), "PNG", {}),
+    ):
+        decoded = decode_image(saved(image, kind, **how))
+        assert decoded.image.mode == "RGB"
+        assert np.abs(np.asarray(decoded.image).astype(int) - np.asarray(colours)).mean() < 4
+    black_and_white = decode_image(saved(colours.convert("1")))
+    assert set(np.unique(np.asarray(black_and_white.image))) == {0, 255}
+
+
+def test_large_pictures_are_reduced_and_small_ones_never_enlarged(tmp_path: Path) -> None:
+    wide = icon(4, 512).crop((0, 128, 512, 384)).resize((2560, 1280))
+    square = icon(7, 300).resize((2100, 2100))
+    files = good_files() | {"wide.png": saved(wide), "square.jpg": saved(square, "JPEG", quality=92)}
+    result = prepared(tmp_path, files)
+
+    assert result.repairs == {"reduced": 2}
+    assert result.facts["largest"] == "2100 × 2100"
+    sizes = {image.source: image.read().size for image in read_prepared(tmp_path / "out").images}
+    assert sizes == dict.fromkeys(good_files(), (32, 32)) | {"wide.png": (1024, 512), "square.jpg": (1024, 1024)}
+    expected = np.asarray(square.resize((1024, 1024), Image.Resampling.BOX)).astype(int)
+    by_source = {image.source: image for image in read_prepared(tmp_path / "out").images}
+    assert np.abs(np.asarray(by_source["square.jpg"].read()) - expected).mean() < 3
+
+
+# ---- what is left out -----------------------------------------------------------------------------------------------
+
+
+def animated(kind: str) -> bytes:
+    return saved(icon(1), kind, save_all=True, append_images=[icon(2), icon(3)])
+
+
+UNUSABLE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "empty": ("empty", lambda: b""),
+    "cut PNG": ("truncated", lambda: saved(icon(1, 64))[:-200]),
+    "cut JPEG": ("corrupt", lambda: saved(icon(1, 256), "JPEG")[:-600]),
+    "cut JPEG header": ("truncated", lambda: saved(icon(1, 256), "JPEG")[:100]),
+    "cut WebP": ("truncated", lambda: saved(icon(1, 64), "WEBP")[:-100]),
+    "PNG of wrong data": ("corrupt", lambda: png_of(32, 32, pixels=b"\0" * 5)),
+    "PNG of two headers": (
+        "corrupt",
+        lambda: png_of(32, 32, extra=png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0))),
+    ),
+    "PNG of no palette": ("corrupt", lambda: png_of(32, 32).replace(b"\x08\0\0\0\0", b"\x08\x03\0\0\0")),
+    "JPEG of junk": ("corrupt", lambda: b"\xff\xd8\xff" + b"\x00" * 5000),
+    "too small": ("too_small", lambda: saved(icon(1, 15))),
+    "animated PNG": ("animated", lambda: animated("PNG")),
+    "animated WebP": ("animated", lambda: animated("WEBP")),
+    "GIF": ("other_type", lambda: saved(icon(1), "GIF")),
+    "BMP": ("other_type", lambda: saved(icon(1), "BMP")),
+    "TIFF": ("other_type", lambda: saved(icon(1), "TIFF")),
+    "AVIF": ("other_type", lambda: saved(icon(1), "AVIF")),
+    "one colour": ("one_colour", lambda: saved(Image.new("RGB", (64, 64), (10, 200, 30)))),
+    "white on nothing": ("one_colour", lambda: saved(Image.new("RGBA", (64, 64), (255, 255, 255, 90)))),
+    "twice": ("duplicates", lambda: good_files()["circle-0.png"]),
+    "in another file type": ("duplicates", lambda: saved(icon(0), "WEBP", lossless=True)),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path, what: str) -> None:
+    problem, content = UNUSABLE[what]
+    result = prepared(tmp_path, good_files() | {"zebra.png": content()})
+
+    assert (result.rows, result.repairs) == (FEWEST_IMAGES, {problem: 1})
+    assert list(result.facts["left_out"]) == ["zebra.png"]
+    assert [image.source for image in read_prepared(tmp_path / "out").images] == sorted(good_files())
+
+
+def test_recompressed_and_resized_pictures_count_once_and_the_largest_stays(tmp_path: Path) -> None:
+    files = good_files() | {
+        "heart-1.png": saved(icon(7, 256)),
+        "heart-2.jpg": saved(icon(7, 256), "JPEG", quality=60),
+        "heart-3.png": saved(icon(7, 512)),
+        "heart-4.webp": saved(icon(7, 200), "WEBP", quality=80),
+    }
+    result = prepared(tmp_path, files)
+    assert (result.rows, result.repairs) == (6, {"near_duplicates": 3})
+    assert "heart-3.png" in {image.source for image in read_prepared(tmp_path / "out").images}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_flat_icons_of_one_style_are_no_duplicates(tmp_path: Path, number: int) -> None:
+    style = tenant_style(number)
+    files = {
+        f"{shape}-{seed}.png": saved(Image.fromarray(draw_icon(shape, style, seed, 16)))
+        for shape in SHAPES
+        for seed in (1, 2)
+    }
+    assert (prepared(tmp_path, files).rows, prepared(tmp_path, files).repairs) == (MOST_IMAGES, {})
+
+
+def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_path: Path) -> None:
+    few = refusal(tmp_path, good_files(4) | {"a.png": saved(icon(1))[:-9], "b.png": good_files()["circle-0.png"]})
+    assert "4 of 6" in str(few)
+    assert "a.png is truncated" in str(few)
+    # Of two equal files the one whose name comes first stays.
+    assert "circle-0.png is the same as b.png" in str(few)
+    assert "21 of 21" in str(refusal(tmp_path, good_files(21)))
+    assert refusal(tmp_path, {}).field == "files"
+    assert "pictures" in str(refusal(tmp_path, {f"{n}.png": b"" for n in range(MOST_FILES + 1)}))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedData, match=r"gone\.png cannot be read"):
+        prepare([tmp_path / "gone.png"], tmp_path / "out", {})
+
+
+# ---- what is hostile ------------------------------------------------------------------------------------------------
+
+
+def jpeg_of(width: int, height: int, scans: int = 1) -> bytes:
+    """A progressive JPEG whose header tells another size, with scans that were not in it."""
+    content = saved(icon(1), "JPEG", progressive=True)
+    at = content.index(b"\xff\xc2")
+    content = content[: at + 5] + struct.pack(">HH", height, width) + content[at + 9 :]
+    scan = content.index(b"\xff\xda")
+    return content[:scan] + content[scan : scan + 14] * (scans - 1) + content[scan:]
+
+
+def webp_of(width: int, height: int) -> bytes:
+    content = bytearray(saved(half_transparent(), "WEBP"))
+    assert content[12:16] == b"VP8X"
+    content[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(content)
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "PNG of 10,000 × 10,000": lambda: png_of(10_000, 10_000),
+    "PNG of 4 Gpx": lambda: png_of(65_536, 65_536),
+    "PNG of a long side": lambda: png_of(MAX_PIXELS // 2000, 16),
+    "JPEG of 10,000 × 10,000": lambda: jpeg_of(10_000, 10_000),
+    "WebP of 10,000 × 10,000": lambda: webp_of(10_000, 10_000),
+    "JPEG of a thousand scans": lambda: jpeg_of(6000, 6000, 1000),
+    "PNG of a hundred thousand chunks": lambda: png_of(32, 32, extra=png_chunk(b"tEXt", b"") * 100_000),
+    "JPEG of a hundred thousand fill bytes": lambda: b"\xff\xd8" + b"\xff" * 100_000,
+    "too many bytes": lambda: saved(icon(1)) + b"\0" * MAX_FILE_BYTES,
+    "pickle": lambda: pickle.dumps({"weights": [1.0, 2.0]}),
+    "zip": lambda: b"PK\x03\x04" + b"\0" * 64,
+    "page": lambda: b"<!doctype html><script>alert(1)</script>",
+    "SVG": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "program": lambda: b"\x7fELF" + b"\0" * 64,
+    "sound in RIFF": lambda: b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 64,
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_refuses_the_whole_upload(tmp_path: Path, what: str) -> None:
+    error = refusal(tmp_path, good_files(10) | {"cat.png": HOSTILE[what]()})
+    assert error.field == "cat.png"
+    assert "cat.png" in str(error)
+
+
+def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None:
+    """A picture of 400 MB, in a process that may take 300 MB more than it has."""
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png_of(20_000, 20_000, pixels=b"\0" * 20_001 * 2_000))
+    script = (
+        "import pathlib, resource, sys\n"
+        "from containers.diffusion.images import HostileImage, read_image\n"
+        "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    read_image(pathlib.Path(sys.argv[1]))\n"
+        "except HostileImage as error:\n"
+        "    print(error.problem)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(bomb)], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "too_large"
+
+
+def test_a_text_bomb_in_a_picture_never_opens() -> None:
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (64 << 20)))
+    plain = saved(icon(1))
+    assert np.array_equal(
+        np.asarray(read_image(plain[:33] + text + plain[33:])),
+        np.asarray(icon(1)),
+    )
+
+
+def test_phones_append_pictures_and_the_first_is_read() -> None:
+    """Multi-picture JPEG (CIPA DC-007): a gain map or a second view follows the first picture."""
+    several = saved(icon(1, 64), "MPO", save_all=True, append_images=[icon(2, 64)], quality=95)
+    assert Image.open(io.BytesIO(several)).format == "MPO"
+    assert np.abs(np.asarray(read_image(several)).astype(int) - np.asarray(icon(1, 64))).mean() < 8
+
+
+def test_refusals_of_single_images_say_what_and_how_to_cure() -> None:
+    with pytest.raises(HostileImage, match=r"10,000 × 10,000 pixels.*Reduce it"):
+        read_image(png_of(10_000, 10_000))
+    with pytest.raises(RefusedImage, match=r"truncated.*Upload the file again"):
+        read_image(saved(icon(1))[:-1])
+
+
+# ---- what training reads --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda document: document.update(format=2), "format"),
+        (lambda document: document.update(more=1), "images.json"),
+        (lambda document: document.update(prompts="a star"), "prompts"),
+        (lambda document: document.update(prompts=["a star"] * 17), "prompts"),
+        (lambda document: document.update(prompts=["a star", 3]), "prompts[1]"),
+        (lambda document: document.update(subject=""), "subject"),
+        (lambda document: document["images"].pop(), "images"),
+        (lambda document: document["images"].append(document["images"][0]), "images"),
+        (lambda document: document["images"][1].update(file="../image-00.png"), "images[1].file"),
+        (lambda document: document["images"][1].update(file="image-77.png"), "images[1].file"),
+        (lambda document: document["images"][1].update(caption="x" * 300), "images[1].caption"),
+        (lambda document: document["images"][1].update(source=None), "images[1].source"),
+        (lambda document: document["images"].__setitem__(1, "image-01.png"), "images[1]"),
+    ],
+)
+def test_prepared_data_that_were_changed_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, object]], object], field: str
+) -> None:
+    prepared(tmp_path, good_files())
+    path = tmp_path / "out" / "images.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(RefusedData) as caught:
+        read_prepared(tmp_path / "out")
+    assert caught.value.field == field
+
+
+def test_prepared_data_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedData, match=r"images\.json cannot be read"):
+        read_prepared(tmp_path)
+    prepared(tmp_path, good_files())
+    image = read_prepared(tmp_path / "out").images[0]
+    image.path.write_bytes(png_of(20_000, 20_000))
+    with pytest.raises(RefusedData, match=r"image-00\.png"):
+        image.read()
+    image.path.unlink()
+    image.path.symlink_to(tmp_path / "uploaded" / image.source)
+    with pytest.raises(RefusedData, match="missing"):
+        read_prepared(tmp_path / "out")
+
+
+def test_preparing_needs_no_torch() -> None:
+    script = "import sys, containers.diffusion.preparation; print(sorted({'torch', 'diffusers', 'pandas'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+# ---- whatever comes -------------------------------------------------------------------------------------------------
+
+
+SEEDS = [
+    saved(icon(1)),
+    saved(half_transparent().quantize(8)),
+    saved(icon(2), "JPEG"),
+    saved(icon(3), "JPEG", progressive=True),
+    with_orientation(icon(4), "JPEG", 6),
+    saved(icon(5), "WEBP"),
+    saved(half_transparent(), "WEBP", lossless=True),
+    animated("PNG"),
+    animated("WEBP"),
+    saved(icon(1), "GIF"),
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A picture with bytes overwritten, cut out, repeated or put in; some with the signature of another."""
+    content = bytearray(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, len(content)))
+        piece = draw(st.binary(max_size=8))
+        match draw(st.sampled_from(["overwrite", "cut", "repeat", "insert"])):
+            case "overwrite":
+                content[at : at + len(piece)] = piece
+            case "cut":
+                del content[at : at + draw(st.integers(0, 400))]
+            case "repeat":
+                content[at:at] = content[at : at + draw(st.integers(0, 400))]
+            case "insert":
+                content[at:at] = piece
+    return bytes(content)
+
+
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(content=st.one_of(st.binary(max_size=200), mutated()), name=st.sampled_from(["cat.png", "captions.json"]))
+@example(content=b"\x89PNG\r\n\x1a\n", name="cat.png")
+@example(content=b"\xff\xd8\xff", name="cat.png")
+@example(content=b"RIFF\x04\0\0\0WEBP", name="cat.png")
+@example(content=b"RIFF\x0c\0\0\0WEBPVP8X\0\0\0\0", name="cat.png")
+@example(content=b'{"cat.png": "\\ud800"}', name="captions.json")
+@example(content=b"1" * 5000, name="captions.json")
+def test_whatever_is_uploaded_is_used_left_out_or_refused(tmp_path: Path, content: bytes, name: str) -> None:
+    files = {
+        "a.png": SEEDS[0],
+        "b.png": SEEDS[1],
+        "c.jpg": SEEDS[2],
+        "d.jpg": SEEDS[3],
+        "e.jpg": SEEDS[4],
+        name: content,
+    }
+    try:
+        result = prepared(tmp_path, files)
+    except RefusedData as error:
+        assert error.field  # noqa: PT017 - it may as well not be refused
+        assert error.cure  # noqa: PT017
+        return
+    images = read_prepared(tmp_path / "out").images
+    assert len(images) == result.rows == FEWEST_IMAGES + (name == "cat.png") - len(result.facts["left_out"])
+    for image in images:
+        assert image.read().mode == "RGB"
+    json.dumps([dict(result.facts), dict(result.repairs)])
