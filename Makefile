@@ -19,9 +19,12 @@ $(READY): requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing what requirements.lock names into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@# A CUDA build of torch needs libraries that a CPU build does not, so they are not in the lock.
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
 	@touch $(READY)
 
-run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n, DATA=file.parquet, PORT=n
+run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n (of energy), DATA=file.parquet, PORT=n
 	@$(BIN)/python -m demo --tenants $(TENANTS) --port $(PORT) $(if $(DATA),--data $(DATA)) $(if $(ONCE),--once)
 
 lint: setup ## Lint, types, template
