@@ -162,6 +162,7 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     Raises:
         InvocationRefused: it could not be answered; the message is the container's or SageMaker's reason.
         storage.ObjectMissing: the time for an answer has passed, and neither it nor a failure is there.
+        storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
     """
     if submitted.answer is not None:
         return submitted.answer
@@ -192,7 +193,10 @@ def _read_record(deployment: Deployment, question: Question, request: Mapping[st
     if not question.repeatable:
         return None
     key = keys.async_submitted(question.workload, question.tenant, question.id)
-    found = _find(deployment, key, _MOST_RECORD_BYTES)
+    try:
+        found = _find(deployment, key, _MOST_RECORD_BYTES)
+    except storage.ObjectTooLarge:
+        found = storage.StoredObject(b"", "", {})
     if found is None:
         return None
     try:

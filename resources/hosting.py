@@ -23,6 +23,8 @@ VARIANT: Final = "AllTraffic"
 # ModelNotReadyException: loading may go on for 360 s; botocore does not retry it.
 # https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
 MODEL_LOADING_SECONDS: Final = 360.0
+# A container that has too much to do says 429, and 504 when the time a request gave has passed (docs/contracts.md).
+BUSY_SECONDS: Final = 20.0
 MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
 MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"  # where an asynchronous endpoint's container finds archives
 JSON: Final = "application/json"
@@ -30,6 +32,10 @@ JSON: Final = "application/json"
 
 class EndpointFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "endpoint failed"
     """SageMaker could not bring the endpoint into service; the message holds its reason."""
+
+
+class EndpointBusy(EndpointFailed):
+    """The endpoint has more to do than it takes, or did not answer in the request's time; ask again later."""
 
 
 class InvocationRefused(ValueError):  # noqa: N818 - reads as the sentence it is: "invocation refused"
@@ -320,12 +326,13 @@ def invoke(
     Raises:
         InvocationRefused: the container refused the request or the archive; its own words are in the message.
         EndpointFailed: there is no such endpoint, or it is not in service.
+        EndpointBusy: it has too much to do, also after it was asked again for a while.
         botocore.exceptions.ClientError: anything else.
     """
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
     if len(body) > MOST_PAYLOAD_BYTES:
         raise InvocationRefused(f"the request has {len(body)} bytes; an endpoint takes at most {MOST_PAYLOAD_BYTES}")
-    deadline, pause = time.monotonic() + MODEL_LOADING_SECONDS, 0.2
+    began, pause = time.monotonic(), 0.2
     while True:
         try:
             answer = deployment.runtime.invoke_endpoint(
@@ -336,13 +343,18 @@ def invoke(
                 Body=body,
             )
         except ClientError as error:
-            code = error_code(error)
-            if code == "ModelNotReadyException" and time.monotonic() < deadline:
+            code, status = error_code(error), error.response.get("OriginalStatusCode")
+            busy = code == "ModelError" and status == 429
+            patience = BUSY_SECONDS if busy else MODEL_LOADING_SECONDS if code == "ModelNotReadyException" else 0.0
+            if time.monotonic() - began < patience:
                 time.sleep(pause)
                 pause = min(pause * 2, 10.0)
                 continue
             if code == "ModelError":
-                raise InvocationRefused(str(error.response.get("OriginalMessage") or error)) from error
+                message = str(error.response.get("OriginalMessage") or error)
+                if busy or status == 504:
+                    raise EndpointBusy(message) from error
+                raise InvocationRefused(message) from error
             if code == "ValidationError":
                 message = str(error.response["Error"]["Message"])
                 if message.startswith(f"Endpoint {endpoint} "):

@@ -21,6 +21,7 @@ from resources.metrics import InferenceMetrics
 from resources.result_cache import ResultCache, question_of
 from tests.assets.registration import trained_version
 from tests.conftest import TrainedForecast
+from tests.resources.inference_counts import counted
 from workloads.schema import Cache, Workload
 
 Serving = tuple[Deployment, Workload, Endpoint]
@@ -241,20 +242,6 @@ def test_a_cache_that_cannot_be_reached_costs_no_prediction(
 
 
 # ---- counts -------------------------------------------------------------------------------------------------------------------
-
-
-def counted(deployment: Deployment, workload: str) -> dict[str, tuple[float, float]]:
-    """Sum and number of samples of each metric over the last hour."""
-    found = {}
-    for name in ("NumberOfInferenceRequests", "CacheHits", "CacheMisses"):
-        points = deployment.cloudwatch.get_metric_statistics(
-            Namespace="Tenantry", MetricName=name, Period=3600,
-            Dimensions=[{"Name": "Workload", "Value": workload}, {"Name": "Environment", "Value": deployment.prefix}],
-            StartTime=datetime.now(UTC) - timedelta(hours=2), EndTime=datetime.now(UTC) + timedelta(hours=1),
-            Statistics=["Sum", "SampleCount"],
-        )["Datapoints"]  # fmt: skip
-        found[name] = (sum(point["Sum"] for point in points), sum(point["SampleCount"] for point in points))
-    return found
 
 
 def test_hits_and_misses_are_counted_and_add_up_to_the_requests(
