@@ -343,6 +343,9 @@ class Onboarding:
         name = keys.endpoint_name(self.deployment.prefix, keys.workload_name(self.workload.name), tier, tenant)
         if name not in self._endpoint:
             self._endpoint[name] = hosting.ensure_endpoint(self.deployment, self.workload, tier, tenant)
+            # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another asks another endpoint.
+            if self.workload.serving.asynchronous is not None and tier != self.workload.tier:
+                hosting.ensure_async_endpoint(self.deployment, self.workload, tier, tenant)
         return self._endpoint[name]
 
     def _take_up_trained(self, item: Work) -> bool:

@@ -23,7 +23,7 @@ from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import runs_to_request
 from orchestration.partitions import add_tenants
-from resources import intake
+from resources import asynchronous, intake
 from resources.dagster_resources import TenantryResource
 from resources.notifications import tell_operators
 from resources.request_queue import RequestQueue
@@ -101,6 +101,19 @@ def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJob
         if not asked:
             yield SkipReason("nothing is due, or all packs that may run at once are running")
 
+    @sensor(
+        name="asynchronous_failures",
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        target=None,
+        description="Brings failures of asynchronous requests, which SageMaker puts in one place, each to its own tenant.",
+    )
+    def asynchronous_failures(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+        delivered = asynchronous.deliver_failures(tenantry.deployment)
+        for failure in delivered:
+            context.log.warning(f"{failure.workload}, {failure.tenant}: {failure.reason}")
+        return SkipReason(f"{len(delivered)} failures delivered" if delivered else "no asynchronous request failed")
+
     @run_failure_sensor(
         name="failed_runs",
         default_status=DefaultSensorStatus.RUNNING,
@@ -120,4 +133,4 @@ def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJob
         minimum_interval_seconds=30,
         description="Brings each workload's endpoint into service, and updates it when its YAML changes.",
     )
-    return [new_uploads, lost_uploads, fine_tuning_launcher, failed_runs, automation]
+    return [new_uploads, lost_uploads, fine_tuning_launcher, asynchronous_failures, failed_runs, automation]
