@@ -1,8 +1,8 @@
-"""What each task leaves in /opt/ml/checkpoints: its archive, then its outcome.
+"""What each task leaves in /opt/ml/checkpoints: its files if it has any, its archive, then its outcome.
 
 SageMaker copies this folder to S3 while the job runs and back when it starts again
 (docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), so a file appears here whole or not at all, and an
-outcome stands here only after the archive it speaks of.
+outcome stands here only after the archive and the files it speaks of.
 """
 
 import errno
@@ -21,7 +21,12 @@ from containers.runtime.training_input import Task
 
 OUTCOME_BYTES: Final = 256 * 1024
 CARD_BYTES: Final = 64 * 1024
+FILES: Final = 64
+FILE_BYTES: Final = 16 * 1024 * 1024
+FILES_BYTES: Final = 128 * 1024 * 1024
 REASON_CHARACTERS: Final = 2000
+
+_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 _log = logging.getLogger(__name__)
 
@@ -54,10 +59,14 @@ class Checkpoints:
         """Where the outcome of `task` lies once it ended."""
         return self._folder / task.tenant / f"{task.version}.json"
 
+    def files_folder(self, task: Task) -> Path:
+        """Where the files of `task` beside its archive lie once it succeeded."""
+        return self._folder / task.tenant / task.version
+
     def existing(self, task: Task) -> dict[str, Any] | None:
         """The outcome an earlier run of this job left for `task`, or None when there is none that holds.
 
-        It holds when it is of this very task and, if it succeeded, when its archive is there, byte for byte.
+        It holds when it is of this very task and, if it succeeded, when its archive and its files are there, byte for byte.
         """
         path = self.outcome_path(task)
         try:
@@ -82,10 +91,18 @@ class Checkpoints:
         archive = self.archive_path(task)
         if outcome.get("status") == "succeeded" and archive.is_file():
             found = asdict(digest_of(archive))
-            if found == outcome.get("archive"):
+            if found == outcome.get("archive") and self._files_hold(task, outcome.get("files", {})):
                 return outcome
         _log.warning("archive_differs tenant=%s version=%s: the task is done again", task.tenant, task.version)
         return None
+
+    def _files_hold(self, task: Task, files: Any) -> bool:
+        if not isinstance(files, dict) or not all(_FILE_NAME.fullmatch(name) for name in files):
+            return False
+        folder = self.files_folder(task)
+        return all(
+            (folder / name).is_file() and asdict(digest_of(folder / name)) == digest for name, digest in files.items()
+        )
 
     def succeeded(
         self,
@@ -94,16 +111,19 @@ class Checkpoints:
         metrics: Mapping[str, float],
         card: Mapping[str, Any],
         preview: Mapping[str, Any],
+        files: Mapping[str, Path],
         spent: Spent,
         workspace: Path,
     ) -> dict[str, Any]:
-        """Archive `folder` with its card, put archive and outcome in place, and return the outcome.
+        """Archive `folder` with its card, put files, archive and outcome in place, and return the outcome.
 
-        Raises `UnusableResult` for metrics that are no finite numbers, a card that is no JSON or too large, or a folder
-        that cannot be archived (`RefusedArchive`, `OSError`); then nothing was put in place.
+        `files` are moved, by the names they get. Raises `UnusableResult` for metrics that are no finite numbers, a card
+        that is no JSON or too large, files of other names, numbers or sizes than are taken, or a folder that cannot be
+        archived (`RefusedArchive`, `OSError`); then nothing was put in place.
         """
         numbers = _finite(metrics)
         own_card = _json_value(card, "card")
+        digests = _digests(files)
         full_card = {
             **own_card,
             "format": 1,
@@ -118,8 +138,12 @@ class Checkpoints:
             raise UnusableResult(f"the card is larger than {CARD_BYTES} bytes")
         temporary = workspace / "archive.tar.gz"
         digest = write_archive(folder, temporary, {"card.json": card_bytes})
-        outcome = _outcome(task, "succeeded", spent, metrics=numbers, card=own_card, archive=digest)
+        outcome = _outcome(task, "succeeded", spent, metrics=numbers, card=own_card, archive=digest, files=digests)
         content = _with_preview(outcome, preview, task)
+        # Files of a run that was cut off may be here, of other names than these.
+        shutil.rmtree(self.files_folder(task), ignore_errors=True)
+        for name, path in files.items():
+            _move(path, self.files_folder(task) / name)
         _move(temporary, self.archive_path(task))
         self._put_outcome(task, content, workspace)
         return outcome
@@ -127,7 +151,8 @@ class Checkpoints:
     def failed(self, task: Task, reason: str, *, retryable: bool, spent: Spent, workspace: Path) -> dict[str, Any]:
         """Put the outcome of a task that failed in place, and return it."""
         outcome = _outcome(task, "failed", spent, reason=_sentence(reason), retryable=retryable)
-        # An archive without an outcome may be here from a run that was cut off between the two.
+        # Files and an archive without an outcome may be here from a run that was cut off before it.
+        shutil.rmtree(self.files_folder(task), ignore_errors=True)
         self.archive_path(task).unlink(missing_ok=True)
         self._put_outcome(task, _dumps(outcome), workspace)
         return outcome
@@ -146,6 +171,7 @@ def _outcome(
     reason: str | None = None,
     retryable: bool = False,
     archive: ArchiveDigest | None = None,
+    files: Mapping[str, ArchiveDigest] | None = None,
     metrics: Mapping[str, float] | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -165,6 +191,8 @@ def _outcome(
     }
     if archive is not None:
         outcome["archive"] = asdict(archive)
+    if files:
+        outcome["files"] = {name: asdict(digest) for name, digest in files.items()}
     return outcome
 
 
@@ -198,6 +226,24 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
             raise UnusableResult(f"metric {name} is {number}, not a finite number")
         numbers[str(name)] = number
     return numbers
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, ArchiveDigest]:
+    """Size and hash of each file by its name; raises `UnusableResult` for names, numbers and sizes that are not taken."""
+    if len(files) > FILES:
+        raise UnusableResult(f"there are {len(files)} files beside the archive; at most {FILES} are taken")
+    digests: dict[str, ArchiveDigest] = {}
+    for name, path in files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise UnusableResult(f"{ascii(name)[:120]} is no file's name of up to 100 of a-z, 0-9 and ._-")
+        if path.is_symlink() or not path.is_file():
+            raise UnusableResult(f"{name} is not a plain file; links and devices are refused")
+        if path.stat().st_size > FILE_BYTES:
+            raise UnusableResult(f"{name} has {path.stat().st_size} bytes; at most {FILE_BYTES} are taken")
+        digests[name] = digest_of(path)
+    if sum(digest.bytes for digest in digests.values()) > FILES_BYTES:
+        raise UnusableResult(f"the files beside the archive have more than {FILES_BYTES} bytes together")
+    return digests
 
 
 def _json_value(value: Mapping[str, Any], name: str) -> dict[str, Any]:

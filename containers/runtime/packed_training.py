@@ -32,10 +32,12 @@ from containers.runtime.training_input import (
     read_training_input,
 )
 
-__all__ = ["InvalidTrainingInput", "Progress", "Refused", "Task", "Trained", "Trainer", "main"]
+__all__ = ["InvalidTrainingInput", "Progress", "Refused", "Task", "Trained", "Trainer", "Underway", "main"]
 
 # SageMaker shows the first 1,024 characters of output/failure as the job's FailureReason.
 FAILURE_CHARACTERS: Final = 1024
+PROGRESS_SECONDS: Final = 5.0
+"""Time between two lines and messages about a batch that is under way."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ Progress = Callable[[Mapping[str, Any]], None]
 class Trained:
     """A model that was made. `folder` holds the files to archive; the runtime adds card.json.
 
-    `metrics` are finite numbers; `card` says what the model is; `preview` is small data for people to look at.
+    `metrics` are finite numbers; `card` says what the model is; `preview` is small data for people to look at. `files` are
+    what the tenant gets at once, beside the archive and before the job ends: the names they get, and where they lie.
     """
 
     task: Task
@@ -54,6 +57,21 @@ class Trained:
     metrics: Mapping[str, float]
     card: Mapping[str, Any] = field(default_factory=dict)
     preview: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Underway:
+    """How far `tasks` are that are worked on together: `step` of `steps`, and figures such as the loss.
+
+    A family whose results are minutes apart yields it after each step: the loop ends between two of them when it is asked
+    to stop, tells it every few seconds, and counts the time since the last one to `tasks` in equal parts.
+    """
+
+    tasks: Sequence[Task]
+    step: int
+    steps: int
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,8 @@ class Trainer(Protocol):
 
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
-    ) -> Iterator[Trained | Refused]:
-        """Yield the result of each of `tasks`, each as soon as it is known, in any order.
+    ) -> Iterator[Trained | Refused | Underway]:
+        """Yield the result of each of `tasks`, each as soon as it is known, in any order, and what is under way between.
 
         `workspace` is an empty folder for this call, deleted after it. An exception costs only what was not yielded:
         those tasks are given again one by one. `InvalidTrainingInput`, for hyperparameters that no task can be trained
@@ -166,6 +184,28 @@ class _Stopwatch:
         return spent
 
 
+class _Account:
+    """What each task of a batch has cost: the time since the result before, and its part of what was done together."""
+
+    def __init__(self) -> None:
+        self._watch = _Stopwatch()
+        self._shares: dict[str, Spent] = {}
+
+    def share(self, tasks: Sequence[Task]) -> None:
+        """Count the time since the last lap to `tasks`, in equal parts."""
+        spent = self._watch.lap()
+        for task in tasks:
+            before = self._shares.get(task.task, Spent(0.0, 0.0))
+            self._shares[task.task] = Spent(
+                before.seconds + spent.seconds / len(tasks), before.cpu_seconds + spent.cpu_seconds / len(tasks)
+            )
+
+    def settle(self, task: Task) -> Spent:
+        """What `task` has cost, the time since the last lap with it."""
+        self.share([task])
+        return self._shares.pop(task.task)
+
+
 class _Loop:
     """One instance's work on a packed training job."""
 
@@ -239,7 +279,8 @@ class _Loop:
         """
         pending = {task.task: task for task in tasks}
         folder = Path(tempfile.mkdtemp(prefix="batch-", dir=workspace))
-        watch = _Stopwatch()
+        account = _Account()
+        told = time.monotonic()
         problem = "the trainer gave no result for this task"
         raised = False
         results: Iterator[object] | None = None
@@ -257,11 +298,17 @@ class _Loop:
                     break
                 if result is None:
                     break
-                spent = watch.lap()
+                if isinstance(result, Underway):
+                    account.share([task for task in result.tasks if task.task in pending] or list(pending.values()))
+                    if time.monotonic() - told >= PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        self._underway(result)
+                    continue
                 if not isinstance(result, Trained | Refused) or result.task.task not in pending:
                     _log.error("result_ignored: it is neither Trained nor Refused, not of this batch, or came twice")
                     continue
-                self._ended(self._store(pending.pop(result.task.task), result, spent, workspace))
+                task = pending.pop(result.task.task)
+                self._ended(self._store(task, result, account.settle(task), workspace))
         finally:
             close = getattr(results, "close", None)
             if close is not None:
@@ -273,7 +320,7 @@ class _Loop:
         if raised and not last:
             return list(pending.values())
         for task in pending.values():
-            spent = watch.lap()
+            spent = account.settle(task)
             self._ended(self._checkpoints.failed(task, problem, retryable=True, spent=spent, workspace=workspace))
         return []
 
@@ -284,7 +331,7 @@ class _Loop:
             )
         try:
             return self._checkpoints.succeeded(
-                task, result.folder, result.metrics, result.card, result.preview, spent, workspace
+                task, result.folder, result.metrics, result.card, result.preview, result.files, spent, workspace
             )
         except (UnusableResult, RefusedArchive, FileNotFoundError) as error:
             reason = f"the model could not be stored: {error}"
@@ -293,6 +340,12 @@ class _Loop:
     def _started(self, task: Task) -> None:
         _log.info("task_started task=%s tenant=%s version=%s", task.task, task.tenant, task.version)
         self._tell({"event": "task_started", "task": task.task, "tenant": task.tenant, "version": task.version})
+
+    def _underway(self, result: Underway) -> None:
+        figures = " ".join(f"{name}={value:.4g}" for name, value in result.figures.items())
+        _log.info("training_underway tasks=%d step=%d/%d %s", len(result.tasks), result.step, result.steps, figures)
+        for task in result.tasks:
+            self._tell({"event": "task_progress", "task": task.task, "step": result.step, "steps": result.steps})
 
     def _ended(self, outcome: Mapping[str, Any]) -> None:
         self._counts[outcome["status"]] += 1

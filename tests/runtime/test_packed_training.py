@@ -15,7 +15,7 @@ import pytest
 
 from containers.runtime import packed_training
 from containers.runtime.archive import digest_of, extract_archive
-from containers.runtime.packed_training import Progress, Refused, Task, Trained
+from containers.runtime.packed_training import Progress, Refused, Task, Trained, Underway
 from tests.runtime.tiny_family import TinyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,6 +196,72 @@ def test_a_preview_that_is_too_large_is_dropped_and_the_model_kept(job: Job) -> 
     assert job.outcome("acme")["status"] == "succeeded"
 
 
+def test_files_stand_beside_the_archive_before_the_job_ends(job: Job) -> None:
+    job.task("acme", [1], parameters={"pictures": ["00.png", "01.png"]})
+    job.misbehaving("bolt", "wait")
+    with job.start() as process:
+        await_path(job.base / "waiting")
+        outcome = job.outcome("acme")
+        folder = job.base / "checkpoints" / "acme" / "v1"
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"00.png": b"00.png", "01.png": b"01.png"}
+        (job.base / "go on").touch()
+        process.communicate(timeout=30)
+    digest = digest_of(folder / "00.png")
+    assert outcome["files"]["00.png"] == {"bytes": digest.bytes, "sha256": digest.sha256}
+    assert list(outcome["files"]) == ["00.png", "01.png"]
+    assert "files" not in job.outcome("bolt")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["../00.png"], "is no file's name"),
+        (["00.png/"], "is no file's name"),
+        ([".hidden"], "is no file's name"),
+        (["link.png"], "link.png is not a plain file"),
+        (["absent.png"], "absent.png is not a plain file"),
+        (["large.png"], "large.png has 20971520 bytes; at most 16777216"),
+        ([f"{number}.png" for number in range(65)], "65 files beside the archive; at most 64"),
+    ],
+)
+def test_files_of_other_names_kinds_and_sizes_fail_their_task_and_nothing_is_put_in_place(
+    job: Job, names: list[str], reason: str
+) -> None:
+    job.task("bad", [1], parameters={"pictures": names})
+    job.task("acme", [1], parameters={"pictures": ["00.png"]})
+    assert job.run()[0] == 0
+    assert reason in job.outcome("bad")["reason"]
+    assert [path.name for path in (job.base / "checkpoints" / "bad").iterdir()] == ["v1.json"]
+    assert job.outcome("acme")["status"] == "succeeded"
+
+
+def test_files_that_are_damaged_or_left_over_are_made_again(job: Job) -> None:
+    for tenant in ("whole", "damaged", "cut"):
+        job.task(tenant, [1], parameters={"pictures": ["00.png"]})
+    job.run()
+    checkpoints = job.base / "checkpoints"
+    (checkpoints / "damaged" / "v1" / "00.png").write_bytes(b"cut")
+    # A run that was ended between files and outcome leaves whatever it had.
+    (checkpoints / "cut" / "v1.json").unlink()
+    (checkpoints / "cut" / "v1" / "old.png").write_bytes(b"old")
+    (job.base / "batches.log").unlink()
+    assert job.run()[0] == 0
+    assert job.batches() == [["t-damaged", "t-cut"]]
+    for tenant in ("whole", "damaged", "cut"):
+        assert {path.name: path.read_bytes() for path in (checkpoints / tenant / "v1").iterdir()} == {
+            "00.png": b"00.png"
+        }
+
+
+def test_files_of_a_task_that_fails_the_second_time_are_taken_away(job: Job) -> None:
+    job.task("acme", [1], parameters={"pictures": ["00.png"]})
+    job.run()
+    (job.base / "checkpoints" / "acme" / "v1.json").unlink()
+    (job.base / "input/data/training/acme/v1/numbers.json").write_text("[]")
+    assert job.run()[0] == 0
+    assert [path.name for path in (job.base / "checkpoints" / "acme").iterdir()] == ["v1.json"]
+
+
 def test_batches_have_the_size_that_was_asked_for_and_silo_tasks_are_alone(job: Job) -> None:
     job.write("input/config/hyperparameters.json", {"batch_size": "2"})
     for tenant in ("a", "b", "c"):
@@ -260,6 +326,50 @@ def test_sigterm_ends_the_job_after_the_task_in_hand_and_the_next_run_does_the_r
     assert not list(job.base.glob("workspace-*"))
     assert job.run()[0] == 0
     assert job.batches() == [["t-acme", "t-bolt"], ["t-bolt"]]
+
+
+def test_sigterm_ends_what_is_under_way(job: Job) -> None:
+    job.task("acme", [1])
+    job.misbehaving("bolt", "under way for ever")
+    with job.start() as process:
+        await_path(job.base / "waiting")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, output
+    assert job.outcome("acme")["status"] == "succeeded"
+    assert not (job.base / "checkpoints" / "bolt").exists()
+    assert not list(job.base.glob("workspace-*"))
+
+
+def test_what_is_done_together_is_told_and_counted_to_all_of_it(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Together:
+        family = "tiny"
+
+        def train(
+            self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
+        ) -> Iterator[Trained | Refused | Underway]:
+            spent = time.process_time() + 0.2
+            while time.process_time() < spent:
+                pass
+            yield Underway(tasks, 1, 2, {"loss": 0.5})
+            for task in tasks:
+                yield Refused(task, "no model")
+
+    messages: list[Mapping[str, Any]] = []
+
+    @contextmanager
+    def open_progress() -> Iterator[Progress]:
+        yield messages.append
+
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(job.base))
+    monkeypatch.setattr(packed_training, "PROGRESS_SECONDS", 0.0)
+    for tenant in ("acme", "bolt"):
+        job.task(tenant, [1])
+    assert packed_training.main(Together(), open_progress) == 0
+    assert [message for message in messages if message["event"] == "task_progress"] == [
+        {"event": "task_progress", "task": f"t-{tenant}", "step": 1, "steps": 2} for tenant in ("acme", "bolt")
+    ]
+    assert all(job.outcome(tenant)["cpu_seconds"] >= 0.1 for tenant in ("acme", "bolt"))
 
 
 def test_a_killed_job_has_kept_what_it_had_done(job: Job) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from containers.runtime import packed_training, server
-from containers.runtime.packed_training import InvalidTrainingInput, Refused, Task, Trained
+from containers.runtime.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
 from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest, Predictor
 from containers.runtime.serving_errors import TooManyRequests
 
@@ -32,7 +32,7 @@ class TinyTrainer:
 
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
-    ) -> Iterator[Trained | Refused]:
+    ) -> Iterator[Trained | Refused | Underway]:
         if hyperparameters.get("average", "mean") != "mean":
             raise InvalidTrainingInput("hyperparameter 'average' must be 'mean'")
         with (workspace.parent.parent / "batches.log").open("a") as log:
@@ -48,6 +48,11 @@ class TinyTrainer:
                     raise MemoryError("the data are too large")
                 case "silent":
                     continue
+                case "under way for ever":
+                    (workspace.parent.parent / "waiting").touch()
+                    while True:
+                        time.sleep(0.005)
+                        yield Underway(tasks, 1, 2)
                 case "wait":
                     (workspace.parent.parent / "waiting").touch()
                     wait_for(workspace.parent.parent / "go on")
@@ -77,7 +82,26 @@ class TinyTrainer:
                 preview = {"numbers": numbers * 300_000}
             case "large card":
                 return Trained(task, folder, metrics, {"words": "x" * 100_000}, preview)
-        return Trained(task, folder, metrics, {"model": "mean"}, preview)
+        files = self._pictures(task.parameters.get("pictures", []), folder)
+        return Trained(task, folder, metrics, {"model": "mean"}, preview, files)
+
+    def _pictures(self, names: list[str], folder: Path) -> dict[str, Path]:
+        """A file beside the archive for each name; what a name says is what is wrong with it."""
+        files = {}
+        for number, name in enumerate(names):
+            path = folder.with_name(f"{folder.name}-{number}")
+            match name:
+                case "link.png":
+                    path.symlink_to("/etc/passwd")
+                case "absent.png":
+                    pass
+                case "large.png":
+                    with path.open("wb") as file:
+                        file.truncate(20 * 1024 * 1024)
+                case _:
+                    path.write_bytes(name.encode())
+            files[name] = path
+        return files
 
 
 @dataclass
