@@ -223,15 +223,17 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
 
 
 def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:
-    import diffusers
-    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    # Progress bars of loading would stand between the lines of the container's log, and a warning about a prompt that is
-    # cut would show a tenant's words there.
+    # What the libraries say while they load would stand between the lines of the container's log, and their warning about a
+    # prompt that is cut would show a tenant's words there.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    import diffusers
+    from diffusers.utils import logging as diffusers_logging
+
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     kind = _class_of(folder, source)
     quiet = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
     try:

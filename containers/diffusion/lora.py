@@ -5,6 +5,8 @@ batch is run, each of its samples is given its slot; the layer then adds ``B[slo
 Training uses the same layers with slots that require gradients, so what was trained is what is served.
 """
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,21 +38,21 @@ class Routing:
     def route(self, slots: Sequence[int], device: torch.device) -> None:
         """Give sample i of the next batches slot ``slots[i]``.
 
-        Two orders are quicker than others: one slot for all, and neighbouring slots in turn with as many samples each
-        (5, 5, 6, 6, 7, 7), for the stacks are then used as they lie.
+        Samples of a slot that lie side by side, as many of each slot, are computed together; and slots that are neighbours
+        and in order (5, 5, 6, 6, 7, 7) are used as they lie.
         """
-        first, count = slots[0], slots[-1] - slots[0] + 1
+        each = math.gcd(*(len(list(same)) for _, same in itertools.groupby(slots)))
+        chosen = slots[::each]
         self.only, self.run, self.slots = None, None, None
-        if all(slot == first for slot in slots):
-            self.only = first
-        elif count > 0 and all(slot == first + i * count // len(slots) for i, slot in enumerate(slots)):
-            self.run = slice(first, first + count)
+        if len(set(chosen)) == 1:
+            self.only = chosen[0]
+        elif all(after == before + 1 for before, after in itertools.pairwise(chosen)):
+            self.run = slice(chosen[0], chosen[-1] + 1)
         else:
-            self.slots = torch.tensor(slots, device=device)
+            self.slots = torch.tensor(chosen, device=device)
 
     def chosen(self, stack: Tensor) -> Tensor:
-        """The stack's slots that the batch uses, in its order: one a sample, or one for each equal share of neighbouring
-        samples."""
+        """The stack's slots that the batch uses, in its order: one for each equal share of neighbouring samples."""
         if self.run is not None:
             return stack[self.run]
         if self.slots is None:
@@ -79,37 +81,85 @@ class LoraLayer(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the layer computes, plus each sample's own correction."""
-        plain: Tensor = self.layer(x, *args, **kwargs)
         if self.routing.only == BASE_SLOT:
+            plain: Tensor = self.layer(x, *args, **kwargs)
             return plain
+        down, up = self._chosen(self.down, x.dtype), self._chosen(self.up, x.dtype)
+        if self._merges(x, down.shape[0]):
+            return self._merged(x, down, up)
+        plain = self.layer(x, *args, **kwargs)
         if isinstance(self.layer, nn.Conv2d):
-            return plain + self._convolved(x, self.layer)
-        return plain + self._projected(x)
+            return plain + self._convolved(x, self.layer, down, up)
+        return plain + _projected(x, down, up)
 
-    def _projected(self, x: Tensor) -> Tensor:
+    def _chosen(self, stack: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the batch uses of a stack: one slot for all samples, or one for each equal share of them."""
         only = self.routing.only
-        if only is not None:
-            return F.linear(F.linear(x, self.down[only].to(x.dtype)), self.up[only].to(x.dtype))
-        down, up = (self.routing.chosen(stack).to(x.dtype) for stack in (self.down, self.up))
-        low = torch.bmm(x.reshape(down.shape[0], -1, x.shape[-1]), down.transpose(1, 2))
-        return torch.bmm(low, up.transpose(1, 2)).reshape(*x.shape[:-1], -1)
+        return (stack[only : only + 1] if only is not None else self.routing.chosen(stack)).to(dtype)
 
-    def _convolved(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
-        only = self.routing.only
-        if only is not None:
-            low = F.conv2d(x, self.down[only].to(x.dtype), None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(low, self.up[only][:, :, None, None].to(x.dtype))
-        down, up = (self.routing.chosen(stack).to(x.dtype) for stack in (self.down, self.up))
+    def _merges(self, x: Tensor, count: int) -> bool:
+        """Whether it is quicker to form ``W + B · A`` for each of ``count`` slots than to take every sample through A and B.
+
+        It is where a slot has more positions than the layer has outputs, for that many rows W has. Only in single precision
+        on a CPU: in half precision the sum would lose most of an adapter's digits, and a GPU hides what A and B cost behind
+        the layer itself, whose channels are many times the rank. Training needs the gradients of A and B alone.
+        """
+        if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+            return False
+        positions = x.shape[-2] * x.shape[-1] if isinstance(self.layer, nn.Conv2d) else x[0].numel() // x.shape[-1]
+        return positions * x.shape[0] >= count * self.up.shape[1]
+
+    def _merged(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        layer, count = self.layer, down.shape[0]
+        bias: Tensor | None = layer.bias
+        plain = layer.weight.flatten(1)
+        weight = torch.baddbmm(plain.expand(count, *plain.shape), up, down.flatten(2))
+        if isinstance(layer, nn.Conv2d):
+            full = F.conv2d(
+                _side_by_side(x, count),
+                weight.reshape(-1, *layer.weight.shape[1:]),
+                None if bias is None else bias.repeat(count),
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                count,
+            )
+            return _one_by_one(full, count)
+        flat, weight = x.reshape(count, -1, x.shape[-1]), weight.transpose(1, 2)
+        projected = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias, flat, weight)
+        return projected.reshape(*x.shape[:-1], -1)
+
+    def _convolved(self, x: Tensor, layer: nn.Conv2d, down: Tensor, up: Tensor) -> Tensor:
         count, rank = down.shape[:2]
-        each = x.shape[0] // count
-        # One group a slot: each sample meets its own filters in one convolution.
-        grouped = x.reshape(count, each, *x.shape[1:]).transpose(0, 1).reshape(each, -1, *x.shape[2:])
-        low = F.conv2d(grouped, down.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, count)
-        height, width = low.shape[-2:]
+        low = F.conv2d(
+            _side_by_side(x, count), down.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, count
+        )
+        each, (height, width) = low.shape[0], low.shape[-2:]
         # Samples of a slot side by side, so that one product a slot does for all of them.
         low = low.reshape(each, count, rank, -1).permute(1, 2, 0, 3).reshape(count, rank, -1)
         full = torch.bmm(up, low).reshape(count, -1, each, height, width)
         return full.transpose(1, 2).reshape(x.shape[0], -1, height, width)
+
+
+def _projected(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    low = torch.bmm(x.reshape(down.shape[0], -1, x.shape[-1]), down.transpose(1, 2))
+    return torch.bmm(low, up.transpose(1, 2)).reshape(*x.shape[:-1], -1)
+
+
+def _side_by_side(x: Tensor, count: int) -> Tensor:
+    """Samples of ``count`` slots as groups of channels, so that one grouped convolution gives each slot its own filters."""
+    if count == 1:
+        return x
+    each = x.shape[0] // count
+    return x.reshape(count, each, *x.shape[1:]).transpose(0, 1).reshape(each, -1, *x.shape[2:])
+
+
+def _one_by_one(grouped: Tensor, count: int) -> Tensor:
+    """The samples again, from ``count`` groups of channels."""
+    if count == 1:
+        return grouped
+    each, channels = grouped.shape[0], grouped.shape[1] // count
+    return grouped.reshape(each, count, channels, *grouped.shape[2:]).transpose(0, 1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
