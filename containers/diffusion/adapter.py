@@ -165,13 +165,16 @@ def read_adapter(
 def _card(folder: Path) -> dict[str, Any]:
     path = folder / CARD_FILE
     try:
-        if path.stat().st_size > MOST_CARD_BYTES:
-            raise UnusableAdapter(f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes")
-        document = json.loads(path.read_bytes())
-        # JSON can write half a surrogate pair, which is no character and cannot be written again.
-        json.dumps(document, ensure_ascii=False).encode()
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= MOST_CARD_BYTES else b""
     except OSError as error:
         raise UnusableAdapter(f"{CARD_FILE} is not there") from error
+    if size > MOST_CARD_BYTES:
+        raise UnusableAdapter(f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes")
+    try:
+        document = json.loads(content)
+        # JSON can write half a surrogate pair, which is no character and cannot be written again.
+        json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UnusableAdapter(f"{CARD_FILE} is not JSON") from error
     if not isinstance(document, dict):
