@@ -212,7 +212,7 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
     name = dtype or ("bf16" if chosen.type == "cuda" else "fp32")
     if name not in DTYPES:
         raise UnusableBase(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
-    folder = _folder_of(source)
+    folder = folder_of(source)
     pipeline = _pipeline(folder, source, DTYPES[name])
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(chosen)
@@ -257,8 +257,8 @@ def _class_of(folder: Path, source: str) -> str:
     return str(kind)
 
 
-def _folder_of(source: str) -> Path:
-    """The folder a source's pipeline lies in, fetched if it must be."""
+def folder_of(source: str) -> Path:
+    """The folder the pipeline of a source (see `load_base`) lies in, fetched if it must be. Raises `UnusableBase`."""
     if source == TINY:
         return TINY_FOLDER
     if source.startswith("s3://"):
