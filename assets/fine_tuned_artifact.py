@@ -15,10 +15,13 @@ class MalformedOutcome(ValueError):  # noqa: N818 - reads as the sentence it is:
     """A container reported something that is not an outcome; the message names the field."""
 
 
-class _Archive(BaseModel):
+class _StoredFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     bytes: int = Field(ge=1)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+_FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 
 
 class Outcome(BaseModel):
@@ -35,10 +38,12 @@ class Outcome(BaseModel):
     retryable: bool = False
     seconds: float = Field(ge=0)
     cpu_seconds: float = Field(ge=0)
-    archive: _Archive | None = None
+    archive: _StoredFile | None = None
     metrics: Mapping[str, float] = Field(default_factory=dict)
     card: Mapping[str, Any] = Field(default_factory=dict)
     preview: Mapping[str, Any] = Field(default_factory=dict)
+    files: Mapping[_FileName, _StoredFile] = Field(default_factory=dict, max_length=64)
+    """What lies beside the archive, by name: a tenant's first pictures, for example."""
 
     @property
     def key(self) -> tuple[keys.TenantId, keys.RequestId]:

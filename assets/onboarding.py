@@ -323,12 +323,17 @@ class Onboarding:
             **({quality.compared: quality.shown(skill)} if skill is not None else {}),
             "dagster/uri": f"s3://{self.deployment.data_bucket}/{model.archive}",
             "bytes": model.size,
+            **({"files": self._files(model, outcome)} if outcome.files else {}),
             "training_seconds": outcome.seconds,
             "cost_usd": round(usd, 8),
             "training_job": model.job,
             "console": self.deployment.console_url("jobs", model.job),
             "card": dict(model.card),
         }
+
+    def _files(self, model: ModelVersion, outcome: Outcome) -> list[str]:
+        folder = keys.checkpoint_files(model.workload, self.pack, model.tenant, model.version)
+        return [f"s3://{self.deployment.data_bucket}/{folder}{name}" for name in outcome.files]
 
     def _pictures(self, model: ModelVersion, outcome: Outcome) -> dict[str, bytes]:
         try:

@@ -193,6 +193,11 @@ def checkpoint_archive(workload: WorkloadName, pack: PackId, tenant: TenantId, v
     return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
 
 
+def checkpoint_files(workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version) -> str:
+    """Where the files lie that a task left beside its archive."""
+    return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}/"
+
+
 def target_model(tenant: TenantId, version: Version) -> str:
     """What ``InvokeEndpoint`` takes as ``TargetModel``; the tenant leads, so that IAM can hold to ``{tenant}/*``."""
     return f"{tenant}/{version}.tar.gz"

@@ -97,6 +97,9 @@ def test_the_outcome_a_container_reports_is_read() -> None:
     assert read is not None
     assert read.key == ("acme", "0" * 32)
     assert read.metrics == {"mase": 0.8}
+    with_files = outcome_in_message(message(files={"00.png": {"bytes": 5, "sha256": "b" * 64}}))
+    assert with_files is not None
+    assert with_files.files["00.png"].bytes == 5
     failed = outcome_in_message(message(status="failed", archive=None, reason="too short", metrics={}))
     assert failed is not None
     assert (failed.status, failed.reason, failed.archive) == ("failed", "too short", None)
@@ -123,6 +126,7 @@ def test_a_message_about_something_else_is_no_outcome(other: Any) -> None:
         {"archive": None}, {"archive": {"bytes": 0, "sha256": "a" * 64}}, {"archive": {"bytes": 1, "sha256": "a"}},
         {"metrics": {"mase": "low"}}, {"metrics": {"mase": float("nan")}}, {"metrics": {"mase": float("inf")}},
         {"seconds": -1}, {"seconds": float("inf")}, {"reason": "x" * 10_001}, {"extra": 1},
+        {"files": {"../x": {"bytes": 5, "sha256": "b" * 64}}}, {"files": {"x": {"bytes": 5}}}, {"files": ["x"]},
     ],
     ids=lambda changed: str(changed)[:40],
 )  # fmt: skip
