@@ -1,0 +1,121 @@
+"""Whose turn it is: pictures that wait to be drawn, taken fairly between tenants whatever each of them asks for.
+
+Start-time fair queueing (Goyal, Vin and Cheng 1996, https://doi.org/10.1145/248157.248171): a picture's turn is when its
+tenant's earlier pictures would have ended had every tenant an equal share of the machine, and never before what is being
+drawn began. A burst waits behind itself; who has asked for little, or for the first time, comes next. When nothing waits
+everybody has got what they asked for, and what each had before is forgotten.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+TenantT = TypeVar("TenantT", bound=Hashable)
+ItemT = TypeVar("ItemT")
+
+
+class QueueFull(Exception):  # noqa: N818 - reads as the sentence it is
+    """Nothing more may wait: of this tenant when ``of_tenant``, else of all together. ``waiting`` are there already."""
+
+    def __init__(self, waiting: int, *, of_tenant: bool) -> None:
+        super().__init__(f"{waiting} are waiting")
+        self.waiting = waiting
+        self.of_tenant = of_tenant
+
+
+@dataclass
+class _Line(Generic[ItemT]):
+    """One tenant's items with their costs, and when, in units of cost, the first has its turn."""
+
+    turn: float
+    arrived: int
+    items: deque[tuple[ItemT, float]] = field(default_factory=deque)
+
+
+class FairQueue(Generic[TenantT, ItemT]):
+    """Items of many tenants: first in, first out for each, and an equal share of cost between those that wait."""
+
+    def __init__(self, most: int, most_of_tenant: int) -> None:
+        """Let ``most`` items wait, ``most_of_tenant`` of one tenant."""
+        self._most = most
+        self._most_of_tenant = most_of_tenant
+        self._lines: dict[TenantT, _Line[ItemT]] = {}
+        # Tenants of which nothing waits, whose last item's share is not over.
+        self._served: dict[TenantT, float] = {}
+        self._now = 0.0
+        self._arrivals = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def waiting_of(self, tenant: TenantT) -> int:
+        """How many items of a tenant wait."""
+        line = self._lines.get(tenant)
+        return len(line.items) if line else 0
+
+    def put(self, tenant: TenantT, items: list[ItemT], cost: float) -> None:
+        """Let ``items`` wait, of ``cost`` each (positive). Raises `QueueFull`; then none of them does."""
+        if self.waiting_of(tenant) + len(items) > self._most_of_tenant:
+            raise QueueFull(self.waiting_of(tenant), of_tenant=True)
+        if self._count + len(items) > self._most:
+            raise QueueFull(self._count, of_tenant=False)
+        line = self._lines.get(tenant)
+        if line is None:
+            self._arrivals += 1
+            turn = max(self._now, self._served.pop(tenant, 0.0))
+            line = self._lines[tenant] = _Line(turn, self._arrivals)
+        line.items.extend((item, cost) for item in items)
+        self._count += len(items)
+
+    def next(self) -> tuple[TenantT, ItemT] | None:
+        """Whose turn it is, and its first item, which stays; None when nothing waits."""
+        if not self._lines:
+            return None
+        tenant = min(self._lines, key=lambda name: (self._lines[name].turn, self._lines[name].arrived))
+        return tenant, self._lines[tenant].items[0][0]
+
+    def take(self) -> tuple[TenantT, ItemT]:
+        """Take away what `next` names. Raises `IndexError` when nothing waits."""
+        chosen = self.next()
+        if chosen is None:
+            raise IndexError("nothing waits")
+        tenant, item = chosen
+        line = self._lines[tenant]
+        _, cost = line.items.popleft()
+        self._now = line.turn
+        line.turn += cost
+        self._count -= 1
+        self._settle(tenant)
+        return tenant, item
+
+    def remove(self, tenant: TenantT, unwanted: Callable[[ItemT], bool] = lambda _: True) -> list[ItemT]:
+        """Take away a tenant's items that nobody wants any more, all of them unless told which. They cost it nothing.
+
+        Returns them, in their order.
+        """
+        line = self._lines.get(tenant)
+        if line is None:
+            return []
+        removed = [item for item, _ in line.items if unwanted(item)]
+        line.items = deque((item, cost) for item, cost in line.items if not unwanted(item))
+        self._count -= len(removed)
+        self._settle(tenant)
+        return removed
+
+    def forget(self, tenant: TenantT) -> list[ItemT]:
+        """Remember nothing of a tenant; returns its items that waited."""
+        removed = self.remove(tenant)
+        self._served.pop(tenant, None)
+        return removed
+
+    def _settle(self, tenant: TenantT) -> None:
+        """Remember no more of tenants that do not wait than what is owed."""
+        if not self._lines[tenant].items:
+            self._served[tenant] = self._lines.pop(tenant).turn
+        if not self._lines:
+            self._served.clear()
+            self._now = 0.0
+        for name in [name for name, turn in self._served.items() if turn <= self._now]:
+            del self._served[name]
