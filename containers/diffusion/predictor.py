@@ -133,14 +133,26 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float, mos
     return value
 
 
+def base_and_layers(settings: ServingSettings) -> tuple[Base, LoraLayers]:
+    """The base that ``settings`` name, and the slots of its adapters; raises `UnusableBase`."""
+    base = load_base(settings.base, device=settings.device, dtype=settings.dtype)
+    # The base has a slot too.
+    return base, LoraLayers(base.unet, settings.targets, settings.slots + 1, settings.rank)
+
+
 class DiffusionPredictor:
     """Text-to-image for the multi-model server: a model is a tenant's adapter, the base is the process's."""
 
     family = "diffusion"
 
-    def __init__(self, settings: Callable[[], ServingSettings] = ServingSettings.of_environment) -> None:
-        """``settings`` are read when the server starts."""
+    def __init__(
+        self,
+        settings: Callable[[], ServingSettings] = ServingSettings.of_environment,
+        load: Callable[[ServingSettings], tuple[Base, LoraLayers]] = base_and_layers,
+    ) -> None:
+        """``settings`` are read, and ``load`` is called with them, when the server starts."""
         self._read_settings = settings
+        self._load = load
         self._engine: Engine | None = None
 
     def start(self) -> None:
@@ -148,9 +160,7 @@ class DiffusionPredictor:
         settings = self._read_settings()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        base = load_base(settings.base, device=settings.device, dtype=settings.dtype)
-        # The base has a slot too.
-        layers = LoraLayers(base.unet, settings.targets, settings.slots + 1, settings.rank)
+        base, layers = self._load(settings)
         self._base = base
         self._shapes = layers.shapes()
         self._rank = settings.rank
