@@ -1,0 +1,1 @@
+"""Serving behind NVIDIA Triton: one Triton model that holds the base, and fetches tenants' adapters itself."""

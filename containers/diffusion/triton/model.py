@@ -1,0 +1,157 @@
+"""A Triton model (Python backend) that answers for all tenants of a process, as the project's own server does.
+
+Its input is the record of an asynchronous request or a batch, `{"model": "{tenant}/{version}.tar.gz", "request": {…}}`; what
+answers it is the server's own application, called without HTTP in between. So there is one base on the GPU, one engine that
+draws all tenants' pictures together, and one way to fetch, check, hold and evict adapters.
+
+The interface is that of https://github.com/triton-inference-server/python_backend, of release 24.06 or later: `execute` hands
+requests over and returns, and each answer is sent when it is ready, so that later requests join the pictures in flight.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from containers.diffusion.adapter import Adapter
+from containers.diffusion.predictor import DiffusionPredictor, ServingSettings
+from containers.diffusion.triton.repository import ANSWER, CONTENT_TYPE, RECORD
+from containers.runtime.records import is_model_folder
+from containers.runtime.server import ServingApp, Settings
+
+CANCEL_POLL_SECONDS: Final = 0.25
+"""How often it is asked whether a client is still there: Triton does not tell."""
+
+_CODES: Final = {
+    400: "INVALID_ARG",
+    404: "NOT_FOUND",
+    413: "INVALID_ARG",
+    429: "UNAVAILABLE",
+    504: "UNAVAILABLE",
+    507: "UNAVAILABLE",
+}
+"""Triton's error code for each of the server's statuses; INTERNAL for the others."""
+
+
+class TritonPythonModel:
+    """What Triton makes of `1/model.py`: one for each GPU, or one on a machine without."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the base and begin to draw; raises `TritonModelException` when the settings or the base are of no use.
+
+        Settings come from the environment, as for the server. `args` are Triton's: the GPU is taken from them.
+        """
+        on_gpu = args["model_instance_kind"] == "GPU"
+
+        def settings() -> ServingSettings:
+            read = ServingSettings.of_environment()
+            return replace(read, device=f"cuda:{args['model_instance_device_id']}") if on_gpu else read
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="answers", daemon=True)
+        self._thread.start()
+        try:
+            self.app = _application(settings)
+            try:
+                self._wait_for(self.app.start())
+            except BaseException:
+                self.app.close()
+                raise
+        except Exception as error:
+            self._end_loop()
+            raise pb_utils.TritonModelException(f"{args['model_name']} cannot be served: {error}") from error
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Hand requests to the application; their answers are sent as they become ready, from another thread."""
+        for request in requests:
+            # The request's tensors are gone when this returns: what is needed of them is read here.
+            record = pb_utils.get_input_tensor_by_name(request, RECORD).as_numpy().item()
+            answer = self._answer(record, request.get_response_sender())
+            asyncio.run_coroutine_threadsafe(answer, self._loop)
+
+    def finalize(self) -> None:
+        """Call off what is not answered, stop drawing, and leave no thread behind."""
+        self._wait_for(self._call_off())
+        self.app.close()
+        self._end_loop()
+
+    async def _answer(self, record: bytes, sender: Any) -> None:
+        try:
+            response = await self._response(record, sender)
+        except asyncio.CancelledError:
+            response = _error("CANCELLED", "the server is stopping; ask again")
+        # Triton waits for exactly one response, whatever happens.
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    async def _response(self, record: bytes, sender: Any) -> Any:
+        """The application's answer to a record, as one response."""
+        messages: list[MutableMapping[str, Any]] = []
+        given = False
+
+        async def receive() -> MutableMapping[str, Any]:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": record}
+            while not sender.is_cancelled():  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(CANCEL_POLL_SECONDS)
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            messages.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/invocations", "query_string": b"", "headers": []}
+        await self.app(scope, receive, send)
+        if not messages:
+            return _error("CANCELLED", "the client went away")
+        start, *parts = messages
+        body = b"".join(part["body"] for part in parts)
+        if start["status"] != 200:
+            error = json.loads(body)["error"]
+            field = f" (field {error['field']})" if "field" in error else ""
+            return _error(_CODES.get(start["status"], "INTERNAL"), f"{error['code']}: {error['message']}{field}")
+        outputs = [_text(ANSWER, body), _text(CONTENT_TYPE, dict(start["headers"])[b"content-type"])]
+        return pb_utils.InferenceResponse(output_tensors=outputs)
+
+    def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _call_off(self) -> None:
+        own = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not own]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _application(settings: Callable[[], ServingSettings]) -> ServingApp[Adapter]:
+    """The server's application over archives of many tenants; raises `ValueError` when it is told of none."""
+    server = Settings.of_environment()
+    if server.multi_model:
+        raise ValueError("a Triton model that answers for all tenants is for an endpoint of Mode SingleModel")
+    if server.models_uri is None and not is_model_folder(server.model_folder):
+        raise ValueError(
+            f"there are no models: set TENANTRY_MODELS_URI to the s3://bucket/prefix/ of the archives, or put them into"
+            f" {server.model_folder} as {{tenant}}/{{version}}.tar.gz"
+        )
+    return ServingApp(DiffusionPredictor(settings), server)
+
+
+def _text(name: str, content: bytes) -> Any:
+    return pb_utils.Tensor(name, np.array([content], dtype=np.object_))
+
+
+def _error(code: str, message: str) -> Any:
+    return pb_utils.InferenceResponse(
+        output_tensors=[], error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    )
