@@ -225,6 +225,7 @@ class PackedSteps:
         for number in range(count):
             self._watch(number, finite[number])
         still = [number for number in range(count) if not finite[number] or number in self.failures]
+        factors[still] = 0.0
         factors = torch.cat([factors.new_zeros(FIRST_SLOT), factors])
         for gradient in gradients:
             for number in still:
