@@ -98,7 +98,7 @@ def _fitted(text: str, font: Any) -> str:
 
 def _png(sheet: Image.Image) -> Sheet:
     content = b""
-    for colours in (128, 64, 16):
+    for colours in (256, 96, 24):
         file = io.BytesIO()
         sheet.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
         content = file.getvalue()
