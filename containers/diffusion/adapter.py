@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -151,15 +151,28 @@ def read_adapter(
         tensors = load(content)
     except SafetensorError as error:
         raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
+    return Adapter(card, str(document.get("version", ""))[:100], _weights_of(tensors, ranks, dtype))
+
+
+def _weights_of(
+    tensors: Mapping[str, Tensor], ranks: Mapping[str, int], dtype: torch.dtype
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B by layer, as parts of one tensor: what is done to all of them is done at once, for loading takes milliseconds."""
+    names = [f"{_PREFIX}{layer}.{part}" for layer in ranks for part in ("lora_A.weight", "lora_B.weight")]
+    parts = [tensors[name] for name in names]
+    whole = torch.cat([part.reshape(-1) for part in parts]).to(dtype)
+    flat = iter(torch.split(whole, [part.numel() for part in parts]))
     weights: dict[str, tuple[Tensor, Tensor]] = {}
-    for layer, rank in ranks.items():
-        a = tensors[f"{_PREFIX}{layer}.lora_A.weight"]
-        b = tensors[f"{_PREFIX}{layer}.lora_B.weight"].flatten(1)
+    for (layer, rank), down in zip(ranks.items(), parts[::2], strict=True):
+        a, b = next(flat).view(down.shape), next(flat).view(-1, rank)
         alpha = tensors.get(f"{_PREFIX}{layer}.alpha")
-        scaled = b.to(dtype) if alpha is None else b.to(dtype) * (float(alpha) / rank)
-        weights[layer] = (a.to(dtype), scaled)
-    _check_values(weights)
-    return Adapter(card, str(document.get("version", ""))[:100], weights)
+        if alpha is not None:
+            b *= float(alpha) / rank
+        weights[layer] = (a, b)
+    # A comparison with NaN is false, so this one test finds NaN, infinities and absurd numbers.
+    if not float(whole.abs().max()) <= LARGEST_WEIGHT:
+        _refuse_values(weights)
+    return weights
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -243,11 +256,10 @@ def _rank(layer: str, found: Mapping[str, tuple[int, ...]], shape: Shape, most_r
     return rank
 
 
-def _check_values(weights: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    for layer, pair in weights.items():
-        for tensor in pair:
-            # A comparison with NaN is false, so this one test finds NaN, infinities and absurd numbers.
-            if not float(tensor.abs().max()) <= LARGEST_WEIGHT:
-                raise UnusableAdapter(
-                    f"{WEIGHTS_FILE}: {layer} holds a weight that is no number or beyond {LARGEST_WEIGHT:g}"
-                )
+def _refuse_values(weights: Mapping[str, tuple[Tensor, Tensor]]) -> NoReturn:
+    layer = next(
+        layer
+        for layer, pair in weights.items()
+        if not all(float(tensor.abs().max()) <= LARGEST_WEIGHT for tensor in pair)
+    )
+    raise UnusableAdapter(f"{WEIGHTS_FILE}: {layer} holds a weight that is no number or beyond {LARGEST_WEIGHT:g}")
