@@ -52,7 +52,7 @@ _JOB_MEMBERS = (
     "TransformJobName ModelName MaxConcurrentTransforms ModelClientConfig MaxPayloadInMB BatchStrategy Environment TransformInput"
     " TransformOutput TransformResources DataProcessing Tags"
 )
-_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeKmsKeyId"
+_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeKmsKeyId TransformAmiVersion"
 
 
 @dataclass(frozen=True)

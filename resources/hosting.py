@@ -145,7 +145,7 @@ def _ensure(
 
 def _model_request(deployment: Deployment, workload: Workload, endpoint: str) -> dict[str, Any]:
     container = {
-        "Image": deployment.image(workload.container, workload.image_tag),
+        "Image": deployment.image(workload.serving_container, workload.image_tag),
         "Mode": "MultiModel",
         "ModelDataUrl": f"s3://{deployment.data_bucket}/{keys.endpoint_models_prefix(endpoint)}",
         "Environment": dict(workload.serving.environment),
@@ -164,6 +164,7 @@ def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: s
         "ModelName": model,
         "InitialInstanceCount": 1 if tier == "silo" else workload.serving.instances,
         "InstanceType": workload.serving.instance_type,
+        **_machine_image(workload),
     }
     request = {
         "ProductionVariants": [variant],
@@ -177,7 +178,7 @@ def _async_model_request(deployment: Deployment, workload: Workload, endpoint: s
     request = {
         "ExecutionRoleArn": deployment.async_role,
         "PrimaryContainer": {
-            "Image": deployment.image(workload.container, workload.image_tag),
+            "Image": deployment.image(workload.serving_container, workload.image_tag),
             "Mode": "SingleModel",
             "Environment": {**workload.serving.environment, MODELS_VARIABLE: models_uri},
         },
@@ -198,6 +199,7 @@ def _async_config_request(
         "ModelName": model,
         "InitialInstanceCount": 1 if tier == "silo" else settings.instances,
         "InstanceType": settings.instance_type,
+        **_machine_image(workload),
     }
     request = {
         "ProductionVariants": [variant],
@@ -217,6 +219,12 @@ def _async_config_request(
         "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
     }
     return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
+
+
+def _machine_image(workload: Workload) -> dict[str, Any]:
+    """A part of a production variant."""
+    chosen = workload.serving.ami_version
+    return {} if chosen is None else {"InferenceAmiVersion": chosen}
 
 
 def asynchronous(workload: Workload) -> Asynchronous:

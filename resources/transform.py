@@ -141,7 +141,7 @@ def _model_request(deployment: Deployment, workload: Workload, day: date, batch:
         "ModelName": job,
         "ExecutionRoleArn": deployment.batch_role,
         "PrimaryContainer": {
-            "Image": deployment.image(workload.container, workload.image_tag),
+            "Image": deployment.image(workload.serving_container, workload.image_tag),
             "Mode": "SingleModel",
             "ModelDataSource": {"S3DataSource": source},
             "Environment": dict(workload.serving.environment),
@@ -165,6 +165,7 @@ def _job_request(deployment: Deployment, workload: Workload, day: date, batch: s
         "TransformResources": {
             "InstanceType": workload.batch.instance_type,
             "InstanceCount": workload.batch.instances,
+            **({} if workload.batch.ami_version is None else {"TransformAmiVersion": workload.batch.ami_version}),
         },
         "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:batch", "Value": batch}],
     }

@@ -39,6 +39,9 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
 FileType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")]  # the end of a file's name, without the dot
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type starts so.
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
+Container = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+# Of InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources): it decides the GPU's driver.
+AmiVersion = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$")]
 
 
 class InvalidWorkload(ValueError):  # noqa: N818 - reads as the sentence it is: "invalid workload"
@@ -230,6 +233,12 @@ class Serving(_Section):
     instance_type: InstanceType
     usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
     instances: int = Field(ge=1, le=1000)
+    container: Container | None = Field(
+        default=None, description="another than the workload's, where serving has an image of its own"
+    )
+    ami_version: AmiVersion | None = Field(
+        default=None, description="the endpoints' machine image; AWS's default if none"
+    )
     environment: Mapping[str, str] = Field(default_factory=dict)
     smoke_request: Mapping[str, Any]
     capacity: tuple[Capacity, ...] = ()
@@ -253,6 +262,7 @@ class Batch(_Section):
     instance_type: InstanceType
     usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
     instances: int = Field(ge=1, le=100)
+    ami_version: AmiVersion | None = Field(default=None, description="the job's machine image; AWS's default if none")
     tenants_per_job: int = Field(ge=1, le=1000)
     most_seconds: int = Field(ge=60)
 
@@ -265,7 +275,7 @@ class Workload(_Section):
     description: str
     owners: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-    container: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+    container: Container
     image_tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
     tier: Literal["silo", "bridge", "pool"]
     preparation: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
@@ -276,10 +286,15 @@ class Workload(_Section):
     batch: Batch
 
     @property
+    def serving_container(self) -> str:
+        """The container of endpoints and batch predictions."""
+        return self.serving.container or self.container
+
+    @property
     def serving_version(self) -> str:
         """Changes whenever an endpoint would have to be updated."""
-        of_no_endpoint = {"capacity", "smoke_request", "cache"}
-        said = f"{self.container}:{self.image_tag} {self.serving.model_dump_json(exclude=of_no_endpoint)}"
+        of_no_endpoint = {"capacity", "smoke_request", "cache", "container"}
+        said = f"{self.serving_container}:{self.image_tag} {self.serving.model_dump_json(exclude=of_no_endpoint)}"
         return hashlib.sha256(said.encode()).hexdigest()[:10]
 
     @model_validator(mode="after")

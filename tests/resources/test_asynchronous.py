@@ -321,11 +321,15 @@ def test_a_tenants_client_gives_no_other_tenants_answer(world: World) -> None:
 
 def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(world: World) -> None:
     deployment, tenant = world.deployment, world.tenant(tier="silo")
-    endpoint = ensure_async_endpoint(deployment, world.tiny, "silo", tenant)
+    image = "al2-ami-sagemaker-inference-gpu-2-1"
+    tiny = world.tiny.model_copy(update={"serving": world.tiny.serving.model_copy(update={"ami_version": image})})
+    endpoint = ensure_async_endpoint(deployment, tiny, "silo", tenant)
     assert endpoint.name == keys.async_endpoint_name("tenantry", NAME, "silo", tenant) != world.endpoint
     tags = deployment.sagemaker.list_tags(ResourceArn=endpoint.arn)["Tags"]
     assert {"Key": "tenantry:tenant", "Value": tenant} in tags
-    output = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)["AsyncInferenceConfig"]["OutputConfig"]  # fmt: skip
+    config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)
+    assert config["ProductionVariants"][0]["InferenceAmiVersion"] == image
+    output = config["AsyncInferenceConfig"]["OutputConfig"]
     own = f"s3://{deployment.data_bucket}/async/energy/{tenant}"
     assert output["S3OutputPath"] == output["S3FailurePath"] == own
     with world.client(tenant) as client:

@@ -57,6 +57,22 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
         assert client.predict({"period": 1})["model"]
 
 
+def test_serving_may_have_a_container_and_a_machine_image_of_its_own(serving: Serving, tenant: keys.TenantId) -> None:
+    deployment, energy, _ = serving
+    # No folder stands for the workload's own image: an endpoint of it could not be started.
+    training_elsewhere = energy.model_copy(update={"container": "forecast-trainer"})
+    image = "al2-ami-sagemaker-inference-gpu-2-1"
+    changed = with_serving(training_elsewhere, container="forecast", ami_version=image)
+    updated = ensure_endpoint(deployment, changed, "bridge", tenant)
+    assert (updated.made, updated.status) == ("updated", "InService")
+    (variant,) = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=updated.config)["ProductionVariants"]
+    assert variant["InferenceAmiVersion"] == image
+    model = deployment.sagemaker.describe_model(ModelName=variant["ModelName"])
+    assert model["PrimaryContainer"]["Image"] == deployment.image("forecast", energy.image_tag)
+    with TenantClient(deployment, energy, tenant) as client:
+        assert client.predict({"period": 1})["model"]
+
+
 def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tenant: keys.TenantId) -> None:
     deployment, energy, endpoint = serving
     more = set_capacity(deployment, endpoint.name, 2)

@@ -100,6 +100,26 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     assert again == result
 
 
+def test_a_batch_runs_the_container_of_serving_on_the_machine_image_it_names(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    workload = energy.model_copy(
+        update={
+            "container": "forecast-trainer",
+            "serving": energy.serving.model_copy(update={"container": "forecast"}),
+            "batch": energy.batch.model_copy(update={"ami_version": "al2-ami-sagemaker-batch-gpu-535"}),
+        }
+    )
+    champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
+    (prediction,) = predict_batch(deployment, workload, DAY, name, [champion], poll=0.1).predictions
+    assert prediction.key
+    job = deployment.sagemaker.describe_transform_job(
+        TransformJobName=keys.transform_job_name("tenantry", NAME, DAY, name)
+    )
+    assert job["TransformResources"]["TransformAmiVersion"] == "al2-ami-sagemaker-batch-gpu-535"
+
+
 def test_a_batch_whose_job_was_never_started_is_started(
     cloud: Serving, trained_forecasts: list[TrainedForecast]
 ) -> None:

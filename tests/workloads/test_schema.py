@@ -150,6 +150,19 @@ def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_n
     assert version("serving.environment", {"TENANTRY_EVICT": "lru"}) != before
     assert version("serving.cache", {"enabled": True}) == before
     assert version("serving.asynchronous", ASYNCHRONOUS) != before
+    assert version("serving.container", "forecast-on-gpu") != before
+    assert version("serving.container", GOOD["container"]) == before
+    assert version("serving.ami_version", "al2-ami-sagemaker-inference-gpu-2-1") != before
+
+
+def test_serving_has_the_workloads_container_unless_it_names_its_own(tmp_path: Path) -> None:
+    def container(value: Any) -> str:
+        return read_workload(written(tmp_path, yaml.safe_dump(changed("serving.container", value)))).serving_container
+
+    assert container(None) == GOOD["container"]
+    assert container("forecast-on-gpu") == "forecast-on-gpu"
+    with pytest.raises(InvalidWorkload, match=r"serving\.container"):
+        container("registry/forecast:1")
 
 
 def test_an_answer_is_kept_when_the_cache_is_on_and_the_request_says_all_that_makes_it_repeatable() -> None:
