@@ -20,10 +20,8 @@ from containers.diffusion.base import TINY, Base, load_base
 from containers.diffusion.engine import Engine, EngineSettings, Pixels
 from containers.diffusion.lora import TARGETS, LoraLayers
 from containers.diffusion.request import PNG, Drawing, PictureRequest, Terms
+from containers.diffusion.settings import ICON_PROMPTS, SCENE_PROMPTS, SUBJECT
 from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
-
-DEFAULT_PROMPTS: Final = ("a circle", "a square", "a star", "a heart")
-"""What ``"prompts": "own"`` draws for a model whose card names no prompts."""
 
 # Real-time answers must be there within 60 seconds (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html);
 # a batch transform waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
@@ -220,8 +218,11 @@ class DiffusionPredictor:
 
 
 def own_prompts(adapter: Adapter) -> tuple[str, ...]:
-    """The prompts of an adapter's card, or `DEFAULT_PROMPTS` when it names none."""
-    return adapter.card.prompts or DEFAULT_PROMPTS
+    """The prompts of an adapter's card; when it names none, those that models of its base are tried with."""
+    if adapter.card.prompts:
+        return adapter.card.prompts
+    prompts = ICON_PROMPTS if adapter.card.base == TINY else SCENE_PROMPTS
+    return tuple(prompt.replace(SUBJECT, adapter.card.subject or "subject") for prompt in prompts)
 
 
 def _answer(version: str, request: PictureRequest, pictures: list[Pixels], began: float) -> Answer:

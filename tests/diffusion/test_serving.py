@@ -27,13 +27,18 @@ from containers.diffusion.adapter import UnusableAdapter
 from containers.diffusion.base import Base, load_base
 from containers.diffusion.engine import SAME_PICTURE, Pixels
 from containers.diffusion.lora import LoraLayers
-from containers.diffusion.predictor import DEFAULT_PROMPTS, DiffusionPredictor, ServingSettings
+from containers.diffusion.predictor import DiffusionPredictor, ServingSettings
+from containers.diffusion.settings import SCENE_PROMPTS
 from containers.runtime.predictor import InvalidModel
 from tests.diffusion.conftest import RANK, TARGETS, archived, card, random_weights, write_model
 from tests.runtime.serving import ROOT, Server, free_port
 
 TENANTS = ("ant", "bee", "cow", "dog", "elk")
 ASKED = {"prompt": "a star", "seed": 7, "steps": 5, "guidance": 4.0}
+
+
+# What a model is asked whose card names no prompts, of a tenant whose pictures show a cat.
+TRIED = [prompt.replace("{subject}", "cat") for prompt in SCENE_PROMPTS]
 
 
 def start(base: Path, port: int, **environment: str) -> "subprocess.Popen[str]":
@@ -77,7 +82,12 @@ def models(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for number, tenant in enumerate(TENANTS):
         prompts = ("a heart", "a moon") if tenant == "bee" else ()
-        write_model(folder / tenant / "v1", random_weights(layers, number), card(base, prompts=prompts), tenant=tenant)
+        write_model(
+            folder / tenant / "v1",
+            random_weights(layers, number),
+            card(base, prompts=prompts, subject="cat"),
+            tenant=tenant,
+        )
         archived(folder / tenant / "v1")
     return folder
 
@@ -160,7 +170,7 @@ def test_a_model_draws_its_own_prompts(server: Server) -> None:
     told = [(image["prompt"], image["seed"]) for image in answer["images"]]
     assert told == [("a heart", 1), ("a heart", 2), ("a moon", 1), ("a moon", 2)]
     _, answer = server.invoke("ant/v1.tar.gz", own)
-    assert [image["prompt"] for image in answer["images"]] == list(DEFAULT_PROMPTS)
+    assert [image["prompt"] for image in answer["images"]] == TRIED
 
 
 @pytest.mark.parametrize(
@@ -320,7 +330,7 @@ def test_a_batch_transform_draws_each_tenants_prompts_and_ends_cleanly(
         assert status == 200, lines
         answers = [json.loads(line) for line in lines.splitlines()]
         assert [[image["prompt"] for image in answer["images"]] for answer in answers] == [
-            ["a heart", "a moon"], list(DEFAULT_PROMPTS), ["a heart", "a moon"],
+            ["a heart", "a moon"], TRIED, ["a heart", "a moon"],
         ]  # fmt: skip
         assert answers[0]["images"] == answers[2]["images"]
         assert {answer["steps"] for answer in answers} == {2}
