@@ -23,9 +23,11 @@ from containers.diffusion.request import PNG, Drawing, PictureRequest, Terms
 from containers.diffusion.settings import ICON_PROMPTS, SCENE_PROMPTS, SUBJECT
 from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
 
-# Real-time answers must be there within 60 seconds (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html);
-# a batch transform waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
+# Real-time answers must be there within 60 seconds (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html),
+# asynchronous ones within 15 minutes when an endpoint does not say (…/async-inference-create-invoke-endpoint.html); a batch
+# transform waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
 REAL_TIME_SECONDS: Final = 55.0
+ASYNCHRONOUS_SECONDS: Final = 890.0
 BATCH_SECONDS: Final = 3600.0
 LONGEST_SECONDS: Final = 3600.0
 
@@ -62,12 +64,15 @@ class ServingSettings:
         targets = env.get("TENANTRY_LORA_TARGETS") or "attention+convolutions"
         if targets not in TARGETS:
             raise ValueError(f"TENANTRY_LORA_TARGETS must be one of {', '.join(TARGETS)}")
-        most_timeout = BATCH_SECONDS if batch else REAL_TIME_SECONDS
+        # As the server has it: models that are fetched when a request names them are those of an asynchronous endpoint.
+        asynchronous = bool(env.get("TENANTRY_MODELS_URI"))
+        most_timeout = BATCH_SECONDS if batch else ASYNCHRONOUS_SECONDS if asynchronous else REAL_TIME_SECONDS
         most_timeout = _number(env, "TENANTRY_MOST_TIMEOUT_SECONDS", most_timeout, 0.001, LONGEST_SECONDS)
         most_steps = _whole(env, "TENANTRY_MOST_STEPS", 150, 1, 1000)
         places = _whole(env, "TENANTRY_BATCH", 16, 1, 1024)
-        # A batch transform sends all it has, and its job is bounded by its input.
-        waiting = _whole(env, "TENANTRY_QUEUE", 1_000_000 if batch else 256, 1, 1_000_000)
+        # What a batch transform or an asynchronous endpoint sends is bounded by the concurrency it was given.
+        patient = batch or asynchronous
+        waiting = _whole(env, "TENANTRY_QUEUE", 1_000_000 if patient else 256, 1, 1_000_000)
         return cls(
             base=base,
             dtype=env.get("TENANTRY_DTYPE") or None,
@@ -86,7 +91,7 @@ class ServingSettings:
                 places=places,
                 waiting=waiting,
                 waiting_of_tenant=_whole(
-                    env, "TENANTRY_TENANT_QUEUE", waiting if batch else min(64, waiting), 1, waiting
+                    env, "TENANTRY_TENANT_QUEUE", waiting if patient else min(64, waiting), 1, waiting
                 ),
                 prompt_cache_bytes=_whole(env, "TENANTRY_PROMPT_CACHE_BYTES", 64 * 1024 * 1024, 0, 1 << 40),
             ),

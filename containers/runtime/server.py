@@ -307,9 +307,16 @@ class ServingApp(Generic[ModelT]):
         # An inline family answers one after another; others are given several at once, for their threads or batches.
         step = 1 if self._inline and not self._asynchronous else TOGETHER
         for start in range(0, len(records), step):
-            group = enumerate(records[start : start + step], start)
-            together = asyncio.gather(*(self._record(number, record, content_type) for number, record in group))
-            answers += await self._while_connected(receive, together)
+            group = [
+                asyncio.ensure_future(self._record(number, record, content_type))
+                for number, record in enumerate(records[start : start + step], start)
+            ]
+            try:
+                answers += await self._while_connected(receive, asyncio.gather(*group))
+            finally:
+                # One that cannot be answered fails them all: a family with work in hand for the others may drop it.
+                for unwanted in group if self._asynchronous else ():
+                    unwanted.cancel()
         return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
 
     async def _record(self, number: int, record: bytes, content_type: str) -> bytes:

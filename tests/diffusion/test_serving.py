@@ -379,8 +379,10 @@ def test_settings_suit_the_base_and_the_kind_of_serving(loaded_base: Base) -> No
     assert real.terms(loaded_base).most_size == 1028
     batch = ServingSettings.of_environment({"SAGEMAKER_BATCH": "true"})
     assert (batch.timeout_seconds, batch.engine.waiting_of_tenant) == (3600.0, 1_000_000)
-    asynchronous = ServingSettings.of_environment({"TENANTRY_MOST_TIMEOUT_SECONDS": "900"})
-    assert (asynchronous.timeout_seconds, asynchronous.most_timeout_seconds) == (900.0, 900.0)
+    asynchronous = ServingSettings.of_environment({"TENANTRY_MODELS_URI": "s3://bucket/models/"})
+    assert (asynchronous.timeout_seconds, asynchronous.engine.waiting_of_tenant) == (890.0, 1_000_000)
+    longer = ServingSettings.of_environment({"TENANTRY_MOST_TIMEOUT_SECONDS": "1800"})
+    assert (longer.timeout_seconds, longer.most_timeout_seconds) == (1800.0, 1800.0)
 
 
 def test_a_model_counts_as_many_bytes_as_its_weights_take(base_folder: Path, models: Path) -> None:

@@ -100,3 +100,12 @@ def test_one_model_answers_records_that_name_none(tmp_path: Path, kind: str) -> 
         assert [json.loads(line)["mean"] for line in answer.splitlines()] == [5.0 + number for number in range(40)]
         assert server.call("POST", "/invocations", b'{\n  "add": 1\n}')[1]["mean"] == 6.0
         assert server.call("POST", "/invocations", lines({"add": 1}, {"add": "x"}))[0] == 400
+
+
+def test_when_a_record_cannot_be_answered_the_work_for_the_others_is_called_off(tmp_path: Path) -> None:
+    folder_model(tmp_path / "model", 5.0)
+    with serving(tmp_path, "serve-batching", **BATCH) as server:
+        assert server.call("POST", "/invocations", lines({"together": 9}, {"add": "x"}, {"together": 9}))[0] == 400
+        server.until(lambda status: status["tiny"]["called_off"] == 2)
+        assert server.status()["tiny"]["waiting"] == 0
+        assert server.status()["in_use"] == 0
