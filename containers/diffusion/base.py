@@ -219,7 +219,11 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
     for module in pipeline.components.values():
         if isinstance(module, torch.nn.Module):
             module.requires_grad_(False).eval()
-    return Base(source, digest_of_weights(folder), pipeline, chosen, DTYPES[name])
+    base = Base(source, digest_of_weights(folder), pipeline, chosen, DTYPES[name])
+    if name == "fp16" and base.is_xl and pipeline.vae.config.force_upcast:
+        # SDXL's autoencoder leaves the range of half precision and says so; its pictures would be black.
+        pipeline.vae.to(torch.float32)
+    return base
 
 
 def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:

@@ -147,6 +147,13 @@ def test_a_step_is_the_schedulers_step_for_every_sample(
         torch.testing.assert_close(moved[number], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(xl_folder: Path, base_folder: Path) -> None:
+    xl = load_base(str(xl_folder), device="cpu", dtype="fp16")
+    assert (xl.unet.dtype, xl.pipeline.vae.dtype) == (torch.float16, torch.float32)
+    assert xl.to_images(torch.zeros(1, 4, 4, 4, dtype=torch.float16)).shape == (1, 8, 8, 3)
+    assert load_base(str(base_folder), device="cpu", dtype="fp16").pipeline.vae.dtype == torch.float16
+
+
 def test_a_base_that_cannot_be_sampled_is_refused(base_folder: Path) -> None:
     base = load_base(str(base_folder), device="cpu")
     base.pipeline.scheduler = DDIMScheduler(prediction_type="sample")
@@ -224,7 +231,8 @@ def test_a_burst_does_not_hold_up_others(loaded_base: Base, layers: LoraLayers, 
     # The generation that is under way, and its own.
     assert turns_until(engine, *singles) <= 4 + 4
     assert sum(len(job.pictures) for job in bursts) < 16
-    turns_until(engine, *bursts)
+    for job in bursts:
+        engine.call_off(job)
     assert_at_rest(engine)
 
 
@@ -296,16 +304,16 @@ def test_tenants_share_slots_that_are_fewer_than_they_are(
     assert_at_rest(engine)
 
 
-def test_a_thousand_tenants_take_no_more_than_the_slots(engine: Engine, adapter: Adapters, loaded_base: Base) -> None:
+def test_hundreds_of_tenants_take_no_more_than_the_slots(engine: Engine, adapter: Adapters, loaded_base: Base) -> None:
     weights = adapter(1).weights
     smallest = drawing(steps=1, guidance=0.0, width=8, height=8)
     alone = drawn(engine, Adapter(card(loaded_base), "v1", weights), smallest)[0]
-    for _ in range(125):
+    for _ in range(40):
         jobs = [engine.submit(Adapter(card(loaded_base), "v1", weights), [smallest]) for _ in range(8)]
         turns_until(engine, *jobs)
         assert all(same(alone, job.answer.result()[0]) for job in jobs)
     status = engine.status()
-    assert status["slots"] == {"used": 8, "of": 8, "hits": 0, "misses": 1001, "evictions": 993}
+    assert status["slots"] == {"used": 8, "of": 8, "hits": 0, "misses": 321, "evictions": 313}
     assert status["prompts"]["misses"] == 1
     assert_at_rest(engine)
 
