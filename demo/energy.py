@@ -1,33 +1,25 @@
-"""The demo's tenants: their data, split from one raw file as the product would, and one tenant whose file is spoiled."""
+"""The energy product of the demo: its tenants' data, split from one raw file as the product would; one tenant's file is spoiled."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from containers.forecast.split import split
 from containers.forecast.synthetic import generate
+from demo.product import DemoTenant, Shown
 from resources import keys
+from resources.model_registry import ModelVersion
+from workloads.schema import Workload
 
 SPOILED_LINE: Final = 101
 _SYNTHETIC_START: Final = datetime(2025, 10, 1, tzinfo=UTC)
 _SYNTHETIC_END: Final = datetime(2026, 10, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class DemoTenant:
-    """A tenant of the demo. ``good`` tells whether a model is expected of its upload."""
-
-    tenant: keys.TenantId
-    file: bytes
-    parameters: dict[str, str]
-    tier: keys.Tier
-    good: bool
-
-
-def demo_tenants(count: int, scratch: Path, data: Path | None) -> list[DemoTenant]:
+def energy_tenants(count: int, scratch: Path, data: Path | None) -> list[DemoTenant]:
     """Make the tenants: from ``data``, or from synthetic data; the last one's file is spoiled on purpose.
 
     Args:
@@ -54,13 +46,25 @@ def demo_tenants(count: int, scratch: Path, data: Path | None) -> list[DemoTenan
         tenants.append(
             DemoTenant(
                 tenant=keys.tenant_id(customer.lower().replace("_", "-")),
-                file=content if good else _spoiled(content),
+                files={"consumption.csv": content if good else _spoiled(content)},
                 parameters={"timezone": "Europe/London", "country": "GB"},
                 tier=_tier(number, synthetic=data is None),
                 good=good,
             )
         )
     return tenants
+
+
+def shown_of(workload: Workload) -> Shown:
+    """What the energy table shows: the chosen model, its score beside the naive one's, the first hours of its forecast."""
+
+    def cells(model: ModelVersion, answer: Mapping[str, Any]) -> Sequence[str]:
+        quality = workload.quality
+        score, baseline = model.metrics[quality.metric], model.metrics[quality.baseline or ""]
+        hours = " ".join(f"{value:.3g}" for value in answer["mean"][:3])
+        return str(model.card.get("model", "")), f"{score:.2f} / {baseline:.2f}", hours
+
+    return Shown(("model", "score / naive", "first forecast, kWh"), cells)
 
 
 def _tier(number: int, *, synthetic: bool) -> keys.Tier:
