@@ -43,6 +43,9 @@ SAME_PICTURE: Final = (1, 0.001)
 DECODED_TOGETHER: Final = 8
 """Pictures a call of the autoencoder decodes; it needs far more memory for each than the UNet."""
 
+CLOSING_SECONDS: Final = 5.0
+"""How long `Engine.close` waits for the turn in hand: the process has been told to end."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -148,12 +151,12 @@ class Engine:
         warm.result()
 
     def close(self) -> None:
-        """Stop after the turn in hand; what is not finished is answered with an error."""
+        """Stop after the turn in hand, if it ends soon; what is not finished is answered with an error."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSING_SECONDS)
 
     def submit(self, adapter: Adapter, drawings: Sequence[Drawing]) -> Job:
         """Let drawings wait for their turn. Raises `TooManyRequests`; then none of them waits."""
