@@ -378,7 +378,13 @@ def main(arguments: list[str] | None = None) -> None:
     train(pipeline, chosen.steps, chosen.seed, chosen.work, chosen.until)
     save(pipeline, chosen.output)
     train_reader(chosen.seed).save(chosen.output)
-    card = {"training_steps": chosen.steps, "batch": BATCH, "seed": chosen.seed, **measured(chosen.output)}
+    card = {
+        "training_steps": chosen.steps,
+        "stopped_after": min(chosen.until or chosen.steps, chosen.steps),
+        "batch": BATCH,
+        "seed": chosen.seed,
+        **measured(chosen.output),
+    }
     text = json.dumps(card, indent=2) + "\n"
     (chosen.output / "card.json").write_text(text, encoding="utf-8")
     if chosen.picture:
