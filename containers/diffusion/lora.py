@@ -102,9 +102,10 @@ class LoraLayer(nn.Module):
 
         It is where a slot has more positions than the layer has outputs, for that many rows W has. Only in single precision
         on a CPU: in half precision the sum would lose most of an adapter's digits, and a GPU hides what A and B cost behind
-        the layer itself, whose channels are many times the rank. Training needs the gradients of A and B alone.
+        the layer itself, whose channels are many times the rank. In training it saves a quarter of a step of 16 tenants, though
+        the gradient then goes by way of W's.
         """
-        if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+        if x.dtype != torch.float32 or x.device.type != "cpu":
             return False
         positions = x.shape[-2] * x.shape[-1] if isinstance(self.layer, nn.Conv2d) else x[0].numel() // x.shape[-1]
         return positions * x.shape[0] >= count * self.up.shape[1]

@@ -28,9 +28,9 @@ RUNTIME: Final = ("batch_size",)
 SUBJECT: Final = "{subject}"
 """Stands in prompts for what a tenant's pictures show."""
 
-ICON_PROMPTS: Final = tuple(
-    f"a {shape}" for shape in ("star", "heart", "circle", "cross", "moon", "triangle", "ring", "square")
-)
+ICON_PROMPTS: Final = (
+    "a star", "a heart", "a diamond", "an arrow", "a moon", "a cross", "a triangle", "a ring", "a circle", "a square",
+)  # fmt: skip
 """What the embedded base is asked when nobody says: shapes that it tells apart."""
 
 SCENE_PROMPTS: Final = (
@@ -58,14 +58,14 @@ class Settings:
     dtype: str | None = None
     """What the frozen base computes in: fp32, fp16 or bf16. Adapters are always trained in fp32."""
     targets: str = "attention+convolutions"
-    rank: int = 4
-    steps: int = 150
+    rank: int = 3
+    steps: int = 100
     images_per_step: int = 1
     """Of one tenant; prior preservation adds as many of the base's."""
-    learning_rate: float = 2e-3
-    warmup: int = 10
+    learning_rate: float = 1.5e-2
+    warmup: int = 20
     """Steps in which the learning rate rises; after them it falls to a tenth along a cosine."""
-    clip: float = 1.0
+    clip: float = 0.5
     """The largest norm of one tenant's gradient; a larger one is scaled down to it."""
     caption_dropout: float = 0.1
     """Share of samples shown without their caption, so that guidance leads away from the tenant's own middle."""
@@ -108,6 +108,7 @@ REAL_BASE: Final[Mapping[str, object]] = {
     "steps": 800,
     "learning_rate": 1e-4,
     "warmup": 50,
+    "clip": 1.0,
     "tenants_together": 8,
     "prompts": SCENE_PROMPTS,
     "drawing_steps": 30,
