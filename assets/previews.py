@@ -18,13 +18,13 @@ def pictures_of_preview(preview: Mapping[str, Any], title: str) -> dict[str, byt
     """What a preview asks to be shown; nothing for a preview of a kind that is not known here.
 
     A preview of kind ``forecast`` gives ``plot``: the held-out truth beside mean and interval. One of kind ``pictures`` gives
-    ``contact_sheet``, drawn by the container, and ``loss``, its training's curve.
+    ``contact_sheet``, drawn by the container, and ``loss_curve``, its training's curve.
 
     Raises:
         ValueError: it says it is of a kind known here and lacks or malforms what that kind needs.
     """
     if preview.get("kind") == "pictures":
-        return {"contact_sheet": _sheet(preview), "loss": plot_of_losses(preview.get("loss"), title)}
+        return {"contact_sheet": _sheet(preview), "loss_curve": plot_of_losses(preview.get("loss"), title)}
     plot = plot_of_preview(preview, title)
     return {} if plot is None else {"plot": plot}
 

@@ -26,10 +26,10 @@ def preview(**changed: Any) -> dict[str, Any]:
 
 def test_pictures_give_their_sheet_as_it_is_and_a_loss_curve() -> None:
     pictures = pictures_of_preview(preview(), "acme, v1")
-    assert list(pictures) == ["contact_sheet", "loss"]
+    assert list(pictures) == ["contact_sheet", "loss_curve"]
     assert pictures["contact_sheet"] == base64.b64decode(preview()["sheet"])
-    assert Image.open(io.BytesIO(pictures["loss"])).size == (560, 210)
-    assert pictures["loss"] != plot_of_losses([[1, 0.3], [50, 0.4], [100, 0.9]], "acme, v1")
+    assert Image.open(io.BytesIO(pictures["loss_curve"])).size == (560, 210)
+    assert pictures["loss_curve"] != plot_of_losses([[1, 0.3], [50, 0.4], [100, 0.9]], "acme, v1")
 
 
 def test_a_sheet_may_be_a_jpeg_and_says_so() -> None:

@@ -81,7 +81,7 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
     for tenant in good:
         artifact = artifacts[tenant.tenant]
         assert artifact["contact_sheet"].startswith("![contact_sheet](data:image/png;base64,")
-        assert artifact["loss"].startswith("![loss](data:image/png;base64,")
+        assert artifact["loss_curve"].startswith("![loss_curve](data:image/png;base64,")
         assert artifact["personalisation"] >= portraits.quality.required
         assert registrations[tenant.tenant]["first_pictures"].startswith("![first_pictures](data:image/png;base64,")
         with TenantClient(deployment, portraits, tenant.tenant) as client:
