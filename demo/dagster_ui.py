@@ -141,9 +141,9 @@ class DagsterUI:
         shown = " or ".join(f"normalize-space(text())='{status}'" for status in _RUN_ENDED)
         return self.see_element(f"//*[{shown}]", seconds=seconds).text.strip()
 
-    def show_plot(self) -> WebElement:
-        """On a partition's page: open the Markdown of its metadata entry ``plot`` and return the picture, loaded."""
-        row = "//tr[.//td[normalize-space()='plot']]"
+    def show_picture(self, entry: str) -> WebElement:
+        """On a partition's page: open the Markdown of a metadata entry such as ``plot`` and return the picture, loaded."""
+        row = f"//tr[.//td[normalize-space()={_quoted(entry)}]]"
         self.click(f"{row}//*[normalize-space(text())='[Show Markdown]']")
         picture = self.see_element("//*[@role='dialog']//img[starts-with(@src, 'data:image/png')]")
         self._wait(lambda: self.natural_width(picture) > 0, "a picture that can be decoded")

@@ -12,6 +12,7 @@ from typing import Final
 from PIL import Image
 
 from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
+from demo.portraits import NAMES
 
 MOST_BYTES: Final = 300_000  # of one picture: a README that loads quickly
 _ARTIFACT: Final = "energy/fine_tuned_artifact"
@@ -29,7 +30,11 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
 
     def tenants_artifact() -> None:
         ui.open_partition(_ARTIFACT, tenant)
-        ui.show_plot()
+        ui.show_picture("plot")
+
+    def portraits_artifact() -> None:
+        ui.open_partition("portraits/fine_tuned_artifact", NAMES[0])
+        ui.show_picture("contact_sheet")
 
     def tenants_statuses() -> None:
         ui.open_partition(_TRAINING_DATA, spoiled)
@@ -39,6 +44,7 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
         "asset-graph": lambda: ui.open_asset_graph("energy"),
         "tenants": tenants_statuses,
         "tenant-artifact": tenants_artifact,
+        "portraits-artifact": portraits_artifact,
         "automation": ui.open_automation,
     }
 

@@ -83,7 +83,7 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     versions = [version.version for version in registry.versions(tenant, ENERGY)]
     (by_hand,) = [version for version in versions if version != onboarded.version]
     ui.see(by_hand)
-    picture = ui.show_plot()
+    picture = ui.show_picture("plot")
     assert ui.natural_width(picture) > 300
     champion = registry.champion(tenant, ENERGY)
     assert champion is not None
