@@ -41,6 +41,7 @@ from containers.diffusion.images import (
     decode_image,
     read_image,
 )
+from containers.runtime.refused_data import RefusedData
 
 __all__ = [
     "CAPTIONS_FILE",
@@ -101,20 +102,7 @@ _NAMELESS: Final = frozenset(
 _DETERMINERS: Final = frozenset({"a", "an", "the", "my", "our", "two", "three", "some"})
 
 
-class RefusedData(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
-    """Data that cannot be trained on: what is wrong, where (a file or parameter), and how to cure it."""
-
-    def __init__(self, reason: str, field: str, cure: str) -> None:
-        super().__init__(reason, field, cure)
-        self.reason = reason
-        self.field = field
-        self.cure = cure
-
-    def __str__(self) -> str:
-        return f"{self.reason} {self.cure}"
-
-
-class RefusedText(ValueError):  # noqa: N818 - as above
+class RefusedText(ValueError):  # noqa: N818 - reads as the sentence it is: "refused text"
     """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence."""
 
 

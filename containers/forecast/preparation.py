@@ -29,7 +29,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from containers.forecast.reading import CONSUMPTION, TIMESTAMP, Readings, RefusedData, read_files
+from containers.forecast.reading import CONSUMPTION, TIMESTAMP, Readings, read_files
+from containers.runtime.refused_data import RefusedData
 
 __all__ = ["DATA_FILE", "SERIES_FILE", "Frequency", "Prepared", "RefusedData", "prepare"]
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from containers.runtime.refused_data import RefusedData
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -23,19 +25,6 @@ MAX_ROWS: Final = 400_000
 TIMESTAMP: Final = "timestamp"
 CONSUMPTION: Final = "consumption"
 CUSTOMER: Final = "customer_id"
-
-
-class RefusedData(Exception):  # noqa: N818 - the event has a name of its own; the sentence is its message
-    """Data that cannot be trained on: what is wrong, where (a column, file or parameter), and how to cure it."""
-
-    def __init__(self, reason: str, field: str, cure: str) -> None:
-        super().__init__(reason, field, cure)
-        self.reason = reason
-        self.field = field
-        self.cure = cure
-
-    def __str__(self) -> str:
-        return f"{self.reason} {self.cure}"
 
 
 @dataclass(frozen=True)
