@@ -49,8 +49,8 @@ class Sheet:
 def contact_sheet(rows: Sequence[Row]) -> Sheet:
     """Rows of pictures under one another, about 900 pixels wide at most.
 
-    Small pictures are enlarged so that each of their pixels is seen, as a PNG of a palette; larger ones become thumbnails, as a
-    JPEG. The file has at most `MOST_BYTES`.
+    Small pictures are enlarged so that each of their pixels is seen, as a PNG (of a palette if it would be too large); larger
+    ones become thumbnails, as a JPEG. The file has at most `MOST_BYTES`.
     """
     small = all(max(row.images.shape[1:3]) <= _SMALL for row in rows)
     columns = min(MOST_COLUMNS, max(len(row.images) for row in rows))
@@ -97,22 +97,24 @@ def _fitted(text: str, font: Any) -> str:
 
 
 def _png(sheet: Image.Image) -> Sheet:
-    content = b""
-    for colours in (256, 96, 24):
-        file = io.BytesIO()
-        sheet.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-        content = file.getvalue()
+    content = _saved(sheet, "PNG")
+    for colours in (256, 64, 16):
         if len(content) <= MOST_BYTES:
             break
+        content = _saved(sheet.quantize(colours, dither=Image.Dither.NONE), "PNG")
     return Sheet("image/png", content)
 
 
 def _jpeg(sheet: Image.Image) -> Sheet:
-    content = b""
-    for quality in (88, 75, 50):
-        file = io.BytesIO()
-        sheet.save(file, "JPEG", quality=quality, optimize=True)
-        content = file.getvalue()
+    content = _saved(sheet, "JPEG", quality=88)
+    for quality in (75, 50):
         if len(content) <= MOST_BYTES:
             break
+        content = _saved(sheet, "JPEG", quality=quality)
     return Sheet("image/jpeg", content)
+
+
+def _saved(sheet: Image.Image, kind: str, **how: int) -> bytes:
+    file = io.BytesIO()
+    sheet.save(file, kind, optimize=True, **how)
+    return file.getvalue()

@@ -62,7 +62,7 @@ class Settings:
     steps: int = 100
     images_per_step: int = 1
     """Of one tenant; prior preservation adds as many of the base's."""
-    learning_rate: float = 1.5e-2
+    learning_rate: float = 1.2e-2
     warmup: int = 20
     """Steps in which the learning rate rises; after them it falls to a tenth along a cosine."""
     clip: float = 0.5
@@ -88,7 +88,7 @@ class Settings:
     """What models are asked, for their score and their first pictures, beside a tenant's own prompts."""
     pictures: int = 6
     """Pictures a model is judged by: prompts that are not among the captions of its tenant."""
-    drawing_steps: int = 12
+    drawing_steps: int = 10
     guidance: float = 2.5
     drawn_together: int = 16
     """Pictures drawn in one batch."""

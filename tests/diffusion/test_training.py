@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from containers.diffusion import personalisation
 from containers.diffusion.adapter import read_adapter
-from containers.diffusion.base import Base
+from containers.diffusion.base import TINY_FOLDER, Base
 from containers.diffusion.engine import SAME_PICTURE, Engine, EngineSettings
 from containers.diffusion.lora import LoraLayers
 from containers.diffusion.preparation import prepare
@@ -149,11 +150,10 @@ def test_the_preview_is_a_sheet_of_uploads_base_and_model_with_the_loss_curve(
     with Image.open(io.BytesIO(base64.b64decode(preview["sheet"]))) as sheet:
         pixels = np.asarray(sheet.convert("RGB"))
         assert sheet.width <= 900
-    # The first upload is seen as it is, enlarged four times, in a palette's colours.
-    with Image.open(sorted(uploads[0].glob("image-*.png"))[0]) as first:
-        learned = np.asarray(first.resize((128, 128), Image.Resampling.NEAREST)).astype(int)
-    cells = [pixels[24 : 24 + 128, left : left + 128] for left in range(76, 76 + 6 * 136, 136)]
-    assert sum(np.abs(learned - cell).mean() < 10 for cell in cells) == 1
+    # The first row shows the six pictures that were learned from as they are, enlarged four times.
+    shown = [pixels[24 : 24 + 128, left : left + 128][::4, ::4] for left in range(76, 76 + 6 * 136, 136)]
+    uploaded = pixels_of(sorted(uploads[0].glob("image-*.png")))
+    assert [sum(np.array_equal(cell, picture) for picture in uploaded) for cell in shown] == [1] * 6
 
 
 def test_large_pictures_become_thumbnails(training: Training, tmp_path: Path) -> None:
@@ -337,6 +337,47 @@ def test_hyperparameters_that_no_task_can_be_trained_with_fail_the_job(
     with pytest.raises(InvalidTrainingInput) as refusal:
         training([task("a", uploads[0])], **given)
     assert reason in str(refusal.value)
+
+
+def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_uploads(tmp_path: Path) -> None:
+    tenants = {"a": 4, "b": 9}
+    folders = {tenant: upload(tmp_path / tenant, number) for tenant, number in tenants.items()}
+    (tmp_path / "w").mkdir()
+    made: Made = {}
+    # The defaults of a job, but for fewer steps.
+    how = {"steps": "70", "device": "cpu"}
+    for result in DiffusionTrainer().train([task(*each) for each in folders.items()], how, tmp_path / "w"):
+        if not isinstance(result, Underway):
+            made[result.task.tenant] = result
+    pictures = {tenant: pixels_of(trained(made, tenant).files.values()) for tenant in tenants}
+    known = {str(number): icons(number) for number in range(12)}
+    for tenant, number in tenants.items():
+        model = trained(made, tenant)
+        assert model.metrics["personalisation"] > 0.4
+        assert model.metrics["meaning_kept"] >= 0.75
+        assert model.card["unseen_prompts"] == len(pictures[tenant]) == 4
+        assert model.metrics["loss"] < model.preview["loss"][0][1]
+        # Of a dozen styles, and the other model, its pictures are nearest to its tenant's.
+        assert personalisation.nearest(known, pictures[tenant]) == str(number)
+        other = next(each for each in tenants if each != tenant)
+        own, others = (personalisation.distance(pictures[each], known[str(number)]) for each in (tenant, other))
+        assert own < others
+        assert (model.folder / "adapter.safetensors").stat().st_size * 30 <= sum(
+            path.stat().st_size for path in TINY_FOLDER.rglob("*") if path.is_file()
+        )
+
+
+def icons(number: int) -> "np.typing.NDArray[np.uint8]":
+    """A made-up tenant's icons of all shapes it uploads, other drawings than its uploads."""
+    return np.stack([draw_icon(shape, tenant_style(number), 7000 + place) for place, shape in enumerate(SHAPES)])
+
+
+def pixels_of(paths: Iterable[Path]) -> "np.typing.NDArray[np.uint8]":
+    pictures = []
+    for path in paths:
+        with Image.open(path) as picture:
+            pictures.append(np.asarray(picture))
+    return np.stack(pictures)
 
 
 def test_broken_off_it_leaves_the_base_as_it_was(training: Training, uploads: list[Path], tmp_path: Path) -> None:
