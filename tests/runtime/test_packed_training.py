@@ -369,7 +369,8 @@ def test_what_is_done_together_is_told_and_counted_to_all_of_it(job: Job, monkey
     assert [message for message in messages if message["event"] == "task_progress"] == [
         {"event": "task_progress", "task": f"t-{tenant}", "step": 1, "steps": 2} for tenant in ("acme", "bolt")
     ]
-    assert all(job.outcome(tenant)["cpu_seconds"] >= 0.1 for tenant in ("acme", "bolt"))
+    # The clock of a process has ticks of 10 ms; without sharing, one of the two would have cost nothing.
+    assert all(job.outcome(tenant)["cpu_seconds"] >= 0.07 for tenant in ("acme", "bolt"))
 
 
 def test_a_killed_job_has_kept_what_it_had_done(job: Job) -> None:
