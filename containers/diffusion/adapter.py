@@ -4,17 +4,19 @@ Any file that diffusers' ``load_lora_weights`` takes for these layers is taken h
 Nothing in the files is trusted: names, shapes, types and sizes are checked against the base before a tensor is made.
 """
 
+import itertools
 import json
+import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import save
 from torch import Tensor
 
 from containers.diffusion.lora import TARGETS, Shape
@@ -29,7 +31,7 @@ LARGEST_WEIGHT: Final = 1e4
 
 _PREFIX: Final = "unet."
 _KEY: Final = re.compile(r"unet\.(?P<layer>[a-z0-9_.]{1,200})\.(?P<part>lora_A\.weight|lora_B\.weight|alpha)")
-_DTYPES: Final = frozenset({"F32", "F16", "BF16"})
+_DTYPES: Final[Mapping[str, torch.dtype]] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class UnusableAdapter(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable adapter"
@@ -148,27 +150,33 @@ def read_adapter(
     content = _weights(folder)
     ranks = _checked_header(content, shapes, most_rank)
     try:
-        tensors = load(content)
+        entries = deserialize(content)
     except SafetensorError as error:
         raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
-    return Adapter(card, str(document.get("version", ""))[:100], _weights_of(tensors, ranks, dtype))
+    return Adapter(card, str(document.get("version", ""))[:100], _weights_of(entries, ranks, dtype))
 
 
 def _weights_of(
-    tensors: Mapping[str, Tensor], ranks: Mapping[str, int], dtype: torch.dtype
+    entries: Sequence[tuple[str, Mapping[str, Any]]], ranks: Mapping[str, int], dtype: torch.dtype
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B by layer, as parts of one tensor: what is done to all of them is done at once, for loading takes milliseconds."""
-    names = [f"{_PREFIX}{layer}.{part}" for layer in ranks for part in ("lora_A.weight", "lora_B.weight")]
-    parts = [tensors[name] for name in names]
-    whole = torch.cat([part.reshape(-1) for part in parts]).to(dtype)
-    flat = iter(torch.split(whole, [part.numel() for part in parts]))
+    entries = sorted(entries, key=lambda entry: entry[1]["dtype"])
+    buffers = [
+        torch.frombuffer(bytearray().join(entry["data"] for _, entry in alike), dtype=_DTYPES[kind]).to(dtype)
+        for kind, alike in itertools.groupby(entries, key=lambda entry: entry[1]["dtype"])
+    ]
+    whole = torch.cat(buffers) if len(buffers) > 1 else buffers[0]
+    shapes = [entry["shape"] for _, entry in entries]
+    flat = torch.split(whole, [math.prod(shape) for shape in shapes])
+    tensors = {name: (part, shape) for (name, _), part, shape in zip(entries, flat, shapes, strict=True)}
     weights: dict[str, tuple[Tensor, Tensor]] = {}
-    for (layer, rank), down in zip(ranks.items(), parts[::2], strict=True):
-        a, b = next(flat).view(down.shape), next(flat).view(-1, rank)
+    for layer, rank in ranks.items():
+        a, shape = tensors[f"{_PREFIX}{layer}.lora_A.weight"]
+        b = tensors[f"{_PREFIX}{layer}.lora_B.weight"][0].view(-1, rank)
         alpha = tensors.get(f"{_PREFIX}{layer}.alpha")
         if alpha is not None:
-            b *= float(alpha) / rank
-        weights[layer] = (a, b)
+            b *= float(alpha[0]) / rank
+        weights[layer] = (a.view(shape), b)
     # A comparison with NaN is false, so this one test finds NaN, infinities and absurd numbers.
     if not float(whole.abs().max()) <= LARGEST_WEIGHT:
         _refuse_values(weights)

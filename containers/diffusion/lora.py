@@ -191,6 +191,8 @@ class LoraLayers:
         self.rank = rank
         self.layers: dict[str, LoraLayer] = {}
         self._parents: dict[str, tuple[nn.Module, str]] = {}
+        # By slot, the rank above which all of it is zero.
+        self._ranks = [0] * slots
         endings = TARGETS[targets]
         for name, module in list(unet.named_modules()):
             if isinstance(module, nn.Linear | nn.Conv2d) and any(name.endswith(f".{end}") for end in endings):
@@ -212,20 +214,19 @@ class LoraLayers:
         """Fill a slot with an adapter: A and B by layer, alpha/r already in B; layers it lacks are zero."""
         if slot == BASE_SLOT:
             raise ValueError("slot 0 is the base's")
+        before, self._ranks[slot] = self._ranks[slot], max((a.shape[0] for a, _ in weights.values()), default=0)
         for name, layer in self.layers.items():
             pair = weights.get(name)
             down, up = layer.down[slot], layer.up[slot]
-            if pair is None:
-                up.zero_()
-                down.zero_()
-                continue
-            a, b = pair
-            rank = a.shape[0]
-            down[:rank].copy_(a)
-            up[:, :rank].copy_(b)
-            if rank < self.rank:
-                down[rank:].zero_()
-                up[:, rank:].zero_()
+            rank = 0
+            if pair is not None:
+                a, b = pair
+                rank = a.shape[0]
+                down[:rank].copy_(a)
+                up[:, :rank].copy_(b)
+            if rank < before:
+                down[rank:before].zero_()
+                up[:, rank:before].zero_()
 
     @torch.no_grad()
     def take(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -241,6 +242,7 @@ class LoraLayers:
 
         ``generator`` is on the CPU: the same seed gives the same adapter on any device and beside any neighbours.
         """
+        self._ranks[slot] = self.rank
         for layer in self.layers.values():
             shape = layer.down.shape[1:]
             bound = 1.0 / float(torch.tensor(shape[1:]).prod()) ** 0.5
