@@ -7,7 +7,8 @@ On a CPU with the embedded base, and on a GPU with one of Stable Diffusion 1.5's
 
 What is compared takes turns within the run, so that a busy moment of the machine meets both, and ratios are medians over
 rounds. Tenants' models have the shape that training makes by default; where only speed is measured, they hold random numbers. The last
-line is JSON with every figure. `--quick` measures nothing: it shows that everything runs.
+line is JSON with every figure. The server's TENANTRY_ variables (docs/contracts.md, "Portraits") count here too. `--quick` measures
+nothing: it shows that everything runs.
 """
 
 import argparse

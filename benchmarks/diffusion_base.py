@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shutil
 import tempfile
@@ -90,30 +91,41 @@ class Bench:
 
 
 def make_bench(size: Size, device: str, pixels: int | None, threads: int, scratch: Path, *, quick: bool) -> Bench:
-    """Prepare a run: for ``sd15`` write the base into ``scratch``. ``pixels`` are the base's own when not given."""
+    """Prepare a run: for ``sd15`` write the base into ``scratch``. ``pixels`` are the base's own when not given.
+
+    The server's settings are its defaults, or as the process's TENANTRY_ variables say.
+    """
     torch.set_num_threads(threads)
-    dtype = "bf16" if device.startswith("cuda") else "fp32"
     pipeline = scratch / "pipeline"
     if size == "tiny":
         # What else lies there is not of the pipeline.
         shutil.copytree(TINY_FOLDER, pipeline, ignore=shutil.ignore_patterns("reader*"))
         source = TINY
-        environment = {"TENANTRY_BASE": TINY}
     else:
         print("writing a base of Stable Diffusion 1.5's shape with random weights", flush=True)
         save_random_sd15(pipeline)
         source = str(pipeline)
-        environment = {"TENANTRY_BASE": source}
     training = parse_settings({"base": source})
+    environment: dict[str, str] = {}
     if size == "sd15":
         # Slots as wide as what training makes: the server's defaults have room for any adapter of such a base.
         environment |= {"TENANTRY_LORA_TARGETS": training.targets, "TENANTRY_RANK": str(training.rank)}
     if quick:
         environment["TENANTRY_STEPS"] = str(QUICK_STEPS)
         training = replace(training, steps=QUICK_STEPS, warmup=1)
-    serving = ServingSettings.of_environment(environment)
-    own = 32 if size == "tiny" else 512
-    return Bench(size, source, pipeline, device, dtype, pixels or own, quick, threads, training, serving, scratch)
+    return Bench(
+        size=size,
+        source=source,
+        pipeline=pipeline,
+        device=device,
+        dtype="bf16" if device.startswith("cuda") else "fp32",
+        pixels=pixels or (32 if size == "tiny" else 512),
+        quick=quick,
+        threads=threads,
+        training=training,
+        serving=ServingSettings.of_environment({**environment, **os.environ, "TENANTRY_BASE": source}),
+        scratch=scratch,
+    )
 
 
 def save_random_sd15(folder: Path) -> None:

@@ -139,7 +139,7 @@ def switch(bench: Bench) -> dict[str, Any]:
             (same if stays else changed).append(seconds)
     extra = float(np.median(np.subtract(changed, same)))
     return {
-        "switch_share": round(extra / float(np.median(whole)), 4),
+        "switch_share": round(extra / float(np.median(whole)), 5),
         "switch_extra_ms": round(1000 * extra, 3),
         "generation_ms": round(1000 * float(np.median(whole)), 1),
         "generation_steps": bench.serving.steps,
