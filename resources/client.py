@@ -7,6 +7,7 @@ identity, once, when the client is made; no call takes another.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import time
@@ -262,10 +263,8 @@ def _document(answer: Answer) -> dict[str, Any]:
 def _archived(answer: Answer) -> Any:
     """An answer as an archived exchange has it: a JSON document as it is, anything else with its type."""
     if answer.content_type.split(";")[0].strip() == JSON:
-        try:
+        with contextlib.suppress(ValueError):  # else it is kept as the bytes it is
             return json.loads(answer.content)
-        except ValueError:
-            pass  # kept as the bytes it is
     return {"content_type": answer.content_type, "base64": base64.b64encode(answer.content).decode()}
 
 
