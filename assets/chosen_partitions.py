@@ -104,6 +104,9 @@ class RunReport:
         key = asset_key(self._workload, asset)
         self._context.log_event(AssetObservation(key, partition=tenant, metadata={"reason": reason}))
 
+    def flush(self) -> None:
+        """Every event was handed on at once: there is nothing left to do."""
+
     def info(self, message: str) -> None:
         """Something worth knowing."""
         self._context.log.info(message)

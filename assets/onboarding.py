@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, Registration, register
@@ -34,6 +35,7 @@ Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
 _PREPARED_AT_ONCE: Final = 4
 # Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
 _SYNC_SECONDS: Final = 5.0
+_ROWS_FOLLOW_SECONDS: Final = 1.0
 
 
 class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
@@ -73,11 +75,12 @@ class Onboarding:
     report: Report
     train: Train
     stages: frozenset[AssetName]
+    by: str = "tenantry"  # who makes the changes to the rows, for their history
     failures: dict[keys.TenantId, str] = field(default_factory=dict)
     registered: int = 0
 
     def __post_init__(self) -> None:
-        self._queue = RequestQueue(self.deployment)
+        self._queue = RequestQueue(self.deployment, by=self.by)
         self._registry = ModelRegistry(self.deployment)
         self._work: dict[keys.RequestId, Work] = {}
         self._data: dict[keys.RequestId, TrainingData] = {}
@@ -85,6 +88,8 @@ class Onboarding:
         self._settled: set[keys.RequestId] = set()
         self._trained: dict[keys.RequestId, ModelVersion] = {}
         self._endpoint: dict[str, hosting.Endpoint] = {}
+        self._registered: list[tuple[Work, ModelVersion, Registration]] = []
+        self._row_moved = time.monotonic()
 
     # ---- the whole way ----------------------------------------------------------------------------------------------------
 
@@ -95,6 +100,12 @@ class Onboarding:
             JobFailed: the training job failed as a whole.
             NoCapacityYet: SageMaker would not take the job now.
         """
+        try:
+            self._run(work)
+        finally:
+            self._move_registered()
+
+    def _run(self, work: Sequence[Work]) -> None:
         self._work = {item.request.request: item for item in work}
         if "fine_tuned_artifact" not in self.stages:
             if "training_data" in self.stages:
@@ -105,7 +116,9 @@ class Onboarding:
             return
         untrained = []
         for item in work:
-            if item.owed and item.request.status == "trained" and self._take_up_trained(item):
+            # An earlier try may have come as far as a model, and failed after that: at its endpoint, or because its run died.
+            tried = item.request.status == "trained" or item.request.attempt > 1 or item.request.postponed > 0
+            if item.owed and tried and self._take_up_trained(item):
                 continue
             untrained.append(item)
         tasks = self._tasks(untrained)
@@ -170,14 +183,20 @@ class Onboarding:
                     "training_data", item.tenant, self._data_metadata(item, data), data.fingerprint
                 )
                 ready.append((item, data))
-        return [(self._note_training_data(item, data), data) for item, data in ready]
+        noted = [(self._note_training_data(item, data), data) for item, data in ready]
+        return [(item, data) for item, data in noted if item is not None]
 
-    def _note_training_data(self, item: Work, data: TrainingData) -> Work:
+    def _note_training_data(self, item: Work, data: TrainingData) -> Work | None:
+        """The work with its row moved along; None when the row is no longer this pack's: somebody cancelled it."""
         if not (item.owed and item.request.status == "claimed" and "fine_tuned_artifact" in self.stages):
             return item
         job = keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack)
         changes = {"facts": {"training_data": data.to_json()}, "job": job}
-        moved = self._queue.move(item.request, "training", why=f"its data are good; job {job}", changes=changes)
+        try:
+            moved = self._queue.move(item.request, "training", why=f"its data are good; job {job}", changes=changes)
+        except NotTheirTurn as error:
+            self._left_to_others(item, error)
+            return None
         item = replace(item, request=moved)
         self._work[item.request.request] = item
         return item
@@ -279,8 +298,7 @@ class Onboarding:
             try:
                 moved = self._queue.move(item.request, "trained", why=f"version {item.version}")
             except NotTheirTurn as error:
-                self._settled.add(item.request.request)
-                self.report.info(str(error))
+                self._left_to_others(item, error)
                 return True
             item = replace(item, request=moved)
             self._work[item.request.request] = item
@@ -356,8 +374,15 @@ class Onboarding:
     def _take_up_trained(self, item: Work) -> bool:
         """Register a version that an earlier run trained and did not register. Returns False when it is not there."""
         model = self._registry.version(item.tenant, item.request.workload, item.version)
-        if model is None:
+        if model is None or model.status == "rejected":
             return False
+        if item.request.status != "trained":
+            try:
+                moved = self._queue.move(item.request, "trained", why=f"version {item.version}, made by an earlier try")
+            except NotTheirTurn as error:
+                self._left_to_others(item, error)
+                return True
+            item = replace(item, request=moved)
         self._settled.add(item.request.request)
         if "endpoint_registration" in self.stages:
             self._register(item, model)
@@ -384,7 +409,8 @@ class Onboarding:
             self.report.checked(
                 "endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False
             )
-            self._fail(item, "endpoint_registration", str(error))
+            # An archive that was refused keeps its name at the endpoint; the next try needs another.
+            self._fail(item, "endpoint_registration", str(error), new_version=isinstance(error, ArtifactUnusable))
             return
         self.report.checked(
             "endpoint_registration",
@@ -393,12 +419,6 @@ class Onboarding:
             {"milliseconds": round(done.smoke_milliseconds, 1)},
             passed=True,
         )
-        if item.owed and item.request.status == "trained":
-            try:
-                self._queue.move(item.request, "registered", why=done.decision)
-            except NotTheirTurn as error:
-                self.report.info(str(error))
-                return
         self.registered += 1
         self.report.materialized(
             "endpoint_registration",
@@ -406,10 +426,28 @@ class Onboarding:
             self._registration_metadata(model, endpoint, done),
             done.champion.version,
         )
-        if done.crowned:
-            self._tell(item, "model_ready", f"Your {self.workload.title.lower()} are ready.", model.version)
-        else:
-            self._tell(item, "model_kept", f"Your model stays as it was: {done.decision}.", done.champion.version)
+        self._registered.append((item, model, done))
+        if time.monotonic() - self._row_moved > _ROWS_FOLLOW_SECONDS:
+            self._move_registered()
+
+    def _move_registered(self) -> None:
+        """Tell of those registered, then move their rows: whatever dies on the way does it twice rather than never.
+
+        Dagster's events are handed on in batches, so rows follow them in batches too.
+        """
+        self.report.flush()
+        finished, self._registered = self._registered, []
+        self._row_moved = time.monotonic()
+        for item, model, done in finished:
+            if done.crowned:
+                self._tell(item, "model_ready", f"Your {self.workload.title.lower()} are ready.", model.version)
+            else:
+                self._tell(item, "model_kept", f"Your model stays as it was: {done.decision}.", done.champion.version)
+            if item.owed and item.request.status == "trained":
+                try:
+                    self._queue.move(item.request, "registered", why=done.decision)
+                except NotTheirTurn as error:
+                    self.report.info(str(error))
 
     def _registration_metadata(
         self, model: ModelVersion, endpoint: hosting.Endpoint, done: Registration
@@ -437,25 +475,40 @@ class Onboarding:
     # ---- failures ----------------------------------------------------------------------------------------------------------------
 
     def _fail(
-        self, item: Work, asset: AssetName, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None
-    ) -> None:
+        self, item: Work, asset: AssetName, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None,
+        new_version: bool = False,
+    ) -> None:  # fmt: skip
         self._settled.add(item.request.request)
         self.failures[item.tenant] = reason
         self.report.failed(asset, item.tenant, reason)
         if not item.owed:
             return
-        try:
-            row = self._queue.fail(item.request, reason, attempts=self.workload.training.attempts, retryable=retryable)
-        except NotTheirTurn as error:
-            self.report.info(str(error))
-            return
-        if row.status == "dead_lettered":
-            self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}", None)
-        elif tell is not None:
+        self.report.flush()
+        attempts = self.workload.training.attempts
+        # The tenant is told before the row says so: whoever dies between the two tells twice rather than never.
+        if tell is not None:
             blame = (
                 "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
             )
             self._tell(item, tell, f"{blame}: {reason}", None)
+        elif retryable and item.request.attempt >= attempts:
+            self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}", None)
+        try:
+            self._queue.fail(
+                item.request,
+                reason,
+                attempts=attempts,
+                retryable=retryable,
+                new_version=new_version,
+                first_retry=timedelta(seconds=self.workload.scheduling.retry_seconds),
+            )
+        except NotTheirTurn as error:
+            self.report.info(str(error))
+
+    def _left_to_others(self, item: Work, error: NotTheirTurn) -> None:
+        """The row was cancelled, or another run took it over: nothing more is done for it here."""
+        self._settled.add(item.request.request)
+        self.report.info(str(error))
 
     def _tell(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> None:
         tell_tenant(

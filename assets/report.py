@@ -30,6 +30,10 @@ class Report(Protocol):
         """A tenant's asset could not be made; the others go on."""
         ...
 
+    def flush(self) -> None:
+        """Hand on what was only noted so far; it is durable when this returns."""
+        ...
+
     def info(self, message: str) -> None:
         """Something a person following along wants to know."""
         ...

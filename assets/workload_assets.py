@@ -146,14 +146,16 @@ def _onboard(
     stages: frozenset[AssetName],
 ) -> dict[keys.TenantId, str]:
     deployment = tenantry.deployment
-    queue = RequestQueue(deployment)
+    queue = RequestQueue(deployment, by=f"run {context.run.run_id}")
     report = RunReport(context, workload.name)
     failures: dict[keys.TenantId, str] = {}
     registered = 0
     for pack, tier, work in _packs(context, config, queue, workload, failures):
         assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
         plan(context, assets, [item.tenant for item in work])
-        going = Onboarding(deployment, workload, pack, tier, report, _train(context, tenantry, queue, work), stages)
+        going = Onboarding(
+            deployment, workload, pack, tier, report, _train(context, tenantry, queue, work), stages, queue.by
+        )
         try:
             going.run(work)
         except NoCapacityYet as error:

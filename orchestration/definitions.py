@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from datetime import timedelta
 
 from dagster import BetaWarning, Definitions, PreviewWarning, in_process_executor
 
@@ -34,7 +35,9 @@ def _definitions() -> Definitions:
             schedules=[
                 schedule for name, workload in _WORKLOADS.items() for schedule in schedules_of(workload, _JOBS[name])
             ],
-            sensors=sensors_of(_WORKLOADS, _JOBS),
+            sensors=sensors_of(
+                _WORKLOADS, _JOBS, timedelta(seconds=float(os.environ.get("TENANTRY_LOST_UPLOADS_SECONDS", "300")))
+            ),
             executor=in_process_executor,  # a run has one or few steps; a process for each would cost seconds and win nothing
             resources={
                 "tenantry": TenantryResource(

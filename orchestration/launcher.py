@@ -1,4 +1,4 @@
-"""Which packs get a run now: new ones, and those whose run died before they were finished.
+"""Which packs get a run now: new ones, and those whose run died before they were finished; and who has to wait.
 
 The queue says what is owed; Dagster says which runs are alive. A pack is taken up again under its own id, so the new run finds
 the training job of the old one by its name and goes on from there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -18,14 +19,18 @@ from assets.chosen_partitions import ALIVE_TAG
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
 from resources import keys
 from resources.notifications import tell_operators
-from resources.packing import plan_packs
-from resources.request_queue import IN_A_PACK, Request, RequestQueue, now
+from resources.packing import PlannedPack, newest_of_each_tenant, plan_packs
+from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
+from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
 
 PACK_TAG: Final = "tenantry/pack"
 MOST_RUNS_A_PACK: Final = 4
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _BEING_STARTED: Final = timedelta(minutes=5)
+_MOST_SUPERSEDED: Final = (
+    500  # a tick; a flood's rows are gone after a few ticks, and none of them goes into a pack meanwhile
+)
 
 
 def runs_to_request(
@@ -43,8 +48,9 @@ def runs_to_request(
         A run request for each pack that needs a run.
     """
     name = keys.workload_name(workload.name)
+    on_their_way = queue.in_packs(name)
     busy = 0
-    for pack, rows in _by_pack(queue.in_packs(name)).items():
+    for pack, rows in _by_pack(on_their_way).items():
         runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MOST_RUNS_A_PACK + 1)
         if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
             busy += 1
@@ -62,13 +68,63 @@ def runs_to_request(
         else:
             busy += 1
             yield _run_request(workload, pack, left, number=len(runs) + 1)
-    most = workload.training.pack.most_at_once - busy
-    if most <= 0:
+    if WorkloadControls(queue.deployment).paused(name) is not None:
         return
-    for planned in plan_packs(queue.due(name), workload.training.pack, now(), most_packs=most):
-        claimed = queue.claim(planned.requests, planned.pack)
+    for waiting in _whose_turn_it_is(
+        queue, workload, on_their_way, most_packs=workload.training.pack.most_at_once - busy
+    ):
+        claimed = queue.claim(waiting.requests, waiting.pack)
         if claimed:
-            yield _run_request(workload, planned.pack, claimed, number=1)
+            yield _run_request(workload, waiting.pack, claimed, number=1)
+
+
+def _whose_turn_it_is(
+    queue: RequestQueue, workload: Workload, on_their_way: Sequence[Request], *, most_packs: int
+) -> list[PlannedPack]:
+    """The packs to claim now; whatever a newer upload made needless is superseded on the way."""
+    name = keys.workload_name(workload.name)
+    queue.wake(name)
+    newest, older = newest_of_each_tenant(queue.due(name))
+    for row, newer in older[:_MOST_SUPERSEDED]:
+        queue.supersede(row, newer)
+    if most_packs <= 0:
+        return []
+    at, limits, scheduling = now(), workload.training.pack, workload.scheduling
+    while True:
+        planned = plan_packs(newest, on_their_way, limits, scheduling, at, most_packs=most_packs)
+        held = {row.key for pack in planned for row in pack.requests if _has_to_wait(queue, workload, row, at)}
+        if not held:
+            return planned
+        newest = [row for row in newest if row.key not in held]
+
+
+def _has_to_wait(queue: RequestQueue, workload: Workload, row: Request, at: datetime) -> bool:
+    """Whether a request that is about to be claimed is not to be: then it has been dealt with. New tenants cost no call."""
+    most = workload.scheduling.most_per_tenant_a_day
+    if row.attempt == 1 and (row.first or most is None):
+        return False
+    others = [other for other in queue.of_tenant(row.workload, row.tenant) if other.request != row.request]
+    newer = [
+        o for o in others if o.uploaded > row.uploaded and o.status not in {"refused", "cancelled", "dead_lettered"}
+    ]
+    if newer and row.attempt > 1:
+        queue.supersede(row, newer[-1])
+        return True
+    if most is None or row.attempt > 1:
+        return False
+    day = timedelta(days=1)
+    claimed = sorted(
+        moment
+        for other in others
+        for change in other.history
+        if change["status"] == "claimed" and (moment := datetime.fromisoformat(change["at"])) > at - day
+    )
+    if len(claimed) < most:
+        return False
+    queue.postpone(
+        row, f"{len(claimed)} of its requests were claimed within a day; {most} may be", until=claimed[-most] + day
+    )
+    return True
 
 
 def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
@@ -120,4 +176,10 @@ def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> boo
 
 def _give_back(queue: RequestQueue, workload: Workload, requests: Iterable[Request], reason: str) -> None:
     for request in requests:
-        queue.fail(request, reason, attempts=workload.training.attempts)
+        with suppress(NotTheirTurn):  # an operator cancelled it since it was read
+            queue.fail(
+                request,
+                reason,
+                attempts=workload.training.attempts,
+                first_retry=timedelta(seconds=workload.scheduling.retry_seconds),
+            )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
 from operator import or_
-from typing import Final
+from typing import Final, NamedTuple
 
 from dagster import (
     AutomationConditionSensorDefinition,
@@ -32,13 +32,44 @@ from workloads.schema import Workload
 # Dagster gives an evaluation 60 s.
 _DRAIN_SECONDS: Final = 20.0
 _TICK_SECONDS: Final = 5
-_RECONCILE_SECONDS: Final = 900
-# An event is given this long before its upload counts as lost; and as much is looked at twice.
-_EVENT_GRACE: Final = timedelta(minutes=5)
+_RECONCILE_SECONDS: Final = 60
+_GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand objects, whoever they belong to
+_LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 
-def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJobs]) -> Sequence[SensorDefinition]:
-    """All sensors; all run by default."""
+class _Look(NamedTuple):
+    """What a tick of ``lost_uploads`` lists: uploads of these moments, after this key. Its cursor is the next one."""
+
+    since: datetime
+    until: datetime
+    after: str
+
+    @classmethod
+    def parse(cls, cursor: str | None, grace: timedelta) -> "_Look":
+        """From the cursor; the very first look is at everything."""
+        if not cursor:
+            return cls(datetime.min.replace(tzinfo=UTC), datetime.now(UTC) - grace, "")
+        found = json.loads(cursor)
+        until = datetime.fromisoformat(found["until"]) if found["until"] else datetime.now(UTC) - grace
+        return cls(datetime.fromisoformat(found["since"]), until, found["after"])
+
+    def followed_by(self, after: str | None, grace: timedelta) -> str:
+        """The cursor of the next look: further on in this listing, or, after its end, at what was uploaded since."""
+        if after is not None:
+            return json.dumps({"since": self.since.isoformat(), "until": self.until.isoformat(), "after": after})
+        return json.dumps({"since": (self.until - grace).isoformat(), "until": "", "after": ""})
+
+
+def sensors_of(
+    workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJobs], lost_uploads_grace: timedelta
+) -> Sequence[SensorDefinition]:
+    """All sensors; all run by default.
+
+    Args:
+        workloads: what the product offers.
+        jobs: each workload's.
+        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is looked at twice.
+    """
 
     @sensor(
         name="new_uploads",
@@ -57,24 +88,29 @@ def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJob
 
     @sensor(
         name="lost_uploads",
-        minimum_interval_seconds=_RECONCILE_SECONDS,
+        minimum_interval_seconds=min(_RECONCILE_SECONDS, int(lost_uploads_grace.total_seconds())),
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
         description="Lists what was uploaded since the last look, for uploads whose event never came.",
     )
     def lost_uploads(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
-        until = datetime.now(UTC) - _EVENT_GRACE
-        since = (
-            datetime.fromisoformat(context.cursor) - _EVENT_GRACE
-            if context.cursor
-            else datetime.min.replace(tzinfo=UTC)
+        look = _Look.parse(context.cursor, lost_uploads_grace)
+        if not look.after and look.until - look.since < _GRACES_BETWEEN_LISTINGS * lost_uploads_grace:
+            return SkipReason(f"uploads were listed up to {look.since + lost_uploads_grace:%H:%M:%S}; not yet again")
+        listing = intake.find_lost_uploads(
+            tenantry.deployment,
+            workloads,
+            partial(add_tenants, context.instance),
+            since=look.since,
+            until=look.until,
+            after=look.after,
+            most_seconds=_LISTING_SECONDS,
         )
-        done = intake.find_lost_uploads(
-            tenantry.deployment, workloads, partial(add_tenants, context.instance), since=since, until=until
-        )
-        context.update_cursor(until.isoformat())
+        context.update_cursor(look.followed_by(listing.after, lost_uploads_grace))
+        done = listing.done
         return SkipReason(
             f"{done.messages} uploads looked at: {done.accepted} had been lost, {len(done.refused)} refused"
+            + (f"; goes on after {listing.after}" if listing.after else "")
         )
 
     @sensor(
@@ -87,7 +123,7 @@ def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJob
     def fine_tuning_launcher(
         context: SensorEvaluationContext, tenantry: TenantryResource
     ) -> Iterator[RunRequest | SkipReason]:
-        queue = RequestQueue(tenantry.deployment)
+        queue = RequestQueue(tenantry.deployment, by="sensor fine_tuning_launcher")
         asked = 0
         for workload in workloads.values():
             try:
@@ -99,7 +135,7 @@ def sensors_of(workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJob
             except Exception:  # one workload's trouble must not hold up the others
                 context.log.exception(f"the requests of {workload.name} could not be looked at; trying again next tick")
         if not asked:
-            yield SkipReason("nothing is due, or all packs that may run at once are running")
+            yield SkipReason("nothing is due, all packs that may run at once are running, or the workloads are paused")
 
     @sensor(
         name="asynchronous_failures",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from resources import keys, storage, uploads
@@ -17,11 +19,15 @@ from resources.request_queue import RequestQueue
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
     from resources.deployment import Deployment
 
 _LOG = logging.getLogger(__name__)
 _MANIFESTS_AT_ONCE: Final = 8
 _MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
+_MESSAGES_A_ROUND: Final = 500  # they must be dealt with before the queue's visibility timeout of two minutes
+_MANIFESTS_A_HANDFUL: Final = 64
 
 AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
 
@@ -44,6 +50,9 @@ def drain_queue(
 ) -> Intake:
     """Take events off the uploads queue until it is empty or the time is up.
 
+    Events are taken in rounds of some hundreds, and in a round each tenant's newest upload goes before anybody's further ones:
+    a tenant that uploads a thousand times does not keep the others waiting.
+
     A message is deleted only after its request's row is durable and its tenant is known to Dagster; whatever goes wrong
     before leaves it in the queue, to be seen again, and in the dead-letter queue after five times.
 
@@ -56,10 +65,7 @@ def drain_queue(
     done, deadline = Intake(), time.monotonic() + most_seconds
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         while time.monotonic() < deadline:
-            answer = deployment.sqs.receive_message(
-                QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
-            )
-            messages = answer.get("Messages", [])
+            messages = _receive_round(deployment)
             if not messages:
                 break
             done.messages += len(messages)
@@ -71,16 +77,47 @@ def drain_queue(
                     found.setdefault(key, []).append(message["ReceiptHandle"])
                 if not manifest_keys:
                     finished.append(message["ReceiptHandle"])
-            handled = pool.map(lambda key: _guarded(deployment, workloads, key), found)
-            outcomes = dict(zip(found, handled, strict=True))
-            _introduce([outcome for outcome in outcomes.values() if outcome], add_tenants)
-            failed = {handle for key, outcome in outcomes.items() if outcome is None for handle in found[key]}
-            finished += [handle for handles in found.values() for handle in handles if handle not in failed]
-            for outcome in outcomes.values():
-                if outcome is not None:
-                    _count(done, outcome)
             _delete(deployment, finished)
+            for keys_at_once in _in_fair_order(found):
+                outcomes = dict(
+                    zip(keys_at_once, pool.map(partial(_guarded, deployment, workloads), keys_at_once), strict=True)
+                )
+                taken = [outcome for outcome in outcomes.values() if outcome is not None]
+                _introduce(taken, add_tenants)
+                for outcome in taken:
+                    _count(done, outcome)
+                _delete(deployment, [handle for outcome in taken for handle in found[outcome.key]])
     return done
+
+
+def _receive_round(deployment: Deployment) -> list[MessageTypeDef]:
+    messages: list[MessageTypeDef] = []
+    while len(messages) < _MESSAGES_A_ROUND:
+        answer = deployment.sqs.receive_message(
+            QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
+        )
+        if not answer.get("Messages"):
+            break
+        messages += answer["Messages"]
+    return messages
+
+
+def _in_fair_order(found: Iterable[str]) -> Iterator[list[str]]:
+    """Manifest keys in handfuls: everybody's latest event first, then everybody's next."""
+    by_tenant: dict[str, list[str]] = {}
+    for key in found:
+        by_tenant.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
+    turns = (key for turn in zip_longest(*(reversed(events) for events in by_tenant.values())) for key in turn if key)
+    while handful := list(islice(turns, _MANIFESTS_A_HANDFUL)):
+        yield handful
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How far a listing of the uploads got: after which key it goes on; None when it is through."""
+
+    done: Intake
+    after: str | None
 
 
 def find_lost_uploads(
@@ -90,25 +127,43 @@ def find_lost_uploads(
     *,
     since: datetime,
     until: datetime,
-) -> Intake:
-    """List uploads for manifests that landed between two moments and take in those whose event never came."""
-    done = Intake()
+    after: str = "",
+    most_seconds: float = 20.0,
+) -> Listing:
+    """List uploads for manifests that landed between two moments and take in those whose event never came.
+
+    A listing names a thousand objects at a time, whoever they belong to; one that takes longer than ``most_seconds`` says
+    where the next one goes on.
+
+    Args:
+        deployment: bucket and tables.
+        workloads: what the product offers.
+        add_tenants: makes tenants known to Dagster.
+        since: the first moment.
+        until: the moment after the last.
+        after: the key to go on after.
+        most_seconds: when to stop.
+    """
+    done, deadline = Intake(), time.monotonic() + most_seconds
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=deployment.uploads_bucket, Prefix="uploads/", StartAfter=after
+    )
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
-        outcomes = pool.map(lambda key: _guarded(deployment, workloads, key), _manifests(deployment, since, until))
-        for outcome in outcomes:
-            done.messages += 1
-            if outcome is not None:
-                _introduce([outcome], add_tenants)
-                _count(done, outcome)
-    return done
-
-
-def _manifests(deployment: Deployment, since: datetime, until: datetime) -> Iterator[str]:
-    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=deployment.uploads_bucket, Prefix="uploads/")
-    for page in pages:
-        for entry in page.get("Contents", []):
-            if entry["Key"].endswith(f"/{keys.MANIFEST}") and since <= entry["LastModified"] < until:
-                yield entry["Key"]
+        for page in pages:
+            entries = page.get("Contents", [])
+            manifests = [
+                entry["Key"]
+                for entry in entries
+                if entry["Key"].endswith(f"/{keys.MANIFEST}") and since <= entry["LastModified"] < until
+            ]
+            for outcome in pool.map(partial(_guarded, deployment, workloads), manifests):
+                done.messages += 1
+                if outcome is not None:
+                    _introduce([outcome], add_tenants)
+                    _count(done, outcome)
+            if entries and page["IsTruncated"] and time.monotonic() > deadline:
+                return Listing(done, entries[-1]["Key"])
+    return Listing(done, None)
 
 
 @dataclass(frozen=True)
@@ -144,7 +199,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
     except keys.InvalidId as error:
         tell_operators(deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}")
         return _Outcome(key, None, None, new=True, reason=str(error))
-    queue = RequestQueue(deployment)
+    queue = RequestQueue(deployment, by="intake")
     try:
         manifest = uploads.read_manifest(deployment, key, workloads)
     except storage.ObjectMissing:
@@ -152,15 +207,20 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         return _Outcome(key, workload, None, new=False, reason=None)
     except uploads.RefusedUpload as error:
         request = keys.request_id_of(workload, tenant, f"refused:{upload}:{error}")
-        new = queue.refuse_at_the_door(workload, tenant, request, key, str(error))
+        new = queue.get(workload, tenant, request) is None
         if new:
+            # First: whoever dies between the two tells twice rather than never.
             message = f"Your upload cannot be used: {error}"
             tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request))
+            queue.refuse_at_the_door(workload, tenant, request, key, str(error))
         return _Outcome(key, workload, None, new, str(error))
     registry = ModelRegistry(deployment)
     tier = registry.tier(tenant, workload, workloads[workload].tier)
     first = registry.champion(tenant, workload) is None
-    new = queue.accept(workload, tenant, manifest.request, key, tier, first=first)
+    group = manifest.group(workloads[workload].training.pack.together)
+    new = queue.accept(
+        workload, tenant, manifest.request, key, tier, first=first, uploaded=manifest.uploaded, group=group
+    )
     return _Outcome(key, workload, tenant, new, None)
 
 

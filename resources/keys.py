@@ -315,6 +315,15 @@ def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
     return f"{tenant}#{workload}"
 
 
+ACCOUNT_PARTITION: Final = "_account"
+"""Partition key, in the requests table, of what all workloads share; no tenant's id begins with ``_``."""
+
+
+def workload_partition(workload: WorkloadName) -> str:
+    """Partition key, in the requests table, of what belongs to a workload rather than to a tenant."""
+    return f"_workload#{workload}"
+
+
 def version_item(version: Version) -> str:
     """Sort key of a version in the models table."""
     return f"version#{version}"
@@ -338,9 +347,14 @@ def _fitted(name: str) -> str:
     return f"{name[: _MOST_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
 
 
-def training_job_name(prefix: str, workload: WorkloadName, pack: PackId) -> str:
-    """The name of a pack's training job."""
-    return _fitted(f"{prefix}-{workload}-{pack}")
+def training_job_name(prefix: str, workload: WorkloadName, pack: PackId, number: int = 1) -> str:
+    """The name of a pack's training job; ``number`` counts its jobs, when one found no machine and another took its place."""
+    return _fitted(f"{prefix}-{workload}-{pack}" + (f"-{number}" if number > 1 else ""))
+
+
+def training_job_prefix(prefix: str) -> str:
+    """What the names of a deployment's training jobs begin with."""
+    return f"{prefix}-"
 
 
 def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: str) -> str:

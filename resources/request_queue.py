@@ -1,13 +1,16 @@
 """The requests table: what is owed to whom, and its history. The queue is the source of truth for what is not finished.
 
-A request goes pending → claimed → training → trained → registered. It may instead be refused (its data cannot become a
-model), superseded (the tenant uploaded again before it was claimed), or dead-lettered (it failed too often). Every change
-is one conditional write: whoever comes second finds that it is no longer theirs to make.
+A request goes pending → claimed → training → trained → registered. What goes wrong with it once makes it failed: it waits
+for its next try and is pending again, until its tries are spent and it is dead-lettered. It may instead be refused (its data
+cannot become a model), superseded (the tenant uploaded again before it was claimed) or cancelled (an operator said so). Every
+change is one conditional write that also appends to the row's history who made it, when and why: whoever comes second finds
+that it is no longer theirs to make. ``docs/concepts.md`` has the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -21,22 +24,38 @@ from resources.storage import error_code
 if TYPE_CHECKING:
     from resources.deployment import Deployment
 
-Status = Literal["pending", "claimed", "training", "trained", "registered", "refused", "superseded", "dead_lettered"]
-OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained")
+Status = Literal[
+    "pending", "claimed", "training", "trained", "registered", "failed", "refused", "superseded", "cancelled", "dead_lettered"
+]  # fmt: skip
+OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained", "failed")
 IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
-_NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
-    "pending": ("claimed", "superseded", "refused"),
-    "claimed": ("training", "trained", "refused", "pending", "dead_lettered"),
-    "training": ("trained", "refused", "pending", "dead_lettered"),
-    "trained": ("registered", "refused", "pending", "dead_lettered"),
+INDEXED: Final[tuple[Status, ...]] = (*OPEN, "dead_lettered")
+"""The statuses whose requests can be listed: the open ones, and what waits for an operator."""
+_LEAVES_A_PACK: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
+NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
+    "pending": ("claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"),
+    "claimed": ("training", "trained", "pending", *_LEAVES_A_PACK),
+    "training": ("trained", "pending", *_LEAVES_A_PACK),
+    "trained": ("registered", "pending", *_LEAVES_A_PACK),
+    "failed": ("pending", "superseded", "cancelled"),
     "registered": (),
-    "refused": (),
     "superseded": (),
-    "dead_lettered": (),
+    # What an operator may send back to the queue.
+    "refused": ("pending",),
+    "cancelled": ("pending",),
+    "dead_lettered": ("pending",),
 }
+"""Which status may follow which. pending → pending is a later moment for one that waits."""
 FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
+LONGEST_PAUSE: Final = timedelta(minutes=10)  # between two looks whether SageMaker takes a job again
+MOST_POSTPONEMENTS: Final = 100  # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
 _MOST_REASON: Final = 1000  # characters kept of a reason
-_MOST_HISTORY: Final = 100  # changes kept in a row; its item must stay far below DynamoDB's 400 KB
+_CLAIMED_AT_ONCE: Final = 8
+# What a list needs of a row; what was prepared for it and its history are read where they are needed.
+_LISTED: Final = (
+    "tenant", "request", "status", "manifest_key", "version", "tier", "accepted", "uploaded", "due", "first", "attempt",
+    "postponed", "group", "pack", "job", "reason",
+)  # fmt: skip
 
 _serialize: Final = TypeSerializer().serialize
 _deserialize: Final = TypeDeserializer().deserialize
@@ -48,7 +67,12 @@ class NotTheirTurn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "
 
 @dataclass(frozen=True)
 class Request:
-    """A row of the queue: make a model for this tenant from this upload."""
+    """A row of the queue: make a model for this tenant from this upload.
+
+    ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in whatever order their events
+    came. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``facts`` and
+    ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
+    """
 
     request: keys.RequestId
     tenant: keys.TenantId
@@ -58,9 +82,12 @@ class Request:
     version: keys.Version | None
     tier: keys.Tier
     accepted: datetime
+    uploaded: datetime
     due: datetime
     first: bool = False
     attempt: int = 1
+    postponed: int = 0
+    group: str = ""
     pack: keys.PackId | None = None
     job: str | None = None
     reason: str | None = None
@@ -94,9 +121,12 @@ def _request(item: Mapping[str, Any]) -> Request:
         version=row.get("version"),
         tier=row.get("tier", "bridge"),
         accepted=_time(row["accepted"]),
+        uploaded=_time(row.get("uploaded", row["accepted"])),
         due=_time(row["due"]),
         first=bool(row.get("first", False)),
         attempt=int(row.get("attempt", 1)),
+        postponed=int(row.get("postponed", 0)),
+        group=row.get("group", ""),
         pack=row.get("pack"),
         job=row.get("job"),
         reason=row.get("reason"),
@@ -107,17 +137,32 @@ def _request(item: Mapping[str, Any]) -> Request:
 
 @dataclass(frozen=True)
 class RequestQueue:
-    """The requests of all workloads."""
+    """The requests of all workloads.
+
+    ``by`` is who makes the changes, for their history: ``sensor fine_tuning_launcher``, ``run 3f2a…``, ``operator ann``.
+    """
 
     deployment: Deployment
+    by: str = "tenantry"
 
     # ---- in -----------------------------------------------------------------------------------------------------------
 
     def accept(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId, manifest_key: str, tier: keys.Tier,
-        *, first: bool,
+        *, first: bool, why: str = "uploaded", uploaded: datetime | None = None, group: str = "",
     ) -> bool:  # fmt: skip
-        """Add a request, once; an earlier one of the tenant that nobody claimed yet is superseded.
+        """Add a request, once.
+
+        Args:
+            workload: which.
+            tenant: whose.
+            request: its id.
+            manifest_key: of the upload it is made from.
+            tier: where its model will be made and served.
+            first: whether the tenant has no model yet.
+            why: for the history.
+            uploaded: when S3 took the manifest; now, if it is not given. The version is named after it.
+            group: requests of different groups never share a pack.
 
         Returns:
             Whether it is new. False for a repeated event, in whatever state the request is by now.
@@ -125,18 +170,15 @@ class RequestQueue:
         at = now()
         row = {
             "manifest_key": manifest_key,
-            "version": keys.version_of(request, at),
+            "version": keys.version_of(request, uploaded or at),
+            "uploaded": (uploaded or at).isoformat(),
             "tier": tier,
             "first": first,
             "attempt": 1,
             "queue": keys.queue_key(workload, "pending"),
+            **({"group": group} if group else {}),
         }
-        if not self._put(workload, tenant, request, "pending", at, row, why="uploaded"):
-            return False
-        for other in self.of_tenant(workload, tenant):
-            if other.status == "pending" and other.request != request and other.accepted <= at:
-                self.try_move(other, "superseded", why=f"a newer upload is request {request}")
-        return True
+        return self._put(workload, tenant, request, "pending", at, row, why=why)
 
     def refuse_at_the_door(
         self,
@@ -167,7 +209,7 @@ class RequestQueue:
             "status": status,
             "accepted": at.isoformat(),
             "due": at.isoformat(),
-            "history": [_change(status, why, at)],
+            "history": [self._change(status, why, at)],
             **row,
         }
         try:
@@ -199,13 +241,13 @@ class RequestQueue:
         Raises:
             NotTheirTurn: it has moved on since it was read, or the change is not one a request can make.
         """
-        if to not in _NEXT[request.status]:
+        if to not in NEXT[request.status]:
             raise NotTheirTurn(
                 f"request {request.request} of {request.tenant} is {request.status}; it cannot become {to}"
             )
         at = now()
         values: dict[str, Any] = {"status": to, **(changes or {})}
-        values["queue"] = keys.queue_key(request.workload, to) if to in OPEN else None
+        values["queue"] = keys.queue_key(request.workload, to) if to in INDEXED else None
         names = {"#history": "history", "#status": "status"}
         sets, removes, expression_values = [], [], {}
         for number, (name, value) in enumerate(values.items()):
@@ -215,9 +257,8 @@ class RequestQueue:
             else:
                 sets.append(f"#n{number} = :v{number}")
                 expression_values[f":v{number}"] = _serialize(value)
-        history = [*request.history[-(_MOST_HISTORY - 1) :], _change(to, why, at)]
-        sets.append("#history = :history")
-        expression_values[":history"] = _serialize(history)
+        sets.append("#history = list_append(#history, :change)")
+        expression_values[":change"] = _serialize([self._change(to, why, at)])
         expression_values[":was"] = _serialize(request.status)
         expression_values[":due"] = _serialize(request.due.isoformat())
         condition = "#status = :was AND #due = :due"
@@ -255,19 +296,33 @@ class RequestQueue:
         except NotTheirTurn:
             return None
 
-    def claim(self, requests: Iterable[Request], pack: keys.PackId) -> list[Request]:
-        """Take requests for a pack. Returns those that were still free."""
-        claimed = (self.try_move(r, "claimed", why=f"pack {pack}", changes={"pack": pack}) for r in requests)
+    def claim(self, requests: Sequence[Request], pack: keys.PackId) -> list[Request]:
+        """Take requests for a pack. Returns those that were still free, in the order given."""
+
+        def take(request: Request) -> Request | None:
+            return self.try_move(request, "claimed", why=f"pack {pack}", changes={"pack": pack})
+
+        if len(requests) == 1:
+            claimed: Iterable[Request | None] = [take(requests[0])]
+        else:
+            with ThreadPoolExecutor(_CLAIMED_AT_ONCE) as pool:
+                claimed = list(pool.map(take, requests))
         return [request for request in claimed if request is not None]
 
-    def fail(self, request: Request, reason: str, *, attempts: int, retryable: bool = True) -> Request:
-        """Give a request back to the queue for another try, later; or dead-letter it when its tries are spent.
+    def fail(
+        self, request: Request, reason: str, *, attempts: int, retryable: bool = True, new_version: bool = False,
+        first_retry: timedelta = FIRST_RETRY,
+    ) -> Request:  # fmt: skip
+        """Note that a try failed: the request waits for its next one, or is dead-lettered when its tries are spent.
 
         Args:
             request: the row as it was read.
             reason: why it failed, as a sentence.
             attempts: how many tries the workload gives.
             retryable: whether trying the same data again can help; when it cannot, the request is refused.
+            new_version: whether the next try makes another version, because this one's archive is of no use: an endpoint may
+                have loaded it, and knows it by its name.
+            first_retry: how long it waits after its first try; twice as long after each further one.
 
         Raises:
             NotTheirTurn: it has moved on since it was read.
@@ -277,19 +332,73 @@ class RequestQueue:
             return self.move(request, "refused", why=reason, changes={"reason": reason, "pack": None})
         if request.attempt >= attempts:
             return self.move(request, "dead_lettered", why=reason, changes={"reason": reason, "pack": None})
-        due = now() + FIRST_RETRY * 2 ** (request.attempt - 1)
-        changes = {"reason": reason, "attempt": request.attempt + 1, "due": due.isoformat(), "pack": None, "job": None}
-        return self.move(request, "pending", why=reason, changes=changes)
+        due, attempt = now() + first_retry * 2 ** (request.attempt - 1), request.attempt + 1
+        changes = {"reason": reason, "attempt": attempt, "due": due.isoformat(), "pack": None, "job": None}
+        if new_version:
+            changes["version"] = keys.version_of(f"{request.request}/{attempt}", request.uploaded)
+        return self.move(request, "failed", why=reason, changes=changes)
 
-    def postpone(self, request: Request, why: str) -> None:
+    def wake(self, workload: keys.WorkloadName) -> list[Request]:
+        """Make failed requests whose next try has come pending again. Returns them."""
+        rows = [
+            self.try_move(row, "pending", why=f"try {row.attempt}")
+            for row in self._with_status(workload, "failed", until=now())
+        ]
+        return [row for row in rows if row is not None]
+
+    def postpone(self, request: Request, why: str, until: datetime | None = None) -> None:
         """Put a request back for a later moment without counting a try: nothing was wrong with it.
 
-        It may have moved on within its pack since it was read; another pack's it is left to that pack.
+        It may have moved on within its pack since it was read; another pack's it is left to that pack. Without ``until`` it
+        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered.
         """
-        changes = {"due": (now() + FIRST_RETRY).isoformat(), "pack": None, "job": None}
         for row in self.get_many([request.key], request.workload):
-            if row.pack == request.pack:
-                self.try_move(row, "pending", why=why, changes=changes)
+            if row.pack != request.pack:
+                continue
+            if row.postponed >= MOST_POSTPONEMENTS:
+                reason = f"put off {row.postponed} times, at last because: {why}"[:_MOST_REASON]
+                self.try_move(row, "dead_lettered", why=reason, changes={"reason": reason, "pack": None})
+                continue
+            due = until or now() + min(FIRST_RETRY * 2 ** min(row.postponed, 10), LONGEST_PAUSE)
+            postponed = row.postponed + (until is None)
+            changes = {"due": due.isoformat(), "pack": None, "job": None, "postponed": postponed}
+            self.try_move(row, "pending", why=why, changes=changes)
+
+    def supersede(self, request: Request, newer: Request) -> Request | None:
+        """Leave a request that nobody claimed to a newer one of its tenant. None when it has moved on."""
+        return self.try_move(request, "superseded", why=f"a newer upload is request {newer.request}")
+
+    def cancel(self, request: Request, *, why: str) -> Request:
+        """Take a request out of the queue, or out of its pack, whose other requests go on.
+
+        Raises:
+            NotTheirTurn: it is finished, or has moved on since it was read.
+        """
+        return self.move(request, "cancelled", why=why, changes={"reason": why[:_MOST_REASON], "pack": None})
+
+    def retry(self, request: Request, *, why: str) -> Request:
+        """Give a request that is out of the queue, or waits for its next try, all its tries again, from now on.
+
+        Its next version has a name of its own.
+
+        Raises:
+            NotTheirTurn: it is open or done already, has moved on since it was read, or was refused before it ever was a
+                request: then only another upload helps.
+        """
+        if request.version is None:
+            raise NotTheirTurn(
+                f"request {request.request} of {request.tenant} was refused when it came in ({request.reason}); upload again"
+            )
+        if request.status not in {"failed", "refused", "cancelled", "dead_lettered"}:
+            raise NotTheirTurn(
+                f"request {request.request} of {request.tenant} is {request.status}; there is nothing to retry"
+            )
+        at = now()
+        changes = {
+            "due": at.isoformat(), "attempt": 1, "postponed": 0, "pack": None, "job": None, "reason": None,
+            "version": keys.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
+        }  # fmt: skip
+        return self.move(request, "pending", why=why, changes=changes)
 
     # ---- questions ----------------------------------------------------------------------------------------------------------
 
@@ -332,7 +441,7 @@ class RequestQueue:
             (_request(item) for page in pages for item in page["Items"]), key=lambda request: request.accepted
         )
 
-    def due(self, workload: keys.WorkloadName, *, most: int = 10_000) -> list[Request]:
+    def due(self, workload: keys.WorkloadName, *, most: int = 20_000) -> list[Request]:
         """Pending requests whose time has come, the longest waiting first."""
         return list(_first(most, self._with_status(workload, "pending", until=now())))
 
@@ -344,12 +453,33 @@ class RequestQueue:
         """All requests that are not finished."""
         return [request for status in OPEN for request in self._with_status(workload, status)]
 
+    def with_status(self, workload: keys.WorkloadName, status: Status) -> list[Request]:
+        """All requests of a status that can be listed (``INDEXED``), the first due first. Raises ``ValueError`` for another."""
+        if status not in INDEXED:
+            raise ValueError(f"requests that are {status} are not listed; those that are: {', '.join(INDEXED)}")
+        return list(self._with_status(workload, status))
+
+    def counts(self, workload: keys.WorkloadName) -> dict[Status, int]:
+        """How many requests have each status that can be listed (``INDEXED``)."""
+        return {status: self._count(workload, status) for status in INDEXED}
+
+    def _count(self, workload: keys.WorkloadName, status: Status) -> int:
+        pages = self.deployment.dynamodb.get_paginator("query").paginate(
+            TableName=self.deployment.requests_table,
+            IndexName="queue",
+            KeyConditionExpression="#queue = :queue",
+            ExpressionAttributeNames={"#queue": "queue"},
+            ExpressionAttributeValues={":queue": {"S": keys.queue_key(workload, status)}},
+            Select="COUNT",
+        )
+        return sum(page["Count"] for page in pages)
+
     def _with_status(
         self, workload: keys.WorkloadName, status: Status, until: datetime | None = None
     ) -> Iterator[Request]:
         condition = "#queue = :queue"
         values: dict[str, Any] = {":queue": {"S": keys.queue_key(workload, status)}}
-        names = {"#queue": "queue"}
+        names = {"#queue": "queue", **{f"#l{number}": name for number, name in enumerate(_LISTED)}}
         if until is not None:
             condition += " AND #due <= :until"
             values[":until"] = {"S": until.isoformat()}
@@ -358,6 +488,7 @@ class RequestQueue:
             TableName=self.deployment.requests_table,
             IndexName="queue",
             KeyConditionExpression=condition,
+            ProjectionExpression=", ".join(f"#l{number}" for number in range(len(_LISTED))),
             ExpressionAttributeNames=names,
             ExpressionAttributeValues=values,
         )
@@ -365,13 +496,12 @@ class RequestQueue:
             for item in page["Items"]:
                 yield _request(cast("Mapping[str, Any]", item))
 
+    def _change(self, status: Status, why: str, at: datetime) -> dict[str, str]:
+        return {"at": at.isoformat(), "by": self.by[:100], "status": status, "why": why[:300]}
+
 
 def _key(request: Request) -> dict[str, Any]:
     return {"tenant": {"S": keys.table_partition(request.tenant, request.workload)}, "request": {"S": request.request}}
-
-
-def _change(status: Status, why: str, at: datetime) -> dict[str, str]:
-    return {"at": at.isoformat(), "status": status, "why": why[:300]}
 
 
 def _first(most: int, requests: Iterator[Request]) -> Iterator[Request]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -29,11 +30,12 @@ def error_code(error: ClientError) -> str:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as it was read; ``metadata`` is what its writer put beside the content."""
+    """An object as it was read; ``metadata`` is what its writer put beside the content, ``written`` when S3 took it."""
 
     content: bytes
     content_type: str
     metadata: Mapping[str, str]
+    written: datetime | None = None
 
 
 def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject:
@@ -53,7 +55,7 @@ def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredO
         if answer["ContentLength"] > most_bytes:
             raise ObjectTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is {most_bytes}")
         content: bytes = body.read()
-    return StoredObject(content, answer.get("ContentType", ""), answer.get("Metadata", {}))
+    return StoredObject(content, answer.get("ContentType", ""), answer.get("Metadata", {}), answer.get("LastModified"))
 
 
 def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject | None:

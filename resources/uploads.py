@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
@@ -34,13 +35,21 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked ``manifest.json``."""
+    """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second)."""
 
     workload: keys.WorkloadName
     tenant: keys.TenantId
     upload: keys.UploadId
     files: tuple[UploadedFile, ...]
     parameters: Mapping[str, str | int | float | bool]
+    uploaded: datetime | None = None
+
+    def group(self, together: Sequence[str]) -> str:
+        """Digest of the parameters that all tenants of a pack must share; empty when there are none."""
+        if not together:
+            return ""
+        said = json.dumps([self.parameters.get(name) for name in together])
+        return hashlib.sha256(said.encode()).hexdigest()[:12]
 
     @property
     def content(self) -> str:
@@ -164,10 +173,10 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
         RefusedUpload, keys.InvalidId, storage.ObjectMissing
     """
     try:
-        content = storage.read_bytes(deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES)
+        found = storage.read_object(deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES)
     except storage.ObjectTooLarge as error:
         raise RefusedUpload(f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read") from error
-    return parse_manifest(content, key, workloads)
+    return replace(parse_manifest(found.content, key, workloads), uploaded=found.written)
 
 
 def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 import zoneinfo
@@ -104,6 +105,9 @@ class Pack(_Section):
     most_at_once: int = Field(
         default=2, ge=1, le=100, description="how many packs may be on their way at the same time"
     )
+    together: tuple[str, ...] = Field(
+        default=(), description="upload parameters whose values must be the same for all tenants of a pack"
+    )
 
 
 class Training(_Section):
@@ -111,13 +115,73 @@ class Training(_Section):
 
     instance_type: InstanceType
     usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    other_instance_types: Mapping[InstanceType, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        max_length=10,
+        description="types to fall back on when instance_type is not to be had, in this order, and their usd_per_hour",
+    )
+    spot: bool = Field(default=False, description="try spot machines of every type before those on demand")
+    max_wait_seconds: int | None = Field(
+        default=None,
+        le=28 * 24 * 3600,
+        description="with spot: how long a job may take, waiting for machines included (MaxWaitTimeInSeconds)",
+    )
+    # KeepAlivePeriodInSeconds, https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
+    keep_alive_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=21_600,
+        description="how long the machines of a shared pack are kept, and paid, for the next one; needs a quota of its own",
+    )
     most_instances: int = Field(ge=1, le=100)
     tenants_per_instance: int = Field(ge=1)
-    volume_gigabytes: int = Field(ge=1, le=16_384)
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, description="a pack gets as many instances as it takes to train all its tenants in that time"
+    )
+    volume_gigabytes: int = Field(ge=1, le=16_382)  # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
     most_seconds: int = Field(ge=60, le=28 * 24 * 3600)
     attempts: int = Field(ge=1, le=20)
     pack: Pack
     hyperparameters: Mapping[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _spot_waits_long_enough(self) -> Training:
+        if self.spot and (self.max_wait_seconds is None or self.max_wait_seconds < self.most_seconds):
+            raise ValueError("max_wait_seconds must be at least most_seconds when spot is true; SageMaker demands it")
+        if not self.spot and self.max_wait_seconds is not None:
+            raise ValueError("max_wait_seconds is for spot machines only; remove it, or set spot: true")
+        if self.instance_type in self.other_instance_types:
+            raise ValueError(f"other_instance_types names {self.instance_type}, which is instance_type already; remove it")
+        return self
+
+
+class Scheduling(_Section):
+    """Whose request goes next, when more is due than may be on its way."""
+
+    first_model_seconds: float = Field(
+        default=600, ge=0, le=86_400, description="the head start of a tenant's first model, in seconds of waiting"
+    )
+    tier_weights: Mapping[Literal["silo", "bridge", "pool"], float] = Field(
+        default_factory=dict, description="the packs on their way are shared between tiers by these; 1 for one not named"
+    )
+    most_per_tenant_a_day: int | None = Field(
+        default=None, ge=1, description="a tenant's further requests wait for the next 24 hours; no limit if none"
+    )
+    retry_seconds: float = Field(
+        default=20, gt=0, le=3600, description="before a failed request's second try; doubled with each further one"
+    )
+
+    @field_validator("tier_weights")
+    @classmethod
+    def _weights_are_positive(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
+        for tier, weight in weights.items():
+            if not 0 < weight < 1e6:
+                raise ValueError(f"the weight of {tier} is {weight:g}; it must be above 0, or its tenants would never be served")
+        return weights
+
+    def weight(self, tier: Literal["silo", "bridge", "pool"]) -> float:
+        """A tier's share of the packs on their way, as a number to be compared with the others'."""
+        return self.tier_weights.get(tier, 1.0)
 
 
 class Quality(_Section):
@@ -157,6 +221,11 @@ class Quality(_Section):
             found[self.baseline] = baseline
             passed = passed and (score < baseline if self.lower_is_better else score > baseline)
         return passed, found
+
+    @staticmethod
+    def is_worse(skill: float, than: float, tolerance: float) -> bool:
+        """Whether a skill is worse than another by more than a share of it. All skills of a workload are of one sign."""
+        return skill > than + abs(than) * tolerance
 
     @property
     def compared(self) -> str:
@@ -267,6 +336,35 @@ class Batch(_Section):
     most_seconds: int = Field(ge=60)
 
 
+class Retraining(_Section):
+    """The scheduled re-training of tenants who have not uploaded anew."""
+
+    cron: Cron
+    timezone: TimeZone = "UTC"
+    older_than_days: int | None = Field(
+        default=None, ge=1, le=3650, description="a champion made longer ago is challenged; once in each such stretch of time"
+    )
+    when_made_otherwise: bool = Field(
+        default=True, description="a champion made by another image or other hyperparameters than the file's is challenged, once"
+    )
+    most_at_once: int = Field(default=300, ge=1, le=10_000, description="how many are asked for at one time of the schedule")
+
+    @model_validator(mode="after")
+    def _has_an_occasion(self) -> Retraining:
+        if self.older_than_days is None and not self.when_made_otherwise:
+            raise ValueError("nothing would ever be re-trained: give older_than_days, or set when_made_otherwise: true")
+        return self
+
+
+class Drift(_Section):
+    """How a served model is held against data that came after it was made."""
+
+    module: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
+    tolerance: float = Field(
+        ge=0, le=10, description="a score this much worse than the one at training, as a share of it, is a warning"
+    )
+
+
 class Workload(_Section):
     """One kind of personalised model the product offers."""
 
@@ -281,9 +379,12 @@ class Workload(_Section):
     preparation: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
     upload: Upload
     training: Training
+    scheduling: Scheduling = Scheduling()
     quality: Quality
     serving: Serving
     batch: Batch
+    retraining: Retraining | None = None
+    drift: Drift | None = None
 
     @property
     def serving_container(self) -> str:
@@ -296,6 +397,19 @@ class Workload(_Section):
         of_no_endpoint = {"capacity", "smoke_request", "cache", "container"}
         said = f"{self.serving_container}:{self.image_tag} {self.serving.model_dump_json(exclude=of_no_endpoint)}"
         return hashlib.sha256(said.encode()).hexdigest()[:10]
+
+    @model_validator(mode="after")
+    def _packs_are_grouped_by_what_uploads_carry(self) -> Workload:
+        for name in self.training.pack.together:
+            if name not in self.upload.parameters:
+                raise ValueError(f"training.pack.together names {name!r}, which is not among upload.parameters")
+        return self
+
+    @property
+    def recipe(self) -> str:
+        """Changes whenever the same data would become another model: with the image or the hyperparameters."""
+        said = [self.container, self.image_tag, sorted(self.training.hyperparameters.items())]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
 
     @model_validator(mode="after")
     def _packs_fit_their_instances(self) -> Workload:

@@ -201,13 +201,13 @@ def test_an_upload_whose_event_was_lost_is_found_by_listing(deployment: Deployme
     assert drained(deployment).messages == 0
     known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
 
-    early = find_lost_uploads(deployment, WORKLOADS, known, since=began - timedelta(days=1), until=began)
+    early = find_lost_uploads(deployment, WORKLOADS, known, since=began - timedelta(days=1), until=began).done
     assert (early.messages, known.tenants) == (0, [])
-    done = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon)
+    done = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon).done
     assert (done.accepted, known.tenants) == (1, ["acme"])
     (row,) = RequestQueue(deployment).due(NAME)
     assert row.manifest_key == key
-    again = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon)
+    again = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon).done
     assert (again.accepted, again.repeated) == (0, 1)
 
 
@@ -219,3 +219,31 @@ def test_more_uploads_than_a_message_batch_are_all_taken_in(deployment: Deployme
     assert done.accepted == 25
     assert len(set(known.tenants)) == 25
     assert str(done) == "25 events: 25 accepted, 0 known already, 0 refused"
+
+
+def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest(deployment: Deployment) -> None:
+    for number in range(30):
+        put(deployment, "flood", f"u{number:03d}", content=str(number).encode())
+    for tenant in ("acme", "bolt"):
+        put(deployment, tenant)
+    known = Known()
+    assert drained(deployment, known).accepted == 32
+    rows = {row.tenant: row.accepted for row in RequestQueue(deployment).due(NAME)}
+    flood = [row.accepted for row in RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flood"))]
+    assert max(rows["acme"], rows["bolt"]) < sorted(flood)[10], "though their events came last"
+
+
+def test_a_listing_that_takes_too_long_goes_on_where_it_stopped(deployment: Deployment) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    for number in range(3):
+        put(deployment, f"t{number}")
+    for number in range(1000):
+        put_raw(deployment, f"uploads/energy/t1/u1/part-{number:04d}", b"x")
+    deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
+    known, span = Known(), {"since": began, "until": datetime.now(UTC) + timedelta(seconds=5)}
+    first = find_lost_uploads(deployment, WORKLOADS, known, **span, most_seconds=0)
+    assert first.after is not None
+    second = find_lost_uploads(deployment, WORKLOADS, known, **span, after=first.after, most_seconds=0)
+    assert second.after is None
+    assert first.done.accepted + second.done.accepted == 3
+    assert sorted(known.tenants) == ["t0", "t1", "t2"]

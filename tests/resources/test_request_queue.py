@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -23,22 +25,37 @@ from hypothesis.stateful import (
 
 from resources import keys
 from resources.deployment import Deployment
-from resources.request_queue import FIRST_RETRY, OPEN, NotTheirTurn, Request, RequestQueue, Status, now
+from resources.request_queue import (
+    FIRST_RETRY,
+    IN_A_PACK,
+    LONGEST_PAUSE,
+    MOST_POSTPONEMENTS,
+    OPEN,
+    NotTheirTurn,
+    Request,
+    RequestQueue,
+    Status,
+    now,
+)
 
 NAME, ACME, BOLT = keys.workload_name("energy"), keys.tenant_id("acme"), keys.tenant_id("bolt")
 DEFAULT_TIER: keys.Tier = "bridge"
 PACK, OTHER_PACK = keys.pack_id("p-1"), keys.pack_id("p-2")
 # The story of a request, as the module tells it.
+OUT_OF_A_PACK = {"pending", "failed", "refused", "cancelled", "dead_lettered"}
 STORY: dict[str, set[str]] = {
-    "pending": {"claimed", "superseded", "refused"},
-    "claimed": {"training", "trained", "refused", "pending", "dead_lettered"},
-    "training": {"trained", "refused", "pending", "dead_lettered"},
-    "trained": {"registered", "refused", "pending", "dead_lettered"},
+    "pending": {"claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"},
+    "claimed": {"training", "trained", *OUT_OF_A_PACK},
+    "training": {"trained", *OUT_OF_A_PACK},
+    "trained": {"registered", *OUT_OF_A_PACK},
+    "failed": {"pending", "superseded", "cancelled"},
     "registered": set(),
-    "refused": set(),
+    "refused": {"pending"},
     "superseded": set(),
-    "dead_lettered": set(),
+    "cancelled": {"pending"},
+    "dead_lettered": {"pending"},
 }
+AT_ONCE = timedelta(0)
 
 
 @pytest.fixture
@@ -99,15 +116,47 @@ def test_the_same_content_of_two_tenants_is_two_requests(queue: RequestQueue) ->
 
 
 def test_a_newer_upload_supersedes_one_nobody_claimed_and_leaves_a_claimed_one_alone(queue: RequestQueue) -> None:
-    first = accepted(queue, content="one")
-    second = accepted(queue, content="two")
-    assert [r.status for r in queue.of_tenant(NAME, ACME)] == ["superseded", "pending"]
-    assert second.request in queue.of_tenant(NAME, ACME)[0].history[-1]["why"]
+    first, second = accepted(queue, content="one"), accepted(queue, content="two")
+    left = queue.supersede(first, second)
+    assert left is not None
+    assert left.status == "superseded"
+    assert second.request in left.history[-1]["why"]
     with pytest.raises(NotTheirTurn):
         queue.move(first, "claimed", why="too late", changes={"pack": PACK})
     taken = claimed(queue, second)
-    accepted(queue, content="three")
+    third = accepted(queue, content="three")
+    assert queue.supersede(second, third) is None
+    assert queue.supersede(taken, third) is None
     assert queue.get(NAME, ACME, taken.request) == taken
+
+
+def test_a_version_is_named_after_when_its_upload_came_not_after_when_its_event_did(queue: RequestQueue) -> None:
+    moment = now() - timedelta(days=2)
+    row = accepted(queue, uploaded=moment)
+    assert (row.uploaded, row.version) == (moment, keys.version_of(row.request, moment))
+    assert row.accepted > moment
+
+
+def test_every_change_says_who_made_it_when_and_why(deployment: Deployment) -> None:
+    row = accepted(RequestQueue(deployment, by="intake"))
+    row = claimed(RequestQueue(deployment, by="sensor fine_tuning_launcher"), row)
+    row = RequestQueue(deployment, by="operator ann").cancel(row, why="the customer left")
+    assert [(change["by"], change["status"], change["why"]) for change in row.history] == [
+        ("intake", "pending", "uploaded"),
+        ("sensor fine_tuning_launcher", "claimed", f"pack {PACK}"),
+        ("operator ann", "cancelled", "the customer left"),
+    ]
+    moments = [change["at"] for change in row.history]
+    assert moments == sorted(moments)
+    assert (row.pack, row.reason) == (None, "the customer left")
+
+
+def test_what_a_list_gives_of_a_row_can_be_moved_like_the_row_itself(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    (listed,) = queue.due(NAME)
+    assert listed == replace(row, history=())
+    taken = claimed(queue, listed)
+    assert [change["status"] for change in taken.history] == ["pending", "claimed"]
 
 
 def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
@@ -123,7 +172,7 @@ def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
 
 @pytest.mark.parametrize(("was", "to"), [(was, to) for was in STORY for to in STORY if to not in STORY[was]])
 def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(was: Status, to: Status) -> None:
-    row = Request(keys.RequestId("0" * 32), ACME, NAME, was, "k", None, "bridge", now(), now())
+    row = Request(keys.RequestId("0" * 32), ACME, NAME, was, "k", None, "bridge", now(), now(), now())
     no_cloud: Any = None  # nothing is to be called
     with pytest.raises(NotTheirTurn, match=f"is {was}; it cannot become {to}"):
         RequestQueue(no_cloud).move(row, to, why="")
@@ -141,7 +190,8 @@ def test_a_row_that_moved_on_is_no_longer_its_readers_to_move(queue: RequestQueu
 def test_a_row_that_went_round_is_no_longer_its_first_readers_to_move(queue: RequestQueue) -> None:
     """Pending again after a failed try: whoever read it before must neither skip its wait nor undo its history."""
     row = accepted(queue)
-    waiting = queue.fail(claimed(queue, row), "a spot was interrupted", attempts=3)
+    queue.fail(claimed(queue, row), "a spot was interrupted", attempts=3, first_retry=AT_ONCE)
+    (waiting,) = queue.wake(NAME)
     assert waiting.status == row.status == "pending"
     assert queue.claim([row], OTHER_PACK) == []
     assert queue.get(NAME, ACME, row.request) == waiting
@@ -154,10 +204,11 @@ def test_a_failed_request_waits_twice_as_long_each_time_and_is_given_up_when_its
     for attempt in (1, 2, 3):
         before = now()
         row = queue.fail(claimed(queue, row), f"failure {attempt}", attempts=4)
-        assert (row.status, row.attempt, row.pack, row.job) == ("pending", attempt + 1, None, None)
+        assert (row.status, row.attempt, row.pack, row.job) == ("failed", attempt + 1, None, None)
         assert row.reason == f"failure {attempt}"
         waits.append(row.due - before)
-        assert queue.due(NAME) == []
+        assert queue.wake(NAME) == queue.due(NAME) == []
+        row = queue.move(row, "pending", why="its time has come")
     assert FIRST_RETRY <= waits[0] < 2 * FIRST_RETRY <= waits[1] < 4 * FIRST_RETRY <= waits[2]
     row = queue.fail(claimed(queue, row), "failure 4", attempts=4)
     assert (row.status, row.attempt, row.reason) == ("dead_lettered", 4, "failure 4")
@@ -169,6 +220,73 @@ def test_a_failure_that_no_other_try_can_help_refuses_the_request(queue: Request
     assert (row.status, row.attempt, row.reason) == ("refused", 1, "x" * 1000)
     with pytest.raises(NotTheirTurn):
         queue.fail(row, "again", attempts=3)
+
+
+def test_a_failed_request_is_pending_again_when_its_next_try_has_come(queue: RequestQueue) -> None:
+    soon = queue.fail(claimed(queue, accepted(queue)), "lost", attempts=3, first_retry=AT_ONCE)
+    later = queue.fail(claimed(queue, accepted(queue, BOLT)), "lost", attempts=3)
+    assert [row.request for row in queue.wake(NAME)] == [soon.request]
+    assert [(row.request, row.attempt) for row in queue.due(NAME)] == [(soon.request, 2)]
+    assert queue.with_status(NAME, "failed") == [replace(later, history=())]
+    assert queue.wake(NAME) == []
+
+
+def test_a_try_after_a_useless_archive_makes_another_version_and_any_other_the_same(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    same = queue.fail(claimed(queue, row), "its run was lost", attempts=5, first_retry=AT_ONCE)
+    assert same.version == row.version
+    (again,) = queue.wake(NAME)
+    other = queue.fail(claimed(queue, again), "its endpoint refused it", attempts=5, new_version=True)
+    assert other.version is not None
+    assert other.version != row.version
+    assert keys.version_name(other.version) == other.version
+
+
+@pytest.mark.parametrize("ended", ["dead_lettered", "refused", "cancelled", "failed"])
+def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(queue: RequestQueue, ended: str) -> None:
+    taken = claimed(queue, accepted(queue))
+    match ended:
+        case "cancelled":
+            row = queue.cancel(taken, why="by mistake")
+        case "refused":
+            row = queue.fail(taken, "no good", attempts=3, retryable=False)
+        case _:
+            row = queue.fail(taken, "no good", attempts=1 if ended == "dead_lettered" else 3)
+    assert row.status == ended
+    back = queue.retry(row, why="the container is mended")
+    assert (back.status, back.attempt, back.pack, back.reason) == ("pending", 1, None, None)
+    assert back.version != row.version
+    assert [r.request for r in queue.due(NAME)] == [row.request]
+    with pytest.raises(NotTheirTurn):
+        queue.retry(row, why="twice")
+    with pytest.raises(NotTheirTurn, match="is pending; there is nothing to retry"):
+        queue.retry(back, why="again")
+
+
+def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(queue: RequestQueue) -> None:
+    queue.refuse_at_the_door(NAME, ACME, keys.request_id_of(NAME, ACME, "x"), "k", "it is no manifest")
+    (row,) = queue.of_tenant(NAME, ACME)
+    with pytest.raises(NotTheirTurn, match=r"it is no manifest.*upload again"):
+        queue.retry(row, why="perhaps")
+
+
+def test_what_is_done_cannot_be_cancelled(queue: RequestQueue) -> None:
+    row = queue.move(queue.move(claimed(queue, accepted(queue)), "trained", why=""), "registered", why="")
+    with pytest.raises(NotTheirTurn, match="is registered"):
+        queue.cancel(row, why="too late")
+
+
+def test_counts_tell_how_many_are_open_or_wait_for_an_operator(queue: RequestQueue) -> None:
+    for number in range(3):
+        accepted(queue, keys.tenant_id(f"t{number}"))
+    queue.fail(claimed(queue, accepted(queue)), "no good", attempts=1)
+    claimed(queue, accepted(queue, BOLT))
+    assert {status: count for status, count in queue.counts(NAME).items() if count} == {
+        "pending": 3, "claimed": 1, "dead_lettered": 1,
+    }  # fmt: skip
+    assert [row.tenant for row in queue.with_status(NAME, "dead_lettered")] == [ACME]
+    with pytest.raises(ValueError, match="registered are not listed"):
+        queue.with_status(NAME, "registered")
 
 
 def test_two_who_fail_a_request_count_one_try(queue: RequestQueue) -> None:
@@ -190,9 +308,34 @@ def test_postponing_counts_no_try_and_finds_the_row_though_it_moved(queue: Reque
     assert queue.get(NAME, ACME, row.request) == row
 
 
+def test_postponing_waits_longer_each_time_and_not_for_ever(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    waits = []
+    for _ in range(MOST_POSTPONEMENTS):
+        before = now()
+        queue.postpone(row, "no capacity")
+        (row,) = queue.of_tenant(NAME, ACME)
+        waits.append(row.due - before)
+    assert FIRST_RETRY <= waits[0] < waits[1] < waits[-1] < LONGEST_PAUSE + timedelta(seconds=60)
+    assert (row.status, row.attempt) == ("pending", 1)
+    until = now() + timedelta(days=1)
+    queue.postpone(row, "its quota of the day is used up", until=until)
+    (row,) = queue.of_tenant(NAME, ACME)
+    assert (row.status, row.due) == ("dead_lettered", row.due), "put off too often"
+    assert "put off 100 times" in (row.reason or "")
+
+
+def test_waiting_for_a_known_moment_is_not_counted(queue: RequestQueue) -> None:
+    row, until = accepted(queue), now() + timedelta(hours=3)
+    queue.postpone(row, "its quota of the day is used up", until=until)
+    (row,) = queue.of_tenant(NAME, ACME)
+    assert (row.status, row.due, row.postponed) == ("pending", until, 0)
+
+
 def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(queue: RequestQueue) -> None:
     mine = claimed(queue, accepted(queue))
-    theirs = claimed(queue, queue.fail(mine, "its run was lost", attempts=3), OTHER_PACK)
+    queue.fail(mine, "its run was lost", attempts=3, first_retry=AT_ONCE)
+    theirs = claimed(queue, queue.wake(NAME)[0], OTHER_PACK)
     queue.postpone(mine, "no capacity")
     assert queue.get(NAME, ACME, mine.request) == theirs
 
@@ -210,8 +353,8 @@ def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_work
     rows = [accepted(queue, keys.tenant_id(f"t{number}")) for number in range(4)]
     other = keys.workload_name("portraits")
     assert queue.accept(other, ACME, keys.request_id_of(other, ACME, "x"), "k", "pool", first=True)
-    assert queue.due(NAME) == rows
-    assert queue.due(NAME, most=2) == rows[:2]
+    assert [row.request for row in queue.due(NAME)] == [row.request for row in rows]
+    assert [row.request for row in queue.due(NAME, most=2)] == [row.request for row in rows[:2]]
 
 
 def test_many_requests_are_read_at_once_however_many(queue: RequestQueue) -> None:
@@ -221,14 +364,6 @@ def test_many_requests_are_read_at_once_however_many(queue: RequestQueue) -> Non
     found = queue.get_many([*(row.key for row in rows), missing, rows[0].key], NAME)
     assert sorted(row.tenant for row in found) == sorted(row.tenant for row in rows)
     assert queue.get_many([], NAME) == []
-
-
-def test_a_row_keeps_its_last_hundred_changes(queue: RequestQueue) -> None:
-    row = accepted(queue)
-    for number in range(51):
-        row = queue.move(claimed(queue, row), "pending", why=f"round {number}", changes={"pack": None})
-    assert len(row.history) == 100
-    assert [change["why"] for change in row.history[-2:]] == ["pack p-1", "round 50"]
 
 
 class Movers(RuleBasedStateMachine):
@@ -252,15 +387,32 @@ class Movers(RuleBasedStateMachine):
 
     @rule(target=rows, row=rows, to=st.sampled_from(sorted(STORY)), pack=st.sampled_from([PACK, OTHER_PACK]))
     def move(self, row: Request, to: Status, pack: keys.PackId) -> Any:
-        moved = self.queue.try_move(row, to, why="", changes={"pack": pack} if to == "claimed" else None)
+        leaves = {"pack": None} if to in OUT_OF_A_PACK else None
+        moved = self.queue.try_move(row, to, why="", changes={"pack": pack} if to == "claimed" else leaves)
         return self.seen(row, moved)
 
     @rule(target=rows, row=rows, retryable=st.booleans())
     def fail(self, row: Request, retryable: bool) -> Any:
         try:
-            return self.seen(row, self.queue.fail(row, "failed", attempts=2, retryable=retryable))
+            return self.seen(row, self.queue.fail(row, "failed", attempts=2, retryable=retryable, first_retry=AT_ONCE))
         except NotTheirTurn:
             return multiple()
+
+    @rule(target=rows, row=rows, back=st.booleans())
+    def operate(self, row: Request, back: bool) -> Any:
+        try:
+            return self.seen(row, self.queue.retry(row, why="") if back else self.queue.cancel(row, why=""))
+        except NotTheirTurn:
+            return multiple()
+
+    @rule()
+    def wake(self) -> None:
+        self.queue.wake(NAME)
+
+    @rule(row=rows, newer=rows)
+    def supersede(self, row: Request, newer: Request) -> None:
+        if row.request != newer.request:
+            self.queue.supersede(row, newer)
 
     @rule(row=rows)
     def postpone(self, row: Request) -> None:
@@ -285,12 +437,11 @@ class Movers(RuleBasedStateMachine):
             assert said[0] == "pending"
             assert said[-1] == row.status
             assert all(later in STORY[earlier] for earlier, later in itertools.pairwise(said))
-            assert (row.pack is None) or row.status not in {"pending", "superseded"}
-            assert row.status not in OPEN or row.status == "pending" or row.pack is not None
+            assert (row.pack is None) or row.status in {*IN_A_PACK, "registered"}
+            assert row.status not in IN_A_PACK or row.pack is not None
             assert row.attempt <= 2
             if before is not None:
                 assert list(row.history[: len(before.history)]) == list(before.history)
-                assert row.version == before.version
                 assert row.accepted == before.accepted
             self.last[row.request] = row
 
