@@ -45,6 +45,7 @@ class Deployment:
     uploads_bucket: str
     data_bucket: str
     uploads_queue_url: str
+    uploads_dead_letters_url: str
     notices_queue_url: str
     requests_table: str
     models_table: str
@@ -84,6 +85,7 @@ class Deployment:
                 uploads_bucket=outputs["UploadsBucket"],
                 data_bucket=outputs["DataBucket"],
                 uploads_queue_url=outputs["UploadsQueueUrl"],
+                uploads_dead_letters_url=outputs["UploadsDeadLetterQueueUrl"],
                 notices_queue_url=outputs["NoticesQueueUrl"],
                 requests_table=outputs["RequestsTable"],
                 models_table=outputs["ModelsTable"],

@@ -132,9 +132,14 @@ def question_id_of(workload: WorkloadName, tenant: TenantId, version: Version, c
 # ---- uploads bucket ---------------------------------------------------------------------------------------------------
 
 
+def tenant_uploads_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+    """Above all that a tenant uploaded."""
+    return f"uploads/{workload}/{tenant}/"
+
+
 def upload_prefix(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
     """Where an upload's files lie."""
-    return f"uploads/{workload}/{tenant}/{upload}/"
+    return f"{tenant_uploads_prefix(workload, tenant)}{upload}/"
 
 
 def upload_file(workload: WorkloadName, tenant: TenantId, upload: UploadId, name: FileName) -> str:
@@ -233,9 +238,14 @@ def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId
     return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
 
 
+def predictions_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+    """Above a tenant's batch predictions; by name they are in the order of their days."""
+    return f"predictions/{workload}/{tenant}/"
+
+
 def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
     """A tenant's batch prediction of a day."""
-    return f"predictions/{workload}/{tenant}/{day.isoformat()}.jsonl"
+    return f"{predictions_prefix(workload, tenant)}{day.isoformat()}.jsonl"
 
 
 def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:

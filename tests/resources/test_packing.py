@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import boto3
 import pytest
@@ -16,103 +15,12 @@ from hypothesis import strategies as st
 
 from resources import keys, training
 from resources.deployment import Deployment
-from resources.packing import plan_packs
-from resources.request_queue import Request
 from resources.training import TrainingTask, balance, create_training_job_request, instance_count
-from workloads.schema import Pack, read_workloads
+from workloads.schema import read_workloads
 
 NAME = keys.workload_name("energy")
 ENERGY = read_workloads()["energy"]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def request(
-    number: int, tenant: str, tier: keys.Tier = "bridge", *, first: bool = False, waited: float = 0.0, attempt: int = 1
-) -> Request:
-    at = NOW - timedelta(seconds=waited)
-    return Request(
-        keys.RequestId(f"{number:032x}"), keys.tenant_id(tenant), NAME, "pending", "k", keys.version_name("v1"), tier,
-        accepted=at, due=at, first=first, attempt=attempt,
-    )  # fmt: skip
-
-
-@st.composite
-def due_requests(draw: st.DrawFn) -> list[Request]:
-    tiers: dict[str, keys.Tier] = {}
-    rows = []
-    for number in range(draw(st.integers(0, 40))):
-        tenant = f"t{draw(st.integers(0, 25))}"
-        tiers.setdefault(tenant, draw(st.sampled_from(["silo", "bridge", "bridge", "pool"])))
-        rows.append(request(number, tenant, tiers[tenant], first=draw(st.booleans()), waited=draw(st.integers(0, 20))))
-    return rows
-
-
-LIMITS = st.builds(Pack, most_tenants=st.integers(1, 8), wait_seconds=st.integers(0, 15), most_at_once=st.just(2))
-
-
-@given(due=due_requests(), limits=LIMITS, most=st.integers(0, 12), order=st.randoms(use_true_random=False))
-def test_packs_keep_to_every_limit_however_the_requests_come(
-    due: list[Request], limits: Pack, most: int, order: random.Random
-) -> None:  # fmt: skip
-    packs = plan_packs(due, limits, NOW, most_packs=most)
-    assert len(packs) <= most
-    packed = [row for pack in packs for row in pack.requests]
-    assert len({row.tenant for row in packed}) == len(packed)
-    assert {row.request for row in packed} <= {row.request for row in due}
-    for pack in packs:
-        assert {row.tier for row in pack.requests} == {pack.tier}
-        assert 1 <= len(pack.requests) <= (1 if pack.tier == "silo" else limits.most_tenants)
-        full = pack.tier == "silo" or len(pack.requests) == limits.most_tenants
-        assert full or max((NOW - row.due).total_seconds() for row in pack.requests) >= limits.wait_seconds
-    assert len({pack.pack for pack in packs}) == len(packs)
-    # Nobody who may go next is kept waiting by a lack of company.
-    if most >= len(due):
-        left = {row.tenant for row in due} - {row.tenant for row in packed}
-        for tier in ("bridge", "pool"):
-            waiting = [row for row in chosen(due) if row.tenant in left and row.tier == tier]
-            assert len(waiting) < limits.most_tenants
-            assert all((NOW - row.due).total_seconds() < limits.wait_seconds for row in waiting)
-        assert not [row for row in due if row.tier == "silo" and row.tenant in left]
-    shuffled = list(due)
-    order.shuffle(shuffled)
-    assert plan_packs(shuffled, limits, NOW, most_packs=most) == packs
-
-
-def chosen(due: list[Request]) -> list[Request]:
-    """Of each tenant the request whose turn it is."""
-    turns: dict[str, Request] = {}
-    for row in sorted(due, key=lambda r: (not r.first, r.accepted, r.request)):
-        turns.setdefault(row.tenant, row)
-    return list(turns.values())
-
-
-def test_a_tenants_first_model_goes_before_whoever_has_waited_longest() -> None:
-    limits = Pack(most_tenants=2, wait_seconds=0, most_at_once=2)
-    rows = [
-        request(1, "old", waited=900), request(2, "older", waited=999), request(3, "new", first=True, waited=1),
-        request(4, "newer", first=True, waited=0),
-    ]  # fmt: skip
-    first, second = plan_packs(rows, limits, NOW, most_packs=9)
-    assert [row.tenant for row in first.requests] == ["new", "newer"]
-    assert [row.tenant for row in second.requests] == ["older", "old"]
-    assert plan_packs(rows, limits, NOW, most_packs=1) == [first]
-
-
-def test_of_a_tenants_requests_the_oldest_goes_and_the_others_wait_their_turn() -> None:
-    limits = Pack(most_tenants=9, wait_seconds=0, most_at_once=2)
-    (pack,) = plan_packs([request(2, "acme", waited=1), request(1, "acme", waited=5)], limits, NOW, most_packs=9)
-    assert [row.request for row in pack.requests] == [keys.RequestId(f"{1:032x}")]
-
-
-def test_a_pack_tried_again_is_another_pack() -> None:
-    limits = Pack(most_tenants=9, wait_seconds=0, most_at_once=2)
-    packs = [
-        plan_packs([request(1, "acme", attempt=attempt)], limits, NOW, most_packs=9)[0].pack for attempt in (1, 1, 2)
-    ]
-    assert packs[0] == packs[1] != packs[2]
-
-
-# ---- sharing out ---------------------------------------------------------------------------------------------------------
 
 
 def longest(weights: list[float], placed: list[int], shards: int) -> float:
@@ -149,7 +57,7 @@ def test_a_pack_gets_as_many_instances_as_it_needs_and_no_more_than_there_may_be
 
 PACK = keys.pack_id("p-0123456789abcdef")
 NOWHERE = Deployment(
-    prefix="tenantry", uploads_bucket="uploads", data_bucket="data", uploads_queue_url="q", notices_queue_url="n",
+    prefix="tenantry", uploads_bucket="uploads", data_bucket="data", uploads_queue_url="q", uploads_dead_letters_url="d", notices_queue_url="n",
     requests_table="r", models_table="m", tenants_topic="t", operators_topic="o",
     async_success_topic="as", async_error_topic="ae", async_failures_queue_url="af",
     training_role="arn:aws:iam::123456789012:role/training", serving_role="s", async_role="a", batch_role="b",
