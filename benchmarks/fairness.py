@@ -1,0 +1,263 @@
+"""How long quiet tenants wait while one tenant floods the product with uploads.
+
+    python -m benchmarks.fairness
+
+Twice, quiet tenants upload one after the other, each once: first alone, then while another tenant uploads a thousand different
+files in one go just before them. Intake, queue and launcher are the real ones, on the local cloud; only training is not: a pack's
+requests are registered after as many seconds as a job of its size takes. A wait is from the upload to the moment the tenant's
+request is claimed for a pack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from dagster import DagsterInstance
+
+from infrastructure.deploy import deploy
+from infrastructure.local_cloud import running
+from orchestration.launcher import runs_to_request
+from resources import intake, keys
+from resources.client import TenantClient
+from resources.deployment import Deployment
+from resources.packing import newest_of_each_tenant, plan_packs
+from resources.request_queue import IN_A_PACK, Request, RequestQueue
+from workloads.schema import Pack, Scheduling, Workload, read_workloads
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+WORKLOAD: Final = keys.workload_name("energy")
+FLOODER: Final = keys.tenant_id("flooder")
+TICK_SECONDS: Final = 5.0  # of the sensors
+
+
+def p95(waits: Sequence[float]) -> float:
+    """The 95th percentile, in the unit of the waits."""
+    return statistics.quantiles(waits, n=20, method="inclusive")[-1] if len(waits) > 1 else waits[0]
+
+
+# ---- the simulation -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request that becomes known ``at`` seconds after the start."""
+
+    tenant: keys.TenantId
+    at: float
+    tier: keys.Tier = "bridge"
+    first: bool = False
+
+
+def simulated_waits(
+    arrivals: Sequence[Arrival],
+    limits: Pack,
+    scheduling: Scheduling,
+    *,
+    job_seconds: float,
+    tenant_seconds: float,
+    tick: float = TICK_SECONDS,
+    until: float = 100_000.0,
+) -> dict[tuple[keys.TenantId, float], float]:
+    """How long each request waits to be claimed, when packs are planned as the launcher does.
+
+    Args:
+        arrivals: who asks when.
+        limits: the workload's, for packs.
+        scheduling: the workload's, for whose turn it is.
+        job_seconds: what a job takes, whoever is in it.
+        tenant_seconds: what each tenant in it adds.
+        tick: seconds between two looks of the launcher.
+        until: when to stop, in simulated seconds.
+
+    Returns:
+        Seconds by tenant and arrival; of the requests that a newer one superseded, nothing.
+
+    Raises:
+        RuntimeError: somebody was still waiting at the end.
+    """
+    epoch = datetime(2026, 1, 1, tzinfo=UTC)
+    coming = sorted(arrivals, key=lambda arrival: arrival.at)
+    pending: list[Request] = []
+    jobs: list[tuple[float, list[Request]]] = []  # when a job ends, and who is in it
+    waits: dict[tuple[keys.TenantId, float], float] = {}
+    asked: dict[keys.RequestId, Arrival] = {}
+    now, seen = 0.0, 0
+    while seen < len(coming) or pending or jobs:
+        if now > until:
+            raise RuntimeError(f"{len(pending)} requests are still waiting after {until:.0f} simulated seconds")
+        jobs = [job for job in jobs if job[0] > now]
+        while seen < len(coming) and coming[seen].at <= now:
+            arrival = coming[seen]
+            moment, number = epoch + timedelta(seconds=arrival.at), keys.RequestId(f"{seen:032x}")
+            asked[number] = arrival
+            pending.append(
+                Request(
+                    number,
+                    arrival.tenant,
+                    WORKLOAD,
+                    "pending",
+                    "",
+                    None,
+                    arrival.tier,
+                    moment,
+                    moment,
+                    moment,
+                    first=arrival.first,
+                )
+            )
+            seen += 1
+        pending, _ = newest_of_each_tenant(pending)
+        on_their_way = [request for _, requests in jobs for request in requests]
+        moment = epoch + timedelta(seconds=now)
+        free = limits.most_at_once - len(jobs)
+        for pack in plan_packs(pending, on_their_way, limits, scheduling, moment, most_packs=free):
+            claimed = {request.request for request in pack.requests}
+            pending = [request for request in pending if request.request not in claimed]
+            ends = now + job_seconds + tenant_seconds * len(claimed)
+            jobs.append((ends, [replace(request, pack=pack.pack, status="claimed") for request in pack.requests]))
+            for request in claimed:
+                arrival = asked[request]
+                waits[arrival.tenant, arrival.at] = now - arrival.at
+        now += tick
+    return waits
+
+
+# ---- the real queue ---------------------------------------------------------------------------------------------------------
+
+
+class TrainingStandIn:
+    """Registers each claimed pack's requests after the seconds its job would take."""
+
+    def __init__(self, queue: RequestQueue, job_seconds: float, tenant_seconds: float) -> None:
+        self._queue, self._job_seconds, self._tenant_seconds = queue, job_seconds, tenant_seconds
+        self._ends: dict[keys.PackId, float] = {}
+
+    def tick(self) -> None:
+        """Finish the packs whose time has come."""
+        packs: dict[keys.PackId, list[Request]] = {}
+        for row in self._queue.in_packs(WORKLOAD):
+            if row.pack is not None:
+                packs.setdefault(row.pack, []).append(row)
+        for pack, rows in packs.items():
+            ends = self._ends.setdefault(pack, time.monotonic() + self._job_seconds + self._tenant_seconds * len(rows))
+            if time.monotonic() < ends:
+                continue
+            for row in rows:
+                trained = row if row.status == "trained" else self._queue.try_move(row, "trained", why="trained")
+                if trained is not None:
+                    self._queue.try_move(trained, "registered", why="registered")
+
+
+def upload(deployment: Deployment, workload: Workload, tenant: keys.TenantId, content: str) -> float:
+    """Upload as the product's app does; the moment it was done, on the clock."""
+    with TenantClient(deployment, workload, tenant) as client:
+        client.upload({"consumption.csv": content.encode()}, {})
+    return time.time()
+
+
+def measured_waits(
+    deployment: Deployment, workload: Workload, instance: DagsterInstance, name: str, *, quiet: int, seconds: float, flood: int,
+    job_seconds: float, tenant_seconds: float,
+) -> dict[keys.TenantId, float]:  # fmt: skip
+    """How long each quiet tenant waits. ``seconds`` is the time over which they come; ``flood`` how often the flooder uploads."""
+    queue = RequestQueue(deployment, by="benchmark")
+    tenants = [keys.tenant_id(f"{name}-{number:03d}") for number in range(quiet)]
+    moments = random.Random(4)
+    pauses = sorted(moments.uniform(0, seconds) for _ in tenants)
+    uploaded: dict[keys.TenantId, float] = {}
+    if flood:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: upload(deployment, workload, FLOODER, f"{name} {n}"), range(flood)))
+    began = time.monotonic()
+
+    def come() -> None:
+        for tenant, pause in zip(tenants, pauses, strict=True):
+            time.sleep(max(0.0, began + pause - time.monotonic()))
+            uploaded[tenant] = upload(deployment, workload, tenant, name)
+
+    coming = threading.Thread(target=come, name="quiet-tenants", daemon=True)
+    coming.start()
+    training = TrainingStandIn(queue, job_seconds, tenant_seconds)
+    claimed: dict[keys.TenantId, float] = {}
+    looks = began
+    while len(claimed) < quiet:
+        if time.monotonic() - began > 20 * seconds + 600:
+            raise TimeoutError(f"{quiet - len(claimed)} quiet tenants were not served")
+        intake.drain_queue(deployment, {workload.name: workload}, lambda *_: None, most_seconds=20.0)
+        training.tick()
+        for _ in runs_to_request(instance, queue, workload, lost_run_seconds=1e9):
+            pass
+        known = {
+            tenant: row for tenant in tenants if tenant not in claimed for row in queue.of_tenant(WORKLOAD, tenant)
+        }
+        for tenant, row in known.items():
+            moments_of = [c["at"] for c in row.history if c["status"] == "claimed"]
+            if moments_of and row.status in {*IN_A_PACK, "registered"}:
+                claimed[tenant] = datetime.fromisoformat(moments_of[0]).timestamp() - uploaded[tenant]
+        looks += TICK_SECONDS
+        time.sleep(max(0.0, looks - time.monotonic()))
+        looks = max(looks, time.monotonic())
+    coming.join()
+    return claimed
+
+
+def main() -> int:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fairness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quiet", type=int, default=60, help="quiet tenants (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=90, help="over which they come (%(default)s)")
+    parser.add_argument("--flood", type=int, default=1000, help="uploads of the flooding tenant (%(default)s)")
+    parser.add_argument("--job-seconds", type=float, default=12, help="what a job takes (%(default)s)")
+    parser.add_argument("--tenant-seconds", type=float, default=0.2, help="what each tenant in it adds (%(default)s)")
+    arguments = parser.parse_args()
+    workload = read_workloads()[WORKLOAD]
+    common = {"quiet": arguments.quiet, "seconds": arguments.seconds, "job_seconds": arguments.job_seconds,
+              "tenant_seconds": arguments.tenant_seconds}  # fmt: skip
+    waits = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="tenantry-fairness-") as state,
+        running(Path(state, "cloud"), ROOT / "containers") as cloud,
+    ):
+        os.environ.update(cloud.environment)
+        with DagsterInstance.local_temp(state, overrides={"telemetry": {"enabled": False}}) as instance:
+            for name, flood in (("alone", 0), ("beside", arguments.flood)):
+                cloud.reset()
+                deploy()
+                found = measured_waits(Deployment.from_stack(), workload, instance, name, flood=flood, **common)
+                waits[name] = list(found.values())
+                print(
+                    f"{name}: median {statistics.median(waits[name]):.1f} s, p95 {p95(waits[name]):.1f} s", flush=True
+                )
+    figures = {
+        "quiet_tenants": arguments.quiet,
+        "flood": arguments.flood,
+        "p50_wait_alone_s": round(statistics.median(waits["alone"]), 2),
+        "p50_wait_beside_flood_s": round(statistics.median(waits["beside"]), 2),
+        "p95_wait_alone_s": round(p95(waits["alone"]), 2),
+        "p95_wait_beside_flood_s": round(p95(waits["beside"]), 2),
+        "p95_wait_ratio": round(p95(waits["beside"]) / p95(waits["alone"]), 3),
+    }
+    print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
