@@ -11,7 +11,7 @@ READY := $(VENV)/ready
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the environment .venv (quick when it is up to date)
+setup: $(BIN)/tenantry ## Make the environment .venv (quick when it is up to date)
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
@@ -23,6 +23,10 @@ $(READY): requirements.lock
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
 	@touch $(READY)
+
+$(BIN)/tenantry: $(READY) pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
 
 run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n (of energy), DATA=file.parquet, PORT=n
 	@$(BIN)/python -m demo --tenants $(TENANTS) --port $(PORT) $(if $(DATA),--data $(DATA)) $(if $(ONCE),--once)

@@ -22,6 +22,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from command_line import environment
 from demo.dagster_processes import DagsterProcesses, DagsterRefused, dagster_processes
 from demo.energy import energy_tenants, shown_of
 from demo.portraits import SLOW_REQUEST, portraits_tenants, print_pictures, shown_of_portraits, write_sheet
@@ -122,8 +123,11 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         deploy()
         deployment = Deployment.from_stack()
         customers = energy_tenants(arguments.tenants, Path(scratch), arguments.data)
-        environment = {**cloud.environment, "TENANTRY_POLL_SECONDS": "1", "TENANTRY_LOST_RUN_SECONDS": "45"}
-        with dagster_processes(STATE / "dagster", port, environment) as dagster:
+        variables = {**cloud.environment, "TENANTRY_POLL_SECONDS": "1", "TENANTRY_LOST_RUN_SECONDS": "45"}
+        with (
+            environment.written(environment.LOCAL_FILE, cloud.environment),
+            dagster_processes(STATE / "dagster", port, variables) as dagster,
+        ):
             console.print(f"The Dagster UI is open at [bold]{dagster.url}[/bold]")
             common = (deployment, dagster)
             energy, portraits = workloads["energy"], workloads["portraits"]
@@ -171,6 +175,7 @@ def _progress(console: Console) -> Progress:
 
 def _stay_open(console: Console, dagster: DagsterProcesses, cloud: LocalCloud) -> None:
     console.print(f"The UI stays open at [bold]{dagster.url}/asset-groups[/bold] until Ctrl-C.")
+    console.print("Beside it, in another terminal: [bold].venv/bin/tenantry status --local --watch[/bold]")
     while True:
         for name, process in {**cloud.processes, "dagster": dagster.process}.items():
             if process.poll() is not None:

@@ -1,0 +1,350 @@
+"""The commands that change something: retry, cancel, pause, resume, drain, rollback, redrive. Each says who did it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import click
+from botocore.exceptions import ClientError
+
+from command_line import fleet
+from command_line.invocation import PACK, REQUEST, TENANT, WORKLOAD, Invocation, NotDone, common_options, plain
+from resources import keys
+from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
+from resources.workload_controls import WorkloadControls
+from workloads.schema import Workload
+
+_RETRIED: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
+_LOOK_SECONDS: Final = 1.0
+_MESSAGES_A_CALL: Final = 10  # the most SQS gives
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@dataclass
+class _Changes:
+    """What a change of several requests came to: those that were changed, and why others were not."""
+
+    done: list[Request] = field(default_factory=list)
+    not_done: list[tuple[Request, str]] = field(default_factory=list)
+
+    def make(
+        self, requests: Sequence[Request], change: Callable[[Request], Request], invocation: Invocation, verb: str
+    ) -> None:
+        """Change each request, with a progress bar where there are several. One that moved on stops nobody else's."""
+        with invocation.progress() as progress:
+            bar = progress.add_task(verb, total=len(requests), visible=len(requests) > 1)
+            for request in requests:
+                try:
+                    self.done.append(change(request))
+                except NotTheirTurn as error:
+                    self.not_done.append((request, str(error)))
+                progress.advance(bar)
+
+    def report(self, invocation: Invocation, verb: str) -> None:
+        """Say what was done. Raises ``NotDone`` when anything was not."""
+        if invocation.as_json:
+            invocation.write_json(
+                {
+                    "format": 1,
+                    verb: [_named(request) for request in self.done],
+                    "not_done": [{**_named(request), "reason": reason} for request, reason in self.not_done],
+                }
+            )
+        else:
+            for request in self.done:
+                invocation.console.print(f"{verb}: {request.tenant}, {request.workload}, request {request.request}")
+        if self.not_done:
+            reasons = "\n".join(f"  {reason}" for _, reason in self.not_done)
+            raise NotDone(f"{len(self.not_done)} of {len(self.done) + len(self.not_done)} moved on first:\n{reasons}")
+
+
+def _named(request: Request) -> dict[str, str]:
+    return {
+        "workload": request.workload,
+        "tenant": request.tenant,
+        "request": request.request,
+        "status": request.status,
+    }
+
+
+# ---- retry and cancel ---------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT, required=False)
+@click.option("--all-dead-lettered", is_flag=True, help="Every dead-lettered request instead of a tenant's.")
+@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
+@click.option("--request", type=REQUEST, help="This request of the tenant's instead of its latest.")
+@click.option("--why", default="an operator retries it", show_default=True, help="For the history.")
+@yes_option
+@common_options
+def retry(
+    invocation: Invocation, tenant: keys.TenantId | None, all_dead_lettered: bool, workload: Workload | None,
+    request: keys.RequestId | None, why: str, yes: bool,
+) -> None:  # fmt: skip
+    """Give TENANT's latest request all its tries again, from now on; or every dead-lettered one.
+
+    For requests that failed, were dead-lettered, cancelled, or refused while they were worked on. One that was refused when it came
+    in never was a request: its tenant uploads again.
+
+    \b
+    Examples:
+      tenantry retry acme --why "the image is fixed"
+      tenantry retry --all-dead-lettered --workload energy
+    """
+    if (tenant is None) == (not all_dead_lettered):
+        raise click.UsageError("name either a TENANT or --all-dead-lettered")
+    queue = RequestQueue(invocation.deployment, by=invocation.operator)
+    if tenant is not None:
+        found = [_retried_of(queue, invocation.chosen(workload), tenant, request)]
+    else:
+        names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
+        found = [row for name in names for row in queue.with_status(name, "dead_lettered")]
+        if found:
+            invocation.confirm(f"Retry {len(found)} dead-lettered requests?", yes=yes)
+        elif not invocation.as_json:
+            invocation.console.print("Nothing is dead-lettered.")
+    changes = _Changes()
+    changes.make(found, lambda row: queue.retry(row, why=why), invocation, "retrying")
+    changes.report(invocation, "retried")
+
+
+def _retried_of(
+    queue: RequestQueue, workloads: Sequence[Workload], tenant: keys.TenantId, request: keys.RequestId | None
+) -> Request:
+    """The one request of a tenant's that is meant. Raises ``NotDone``."""
+    rows = [queue.of_tenant(keys.workload_name(workload.name), tenant) for workload in workloads]
+    if request is not None:
+        named = [row for of_workload in rows for row in of_workload if row.request == request]
+        if not named:
+            raise NotDone(f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them")
+        return named[0]
+    latest = [max(of_workload, key=lambda row: row.uploaded) for of_workload in rows if of_workload]
+    if not latest:
+        raise NotDone(f"{tenant} has no request; it never uploaded, or not for this workload")
+    meant = [row for row in latest if row.status in _RETRIED] if len(latest) > 1 else latest
+    if not meant:
+        stand = ", ".join(f"{row.workload}: {row.status}" for row in latest)
+        raise NotDone(f"there is nothing to retry of {tenant}; its latest requests: {stand}")
+    if len(meant) > 1:
+        raise NotDone(
+            f"{tenant} could be retried for {' and '.join(row.workload for row in meant)}; name one with --workload"
+        )
+    return meant[0]
+
+
+@click.command()
+@click.argument("tenant", type=TENANT, required=False)
+@click.option(
+    "--pack", type=PACK, help="Every request of this pack instead of a tenant's; its training job is stopped, too."
+)
+@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
+@click.option("--why", default="an operator cancelled it", show_default=True, help="For the history.")
+@yes_option
+@common_options
+def cancel(
+    invocation: Invocation, tenant: keys.TenantId | None, pack: keys.PackId | None, workload: Workload | None, why: str,
+    yes: bool,
+) -> None:  # fmt: skip
+    """Take TENANT's unfinished requests out of the queue, or all requests of a pack.
+
+    A pack on its way goes on without a tenant that was cancelled. A pack that is cancelled as a whole has its job stopped; what was
+    registered of it already stays. `tenantry retry` brings a cancelled request back.
+
+    \b
+    Examples:
+      tenantry cancel acme --workload energy --why "the contract ended"
+      tenantry cancel --pack p-3f2a9c0d11e2b4a7
+    """
+    if (tenant is None) == (pack is None):
+        raise click.UsageError("name either a TENANT or --pack")
+    queue = RequestQueue(invocation.deployment, by=invocation.operator)
+    names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
+    if tenant is not None:
+        found = [row for name in names for row in queue.of_tenant(name, tenant) if row.status in OPEN]
+        what = f"{tenant} has no unfinished request"
+    else:
+        found = [row for name in names for row in queue.in_packs(name) if row.pack == pack]
+        what = f"no request is in pack {pack}; `tenantry status` shows the packs on their way"
+    if not found:
+        raise NotDone(what)
+    invocation.confirm(f"Cancel {len(found)} requests ({_by_status(found)})?", yes=yes)
+    changes = _Changes()
+    changes.make(found, lambda row: queue.cancel(row, why=why), invocation, "cancelling")
+    if pack is not None:
+        for job in sorted({row.job for row in found if row.job is not None}):
+            _stop(invocation, job)
+    changes.report(invocation, "cancelled")
+
+
+def _by_status(requests: Sequence[Request]) -> str:
+    counts: dict[str, int] = {}
+    for request in requests:
+        counts[request.status] = counts.get(request.status, 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _stop(invocation: Invocation, job: str) -> None:
+    running = fleet.training_job(invocation.deployment, job)
+    if running is None or running.status != "InProgress":
+        return
+    try:
+        invocation.deployment.sagemaker.stop_training_job(TrainingJobName=job)
+    except ClientError as error:
+        if "in status" not in str(error):  # it ended in this moment
+            raise
+        return
+    invocation.aside.print(f"training job {job} is being stopped")
+
+
+# ---- pause, resume, drain -----------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.option("--why", required=True, help="Shown to whoever looks at the status.")
+@common_options
+def pause(invocation: Invocation, workload: Workload, why: str) -> None:
+    """Claim no further requests of WORKLOAD. Uploads go on becoming requests, and packs on their way go on.
+
+    \b
+    Example:
+      tenantry pause energy --why "a new image is being rolled out"
+    """
+    paused = WorkloadControls(invocation.deployment, by=invocation.operator).pause(
+        keys.workload_name(workload.name), why
+    )
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workload": workload.name, "paused": paused})
+    else:
+        invocation.console.print(f"{workload.name} is paused; `tenantry resume {workload.name}` ends it")
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@common_options
+def resume(invocation: Invocation, workload: Workload) -> None:
+    """Claim requests of WORKLOAD again.
+
+    \b
+    Example:
+      tenantry resume energy
+    """
+    controls = WorkloadControls(invocation.deployment, by=invocation.operator)
+    name = keys.workload_name(workload.name)
+    was = controls.paused(name)
+    controls.resume(name)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workload": workload.name, "was_paused": was})
+    else:
+        invocation.console.print(f"{name} goes on" if was is not None else f"{name} was not paused")
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.option("--why", default="an operator drains it", show_default=True, help="Shown to whoever looks at the status.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; as long as it takes if not given."
+)
+@common_options
+def drain(invocation: Invocation, workload: Workload, why: str, timeout: float | None) -> None:
+    """Pause WORKLOAD and wait until nothing of it is on its way. It stays paused.
+
+    Pending requests stay pending, failed ones wait. Ctrl-C ends the waiting, not the pause.
+
+    \b
+    Example:
+      tenantry drain energy --timeout 3600 && make-the-change && tenantry resume energy
+    """
+    queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
+    WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    left = len(queue.in_packs(name))
+    with invocation.progress() as progress:
+        bar = progress.add_task(f"{name}: on their way", total=left)
+        while left and (deadline is None or time.monotonic() < deadline):
+            time.sleep(_LOOK_SECONDS)
+            counts = queue.counts(name)
+            left = sum(counts[status] for status in IN_A_PACK)
+            total = max(left, int(progress.tasks[0].total or 0))  # a tick that had begun may still have claimed some
+            progress.update(bar, total=total, completed=total - left)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workload": name, "on_their_way": left, "requests": queue.counts(name)})
+    if left:
+        raise NotDone(
+            f"{left} requests of {name} are still on their way after {timeout:g} s; it stays paused. Wait on with `tenantry drain {name}`"
+        )
+    if not invocation.as_json:
+        invocation.console.print(f"nothing of {name} is on its way; it stays paused until `tenantry resume {name}`")
+
+
+# ---- rollback -----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT)
+@click.option("--workload", type=WORKLOAD, required=True, help="Whose model.")
+@yes_option
+@common_options
+def rollback(invocation: Invocation, tenant: keys.TenantId, workload: Workload, yes: bool) -> None:
+    """Serve TENANT by its previous version again.
+
+    \b
+    Example:
+      tenantry rollback acme --workload energy
+    """
+    from assets.endpoint_registration import roll_back  # what registers models is not needed by any other command
+    from resources.model_registry import ModelRegistry
+
+    champion = ModelRegistry(invocation.deployment).champion(tenant, keys.workload_name(workload.name))
+    if champion is not None and champion.previous is not None:
+        invocation.confirm(f"Serve {tenant} by {champion.previous} instead of {champion.version}?", yes=yes)
+    try:
+        crowned = roll_back(invocation.deployment, workload, tenant)
+    except LookupError as error:
+        raise NotDone(str(error)) from error
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "champion": crowned})
+    else:
+        invocation.console.print(f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again")
+
+
+# ---- the uploads' dead letters ------------------------------------------------------------------------------------------
+
+
+@click.command()
+@yes_option
+@common_options
+def redrive(invocation: Invocation, yes: bool) -> None:
+    """Send the events in the uploads' dead-letter queue back to be taken in.
+
+    An event lies there when taking its upload in failed five times: mostly because a table or a bucket was away.
+
+    \b
+    Example:
+      tenantry redrive
+    """
+    sqs, deployment = invocation.deployment.sqs, invocation.deployment
+    waiting = fleet.upload_events(deployment).dead_letters
+    if waiting:
+        invocation.confirm(f"Send {waiting} events back to the uploads queue?", yes=yes)
+    moved = 0
+    with invocation.progress() as progress:
+        bar = progress.add_task("sending back", total=waiting, visible=waiting > 1)
+        while messages := sqs.receive_message(
+            QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_A_CALL
+        ).get("Messages"):
+            for message in messages:
+                # First: whoever dies between the two has the event twice, which is nothing new, rather than never.
+                sqs.send_message(QueueUrl=deployment.uploads_queue_url, MessageBody=message["Body"])
+                sqs.delete_message(QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"])
+                moved += 1
+                progress.advance(bar)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "sent_back": moved})
+    else:
+        invocation.console.print(plain(f"{moved} events were sent back"))
