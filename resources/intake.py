@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MANIFESTS_AT_ONCE: Final = 8
 _MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
-_MESSAGES_A_ROUND: Final = 500  # they must be dealt with before the queue's visibility timeout of two minutes
-_MANIFESTS_A_HANDFUL: Final = 64
+_MESSAGES_IN_HAND: Final = 1000
+_MANIFESTS_A_HANDFUL: Final = 32
 
 AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
 
@@ -50,66 +50,64 @@ def drain_queue(
 ) -> Intake:
     """Take events off the uploads queue until it is empty or the time is up.
 
-    Events are taken in rounds of some hundreds, and in a round each tenant's newest upload goes before anybody's further ones:
-    a tenant that uploads a thousand times does not keep the others waiting.
+    What lies in the queue is received up to a thousand messages at a time, and of those each tenant's latest upload goes before
+    anybody's further ones, with another look into the queue after every handful: a tenant that uploads a thousand times does
+    not keep the others waiting.
 
     A message is deleted only after its request's row is durable and its tenant is known to Dagster; whatever goes wrong
-    before leaves it in the queue, to be seen again, and in the dead-letter queue after five times.
+    before, or is not reached in time, leaves it in the queue, to be seen again in a quarter of a minute.
 
     Args:
         deployment: queue, buckets, tables.
         workloads: what the product offers.
         add_tenants: makes tenants known to Dagster; must be harmless to repeat.
-        most_seconds: when to stop taking more.
+        most_seconds: when to stop.
     """
     done, deadline = Intake(), time.monotonic() + most_seconds
+    found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         while time.monotonic() < deadline:
-            messages = _receive_round(deployment)
-            if not messages:
-                break
-            done.messages += len(messages)
-            found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
             finished: list[str] = []
-            for message in messages:
+            for message in _receive(deployment, _MESSAGES_IN_HAND - sum(map(len, found.values()))):
+                done.messages += 1
                 manifest_keys = _manifest_keys(deployment, message["Body"])
                 for key in manifest_keys:
                     found.setdefault(key, []).append(message["ReceiptHandle"])
                 if not manifest_keys:
                     finished.append(message["ReceiptHandle"])
-            _delete(deployment, finished)
-            for keys_at_once in _in_fair_order(found):
-                outcomes = dict(
-                    zip(keys_at_once, pool.map(partial(_guarded, deployment, workloads), keys_at_once), strict=True)
-                )
-                taken = [outcome for outcome in outcomes.values() if outcome is not None]
-                _introduce(taken, add_tenants)
-                for outcome in taken:
-                    _count(done, outcome)
-                _delete(deployment, [handle for outcome in taken for handle in found[outcome.key]])
+            handful = _next_in_turn(found)
+            if not handful and not finished:
+                break
+            handled = pool.map(partial(_guarded, deployment, workloads), handful)
+            messages = {key: found.pop(key) for key in handful}
+            taken = [outcome for outcome in handled if outcome is not None]
+            _introduce(taken, add_tenants)
+            for outcome in taken:
+                _count(done, outcome)
+            _delete(deployment, finished + [handle for outcome in taken for handle in messages[outcome.key]])
     return done
 
 
-def _receive_round(deployment: Deployment) -> list[MessageTypeDef]:
-    messages: list[MessageTypeDef] = []
-    while len(messages) < _MESSAGES_A_ROUND:
+def _receive(deployment: Deployment, most: int) -> Iterator[MessageTypeDef]:
+    """Up to about ``most`` messages, as long as there are any."""
+    while most > 0:
         answer = deployment.sqs.receive_message(
             QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
         )
-        if not answer.get("Messages"):
-            break
-        messages += answer["Messages"]
-    return messages
+        messages = answer.get("Messages", [])
+        yield from messages
+        if not messages:
+            return
+        most -= len(messages)
 
 
-def _in_fair_order(found: Iterable[str]) -> Iterator[list[str]]:
-    """Manifest keys in handfuls: everybody's latest event first, then everybody's next."""
+def _next_in_turn(found: Iterable[str]) -> list[str]:
+    """A handful of manifest keys: everybody's latest event first, then everybody's next."""
     by_tenant: dict[str, list[str]] = {}
     for key in found:
         by_tenant.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
     turns = (key for turn in zip_longest(*(reversed(events) for events in by_tenant.values())) for key in turn if key)
-    while handful := list(islice(turns, _MANIFESTS_A_HANDFUL)):
-        yield handful
+    return list(islice(turns, _MANIFESTS_A_HANDFUL))
 
 
 @dataclass(frozen=True)
@@ -214,9 +212,8 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
             tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request))
             queue.refuse_at_the_door(workload, tenant, request, key, str(error))
         return _Outcome(key, workload, None, new, str(error))
-    registry = ModelRegistry(deployment)
-    tier = registry.tier(tenant, workload, workloads[workload].tier)
-    first = registry.champion(tenant, workload) is None
+    tier, champion = ModelRegistry(deployment).tier_and_champion(tenant, workload, workloads[workload].tier)
+    first = champion is None
     group = manifest.group(workloads[workload].training.pack.together)
     new = queue.accept(
         workload, tenant, manifest.request, key, tier, first=first, uploaded=manifest.uploaded, group=group
