@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 
-ModelStatus = Literal["trained", "champion", "former_champion", "rejected"]
+ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
 
 
 class ChampionChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "champion changed"
@@ -34,6 +34,7 @@ class ModelVersion:
     """An artifact: an immutable version of a tenant's model.
 
     ``archive`` is the key of its ``tar.gz`` in the data bucket; ``size`` is in bytes; ``metrics`` are the container's.
+    ``recipe`` is the workload's when it was made: another one would have made another model of the same data.
     """
 
     tenant: keys.TenantId
@@ -50,11 +51,17 @@ class ModelVersion:
     card: Mapping[str, Any] = field(default_factory=dict)
     made: datetime = field(default_factory=now)
     note: str = ""
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The pointer to the version a tenant is served by; ``previous`` is what a rollback returns to."""
+    """The pointer to the version a tenant is served by.
+
+    ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned away from to come back to
+    this one. ``made`` is when the version was made, and ``recipe`` how; both are unknown of a champion from before they were
+    kept. ``retraining`` names the occasion on which a re-training was last asked for.
+    """
 
     tenant: keys.TenantId
     workload: keys.WorkloadName
@@ -64,6 +71,10 @@ class Champion:
     previous: keys.Version | None
     since: datetime
     turn: int  # counts the flips; each is conditional on the one before
+    made: datetime | None = None
+    recipe: str = ""
+    rolled_back_from: keys.Version | None = None
+    retraining: str = ""
 
 
 def _plain(value: Any) -> Any:
@@ -111,6 +122,26 @@ class ModelRegistry:
         row = self._get(tenant, workload, "tenant")
         return row["tier"] if row else default
 
+    def tier_and_champion(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
+    ) -> tuple[keys.Tier, Champion | None]:
+        """``tier`` and ``champion`` in one call."""
+        table = self.deployment.models_table
+        partition = {"S": keys.table_partition(tenant, workload)}
+        wanted: Any = {
+            table: {
+                "Keys": [{"tenant": partition, "item": {"S": item}} for item in ("tenant", "champion")],
+                "ConsistentRead": True,
+            }
+        }
+        found: dict[str, dict[str, Any]] = {}
+        while wanted:
+            answer = self.deployment.dynamodb.batch_get_item(RequestItems=wanted)
+            found |= {row["item"]: row for row in map(_row, answer["Responses"].get(table, []))}
+            wanted = answer.get("UnprocessedKeys")
+        champion = found.get("champion")
+        return found["tenant"]["tier"] if "tenant" in found else default, _champion(champion) if champion else None
+
     def set_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, tier: keys.Tier) -> None:
         """Give a tenant a tier of its own; its next model is made and served there."""
         self._put(tenant, workload, "tenant", {"tier": tier})
@@ -132,6 +163,7 @@ class ModelRegistry:
             "metrics": json.dumps(dict(model.metrics)),
             "card": json.dumps(dict(model.card)),
             "made": model.made.isoformat(),
+            "recipe": model.recipe,
         }
         try:
             self._put(
@@ -152,7 +184,7 @@ class ModelRegistry:
         return _model(row) if row else None
 
     def versions(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> list[ModelVersion]:
-        """All versions of a tenant, oldest first (a version's name begins with its time)."""
+        """All versions of a tenant, in the order in which they were made."""
         pages = self.deployment.dynamodb.get_paginator("query").paginate(
             TableName=self.deployment.models_table,
             KeyConditionExpression="tenant = :tenant AND begins_with(#item, :versions)",
@@ -163,7 +195,7 @@ class ModelRegistry:
             },
             ConsistentRead=True,
         )
-        return [_model(_row(item)) for page in pages for item in page["Items"]]
+        return sorted((_model(_row(item)) for page in pages for item in page["Items"]), key=lambda model: model.made)
 
     def note(self, model: ModelVersion, status: ModelStatus, note: str) -> None:
         """Write what became of a version."""
@@ -187,6 +219,10 @@ class ModelRegistry:
 
     def champions(self, workload: keys.WorkloadName) -> list[Champion]:
         """Every tenant's champion of a workload, by tenant."""
+        return list(self.each_champion(workload))
+
+    def each_champion(self, workload: keys.WorkloadName) -> Iterator[Champion]:
+        """Every tenant's champion of a workload, by tenant, read page by page as they are taken."""
         pages = self.deployment.dynamodb.get_paginator("query").paginate(
             TableName=self.deployment.models_table,
             IndexName="champions",
@@ -194,7 +230,9 @@ class ModelRegistry:
             ExpressionAttributeNames={"#workload": "workload"},
             ExpressionAttributeValues={":workload": {"S": workload}},
         )
-        return [_champion(_row(item)) for page in pages for item in page["Items"]]
+        for page in pages:
+            for item in page["Items"]:
+                yield _champion(_row(item))
 
     def crown(self, model: ModelVersion, endpoint: str, instead_of: Champion | None) -> Champion:
         """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is none).
@@ -202,15 +240,40 @@ class ModelRegistry:
         Raises:
             ChampionChanged: somebody else flipped the pointer first.
         """
+        return self._flip(model, endpoint, instead_of, instead_of.version if instead_of else None, None)
+
+    def return_to(
+        self, model: ModelVersion, endpoint: str, instead_of: Champion, previous: keys.Version | None
+    ) -> Champion:
+        """Make a version its tenant's champion again, instead of one that is turned away from.
+
+        Args:
+            model: the version to return to.
+            endpoint: where it is served.
+            instead_of: the champion that is turned away from.
+            previous: what another rollback would return to.
+
+        Raises:
+            ChampionChanged: somebody else flipped the pointer first.
+        """
+        return self._flip(model, endpoint, instead_of, previous, instead_of.version)
+
+    def _flip(
+        self, model: ModelVersion, endpoint: str, instead_of: Champion | None, previous: keys.Version | None,
+        rolled_back_from: keys.Version | None,
+    ) -> Champion:  # fmt: skip
         champion = Champion(
             tenant=model.tenant,
             workload=model.workload,
             version=model.version,
             endpoint=endpoint,
             tier=model.tier,
-            previous=instead_of.version if instead_of else None,
+            previous=previous,
             since=now(),
             turn=instead_of.turn + 1 if instead_of else 1,
+            made=model.made,
+            recipe=model.recipe,
+            rolled_back_from=rolled_back_from,
         )
         row = {
             "workload": champion.workload,
@@ -221,6 +284,9 @@ class ModelRegistry:
             "previous": champion.previous,
             "since": champion.since.isoformat(),
             "turn": champion.turn,
+            "made": model.made.isoformat(),
+            "recipe": champion.recipe,
+            "rolled_back_from": champion.rolled_back_from,
         }
         if instead_of is None:
             condition: dict[str, Any] = {
@@ -243,6 +309,24 @@ class ModelRegistry:
             raise
         return champion
 
+    def note_retraining(self, champion: Champion, occasion: str) -> None:
+        """Remember on a champion, as long as it is one, on which occasion its re-training was asked for."""
+        try:
+            self.deployment.dynamodb.update_item(
+                TableName=self.deployment.models_table,
+                Key={
+                    "tenant": {"S": keys.table_partition(champion.tenant, champion.workload)},
+                    "item": {"S": "champion"},
+                },
+                UpdateExpression="SET retraining = :occasion",
+                ConditionExpression="#turn = :turn",
+                ExpressionAttributeNames={"#turn": "turn"},
+                ExpressionAttributeValues={":occasion": {"S": occasion}, ":turn": _serialize(champion.turn)},
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+
 
 def _model(row: Mapping[str, Any]) -> ModelVersion:
     tenant, _, workload = str(row["tenant"]).partition("#")
@@ -261,6 +345,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         card=json.loads(row["card"]),
         made=datetime.fromisoformat(row["made"]),
         note=row.get("note", ""),
+        recipe=row.get("recipe", ""),
     )
 
 
@@ -274,4 +359,8 @@ def _champion(row: Mapping[str, Any]) -> Champion:
         previous=keys.Version(row["previous"]) if row.get("previous") else None,
         since=datetime.fromisoformat(row["since"]),
         turn=int(row["turn"]),
+        made=datetime.fromisoformat(row["made"]) if "made" in row else None,
+        recipe=row.get("recipe", ""),
+        rolled_back_from=keys.Version(row["rolled_back_from"]) if row.get("rolled_back_from") else None,
+        retraining=row.get("retraining", ""),
     )
