@@ -1,0 +1,154 @@
+"""A tick of the launcher: what it claims, what it supersedes, who has to wait, and what an operator's word changes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from dagster import DagsterInstance
+
+from orchestration.launcher import PACK_TAG, runs_to_request
+from resources import keys
+from resources.deployment import Deployment
+from resources.request_queue import Request, RequestQueue, now
+from resources.workload_controls import WorkloadControls
+from tests.orchestration.running import at_once
+from workloads.schema import Workload
+
+ENERGY = keys.workload_name("energy")
+
+
+@pytest.fixture
+def workload(energy: Workload) -> Workload:
+    return at_once(energy)
+
+
+@pytest.fixture
+def queue(deployment: Deployment) -> RequestQueue:
+    return RequestQueue(deployment, by="test")
+
+
+def ask(
+    queue: RequestQueue, tenant: str, content: str = "one", *, first: bool = True, uploaded: datetime | None = None
+) -> Request:
+    who = keys.tenant_id(tenant)
+    request = keys.request_id_of(ENERGY, who, content)
+    assert queue.accept(ENERGY, who, request, "k", "bridge", first=first, uploaded=uploaded)
+    row = queue.get(ENERGY, who, request)
+    assert row is not None
+    return row
+
+
+def tick(instance: DagsterInstance, queue: RequestQueue, workload: Workload) -> list[str]:
+    """The packs that get a run now."""
+    return [run.tags[PACK_TAG] for run in runs_to_request(instance, queue, workload, lost_run_seconds=60)]
+
+
+def again(queue: RequestQueue, row: Request) -> Request:
+    found = queue.get(ENERGY, row.tenant, row.request)
+    assert found is not None
+    return found
+
+
+def test_a_paused_workload_claims_nothing_until_it_is_resumed(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    controls = WorkloadControls(queue.deployment, by="operator ann")
+    row = ask(queue, "acme")
+    controls.pause(ENERGY, "the container is being mended")
+    pause = controls.paused(ENERGY)
+    assert pause is not None
+    assert (pause.by, pause.why) == ("operator ann", "the container is being mended")
+    assert tick(dagster_instance, queue, workload) == []
+    assert again(queue, row).status == "pending"
+    controls.resume(ENERGY)
+    controls.resume(ENERGY)
+    assert controls.paused(ENERGY) is None
+    (pack,) = tick(dagster_instance, queue, workload)
+    assert again(queue, row).pack == pack
+
+
+def test_a_paused_workload_goes_on_with_the_packs_on_their_way(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    ask(queue, "acme")
+    (pack,) = tick(dagster_instance, queue, workload)
+    WorkloadControls(queue.deployment).pause(ENERGY, "")
+    assert tick(dagster_instance, queue, workload) == [pack], "its run was never made: the same pack again"
+
+
+def test_only_the_newest_upload_of_a_tenant_is_claimed_whichever_event_came_first(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    newest = ask(queue, "acme", "newest", uploaded=at + timedelta(hours=2))
+    oldest, older = (
+        ask(queue, "acme", "oldest", uploaded=at),
+        ask(queue, "acme", "older", uploaded=at + timedelta(hours=1)),
+    )
+    assert len(tick(dagster_instance, queue, workload)) == 1
+    assert [again(queue, row).status for row in (newest, oldest, older)] == ["claimed", "superseded", "superseded"]
+    assert newest.request in again(queue, oldest).history[-1]["why"]
+
+
+def test_a_tenant_has_one_request_on_its_way_and_the_next_goes_when_that_is_done(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    first = ask(queue, "acme")
+    tick(dagster_instance, queue, workload)
+    second = ask(queue, "acme", "two")
+    assert len(tick(dagster_instance, queue, workload)) == 1, "the pack that has no run yet, and no other"
+    assert again(queue, second).status == "pending"
+    queue.move(queue.move(again(queue, first), "trained", why=""), "registered", why="")
+    tick(dagster_instance, queue, workload)
+    assert again(queue, second).status == "claimed"
+
+
+def test_a_failed_request_is_claimed_again_in_a_pack_of_its_own_unless_a_newer_one_was_made_meanwhile(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    at = now()
+    rows = [ask(queue, "acme", uploaded=at), ask(queue, "bolt", uploaded=at)]
+    (pack,) = tick(dagster_instance, queue, workload)
+    for row in rows:
+        queue.fail(again(queue, row), "lost", attempts=3, first_retry=timedelta(0))
+    newer = ask(queue, "bolt", "two", uploaded=at + timedelta(hours=1))
+    queue.cancel(newer, why="a cancelled one makes nothing needless")
+    newest = ask(queue, "bolt", "three", uploaded=at + timedelta(hours=2))
+    queue.move(queue.claim([newest], keys.pack_id("p-other"))[0], "trained", why="")
+    queue.move(again(queue, newest), "registered", why="")
+    (retried,) = tick(dagster_instance, queue, workload)
+    assert retried != pack
+    assert again(queue, rows[0]).pack == retried
+    superseded = again(queue, rows[1])
+    assert (superseded.status, superseded.pack) == ("superseded", None)
+    assert newest.request in superseded.history[-1]["why"]
+
+
+def test_a_tenant_that_used_up_its_day_waits_and_its_neighbours_do_not(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    limited = workload.model_copy(
+        update={"scheduling": workload.scheduling.model_copy(update={"most_per_tenant_a_day": 2})}
+    )
+    for number in range(2):
+        row = ask(queue, "busy", str(number), first=number == 0)
+        tick(dagster_instance, queue, limited)
+        queue.move(queue.move(again(queue, row), "trained", why=""), "registered", why="")
+    third, neighbour = ask(queue, "busy", "third", first=False), ask(queue, "calm", first=False)
+    tick(dagster_instance, queue, limited)
+    held, claimed = again(queue, third), again(queue, neighbour)
+    assert (held.status, claimed.status) == ("pending", "claimed")
+    assert timedelta(hours=23) < held.due - now() < timedelta(hours=24)
+    assert "2 may be" in held.history[-1]["why"]
+
+
+def test_what_was_cancelled_in_a_pack_that_is_given_back_stays_cancelled(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    rows = [ask(queue, "acme"), ask(queue, "bolt")]
+    (pack,) = tick(dagster_instance, queue, workload)
+    queue.cancel(again(queue, rows[0]), why="the customer left")
+    (same,) = runs_to_request(dagster_instance, queue, workload, lost_run_seconds=60)
+    assert same.tags[PACK_TAG] == pack
+    assert same.tags["tenantry/tenants"] == "1"
