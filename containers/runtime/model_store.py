@@ -11,9 +11,9 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic
@@ -83,15 +83,6 @@ class ModelStore(Generic[ModelT]):
 
     def __len__(self) -> int:
         return len(self._loaded)
-
-    @contextmanager
-    def using(self, name: str) -> Iterator[ModelT]:
-        """The model of that name, kept in memory while the block runs; raises `NotFound` when it is not loaded."""
-        entry = self.acquire(name)
-        try:
-            yield entry.model
-        finally:
-            self.release(entry)
 
     def acquire(self, name: str) -> Loaded[ModelT]:
         """The model of that name, to be given back with `release`; raises `NotFound` when it is not loaded."""
