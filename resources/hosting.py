@@ -121,6 +121,9 @@ def _ensure(
 ) -> Endpoint:
     client = deployment.sagemaker
     described = describe_endpoint(deployment, name)
+    if described is not None and described["EndpointStatus"] in {"Failed", "Deleting"}:
+        _remove(deployment, name, described, timeout)
+        described = None
     made: Literal["created", "updated", "unchanged"] = "unchanged"
     if described is None or described["EndpointConfigName"] != config["EndpointConfigName"]:
         create_once(client.create_model, model)
@@ -141,6 +144,31 @@ def _ensure(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: {ready.get('FailureReason', 'no reason given')}"
         )
     return _endpoint(ready, made)
+
+
+def _remove(deployment: Deployment, name: str, described: DescribeEndpointOutputTypeDef, timeout: float) -> None:
+    """Delete an endpoint that failed, which is all that can be done with one, and wait until it is gone or another is there.
+
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeEndpoint.html, EndpointStatus
+
+    Raises:
+        EndpointFailed: it is still there after ``timeout`` seconds.
+    """
+    deadline, pause = time.monotonic() + timeout, 0.1
+    found: DescribeEndpointOutputTypeDef | None = described
+    while found is not None and found["CreationTime"] == described["CreationTime"]:
+        if found["EndpointStatus"] == "Failed":
+            try:
+                deployment.sagemaker.delete_endpoint(EndpointName=name)
+            except ClientError as error:
+                # Another run deleted it, or has made the new one already.
+                if error_code(error) not in {"ValidationException", "ResourceNotFound", "ResourceInUse"}:
+                    raise
+        if time.monotonic() > deadline:
+            raise EndpointFailed(f"endpoint {name} failed and could not be deleted within {timeout:.0f} s")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 10.0)
+        found = describe_endpoint(deployment, name)
 
 
 def _model_request(deployment: Deployment, workload: Workload, endpoint: str) -> dict[str, Any]:

@@ -116,6 +116,16 @@ def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) 
     deployment.sagemaker.delete_endpoint(EndpointName=silo.name)
 
 
+def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
+    deployment, energy, _ = serving
+    unlucky = keys.tenant_id("unlucky")
+    with pytest.raises(EndpointFailed, match="is Failed: "):  # no folder stands for that image
+        ensure_endpoint(deployment, with_serving(energy, container="nowhere"), "silo", unlucky, timeout=60)
+    made = ensure_endpoint(deployment, energy, "silo", unlucky, timeout=60)
+    assert (made.made, made.status, made.instances) == ("created", "InService", 1)
+    deployment.sagemaker.delete_endpoint(EndpointName=made.name)
+
+
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [({"period": 0}, "period"), ({"period": 7, "colour": "red"}, "colour"), (b"no JSON", "JSON"),
