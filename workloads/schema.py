@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 import zoneinfo
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 FOLDER: Final = Path(__file__).parent
+FOLDER_VARIABLE: Final = "TENANTRY_WORKLOADS"  # names another folder to read workloads from
 _MOST_BYTES: Final = 64 * 1024
 
 
@@ -447,8 +449,13 @@ def read_workload(path: Path) -> Workload:
     return workload
 
 
-def read_workloads(folder: Path = FOLDER) -> dict[str, Workload]:
-    """All workloads of a folder, by name. Raises ``InvalidWorkload`` for the first file that cannot be used."""
+def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
+    """All workloads of a folder, by name. Raises ``InvalidWorkload`` for the first file that cannot be used.
+
+    Args:
+        folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or the product's own.
+    """
+    folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
     workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}
     if not workloads:
         raise InvalidWorkload(f"no *.yaml in {re.sub(r'^.*/', '', str(folder))}/: nothing to offer")

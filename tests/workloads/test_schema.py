@@ -138,6 +138,14 @@ def test_one_bad_file_stops_the_whole_folder_and_an_empty_folder_offers_nothing(
         read_workloads(tmp_path)
 
 
+def test_a_variable_names_another_folder_of_workloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, yaml.safe_dump(GOOD | {"title": "Elsewhere"}))
+    monkeypatch.setenv("TENANTRY_WORKLOADS", str(tmp_path))
+    assert {name: workload.title for name, workload in read_workloads().items()} == {"energy": "Elsewhere"}
+    monkeypatch.setenv("TENANTRY_WORKLOADS", "")
+    assert "portraits" in read_workloads()
+
+
 def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(tmp_path: Path) -> None:
     def version(where: str, value: Any) -> str:
         return read_workload(written(tmp_path, yaml.safe_dump(changed(where, value)))).serving_version
