@@ -44,6 +44,8 @@ def _definitions() -> Definitions:
                     stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),
                     poll_seconds=float(os.environ.get("TENANTRY_POLL_SECONDS", "15")),
                     lost_run_seconds=float(os.environ.get("TENANTRY_LOST_RUN_SECONDS", "90")),
+                    training_job_rate=float(os.environ.get("TENANTRY_TRAINING_JOB_RATE", "1")),
+                    training_job_burst=int(os.environ.get("TENANTRY_TRAINING_JOB_BURST", "3")),
                 )
             },
         )

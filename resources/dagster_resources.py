@@ -26,7 +26,13 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
     poll_seconds: float = Field(
         15.0,
         gt=0,
-        description="Seconds between looks at a running job; each look is one Describe call, whose rate is limited.",
+        description="Seconds between looks at the running jobs; each look is one List call for all of them.",
+    )
+    training_job_rate: float = Field(
+        default=1.0, gt=0, description="CreateTrainingJob calls a second of all runs together; the account's quota limits it."
+    )
+    training_job_burst: int = Field(
+        default=3, ge=1, description="CreateTrainingJob calls that may be made at once after a quiet time."
     )
     lost_run_seconds: float = Field(
         90.0,
@@ -41,10 +47,13 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
 
     def training_client(self) -> PipesSageMakerTrainingJobClient:
         """The Pipes client that runs packed training jobs."""
+        from resources.job_statuses import TrainingJobStatuses
         from resources.pipes_sagemaker import PipesSageMakerTrainingJobClient
         from resources.pipes_sagemaker_readers import PipesSageMakerLogReader, PipesSageMakerMessageReader
+        from resources.request_budget import RequestBudget
 
         deployment = self.deployment
+        budget = RequestBudget(deployment, "CreateTrainingJob", self.training_job_rate, self.training_job_burst)
         interval = min(5.0, self.poll_seconds)
         return PipesSageMakerTrainingJobClient(
             client=deployment.sagemaker,
@@ -55,4 +64,6 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
                 client=deployment.logs, interval=interval, settle=min(3.0, self.poll_seconds)
             ),
             poll_interval=self.poll_seconds,
+            job_watch=TrainingJobStatuses(deployment, self.poll_seconds),
+            before_create=budget.wait,
         )

@@ -31,6 +31,8 @@ DEFAULT_STACK: Final = "tenantry"
 _RETRIES: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=70, max_pool_connections=32
 )
+# SageMaker's control plane has quotas of few calls a second for the whole account: a client that was throttled slows down.
+_SLOWS_DOWN: Final = _RETRIES.merge(Config(retries={"mode": "adaptive", "total_max_attempts": 10}))
 
 
 class DeploymentMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "deployment missing"
@@ -116,7 +118,8 @@ class Deployment:
         return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{name}"
 
     def _client(self, service: str) -> Any:
-        client = self.session.client(service, config=_RETRIES)  # type: ignore[call-overload]  # the name is a variable
+        config = _SLOWS_DOWN if service == "sagemaker" else _RETRIES
+        client = self.session.client(service, config=config)  # type: ignore[call-overload]  # the name is a variable
 
         def count(event_name: str, **_: Any) -> None:
             self.aws_calls[f"{service}:{event_name.rpartition('.')[2]}"] += 1

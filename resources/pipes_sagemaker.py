@@ -133,6 +133,10 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         create_timeout: Seconds for which CreateTrainingJob is tried again while it is throttled or SageMaker fails.
         outage_timeout: Seconds for which DescribeTrainingJob may fail in a row, by throttling, faults of the service or
             no connection, before the run gives up. The job goes on; a new run adopts it.
+        job_watch: Tells the secondary status of a job that is known to be in progress, by its name; "" when only that is known,
+            None when nothing is. While it tells the status that was described last, DescribeTrainingJob is not called: one
+            caller may watch all jobs of an account. It is asked every ``poll_interval`` and must not raise.
+        before_create: Called before each CreateTrainingJob call: the place to wait for one's turn, or to raise.
     """
 
     def __init__(
@@ -147,6 +151,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         poll_interval: float = 15.0,
         create_timeout: float = 300.0,
         outage_timeout: float = 3600.0,
+        job_watch: Callable[[str], str | None] | None = None,
+        before_create: Callable[[], object] | None = None,
     ) -> None:
         self._client: SageMakerClient = client or boto3.client(
             "sagemaker", config=Config(retries={"mode": "standard", "total_max_attempts": 10})
@@ -158,6 +164,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         self.poll_interval = poll_interval
         self.create_timeout = create_timeout
         self.outage_timeout = outage_timeout
+        self._job_watch = job_watch
+        self._before_create = before_create
 
     def run(  # type: ignore[override]  # Every Pipes client names the parameters of its own service.
         self,
@@ -252,6 +260,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         deadline = time.monotonic() + self.create_timeout
         delay = 1.0
         while True:
+            if self._before_create:
+                self._before_create()
             try:
                 self._client.create_training_job(**request)
                 context.log.info(f"[pipes] SageMaker training job {job_name} started: {self._console_url(job_name)}")
@@ -338,7 +348,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             if logs:
                 logs.poll()
             if time.monotonic() >= describe_due:
-                answer = self._describe(job_name, context)
+                unchanged = described is not None and self._is_unchanged(described)
+                answer = described if unchanged else self._describe(job_name, context)
                 if answer is not None:
                     described, last_answer = answer, time.monotonic()
                     _report_transitions(context, described, reported)
@@ -356,6 +367,11 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         if logs:
             logs.drain()
         return described
+
+    def _is_unchanged(self, described: "DescribeTrainingJobResponseTypeDef") -> bool:
+        """Whether whoever watches the jobs has seen this one as it was described last, so that it need not be described."""
+        seen = self._job_watch(described["TrainingJobName"]) if self._job_watch else None
+        return seen is not None and seen in {"", described["SecondaryStatus"]}
 
     def _terminate(
         self, context: OpExecutionContext | AssetExecutionContext, request: "CreateTrainingJobRequestTypeDef"

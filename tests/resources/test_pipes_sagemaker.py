@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
 from dagster._core.errors import DagsterExecutionInterruptedError
 from hypothesis import given
@@ -249,6 +251,87 @@ def test_a_message_arrives_while_the_job_still_runs(pipes: PipesSageMakerTrainin
     assert outcome.success
     assert [message["number"] for message, _ in seen] == [0, 1, 2]
     assert {thread for _, thread in seen} == {threading.current_thread()}
+
+
+def count_calls(client: Any, operation: str) -> list[float]:
+    """A list that grows with each call of an operation."""
+    calls: list[float] = []
+    client.meta.events.register(f"before-send.sagemaker.{operation}", lambda **_: calls.append(time.monotonic()))
+    return calls
+
+
+def test_a_watched_job_is_described_when_its_status_changes_and_not_each_time(
+    sagemaker: "SageMakerClient", s3: "S3Client"
+) -> None:
+    key, looks = f"go/{uuid.uuid4()}", list[str | None]()
+    described = count_calls(sagemaker, "DescribeTrainingJob")
+
+    def watch(job_name: str) -> str | None:
+        listed = sagemaker.list_training_jobs(NameContains=job_name, StatusEquals="InProgress")["TrainingJobSummaries"]
+        looks.append(listed[0]["SecondaryStatus"] if listed else None)
+        if len(looks) == 12:
+            s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
+        return looks[-1]
+
+    pipes = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False, poll_interval=0.1, job_watch=watch,
+    )  # fmt: skip
+    params = counting(wait_for=f"{BUCKET}/{key}")
+    outcome = run_asset(pipes, params)
+    assert outcome.success
+    assert outcome.metadata["AWS SageMaker Training Job Status"] == "Completed"
+    assert len(looks) >= 12
+    assert len(described) <= 6, "the five statuses of such a job, and one at its end that the list did not show"
+    transitions = {
+        text.rpartition(": ")[2].partition(" (")[0] for text in outcome.log if params["TrainingJobName"] in text
+    }
+    assert {"Starting", "Training", "Completed"} <= transitions
+
+
+def test_a_job_of_which_only_the_progress_is_known_is_not_described_meanwhile(
+    sagemaker: "SageMakerClient", s3: "S3Client"
+) -> None:
+    described = count_calls(sagemaker, "DescribeTrainingJob")
+    looks: list[str] = []
+
+    def watch(job_name: str) -> str | None:
+        looks.append(job_name)
+        return "" if len(looks) < 10 else None
+
+    pipes = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False, poll_interval=0.1, job_watch=watch,
+    )  # fmt: skip
+    params = counting()
+    assert run_asset(pipes, params).success
+    assert set(looks) == {params["TrainingJobName"]}
+    assert len(described) <= 2 + len(looks) - 9, "once at first, and from the tenth look on"
+
+
+def test_a_turn_is_waited_for_before_each_job_is_made_and_whoever_gets_none_makes_none(
+    sagemaker: "SageMakerClient", s3: "S3Client"
+) -> None:
+    turns: list[str] = []
+
+    def turn() -> None:
+        turns.append("taken")
+        if len(turns) > 2:
+            raise TimeoutError("no turn in sight")
+
+    pipes = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False, poll_interval=0.1, before_create=turn,
+    )  # fmt: skip
+    created = count_calls(sagemaker, "CreateTrainingJob")
+    break_calls(sagemaker, "CreateTrainingJob", 1, "ValidationException", 400)
+    assert isinstance(run_asset(pipes, counting()).error, ClientError)
+    assert run_asset(pipes, counting()).success
+    params = counting()
+    assert "no turn in sight" in str(run_asset(pipes, params).error)
+    assert len(turns) == len(created) + 1 == 3
+    with pytest.raises(ClientError, match="not found"):
+        sagemaker.describe_training_job(TrainingJobName=params["TrainingJobName"])
 
 
 def test_a_killed_run_is_continued_by_the_next_one(
