@@ -14,23 +14,28 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, Registration, register
 from assets.fine_tuned_artifact import FinishedJob, MalformedOutcome, Outcome, outcome_in_message
 from assets.previews import pictures_of_preview
 from assets.report import AssetName, Report
 from assets.training_data import TrainingData, make_training_data
 from resources import hosting, keys, storage, training, uploads
+from resources.durations import learn_durations, learned_durations
 from resources.model_registry import ModelRegistry, ModelVersion
-from resources.notifications import Notice, NoticeKind, tell_tenant
+from resources.notifications import Notice, NoticeKind, tell_operators, tell_tenant
 from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
 from resources.training import TrainingTask
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
     from resources.deployment import Deployment
+    from resources.pipes_sagemaker_errors import FailureClass
 
 Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
-"""Runs a CreateTrainingJob request to its end, handing over each progress message as it comes."""
+"""Runs a CreateTrainingJob request to its end, handing over each progress message as it comes. Raises ``JobFailed`` when it
+does not complete, and ``NoCapacityYet`` when SageMaker does not take it now."""
 
 _PREPARED_AT_ONCE: Final = 4
 # Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
@@ -39,7 +44,14 @@ _ROWS_FOLLOW_SECONDS: Final = 1.0
 
 
 class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
-    """The packed job as a whole did not end well; tenants whose part was done are registered all the same."""
+    """The packed job as a whole did not end well; tenants whose part was done are registered all the same.
+
+    ``kind`` says why; it decides whether another job of the pack may do better.
+    """
+
+    def __init__(self, message: str, kind: FailureClass = "unknown") -> None:
+        self.kind = kind
+        super().__init__(message)
 
 
 class NoCapacityYet(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no capacity yet"
@@ -88,6 +100,10 @@ class Onboarding:
         self._settled: set[keys.RequestId] = set()
         self._trained: dict[keys.RequestId, ModelVersion] = {}
         self._endpoint: dict[str, hosting.Endpoint] = {}
+        self._instances = 1
+        self._rung = training.rungs(self.workload)[0]
+        self._job = ""
+        self._durations: list[tuple[float, float]] = []
         self._registered: list[tuple[Work, ModelVersion, Registration]] = []
         self._row_moved = time.monotonic()
 
@@ -127,20 +143,25 @@ class Onboarding:
 
     def _tasks(self, work: Sequence[Work]) -> list[TrainingTask]:
         """The job's tasks: those an earlier run of this pack wrote down, or new ones from freshly prepared data."""
-        written = training.written_tasks(self.deployment, self.workload, self.pack)
-        if written:
-            self.report.info(f"pack {self.pack} was written down before, with {len(written)} tasks; taking it up again")
-            for request, version in written.items():
+        written = training.written_pack(self.deployment, self.workload, self.pack)
+        if written is not None:
+            count = len(written.versions)
+            self.report.info(f"pack {self.pack} was written down before, with {count} tasks; taking it up again")
+            self._instances = written.instances
+            for request, version in written.versions.items():
                 if (item := self._work.get(request)) is not None:
                     self._work[request] = replace(item, version=version)
                     if item.request.facts.get("training_data"):
                         self._data[request] = TrainingData.from_json(item.request.facts["training_data"])
             return [
                 TrainingTask(request, item.tenant, version, version, (), 0.0)
-                for request, version in written.items()
-                if (item := self._work.get(request)) is not None
+                for request, version in written.versions.items()
+                if (item := self._work.get(request)) is not None and request not in self._settled
             ]
         ready = self._prepare(work) if "training_data" in self.stages else self._prepared_before(work)
+        if not ready:
+            return []
+        durations = learned_durations(self.deployment, keys.workload_name(self.workload.name))
         tasks = [
             TrainingTask(
                 request=item.request.request,
@@ -148,13 +169,14 @@ class Onboarding:
                 version=item.version,
                 data_version=data.version,
                 files=data.files,
-                weight=float(data.rows),
+                expected_seconds=durations.expected_seconds(data.rows),
                 parameters=data.parameters,
             )
             for item, data in ready
         ]
-        if tasks:
-            training.write_job_inputs(self.deployment, self.workload, self.tier, self.pack, tasks)
+        expected = [task.expected_seconds for task in tasks]
+        self._instances = training.instance_count(self.workload, expected, learned=durations.learned)
+        training.write_job_inputs(self.deployment, self.workload, self.tier, self.pack, tasks, self._instances)
         return tasks
 
     # ---- training data ------------------------------------------------------------------------------------------------------
@@ -229,26 +251,69 @@ class Onboarding:
     # ---- fine-tuned artifact ------------------------------------------------------------------------------------------------
 
     def _train(self, tasks: Sequence[TrainingTask]) -> None:
-        tenant = tasks[0].tenant if self.tier == "silo" else None
-        count = len(training.written_tasks(self.deployment, self.workload, self.pack))
-        request = training.create_training_job_request(
-            self.deployment, self.workload, self.tier, self.pack, count, tenant
-        )
-        failure: JobFailed | None = None
         try:
-            job = self.train(request, self._message)
-            self.report.info(f"training job {job.name} is done: {dict(job.metadata)}")
-        except JobFailed as error:
-            failure = error
-        while self._awaiting_archive:
-            self._trained_one(self._awaiting_archive.popleft(), wait=1.0)
-        for task in tasks:
-            item = self._work[task.request]
-            if task.request not in self._settled:
-                reason = str(failure) if failure else "the training job ended without an outcome for this tenant"
-                self._fail(item, "fine_tuned_artifact", reason, tell=None)
+            failure = self._run_jobs(tasks)
+        except NoCapacityYet as error:
+            for item in self._unsettled(tasks):
+                if item.owed:
+                    self._queue.postpone(item.request, str(error))
+            raise
+        finally:
+            self._learn_durations()
+        for item in self._unsettled(tasks):
+            reason = str(failure) if failure else "the training job ended without an outcome for this tenant"
+            self._fail(item, "fine_tuned_artifact", reason, tell=None)
         if failure is not None:
             raise failure
+
+    def _run_jobs(self, tasks: Sequence[TrainingTask]) -> JobFailed | None:
+        """Run the pack's jobs, one after the other, until one completes or no other can help; returns why the last one failed.
+
+        Raises:
+            NoCapacityYet: no machine was to be had, or no further job.
+        """
+        tenant = tasks[0].tenant if self.tier == "silo" else None
+        ladder = training.Ladder(training.rungs(self.workload))
+        while True:
+            request = training.create_training_job_request(
+                self.deployment, self.workload, self.tier, self.pack, self._instances, tenant,
+                ladder.rung, ladder.number,
+            )  # fmt: skip
+            self._job, self._rung = request["TrainingJobName"], ladder.rung
+            failure: JobFailed | None = None
+            try:
+                job = self.train(request, self._message)
+                self.report.info(f"training job {job.name} is done: {dict(job.metadata)}")
+            except JobFailed as error:
+                failure = error
+            while self._awaiting_archive:
+                self._trained_one(self._awaiting_archive.popleft(), wait=1.0)
+            if failure is None or not self._unsettled(tasks):
+                return failure
+            if not ladder.climb(failure.kind):
+                break
+            self.report.info(f"{failure} Next is job {ladder.number} of the pack, on {ladder.rung}.")
+        if failure.kind not in training.NO_MACHINE:
+            return failure
+        waiting = len(self._unsettled(tasks))
+        reason = f"no machine was to be had for pack {self.pack}, at last on {self._rung}: {failure}"
+        tell_operators(
+            self.deployment,
+            f"{self.workload.name}: no machines for training",
+            f"{reason} {waiting} requests wait and are tried again by themselves. If it lasts, add types to"
+            f" training.other_instance_types of {self.workload.name}.yaml.",
+        )
+        raise NoCapacityYet(f"{reason} {waiting} requests went back to the queue.") from failure
+
+    def _unsettled(self, tasks: Sequence[TrainingTask]) -> list[Work]:
+        return [self._work[task.request] for task in tasks if task.request not in self._settled]
+
+    def _learn_durations(self) -> None:
+        try:
+            learn_durations(self.deployment, keys.workload_name(self.workload.name), self._durations)
+        except (ClientError, BotoCoreError) as error:  # the next packs are shared out a little worse; this one is done
+            self.report.info(f"how long its tasks took could not be noted: {error}")
+        self._durations = []
 
     def _message(self, message: Any) -> None:
         """A progress message of the job: register whoever is ready."""
@@ -289,11 +354,15 @@ class Onboarding:
             size=outcome.archive.bytes,
             sha256=outcome.archive.sha256,
             request=item.request.request,
-            job=keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack),
+            job=self._job,
             metrics=dict(outcome.metrics),
             card=dict(outcome.card),
         )
         self._registry.add(model)
+        data = self._data.get(item.request.request)
+        # Other machines take another time; what they took would mislead about the usual ones.
+        if data is not None and self._rung.instance_type == self.workload.training.instance_type:
+            self._durations.append((float(data.rows), outcome.seconds))
         if item.owed and item.request.status in {"claimed", "training"}:
             try:
                 moved = self._queue.move(item.request, "trained", why=f"version {item.version}")
@@ -333,7 +402,8 @@ class Onboarding:
     def _artifact_metadata(self, model: ModelVersion, outcome: Outcome) -> dict[str, Any]:
         quality = self.workload.quality
         skill = quality.skill(model.metrics)
-        usd = outcome.seconds / 3600 * self.workload.training.usd_per_hour
+        # A spot machine costs less; SageMaker does not say how much.
+        usd = outcome.seconds / 3600 * self._rung.usd_per_hour
         return {
             **self._pictures(model, outcome),  # first: people look before they read
             "version": model.version,

@@ -37,6 +37,7 @@ from assets.onboarding import (
 from assets.report import ONBOARDING, AssetName
 from resources import hosting, keys
 from resources.dagster_resources import TenantryResource
+from resources.request_budget import BudgetSpent
 from resources.request_queue import RequestQueue
 from workloads.schema import Workload
 
@@ -153,9 +154,7 @@ def _onboard(
     for pack, tier, work in _packs(context, config, queue, workload, failures):
         assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
         plan(context, assets, [item.tenant for item in work])
-        going = Onboarding(
-            deployment, workload, pack, tier, report, _train(context, tenantry, queue, work), stages, queue.by
-        )
+        going = Onboarding(deployment, workload, pack, tier, report, _train(context, tenantry), stages, queue.by)
         try:
             going.run(work)
         except NoCapacityYet as error:
@@ -198,22 +197,25 @@ def _packs(
         yield keys.pack_id_of([context.run.run_id, group]), items[0].request.tier, items
 
 
-def _train(context: OpExecutionContext, tenantry: TenantryResource, queue: RequestQueue, work: Sequence[Work]) -> Train:
+def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
     def train(request: Any, on_message: Any) -> FinishedJob:
-        from resources.pipes_sagemaker import TrainingJobFailedError, TrainingJobResourceLimitExceededError
+        from resources.pipes_sagemaker import (
+            TrainingJobDiffersError,
+            TrainingJobFailedError,
+            TrainingJobResourceLimitExceededError,
+        )
 
         try:
             done = tenantry.training_client().run(
                 context=context, create_training_job_params=request, on_custom_message=on_message
             )
         except TrainingJobFailedError as error:
+            raise JobFailed(str(error), error.failure_class) from error
+        except TrainingJobDiffersError as error:  # the workload's YAML changed under a pack; its next try has another name
             raise JobFailed(str(error)) from error
-        except TrainingJobResourceLimitExceededError as error:
-            for item in work:
-                queue.postpone(item.request, str(error))
+        except (TrainingJobResourceLimitExceededError, BudgetSpent) as error:
             raise NoCapacityYet(f"{error} The requests went back to the queue.") from error
-        metadata = dict(done.metadata)
-        return FinishedJob(request["TrainingJobName"], metadata)
+        return FinishedJob(request["TrainingJobName"], dict(done.metadata))
 
     return train
 

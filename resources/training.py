@@ -1,4 +1,6 @@
-"""Packed training: which tasks go to which instance, the job's input documents, and the CreateTrainingJob request."""
+"""Packed training: which tasks go to which instance, on which machines they are tried, the job's input documents, and the
+CreateTrainingJob request.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef
 
     from resources.deployment import Deployment
+    from resources.pipes_sagemaker_errors import FailureClass
 
 TASKS_FILE: Final = keys.FileName("tasks.json")
 MANIFEST_FILE: Final = keys.FileName("training.manifest")
@@ -25,7 +28,7 @@ MANIFEST_FILE: Final = keys.FileName("training.manifest")
 class TrainingTask:
     """One tenant's part of a packed job.
 
-    ``files`` are the names of the prepared files; ``weight`` stands for the expected duration (rows of data).
+    ``files`` are the names of the prepared files.
     """
 
     request: keys.RequestId
@@ -33,13 +36,95 @@ class TrainingTask:
     version: keys.Version
     data_version: keys.Version
     files: tuple[keys.FileName, ...]
-    weight: float
+    expected_seconds: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def instance_count(workload: Workload, tasks: int) -> int:
-    """How many instances a pack of ``tasks`` gets."""
-    return max(1, min(workload.training.most_instances, math.ceil(tasks / workload.training.tenants_per_instance)))
+@dataclass(frozen=True)
+class Rung:
+    """The machines a job is tried on."""
+
+    instance_type: str
+    usd_per_hour: float
+    spot: bool
+
+    def __str__(self) -> str:
+        return f"{self.instance_type} {'spot' if self.spot else 'on demand'}"
+
+
+def rungs(workload: Workload) -> tuple[Rung, ...]:
+    """The machines to try, in this order: spot ones first where the workload allows it, then those on demand."""
+    given = workload.training
+    types = {given.instance_type: given.usd_per_hour, **given.other_instance_types}
+    kinds = (True, False) if given.spot else (False,)
+    return tuple(Rung(name, price, spot) for spot in kinds for name, price in types.items())
+
+
+class Ladder:
+    """Which job of a pack comes next. What earlier jobs ended with decides it, and nothing else, so that a run that takes the
+    pack up again finds the same jobs under the same names, adopts them one after the other, and goes on where they end.
+    """
+
+    def __init__(self, rungs: Sequence[Rung]) -> None:
+        self._rungs = rungs
+        self._at = 0
+        self._tried_again = False
+        self.number = 1
+        """Of the job, among those of the pack; it stands in the job's name."""
+
+    @property
+    def rung(self) -> Rung:
+        """Where the job of this number runs."""
+        return self._rungs[self._at]
+
+    def climb(self, kind: FailureClass) -> bool:
+        """Go to the job that follows one that ended so; False when none does.
+
+        No machine to be had, or none for long enough: the next machines. A failure of SageMaker itself: once more on the same
+        ones. Any other failure would repeat itself.
+        """
+        if kind == "internal" and not self._tried_again:
+            self._tried_again = True
+        elif kind in NO_MACHINE and self._at + 1 < len(self._rungs):
+            self._at += 1
+        else:
+            return False
+        self.number += 1
+        return True
+
+
+NO_MACHINE: Final[frozenset[FailureClass]] = frozenset({"capacity", "max_wait"})
+"""How a job ends that got no machine, or a spot one that was taken away for too long: nothing is wrong with its tasks."""
+
+
+def instance_count(workload: Workload, seconds: Sequence[float], *, learned: bool) -> int:
+    """How many instances a pack gets: the fewest that are expected to meet ``training.deadline_seconds``.
+
+    The fewest are the cheapest: the tasks cost the same wherever they run, and each instance pays for its start.
+
+    Args:
+        workload: its limits; the deadline may ask for more than ``tenants_per_instance`` would, never for fewer.
+        seconds: how long each task is expected to take.
+        learned: whether that can be measured against a deadline.
+    """
+    limits = workload.training
+    tasks = len(seconds)
+    fewest = max(1, min(limits.most_instances, math.ceil(tasks / limits.tenants_per_instance)))
+    most = max(fewest, min(limits.most_instances, tasks))
+    if limits.deadline_seconds is None or not learned:
+        return fewest
+    for count in range(fewest, most):
+        if slowest(seconds, balance(seconds, count)) <= limits.deadline_seconds:
+            return count
+    return most
+
+
+def slowest(seconds: Sequence[float], shards: Sequence[int]) -> float:
+    """How long the shard takes that takes longest."""
+    loads: dict[int, float] = {}
+    for task, shard in zip(seconds, shards, strict=True):
+        loads[shard] = loads.get(shard, 0.0) + task
+    return max(loads.values(), default=0.0)
 
 
 def balance(weights: Sequence[float], shards: int) -> list[int]:
@@ -64,11 +149,16 @@ def balance(weights: Sequence[float], shards: int) -> list[int]:
 
 
 def write_job_inputs(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, pack: keys.PackId, tasks: Sequence[TrainingTask]
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    pack: keys.PackId,
+    tasks: Sequence[TrainingTask],
+    instances: int,
 ) -> None:
-    """Put ``tasks.json`` and the S3 manifest of the training channel where the job will read them."""
+    """Put ``tasks.json`` and the S3 manifest of the training channel where the pack's jobs will read them."""
     name = keys.workload_name(workload.name)
-    shards = balance([task.weight for task in tasks], instance_count(workload, len(tasks)))
+    shards = balance([task.expected_seconds for task in tasks], instances)
     listed = [
         {
             "task": task.request,
@@ -93,15 +183,24 @@ def write_job_inputs(
     storage.write_json(s3, bucket, keys.job_file(name, pack, TASKS_FILE), document)
 
 
-def written_tasks(deployment: Deployment, workload: Workload, pack: keys.PackId) -> dict[keys.RequestId, keys.Version]:
-    """The requests, and the versions they become, in the ``tasks.json`` an earlier run of this pack wrote; empty without one."""
+@dataclass(frozen=True)
+class WrittenPack:
+    """What an earlier run of a pack wrote down: the requests, the versions they become, and how many instances share them."""
+
+    versions: Mapping[keys.RequestId, keys.Version]
+    instances: int
+
+
+def written_pack(deployment: Deployment, workload: Workload, pack: keys.PackId) -> WrittenPack | None:
+    """The ``tasks.json`` an earlier run of this pack wrote; None without one."""
     key = keys.job_file(keys.workload_name(workload.name), pack, TASKS_FILE)
     try:
         content = storage.read_bytes(deployment.s3, deployment.data_bucket, key, most_bytes=16 * 1024 * 1024)
     except storage.ObjectMissing:
-        return {}
-    listed = json.loads(content)["tasks"]
-    return {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in listed}
+        return None
+    tasks = json.loads(content)["tasks"]
+    versions = {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in tasks}
+    return WrittenPack(versions, 1 + max(int(task["shard"]) for task in tasks))  # every instance has a task
 
 
 def create_training_job_request(
@@ -109,31 +208,36 @@ def create_training_job_request(
     workload: Workload,
     tier: keys.Tier,
     pack: keys.PackId,
-    tasks: int,
+    instances: int,
     tenant: keys.TenantId | None,
+    rung: Rung,
+    number: int = 1,
 ) -> CreateTrainingJobRequestTypeDef:
     """The request for a pack's job; equal packs make equal requests.
+
+    All jobs of a pack share its inputs and its checkpoints: what one of them finished the next one finds.
 
     Args:
         deployment: names of the buckets and roles.
         workload: whose container and limits.
         tier: the tier all its tasks belong to.
         pack: its id.
-        tasks: how many tasks are in it.
+        instances: how many machines share its tasks.
         tenant: the tenant, when the tier is silo: it stands in the job's tags, chained into its role's session, so that
             policies can hold to it
             (https://docs.aws.amazon.com/sagemaker/latest/dg/model-access-training-data-abac.html).
+        rung: the machines.
+        number: of the job, among those of the pack.
     """
     name = keys.workload_name(workload.name)
     bucket = f"s3://{deployment.data_bucket}"
-    count = instance_count(workload, tasks)
     tags = [
         {"Key": "tenantry:workload", "Value": workload.name},
         {"Key": "tenantry:pack", "Value": pack},
         {"Key": "tenantry:tier", "Value": tier},
     ]
     request: dict[str, Any] = {
-        "TrainingJobName": keys.training_job_name(deployment.prefix, name, pack),
+        "TrainingJobName": keys.training_job_name(deployment.prefix, name, pack, number),
         "AlgorithmSpecification": {
             "TrainingImage": deployment.image(workload.container, workload.image_tag),
             "TrainingInputMode": "File",
@@ -147,18 +251,38 @@ def create_training_job_request(
         "OutputDataConfig": {"S3OutputPath": f"{bucket}/{keys.job_output_prefix(name, pack)}"},
         "CheckpointConfig": {"S3Uri": f"{bucket}/{keys.checkpoint_prefix(name, pack)}"},
         "ResourceConfig": {
-            "InstanceType": workload.training.instance_type,
-            "InstanceCount": count,
-            "VolumeSizeInGB": workload.training.volume_gigabytes,
+            "InstanceType": rung.instance_type,
+            "InstanceCount": instances,
+            "VolumeSizeInGB": volume_gigabytes(workload, tier),
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": workload.training.most_seconds},
-        "EnableInterContainerTrafficEncryption": count > 1,
+        "EnableInterContainerTrafficEncryption": instances > 1,
         "Tags": tags,
     }
+    if rung.spot:
+        request["EnableManagedSpotTraining"] = True
+        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = workload.training.max_wait_seconds
+    elif workload.training.keep_alive_seconds and tier == workload.tier and tier != "silo":
+        # "Warm pools cannot be used with spot instances": train-warm-pools.html, Considerations.
+        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = workload.training.keep_alive_seconds
     if tenant is not None:
         tags.append({"Key": "tenant", "Value": tenant})
         request["SessionChainingConfig"] = {"EnableSessionTagChaining": True}
     return request  # type: ignore[return-value]  # built as a plain dict; the client validates it
+
+
+_TIERS: Final[tuple[keys.Tier, ...]] = ("silo", "bridge", "pool")
+
+
+def volume_gigabytes(workload: Workload, tier: keys.Tier) -> int:
+    """The size of a job's volumes: at least the workload's, and one that jobs of no other tier have.
+
+    A job gets the machines of a warm pool only if their volumes have the size it asks for
+    (https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html, "Matching training jobs"). Sizes of different tiers
+    leave different remainders, so that no job is ever given a machine that worked for another tier, of whichever workload.
+    """
+    given = workload.training.volume_gigabytes
+    return given + (_TIERS.index(tier) - given) % len(_TIERS)
 
 
 def _channel(name: str, kind: str, uri: str) -> dict[str, Any]:
