@@ -11,7 +11,7 @@ import click
 from botocore.exceptions import ClientError
 
 from command_line import fleet
-from command_line.invocation import PACK, REQUEST, TENANT, WORKLOAD, Invocation, NotDone, common_options, plain
+from command_line.invocation import PACK, REQUEST, TENANT, VERSION, WORKLOAD, Invocation, NotDone, common_options, plain
 from resources import keys
 from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
 from resources.workload_controls import WorkloadControls
@@ -35,8 +35,8 @@ class _Changes:
         self, requests: Sequence[Request], change: Callable[[Request], Request], invocation: Invocation, verb: str
     ) -> None:
         """Change each request, with a progress bar where there are several. One that moved on stops nobody else's."""
-        with invocation.progress() as progress:
-            bar = progress.add_task(verb, total=len(requests), visible=len(requests) > 1)
+        with invocation.progress(shown=len(requests) > 1) as progress:
+            bar = progress.add_task(verb, total=len(requests))
             for request in requests:
                 try:
                     self.done.append(change(request))
@@ -288,24 +288,32 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
 @click.command()
 @click.argument("tenant", type=TENANT)
 @click.option("--workload", type=WORKLOAD, required=True, help="Whose model.")
+@click.option("--to", type=VERSION, help="This version instead of the previous champion.")
+@click.option("--why", default="an operator rolled it back", show_default=True, help="For the versions' notes.")
 @yes_option
 @common_options
-def rollback(invocation: Invocation, tenant: keys.TenantId, workload: Workload, yes: bool) -> None:
-    """Serve TENANT by its previous version again.
+def rollback(
+    invocation: Invocation, tenant: keys.TenantId, workload: Workload, to: keys.Version | None, why: str, yes: bool
+) -> None:
+    """Serve TENANT by its previous champion again, once that has answered; its owner is told.
+
+    The version that is turned away from does not come back by itself; --to brings it back.
 
     \b
     Example:
-      tenantry rollback acme --workload energy
+      tenantry rollback acme --workload energy --why "it missed the holidays"
     """
-    from assets.endpoint_registration import roll_back  # what registers models is not needed by any other command
+    # Registering models is not needed by any other command.
+    from assets.endpoint_registration import ArtifactUnusable, roll_back
     from resources.model_registry import ModelRegistry
 
     champion = ModelRegistry(invocation.deployment).champion(tenant, keys.workload_name(workload.name))
-    if champion is not None and champion.previous is not None:
-        invocation.confirm(f"Serve {tenant} by {champion.previous} instead of {champion.version}?", yes=yes)
+    wanted = to or (champion.previous if champion is not None else None)
+    if champion is not None and wanted is not None:
+        invocation.confirm(f"Serve {tenant} by {wanted} instead of {champion.version}?", yes=yes)
     try:
-        crowned = roll_back(invocation.deployment, workload, tenant)
-    except LookupError as error:
+        crowned = roll_back(invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator)
+    except (LookupError, ArtifactUnusable) as error:
         raise NotDone(str(error)) from error
     if invocation.as_json:
         invocation.write_json({"format": 1, "champion": crowned})
@@ -333,8 +341,8 @@ def redrive(invocation: Invocation, yes: bool) -> None:
     if waiting:
         invocation.confirm(f"Send {waiting} events back to the uploads queue?", yes=yes)
     moved = 0
-    with invocation.progress() as progress:
-        bar = progress.add_task("sending back", total=waiting, visible=waiting > 1)
+    with invocation.progress(shown=waiting > 1) as progress:
+        bar = progress.add_task("sending back", total=waiting)
         while messages := sqs.receive_message(
             QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_A_CALL
         ).get("Messages"):

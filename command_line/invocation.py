@@ -80,19 +80,24 @@ class CheckedId(click.ParamType[str]):
 WORKLOAD: Final = WorkloadParameter()
 TENANT: Final = CheckedId("tenant", keys.tenant_id)
 PACK: Final = CheckedId("pack", keys.pack_id)
+VERSION: Final = CheckedId("version", keys.version_name)
 REQUEST: Final = CheckedId("request", keys.request_id)
 
 
 @dataclasses.dataclass
 class Invocation:
-    """One call of a command: what it reaches, and how it says what it found."""
+    """One call of a command: what it reaches, and how it says what it found.
+
+    ``connected`` is the stack, of a program that has it already and calls commands.
+    """
 
     as_json: bool = False
+    connected: Deployment | None = None
 
     @cached_property
     def deployment(self) -> Deployment:
         """The stack."""
-        return Deployment.from_stack()
+        return self.connected or Deployment.from_stack()
 
     @cached_property
     def workloads(self) -> dict[str, Workload]:
@@ -132,7 +137,7 @@ class Invocation:
             table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
         return table
 
-    def progress(self) -> Progress:
+    def progress(self, *, shown: bool = True) -> Progress:
         """Progress bars, beside the results."""
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -140,7 +145,7 @@ class Invocation:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        return Progress(*columns, console=self.aside, refresh_per_second=4)
+        return Progress(*columns, console=self.aside, refresh_per_second=4, disable=not shown)
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before a change, unless ``--yes`` was given. Raises ``NotDone`` when the answer is no."""
@@ -225,6 +230,7 @@ def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Ca
         with _errors_in_words():
             if local or file is not None:
                 environment.use(environment.LOCAL_FILE if local else file or environment.LOCAL_FILE)
-            function(Invocation(as_json), *args, **options)
+            connected = click.get_current_context().find_object(Deployment)
+            function(Invocation(as_json, connected), *args, **options)
 
     return run
