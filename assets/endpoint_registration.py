@@ -4,12 +4,16 @@ and made champion itself if it is not worse."""
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from assets.answers import ShownAnswer, answer_for_people
+from assets.report import Markdown
 from resources import hosting, keys, storage
 from resources.model_registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
+from resources.notifications import Notice, tell_tenant
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -28,7 +32,11 @@ class NotGoodEnough(ArtifactUnusable):
 
 @dataclass(frozen=True)
 class Registration:
-    """What became of an artifact. ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one."""
+    """What became of an artifact.
+
+    ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one. ``reigning`` is the version it was
+    compared with, if any; ``skill`` and ``champion_skill`` are what was compared (``Quality.skill``, lower being better).
+    """
 
     champion: Champion
     crowned: bool
@@ -37,6 +45,7 @@ class Registration:
     champion_skill: float | None
     smoke_milliseconds: float
     answer: ShownAnswer
+    reigning: ModelVersion | None = None
 
 
 def register(deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str) -> Registration:
@@ -69,44 +78,51 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
             registry.note(model, "rejected", f"its endpoint did not answer with it: {error}")
         raise ArtifactUnusable(f"the endpoint refused the model: {error}") from error
     milliseconds = (time.perf_counter() - began) * 1000
-    answer = answer_for_people(smoke.content)
-    quality = workload.quality
-    skill = quality.skill(model.metrics)
+    outcome = partial(
+        Registration,
+        skill=workload.quality.skill(model.metrics),
+        smoke_milliseconds=milliseconds,
+        answer=answer_for_people(smoke.content),
+    )
     for _ in range(_TRIES_AT_THE_POINTER):
         champion = registry.champion(model.tenant, model.workload)
-        if champion is not None and champion.version == model.version:
-            return Registration(champion, True, "it is the champion", skill, skill, milliseconds, answer)
-        reigning = registry.version(model.tenant, model.workload, champion.version) if champion else None
-        champion_skill = quality.skill(reigning.metrics) if reigning else None
-        if not quality.suffices(model.metrics):
-            decision = f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is required"
-            if champion is None:
+        reigning, champion_skill = None, None
+        if champion is None:
+            if not workload.quality.suffices(model.metrics):
+                decision = _not_sufficient(workload, model)
                 registry.note(model, "rejected", decision)
                 raise NotGoodEnough(decision)
-            return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
-        if champion is not None and reigning is not None and reigning.version > model.version:
-            decision = f"a newer version, {reigning.version}, is the champion already"
-            return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
-        # Skills are of the same sign within a workload; the tolerance is a share of the champion's.
-        if champion is not None and skill is not None and champion_skill is not None:
-            allowed = champion_skill + abs(champion_skill) * quality.tolerance
-            if skill > allowed:
-                better = "lower" if quality.lower_is_better else "higher"
-                decision = (
-                    f"it scored {quality.shown(skill):.3f} where the champion has {quality.shown(champion_skill):.3f}"
-                    f" ({better} is better)"
-                )
-                return _kept(registry, model, champion, decision, skill, champion_skill, milliseconds, answer)
+            decision = "the tenant's first model"
+        else:
+            reigning = registry.version(model.tenant, model.workload, champion.version)
+            champion_skill = workload.quality.skill(reigning.metrics) if reigning else None
+            if champion.version == model.version:
+                return outcome(champion, True, "it is the champion", champion_skill=champion_skill)
+            if _was_rolled_back(registry, model, champion):
+                # Its own note stays: it says who turned away from it, and why.
+                decision = f"it was rolled back from; {champion.version} is the champion"
+                return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
+            follows, decision = _compared(workload, model, champion, reigning)
+            if not follows:
+                registry.note(model, "rejected", decision)
+                return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
         try:
             crowned = registry.crown(model, endpoint, champion)
         except ChampionChanged:
             continue
-        registry.note(model, "champion", "")
+        registry.note(model, "champion", decision)
         if reigning is not None:
-            registry.note(reigning, "former_champion", f"followed by {model.version}")
-        decision = "the tenant's first model" if champion is None else f"not worse than {champion.version}"
-        return Registration(crowned, True, decision, skill, champion_skill, milliseconds, answer)
+            registry.note(reigning, "former_champion", f"followed by {model.version}: {decision}")
+        return outcome(crowned, True, decision, champion_skill=champion_skill, reigning=reigning)
     raise ChampionChanged(f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing")
+
+
+def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Champion) -> bool:
+    """Whether somebody turned away from the version, as the registry has it now: a run may hold an older view of it."""
+    if champion.rolled_back_from == model.version:
+        return True
+    known = registry.version(model.tenant, model.workload, model.version)
+    return known is not None and known.status == "rolled_back"
 
 
 def _place(deployment: Deployment, model: ModelVersion, destination: str) -> None:
@@ -118,35 +134,146 @@ def _place(deployment: Deployment, model: ModelVersion, destination: str) -> Non
     storage.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
 
 
-def _kept(
-    registry: ModelRegistry, model: ModelVersion, champion: Champion, decision: str, skill: float | None,
-    champion_skill: float | None, milliseconds: float, answer: ShownAnswer,
-) -> Registration:  # fmt: skip
-    registry.note(model, "rejected", decision)
-    return Registration(champion, False, decision, skill, champion_skill, milliseconds, answer)
+def _not_sufficient(workload: Workload, model: ModelVersion) -> str:
+    quality = workload.quality
+    return f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is required"
 
 
-def roll_back(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Champion:
-    """Make the previous champion champion again, on the endpoint of its tier, where its archive still lies.
+def _compared(
+    workload: Workload, model: ModelVersion, champion: Champion, reigning: ModelVersion | None
+) -> tuple[bool, str]:
+    """Whether a challenger follows the champion, and why, as a sentence with the figures."""
+    quality = workload.quality
+    if not quality.suffices(model.metrics):
+        return False, _not_sufficient(workload, model)
+    if keys.upload_moment(champion.version) > keys.upload_moment(model.version):
+        return False, f"a newer version, {champion.version}, is the champion already"
+    skill, champion_skill = quality.skill(model.metrics), quality.skill(reigning.metrics) if reigning else None
+    if skill is None or champion_skill is None:
+        lacking = model.version if skill is None else champion.version
+        return True, f"it follows {champion.version} without a comparison: {lacking} has no {quality.compared}"
+    better = "lower" if quality.lower_is_better else "higher"
+    scores = f"it scored {quality.shown(skill):.3f} where the champion has {quality.shown(champion_skill):.3f} ({better} is better)"
+    if quality.is_worse(skill, champion_skill, quality.tolerance):
+        return False, scores
+    return True, f"not worse than {champion.version}: {scores}"
+
+
+def comparison(workload: Workload, challenger: ModelVersion, champion: ModelVersion) -> Markdown:
+    """Challenger and champion side by side: when and of what each was made, and every figure either has.
+
+    The first row is what is compared; the others are for people.
+    """
+    quality = workload.quality
+    skills = (quality.skill(challenger.metrics), quality.skill(champion.metrics))
+    rows = [
+        (f"**{quality.compared}**", *(_figure(None if skill is None else quality.shown(skill)) for skill in skills))
+    ]
+    names = dict.fromkeys((*challenger.metrics, *champion.metrics))
+    rows += [(name, _figure(challenger.metrics.get(name)), _figure(champion.metrics.get(name))) for name in names]
+    rows += [
+        ("made", f"{challenger.made:%Y-%m-%d %H:%M} UTC", f"{champion.made:%Y-%m-%d %H:%M} UTC"),
+        ("recipe", challenger.recipe or "unknown", champion.recipe or "unknown"),
+    ]
+    better = "lower" if quality.lower_is_better else "higher"
+    head = f"| {better} is better | challenger {challenger.version} | champion {champion.version} |\n|---|---|---|\n"
+    note = f"\n\nTolerated: {quality.tolerance:.0%} worse than the champion, as the challenger has seen newer data."
+    return Markdown(head + "\n".join(f"| {' | '.join(row)} |" for row in rows) + note)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def roll_back(
+    deployment: Deployment,
+    workload: Workload,
+    tenant: keys.TenantId,
+    *,
+    to: keys.Version | None = None,
+    why: str = "",
+    by: str = "an operator",
+) -> Champion:
+    """Make an earlier champion champion again, on the endpoint of its tier, once it has answered there; tell its owner.
+
+    The version that is turned away from will not become champion again unless somebody names it in ``to``: neither by
+    registering it again, nor by rolling back further, nor by a re-training of the same data in the same way.
+
+    Args:
+        deployment: tables, bucket and endpoints.
+        workload: the smoke request.
+        tenant: whose model.
+        to: the version to return to; by default the champion's predecessor.
+        why: for the versions' notes, as a sentence.
+        by: who does it.
+
+    Returns:
+        The champion; the one that is, when it is the version to return to already.
 
     Raises:
-        LookupError: there is no previous version to return to, or its archive was deleted.
+        LookupError: there is no such version, none to return to, or its archive was deleted.
+        ArtifactUnusable: its container refuses to answer with it; the champion stays.
+        hosting.EndpointFailed: its endpoint is not in service; the champion stays.
+        ChampionChanged: another version became champion meanwhile. Look at that one; nobody has judged it yet.
     """
     registry = ModelRegistry(deployment)
     name = keys.workload_name(workload.name)
-    champion = registry.champion(tenant, name)
-    if champion is None or champion.previous is None:
-        raise LookupError(f"{tenant} has no previous {workload.name} model to return to")
-    previous = registry.version(tenant, name, champion.previous)
+    seen = registry.champion(tenant, name)
+    if seen is None:
+        raise LookupError(f"{tenant} has no {workload.name} model yet, so there is none to return to")
+    returned_to = to or seen.previous
+    if returned_to == seen.version:
+        return seen
+    versions = {model.version: model for model in registry.versions(tenant, name)}
+    if returned_to is None:
+        left = [model.version for model in versions.values() if model.status == "rolled_back"]
+        hint = f"; versions rolled back from, which can be named: {', '.join(left)}" if left else ""
+        raise LookupError(f"{tenant} has no {workload.name} model before {seen.version} to return to{hint}")
+    previous = versions.get(returned_to)
     if previous is None:
-        raise LookupError(f"version {champion.previous} of {tenant} is not in the registry")
+        raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
     endpoint = keys.endpoint_name(deployment.prefix, name, previous.tier, tenant)
     archive = keys.endpoint_model(endpoint, tenant, previous.version)
     storage.size(
         deployment.s3, deployment.data_bucket, archive
     )  # ObjectMissing, a LookupError, says which is not there
-    crowned = registry.crown(previous, endpoint, champion)
-    registry.note(previous, "champion", f"rolled back to from {champion.version}")
-    if (outgoing := registry.version(tenant, name, champion.version)) is not None:
-        registry.note(outgoing, "former_champion", f"rolled back to {previous.version}")
+    try:
+        hosting.invoke(
+            deployment, endpoint, keys.target_model(tenant, previous.version), dict(workload.serving.smoke_request)
+        )
+    except hosting.InvocationRefused as error:
+        raise ArtifactUnusable(
+            f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}"
+        ) from error
+    try:
+        crowned = registry.return_to(previous, endpoint, seen, _predecessor(list(versions.values()), previous, seen))
+    except ChampionChanged as error:
+        champion = registry.champion(tenant, name)
+        if champion is not None and champion.version == previous.version:
+            return champion  # somebody else rolled back at the same time
+        raise ChampionChanged(
+            f"{tenant} was to be rolled back from {seen.version}, and {champion.version if champion else 'none'} became"
+            " champion meanwhile; look at that one, and roll back from it if need be"
+        ) from error
+    said = f" by {by}" + (f": {why}" if why else "")
+    registry.note(previous, "champion", f"rolled back to from {seen.version}{said}")
+    if (outgoing := versions.get(seen.version)) is not None:
+        registry.note(outgoing, "rolled_back", f"rolled back to {previous.version}{said}")
+    message = f"Your {workload.title.lower()} are made by your model of {previous.made:%d %B %Y} again."
+    tell_tenant(deployment, Notice("model_rolled_back", name, tenant, message, version=previous.version))
     return crowned
+
+
+def _predecessor(versions: Sequence[ModelVersion], model: ModelVersion, seen: Champion) -> keys.Version | None:
+    """What a further rollback would return to: the last champion made before, of those nobody turned away from.
+
+    One whose note was lost with the process that was to write it is still called a champion.
+    """
+    earlier = [
+        version.version
+        for version in versions
+        if version.status in {"former_champion", "champion"}
+        and version.made < model.made
+        and version.version != seen.version
+    ]
+    return earlier[-1] if earlier else None

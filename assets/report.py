@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from resources import keys
 
 AssetName = Literal["training_data", "fine_tuned_artifact", "endpoint_registration", "batch_predictions"]
 ONBOARDING: Final[tuple[AssetName, ...]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
+
+
+class Markdown(str):
+    """Text that people see formatted."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a question about a tenant's asset, and what it rests on; bytes among the facts are pictures."""
+
+    passed: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Report(Protocol):

@@ -110,6 +110,14 @@ def version_of(request: RequestId | str, at: datetime) -> Version:
     return Version(f"{at.astimezone(UTC):%Y%m%dt%H%M%S}-{digest}")
 
 
+def upload_moment(version: Version) -> str:
+    """When the upload came that a version was made of, to the second, as text that sorts by time.
+
+    Of two versions of one upload none is the older: their names differ in the digest alone.
+    """
+    return version.partition("-")[0]
+
+
 def pack_id_of(members: list[str]) -> PackId:
     """The id of a pack: the hash of what is in it, so that the same pack gets the same training job."""
     digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]

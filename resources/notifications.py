@@ -11,7 +11,7 @@ from resources import keys
 if TYPE_CHECKING:
     from resources.deployment import Deployment
 
-NoticeKind = Literal["model_ready", "upload_refused", "model_not_made", "model_kept"]
+NoticeKind = Literal["model_ready", "upload_refused", "model_not_made", "model_kept", "model_rolled_back"]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 import uuid
 
 import pytest
 
-from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, register, roll_back
+from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, comparison, register
 from resources import hosting, keys, storage
 from resources.deployment import Deployment
 from resources.hosting import Endpoint
@@ -52,12 +51,13 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
 
 
 @pytest.mark.parametrize(
-    ("challenger", "crowned"), [(BETTER, True), (A_LITTLE_WORSE, True), (WORSE, False), ({}, True)],
+    ("challenger", "crowned", "said"),
+    [(BETTER, True, "better"), (A_LITTLE_WORSE, True, "a little worse"), (WORSE, False, "worse"), ({}, True, "nothing")],
     ids=["better", "a little worse but newer", "worse", "not comparable"],
 )  # fmt: skip
 def test_a_challenger_takes_over_unless_it_is_worse(
     serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId, challenger: dict[str, float],
-    crowned: bool,
+    crowned: bool, said: str,
 ) -> None:  # fmt: skip
     deployment, energy, endpoint = serving
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
@@ -70,8 +70,18 @@ def test_a_challenger_takes_over_unless_it_is_worse(
     assert champion.version == (second if crowned else first).version
     assert champion.previous == (first.version if crowned else None)
     assert statuses(deployment, tenant) == (["former_champion", "champion"] if crowned else ["champion", "rejected"])
-    if not crowned:
-        assert done.decision == "it scored 0.950 where the champion has 0.800 (lower is better)"
+    scores = {
+        "better": f"not worse than {first.version}: it scored 0.700 where the champion has 0.800 (lower is better)",
+        "a little worse": f"not worse than {first.version}: it scored 0.830 where the champion has 0.800 (lower is better)",
+        "worse": "it scored 0.950 where the champion has 0.800 (lower is better)",
+        "nothing": f"it follows {first.version} without a comparison: {second.version} has no share_of_baseline",
+    }
+    assert done.decision == scores[said]
+    assert ModelRegistry(deployment).versions(tenant, NAME)[1].note == done.decision
+    assert done.reigning is not None
+    table = comparison(energy, second, done.reigning)
+    assert f"| lower is better | challenger {second.version} | champion {first.version} |" in table
+    assert f"| **share_of_baseline** | {challenger.get('mase', '–')} | 0.8 |" in table.replace("0.70", "0.7")
 
 
 def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
@@ -144,48 +154,6 @@ def test_a_champion_that_fails_to_answer_once_more_is_still_the_champion(
     with pytest.raises(ArtifactUnusable):
         register(deployment, energy.model_copy(update={"serving": refused}), model, endpoint.name)
     assert statuses(deployment, tenant) == ["champion"]
-
-
-def test_rolling_back_returns_to_the_previous_champion_which_still_answers(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
-) -> None:
-    deployment, energy, endpoint = serving
-    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    with pytest.raises(LookupError, match="no previous energy model"):
-        roll_back(deployment, energy, tenant)
-    register(deployment, energy, first, endpoint.name)
-    with pytest.raises(LookupError, match="no previous energy model"):
-        roll_back(deployment, energy, tenant)
-    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER)
-    register(deployment, energy, second, endpoint.name)
-
-    champion = roll_back(deployment, energy, tenant)
-    assert (champion.version, champion.previous) == (first.version, second.version)
-    assert statuses(deployment, tenant) == ["champion", "former_champion"]
-    answer = hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
-    assert len(json.loads(answer.content)["mean"]) == 24
-
-
-def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
-) -> None:
-    deployment, energy, endpoint = serving
-    pool = hosting.ensure_endpoint(deployment, energy, "pool", tenant)
-    first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER, tier="pool")
-    register(deployment, energy, first, endpoint.name)
-    register(deployment, energy, second, pool.name)
-
-    champion = roll_back(deployment, energy, tenant)
-    assert (champion.tier, champion.endpoint) == ("bridge", endpoint.name)
-    hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
-    deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
-    deployment.s3.delete_object(
-        Bucket=deployment.data_bucket, Key=keys.endpoint_model(pool.name, tenant, second.version)
-    )
-    with pytest.raises(LookupError, match=str(second.version)):
-        roll_back(deployment, energy, tenant)
-    assert ModelRegistry(deployment).champion(tenant, NAME) == champion
 
 
 def test_a_model_worse_than_required_serves_nobody(
