@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from assets.report import AssetName
+from assets.drift import CHECK as DRIFT
+from assets.drift import drift_of
+from assets.report import AssetName, Finding
 from resources import hosting, keys
 from resources.model_registry import ModelRegistry
 from resources.request_queue import RequestQueue
@@ -19,14 +21,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The answer to a check, and what it rests on."""
-
-    passed: bool
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Check:
     """A named question about one tenant's asset."""
 
@@ -34,6 +28,7 @@ class Check:
     name: str
     description: str
     ask: Callable[[Deployment, Workload, keys.TenantId], Finding]
+    concerns: Callable[[Workload], bool] = lambda _: True
 
 
 def data_quality(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
@@ -97,5 +92,12 @@ CHECKS: Final = (
         "endpoint_answers",
         "The endpoint answers with the tenant's champion.",
         endpoint_answers,
+    ),
+    Check(
+        "endpoint_registration",
+        DRIFT,
+        "The served model is about as good, on data that came after it was made, as it was at training.",
+        drift_of,
+        lambda workload: workload.drift is not None,
     ),
 )
