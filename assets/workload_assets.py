@@ -253,14 +253,14 @@ def predict_day(
     tenants: Sequence[keys.TenantId] | None,
 ) -> None:
     """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises ``Failure`` if some failed."""
-    with signs_of_life(context):
+    with signs_of_life(context), RunReport(context, workload.name) as report:
         failures = predict(
             tenantry.deployment,
             workload,
             tenants,
             date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
             context.run.run_id,
-            RunReport(context, workload.name),
+            report,
             poll=tenantry.poll_seconds,
             starting=lambda served: plan(context, [asset_key(workload.name, "batch_predictions")], served),
         )

@@ -9,10 +9,12 @@ from orchestration.sqlite_event_log import KeptEngineSqliteEventLogStorage
 
 CHOSEN = {
     "telemetry": {"enabled": False},
-    "event_log_storage": {
-        "module": "orchestration.sqlite_event_log",
-        "class": "KeptEngineSqliteEventLogStorage",
-        "config": {"base_dir": {"env": "DAGSTER_HOME"}},
+    "storage": {
+        "custom": {
+            "module": "orchestration.dagster_storage",
+            "class": "ChosenStorage",
+            "config": {"base_dir": {"env": "DAGSTER_HOME"}},
+        }
     },
 }
 
