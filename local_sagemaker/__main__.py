@@ -10,6 +10,7 @@ import uvicorn
 
 from local_sagemaker.app import application
 from local_sagemaker.cloud import Settings
+from local_sagemaker.http_server import AbandoningProtocol
 
 
 def _arguments() -> argparse.Namespace:
@@ -73,6 +74,12 @@ def _arguments() -> argparse.Namespace:
         help="how many times as fast as on AWS the limits of invocations pass (the 60 seconds for a response, RequestTTLSeconds, "
         "InvocationTimeoutSeconds), so that tests need not wait for them",
     )
+    parser.add_argument(
+        "--provisioning-seconds",
+        type=float,
+        default=0.0,
+        help="how long a training job is Starting before it has its instances",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     return parser.parse_args()
 
@@ -98,13 +105,14 @@ def main() -> None:
         model_disk_bytes=arguments.model_disk_megabytes * 1024 * 1024,
         async_payload_bytes=arguments.async_payload_megabytes * 1024 * 1024,
         time_lapse=arguments.time_lapse,
+        provisioning_seconds=arguments.provisioning_seconds,
     )
     uvicorn.run(
         application(settings),
         host="127.0.0.1",
         port=arguments.port,
         loop="uvloop",
-        http="httptools",
+        http=AbandoningProtocol,
         log_level="info" if arguments.verbose else "warning",
         access_log=arguments.verbose,
         timeout_graceful_shutdown=3,

@@ -5,8 +5,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -17,6 +18,8 @@ from local_sagemaker.cloud import Cloud, Operation, Settings
 from local_sagemaker.endpoint_configs import EndpointConfigs
 from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.errors import ServiceError
+from local_sagemaker.faults import Plan, Strike, Subject
+from local_sagemaker.http_server import abandon
 from local_sagemaker.invocations import PAYLOAD_LIMIT_BYTES, Invocations
 from local_sagemaker.metrics import Metrics
 from local_sagemaker.models import Models
@@ -28,6 +31,7 @@ from local_sagemaker.transform import TransformJobs
 _log = logging.getLogger(__name__)
 _THREADS = 32
 _CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
+_FAULTS_BODY_LIMIT_BYTES = 256 * 1024
 
 
 class Emulator:
@@ -86,7 +90,8 @@ class Emulator:
         """One call of `sagemaker`: JSON 1.1, the operation in `X-Amz-Target`."""
         operation = request.headers.get("x-amz-target", "").removeprefix("SageMaker.")
         try:
-            return _respond(await self._answer(operation, await _body(request, _CONTROL_BODY_LIMIT_BYTES)))
+            body = await _body(request, _CONTROL_BODY_LIMIT_BYTES)
+            return await self._answer(request, operation, body)
         except ServiceError as error:
             return _respond(self.sagemaker.encode_error(error))
         except ClientDisconnect:
@@ -97,7 +102,7 @@ class Emulator:
             fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
             return _respond(self.sagemaker.encode_error(fault))
 
-    async def _answer(self, operation: str, body: bytes) -> WireResponse:
+    async def _answer(self, request: Request, operation: str, body: bytes) -> Response:
         perform = self.operations.get(operation)
         if perform is None:
             known = operation in self.sagemaker.operations
@@ -105,7 +110,19 @@ class Emulator:
             raise ServiceError(
                 "UnknownOperationException", f"{operation or '(no X-Amz-Target)'} {what}", 501 if known else 404
             )
-        return self.sagemaker.encode(operation, await perform(self.sagemaker.decode(operation, body, {}, {})))
+        params = self.sagemaker.decode(operation, body, {}, {})
+        return await self._perform(request, self.sagemaker, operation, perform, params)
+
+    async def _perform(
+        self, request: Request, protocol: Protocol, operation: str, perform: Operation, params: dict[str, Any]
+    ) -> Response:
+        """Carry a call out, unless a fault is planned for it, and answer it, unless the answer is to be lost."""
+        subject = Subject.of_call(operation, params)
+        self.cloud.faults.refuse(subject)
+        result = await perform(params)
+        if self.cloud.faults.strikes("lost_answer", subject):
+            return await abandon(request)
+        return _respond(protocol.encode(operation, result))
 
     async def invoke(self, request: Request) -> Response:
         """`POST /endpoints/{EndpointName}/invocations`: InvokeEndpoint."""
@@ -120,7 +137,7 @@ class Emulator:
         try:
             body = await _body(request, limit)
             params = self.runtime.decode(operation, body, request.headers, request.path_params)
-            return _respond(self.runtime.encode(operation, await perform({"Body": body, **params})))
+            return await self._perform(request, self.runtime, operation, perform, {"Body": body, **params})
         except ServiceError as error:
             if error.code == "ValidationException":
                 error.code = "ValidationError"  # the name it has in this service
@@ -155,7 +172,28 @@ class Emulator:
         for quota in self.cloud.quotas:
             quota.clear()
         self.cloud.store.clear()
+        self.cloud.faults.end()
         return JSONResponse({"status": "reset"})
+
+    async def faults(self, request: Request) -> Response:
+        """`/_local/faults`: PUT a plan, GET what came of it, DELETE it; each answers with the report."""
+        if request.method == "PUT":
+            plan = await _parsed(request, Plan)
+            if isinstance(plan, Response):
+                return plan
+            self.cloud.faults.replace(plan)
+        report = JSONResponse(self.cloud.faults.report().model_dump(mode="json"))
+        if request.method == "DELETE":
+            self.cloud.faults.end()
+        return report
+
+    async def fault_now(self, request: Request) -> Response:
+        """`POST /_local/faults/now`: one fault at once; 404 when nothing that runs is selected."""
+        strike = await _parsed(request, Strike)
+        if isinstance(strike, Response):
+            return strike
+        struck = self.cloud.faults.strike_now(strike)
+        return JSONResponse({"struck": struck}, status_code=200 if struck else 404)
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -166,6 +204,23 @@ async def _body(request: Request, limit: int) -> bytes:
             raise ServiceError("ValidationException", f"The request body has more than {limit} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
+
+
+async def _parsed(request: Request, model: type[_Parsed]) -> _Parsed | Response:
+    """The body of a control call, or a 400 that names each field that is wrong."""
+    try:
+        return model.model_validate_json(await _body(request, _FAULTS_BODY_LIMIT_BYTES))
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(str(part) for part in wrong["loc"]) or "body", "problem": wrong["msg"]}
+            for wrong in error.errors(include_url=False, include_context=False)
+        ]
+        return JSONResponse({"errors": errors}, status_code=400)
+    except ServiceError as error:
+        return JSONResponse({"errors": [{"field": "body", "problem": error.message}]}, status_code=400)
 
 
 def _respond(answer: WireResponse) -> Response:
@@ -192,6 +247,8 @@ def application(settings: Settings) -> Starlette:
             Route("/", emulator.control_plane, methods=["POST"]),
             Route("/_local/health", emulator.health),
             Route("/_local/reset", emulator.reset, methods=["POST"]),
+            Route("/_local/faults", emulator.faults, methods=["GET", "PUT", "DELETE"]),
+            Route("/_local/faults/now", emulator.fault_now, methods=["POST"]),
         ],
         lifespan=lifespan,
     )

@@ -20,6 +20,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.cloud import Cloud
+from local_sagemaker.faults import Subject
 from local_sagemaker.fleet import Variant
 from local_sagemaker.http_client import ContainerNotListeningError, ContainerUnreachableError
 from local_sagemaker.instances import Instance
@@ -250,12 +251,8 @@ class RequestQueue:
         answer, said = None, ""
         sent = time.perf_counter()
         try:
-            answer = await instance.client.request(
-                "POST",
-                "/invocations",
-                headers=request.headers,
-                body=body,
-                within=self._cloud.limit(request.timeout_seconds),
+            answer = await instance.send(
+                "/invocations", headers=request.headers, body=body, within=self._cloud.limit(request.timeout_seconds)
             )
         except TimeoutError:
             said = "Your invocation timed out while waiting for a response from container primary."
@@ -346,8 +343,13 @@ class RequestQueue:
             response={"contentType": outcome.content_type, "outputLocation": request.output_location},
             body=outcome.body if self._notifications.includes_response(failed=failed) else None,
         )
+        subject = Subject(f"notification {self._endpoint}/{request.inference_id}", endpoint=self._endpoint)
+        if self._cloud.faults.strikes("lost_notification", subject):
+            return
+        times = 2 if self._cloud.faults.strikes("repeated_notification", subject) else 1
         try:
-            await asyncio.to_thread(self._cloud.sns.publish, TopicArn=topic, Message=message)
+            for _ in range(times):
+                await asyncio.to_thread(self._cloud.sns.publish, TopicArn=topic, Message=message)
         except (ClientError, BotoCoreError) as error:
             self._record("NotificationFailures", 1.0, "Count")
             _log.warning("%s: nothing could be published to %s: %s", self._endpoint, topic, error)

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import io
 import json
 import shutil
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,18 +11,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
+import urllib3
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 
 from local_sagemaker.containers import ContainerRuntime
 from local_sagemaker.errors import validation
+from local_sagemaker.faults import Faults, Subject
 from local_sagemaker.logs import LogStream
 from local_sagemaker.rates import InstanceQuota
 from local_sagemaker.state import Document, Store
 
 _DEFAULT_RESULTS = 10
 """What ListEndpoints and ListTransformJobs document; the other lists leave their default open."""
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+"""The body of S3's 503 (docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
 Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -42,6 +50,7 @@ class Settings:
     model_disk_bytes: int = 2 * 1024**3
     async_payload_bytes: int = 1024**3
     time_lapse: float = 1.0
+    provisioning_seconds: float = 0.0
     archive_limit_bytes: int = 1024**3
 
 
@@ -51,6 +60,7 @@ class Cloud:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store(settings.state)
+        self.faults = Faults()
         self.folder = settings.state / "instances"
         self.runtime = ContainerRuntime(settings.containers, settings.state)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -72,8 +82,20 @@ class Cloud:
 
     @cached_property
     def s3(self) -> Any:
-        """Thread-safe S3 client."""
-        return self._client("s3")
+        """Thread-safe S3 client; the faults that are planned for S3 befall each of its requests, retries included."""
+        client = self._client("s3")
+        client.meta.events.register("before-send.s3", self._s3_fault)
+        return client
+
+    def _s3_fault(self, request: AWSPreparedRequest, event_name: str, **_: Any) -> AWSResponse | None:
+        """S3's answer under load in place of the request, where a fault is planned (botocore sends nothing then)."""
+        operation = event_name.rpartition(".")[2]
+        path = urlsplit(request.url).path
+        if not self.faults.strikes("s3_error", Subject(f"{operation} {path}", operation=operation)):
+            return None
+        body = urllib3.HTTPResponse(io.BytesIO(_SLOW_DOWN), status=503, preload_content=False)
+        headers = HTTPHeaders.from_dict({"content-type": "application/xml"})
+        return AWSResponse(request.url, 503, headers, body)
 
     @cached_property
     def logs(self) -> Any:

@@ -86,6 +86,18 @@ class Container:
         self._signal(signal.SIGKILL)
         return await self.wait()
 
+    def kill(self) -> None:
+        """SIGKILL at once, as the kernel does it when memory runs out."""
+        self._signal(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """SIGSTOP: it keeps its connections and does nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on, if it was paused."""
+        self._signal(signal.SIGCONT)
+
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)

@@ -16,6 +16,7 @@ from local_sagemaker.async_queue import LONGEST_INVOCATION_SECONDS, RequestQueue
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.endpoint_configs import EndpointConfigs
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, refuse_members, validation
+from local_sagemaker.faults import UPDATE_REASON, Subject
 from local_sagemaker.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.instances import InstanceFailedError
 from local_sagemaker.metrics import Metrics
@@ -326,6 +327,7 @@ class Endpoints:
     async def _replace_fleet(self, name: str, endpoint: Document, config: Document, variants: list[Document]) -> None:
         fleet = self._new_fleet(name, variants)
         try:
+            self._fail_as_planned("UpdateEndpoint", name)
             await self._start_fleet(fleet)
         except InstanceFailedError as failure:
             self._hold(name, endpoint["Variants"])
@@ -341,6 +343,12 @@ class Endpoints:
         self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService")
 
+    def _fail_as_planned(self, operation: str, name: str) -> None:
+        """Raises InstanceFailedError where a fault says that this update, which was accepted, comes to nothing."""
+        subject = Subject(f"{operation} {name}", operation=operation, endpoint=name)
+        if self._cloud.faults.strikes("failed_update", subject):
+            raise InstanceFailedError(UPDATE_REASON)
+
     async def _scale(self, name: str, endpoint: Document, counts: dict[str, int]) -> None:
         fleet = self._fleets[name]
         reason = None
@@ -349,6 +357,7 @@ class Endpoints:
             if variant.name in counts:
                 before, document["DesiredInstanceCount"] = document["DesiredInstanceCount"], counts[variant.name]
                 try:
+                    self._fail_as_planned("UpdateEndpointWeightsAndCapacities", name)
                     await variant.scale(counts[variant.name])
                 except InstanceFailedError as failure:
                     document["DesiredInstanceCount"] = before

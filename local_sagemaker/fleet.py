@@ -8,6 +8,7 @@ from typing import Any
 
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.errors import ServiceError
+from local_sagemaker.faults import Subject
 from local_sagemaker.instances import HEALTH_TIMEOUT_SECONDS, Instance, InstanceFailedError
 from local_sagemaker.metrics import INSTANCES, Metrics
 from local_sagemaker.models import ContainerSpec
@@ -109,7 +110,8 @@ class Variant:
         return min(candidates, key=lambda instance: instance.in_flight)
 
     def _new_instance(self) -> Instance:
-        return Instance(self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {})
+        subject = Subject(f"endpoint {self._endpoint}/{self.name}", endpoint=self._endpoint, image=self.spec.image)
+        return Instance(self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject)
 
     async def _start(self, instance: Instance) -> None:
         config: dict[str, Any] = self.document["Config"]

@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import socket
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local_sagemaker.archives import extract
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.containers import Container, ImageNotFoundError, entry_point
-from local_sagemaker.http_client import ContainerUnreachableError, HttpClient
+from local_sagemaker.faults import ContainerFaults, Subject
+from local_sagemaker.http_client import Answer, ContainerUnreachableError, HttpClient
 from local_sagemaker.logs import LogStream
 from local_sagemaker.models import ContainerSpec
 from local_sagemaker.storage import DataError, download, download_all, list_prefix
@@ -40,12 +42,23 @@ def _free_port() -> int:
 
 
 class Instance:
-    """A container that answers requests. `start` it, send through `client`, `stop` it."""
+    """A container that answers requests. `start` it, `send` invocations, ask anything else through `client`, `stop` it.
+
+    `subject` is its name among what faults may strike.
+    """
 
     def __init__(
-        self, cloud: Cloud, spec: ContainerSpec, log_group: str, log_prefix: str, environment: dict[str, str]
+        self,
+        cloud: Cloud,
+        spec: ContainerSpec,
+        log_group: str,
+        log_prefix: str,
+        environment: dict[str, str],
+        subject: Subject,
     ) -> None:
         self._cloud = cloud
+        self._subject = subject
+        self._faults: ContainerFaults | None = None
         self._environment = environment
         self.spec = spec
         self.id = f"i-{uuid.uuid4().hex[:17]}"
@@ -69,6 +82,7 @@ class Instance:
             self._container = await self._cloud.runtime.start(
                 command, folder, self._container_environment(), self._log.write
             )
+            self._faults = ContainerFaults(self._cloud.faults, self._subject, self._container, serves=True)
             await self._wait_until_healthy(self._container, within)
         except (ImageNotFoundError, OSError) as error:
             raise InstanceFailedError(f"The container could not be started: {error}") from error
@@ -128,6 +142,15 @@ class Instance:
                 f"The container did not pass the ping health check within {within:.0f} seconds. Please check CloudWatch logs."
             ) from error
 
+    async def send(self, path: str, *, headers: Mapping[str, str], body: bytes, within: float) -> Answer:
+        """One invocation. Raises ContainerUnreachableError, or TimeoutError after `within` seconds."""
+        delay = self._faults.delay_seconds if self._faults else 0.0
+        if delay:
+            await asyncio.sleep(min(delay, within))
+            if delay >= within:
+                raise TimeoutError
+        return await self.client.request("POST", path, headers=headers, body=body, within=within - delay)
+
     def log_request(self, inference_id: str, line: str) -> None:
         """A line about one asynchronous request, in the instance's data log; nothing is written once the instance was stopped.
 
@@ -165,6 +188,8 @@ class Instance:
         """SIGTERM, SIGKILL after `grace` seconds; then nothing of the instance is left."""
         self._stopped = True
         self.client.close()
+        if self._faults is not None:
+            self._faults.withdraw()
         if self._container is not None:
             await self._container.stop(grace)
         await self._log.close()

@@ -112,9 +112,7 @@ class Invocations:
             with instance:
                 if target is None:
                     sent = time.perf_counter()
-                    answer = await instance.client.request(
-                        "POST", "/invocations", headers=headers, body=body, within=within
-                    )
+                    answer = await instance.send("/invocations", headers=headers, body=body, within=within)
                     seconds = time.perf_counter() - sent
                 else:
                     models = variant.models[instance.id]

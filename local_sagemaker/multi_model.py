@@ -86,7 +86,7 @@ class LoadedModels:
             try:
                 await self._wait_until_loaded(target, loaded)
                 sent = time.perf_counter()
-                answer = await self._instance.client.request("POST", path, headers=headers, body=body, within=within)
+                answer = await self._instance.send(path, headers=headers, body=body, within=within)
                 seconds = time.perf_counter() - sent
             finally:
                 loaded.in_flight -= 1
@@ -188,6 +188,9 @@ class LoadedModels:
             download(self._cloud.s3, location, archive)
             return extract(archive, folder, self._cloud.settings.archive_limit_bytes)
         except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                message = f"Model {target} could not be downloaded at the moment: {error}. Please retry your request."
+                raise ServiceError("ServiceUnavailable", message, 503) from error
             raise ServiceError(
                 "ValidationError",
                 f"Failed to download model data (bucket: {location.bucket}, key: {location.key}). Please ensure that there is an object "

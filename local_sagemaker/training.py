@@ -2,12 +2,15 @@
 
 A job's containers run as processes, one per instance, and its status moves as AWS documents it
 (docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html): Starting, Downloading, Training, Uploading, then Completed,
-Failed, Stopped or MaxRuntimeExceeded. A job that was in progress when the emulator's process ended is Failed with an
+Failed, Stopped or MaxRuntimeExceeded; of managed spot training also Interrupted and MaxWaitTimeExceeded
+(…/dg/model-managed-spot-training-status.html). A job that was in progress when the emulator's process ended is Failed with an
 InternalServerError at the next start; it is not re-adopted, because its containers died with the emulator.
 """
 
 import asyncio
+import contextlib
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -20,6 +23,7 @@ from local_sagemaker.checkpoints import CheckpointSync
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.containers import Container, ImageNotFoundError, entry_point, image_folder
 from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, validation
+from local_sagemaker.faults import CAPACITY_REASON, ContainerFaults, Exposure, Subject
 from local_sagemaker.layout import TrainingHost, archive
 from local_sagemaker.logs import LogStream
 from local_sagemaker.rates import TokenBucket
@@ -45,7 +49,7 @@ CHECKPOINT_SYNC_SECONDS = 1.0
 _LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
 _DEFAULT_RUNTIME_SECONDS = 24 * 3600
 
-# Members that are taken and shown again; VpcConfig, EnableNetworkIsolation, encryption, keys, SessionChainingConfig and spot capacity
+# Members that are taken and shown again; VpcConfig, EnableNetworkIsolation, encryption, keys and SessionChainingConfig
 # change nothing for a process on one's own machine.
 _JOB_MEMBERS = (
     "TrainingJobName HyperParameters AlgorithmSpecification RoleArn InputDataConfig OutputDataConfig ResourceConfig VpcConfig StoppingCondition"
@@ -184,6 +188,8 @@ class TrainingJobs:
             except DataError as error:
                 raise validation(str(error)) from error
             except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                    raise ServiceError("InternalFailure", f"S3 is unavailable at the moment: {error}", 500) from error
                 found, cause = None, error.response["Error"].get("Message", str(error))
             if not found:
                 raise validation(
@@ -210,7 +216,7 @@ class TrainingJobs:
         now = time.time()
         if "TrainingStartTime" in job:
             job["TrainingEndTime"] = now
-            job["TrainingTimeInSeconds"] = job["BillableTimeInSeconds"] = max(1, round(now - job["TrainingStartTime"]))
+            job["TrainingTimeInSeconds"] = job["BillableTimeInSeconds"] = max(1, round(seconds_trained(job)))
         if reason is not None:
             job["FailureReason"] = reason[:1024]
         messages = {
@@ -230,7 +236,7 @@ class TrainingJobs:
         except JobFailedError as failure:
             self._finish(name, job, "Failed", str(failure))
         except (DataError, ClientError, BotoCoreError) as error:
-            self._finish(name, job, "Failed", f"ClientError: {error}")
+            self._finish(name, job, "Failed", _reason(error))
         except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
             # A fault of the emulator must end the job, or its waiters would wait for ever.
             _log.exception("training job %s", name)
@@ -253,11 +259,69 @@ class _Run:
         self._folder = folder
         self._host_names = [f"algo-{number}" for number in range(1, job["ResourceConfig"]["InstanceCount"] + 1)]
         self._hosts: list[TrainingHost] = []
+        self._spot: bool = job.get("EnableManagedSpotTraining", False)
+        self._image: str = job["AlgorithmSpecification"]["TrainingImage"]
+        self._subject = Subject(f"job {name}", job=name, image=self._image)
+        self._interrupted = asyncio.Event()
+        self._absent_seconds = 0.0
 
     async def run(self) -> str:
         """The secondary status that the job ends with. Raises JobFailedError."""
+        while True:
+            ended = await self._acquire()
+            if ended is not None:
+                return ended
+            begun = time.time()
+            self._job.setdefault("TrainingStartTime", begun)
+            self._job["Attempts"] = [*self._job.get("Attempts", []), [begun, None]]
+            try:
+                ended = await self._attempt()
+            finally:
+                self._job["Attempts"][-1][1] = time.time()
+            if ended != "Interrupted":
+                return ended
+            self._move("Interrupted", "The managed spot instances of the training job were interrupted")
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            if (ended := await self._wait(self._absent_seconds)) is not None:
+                return ended
+            self._move("Starting", "Starting the training job")
+
+    async def _acquire(self) -> str | None:
+        """Get the instances; the secondary status that the job ends with if it does not get them. Raises JobFailedError."""
+        fault = self._cloud.faults.strikes("capacity", self._subject)
+        seconds = self._cloud.settings.provisioning_seconds
+        if fault is not None and not self._spot:
+            raise JobFailedError(CAPACITY_REASON)
+        if fault is not None:
+            seconds += math.inf if fault.seconds is None else fault.seconds
+        return await self._wait(seconds)
+
+    async def _wait(self, seconds: float) -> str | None:
+        """Let time pass without instances; the secondary status that the job ends with if it is stopped or waits too long."""
+        left = self._wait_seconds_left()
+        if seconds <= 0 and left > 0 and not self._stop.is_set():
+            return None
+        try:
+            await asyncio.wait_for(self._stop.wait(), max(0.0, min(seconds, left)))
+        except TimeoutError:
+            if left > seconds:
+                return None
+            self._job["TrainingJobStatus"] = "Stopping"
+            self._move("Stopping", "Training job exceeded its maximum wait time")
+            return "MaxWaitTimeExceeded"
+        return "Stopped"
+
+    def _wait_seconds_left(self) -> float:
+        """MaxWaitTimeInSeconds bounds a spot job's waiting and running together; other jobs wait as long as they must."""
+        if not self._spot:
+            return math.inf
+        limit: float = self._job["StoppingCondition"]["MaxWaitTimeInSeconds"]
+        created: float = self._job["CreationTime"]
+        return created + limit - time.time()
+
+    async def _attempt(self) -> str:
+        """From fresh instances to the end of the training or to their interruption. Raises JobFailedError."""
         command, working_folder = self._command()
-        self._job["TrainingStartTime"] = time.time()
         self._move("Downloading", "Downloading input data")
         self._hosts = [TrainingHost(self._folder / name, name) for name in self._host_names]
         await asyncio.to_thread(self._download)
@@ -270,9 +334,12 @@ class _Run:
         except JobFailedError:
             await asyncio.to_thread(_sync_rest, syncs)
             raise
+        if ended == "Interrupted":
+            return ended  # what had not reached S3 is lost with the instances
         await asyncio.to_thread(_sync_rest, syncs)
-        self._move("Uploading", "Uploading generated training model")
-        await asyncio.to_thread(self._upload)
+        if ended != "MaxWaitTimeExceeded":
+            self._move("Uploading", "Uploading generated training model")
+            await asyncio.to_thread(self._upload)
         return ended
 
     def _move(self, secondary: str, message: str) -> None:
@@ -311,7 +378,7 @@ class _Run:
         try:
             download_all(self._cloud.s3, share, host.channel(channel), self._cloud.transfers)
         except (DataError, ClientError) as error:
-            raise JobFailedError(f"ClientError: Data download failed: channel {channel}: {error}") from error
+            raise JobFailedError(_reason(error, f"Data download failed: channel {channel}: ")) from error
 
     def _checkpoints(self) -> list[CheckpointSync]:
         config = self._job.get("CheckpointConfig")
@@ -330,18 +397,40 @@ class _Run:
         epoch = int(time.time())
         logs = [self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}") for host in self._host_names]
         containers: list[Container] = []
-        syncing = asyncio.create_task(_keep_syncing(syncs))
+        faults: list[ContainerFaults] = []
+        ended = asyncio.Event()
+        syncing = asyncio.create_task(_keep_syncing(syncs, ended))
+        exposure = self._expose_to_interruption()
         try:
             for host, log in zip(self._hosts, logs, strict=True):
-                containers.append(await self._start(command, working_folder, host, log))
+                container = await self._start(command, working_folder, host, log)
+                containers.append(container)
+                subject = Subject(f"{self._subject.where}/{host.name}", job=self._name, image=self._image)
+                faults.append(ContainerFaults(self._cloud.faults, subject, container, serves=False))
             return await self._watch(containers)
         except OSError as error:
             raise JobFailedError(f"ClientError: the container could not be started: {error}") from error
         finally:
-            syncing.cancel()
+            if exposure is not None:
+                exposure.withdraw()
+            for fault in faults:
+                fault.withdraw()
+            ended.set()
             # Whatever ended the training (a failed host, cancellation at the emulator's end): no container stays.
             await asyncio.gather(*(container.stop(0) for container in containers))
+            # The round of syncing that is under way ends first: it must not see the folders go.
             await asyncio.gather(syncing, *(log.close() for log in logs), return_exceptions=True)
+
+    def _expose_to_interruption(self) -> Exposure | None:
+        if not self._spot:
+            return None
+        self._interrupted.clear()
+
+        def interrupt(seconds: float | None) -> None:
+            self._absent_seconds = seconds or 0.0
+            self._interrupted.set()
+
+        return self._cloud.faults.expose(self._subject, {"spot_interruption": interrupt})
 
     async def _start(self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream) -> Container:
         environment = {
@@ -354,34 +443,37 @@ class _Run:
         return await self._cloud.runtime.start(command, working_folder, environment, log.write)
 
     async def _watch(self, containers: list[Container]) -> str:
-        """Wait for the end of all hosts, the first failure, a stop, or the end of the time allowed."""
-        remaining = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - (
-            time.time() - self._job["TrainingStartTime"]
-        )
-        deadline = asyncio.get_running_loop().time() + max(0.0, remaining)
+        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of the time allowed."""
+        run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(self._job)
+        allowed = min(run_seconds, self._wait_seconds_left())
+        deadline = asyncio.get_running_loop().time() + max(0.0, allowed)
         running = {asyncio.create_task(container.wait()): number for number, container in enumerate(containers)}
         stop = asyncio.create_task(self._stop.wait())
+        interruption = asyncio.create_task(self._interrupted.wait())
         try:
             while running:
                 left = deadline - asyncio.get_running_loop().time()
                 done, _ = await asyncio.wait(
-                    {*running, stop}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                    {*running, stop, interruption}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
                 )
                 if stop in done:
                     await self._end(containers)
                     return "Stopped"
+                if interruption in done:
+                    return "Interrupted"
                 if not done:
+                    what = "runtime" if run_seconds <= allowed else "wait time"
                     self._job["TrainingJobStatus"] = "Stopping"
-                    self._move("Stopping", "Training job reached its maximum runtime")
+                    self._move("Stopping", f"Training job reached its maximum {what}")
                     await self._end(containers)
-                    return "MaxRuntimeExceeded"
+                    return "MaxRuntimeExceeded" if run_seconds <= allowed else "MaxWaitTimeExceeded"
                 for task in done:
                     number = running.pop(task)
                     if task.result() != 0:
                         raise JobFailedError(self._failure_reason(number, int(task.result())))
             return "Completed"
         finally:
-            for task in (stop, *running):
+            for task in (stop, interruption, *running):
                 task.cancel()
 
     async def _end(self, containers: list[Container]) -> None:
@@ -413,9 +505,11 @@ class _Run:
             upload(self._cloud.s3, path, target)
 
 
-async def _keep_syncing(syncs: list[CheckpointSync]) -> None:
-    while syncs:
-        await asyncio.sleep(CHECKPOINT_SYNC_SECONDS)
+async def _keep_syncing(syncs: list[CheckpointSync], ended: asyncio.Event) -> None:
+    while syncs and not ended.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), CHECKPOINT_SYNC_SECONDS)
+            return
         for sync in syncs:
             try:
                 await asyncio.to_thread(sync.sync_out)
@@ -432,6 +526,20 @@ def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
                 break
         else:
             raise JobFailedError(f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts")
+
+
+def seconds_trained(job: Document) -> float:
+    """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot job have one."""
+    attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
+    return sum((time.time() if ended is None else ended) - begun for begun, ended in attempts)
+
+
+def _reason(error: Exception, what: str = "") -> str:
+    """FailureReason of data that could not be moved. That S3 was unavailable is AWS's fault, all else the client's."""
+    transient = isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
+    if transient or isinstance(error, BotoCoreError):
+        return f"InternalServerError: We encountered an internal error. Please try again. {what}{error}"
+    return f"ClientError: {what}{error}"
 
 
 def _check_request(params: dict[str, Any]) -> None:

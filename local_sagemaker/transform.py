@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, validation
+from local_sagemaker.faults import CAPACITY_REASON, NoCapacityError, Subject
 from local_sagemaker.http_client import ContainerUnreachableError
 from local_sagemaker.instances import Instance, InstanceFailedError
 from local_sagemaker.models import ContainerSpec, Models
@@ -182,6 +183,8 @@ class TransformJobs:
             if job["TransformJobStatus"] != "Stopping":
                 raise
             self._finish(name, job, "Stopped")
+        except NoCapacityError as failure:
+            self._finish(name, job, "Failed", str(failure))
         except InstanceFailedError as failure:
             self._finish(name, job, "Failed", f"AlgorithmError: {failure}")
         except (DataError, ClientError, BotoCoreError) as error:
@@ -205,6 +208,8 @@ class _Run:
 
     async def run(self) -> str:
         """What to tell of the objects that failed; empty when none did."""
+        if self._cloud.faults.strikes("capacity", Subject(f"job {self._name}", job=self._name, image=self._spec.image)):
+            raise NoCapacityError(CAPACITY_REASON)
         objects = await asyncio.to_thread(self._inputs)
         self._job["TransformStartTime"] = time.time()
         count = self._job["TransformResources"]["InstanceCount"]
@@ -229,7 +234,13 @@ class _Run:
     @asynccontextmanager
     async def _instances(self, count: int) -> AsyncIterator[list[Instance]]:
         environment = _environment(self._job)
-        instances = [Instance(self._cloud, self._spec, LOG_GROUP, self._name, environment) for _ in range(count)]
+        subjects = [
+            Subject(f"job {self._name}/{number}", job=self._name, image=self._spec.image)
+            for number in range(1, count + 1)
+        ]
+        instances = [
+            Instance(self._cloud, self._spec, LOG_GROUP, self._name, environment, subject) for subject in subjects
+        ]
         try:
             starts = await asyncio.gather(*(instance.start() for instance in instances), return_exceptions=True)
             for outcome in starts:
@@ -311,9 +322,7 @@ async def _answer_to(instance: Instance, batch: list[bytes], plan: _Plan, reques
 async def _send(instance: Instance, body: bytes, plan: _Plan) -> bytes:
     for attempt in range(plan.retries + 1):
         try:
-            answer = await instance.client.request(
-                "POST", "/invocations", headers=plan.headers, body=body, within=plan.timeout_seconds
-            )
+            answer = await instance.send("/invocations", headers=plan.headers, body=body, within=plan.timeout_seconds)
         except TimeoutError:
             failure = f"the container did not answer within {plan.timeout_seconds:.0f} seconds"
         except ContainerUnreachableError as error:

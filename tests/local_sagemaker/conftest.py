@@ -21,6 +21,7 @@ import pytest
 from botocore.config import Config
 
 from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
+from local_sagemaker.faults_client import FaultsClient
 
 CONTAINERS = Path(__file__).parent / "containers"
 ROLE = "arn:aws:iam::123456789012:role/execution"
@@ -108,6 +109,14 @@ def emulator(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) 
     yield running
     running.stop()
     assert running.containers() == []
+
+
+@pytest.fixture
+def faults(emulator: Emulator) -> Iterator[FaultsClient]:
+    """The faults of `emulator`, which end with the test."""
+    client = FaultsClient(emulator.url)
+    yield client
+    client.end()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
 from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.faults import Rule
+from local_sagemaker.faults_client import FaultsClient
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,
@@ -614,3 +616,21 @@ def test_the_metrics_of_an_asynchronous_endpoint_reach_cloudwatch(own: Async, lo
     assert statistic("TimeInBacklog") / 1e6 < statistic("TotalProcessingTime") / 1e3
     assert statistic("Invocations") == statistic("OverheadLatency", "SampleCount") == 0
     wait_for(lambda: statistic("ApproximateBacklogSize", "Minimum", of_endpoint), lambda size: size == 0)
+
+
+def test_notifications_are_lost_and_repeated_as_planned(own: Async, hurried_emulator: Emulator) -> None:
+    faults = FaultsClient(hurried_emulator.url)
+    name = own.endpoint()
+    with faults.planned(Rule(kind="lost_notification", endpoint=name)):
+        lost = own.send(name, "lost")
+        wait_for(faults.report, lambda report: bool(report.happened))
+    with faults.planned(Rule(kind="repeated_notification", endpoint=name)):
+        told = own.send(name, "told")["InferenceId"]
+
+        def messages() -> int:
+            own.mailbox.collect()
+            return len(own.mailbox.messages.get(told, []))
+
+        wait_for(messages, lambda count: count == 2)
+    assert lost["InferenceId"] not in own.mailbox.messages
+    assert json.loads(own.read(lost["OutputLocation"])["Body"].read())["body"] == "lost"
