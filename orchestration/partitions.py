@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from dagster import DagsterInstance, DynamicPartitionsDefinition
+from sqlalchemy.exc import IntegrityError
 
 from resources import keys
 
 _ADDED_AT_ONCE: Final = 10_000
+_TRIES: Final = 10
 
 
 def tenants_of(workload: str) -> DynamicPartitionsDefinition:
@@ -26,4 +28,15 @@ def add_tenants(instance: DagsterInstance, workload: keys.WorkloadName, tenants:
     unique = sorted(set(tenants))
     name = tenants_of(workload).name or ""
     for start in range(0, len(unique), _ADDED_AT_ONCE):
-        instance.add_dynamic_partitions(name, unique[start : start + _ADDED_AT_ONCE])
+        _add(instance, name, unique[start : start + _ADDED_AT_ONCE])
+
+
+def _add(instance: DagsterInstance, name: str, tenants: Sequence[keys.TenantId]) -> None:
+    """Dagster looks which are new and inserts those; another sensor that adds one in between makes the insertion fail as a whole."""
+    for left in reversed(range(_TRIES)):
+        try:
+            instance.add_dynamic_partitions(name, tenants)
+            return
+        except IntegrityError:
+            if not left:
+                raise
