@@ -1,0 +1,100 @@
+"""Packs that SageMaker has no machine for, or whose start nobody heard of, inside Dagster on the local cloud."""
+
+from __future__ import annotations
+
+import pytest
+from dagster import DagsterInstance
+
+from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.faults import Rule
+from local_sagemaker.faults_client import FaultsClient
+from resources import keys
+from resources.deployment import Deployment
+from resources.durations import learned_durations
+from resources.model_registry import ModelRegistry
+from resources.request_queue import RequestQueue, now
+from resources.training import rungs
+from tests.orchestration.conftest import Upload
+from tests.orchestration.running import at_once, onboard, take_in
+from workloads.schema import Workload
+
+ENERGY = keys.workload_name("energy")
+
+
+@pytest.fixture
+def faults(local_cloud: LocalCloud) -> FaultsClient:
+    """What goes wrong; the next test's empty cloud is without it."""
+    return FaultsClient(local_cloud.sagemaker_url)
+
+
+def jobs(deployment: Deployment) -> dict[str, str]:
+    """Each training job's name and instance type, in the order in which they were made."""
+    listed = deployment.sagemaker.list_training_jobs(SortBy="CreationTime", SortOrder="Ascending")
+    names = [job["TrainingJobName"] for job in listed["TrainingJobSummaries"]]
+    described = [deployment.sagemaker.describe_training_job(TrainingJobName=name) for name in names]
+    return {job["TrainingJobName"]: job["ResourceConfig"]["InstanceType"] for job in described}
+
+
+def test_a_pack_without_a_machine_tries_the_other_types_and_a_lost_answer_makes_no_second_job(
+    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, consumption: dict[str, bytes],
+    upload: Upload, faults: FaultsClient,
+) -> None:  # fmt: skip
+    tenants = [upload("acme", consumption["tenant-0"]), upload("globex", consumption["tenant-1"])]
+    take_in(deployment, dagster_instance)
+    types = [rung.instance_type for rung in rungs(energy)]
+    faults.plan([Rule(kind="capacity", most=len(types) - 1), Rule(kind="lost_answer", operation="CreateTrainingJob")])
+
+    (result,) = onboard(deployment, dagster_instance, at_once(energy))
+
+    assert result.success
+    struck = {rule.kind: rule.happened for rule in faults.report().rules}
+    assert struck == {"capacity": len(types) - 1, "lost_answer": len(types)}
+    made = jobs(deployment)
+    first = next(iter(made))
+    assert list(made.items()) == [
+        (first, types[0]), *((f"{first}-{number}", name) for number, name in enumerate(types[1:], start=2))
+    ]  # fmt: skip
+    queue = RequestQueue(deployment)
+    rows = [queue.of_tenant(ENERGY, tenant)[-1] for tenant in tenants]
+    assert [(row.status, row.attempt, row.postponed) for row in rows] == [("registered", 1, 0)] * 2
+    versions = [ModelRegistry(deployment).versions(tenant, ENERGY)[-1] for tenant in tenants]
+    assert {version.job for version in versions} == {list(made)[-1]}, "a model names the job that made it"
+    assert not learned_durations(deployment, ENERGY).learned, "other machines teach nothing about the usual ones"
+
+
+def test_when_no_machine_is_to_be_had_at_all_the_requests_wait_and_no_try_is_counted(
+    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, consumption: dict[str, bytes],
+    upload: Upload, faults: FaultsClient,
+) -> None:  # fmt: skip
+    acme = upload("acme", consumption["tenant-0"])
+    take_in(deployment, dagster_instance)
+    told = deployment.sqs.create_queue(QueueName="operators")["QueueUrl"]
+    arn = deployment.sqs.get_queue_attributes(QueueUrl=told, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
+    faults.plan([Rule(kind="capacity")])
+
+    (result,) = onboard(deployment, dagster_instance, at_once(energy))
+
+    assert not result.success, "a run whose tenants got no model must not end green"
+    row = RequestQueue(deployment).of_tenant(ENERGY, acme)[-1]
+    assert (row.status, row.attempt, row.postponed, row.pack) == ("pending", 1, 1, None)
+    assert row.due > now()
+    assert list(jobs(deployment).values()) == [rung.instance_type for rung in rungs(energy)]
+    (message,) = deployment.sqs.receive_message(QueueUrl=told, WaitTimeSeconds=5)["Messages"]
+    assert "no machines for training" in message["Body"]
+    assert "other_instance_types" in message["Body"]
+
+
+def test_what_tasks_took_is_learned_with_their_rows(
+    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:  # fmt: skip
+    for number in range(2):
+        upload(f"tenant-{number}", consumption[f"tenant-{number}"])
+    take_in(deployment, dagster_instance)
+    (result,) = onboard(deployment, dagster_instance, at_once(energy))
+    assert result.success
+    learned = learned_durations(deployment, ENERGY)
+    assert learned.n == 2
+    assert learned.rows > 2 * 24 * 60, "ten weeks of hours each"
+    assert 0 < learned.expected_seconds(learned.rows / 2) < 60
