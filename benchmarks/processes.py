@@ -1,0 +1,145 @@
+"""What a benchmark of the whole product runs on: the local cloud and Dagster, their calls counted and their processes watched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from demo.dagster_processes import ROOT, DagsterProcesses, dagster_processes
+from infrastructure.deploy import deploy
+from infrastructure.local_cloud import free_port, running
+from resources.deployment import Deployment
+
+_REQUEST_LINE: Final = re.compile(rb"(?:GET|PUT|POST|DELETE|HEAD) \S{1,8000} HTTP/1\.1\r\n")
+
+
+class CountingProxy:
+    """Passes TCP on to a port and counts the HTTP requests that go by."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.port, self.requests = target, free_port(), 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="counting-proxy", daemon=True)
+
+    def start(self) -> None:
+        """Listen, in a thread of its own."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
+        self._loop.run_forever()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(self._pump(reader, up_writer, count=True), self._pump(up_reader, writer, count=False))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
+        try:
+            while chunk := await reader.read(1 << 18):
+                if count:
+                    # botocore sends a request's line and headers in one piece, at the start of what it writes.
+                    self.requests += len(_REQUEST_LINE.findall(chunk))
+                writer.write(chunk)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+class ProcessWatch:
+    """What each kind of child process used: the most memory (RSS, MB) at one moment, and CPU seconds.
+
+    CPU time is seen once a second, so a process's last second is missed.
+    """
+
+    def __init__(self) -> None:
+        self.peaks: Counter[str] = Counter()
+        self._cpu: dict[int, tuple[str, float, float]] = {}  # process id: kind, CPU seconds at first sight, and now
+        self._cpu_seen = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="process-watch", daemon=True)
+
+    def start(self) -> None:
+        """Look once a second."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop looking."""
+        self._stopped.set()
+        self._thread.join()
+
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds by kind, since the watch began."""
+        used: Counter[str] = Counter()
+        for kind, began, now in self._cpu.values():
+            used[kind] += now - began  # type: ignore[assignment]  # a Counter adds floats as well
+        return {kind: round(seconds, 1) for kind, seconds in used.items()}
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(1.0):
+            held: Counter[str] = Counter()
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    kind, times = _kind(process), process.cpu_times()
+                    held[kind] += round(process.memory_info().rss / 1e6)
+                except psutil.Error:
+                    continue
+                used = times.user + times.system
+                began = self._cpu[process.pid][1] if process.pid in self._cpu else (used if not self._cpu_seen else 0.0)
+                self._cpu[process.pid] = (kind, began, used)
+            self._cpu_seen = True
+            held["all"] = sum(held.values())
+            for kind, megabytes in held.items():
+                self.peaks[kind] = max(self.peaks[kind], megabytes)
+
+
+def _kind(process: psutil.Process) -> str:
+    line = " ".join(process.cmdline())
+    kinds = {
+        "ministack": "ministack", "local_sagemaker": "local_sagemaker", "forecast/train": "training", "forecast/serve": "serving",
+        "dagster-webserver": "webserver", "dagster_webserver": "webserver", "dagster-daemon": "daemon", "dagster._daemon": "daemon",
+        "api grpc": "code_server", "multiprocessing": "runs",
+    }  # fmt: skip
+    return next((kind for words, kind in kinds.items() if words in line), "other")
+
+
+@contextmanager
+def everything_running(
+    state: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[tuple[Deployment, DagsterProcesses, list[CountingProxy]]]:
+    """The local cloud and Dagster, whose calls go through counting proxies.
+
+    Args:
+        state: the folder for everything they keep.
+        variables: what Dagster's processes see beside this one's variables.
+    """
+    with running(state / "cloud", ROOT / "containers") as cloud:
+        os.environ.update(cloud.environment)
+        deploy()
+        proxies = [CountingProxy(cloud.ministack_port), CountingProxy(cloud.sagemaker_port)]
+        for proxy in proxies:
+            proxy.start()
+        ministack, sagemaker = (f"http://127.0.0.1:{proxy.port}" for proxy in proxies)
+        environment = {
+            **cloud.environment,
+            "AWS_ENDPOINT_URL": ministack,
+            # The outputs of the stack hold the queue's own address, so it needs no rewriting: SQS is called through the proxy.
+            "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
+            "TENANTRY_POLL_SECONDS": "1",
+            **(variables or {}),
+        }
+        with dagster_processes(state / "dagster", free_port(), environment) as dagster:
+            yield Deployment.from_stack(), dagster, proxies
