@@ -18,7 +18,7 @@ from assets.previews import pictures_of_preview
 from assets.report import Finding, Report
 from assets.training_data import TrainingData
 from resources import hosting, keys, storage
-from resources.model_registry import Champion, ModelRegistry, ModelVersion
+from resources.model_registry import Champion, FreshScore, ModelRegistry, ModelVersion
 from resources.notifications import tell_operators
 from resources.request_queue import Request, RequestQueue
 from workloads.schema import Drift, Workload
@@ -166,7 +166,11 @@ def _compare(
         target = keys.target_model(model.tenant, model.version)
         answer = json.loads(hosting.invoke(deployment, champion.endpoint, target, question).content)
         scored = module.score(answer, folder)
-    return None if scored is None else _finding(workload, drift, model, scored)
+    if scored is None:
+        return None
+    # The challenger made of these data is compared with what the champion was worth on them.
+    ModelRegistry(deployment).note_fresh_score(model, FreshScore(data.version, dict(scored.metrics)))
+    return _finding(workload, drift, model, scored)
 
 
 def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: Scored) -> Finding | None:

@@ -4,7 +4,7 @@ and made champion itself if it is not worse."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -95,7 +95,7 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
             decision = "the tenant's first model"
         else:
             reigning = registry.version(model.tenant, model.workload, champion.version)
-            champion_skill = workload.quality.skill(reigning.metrics) if reigning else None
+            champion_skill = workload.quality.skill(_comparable(model, reigning)) if reigning else None
             if champion.version == model.version:
                 return outcome(champion, True, "it is the champion", champion_skill=champion_skill)
             if _was_rolled_back(registry, model, champion):
@@ -148,37 +148,58 @@ def _compared(
         return False, _not_sufficient(workload, model)
     if keys.upload_moment(champion.version) > keys.upload_moment(model.version):
         return False, f"a newer version, {champion.version}, is the champion already"
-    skill, champion_skill = quality.skill(model.metrics), quality.skill(reigning.metrics) if reigning else None
+    skill = quality.skill(model.metrics)
+    champion_skill = quality.skill(_comparable(model, reigning)) if reigning else None
     if skill is None or champion_skill is None:
         lacking = model.version if skill is None else champion.version
         return True, f"it follows {champion.version} without a comparison: {lacking} has no {quality.compared}"
     better = "lower" if quality.lower_is_better else "higher"
-    scores = f"it scored {quality.shown(skill):.3f} where the champion has {quality.shown(champion_skill):.3f} ({better} is better)"
+    where = " on the same data" if reigning and _has_fresh_score(model, reigning) else ""
+    scores = f"it scored {quality.shown(skill):.3f} where the champion has {quality.shown(champion_skill):.3f}{where} ({better} is better)"
     if quality.is_worse(skill, champion_skill, quality.tolerance):
         return False, scores
     return True, f"not worse than {champion.version}: {scores}"
 
 
-def comparison(workload: Workload, challenger: ModelVersion, champion: ModelVersion) -> Markdown:
-    """Challenger and champion side by side: when and of what each was made, and every figure either has.
+def _has_fresh_score(challenger: ModelVersion, champion: ModelVersion) -> bool:
+    """Whether it is known what the champion was worth on the challenger's data."""
+    fresh = champion.fresh
+    return fresh is not None and keys.upload_moment(fresh.data) == keys.upload_moment(challenger.version)
 
-    The first row is what is compared; the others are for people.
+
+def _comparable(challenger: ModelVersion, champion: ModelVersion) -> Mapping[str, float]:
+    """The champion's metrics on the challenger's data where they are known, and at its own training elsewhere.
+
+    What it promised when it was made is no measure once its world has changed: any challenger would seem to be worse.
+    """
+    fresh = champion.fresh
+    return fresh.metrics if fresh is not None and _has_fresh_score(challenger, champion) else champion.metrics
+
+
+def comparison(workload: Workload, challenger: ModelVersion, champion: ModelVersion) -> Markdown:
+    """Challenger and champion side by side: every figure either has, and when and how each was made.
+
+    The first row is what is compared, between the first two columns of figures; the others are for people.
     """
     quality = workload.quality
-    skills = (quality.skill(challenger.metrics), quality.skill(champion.metrics))
-    rows = [
-        (f"**{quality.compared}**", *(_figure(None if skill is None else quality.shown(skill)) for skill in skills))
-    ]
-    names = dict.fromkeys((*challenger.metrics, *champion.metrics))
-    rows += [(name, _figure(challenger.metrics.get(name)), _figure(champion.metrics.get(name))) for name in names]
-    rows += [
-        ("made", f"{challenger.made:%Y-%m-%d %H:%M} UTC", f"{champion.made:%Y-%m-%d %H:%M} UTC"),
-        ("recipe", challenger.recipe or "unknown", champion.recipe or "unknown"),
-    ]
     better = "lower" if quality.lower_is_better else "higher"
-    head = f"| {better} is better | challenger {challenger.version} | champion {champion.version} |\n|---|---|---|\n"
-    note = f"\n\nTolerated: {quality.tolerance:.0%} worse than the champion, as the challenger has seen newer data."
-    return Markdown(head + "\n".join(f"| {' | '.join(row)} |" for row in rows) + note)
+    columns = {f"challenger {challenger.version}": (challenger, challenger.metrics)}
+    if _has_fresh_score(challenger, champion):
+        columns[f"champion {champion.version} on the same data"] = (champion, _comparable(challenger, champion))
+        columns["champion at its training"] = (champion, champion.metrics)
+    else:
+        columns[f"champion {champion.version}"] = (champion, champion.metrics)
+    skills = [quality.skill(metrics) for _, metrics in columns.values()]
+    rows = [
+        [f"**{quality.compared}**", *(_figure(None if skill is None else quality.shown(skill)) for skill in skills)]
+    ]
+    names = dict.fromkeys(name for _, metrics in columns.values() for name in metrics)
+    rows += [[name, *(_figure(metrics.get(name)) for _, metrics in columns.values())] for name in names]
+    rows.append(["made", *(f"{model.made:%Y-%m-%d %H:%M} UTC" for model, _ in columns.values())])
+    rows.append(["recipe", *(model.recipe or "unknown" for model, _ in columns.values())])
+    table = [[f"{better} is better", *columns], ["---"] * (len(columns) + 1), *rows]
+    note = f"A challenger up to {quality.tolerance:.0%} worse than the champion follows it: it has seen newer data."
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in table) + f"\n\n{note}")
 
 
 def _figure(value: float | None) -> str:

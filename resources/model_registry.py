@@ -30,11 +30,20 @@ class ChampionChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is
 
 
 @dataclass(frozen=True)
+class FreshScore:
+    """What a served version was worth on data that came after it was made: those prepared as ``data``, for another version."""
+
+    data: keys.Version
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """An artifact: an immutable version of a tenant's model.
 
     ``archive`` is the key of its ``tar.gz`` in the data bucket; ``size`` is in bytes; ``metrics`` are the container's.
-    ``recipe`` is the workload's when it was made: another one would have made another model of the same data.
+    ``recipe`` is the workload's when it was made: another one would have made another model of the same data. ``fresh`` is its
+    latest score on newer data, if there were any.
     """
 
     tenant: keys.TenantId
@@ -52,6 +61,7 @@ class ModelVersion:
     made: datetime = field(default_factory=now)
     note: str = ""
     recipe: str = ""
+    fresh: FreshScore | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +220,20 @@ class ModelRegistry:
             ExpressionAttributeValues={":status": {"S": status}, ":note": {"S": note[:1000]}},
         )
 
+    def note_fresh_score(self, model: ModelVersion, fresh: FreshScore) -> None:
+        """Write what a version was worth on newer data, in place of what was known before."""
+        self.deployment.dynamodb.update_item(
+            TableName=self.deployment.models_table,
+            Key={
+                "tenant": {"S": keys.table_partition(model.tenant, model.workload)},
+                "item": {"S": keys.version_item(model.version)},
+            },
+            UpdateExpression="SET fresh = :fresh",
+            ExpressionAttributeValues={
+                ":fresh": {"S": json.dumps({"data": fresh.data, "metrics": dict(fresh.metrics)})}
+            },
+        )
+
     # ---- champions -------------------------------------------------------------------------------------------------------
 
     def champion(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> Champion | None:
@@ -330,6 +354,7 @@ class ModelRegistry:
 
 def _model(row: Mapping[str, Any]) -> ModelVersion:
     tenant, _, workload = str(row["tenant"]).partition("#")
+    fresh = json.loads(row["fresh"]) if "fresh" in row else None
     return ModelVersion(
         tenant=keys.TenantId(tenant),
         workload=keys.WorkloadName(workload),
@@ -346,6 +371,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         made=datetime.fromisoformat(row["made"]),
         note=row.get("note", ""),
         recipe=row.get("recipe", ""),
+        fresh=FreshScore(keys.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
     )
 
 

@@ -89,11 +89,8 @@ def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:
     if np.isfinite(weeks.values).any(axis=1).sum() < FEWEST_WEEKS:
         return None
     scale = naive_error(weeks.values)
-    ahead = -(-len(told) // weeks.season)
-    naive = SeasonalNaive().forecast(weeks, [len(weeks.values)], ahead, SCORED_LEVELS)[0].reshape(-1, told.shape[1])
-    index = future_points(before, len(told))
-    # Where the clock skips an hour, the last point lies one past the last week.
-    baseline = naive[np.minimum(index, len(naive) - 1)]
+    last_week = SeasonalNaive().forecast(weeks, [len(weeks.values)], 1, SCORED_LEVELS)[0, 0]
+    baseline = last_week[future_points(before, len(told)) % weeks.season]
     found = backtest.score(truth, told, scale, SCORED_LEVELS)
     plain = backtest.score(truth, baseline, scale, SCORED_LEVELS)
     return Scored(
