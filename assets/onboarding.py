@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, Registration, register
+from assets.drift import check_drift
+from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, Registration, comparison, register
 from assets.fine_tuned_artifact import FinishedJob, MalformedOutcome, Outcome, outcome_in_message
 from assets.previews import pictures_of_preview
 from assets.report import AssetName, Report
@@ -25,7 +26,7 @@ from resources import hosting, keys, storage, training, uploads
 from resources.durations import learn_durations, learned_durations
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.notifications import Notice, NoticeKind, tell_operators, tell_tenant
-from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
+from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue
 from resources.training import TrainingTask
 from workloads.schema import Workload
 
@@ -206,7 +207,9 @@ class Onboarding:
                 )
                 ready.append((item, data))
         noted = [(self._note_training_data(item, data), data) for item, data in ready]
-        return [(item, data) for item, data in noted if item is not None]
+        ready = [(item, data) for item, data in noted if item is not None]
+        check_drift(self.deployment, self.workload, [(item.request, data) for item, data in ready], self.report)
+        return ready
 
     def _note_training_data(self, item: Work, data: TrainingData) -> Work | None:
         """The work with its row moved along; None when the row is no longer this pack's: somebody cancelled it."""
@@ -357,6 +360,7 @@ class Onboarding:
             job=self._job,
             metrics=dict(outcome.metrics),
             card=dict(outcome.card),
+            recipe=self.workload.recipe,
         )
         self._registry.add(model)
         data = self._data.get(item.request.request)
@@ -459,7 +463,8 @@ class Onboarding:
         return True
 
     def _register_latest(self, item: Work) -> None:
-        versions = [v for v in self._registry.versions(item.tenant, item.request.workload) if v.status != "rejected"]
+        out = {"rejected", "rolled_back"}
+        versions = [v for v in self._registry.versions(item.tenant, item.request.workload) if v.status not in out]
         if not versions:
             self._fail(
                 item, "endpoint_registration", "it has no usable artifact; materialise fine_tuned_artifact first"
@@ -527,6 +532,7 @@ class Onboarding:
             **({"first_pictures": done.answer.picture} if done.answer.picture else {}),
             "version": model.version,
             "decision": done.decision,
+            **({"comparison": comparison(self.workload, model, done.reigning)} if done.reigning else {}),
             "champion": done.champion.version,
             **({"previous": done.champion.previous} if done.champion.previous else {}),
             "endpoint": endpoint.name,
@@ -608,7 +614,7 @@ def work_by_hand(
     for tenant in tenants:
         usable = [r for r in queue.of_tenant(name, tenant) if r.version is not None and r.status != "refused"]
         if usable:
-            version = keys.version_of(f"{usable[-1].request}{run}", now())
+            version = keys.version_of(f"{usable[-1].request}{run}", usable[-1].uploaded)
             yield tenant, Work(usable[-1], version, owed=False)
         else:
             yield tenant, None

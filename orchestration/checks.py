@@ -3,7 +3,7 @@
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, AssetCheckSeverity, asset_check
 
 from assets.checks import CHECKS, Check
-from assets.chosen_partitions import asset_key
+from assets.chosen_partitions import asset_key, metadata_value
 from orchestration.partitions import tenants_of
 from resources import keys
 from resources.dagster_resources import TenantryResource
@@ -12,7 +12,7 @@ from workloads.schema import Workload
 
 def checks_of(workload: Workload) -> list[AssetChecksDefinition]:
     """The asset checks of a workload."""
-    return [_asset_check(workload, check) for check in CHECKS]
+    return [_asset_check(workload, check) for check in CHECKS if check.concerns(workload)]
 
 
 def _asset_check(workload: Workload, check: Check) -> AssetChecksDefinition:
@@ -28,10 +28,13 @@ def _asset_check(workload: Workload, check: Check) -> AssetChecksDefinition:
         findings = {tenant: check.ask(tenantry.deployment, workload, tenant) for tenant in tenants}
         if len(findings) == 1:
             (finding,) = findings.values()
-            return AssetCheckResult(
-                passed=finding.passed, severity=AssetCheckSeverity.WARN, metadata=dict(finding.facts)
-            )
-        failed = {tenant: dict(finding.facts) for tenant, finding in findings.items() if not finding.passed}
+            shown = {name: metadata_value(name, value) for name, value in finding.facts.items()}
+            return AssetCheckResult(passed=finding.passed, severity=AssetCheckSeverity.WARN, metadata=shown)
+        failed = {
+            tenant: {name: value for name, value in finding.facts.items() if not isinstance(value, bytes)}
+            for tenant, finding in findings.items()
+            if not finding.passed
+        }
         return AssetCheckResult(
             passed=not failed,
             severity=AssetCheckSeverity.WARN,

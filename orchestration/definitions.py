@@ -31,7 +31,7 @@ def _definitions() -> Definitions:
                 asset for workload in _WORKLOADS.values() for asset in assets_of(workload, tenants_of(workload.name))
             ],
             asset_checks=[check for workload in _WORKLOADS.values() for check in checks_of(workload)],
-            jobs=[job for jobs in _JOBS.values() for job in jobs],
+            jobs=[job for jobs in _JOBS.values() for job in jobs.all],
             schedules=[
                 schedule for name, workload in _WORKLOADS.items() for schedule in schedules_of(workload, _JOBS[name])
             ],

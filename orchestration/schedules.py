@@ -1,4 +1,4 @@
-"""Batch predictions and endpoint capacity, at the times the workload's YAML says."""
+"""Batch predictions, re-training and endpoint capacity, at the times the workload's YAML says."""
 
 from dagster import (
     DefaultScheduleStatus,
@@ -19,6 +19,7 @@ def schedules_of(workload: Workload, jobs: WorkloadJobs) -> list[ScheduleDefinit
     return [
         _batch_schedule(workload, jobs),
         *(_capacity_schedule(workload, jobs, change) for change in workload.serving.capacity),
+        *_retraining_schedules(workload, jobs),
     ]
 
 
@@ -49,3 +50,18 @@ def _capacity_schedule(workload: Workload, jobs: WorkloadJobs, change: Capacity)
         default_status=DefaultScheduleStatus.RUNNING,
         description=f"{workload.title}: {change.instances} instances, {change.name.replace('_', ' ')}.",
     )
+
+
+def _retraining_schedules(workload: Workload, jobs: WorkloadJobs) -> list[ScheduleDefinition]:
+    if workload.retraining is None or jobs.retraining is None:
+        return []
+    return [
+        ScheduleDefinition(
+            name=f"{workload.name}_retraining_schedule",
+            job=jobs.retraining,
+            cron_schedule=workload.retraining.cron,
+            execution_timezone=workload.retraining.timezone,
+            default_status=DefaultScheduleStatus.RUNNING,
+            description=f"{workload.title}: asks for challengers of old champions, at most {workload.retraining.most_at_once}.",
+        )
+    ]

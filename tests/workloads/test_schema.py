@@ -92,6 +92,11 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("batch.timezone", "", "batch.timezone"),
         ("batch.request", [1], "batch.request"),
         ("batch", None, "batch"),
+        ("retraining.cron", "nightly", "retraining.cron"),
+        ("retraining.older_than_days", 0, "retraining.older_than_days"),
+        ("retraining", {"cron": "0 1 * * *", "when_made_otherwise": False}, "retraining: Value error, nothing would ever be re-trained"),
+        ("drift.module", "os.path", "drift.module"),
+        ("drift.tolerance", -0.1, "drift.tolerance"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -127,6 +132,17 @@ def test_whatever_the_file_holds_it_is_refused_by_name(tmp_path_factory: pytest.
     path = written(tmp_path_factory.getbasetemp(), text)
     with pytest.raises(InvalidWorkload, match=r"^energy\.yaml:\s"):
         read_workload(path)
+
+
+def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_with_nothing_else(tmp_path: Path) -> None:
+    def recipe(where: str, value: Any) -> str:
+        return read_workload(written(tmp_path, yaml.safe_dump(changed(where, value)))).recipe
+
+    now = read_workload(FOLDER / "energy.yaml").recipe
+    makers = [("image_tag", "0.2.0"), ("container", "tabular"), ("training.hyperparameters", {"frequency": "D"})]
+    assert len({now, *(recipe(*change) for change in makers)}) == 4
+    others = [("training.most_seconds", 7200), ("serving.instances", 2), ("quality.tolerance", 0.2), ("title", "Other")]
+    assert {recipe(*change) for change in others} == {now}
 
 
 def test_a_workload_bears_its_files_name(tmp_path: Path) -> None:
