@@ -134,7 +134,9 @@ def test_whatever_the_file_holds_it_is_refused_by_name(tmp_path_factory: pytest.
         read_workload(path)
 
 
-def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_with_nothing_else(
+    tmp_path: Path,
+) -> None:
     def recipe(where: str, value: Any) -> str:
         return read_workload(written(tmp_path, yaml.safe_dump(changed(where, value)))).recipe
 
