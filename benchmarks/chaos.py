@@ -1,0 +1,121 @@
+"""Runs seeds of the chaos test, each in a process of its own, and prints their tally.
+
+    python -m benchmarks.chaos --seeds 1-20 --tenants 200 --jobs 1
+
+A seed that does not add up keeps its folder (logs, Dagster's storage, the local cloud's state) and its output; their names are
+printed. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+def seeds(text: str) -> list[int]:
+    """``1-20`` or ``3,5,8-9``. Raises ``argparse.ArgumentTypeError``."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a number nor a range like 1-20")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, Any]:
+    """One seed. ``held`` tells whether everything added up; a seed that broke off has ``broke`` instead of figures."""
+    folder, output = base / f"seed-{seed}", base / f"seed-{seed}.txt"
+    command = [
+        sys.executable, "-m", "tests.chaos", "--seed", str(seed), "--tenants", str(tenants), "--folder", str(folder),
+        "--rest-seconds", str(rest_seconds),
+    ]  # fmt: skip
+    with output.open("w") as sink:
+        status = subprocess.run(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, check=False).returncode
+    lines = output.read_text().splitlines()
+    try:
+        summary: dict[str, Any] = json.loads(lines[-1])
+    except (ValueError, IndexError):
+        summary = {"seed": seed, "broke": lines[-1] if lines else "no output"}
+    summary["held"] = status == 0
+    if summary["held"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    counts, kills = summary.get("counts", {}), summary.get("kills", {})
+    print(
+        f"seed {seed}: {'held' if summary['held'] else f'DID NOT HOLD, see {output}'}; {summary.get('seconds', '?')} s, "
+        f"{summary.get('uploads', '?')} uploads, {sum(kills.values())} kills, {sum(summary.get('faults', {}).values())} faults; "
+        f"registered {counts.get('requests registered', 0)}, superseded {counts.get('requests superseded', 0)}, "
+        f"refused {counts.get('requests refused', 0)}, dead-lettered {counts.get('requests dead_lettered', 0)}",
+        flush=True,
+    )
+    return summary
+
+
+def tally(summaries: Sequence[dict[str, Any]], tenants: int) -> dict[str, Any]:
+    """The figures of all seeds together."""
+    totals: dict[str, Counter[str]] = {name: Counter() for name in ("kills", "faults", "events", "counts")}
+    for summary in summaries:
+        for name, total in totals.items():
+            total.update(summary.get(name, {}))
+    seconds = sorted(float(summary["seconds"]) for summary in summaries if "seconds" in summary)
+    requests = {
+        name.removeprefix("requests "): count
+        for name, count in totals["counts"].items()
+        if name.startswith("requests ")
+    }
+    return {
+        "seeds": len(summaries),
+        "held": sum(summary["held"] for summary in summaries),
+        "did_not_hold": [summary["seed"] for summary in summaries if not summary["held"]],
+        "tenants": tenants,
+        "seconds_median": seconds[len(seconds) // 2] if seconds else None,
+        "seconds_most": seconds[-1] if seconds else None,
+        "uploads": sum(summary.get("uploads", 0) for summary in summaries),
+        "requests": dict(sorted(requests.items())),
+        "kills": dict(sorted(totals["kills"].items())),
+        "faults": dict(sorted(totals["faults"].items())),
+        "events": dict(sorted(totals["events"].items())),
+        "notices": totals["counts"]["notices"],
+        "notices_given_again": totals["counts"]["notices given again"],
+        "left_over_processes": sum(len(summary.get("left_over", [])) for summary in summaries),
+    }
+
+
+def main() -> int:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=seeds, default=seeds("1-20"), help="such as 1-20 or 3,7 (1-20)")
+    parser.add_argument("--tenants", type=int, default=200)
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="seeds at the same time; each keeps two cores busy (%(default)s)"
+    )
+    parser.add_argument("--rest-seconds", type=float, default=600, help="how long rest may take to come (%(default)s)")
+    arguments = parser.parse_args()
+    base = Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        summaries = list(
+            pool.map(lambda seed: run(seed, arguments.tenants, base, arguments.rest_seconds), arguments.seeds)
+        )
+    figures = tally(summaries, arguments.tenants)
+    if not figures["did_not_hold"]:
+        shutil.rmtree(base, ignore_errors=True)
+    print(json.dumps(figures))
+    return 0 if not figures["did_not_hold"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

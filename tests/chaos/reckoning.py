@@ -1,0 +1,301 @@
+"""The reckoning at the end: every upload accounted for, and S3, DynamoDB, Dagster and SageMaker telling the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
+
+from assets.chosen_partitions import asset_key
+from assets.report import AssetName
+from orchestration.partitions import tenants_of
+from resources import hosting, keys
+from resources.deployment import Deployment
+from resources.model_registry import ModelRegistry, ModelVersion
+from resources.request_queue import NEXT, Request, RequestQueue
+from tests.chaos.tenants import ENERGY, Upload, Uploader
+from workloads.schema import Workload
+
+_ASSETS: Final[Sequence[AssetName]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
+_FINAL: Final = frozenset({"registered", "superseded", "refused", "dead_lettered"})
+_RUN_OVER: Final = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
+_CROWNED: Final = frozenset({"champion", "former_champion"})
+# What a dead letter may say: each is something that was done to the system, none is a defect of the tenant's data.
+_FAULTS: Final = re.compile(
+    r"AlgorithmError|InternalServerError|CapacityError|capacity|interrupt|Expired|SlowDown|Throttl|Unavailable|Connection"
+    r"|did not answer|not in service|died before|without an outcome|SIGKILL|timed out|endpoint",
+    re.IGNORECASE,
+)
+_NOTICE_OF: Final[Mapping[str, frozenset[str]]] = {
+    "registered": frozenset({"model_ready", "model_kept"}),
+    "refused": frozenset({"upload_refused", "model_not_made"}),
+    "dead_lettered": frozenset({"model_not_made"}),
+}
+
+
+@dataclass
+class Reckoning:
+    """What is found at the end. ``wrong`` holds, by tenant (``""``: nobody's in particular), what does not add up."""
+
+    deployment: Deployment
+    workload: Workload
+    uploads: Sequence[Upload]
+    uploader: Uploader
+    wrong: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._queue, self._registry = RequestQueue(self.deployment), ModelRegistry(self.deployment)
+        self.tenants = sorted({upload.tenant for upload in self.uploads})
+        self.rows: dict[keys.TenantId, list[Request]] = {}
+        self.versions: dict[keys.TenantId, list[ModelVersion]] = {}
+        self.notices: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def _say(self, tenant: str, sentence: str) -> None:
+        self.wrong[tenant].append(sentence)
+
+    # ---- is it at rest? -------------------------------------------------------------------------------------------------
+
+    def unsettled(self) -> Counter[str]:
+        """What is still on its way: uploads without a row, and open requests by status. Empty at rest."""
+        waiting = Counter[str](request.status for request in self._queue.open(ENERGY))
+        if not waiting:
+            known = {row.manifest_key for tenant in self.tenants for row in self._queue.of_tenant(ENERGY, tenant)}
+            for upload in self.uploads:
+                if upload.manifest_key not in known and not self._is_known_by_content(upload):
+                    waiting["uploads without a request"] += 1
+        return waiting
+
+    def _is_known_by_content(self, upload: Upload) -> bool:
+        request = self.uploader.request_of(upload, {ENERGY: self.workload})
+        return request is not None and self._queue.get(ENERGY, upload.tenant, request) is not None
+
+    def open_runs(self, instance: DagsterInstance) -> list[str]:
+        """Runs that are not over."""
+        statuses = [status for status in DagsterRunStatus if status not in _RUN_OVER]
+        return [f"{run.run_id} {run.status.value}" for run in instance.get_runs(RunsFilter(statuses=statuses))]
+
+    # ---- the accounts ---------------------------------------------------------------------------------------------------
+
+    def settle(self, instance: DagsterInstance, messages: Iterator[str]) -> None:
+        """Compare everything with everything. ``messages`` are the bodies of the app's queue."""
+        self.rows = {tenant: self._queue.of_tenant(ENERGY, tenant) for tenant in self.tenants}
+        self.versions = {tenant: self._registry.versions(tenant, ENERGY) for tenant in self.tenants}
+        for body in messages:
+            notice = json.loads(body)
+            notice = json.loads(notice["Message"]) if "Message" in notice else notice
+            self.notices[str(notice["request"])].append(notice)
+        self._uploads_and_requests()
+        self._versions_and_champions()
+        self._objects()
+        self._told()
+        self._dagster(instance)
+        self._sagemaker()
+
+    def _uploads_and_requests(self) -> None:
+        by_key = {row.manifest_key: row for rows in self.rows.values() for row in rows}
+        for upload in self.uploads:
+            request = self.uploader.request_of(upload, {ENERGY: self.workload})
+            same = [row for row in self.rows[upload.tenant] if row.request == request]
+            row = by_key.get(upload.manifest_key) or (same[0] if same else None)
+            if row is None:
+                self._say(upload.tenant, f"upload {upload.upload} never became a request")
+            elif upload.spoiled and row.status != "refused" and row.status != "superseded":
+                self._say(upload.tenant, f"upload {upload.upload} ({upload.spoiled}) is {row.status}, not refused")
+            elif not upload.spoiled and row.status == "refused":
+                self._say(upload.tenant, f"good upload {upload.upload} was refused: {row.reason}")
+        for tenant, rows in self.rows.items():
+            for row in rows:
+                self.counts[f"requests {row.status}"] += 1
+                self._request(tenant, row)
+            self._newest(tenant, rows)
+
+    def _request(self, tenant: keys.TenantId, row: Request) -> None:
+        if row.status not in _FINAL:
+            self._say(tenant, f"request {row.request} is {row.status}")
+        told = [str(change["status"]) for change in row.history]
+        for before, after in pairwise(told):
+            if after not in NEXT[before]:  # type: ignore[index]  # a status as the history has it
+                self._say(tenant, f"request {row.request} went from {before} to {after}")
+        if told[-1] != row.status:
+            self._say(tenant, f"request {row.request} is {row.status} and its history ends with {told[-1]}")
+        times = [str(change["at"]) for change in row.history]
+        if row.status == "registered" and told.count("registered") != 1:
+            self._say(tenant, f"request {row.request} was registered {told.count('registered')} times")
+        if times != sorted(times):
+            self.counts["histories out of order"] += 1
+        if row.status in {"refused", "dead_lettered"}:
+            self.reasons[f"{row.status}: {_shortened(row.reason or '')}"] += 1
+            if not row.reason:
+                self._say(tenant, f"request {row.request} is {row.status} without a reason")
+        if row.status == "dead_lettered" and not _FAULTS.search(row.reason or ""):
+            self._say(tenant, f"request {row.request} is dead-lettered for no fault of ours: {row.reason}")
+
+    def _newest(self, tenant: keys.TenantId, rows: Sequence[Request]) -> None:
+        """A request is superseded by one that is no older, which then has an end of its own. S3 tells times to the second."""
+        moments = [keys.upload_moment(row.version) for row in rows if row.version and row.status != "superseded"]
+        for row in rows:
+            if (
+                row.status == "superseded"
+                and row.version
+                and keys.upload_moment(row.version) > max(moments, default="")
+            ):
+                self._say(tenant, f"request {row.request} was superseded, and there is nothing newer")
+
+    def _versions_and_champions(self) -> None:
+        for tenant, versions in self.versions.items():
+            registered = {row.request: row for row in self.rows[tenant] if row.status == "registered"}
+            by_request = defaultdict(list)
+            for version in versions:
+                by_request[version.request].append(version)
+                self.counts[f"versions {version.status}"] += 1
+            for request, row in registered.items():
+                made = [version for version in by_request[request] if version.version == row.version]
+                if len(made) != 1:
+                    self._say(tenant, f"request {request} is registered, with {len(made)} versions {row.version}")
+                elif made[0].status == "trained":
+                    self._say(tenant, f"version {row.version} is registered, and nobody noted what became of it")
+            champion = self._registry.champion(tenant, ENERGY)
+            if champion is None:
+                if registered:
+                    self._say(tenant, "something is registered, and there is no champion")
+                continue
+            self.counts["champions"] += 1
+            crowned = [version for version in versions if version.status in _CROWNED]
+            if [version.version for version in versions if version.status == "champion"] != [champion.version]:
+                told = {version.version: version.status for version in versions}
+                self._say(tenant, f"the champion is {champion.version}, and the versions say {told}")
+            if champion.turn != len(crowned):
+                self._say(tenant, f"turn {champion.turn} of the champion, and {len(crowned)} versions were crowned")
+            if not registered:
+                self._say(tenant, f"the champion is {champion.version}, and no request of it is registered")
+            elif champion.version != max(version.version for version in crowned):
+                self._say(tenant, f"the champion {champion.version} is not the newest that was crowned")
+
+    def _objects(self) -> None:
+        bucket = self.deployment.data_bucket
+        stored = {str(key) for prefix in ("endpoints/", "checkpoints/") for key in self._listed(bucket, prefix)}
+        known = {version.archive for versions in self.versions.values() for version in versions}
+        served: dict[str, ModelVersion] = {
+            keys.target_model(tenant, version.version): version
+            for tenant, versions in self.versions.items()
+            for version in versions
+        }
+        for key in stored:
+            if key.startswith("endpoints/"):
+                self.counts["archives of endpoints"] += 1
+                target = "/".join(key.split("/")[-2:])
+                if target not in served:
+                    self._say(target.split("/")[0], f"archive {key} is of no version")
+            elif key.endswith(".tar.gz"):
+                self.counts["archives of checkpoints"] += 1
+        for missing in known - stored:
+            self._say(missing.split("/")[-2], f"version's archive {missing} is not in S3")
+        for tenant in self.tenants:
+            champion = self._registry.champion(tenant, ENERGY)
+            if champion and keys.endpoint_model(champion.endpoint, tenant, champion.version) not in stored:
+                self._say(tenant, f"the champion's archive {champion.version} is not under its endpoint's prefix")
+        self.counts["uploads"] = sum(
+            key.endswith(f"/{keys.MANIFEST}") for key in self._listed(self.deployment.uploads_bucket, "uploads/")
+        )
+        if self.counts["uploads"] != len(self.uploads):
+            self._say("", f"{len(self.uploads)} uploads were made, {self.counts['uploads']} manifests are in S3")
+
+    def _listed(self, bucket: str, prefix: str) -> Iterator[str]:
+        pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            for entry in page.get("Contents", []):
+                yield entry["Key"]
+
+    def _told(self) -> None:
+        """Each owner was told of each of its requests' ends, at least once, and of nothing that did not happen."""
+        for tenant, rows in self.rows.items():
+            for row in rows:
+                kinds = [notice["kind"] for notice in self.notices.get(row.request, [])]
+                expected = _NOTICE_OF.get(row.status, frozenset())
+                self.counts["notices"] += len(kinds)
+                self.counts["notices given again"] += max(0, len(kinds) - 1)
+                if expected and not expected & set(kinds):
+                    self._say(
+                        tenant, f"request {row.request} is {row.status}, and its owner was told {kinds or 'nothing'}"
+                    )
+                if set(kinds) - expected:
+                    self._say(tenant, f"request {row.request} is {row.status}, and its owner was told {kinds}")
+
+    def _dagster(self, instance: DagsterInstance) -> None:
+        for run in self.open_runs(instance):
+            self._say("", f"run {run} is not over")
+        for over in _RUN_OVER:
+            self.counts[f"runs {over.value}"] = instance.get_runs_count(RunsFilter(statuses=[over]))
+        known = set(instance.get_dynamic_partitions(tenants_of(ENERGY).name or ""))
+        for asset in _ASSETS:
+            found = instance.get_status_by_partition(asset_key(ENERGY, asset), self.tenants, tenants_of(ENERGY)) or {}
+            for tenant in self.tenants:
+                status = found.get(tenant)
+                last = [row.status for row in self.rows[tenant] if row.status != "superseded"]
+                if status is not None:
+                    self.counts[f"{asset} {status.value}"] += 1
+                if status == AssetPartitionStatus.IN_PROGRESS:
+                    self._say(tenant, f"{asset} is in progress for ever")
+                if last and set(last) == {"registered"} and status != AssetPartitionStatus.MATERIALIZED:
+                    self._say(
+                        tenant, f"{asset} is {status.value if status else 'missing'}, and its requests are registered"
+                    )
+                if "registered" in last and tenant not in known:
+                    self._say(tenant, "it is no partition")
+
+    def _sagemaker(self) -> None:
+        pages = self.deployment.sagemaker.get_paginator("list_training_jobs").paginate()
+        jobs = [job for page in pages for job in page["TrainingJobSummaries"]]
+        names = Counter(job["TrainingJobName"] for job in jobs)
+        for job in jobs:
+            self.counts[f"jobs {job['TrainingJobStatus']}"] += 1
+            if job["TrainingJobStatus"] in {"InProgress", "Stopping"}:
+                self._say("", f"job {job['TrainingJobName']} is {job['TrainingJobStatus']}")
+        for name, times in names.items():
+            if times > 1:
+                self._say("", f"there are {times} jobs {name}")
+        of_versions = {version.job for versions in self.versions.values() for version in versions}
+        for job_name in of_versions - set(names):
+            self._say("", f"versions were made by job {job_name}, which SageMaker does not know")
+        for tenant in self.tenants:
+            champion = self._registry.champion(tenant, ENERGY)
+            if champion is None:
+                continue
+            try:
+                target = keys.target_model(tenant, champion.version)
+                hosting.invoke(self.deployment, champion.endpoint, target, dict(self.workload.serving.smoke_request))
+            except (hosting.InvocationRefused, ClientError) as error:
+                self._say(tenant, f"the champion does not answer: {error}")
+            else:
+                self.counts["champions that answer"] += 1
+
+    # ---- for people -------------------------------------------------------------------------------------------------------
+
+    def story(self, tenant: str) -> str:
+        """Everything there is to know about a tenant, in lines."""
+        who = keys.tenant_id(tenant)
+        lines = [f"--- {tenant} ---"]
+        lines += [f"upload {u.upload}: {u.spoiled or 'good'}, event {u.event}" for u in self.uploads if u.tenant == who]
+        for row in self.rows.get(who, []):
+            lines.append(
+                f"request {row.request} {row.status} version {row.version} pack {row.pack} from {row.manifest_key}"
+            )
+            lines += [f"    {c['at'][11:23]} {c.get('by', '')}: {c['status']}: {c['why']}" for c in row.history]
+            lines += [f"    told: {n['kind']}: {n['message']}" for n in self.notices.get(row.request, [])]
+        lines += [f"version {v.version} {v.status} job {v.job}: {v.note}" for v in self.versions.get(who, [])]
+        lines.append(f"champion {self._registry.champion(who, ENERGY)}")
+        return "\n".join(lines)
+
+
+def _shortened(reason: str) -> str:
+    return re.sub(r"\b[0-9a-f]{16,}\b|\d{4}-\d\d-\d\dT[\d:.]+|\bp-[0-9a-f]+", "…", reason)[:110]

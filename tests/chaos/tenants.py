@@ -1,0 +1,154 @@
+"""Who uploads what: tenants with good data, with several uploads, with spoiled ones, and one that floods; the seed decides."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Final, Literal
+
+from containers.forecast.synthetic import generate
+from resources import keys, storage, uploads
+from resources.deployment import Deployment
+from workloads.schema import Workload
+
+ENERGY: Final = keys.workload_name("energy")
+_DAYS: Final = 35
+_CUSTOMERS: Final = 12
+_PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
+
+Spoiled = Literal["a word for a reading", "too few days", "a file that never came", "another file", "no JSON"]
+Event = Literal["kept", "lost", "repeated"]
+_SPOILED: Final[Sequence[Spoiled]] = (
+    "a word for a reading",
+    "too few days",
+    "a file that never came",
+    "another file",
+    "no JSON",
+)
+_REPEATED_SHARE: Final = 0.15
+_SPOILED_SHARE: Final = 0.08
+_LOST_EVENTS: Final = 0.12
+_REPEATED_EVENTS: Final = 0.12
+_MEDDLING_SECONDS: Final = 1.0  # an event that the sensor was quicker to take is left to it
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One upload that will be made. ``hours`` of the customer's data are in it, so that another number is another content."""
+
+    tenant: keys.TenantId
+    upload: keys.UploadId
+    customer: int
+    hours: int
+    spoiled: Spoiled | None
+    event: Event
+
+    @property
+    def manifest_key(self) -> str:
+        """Its manifest in the uploads bucket."""
+        return keys.upload_manifest(ENERGY, self.tenant, self.upload)
+
+
+def planned(seed: int, tenants: int) -> list[Upload]:
+    """All uploads in the order they are made, a tenant's own in the order of their names."""
+    fate = Random(f"{seed}/uploads")
+    slots: list[tuple[float, keys.TenantId, int, Spoiled | None]] = []
+    for number in range(tenants):
+        tenant = keys.tenant_id(f"chaos-{number:03d}")
+        usual = fate.choice((2, 3)) if fate.random() < _REPEATED_SHARE else 1
+        count = max(4, tenants // 8) if number == 0 else usual  # the first one floods
+        spoiled_at = fate.randrange(count) if fate.random() < _SPOILED_SHARE or number in {1, 2} else None
+        began = fate.random()
+        for turn in range(count):
+            spoiled = fate.choice(_SPOILED) if turn == spoiled_at else None
+            slots.append((began + turn * (0.02 if number == 0 else fate.random() * 0.5), tenant, turn, spoiled))
+    slots.sort(key=lambda slot: slot[0])
+    made: dict[keys.TenantId, int] = {}
+    before: dict[keys.TenantId, Upload] = {}
+    planned_uploads = []
+    for _, tenant, _, spoiled in slots:
+        turn = made[tenant] = made.get(tenant, 0) + 1
+        drawn = fate.random()
+        event: Event = (
+            "lost" if drawn < _LOST_EVENTS else "repeated" if drawn < _LOST_EVENTS + _REPEATED_EVENTS else "kept"
+        )
+        # Now and then a tenant uploads what it uploaded before: the same request, whatever it is called.
+        last = before.get(tenant)
+        same = last is not None and not (last.spoiled or spoiled) and fate.random() < 0.2
+        hours = last.hours if same and last is not None else 24 * _DAYS - turn
+        customer = int(tenant[-3:]) % _CUSTOMERS
+        upload = Upload(tenant, keys.upload_id(f"u{turn:03d}"), customer, hours, spoiled, event)
+        before[tenant] = upload
+        planned_uploads.append(upload)
+    return planned_uploads
+
+
+class Uploader:
+    """Uploads as tenants' apps do, straight to S3, and plays the network between S3 and the uploads queue."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        frame = generate(_CUSTOMERS, start, start + timedelta(days=_DAYS), seed=3)
+        self._lines = []
+        for _, rows in frame.groupby("customer_id", sort=True):
+            sink = io.StringIO()
+            rows[["timestamp", "consumption"]].to_csv(sink, index=False)
+            self._lines.append(sink.getvalue().encode().splitlines(keepends=True))
+        self._fates: dict[str, tuple[Event, float]] = {}  # and since when it may be in the queue
+        self.happened: Counter[str] = Counter()
+
+    def make(self, upload: Upload) -> None:
+        """Put the files, then the manifest."""
+        lines = list(self._lines[upload.customer][: upload.hours + 1])
+        if upload.spoiled == "a word for a reading":
+            lines[100] = lines[100].rpartition(b",")[0] + b",broken meter\n"
+        if upload.spoiled == "too few days":
+            lines = lines[: 24 * 9]
+        content = b"".join(lines)
+        s3, bucket = self._deployment.s3, self._deployment.uploads_bucket
+        file = keys.upload_file(ENERGY, upload.tenant, upload.upload, keys.file_name("consumption.csv"))
+        declared = {"name": "consumption.csv", "bytes": len(content), "sha256": storage.sha256(content)}
+        if upload.spoiled == "another file":
+            content = content.replace(b",", b";")
+        if upload.spoiled != "a file that never came":
+            storage.write_bytes(s3, bucket, file, content)
+        document = json.dumps(
+            {"format": 1, "workload": ENERGY, "tenant": upload.tenant, "files": [declared], "parameters": _PARAMETERS}
+        ).encode()
+        if upload.spoiled == "no JSON":
+            document = document[:-1]
+        self._fates[upload.manifest_key] = upload.event, time.monotonic()
+        storage.write_bytes(s3, bucket, upload.manifest_key, document, "application/json")
+
+    def request_of(self, upload: Upload, workloads: Mapping[str, Workload]) -> keys.RequestId | None:
+        """The id of the request an upload makes; None when its manifest makes none."""
+        try:
+            return uploads.read_manifest(self._deployment, upload.manifest_key, workloads).request
+        except uploads.RefusedUpload:
+            return None
+
+    def meddle_with_events(self) -> None:
+        """Take events off the queue before the sensor sees them: some are lost, some come twice more, the rest go back."""
+        now = time.monotonic()
+        self._fates = {key: fate for key, fate in self._fates.items() if now - fate[1] < _MEDDLING_SECONDS}
+        if not self._fates:
+            return
+        sqs, queue, bucket = self._deployment.sqs, self._deployment.uploads_queue_url, self._deployment.uploads_bucket
+        answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=0)
+        for message in answer.get("Messages", []):
+            told = [
+                self._fates.pop(key, ("kept", now))[0]
+                for key in uploads.manifest_keys_in_event(message["Body"], bucket)
+            ]
+            fate = told[0] if told else "kept"
+            for _ in range({"lost": 0, "kept": 1, "repeated": 3}[fate]):
+                sqs.send_message(QueueUrl=queue, MessageBody=message["Body"])
+            sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+            self.happened[f"{fate} event"] += 1

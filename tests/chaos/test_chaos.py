@@ -1,0 +1,47 @@
+"""Whatever is killed, lost or refused on the way: every upload comes to one end, and all books agree about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.world import ROOT
+
+
+def run_seed(folder: Path, seed: int, tenants: int, rest_seconds: int) -> dict[str, Any]:
+    """One seed in a process of its own, as its surroundings are replaced by the world's. What it printed is printed again."""
+    command = [
+        sys.executable, "-m", "tests.chaos", "--seed", str(seed), "--tenants", str(tenants), "--folder", str(folder),
+        "--rest-seconds", str(rest_seconds),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+    print(done.stdout[-20_000:], done.stderr[-5_000:])
+    assert done.returncode in {0, 1}, done.stderr[-5_000:]
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+@pytest.mark.timeout(420)
+def test_few_tenants_and_one_kill_of_each_kind(tmp_path: Path) -> None:
+    summary = run_seed(tmp_path, seed=4, tenants=20, rest_seconds=150)
+    assert summary["wrong"] == {}
+    assert summary["left_over"] == []
+    assert {"run", "daemon", "code_server", "sagemaker"} <= summary["kills"].keys()
+    assert summary["counts"]["requests registered"] >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_tenants_and_several_kills_of_each_kind(tmp_path: Path) -> None:
+    summary = run_seed(tmp_path, seed=1, tenants=200, rest_seconds=600)
+    assert summary["wrong"] == {}
+    assert summary["left_over"] == []
+    assert set(summary["kills"]) == {"run", "daemon", "code_server", "sagemaker", "training", "serving"}
+    assert summary["counts"]["requests registered"] >= 150
+    assert summary["counts"].get("requests dead_lettered", 0) <= 6

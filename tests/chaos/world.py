@@ -1,0 +1,234 @@
+"""Everything that runs: the local cloud behind faulty proxies, Dagster's daemon and code server, each of which may be killed and
+comes back, as a supervisor would bring it back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import psutil
+import yaml
+
+from infrastructure.deploy import deploy
+from infrastructure.local_cloud import LocalCloud, free_port, start_process
+from resources.deployment import Deployment
+from tests.chaos.faulty_proxy import FaultyProxy
+from workloads.schema import FOLDER
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CONTAINERS: Final = ROOT / "containers"
+# A sweep of the whole machine for what belongs to a world: every process of it has the world's folder in its environment.
+_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
+
+
+class WorldBroken(RuntimeError):  # noqa: N818 - reads as the sentence it is: "world broken"
+    """Something that the test itself relies on did not come up; the message names its log."""
+
+
+@dataclass
+class World:
+    """The processes under test. ``deployment`` reaches the cloud past the proxies, as the tenants' app does."""
+
+    folder: Path
+    cloud: LocalCloud
+    proxies: Mapping[str, FaultyProxy]
+    deployment: Deployment
+    environment: Mapping[str, str]
+    workloads: Path
+    code_server_port: int = field(default_factory=free_port)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def dagster_home(self) -> Path:
+        """The folder of Dagster's instance."""
+        return self.folder / "dagster"
+
+    def log(self, name: str) -> Path:
+        """The log of a process."""
+        return self.folder / f"{name}.log"
+
+    # ---- starting -----------------------------------------------------------------------------------------------------
+
+    def start_code_server(self) -> None:
+        """Start the process that holds the definitions, evaluates sensors and starts runs; it is waited for elsewhere."""
+        command = [
+            sys.executable, "-m", "dagster", "api", "grpc", "--port", str(self.code_server_port), "--host", "127.0.0.1",
+            "--module-name", "orchestration.definitions", "--working-directory", str(ROOT), "--location-name", "tenantry",
+            "--use-python-environment-entry-point",
+        ]  # fmt: skip
+        self._start("code_server", command)
+
+    def start_daemon(self) -> None:
+        """Start the daemon: sensors' ticks, schedules, the queue of runs."""
+        command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(self.folder / "workspace.yaml")]
+        self._start("daemon", command)
+
+    def _start(self, name: str, command: list[str]) -> None:
+        self.processes[name] = start_process(command, self.log(name), dict(self.environment), cwd=ROOT)
+
+    def wait_for_code_server(self, seconds: float) -> None:
+        """Until it listens. Raises ``WorldBroken``."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.processes["code_server"].poll() is not None:
+                break
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.code_server_port), timeout=1):
+                return
+            time.sleep(0.1)
+        raise WorldBroken(f"the code server did not come up; see {self.log('code_server')}")
+
+    def bring_back(self) -> list[str]:
+        """Start again whatever of the supervised processes has ended. Returns their names."""
+        back = []
+        for name, start in (("code_server", self.start_code_server), ("daemon", self.start_daemon)):
+            if self.processes[name].poll() is not None:
+                start()
+                back.append(name)
+        if self.cloud.processes["sagemaker"].poll() is not None:
+            self.cloud.start_sagemaker()
+            back.append("sagemaker")
+        return back
+
+    # ---- what runs --------------------------------------------------------------------------------------------------
+
+    def own_processes(self) -> Iterator[psutil.Process]:
+        """Every process that belongs to this world, however it came to be and whoever its parent is now."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                environment = process.environ()
+                if any(str(self.folder) in environment.get(name, "") for name in ("TMPDIR", "LOCAL_SAGEMAKER_STATE")):
+                    yield process
+
+    def run_processes(self) -> list[psutil.Process]:
+        """The processes that execute Dagster runs."""
+        return [p for p in self.own_processes() if _is(p, "multiprocessing", "spawn_main")]
+
+    def containers(self, command: str) -> list[psutil.Process]:
+        """The main processes of containers that train, or serve: those that lead a process group."""
+        return [
+            p for p in self.own_processes() if _is(p, f"/containers/forecast/{command}") and os.getpgid(p.pid) == p.pid
+        ]
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> list[str]:
+        """End everything in good order. Returns what was left over although nothing should have been; it is killed then."""
+        for name in ("daemon", "code_server"):
+            process = self.processes[name]
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        self.cloud.stop()
+        for proxy in self.proxies.values():
+            proxy.stop()
+        deadline = time.monotonic() + 15
+        while (left := list(self.own_processes())) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        told = []
+        for remaining in left:
+            with suppress(psutil.Error):
+                told.append(f"{remaining.pid} {' '.join(remaining.cmdline())[:200]}")
+                remaining.kill()
+        return told
+
+    def kill_everything(self) -> None:
+        """The hard end, for when something went wrong."""
+        for process in self.own_processes():
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def _is(process: psutil.Process, *words: str) -> bool:
+    try:
+        line = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return all(word in line for word in words)
+
+
+def kill(process: psutil.Process) -> bool:
+    """SIGKILL. Returns whether there was still something to kill."""
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
+    """A world that runs, without faults yet. Leaving kills what is left of it.
+
+    ``os.environ`` is replaced: the tests' own calls are to find this cloud and no other.
+    """
+    folder = folder.resolve()
+    for name in ("temporary", "dagster", "workloads"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    os.environ.clear()
+    os.environ.update(kept, TMPDIR=str(folder / "temporary"), PYTHONUNBUFFERED="1")
+    cloud = LocalCloud(folder / "cloud", CONTAINERS, sagemaker_arguments=("--create-training-job-burst", "30"))
+    made: World | None = None
+    try:
+        cloud.start()
+        os.environ.update(cloud.environment)
+        deploy()
+        expired = max(2, tenants // 40)
+        proxies = {
+            "aws": FaultyProxy(cloud.ministack_port, f"{seed}/aws", most_expired=expired),
+            "sagemaker": FaultyProxy(cloud.sagemaker_port, f"{seed}/sagemaker", most_expired=0),
+        }
+        for proxy in proxies.values():
+            proxy.start()
+        through = {name: f"http://127.0.0.1:{proxy.port}" for name, proxy in proxies.items()}
+        environment = {
+            **os.environ,
+            "AWS_ENDPOINT_URL": through["aws"],
+            "AWS_ENDPOINT_URL_SAGEMAKER": through["sagemaker"],
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": through["sagemaker"],
+            "DAGSTER_HOME": str(folder / "dagster"),
+            "TENANTRY_POLL_SECONDS": "0.5",
+            "TENANTRY_LOST_RUN_SECONDS": "12",
+            "TENANTRY_LOST_UPLOADS_SECONDS": "3",
+            "TENANTRY_TRAINING_JOB_BURST": "30",
+            "TENANTRY_WORKLOADS": str(folder / "workloads"),
+        }
+        made = World(folder, cloud, proxies, Deployment.from_stack(), environment, folder / "workloads")
+        _write_settings(made, tenants)
+        made.start_code_server()
+        made.wait_for_code_server(120)
+        made.start_daemon()
+        yield made
+    finally:
+        if made is not None:
+            made.kill_everything()
+        cloud.stop()
+
+
+def _write_settings(made: World, tenants: int) -> None:
+    shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", made.dagster_home / "dagster.yaml")
+    (made.folder / "workspace.yaml").write_text(
+        f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {made.code_server_port}, location_name: tenantry}}\n"
+    )
+    made.workloads.joinpath("energy.yaml").write_text(impatient((FOLDER / "energy.yaml").read_text(), tenants))
+
+
+def impatient(workload: str, tenants: int) -> str:
+    """The energy workload, with packs small enough that there are several, which hardly wait, on spot machines, and with short pauses between tries."""
+    document = yaml.safe_load(workload)
+    document["training"]["pack"] |= {"most_tenants": max(12, tenants // 5), "wait_seconds": 2, "most_at_once": 4}
+    document["training"] |= {"spot": True, "max_wait_seconds": document["training"]["most_seconds"]}
+    document["scheduling"] = {**document.get("scheduling", {}), "retry_seconds": 1}
+    return str(yaml.safe_dump(document))
