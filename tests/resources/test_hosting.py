@@ -10,6 +10,7 @@ import pytest
 
 from assets import checks
 from assets.endpoint_registration import register
+from assets.report import Finding
 from resources import hosting, keys, storage
 from resources.client import NoModelYet, TenantClient
 from resources.deployment import Deployment
@@ -211,7 +212,7 @@ def test_the_check_of_data_tells_why_an_upload_was_refused(serving: Serving) -> 
     name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     queue = RequestQueue(deployment)
     queue.accept(NAME, name, keys.request_id_of(NAME, name, "a"), "k", "bridge", first=True)
-    assert checks.data_quality(deployment, energy, name) == checks.Finding(passed=True, facts={"status": "pending"})
+    assert checks.data_quality(deployment, energy, name) == Finding(passed=True, facts={"status": "pending"})
     (row,) = queue.of_tenant(NAME, name)
     queue.fail(row, "a broken meter", attempts=1, retryable=False)
     assert checks.data_quality(deployment, energy, name).facts == {"reason": "a broken meter"}

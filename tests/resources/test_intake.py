@@ -228,7 +228,7 @@ def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest
         put(deployment, tenant)
     known = Known()
     assert drained(deployment, known).accepted == 32
-    rows = {row.tenant: row.accepted for row in RequestQueue(deployment).due(NAME)}
+    rows = {str(row.tenant): row.accepted for row in RequestQueue(deployment).due(NAME)}
     flood = [row.accepted for row in RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flood"))]
     assert max(rows["acme"], rows["bolt"]) < sorted(flood)[10], "though their events came last"
 
@@ -240,10 +240,10 @@ def test_a_listing_that_takes_too_long_goes_on_where_it_stopped(deployment: Depl
     for number in range(1000):
         put_raw(deployment, f"uploads/energy/t1/u1/part-{number:04d}", b"x")
     deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
-    known, span = Known(), {"since": began, "until": datetime.now(UTC) + timedelta(seconds=5)}
-    first = find_lost_uploads(deployment, WORKLOADS, known, **span, most_seconds=0)
+    known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
+    first = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, most_seconds=0)
     assert first.after is not None
-    second = find_lost_uploads(deployment, WORKLOADS, known, **span, after=first.after, most_seconds=0)
+    second = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, after=first.after, most_seconds=0)
     assert second.after is None
     assert first.done.accepted + second.done.accepted == 3
     assert sorted(known.tenants) == ["t0", "t1", "t2"]
