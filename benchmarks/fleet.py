@@ -156,10 +156,13 @@ def _wait_until_served(deployment: Deployment, tenants: int, began: float, timeo
     while True:
         time.sleep(pause)
         now = time.monotonic()
-        counts = {status: count for status, count in queue.counts(WORKLOAD).items() if count}
+        # The backlog itself is only counted when nothing is in a pack.
+        counts = Counter(request.status for request in queue.in_packs(WORKLOAD)) or Counter(
+            {status: count for status, count in queue.counts(WORKLOAD).items() if count}
+        )
         if now - shown > 15:
             shown = now
-            print(f"{now - began:6.0f} s: open requests {counts or 'none'}", flush=True)
+            print(f"{now - began:6.0f} s: {dict(counts) or 'nothing is open'}", flush=True)
         if counts.keys() - {"dead_lettered"}:
             nothing_open_since = 0.0
         else:
