@@ -29,7 +29,9 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         description="Seconds between looks at the running jobs; each look is one List call for all of them.",
     )
     training_job_rate: float = Field(
-        default=1.0, gt=0, description="CreateTrainingJob calls a second of all runs together; the account's quota limits it."
+        default=1.0,
+        gt=0,
+        description="CreateTrainingJob calls a second of all runs together; the account's quota limits it.",
     )
     training_job_burst: int = Field(
         default=3, ge=1, description="CreateTrainingJob calls that may be made at once after a quiet time."
