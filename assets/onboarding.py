@@ -39,6 +39,7 @@ Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
 does not complete, and ``NoCapacityYet`` when SageMaker does not take it now."""
 
 _PREPARED_AT_ONCE: Final = 4
+_MOST_OUTCOME_BYTES: Final = 8 * 1024 * 1024
 # Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
 _SYNC_SECONDS: Final = 5.0
 _ROWS_FOLLOW_SECONDS: Final = 1.0
@@ -152,8 +153,7 @@ class Onboarding:
             for request, version in written.versions.items():
                 if (item := self._work.get(request)) is not None:
                     self._work[request] = replace(item, version=version)
-                    if item.request.facts.get("training_data"):
-                        self._data[request] = TrainingData.from_json(item.request.facts["training_data"])
+                    self._report_data_again(self._work[request])
             return [
                 TrainingTask(request, item.tenant, version, version, (), 0.0)
                 for request, version in written.versions.items()
@@ -239,6 +239,16 @@ class Onboarding:
                     "its training data were never prepared; materialise training_data with it",
                 )
         return ready
+
+    def _report_data_again(self, item: Work) -> None:
+        """Report data that an earlier try prepared: this run has announced them, and that one may have died before it told."""
+        text = item.request.facts.get("training_data")
+        if text:
+            data = self._data[item.request.request] = TrainingData.from_json(text)
+            if "training_data" in self.stages:
+                self.report.materialized(
+                    "training_data", item.tenant, self._data_metadata(item, data), data.fingerprint
+                )
 
     def _data_metadata(self, item: Work, data: TrainingData) -> dict[str, Any]:
         folder = keys.training_data_root(item.request.workload) + keys.training_data_folder(item.tenant, data.version)
@@ -424,7 +434,7 @@ class Onboarding:
         }
 
     def _files(self, model: ModelVersion, outcome: Outcome) -> list[str]:
-        folder = keys.checkpoint_files(model.workload, self.pack, model.tenant, model.version)
+        folder = keys.files_beside(model.archive)
         return [f"s3://{self.deployment.data_bucket}/{folder}{name}" for name in outcome.files]
 
     def _pictures(self, model: ModelVersion, outcome: Outcome) -> dict[str, bytes]:
@@ -458,9 +468,22 @@ class Onboarding:
                 return True
             item = replace(item, request=moved)
         self._settled.add(item.request.request)
+        self._report_data_again(item)
+        self._report_artifact_again(item, model)
         if "endpoint_registration" in self.stages:
             self._register(item, model)
         return True
+
+    def _report_artifact_again(self, item: Work, model: ModelVersion) -> None:
+        """Report what an earlier try trained: this run has announced it, and that one may have died before it told."""
+        key = keys.outcome_beside(model.archive)
+        try:
+            content = storage.read_bytes(self.deployment.s3, self.deployment.data_bucket, key, _MOST_OUTCOME_BYTES)
+            metadata = self._artifact_metadata(model, Outcome.model_validate_json(content))
+        except (storage.ObjectMissing, storage.ObjectTooLarge, ValueError) as error:
+            self.report.info(f"{item.tenant}: what its training told cannot be read again: {error}")
+            metadata = {"version": model.version, **{name: float(value) for name, value in model.metrics.items()}}
+        self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
 
     def _register_latest(self, item: Work) -> None:
         out = {"rejected", "rolled_back"}

@@ -206,9 +206,14 @@ def checkpoint_archive(workload: WorkloadName, pack: PackId, tenant: TenantId, v
     return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
 
 
-def checkpoint_files(workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version) -> str:
-    """Where the files lie that a task left beside its archive."""
-    return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}/"
+def outcome_beside(archive: str) -> str:
+    """The outcome that the task which left an archive left with it."""
+    return f"{archive.removesuffix('.tar.gz')}.json"
+
+
+def files_beside(archive: str) -> str:
+    """Where the other files lie that a task left with its archive."""
+    return f"{archive.removesuffix('.tar.gz')}/"
 
 
 def target_model(tenant: TenantId, version: Version) -> str:
