@@ -3,17 +3,21 @@
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import boto3
 import uvicorn
 
 from local_sagemaker.app import application
+from local_sagemaker.billing import read_prices
 from local_sagemaker.cloud import Settings
 from local_sagemaker.http_server import AbandoningProtocol
+from local_sagemaker.rates import USAGES, TypeQuota
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, by default this process's own; what is wrong with it ends the process with status 2 and a reason."""
     parser = argparse.ArgumentParser(
         prog="python -m local_sagemaker",
         description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform run as processes. "
@@ -44,7 +48,7 @@ def _arguments() -> argparse.Namespace:
         "--instance-quota",
         type=int,
         default=20,
-        help="instances that training, endpoints and transform may each hold at once",
+        help="instances of all types that training, endpoints and transform may each hold at once on this machine",
     )
     parser.add_argument(
         "--metrics-seconds", type=float, default=10.0, help="how often endpoint metrics are sent to CloudWatch"
@@ -80,13 +84,59 @@ def _arguments() -> argparse.Namespace:
         default=0.0,
         help="how long a training job is Starting before it has its instances",
     )
+    parser.add_argument(
+        "--quota",
+        action="append",
+        default=[],
+        metavar="'TYPE for USAGE usage=NUMBER'",
+        help=f"instances of one type that one usage may hold, as AWS names its quotas; may be repeated. Usages: {', '.join(USAGES)}",
+    )
+    parser.add_argument(
+        "--warm-pool-quota",
+        type=int,
+        default=0,
+        help="instances of each type that may wait in warm pools, where no --quota says otherwise; 0 as in a new account",
+    )
+    parser.add_argument(
+        "--billing-time-lapse",
+        type=float,
+        default=1.0,
+        help="how many seconds GET /_local/bill counts for each second of this machine",
+    )
+    parser.add_argument(
+        "--prices",
+        type=Path,
+        default=None,
+        help="YAML or JSON file with USD an hour by instance type, for GET /_local/bill",
+    )
+    parser.add_argument(
+        "--spot-billed-share",
+        type=float,
+        default=0.3,
+        help="share of its training time that a managed spot job is billed",
+    )
+    parser.add_argument(
+        "--ping-seconds", type=float, default=5.0, help="how long between two pings of a serving container"
+    )
+    parser.add_argument(
+        "--failed-pings",
+        type=int,
+        default=6,
+        help="how many pings in a row a serving container leaves unanswered (2 seconds each) before it is replaced",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request")
-    return parser.parse_args()
+    arguments = parser.parse_args(command_line)
+    try:
+        arguments.quota = tuple(TypeQuota.parse(text) for text in arguments.quota)
+        arguments.prices = read_prices(arguments.prices) if arguments.prices else None
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return arguments
 
 
 def main() -> None:
     """Parse the command line and serve."""
-    arguments = _arguments()
+    arguments = parse_arguments()
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
     )
@@ -106,6 +156,13 @@ def main() -> None:
         async_payload_bytes=arguments.async_payload_megabytes * 1024 * 1024,
         time_lapse=arguments.time_lapse,
         provisioning_seconds=arguments.provisioning_seconds,
+        type_quotas=arguments.quota,
+        warm_pool_quota=arguments.warm_pool_quota,
+        billing_time_lapse=arguments.billing_time_lapse,
+        prices=arguments.prices,
+        spot_billed_share=arguments.spot_billed_share,
+        ping_seconds=arguments.ping_seconds,
+        failed_pings=arguments.failed_pings,
     )
     uvicorn.run(
         application(settings),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local_sagemaker.asynchronous import INLINE_BODY_LIMIT_BYTES, AsyncInvocations
-from local_sagemaker.cloud import Cloud, Operation, Settings
+from local_sagemaker.cloud import Cloud, Operation, Settings, caller
 from local_sagemaker.endpoint_configs import EndpointConfigs
 from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.errors import ServiceError
@@ -84,11 +85,16 @@ class Emulator:
         while True:
             await asyncio.sleep(self.cloud.settings.metrics_seconds)
             self.endpoints.record_samples()
+            self.cloud.meter.settle()
             await self.metrics.send(self.cloud.cloudwatch)
 
     async def control_plane(self, request: Request) -> Response:
         """One call of `sagemaker`: JSON 1.1, the operation in `X-Amz-Target`."""
         operation = request.headers.get("x-amz-target", "").removeprefix("SageMaker.")
+        session = (
+            request.headers.get("x-amz-security-token") or request.headers.get("authorization", "").partition("/")[0]
+        )
+        caller.set(hashlib.sha256(session.encode()).hexdigest())
         try:
             body = await _body(request, _CONTROL_BODY_LIMIT_BYTES)
             return await self._answer(request, operation, body)
@@ -162,18 +168,22 @@ class Emulator:
             {
                 "status": "ok",
                 "operations": sorted(self.operations),
-                "instances": {quota.usage: quota.used for quota in self.cloud.quotas},
+                "instances": {quota.usage: quota.used for quota in self.cloud.quotas.values()},
             }
         )
 
     async def reset(self, _: Request) -> Response:
         """`POST /_local/reset`: every container is killed and everything is forgotten."""
         await self._end_containers()
-        for quota in self.cloud.quotas:
+        for quota in self.cloud.quotas.values():
             quota.clear()
         self.cloud.store.clear()
         self.cloud.faults.end()
         return JSONResponse({"status": "reset"})
+
+    async def bill(self, _: Request) -> Response:
+        """`GET /_local/bill`: what AWS would bill up to now."""
+        return JSONResponse(self.cloud.meter.bill().model_dump(mode="json"))
 
     async def faults(self, request: Request) -> Response:
         """`/_local/faults`: PUT a plan, GET what came of it, DELETE it; each answers with the report."""
@@ -247,6 +257,7 @@ def application(settings: Settings) -> Starlette:
             Route("/", emulator.control_plane, methods=["POST"]),
             Route("/_local/health", emulator.health),
             Route("/_local/reset", emulator.reset, methods=["POST"]),
+            Route("/_local/bill", emulator.bill),
             Route("/_local/faults", emulator.faults, methods=["GET", "PUT", "DELETE"]),
             Route("/_local/faults/now", emulator.fault_now, methods=["POST"]),
         ],

@@ -5,8 +5,9 @@ import binascii
 import io
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +20,20 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 
+from local_sagemaker.billing import Meter
 from local_sagemaker.containers import ContainerRuntime
 from local_sagemaker.errors import validation
 from local_sagemaker.faults import Faults, Subject
 from local_sagemaker.logs import LogStream
-from local_sagemaker.rates import InstanceQuota
+from local_sagemaker.rates import SPOT_TRAINING, TRAINING, USAGES, WARM_POOL, InstanceQuota, Machine, TypeQuota
 from local_sagemaker.state import Document, Store
 
 _DEFAULT_RESULTS = 10
 """What ListEndpoints and ListTransformJobs document; the other lists leave their default open."""
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 """The body of S3's 503 (docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Who makes the present call: a digest of its session's credentials."""
 Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -51,6 +55,13 @@ class Settings:
     async_payload_bytes: int = 1024**3
     time_lapse: float = 1.0
     provisioning_seconds: float = 0.0
+    type_quotas: tuple[TypeQuota, ...] = ()
+    warm_pool_quota: int = 0
+    billing_time_lapse: float = 1.0
+    prices: Mapping[str, float] | None = None
+    spot_billed_share: float = 0.3
+    ping_seconds: float = 5.0
+    failed_pings: int = 6
     archive_limit_bytes: int = 1024**3
 
 
@@ -66,10 +77,19 @@ class Cloud:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.transfers = ThreadPoolExecutor(8, thread_name_prefix="transfer")
-        self.training_quota = InstanceQuota("training job", settings.instance_quota)
-        self.endpoint_quota = InstanceQuota("endpoint", settings.instance_quota)
-        self.transform_quota = InstanceQuota("transform job", settings.instance_quota)
-        self.quotas = (self.training_quota, self.endpoint_quota, self.transform_quota)
+        self.meter = Meter(self.store, settings.billing_time_lapse, settings.prices)
+        training = Machine(settings.instance_quota)
+        machines = {TRAINING: training, SPOT_TRAINING: training, WARM_POOL: None}
+        others = {WARM_POOL: settings.warm_pool_quota}
+        self.quotas = {
+            usage: InstanceQuota(
+                usage,
+                settings.type_quotas,
+                others=others.get(usage),
+                within=machines.get(usage, Machine(settings.instance_quota)),
+            )
+            for usage in USAGES
+        }
 
     @cached_property
     def _session(self) -> boto3.Session:
@@ -111,6 +131,10 @@ class Cloud:
     def sns(self) -> Any:
         """Thread-safe SNS client."""
         return self._client("sns")
+
+    def quota(self, usage: str) -> InstanceQuota:
+        """The quota of one usage, by its name in `rates`."""
+        return self.quotas[usage]
 
     def connect(self) -> None:
         """Make the clients now rather than in the first request; each takes some tens of milliseconds."""

@@ -7,6 +7,7 @@ one is healthy; a failed update leaves the endpoint InService with a FailureReas
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -22,6 +23,7 @@ from local_sagemaker.instances import InstanceFailedError
 from local_sagemaker.metrics import Metrics
 from local_sagemaker.models import Models
 from local_sagemaker.notifications import TEST_NOTIFICATION, NotificationConfig
+from local_sagemaker.rates import ENDPOINT
 from local_sagemaker.state import Document
 
 _log = logging.getLogger(__name__)
@@ -193,8 +195,13 @@ class Endpoints:
             for change in changes
             if "DesiredInstanceCount" in change
         }
-        wanted = sum(counts.get(variant, document["DesiredInstanceCount"]) for variant, document in known.items())
-        self._cloud.endpoint_quota.hold(name, wanted, endpoint["Variants"][0]["Config"]["InstanceType"])
+        self._hold(
+            name,
+            [
+                document | {"DesiredInstanceCount": counts.get(variant, document["DesiredInstanceCount"])}
+                for variant, document in known.items()
+            ],
+        )
         for change in changes:
             if "DesiredWeight" in change:
                 known[change["VariantName"]]["CurrentWeight"] = change["DesiredWeight"]
@@ -305,7 +312,7 @@ class Endpoints:
             try:
                 await asyncio.to_thread(self._cloud.sns.publish, TopicArn=topic, Message=TEST_NOTIFICATION)
             except (ClientError, BotoCoreError) as error:
-                self._cloud.endpoint_quota.release(name)
+                self._cloud.quota(ENDPOINT).release(name)
                 reason = (
                     f'Please ensure that the role exists and has "sns:Publish" permissions for topic "{topic}": {error}'
                 )
@@ -318,7 +325,7 @@ class Endpoints:
         try:
             await self._start_fleet(fleet)
         except InstanceFailedError as failure:
-            self._cloud.endpoint_quota.release(name)
+            self._cloud.quota(ENDPOINT).release(name)
             self._move(name, endpoint, "Failed", str(failure))
             return
         self._put_in_service(name, endpoint, fleet)
@@ -375,11 +382,13 @@ class Endpoints:
 
     def _hold(self, name: str, variants: list[Document]) -> None:
         """Hold the instances that these variants want. Raises ResourceLimitExceeded."""
-        count = sum(variant["DesiredInstanceCount"] for variant in variants)
-        self._cloud.endpoint_quota.hold(name, count, variants[0]["Config"]["InstanceType"])
+        instances = Counter[str]()
+        for variant in variants:
+            instances[variant["Config"]["InstanceType"]] += variant["DesiredInstanceCount"]
+        self._cloud.quota(ENDPOINT).hold(name, instances)
 
     def _forget(self, name: str, endpoint: Document) -> None:
-        self._cloud.endpoint_quota.release(name)
+        self._cloud.quota(ENDPOINT).release(name)
         forget_requests(self._cloud.store, name)
         self._cloud.store.delete(KIND, name)
         self._cloud.store.delete("tags", endpoint["EndpointArn"])

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from local_sagemaker.billing import Account
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults import Subject
@@ -13,6 +14,7 @@ from local_sagemaker.instances import HEALTH_TIMEOUT_SECONDS, Instance, Instance
 from local_sagemaker.metrics import INSTANCES, Metrics
 from local_sagemaker.models import ContainerSpec
 from local_sagemaker.multi_model import LoadedModels
+from local_sagemaker.rates import ENDPOINT
 from local_sagemaker.state import Document
 
 _log = logging.getLogger(__name__)
@@ -111,7 +113,10 @@ class Variant:
 
     def _new_instance(self) -> Instance:
         subject = Subject(f"endpoint {self._endpoint}/{self.name}", endpoint=self._endpoint, image=self.spec.image)
-        return Instance(self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject)
+        account = Account(
+            ENDPOINT, self._cloud.arn("endpoint", self._endpoint), self.document["Config"]["InstanceType"]
+        )
+        return Instance(self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject, account)
 
     async def _start(self, instance: Instance) -> None:
         config: dict[str, Any] = self.document["Config"]
@@ -138,10 +143,8 @@ class Variant:
         await instance.stop(grace)
 
     async def _replace_when_dead(self, instance: Instance) -> None:
-        code = await instance.wait_for_end()
-        _log.warning(
-            "%s/%s: instance %s ended with exit code %d and is replaced", self._endpoint, self.name, instance.id, code
-        )
+        why = await instance.wait_until_unhealthy()
+        _log.warning("%s/%s: instance %s %s and is replaced", self._endpoint, self.name, instance.id, why)
         self.instances.remove(instance)
         await self._stop(instance, 0)
         pause = 0.5

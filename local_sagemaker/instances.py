@@ -15,6 +15,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.archives import extract
+from local_sagemaker.billing import Account, Running
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.containers import Container, ImageNotFoundError, entry_point
 from local_sagemaker.faults import ContainerFaults, Subject
@@ -44,7 +45,7 @@ def _free_port() -> int:
 class Instance:
     """A container that answers requests. `start` it, `send` invocations, ask anything else through `client`, `stop` it.
 
-    `subject` is its name among what faults may strike.
+    `subject` is its name among what faults may strike, `account` what it is billed as from `start` to `stop`.
     """
 
     def __init__(
@@ -55,10 +56,13 @@ class Instance:
         log_prefix: str,
         environment: dict[str, str],
         subject: Subject,
+        account: Account,
     ) -> None:
         self._cloud = cloud
         self._subject = subject
         self._faults: ContainerFaults | None = None
+        self._account = account
+        self._billed: Running | None = None
         self._environment = environment
         self.spec = spec
         self.id = f"i-{uuid.uuid4().hex[:17]}"
@@ -76,6 +80,7 @@ class Instance:
 
     async def start(self, within: float = HEALTH_TIMEOUT_SECONDS) -> None:
         """Bring the model's data, start the container, wait until it is healthy. Raises InstanceFailedError."""
+        self._billed = self._cloud.meter.begin(self._account)
         try:
             await asyncio.to_thread(self._bring_data)
             command, folder = entry_point(self._cloud.settings.containers, self.spec.image, "serve")
@@ -131,10 +136,8 @@ class Instance:
                             f"The container ended with exit code {container.exit_code} before it passed the ping health check. "
                             "Please check CloudWatch logs."
                         )
-                    with contextlib.suppress(ContainerUnreachableError, TimeoutError):
-                        answer = await self.client.request("GET", "/ping", within=PING_TIMEOUT_SECONDS)
-                        if answer.status == 200:
-                            return
+                    if await self._answers_ping():
+                        return
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.3, _LONGEST_PING_PAUSE_SECONDS)
         except TimeoutError as error:
@@ -173,11 +176,33 @@ class Instance:
         if not self.in_flight:
             self._idle.set()
 
-    async def wait_for_end(self) -> int:
-        """Wait until the container ends, for whatever reason; its exit code."""
+    async def wait_until_unhealthy(self) -> str:
+        """Wait until the container ends, or leaves so many pings in a row unanswered that it counts as hung; what happened.
+
+        AWS pings all the while, gives each ping 2 seconds, and replaces unhealthy instances; after how many pings, its page does not tell
+        (your-algorithms-inference-code.html, "How Your Container Should Respond to Health Check (Ping) Requests").
+        """
         if self._container is None:
             raise RuntimeError("the instance has not been started")
-        return await self._container.wait()
+        end = asyncio.create_task(self._container.wait())
+        settings = self._cloud.settings
+        failed = 0
+        try:
+            while failed < settings.failed_pings:
+                done, _ = await asyncio.wait({end}, timeout=settings.ping_seconds)
+                if done:
+                    return f"ended with exit code {end.result()}"
+                failed = 0 if await self._answers_ping() else failed + 1
+            return f"left {failed} pings unanswered"
+        finally:
+            end.cancel()
+
+    async def _answers_ping(self) -> bool:
+        try:
+            answer = await self.client.request("GET", "/ping", within=PING_TIMEOUT_SECONDS)
+        except (ContainerUnreachableError, TimeoutError):
+            return False
+        return answer.status == 200
 
     async def drain(self, within: float) -> None:
         """Wait until no request is on its way, at most `within` seconds."""
@@ -190,6 +215,8 @@ class Instance:
         self.client.close()
         if self._faults is not None:
             self._faults.withdraw()
+        if self._billed is not None:
+            self._billed.end()
         if self._container is not None:
             await self._container.stop(grace)
         await self._log.close()

@@ -1,8 +1,19 @@
 """Request rates and instance quotas, the two things an account runs into."""
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from local_sagemaker.errors import ServiceError
+
+TRAINING = "training job"
+SPOT_TRAINING = "spot training job"
+WARM_POOL = "training warm pool"
+ENDPOINT = "endpoint"
+TRANSFORM = "transform job"
+USAGES = (TRAINING, SPOT_TRAINING, WARM_POOL, ENDPOINT, TRANSFORM)
+"""As AWS names its quotas: `ml.c5.xlarge for training job usage` (docs.aws.amazon.com/general/latest/gr/sagemaker.html)."""
 
 
 class TokenBucket:
@@ -28,35 +39,82 @@ class TokenBucket:
         self._tokens -= 1
 
 
-class InstanceQuota:
-    """How many instances one usage ("training job", "endpoint", "transform job") may hold at once.
+@dataclass(frozen=True)
+class TypeQuota:
+    """How many instances of one type one usage may hold."""
 
-    AWS keeps such a quota per instance type (docs.aws.amazon.com/general/latest/gr/sagemaker.html); here one number bounds each usage,
-    whatever the types, because every instance is a process on the same machine.
-    """
+    usage: str
+    instance_type: str
+    limit: int
 
-    def __init__(self, usage: str, limit: int) -> None:
-        self.usage = usage
+    @classmethod
+    def parse(cls, text: str) -> "TypeQuota":
+        """From `ml.c5.xlarge for training job usage=4`, AWS's name of the quota and its value. Raises ValueError."""
+        found = re.fullmatch(r"(ml\.\S+) for (.+) usage\s*=\s*(\d+)", text.strip())
+        if found is None or found[2] not in USAGES:
+            raise ValueError(
+                f"{text!r} is no quota; write 'TYPE for USAGE usage=NUMBER' with a usage of {', '.join(USAGES)}"
+            )
+        return cls(found[2], found[1], int(found[3]))
+
+
+class Machine:
+    """The most instances that the quotas made `within` it may hold together, whatever their types: each is a process here."""
+
+    def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._held: dict[str, int] = {}
+        self.quotas: list[InstanceQuota] = []
 
     @property
     def used(self) -> int:
         """Instances held now."""
-        return sum(self._held.values())
+        return sum(quota.used for quota in self.quotas)
 
-    def hold(self, owner: str, count: int, instance_type: str) -> None:
-        """Make `owner` hold `count` instances; ResourceLimitExceeded, and no change, when that passes the limit."""
-        delta = count - self._held.get(owner, 0)
-        if delta > 0 and self.used + delta > self.limit:
-            raise ServiceError(
-                "ResourceLimitExceeded",
-                f"The account-level service limit '{instance_type} for {self.usage} usage' is {self.limit} Instances, "
-                f"with current utilization of {self.used} Instances and a request delta of {delta} Instances. "
-                "Please use AWS Service Quotas to request an increase for this quota. "
-                "If AWS Service Quotas is not available, contact AWS support to request an increase for this quota.",
-            )
-        self._held[owner] = count
+
+class InstanceQuota:
+    """How many instances one usage may hold at once: of each type, as AWS counts them, and of all types together.
+
+    `types` are the quotas that may concern it, `others` the limit of a type that has none (None: no limit), `within` what it shares.
+    """
+
+    def __init__(
+        self, usage: str, types: Iterable[TypeQuota] = (), *, others: int | None = None, within: Machine | None = None
+    ) -> None:
+        self.usage = usage
+        self._limits = {quota.instance_type: quota.limit for quota in types if quota.usage == usage}
+        self._others = others
+        self._machine = within
+        self._held: dict[str, Counter[str]] = {}
+        if within is not None:
+            within.quotas.append(self)
+
+    @property
+    def used(self) -> int:
+        """Instances held now."""
+        return sum(held.total() for held in self._held.values())
+
+    def hold(self, owner: str, instances: Mapping[str, int]) -> None:
+        """Make `owner` hold so many instances of each type; ResourceLimitExceeded, and no change, when that passes a limit."""
+        before = self._held.get(owner, Counter())
+        for instance_type, count in instances.items():
+            delta = count - before[instance_type]
+            limit = self._limits.get(instance_type, self._others)
+            used = sum(held[instance_type] for held in self._held.values())
+            if limit is not None and delta > 0 and used + delta > limit:
+                raise self._exceeded(instance_type, limit, used, delta)
+        delta = sum(instances.values()) - before.total()
+        if self._machine is not None and delta > 0 and self._machine.used + delta > self._machine.limit:
+            raise self._exceeded(next(iter(instances)), self._machine.limit, self._machine.used, delta)
+        self._held[owner] = Counter(instances)
+
+    def _exceeded(self, instance_type: str, limit: int, used: int, delta: int) -> ServiceError:
+        return ServiceError(
+            "ResourceLimitExceeded",
+            f"The account-level service limit '{instance_type} for {self.usage} usage' is {limit} Instances, "
+            f"with current utilization of {used} Instances and a request delta of {delta} Instances. "
+            "Please use AWS Service Quotas to request an increase for this quota. "
+            "If AWS Service Quotas is not available, contact AWS support to request an increase for this quota.",
+        )
 
     def release(self, owner: str) -> None:
         """`owner` holds nothing any more."""

@@ -1,4 +1,4 @@
-"""Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob.
+"""Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob, UpdateTrainingJob.
 
 A job's containers run as processes, one per instance, and its status moves as AWS documents it
 (docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html): Starting, Downloading, Training, Uploading, then Completed,
@@ -19,6 +19,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from local_sagemaker.billing import Account
 from local_sagemaker.checkpoints import CheckpointSync
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.containers import Container, ImageNotFoundError, entry_point, image_folder
@@ -26,7 +27,7 @@ from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, v
 from local_sagemaker.faults import CAPACITY_REASON, ContainerFaults, Exposure, Subject
 from local_sagemaker.layout import TrainingHost, archive
 from local_sagemaker.logs import LogStream
-from local_sagemaker.rates import TokenBucket
+from local_sagemaker.rates import SPOT_TRAINING, TRAINING, TokenBucket
 from local_sagemaker.state import Document
 from local_sagemaker.storage import (
     DataError,
@@ -39,6 +40,7 @@ from local_sagemaker.storage import (
     upload,
     upload_folder,
 )
+from local_sagemaker.warm_pools import WarmPools
 
 _log = logging.getLogger(__name__)
 KIND = "training-job"
@@ -57,7 +59,7 @@ _JOB_MEMBERS = (
     " SessionChainingConfig"
 )
 _ALGORITHM_MEMBERS = "TrainingImage TrainingInputMode ContainerEntrypoint ContainerArguments"
-_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeSizeInGB VolumeKmsKeyId"
+_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeSizeInGB VolumeKmsKeyId KeepAlivePeriodInSeconds"
 _CHANNEL_MEMBERS = "ChannelName DataSource ContentType CompressionType RecordWrapperType InputMode"
 _SOURCE_MEMBERS = "S3DataType S3Uri S3DataDistributionType"
 
@@ -73,6 +75,7 @@ class TrainingJobs:
         self._cloud = cloud
         settings = cloud.settings
         self._rate = TokenBucket(settings.create_training_job_rate, settings.create_training_job_burst, time.monotonic)
+        self._pools = WarmPools(cloud, KIND)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
         self.operations: dict[str, Operation] = {
@@ -80,10 +83,12 @@ class TrainingJobs:
             "DescribeTrainingJob": self.describe,
             "ListTrainingJobs": self.list_page,
             "StopTrainingJob": self.stop,
+            "UpdateTrainingJob": self.update,
         }
 
     def start(self) -> None:
-        """After a restart: jobs that were in progress are Failed, since their containers are gone."""
+        """After a restart: jobs that were in progress are Failed, since their containers are gone; warm pools wait on."""
+        self._pools.start()
         for name, job in self._cloud.store.all(KIND):
             if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
                 self._finish(
@@ -99,6 +104,7 @@ class TrainingJobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._pools.close()
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """CreateTrainingJob: check the request, keep it, and start the job."""
@@ -116,9 +122,8 @@ class TrainingJobs:
         resources = params["ResourceConfig"]
         if self._cloud.store.get(KIND, name):
             raise ServiceError("ResourceInUse", f"A training job with this name already exists ({arn})")
-        self._cloud.training_quota.hold(name, resources["InstanceCount"], resources["InstanceType"])
         now = time.time()
-        job = {key: value for key, value in params.items() if key != "Tags"} | {
+        job: Document = {key: value for key, value in params.items() if key != "Tags"} | {
             "TrainingJobArn": arn,
             "TrainingJobStatus": "InProgress",
             "CreationTime": now,
@@ -128,6 +133,8 @@ class TrainingJobs:
             },
             "SecondaryStatusTransitions": [],
         }
+        job["Warm"] = self._pools.take(name, job)
+        self._cloud.quota(_usage(job)).hold(name, {resources["InstanceType"]: resources["InstanceCount"]})
         self._move(name, job, "Starting", "Starting the training job")
         self._cloud.put_tags(arn, params.get("Tags"))
         self._stops[name] = asyncio.Event()
@@ -138,7 +145,17 @@ class TrainingJobs:
 
     async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
         """DescribeTrainingJob."""
-        return self._job(params["TrainingJobName"])
+        return self._pools.described(self._job(params["TrainingJobName"]))
+
+    async def update(self, params: dict[str, Any]) -> dict[str, Any]:
+        """UpdateTrainingJob: how long the job's warm pool is kept, 0 to end it now."""
+        refuse_members(params, "TrainingJobName ResourceConfig", "UpdateTrainingJob")
+        name = params["TrainingJobName"]
+        job = self._job(name)
+        if "ResourceConfig" not in params:
+            raise validation("UpdateTrainingJob needs ResourceConfig.KeepAlivePeriodInSeconds")
+        self._pools.update(name, job, params["ResourceConfig"]["KeepAlivePeriodInSeconds"])
+        return {"TrainingJobArn": job["TrainingJobArn"]}
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListTrainingJobs, oldest first unless asked otherwise, as the API reference says."""
@@ -173,7 +190,11 @@ class TrainingJobs:
     def _forget(self, name: str) -> None:
         self._tasks.pop(name, None)
         self._stops.pop(name, None)
-        self._cloud.training_quota.release(name)
+
+    def _release(self, name: str) -> None:
+        if not self._pools.holds(name):
+            self._cloud.quota(TRAINING).release(name)
+        self._cloud.quota(SPOT_TRAINING).release(name)
 
     def _check_inputs(self, params: dict[str, Any]) -> None:
         """AWS looks for the inputs before it takes the job, and says so in these words."""
@@ -216,9 +237,16 @@ class TrainingJobs:
         now = time.time()
         if "TrainingStartTime" in job:
             job["TrainingEndTime"] = now
-            job["TrainingTimeInSeconds"] = job["BillableTimeInSeconds"] = max(1, round(seconds_trained(job)))
+            seconds, share = seconds_trained(job), self._cloud.settings.spot_billed_share
+            job["TrainingTimeInSeconds"] = max(1, round(seconds))
+            billed = seconds * share if job.get("EnableManagedSpotTraining") else seconds
+            job["BillableTimeInSeconds"] = max(1, round(billed))
         if reason is not None:
             job["FailureReason"] = reason[:1024]
+        # Instances are kept after a fault of the algorithm or the client, not after one of AWS's own.
+        self._pools.retain(name, job, healthy=not (reason or "").startswith("InternalServerError"))
+        # Before the end is told: whoever hears of it may have the instances.
+        self._release(name)
         messages = {
             "Completed": "Training job completed",
             "Stopped": "Training job stopped",
@@ -274,9 +302,15 @@ class _Run:
             begun = time.time()
             self._job.setdefault("TrainingStartTime", begun)
             self._job["Attempts"] = [*self._job.get("Attempts", []), [begun, None]]
+            billed = self._cloud.meter.begin(
+                Account(_usage(self._job), self._job["TrainingJobArn"], self._job["ResourceConfig"]["InstanceType"]),
+                len(self._host_names),
+                self._cloud.settings.spot_billed_share if self._spot else 1.0,
+            )
             try:
                 ended = await self._attempt()
             finally:
+                billed.end()
                 self._job["Attempts"][-1][1] = time.time()
             if ended != "Interrupted":
                 return ended
@@ -288,6 +322,8 @@ class _Run:
 
     async def _acquire(self) -> str | None:
         """Get the instances; the secondary status that the job ends with if it does not get them. Raises JobFailedError."""
+        if self._job["Warm"]:
+            return await self._wait(0.0)
         fault = self._cloud.faults.strikes("capacity", self._subject)
         seconds = self._cloud.settings.provisioning_seconds
         if fault is not None and not self._spot:
@@ -528,6 +564,10 @@ def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
             raise JobFailedError(f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts")
 
 
+def _usage(job: Document) -> str:
+    return SPOT_TRAINING if job.get("EnableManagedSpotTraining") else TRAINING
+
+
 def seconds_trained(job: Document) -> float:
     """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot job have one."""
     attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
@@ -557,6 +597,8 @@ def _check_request(params: dict[str, Any]) -> None:
     runtime = stopping.get("MaxRuntimeInSeconds", _DEFAULT_RUNTIME_SECONDS)
     if runtime > _LONGEST_RUNTIME_SECONDS:
         raise validation(f"MaxRuntimeInSeconds must be at most {_LONGEST_RUNTIME_SECONDS} (28 days)")
+    if params.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
+        raise validation("KeepAlivePeriodInSeconds is not supported with EnableManagedSpotTraining")
     if params.get("EnableManagedSpotTraining"):
         if stopping.get("MaxWaitTimeInSeconds", 0) < runtime:
             raise validation(

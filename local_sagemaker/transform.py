@@ -21,12 +21,14 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from local_sagemaker.billing import Account
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, validation
 from local_sagemaker.faults import CAPACITY_REASON, NoCapacityError, Subject
 from local_sagemaker.http_client import ContainerUnreachableError
 from local_sagemaker.instances import Instance, InstanceFailedError
 from local_sagemaker.models import ContainerSpec, Models
+from local_sagemaker.rates import TRANSFORM
 from local_sagemaker.records import DataProcessing, RecordError, assemble, batches, split_lines
 from local_sagemaker.state import Document
 from local_sagemaker.storage import (
@@ -116,7 +118,7 @@ class TransformJobs:
         if spec.multi_model:
             raise validation("Batch transform does not support multi-model containers")
         resources = params["TransformResources"]
-        self._cloud.transform_quota.hold(name, resources["InstanceCount"], resources["InstanceType"])
+        self._cloud.quota(TRANSFORM).hold(name, {resources["InstanceType"]: resources["InstanceCount"]})
         now = time.time()
         job = {key: value for key, value in params.items() if key != "Tags"} | {
             "TransformJobArn": arn,
@@ -162,7 +164,7 @@ class TransformJobs:
 
     def _forget(self, name: str) -> None:
         self._tasks.pop(name, None)
-        self._cloud.transform_quota.release(name)
+        self._cloud.quota(TRANSFORM).release(name)
 
     def _finish(self, name: str, job: Document, status: str, reason: str | None = None) -> None:
         job["TransformJobStatus"] = status
@@ -238,8 +240,10 @@ class _Run:
             Subject(f"job {self._name}/{number}", job=self._name, image=self._spec.image)
             for number in range(1, count + 1)
         ]
+        account = Account(TRANSFORM, self._job["TransformJobArn"], self._job["TransformResources"]["InstanceType"])
         instances = [
-            Instance(self._cloud, self._spec, LOG_GROUP, self._name, environment, subject) for subject in subjects
+            Instance(self._cloud, self._spec, LOG_GROUP, self._name, environment, subject, account)
+            for subject in subjects
         ]
         try:
             starts = await asyncio.gather(*(instance.start() for instance in instances), return_exceptions=True)

@@ -11,12 +11,15 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.faults import Strike
+from local_sagemaker.faults_client import FaultsClient
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,
     create_model,
     create_training_job,
     ended_training_job,
+    keys,
     settled_endpoint,
     tar_gz,
     wait_for,
@@ -25,10 +28,11 @@ from tests.local_sagemaker.conftest import (
 
 @pytest.fixture
 def own_emulator(local_cloud: LocalCloud, tmp_path: Path) -> Iterator[Emulator]:
-    """An emulator that a test may kill; it takes five CreateTrainingJob requests and then hardly any."""
+    """An emulator that a test may kill; it takes five CreateTrainingJob requests and then hardly any, and has four instances."""
     running = Emulator(
-        local_cloud, tmp_path / "state", "--create-training-job-rate", "0.001", "--create-training-job-burst", "5"
-    )
+        local_cloud, tmp_path / "state", "--create-training-job-rate", "0.001", "--create-training-job-burst", "5",
+        "--instance-quota", "4", "--warm-pool-quota", "1",
+    )  # fmt: skip
     running.start()
     yield running
     running.stop()
@@ -38,7 +42,7 @@ def own_emulator(local_cloud: LocalCloud, tmp_path: Path) -> Iterator[Emulator]:
 def test_create_training_job_is_throttled_and_nothing_else_is(own_emulator: Emulator, bucket: str) -> None:
     client = own_emulator.client("sagemaker")
     for _ in range(5):
-        create_training_job(client, bucket)
+        ended_training_job(client, create_training_job(client, bucket))
     with pytest.raises(ClientError, match="Rate exceeded") as error:
         create_training_job(client, bucket)
     assert error.value.response["Error"]["Code"] == "ThrottlingException"
@@ -49,31 +53,55 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
     own_emulator: Emulator, s3: Any, bucket: str
 ) -> None:
     client = own_emulator.client("sagemaker")
-    done = create_training_job(client, bucket)
+    pool = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1, "KeepAlivePeriodInSeconds": 600}
+    done = create_training_job(client, bucket, ResourceConfig=pool)
     description = ended_training_job(client, done)
-    running = create_training_job(client, bucket, hyperparameters={"sleep": 600, "descendant": "left over"})
+    checkpoints = {"S3Uri": f"s3://{bucket}/checkpoints"}
+    role = "arn:aws:iam::123456789012:role/no-pool-matches"
+    jobs = [
+        create_training_job(client, bucket, hyperparameters=settings, CheckpointConfig=checkpoints, RoleArn=role)
+        for settings in (
+            {"sleep": 600, "descendant": "left over"},
+            {"sleep": 600, "checkpoint": "half"},
+            {"sleep": 600, "on_stop": "never asked"},
+        )
+    ]
     s3.put_object(Bucket=bucket, Key="models/t.tar.gz", Body=tar_gz(weights="5"))
     model = create_model(client, Mode="MultiModel", ModelDataUrl=f"s3://{bucket}/models/")
     client.create_endpoint(EndpointName="kept", EndpointConfigName=create_endpoint_config(client, model, instances=2))
     assert settled_endpoint(client, "kept")["EndpointStatus"] == "InService"
-    # Training host, its descendant in a session of its own, and two serving containers.
-    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 4)
+    wait_for(lambda: keys(s3, bucket, "checkpoints/"), bool)
+    # Three training hosts, a descendant in a session of its own, and two serving containers.
+    wait_for(lambda: len(own_emulator.containers()), lambda count: count == 6)
+    # A stopped process does not see SIGTERM; it must go all the same.
+    FaultsClient(own_emulator.url).now(Strike(kind="hang_container", job=jobs[2]))
 
     own_emulator.kill()
     wait_for(own_emulator.containers, lambda left: not left)
     own_emulator.start()
 
+    for name in jobs:
+        job = client.describe_training_job(TrainingJobName=name)
+        assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Failed", "Failed")
+        assert job["FailureReason"].startswith("InternalServerError: ")
+        assert all("EndTime" in transition for transition in job["SecondaryStatusTransitions"])
+        assert job["TrainingStartTime"] <= job["TrainingEndTime"]
     again = client.describe_training_job(TrainingJobName=done)
+    assert again.pop("WarmPoolStatus")["Status"] == description.pop("WarmPoolStatus")["Status"] == "Available"
     assert {**again, "ResponseMetadata": None} == {**description, "ResponseMetadata": None}
-    lost = client.describe_training_job(TrainingJobName=running)
-    assert lost["TrainingJobStatus"] == "Failed"
-    assert lost["FailureReason"].startswith("InternalServerError: ")
+    assert keys(s3, bucket, "checkpoints/") == ["checkpoints/algo-1.new"]
     endpoint = settled_endpoint(client, "kept")
     assert endpoint["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     answer = own_emulator.client("sagemaker-runtime").invoke_endpoint(
         EndpointName="kept", TargetModel="t.tar.gz", Body=b"hello"
     )
     assert json.loads(answer["Body"].read())["files"] == {"weights": "5"}
+    held = {"training job": 1, "spot training job": 0, "training warm pool": 1, "endpoint": 2, "transform job": 0}
+    assert own_emulator.control("GET", "/_local/health")["instances"] == held
+    # What the lost jobs held can be had again, next to the pool: all of the quota of four.
+    last = create_training_job(client, bucket, hosts=3, RoleArn=role)
+    assert ended_training_job(client, last)["TrainingJobStatus"] == "Completed"
+    wait_for(lambda: list((own_emulator.state / "instances" / "training-job").glob("*")), lambda left: not left)
 
 
 def test_sigterm_leaves_no_process_behind(own_emulator: Emulator, bucket: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_sagemaker.errors import ServiceError
-from local_sagemaker.rates import InstanceQuota, TokenBucket
+from local_sagemaker.rates import InstanceQuota, Machine, TokenBucket
 from local_sagemaker.records import DataProcessing, RecordError, assemble, batches, parse_path, select, split_lines
 from local_sagemaker.storage import name_below, shard
 
@@ -161,12 +161,12 @@ def test_a_token_bucket_gives_its_burst_and_then_one_per_refill(burst: int) -> N
 
 
 def test_a_quota_counts_what_each_owner_holds() -> None:
-    quota = InstanceQuota("endpoint", 5)
-    quota.hold("a", 3, "ml.m5.large")
-    quota.hold("a", 2, "ml.m5.large")
-    quota.hold("b", 3, "ml.m5.large")
+    quota = InstanceQuota("endpoint", within=Machine(5))
+    quota.hold("a", {"ml.m5.large": 3})
+    quota.hold("a", {"ml.m5.large": 2})
+    quota.hold("b", {"ml.m5.large": 3})
     with pytest.raises(ServiceError, match="current utilization of 5 Instances and a request delta of 1"):
-        quota.hold("b", 4, "ml.m5.large")
+        quota.hold("b", {"ml.m5.large": 4})
     quota.release("a")
-    quota.hold("b", 5, "ml.m5.large")
+    quota.hold("b", {"ml.m5.large": 5})
     assert quota.used == 5

@@ -208,8 +208,7 @@ def test_input_that_is_not_there_is_refused_at_once(sagemaker: Any, bucket: str)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1, "KeepAlivePeriodInSeconds": 60}},
-         "KeepAlivePeriodInSeconds"),
+        ({"ProfilerConfig": {"S3OutputPath": "s3://b/p"}}, "ProfilerConfig"),
         ({"RetryStrategy": {"MaximumRetryAttempts": 2}}, "RetryStrategy"),
         ({"AlgorithmSpecification": {"TrainingImage": RECORDER, "TrainingInputMode": "Pipe"}}, "input mode Pipe"),
     ],
