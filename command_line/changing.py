@@ -57,6 +57,8 @@ class _Changes:
         else:
             for request in self.done:
                 invocation.console.print(f"{verb}: {request.tenant}, {request.workload}, request {request.request}")
+        if len(self.not_done) == 1 and not self.done:
+            raise NotDone(self.not_done[0][1])
         if self.not_done:
             reasons = "\n".join(f"  {reason}" for _, reason in self.not_done)
             raise NotDone(f"{len(self.not_done)} of {len(self.done) + len(self.not_done)} moved on first:\n{reasons}")
@@ -176,8 +178,7 @@ def cancel(
     changes = _Changes()
     changes.make(found, lambda row: queue.cancel(row, why=why), invocation, "cancelling")
     if pack is not None:
-        for job in sorted({row.job for row in found if row.job is not None}):
-            _stop(invocation, job)
+        _stop_job_of(invocation, found[0].workload, pack)
     changes.report(invocation, "cancelled")
 
 
@@ -188,17 +189,17 @@ def _by_status(requests: Sequence[Request]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
-def _stop(invocation: Invocation, job: str) -> None:
-    running = fleet.training_job(invocation.deployment, job)
-    if running is None or running.status != "InProgress":
+def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys.PackId) -> None:
+    job = fleet.newest_job_of_pack(invocation.deployment, workload, pack)
+    if job is None or job.status != "InProgress":
         return
     try:
-        invocation.deployment.sagemaker.stop_training_job(TrainingJobName=job)
+        invocation.deployment.sagemaker.stop_training_job(TrainingJobName=job.name)
     except ClientError as error:
         if "in status" not in str(error):  # it ended in this moment
             raise
         return
-    invocation.aside.print(f"training job {job} is being stopped")
+    invocation.aside.print(f"training job {job.name} is being stopped")
 
 
 # ---- pause, resume, drain -----------------------------------------------------------------------------------------------

@@ -70,21 +70,30 @@ def read(path: Path) -> dict[str, str]:
 
 
 def use(path: Path) -> None:
-    """Point this process at the local cloud the file tells of, if it answers. An SDK would try for a minute before it said so.
+    """Point this process at the local cloud the file tells of, if it answers.
 
     Raises:
         NoLocalCloud: the file cannot be used, or nothing listens there any more.
     """
     variables = read(path)
+    must_answer(variables)
+    os.environ.update(variables)
+
+
+def must_answer(variables: Mapping[str, str]) -> None:
+    """See that something listens where the variables send calls to. An SDK would try for a minute before it said so.
+
+    Raises:
+        NoLocalCloud: nothing does.
+    """
     for name, url in variables.items():
         if not name.startswith("AWS_ENDPOINT_URL"):
             continue
         try:
             address = urlsplit(url)
-            with socket.create_connection((address.hostname or "", address.port or 80), timeout=_PATIENCE_SECONDS):
+            with socket.create_connection((address.hostname or "", address.port or 443), timeout=_PATIENCE_SECONDS):
                 pass
         except (OSError, ValueError) as error:
             raise NoLocalCloud(
-                f"the local cloud of {path} does not answer at {url} ({error}); it ended without tidying up. Start it with `make run`"
+                f"{name}={url} does not answer ({error}); start the local cloud with `make run`"
             ) from error
-    os.environ.update(variables)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from resources import hosting, keys
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry
-from resources.request_queue import OPEN, Request, RequestQueue
+from resources.request_queue import Request, RequestQueue
 from resources.workload_controls import Pause, WorkloadControls
 from workloads.schema import Workload
 
@@ -110,6 +110,19 @@ def newest_training_jobs(deployment: Deployment, workload: Workload | None, most
     return [job for job in found if job is not None]
 
 
+def newest_job_of_pack(deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId) -> TrainingJob | None:
+    """The pack's last job; where one ended without a machine, another takes its place under the next number."""
+    found: TrainingJob | None = None
+    for number in count(1):
+        job = training_job(deployment, keys.training_job_name(deployment.prefix, workload, pack, number))
+        if job is None:
+            return found
+        found = job
+        if job.status not in {"Failed", "Stopped"}:
+            return found
+    return found
+
+
 def packs_on_their_way(deployment: Deployment, requests: Sequence[Request]) -> Iterator[PackOnItsWay]:
     """The packs that some requests are in, each with its job."""
     packs: dict[keys.PackId, list[Request]] = {}
@@ -117,12 +130,12 @@ def packs_on_their_way(deployment: Deployment, requests: Sequence[Request]) -> I
         if request.pack is not None:
             packs.setdefault(request.pack, []).append(request)
     for pack, rows in packs.items():
-        jobs = [row.job for row in rows if row.job is not None]
+        asked = any(row.job is not None for row in rows)
         yield PackOnItsWay(
             pack=pack,
             tier=rows[0].tier,
             requests=Counter(row.status for row in rows),
-            job=training_job(deployment, jobs[-1]) if jobs else None,
+            job=newest_job_of_pack(deployment, rows[0].workload, pack) if asked else None,
         )
 
 
@@ -201,8 +214,3 @@ def upload_events(deployment: Deployment) -> UploadEvents:
 
     waiting, being_read = counted(deployment.uploads_queue_url)
     return UploadEvents(waiting, being_read, sum(counted(deployment.uploads_dead_letters_url)))
-
-
-def open_requests(counts: Mapping[str, int]) -> int:
-    """How many requests are not finished."""
-    return sum(counts.get(status, 0) for status in OPEN)

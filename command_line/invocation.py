@@ -130,9 +130,11 @@ class Invocation:
         """Write a result for a machine: one JSON document on a line of its own."""
         click.echo(json.dumps(document, default=_as_json, ensure_ascii=False))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
         """A table of plain text."""
-        table = Table(*columns, box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")  # a name that is cut off cannot be copied
         for row in rows:
             table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
         return table
@@ -149,7 +151,13 @@ class Invocation:
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before a change, unless ``--yes`` was given. Raises ``NotDone`` when the answer is no."""
-        if not yes and not click.confirm(question, err=True):
+        if yes:
+            return
+        try:
+            agreed = click.confirm(question, err=True)
+        except click.Abort as error:
+            raise NotDone("nothing was changed; say --yes where nobody can be asked") from error
+        if not agreed:
             raise NotDone("nothing was changed")
 
 
@@ -230,6 +238,8 @@ def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Ca
         with _errors_in_words():
             if local or file is not None:
                 environment.use(environment.LOCAL_FILE if local else file or environment.LOCAL_FILE)
+            else:
+                environment.must_answer(os.environ)
             connected = click.get_current_context().find_object(Deployment)
             function(Invocation(as_json, connected), *args, **options)
 

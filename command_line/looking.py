@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -20,6 +21,9 @@ from workloads.schema import Workload
 
 _SHORTEST_SECONDS: Final = 1.0  # between two redraws: each is a dozen calls to AWS
 _WORSE: Final = {"dead_lettered": "red", "failed": "yellow", "refused": "yellow", "Failed": "red", "Stopped": "yellow"}
+
+# A run's id as the Dagster UI shows it in lists; --json has all of it.
+_SHORT_RUN: Final = re.compile(r"(run [0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f-]{22}[0-9a-f]*")
 
 
 def _coloured(status: str) -> Text:
@@ -174,10 +178,15 @@ def tenant(invocation: Invocation, tenant: keys.TenantId, workload: Workload | N
         if left_out > 0:
             invocation.console.print(f"({left_out} earlier events are left out; --most {len(one.events)} shows them)")
         rows = [
-            (event.at, event.kind, event.id[:24], _coloured(plain(event.what)), event.by, event.why)
+            (event.at, event.kind, event.id[:24], _what_happened(event), _SHORT_RUN.sub(r"\1", event.by))
             for event in one.events[-most:]
         ]
-        invocation.console.print(invocation.table(("at", "", "id", "what", "by", "why"), rows))
+        invocation.console.print(invocation.table(("at", "", "id", "what", "by"), rows))
+
+
+def _what_happened(event: story.Event) -> Text:
+    text = _coloured(plain(event.what))
+    return text.append(plain(f": {event.why}"), style="") if event.why else text
 
 
 def _served(one: story.Story) -> str:

@@ -11,7 +11,7 @@ from resources import keys
 from resources.deployment import Deployment
 from resources.model_registry import Champion, ModelRegistry, ModelVersion
 from resources.request_queue import Request, RequestQueue
-from workloads.schema import Workload
+from workloads.schema import Quality, Workload
 
 _MOST_UPLOADED_OBJECTS: Final = 20_000
 
@@ -65,7 +65,7 @@ def story_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) 
     events = [
         *_uploads(deployment, name, tenant, requests),
         *(event for request in requests for event in _changes(request)),
-        *(_made(version) for version in versions),
+        *(_made(version, workload.quality) for version in versions),
         *_crowned(champion),
         *_latest_prediction(deployment, name, tenant),
     ]
@@ -92,7 +92,7 @@ def _uploads(
                 upload.size += entry["Size"]
     made = {request.manifest_key: request.request for request in requests}
     for name, upload in found.items():
-        what = f"{upload.files} files, {upload.size:,} bytes"
+        what = f"{upload.files} {'file' if upload.files == 1 else 'files'}, {upload.size:,} bytes"
         if upload.manifest is None:
             what += "; its manifest.json has not come, so it is not complete"
         elif f"{prefix}{name}/{keys.MANIFEST}" not in made:
@@ -113,17 +113,18 @@ def _changes(request: Request) -> Iterator[Event]:
         )
 
 
-def _made(version: ModelVersion) -> Event:
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in sorted(version.metrics.items()))
+def _made(version: ModelVersion, quality: Quality) -> Event:
+    compared = [name for name in (quality.metric, quality.baseline) if name is not None]
+    scores = [f"{name} {version.metrics[name]:.4g}" for name in compared if name in version.metrics]
     became = version.status.replace("_", " ") + (f": {version.note}" if version.note else "")
     return Event(
         at=version.made,
         workload=version.workload,
         kind="version",
         id=version.version,
-        what=f"made, {version.size:,} bytes; now {version.status.replace('_', ' ')}",
+        what=f"made, {version.size:,} bytes; now {became}",
         by=f"job {version.job}",
-        why="; ".join(part for part in (scores, became if version.note else "") if part),
+        why=", ".join(scores),
     )
 
 

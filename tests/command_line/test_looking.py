@@ -96,7 +96,7 @@ def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
     kinds = [event["kind"] for event in energy["events"]]
     assert {kind: kinds.count(kind) for kind in kinds} == {"upload": 3, "request": 4, "prediction": 1}
     uploads = {event["id"]: event["what"] for event in energy["events"] if event["kind"] == "upload"}
-    assert uploads[left] == "1 files, 4 bytes; its manifest.json has not come, so it is not complete"
+    assert uploads[left] == "1 file, 4 bytes; its manifest.json has not come, so it is not complete"
     assert {row["reason"] for row in energy["requests"]} >= {"the file has no rows"}
 
     shown = call("tenant", "acme", "--workload", "energy").stdout

@@ -84,12 +84,9 @@ def test_a_rollback_where_there_is_nothing_to_return_to_changes_nothing(call: Ca
     assert "has no energy model yet" in call("rollback", "nobody", "--workload", "energy", "--yes", status=1).stderr
 
 
-def test_a_packs_job_is_shown_with_its_reason_and_stopped_with_its_pack(call: Call, serving: Serving) -> None:
-    deployment, _, _ = serving
-    queue = RequestQueue(deployment, by="test")
-    pack, tenant = keys.pack_id(f"p-{uuid.uuid4().hex[:8]}"), f"t-{uuid.uuid4().hex[:8]}"
-    row = claimed(queue, tenant, pack)
-    job = keys.training_job_name(deployment.prefix, NAME, pack)
+def start_job(deployment: Deployment, pack: keys.PackId, number: int = 1) -> str:
+    """A training job of a pack: a container that finds no data."""
+    job = keys.training_job_name(deployment.prefix, NAME, pack, number)
     deployment.sagemaker.create_training_job(
         TrainingJobName=job,
         AlgorithmSpecification={"TrainingImage": deployment.image("forecast", "1"), "TrainingInputMode": "File"},
@@ -98,22 +95,40 @@ def test_a_packs_job_is_shown_with_its_reason_and_stopped_with_its_pack(call: Ca
         ResourceConfig={"InstanceType": "ml.c5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1},
         StoppingCondition={"MaxRuntimeInSeconds": 60},
     )
-    queue.move(row, "training", why="its data are good", changes={"job": job})
+    return job
 
-    (shown,) = [one for one in document(call("jobs", "energy", "--json"))["jobs"] if one["name"] == job]
-    assert (shown["instances"], shown["instance_type"]) == (1, "ml.c5.xlarge")
-    (found,) = [one for one in document(call("status", "--json"))["workloads"][0]["packs"] if one["pack"] == pack]
-    assert (found["requests"], found["job"]["name"]) == ({"training": 1}, job)
 
-    call("cancel", "--pack", pack, "--yes", "--why", "the wrong file")
+def ended(deployment: Deployment, job: str) -> str:
+    """How a job ended."""
     deadline = time.monotonic() + 120
-    while deployment.sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobStatus"] in {
+    while (status := deployment.sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobStatus"]) in {
         "InProgress",
         "Stopping",
     }:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert job in call("jobs", "--most", "5").stdout
+    return status
+
+
+def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(call: Call, serving: Serving) -> None:
+    deployment, _, _ = serving
+    queue = RequestQueue(deployment, by="test")
+    pack, tenant = keys.pack_id(f"p-{uuid.uuid4().hex[:8]}"), f"t-{uuid.uuid4().hex[:8]}"
+    row = claimed(queue, tenant, pack)
+    first = start_job(deployment, pack)
+    row = queue.move(row, "training", why="its data are good", changes={"job": first})
+    assert ended(deployment, first) == "Failed"
+    second = start_job(deployment, pack, 2)
+
+    shown = {one["name"]: one for one in document(call("jobs", "energy", "--json"))["jobs"]}
+    assert (shown[first]["instances"], shown[first]["instance_type"]) == (1, "ml.c5.xlarge")
+    assert shown[first]["reason"]
+    (found,) = [one for one in document(call("status", "--json"))["workloads"][0]["packs"] if one["pack"] == pack]
+    assert (found["requests"], found["job"]["name"]) == ({"training": 1}, second)
+
+    call("cancel", "--pack", pack, "--yes", "--why", "the wrong file")
+    assert ended(deployment, second) in {"Stopped", "Failed"}  # it may have failed before it could be stopped
+    assert first in call("jobs", "--most", "5").stdout
     (now,) = queue.of_tenant(NAME, row.tenant)
     assert (now.status, now.reason, now.pack) == ("cancelled", "the wrong file", None)
     assert "no request is in pack" in call("cancel", "--pack", pack, status=1).stderr
