@@ -14,7 +14,12 @@ from cfnlint.decode.cfn_yaml import load
 from infrastructure.deploy import TEMPLATE
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for these.
-KNOW_NO_RESOURCE = {"cloudwatch:PutMetricData", "ecr:GetAuthorizationToken", "sagemaker:ListTrainingJobs"}
+KNOW_NO_RESOURCE = {
+    "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
+    "sagemaker:ListEndpoints",
+    "sagemaker:ListTrainingJobs",
+}
 
 
 def resources() -> dict[str, Any]:
