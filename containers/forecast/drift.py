@@ -100,6 +100,7 @@ def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:
             "wape": round(found.wape, 4),
             "baseline_wape": round(plain.wape, 4),
             "pinball": round(found.pinball, 4),
+            "baseline_pinball": round(plain.pinball, 4),
             "coverage80": round(found.coverage80, 4),
         },
         facts={
