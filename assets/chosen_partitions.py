@@ -10,8 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from types import TracebackType
 from typing import Any, Final, Self
@@ -42,8 +41,6 @@ from assets.plots import as_markdown
 from assets.report import AssetName, Markdown
 from resources import keys
 
-ALIVE_TAG: Final = "tenantry/alive"
-ALIVE_EVERY_SECONDS: Final = 5.0
 EVENTS_WITHIN_SECONDS: Final = 1.0
 """How long an event may wait for company before it is written."""
 _MOST_EVENTS: Final = 500  # that wait
@@ -229,26 +226,3 @@ def metadata_value(name: str, value: Any) -> Any:
     if isinstance(value, Mapping | list | tuple):
         return MetadataValue.json(dict(value) if isinstance(value, Mapping) else list(value))
     return value
-
-
-@contextmanager
-def signs_of_life(context: OpExecutionContext) -> Iterator[None]:
-    """Tag the run with the time every few seconds while the block runs.
-
-    Dagster's default launcher cannot tell a killed run from a slow one; the launcher sensor can, by this tag's age.
-    """
-    stopped = threading.Event()
-    instance, run_id = context.instance, context.run.run_id
-
-    def tell() -> None:
-        while not stopped.wait(ALIVE_EVERY_SECONDS):
-            instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
-
-    instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
-    thread = threading.Thread(target=tell, name="signs-of-life", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()

@@ -22,7 +22,7 @@ from dagster import (
 from pydantic import Field
 
 from assets.batch_predictions import predict
-from assets.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan, signs_of_life
+from assets.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan
 from assets.fine_tuned_artifact import FinishedJob
 from assets.onboarding import (
     JobFailed,
@@ -116,8 +116,7 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
     ) -> Iterator[MaterializeResult[Any]]:
         selected = context.op_execution_context.selected_asset_keys
         stages = frozenset[AssetName](name for name in ONBOARDING if asset_key(workload.name, name) in selected)
-        with signs_of_life(context.op_execution_context):
-            failures = _onboard(context.op_execution_context, config, tenantry, workload, stages)
+        failures = _onboard(context.op_execution_context, config, tenantry, workload, stages)
         raise_for(failures)
         outputs_are_reported_already(context)
         yield from ()
@@ -253,7 +252,7 @@ def predict_day(
     tenants: Sequence[keys.TenantId] | None,
 ) -> None:
     """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises ``Failure`` if some failed."""
-    with signs_of_life(context), RunReport(context, workload.name) as report:
+    with RunReport(context, workload.name) as report:
         failures = predict(
             tenantry.deployment,
             workload,

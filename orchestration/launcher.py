@@ -15,12 +15,12 @@ from typing import Final
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, RunRecord, RunRequest, RunsFilter
 from dagster._core.storage.tags import PRIORITY_TAG
 
-from assets.chosen_partitions import ALIVE_TAG
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
 from resources import keys
 from resources.notifications import tell_operators
 from resources.packing import PlannedPack, newest_of_each_tenant, plan_packs
 from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
+from resources.signs_of_life import ALIVE_TAG
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
 
@@ -163,6 +163,21 @@ def _is_over(instance: DagsterInstance, record: RunRecord, lost_run_seconds: flo
         run, f"The run showed no sign of life for {lost_run_seconds:.0f} s; its process is gone."
     )
     return True
+
+
+def fail_lost_runs(instance: DagsterInstance, lost_run_seconds: float) -> int:
+    """Mark runs as failed whose process is gone, of whatever job: else each would keep one of the places for runs for ever.
+
+    Args:
+        instance: where runs are looked up.
+        lost_run_seconds: how long a run may be silent before it is taken for dead.
+
+    Returns:
+        How many were found.
+    """
+    statuses = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+    records = instance.get_run_records(RunsFilter(statuses=statuses))
+    return sum(_is_over(instance, record, lost_run_seconds) for record in records)
 
 
 def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> bool:

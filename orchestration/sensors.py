@@ -21,7 +21,7 @@ from dagster import (
 
 from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
-from orchestration.launcher import runs_to_request
+from orchestration.launcher import fail_lost_runs, runs_to_request
 from orchestration.partitions import add_tenants
 from resources import asynchronous, intake
 from resources.dagster_resources import TenantryResource
@@ -117,11 +117,12 @@ def sensors_of(
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         jobs=[jobs[name].fine_tuning for name in workloads],
-        description="Claims due requests, packs them, and asks for one run per pack; takes up packs whose run died.",
+        description="Claims due requests, packs them, and asks for one run per pack; takes up packs whose run died, and fails lost runs.",
     )
     def fine_tuning_launcher(
         context: SensorEvaluationContext, tenantry: TenantryResource
     ) -> Iterator[RunRequest | SkipReason]:
+        fail_lost_runs(context.instance, tenantry.lost_run_seconds)
         queue = RequestQueue(tenantry.deployment, by="sensor fine_tuning_launcher")
         asked = 0
         for workload in workloads.values():

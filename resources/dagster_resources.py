@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field
 
 from resources.deployment import DEFAULT_STACK, Deployment
+from resources.signs_of_life import signs_of_life
 
 if TYPE_CHECKING:
     from resources.pipes_sagemaker import PipesSageMakerTrainingJobClient
@@ -20,7 +23,10 @@ def _deployment(stack: str) -> Deployment:
 
 
 class TenantryResource(ConfigurableResource["TenantryResource"]):
-    """The deployment a code location works on. Its clients are made once in a process."""
+    """The deployment a code location works on. Its clients are made once in a process.
+
+    Every run that uses it gives signs of life while it does.
+    """
 
     stack: str = Field(DEFAULT_STACK, description="Name of the CloudFormation stack.")
     poll_seconds: float = Field(
@@ -41,6 +47,16 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         gt=0,
         description="A run that showed no sign of life for so long is taken to be dead, and its pack is taken up again.",
     )
+
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Generator[TenantryResource]:
+        """Called by Dagster around a run, or around an evaluation of a sensor or a schedule, which is no run."""
+        run = context.run
+        if run is None or context.instance is None:
+            yield self
+        else:
+            with signs_of_life(context.instance, run.run_id):
+                yield self
 
     @property
     def deployment(self) -> Deployment:
