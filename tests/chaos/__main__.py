@@ -28,6 +28,7 @@ from tests.chaos.world import World, world
 from workloads.schema import read_workloads
 
 _UPLOADS_AT_ONCE: Final = 4
+_PATIENCE_SECONDS: Final = 90.0  # for one of the processes to kill to come into being
 _FEW: Final[Mapping[Victim, int]] = {
     "run": 1, "daemon": 1, "code_server": 1, "sagemaker": 1, "training": 1, "serving": 1,
 }  # fmt: skip
@@ -63,7 +64,7 @@ class Chaos:
         waves = [*_parts(self._uploads, -(-len(left) // 2)), *([[]] * (len(left) // 2))]
         for wave in waves:
             waiting = deque(wave)
-            killed = self.mischief.strike(left, lambda waiting=waiting: self._go_on(waiting), 40.0)  # type: ignore[misc]
+            killed = self.mischief.strike(left, lambda waiting=waiting: self._go_on(waiting), _PATIENCE_SECONDS)  # type: ignore[misc]
             while waiting:
                 self._go_on(waiting)
             if killed is None:
