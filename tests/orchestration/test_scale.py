@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import re
 import signal
@@ -13,7 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from dagster import DagsterInstance, SkipReason, build_sensor_context
+from dagster._config import ConfigType, process_config, resolve_to_config_type
+from dagster._core.instance.config import dagster_instance_config
 
 from demo.dagster_processes import ROOT, dagster_processes
 from infrastructure.deploy import deploy
@@ -104,6 +108,28 @@ def test_ticks_with_nothing_new_cost_the_same_calls_for_ten_and_for_ten_thousand
     many = calls_of_idle_ticks(dagster_instance)
     assert many == few
     assert all(sum(calls.values()) > 0 for calls in few.values()), "they did look"
+
+
+def test_the_documented_instances_are_ones_dagster_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("DAGSTER_HOME", "DAGSTER_LOGS_BUCKET"):
+        monkeypatch.setenv(variable, "anything")
+    fragments = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL)
+    assert len(fragments) == 2
+    checked = []
+    for fragment in fragments:
+        (tmp_path / "dagster.yaml").write_text(fragment)
+        dagster_instance_config(str(tmp_path))  # refuses an unknown field
+        document = yaml.safe_load(fragment)
+        for part in (document["storage"]["custom"], document["run_launcher"], document["compute_logs"]):
+            if part["module"] == "dagster_k8s":
+                continue  # not a dependency of this project
+            configurable = getattr(importlib.import_module(part["module"]), part["class"])
+            schema = resolve_to_config_type(configurable.config_type())
+            assert isinstance(schema, ConfigType)
+            outcome = process_config(schema, part["config"])
+            assert outcome.success, outcome.errors
+            checked.append(part["class"])
+    assert checked == ["ChosenStorage", "EcsRunLauncher", "S3ComputeLogManager", "ChosenStorage", "S3ComputeLogManager"]
 
 
 @pytest.mark.slow
