@@ -86,17 +86,23 @@ class Container:
         self._signal(signal.SIGKILL)
         return await self.wait()
 
-    def kill(self) -> None:
-        """SIGKILL at once, as the kernel does it when memory runs out."""
-        self._signal(signal.SIGKILL)
+    def kill(self) -> bool:
+        """SIGKILL at once, as the kernel does it when memory runs out; False when it had ended already."""
+        return self._signal_if_running(signal.SIGKILL)
 
-    def pause(self) -> None:
-        """SIGSTOP: it keeps its connections and does nothing."""
-        self._signal(signal.SIGSTOP)
+    def pause(self) -> bool:
+        """SIGSTOP: it keeps its connections and does nothing; False when it had ended already."""
+        return self._signal_if_running(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """SIGCONT: it goes on, if it was paused."""
-        self._signal(signal.SIGCONT)
+    def resume(self) -> bool:
+        """SIGCONT: it goes on, if it was paused; False when it had ended already."""
+        return self._signal_if_running(signal.SIGCONT)
+
+    def _signal_if_running(self, number: signal.Signals) -> bool:
+        if self._process.returncode is not None:
+            return False
+        self._signal(number)
+        return True
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

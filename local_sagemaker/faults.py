@@ -225,8 +225,8 @@ class _Armed:
         return self.rule.most is None or self.happened + self.reserved < self.rule.most
 
 
-Action = Callable[[float | None], None]
-"""Carries a fault out; it gets the rule's `seconds`."""
+Action = Callable[[float | None], bool]
+"""Carries a fault out; it gets the rule's `seconds` and says whether there was anything left to strike."""
 
 
 class Exposure:
@@ -340,8 +340,7 @@ class Faults:
         struck = []
         for exposure in sorted(self._exposures, key=lambda exposure: exposure.subject.where):
             action = exposure.actions.get(strike.kind)
-            if action is not None and exposure.subject.selected_by(strike):
-                action(strike.seconds)
+            if action is not None and exposure.subject.selected_by(strike) and action(strike.seconds):
                 struck.append(exposure.subject.where)
         with self._lock:
             self._events.extend(Event(at=time.time(), kind=strike.kind, where=where) for where in struck)
@@ -362,11 +361,12 @@ class Faults:
     def _schedule(self, exposure: Exposure, kind: ContainerKind, armed: _Armed, seconds: float) -> None:
         def strike() -> None:
             exposure.timers.pop(timer, None)
+            struck = exposure.actions[kind](armed.rule.seconds)
             with self._lock:
                 armed.reserved -= 1
-                armed.happened += 1
-                self._events.append(Event(at=time.time(), kind=kind, where=exposure.subject.where))
-            exposure.actions[kind](armed.rule.seconds)
+                if struck:
+                    armed.happened += 1
+                    self._events.append(Event(at=time.time(), kind=kind, where=exposure.subject.where))
 
         timer = asyncio.get_running_loop().call_later(seconds, strike)
         exposure.timers[timer] = armed
@@ -402,21 +402,20 @@ class ContainerFaults:
         if self._waking is not None:
             self._waking.cancel()
 
-    def _kill(self, _: float | None) -> None:
-        self._container.kill()
+    def _kill(self, _: float | None) -> bool:
+        return self._container.kill()
 
-    def _hang(self, seconds: float | None) -> None:
-        self._container.pause()
+    def _hang(self, seconds: float | None) -> bool:
         if seconds is not None:
             self._wake_after(seconds)
+        return self._container.pause()
 
-    def _slow(self, seconds: float | None) -> None:
+    def _slow(self, seconds: float | None) -> bool:
         seconds = _SLOW_SECONDS if seconds is None else seconds
-        if self._serves:
-            self.delay_seconds = seconds
-        else:
-            self._container.pause()
-            self._wake_after(seconds)
+        if not self._serves:
+            return self._hang(seconds)
+        self.delay_seconds = seconds
+        return True
 
     def _wake_after(self, seconds: float) -> None:
         if self._waking is not None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 MANIFEST_LIMIT_BYTES = 64 * 1024 * 1024
 Item = TypeVar("Item")
 
@@ -53,6 +55,14 @@ class InputObject:
 
     location: S3Location
     name: str
+
+
+def failure_reason(error: Exception, what: str = "") -> str:
+    """FailureReason of data that could not be moved, begun with `what`. That S3 is unavailable is AWS's fault, all else the client's."""
+    transient = isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
+    if transient or isinstance(error, BotoCoreError):
+        return f"InternalServerError: We encountered an internal error. Please try again. {what}{error}"
+    return f"ClientError: {what}{error}"
 
 
 def name_below(prefix: str, key: str) -> str:

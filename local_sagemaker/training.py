@@ -34,6 +34,7 @@ from local_sagemaker.storage import (
     InputObject,
     S3Location,
     download_all,
+    failure_reason,
     list_prefix,
     read_manifest,
     shard,
@@ -264,7 +265,7 @@ class TrainingJobs:
         except JobFailedError as failure:
             self._finish(name, job, "Failed", str(failure))
         except (DataError, ClientError, BotoCoreError) as error:
-            self._finish(name, job, "Failed", _reason(error))
+            self._finish(name, job, "Failed", failure_reason(error))
         except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
             # A fault of the emulator must end the job, or its waiters would wait for ever.
             _log.exception("training job %s", name)
@@ -414,7 +415,7 @@ class _Run:
         try:
             download_all(self._cloud.s3, share, host.channel(channel), self._cloud.transfers)
         except (DataError, ClientError) as error:
-            raise JobFailedError(_reason(error, f"Data download failed: channel {channel}: ")) from error
+            raise JobFailedError(failure_reason(error, f"Data download failed: channel {channel}: ")) from error
 
     def _checkpoints(self) -> list[CheckpointSync]:
         config = self._job.get("CheckpointConfig")
@@ -462,9 +463,10 @@ class _Run:
             return None
         self._interrupted.clear()
 
-        def interrupt(seconds: float | None) -> None:
+        def interrupt(seconds: float | None) -> bool:
             self._absent_seconds = seconds or 0.0
             self._interrupted.set()
+            return True
 
         return self._cloud.faults.expose(self._subject, {"spot_interruption": interrupt})
 
@@ -572,14 +574,6 @@ def seconds_trained(job: Document) -> float:
     """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot job have one."""
     attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
     return sum((time.time() if ended is None else ended) - begun for begun, ended in attempts)
-
-
-def _reason(error: Exception, what: str = "") -> str:
-    """FailureReason of data that could not be moved. That S3 was unavailable is AWS's fault, all else the client's."""
-    transient = isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
-    if transient or isinstance(error, BotoCoreError):
-        return f"InternalServerError: We encountered an internal error. Please try again. {what}{error}"
-    return f"ClientError: {what}{error}"
 
 
 def _check_request(params: dict[str, Any]) -> None:

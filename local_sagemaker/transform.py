@@ -36,6 +36,7 @@ from local_sagemaker.storage import (
     InputObject,
     S3Location,
     download,
+    failure_reason,
     list_prefix,
     read_manifest,
     shard,
@@ -190,7 +191,7 @@ class TransformJobs:
         except InstanceFailedError as failure:
             self._finish(name, job, "Failed", f"AlgorithmError: {failure}")
         except (DataError, ClientError, BotoCoreError) as error:
-            self._finish(name, job, "Failed", f"ClientError: {error}")
+            self._finish(name, job, "Failed", failure_reason(error))
         except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
             _log.exception("transform job %s", name)
             self._finish(name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from local_sagemaker.faults import Faults, Plan, Rule, Strike, Subject
 from local_sagemaker.faults_client import FaultsClient, NothingStruckError
+from local_sagemaker.storage import failure_reason
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,
@@ -136,13 +137,24 @@ def test_a_strike_that_waits_for_what_ended_before_hits_another() -> None:
     async def run() -> list[str]:
         faults, struck = Faults(), list[str]()
         faults.replace(Plan(seed=0, rules=[Rule(kind="kill_container", most=1, after_seconds=(0, 0))]))
-        faults.expose(Subject("gone", job="x"), {"kill_container": lambda _: struck.append("gone")}).withdraw()
-        faults.expose(Subject("hit", job="x"), {"kill_container": lambda _: struck.append("hit")})
-        faults.expose(Subject("spared", job="x"), {"kill_container": lambda _: struck.append("spared")})
+
+        def kill(name: str, running: bool = True) -> Callable[[float | None], bool]:
+            def strike(_: float | None) -> bool:
+                struck.append(name)
+                return running
+
+            return strike
+
+        faults.expose(Subject("gone", job="x"), {"kill_container": kill("gone")}).withdraw()
+        faults.expose(Subject("ended", job="x"), {"kill_container": kill("ended", running=False)})
         await asyncio.sleep(0.01)
+        faults.expose(Subject("hit", job="x"), {"kill_container": kill("hit")})
+        faults.expose(Subject("spared", job="x"), {"kill_container": kill("spared")})
+        await asyncio.sleep(0.01)
+        assert [event.where for event in faults.report().happened] == ["hit"]
         return struck
 
-    assert asyncio.run(run()) == ["hit"]
+    assert asyncio.run(run()) == ["ended", "hit"]
 
 
 def test_a_lost_answer_leaves_what_was_carried_out(sagemaker: Any, runtime: Any, faults: FaultsClient) -> None:
@@ -226,6 +238,18 @@ def test_s3_under_load_is_asked_again(sagemaker: Any, s3: Any, bucket: str, faul
     job = ended_training_job(sagemaker, create_training_job(sagemaker, bucket, InputDataConfig=channels))
     assert job["TrainingJobStatus"] == "Completed"
     assert {event.where.partition(" ")[0] for event in faults.report().happened} == {"GetObject", "PutObject"}
+
+
+@pytest.mark.parametrize(
+    ("status", "blamed"),
+    [(503, "InternalServerError"), (500, "InternalServerError"), (404, "ClientError"), (403, "ClientError")],
+)
+def test_a_failure_reason_blames_the_client_only_for_what_is_its_own(status: int, blamed: str) -> None:
+    answer: Any = {"Error": {"Code": "Code", "Message": "told"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    reason = failure_reason(ClientError(answer, "GetObject"), "Data download failed: ")
+    assert reason.startswith(f"{blamed}: ")
+    assert "Data download failed: " in reason
+    assert reason.endswith("told")
 
 
 def spot_job(sagemaker: Any, bucket: str, max_wait: int = 60, max_runtime: int = 60, **settings: Any) -> str:
