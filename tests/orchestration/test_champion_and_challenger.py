@@ -16,6 +16,8 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 from assets.chosen_partitions import asset_key
 from containers.forecast.synthetic import generate
 from orchestration.definitions import defs
+from orchestration.jobs import jobs_of
+from orchestration.schedules import schedules_of
 from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
@@ -138,6 +140,17 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     ).success, "drift warns, and fails nothing"
     passed, again = drift_checks(dagster_instance)[grown]
     assert (passed, again["mase"]) == (False, warned["mase"])
+
+
+def test_re_training_is_asked_for_at_the_times_the_yaml_says_where_it_says_any(energy: Workload) -> None:
+    schedule = defs.resolve_schedule_def("energy_retraining_schedule")
+    assert energy.retraining is not None
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (energy.retraining.cron, "Europe/London")
+    assert schedule.job_name == "energy_retraining"
+    never = energy.model_copy(update={"retraining": None})
+    jobs = jobs_of(never)
+    assert [job.name for job in jobs.all if "retraining" in job.name] == []
+    assert [made.name for made in schedules_of(never, jobs) if "retraining" in made.name] == []
 
 
 def test_a_rollback_of_several_says_whom_it_could_not_help(
