@@ -162,7 +162,7 @@ class Invocation:
 
 
 def _console(stream: Any) -> Console:
-    width = None if stream.isatty() else _WIDTH_OF_A_FILE
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
