@@ -27,7 +27,7 @@ def fault_rules(tenants: int) -> Sequence[Rule]:
         Rule(kind="server_error", probability=0.03),
         Rule(kind="lost_answer", probability=0.03),
         Rule(kind="resource_limit", probability=0.2, most=few),
-        Rule(kind="capacity", probability=0.2, most=few),
+        Rule(kind="capacity", probability=0.2, most=few, seconds=3.0),  # spot jobs wait; others would fail
         Rule(kind="spot_interruption", probability=0.2, most=few, after_seconds=(0.5, 3.0)),
         Rule(kind="kill_container", probability=0.1, most=few, job="*", after_seconds=(0.5, 3.0)),
         Rule(kind="kill_container", probability=0.2, most=few, endpoint="*", after_seconds=(2.0, 20.0)),
