@@ -49,14 +49,10 @@ def test_of_a_tenant_its_latest_request_is_retried_or_the_one_that_is_named(call
     assert now_of(queue, first).status == "pending"
     assert "has no request" in call("retry", "acme", "--request", "0" * 32, status=1).stderr
 
-
-def test_what_was_refused_at_the_door_needs_another_upload(
-    call: Call, queue: RequestQueue, deployment: Deployment
-) -> None:
-    acme = keys.tenant_id("acme")
-    request = keys.request_id_of(ENERGY, acme, "refused")
-    queue.refuse_at_the_door(ENERGY, acme, request, "uploads/energy/acme/u/manifest.json", "the manifest is not JSON")
-    assert "upload again" in call("retry", "acme", status=1).stderr
+    refused = keys.request_id_of(ENERGY, keys.tenant_id("bolt"), "refused")
+    manifest = "uploads/energy/bolt/u/manifest.json"
+    queue.refuse_at_the_door(ENERGY, keys.tenant_id("bolt"), refused, manifest, "the manifest is not JSON")
+    assert "upload again" in call("retry", "bolt", status=1).stderr
 
 
 def test_a_tenant_of_two_workloads_is_asked_about(call: Call, queue: RequestQueue) -> None:
@@ -77,7 +73,6 @@ def test_all_dead_lettered_requests_are_retried_when_that_is_confirmed(call: Cal
     assert {now_of(queue, row).status for row in rows} == {"dead_lettered"}
     assert len(document(call("retry", "--all-dead-lettered", "--yes", "--json"))["retried"]) == 3
     assert {now_of(queue, row).status for row in rows} == {"pending"}
-    assert call("retry", "--all-dead-lettered").stdout == "Nothing is dead-lettered.\n"
 
 
 @pytest.mark.parametrize("arguments", [["retry"], ["retry", "acme", "--all-dead-lettered"], ["cancel"], ["cancel", "acme", "--pack", "p-1"]])  # fmt: skip
@@ -105,6 +100,9 @@ def test_of_two_who_retry_a_request_at_once_one_is_told_that_it_moved_on(call: C
 def test_a_tenants_unfinished_requests_are_cancelled_and_can_be_brought_back(call: Call, queue: RequestQueue) -> None:
     waiting, on_its_way = pending(queue, "acme", "two"), claimed(queue, "acme")
     other = claimed(queue, "bolt")
+    for no in ("n\n", ""):  # an answer, and nobody to give one
+        assert "nothing was changed" in call("cancel", "acme", stdin=no, status=1).stderr
+    assert now_of(queue, waiting).status == "pending"
     shown = call("cancel", "acme", "--why", "the contract ended", stdin="y\n")
     assert "Cancel 2 requests (" in shown.stderr
     for row in (waiting, on_its_way):
@@ -115,12 +113,6 @@ def test_a_tenants_unfinished_requests_are_cancelled_and_can_be_brought_back(cal
     assert "acme has no unfinished request" in call("cancel", "acme", "--yes", status=1).stderr
     call("retry", "acme")
     assert sorted(now_of(queue, row).status for row in (waiting, on_its_way)) == ["cancelled", "pending"]
-
-
-def test_nothing_is_cancelled_without_a_yes(call: Call, queue: RequestQueue) -> None:
-    row = pending(queue, "acme")
-    assert "nothing was changed" in call("cancel", "acme", stdin="n\n", status=1).stderr
-    assert now_of(queue, row).status == "pending"
 
 
 def test_what_moved_on_while_the_operator_was_asked_stays_as_it_is(call: Call, queue: RequestQueue) -> None:
@@ -158,6 +150,10 @@ def test_draining_waits_until_nothing_is_on_its_way_and_leaves_the_workload_paus
     call: Call, queue: RequestQueue, deployment: Deployment
 ) -> None:
     row, waiting = claimed(queue, "acme"), pending(queue, "bolt")
+    given_up = call("drain", "energy", "--timeout", "0", "--json", status=1)
+    assert "1 requests of energy are still on their way after 0 s; it stays paused" in given_up.stderr
+    assert document(given_up)["on_their_way"] == 1
+    WorkloadControls(deployment).resume(ENERGY)
 
     def finish() -> None:
         deadline = time.monotonic() + 60
@@ -174,13 +170,6 @@ def test_draining_waits_until_nothing_is_on_its_way_and_leaves_the_workload_paus
     assert shown == "nothing of energy is on its way; it stays paused until `tenantry resume energy`\n"
     assert WorkloadControls(deployment).paused(ENERGY) is not None
     assert (now_of(queue, row).status, now_of(queue, waiting).status) == ("failed", "pending")
-
-
-def test_draining_gives_up_after_its_time_and_says_what_is_left(call: Call, queue: RequestQueue) -> None:
-    claimed(queue, "acme")
-    result = call("drain", "energy", "--timeout", "0", "--json", status=1)
-    assert "1 requests of energy are still on their way after 0 s; it stays paused" in result.stderr
-    assert document(result)["on_their_way"] == 1
 
 
 def test_draining_that_is_interrupted_leaves_the_workload_paused(queue: RequestQueue, deployment: Deployment) -> None:
@@ -211,4 +200,3 @@ def test_dead_letters_of_uploads_are_sent_back_and_taken_in(
     assert document(call("redrive", "--yes", "--json"))["sent_back"] == 1
     drain_queue(deployment, workloads, lambda *_: None, most_seconds=20)
     assert [row.tenant for row in queue.due(ENERGY)] == ["acme"]
-    assert call("redrive").stdout == "0 events were sent back\n"

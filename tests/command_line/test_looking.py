@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from resources import keys, storage
 from resources.client import TenantClient
 from resources.deployment import Deployment
@@ -14,11 +12,16 @@ from tests.command_line.conftest import ENERGY, Call, claimed, dead_lettered, do
 from workloads.schema import read_workloads
 
 
-def test_the_status_of_an_empty_deployment_names_every_workload(call: Call) -> None:
+def test_in_an_empty_deployment_every_command_says_that_there_is_nothing(call: Call) -> None:
     shown = call("status").stdout
     assert {"energy", "portraits"} <= set(shown.split())
     assert "Uploads to be taken in: " in shown
     assert "dead-letter" not in shown
+    for command in ("jobs", "endpoints"):
+        assert call(command).stdout == "There are none.\n"
+        assert document(call(command, "energy", "--json")) == {"format": 1, command: []}
+    assert call("redrive").stdout == "0 events were sent back\n"
+    assert call("retry", "--all-dead-lettered").stdout == "Nothing is dead-lettered.\n"
 
 
 def test_the_status_counts_requests_and_shows_packs_waits_and_a_pause(
@@ -133,9 +136,3 @@ def test_requests_are_listed_by_status(call: Call, queue: RequestQueue) -> None:
     assert len(everything.stdout.splitlines()) == 4  # a heading, two that wait, one dead letter
     assert call("requests", "portraits").stdout == "There are none.\n"
     assert "'registered' is not one of" in call("requests", "energy", "--status", "registered", status=2).stderr
-
-
-@pytest.mark.parametrize("command", ["jobs", "endpoints"])
-def test_where_there_are_none_that_is_said(call: Call, command: str) -> None:
-    assert call(command).stdout == "There are none.\n"
-    assert document(call(command, "energy", "--json")) == {"format": 1, command: []}
