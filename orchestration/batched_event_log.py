@@ -5,7 +5,7 @@ observations, only on PostgreSQL. A pack reports nine events a tenant: three pla
 """
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from dagster import AssetCheckEvaluation, DagsterEventType
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
@@ -13,7 +13,6 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._serdes import serialize_value
 from sqlalchemy import Connection, select
 
 _BATCHED = {
@@ -43,16 +42,20 @@ class BatchedEventLogStorage(SqlEventLogStorage):
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         raise NotImplementedError
 
-    def _insert(self, connection: Connection, events: Iterable[EventLogEntry]) -> list[int]:
-        """Insert the events' rows. Returns their ids, in the events' order."""
-        rows = [self._event_to_row(event) for event in events]
+    def _rows(self, events: Iterable[EventLogEntry]) -> list[dict[str, Any]]:
+        """The events' rows, each serialised once, for every table it goes to."""
+        return [self._event_to_row(event) for event in events]
+
+    def _insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
+        """Insert rows. Returns their ids, in the rows' order."""
         statement = SqlEventLogStorageTable.insert().returning(
             SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
         )
         return [int(row[0]) for row in connection.execute(statement, rows)]
 
-    def _index(self, connection: Connection, events: Sequence[EventLogEntry], ids: Sequence[int]) -> None:
-        """Bring the tables of assets, tags and checks up to date with events that were just inserted."""
+    def _index(self, connection: Connection, events: Sequence[EventLogEntry], rows: Sequence[dict[str, Any]]) -> None:
+        """Insert events, and bring the tables of assets, tags and checks up to date with them."""
+        ids = self._insert(connection, rows)
         of_assets = [(e, i) for e, i in zip(events, ids, strict=True) if e.dagster_event_type in ASSET_EVENTS]
         if of_assets:
             self._store_asset_event_tags(connection, *zip(*of_assets, strict=True))
@@ -60,21 +63,25 @@ class BatchedEventLogStorage(SqlEventLogStorage):
         latest = {(event.get_dagster_event().asset_key, event.dagster_event_type): (event, i) for event, i in of_assets}
         for event, event_id in latest.values():
             self._store_asset_event(connection, event, event_id)
-        checks = [(e, i) for e, i in zip(events, ids, strict=True) if e.dagster_event_type in ASSET_CHECK_EVENTS]
+        checks = [
+            (event, event_id, str(row["event"]))
+            for event, event_id, row in zip(events, ids, rows, strict=True)
+            if event.dagster_event_type in ASSET_CHECK_EVENTS
+        ]
         if checks:
             self._store_checks(connection, checks)
 
-    def _store_checks(self, connection: Connection, checks: Sequence[tuple[EventLogEntry, int]]) -> None:
+    def _store_checks(self, connection: Connection, checks: Sequence[tuple[EventLogEntry, int, str]]) -> None:
         table = AssetCheckExecutionsTable
-        partitions = sorted({str(_evaluation(event).partition) for event, _ in checks})
+        partitions = sorted({str(_evaluation(event).partition) for event, _, _ in checks})
         found = connection.execute(
             select(table.c.asset_key, table.c.check_name, table.c.run_id, table.c.partition).where(
-                table.c.run_id.in_({event.run_id for event, _ in checks}), table.c.partition.in_(partitions)
+                table.c.run_id.in_({event.run_id for event, _, _ in checks}), table.c.partition.in_(partitions)
             )
         )
         known = {tuple(row) for row in found}
         rows = {}
-        for event, event_id in checks:
+        for event, event_id, serialized in checks:
             evaluation = _evaluation(event)
             names = (evaluation.asset_key.to_string(), evaluation.check_name, event.run_id, evaluation.partition)
             status = (
@@ -85,7 +92,7 @@ class BatchedEventLogStorage(SqlEventLogStorage):
             target = evaluation.target_materialization_data
             values = {
                 "execution_status": status.value,
-                "evaluation_event": serialize_value(event),
+                "evaluation_event": serialized,
                 "evaluation_event_timestamp": self._event_insert_timestamp(event),  # type: ignore[no-untyped-call]
                 "evaluation_event_storage_id": event_id,
                 "materialization_event_storage_id": target.storage_id if target else None,

@@ -13,4 +13,4 @@ class BatchedPostgresEventLogStorage(BatchedEventLogStorage, PostgresEventLogSto
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         with self.index_transaction() as connection:
-            self._index(connection, events, self._insert(connection, events))
+            self._index(connection, events, self._rows(events))

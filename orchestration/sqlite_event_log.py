@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
@@ -68,13 +69,15 @@ class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStor
         return table_name in self._tables
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
+        rows = self._rows(events)
         # The runs' own files are committed after the index: whoever writes a failed batch again finds none of it anywhere.
         with ExitStack() as open_runs:
-            for run_id, of_run in groupby(sorted(events, key=_run_id), key=_run_id):
-                self._insert(open_runs.enter_context(self.run_connection(run_id)), of_run)
+            for run_id, of_run in groupby(sorted(rows, key=_run_id), key=_run_id):
+                connection = open_runs.enter_context(self.run_connection(run_id))
+                connection.execute(SqlEventLogStorageTable.insert(), list(of_run))
             with self.index_transaction() as connection:
-                self._index(connection, events, self._insert(connection, events))
+                self._index(connection, events, rows)
 
 
-def _run_id(entry: EventLogEntry) -> str:
-    return entry.run_id
+def _run_id(row: dict[str, Any]) -> str:
+    return str(row["run_id"])
