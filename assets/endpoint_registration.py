@@ -96,6 +96,11 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
         else:
             reigning = registry.version(model.tenant, model.workload, champion.version)
             champion_skill = workload.quality.skill(_comparable(model, reigning)) if reigning else None
+            if reigning is not None and reigning.status != "champion":
+                former = (
+                    registry.version(model.tenant, model.workload, champion.previous) if champion.previous else None
+                )
+                _note_crowned(registry, reigning, former, "crowned by a run that ended before it could say why")
             if champion.version == model.version:
                 return outcome(champion, True, "it is the champion", champion_skill=champion_skill)
             if _was_rolled_back(registry, model, champion):
@@ -104,17 +109,24 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
                 return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
             follows, decision = _compared(workload, model, champion, reigning)
             if not follows:
-                registry.note(model, "rejected", decision)
+                known = registry.version(model.tenant, model.workload, model.version)
+                if known is None or known.status != "former_champion":  # else a run that died had crowned it
+                    registry.note(model, "rejected", decision)
                 return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
         try:
             crowned = registry.crown(model, endpoint, champion)
         except ChampionChanged:
             continue
-        registry.note(model, "champion", decision)
-        if reigning is not None:
-            registry.note(reigning, "former_champion", f"followed by {model.version}: {decision}")
+        _note_crowned(registry, model, reigning, decision)
         return outcome(crowned, True, decision, champion_skill=champion_skill, reigning=reigning)
     raise ChampionChanged(f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing")
+
+
+def _note_crowned(registry: ModelRegistry, model: ModelVersion, former: ModelVersion | None, decision: str) -> None:
+    """Write what became of both versions, the new champion's last: where that is missing, the other's may be missing too."""
+    if former is not None:
+        registry.note(former, "former_champion", f"followed by {model.version}: {decision}")
+    registry.note(model, "champion", decision)
 
 
 def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Champion) -> bool:

@@ -96,6 +96,23 @@ def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
     assert "a newer version" in done.decision
 
 
+def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
+    serving: Serving, tenant: keys.TenantId, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy, endpoint = serving
+    registry, archive = ModelRegistry(deployment), trained_forecasts[0].archive
+    first, second, third = (trained_version(deployment, tenant, n, archive, GOOD) for n in (1, 2, 3))
+    register(deployment, energy, first, endpoint.name)
+    registry.crown(second, endpoint.name, registry.champion(tenant, NAME))  # and the process is gone
+    assert register(deployment, energy, second, endpoint.name).crowned
+    assert statuses(deployment, tenant) == ["former_champion", "champion", "trained"]
+    registry.crown(third, endpoint.name, registry.champion(tenant, NAME))  # gone again, and a newer one comes first
+    fourth = trained_version(deployment, tenant, 4, archive, GOOD)
+    assert register(deployment, energy, fourth, endpoint.name).crowned
+    assert not register(deployment, energy, third, endpoint.name).crowned
+    assert statuses(deployment, tenant) == ["former_champion", "former_champion", "former_champion", "champion"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "promised", "reason"),
     [
