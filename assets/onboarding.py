@@ -610,6 +610,8 @@ class Onboarding:
         self.report.info(str(error))
 
     def _tell(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> None:
+        if item.request.quiet:
+            return
         tell_tenant(
             self.deployment,
             Notice(kind, item.request.workload, item.tenant, message, request=item.request.request, version=version),

@@ -132,6 +132,7 @@ def _ask(
         # The upload's own moment: an upload that came since is newer, in the queue and at registration.
         uploaded=latest.uploaded,
         group=latest.group,
+        quiet=True,
     )
     return "asked" if new else "asked before"
 

@@ -54,7 +54,7 @@ _CLAIMED_AT_ONCE: Final = 8
 # What a list needs of a row; what was prepared for it and its history are read where they are needed.
 _LISTED: Final = (
     "tenant", "request", "status", "manifest_key", "version", "tier", "accepted", "uploaded", "due", "first", "attempt",
-    "postponed", "group", "pack", "job", "reason",
+    "postponed", "group", "quiet", "pack", "job", "reason",
 )  # fmt: skip
 
 _serialize: Final = TypeSerializer().serialize
@@ -70,8 +70,8 @@ class Request:
     """A row of the queue: make a model for this tenant from this upload.
 
     ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in whatever order their events
-    came. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``facts`` and
-    ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
+    came. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
+    asked for by the tenant, whose owner hears nothing of them. ``facts`` and ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
     """
 
     request: keys.RequestId
@@ -88,6 +88,7 @@ class Request:
     attempt: int = 1
     postponed: int = 0
     group: str = ""
+    quiet: bool = False
     pack: keys.PackId | None = None
     job: str | None = None
     reason: str | None = None
@@ -127,6 +128,7 @@ def _request(item: Mapping[str, Any]) -> Request:
         attempt=int(row.get("attempt", 1)),
         postponed=int(row.get("postponed", 0)),
         group=row.get("group", ""),
+        quiet=bool(row.get("quiet", False)),
         pack=row.get("pack"),
         job=row.get("job"),
         reason=row.get("reason"),
@@ -150,6 +152,7 @@ class RequestQueue:
     def accept(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId, manifest_key: str, tier: keys.Tier,
         *, first: bool, why: str = "uploaded", uploaded: datetime | None = None, group: str = "",
+        quiet: bool = False,
     ) -> bool:  # fmt: skip
         """Add a request, once.
 
@@ -163,6 +166,7 @@ class RequestQueue:
             why: for the history.
             uploaded: when S3 took the manifest; now, if it is not given. The version is named after it.
             group: requests of different groups never share a pack.
+            quiet: whether the tenant's owner is told nothing of what becomes of it.
 
         Returns:
             Whether it is new. False for a repeated event, in whatever state the request is by now.
@@ -177,6 +181,7 @@ class RequestQueue:
             "attempt": 1,
             "queue": keys.queue_key(workload, "pending"),
             **({"group": group} if group else {}),
+            **({"quiet": True} if quiet else {}),
         }
         return self._put(workload, tenant, request, "pending", at, row, why=why)
 

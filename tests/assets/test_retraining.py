@@ -89,6 +89,7 @@ def test_the_tenants_whose_champions_are_old_get_a_request_from_their_latest_upl
     (asked,) = pending(queue).values()
     assert (asked.tenant, asked.manifest_key, asked.uploaded) == ("old", latest.manifest_key, latest.uploaded)
     assert (asked.tier, asked.group, asked.first) == ("bridge", "London", False)
+    assert asked.quiet, "the tenant did not ask for it"
     assert asked.history[0]["by"] == "run 1"
     assert asked.history[0]["why"] == f"re-training: {old.version}, of 2026-02-22, is older than 30 days"
 

@@ -111,6 +111,29 @@ def test_the_same_upload_again_is_nothing_new_and_a_newer_one_follows_the_champi
         assert after.previous == before.version
 
 
+def test_of_a_request_the_tenant_did_not_make_its_owner_hears_nothing(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:
+    bad = upload("initech", consumption["tenant-2"].replace(b"\n", b"x\n", 40))
+    take_in(deployment, dagster_instance)
+    queue = RequestQueue(deployment)
+    (row,) = queue.due(ENERGY)
+    queue.cancel(row, why="asked for below by the schedule")
+    request = keys.request_id_of(ENERGY, bad, "re-training")
+    assert queue.accept(ENERGY, bad, request, row.manifest_key, "bridge", first=False, why="re-training", quiet=True)
+
+    (result,) = onboard(deployment, dagster_instance, energy_at_once)
+
+    assert not result.success
+    assert [r.status for r in queue.of_tenant(ENERGY, bad)] == ["cancelled", "refused"]
+    told = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)
+    assert "Messages" not in told
+
+
 def test_a_person_materialises_one_tenants_artifact_alone(
     deployment: Deployment,
     dagster_instance: DagsterInstance,
