@@ -210,7 +210,8 @@ def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
             )
         except TrainingJobFailedError as error:
             raise JobFailed(str(error), error.failure_class) from error
-        except TrainingJobDiffersError as error:  # the workload's YAML changed under a pack; its next try has another name
+        except TrainingJobDiffersError as error:
+            # The workload's YAML changed under a pack; its next try has another name.
             raise JobFailed(str(error)) from error
         except (TrainingJobResourceLimitExceededError, BudgetSpent) as error:
             raise NoCapacityYet(f"{error} The requests went back to the queue.") from error

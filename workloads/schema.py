@@ -138,7 +138,9 @@ class Training(_Section):
     most_instances: int = Field(ge=1, le=100)
     tenants_per_instance: int = Field(ge=1)
     deadline_seconds: float | None = Field(
-        default=None, gt=0, description="a pack gets as many instances as it takes to train all its tenants in that time"
+        default=None,
+        gt=0,
+        description="a pack gets as many instances as it takes to train all its tenants in that time",
     )
     volume_gigabytes: int = Field(ge=1, le=16_382)  # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
     most_seconds: int = Field(ge=60, le=28 * 24 * 3600)
@@ -153,7 +155,9 @@ class Training(_Section):
         if not self.spot and self.max_wait_seconds is not None:
             raise ValueError("max_wait_seconds is for spot machines only; remove it, or set spot: true")
         if self.instance_type in self.other_instance_types:
-            raise ValueError(f"other_instance_types names {self.instance_type}, which is instance_type already; remove it")
+            raise ValueError(
+                f"other_instance_types names {self.instance_type}, which is instance_type already; remove it"
+            )
         return self
 
 
@@ -164,7 +168,8 @@ class Scheduling(_Section):
         default=600, ge=0, le=86_400, description="the head start of a tenant's first model, in seconds of waiting"
     )
     tier_weights: Mapping[Literal["silo", "bridge", "pool"], float] = Field(
-        default_factory=dict, description="the packs on their way are shared between tiers by these; 1 for one not named"
+        default_factory=dict,
+        description="the packs on their way are shared between tiers by these; 1 for one not named",
     )
     most_per_tenant_a_day: int | None = Field(
         default=None, ge=1, description="a tenant's further requests wait for the next 24 hours; no limit if none"
@@ -178,7 +183,9 @@ class Scheduling(_Section):
     def _weights_are_positive(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
         for tier, weight in weights.items():
             if not 0 < weight < 1e6:
-                raise ValueError(f"the weight of {tier} is {weight:g}; it must be above 0, or its tenants would never be served")
+                raise ValueError(
+                    f"the weight of {tier} is {weight:g}; it must be above 0, or its tenants would never be served"
+                )
         return weights
 
     def weight(self, tier: Literal["silo", "bridge", "pool"]) -> float:
@@ -344,12 +351,18 @@ class Retraining(_Section):
     cron: Cron
     timezone: TimeZone = "UTC"
     older_than_days: int | None = Field(
-        default=None, ge=1, le=3650, description="a champion made longer ago is challenged; once in each such stretch of time"
+        default=None,
+        ge=1,
+        le=3650,
+        description="a champion made longer ago is challenged; once in each such stretch of time",
     )
     when_made_otherwise: bool = Field(
-        default=True, description="a champion made by another image or other hyperparameters than the file's is challenged, once"
+        default=True,
+        description="a champion made by another image or other hyperparameters than the file's is challenged, once",
     )
-    most_at_once: int = Field(default=300, ge=1, le=10_000, description="how many are asked for at one time of the schedule")
+    most_at_once: int = Field(
+        default=300, ge=1, le=10_000, description="how many are asked for at one time of the schedule"
+    )
 
     @model_validator(mode="after")
     def _has_an_occasion(self) -> Retraining:
