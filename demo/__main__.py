@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         customers = energy_tenants(arguments.tenants, Path(scratch), arguments.data)
         variables = {**cloud.environment, "TENANTRY_POLL_SECONDS": "1", "TENANTRY_LOST_RUN_SECONDS": "45"}
         with (
-            environment.written(environment.LOCAL_FILE, cloud.environment),
+            environment.written(STATE / environment.LOCAL_FILE.name, cloud.environment),
             dagster_processes(STATE / "dagster", port, variables) as dagster,
         ):
             console.print(f"The Dagster UI is open at [bold]{dagster.url}[/bold]")
