@@ -48,7 +48,9 @@ class Registration:
     reigning: ModelVersion | None = None
 
 
-def register(deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str) -> Registration:
+def register(
+    deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str, *, archive_bytes: int | None = None
+) -> Registration:
     """Register a version with the tenant's endpoint. Doing it again changes nothing.
 
     Args:
@@ -56,6 +58,7 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
         workload: the smoke request and how quality is compared.
         model: the version.
         endpoint: name of an endpoint in service.
+        archive_bytes: the size of its archive in S3, where the caller has just asked for it.
 
     Raises:
         storage.ObjectMissing: its archive is not in S3 (yet).
@@ -66,7 +69,7 @@ def register(deployment: Deployment, workload: Workload, model: ModelVersion, en
     registry = ModelRegistry(deployment)
     destination = keys.endpoint_model(endpoint, model.tenant, model.version)
     if model.archive != destination:
-        _place(deployment, model, destination)
+        _place(deployment, model, destination, archive_bytes)
     began = time.perf_counter()
     try:
         smoke = hosting.invoke(
@@ -137,8 +140,9 @@ def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Cha
     return known is not None and known.status == "rolled_back"
 
 
-def _place(deployment: Deployment, model: ModelVersion, destination: str) -> None:
-    size = storage.size(deployment.s3, deployment.data_bucket, model.archive)
+def _place(deployment: Deployment, model: ModelVersion, destination: str, size: int | None) -> None:
+    if size is None:
+        size = storage.size(deployment.s3, deployment.data_bucket, model.archive)
     if size != model.size:
         reason = f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated"
         ModelRegistry(deployment).note(model, "rejected", reason)

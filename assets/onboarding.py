@@ -25,7 +25,7 @@ from assets.training_data import TrainingData, make_training_data
 from resources import hosting, keys, storage, training, uploads
 from resources.durations import learn_durations, learned_durations
 from resources.model_registry import ModelRegistry, ModelVersion
-from resources.notifications import Notice, NoticeKind, tell_operators, tell_tenant
+from resources.notifications import Notice, NoticeKind, tell_operators, tell_tenant, tell_tenants
 from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue
 from resources.training import TrainingTask
 from workloads.schema import Workload
@@ -184,6 +184,7 @@ class Onboarding:
 
     def _prepare(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
         ready = []
+        self.deployment.s3, self.deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
         with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
             made = [
                 (item, pool.submit(make_training_data, self.deployment, self.workload, item.request)) for item in work
@@ -356,7 +357,8 @@ class Onboarding:
             )  # fmt: skip
             return True
         archive = keys.checkpoint_archive(item.request.workload, self.pack, item.tenant, item.version)
-        if not self._arrived(archive, wait):
+        size = self._arrived(archive, wait)
+        if size is None:
             return False
         model = ModelVersion(
             tenant=item.tenant,
@@ -391,20 +393,19 @@ class Onboarding:
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
         self._check_quality(item, model)
         if "endpoint_registration" in self.stages:
-            self._register(item, model)
+            self._register(item, model, size)
         return True
 
-    def _arrived(self, archive: str, wait: float) -> bool:
+    def _arrived(self, archive: str, wait: float) -> int | None:
+        """The archive's size in bytes, once it is in S3; None when it is not there within ``wait`` seconds."""
         deadline = time.monotonic() + wait
         while True:
             try:
-                storage.size(self.deployment.s3, self.deployment.data_bucket, archive)
+                return storage.size(self.deployment.s3, self.deployment.data_bucket, archive)
             except storage.ObjectMissing:
                 if time.monotonic() >= deadline:
-                    return False
+                    return None
                 time.sleep(0.1)
-            else:
-                return True
 
     def _check_quality(self, item: Work, model: ModelVersion) -> None:
         verdict = self.workload.quality.verdict(model.metrics)
@@ -495,15 +496,23 @@ class Onboarding:
             return
         self._register(item, versions[-1])
 
-    def _register(self, item: Work, model: ModelVersion) -> None:
+    def _register(self, item: Work, model: ModelVersion, archive_bytes: int | None = None) -> None:
         try:
             endpoint = self._endpoint_of(item.tenant, model.tier)
-            done = register(self.deployment, self.workload, model, endpoint.name)
+            done = register(self.deployment, self.workload, model, endpoint.name, archive_bytes=archive_bytes)
         except NotGoodEnough as error:
             # Training on the same data again would score the same.
             self._fail(item, "endpoint_registration", str(error), retryable=False, tell="model_not_made")
             return
-        except (ArtifactUnusable, storage.ObjectMissing, hosting.EndpointFailed) as error:
+        except hosting.EndpointFailed as error:
+            # Nothing is wrong with the model: it is registered when its endpoint is back.
+            self._settled.add(item.request.request)
+            self.failures[item.tenant] = str(error)
+            self.report.failed("endpoint_registration", item.tenant, str(error))
+            if item.owed:
+                self._queue.postpone(item.request, str(error))
+            return
+        except (ArtifactUnusable, storage.ObjectMissing) as error:
             self.report.checked(
                 "endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False
             )
@@ -536,11 +545,18 @@ class Onboarding:
         self.report.flush()
         finished, self._registered = self._registered, []
         self._row_moved = time.monotonic()
+        notices = []
         for item, model, done in finished:
-            if done.crowned:
-                self._tell(item, "model_ready", f"Your {self.workload.title.lower()} are ready.", model.version)
-            else:
-                self._tell(item, "model_kept", f"Your model stays as it was: {done.decision}.", done.champion.version)
+            kept = f"Your model stays as it was: {done.decision}."
+            ready = f"Your {self.workload.title.lower()} are ready."
+            if not item.request.quiet:
+                notices.append(
+                    self._notice(item, "model_ready", ready, model.version)
+                    if done.crowned
+                    else self._notice(item, "model_kept", kept, done.champion.version)
+                )
+        tell_tenants(self.deployment, notices)
+        for item, _, done in finished:
             if item.owed and item.request.status == "trained":
                 try:
                     self._queue.move(item.request, "registered", why=done.decision)
@@ -589,9 +605,9 @@ class Onboarding:
             blame = (
                 "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
             )
-            self._tell(item, tell, f"{blame}: {reason}", None)
+            self._tell(item, tell, f"{blame}: {reason}")
         elif retryable and item.request.attempt >= attempts:
-            self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}", None)
+            self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}")
         try:
             self._queue.fail(
                 item.request,
@@ -601,6 +617,8 @@ class Onboarding:
                 new_version=new_version,
                 first_retry=timedelta(seconds=self.workload.scheduling.retry_seconds),
             )
+            if not retryable:
+                self._queue.bring_back_superseded(item.request)
         except NotTheirTurn as error:
             self.report.info(str(error))
 
@@ -609,13 +627,13 @@ class Onboarding:
         self._settled.add(item.request.request)
         self.report.info(str(error))
 
-    def _tell(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> None:
-        if item.request.quiet:
-            return
-        tell_tenant(
-            self.deployment,
-            Notice(kind, item.request.workload, item.tenant, message, request=item.request.request, version=version),
-        )
+    def _tell(self, item: Work, kind: NoticeKind, message: str) -> None:
+        if not item.request.quiet:
+            tell_tenant(self.deployment, self._notice(item, kind, message, None))
+
+    def _notice(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> Notice:
+        request = item.request
+        return Notice(kind, request.workload, item.tenant, message, request=request.request, version=version)
 
 
 def owed_work(requests: Sequence[Request], pack: keys.PackId) -> list[Work]:

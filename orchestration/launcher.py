@@ -27,10 +27,9 @@ from workloads.schema import Workload
 PACK_TAG: Final = "tenantry/pack"
 MOST_RUNS_A_PACK: Final = 4
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
-_BEING_STARTED: Final = timedelta(minutes=5)
-_MOST_SUPERSEDED: Final = (
-    500  # a tick; a flood's rows are gone after a few ticks, and none of them goes into a pack meanwhile
-)
+_BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first sign of life
+_MOST_LOOKED_AT: Final = 3000  # of a backlog the longest waiting, which is several times what may start at once
+_MOST_SUPERSEDED: Final = 500  # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
 
 
 def runs_to_request(
@@ -86,7 +85,7 @@ def _whose_turn_it_is(
     queue.wake(name)
     if most_packs <= 0:
         return []  # nor is the backlog read: of thousands that wait, that takes seconds
-    newest, older = newest_of_each_tenant(queue.due(name))
+    newest, older = newest_of_each_tenant(queue.due(name, most=_MOST_LOOKED_AT))
     for row, newer in older[:_MOST_SUPERSEDED]:
         queue.supersede(row, newer)
     at, limits, scheduling = now(), workload.training.pack, workload.scheduling
@@ -185,7 +184,8 @@ def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> boo
         last = float(run.tags.get(ALIVE_TAG) or record.start_time or 0.0)
         return time.time() - last > lost_run_seconds
     if run.status in {DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED}:
-        return datetime.now(UTC) - record.update_timestamp.replace(tzinfo=UTC) > _BEING_STARTED
+        patience = timedelta(seconds=_BEING_STARTED * lost_run_seconds)
+        return datetime.now(UTC) - record.update_timestamp.replace(tzinfo=UTC) > patience
     return False
 
 

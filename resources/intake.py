@@ -65,6 +65,7 @@ def drain_queue(
     """
     done, deadline = Intake(), time.monotonic() + most_seconds
     found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
+    deployment.s3, deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         while time.monotonic() < deadline:
             finished: list[str] = []
@@ -154,11 +155,12 @@ def find_lost_uploads(
                 for entry in entries
                 if entry["Key"].endswith(f"/{keys.MANIFEST}") and since <= entry["LastModified"] < until
             ]
-            for outcome in pool.map(partial(_guarded, deployment, workloads), manifests):
-                done.messages += 1
-                if outcome is not None:
-                    _introduce([outcome], add_tenants)
-                    _count(done, outcome)
+            outcomes = list(pool.map(partial(_guarded, deployment, workloads), manifests))
+            taken = [outcome for outcome in outcomes if outcome is not None]
+            _introduce(taken, add_tenants)
+            done.messages += len(outcomes)
+            for outcome in taken:
+                _count(done, outcome)
             if entries and page["IsTruncated"] and time.monotonic() > deadline:
                 return Listing(done, entries[-1]["Key"])
     return Listing(done, None)

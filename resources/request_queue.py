@@ -39,8 +39,9 @@ NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
     "trained": ("registered", "pending", *_LEAVES_A_PACK),
     "failed": ("pending", "superseded", "cancelled"),
     "registered": (),
-    "superseded": (),
-    # What an operator may send back to the queue.
+    # It was uploaded again, or what superseded it was refused.
+    "superseded": ("pending",),
+    # What an operator, or another upload of the same, may send back to the queue.
     "refused": ("pending",),
     "cancelled": ("pending",),
     "dead_lettered": ("pending",),
@@ -51,6 +52,7 @@ LONGEST_PAUSE: Final = timedelta(minutes=10)  # between two looks whether SageMa
 MOST_POSTPONEMENTS: Final = 100  # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
 _MOST_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
+_LISTED_AT_ONCE: Final = 1000
 # What a list needs of a row; what was prepared for it and its history are read where they are needed.
 _LISTED: Final = (
     "tenant", "request", "status", "manifest_key", "version", "tier", "accepted", "uploaded", "due", "first", "attempt",
@@ -169,7 +171,8 @@ class RequestQueue:
             quiet: whether the tenant's owner is told nothing of what becomes of it.
 
         Returns:
-            Whether it is new. False for a repeated event, in whatever state the request is by now.
+            Whether there is something new to do. False for a repeated event, in whatever state the request is by now; True for a
+            later upload of the same content, where the request had come to nothing.
         """
         at = now()
         row = {
@@ -183,7 +186,18 @@ class RequestQueue:
             **({"group": group} if group else {}),
             **({"quiet": True} if quiet else {}),
         }
-        return self._put(workload, tenant, request, "pending", at, row, why=why)
+        if self._put(workload, tenant, request, "pending", at, row, why=why):
+            return True
+        known = self.get(workload, tenant, request)
+        return known is not None and uploaded is not None and self._uploaded_again(known, manifest_key, uploaded)
+
+    def _uploaded_again(self, known: Request, manifest_key: str, uploaded: datetime) -> bool:
+        came_to_nothing = known.status in {"refused", "superseded", "cancelled", "dead_lettered"}
+        if not came_to_nothing or known.version is None or uploaded <= known.uploaded:
+            return False
+        changes = {**_afresh(known, now()), "manifest_key": manifest_key, "uploaded": uploaded.isoformat()}
+        changes["version"] = keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded)
+        return self.try_move(known, "pending", why="uploaded again", changes=changes) is not None
 
     def refuse_at_the_door(
         self,
@@ -398,12 +412,23 @@ class RequestQueue:
             raise NotTheirTurn(
                 f"request {request.request} of {request.tenant} is {request.status}; there is nothing to retry"
             )
-        at = now()
-        changes = {
-            "due": at.isoformat(), "attempt": 1, "postponed": 0, "pack": None, "job": None, "reason": None,
-            "version": keys.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
-        }  # fmt: skip
-        return self.move(request, "pending", why=why, changes=changes)
+        return self.move(request, "pending", why=why, changes=_afresh(request, now()))
+
+    def bring_back_superseded(self, refused: Request) -> Request | None:
+        """Now that a tenant's newest upload was refused, the one it superseded is worth making after all.
+
+        Returns:
+            The request that is pending again; None when there is none, or the tenant has a model from a later upload.
+        """
+        rows = [row for row in self.of_tenant(refused.workload, refused.tenant) if row.request != refused.request]
+        superseded = [row for row in rows if row.status == "superseded" and row.uploaded <= refused.uploaded]
+        if not superseded:
+            return None
+        newest = max(superseded, key=lambda row: (row.uploaded, row.accepted))
+        if any(row.status in {*OPEN, "registered"} and row.uploaded >= newest.uploaded for row in rows):
+            return None
+        why = f"request {refused.request}, which superseded it, was refused"
+        return self.try_move(newest, "pending", why=why, changes=_afresh(newest, now()))
 
     # ---- questions ----------------------------------------------------------------------------------------------------------
 
@@ -496,6 +521,7 @@ class RequestQueue:
             ProjectionExpression=", ".join(f"#l{number}" for number in range(len(_LISTED))),
             ExpressionAttributeNames=names,
             ExpressionAttributeValues=values,
+            PaginationConfig={"PageSize": _LISTED_AT_ONCE},
         )
         for page in pages:
             for item in page["Items"]:
@@ -503,6 +529,14 @@ class RequestQueue:
 
     def _change(self, status: Status, why: str, at: datetime) -> dict[str, str]:
         return {"at": at.isoformat(), "by": self.by[:100], "status": status, "why": why[:300]}
+
+
+def _afresh(request: Request, at: datetime) -> dict[str, Any]:
+    """The changes that give a request all its tries again, from a moment on, for a version with a name of its own."""
+    return {
+        "due": at.isoformat(), "attempt": 1, "postponed": 0, "pack": None, "job": None, "reason": None,
+        "version": keys.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
+    }  # fmt: skip
 
 
 def _key(request: Request) -> dict[str, Any]:

@@ -51,7 +51,7 @@ STORY: dict[str, set[str]] = {
     "failed": {"pending", "superseded", "cancelled"},
     "registered": set(),
     "refused": {"pending"},
-    "superseded": set(),
+    "superseded": {"pending"},
     "cancelled": {"pending"},
     "dead_lettered": {"pending"},
 }
@@ -263,6 +263,58 @@ def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(queu
         queue.retry(back, why="again")
 
 
+@pytest.mark.parametrize("ended", ["refused", "superseded", "cancelled", "dead_lettered", "registered", "claimed"])
+def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_nothing(
+    queue: RequestQueue, ended: str
+) -> None:
+    at = now() - timedelta(hours=1)
+    row = accepted(queue, uploaded=at)
+    match ended:
+        case "refused" | "dead_lettered":
+            row = queue.fail(claimed(queue, row), "no", attempts=1, retryable=ended == "dead_lettered")
+        case "superseded":
+            queue.supersede(row, accepted(queue, content="newer"))
+        case "cancelled":
+            row = queue.cancel(row, why="")
+        case "registered":
+            row = queue.move(queue.move(claimed(queue, row), "trained", why=""), "registered", why="")
+        case _:
+            row = claimed(queue, row)
+    later = (NAME, ACME, row.request, "uploads/energy/acme/u2/manifest.json", DEFAULT_TIER)
+    assert not queue.accept(*later, first=False, uploaded=at), "a repeated event of the same moment is nothing new"
+    new = queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9))
+    found = queue.get(NAME, ACME, row.request)
+    assert found is not None
+    assert new == (ended not in {"registered", "claimed"})
+    assert not queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9)), "nor is one of the later upload"
+    if new:
+        assert (found.status, found.manifest_key, found.uploaded) == ("pending", later[3], at + timedelta(minutes=9))
+        assert (found.version != row.version, found.history[-1]["why"]) == (True, "uploaded again")
+    else:
+        assert found == row
+
+
+def test_when_the_newest_upload_is_refused_the_one_it_superseded_is_made_after_all(queue: RequestQueue) -> None:
+    at = now() - timedelta(hours=1)
+    rows = [accepted(queue, content=str(n), uploaded=at + timedelta(minutes=n)) for n in range(3)]
+    for row in rows[:2]:
+        queue.supersede(row, rows[2])
+    refused = queue.fail(claimed(queue, rows[2]), "spoiled", attempts=3, retryable=False)
+    back = queue.bring_back_superseded(refused)
+    assert back is not None
+    assert (back.request, back.status) == (rows[1].request, "pending")
+    assert queue.bring_back_superseded(refused) is None, "one of them is enough"
+
+
+def test_a_tenant_with_a_model_of_a_later_upload_gets_none_of_an_earlier_one_back(queue: RequestQueue) -> None:
+    at = now() - timedelta(hours=1)
+    old, served, spoiled = [accepted(queue, content=str(n), uploaded=at + timedelta(minutes=n)) for n in range(3)]
+    queue.supersede(old, served)
+    queue.move(queue.move(claimed(queue, served), "trained", why=""), "registered", why="")
+    refused = queue.fail(claimed(queue, spoiled), "spoiled", attempts=3, retryable=False)
+    assert queue.bring_back_superseded(refused) is None
+
+
 def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(queue: RequestQueue) -> None:
     queue.refuse_at_the_door(NAME, ACME, keys.request_id_of(NAME, ACME, "x"), "k", "it is no manifest")
     (row,) = queue.of_tenant(NAME, ACME)
@@ -387,7 +439,8 @@ class Movers(RuleBasedStateMachine):
 
     @rule(target=rows, row=rows, to=st.sampled_from(sorted(STORY)), pack=st.sampled_from([PACK, OTHER_PACK]))
     def move(self, row: Request, to: Status, pack: keys.PackId) -> Any:
-        leaves = {"pack": None} if to in OUT_OF_A_PACK else None
+        # Whoever sends a row back gives it another moment, by which it is told from what it was before.
+        leaves = {"pack": None, "due": now().isoformat()} if to in OUT_OF_A_PACK else None
         moved = self.queue.try_move(row, to, why="", changes={"pack": pack} if to == "claimed" else leaves)
         return self.seen(row, moved)
 
