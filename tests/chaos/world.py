@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import LocalCloud, free_port, start_process
+from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process
 from resources.deployment import Deployment
 from tests.chaos.faulty_proxy import FaultyProxy
 from workloads.schema import FOLDER
@@ -126,10 +126,8 @@ class World:
     def stop(self) -> list[str]:
         """End everything in good order. Returns what was left over although nothing should have been; it is killed then."""
         for name in ("daemon", "code_server"):
-            process = self.processes[name]
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+            # As any supervisor does: what does not end when asked is killed.
+            stop_process(self.processes[name], grace=30)
         self.cloud.stop()
         for proxy in self.proxies.values():
             proxy.stop()
