@@ -25,6 +25,7 @@ VARIANT: Final = "AllTraffic"
 MODEL_LOADING_SECONDS: Final = 360.0
 # A container that has too much to do says 429, and 504 when the time a request gave has passed (docs/contracts.md).
 BUSY_SECONDS: Final = 20.0
+_TRIES_TO_UPDATE: Final = 5
 MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
 MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"  # where an asynchronous endpoint's container finds archives
 JSON: Final = "application/json"
@@ -133,17 +134,38 @@ def _ensure(
             create_once(client.create_endpoint, endpoint | ({"Tags": tags} if tags else {}))
             made = "created"
         else:
-            wait_in_service(deployment, name, timeout=timeout)
-            client.update_endpoint(
-                EndpointName=name, EndpointConfigName=config["EndpointConfigName"], RetainAllVariantProperties=True
-            )
-            made = "updated"
+            made = _update(deployment, name, config["EndpointConfigName"], timeout)
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != config["EndpointConfigName"]:
         raise EndpointFailed(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: {ready.get('FailureReason', 'no reason given')}"
         )
     return _endpoint(ready, made)
+
+
+def _update(
+    deployment: Deployment, name: str, config_name: str, timeout: float
+) -> Literal["created", "updated", "unchanged"]:
+    """Give an endpoint another configuration, unless somebody else just has.
+
+    Raises:
+        EndpointFailed: it does not come into service, or others keep changing it.
+    """
+    for _ in range(_TRIES_TO_UPDATE):
+        current = wait_in_service(deployment, name, timeout=timeout)
+        if current["EndpointConfigName"] == config_name:
+            return "unchanged"
+        try:
+            deployment.sagemaker.update_endpoint(
+                EndpointName=name, EndpointConfigName=config_name, RetainAllVariantProperties=True
+            )
+        except ClientError as error:
+            # Another run, or the capacity's schedule, began a change since it was looked at.
+            if "in-progress" not in str(error):
+                raise
+        else:
+            return "updated"
+    raise EndpointFailed(f"endpoint {name} was being changed by others each time it was to be updated")
 
 
 def _remove(deployment: Deployment, name: str, described: DescribeEndpointOutputTypeDef, timeout: float) -> None:
