@@ -82,9 +82,9 @@ def calls_of_idle_ticks(instance: DagsterInstance) -> dict[str, dict[str, int]]:
     found = {}
     for name in SENSORS:
         before = Counter(counted)
-        context = build_sensor_context(instance=instance, resources={"tenantry": TENANTRY}, definitions=defs)
-        result = defs.resolve_sensor_def(name)(context)
-        said = list(result) if isinstance(result, Iterator) else [result]
+        with build_sensor_context(instance=instance, resources={"tenantry": TENANTRY}, definitions=defs) as context:
+            result = defs.resolve_sensor_def(name)(context)
+            said = list(result) if isinstance(result, Iterator) else [result]
         assert [type(entry) for entry in said] == [SkipReason], f"{name} found something to do"
         found[name] = dict(Counter(counted) - before)
     return found

@@ -111,8 +111,8 @@ def test_a_new_champion_is_asked_and_a_rollback_finds_what_the_old_one_said(
     crowned(serving, newer, tenant, number=2)
     new = predict(serving, energy, tenant, WEEK)
     assert new["mean"] != old["mean"]
-    before = invocations(serving)
     roll_back(serving[0], energy, tenant)
+    before = invocations(serving)
     assert predict(serving, energy, tenant, WEEK) == old
     assert invocations(serving) == before
 
@@ -198,7 +198,11 @@ def test_another_container_or_another_type_makes_another_question(
     assert once != twice
 
 
-@pytest.mark.parametrize("request_", [{"period": float("nan")}, {"period": object()}, {"period": {1, 2}}], ids=repr)
+@pytest.mark.parametrize(
+    "request_",
+    [{"period": float("nan")}, {"period": object()}, {"period": {1, 2}}],
+    ids=["not a number", "an object", "a set"],
+)
 def test_a_request_that_is_no_json_is_refused_before_anything_is_asked(
     serving: Serving, energy: Workload, tenant: keys.TenantId, request_: dict[str, Any]
 ) -> None:
