@@ -178,7 +178,9 @@ class Reckoning:
                 self._say(tenant, f"turn {champion.turn} of the champion, and {len(crowned)} versions were crowned")
             if not registered:
                 self._say(tenant, f"the champion is {champion.version}, and no request of it is registered")
-            elif champion.version != max((version.version for version in crowned), default=None):
+            elif keys.upload_moment(champion.version) != max(
+                (keys.upload_moment(version.version) for version in crowned), default=""
+            ):
                 self._say(tenant, f"the champion {champion.version} is not the newest that was crowned")
 
     def _objects(self) -> None:
