@@ -4,6 +4,7 @@ Dagster writes asset events one by one, each with its own connections and commit
 observations, only on PostgreSQL. A pack reports nine events a tenant: three planned, three materialisations, three checks.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -39,8 +40,9 @@ class BatchedEventLogStorage(SqlEventLogStorage):
             for event in events:
                 self.store_event(event)
 
+    @abstractmethod
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
-        raise NotImplementedError
+        """Store asset events, a statement's worth at most, in as few transactions as the database takes."""
 
     def _rows(self, events: Iterable[EventLogEntry]) -> list[dict[str, Any]]:
         """The events' rows, each serialised once, for every table it goes to."""
