@@ -38,7 +38,7 @@ lint: setup ## Lint, types, template
 	$(BIN)/cfn-lint infrastructure/stack.yaml
 
 test: lint ## Lint, types and all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## The slow tests
 	$(BIN)/python -m pytest -m slow

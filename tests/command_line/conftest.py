@@ -33,6 +33,12 @@ def caller(deployment: Deployment | None) -> Call:
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is as wide as in a file, whatever the terminal of whoever runs the tests says of itself."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def call(deployment: Deployment) -> Call:
     """See ``caller``."""
