@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _MANIFESTS_AT_ONCE: Final = 8
 _MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
 _MESSAGES_IN_HAND: Final = 1000
+_TENANTS_IN_HAND: Final = 128  # as many have their turn; who else waits is looked for after that
 _MANIFESTS_A_HANDFUL: Final = 32
 
 AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
@@ -50,9 +51,10 @@ def drain_queue(
 ) -> Intake:
     """Take events off the uploads queue until it is empty or the time is up.
 
-    What lies in the queue is received up to a thousand messages at a time, and of those each tenant's latest upload goes before
-    anybody's further ones, with another look into the queue after every handful: a tenant that uploads a thousand times does
-    not keep the others waiting.
+    What lies in the queue is received until some four handfuls of tenants are found, a thousand messages at most. Of those each
+    tenant's latest upload goes before anybody's further ones, with another look into the queue after every handful: a tenant
+    that uploads a thousand times does not keep the others waiting, and of ten thousand that upload at once only those are
+    received whose turn comes.
 
     A message is deleted only after its request's row is durable and its tenant is known to Dagster; whatever goes wrong
     before, or is not reached in time, leaves it in the queue, to be seen again in a quarter of a minute.
@@ -69,45 +71,52 @@ def drain_queue(
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         while time.monotonic() < deadline:
             finished: list[str] = []
-            for message in _receive(deployment, _MESSAGES_IN_HAND - sum(map(len, found.values()))):
-                done.messages += 1
-                manifest_keys = _manifest_keys(deployment, message["Body"])
-                for key in manifest_keys:
-                    found.setdefault(key, []).append(message["ReceiptHandle"])
-                if not manifest_keys:
-                    finished.append(message["ReceiptHandle"])
+            while (
+                len(_by_owner(found)) < _TENANTS_IN_HAND
+                and sum(map(len, found.values())) < _MESSAGES_IN_HAND
+                and time.monotonic() < deadline
+            ):
+                messages = _receive(deployment)
+                for message in messages:
+                    manifest_keys = _manifest_keys(deployment, message["Body"])
+                    for key in manifest_keys:
+                        found.setdefault(key, []).append(message["ReceiptHandle"])
+                    if not manifest_keys:
+                        finished.append(message["ReceiptHandle"])
+                done.messages += len(messages)
+                if not messages:
+                    break
             handful = _next_in_turn(found)
             if not handful and not finished:
                 break
             handled = pool.map(partial(_guarded, deployment, workloads), handful)
-            messages = {key: found.pop(key) for key in handful}
+            handles = {key: found.pop(key) for key in handful}
             taken = [outcome for outcome in handled if outcome is not None]
             _introduce(taken, add_tenants)
             for outcome in taken:
                 _count(done, outcome)
-            _delete(deployment, finished + [handle for outcome in taken for handle in messages[outcome.key]])
+            _delete(deployment, finished + [handle for outcome in taken for handle in handles[outcome.key]])
     return done
 
 
-def _receive(deployment: Deployment, most: int) -> Iterator[MessageTypeDef]:
-    """Up to about ``most`` messages, as long as there are any."""
-    while most > 0:
-        answer = deployment.sqs.receive_message(
-            QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
-        )
-        messages = answer.get("Messages", [])
-        yield from messages
-        if not messages:
-            return
-        most -= len(messages)
+def _receive(deployment: Deployment) -> Sequence[MessageTypeDef]:
+    answer = deployment.sqs.receive_message(
+        QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
+    )
+    return answer.get("Messages", [])
+
+
+def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
+    """Manifest keys by the tenant and workload whose they are, in the order in which they were found."""
+    owners: dict[str, list[str]] = {}
+    for key in found:
+        owners.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
+    return owners
 
 
 def _next_in_turn(found: Iterable[str]) -> list[str]:
     """A handful of manifest keys: everybody's latest event first, then everybody's next."""
-    by_tenant: dict[str, list[str]] = {}
-    for key in found:
-        by_tenant.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
-    turns = (key for turn in zip_longest(*(reversed(events) for events in by_tenant.values())) for key in turn if key)
+    turns = (key for turn in zip_longest(*map(reversed, _by_owner(found).values())) for key in turn if key)
     return list(islice(turns, _MANIFESTS_A_HANDFUL))
 
 
