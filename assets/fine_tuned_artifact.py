@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resources import keys
+from resources import keys, storage
+
+if TYPE_CHECKING:
+    from resources.deployment import Deployment
+
+_MOST_OUTCOME_BYTES: Final = 8 * 1024 * 1024
 
 
 class MalformedOutcome(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed outcome"
@@ -76,3 +82,28 @@ def outcome_in_message(message: Any) -> Outcome | None:
     if outcome.status == "succeeded" and outcome.archive is None:
         raise MalformedOutcome(f"task {outcome.task} succeeded without an archive")
     return outcome
+
+
+def stored_outcome(deployment: Deployment, archive: str) -> Outcome:
+    """The outcome that lies beside an archive, whose key is ``archive``.
+
+    Raises:
+        storage.ObjectMissing: it is not there.
+        storage.ObjectTooLarge: it has more than 8 MiB.
+        ValueError: it is not an outcome.
+    """
+    key = keys.outcome_beside(archive)
+    content = storage.read_bytes(deployment.s3, deployment.data_bucket, key, _MOST_OUTCOME_BYTES)
+    return Outcome.model_validate_json(content)
+
+
+def arrived_bytes(deployment: Deployment, archive: str, wait: float) -> int | None:
+    """The archive's size in bytes, once it is in S3; None when it is not there within ``wait`` seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return storage.size(deployment.s3, deployment.data_bucket, archive)
+        except storage.ObjectMissing:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.1)

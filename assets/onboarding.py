@@ -6,27 +6,39 @@ This is plain code: it is told whom to work for and where to report, and calls `
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from assets.asset_metadata import (
+    artifact_metadata,
+    registration_metadata,
+    training_data_metadata,
+    version_and_metrics,
+)
 from assets.drift import check_drift
-from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, Registration, comparison, register
-from assets.fine_tuned_artifact import FinishedJob, MalformedOutcome, Outcome, outcome_in_message
-from assets.previews import pictures_of_preview
+from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, register
+from assets.fine_tuned_artifact import (
+    FinishedJob,
+    MalformedOutcome,
+    Outcome,
+    arrived_bytes,
+    outcome_in_message,
+    stored_outcome,
+)
 from assets.report import AssetName, Report
+from assets.request_endings import RequestEndings
 from assets.training_data import TrainingData, make_training_data
 from resources import hosting, keys, storage, training, uploads
 from resources.durations import learn_durations, learned_durations
 from resources.model_registry import ModelRegistry, ModelVersion
-from resources.notifications import Notice, NoticeKind, tell_operators, tell_tenant, tell_tenants
-from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue
+from resources.notifications import NoticeKind, tell_operators
+from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, Status
 from resources.training import TrainingTask
 from workloads.schema import Workload
 
@@ -39,10 +51,8 @@ Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
 does not complete, and ``NoCapacityYet`` when SageMaker does not take it now."""
 
 _PREPARED_AT_ONCE: Final = 4
-_MOST_OUTCOME_BYTES: Final = 8 * 1024 * 1024
 # Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
 _SYNC_SECONDS: Final = 5.0
-_ROWS_FOLLOW_SECONDS: Final = 1.0
 
 
 class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
@@ -95,19 +105,18 @@ class Onboarding:
 
     def __post_init__(self) -> None:
         self._queue = RequestQueue(self.deployment, by=self.by)
+        self._endings = RequestEndings(self.deployment, self.workload, self._queue, self.report)
         self._registry = ModelRegistry(self.deployment)
         self._work: dict[keys.RequestId, Work] = {}
         self._data: dict[keys.RequestId, TrainingData] = {}
         self._awaiting_archive: deque[Outcome] = deque()
         self._settled: set[keys.RequestId] = set()
-        self._trained: dict[keys.RequestId, ModelVersion] = {}
         self._endpoint: dict[str, hosting.Endpoint] = {}
         self._instances = 1
         self._rung = training.rungs(self.workload)[0]
         self._job = ""
         self._durations: list[tuple[float, float]] = []
-        self._registered: list[tuple[Work, ModelVersion, Registration]] = []
-        self._row_moved = time.monotonic()
+        self._began = datetime.now(UTC)
 
     # ---- the whole way ----------------------------------------------------------------------------------------------------
 
@@ -121,7 +130,7 @@ class Onboarding:
         try:
             self._run(work)
         finally:
-            self._move_registered()
+            self._endings.tell_registered()
 
     def _run(self, work: Sequence[Work]) -> None:
         self._work = {item.request.request: item for item in work}
@@ -180,6 +189,20 @@ class Onboarding:
         training.write_job_inputs(self.deployment, self.workload, self.tier, self.pack, tasks, self._instances)
         return tasks
 
+    def _moved(self, item: Work, to: Status, *, why: str, changes: Mapping[str, Any] | None = None) -> Work | None:
+        """The work with its row moved along. None when the row is no longer this pack's: it was cancelled, or another run took
+        it over, and nothing more is done for it here.
+        """
+        try:
+            moved = self._queue.move(item.request, to, why=why, changes=changes)
+        except NotTheirTurn as error:
+            self._settled.add(item.request.request)
+            self.report.info(str(error))
+            return None
+        item = replace(item, request=moved)
+        self._work[item.request.request] = item
+        return item
+
     # ---- training data ------------------------------------------------------------------------------------------------------
 
     def _prepare(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
@@ -203,9 +226,7 @@ class Onboarding:
                     continue
                 self._data[item.request.request] = data
                 self.report.checked("training_data", "data_quality", item.tenant, dict(data.repairs), passed=True)
-                self.report.materialized(
-                    "training_data", item.tenant, self._data_metadata(item, data), data.fingerprint
-                )
+                self._report_data(item, data)
                 ready.append((item, data))
         noted = [(self._note_training_data(item, data), data) for item, data in ready]
         ready = [(item, data) for item, data in noted if item is not None]
@@ -218,14 +239,7 @@ class Onboarding:
             return item
         job = keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack)
         changes = {"facts": {"training_data": data.to_json()}, "job": job}
-        try:
-            moved = self._queue.move(item.request, "training", why=f"its data are good; job {job}", changes=changes)
-        except NotTheirTurn as error:
-            self._left_to_others(item, error)
-            return None
-        item = replace(item, request=moved)
-        self._work[item.request.request] = item
-        return item
+        return self._moved(item, "training", why=f"its data are good; job {job}", changes=changes)
 
     def _prepared_before(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
         ready = []
@@ -247,20 +261,11 @@ class Onboarding:
         if text:
             data = self._data[item.request.request] = TrainingData.from_json(text)
             if "training_data" in self.stages:
-                self.report.materialized(
-                    "training_data", item.tenant, self._data_metadata(item, data), data.fingerprint
-                )
+                self._report_data(item, data)
 
-    def _data_metadata(self, item: Work, data: TrainingData) -> dict[str, Any]:
-        folder = keys.training_data_root(item.request.workload) + keys.training_data_folder(item.tenant, data.version)
-        return {
-            "dagster/partition_row_count": data.rows,
-            "dagster/uri": f"s3://{self.deployment.data_bucket}/{folder}/",
-            "repairs": dict(data.repairs),
-            **{str(name): value for name, value in data.facts.items()},
-            "upload": f"s3://{self.deployment.uploads_bucket}/{item.request.manifest_key}",
-            "request": item.request.request,
-        }
+    def _report_data(self, item: Work, data: TrainingData) -> None:
+        metadata = training_data_metadata(self.deployment, item.request, data)
+        self.report.materialized("training_data", item.tenant, metadata, data.fingerprint)
 
     # ---- fine-tuned artifact ------------------------------------------------------------------------------------------------
 
@@ -357,7 +362,7 @@ class Onboarding:
             )  # fmt: skip
             return True
         archive = keys.checkpoint_archive(item.request.workload, self.pack, item.tenant, item.version)
-        size = self._arrived(archive, wait)
+        size = arrived_bytes(self.deployment, archive, wait)
         if size is None:
             return False
         model = ModelVersion(
@@ -380,32 +385,18 @@ class Onboarding:
         if data is not None and self._rung.instance_type == self.workload.training.instance_type:
             self._durations.append((float(data.rows), outcome.seconds))
         if item.owed and item.request.status in {"claimed", "training"}:
-            try:
-                moved = self._queue.move(item.request, "trained", why=f"version {item.version}")
-            except NotTheirTurn as error:
-                self._left_to_others(item, error)
+            moved = self._moved(item, "trained", why=f"version {item.version}")
+            if moved is None:
                 return True
-            item = replace(item, request=moved)
-            self._work[item.request.request] = item
+            item = moved
         self._settled.add(item.request.request)
-        self._trained[item.request.request] = model
-        metadata = self._artifact_metadata(model, outcome)
+        price = self._rung.usd_per_hour
+        metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, self.report)
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
         self._check_quality(item, model)
         if "endpoint_registration" in self.stages:
             self._register(item, model, size)
         return True
-
-    def _arrived(self, archive: str, wait: float) -> int | None:
-        """The archive's size in bytes, once it is in S3; None when it is not there within ``wait`` seconds."""
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                return storage.size(self.deployment.s3, self.deployment.data_bucket, archive)
-            except storage.ObjectMissing:
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(0.1)
 
     def _check_quality(self, item: Work, model: ModelVersion) -> None:
         verdict = self.workload.quality.verdict(model.metrics)
@@ -414,46 +405,17 @@ class Onboarding:
         good, found = verdict
         self.report.checked("fine_tuned_artifact", "better_than_baseline", item.tenant, found, passed=good)
 
-    def _artifact_metadata(self, model: ModelVersion, outcome: Outcome) -> dict[str, Any]:
-        quality = self.workload.quality
-        skill = quality.skill(model.metrics)
-        # A spot machine costs less; SageMaker does not say how much.
-        usd = outcome.seconds / 3600 * self._rung.usd_per_hour
-        return {
-            **self._pictures(model, outcome),  # first: people look before they read
-            "version": model.version,
-            **{name: float(value) for name, value in model.metrics.items()},
-            **({quality.compared: quality.shown(skill)} if skill is not None else {}),
-            "dagster/uri": f"s3://{self.deployment.data_bucket}/{model.archive}",
-            "bytes": model.size,
-            **({"files": self._files(model, outcome)} if outcome.files else {}),
-            "training_seconds": outcome.seconds,
-            "cost_usd": round(usd, 8),
-            "training_job": model.job,
-            "console": self.deployment.console_url("jobs", model.job),
-            "card": dict(model.card),
-        }
-
-    def _files(self, model: ModelVersion, outcome: Outcome) -> list[str]:
-        folder = keys.files_beside(model.archive)
-        return [f"s3://{self.deployment.data_bucket}/{folder}{name}" for name in outcome.files]
-
-    def _pictures(self, model: ModelVersion, outcome: Outcome) -> dict[str, bytes]:
-        try:
-            return pictures_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")
-        except ValueError as error:
-            self.report.info(f"{model.tenant}: no picture of its preview: {error}")
-            return {}
-
     # ---- endpoint registration ------------------------------------------------------------------------------------------------
 
     def _endpoint_of(self, tenant: keys.TenantId, tier: keys.Tier) -> hosting.Endpoint:
         name = keys.endpoint_name(self.deployment.prefix, keys.workload_name(self.workload.name), tier, tenant)
         if name not in self._endpoint:
-            self._endpoint[name] = hosting.ensure_endpoint(self.deployment, self.workload, tier, tenant)
+            self._endpoint[name] = hosting.ensure_endpoint(
+                self.deployment, self.workload, tier, tenant, began=self._began
+            )
             # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another asks another endpoint.
             if self.workload.serving.asynchronous is not None and tier != self.workload.tier:
-                hosting.ensure_async_endpoint(self.deployment, self.workload, tier, tenant)
+                hosting.ensure_async_endpoint(self.deployment, self.workload, tier, tenant, began=self._began)
         return self._endpoint[name]
 
     def _take_up_trained(self, item: Work) -> bool:
@@ -462,12 +424,10 @@ class Onboarding:
         if model is None or model.status == "rejected":
             return False
         if item.request.status != "trained":
-            try:
-                moved = self._queue.move(item.request, "trained", why=f"version {item.version}, made by an earlier try")
-            except NotTheirTurn as error:
-                self._left_to_others(item, error)
+            moved = self._moved(item, "trained", why=f"version {item.version}, made by an earlier try")
+            if moved is None:
                 return True
-            item = replace(item, request=moved)
+            item = moved
         self._settled.add(item.request.request)
         self._report_data_again(item)
         self._report_artifact_again(item, model)
@@ -477,13 +437,13 @@ class Onboarding:
 
     def _report_artifact_again(self, item: Work, model: ModelVersion) -> None:
         """Report what an earlier try trained: this run has announced it, and that one may have died before it told."""
-        key = keys.outcome_beside(model.archive)
+        price = self._rung.usd_per_hour
         try:
-            content = storage.read_bytes(self.deployment.s3, self.deployment.data_bucket, key, _MOST_OUTCOME_BYTES)
-            metadata = self._artifact_metadata(model, Outcome.model_validate_json(content))
+            outcome = stored_outcome(self.deployment, model.archive)
+            metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, self.report)
         except (storage.ObjectMissing, storage.ObjectTooLarge, ValueError) as error:
             self.report.info(f"{item.tenant}: what its training told cannot be read again: {error}")
-            metadata = {"version": model.version, **{name: float(value) for name, value in model.metrics.items()}}
+            metadata = version_and_metrics(model)
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
 
     def _register_latest(self, item: Work) -> None:
@@ -527,65 +487,9 @@ class Onboarding:
             passed=True,
         )
         self.registered += 1
-        self.report.materialized(
-            "endpoint_registration",
-            item.tenant,
-            self._registration_metadata(model, endpoint, done),
-            done.champion.version,
-        )
-        self._registered.append((item, model, done))
-        if time.monotonic() - self._row_moved > _ROWS_FOLLOW_SECONDS:
-            self._move_registered()
-
-    def _move_registered(self) -> None:
-        """Tell of those registered, then move their rows: whatever dies on the way does it twice rather than never.
-
-        Dagster's events are handed on in batches, so rows follow them in batches too.
-        """
-        self.report.flush()
-        finished, self._registered = self._registered, []
-        self._row_moved = time.monotonic()
-        notices = []
-        for item, model, done in finished:
-            kept = f"Your model stays as it was: {done.decision}."
-            ready = f"Your {self.workload.title.lower()} are ready."
-            if not item.request.quiet:
-                notices.append(
-                    self._notice(item, "model_ready", ready, model.version)
-                    if done.crowned
-                    else self._notice(item, "model_kept", kept, done.champion.version)
-                )
-        tell_tenants(self.deployment, notices)
-        for item, _, done in finished:
-            if item.owed and item.request.status == "trained":
-                try:
-                    self._queue.move(item.request, "registered", why=done.decision)
-                except NotTheirTurn as error:
-                    self.report.info(str(error))
-
-    def _registration_metadata(
-        self, model: ModelVersion, endpoint: hosting.Endpoint, done: Registration
-    ) -> dict[str, Any]:
-        quality = self.workload.quality
-        return {
-            **({"first_pictures": done.answer.picture} if done.answer.picture else {}),
-            "version": model.version,
-            "decision": done.decision,
-            **({"comparison": comparison(self.workload, model, done.reigning)} if done.reigning else {}),
-            "champion": done.champion.version,
-            **({"previous": done.champion.previous} if done.champion.previous else {}),
-            "endpoint": endpoint.name,
-            "console": self.deployment.console_url("endpoints", endpoint.name),
-            "target_model": keys.target_model(model.tenant, model.version),
-            "smoke_milliseconds": round(done.smoke_milliseconds, 1),
-            "first_answer": done.answer.document,
-            **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
-            **(
-                {f"champion_{quality.compared}": quality.shown(done.champion_skill)}
-                if done.champion_skill is not None
-                else {}
-            ),
-        }
+        metadata = registration_metadata(self.deployment, self.workload, model, endpoint.name, done)
+        self.report.materialized("endpoint_registration", item.tenant, metadata, done.champion.version)
+        self._endings.registered(item.request, model.version, done, owed=item.owed)
 
     # ---- failures ----------------------------------------------------------------------------------------------------------------
 
@@ -596,44 +500,8 @@ class Onboarding:
         self._settled.add(item.request.request)
         self.failures[item.tenant] = reason
         self.report.failed(asset, item.tenant, reason)
-        if not item.owed:
-            return
-        self.report.flush()
-        attempts = self.workload.training.attempts
-        # The tenant is told before the row says so: whoever dies between the two tells twice rather than never.
-        if tell is not None:
-            blame = (
-                "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
-            )
-            self._tell(item, tell, f"{blame}: {reason}")
-        elif retryable and item.request.attempt >= attempts:
-            self._tell(item, "model_not_made", f"No model could be made from your upload: {reason}")
-        try:
-            self._queue.fail(
-                item.request,
-                reason,
-                attempts=attempts,
-                retryable=retryable,
-                new_version=new_version,
-                first_retry=timedelta(seconds=self.workload.scheduling.retry_seconds),
-            )
-            if not retryable:
-                self._queue.bring_back_superseded(item.request)
-        except NotTheirTurn as error:
-            self.report.info(str(error))
-
-    def _left_to_others(self, item: Work, error: NotTheirTurn) -> None:
-        """The row was cancelled, or another run took it over: nothing more is done for it here."""
-        self._settled.add(item.request.request)
-        self.report.info(str(error))
-
-    def _tell(self, item: Work, kind: NoticeKind, message: str) -> None:
-        if not item.request.quiet:
-            tell_tenant(self.deployment, self._notice(item, kind, message, None))
-
-    def _notice(self, item: Work, kind: NoticeKind, message: str, version: keys.Version | None) -> Notice:
-        request = item.request
-        return Notice(kind, request.workload, item.tenant, message, request=request.request, version=version)
+        if item.owed:
+            self._endings.failed(item.request, reason, retryable=retryable, tell=tell, new_version=new_version)
 
 
 def owed_work(requests: Sequence[Request], pack: keys.PackId) -> list[Work]:

@@ -29,7 +29,7 @@ from resources.notifications import tell_operators
 from resources.request_queue import RequestQueue
 from workloads.schema import Workload
 
-_DRAIN_SECONDS: Final = 3.5  # a tick is to stay under five, whatever waits in the queue
+_DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, whatever waits in the queue
 _TICK_SECONDS: Final = 5
 _RECONCILE_SECONDS: Final = 60
 _GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand objects, whoever they belong to

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import ClientError
@@ -68,12 +69,16 @@ class Endpoint:
 
 
 def ensure_endpoint(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0
-) -> Endpoint:
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0,
+    began: datetime | None = None,
+) -> Endpoint:  # fmt: skip
     """Bring the endpoint that serves ``tenant`` into service, creating or updating it where it is not as the workload says.
 
     Model and endpoint configuration are named by what is in them, so that an existing one is the right one. An update keeps
     the instance count the capacity schedule chose.
+
+    Who only needs an endpoint that serves says when it ``began``. An endpoint that was changed since is left as it is, as
+    its configuration may be that of a later release; and one whose update was rolled back serves on, and will do.
 
     Args:
         deployment: names of buckets and roles.
@@ -81,18 +86,21 @@ def ensure_endpoint(
         tier: the tenant's tier; a shared tier has one endpoint, whoever the tenant is.
         tenant: the tenant.
         timeout: seconds to wait for it.
+        began: when the caller began, and read the workload; None for who is to see to it that the endpoint follows it.
 
     Raises:
         EndpointFailed: it ended in another state, or took too long.
     """
     name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
     model = _model_request(deployment, workload, name)
-    return _ensure(deployment, name, model, _config_request(workload, tier, name, model["ModelName"]), [], timeout)
+    config = _config_request(workload, tier, name, model["ModelName"])
+    return _ensure(deployment, name, model, config, [], timeout, began)
 
 
 def ensure_async_endpoint(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0
-) -> Endpoint:
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0,
+    began: datetime | None = None,
+) -> Endpoint:  # fmt: skip
     """Bring the endpoint that answers ``tenant`` asynchronously into service, as ``ensure_endpoint`` does with the other.
 
     An asynchronous endpoint is not multi-model on AWS: its container fetches the archives it is asked for from the prefix of the
@@ -109,7 +117,7 @@ def ensure_async_endpoint(
     config = _async_config_request(deployment, workload, tier, tenant, name, model["ModelName"])
     # IAM holds a tenant's session to the endpoint that bears its tag.
     tags = [{"Key": "tenantry:tenant", "Value": tenant}] if tier == "silo" else []
-    return _ensure(deployment, name, model, config, tags, timeout)
+    return _ensure(deployment, name, model, config, tags, timeout, began)
 
 
 def _ensure(
@@ -119,6 +127,7 @@ def _ensure(
     config: Mapping[str, Any],
     tags: list[Any],
     timeout: float,
+    began: datetime | None,
 ) -> Endpoint:
     client = deployment.sagemaker
     described = describe_endpoint(deployment, name)
@@ -126,6 +135,8 @@ def _ensure(
         _remove(deployment, name, described, timeout)
         described = None
     made: Literal["created", "updated", "unchanged"] = "unchanged"
+    if began is not None and described is not None and described["LastModifiedTime"] > began:
+        return _endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
     if described is None or described["EndpointConfigName"] != config["EndpointConfigName"]:
         create_once(client.create_model, model)
         create_once(client.create_endpoint_config, config)
@@ -137,6 +148,8 @@ def _ensure(
             made = _update(deployment, name, config["EndpointConfigName"], timeout)
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != config["EndpointConfigName"]:
+        if began is not None:
+            return _endpoint(ready, "unchanged")
         raise EndpointFailed(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: {ready.get('FailureReason', 'no reason given')}"
         )

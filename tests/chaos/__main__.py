@@ -62,7 +62,10 @@ class Chaos:
         left = [victim for victim, times in self._kills.items() for _ in range(times)]
         # The last kills come when everything has been uploaded.
         waves = [*_parts(self._uploads, -(-len(left) // 2)), *([[]] * (len(left) // 2))]
-        for wave in waves:
+        for number, wave in enumerate(waves):
+            if number == len(waves) // 2 - 1:
+                self._world.release()
+                self._say("another version was released")
             waiting = deque(wave)
             killed = self.mischief.strike(left, lambda waiting=waiting: self._go_on(waiting), _PATIENCE_SECONDS)  # type: ignore[misc]
             while waiting:

@@ -35,7 +35,7 @@ def fault_rules(tenants: int) -> Sequence[Rule]:
         Rule(kind="hang_container", probability=0.2, most=few, endpoint="*", after_seconds=(2.0, 20.0), seconds=5.0),
         Rule(kind="slow_container", probability=0.2, seconds=0.3),
         Rule(kind="s3_error", probability=0.05),
-        Rule(kind="failed_update", probability=0.5, most=1),
+        Rule(kind="failed_update", most=1),
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
@@ -22,6 +22,7 @@ from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.request_queue import NEXT, Request, RequestQueue
 from tests.chaos.tenants import ENERGY, Upload, Uploader
+from tests.chaos.world import RELEASED
 from workloads.schema import Workload
 
 _ASSETS: Final[Sequence[AssetName]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
@@ -73,7 +74,25 @@ class Reckoning:
             for upload in self.uploads:
                 if upload.manifest_key not in known and not self._is_known_by_content(upload):
                     waiting["uploads without a request"] += 1
+        if not waiting and not self._is_released():
+            waiting["endpoint that is not as it was released"] += 1
         return waiting
+
+    def _is_released(self) -> bool:
+        """Whether the endpoint is in service and its container has what the release in the middle gave it."""
+        name = keys.endpoint_name(self.deployment.prefix, ENERGY, self.workload.tier, keys.tenant_id("anyone"))
+        client = self.deployment.sagemaker
+        try:
+            endpoint = hosting.describe_endpoint(self.deployment, name)
+            if endpoint is None or endpoint["EndpointStatus"] != "InService":
+                return False
+            config = client.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+            container = client.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])[
+                "PrimaryContainer"
+            ]
+        except (ClientError, BotoCoreError):  # a fault meets this call, too
+            return False
+        return RELEASED.items() <= container.get("Environment", {}).items()
 
     def _is_known_by_content(self, upload: Upload) -> bool:
         request = self.uploader.request_of(upload, {ENERGY: self.workload})

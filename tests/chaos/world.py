@@ -31,6 +31,9 @@ CONTAINERS: Final = ROOT / "containers"
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
+RELEASED: Final = {"TENANTRY_PREDICT_THREADS": "2"}  # in the middle of it all, the endpoint's container gets this
+
+
 class WorldBroken(RuntimeError):  # noqa: N818 - reads as the sentence it is: "world broken"
     """Something that the test itself relies on did not come up; the message names its log."""
 
@@ -98,6 +101,15 @@ class World:
             self.cloud.start_sagemaker()
             back.append("sagemaker")
         return back
+
+    def release(self) -> None:
+        """Another version of the product is deployed: the energy workload's endpoint is to have ``RELEASED`` in its environment."""
+        path = self.workloads / "energy.yaml"
+        document = yaml.safe_load(path.read_text())
+        document["serving"]["environment"] = {**document["serving"].get("environment", {}), **RELEASED}
+        path.write_text(yaml.safe_dump(document))
+        stop_process(self.processes["code_server"], grace=30)
+        self.bring_back()
 
     # ---- what runs --------------------------------------------------------------------------------------------------
 

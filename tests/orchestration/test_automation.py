@@ -1,5 +1,8 @@
 """The endpoint follows the YAML by itself."""
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 from dagster import AssetSelection, AutomationCondition, DagsterInstance, evaluate_automation_conditions
 
 from assets.chosen_partitions import asset_key
@@ -17,3 +20,27 @@ def test_a_missing_endpoint_is_asked_for_once_at_the_first_look(dagster_instance
         defs=defs, instance=dagster_instance, asset_selection=ONLY, cursor=first.cursor
     )
     assert again.get_num_requested(ENDPOINT) == 0
+
+
+def test_one_that_could_not_be_made_is_asked_for_again_after_ten_minutes(
+    dagster_instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime(2026, 3, 2, 12, 1, tzinfo=UTC)
+    first = evaluate_automation_conditions(
+        defs=defs, instance=dagster_instance, asset_selection=ONLY, evaluation_time=at
+    )
+    assert first.get_num_requested(ENDPOINT) == 1
+    monkeypatch.setenv("TENANTRY_STACK", "nowhere")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    job = defs.resolve_implicit_global_asset_job_def()
+    failed = job.execute_in_process(instance=dagster_instance, asset_selection=[ENDPOINT], raise_on_error=False)
+    assert not failed.success
+    cursor, asked = first.cursor, []
+    for minutes in (1, 8, 10, 12, 20):
+        result = evaluate_automation_conditions(
+            defs=defs, instance=dagster_instance, asset_selection=ONLY, cursor=cursor,
+            evaluation_time=at + timedelta(minutes=minutes),
+        )  # fmt: skip
+        cursor = result.cursor
+        asked.append(result.get_num_requested(ENDPOINT))
+    assert asked == [0, 0, 1, 0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -98,6 +99,32 @@ def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tena
     )
     assert (updated.made, updated.instances) == ("updated", 2)
     assert set_capacity(deployment, endpoint.name, 1).instances == 1
+
+
+def test_a_run_that_began_before_a_release_does_not_undo_it(serving: Serving, tenant: keys.TenantId) -> None:
+    deployment, energy, endpoint = serving
+    began = datetime.now(UTC)
+    released = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "5"})
+    new = ensure_endpoint(deployment, released, "bridge", tenant)
+    old_run = ensure_endpoint(deployment, energy, "bridge", tenant, began=began)
+    assert (old_run.config, old_run.status, old_run.made) == (new.config, "InService", "unchanged")
+    later_run = ensure_endpoint(deployment, energy, "bridge", tenant, began=datetime.now(UTC))
+    assert (later_run.config, later_run.made) == (endpoint.config, "updated")
+
+
+def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registration(
+    serving: Serving, tenant: keys.TenantId
+) -> None:
+    deployment, energy, _ = serving
+    serves = ensure_endpoint(deployment, energy, "bridge", tenant)
+    broken = with_serving(energy, container="nowhere")
+    with pytest.raises(EndpointFailed, match="the update was rolled back"):
+        ensure_endpoint(deployment, broken, "bridge", tenant)
+    for_a_run = ensure_endpoint(deployment, broken, "bridge", tenant, began=datetime.now(UTC))
+    assert (for_a_run.config, for_a_run.status) == (serves.config, "InService")
+    with TenantClient(deployment, energy, tenant) as client:
+        assert client.predict({"period": 1})["model"]
+    assert ensure_endpoint(deployment, energy, "bridge", tenant).status == "InService"
 
 
 def test_capacity_that_could_not_be_had_is_a_failure_with_its_reason(serving: Serving) -> None:
