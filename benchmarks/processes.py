@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import psutil
@@ -115,6 +117,11 @@ def _kind(process: psutil.Process) -> str:
     return next((kind for words, kind in kinds.items() if words in line), "other")
 
 
+def terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+    """Handler of SIGTERM: ends the benchmark as Ctrl-C does, with what it started."""
+    raise SystemExit(128 + number)
+
+
 @contextmanager
 def everything_running(
     state: Path, variables: Mapping[str, str] | None = None
@@ -125,6 +132,7 @@ def everything_running(
         state: the folder for everything they keep.
         variables: what Dagster's processes see beside this one's variables.
     """
+    signal.signal(signal.SIGTERM, terminated)
     with running(state / "cloud", ROOT / "containers") as cloud:
         os.environ.update(cloud.environment)
         deploy()

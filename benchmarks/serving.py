@@ -29,9 +29,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
+from benchmarks.processes import terminated
 from containers.forecast.model_file import StoredForecast, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -331,10 +331,6 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return round(sorted(values)[min(len(values) - 1, len(values) * percent // 100)], 3)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
-    raise SystemExit(128 + number)
-
-
 def main() -> int:
     """Measure and print the report."""
     parser = argparse.ArgumentParser(description="Our model server beside MLServer.")
@@ -342,7 +338,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one warm measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind; the median is reported")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     print(json.dumps(measure(arguments.models, arguments.seconds, arguments.rounds)))
     return 0
 
