@@ -60,12 +60,12 @@ class Chaos:
         """All of it. Raises ``NotAtRest``."""
         self.mischief.faults_on()
         left = [victim for victim, times in self._kills.items() for _ in range(times)]
-        # The last kills come when everything has been uploaded.
-        waves = [*_parts(self._uploads, -(-len(left) // 2)), *([[]] * (len(left) // 2))]
+        # The last kills come when everything has been uploaded, the release before the last uploads.
+        upload_waves = -(-len(left) // 2)
+        waves = [*_parts(self._uploads, upload_waves), *([[]] * (len(left) // 2))]
         for number, wave in enumerate(waves):
-            if number == len(waves) // 2 - 1:
-                self._world.release()
-                self._say("another version was released")
+            if number == upload_waves - 1:
+                self._release()
             waiting = deque(wave)
             killed = self.mischief.strike(left, lambda waiting=waiting: self._go_on(waiting), _PATIENCE_SECONDS)  # type: ignore[misc]
             while waiting:
@@ -84,6 +84,15 @@ class Chaos:
         self._mark("rest")
         self.reckoning.settle(DagsterInstance.get(), _messages(self._world.deployment))
         self._mark("reckoning")
+
+    def _release(self) -> None:
+        """Deploy another version, once there is an endpoint to update, whose first update will fail."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self._world.serves() and time.monotonic() < deadline:
+            self._go_on(deque())
+            time.sleep(1.0)
+        self._world.release()
+        self._say("another version was released")
 
     def _go_on(self, left: deque[Upload]) -> None:
         for _ in range(min(len(left), _UPLOADS_AT_ONCE)):

@@ -18,6 +18,7 @@ from typing import Final
 
 import psutil
 import yaml
+from botocore.exceptions import BotoCoreError, ClientError
 
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process
@@ -101,6 +102,14 @@ class World:
             self.cloud.start_sagemaker()
             back.append("sagemaker")
         return back
+
+    def serves(self) -> bool:
+        """Whether an endpoint is in service."""
+        try:
+            answer = self.deployment.sagemaker.list_endpoints(StatusEquals="InService")
+        except (ClientError, BotoCoreError):  # a fault meets this call, too
+            return False
+        return bool(answer["Endpoints"])
 
     def release(self) -> None:
         """Another version of the product is deployed: the energy workload's endpoint is to have ``RELEASED`` in its environment."""
