@@ -163,6 +163,10 @@ class Onboarding:
                 if (item := self._work.get(request)) is not None:
                     self._work[request] = replace(item, version=version)
                     self._report_data_again(self._work[request])
+            for item in work:
+                if item.owed and item.request.request not in written.versions:
+                    # Its claim came late, or its data could not be prepared by a run that died before it could say so.
+                    self._postpone(item, "training_data", f"pack {self.pack} was written down without it")
             return [
                 TrainingTask(request, item.tenant, version, version, (), 0.0)
                 for request, version in written.versions.items()
@@ -466,11 +470,7 @@ class Onboarding:
             return
         except hosting.EndpointFailed as error:
             # Nothing is wrong with the model: it is registered when its endpoint is back.
-            self._settled.add(item.request.request)
-            self.failures[item.tenant] = str(error)
-            self.report.failed("endpoint_registration", item.tenant, str(error))
-            if item.owed:
-                self._queue.postpone(item.request, str(error))
+            self._postpone(item, "endpoint_registration", str(error))
             return
         except (ArtifactUnusable, storage.ObjectMissing) as error:
             self.report.checked(
@@ -492,6 +492,14 @@ class Onboarding:
         self._endings.registered(item.request, model.version, done, owed=item.owed)
 
     # ---- failures ----------------------------------------------------------------------------------------------------------------
+
+    def _postpone(self, item: Work, asset: AssetName, reason: str) -> None:
+        """Leave it to a later pack, without counting a try."""
+        self._settled.add(item.request.request)
+        self.failures[item.tenant] = reason
+        self.report.failed(asset, item.tenant, reason)
+        if item.owed:
+            self._queue.postpone(item.request, reason)
 
     def _fail(
         self, item: Work, asset: AssetName, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None,

@@ -42,14 +42,11 @@ class RequestEndings:
         Args:
             request: the row as it was read.
             reason: why it failed, as a sentence.
-            retryable: whether trying the same data again can help; when its last try failed, the tenant is told.
-            tell: what the tenant is told, whatever tries are left.
+            retryable: whether trying the same data again can help; the queue tells the tenant when the last try failed.
+            tell: what the tenant is told at once.
             new_version: whether the next try makes another version (``RequestQueue.fail``).
         """
         self._report.flush()
-        training, scheduling = self._workload.training, self._workload.scheduling
-        if tell is None and retryable and request.attempt >= training.attempts:
-            tell = "model_not_made"
         if tell is not None and not request.quiet:
             blame = (
                 "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
@@ -59,10 +56,10 @@ class RequestEndings:
             self._queue.fail(
                 request,
                 reason,
-                attempts=training.attempts,
+                attempts=self._workload.training.attempts,
                 retryable=retryable,
                 new_version=new_version,
-                first_retry=timedelta(seconds=scheduling.retry_seconds),
+                first_retry=timedelta(seconds=self._workload.scheduling.retry_seconds),
             )
             if not retryable:
                 self._queue.bring_back_superseded(request)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -19,6 +20,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from resources import keys
+from resources.notifications import Notice, tell_tenant
 from resources.storage import error_code
 
 if TYPE_CHECKING:
@@ -264,7 +266,7 @@ class RequestQueue:
             raise NotTheirTurn(
                 f"request {request.request} of {request.tenant} is {request.status}; it cannot become {to}"
             )
-        at = now()
+        change = self._change(to, why, now())
         values: dict[str, Any] = {"status": to, **(changes or {})}
         values["queue"] = keys.queue_key(request.workload, to) if to in INDEXED else None
         names = {"#history": "history", "#status": "status"}
@@ -277,7 +279,7 @@ class RequestQueue:
                 sets.append(f"#n{number} = :v{number}")
                 expression_values[f":v{number}"] = _serialize(value)
         sets.append("#history = list_append(#history, :change)")
-        expression_values[":change"] = _serialize([self._change(to, why, at)])
+        expression_values[":change"] = _serialize([change])
         expression_values[":was"] = _serialize(request.status)
         expression_values[":due"] = _serialize(request.due.isoformat())
         condition = "#status = :was AND #due = :due"
@@ -297,13 +299,18 @@ class RequestQueue:
                 ExpressionAttributeNames=names,
                 ExpressionAttributeValues=expression_values,
                 ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                raise NotTheirTurn(
-                    f"request {request.request} of {request.tenant} is no longer {request.status}"
-                ) from error
-            raise
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            # An answer can be lost, and the call be made again: then the row has this very change already.
+            found = error.response.get("Item")
+            if found and (row := _request(cast("Mapping[str, Any]", found))).status == to and row.history[-1] == change:
+                return row
+            raise NotTheirTurn(
+                f"request {request.request} of {request.tenant} is no longer {request.status}"
+            ) from error
         return _request(answer["Attributes"])
 
     def try_move(
@@ -332,7 +339,8 @@ class RequestQueue:
         self, request: Request, reason: str, *, attempts: int, retryable: bool = True, new_version: bool = False,
         first_retry: timedelta = FIRST_RETRY,
     ) -> Request:  # fmt: skip
-        """Note that a try failed: the request waits for its next one, or is dead-lettered when its tries are spent.
+        """Note that a try failed: the request waits for its next one, or is dead-lettered when its tries are spent, of which its
+        tenant is told.
 
         Args:
             request: the row as it was read.
@@ -350,12 +358,22 @@ class RequestQueue:
         if not retryable:
             return self.move(request, "refused", why=reason, changes={"reason": reason, "pack": None})
         if request.attempt >= attempts:
-            return self.move(request, "dead_lettered", why=reason, changes={"reason": reason, "pack": None})
+            return self._dead_letter(request, reason)
         due, attempt = now() + first_retry * 2 ** (request.attempt - 1), request.attempt + 1
         changes = {"reason": reason, "attempt": attempt, "due": due.isoformat(), "pack": None, "job": None}
         if new_version:
             changes["version"] = keys.version_of(f"{request.request}/{attempt}", request.uploaded)
         return self.move(request, "failed", why=reason, changes=changes)
+
+    def _dead_letter(self, request: Request, reason: str) -> Request:
+        """Give a request up. Its tenant is told first: whoever dies between the two tells twice rather than never."""
+        if not request.quiet:
+            said = f"No model could be made from your upload: {reason}"
+            tell_tenant(
+                self.deployment,
+                Notice("model_not_made", request.workload, request.tenant, said, request=request.request),
+            )
+        return self.move(request, "dead_lettered", why=reason, changes={"reason": reason, "pack": None})
 
     def wake(self, workload: keys.WorkloadName) -> list[Request]:
         """Make failed requests whose next try has come pending again. Returns them."""
@@ -369,14 +387,15 @@ class RequestQueue:
         """Put a request back for a later moment without counting a try: nothing was wrong with it.
 
         It may have moved on within its pack since it was read; another pack's it is left to that pack. Without ``until`` it
-        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered.
+        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered, of which its tenant is told.
         """
         for row in self.get_many([request.key], request.workload):
             if row.pack != request.pack:
                 continue
             if row.postponed >= MOST_POSTPONEMENTS:
                 reason = f"put off {row.postponed} times, at last because: {why}"[:_MOST_REASON]
-                self.try_move(row, "dead_lettered", why=reason, changes={"reason": reason, "pack": None})
+                with suppress(NotTheirTurn):
+                    self._dead_letter(row, reason)
                 continue
             due = until or now() + min(FIRST_RETRY * 2 ** min(row.postponed, 10), LONGEST_PAUSE)
             postponed = row.postponed + (until is None)

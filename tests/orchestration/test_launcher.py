@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from dagster import DagsterInstance
+from dagster._core.test_utils import create_run_for_test
 
-from orchestration.launcher import PACK_TAG, runs_to_request
+from orchestration.launcher import MOST_RUNS_A_PACK, PACK_TAG, runs_to_request
 from resources import keys
 from resources.deployment import Deployment
 from resources.request_queue import Request, RequestQueue, now
@@ -152,3 +154,21 @@ def test_what_was_cancelled_in_a_pack_that_is_given_back_stays_cancelled(
     (same,) = runs_to_request(dagster_instance, queue, workload, lost_run_seconds=60)
     assert same.tags[PACK_TAG] == pack
     assert same.tags["tenantry/tenants"] == "1"
+
+
+def test_the_owner_of_a_request_that_is_given_up_as_its_runs_died_is_told(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    row = ask(queue, "acme")
+    (pack,) = tick(dagster_instance, queue, workload)
+    for _ in range(MOST_RUNS_A_PACK):
+        run = create_run_for_test(dagster_instance, "energy_fine_tuning", tags={PACK_TAG: pack})
+        dagster_instance.report_run_failed(run)
+    training = workload.training.model_copy(update={"attempts": 1})
+    assert tick(dagster_instance, queue, workload.model_copy(update={"training": training})) == []
+    given_up = again(queue, row)
+    assert given_up.status == "dead_lettered"
+    (message,) = queue.deployment.sqs.receive_message(QueueUrl=queue.deployment.notices_queue_url)["Messages"]
+    notice = json.loads(message["Body"])
+    assert (notice["kind"], notice["request"]) == ("model_not_made", row.request)
+    assert "4 runs of pack" in notice["message"]

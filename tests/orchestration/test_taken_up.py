@@ -7,9 +7,12 @@ from dagster import DagsterInstance
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.faults import Rule
 from local_sagemaker.faults_client import FaultsClient
+from orchestration.launcher import runs_to_request
+from resources import keys
 from resources.deployment import Deployment
+from resources.request_queue import RequestQueue
 from tests.orchestration.conftest import Upload
-from tests.orchestration.running import at_once, metadata_of, onboard, statuses, take_in
+from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
 from workloads.schema import Workload
 
 
@@ -43,3 +46,29 @@ def test_what_an_earlier_run_made_stays_made_though_the_next_run_dies_too(
     (done,) = onboard(deployment, dagster_instance, at_once(energy))
     assert done.success
     assert set(seen().values()) == {"MATERIALIZED"}
+
+
+def test_a_request_that_its_pack_was_written_down_without_waits_for_another_pack(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
+    upload: Upload,
+    consumption: dict[str, bytes],
+) -> None:
+    acme, bolt = upload("acme", consumption["tenant-0"]), upload("bolt", consumption["tenant-1"])
+    take_in(deployment, dagster_instance)
+    queue = RequestQueue(deployment)
+    (asked,) = runs_to_request(dagster_instance, queue, at_once(energy), lost_run_seconds=60)
+    config = asked.run_config["ops"]["energy_onboarding"]["config"]
+    config["requests"] = [request for request in config["requests"] if request["tenant"] == acme]
+    assert run(dagster_instance, str(asked.job_name), asked.run_config, dict(asked.tags)).success
+    (left_out,) = queue.open(energy_name := keys.workload_name("energy"))
+    assert (left_out.tenant, left_out.status) == (bolt, "claimed")
+
+    (taken_up,) = onboard(deployment, dagster_instance, at_once(energy))
+    assert not taken_up.success
+    row = queue.get(energy_name, bolt, left_out.request)
+    assert row is not None
+    assert (row.status, row.pack, row.attempt, row.postponed) == ("pending", None, 1, 1)
+    assert "was written down without it" in row.history[-1]["why"]
+    assert statuses(dagster_instance, "energy", "endpoint_registration", [acme])[acme] == "MATERIALIZED"

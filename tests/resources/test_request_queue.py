@@ -98,6 +98,27 @@ def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue
     assert queue.due(NAME) == queue.open(NAME) == queue.in_packs(NAME) == []
 
 
+def test_a_change_whose_answer_was_lost_and_which_is_made_again_was_made(queue: RequestQueue) -> None:
+    row, lost = accepted(queue), []
+
+    def lose_the_first_answer(**_: object) -> float | None:
+        if lost:
+            return None
+        lost.append(True)
+        return 0.0  # seconds until botocore makes the same call again
+
+    events = queue.deployment.dynamodb.meta.events
+    events.register("needs-retry.dynamodb.UpdateItem", lose_the_first_answer)
+    try:
+        (taken,) = queue.claim([row], PACK)
+    finally:
+        events.unregister("needs-retry.dynamodb.UpdateItem", lose_the_first_answer)
+    assert lost
+    assert (taken.status, taken.pack) == ("claimed", PACK)
+    assert taken == queue.get(NAME, ACME, row.request)
+    assert [change["status"] for change in taken.history] == ["pending", "claimed"]
+
+
 def test_a_repeated_event_is_nothing_new_whatever_became_of_the_request(queue: RequestQueue) -> None:
     row = accepted(queue)
     again = (NAME, ACME, row.request, "uploads/energy/acme/u2/manifest.json", DEFAULT_TIER)
