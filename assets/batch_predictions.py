@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from assets.answers import answer_for_people
 from assets.report import Report
 from resources import keys
@@ -94,7 +96,7 @@ def predict(
         report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
         try:
             result = predict_batch(deployment, workload, day, batch.name, batch.champions, poll=poll, show=_pictures)
-        except TransformJobFailed as error:
+        except (TransformJobFailed, ClientError, BotoCoreError) as error:  # a quota, say: the other batches go on
             for champion in batch.champions:
                 failures[champion.tenant] = str(error)
                 report.failed("batch_predictions", champion.tenant, str(error))

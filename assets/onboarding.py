@@ -36,7 +36,7 @@ from assets.request_endings import RequestEndings
 from assets.training_data import TrainingData, make_training_data
 from resources import hosting, keys, storage, training, uploads
 from resources.durations import learn_durations, learned_durations
-from resources.model_registry import ModelRegistry, ModelVersion
+from resources.model_registry import ChampionChanged, ModelRegistry, ModelVersion
 from resources.notifications import NoticeKind, tell_operators
 from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, Status
 from resources.training import TrainingTask
@@ -414,12 +414,11 @@ class Onboarding:
     def _endpoint_of(self, tenant: keys.TenantId, tier: keys.Tier) -> hosting.Endpoint:
         name = keys.endpoint_name(self.deployment.prefix, keys.workload_name(self.workload.name), tier, tenant)
         if name not in self._endpoint:
-            self._endpoint[name] = hosting.ensure_endpoint(
-                self.deployment, self.workload, tier, tenant, began=self._began
-            )
+            endpoint = hosting.ensure_endpoint(self.deployment, self.workload, tier, tenant, began=self._began)
             # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another asks another endpoint.
             if self.workload.serving.asynchronous is not None and tier != self.workload.tier:
                 hosting.ensure_async_endpoint(self.deployment, self.workload, tier, tenant, began=self._began)
+            self._endpoint[name] = endpoint
         return self._endpoint[name]
 
     def _take_up_trained(self, item: Work) -> bool:
@@ -471,6 +470,10 @@ class Onboarding:
         except hosting.EndpointFailed as error:
             # Nothing is wrong with the model: it is registered when its endpoint is back.
             self._postpone(item, "endpoint_registration", str(error))
+            return
+        except (ChampionChanged, ClientError, BotoCoreError) as error:
+            # Whatever meets one tenant here, its neighbours go on.
+            self._postpone(item, "endpoint_registration", f"{type(error).__name__}: {error}")
             return
         except (ArtifactUnusable, storage.ObjectMissing) as error:
             self.report.checked(

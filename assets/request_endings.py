@@ -53,6 +53,9 @@ class RequestEndings:
             )
             tell_tenant(self._deployment, _notice(request, tell, f"{blame}: {reason}", None))
         try:
+            if not retryable:
+                # First: nobody takes up a refused row again, should this process die in between.
+                self._queue.bring_back_superseded(request)
             self._queue.fail(
                 request,
                 reason,
@@ -61,8 +64,6 @@ class RequestEndings:
                 new_version=new_version,
                 first_retry=timedelta(seconds=self._workload.scheduling.retry_seconds),
             )
-            if not retryable:
-                self._queue.bring_back_superseded(request)
         except NotTheirTurn as error:
             self._report.info(str(error))
 

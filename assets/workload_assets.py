@@ -355,7 +355,10 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
         description=f"{workload.title}: the instances behind the endpoint, and what they cost.",
     )
     def endpoint_capacity(config: CapacityConfig, tenantry: TenantryResource) -> MaterializeResult[Any]:
-        endpoint = hosting.ensure_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+        # A release that cannot be served holds up no change of capacity.
+        endpoint = hosting.ensure_endpoint(
+            tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""), began=datetime.now(UTC)
+        )
         endpoint = hosting.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances
         )

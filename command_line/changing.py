@@ -19,6 +19,7 @@ from workloads.schema import Workload
 
 _RETRIED: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
 _LOOK_SECONDS: Final = 1.0
+_TICK_MAY_LAST_SECONDS: Final = 10.0
 _MESSAGES_A_CALL: Final = 10  # the most SQS gives
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -263,15 +264,19 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
     """
     queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
     WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
-    deadline = None if timeout is None else time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = None if timeout is None else began + timeout
     left = len(queue.in_packs(name))
     with invocation.progress() as progress:
         bar = progress.add_task(f"{name}: on their way", total=left)
-        while left and (deadline is None or time.monotonic() < deadline):
+        # A tick of the launcher that began before the pause may still claim some.
+        while (left or time.monotonic() < began + _TICK_MAY_LAST_SECONDS) and (
+            deadline is None or time.monotonic() < deadline
+        ):
             time.sleep(_LOOK_SECONDS)
             counts = queue.counts(name)
             left = sum(counts[status] for status in IN_A_PACK)
-            total = max(left, int(progress.tasks[0].total or 0))  # a tick that had begun may still have claimed some
+            total = max(left, int(progress.tasks[0].total or 0))
             progress.update(bar, total=total, completed=total - left)
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": name, "on_their_way": left, "requests": queue.counts(name)})
@@ -331,7 +336,7 @@ def rollback(
 def redrive(invocation: Invocation, yes: bool) -> None:
     """Send the events in the uploads' dead-letter queue back to be taken in.
 
-    An event lies there when taking its upload in failed five times: mostly because a table or a bucket was away.
+    An event lies there when taking its upload in failed fifty times: mostly because a table or a bucket was away.
 
     \b
     Example:

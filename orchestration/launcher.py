@@ -17,6 +17,7 @@ from dagster._core.storage.tags import PRIORITY_TAG
 
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
 from resources import keys
+from resources.model_registry import Champion, ModelRegistry
 from resources.notifications import tell_operators
 from resources.packing import PlannedPack, newest_of_each_tenant, plan_packs
 from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
@@ -91,22 +92,32 @@ def _whose_turn_it_is(
     at, limits, scheduling = now(), workload.training.pack, workload.scheduling
     while True:
         planned = plan_packs(newest, on_their_way, limits, scheduling, at, most_packs=most_packs)
-        held = {row.key for pack in planned for row in pack.requests if _has_to_wait(queue, workload, row, at)}
+        rows = [row for pack in planned for row in pack.requests]
+        champions = ModelRegistry(queue.deployment).champions_of(name, [row.tenant for row in rows])
+        held = {row.key for row in rows if _has_to_wait(queue, workload, row, champions.get(row.tenant), at)}
         if not held:
             return planned
         newest = [row for row in newest if row.key not in held]
 
 
-def _has_to_wait(queue: RequestQueue, workload: Workload, row: Request, at: datetime) -> bool:
+def _has_to_wait(
+    queue: RequestQueue, workload: Workload, row: Request, champion: Champion | None, at: datetime
+) -> bool:
     """Whether a request that is about to be claimed is not to be: then it has been dealt with. New tenants cost no call."""
     most = workload.scheduling.most_per_tenant_a_day
-    if row.attempt == 1 and (row.first or most is None):
+    # Its event came late: what was uploaded after it is served already.
+    overtaken = (
+        champion is not None
+        and row.version is not None
+        and keys.upload_moment(champion.version) > keys.upload_moment(row.version)
+    )
+    if row.attempt == 1 and not overtaken and (row.first or most is None):
         return False
     others = [other for other in queue.of_tenant(row.workload, row.tenant) if other.request != row.request]
     newer = [
         o for o in others if o.uploaded > row.uploaded and o.status not in {"refused", "cancelled", "dead_lettered"}
     ]
-    if newer and row.attempt > 1:
+    if newer and (row.attempt > 1 or overtaken):
         queue.supersede(row, newer[-1])
         return True
     if most is None or row.attempt > 1:

@@ -36,12 +36,20 @@ _GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand o
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 
+class UploadsNotTakenIn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "uploads not taken in"
+    """Not one of the uploads whose events came could be taken in; the code server's log says why. Their events stay."""
+
+
 class _Look(NamedTuple):
-    """What a tick of ``lost_uploads`` lists: uploads of these moments, after this key. Its cursor is the next one."""
+    """What a tick of ``lost_uploads`` lists: uploads of these moments, after this key. Its cursor is the next one.
+
+    ``again``: something of this listing could not be taken in, so that all of it is listed once more.
+    """
 
     since: datetime
     until: datetime
     after: str
+    again: bool = False
 
     @classmethod
     def parse(cls, cursor: str | None, grace: timedelta) -> "_Look":
@@ -50,13 +58,23 @@ class _Look(NamedTuple):
             return cls(datetime.min.replace(tzinfo=UTC), datetime.now(UTC) - grace, "")
         found = json.loads(cursor)
         until = datetime.fromisoformat(found["until"]) if found["until"] else datetime.now(UTC) - grace
-        return cls(datetime.fromisoformat(found["since"]), until, found["after"])
+        return cls(datetime.fromisoformat(found["since"]), until, found["after"], found.get("again", False))
 
-    def followed_by(self, after: str | None, grace: timedelta) -> str:
-        """The cursor of the next look: further on in this listing, or, after its end, at what was uploaded since."""
+    def followed_by(self, after: str | None, grace: timedelta, *, failed: bool) -> str:
+        """The cursor of the next look: further on in this listing, or, after its end, at what was uploaded since.
+
+        Args:
+            after: where this look ended; None at the end of the listing.
+            grace: as much is looked at twice.
+            failed: whether something could not be taken in.
+        """
+        again = self.again or failed
         if after is not None:
-            return json.dumps({"since": self.since.isoformat(), "until": self.until.isoformat(), "after": after})
-        return json.dumps({"since": (self.until - grace).isoformat(), "until": "", "after": ""})
+            return json.dumps(
+                {"since": self.since.isoformat(), "until": self.until.isoformat(), "after": after, "again": again}
+            )
+        since = self.since if again else self.until - grace
+        return json.dumps({"since": since.isoformat(), "until": "", "after": ""})
 
 
 def sensors_of(
@@ -83,6 +101,8 @@ def sensors_of(
         )
         for key, reason in done.refused:
             context.log.warning(f"refused {key}: {reason}")
+        if done.failed and not (done.accepted or done.repeated or done.refused):
+            raise UploadsNotTakenIn(str(done))
         return SkipReason(str(done) if done.messages else "no new uploads")
 
     @sensor(
@@ -105,10 +125,11 @@ def sensors_of(
             after=look.after,
             most_seconds=_LISTING_SECONDS,
         )
-        context.update_cursor(look.followed_by(listing.after, lost_uploads_grace))
         done = listing.done
+        context.update_cursor(look.followed_by(listing.after, lost_uploads_grace, failed=done.failed > 0))
         return SkipReason(
             f"{done.messages} uploads looked at: {done.accepted} had been lost, {len(done.refused)} refused"
+            + (f", {done.failed} could not be taken in and are listed again" if done.failed else "")
             + (f"; goes on after {listing.after}" if listing.after else "")
         )
 
@@ -124,7 +145,7 @@ def sensors_of(
     ) -> Iterator[RunRequest | SkipReason]:
         fail_lost_runs(context.instance, tenantry.lost_run_seconds)
         queue = RequestQueue(tenantry.deployment, by="sensor fine_tuning_launcher")
-        asked = 0
+        asked, troubles = 0, list[Exception]()
         for workload in workloads.values():
             try:
                 for request in runs_to_request(
@@ -132,8 +153,11 @@ def sensors_of(
                 ):
                     asked += 1
                     yield request
-            except Exception:  # one workload's trouble must not hold up the others
+            except Exception as error:  # one workload's trouble must not hold up the others
                 context.log.exception(f"the requests of {workload.name} could not be looked at; trying again next tick")
+                troubles.append(error)
+        if troubles and not asked:
+            raise troubles[0]
         if not asked:
             yield SkipReason("nothing is due, all packs that may run at once are running, or the workloads are paused")
 

@@ -365,7 +365,8 @@ def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeo
     """Give an endpoint a number of instances and wait until it has them.
 
     Raises:
-        EndpointFailed: it is not there, the account may not have so many, or it did not come back into service.
+        EndpointFailed: it is not there, the account may not have so many, there were no machines, or it did not come back into
+            service.
     """
     before = wait_in_service(deployment, endpoint, timeout=timeout)
     if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:
@@ -379,7 +380,14 @@ def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeo
         if error_code(error) == "ResourceLimitExceeded":
             raise EndpointFailed(f"endpoint {endpoint} cannot have {instances} instances: {error}") from error
         raise
-    return _endpoint(wait_in_service(deployment, endpoint, timeout=timeout), "updated")
+    after = wait_in_service(deployment, endpoint, timeout=timeout)
+    variant = after["ProductionVariants"][0]
+    if variant.get("DesiredInstanceCount") != instances:
+        raise EndpointFailed(
+            f"endpoint {endpoint} still has {variant.get('CurrentInstanceCount')} instances where {instances} were wanted;"
+            f" the change was rolled back: {after.get('FailureReason', 'no reason given')}"
+        )
+    return _endpoint(after, "updated")
 
 
 def invoke(
@@ -397,7 +405,7 @@ def invoke(
     Raises:
         InvocationRefused: the container refused the request or the archive; its own words are in the message.
         EndpointFailed: there is no such endpoint, or it is not in service.
-        EndpointBusy: it has too much to do, also after it was asked again for a while.
+        EndpointBusy: it has too much to do, or has not loaded the model, also after it was asked again for a while.
         botocore.exceptions.ClientError: anything else.
     """
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
@@ -421,6 +429,8 @@ def invoke(
                 time.sleep(pause)
                 pause = min(pause * 2, 10.0)
                 continue
+            if code == "ModelNotReadyException":
+                raise EndpointBusy(f"{target_model} was not loaded within {patience:.0f} s: {error}") from error
             if code == "ModelError":
                 message = str(error.response.get("OriginalMessage") or error)
                 if busy or status == 504:

@@ -41,9 +41,13 @@ class Intake:
     accepted: int = 0
     repeated: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)  # manifest key, reason
+    failed: int = 0  # could not be taken in, as something of ours failed; they are looked at again
 
     def __str__(self) -> str:
-        return f"{self.messages} events: {self.accepted} accepted, {self.repeated} known already, {len(self.refused)} refused"
+        return (
+            f"{self.messages} events: {self.accepted} accepted, {self.repeated} known already, {len(self.refused)} refused"
+            + (f", {self.failed} could not be taken in and stay in the queue" if self.failed else "")
+        )
 
 
 def drain_queue(
@@ -93,6 +97,7 @@ def drain_queue(
             handles = {key: found.pop(key) for key in handful}
             taken = [outcome for outcome in handled if outcome is not None]
             _introduce(taken, add_tenants)
+            done.failed += len(handful) - len(taken)
             for outcome in taken:
                 _count(done, outcome)
             _delete(deployment, finished + [handle for outcome in taken for handle in handles[outcome.key]])
@@ -141,7 +146,7 @@ def find_lost_uploads(
     """List uploads for manifests that landed between two moments and take in those whose event never came.
 
     A listing names a thousand objects at a time, whoever they belong to; one that takes longer than ``most_seconds`` says
-    where the next one goes on.
+    where the next one goes on. Whatever could not be taken in is counted as ``failed``: it has to be listed again.
 
     Args:
         deployment: bucket and tables.
@@ -168,6 +173,7 @@ def find_lost_uploads(
             taken = [outcome for outcome in outcomes if outcome is not None]
             _introduce(taken, add_tenants)
             done.messages += len(outcomes)
+            done.failed += len(outcomes) - len(taken)
             for outcome in taken:
                 _count(done, outcome)
             if entries and page["IsTruncated"] and time.monotonic() > deadline:

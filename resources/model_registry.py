@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -240,6 +240,26 @@ class ModelRegistry:
         """The version a tenant is served by, read consistently."""
         row = self._get(tenant, workload, "champion")
         return _champion(row) if row else None
+
+    def champions_of(
+        self, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]
+    ) -> dict[keys.TenantId, Champion]:
+        """The champions of some tenants, read consistently, a hundred to a call. A tenant without one is missing."""
+        wanted, found = list(dict.fromkeys(tenants)), dict[keys.TenantId, Champion]()
+        table = self.deployment.models_table
+        for start in range(0, len(wanted), 100):
+            names = [
+                {"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": "champion"}}
+                for tenant in wanted[start : start + 100]
+            ]
+            pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
+            while pending:
+                answer = self.deployment.dynamodb.batch_get_item(RequestItems=pending)
+                for item in answer["Responses"].get(table, []):
+                    champion = _champion(_row(item))
+                    found[champion.tenant] = champion
+                pending = answer.get("UnprocessedKeys")
+        return found
 
     def champions(self, workload: keys.WorkloadName) -> list[Champion]:
         """Every tenant's champion of a workload, by tenant."""

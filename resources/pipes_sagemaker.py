@@ -260,8 +260,14 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         deadline = time.monotonic() + self.create_timeout
         delay = 1.0
         while True:
-            if self._before_create:
-                self._before_create()
+            try:
+                if self._before_create:
+                    self._before_create()
+            except Exception:
+                # What there is already costs no further job: a run may be here to take up another's.
+                if self._exists(job_name):
+                    break
+                raise
             try:
                 self._client.create_training_job(**request)
                 context.log.info(f"[pipes] SageMaker training job {job_name} started: {self._console_url(job_name)}")
@@ -270,6 +276,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                 if isinstance(error, ClientError) and _already_exists(error):
                     break
                 if isinstance(error, ClientError) and error_code(error) == "ResourceLimitExceeded":
+                    if self._exists(job_name):  # the limit may be spent on this very job
+                        break
                     raise TrainingJobResourceLimitExceededError(job_name, str(error)) from error
                 if not is_transient(error) or time.monotonic() + delay > deadline:
                     raise
@@ -279,6 +287,13 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             time.sleep(delay * random.uniform(0.75, 1.25))  # noqa: S311  # Jitter between callers, no secret.
             delay = min(2 * delay, 30.0)
         self._adopt(context, request, messages, deadline)
+
+    def _exists(self, job_name: str) -> bool:
+        try:
+            self._client.describe_training_job(TrainingJobName=job_name)
+        except (ClientError, BotoCoreError):
+            return False
+        return True
 
     def _adopt(
         self,

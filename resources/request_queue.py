@@ -434,7 +434,7 @@ class RequestQueue:
         return self.move(request, "pending", why=why, changes=_afresh(request, now()))
 
     def bring_back_superseded(self, refused: Request) -> Request | None:
-        """Now that a tenant's newest upload was refused, the one it superseded is worth making after all.
+        """As a tenant's newest upload is refused, the one it superseded is worth making after all.
 
         Returns:
             The request that is pending again; None when there is none, or the tenant has a model from a later upload.

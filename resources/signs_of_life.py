@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+_LOG = logging.getLogger(__name__)
 ALIVE_TAG: Final = "tenantry/alive"
 ALIVE_EVERY_SECONDS: Final = 5.0
 
@@ -25,7 +27,10 @@ def signs_of_life(instance: DagsterInstance, run_id: str) -> Iterator[None]:
 
     def tell() -> None:
         while not stopped.wait(ALIVE_EVERY_SECONDS):
-            instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
+            try:
+                instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
+            except Exception:  # noqa: BLE001 - a database that is away for a moment must not make a run seem dead for ever
+                _LOG.exception("run %s could not show a sign of life; trying again", run_id)
 
     instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
     thread = threading.Thread(target=tell, name="signs-of-life", daemon=True)

@@ -299,7 +299,7 @@ class Asynchronous(_Section):
 
     instance_type: InstanceType
     usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
-    instances: int = Field(ge=1, le=1000, description="when it is made; the schedule of capacity may go to none")
+    instances: int = Field(ge=1, le=1000, description="when it is made")
     concurrent_per_instance: int = Field(default=4, ge=1, le=1000, description="requests the container gets at a time")
     most_seconds: int = Field(default=900, ge=1, le=3600, description="how long the container may take for one")
     queue_seconds: int = Field(default=21_600, ge=60, le=21_600, description="how long a request may wait its turn")

@@ -12,6 +12,7 @@ from dagster._core.test_utils import create_run_for_test
 from orchestration.launcher import MOST_RUNS_A_PACK, PACK_TAG, runs_to_request
 from resources import keys
 from resources.deployment import Deployment
+from resources.model_registry import ModelRegistry, ModelVersion
 from resources.request_queue import Request, RequestQueue, now
 from resources.workload_controls import WorkloadControls
 from tests.orchestration.running import at_once
@@ -125,6 +126,25 @@ def test_a_failed_request_is_claimed_again_in_a_pack_of_its_own_unless_a_newer_o
     superseded = again(queue, rows[1])
     assert (superseded.status, superseded.pack) == ("superseded", None)
     assert newest.request in superseded.history[-1]["why"]
+
+
+def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and_not_trained(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    at = now()
+    late = ask(queue, "acme", uploaded=at)
+    newer = ask(queue, "acme", "two", uploaded=at + timedelta(minutes=1))
+    done = queue.move(queue.claim([newer], keys.pack_id("p-other"))[0], "trained", why="")
+    model = ModelVersion(
+        tenant=done.tenant, workload=ENERGY, version=keys.version_of(done.request, done.uploaded), tier="bridge",
+        archive="a", size=1, sha256="0", request=done.request, job="job",
+    )  # fmt: skip
+    ModelRegistry(queue.deployment).add(model)
+    ModelRegistry(queue.deployment).crown(model, "endpoint", None)
+    queue.move(done, "registered", why="")
+    neighbour = ask(queue, "bolt", uploaded=at)
+    assert len(tick(dagster_instance, queue, workload)) == 1
+    assert (again(queue, late).status, again(queue, neighbour).status) == ("superseded", "claimed")
 
 
 def test_a_tenant_that_used_up_its_day_waits_and_its_neighbours_do_not(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 
 from infrastructure.local_cloud import LocalCloud
 from orchestration.definitions import defs
 from orchestration.launcher import fail_lost_runs
 from resources.deployment import Deployment
-from resources.signs_of_life import ALIVE_TAG
+from resources.signs_of_life import ALIVE_TAG, signs_of_life
 from tests.orchestration.running import run
 from workloads.schema import Workload
 
@@ -39,3 +40,27 @@ def test_a_run_of_any_job_gives_signs_of_life(
     (made,) = dagster_instance.get_runs()
     assert done.run_id == made.run_id
     assert float(made.tags[ALIVE_TAG]) >= began - 1
+
+
+def test_a_database_that_is_away_for_a_moment_does_not_make_a_run_seem_dead(
+    dagster_instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AwayOnce:
+        """Dagster's instance; its database refuses the second tag."""
+
+        tags = 0
+
+        def add_run_tags(self, run_id: str, tags: dict[str, str]) -> None:
+            self.tags += 1
+            if self.tags == 2:
+                raise ConnectionError("the database is failing over")
+            dagster_instance.add_run_tags(run_id, tags)
+
+    monkeypatch.setattr("resources.signs_of_life.ALIVE_EVERY_SECONDS", 0.1)
+    made = left_behind(dagster_instance, 100)
+    flaky = AwayOnce()
+    with signs_of_life(flaky, made.run_id):  # type: ignore[arg-type]  # all it needs of an instance
+        deadline = time.monotonic() + 10
+        while flaky.tags < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert flaky.tags >= 4

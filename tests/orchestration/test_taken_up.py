@@ -12,13 +12,12 @@ from resources import keys
 from resources.deployment import Deployment
 from resources.request_queue import RequestQueue
 from tests.orchestration.conftest import Upload
-from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
+from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
 from workloads.schema import Workload
 
 
 def test_what_an_earlier_run_made_stays_made_though_the_next_run_dies_too(
     deployment: Deployment,
-    local_cloud: LocalCloud,
     dagster_instance: DagsterInstance,
     energy: Workload,
     upload: Upload,
@@ -31,11 +30,17 @@ def test_what_an_earlier_run_made_stays_made_though_the_next_run_dies_too(
         assets = ("training_data", "fine_tuned_artifact", "endpoint_registration")
         return {asset: statuses(dagster_instance, "energy", asset, [tenant])[tenant] for asset in assets}
 
-    no_endpoint = Rule(kind="resource_limit", operation="CreateEndpoint")
-    with FaultsClient(local_cloud.sagemaker_url).planned(no_endpoint):
+    def die(**_: object) -> None:
+        raise MemoryError("the run's process is out of memory")
+
+    events = TENANTRY.deployment.sagemaker.meta.events
+    events.register("before-call.sagemaker.CreateEndpoint", die)
+    try:
         for _ in range(2):
             (done,) = onboard(deployment, dagster_instance, at_once(energy))
             assert not done.success
+    finally:
+        events.unregister("before-call.sagemaker.CreateEndpoint", die)
     assert seen() == {
         "training_data": "MATERIALIZED",
         "fine_tuned_artifact": "MATERIALIZED",
@@ -72,3 +77,21 @@ def test_a_request_that_its_pack_was_written_down_without_waits_for_another_pack
     assert (row.status, row.pack, row.attempt, row.postponed) == ("pending", None, 1, 1)
     assert "was written down without it" in row.history[-1]["why"]
     assert statuses(dagster_instance, "energy", "endpoint_registration", [acme])[acme] == "MATERIALIZED"
+
+
+def test_an_endpoint_that_cannot_be_had_now_makes_its_tenants_wait_and_costs_them_no_try(
+    deployment: Deployment,
+    local_cloud: LocalCloud,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
+    upload: Upload,
+    consumption: dict[str, bytes],
+) -> None:
+    tenant = upload("acme", consumption["tenant-0"])
+    take_in(deployment, dagster_instance)
+    with FaultsClient(local_cloud.sagemaker_url).planned(Rule(kind="resource_limit", operation="CreateEndpoint")):
+        (done,) = onboard(deployment, dagster_instance, at_once(energy))
+    assert not done.success
+    (row,) = RequestQueue(deployment).of_tenant(keys.workload_name("energy"), tenant)
+    assert (row.status, row.attempt, row.postponed) == ("pending", 1, 1)
+    assert "ResourceLimitExceeded" in row.history[-1]["why"]

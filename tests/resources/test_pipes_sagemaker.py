@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from botocore.awsrequest import AWSResponse
-from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
@@ -37,6 +35,7 @@ from resources.pipes_sagemaker import (
     failure_class,
     first_difference,
 )
+from tests.resources.broken_calls import break_calls
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -171,30 +170,6 @@ def numbers_by_host(messages: list[Any]) -> dict[str, list[int]]:
         if "number" in message:
             found.setdefault(message["host"], []).append(message["number"])
     return found
-
-
-class Body(io.BytesIO):
-    """The body of an answer, in the shape botocore reads it from the network."""
-
-    def stream(self) -> Iterator[bytes]:
-        yield self.read()
-
-
-def break_calls(client: Any, operation: str, times: int, code: str, status: int) -> None:
-    """Answer the first calls of an operation with an error, in place of the network."""
-    left = threading.Semaphore(times)
-
-    def answer(request: Any, **_: Any) -> AWSResponse | None:
-        if not left.acquire(blocking=False):
-            return None
-        service = client.meta.service_model.service_name
-        if service == "s3":
-            body = f"<Error><Code>{code}</Code><Message>broken</Message></Error>".encode()
-        else:
-            body = json.dumps({"__type": code, "message": "broken"}).encode()
-        return AWSResponse(request.url, status, HTTPHeaders(), Body(body))
-
-    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}.{operation}", answer)
 
 
 def test_one_instance_reports_its_messages_log_lines_and_metadata(
@@ -476,6 +451,16 @@ def test_an_environment_over_the_limits_is_refused_by_name(
 def test_a_used_up_quota_is_an_error_of_its_own(pipes: PipesSageMakerTrainingJobClient) -> None:
     outcome = run_asset(pipes, counting(instances=5))
     assert isinstance(outcome.error, TrainingJobResourceLimitExceededError)
+
+
+def test_a_quota_that_is_spent_on_the_very_job_does_not_keep_a_run_from_adopting_it(
+    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient"
+) -> None:
+    params = counting()
+    assert run_asset(pipes, params).success
+    break_calls(sagemaker, "CreateTrainingJob", 1, "ResourceLimitExceeded", 400)
+    assert run_asset(pipes, params).success
+    assert len(sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])["TrainingJobSummaries"]) == 1
 
 
 def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: str, s3: "S3Client") -> None:

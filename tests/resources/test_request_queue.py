@@ -99,9 +99,10 @@ def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue
 
 
 def test_a_change_whose_answer_was_lost_and_which_is_made_again_was_made(queue: RequestQueue) -> None:
-    row, lost = accepted(queue), []
+    row = accepted(queue)
+    lost: list[bool] = []
 
-    def lose_the_first_answer(**_: object) -> float | None:
+    def lose_the_first_answer(**_: object) -> Any:
         if lost:
             return None
         lost.append(True)

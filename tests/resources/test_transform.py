@@ -23,6 +23,7 @@ from resources.request_queue import now
 from resources.transform import TransformJobFailed, predict_batch
 from tests.assets.registration import NAME, trained_version
 from tests.conftest import TrainedForecast
+from tests.resources.broken_calls import break_calls
 from workloads.schema import Workload
 
 Serving = tuple[Deployment, Workload]
@@ -158,6 +159,18 @@ def test_a_batch_in_which_nothing_could_be_answered_is_a_failure_that_leaves_no_
     )
     with pytest.raises(TransformJobFailed, match="archive"):
         predict_batch(deployment, energy, DAY, batch_name(), [broken], poll=0.1)
+
+
+def test_a_quota_that_is_used_up_costs_one_batch_its_predictions_and_no_other(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    champions = [crowned(cloud, trained_forecasts[n].archive, tier="silo") for n in range(2)]
+    break_calls(deployment.sagemaker, "CreateTransformJob", 1, "ResourceLimitExceeded", 400)
+    heard = Heard()
+    failures = predict(deployment, energy, [champion.tenant for champion in champions], DAY, "run-q", heard, poll=0.1)
+    assert len(failures) == len(heard.materialized_) == 1
+    assert "ResourceLimitExceeded" in next(iter(failures.values()))
 
 
 def test_a_round_of_predictions_reports_every_tenant_once(

@@ -1,0 +1,97 @@
+"""What the sensors say and remember when something of ours is away for a moment."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_context
+
+from orchestration.jobs import jobs_of
+from orchestration.sensors import UploadsNotTakenIn, sensors_of
+from resources import keys
+from resources.deployment import Deployment
+from resources.request_queue import RequestQueue
+from tests.orchestration.conftest import Upload
+from tests.orchestration.running import TENANTRY
+from workloads.schema import read_workloads
+
+ENERGY = keys.workload_name("energy")
+WORKLOADS = read_workloads()
+
+
+@pytest.fixture
+def sensors() -> dict[str, SensorDefinition]:
+    jobs = {name: jobs_of(workload) for name, workload in WORKLOADS.items()}
+    return {sensor.name: sensor for sensor in sensors_of(WORKLOADS, jobs, timedelta(seconds=1))}
+
+
+@contextmanager
+def away(operation: str) -> Iterator[None]:
+    """While it holds, the sensors' calls of a DynamoDB operation come to nothing."""
+
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("DynamoDB is away")
+
+    events = TENANTRY.deployment.dynamodb.meta.events
+    events.register_first(f"before-send.dynamodb.{operation}", refuse)
+    try:
+        yield
+    finally:
+        events.unregister(f"before-send.dynamodb.{operation}", refuse)
+
+
+def evaluate(sensor: SensorDefinition, instance: DagsterInstance, cursor: str | None = None) -> tuple[str, str | None]:
+    """What a tick says, and its cursor afterwards."""
+    with build_sensor_context(instance=instance, cursor=cursor, resources={"tenantry": TENANTRY}) as context:
+        said = sensor(context)
+        assert isinstance(said, SkipReason)
+        return str(said.skip_message), context.cursor
+
+
+def test_a_lost_upload_that_could_not_be_taken_in_is_listed_again(
+    deployment: Deployment, dagster_instance: DagsterInstance, upload: Upload, consumption: dict[str, bytes],
+    sensors: dict[str, SensorDefinition],
+) -> None:  # fmt: skip
+    upload("acme", consumption["tenant-0"])
+    deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
+    time.sleep(2.1)  # S3 tells the time to the second, and an event gets a second to come
+    lost = sensors["lost_uploads"]
+    with away("PutItem"):
+        said, cursor = evaluate(lost, dagster_instance)
+    assert "1 could not be taken in and are listed again" in said
+    assert RequestQueue(deployment).open(ENERGY) == []
+    said, cursor = evaluate(lost, dagster_instance, cursor)
+    assert "1 had been lost" in said
+    assert [row.tenant for row in RequestQueue(deployment).open(ENERGY)] == ["acme"]
+    assert json.loads(cursor or "")["since"] > "2000"
+
+
+def test_a_tick_that_took_nothing_in_though_uploads_came_fails_and_the_next_one_takes_them_in(
+    deployment: Deployment, dagster_instance: DagsterInstance, upload: Upload, consumption: dict[str, bytes],
+    sensors: dict[str, SensorDefinition],
+) -> None:  # fmt: skip
+    upload("acme", consumption["tenant-0"])
+    with away("PutItem"), pytest.raises(UploadsNotTakenIn, match="1 could not be taken in and stay in the queue"):
+        evaluate(sensors["new_uploads"], dagster_instance)
+    deadline = time.monotonic() + 30
+    while not RequestQueue(deployment).open(ENERGY) and time.monotonic() < deadline:
+        evaluate(sensors["new_uploads"], dagster_instance)
+        time.sleep(0.5)
+    assert [row.tenant for row in RequestQueue(deployment).open(ENERGY)] == ["acme"]
+
+
+def test_a_tick_of_the_launcher_that_could_look_at_no_workload_fails(
+    deployment: Deployment, dagster_instance: DagsterInstance, sensors: dict[str, SensorDefinition]
+) -> None:
+    launcher = sensors["fine_tuning_launcher"]
+    with build_sensor_context(instance=dagster_instance, resources={"tenantry": TENANTRY}) as context:
+        with away("Query"), pytest.raises(ConnectionError, match="DynamoDB is away"):
+            launcher.evaluate_tick(context)
+        said = launcher.evaluate_tick(context)
+    assert (said.run_requests, said.skip_message is not None) == ([], True)
