@@ -269,12 +269,12 @@ def predict_day(
 
 def _missing_or_changed() -> AutomationCondition[Any]:
     """Once when the asset is missing, the very first time it is looked at included, and whenever its code version changes;
-    again every ten minutes while its latest run failed: an update that was rolled back, say.
+    again every five minutes while its latest run failed: an update that was rolled back, say.
 
     ``AutomationCondition.on_missing()`` leaves alone what was missing at its first evaluation.
     """
     missing: AutomationCondition[Any] = AutomationCondition.missing().newly_true()
-    failed = AutomationCondition.execution_failed() & AutomationCondition.cron_tick_passed("*/10 * * * *")
+    failed = AutomationCondition.execution_failed() & AutomationCondition.cron_tick_passed("*/5 * * * *")
     wanted = missing | AutomationCondition.code_version_changed() | failed
     handled = AutomationCondition.newly_requested() | AutomationCondition.newly_updated()
     return wanted.since(handled) & ~AutomationCondition.in_progress()

@@ -27,9 +27,9 @@ def run_seed(folder: Path, seed: int, tenants: int, rest_seconds: int) -> dict[s
     return summary
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(700)
 def test_few_tenants_and_one_kill_of_each_kind(tmp_path: Path) -> None:
-    summary = run_seed(tmp_path, seed=4, tenants=20, rest_seconds=150)
+    summary = run_seed(tmp_path, seed=4, tenants=20, rest_seconds=360)
     assert summary["wrong"] == {}
     assert summary["left_over"] == []
     assert {"run", "daemon", "code_server", "sagemaker"} <= summary["kills"].keys()
