@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -55,14 +54,6 @@ class Outcome(BaseModel):
     def key(self) -> tuple[keys.TenantId, keys.RequestId]:
         """The request it answers."""
         return keys.tenant_id(self.tenant), keys.request_id(self.task)
-
-
-@dataclass(frozen=True)
-class FinishedJob:
-    """A training job that ended well, for people: its name and what Dagster should show about it."""
-
-    name: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def outcome_in_message(message: Any) -> Outcome | None:

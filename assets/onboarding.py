@@ -7,7 +7,7 @@ This is plain code: it is told whom to work for and where to report, and calls `
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,69 +23,26 @@ from assets.asset_metadata import (
 )
 from assets.drift import check_drift
 from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, register
-from assets.fine_tuned_artifact import (
-    FinishedJob,
-    MalformedOutcome,
-    Outcome,
-    arrived_bytes,
-    outcome_in_message,
-    stored_outcome,
-)
+from assets.fine_tuned_artifact import MalformedOutcome, Outcome, arrived_bytes, outcome_in_message, stored_outcome
+from assets.packed_job import JobFailed, NoCapacityYet, Train
 from assets.report import AssetName, Report
 from assets.request_endings import RequestEndings
 from assets.training_data import TrainingData, make_training_data
+from assets.work import Work
 from resources import hosting, keys, storage, training, uploads
 from resources.durations import learn_durations, learned_durations
 from resources.model_registry import ChampionChanged, ModelRegistry, ModelVersion
 from resources.notifications import NoticeKind, tell_operators
-from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, Status
+from resources.request_queue import NotTheirTurn, RequestQueue, Status
 from resources.training import TrainingTask
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
     from resources.deployment import Deployment
-    from resources.pipes_sagemaker_errors import FailureClass
-
-Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
-"""Runs a CreateTrainingJob request to its end, handing over each progress message as it comes. Raises ``JobFailed`` when it
-does not complete, and ``NoCapacityYet`` when SageMaker does not take it now."""
 
 _PREPARED_AT_ONCE: Final = 4
 # Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
 _SYNC_SECONDS: Final = 5.0
-
-
-class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
-    """The packed job as a whole did not end well; tenants whose part was done are registered all the same.
-
-    ``kind`` says why; it decides whether another job of the pack may do better.
-    """
-
-    def __init__(self, message: str, kind: FailureClass = "unknown") -> None:
-        self.kind = kind
-        super().__init__(message)
-
-
-class NoCapacityYet(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no capacity yet"
-    """SageMaker takes no further job now; the requests went back to the queue, no try was counted."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request to work on, and the version its model will have.
-
-    ``owed`` tells whether the queue waits for it: then its row is moved along. A person who materialises an asset by hand
-    makes a new version and leaves the queue alone.
-    """
-
-    request: Request
-    version: keys.Version
-    owed: bool
-
-    @property
-    def tenant(self) -> keys.TenantId:
-        """The tenant it is for."""
-        return self.request.tenant
 
 
 @dataclass
@@ -513,33 +470,6 @@ class Onboarding:
         self.report.failed(asset, item.tenant, reason)
         if item.owed:
             self._endings.failed(item.request, reason, retryable=retryable, tell=tell, new_version=new_version)
-
-
-def owed_work(requests: Sequence[Request], pack: keys.PackId) -> list[Work]:
-    """The requests of a pack that are still to be worked on."""
-    return [
-        Work(request, request.version, owed=True)
-        for request in requests
-        if request.pack == pack and request.status in IN_A_PACK and request.version is not None
-    ]
-
-
-def work_by_hand(
-    queue: RequestQueue, workload: Workload, tenants: Sequence[keys.TenantId], run: str
-) -> Iterator[tuple[keys.TenantId, Work | None]]:
-    """What a person asked for: each tenant's latest usable upload, to become a version of its own.
-
-    Yields:
-        The tenant, and its work; None when nothing usable was ever uploaded.
-    """
-    name = keys.workload_name(workload.name)
-    for tenant in tenants:
-        usable = [r for r in queue.of_tenant(name, tenant) if r.version is not None and r.status != "refused"]
-        if usable:
-            version = keys.version_of(f"{usable[-1].request}{run}", usable[-1].uploaded)
-            yield tenant, Work(usable[-1], version, owed=False)
-        else:
-            yield tenant, None
 
 
 def failures_in_words(failures: Mapping[keys.TenantId, str], most: int = 20) -> str:

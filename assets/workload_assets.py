@@ -23,18 +23,10 @@ from pydantic import Field
 
 from assets.batch_predictions import predict
 from assets.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan
-from assets.fine_tuned_artifact import FinishedJob
-from assets.onboarding import (
-    JobFailed,
-    NoCapacityYet,
-    Onboarding,
-    Train,
-    Work,
-    failures_in_words,
-    owed_work,
-    work_by_hand,
-)
+from assets.onboarding import Onboarding, failures_in_words
+from assets.packed_job import FinishedJob, JobFailed, NoCapacityYet, Train
 from assets.report import ONBOARDING, AssetName
+from assets.work import Work, owed_work, work_by_hand
 from resources import hosting, keys
 from resources.dagster_resources import TenantryResource
 from resources.request_budget import BudgetSpent
