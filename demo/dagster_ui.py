@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -19,6 +19,7 @@ from selenium.common.exceptions import (
     ElementNotInteractableException,
     NoSuchElementException,
     StaleElementReferenceException,
+    TimeoutException,
 )
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -29,6 +30,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 WIDTH: Final = 1440  # pixels
 HEIGHT: Final = 900  # pixels
 _PATIENCE: Final = 120.0  # seconds for a page to show something; a busy machine draws slowly
+_CLICKS: Final = 6
 _FLAGS: Final = (
     "--headless=new",
     "--no-sandbox",  # Chromium refuses its sandbox to root, as whom containers usually run
@@ -126,8 +128,9 @@ class DagsterUI:
         self.open_asset(asset)
         self.click("//button[not(@disabled)][contains(., 'Materialize…')]")
         dialog = "//*[@role='dialog'][contains(., 'Launch runs to materialize')]"
-        self.click(f"{dialog}//*[text()='Select a partition or create one']")
-        search = self.see_element("//input[@placeholder='Filter partitions']")
+        search = self.click_for(
+            f"{dialog}//*[text()='Select a partition or create one']", "//input[@placeholder='Filter partitions']"
+        )
         search.send_keys(partition)
         self.click(f"//*[@role='menuitem'][.//*[text()={_quoted(partition)}]]")
         self.see("1 partition")
@@ -183,6 +186,14 @@ class DagsterUI:
             return False
 
         self._wait(clicked, f"{xpath} to click")
+
+    def click_for(self, xpath: str, wanted: str) -> WebElement:
+        """Click an element, and again if what it opens does not come: a click on what is just being drawn anew is lost."""
+        for _ in range(_CLICKS):
+            self.click(xpath)
+            with suppress(TimeoutException):
+                return self.see_element(wanted, seconds=_PATIENCE / _CLICKS)
+        return self.see_element(wanted)
 
     # ---- the way there -----------------------------------------------------------------------------------------------
 
