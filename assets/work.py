@@ -49,7 +49,7 @@ def work_by_hand(
     for tenant in tenants:
         usable = [r for r in queue.of_tenant(name, tenant) if r.version is not None and r.status != "refused"]
         if usable:
-            version = keys.version_of(f"{usable[-1].request}{run}", usable[-1].uploaded)
-            yield tenant, Work(usable[-1], version, owed=False)
+            latest = max(usable, key=lambda request: (request.uploaded, request.accepted))
+            yield tenant, Work(latest, keys.version_of(f"{latest.request}{run}", latest.uploaded), owed=False)
         else:
             yield tenant, None

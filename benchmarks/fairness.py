@@ -116,6 +116,7 @@ def simulated_waits(
                     moment,
                     moment,
                     moment,
+                    content=number,
                     first=arrival.first,
                 )
             )

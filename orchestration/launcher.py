@@ -20,7 +20,7 @@ from resources import keys
 from resources.model_registry import Champion, ModelRegistry
 from resources.notifications import tell_operators
 from resources.packing import PlannedPack, newest_of_each_tenant, plan_packs
-from resources.request_queue import IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
+from resources.request_queue import CAME_TO_NOTHING, IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
 from resources.signs_of_life import ALIVE_TAG
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
@@ -105,22 +105,20 @@ def _has_to_wait(
 ) -> bool:
     """Whether a request that is about to be claimed is not to be: then it has been dealt with. New tenants cost no call."""
     most = workload.scheduling.most_per_tenant_a_day
+    if row.attempt == 1 and champion is None and (row.first or most is None):
+        return False
+    others = [other for other in queue.of_tenant(row.workload, row.tenant) if other.request != row.request]
+    newer = [o for o in others if o.uploaded > row.uploaded and o.status not in CAME_TO_NOTHING]
     # Its event came late: what was uploaded after it is served already.
     overtaken = (
         champion is not None
         and row.version is not None
         and keys.upload_moment(champion.version) > keys.upload_moment(row.version)
-    )
-    if row.attempt == 1 and not overtaken and (row.first or most is None):
-        return False
-    others = [other for other in queue.of_tenant(row.workload, row.tenant) if other.request != row.request]
-    newer = [
-        o for o in others if o.uploaded > row.uploaded and o.status not in {"refused", "cancelled", "dead_lettered"}
-    ]
+    ) or (not row.quiet and any(other.status == "registered" for other in newer))
     if newer and (row.attempt > 1 or overtaken):
         queue.supersede(row, newer[-1])
         return True
-    if most is None or row.attempt > 1:
+    if most is None or row.first or row.attempt > 1:
         return False
     day = timedelta(days=1)
     claimed = sorted(

@@ -65,7 +65,8 @@ _NOT_IN_TAGS: Final = re.compile(r"[^\w .:/=+\-@]")
 _ALREADY_EXISTS: Final = re.compile(
     r"already exist|cannot create already existing|must be unique within an aws account", re.IGNORECASE
 )
-_NOTHING_TO_STOP: Final = re.compile(r"not found|could not find|does not exist|is in status", re.IGNORECASE)
+_NOT_FOUND: Final = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
+_ENDED_ALREADY: Final = re.compile(r"is in status", re.IGNORECASE)
 
 # What makes two jobs the same work. Each field is compared as far as the request says something about it: SageMaker adds
 # defaults to what it describes.
@@ -130,7 +131,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         forward_termination: Whether to stop the job if the Dagster run is terminated.
         poll_interval: Seconds between two DescribeTrainingJob calls, give or take a fifth. Its rate is a quota of the
             account: count one call per interval and running job.
-        create_timeout: Seconds for which CreateTrainingJob is tried again while it is throttled or SageMaker fails.
+        create_timeout: Seconds for which CreateTrainingJob is tried again while it is throttled or SageMaker fails; as long
+            a job that exists already may not be describable.
         outage_timeout: Seconds for which DescribeTrainingJob may fail in a row, by throttling, faults of the service or
             no connection, before the run gives up. The job goes on; a new run adopts it.
         job_watch: Tells the secondary status of a job that is known to be in progress, by its name; "" when only that is known,
@@ -195,6 +197,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             TrainingJobDiffersError: A job of this name exists that is other work.
             TrainingJobResourceLimitExceededError: A quota is used up.
             ValueError: The environment or the tags exceed SageMaker's limits.
+            TimeoutError: SageMaker could not be asked about the job for too long. The job, if there is one, goes on.
             ClientError: SageMaker refused a request.
         """
         job_name = create_training_job_params["TrainingJobName"]
@@ -265,7 +268,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     self._before_create()
             except Exception:
                 # What there is already costs no further job: a run may be here to take up another's.
-                if self._exists(job_name):
+                if self._exists(context, job_name, deadline):
                     break
                 raise
             try:
@@ -276,7 +279,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                 if isinstance(error, ClientError) and _already_exists(error):
                     break
                 if isinstance(error, ClientError) and error_code(error) == "ResourceLimitExceeded":
-                    if self._exists(job_name):  # the limit may be spent on this very job
+                    if self._exists(context, job_name, deadline):  # the limit may be spent on this very job
                         break
                     raise TrainingJobResourceLimitExceededError(job_name, str(error)) from error
                 if not is_transient(error) or time.monotonic() + delay > deadline:
@@ -288,12 +291,19 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             delay = min(2 * delay, 30.0)
         self._adopt(context, request, messages, deadline)
 
-    def _exists(self, job_name: str) -> bool:
-        try:
-            self._client.describe_training_job(TrainingJobName=job_name)
-        except (ClientError, BotoCoreError):
-            return False
-        return True
+    def _exists(self, context: OpExecutionContext | AssetExecutionContext, job_name: str, deadline: float) -> bool:
+        """Whether there is a job of this name; only SageMaker's word that there is none counts as no."""
+        while True:
+            try:
+                if self._describe(job_name, context) is not None:
+                    return True
+            except ClientError as error:
+                if _not_found(error):
+                    return False
+                raise
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Whether SageMaker training job {job_name} exists could not be learned.")
+            time.sleep(self.poll_interval)
 
     def _adopt(
         self,
@@ -402,7 +412,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     self._client.stop_training_job(TrainingJobName=job_name)
                 return
             except (ClientError, BotoCoreError) as error:
-                if isinstance(error, ClientError) and _NOTHING_TO_STOP.search(str(error)):
+                if isinstance(error, ClientError) and (_not_found(error) or _ENDED_ALREADY.search(str(error))):
                     return
                 if attempt == 4 or not is_transient(error):
                     context.log.exception(
@@ -464,6 +474,10 @@ def _instance_count(params: "CreateTrainingJobRequestTypeDef") -> int:
 
 def _already_exists(error: ClientError) -> bool:
     return error_code(error) in {"ResourceInUse", "ValidationException"} and bool(_ALREADY_EXISTS.search(str(error)))
+
+
+def _not_found(error: ClientError) -> bool:
+    return bool(_NOT_FOUND.search(str(error)))
 
 
 def _difference(

@@ -31,6 +31,7 @@ Status = Literal[
 ]  # fmt: skip
 OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained", "failed")
 IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
+CAME_TO_NOTHING: Final[tuple[Status, ...]] = ("refused", "superseded", "cancelled", "dead_lettered")
 INDEXED: Final[tuple[Status, ...]] = (*OPEN, "dead_lettered")
 """The statuses whose requests can be listed: the open ones, and what waits for an operator."""
 _LEAVES_A_PACK: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
@@ -58,7 +59,7 @@ _LISTED_AT_ONCE: Final = 1000
 # What a list needs of a row; what was prepared for it and its history are read where they are needed.
 _LISTED: Final = (
     "tenant", "request", "status", "manifest_key", "version", "tier", "accepted", "uploaded", "due", "first", "attempt",
-    "postponed", "group", "quiet", "pack", "job", "reason",
+    "postponed", "group", "quiet", "pack", "job", "reason", "content",
 )  # fmt: skip
 
 _serialize: Final = TypeSerializer().serialize
@@ -74,7 +75,8 @@ class Request:
     """A row of the queue: make a model for this tenant from this upload.
 
     ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in whatever order their events
-    came. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
+    came; of several uploads of the same content it is the latest's. ``content`` is the id of the request that was the first of
+    this content: its own, unless the tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
     asked for by the tenant, whose owner hears nothing of them. ``facts`` and ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
     """
 
@@ -88,6 +90,7 @@ class Request:
     accepted: datetime
     uploaded: datetime
     due: datetime
+    content: keys.RequestId
     first: bool = False
     attempt: int = 1
     postponed: int = 0
@@ -136,6 +139,7 @@ def _request(item: Mapping[str, Any]) -> Request:
         pack=row.get("pack"),
         job=row.get("job"),
         reason=row.get("reason"),
+        content=keys.RequestId(row.get("content", row["request"])),
         facts=row.get("facts", {}),
         history=row.get("history", ()),
     )
@@ -173,8 +177,9 @@ class RequestQueue:
             quiet: whether the tenant's owner is told nothing of what becomes of it.
 
         Returns:
-            Whether there is something new to do. False for a repeated event, in whatever state the request is by now; True for a
-            later upload of the same content, where the request had come to nothing.
+            Whether there is something new to do. False for a repeated event, in whatever state the request is by now, and for a
+            later upload of the same content; True for one where the request had come to nothing, or where the tenant had
+            uploaded something else in between that is made or on its way.
         """
         at = now()
         row = {
@@ -190,16 +195,73 @@ class RequestQueue:
         }
         if self._put(workload, tenant, request, "pending", at, row, why=why):
             return True
-        known = self.get(workload, tenant, request)
-        return known is not None and uploaded is not None and self._uploaded_again(known, manifest_key, uploaded)
+        return uploaded is not None and not quiet and self._uploaded_again(workload, tenant, request, row, uploaded)
 
-    def _uploaded_again(self, known: Request, manifest_key: str, uploaded: datetime) -> bool:
-        came_to_nothing = known.status in {"refused", "superseded", "cancelled", "dead_lettered"}
-        if not came_to_nothing or known.version is None or uploaded <= known.uploaded:
-            return False
-        changes = {**_afresh(known, now()), "manifest_key": manifest_key, "uploaded": uploaded.isoformat()}
-        changes["version"] = keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded)
-        return self.try_move(known, "pending", why="uploaded again", changes=changes) is not None
+    def _uploaded_again(
+        self, workload: keys.WorkloadName, tenant: keys.TenantId, content: keys.RequestId, row: Mapping[str, Any],
+        uploaded: datetime,
+    ) -> bool:  # fmt: skip
+        """What a tenant uploads last is what it gets, also when that is what it had uploaded before something else.
+
+        Args:
+            workload: which.
+            tenant: whose.
+            content: the id of the first request of this content.
+            row: the attributes a new request would have.
+            uploaded: when S3 took the manifest.
+
+        Returns:
+            Whether there is something new to do.
+        """
+        known = self.get(workload, tenant, content)
+        while known is not None and known.version is not None and uploaded > known.uploaded:
+            rows = self.of_tenant(workload, tenant)
+            known = max((r for r in rows if r.content == content), key=lambda r: (r.uploaded, r.accepted))
+            if uploaded <= known.uploaded:
+                return False
+            # A version is named after the moment of its upload, and one that was given up may be known by its name.
+            version = keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded)
+            newer = {"manifest_key": row["manifest_key"], "uploaded": uploaded.isoformat(), "version": version}
+            if known.status in CAME_TO_NOTHING:
+                if self.try_move(known, "pending", why="uploaded again", changes={**_afresh(known, now()), **newer}):
+                    return True
+            elif known.status in {"pending", "failed"}:
+                # Due a little later: whoever read the row before finds that it has changed, and does not supersede it.
+                due = (known.due + timedelta(microseconds=1)).isoformat()
+                if self._note(known, {**newer, "due": due}):
+                    return False
+            elif any(r.status not in CAME_TO_NOTHING and known.uploaded < r.uploaded <= uploaded for r in rows):
+                request = keys.request_id_of(workload, tenant, f"{content} again at {uploaded.isoformat()}")
+                again = {**row, "content": content, "version": keys.version_of(request, uploaded)}
+                return self._put(workload, tenant, request, "pending", now(), again, why="uploaded again")
+            # It is made or on its way, and nothing came after it; the event of what came in between may still come.
+            elif self._note(known, {"uploaded": uploaded.isoformat()}):
+                return False
+        return False
+
+    def _note(self, request: Request, changes: Mapping[str, Any]) -> bool:
+        """Set attributes of a row that keeps its status. Returns False when it has moved on since it was read."""
+        names = {"#status": "status", "#due": "due", "#uploaded": "uploaded"}
+        values = {
+            ":was": _serialize(request.status), ":when": _serialize(request.due.isoformat()),
+            ":moment": _serialize(request.uploaded.isoformat()),
+        }  # fmt: skip
+        for number, (name, value) in enumerate(changes.items()):
+            names[f"#n{number}"], values[f":v{number}"] = name, _serialize(value)
+        try:
+            self.deployment.dynamodb.update_item(
+                TableName=self.deployment.requests_table,
+                Key=_key(request),
+                UpdateExpression="SET " + ", ".join(f"#n{number} = :v{number}" for number in range(len(changes))),
+                ConditionExpression="#status = :was AND #due = :when AND #uploaded = :moment",
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=values,
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
 
     def refuse_at_the_door(
         self,

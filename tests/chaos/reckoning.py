@@ -115,6 +115,7 @@ class Reckoning:
             self.notices[str(notice["request"])].append(notice)
         self._uploads_and_requests()
         self._versions_and_champions()
+        self._last_wishes()
         self._objects()
         self._told()
         self._dagster(instance)
@@ -201,6 +202,26 @@ class Reckoning:
                 (keys.upload_moment(version.version) for version in crowned), default=""
             ):
                 self._say(tenant, f"the champion {champion.version} is not the newest that was crowned")
+
+    def _last_wishes(self) -> None:
+        """What a tenant uploaded last is what it is served, unless it came to nothing."""
+        bucket = self.deployment.uploads_bucket
+        pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="uploads/")
+        moments = {entry["Key"]: entry["LastModified"] for page in pages for entry in page.get("Contents", [])}
+        for tenant, versions in self.versions.items():
+            own = [upload for upload in self.uploads if upload.tenant == tenant]
+            latest = max(moments[upload.manifest_key].replace(microsecond=0) for upload in own)
+            last = [u for u in own if moments[u.manifest_key].replace(microsecond=0) == latest]
+            wanted = {self.uploader.request_of(upload, {ENERGY: self.workload}) for upload in last}
+            rows = sorted((r for r in self.rows[tenant] if r.content in wanted), key=lambda r: (r.uploaded, r.accepted))
+            champion = self._registry.champion(tenant, ENERGY)
+            if len(last) > 1 or not rows or rows[-1].status != "registered" or champion is None:
+                continue
+            self.counts["last uploads served"] += 1
+            served = {row.content for row in self.rows[tenant] for version in versions
+                      if version.version == champion.version and version.request == row.request}  # fmt: skip
+            if served != wanted:
+                self._say(tenant, f"{last[0].upload} was uploaded last, and {champion.version} of another is served")
 
     def _objects(self) -> None:
         bucket = self.deployment.data_bucket

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +32,7 @@ _SPOILED: Final[Sequence[Spoiled]] = (
     "no JSON",
 )
 _REPEATED_SHARE: Final = 0.15
+_SAME_AGAIN_SHARE: Final = 0.25
 _SPOILED_SHARE: Final = 0.08
 _LOST_EVENTS: Final = 0.12
 _REPEATED_EVENTS: Final = 0.12
@@ -70,7 +71,7 @@ def planned(seed: int, tenants: int) -> list[Upload]:
             slots.append((began + turn * (0.02 if number == 0 else fate.random() * 0.5), tenant, turn, spoiled))
     slots.sort(key=lambda slot: slot[0])
     made: dict[keys.TenantId, int] = {}
-    before: dict[keys.TenantId, Upload] = {}
+    before: dict[keys.TenantId, list[Upload]] = defaultdict(list)
     planned_uploads = []
     for _, tenant, _, spoiled in slots:
         turn = made[tenant] = made.get(tenant, 0) + 1
@@ -78,13 +79,13 @@ def planned(seed: int, tenants: int) -> list[Upload]:
         event: Event = (
             "lost" if drawn < _LOST_EVENTS else "repeated" if drawn < _LOST_EVENTS + _REPEATED_EVENTS else "kept"
         )
-        # Now and then a tenant uploads what it uploaded before: the same request, whatever it is called.
-        last = before.get(tenant)
-        same = last is not None and not (last.spoiled or spoiled) and fate.random() < 0.2
-        hours = last.hours if same and last is not None else 24 * _DAYS - turn
+        # Now and then a tenant uploads what it uploaded before, be it its last upload or an earlier one.
+        good = [one for one in before[tenant] if not one.spoiled]
+        same = good and not spoiled and fate.random() < _SAME_AGAIN_SHARE
+        hours = fate.choice(good).hours if same else 24 * _DAYS - turn
         customer = int(tenant[-3:]) % _CUSTOMERS
         upload = Upload(tenant, keys.upload_id(f"u{turn:03d}"), customer, hours, spoiled, event)
-        before[tenant] = upload
+        before[tenant].append(upload)
         planned_uploads.append(upload)
     return planned_uploads
 

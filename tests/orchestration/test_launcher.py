@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from dagster import DagsterInstance
 from dagster._core.test_utils import create_run_for_test
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from orchestration.launcher import MOST_RUNS_A_PACK, PACK_TAG, runs_to_request
 from resources import keys
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry, ModelVersion
-from resources.request_queue import Request, RequestQueue, now
+from resources.request_queue import OPEN, Request, RequestQueue, now
 from resources.workload_controls import WorkloadControls
 from tests.orchestration.running import at_once
 from workloads.schema import Workload
@@ -145,6 +149,54 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
     neighbour = ask(queue, "bolt", uploaded=at)
     assert len(tick(dagster_instance, queue, workload)) == 1
     assert (again(queue, late).status, again(queue, neighbour).status) == ("superseded", "claimed")
+
+
+@given(
+    contents=st.lists(st.sampled_from("abc"), min_size=2, max_size=6),
+    order=st.randoms(use_true_random=False),
+    works=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+@example(contents=["a", "b", "a"], order=Random(1), works=[True] * 6)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_came(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload, contents: list[str], order: Random,
+    works: list[bool],
+) -> None:  # fmt: skip
+    tenant, at = keys.tenant_id(f"t-{uuid.uuid4().hex}"), now() - timedelta(days=1)
+    registry = ModelRegistry(queue.deployment)
+    wanted = {content: keys.request_id_of(ENERGY, tenant, content) for content in contents}
+
+    def make() -> None:
+        """One tick, and the end of whatever is in a pack then."""
+        tick(dagster_instance, queue, workload)
+        for row in queue.of_tenant(ENERGY, tenant):
+            if row.status == "claimed" and row.version is not None:
+                made = queue.move(row, "trained", why="")
+                model = ModelVersion(
+                    tenant=tenant, workload=ENERGY, version=row.version, tier="bridge", archive="a", size=1, sha256="0",
+                    request=row.request, job="job",
+                )  # fmt: skip
+                registry.add(model)
+                champion = registry.champion(tenant, ENERGY)
+                if champion is None or keys.upload_moment(champion.version) <= keys.upload_moment(row.version):
+                    registry.crown(model, "endpoint", champion)
+                queue.move(made, "registered", why="")
+
+    events = [(content, at + timedelta(minutes=minute)) for minute, content in enumerate(contents)]
+    order.shuffle(events)
+    for (content, moment), works_now in zip(events, works, strict=False):
+        champion = registry.champion(tenant, ENERGY)
+        queue.accept(ENERGY, tenant, wanted[content], f"{moment}", "bridge", first=champion is None, uploaded=moment)
+        if works_now:
+            make()
+    while any(row.status in OPEN for row in queue.of_tenant(ENERGY, tenant)):
+        make()
+    champion = registry.champion(tenant, ENERGY)
+    assert champion is not None
+    model = registry.version(tenant, ENERGY, champion.version)
+    assert model is not None
+    (row,) = (row for row in queue.of_tenant(ENERGY, tenant) if row.request == model.request)
+    assert row.content == wanted[contents[-1]]
 
 
 def test_a_tenant_that_used_up_its_day_waits_and_its_neighbours_do_not(

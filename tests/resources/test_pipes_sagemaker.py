@@ -463,6 +463,41 @@ def test_a_quota_that_is_spent_on_the_very_job_does_not_keep_a_run_from_adopting
     assert len(sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])["TrainingJobSummaries"]) == 1
 
 
+def test_an_existing_job_is_found_though_it_cannot_be_described_just_then(endpoint: str, s3: "S3Client") -> None:
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
+    client = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False, poll_interval=0.1,
+    )  # fmt: skip
+    params = counting()
+    assert run_asset(client, params).success
+    break_calls(sagemaker, "CreateTrainingJob", 1, "ResourceLimitExceeded", 400)
+    break_calls(sagemaker, "DescribeTrainingJob", 2, "ThrottlingException", 400)
+    outcome = run_asset(client, params)
+    assert outcome.success
+    assert len([text for text in outcome.log if "DescribeTrainingJob" in text and "tried again" in text]) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "create_timeout", "expected"),
+    [("AccessDeniedException", 300.0, ClientError), ("ThrottlingException", 0.3, TimeoutError)],
+)
+def test_a_job_that_cannot_be_asked_about_is_not_taken_for_none(
+    endpoint: str, s3: "S3Client", code: str, create_timeout: float, expected: type[Exception]
+) -> None:
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
+    client = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False, poll_interval=0.1, create_timeout=create_timeout,
+    )  # fmt: skip
+    break_calls(sagemaker, "CreateTrainingJob", 1, "ResourceLimitExceeded", 400)
+    break_calls(sagemaker, "DescribeTrainingJob", 1000, code, 400)
+    outcome = run_asset(client, counting())
+    assert isinstance(outcome.error, expected)
+
+
 def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: str, s3: "S3Client") -> None:
     once = Config(retries={"mode": "standard", "total_max_attempts": 1})
     sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)

@@ -194,7 +194,8 @@ def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
 
 @pytest.mark.parametrize(("was", "to"), [(was, to) for was in STORY for to in STORY if to not in STORY[was]])
 def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(was: Status, to: Status) -> None:
-    row = Request(keys.RequestId("0" * 32), ACME, NAME, was, "k", None, "bridge", now(), now(), now())
+    request = keys.RequestId("0" * 32)
+    row = Request(request, ACME, NAME, was, "k", None, "bridge", now(), now(), now(), content=request)
     no_cloud: Any = None  # nothing is to be called
     with pytest.raises(NotTheirTurn, match=f"is {was}; it cannot become {to}"):
         RequestQueue(no_cloud).move(row, to, why="")
@@ -313,7 +314,53 @@ def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_
         assert (found.status, found.manifest_key, found.uploaded) == ("pending", later[3], at + timedelta(minutes=9))
         assert (found.version != row.version, found.history[-1]["why"]) == (True, "uploaded again")
     else:
-        assert found == row
+        assert found == replace(row, uploaded=at + timedelta(minutes=9)), "it is known how late it was still wanted"
+
+
+@pytest.mark.parametrize("stage", ["pending", "failed", "claimed", "trained", "registered"])
+@pytest.mark.parametrize("between", ["pending", "registered"])
+def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
+    queue: RequestQueue, stage: str, between: str
+) -> None:
+    at = now() - timedelta(hours=1)
+    first = accepted(queue, uploaded=at)
+    if stage == "failed":
+        first = queue.fail(claimed(queue, first), "no", attempts=3)
+    elif stage != "pending":
+        first = claimed(queue, first)
+        for status in ("trained", "registered")[: ("claimed", "trained", "registered").index(stage)]:
+            first = queue.move(first, status, why="")  # type: ignore[arg-type]  # a status, as the story has it
+    other = accepted(queue, content="other", uploaded=at + timedelta(minutes=1))
+    if between == "registered":
+        queue.move(queue.move(claimed(queue, other, OTHER_PACK), "trained", why=""), "registered", why="")
+
+    key, last = "uploads/energy/acme/u3/manifest.json", at + timedelta(minutes=2)
+    new = queue.accept(NAME, ACME, first.request, key, DEFAULT_TIER, first=False, uploaded=last)
+    rows = queue.of_tenant(NAME, ACME)
+    newest = max(rows, key=lambda row: row.uploaded)
+    assert (newest.content, newest.manifest_key, newest.uploaded) == (first.request, key, last)
+    assert keys.upload_moment(newest.version or keys.Version("")) == keys.upload_moment(keys.version_of("", last))
+    on_its_way = stage in {"claimed", "trained", "registered"}
+    assert new == on_its_way, "what nobody has begun is the same request, only newer"
+    assert (newest.request != first.request, len(rows)) == (on_its_way, 2 + on_its_way)
+    assert newest.status == ("failed" if stage == "failed" else "pending")
+    assert queue.supersede(first, other) is None, "whoever read it before has not seen that it is the newest now"
+    for moment in (at, last):
+        assert not queue.accept(NAME, ACME, first.request, key, DEFAULT_TIER, first=False, uploaded=moment)
+    assert queue.of_tenant(NAME, ACME) == rows, "repeated events are nothing new"
+
+
+def test_the_same_again_is_nothing_new_after_the_tenant_came_back_to_it(queue: RequestQueue) -> None:
+    at = now() - timedelta(hours=1)
+    contents = ["one", "other", "one", "one"]
+    for minute, content in enumerate(contents):
+        request = keys.request_id_of(NAME, ACME, content)
+        moment = at + timedelta(minutes=minute)
+        new = queue.accept(NAME, ACME, request, f"u{minute}", DEFAULT_TIER, first=False, uploaded=moment)
+        assert new == (minute < 3)
+        for row in queue.due(NAME):
+            queue.move(queue.move(claimed(queue, row), "trained", why=""), "registered", why="")
+    assert [row.content == row.request for row in queue.of_tenant(NAME, ACME)] == [True, True, False]
 
 
 def test_when_the_newest_upload_is_refused_the_one_it_superseded_is_made_after_all(queue: RequestQueue) -> None:

@@ -29,7 +29,8 @@ def request(
     at = NOW - timedelta(seconds=waited)
     return Request(
         keys.RequestId(f"{number:032x}"), keys.tenant_id(tenant), NAME, "pending", "k", keys.version_name("v1"), tier,
-        accepted=at, uploaded=at, due=at, first=first, group=group, pack=keys.pack_id(pack) if pack else None,
+        accepted=at, uploaded=at, due=at, first=first, group=group, content=keys.RequestId(f"{number:032x}"),
+        pack=keys.pack_id(pack) if pack else None,
     )  # fmt: skip
 
 
