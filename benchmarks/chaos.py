@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.processes import terminated
+
 ROOT: Final = Path(__file__).resolve().parents[1]
+_running: Final[set[subprocess.Popen[bytes]]] = set()
 
 
 def seeds(text: str) -> list[int]:
@@ -42,8 +46,13 @@ def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, A
         sys.executable, "-m", "tests.chaos", "--seed", str(seed), "--tenants", str(tenants), "--folder", str(folder),
         "--rest-seconds", str(rest_seconds),
     ]  # fmt: skip
-    with output.open("w") as sink:
-        status = subprocess.run(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, check=False).returncode
+    with (
+        output.open("w") as sink,
+        subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,
+    ):
+        _running.add(process)
+        status = process.wait()
+        _running.discard(process)
     lines = output.read_text().splitlines()
     try:
         summary: dict[str, Any] = json.loads(lines[-1])
@@ -105,11 +114,17 @@ def main() -> int:
     )
     parser.add_argument("--rest-seconds", type=float, default=600, help="how long rest may take to come (%(default)s)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, terminated)
     base = Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        summaries = list(
-            pool.map(lambda seed: run(seed, arguments.tenants, base, arguments.rest_seconds), arguments.seeds)
-        )
+        asked = [pool.submit(run, seed, arguments.tenants, base, arguments.rest_seconds) for seed in arguments.seeds]
+        try:
+            summaries = [one.result() for one in asked]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_running):
+                process.terminate()
+            raise
     figures = tally(summaries, arguments.tenants)
     if not figures["did_not_hold"]:
         shutil.rmtree(base, ignore_errors=True)

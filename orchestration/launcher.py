@@ -67,7 +67,7 @@ def runs_to_request(
             tell_operators(queue.deployment, f"{workload.name}: a pack was given up", reason)
         else:
             busy += 1
-            yield _run_request(workload, pack, left, number=len(runs) + 1)
+            yield _run_request(workload, pack, left, after=runs[0].dagster_run.run_id if runs else None)
     if WorkloadControls(queue.deployment).paused(name) is not None:
         return
     for waiting in _whose_turn_it_is(
@@ -75,7 +75,7 @@ def runs_to_request(
     ):
         claimed = queue.claim(waiting.requests, waiting.pack)
         if claimed:
-            yield _run_request(workload, waiting.pack, claimed, number=1)
+            yield _run_request(workload, waiting.pack, claimed, after=None)
 
 
 def _whose_turn_it_is(
@@ -143,13 +143,16 @@ def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
     return packs
 
 
-def _run_request(workload: Workload, pack: keys.PackId, requests: Sequence[Request], number: int) -> RunRequest:
+def _run_request(workload: Workload, pack: keys.PackId, requests: Sequence[Request], after: str | None) -> RunRequest:
+    """The run of a pack that comes after one that died. Its key is of that one, so that a tick that is repeated asks for no
+    other run, and it does not matter whether somebody deleted some of the pack's runs.
+    """
     config = OnboardingConfig(
         pack=pack,
         requests=[PackedRequest(tenant=r.tenant, request=r.request) for r in sorted(requests, key=lambda r: r.tenant)],
     )
     return RunRequest(
-        run_key=f"{pack}-{number}",
+        run_key=f"{pack}-{after}" if after else pack,
         job_name=f"{workload.name}_fine_tuning",
         run_config=RunConfig({onboarding_step(workload.name): config}),
         tags={

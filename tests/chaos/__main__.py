@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -181,6 +182,7 @@ def main() -> int:
         "--folder", type=Path, help="where state and logs go; kept. Without it a temporary one is removed"
     )
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # with all that it started, as on Ctrl-C
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
     left_over: list[str] = []
     with world(folder, arguments.seed, tenants=arguments.tenants) as here:

@@ -98,6 +98,24 @@ def test_only_the_newest_upload_of_a_tenant_is_claimed_whichever_event_came_firs
     assert newest.request in again(queue, oldest).history[-1]["why"]
 
 
+def test_a_pack_gets_another_run_though_somebody_deleted_one_of_those_that_died(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    ask(queue, "acme")
+    run_keys, run_ids = [], []
+    for _ in range(3):
+        (asked,) = runs_to_request(dagster_instance, queue, workload, lost_run_seconds=60)
+        (repeated,) = runs_to_request(dagster_instance, queue, workload, lost_run_seconds=60)
+        assert repeated.run_key == asked.run_key, "a tick that is repeated asks for the same run"
+        run = create_run_for_test(dagster_instance, "energy_fine_tuning", tags=dict(asked.tags))
+        dagster_instance.report_run_failed(run)
+        run_keys.append(asked.run_key)
+        run_ids.append(run.run_id)
+        if len(run_ids) == 2:
+            dagster_instance.delete_run(run_ids[0])
+    assert len(set(run_keys)) == 3
+
+
 def test_a_tenant_has_one_request_on_its_way_and_the_next_goes_when_that_is_done(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
