@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -108,8 +109,27 @@ def test_a_repeated_event_and_a_repeated_upload_are_nothing_new(deployment: Depl
     put(deployment, "acme", "u2")
     done = drained(deployment)
     assert (done.accepted, done.repeated) == (0, 2)
-    assert RequestQueue(deployment).due(NAME) == [row]
+    (same,) = RequestQueue(deployment).due(NAME)
+    assert same.request == row.request
     assert left(deployment) == 0
+
+
+def test_whoever_uploads_again_what_was_uploaded_before_something_else_gets_a_request_for_it(
+    deployment: Deployment,
+) -> None:
+    queue = RequestQueue(deployment)
+    for upload, content in (("u1", b"x"), ("u2", b"y"), ("u3", b"x")):
+        put(deployment, "acme", upload, content)
+        assert drained(deployment).accepted == 1
+        (row,) = queue.due(NAME)
+        assert row.manifest_key.endswith(f"/{upload}/manifest.json")
+        (taken,) = queue.claim([row], keys.pack_id(f"p-{upload}"))
+        queue.move(queue.move(taken, "trained", why=""), "registered", why="")
+        time.sleep(1.1)  # S3 tells to the second when it took an object
+    put(deployment, "acme", "u4", b"x")
+    done = drained(deployment)
+    assert (done.accepted, done.repeated) == (0, 1), "that is what it has"
+    assert len(queue.of_tenant(NAME, keys.tenant_id("acme"))) == 3
 
 
 def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbours_go_on(deployment: Deployment) -> None:
