@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, RunRecord, RunRequest, RunsFilter
@@ -30,6 +32,7 @@ MOST_RUNS_A_PACK: Final = 4
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first sign of life
 _MOST_LOOKED_AT: Final = 3000  # of a backlog the longest waiting, which is several times what may start at once
+_ASKED_AT_ONCE: Final = 8
 _MOST_SUPERSEDED: Final = 500  # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
 
 
@@ -94,28 +97,32 @@ def _whose_turn_it_is(
         planned = plan_packs(newest, on_their_way, limits, scheduling, at, most_packs=most_packs)
         rows = [row for pack in planned for row in pack.requests]
         champions = ModelRegistry(queue.deployment).champions_of(name, [row.tenant for row in rows])
-        held = {row.key for row in rows if _has_to_wait(queue, workload, row, champions.get(row.tenant), at)}
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            reigning = [champions.get(row.tenant) for row in rows]
+            waits = pool.map(partial(_has_to_wait, queue, workload, at), rows, reigning)
+            held = {row.key for row, has_to_wait in zip(rows, waits, strict=True) if has_to_wait}
         if not held:
             return planned
         newest = [row for row in newest if row.key not in held]
 
 
 def _has_to_wait(
-    queue: RequestQueue, workload: Workload, row: Request, champion: Champion | None, at: datetime
+    queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
 ) -> bool:
     """Whether a request that is about to be claimed is not to be: then it has been dealt with. New tenants cost no call."""
     most = workload.scheduling.most_per_tenant_a_day
     if row.attempt == 1 and champion is None and (row.first or most is None):
         return False
     others = [other for other in queue.of_tenant(row.workload, row.tenant) if other.request != row.request]
-    newer = [o for o in others if o.uploaded > row.uploaded and o.status not in CAME_TO_NOTHING]
-    # Its event came late: what was uploaded after it is served already.
-    overtaken = (
-        champion is not None
-        and row.version is not None
-        and keys.upload_moment(champion.version) > keys.upload_moment(row.version)
-    ) or (not row.quiet and any(other.status == "registered" for other in newer))
-    if newer and (row.attempt > 1 or overtaken):
+    newer = [
+        other
+        for other in others
+        if other.uploaded > row.uploaded
+        and other.status not in CAME_TO_NOTHING
+        # What a re-training is made of stays so, though it was uploaded again.
+        and not (row.quiet and other.manifest_key == row.manifest_key)
+    ]
+    if newer and (row.attempt > 1 or _is_overtaken(row, champion, newer)):
         queue.supersede(row, newer[-1])
         return True
     if most is None or row.first or row.attempt > 1:
@@ -133,6 +140,22 @@ def _has_to_wait(
         row, f"{len(claimed)} of its requests were claimed within a day; {most} may be", until=claimed[-most] + day
     )
     return True
+
+
+def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Request]) -> bool:
+    """Whether a request's event came late: what was uploaded after it is served already.
+
+    That may be what had been uploaded before it, too: made by then, and as new as its latest upload.
+    """
+    if row.version is None:
+        return False
+    moment = keys.upload_moment(row.version)
+    if champion is not None and keys.upload_moment(champion.version) > moment:
+        return True
+    return not row.quiet and any(
+        other.status == "registered" and other.version is not None and keys.upload_moment(other.version) <= moment
+        for other in newer
+    )
 
 
 def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:

@@ -106,9 +106,10 @@ class TenantClient:
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
             requests = self.requests()
-            stands = f"its last upload is {requests[-1].status}" if requests else "nothing was uploaded"
-            if requests and requests[-1].reason:
-                stands += f": {requests[-1].reason}"
+            last = max(requests, key=lambda request: request.uploaded, default=None)
+            stands = f"its last upload is {last.status}" if last else "nothing was uploaded"
+            if last and last.reason:
+                stands += f": {last.reason}"
             raise NoModelYet(f"{self.tenant} has no {self.workload.name} model yet; {stands}")
         return champion
 

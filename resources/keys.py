@@ -107,11 +107,16 @@ def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> Req
 def version_of(request: RequestId | str, at: datetime) -> Version:
     """A new version's name: when it was asked for (UTC), and a digest that tells apart what was asked at once."""
     digest = hashlib.sha256(str(request).encode()).hexdigest()[:8]
-    return Version(f"{at.astimezone(UTC):%Y%m%dt%H%M%S}-{digest}")
+    return Version(f"{moment_of(at)}-{digest}")
+
+
+def moment_of(at: datetime) -> str:
+    """A moment (UTC) to the second, as text that sorts by time, as it stands in a version's name."""
+    return f"{at.astimezone(UTC):%Y%m%dt%H%M%S}"
 
 
 def upload_moment(version: Version) -> str:
-    """When the upload came that a version was made of, to the second, as text that sorts by time.
+    """When the upload came that a version was made of (``moment_of``).
 
     Of two versions of one upload none is the older: their names differ in the digest alone.
     """

@@ -268,7 +268,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     self._before_create()
             except Exception:
                 # What there is already costs no further job: a run may be here to take up another's.
-                if self._exists(context, job_name, deadline):
+                if self._exists(context, job_name):
                     break
                 raise
             try:
@@ -279,7 +279,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                 if isinstance(error, ClientError) and _already_exists(error):
                     break
                 if isinstance(error, ClientError) and error_code(error) == "ResourceLimitExceeded":
-                    if self._exists(context, job_name, deadline):  # the limit may be spent on this very job
+                    if self._exists(context, job_name):  # the limit may be spent on this very job
                         break
                     raise TrainingJobResourceLimitExceededError(job_name, str(error)) from error
                 if not is_transient(error) or time.monotonic() + delay > deadline:
@@ -291,8 +291,9 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             delay = min(2 * delay, 30.0)
         self._adopt(context, request, messages, deadline)
 
-    def _exists(self, context: OpExecutionContext | AssetExecutionContext, job_name: str, deadline: float) -> bool:
+    def _exists(self, context: OpExecutionContext | AssetExecutionContext, job_name: str) -> bool:
         """Whether there is a job of this name; only SageMaker's word that there is none counts as no."""
+        deadline = time.monotonic() + self.create_timeout
         while True:
             try:
                 if self._describe(job_name, context) is not None:

@@ -55,6 +55,7 @@ LONGEST_PAUSE: Final = timedelta(minutes=10)  # between two looks whether SageMa
 MOST_POSTPONEMENTS: Final = 100  # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
 _MOST_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
+_MOST_LOOKS: Final = 10  # at a row that others change meanwhile
 _LISTED_AT_ONCE: Final = 1000
 # What a list needs of a row; what was prepared for it and its history are read where they are needed.
 _LISTED: Final = (
@@ -195,13 +196,18 @@ class RequestQueue:
         }
         if self._put(workload, tenant, request, "pending", at, row, why=why):
             return True
-        return uploaded is not None and not quiet and self._uploaded_again(workload, tenant, request, row, uploaded)
+        if uploaded is None or quiet:
+            return False
+        return self._uploaded_again(workload, tenant, request, row, uploaded)
 
     def _uploaded_again(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, content: keys.RequestId, row: Mapping[str, Any],
         uploaded: datetime,
     ) -> bool:  # fmt: skip
-        """What a tenant uploads last is what it gets, also when that is what it had uploaded before something else.
+        """What a tenant uploads last is made last, also when that is what it had uploaded before something else.
+
+        The request of that content becomes as new as its latest upload. If it is being made or is made, of an older upload,
+        and something else came after that, there is one request more.
 
         Args:
             workload: which.
@@ -212,50 +218,75 @@ class RequestQueue:
 
         Returns:
             Whether there is something new to do.
-        """
-        known = self.get(workload, tenant, content)
-        while known is not None and known.version is not None and uploaded > known.uploaded:
-            rows = self.of_tenant(workload, tenant)
-            known = max((r for r in rows if r.content == content), key=lambda r: (r.uploaded, r.accepted))
-            if uploaded <= known.uploaded:
-                return False
-            # A version is named after the moment of its upload, and one that was given up may be known by its name.
-            version = keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded)
-            newer = {"manifest_key": row["manifest_key"], "uploaded": uploaded.isoformat(), "version": version}
-            if known.status in CAME_TO_NOTHING:
-                if self.try_move(known, "pending", why="uploaded again", changes={**_afresh(known, now()), **newer}):
-                    return True
-            elif known.status in {"pending", "failed"}:
-                # Due a little later: whoever read the row before finds that it has changed, and does not supersede it.
-                due = (known.due + timedelta(microseconds=1)).isoformat()
-                if self._note(known, {**newer, "due": due}):
-                    return False
-            elif any(r.status not in CAME_TO_NOTHING and known.uploaded < r.uploaded <= uploaded for r in rows):
-                request = keys.request_id_of(workload, tenant, f"{content} again at {uploaded.isoformat()}")
-                again = {**row, "content": content, "version": keys.version_of(request, uploaded)}
-                return self._put(workload, tenant, request, "pending", now(), again, why="uploaded again")
-            # It is made or on its way, and nothing came after it; the event of what came in between may still come.
-            elif self._note(known, {"uploaded": uploaded.isoformat()}):
-                return False
-        return False
 
-    def _note(self, request: Request, changes: Mapping[str, Any]) -> bool:
-        """Set attributes of a row that keeps its status. Returns False when it has moved on since it was read."""
-        names = {"#status": "status", "#due": "due", "#uploaded": "uploaded"}
-        values = {
-            ":was": _serialize(request.status), ":when": _serialize(request.due.isoformat()),
-            ":moment": _serialize(request.uploaded.isoformat()),
-        }  # fmt: skip
-        for number, (name, value) in enumerate(changes.items()):
-            names[f"#n{number}"], values[f":v{number}"] = name, _serialize(value)
+        Raises:
+            NotTheirTurn: the row changed each time it was read.
+        """
+        first = self.get(workload, tenant, content)
+        if first is None or first.version is None or keys.moment_of(uploaded) <= keys.upload_moment(first.version):
+            return False  # an event that came again
+        for _ in range(_MOST_LOOKS):
+            known = self._newest_of(content, self.of_tenant(workload, tenant))
+            if known is None or known.version is None or uploaded < known.uploaded:
+                return False
+            newer = uploaded > known.uploaded
+            if known.status in CAME_TO_NOTHING:
+                if not newer:
+                    return False
+                # The version that was given up may be known by its name.
+                again: dict[str, Any] = {
+                    **_afresh(known, now()),
+                    "manifest_key": row["manifest_key"],
+                    "uploaded": uploaded.isoformat(),
+                    "version": keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
+                }
+                if self.try_move(known, "pending", why="uploaded again", changes=again):
+                    return True
+                continue
+            if newer and not self._note_uploaded(known, uploaded):
+                continue
+            if known.status in {"pending", "failed"}:
+                return False
+            # Looked at only now: whoever claims what is not here yet finds the new moment. A repeated event comes by again.
+            made_of = keys.upload_moment(known.version)
+            if any(
+                made_of <= keys.moment_of(other.uploaded) and other.uploaded <= uploaded
+                for other in self.of_tenant(workload, tenant)
+                if other.content != content and not other.quiet and other.status not in CAME_TO_NOTHING
+            ):
+                request = keys.request_id_of(workload, tenant, f"{content} again at {uploaded.isoformat()}")
+                more = {**row, "content": content, "version": keys.version_of(request, uploaded)}
+                return self._put(workload, tenant, request, "pending", now(), more, why="uploaded again")
+            return False
+        raise NotTheirTurn(f"request {content} of {tenant} changed {_MOST_LOOKS} times while it was looked at")
+
+    @staticmethod
+    def _newest_of(content: keys.RequestId, rows: Iterable[Request]) -> Request | None:
+        same = (row for row in rows if row.content == content)
+        return max(same, key=lambda row: (row.uploaded, row.accepted), default=None)
+
+    def _note_uploaded(self, request: Request, uploaded: datetime) -> bool:
+        """Make a row as new as a later upload of the same content. Returns False when it has moved on since it was read.
+
+        One that waits is due a little later then: whoever read it before finds it changed, and does not supersede it.
+        """
+        waits = request.status in {"pending", "failed"}
+        due = request.due + timedelta(microseconds=1) if waits else request.due
         try:
             self.deployment.dynamodb.update_item(
                 TableName=self.deployment.requests_table,
                 Key=_key(request),
-                UpdateExpression="SET " + ", ".join(f"#n{number} = :v{number}" for number in range(len(changes))),
-                ConditionExpression="#status = :was AND #due = :when AND #uploaded = :moment",
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues=values,
+                UpdateExpression="SET #uploaded = :uploaded, #due = :due",
+                ConditionExpression="#status = :status AND #due = :was_due"
+                " AND (attribute_not_exists(#uploaded) OR #uploaded = :was_uploaded)",
+                ExpressionAttributeNames={"#status": "status", "#due": "due", "#uploaded": "uploaded"},
+                ExpressionAttributeValues={
+                    ":uploaded": _serialize(uploaded.isoformat()),
+                    ":due": _serialize(due.isoformat()),
+                    ":status": _serialize(request.status),
+                    ":was_due": _serialize(request.due.isoformat()),
+                    ":was_uploaded": _serialize(request.uploaded.isoformat()),
+                },
             )
         except ClientError as error:
             if error_code(error) == "ConditionalCheckFailedException":
@@ -388,7 +419,11 @@ class RequestQueue:
         """Take requests for a pack. Returns those that were still free, in the order given."""
 
         def take(request: Request) -> Request | None:
-            return self.try_move(request, "claimed", why=f"pack {pack}", changes={"pack": pack})
+            changes: dict[str, str] = {"pack": pack}
+            if request.version and keys.upload_moment(request.version) < keys.moment_of(request.uploaded):
+                # It was uploaded again since, and a version is as new as its upload.
+                changes["version"] = keys.version_of(f"{request.request}/{pack}", request.uploaded)
+            return self.try_move(request, "claimed", why=f"pack {pack}", changes=changes)
 
         if len(requests) == 1:
             claimed: Iterable[Request | None] = [take(requests[0])]

@@ -162,13 +162,11 @@ class Reckoning:
 
     def _newest(self, tenant: keys.TenantId, rows: Sequence[Request]) -> None:
         """A request is superseded by one that is no older, which then has an end of its own. S3 tells times to the second."""
-        moments = [keys.upload_moment(row.version) for row in rows if row.version and row.status != "superseded"]
+        latest = max(
+            (keys.moment_of(row.uploaded) for row in rows if row.version and row.status != "superseded"), default=""
+        )
         for row in rows:
-            if (
-                row.status == "superseded"
-                and row.version
-                and keys.upload_moment(row.version) > max(moments, default="")
-            ):
+            if row.status == "superseded" and keys.moment_of(row.uploaded) > latest:
                 self._say(tenant, f"request {row.request} was superseded, and there is nothing newer")
 
     def _versions_and_champions(self) -> None:
@@ -209,14 +207,17 @@ class Reckoning:
         pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="uploads/")
         moments = {entry["Key"]: entry["LastModified"] for page in pages for entry in page.get("Contents", [])}
         for tenant, versions in self.versions.items():
-            own = [upload for upload in self.uploads if upload.tenant == tenant]
-            latest = max(moments[upload.manifest_key].replace(microsecond=0) for upload in own)
-            last = [u for u in own if moments[u.manifest_key].replace(microsecond=0) == latest]
+            uploads = [upload for upload in self.uploads if upload.tenant == tenant]
+            latest = max(moments[upload.manifest_key].replace(microsecond=0) for upload in uploads)
+            last = [u for u in uploads if moments[u.manifest_key].replace(microsecond=0) == latest]
             wanted = {self.uploader.request_of(upload, {ENERGY: self.workload}) for upload in last}
             rows = sorted((r for r in self.rows[tenant] if r.content in wanted), key=lambda r: (r.uploaded, r.accepted))
             champion = self._registry.champion(tenant, ENERGY)
             if len(last) > 1 or not rows or rows[-1].status != "registered" or champion is None:
                 continue
+            own = next((version for version in versions if version.version == rows[-1].version), None)
+            if own is not None and own.status == "rejected" and "a newer version" not in own.note:
+                continue  # it scored worse than what it would have followed
             self.counts["last uploads served"] += 1
             served = {row.content for row in self.rows[tenant] for version in versions
                       if version.version == champion.version and version.request == row.request}  # fmt: skip

@@ -172,23 +172,28 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
 @given(
     contents=st.lists(st.sampled_from("abc"), min_size=2, max_size=6),
     order=st.randoms(use_true_random=False),
-    works=st.lists(st.booleans(), min_size=6, max_size=6),
+    works=st.lists(st.sampled_from(["nothing", "made", "failed", "postponed", "claimed"]), min_size=6, max_size=6),
 )
-@example(contents=["a", "b", "a"], order=Random(1), works=[True] * 6)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@example(contents=["a", "b", "a"], order=Random(1), works=["made"] * 6)
+@example(contents=["a", "b", "a"], order=Random(1), works=["claimed", "failed", "made", "made", "made", "made"])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_came(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload, contents: list[str], order: Random,
-    works: list[bool],
+    works: list[str],
 ) -> None:  # fmt: skip
     tenant, at = keys.tenant_id(f"t-{uuid.uuid4().hex}"), now() - timedelta(days=1)
     registry = ModelRegistry(queue.deployment)
     wanted = {content: keys.request_id_of(ENERGY, tenant, content) for content in contents}
 
-    def make() -> None:
-        """One tick, and the end of whatever is in a pack then."""
+    def make(end: str) -> None:
+        """One tick, and what becomes of whatever is in a pack then."""
         tick(dagster_instance, queue, workload)
         for row in queue.of_tenant(ENERGY, tenant):
-            if row.status == "claimed" and row.version is not None:
+            if row.status == "claimed" and end == "failed":
+                queue.fail(row, "lost", attempts=99, first_retry=timedelta(0))
+            elif row.status == "claimed" and end == "postponed":
+                queue.postpone(row, "no capacity", until=now())
+            elif row.status == "claimed" and row.version is not None and end == "made":
                 made = queue.move(row, "trained", why="")
                 model = ModelVersion(
                     tenant=tenant, workload=ENERGY, version=row.version, tier="bridge", archive="a", size=1, sha256="0",
@@ -202,13 +207,13 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
 
     events = [(content, at + timedelta(minutes=minute)) for minute, content in enumerate(contents)]
     order.shuffle(events)
-    for (content, moment), works_now in zip(events, works, strict=False):
+    for (content, moment), work in zip(events, works, strict=False):
         champion = registry.champion(tenant, ENERGY)
         queue.accept(ENERGY, tenant, wanted[content], f"{moment}", "bridge", first=champion is None, uploaded=moment)
-        if works_now:
-            make()
+        if work != "nothing":
+            make(work)
     while any(row.status in OPEN for row in queue.of_tenant(ENERGY, tenant)):
-        make()
+        make("made")
     champion = registry.champion(tenant, ENERGY)
     assert champion is not None
     model = registry.version(tenant, ENERGY, champion.version)
