@@ -3,8 +3,8 @@
 A request goes pending → claimed → training → trained → registered. What goes wrong with it once makes it failed: it waits
 for its next try and is pending again, until its tries are spent and it is dead-lettered. It may instead be refused (its data
 cannot become a model), superseded (the tenant uploaded again before it was claimed) or cancelled (an operator said so). Every
-change is one conditional write that also appends to the row's history who made it, when and why: whoever comes second finds
-that it is no longer theirs to make. ``docs/concepts.md`` has the picture.
+change of status is one conditional write that also appends to the row's history who made it, when and why: whoever comes
+second finds that it is no longer theirs to make. ``docs/concepts.md`` has the picture.
 """
 
 from __future__ import annotations

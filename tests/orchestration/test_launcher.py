@@ -169,6 +169,35 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
     assert (again(queue, late).status, again(queue, neighbour).status) == ("superseded", "claimed")
 
 
+def test_what_an_operator_retries_is_made_though_a_later_upload_was_registered_and_kept_out(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    at = now() - timedelta(hours=1)
+    later = ask(queue, "acme", "later", uploaded=at + timedelta(minutes=1))
+    queue.move(queue.move(queue.claim([later], keys.pack_id("p-other"))[0], "trained", why=""), "registered", why="")
+    row = ask(queue, "acme", "earlier", first=False, uploaded=at)
+    row = queue.retry(queue.cancel(row, why="a mistake"), why="it was none")
+    tick(dagster_instance, queue, workload)
+    assert again(queue, row).status == "claimed"
+
+
+def test_a_re_training_that_is_tried_again_stays_though_what_it_is_made_of_was_uploaded_again(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    at, who = now() - timedelta(hours=1), keys.tenant_id("acme")
+    made_of = ask(queue, "acme", uploaded=at)
+    queue.move(queue.move(queue.claim([made_of], keys.pack_id("p-other"))[0], "trained", why=""), "registered", why="")
+    name = keys.request_id_of(ENERGY, who, "re-training")
+    queue.accept(ENERGY, who, name, made_of.manifest_key, "bridge", first=False, uploaded=at, quiet=True)
+    (row,) = queue.due(ENERGY)
+    queue.fail(queue.claim([row], keys.pack_id("p-lost"))[0], "lost", attempts=3, first_retry=timedelta(0))
+    assert not queue.accept(
+        ENERGY, who, made_of.request, "k2", "bridge", first=False, uploaded=at + timedelta(minutes=1)
+    )
+    tick(dagster_instance, queue, workload)
+    assert again(queue, row).status == "claimed"
+
+
 @given(
     contents=st.lists(st.sampled_from("abc"), min_size=2, max_size=6),
     order=st.randoms(use_true_random=False),
