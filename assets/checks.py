@@ -36,7 +36,7 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: keys.Tenant
     requests = RequestQueue(deployment).of_tenant(keys.workload_name(workload.name), tenant)
     if not requests:
         return Finding(passed=False, facts={"reason": "nothing was uploaded"})
-    last = max(requests, key=lambda request: request.uploaded)
+    last = max(requests, key=lambda request: (request.uploaded, request.accepted))
     if last.status == "refused":
         return Finding(passed=False, facts={"reason": last.reason or "no reason recorded"})
     prepared = last.facts.get("training_data")

@@ -115,10 +115,13 @@ def _ask(
 ) -> Outcome:
     tenant, name = champion.tenant, champion.workload
     requests = queue.of_tenant(name, tenant)
-    registered = [request for request in requests if request.status == "registered"]
+    registered = [
+        (request.version, request) for request in requests if request.status == "registered" and request.version
+    ]
     if not registered:
         return "nothing registered to train on"
-    latest = max(registered, key=lambda request: (request.uploaded, request.accepted))
+    # By what was made last, not by what was uploaded again.
+    _, latest = max(registered, key=lambda made: (keys.upload_moment(made[0]), made[1].accepted))
     if champion.rolled_back_from is not None and _same_again(registry, workload, champion, latest, requests):
         return "rolled back from the same"
     new = queue.accept(

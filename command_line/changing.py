@@ -126,7 +126,7 @@ def _retried_of(
         if not named:
             raise NotDone(f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them")
         return named[0]
-    latest = [max(of_workload, key=lambda row: row.uploaded) for of_workload in rows if of_workload]
+    latest = [max(of_workload, key=lambda row: (row.uploaded, row.accepted)) for of_workload in rows if of_workload]
     if not latest:
         raise NotDone(f"{tenant} has no request; it never uploaded, or not for this workload")
     meant = [row for row in latest if row.status in _RETRIED] if len(latest) > 1 else latest

@@ -98,13 +98,15 @@ def _follow(
     """The upload's request once it is no longer open. Raises ``NotDone`` when that takes too long."""
     queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
     manifest, deadline = keys.upload_manifest(name, tenant, made), time.monotonic() + timeout
+    request: keys.RequestId | None = None  # a later upload of the same content may become the row's
     stands = "is not taken in; the same content as an earlier upload makes no new request"
     with invocation.progress() as progress:
         bar = progress.add_task("uploaded", total=len(_STAGES) - 1)
         while True:
-            rows = [row for row in queue.of_tenant(name, tenant) if row.manifest_key == manifest]
+            rows = [r for r in queue.of_tenant(name, tenant) if r.manifest_key == manifest or r.request == request]
             if rows:
                 row = rows[0]
+                request = row.request
                 stands = f"is {row.status}"
                 if row.status not in OPEN:
                     if row.status == "registered":

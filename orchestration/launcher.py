@@ -119,6 +119,7 @@ def _has_to_wait(
         for other in others
         if other.uploaded > row.uploaded
         and other.status not in CAME_TO_NOTHING
+        and not _was_followed(other, champion)
         # What a re-training is made of stays so, though it was uploaded again.
         and not (row.quiet and other.manifest_key == row.manifest_key)
     ]
@@ -140,6 +141,16 @@ def _has_to_wait(
         row, f"{len(claimed)} of its requests were claimed within a day; {most} may be", until=claimed[-most] + day
     )
     return True
+
+
+def _was_followed(other: Request, champion: Champion | None) -> bool:
+    """Whether what a request made has made way for a later upload: however late it was uploaded again, it is not served."""
+    return (
+        other.status == "registered"
+        and other.version is not None
+        and champion is not None
+        and keys.upload_moment(other.version) < keys.upload_moment(champion.version)
+    )
 
 
 def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Request]) -> bool:

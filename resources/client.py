@@ -106,7 +106,7 @@ class TenantClient:
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
             requests = self.requests()
-            last = max(requests, key=lambda request: request.uploaded, default=None)
+            last = max(requests, key=lambda request: (request.uploaded, request.accepted), default=None)
             stands = f"its last upload is {last.status}" if last else "nothing was uploaded"
             if last and last.reason:
                 stands += f": {last.reason}"

@@ -243,13 +243,14 @@ class RequestQueue:
                 if self.try_move(known, "pending", why="uploaded again", changes=again):
                     return True
                 continue
-            if newer and not self._note_uploaded(known, uploaded):
+            if newer and not self._note_uploaded(known, uploaded, str(row["manifest_key"])):
                 continue
             if known.status in {"pending", "failed"}:
                 return False
             # Looked at only now: whoever claims what is not here yet finds the new moment. A repeated event comes by again.
             made_of = keys.upload_moment(known.version)
-            if any(
+            # As long as it is only claimed, the earlier upload may turn out to lack a file that this one has.
+            if known.status == "claimed" or any(
                 made_of <= keys.moment_of(other.uploaded) and other.uploaded <= uploaded
                 for other in self.of_tenant(workload, tenant)
                 if other.content != content and not other.quiet and other.status not in CAME_TO_NOTHING
@@ -265,24 +266,34 @@ class RequestQueue:
         same = (row for row in rows if row.content == content)
         return max(same, key=lambda row: (row.uploaded, row.accepted), default=None)
 
-    def _note_uploaded(self, request: Request, uploaded: datetime) -> bool:
+    def _note_uploaded(self, request: Request, uploaded: datetime, manifest_key: str) -> bool:
         """Make a row as new as a later upload of the same content. Returns False when it has moved on since it was read.
 
-        One that waits is due a little later then: whoever read it before finds it changed, and does not supersede it.
+        One that waits is made from that upload then, as the earlier one may lack a file; and it is due a little later: whoever
+        read it before finds it changed, and does not supersede it.
         """
-        waits = request.status in {"pending", "failed"}
-        due = request.due + timedelta(microseconds=1) if waits else request.due
+        due = request.due
+        if request.status in {"pending", "failed"}:
+            due += timedelta(microseconds=1)
+        else:
+            manifest_key = request.manifest_key
         try:
             self.deployment.dynamodb.update_item(
                 TableName=self.deployment.requests_table,
                 Key=_key(request),
-                UpdateExpression="SET #uploaded = :uploaded, #due = :due",
+                UpdateExpression="SET #uploaded = :uploaded, #due = :due, #manifest_key = :manifest_key",
                 ConditionExpression="#status = :status AND #due = :was_due"
                 " AND (attribute_not_exists(#uploaded) OR #uploaded = :was_uploaded)",
-                ExpressionAttributeNames={"#status": "status", "#due": "due", "#uploaded": "uploaded"},
+                ExpressionAttributeNames={
+                    "#status": "status",
+                    "#due": "due",
+                    "#uploaded": "uploaded",
+                    "#manifest_key": "manifest_key",
+                },
                 ExpressionAttributeValues={
                     ":uploaded": _serialize(uploaded.isoformat()),
                     ":due": _serialize(due.isoformat()),
+                    ":manifest_key": _serialize(manifest_key),
                     ":status": _serialize(request.status),
                     ":was_due": _serialize(request.due.isoformat()),
                     ":was_uploaded": _serialize(request.uploaded.isoformat()),
@@ -459,7 +470,7 @@ class RequestQueue:
         due, attempt = now() + first_retry * 2 ** (request.attempt - 1), request.attempt + 1
         changes = {"reason": reason, "attempt": attempt, "due": due.isoformat(), "pack": None, "job": None}
         if new_version:
-            changes["version"] = keys.version_of(f"{request.request}/{attempt}", request.uploaded)
+            changes["version"] = keys.version_of(f"{request.version}/{attempt}", request.uploaded)
         return self.move(request, "failed", why=reason, changes=changes)
 
     def _dead_letter(self, request: Request, reason: str) -> Request:
@@ -541,7 +552,11 @@ class RequestQueue:
         if not superseded:
             return None
         newest = max(superseded, key=lambda row: (row.uploaded, row.accepted))
-        if any(row.status in {*OPEN, "registered"} and row.uploaded >= newest.uploaded for row in rows):
+        # What is registered is as new as the upload it was made of, whenever it was uploaded again.
+        made = [row.version for row in rows if row.status == "registered" and row.version is not None]
+        if any(keys.upload_moment(version) >= keys.moment_of(newest.uploaded) for version in made):
+            return None
+        if any(row.status in OPEN and row.uploaded >= newest.uploaded for row in rows):
             return None
         why = f"request {refused.request}, which superseded it, was refused"
         return self.try_move(newest, "pending", why=why, changes=_afresh(newest, now()))

@@ -169,6 +169,29 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
     assert (again(queue, late).status, again(queue, neighbour).status) == ("superseded", "claimed")
 
 
+def test_an_upload_whose_event_came_late_is_made_though_something_older_was_uploaded_again_in_vain(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
+) -> None:
+    at, who, registry = now() - timedelta(hours=1), keys.tenant_id("acme"), ModelRegistry(queue.deployment)
+    for minute, content in enumerate("ab"):
+        row = ask(queue, "acme", content, uploaded=at + timedelta(minutes=minute))
+        done = queue.move(queue.claim([row], keys.pack_id(f"p-{content}"))[0], "trained", why="")
+        model = ModelVersion(
+            tenant=who, workload=ENERGY, version=keys.version_of(done.request, done.uploaded), tier="bridge",
+            archive="a", size=1, sha256="0", request=done.request, job="job",
+        )  # fmt: skip
+        registry.add(model)
+        registry.crown(model, "endpoint", registry.champion(who, ENERGY))
+        queue.move(done, "registered", why="")
+    again_a = keys.request_id_of(ENERGY, who, "a")
+    assert queue.accept(ENERGY, who, again_a, "k4", "bridge", first=False, uploaded=at + timedelta(minutes=3))
+    (last,) = queue.due(ENERGY)
+    queue.cancel(last, why="")
+    late = ask(queue, "acme", "late", first=False, uploaded=at + timedelta(minutes=2))
+    tick(dagster_instance, queue, workload)
+    assert again(queue, late).status == "claimed"
+
+
 def test_what_an_operator_retries_is_made_though_a_later_upload_was_registered_and_kept_out(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:

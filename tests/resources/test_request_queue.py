@@ -286,6 +286,18 @@ def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(queu
         queue.retry(back, why="again")
 
 
+def test_no_version_has_the_name_of_another_that_an_endpoint_may_have_loaded(queue: RequestQueue) -> None:
+    row = accepted(queue)
+    names = [row.version]
+    for _ in range(2):
+        row = queue.fail(claimed(queue, row), "its archive is broken", attempts=2, new_version=True)
+        names.append(row.version)
+        row = queue.move(row, "pending", why="")
+        row = queue.retry(queue.cancel(row, why=""), why="once more")
+        names.append(row.version)
+    assert len(set(names)) == 5
+
+
 @pytest.mark.parametrize("ended", ["refused", "superseded", "cancelled", "dead_lettered", "registered", "claimed"])
 def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_nothing(
     queue: RequestQueue, ended: str
@@ -308,13 +320,41 @@ def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_
     new = queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9))
     found = queue.get(NAME, ACME, row.request)
     assert found is not None
-    assert new == (ended not in {"registered", "claimed"})
+    assert new == (ended != "registered")
     assert not queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9)), "nor is one of the later upload"
-    if new:
+    if ended in {"registered", "claimed"}:
+        assert found == replace(row, uploaded=at + timedelta(minutes=9)), "it is known how late it was still wanted"
+        assert len(queue.due(NAME)) == (ended == "claimed"), "the earlier upload may yet be found to lack a file"
+    else:
         assert (found.status, found.manifest_key, found.uploaded) == ("pending", later[3], at + timedelta(minutes=9))
         assert (found.version != row.version, found.history[-1]["why"]) == (True, "uploaded again")
-    else:
-        assert found == replace(row, uploaded=at + timedelta(minutes=9)), "it is known how late it was still wanted"
+
+
+def test_what_waits_is_made_from_the_latest_upload_of_its_content(queue: RequestQueue) -> None:
+    at = now() - timedelta(hours=1)
+    row = accepted(queue, uploaded=at)
+    assert not queue.accept(NAME, ACME, row.request, "k2", DEFAULT_TIER, first=True, uploaded=at + timedelta(minutes=1))
+    (found,) = queue.due(NAME)
+    assert (found.request, found.manifest_key) == (row.request, "k2"), "the first may lack a file"
+
+
+def test_what_a_refused_upload_superseded_is_made_though_something_older_was_uploaded_again(
+    queue: RequestQueue,
+) -> None:
+    at = now() - timedelta(hours=1)
+    minutes = [at + timedelta(minutes=n) for n in range(4)]
+    for content, moment in (("a", minutes[0]), ("b", minutes[1])):
+        made = queue.move(claimed(queue, accepted(queue, content=content, uploaded=moment)), "trained", why="")
+        queue.move(made, "registered", why="")
+    between = accepted(queue, content="c", uploaded=minutes[2])
+    request = keys.request_id_of(NAME, ACME, "a")
+    assert queue.accept(NAME, ACME, request, "k4", DEFAULT_TIER, first=False, uploaded=minutes[3])
+    (last,) = (row for row in queue.due(NAME) if row.content == request)
+    assert queue.supersede(between, last)
+    refused = queue.fail(claimed(queue, last), "a file is missing", attempts=3, retryable=False)
+    back = queue.bring_back_superseded(refused)
+    assert back is not None
+    assert back.request == between.request
 
 
 @pytest.mark.parametrize("stage", ["pending", "failed", "claimed", "trained", "registered"])
