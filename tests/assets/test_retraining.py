@@ -98,6 +98,21 @@ def test_the_tenants_whose_champions_are_old_get_a_request_from_their_latest_upl
     assert pending(queue) == {"old": asked}
 
 
+def test_a_re_training_is_made_of_what_was_made_last_and_not_of_what_was_uploaded_again_in_vain(
+    deployment: Deployment, queue: RequestQueue, registry: ModelRegistry
+) -> None:
+    older, latest = upload(queue, "acme", 100), upload(queue, "acme", 50, number=2)
+    champion(registry, older, 99)
+    champion(registry, latest, 49)
+    moment = NOW - timedelta(days=10)
+    assert queue.accept(NAME, older.tenant, older.request, "k3", "bridge", first=False, uploaded=moment)
+    (once_more,) = pending(queue).values()
+    queue.cancel(once_more, why="the later one is to stay")
+    ask_for_retraining(deployment, retrained(), at=NOW)
+    (asked,) = pending(queue).values()
+    assert asked.manifest_key == latest.manifest_key
+
+
 def test_a_process_that_dies_after_asking_asks_the_same_once_more_which_is_nothing_new(
     deployment: Deployment, queue: RequestQueue, registry: ModelRegistry
 ) -> None:

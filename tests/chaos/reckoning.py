@@ -162,9 +162,15 @@ class Reckoning:
 
     def _newest(self, tenant: keys.TenantId, rows: Sequence[Request]) -> None:
         """A request is superseded by one that is no older, which then has an end of its own. S3 tells times to the second."""
-        latest = max(
-            (keys.moment_of(row.uploaded) for row in rows if row.version and row.status != "superseded"), default=""
-        )
+        champion = self._registry.champion(tenant, ENERGY)
+
+        def moment(row: Request) -> str:
+            """As new as its latest upload; but what was made and then followed by something newer, only as what it was made of."""
+            made = keys.upload_moment(row.version) if row.version else ""
+            followed = champion is not None and made < keys.upload_moment(champion.version)
+            return made if row.status == "registered" and followed else keys.moment_of(row.uploaded)
+
+        latest = max((moment(row) for row in rows if row.version and row.status != "superseded"), default="")
         for row in rows:
             if row.status == "superseded" and keys.moment_of(row.uploaded) > latest:
                 self._say(tenant, f"request {row.request} was superseded, and there is nothing newer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -110,7 +110,8 @@ def test_a_repeated_event_and_a_repeated_upload_are_nothing_new(deployment: Depl
     done = drained(deployment)
     assert (done.accepted, done.repeated) == (0, 2)
     (same,) = RequestQueue(deployment).due(NAME)
-    assert same.request == row.request
+    # S3 tells to the second: the second upload may have come in the next one.
+    assert replace(same, manifest_key=row.manifest_key, uploaded=row.uploaded, due=row.due) == row
     assert left(deployment) == 0
 
 

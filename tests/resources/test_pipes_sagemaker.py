@@ -479,6 +479,28 @@ def test_an_existing_job_is_found_though_it_cannot_be_described_just_then(endpoi
     assert len([text for text in outcome.log if "DescribeTrainingJob" in text and "tried again" in text]) == 2
 
 
+def test_a_long_wait_for_ones_turn_leaves_time_to_ask_whether_the_job_exists(endpoint: str, s3: "S3Client") -> None:
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
+    had_turn = False
+
+    def turn() -> None:
+        nonlocal had_turn
+        if had_turn:
+            time.sleep(1.5)  # longer than ``create_timeout``
+            break_calls(sagemaker, "DescribeTrainingJob", 1, "ThrottlingException", 400)
+            raise TimeoutError("no turn in sight")
+        had_turn = True
+
+    client = PipesSageMakerTrainingJobClient(
+        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False, poll_interval=0.1, create_timeout=1.0, before_create=turn,
+    )  # fmt: skip
+    params = counting()
+    assert run_asset(client, params).success
+    assert run_asset(client, params).success, "the job that exists is adopted"
+
+
 @pytest.mark.parametrize(
     ("code", "create_timeout", "expected"),
     [("AccessDeniedException", 300.0, ClientError), ("ThrottlingException", 0.3, TimeoutError)],

@@ -424,6 +424,15 @@ def test_an_upload_that_was_noted_and_not_yet_acted_upon_is_when_its_event_comes
     assert len(queue.of_tenant(NAME, ACME)) == 3
 
 
+def test_what_came_in_the_same_second_counts_as_something_else_in_between(queue: RequestQueue) -> None:
+    at = (now() - timedelta(hours=1)).replace(microsecond=0)
+    first, other = accepted(queue, uploaded=at), accepted(queue, content="other", uploaded=at)
+    for row, pack in ((first, PACK), (other, OTHER_PACK)):
+        queue.move(queue.move(claimed(queue, row, pack), "trained", why=""), "registered", why="")
+    last = at + timedelta(minutes=1)
+    assert queue.accept(NAME, ACME, first.request, "k3", DEFAULT_TIER, first=False, uploaded=last)
+
+
 def test_the_same_again_is_nothing_new_after_the_tenant_came_back_to_it(queue: RequestQueue) -> None:
     at = now() - timedelta(hours=1)
     contents = ["one", "other", "one", "one"]
