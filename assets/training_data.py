@@ -91,7 +91,7 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
         try:
             prepared = preparation.prepare(files, prepared_folder, manifest.parameters)
         except preparation.RefusedData as error:
-            raise uploads.RefusedUpload(str(error)) from error
+            raise uploads.RefusedUpload(str(error), getattr(error, "code", "data_unusable")) from error
         names = tuple(keys.file_name(path.name) for path in sorted(prepared_folder.iterdir()))
         for name in names:
             key = keys.training_data_file(request.workload, request.tenant, request.version, name)

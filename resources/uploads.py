@@ -21,7 +21,15 @@ MOST_MANIFEST_BYTES: Final = 64 * 1024
 
 
 class RefusedUpload(ValueError):  # noqa: N818 - reads as the sentence it is: "refused upload"
-    """An upload that cannot become a model. The message is a sentence for the tenant's owner: what is wrong, and the cure."""
+    """An upload that cannot become a model.
+
+    The message is a sentence for the tenant's owner: what is wrong, and the cure. ``code`` names the kind of refusal for
+    programs; it stays the same when the sentence changes.
+    """
+
+    def __init__(self, message: str, code: str = "upload_unusable") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)

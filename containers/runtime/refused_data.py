@@ -2,13 +2,19 @@
 
 
 class RefusedData(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
-    """Data that cannot be trained on: what is wrong, where (a column, file or parameter), and how to cure it."""
+    """Data that cannot be trained on.
 
-    def __init__(self, reason: str, field: str, cure: str) -> None:
-        super().__init__(reason, field, cure)
+    ``reason`` is a sentence that says what is wrong, and quotes nothing of the tenant's data. ``field`` is the column, file or
+    parameter. ``cure`` is a sentence that says what to do. ``code`` names the kind of refusal for programs, as in
+    ``timestamp_unreadable``; it stays the same when the sentences change.
+    """
+
+    def __init__(self, reason: str, field: str, cure: str, code: str = "data_unusable") -> None:
+        super().__init__(reason, field, cure, code)
         self.reason = reason
         self.field = field
         self.cure = cure
+        self.code = code
 
     def __str__(self) -> str:
         return f"{self.reason} {self.cure}"
