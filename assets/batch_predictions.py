@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from assets.answers import answer_for_people
+from assets.checks import DATA_AGE, age_facts
 from assets.report import Report
 from resources import keys
 from resources.model_registry import Champion, ModelRegistry
-from resources.notifications import tell_operators
+from resources.moments import data_age, too_old_for
+from resources.notifications import Notice, tell_operators, tell_tenant
 from resources.transform import BatchResult, TransformJobFailed, predict_batch
 from workloads.schema import Workload
 
@@ -91,7 +93,13 @@ def predict(
         if tenant not in served:
             failures[tenant] = "it has no model yet"
             report.failed("batch_predictions", tenant, failures[tenant])
-    starting(sorted(served))
+    too_old = _too_old(deployment, workload, champions, day, report)
+    champions = [champion for champion in champions if champion.tenant not in too_old]
+    if tenants is not None:  # somebody asked for just these; in a round for everyone they are left out
+        for tenant, reason in too_old.items():
+            failures[tenant] = reason
+            report.failed("batch_predictions", tenant, reason)
+    starting(sorted(champion.tenant for champion in champions))
     for batch in batches_of(champions, workload.batch.tenants_per_job, salt):
         report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
         try:
@@ -106,6 +114,38 @@ def predict(
         lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
         tell_operators(deployment, f"{workload.name}: {len(failures)} tenants without a prediction for {day}", lines)
     return failures
+
+
+def _too_old(
+    deployment: Deployment, workload: Workload, champions: Sequence[Champion], day: date, report: Report
+) -> dict[keys.TenantId, str]:
+    """Check how old each champion's data are; tell the owner, once, of one that cannot reach the day.
+
+    Returns:
+        The reason of each tenant whose champion cannot reach the day.
+    """
+    reasons: dict[keys.TenantId, str] = {}
+    at = datetime.combine(day, time(), UTC)
+    for champion in champions:
+        age = data_age(champion.card)
+        if workload.moment is None or age is None:
+            continue
+        reason = too_old_for(workload, champion.card, day)
+        facts = age_facts(age, at, reason)
+        report.checked("fine_tuned_artifact", DATA_AGE, champion.tenant, facts, passed=reason is None)
+        if reason is None:
+            continue
+        reasons[champion.tenant] = reason
+        if not champion.told_too_old:
+            message = f"There is no prediction for {day.isoformat()}: {reason}"
+            tell_tenant(
+                deployment,
+                Notice("data_too_old", champion.workload, champion.tenant, message, version=champion.version),
+            )
+            ModelRegistry(deployment).note_told_too_old(champion)
+    if reasons:
+        report.info(f"{len(reasons)} tenants are left out: their data are too old for {day.isoformat()}")
+    return reasons
 
 
 def _report_batch(

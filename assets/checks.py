@@ -6,18 +6,22 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from assets.drift import CHECK as DRIFT
 from assets.drift import drift_of
 from assets.report import AssetName, Finding
 from resources import hosting, keys
 from resources.model_registry import ModelRegistry
+from resources.moments import DataAge, data_age, too_old_for
 from resources.request_queue import RequestQueue
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
     from resources.deployment import Deployment
+
+DATA_AGE: Final = "data_age"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,29 @@ def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.Te
     return Finding(passed=True, facts={"version": champion.version, "milliseconds": milliseconds})
 
 
+def age_facts(age: DataAge, at: datetime, reason: str | None) -> dict[str, Any]:
+    """What the check ``data_age`` shows."""
+    facts: dict[str, Any] = {
+        "data_end": age.end.isoformat(),
+        "data_age_days": age.days(at),
+        "usable_until": age.usable_until.isoformat(),
+    }
+    return facts | ({"reason": reason} if reason else {})
+
+
+def young_enough(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+    """Whether the champion's data are young enough for it to predict today."""
+    champion = ModelRegistry(deployment).champion(tenant, keys.workload_name(workload.name))
+    if champion is None:
+        return Finding(passed=False, facts={"reason": "it has no model yet"})
+    at = datetime.now(UTC)
+    age = data_age(champion.card)
+    if age is None:
+        return Finding(passed=False, facts={"reason": f"version {champion.version} does not tell how old its data are"})
+    reason = too_old_for(workload, champion.card, at.date())
+    return Finding(reason is None, age_facts(age, at, reason))
+
+
 CHECKS: Final = (
     Check("training_data", "data_quality", "The tenant's last upload could be used.", data_quality),
     Check(
@@ -86,6 +113,13 @@ CHECKS: Final = (
         "better_than_baseline",
         "The champion beats the workload's baseline, and scored what is required of any model.",
         better_than_baseline,
+    ),
+    Check(
+        "fine_tuned_artifact",
+        DATA_AGE,
+        "The champion's data are young enough for it to predict today.",
+        young_enough,
+        lambda workload: workload.moment is not None,
     ),
     Check(
         "endpoint_registration",

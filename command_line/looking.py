@@ -16,6 +16,7 @@ from rich.text import Text
 from command_line import fleet, story
 from command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, age, common_options, duration, plain
 from resources import keys
+from resources.moments import data_age
 from resources.request_queue import INDEXED, Request, RequestQueue, Status, now
 from workloads.schema import Workload
 
@@ -193,7 +194,14 @@ def _served(one: story.Story) -> str:
     if one.champion is None:
         return "It has no model yet."
     before = f"; before it {one.champion.previous}" if one.champion.previous else ""
-    return f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
+    served = f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
+    data = data_age(one.champion.card)
+    if data is None:
+        return served
+    return (
+        f"{served} Its data end on {data.end:%Y-%m-%d}, {data.days(now()):.0f} days ago;"
+        f" it predicts until {data.usable_until:%Y-%m-%d}."
+    )
 
 
 # ---- lists --------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from resources.asynchronous import Submitted
 from resources.hosting import JSON, Answer
 from resources.metrics import InferenceMetrics
 from resources.model_registry import Champion, ModelRegistry
+from resources.moments import at_its_moment
 from resources.request_queue import Request, RequestQueue
 from resources.result_cache import Question, ResultCache, question_of
 from workloads.schema import Workload
@@ -137,6 +138,7 @@ class TenantClient:
         """
         champion = self.champion()
         began, at = time.perf_counter(), datetime.now(UTC)
+        request = at_its_moment(self.workload, champion.card, request, at)
         question = question_of(self.workload, champion, request, accept)
         kept = self._cache.find(question, at)
         self._counts.count(self._name, hit=kept is not None)
@@ -167,9 +169,9 @@ class TenantClient:
             hosting.EndpointFailed: the asynchronous endpoint is not in service.
         """
         hosting.asynchronous(self.workload)
-        champion = self.champion()
+        champion, at = self.champion(), datetime.now(UTC)
+        request = at_its_moment(self.workload, champion.card, request, at)
         question = question_of(self.workload, champion, request, accept)
-        at = datetime.now(UTC)
         kept = self._cache.find(question, at)
         if kept is not None:
             submitted = Submitted(question, dict(request), at, at, "", "", answer=kept)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
+_MOST_CARD: Final = 4096  # characters of a card that stands beside the pointer: reading all champions reads them all
 
 ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
 
@@ -70,7 +71,8 @@ class Champion:
 
     ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned away from to come back to
     this one. ``made`` is when the version was made, and ``recipe`` how; both are unknown of a champion from before they were
-    kept. ``retraining`` names the occasion on which a re-training was last asked for.
+    kept. ``retraining`` names the occasion on which a re-training was last asked for. ``card`` is the version's, so that asking
+    needs one read; it is empty where it is large. ``told_too_old``: its owner was told that its data are too old to predict from.
     """
 
     tenant: keys.TenantId
@@ -85,6 +87,8 @@ class Champion:
     recipe: str = ""
     rolled_back_from: keys.Version | None = None
     retraining: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    told_too_old: bool = False
 
 
 def _plain(value: Any) -> Any:
@@ -318,6 +322,7 @@ class ModelRegistry:
             made=model.made,
             recipe=model.recipe,
             rolled_back_from=rolled_back_from,
+            card=model.card if len(card := json.dumps(dict(model.card))) <= _MOST_CARD else {},
         )
         row = {
             "workload": champion.workload,
@@ -331,6 +336,7 @@ class ModelRegistry:
             "made": model.made.isoformat(),
             "recipe": champion.recipe,
             "rolled_back_from": champion.rolled_back_from,
+            "card": card if champion.card else None,
         }
         if instead_of is None:
             condition: dict[str, Any] = {
@@ -355,6 +361,13 @@ class ModelRegistry:
 
     def note_retraining(self, champion: Champion, occasion: str) -> None:
         """Remember on a champion, as long as it is one, on which occasion its re-training was asked for."""
+        self._note_on(champion, "retraining", occasion)
+
+    def note_told_too_old(self, champion: Champion) -> None:
+        """Remember on a champion, as long as it is one, that its owner was told its data are too old to predict from."""
+        self._note_on(champion, "told_too_old", True)
+
+    def _note_on(self, champion: Champion, attribute: str, value: str | bool) -> None:
         try:
             self.deployment.dynamodb.update_item(
                 TableName=self.deployment.models_table,
@@ -362,10 +375,10 @@ class ModelRegistry:
                     "tenant": {"S": keys.table_partition(champion.tenant, champion.workload)},
                     "item": {"S": "champion"},
                 },
-                UpdateExpression="SET retraining = :occasion",
+                UpdateExpression="SET #attribute = :value",
                 ConditionExpression="#turn = :turn",
-                ExpressionAttributeNames={"#turn": "turn"},
-                ExpressionAttributeValues={":occasion": {"S": occasion}, ":turn": _serialize(champion.turn)},
+                ExpressionAttributeNames={"#turn": "turn", "#attribute": attribute},
+                ExpressionAttributeValues={":value": _serialize(value), ":turn": _serialize(champion.turn)},
             )
         except ClientError as error:
             if error_code(error) != "ConditionalCheckFailedException":
@@ -409,4 +422,6 @@ def _champion(row: Mapping[str, Any]) -> Champion:
         recipe=row.get("recipe", ""),
         rolled_back_from=keys.Version(row["rolled_back_from"]) if row.get("rolled_back_from") else None,
         retraining=row.get("retraining", ""),
+        card=json.loads(row["card"]) if "card" in row else {},
+        told_too_old=bool(row.get("told_too_old", False)),
     )

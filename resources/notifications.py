@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from resources.deployment import Deployment
 
-NoticeKind = Literal["model_ready", "upload_refused", "model_not_made", "model_kept", "model_rolled_back"]
+NoticeKind = Literal[
+    "model_ready", "upload_refused", "model_not_made", "model_kept", "model_rolled_back", "data_too_old"
+]
 
 
 _NOTICES_AT_ONCE: Final = 10  # SNS takes no more in a call

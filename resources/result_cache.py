@@ -55,7 +55,9 @@ def question_of(workload: Workload, champion: Champion, request: Mapping[str, An
     Raises:
         InvocationRefused: the request cannot be written as JSON.
     """
-    repeatable = workload.serving.cache.takes(request)
+    # What is asked about now is another question in an hour.
+    of_a_moment = workload.moment is None or workload.moment.field in request
+    repeatable = of_a_moment and workload.serving.cache.takes(request)
     try:
         content = json.dumps(
             {

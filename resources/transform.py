@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from resources import keys, storage
 from resources.hosting import create_once, is_missing
 from resources.model_registry import Champion
+from resources.moments import of_the_day
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def predict_batch(
 def _write_input(deployment: Deployment, workload: Workload, day: date, batch: str, champion: Champion) -> bool:
     """Put a tenant's archive and record where the job reads them. Returns False when its archive is gone."""
     name = keys.workload_name(workload.name)
-    record = {"model": keys.target_model(champion.tenant, champion.version), "request": dict(workload.batch.request)}
+    record = {"model": keys.target_model(champion.tenant, champion.version), "request": of_the_day(workload, day)}
     source = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     destination = keys.batch_model(name, day, batch, champion.tenant, champion.version)
     try:

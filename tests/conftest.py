@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from resources.keys import tenant_id
 from workloads.schema import Workload, read_workloads
 
 ROOT = Path(__file__).resolve().parents[1]
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+TRAINED_UNTIL = TODAY - timedelta(days=30)
+"""Where the data of the tests' tenants end: long enough ago for newer readings, not too long to predict today."""
 settings.register_profile("tenantry", deadline=None)  # a busy machine is no defect
 settings.load_profile("tenantry")
 
@@ -74,9 +77,9 @@ class TrainedForecast:
 
 @pytest.fixture(scope="session")
 def trained_forecasts(tmp_path_factory: pytest.TempPathFactory) -> list[TrainedForecast]:
-    """Three tenants' forecasts, trained by the forecast container once for the whole session."""
+    """Three tenants' forecasts from ninety days of data, trained by the forecast container once for the whole session."""
     base = tmp_path_factory.mktemp("trained-forecasts")
-    frame = generate(3, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC))
+    frame = generate(3, TRAINED_UNTIL - timedelta(days=90), TRAINED_UNTIL)
     tasks = []
     for number, (_, rows) in enumerate(frame.groupby("customer_id")):
         tenant, raw = f"tenant-{number}", base / f"{number}.csv"

@@ -380,6 +380,15 @@ class Drift(_Section):
     )
 
 
+class Moment(_Section):
+    """How a request says which moment its prediction is about, where predictions are of a moment."""
+
+    module: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
+    field: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")] = Field(
+        default="start", description="the request's field; a batch puts its own day there, as YYYY-MM-DD"
+    )
+
+
 class Workload(_Section):
     """One kind of personalised model the product offers."""
 
@@ -400,6 +409,7 @@ class Workload(_Section):
     batch: Batch
     retraining: Retraining | None = None
     drift: Drift | None = None
+    moment: Moment | None = None
 
     @property
     def serving_container(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from resources import keys, storage
 from resources.deployment import Deployment
@@ -14,7 +15,7 @@ NAME = keys.workload_name("energy")
 
 def trained_version(
     deployment: Deployment, tenant: keys.TenantId, number: int, archive: bytes, metrics: Mapping[str, float], *,
-    size: int | None = None, tier: keys.Tier = "bridge",
+    size: int | None = None, tier: keys.Tier = "bridge", card: Mapping[str, Any] | None = None,
 ) -> ModelVersion:  # fmt: skip
     """Put an archive where a packed job leaves it, and the version in the registry; ``size`` is what was promised."""
     version = keys.version_name(f"2026010{number}t000000-aaaaaaaa")
@@ -22,7 +23,7 @@ def trained_version(
     storage.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
     model = ModelVersion(
         tenant, NAME, version, tier, key, len(archive) if size is None else size, hashlib.sha256(archive).hexdigest(),
-        keys.request_id(f"{number:032x}"), "job", metrics=metrics,
+        keys.request_id(f"{number:032x}"), "job", metrics=metrics, card=card or {},
     )  # fmt: skip
     ModelRegistry(deployment).add(model)
     return model

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,13 +23,12 @@ from resources.hosting import Endpoint
 from resources.model_registry import FreshScore, ModelRegistry, ModelVersion
 from resources.request_queue import Request, RequestQueue
 from tests.assets.registration import NAME
-from tests.conftest import TrainedForecast
+from tests.conftest import TODAY, TRAINED_UNTIL, TrainedForecast
 from workloads.schema import Workload
 
 Serving = tuple[Deployment, Workload, Endpoint]
-TRAINED = datetime(2025, 4, 1, tzinfo=UTC)  # the end of the data that ``trained_forecasts`` are of
 LONDON = {"timezone": "Europe/London"}
-PREPARED_AT = datetime(2026, 2, 1, tzinfo=UTC)
+PREPARED_AT = TODAY
 
 
 @dataclass
@@ -70,7 +69,7 @@ def told_operators(serving: Serving) -> str:
     return url
 
 
-def served(serving: Serving, trained: TrainedForecast, made: datetime = TRAINED) -> ModelVersion:
+def served(serving: Serving, trained: TrainedForecast, made: datetime = TRAINED_UNTIL) -> ModelVersion:
     """A tenant whose champion is that forecast, in service."""
     deployment, energy, endpoint = serving
     tenant, outcome = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}"), trained.outcome
@@ -91,9 +90,9 @@ def uploaded(
 ) -> tuple[Request, TrainingData]:
     """A newer upload of the customer ``trained_forecasts`` know, prepared: so many days more, at another level."""
     deployment, energy, _ = serving
-    frame = generate(customer + 1, datetime(2025, 1, 1, tzinfo=UTC), TRAINED + timedelta(days=days))
+    frame = generate(customer + 1, TRAINED_UNTIL - timedelta(days=90), TRAINED_UNTIL + timedelta(days=days))
     frame = frame[frame.customer_id == customer]
-    frame.loc[frame.timestamp >= TRAINED, "consumption"] *= grown
+    frame.loc[frame.timestamp >= TRAINED_UNTIL, "consumption"] *= grown
     file = frame[["timestamp", "consumption"]].to_csv(index=False).encode()
     upload = keys.upload_id(uuid.uuid4().hex)
     manifest = uploads.put_upload(deployment, NAME, tenant, upload, {"consumption.csv": file}, LONDON)
@@ -178,7 +177,7 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
     for name in ("no card", "no archive", "no endpoint", "no data"):
         model = served(serving, trained_forecasts[0])
         row, data = uploaded(serving, model.tenant, 7)
-        other = replace(model, version=keys.version_of(f"{model.tenant} {name}", TRAINED), card={})
+        other = replace(model, version=keys.version_of(f"{model.tenant} {name}", TRAINED_UNTIL), card={})
         if name == "no card":
             registry.add(other)
         elif name == "no archive":

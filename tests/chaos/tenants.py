@@ -95,8 +95,8 @@ class Uploader:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        start = datetime(2026, 1, 1, tzinfo=UTC)
-        frame = generate(_CUSTOMERS, start, start + timedelta(days=_DAYS), seed=3)
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        frame = generate(_CUSTOMERS, today - timedelta(days=_DAYS), today, seed=3)
         self._lines = []
         for _, rows in frame.groupby("customer_id", sort=True):
             sink = io.StringIO()
@@ -111,7 +111,7 @@ class Uploader:
         if upload.spoiled == "a word for a reading":
             lines[100] = lines[100].rpartition(b",")[0] + b",broken meter\n"
         if upload.spoiled == "too few days":
-            lines = lines[: 24 * 9]
+            lines = lines[: 24 * 2]
         content = b"".join(lines)
         s3, bucket = self._deployment.s3, self._deployment.uploads_bucket
         file = keys.upload_file(ENERGY, upload.tenant, upload.upload, keys.file_name("consumption.csv"))

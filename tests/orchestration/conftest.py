@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,7 @@ from containers.forecast.synthetic import generate
 from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
+from tests.conftest import TRAINED_UNTIL
 from workloads.schema import Workload, read_workloads
 
 DAYS = 70
@@ -28,8 +29,7 @@ def energy() -> Workload:
 @pytest.fixture(scope="session")
 def consumption() -> dict[str, bytes]:
     """CSV files of six synthetic customers, ten weeks of hours each."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    frame = generate(6, start, start + timedelta(days=DAYS), seed=3)
+    frame = generate(6, TRAINED_UNTIL - timedelta(days=DAYS), TRAINED_UNTIL, seed=3)
     files = {}
     for number, (_, rows) in enumerate(frame.groupby("customer_id", sort=True)):
         sink = io.StringIO()

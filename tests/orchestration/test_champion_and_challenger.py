@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,7 @@ from resources.client import TenantClient
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry
 from resources.request_queue import RequestQueue
+from tests.conftest import TRAINED_UNTIL
 from tests.orchestration.conftest import DAYS, Upload
 from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
 from workloads.schema import Workload
@@ -34,7 +35,7 @@ DRIFT = AssetCheckKey(REGISTRATION, "drift")
 
 def readings(days: int, grown: float = 1.0) -> bytes:
     """A customer's hours as CSV; what comes after the first ten weeks is multiplied."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
+    start = TRAINED_UNTIL - timedelta(days=DAYS)
     frame = generate(1, start, start + timedelta(days=days), seed=3)
     frame.loc[frame.timestamp >= start + timedelta(days=DAYS), "consumption"] *= grown
     sink = io.StringIO()

@@ -17,6 +17,7 @@ from resources.client import NoModelYet, TenantClient
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry
 from resources.request_queue import RequestQueue
+from tests.conftest import TODAY
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
 from workloads.schema import Workload
@@ -169,7 +170,7 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
     tenants = [upload("acme", consumption["tenant-0"]), upload("globex", consumption["tenant-1"])]
     take_in(deployment, dagster_instance)
     onboard(deployment, dagster_instance, energy_at_once)
-    day = datetime(2026, 3, 12, tzinfo=UTC).date()
+    day = TODAY.date()
     config = {"ops": {"energy_predict_everyone": {"config": {"day": day.isoformat()}}}}
 
     result = run(dagster_instance, "energy_batch_predictions", config)

@@ -6,8 +6,9 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -22,12 +23,12 @@ from resources.model_registry import Champion, ModelRegistry
 from resources.request_queue import now
 from resources.transform import TransformJobFailed, predict_batch
 from tests.assets.registration import NAME, trained_version
-from tests.conftest import TrainedForecast
+from tests.conftest import TODAY, TRAINED_UNTIL, TrainedForecast
 from tests.resources.broken_calls import break_calls
 from workloads.schema import Workload
 
 Serving = tuple[Deployment, Workload]
-DAY = date(2026, 1, 2)
+DAY = TODAY.date()
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,11 @@ class Heard:
 
     materialized_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failed_: dict[str, str] = field(default_factory=dict)
+    checked_: dict[str, tuple[str, bool, Mapping[str, Any]]] = field(default_factory=dict)
 
-    def checked(self, *_: Any, **__: Any) -> None: ...
+    def checked(self, asset: str, check: str, tenant: str, metadata: Mapping[str, Any], *, passed: bool) -> None:
+        self.checked_[tenant] = (check, passed, metadata)
+
     def flush(self) -> None: ...
     def info(self, message: str) -> None: ...
 
@@ -53,11 +57,13 @@ class Heard:
         self.failed_[tenant] = reason
 
 
-def crowned(cloud: Serving, archive: bytes, *, tier: keys.Tier = "bridge") -> Champion:
+def crowned(
+    cloud: Serving, archive: bytes, *, tier: keys.Tier = "bridge", card: Mapping[str, Any] | None = None
+) -> Champion:
     """A tenant whose archive lies under its endpoint's prefix; batch transform needs no endpoint."""
     deployment, _ = cloud
     tenant = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
-    model = trained_version(deployment, tenant, 1, archive, {}, tier=tier)
+    model = trained_version(deployment, tenant, 1, archive, {}, tier=tier, card=card)
     endpoint = keys.endpoint_name("tenantry", NAME, tier, tenant)
     destination = keys.endpoint_model(endpoint, tenant, model.version)
     storage.write_bytes(deployment.s3, deployment.data_bucket, destination, archive)
@@ -87,7 +93,7 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     assert "archive" in str(found[gone.tenant].reason)
     answers = []
     for champion in good:
-        assert found[champion.tenant].key == f"predictions/energy/{champion.tenant}/2026-01-02.jsonl"
+        assert found[champion.tenant].key == f"predictions/energy/{champion.tenant}/{DAY}.jsonl"
         with TenantClient(deployment, energy, champion.tenant) as client:
             (answer,) = client.predictions(DAY)
         assert len(answer["mean"]) == 7 * 24
@@ -190,9 +196,67 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     assert failures[nobody] == "it has no model yet"
     assert started == sorted([good.tenant, broken.tenant, silo.tenant])
     told = heard.materialized_[silo.tenant]
-    assert told["dagster/uri"].endswith(f"/predictions/energy/{silo.tenant}/2026-01-02.jsonl")
+    assert told["dagster/uri"].endswith(f"/predictions/energy/{silo.tenant}/{DAY}.jsonl")
     assert told["transform_job"] != heard.materialized_[good.tenant]["transform_job"]
     assert told["cost_usd"] > 0
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 20])
+def test_a_prediction_is_of_the_days_that_begin_with_the_batchs_own(
+    cloud: Serving, trained_forecasts: list[TrainedForecast], ahead: int
+) -> None:
+    deployment, energy = cloud
+    made, day = trained_forecasts[0], DAY + timedelta(days=ahead)
+    champion, heard = crowned(cloud, made.archive, card=made.outcome["card"]), Heard()
+    assert not predict(deployment, energy, [champion.tenant], day, f"run-{ahead}", heard, poll=0.1)
+    with TenantClient(deployment, energy, champion.tenant) as client:
+        (answer,) = client.predictions(day)
+    zone = ZoneInfo(made.outcome["card"]["timezone"])
+    days = [datetime.fromisoformat(stamp).astimezone(zone).date() for stamp in answer["timestamps"]]
+    assert sorted(set(days)) == [day + timedelta(days=number) for number in range(7)]
+    name, passed, facts = heard.checked_[champion.tenant]
+    assert (name, passed) == ("data_age", True)
+    assert facts["data_age_days"] == (TODAY - TRAINED_UNTIL).days + ahead
+
+
+def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_once(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    made, day = trained_forecasts[0], DAY + timedelta(days=200)
+    fresh = crowned(
+        cloud, made.archive, card={**made.outcome["card"], "usable_until": f"{day + timedelta(days=9)}T00:00:00Z"}
+    )
+    old = crowned(cloud, made.archive, card=made.outcome["card"])
+    everybody = [one.tenant for one in ModelRegistry(deployment).champions(NAME)]
+    assert {fresh.tenant, old.tenant} <= set(everybody)
+
+    notices(deployment)
+    for number in range(2):
+        heard = Heard()
+        failures = predict(deployment, energy, None, day, f"run-{number}", heard, poll=0.1)
+        assert old.tenant not in failures
+        assert old.tenant not in heard.materialized_
+        name, passed, facts = heard.checked_[old.tenant]
+        assert (name, passed) == ("data_age", False)
+        assert facts["reason"].endswith("Upload newer data.")
+        told = [one for one in notices(deployment) if one["tenant"] == old.tenant]
+        assert [one["kind"] for one in told] == (["data_too_old"] if number == 0 else [])
+    # Who asks for just that tenant is told that there is none.
+    failures = predict(deployment, energy, [old.tenant], day, "run-3", Heard(), poll=0.1)
+    assert set(failures) == {old.tenant}
+
+
+def notices(deployment: Deployment) -> list[dict[str, Any]]:
+    """What waits in the app's queue, taken from it."""
+    found = []
+    while messages := deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10).get(
+        "Messages"
+    ):
+        for message in messages:
+            found.append(json.loads(message["Body"]))
+            deployment.sqs.delete_message(QueueUrl=deployment.notices_queue_url, ReceiptHandle=message["ReceiptHandle"])
+    return found
 
 
 CHAMPIONS = st.lists(
