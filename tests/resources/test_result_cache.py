@@ -18,14 +18,16 @@ from resources.client import AnswerUnreadable, TenantClient
 from resources.deployment import Deployment
 from resources.hosting import Answer, Endpoint, InvocationRefused
 from resources.metrics import InferenceMetrics
-from resources.result_cache import ResultCache, question_of
+from resources.moments import at_its_moment
+from resources.result_cache import Question, ResultCache, question_of
 from tests.assets.registration import trained_version
-from tests.conftest import TrainedForecast
+from tests.conftest import TODAY, TrainedForecast
 from tests.resources.inference_counts import counted
 from workloads.schema import Cache, Workload
 
 Serving = tuple[Deployment, Workload, Endpoint]
-WEEK = {"period": 7}
+START = TODAY.date().isoformat()
+WEEK = {"period": 7, "start": START}
 
 
 @pytest.fixture
@@ -43,7 +45,9 @@ def crowned(
     """A tenant whose champion is this forecast."""
     deployment, workload, endpoint = serving
     name = tenant or keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
-    version = trained_version(deployment, name, number, made.archive, made.outcome["metrics"])
+    version = trained_version(
+        deployment, name, number, made.archive, made.outcome["metrics"], card=made.outcome["card"]
+    )
     assert register(deployment, workload, version, endpoint.name).crowned
     return name
 
@@ -72,12 +76,12 @@ def test_the_same_question_is_answered_without_the_endpoint(
     serving: Serving, energy: Workload, tenant: keys.TenantId
 ) -> None:
     before = invocations(serving)
-    first = predict(serving, energy, tenant, {"period": 7, "quantiles": [0.1, 0.9]})
+    first = predict(serving, energy, tenant, {"period": 7, "start": START, "quantiles": [0.1, 0.9]})
     assert invocations(serving) == before + 1
-    again = predict(serving, energy, tenant, {"quantiles": [0.1, 0.9], "period": 7})
+    again = predict(serving, energy, tenant, {"quantiles": [0.1, 0.9], "start": START, "period": 7})
     assert again == first
     assert invocations(serving) == before + 1
-    assert predict(serving, energy, tenant, {"period": 1}) != first
+    assert predict(serving, energy, tenant, {"period": 1, "start": START}) != first
     assert invocations(serving) == before + 2
     deployment = serving[0]
     listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/energy/{tenant}/")
@@ -183,6 +187,33 @@ def test_what_may_not_be_kept_is_asked_again(serving: Serving, tenant: keys.Tena
     assert not entries(serving[0], tenant)
 
 
+def test_what_is_asked_about_now_is_another_question_in_an_hour(
+    serving: Serving, energy: Workload, tenant: keys.TenantId
+) -> None:
+    """The kept answer of yesterday's "the next week" would be a week that has begun."""
+    with TenantClient(serving[0], energy, tenant) as client:
+        champion = client.champion()
+
+    def asked(request: dict[str, Any], at: datetime) -> Question:
+        return question_of(energy, champion, at_its_moment(energy, champion.card, request, at), "application/json")
+
+    at = TODAY + timedelta(minutes=10)
+    week = {"period": 7}
+    assert asked(week, at).repeatable
+    assert asked(week, at) == asked(week, at + timedelta(minutes=40))
+    assert asked(week, at).id != asked(week, at + timedelta(hours=1)).id
+    assert asked(week, at) == asked({"period": 7, "start": (TODAY + timedelta(hours=1)).isoformat()}, at)
+    assert asked(WEEK, at) == asked(WEEK, at + timedelta(days=1))
+    # Of a champion whose card is not known here, the container gives the moment: nothing is kept then.
+    unknown = replace(champion, card={})
+    assert not question_of(energy, unknown, at_its_moment(energy, {}, week, at), "application/json").repeatable
+
+
+def test_a_request_that_names_no_moment_is_refused(serving: Serving, energy: Workload, tenant: keys.TenantId) -> None:
+    with TenantClient(serving[0], energy, tenant) as client, pytest.raises(InvocationRefused, match="start must be"):
+        client.predict({"period": 7, "start": "tomorrow"})
+
+
 def test_another_container_or_another_type_makes_another_question(
     serving: Serving, energy: Workload, tenant: keys.TenantId
 ) -> None:
@@ -221,17 +252,17 @@ def test_bytes_are_kept_with_their_type(serving: Serving, energy: Workload, tena
         before = invocations(serving)
         assert client.predict_bytes(WEEK, "image/png") == picture
         assert invocations(serving) == before
-        asked = question_of(energy, client.champion(), {"period": 3}, "application/json")
+        asked = question_of(energy, client.champion(), {"period": 3, "start": START}, "application/json")
         assert ResultCache(deployment, energy).keep(asked, picture)
         with pytest.raises(AnswerUnreadable, match="image/png"):
-            client.predict({"period": 3})
+            client.predict({"period": 3, "start": START})
 
 
 def test_many_who_ask_the_same_at_once_all_get_the_one_answer(
     serving: Serving, energy: Workload, tenant: keys.TenantId
 ) -> None:
     with TenantClient(serving[0], energy, tenant) as client, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: json.dumps(client.predict({"period": 2})), range(24)))
+        answers = list(pool.map(lambda _: json.dumps(client.predict({"period": 2, "start": START})), range(24)))
     assert len(set(answers)) == 1
     assert len(entries(serving[0], tenant)) == 1
 
@@ -256,11 +287,11 @@ def test_hits_and_misses_are_counted_and_add_up_to_the_requests(
     with InferenceMetrics(deployment) as metrics:
         for days in (1, 1, 2, 1, 2):
             with TenantClient(deployment, energy, tenant, metrics) as client:
-                client.predict({"period": days})
+                client.predict({"period": days, "start": START})
         with TenantClient(deployment, energy, tenant, metrics) as client, pytest.raises(InvocationRefused):
-            client.predict({"period": 0})
+            client.predict({"period": 0, "start": START})
         with TenantClient(deployment, with_cache(energy), tenant, metrics) as client:
-            client.predict({"period": 1})
+            client.predict({"period": 1, "start": START})
     after = counted(deployment, "energy")
     grown = {name: (after[name][0] - before[name][0], after[name][1] - before[name][1]) for name in after}
     assert grown == {"NumberOfInferenceRequests": (7, 7), "CacheHits": (3, 3), "CacheMisses": (4, 4)}
