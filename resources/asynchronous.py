@@ -105,7 +105,7 @@ def submit(
     storage.write_bytes(deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON)
     endpoint = keys.async_endpoint_name(deployment.prefix, name, champion.tier, tenant)
     # A silo tenant's endpoint writes below the tenant's prefix anyway.
-    extension: Any = {} if champion.tier == "silo" else {"S3OutputPathExtension": tenant}
+    extension: Any = {} if champion.tier == "silo" else {"S3OutputPathExtension": keys.async_extension(name, tenant)}
     at = datetime.now(UTC)
     try:
         taken = (submitter or deployment).runtime.invoke_endpoint_async(

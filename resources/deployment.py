@@ -65,6 +65,7 @@ class Deployment:
     serving_role: str
     async_role: str
     batch_role: str
+    tenant_client_role: str
     image_repositories: str
     session: boto3.Session = field(default_factory=boto3.Session, repr=False, compare=False)
     aws_calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
@@ -105,6 +106,7 @@ class Deployment:
                 serving_role=outputs["ServingRoleArn"],
                 async_role=outputs["AsyncRoleArn"],
                 batch_role=outputs["BatchRoleArn"],
+                tenant_client_role=outputs["TenantClientRoleArn"],
                 image_repositories=outputs["ImageRepositories"],
                 session=session,
             )

@@ -255,7 +255,7 @@ def _async_config_request(
 ) -> dict[str, Any]:
     settings, name = asynchronous(workload), keys.workload_name(workload.name)
     # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request says.
-    output = keys.async_tenant_prefix(name, tenant) if tier == "silo" else keys.async_prefix(name)
+    output = keys.async_tenant_prefix(name, tenant) if tier == "silo" else keys.ASYNC_ROOT
     failures = output if tier == "silo" else keys.async_failures_prefix(name)
     variant = {
         "VariantName": VARIANT,

@@ -159,7 +159,7 @@ def find_lost_uploads(
     """
     done, deadline = Intake(), time.monotonic() + most_seconds
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=deployment.uploads_bucket, Prefix="uploads/", StartAfter=after
+        Bucket=deployment.uploads_bucket, Prefix=keys.UPLOADS_ROOT, StartAfter=after
     )
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         for page in pages:

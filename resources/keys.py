@@ -2,6 +2,9 @@
 
 Ids become values of their own type when they enter (``tenant_id("acme")``); the builders below take only those, so a
 string that nobody checked cannot become part of a key.
+
+What a tenant's session may touch has the tenant directly after a fixed prefix: IAM's ``*`` spans slashes, so a policy with a wildcard
+before the tenant would take any other part of a key for the tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
 """
 
 from __future__ import annotations
@@ -145,9 +148,13 @@ def question_id_of(workload: WorkloadName, tenant: TenantId, version: Version, c
 # ---- uploads bucket ---------------------------------------------------------------------------------------------------
 
 
+UPLOADS_ROOT: Final = "uploads/"
+"""Above all uploads of all tenants."""
+
+
 def tenant_uploads_prefix(workload: WorkloadName, tenant: TenantId) -> str:
-    """Above all that a tenant uploaded."""
-    return f"uploads/{workload}/{tenant}/"
+    """Above all that a tenant uploaded for a workload."""
+    return f"{UPLOADS_ROOT}{tenant}/{workload}/"
 
 
 def upload_prefix(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
@@ -168,9 +175,9 @@ def upload_manifest(workload: WorkloadName, tenant: TenantId, upload: UploadId) 
 def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
     """The ids in a manifest's key. Raises ``InvalidId`` when it is not one."""
     parts = key.split("/")
-    if len(parts) != 5 or parts[0] != "uploads" or parts[4] != MANIFEST:
-        raise InvalidId(f"{key[:200]!r} is not uploads/{{workload}}/{{tenant}}/{{upload}}/{MANIFEST}")
-    return workload_name(parts[1]), tenant_id(parts[2]), upload_id(parts[3])
+    if len(parts) != 5 or f"{parts[0]}/" != UPLOADS_ROOT or parts[4] != MANIFEST:
+        raise InvalidId(f"{key[:200]!r} is not {UPLOADS_ROOT}{{tenant}}/{{workload}}/{{upload}}/{MANIFEST}")
+    return workload_name(parts[2]), tenant_id(parts[1]), upload_id(parts[3])
 
 
 # ---- data bucket --------------------------------------------------------------------------------------------------------
@@ -258,7 +265,7 @@ def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId
 
 def predictions_prefix(workload: WorkloadName, tenant: TenantId) -> str:
     """Above a tenant's batch predictions; by name they are in the order of their days."""
-    return f"predictions/{workload}/{tenant}/"
+    return f"predictions/{tenant}/{workload}/"
 
 
 def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
@@ -268,27 +275,31 @@ def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
 
 def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:
     """An answered request, with its response."""
-    return f"archive/{workload}/{tenant}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
+    return f"archive/{tenant}/{workload}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
 
 
 def cached_answer(workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId) -> str:
-    """What a version of a tenant's model answered. The tenant's folder has no folders, whose names could be a tenant's too."""
-    return f"cache/{workload}/{tenant}/{version}_{question}"
+    """What a version of a tenant's model answered."""
+    return f"cache/{tenant}/{workload}/{version}_{question}"
 
 
-def async_prefix(workload: WorkloadName) -> str:
-    """Above what is asked asynchronously: the ``S3OutputPath`` of a shared tier's endpoint."""
-    return f"async/{workload}"
+ASYNC_ROOT: Final = "async"
+"""Above what all tenants ask asynchronously: the ``S3OutputPath`` of a shared tier's endpoint."""
+
+
+def async_extension(workload: WorkloadName, tenant: TenantId) -> str:
+    """A shared tier's ``S3OutputPathExtension``: what leads from ``ASYNC_ROOT`` to a tenant's answers."""
+    return f"{tenant}/{workload}"
 
 
 def async_tenant_prefix(workload: WorkloadName, tenant: TenantId) -> str:
     """Above what a tenant asks asynchronously: the ``S3OutputPath`` and ``S3FailurePath`` of a silo tenant's endpoint."""
-    return f"{async_prefix(workload)}/{tenant}"
+    return f"{ASYNC_ROOT}/{async_extension(workload, tenant)}"
 
 
 def async_failures_prefix(workload: WorkloadName) -> str:
-    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No tenant's id begins so."""
-    return f"{async_prefix(workload)}/_failures"
+    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No tenant's session reaches it."""
+    return f"async-failures/{workload}"
 
 
 def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
@@ -299,10 +310,10 @@ def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) 
 def parse_async_input(key: str) -> tuple[WorkloadName, TenantId, QuestionId]:
     """The ids in the key of an asynchronous question. Raises ``InvalidId`` when it is not one."""
     parts = key.split("/")
-    if len(parts) != 4 or parts[0] != "async" or not parts[3].endswith(_ASYNC_INPUT_END):
+    if len(parts) != 4 or parts[0] != ASYNC_ROOT or not parts[3].endswith(_ASYNC_INPUT_END):
         raise InvalidId(f"{key[:200]!r} is not the key of an asynchronous question")
     question = parts[3].removesuffix(_ASYNC_INPUT_END)
-    return workload_name(parts[1]), tenant_id(parts[2]), question_id(question)
+    return workload_name(parts[2]), tenant_id(parts[1]), question_id(question)
 
 
 def async_submitted(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
@@ -311,9 +322,7 @@ def async_submitted(workload: WorkloadName, tenant: TenantId, question: Question
 
 
 def async_output(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
-    """The answer; its last part is the request's ``Filename``, and a shared tier's request has the tenant as its
-    ``S3OutputPathExtension``.
-    """
+    """The answer; its last part is the request's ``Filename``."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}"
 
 

@@ -47,7 +47,7 @@ def finish_one(deployment: Deployment, tenant: keys.TenantId) -> None:
     """A tenant's first request and model, from the queue to the champion."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     request = keys.request_id_of(ENERGY, tenant, "content")
-    queue.accept(ENERGY, tenant, request, f"uploads/energy/{tenant}/first/manifest.json", "bridge", first=True)
+    queue.accept(ENERGY, tenant, request, f"uploads/{tenant}/energy/first/manifest.json", "bridge", first=True)
     (row,) = queue.of_tenant(ENERGY, tenant)
     pack = keys.pack_id_of([request])
     (row,) = queue.claim([row], pack)

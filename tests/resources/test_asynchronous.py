@@ -80,7 +80,7 @@ class World:
 
     def keys_of(self, tenant: keys.TenantId) -> set[str]:
         """What lies under the tenant's asynchronous prefix, without the prefix."""
-        prefix = f"async/energy/{tenant}/"
+        prefix = f"async/{tenant}/energy/"
         listed = self.deployment.s3.list_objects_v2(Bucket=self.deployment.data_bucket, Prefix=prefix)
         return {entry["Key"].removeprefix(prefix) for entry in listed.get("Contents", [])}
 
@@ -169,8 +169,8 @@ def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) 
     config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=again.config)
     said = config["AsyncInferenceConfig"]
     bucket = deployment.data_bucket
-    assert said["OutputConfig"]["S3OutputPath"] == f"s3://{bucket}/async/energy"
-    assert said["OutputConfig"]["S3FailurePath"] == f"s3://{bucket}/async/energy/_failures"
+    assert said["OutputConfig"]["S3OutputPath"] == f"s3://{bucket}/async"
+    assert said["OutputConfig"]["S3FailurePath"] == f"s3://{bucket}/async-failures/energy"
     assert said["OutputConfig"]["NotificationConfig"]["ErrorTopic"] == deployment.async_error_topic
     assert said["ClientConfig"] == {"MaxConcurrentInvocationsPerInstance": 4}
     model = deployment.sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
@@ -220,7 +220,7 @@ def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_o
     for (tenant, add), submitted in zip(questions, asked, strict=True):
         with world.client(tenant) as client:
             assert mean(client.wait(submitted, 60)) == MEANS[tenant] + add
-        assert submitted.output_key.startswith(f"async/energy/{tenant}/")
+        assert submitted.output_key.startswith(f"async/{tenant}/energy/")
     until(lambda: mailbox.collect() >= 20)
     assert mailbox.told == Counter({keys.inference_id(submitted.id, 1): 1 for submitted in asked})
 
@@ -248,7 +248,7 @@ def test_an_answer_is_kept_and_given_to_whoever_asks_next_either_way(world: Worl
     with world.client(tenant) as client:
         answer = client.wait(client.submit(request), 60)
     for name in world.keys_of(tenant):
-        world.deployment.s3.delete_object(Bucket=world.deployment.data_bucket, Key=f"async/energy/{tenant}/{name}")
+        world.deployment.s3.delete_object(Bucket=world.deployment.data_bucket, Key=f"async/{tenant}/energy/{name}")
     before = world.invocations()
     with world.client(tenant) as client:
         assert client.result(client.submit(request)) == answer
@@ -330,12 +330,12 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
     config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)
     assert config["ProductionVariants"][0]["InferenceAmiVersion"] == image
     output = config["AsyncInferenceConfig"]["OutputConfig"]
-    own = f"s3://{deployment.data_bucket}/async/energy/{tenant}"
+    own = f"s3://{deployment.data_bucket}/async/{tenant}/energy"
     assert output["S3OutputPath"] == output["S3FailurePath"] == own
     with world.client(tenant) as client:
         assert mean(client.wait(client.submit({"add": 1}), 60)) == MEANS[tenant] + 1
         refused = client.submit({"add": "x"})
-        assert refused.failure_key.startswith(f"async/energy/{tenant}/")
+        assert refused.failure_key.startswith(f"async/{tenant}/energy/")
         with pytest.raises(InvocationRefused, match="'add' must be a number"):
             client.wait(refused, 60)
     deployment.sagemaker.delete_endpoint(EndpointName=endpoint.name)
@@ -401,7 +401,7 @@ def test_messages_about_nothing_of_ours_are_left_out(world: World) -> None:
     question = "0" * 32
     good: dict[str, Any] = {
         "invocationStatus": "Failed", "inferenceId": f"{question}-2", "failureReason": "the instance was lost",
-        "requestParameters": {"inputLocation": f"s3://{deployment.data_bucket}/async/energy/acme/{question}.input"},
+        "requestParameters": {"inputLocation": f"s3://{deployment.data_bucket}/async/acme/energy/{question}.input"},
     }  # fmt: skip
 
     def elsewhere(location: str) -> dict[str, Any]:
@@ -413,9 +413,9 @@ def test_messages_about_nothing_of_ours_are_left_out(world: World) -> None:
         good | {"inferenceId": f"{'1' * 32}-1"},
         good | {"responseBody": {"content": 7}},
         good | {"requestParameters": {}},
-        elsewhere(f"s3://other-bucket/async/energy/acme/{question}.input"),
-        elsewhere(f"s3://{deployment.data_bucket}/async/energy/../acme/{question}.input"),
-        elsewhere(f"s3://{deployment.data_bucket}/predictions/energy/acme/{question}.input"),
+        elsewhere(f"s3://other-bucket/async/acme/energy/{question}.input"),
+        elsewhere(f"s3://{deployment.data_bucket}/async/../acme/energy/{question}.input"),
+        elsewhere(f"s3://{deployment.data_bucket}/predictions/acme/energy/{question}.input"),
         [], 7, None,
     ]  # fmt: skip
     for message in [*map(json.dumps, bad), "no JSON", json.dumps(good)]:

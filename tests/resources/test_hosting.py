@@ -194,7 +194,7 @@ def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
         answer = client.predict({"period": 2})
         version = client.champion().version
     assert len(answer["timestamps"]) == len(answer["mean"]) == 48
-    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/energy/{tenant}/")
+    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")
     (only,) = listed["Contents"]
     record = json.loads(storage.read_bytes(deployment.s3, deployment.data_bucket, only["Key"], 1 << 20))
     assert (record["request"], record["response"], record["version"]) == ({"period": 2}, answer, version)
@@ -206,7 +206,7 @@ def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: keys.Ten
     with TenantClient(deployment, energy, tenant) as client, pytest.raises(InvocationRefused, match="period"):
         client.predict({"period": -3})
     assert (
-        deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/energy/{tenant}/")["KeyCount"]
+        deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")["KeyCount"]
         == 0
     )
 

@@ -156,10 +156,10 @@ def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbour
 
 
 def test_an_upload_under_no_tenants_key_is_for_the_operators(deployment: Deployment, operators: str) -> None:
-    put_raw(deployment, "uploads/energy/ACME/u1/manifest.json", b"{}")
+    put_raw(deployment, "uploads/ACME/energy/u1/manifest.json", b"{}")
     done = drained(deployment)
     assert done.accepted == 0
-    assert [key for key, _ in done.refused] == ["uploads/energy/ACME/u1/manifest.json"]
+    assert [key for key, _ in done.refused] == ["uploads/ACME/energy/u1/manifest.json"]
     (alarm,) = told(deployment, operators)
     assert "ACME" in alarm["Message"]
     assert told(deployment) == []
@@ -217,7 +217,7 @@ def test_a_tenants_own_tier_stands_in_its_request(deployment: Deployment) -> Non
 def test_an_upload_whose_event_was_lost_is_found_by_listing(deployment: Deployment) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     key = put(deployment, "acme")
-    put_raw(deployment, "uploads/energy/bolt/u1/unfinished.csv", b"no manifest yet")
+    put_raw(deployment, "uploads/bolt/energy/u1/unfinished.csv", b"no manifest yet")
     deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
     assert drained(deployment).messages == 0
     known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
@@ -259,7 +259,7 @@ def test_a_listing_that_takes_too_long_goes_on_where_it_stopped(deployment: Depl
     for number in range(3):
         put(deployment, f"t{number}")
     for number in range(1000):
-        put_raw(deployment, f"uploads/energy/t1/u1/part-{number:04d}", b"x")
+        put_raw(deployment, f"uploads/t1/energy/u1/part-{number:04d}", b"x")
     deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
     known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
     first = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, most_seconds=0)

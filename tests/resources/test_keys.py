@@ -78,7 +78,7 @@ def test_a_tenant_id_never_changes_the_number_of_parts_of_a_key(text: str) -> No
         return
     workload = keys.workload_name("energy")
     key = keys.upload_manifest(workload, tenant, keys.upload_id("u1"))
-    assert key.split("/") == ["uploads", "energy", text, "u1", "manifest.json"]
+    assert key.split("/") == ["uploads", text, "energy", "u1", "manifest.json"]
     assert keys.table_partition(tenant, workload).split("#") == [text, "energy"]
     assert keys.target_model(tenant, keys.version_name("v1")).split("/") == [text, "v1.tar.gz"]
 
@@ -93,11 +93,11 @@ def test_a_manifests_key_gives_back_what_it_was_made_of(workload: str, tenant: s
     key=st.text()
     | st.lists(st.sampled_from(["uploads", "energy", "acme", "..", "", "u1", "manifest.json"])).map("/".join)
 )
-@example("uploads/energy/ACME/u1/manifest.json")
-@example("uploads/energy/acme/../manifest.json")
-@example("uploads/energy/acme/u1/deeper/manifest.json")
-@example("uploads/energy/acme/u1/manifest.json/")
-@example("/uploads/energy/acme/u1/manifest.json")
+@example("uploads/ACME/energy/u1/manifest.json")
+@example("uploads/acme/energy/../manifest.json")
+@example("uploads/acme/energy/u1/deeper/manifest.json")
+@example("uploads/acme/energy/u1/manifest.json/")
+@example("/uploads/acme/energy/u1/manifest.json")
 def test_a_key_is_a_manifests_or_is_refused(key: str) -> None:
     try:
         ids = keys.parse_manifest_key(key)
@@ -197,8 +197,7 @@ def test_two_tenants_who_ask_the_same_have_no_key_in_common(workload: str, tenan
             keys.async_output(name, tenant, question), keys.async_submitted(name, tenant, question),
             keys.async_failure(name, tenant, question, 1),
         })  # fmt: skip
-        # IAM's `*` spans slashes: one folder for each tenant, so that no deeper folder can bear another tenant's id.
-        assert all(key.split("/")[1:-1] == [name, tenant] for key in made[-1] - {question})
+        assert all(key.split("/")[1:-1] == [tenant, name] for key in made[-1] - {question})
     assert not made[0] & made[1]
 
 
@@ -210,9 +209,9 @@ def test_what_is_asked_is_told_apart_by_version_too() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["async/energy/acme", "async/energy/acme/x.input", f"async/energy/ACME/{'0' * 32}.input",
-     f"async/energy/_failures/{'0' * 32}.input", f"cache/energy/acme/{'0' * 32}.input", f"async/energy/acme/{'0' * 32}",
-     f"async/energy/acme/deeper/{'0' * 32}.input"],
+    ["async/acme/energy", "async/acme/energy/x.input", f"async/ACME/energy/{'0' * 32}.input",
+     f"async-failures/energy/{'0' * 32}.input", f"cache/acme/energy/{'0' * 32}.input", f"async/acme/energy/{'0' * 32}",
+     f"async/acme/energy/deeper/{'0' * 32}.input"],
 )  # fmt: skip
 def test_another_key_is_not_that_of_a_question(key: str) -> None:
     with pytest.raises(keys.InvalidId):
@@ -228,4 +227,6 @@ def test_another_text_is_no_attempt_at_a_question(text: str) -> None:
 @given(text=TENANTS)
 def test_no_tenants_prefix_is_where_shared_failures_lie(text: str) -> None:
     name = keys.workload_name("energy")
-    assert not keys.async_failures_prefix(name).startswith(keys.async_tenant_prefix(name, keys.tenant_id(text)))
+    where = f"{keys.async_failures_prefix(name)}/"
+    assert not where.startswith(f"{keys.async_tenant_prefix(name, keys.tenant_id(text))}/")
+    assert not where.startswith(f"{keys.ASYNC_ROOT}/")

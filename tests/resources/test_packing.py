@@ -184,7 +184,7 @@ NOWHERE = Deployment(
     prefix="tenantry", uploads_bucket="uploads", data_bucket="data", uploads_queue_url="q", uploads_dead_letters_url="d", notices_queue_url="n",
     requests_table="r", models_table="m", tenants_topic="t", operators_topic="o",
     async_success_topic="as", async_error_topic="ae", async_failures_queue_url="af",
-    training_role="arn:aws:iam::123456789012:role/training", serving_role="s", async_role="a", batch_role="b",
+    training_role="arn:aws:iam::123456789012:role/training", serving_role="s", async_role="a", batch_role="b", tenant_client_role="c",
     image_repositories="123456789012.dkr.ecr.eu-west-1.amazonaws.com/tenantry",
 )  # fmt: skip
 

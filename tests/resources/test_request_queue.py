@@ -66,7 +66,7 @@ def queue(deployment: Deployment) -> RequestQueue:
 def accepted(queue: RequestQueue, tenant: keys.TenantId = ACME, content: str = "one", **options: Any) -> Request:
     request = keys.request_id_of(NAME, tenant, content)
     assert queue.accept(
-        NAME, tenant, request, f"uploads/energy/{tenant}/u/manifest.json", "bridge", first=True, **options
+        NAME, tenant, request, f"uploads/{tenant}/energy/u/manifest.json", "bridge", first=True, **options
     )
     row = queue.get(NAME, tenant, request)
     assert row is not None
@@ -122,7 +122,7 @@ def test_a_change_whose_answer_was_lost_and_which_is_made_again_was_made(queue: 
 
 def test_a_repeated_event_is_nothing_new_whatever_became_of_the_request(queue: RequestQueue) -> None:
     row = accepted(queue)
-    again = (NAME, ACME, row.request, "uploads/energy/acme/u2/manifest.json", DEFAULT_TIER)
+    again = (NAME, ACME, row.request, "uploads/acme/energy/u2/manifest.json", DEFAULT_TIER)
     assert not queue.accept(*again, first=False)
     assert queue.get(NAME, ACME, row.request) == row
     done = queue.fail(claimed(queue, row), "broken", attempts=1)
@@ -315,7 +315,7 @@ def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_
             row = queue.move(queue.move(claimed(queue, row), "trained", why=""), "registered", why="")
         case _:
             row = claimed(queue, row)
-    later = (NAME, ACME, row.request, "uploads/energy/acme/u2/manifest.json", DEFAULT_TIER)
+    later = (NAME, ACME, row.request, "uploads/acme/energy/u2/manifest.json", DEFAULT_TIER)
     assert not queue.accept(*later, first=False, uploaded=at), "a repeated event of the same moment is nothing new"
     new = queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9))
     found = queue.get(NAME, ACME, row.request)
@@ -374,7 +374,7 @@ def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
     if between == "registered":
         queue.move(queue.move(claimed(queue, other, OTHER_PACK), "trained", why=""), "registered", why="")
 
-    key, last = "uploads/energy/acme/u3/manifest.json", at + timedelta(minutes=2)
+    key, last = "uploads/acme/energy/u3/manifest.json", at + timedelta(minutes=2)
     new = queue.accept(NAME, ACME, first.request, key, DEFAULT_TIER, first=False, uploaded=last)
     rows = queue.of_tenant(NAME, ACME)
     newest = max(rows, key=lambda row: (row.uploaded, row.accepted))

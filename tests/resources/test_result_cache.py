@@ -63,7 +63,7 @@ def invocations(serving: Serving) -> int:
 
 
 def entries(deployment: Deployment, tenant: keys.TenantId) -> list[str]:
-    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"cache/energy/{tenant}/")
+    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"cache/{tenant}/energy/")
     return [entry["Key"] for entry in listed.get("Contents", [])]
 
 
@@ -84,7 +84,7 @@ def test_the_same_question_is_answered_without_the_endpoint(
     assert predict(serving, energy, tenant, {"period": 1, "start": START}) != first
     assert invocations(serving) == before + 2
     deployment = serving[0]
-    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/energy/{tenant}/")
+    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")
     records = [
         json.loads(storage.read_bytes(deployment.s3, deployment.data_bucket, entry["Key"], 1 << 20))
         for entry in listed["Contents"]

