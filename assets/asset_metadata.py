@@ -74,7 +74,7 @@ def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
 
 
 def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
-    folder = keys.files_beside(model.archive)
+    folder = keys.files_beside(model.left)
     return [f"s3://{deployment.data_bucket}/{folder}{name}" for name in outcome.files]
 
 

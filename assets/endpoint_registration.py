@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from assets.answers import ShownAnswer, answer_for_people
 from assets.report import Markdown
-from resources import hosting, keys, storage
+from resources import artifacts, hosting, keys, storage
 from resources.model_registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
 from resources.notifications import Notice, tell_tenant
 from workloads.schema import Workload
@@ -49,16 +50,16 @@ class Registration:
 
 
 def register(
-    deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str, *, archive_bytes: int | None = None
+    deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str, *, verified: bool = False
 ) -> Registration:
-    """Register a version with the tenant's endpoint. Doing it again changes nothing.
+    """Register a version with the tenant's endpoint. Doing it again changes nothing, and puts back what the endpoint has lost.
 
     Args:
         deployment: buckets and clients.
         workload: the smoke request and how quality is compared.
         model: the version.
         endpoint: name of an endpoint in service.
-        archive_bytes: the size of its archive in S3, where the caller has just asked for it.
+        verified: whether its archive has just been found to be what its training promised.
 
     Raises:
         storage.ObjectMissing: its archive is not in S3 (yet).
@@ -67,18 +68,18 @@ def register(
         hosting.EndpointFailed: the endpoint is not in service; the version is none the worse for it.
     """
     registry = ModelRegistry(deployment)
-    destination = keys.endpoint_model(endpoint, model.tenant, model.version)
-    if model.archive != destination:
-        _place(deployment, model, destination, archive_bytes)
+    try:
+        artifacts.place(deployment, model, endpoint, verified=verified)
+    except artifacts.ArchiveDiffers as error:
+        _reject(registry, model, str(error))
+        raise ArtifactUnusable(str(error)) from error
     began = time.perf_counter()
     try:
         smoke = hosting.invoke(
             deployment, endpoint, keys.target_model(model.tenant, model.version), dict(workload.serving.smoke_request)
         )
     except hosting.InvocationRefused as error:
-        serving = registry.champion(model.tenant, model.workload)
-        if serving is None or serving.version != model.version:
-            registry.note(model, "rejected", f"its endpoint did not answer with it: {error}")
+        _reject(registry, model, f"its endpoint did not answer with it: {error}")
         raise ArtifactUnusable(f"the endpoint refused the model: {error}") from error
     milliseconds = (time.perf_counter() - began) * 1000
     outcome = partial(
@@ -109,9 +110,11 @@ def register(
             if _was_rolled_back(registry, model, champion):
                 # Its own note stays: it says who turned away from it, and why.
                 decision = f"it was rolled back from; {champion.version} is the champion"
+                _put_back(deployment, champion, reigning)
                 return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
             follows, decision = _compared(workload, model, champion, reigning)
             if not follows:
+                _put_back(deployment, champion, reigning)
                 known = registry.version(model.tenant, model.workload, model.version)
                 if known is None or known.status != "former_champion":  # else a run that died had crowned it
                     registry.note(model, "rejected", decision)
@@ -140,14 +143,20 @@ def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Cha
     return known is not None and known.status == "rolled_back"
 
 
-def _place(deployment: Deployment, model: ModelVersion, destination: str, size: int | None) -> None:
-    if size is None:
-        size = storage.size(deployment.s3, deployment.data_bucket, model.archive)
-    if size != model.size:
-        reason = f"the archive has {size} bytes where its outcome promised {model.size}; it may be truncated"
-        ModelRegistry(deployment).note(model, "rejected", reason)
-        raise ArtifactUnusable(reason)
-    storage.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
+def _reject(registry: ModelRegistry, model: ModelVersion, reason: str) -> None:
+    """Note that a version is of no use, unless it is the champion: that one answered before."""
+    serving = registry.champion(model.tenant, model.workload)
+    if serving is None or serving.version != model.version:
+        registry.note(model, "rejected", reason)
+
+
+def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion | None) -> None:
+    """Give the champion's endpoint its archive again, should it have lost it. What is kept nowhere cannot be put back."""
+    placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    if reigning is None or storage.exists(deployment.s3, deployment.data_bucket, placed):
+        return
+    with suppress(storage.ObjectMissing, artifacts.ArchiveDiffers):
+        artifacts.place(deployment, reigning, champion.endpoint)
 
 
 def _not_sufficient(workload: Workload, model: ModelVersion) -> str:
@@ -248,8 +257,8 @@ def roll_back(
         The champion; the one that is, when it is the version to return to already.
 
     Raises:
-        LookupError: there is no such version, none to return to, or its archive was deleted.
-        ArtifactUnusable: its container refuses to answer with it; the champion stays.
+        LookupError: there is no such version, none to return to, or its archive was deleted everywhere.
+        ArtifactUnusable: its archive is not what was promised, or its container refuses to answer with it; the champion stays.
         hosting.EndpointFailed: its endpoint is not in service; the champion stays.
         ChampionChanged: another version became champion meanwhile. Look at that one; nobody has judged it yet.
     """
@@ -270,10 +279,10 @@ def roll_back(
     if previous is None:
         raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
     endpoint = keys.endpoint_name(deployment.prefix, name, previous.tier, tenant)
-    archive = keys.endpoint_model(endpoint, tenant, previous.version)
-    storage.size(
-        deployment.s3, deployment.data_bucket, archive
-    )  # ObjectMissing, a LookupError, says which is not there
+    try:
+        artifacts.place(deployment, previous, endpoint)
+    except artifacts.ArchiveDiffers as error:
+        raise ArtifactUnusable(f"{tenant} stays with {seen.version}: of {previous.version} {error}") from error
     try:
         hosting.invoke(
             deployment, endpoint, keys.target_model(tenant, previous.version), dict(workload.serving.smoke_request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -75,26 +74,14 @@ def outcome_in_message(message: Any) -> Outcome | None:
     return outcome
 
 
-def stored_outcome(deployment: Deployment, archive: str) -> Outcome:
-    """The outcome that lies beside an archive, whose key is ``archive``.
+def stored_outcome(deployment: Deployment, left: str) -> Outcome:
+    """The outcome that lies beside an archive, which its training left under the key ``left``.
 
     Raises:
         storage.ObjectMissing: it is not there.
         storage.ObjectTooLarge: it has more than 8 MiB.
         ValueError: it is not an outcome.
     """
-    key = keys.outcome_beside(archive)
+    key = keys.outcome_beside(left)
     content = storage.read_bytes(deployment.s3, deployment.data_bucket, key, _MOST_OUTCOME_BYTES)
     return Outcome.model_validate_json(content)
-
-
-def arrived_bytes(deployment: Deployment, archive: str, wait: float) -> int | None:
-    """The archive's size in bytes, once it is in S3; None when it is not there within ``wait`` seconds."""
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            return storage.size(deployment.s3, deployment.data_bucket, archive)
-        except storage.ObjectMissing:
-            if time.monotonic() >= deadline:
-                return None
-            time.sleep(0.1)

@@ -23,13 +23,13 @@ from assets.asset_metadata import (
 )
 from assets.drift import check_drift
 from assets.endpoint_registration import ArtifactUnusable, NotGoodEnough, register
-from assets.fine_tuned_artifact import MalformedOutcome, Outcome, arrived_bytes, outcome_in_message, stored_outcome
+from assets.fine_tuned_artifact import MalformedOutcome, Outcome, outcome_in_message, stored_outcome
 from assets.packed_job import JobFailed, NoCapacityYet, Train
 from assets.report import AssetName, Report
 from assets.request_endings import RequestEndings
 from assets.training_data import TrainingData, make_training_data
 from assets.work import Work
-from resources import hosting, keys, storage, training, uploads
+from resources import artifacts, hosting, keys, storage, training, uploads
 from resources.durations import learn_durations, learned_durations
 from resources.model_registry import ChampionChanged, ModelRegistry, ModelVersion
 from resources.notifications import NoticeKind, tell_operators
@@ -267,7 +267,7 @@ class Onboarding:
             except JobFailed as error:
                 failure = error
             while self._awaiting_archive:
-                self._trained_one(self._awaiting_archive.popleft(), wait=1.0)
+                self._trained_one(self._awaiting_archive.popleft(), wait=1.0, last=True)
             if failure is None or not self._unsettled(tasks):
                 return failure
             if not ladder.climb(failure.kind):
@@ -312,8 +312,11 @@ class Onboarding:
         if not self._trained_one(outcome, wait=_SYNC_SECONDS):
             self._awaiting_archive.append(outcome)
 
-    def _trained_one(self, outcome: Outcome, *, wait: float) -> bool:
-        """Take over one task's outcome. Returns False when its archive has not reached S3 within ``wait`` seconds."""
+    def _trained_one(self, outcome: Outcome, *, wait: float, last: bool = False) -> bool:
+        """Take over one task's outcome. Returns False when its archive has not reached S3 within ``wait`` seconds.
+
+        What lies there may still be an earlier try's, until the job has ended, and ``last`` says so.
+        """
         item = self._work[outcome.key[1]]
         if outcome.status == "failed" or outcome.archive is None:
             reason = outcome.reason or "the training container gave no reason"
@@ -322,16 +325,24 @@ class Onboarding:
                 tell=None if outcome.retryable else "upload_refused",
             )  # fmt: skip
             return True
-        archive = keys.checkpoint_archive(item.request.workload, self.pack, item.tenant, item.version)
-        size = arrived_bytes(self.deployment, archive, wait)
-        if size is None:
+        workload = item.request.workload
+        left = keys.checkpoint_archive(workload, self.pack, item.tenant, item.version)
+        promise = artifacts.Promise(outcome.archive.bytes, outcome.archive.sha256)
+        try:
+            archive = artifacts.keep(self.deployment, left, workload, item.tenant, item.version, promise, wait=wait)
+        except artifacts.ArchiveDiffers as error:
+            if last:
+                self._fail(item, "fine_tuned_artifact", str(error))
+            return last
+        if archive is None:
             return False
         model = ModelVersion(
             tenant=item.tenant,
-            workload=item.request.workload,
+            workload=workload,
             version=item.version,
             tier=self.tier,
             archive=archive,
+            left=left,
             size=outcome.archive.bytes,
             sha256=outcome.archive.sha256,
             request=item.request.request,
@@ -356,7 +367,7 @@ class Onboarding:
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
         self._check_quality(item, model)
         if "endpoint_registration" in self.stages:
-            self._register(item, model, size)
+            self._register(item, model, verified=True)
         return True
 
     def _check_quality(self, item: Work, model: ModelVersion) -> None:
@@ -399,7 +410,7 @@ class Onboarding:
         """Report what an earlier try trained: this run has announced it, and that one may have died before it told."""
         price = self._rung.usd_per_hour
         try:
-            outcome = stored_outcome(self.deployment, model.archive)
+            outcome = stored_outcome(self.deployment, model.left)
             metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, self.report)
         except (storage.ObjectMissing, storage.ObjectTooLarge, ValueError) as error:
             self.report.info(f"{item.tenant}: what its training told cannot be read again: {error}")
@@ -416,10 +427,10 @@ class Onboarding:
             return
         self._register(item, versions[-1])
 
-    def _register(self, item: Work, model: ModelVersion, archive_bytes: int | None = None) -> None:
+    def _register(self, item: Work, model: ModelVersion, *, verified: bool = False) -> None:
         try:
             endpoint = self._endpoint_of(item.tenant, model.tier)
-            done = register(self.deployment, self.workload, model, endpoint.name, archive_bytes=archive_bytes)
+            done = register(self.deployment, self.workload, model, endpoint.name, verified=verified)
         except NotGoodEnough as error:
             # Training on the same data again would score the same.
             self._fail(item, "endpoint_registration", str(error), retryable=False, tell="model_not_made")

@@ -218,6 +218,11 @@ def checkpoint_archive(workload: WorkloadName, pack: PackId, tenant: TenantId, v
     return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
 
 
+def artifact(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
+    """A version's archive for good: nothing expires here, whatever becomes of jobs and endpoints."""
+    return f"artifacts/{workload}/{tenant}/{version}.tar.gz"
+
+
 def outcome_beside(archive: str) -> str:
     """The outcome that the task which left an archive left with it."""
     return f"{archive.removesuffix('.tar.gz')}.json"

@@ -42,7 +42,9 @@ class FreshScore:
 class ModelVersion:
     """An artifact: an immutable version of a tenant's model.
 
-    ``archive`` is the key of its ``tar.gz`` in the data bucket; ``size`` is in bytes; ``metrics`` are the container's.
+    ``archive`` is the key of its ``tar.gz`` in the data bucket, where nothing expires; ``left`` is the one under which its
+    training left it, beside its outcome and its other files, all of which expire. Versions from before archives were kept
+    have the second alone. ``size`` is in bytes; ``metrics`` are the container's.
     ``recipe`` is the workload's when it was made: another one would have made another model of the same data. ``fresh`` is its
     latest score on newer data, if there were any.
     """
@@ -63,6 +65,7 @@ class ModelVersion:
     note: str = ""
     recipe: str = ""
     fresh: FreshScore | None = None
+    left: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ class ModelRegistry:
             "card": json.dumps(dict(model.card)),
             "made": model.made.isoformat(),
             "recipe": model.recipe,
+            "left": model.left or model.archive,
         }
         try:
             self._put(
@@ -405,6 +409,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         note=row.get("note", ""),
         recipe=row.get("recipe", ""),
         fresh=FreshScore(keys.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
+        left=row.get("left", row["archive"]),
     )
 
 

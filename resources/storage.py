@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+_DIGESTED_AT_ONCE: Final = 1024 * 1024  # bytes
 
 
 class ObjectMissing(LookupError):  # noqa: N818 - reads as the sentence it is: "object missing"
@@ -21,6 +24,10 @@ class ObjectMissing(LookupError):  # noqa: N818 - reads as the sentence it is: "
 
 class ObjectTooLarge(ValueError):  # noqa: N818 - reads as the sentence it is: "object too large"
     """The object is larger than its reader allows; nothing was read."""
+
+
+class ObjectChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "object changed"
+    """Somebody wrote the object since it was read."""
 
 
 def error_code(error: ClientError) -> str:
@@ -123,14 +130,54 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
     return True
 
 
-def copy(s3: S3Client, bucket: str, source: str, destination: str) -> None:
-    """Copy inside a bucket, without the bytes passing here. Raises ``ObjectMissing``."""
+def copy(s3: S3Client, bucket: str, source: str, destination: str, *, etag: str | None = None) -> None:
+    """Copy inside a bucket, without the bytes passing here.
+
+    Args:
+        s3: the client.
+        bucket: of both objects.
+        source: the key that is copied.
+        destination: the key that it is copied to.
+        etag: of the object that is meant; None for whatever is there.
+
+    Raises:
+        ObjectMissing: there is no object under ``source``.
+        ObjectChanged: it is not the one that is meant any more.
+    """
+    condition: Any = {} if etag is None else {"CopySourceIfMatch": etag}
     try:
-        s3.copy_object(Bucket=bucket, Key=destination, CopySource={"Bucket": bucket, "Key": source})
+        s3.copy_object(Bucket=bucket, Key=destination, CopySource={"Bucket": bucket, "Key": source}, **condition)
     except ClientError as error:
         if error_code(error) in {"NoSuchKey", "404"}:
             raise ObjectMissing(f"s3://{bucket}/{source} is not there") from error
+        if error_code(error) in {"PreconditionFailed", "412"}:
+            raise ObjectChanged(f"s3://{bucket}/{source} was written since it was read") from error
         raise
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What an object's bytes are: how many, their hexadecimal SHA-256, and S3's own name for them."""
+
+    size: int
+    sha256: str
+    etag: str
+
+
+def digest(s3: S3Client, bucket: str, key: str) -> Digest:
+    """Read an object piece by piece, to know its digest. Raises ``ObjectMissing``."""
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) in {"NoSuchKey", "404"}:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+        raise
+    hashed, size = hashlib.sha256(), 0
+    with answer["Body"]:
+        for piece in answer["Body"].iter_chunks(_DIGESTED_AT_ONCE):
+            hashed.update(piece)
+            size += len(piece)
+    return Digest(size, hashed.hexdigest(), answer["ETag"])
 
 
 def sha256(content: bytes) -> str:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
@@ -115,11 +116,15 @@ def _write_input(deployment: Deployment, workload: Workload, day: date, batch: s
     """Put a tenant's archive and record where the job reads them. Returns False when its archive is gone."""
     name = keys.workload_name(workload.name)
     record = {"model": keys.target_model(champion.tenant, champion.version), "request": of_the_day(workload, day)}
-    source = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    kept = keys.artifact(name, champion.tenant, champion.version)
+    # A version from before archives were kept lies under its endpoint's prefix alone.
+    placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     destination = keys.batch_model(name, day, batch, champion.tenant, champion.version)
-    try:
-        storage.copy(deployment.s3, deployment.data_bucket, source, destination)
-    except storage.ObjectMissing:
+    for source in (kept, placed):
+        with suppress(storage.ObjectMissing):
+            storage.copy(deployment.s3, deployment.data_bucket, source, destination)
+            break
+    else:
         return False
     storage.write_bytes(
         deployment.s3,
@@ -206,7 +211,7 @@ def _collect(
     except storage.ObjectMissing:
         archive = keys.batch_model(workload, day, batch, champion.tenant, champion.version)
         if not storage.exists(deployment.s3, deployment.data_bucket, archive):
-            reason = f"the archive of version {champion.version} is not under its endpoint's prefix any more"
+            reason = f"the archive of version {champion.version} is not there any more"
         return TenantPrediction(champion.tenant, champion.version, None, 0, reason)
     key = keys.prediction(workload, champion.tenant, day)
     storage.write_bytes(deployment.s3, deployment.data_bucket, key, content, "application/jsonlines")

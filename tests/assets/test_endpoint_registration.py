@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -149,6 +150,56 @@ def test_an_artifact_that_has_not_arrived_is_waited_for_and_not_rejected(
     with pytest.raises(storage.ObjectMissing):
         register(deployment, energy, model, endpoint.name)
     assert statuses(deployment, tenant) == ["trained"]
+
+
+def test_registering_again_puts_back_what_an_endpoint_lost(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    champion, worse = (
+        trained_version(deployment, tenant, number, trained_forecasts[0].archive, metrics)
+        for number, metrics in ((1, GOOD), (2, WORSE))
+    )
+    register(deployment, energy, champion, endpoint.name)
+    for registered in (champion, worse):  # the champion itself, and a challenger it stays before
+        placed = keys.endpoint_model(endpoint.name, tenant, champion.version)
+        deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
+        assert register(deployment, energy, registered, endpoint.name).champion.version == champion.version
+        assert storage.digest(deployment.s3, deployment.data_bucket, placed).sha256 == champion.sha256
+
+
+def test_an_archive_that_is_not_the_promised_one_is_not_registered(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    """Another tenant's model of the same size would load, and answer."""
+    deployment, energy, endpoint = serving
+    model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    content = bytearray(trained_forecasts[0].archive)
+    content[9] ^= 1  # a byte of gzip's header that no reader minds
+    storage.write_bytes(deployment.s3, deployment.data_bucket, model.archive, bytes(content))
+    with pytest.raises(ArtifactUnusable, match="another SHA-256"):
+        register(deployment, energy, model, endpoint.name)
+    assert statuses(deployment, tenant) == ["rejected"]
+    placed = keys.endpoint_model(endpoint.name, tenant, model.version)
+    assert not storage.exists(deployment.s3, deployment.data_bucket, placed)
+
+
+def test_a_version_from_before_archives_were_kept_is_registered_from_where_it_lies(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    made = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
+    checkpoint = keys.checkpoint_archive(NAME, keys.pack_id("p-1"), tenant, made.version)
+    storage.copy(deployment.s3, deployment.data_bucket, made.archive, checkpoint)
+    deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=made.archive)
+    old = replace(made, archive=checkpoint)
+    assert register(deployment, energy, old, endpoint.name).crowned
+    deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=checkpoint)  # after 30 days
+    assert register(deployment, energy, old, endpoint.name).crowned
+    placed = keys.endpoint_model(endpoint.name, tenant, made.version)
+    deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
+    with pytest.raises(storage.ObjectMissing):
+        register(deployment, energy, old, endpoint.name)
 
 
 def test_an_endpoint_that_is_gone_is_not_the_models_fault(

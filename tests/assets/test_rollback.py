@@ -144,6 +144,18 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
     assert ModelRegistry(deployment).champion(tenant, NAME) == champion
 
 
+def test_a_version_whose_endpoint_lost_its_archive_is_rolled_back_to_all_the_same(
+    serving: Serving, champions: Champions, tenant: keys.TenantId
+) -> None:
+    deployment, energy, endpoint = serving
+    first, second = champions(2)
+    placed = keys.endpoint_model(endpoint.name, tenant, first.version)
+    deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
+    assert roll_back(deployment, energy, tenant).version == first.version
+    assert storage.size(deployment.s3, deployment.data_bucket, placed) == first.size
+    assert storage.exists(deployment.s3, deployment.data_bucket, second.archive)
+
+
 @pytest.mark.parametrize(
     ("archive", "error"), [(None, storage.ObjectMissing), (b"no archive", ArtifactUnusable)], ids=["deleted", "spoiled"]
 )
@@ -155,9 +167,10 @@ def test_a_predecessor_that_cannot_serve_does_not_replace_a_champion_that_does(
     registry = ModelRegistry(deployment)
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, SCORES)
     before = registry.crown(first, endpoint.name, None)
-    key = keys.endpoint_model(endpoint.name, tenant, first.version)
-    if archive is not None:
-        storage.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
+    if archive is None:
+        deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=first.archive)
+    else:
+        storage.write_bytes(deployment.s3, deployment.data_bucket, first.archive, archive)
     second = trained_version(deployment, tenant, 2, trained_forecasts[0].archive, SCORES)
     champion = registry.crown(second, endpoint.name, before)
     with pytest.raises(error):

@@ -232,7 +232,9 @@ class Reckoning:
 
     def _objects(self) -> None:
         bucket = self.deployment.data_bucket
-        stored = {str(key) for prefix in ("endpoints/", "checkpoints/") for key in self._listed(bucket, prefix)}
+        stored = {
+            str(key) for prefix in ("endpoints/", "checkpoints/", "artifacts/") for key in self._listed(bucket, prefix)
+        }
         known = {version.archive for versions in self.versions.values() for version in versions}
         served: dict[str, ModelVersion] = {
             keys.target_model(tenant, version.version): version
@@ -245,6 +247,8 @@ class Reckoning:
                 target = "/".join(key.split("/")[-2:])
                 if target not in served:
                     self._say(target.split("/")[0], f"archive {key} is of no version")
+            elif key.startswith("artifacts/"):
+                self.counts["archives kept"] += 1
             elif key.endswith(".tar.gz"):
                 self.counts["archives of checkpoints"] += 1
         for missing in known - stored:

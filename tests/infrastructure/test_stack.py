@@ -12,6 +12,7 @@ import pytest
 from cfnlint.decode.cfn_yaml import load
 
 from infrastructure.deploy import TEMPLATE
+from resources import keys
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for these.
 KNOW_NO_RESOURCE = {
@@ -95,6 +96,15 @@ def test_an_asynchronous_endpoint_changes_no_archive_and_tells_its_own_topics_al
     own = {name.partition("/")[2]: s for name, s in STATEMENTS.items() if name.startswith("AsyncRole/")}
     assert [arn["Fn::Sub"] for arn in as_list(own["WriteAnswers"]["Resource"])] == ["${DataBucket.Arn}/async/*"]
     assert own["TellWhatBecameOfIt"]["Resource"] == [{"Ref": "AsyncSuccessTopic"}, {"Ref": "AsyncErrorTopic"}]
+
+
+def test_nothing_deletes_a_models_archive_by_itself() -> None:
+    rules = resources()["DataBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    workload, tenant, version = keys.workload_name("energy"), keys.tenant_id("acme"), keys.version_name("v1")
+    kept = keys.artifact(workload, tenant, version)
+    deleting = [rule for rule in rules if "ExpirationInDays" in rule]
+    assert deleting
+    assert not [rule["Id"] for rule in deleting if kept.startswith(rule["Prefix"])]
 
 
 def test_a_tenants_session_reaches_what_bears_its_tag_and_nothing_else() -> None:

@@ -70,7 +70,9 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
 
     artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
     assert set(artifacts) == {"acme", "globex"}
-    for artifact in artifacts.values():
+    for tenant, artifact in artifacts.items():
+        kept = keys.artifact(ENERGY, keys.tenant_id(tenant), keys.version_name(artifact["version"]))
+        assert artifact["dagster/uri"] == f"s3://{deployment.data_bucket}/{kept}"
         assert artifact["plot"].startswith("![plot](data:image/png;base64,")
         assert artifact["mase"] > 0
 
@@ -78,6 +80,31 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
     notices = {(n["tenant"], n["kind"]) for n in (json.loads(message["Body"]) for message in told)}
     assert notices == {("acme", "model_ready"), ("globex", "model_ready"), ("initech", "upload_refused")}
     assert list(runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)) == []
+
+
+def test_a_model_is_registered_again_when_its_job_and_its_endpoint_have_left_nothing_of_it(
+    deployment: Deployment, dagster_instance: DagsterInstance, energy_at_once: Workload, consumption: dict[str, bytes],
+    upload: Upload,
+) -> None:  # fmt: skip
+    acme = upload("acme", consumption["tenant-0"])
+    take_in(deployment, dagster_instance)
+    assert onboard(deployment, dagster_instance, energy_at_once)[0].success
+    for prefix in ("checkpoints/", "jobs/", "endpoints/"):
+        for entry in deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=prefix)["Contents"]:
+            deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=entry["Key"])
+
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={asset_key("energy", "endpoint_registration")}, asset_check_selection=set()
+    )
+    assert job.execute_in_process(
+        instance=dagster_instance, partition_key=acme, resources={"tenantry": TENANTRY}, raise_on_error=False
+    ).success
+    champion = ModelRegistry(deployment).champion(acme, ENERGY)
+    assert champion is not None
+    placed = keys.endpoint_model(champion.endpoint, acme, champion.version)
+    assert storage.exists(deployment.s3, deployment.data_bucket, placed)
+    with TenantClient(deployment, energy_at_once, acme) as client:
+        assert len(client.predict({"period": 1})["mean"]) == 24
 
 
 def test_the_same_upload_again_is_nothing_new_and_a_newer_one_follows_the_champion(

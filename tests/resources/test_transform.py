@@ -81,9 +81,13 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     good = [crowned(cloud, made.archive) for made in trained_forecasts]
     broken = crowned(cloud, trained_forecasts[0].archive[:-100])
     gone = crowned(cloud, trained_forecasts[0].archive)
-    deployment.s3.delete_object(
-        Bucket=deployment.data_bucket, Key=keys.endpoint_model(gone.endpoint, gone.tenant, gone.version)
-    )
+    # What a batch needs is the archive that is kept; of versions from before that, the endpoint's.
+    for champion in (good[0], gone):
+        placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+        deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
+    for champion in (good[1], gone):
+        kept = keys.artifact(NAME, champion.tenant, champion.version)
+        deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=kept)
     champions, name = [*good, broken, gone], batch_name()
 
     result = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
