@@ -21,12 +21,16 @@ class InvalidModel(Exception):  # noqa: N818 - named for the answer the client s
 
 
 class InvalidRequest(Exception):  # noqa: N818 - named for the answer the client sees
-    """The request cannot be answered as it stands; `field` is the one at fault, where there is one."""
+    """The request cannot be answered as it stands; `field` is the one at fault, where there is one.
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    `reason` names the kind of fault for programs, as in `start_beyond_reach`, where the family tells kinds apart.
+    """
+
+    def __init__(self, message: str, field: str | None = None, reason: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+        self.reason = reason
 
 
 class Predictor(Protocol[ModelT]):

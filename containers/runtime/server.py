@@ -174,7 +174,7 @@ class ServingApp(Generic[ModelT]):
         except ServingError as error:
             status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
         except InvalidRequest as error:
-            status, body, content_type = 400, BadRequest(error.message, error.field).body(), _JSON
+            status, body, content_type = 400, BadRequest(error.message, error.field, error.reason).body(), _JSON
         except _ClientGoneError:
             return
         except Exception as error:  # noqa: BLE001 - whatever a family raises is an answer, and the server goes on
@@ -334,7 +334,7 @@ class ServingApp(Generic[ModelT]):
             finally:
                 self.store.release(entry)
         except InvalidRequest as error:
-            raise BadRequest(f"record {number}: {error.message}", error.field) from error
+            raise BadRequest(f"record {number}: {error.message}", error.field, error.reason) from error
         except ServingError as error:
             raise type(error)(f"record {number}: {error.message}", error.field) from error
 

@@ -19,8 +19,9 @@ class ServingError(Exception):
     def body(self) -> bytes:
         """The JSON document that says what is wrong."""
         error = {"code": self.code, "message": self.message}
-        if self.field is not None:
-            error["field"] = self.field
+        for name in ("field", "reason"):
+            if (value := getattr(self, name, None)) is not None:
+                error[name] = value
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -29,10 +30,14 @@ class ServingError(Exception):
 
 
 class BadRequest(ServingError):
-    """400: the request, or the archive it names, cannot be used as it is."""
+    """400: the request, or the archive it names, cannot be used as it is; `reason` names the kind of fault for programs."""
 
     status = 400
     code = "InvalidRequest"
+
+    def __init__(self, message: str, field: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message, field)
+        self.reason = reason
 
 
 class RefusedModel(BadRequest):
