@@ -135,7 +135,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         "is no adapted layer of this base",
     ),
     "another model's file": (
-        lambda folder: rewritten(folder, lambda t: t.update({"text_encoder.x.lora_A.weight": torch.zeros(1)})),
+        lambda folder: rewritten(folder, lambda t: t.update({"transformer.x.lora_A.weight": torch.zeros(1)})),
         "is no adapted layer of this base",
     ),
     "half a layer": (lambda folder: rewritten(folder, lambda t: t.pop(B)), rf"{LAYER} lacks its lora_B\.weight"),

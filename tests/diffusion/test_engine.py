@@ -82,7 +82,7 @@ def test_pictures_are_those_of_diffusers_with_the_same_lora(
     theirs = DiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
     theirs.set_progress_bar_config(disable=True)
-    without = _theirs(theirs, drawing())
+    without = pictures_of(theirs, drawing())
     theirs.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
 
     engine = engine_over(base, layers)
@@ -94,11 +94,12 @@ def test_pictures_are_those_of_diffusers_with_the_same_lora(
     ):
         (ours,) = drawn(engine, adapter, asked)
         assert ours.shape == (asked.height, asked.width, 3)
-        assert same(ours, _theirs(theirs, asked)), asked
-    assert not same(without, _theirs(theirs, drawing()))
+        assert same(ours, pictures_of(theirs, asked)), asked
+    assert not same(without, pictures_of(theirs, drawing()))
 
 
-def _theirs(pipeline: Any, asked: Drawing) -> Pixels:
+def pictures_of(pipeline: Any, asked: Drawing) -> Pixels:
+    """The picture that a pipeline of diffusers draws."""
     images = pipeline(
         asked.prompt,
         negative_prompt=asked.negative_prompt,
