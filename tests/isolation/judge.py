@@ -31,11 +31,7 @@ class JudgeMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "
 
 
 class CannotJudge(ValueError):  # noqa: N818 - reads as the sentence it is: "cannot judge"
-    """The judge does not take a request or a policy: no such action, a malformed policy, a key the action does not know."""
-
-
-class NoSuchResource(CannotJudge):
-    """The action does not act on a resource of this type."""
+    """The judge does not take a request or a policy: no such action, or a malformed policy."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,8 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=30)
 
-    def decide(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[bool]:
-        """Which of the requests IAM allows.
+    def decide(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[bool | None]:
+        """Which of the requests IAM allows; None for one that AWS does not know: such a resource or such a condition key of the action.
 
         Args:
             policies: documents by the names that the requests use.
@@ -110,19 +106,18 @@ class Judge:
         Raises:
             CannotJudge: a request or a policy is none that AWS takes.
         """
-        return [decision == "Allowed" for decision in self._decisions(policies, requests)]
-
-    def _decisions(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[str]:
-        said: list[str] = []
+        said: list[bool | None] = []
         for start in range(0, len(requests), _MANY):
             chunk = requests[start : start + _MANY]
-            answers = self._ask({"policies": policies, "requests": [vars(request) for request in chunk]})
-            for request, answer in zip(chunk, answers, strict=True):
-                if "no.resource.types" in answer.get("error", "") or "must.use.wildcard" in answer.get("error", ""):
-                    raise NoSuchResource(f"{request.action} does not act on {request.resource}")
-                if "error" in answer or answer["ignored"]:
-                    raise CannotJudge(f"{request}: {answer}")
-                said.append(answer["decision"])
+            names = {name for request in chunk for name in (*request.identity, *filter(None, [request.attached]))}
+            question = {
+                "policies": {name: policies[name] for name in names},
+                "requests": [vars(request) for request in chunk],
+            }
+            for request, answer in zip(chunk, self._ask(question), strict=True):
+                if "error" in answer:
+                    raise CannotJudge(f"{request}: {answer['error']}")
+                said.append(None if answer["decision"] == "Unknown" else answer["decision"] == "Allowed")
         return said
 
     def _ask(self, question: Mapping[str, Any]) -> list[dict[str, Any]]:

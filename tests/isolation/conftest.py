@@ -1,0 +1,27 @@
+"""The judge of policies, started once, and the template it judges."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.isolation.judge import Judge, JudgeMissing
+from tests.isolation.template import Template
+
+
+@pytest.fixture(scope="session")
+def judge() -> Iterator[Judge]:
+    try:
+        with Judge() as started:
+            yield started
+    except JudgeMissing as error:
+        if os.environ.get("TENANTRY_POLICY_JUDGE_REQUIRED"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def template() -> Template:
+    return Template()

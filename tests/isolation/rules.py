@@ -1,0 +1,330 @@
+"""Who may do what: the rules that the template's policies are held to, written down apart from them.
+
+A rule names an action and the targets it is allowed on. Whatever no rule names is denied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.isolation.judge import Request
+from tests.isolation.template import ACCOUNT, REGION, STACK, Template, as_list
+
+OWN, OTHER = "acme", "globex"
+PRINCIPAL: Final = f"arn:aws:sts::{ACCOUNT}:assumed-role/somebody/session"
+
+# Of a role: its identity policies. What is attached to roles outside the template stands for those.
+IDENTITIES: Final = ("TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole", "AppPolicy", "AsyncClientPolicy",
+                     "OrchestratorPolicy", "OperatorPolicy")  # fmt: skip
+
+# Everything that lies in the data bucket, by the first part of its key. What only the control plane touches bears no tenant there.
+OF_TENANTS: Final = ("predictions", "archive", "cache", "async")
+OF_THE_CONTROL_PLANE: Final = ("training-data", "jobs", "checkpoints", "endpoints", "batches", "async-failures", "artifacts", "pipes",
+                               "bases")  # fmt: skip
+_ALL_DATA: Final = " ".join((*OF_TENANTS, "question", "record", "data", *OF_THE_CONTROL_PLANE))
+_LIST_ALL: Final = "list-uploads list " + " ".join(f"list:{name}" for name in (*OF_TENANTS, *OF_THE_CONTROL_PLANE))
+_TABLES: Final = "RequestsTable ModelsTable RequestsTable/index ModelsTable/index"
+_CONTAINER: Final = {
+    "s3:GetObject": "bases",
+    "s3:ListBucket": "list:bases",
+    "logs:CreateLogGroup logs:CreateLogStream logs:DescribeLogStreams logs:PutLogEvents": "log-group log-stream",
+    "cloudwatch:PutMetricData": "metric:/aws/sagemaker/Endpoints metric:AWS/SageMaker",
+    "ecr:BatchCheckLayerAvailability ecr:BatchGetImage ecr:GetDownloadUrlForLayer": "repository",
+    "ecr:GetAuthorizationToken": "any",
+}
+MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
+    "TrainingRole": [_CONTAINER, {
+        "s3:GetObject": "training-data jobs checkpoints pipes",
+        "s3:PutObject": "jobs checkpoints pipes",
+        "s3:ListBucket": "list:training-data list:jobs list:checkpoints list:pipes",
+    }],
+    "ServingRole": [_CONTAINER, {"s3:GetObject": "endpoints", "s3:ListBucket": "list:endpoints"}],
+    "AsyncRole": [_CONTAINER, {
+        "s3:GetObject": "endpoints question",
+        "s3:PutObject s3:AbortMultipartUpload": "async question record async-failures",
+        "s3:ListBucket": "list:endpoints list:async list:async-failures",
+        "sns:Publish": "AsyncSuccessTopic AsyncErrorTopic",
+    }],
+    "BatchRole": [_CONTAINER, {"s3:GetObject s3:PutObject": "batches", "s3:ListBucket": "list:batches"}],
+    "TenantClientRole": [{
+        "s3:GetObject": "predictions@own archive@own cache@own async@own question@own record@own",
+        "s3:PutObject": "uploads@own archive@own cache@own question@own record@own",
+        "dynamodb:GetItem dynamodb:Query": "RequestsTable@own ModelsTable@own",
+        "sagemaker:InvokeEndpoint": "endpoint@own",
+        "sagemaker:InvokeEndpointAsync": "tagged-endpoint@own",
+        "cloudwatch:PutMetricData": "metric:Tenantry",
+    }],
+    "AppPolicy": [{
+        "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility sqs:GetQueueAttributes": "NoticesQueue",
+        "cloudformation:DescribeStacks": "stack",
+    }],
+    "AsyncClientPolicy": [{"sagemaker:InvokeEndpointAsync": "async-endpoint tagged-endpoint"}],
+    "OrchestratorPolicy": [{
+        "s3:GetObject": f"uploads {_ALL_DATA}",
+        "s3:PutObject s3:DeleteObject": _ALL_DATA,
+        "s3:ListBucket": _LIST_ALL,
+        "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility sqs:GetQueueAttributes": "UploadsQueue AsyncFailuresQueue",
+        "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
+        "sns:Publish": "TenantsTopic OperatorsTopic",
+        "sagemaker:AddTags sagemaker:CreateEndpoint sagemaker:CreateEndpointConfig sagemaker:CreateModel sagemaker:CreateTrainingJob "
+        "sagemaker:CreateTransformJob sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel "
+        "sagemaker:DescribeEndpoint sagemaker:DescribeEndpointConfig sagemaker:DescribeModel sagemaker:DescribeTrainingJob "
+        "sagemaker:DescribeTransformJob sagemaker:InvokeEndpoint sagemaker:InvokeEndpointAsync sagemaker:StopTrainingJob "
+        "sagemaker:StopTransformJob sagemaker:UpdateEndpoint sagemaker:UpdateEndpointWeightsAndCapacities":
+            "endpoint async-endpoint tagged-endpoint endpoint-config model training-job transform-job",
+        "sagemaker:ListTrainingJobs": "any",
+        "iam:PassRole": "hand:TrainingRole hand:ServingRole hand:AsyncRole hand:BatchRole",
+        "logs:GetLogEvents logs:DescribeLogStreams logs:FilterLogEvents": "log-group log-stream",
+        "cloudformation:DescribeStacks": "stack",
+    }],
+    "OperatorPolicy": [{
+        "s3:PutObject": "uploads",
+        "s3:GetObject": "endpoints",
+        "s3:ListBucket": _LIST_ALL,
+        "sqs:GetQueueAttributes": "UploadsQueue UploadsDeadLetterQueue",
+        "sqs:SendMessage": "UploadsQueue",
+        "sqs:ReceiveMessage sqs:DeleteMessage": "UploadsDeadLetterQueue",
+        "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
+        "sns:Publish": "TenantsTopic",
+        "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint sagemaker:StopTrainingJob":
+            "endpoint async-endpoint tagged-endpoint training-job",
+        "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
+        "cloudformation:DescribeStacks": "stack",
+    }],
+}  # fmt: skip
+
+# What nobody may do, besides whatever the template allows somebody else.
+FORBIDDEN: Final = (
+    "s3:DeleteObjectVersion", "s3:GetObjectVersion", "s3:PutObjectAcl", "s3:PutBucketPolicy", "s3:ListBucketVersions",
+    "dynamodb:Scan", "dynamodb:DeleteTable", "dynamodb:BatchWriteItem", "dynamodb:PartiQLSelect", "dynamodb:PartiQLUpdate",
+    "sqs:PurgeQueue", "sqs:SetQueueAttributes", "sns:Subscribe", "sns:SetTopicAttributes", "ecr:PutImage",
+    "iam:CreateRole", "iam:PutRolePolicy", "iam:UpdateAssumeRolePolicy", "cloudformation:UpdateStack", "cloudformation:DeleteStack",
+    "logs:DeleteLogGroup", "sagemaker:CreateNotebookInstance",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something an action may be asked for: a resource, and what else AWS knows of the call.
+
+    ``whose`` is ``own`` for what belongs to the tenant of the session's tag, and something else for what does not.
+    """
+
+    label: str
+    whose: str
+    resource: str
+    context: Mapping[str, str | list[str]]
+
+    def named_by(self, rule: str) -> bool:
+        """Whether a rule's list of targets names this one: with ``@``, of one tenant; without, of whichever. A name is all or none."""
+        return bool({self.label, f"{self.label}@{self.whose}"} & set(rule.split()))
+
+
+def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[Target]:
+    """Everything of the stack, of two tenants where it belongs to one, and what is not of the stack."""
+    data, uploads = template.arn("DataBucket"), template.arn("UploadsBucket")
+    for whose, tenant in (("own", own), ("other", other)):
+        yield Target("uploads", whose, f"{uploads}/uploads/{tenant}/energy/u1/manifest.json", {})
+        for name in OF_TENANTS:
+            yield Target(name, whose, f"{data}/{name}/{tenant}/energy/0123", {})
+        yield Target("question", whose, f"{data}/async/{tenant}/energy/0123.input", {})
+        yield Target("record", whose, f"{data}/async/{tenant}/energy/0123.submitted", {})
+        for name in OF_THE_CONTROL_PLANE:
+            yield Target(name, whose, f"{data}/{name}/energy/{tenant}/0123", {})
+            yield Target(name, whose, f"{data}/{name}/{tenant}/0123", {})
+        # Another tenant's, in whose key this tenant's id stands too.
+        foreign = {"own": other, "other": own}[whose]
+        yield Target("uploads", whose, f"{uploads}/uploads/{tenant}/energy/{foreign}/manifest.json", {})
+        yield Target("archive", whose, f"{data}/archive/{tenant}/{foreign}/{foreign}/{foreign}.json", {})
+        for name in OF_TENANTS:
+            yield Target(name, whose, f"{data}/{name}/{tenant}/{foreign}/{foreign}/0123", {})
+        yield Target("question", whose, f"{data}/async/{tenant}/{foreign}/{foreign}/0123.input", {})
+        yield Target("record", whose, f"{data}/async/{tenant}/{foreign}/{foreign}/0123.submitted", {})
+    # A tenant whose id begins with this one's, and what is nobody's.
+    for name in (*OF_TENANTS, "uploads"):
+        bucket = uploads if name == "uploads" else data
+        yield Target(name, "neighbour", f"{bucket}/{name}/{own}-2/energy/0123", {})
+        yield Target("nothing" if name == "uploads" else "data", "nobody", f"{bucket}/{name}-of/{own}/energy/0123", {})
+    yield Target("question", "neighbour", f"{data}/async/{own}-2/energy/0123.input", {})
+    yield Target("record", "neighbour", f"{data}/async/{own}-2/energy/0123.submitted", {})
+    yield Target("nothing", "nobody", f"{uploads}/elsewhere/{own}/x", {})
+    yield Target("foreign", "nobody", f"arn:aws:s3:::another-bucket/uploads/{own}/energy/u1/x", {})
+    for name in (*OF_TENANTS, *OF_THE_CONTROL_PLANE):
+        yield Target(f"list:{name}", "all", data, {"s3:prefix": f"{name}/energy/"})
+    yield Target("list", "all", data, {})
+    yield Target("list-uploads", "all", uploads, {"s3:prefix": f"uploads/{own}/"})
+    yield Target("foreign", "nobody", "arn:aws:s3:::another-bucket", {"s3:prefix": "bases/x"})
+
+    for name in template.named("AWS::SQS::Queue") + template.named("AWS::SNS::Topic"):
+        yield Target(name, "all", template.arn(name), {})
+    yield Target("foreign", "nobody", f"arn:aws:sqs:{REGION}:{ACCOUNT}:another", {})
+    yield Target("foreign", "nobody", f"arn:aws:sns:{REGION}:{ACCOUNT}:another", {})
+
+    leading = {"own": [f"{own}#energy"], "other": [f"{other}#energy"], "both": [f"{own}#energy", f"{other}#energy"],
+               "neighbour": [f"{own}-2#energy"], "workload": ["_workload#energy"], "account": ["_account"]}  # fmt: skip
+    for name in template.named("AWS::DynamoDB::Table"):
+        for whose, partitions in leading.items():
+            yield Target(name, whose, template.arn(name), {"dynamodb:LeadingKeys": partitions})
+        yield Target(name, "unnamed", template.arn(name), {})
+        yield Target(f"{name}/index", "all", f"{template.arn(name)}/index/queue", {"dynamodb:LeadingKeys": [f"{own}#energy"]})
+    foreign_table = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/another"
+    yield Target("foreign", "nobody", foreign_table, {"dynamodb:LeadingKeys": [f"{own}#energy"]})
+
+    sagemaker = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
+    for whose, tenant in (("own", own), ("other", other), ("neighbour", f"{own}-2")):
+        model = {"sagemaker:TargetModel": f"{tenant}/v1.tar.gz"}
+        yield Target("endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-bridge", model)
+        tag = {"aws:ResourceTag/tenantry:tenant": tenant}
+        yield Target("tagged-endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-silo-0123-async", tag)
+    yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge", {})
+    yield Target("async-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-async", {})
+    for kind in ("endpoint-config", "model", "training-job", "transform-job"):
+        yield Target(kind, "all", f"{sagemaker}:{kind}/tenantry-energy-x", {})
+    foreign_tag = {"aws:ResourceTag/tenantry:tenant": own}
+    for kind in ("endpoint", "endpoint-config", "model", "training-job", "transform-job"):
+        yield Target("foreign", "nobody", f"{sagemaker}:{kind}/another-energy-async", {})
+    yield Target("foreign", "nobody", f"{sagemaker}:endpoint/another-energy-async", foreign_tag)
+    yield Target("foreign", "nobody", f"{sagemaker}:endpoint/another", {"sagemaker:TargetModel": f"{own}/v1.tar.gz"})
+
+    for namespace in ("Tenantry", "/aws/sagemaker/Endpoints", "AWS/SageMaker", "AWS/Billing"):
+        metrics = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:dataset/default"
+        yield Target(f"metric:{namespace}", "all", metrics, {"cloudwatch:namespace": namespace})
+    yield Target("any", "all", "*", {})
+    groups = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group"
+    for label, group in (("log", "/aws/sagemaker/TrainingJobs"), ("foreign", "/aws/lambda/another")):
+        yield Target("log-group" if label == "log" else label, "all", f"{groups}:{group}", {})
+        yield Target("log-stream" if label == "log" else label, "all", f"{groups}:{group}:log-stream:x", {})
+    for label, repository in (("repository", "tenantry/forecast"), ("foreign", "another/forecast")):
+        yield Target(label, "all", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository}", {})
+    yield Target("stack", "all", STACK, {})
+    yield Target("foreign", "nobody", STACK.replace("stack/tenantry/", "stack/another/"), {})
+    for name in template.named("AWS::IAM::Role"):
+        yield Target(f"hand:{name}", "all", template.arn(name), {"iam:PassedToService": "sagemaker.amazonaws.com"})
+        yield Target("foreign", "nobody", template.arn(name), {"iam:PassedToService": "ec2.amazonaws.com"})
+    another = f"arn:aws:iam::{ACCOUNT}:role/another"
+    yield Target("foreign", "nobody", another, {"iam:PassedToService": "sagemaker.amazonaws.com"})
+
+
+def allowed(role: str, action: str, target: Target) -> bool:
+    """Whether a rule lets a role's holder do this."""
+    return any(
+        action in actions.split() and target.named_by(named)
+        for rules in MAY[role] for actions, named in rules.items()
+    )  # fmt: skip
+
+
+def actions_of(document: Mapping[str, Any]) -> set[str]:
+    """Every action that a policy names."""
+    return {str(action) for statement in document["Statement"] for action in as_list(statement["Action"])}
+
+
+def every_action(template: Template) -> list[str]:
+    """Every action of every policy, and those nobody may do. Taking on a role is judged with the role's trust policy, elsewhere."""
+    named = set().union(*(actions_of(document) for document in template.identity_policies().values()))
+    return sorted(action for action in named | set(FORBIDDEN) if not action.startswith("sts:"))
+
+
+def policies_of(template: Template, identity: str) -> tuple[str, ...]:
+    """The names of the policies that a holder of an identity has."""
+    return template.policies_of(identity) if identity in template.named("AWS::IAM::Role") else (identity,)
+
+
+def asked(template: Template, identity: str, actions: list[str], own: str = OWN, other: str = OTHER) -> list[tuple[Request, bool]]:
+    """Every action for every target of its service, with whether it is to be allowed."""
+    tag = {"aws:PrincipalTag/tenant": own} if identity == "TenantClientRole" else {}
+    names = policies_of(template, identity)
+    made = []
+    for target in targets(template, own, other):
+        service = target.resource.split(":")[2] if target.resource != "*" else None
+        for action in actions:
+            if service is None or action.split(":")[0] == service:
+                request = Request(action, target.resource, {**target.context, **tag}, PRINCIPAL, names)
+                made.append((request, allowed(identity, action, target)))
+    return made
+
+
+APP: Final = f"arn:aws:iam::{ACCOUNT}:role/app"
+STRANGER: Final = "999999999999"
+TRUST, ATTACHED = "trust of ", "policy of "
+# May take on any role, as far as its own policies go: what then holds it back is the role's trust policy.
+ADMINISTRATOR: Final = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession", "sqs:SendMessage", "s3:GetObject"], "Resource": "*"}],
+}  # fmt: skip
+
+
+def every_policy(template: Template) -> dict[str, Any]:
+    """All policies by name, those of roles' trust and of buckets and queues among them."""
+    return {
+        "Administrator": ADMINISTRATOR,
+        **template.identity_policies(),
+        **{f"{TRUST}{name}": document for name, document in template.trust_policies().items()},
+        **{f"{ATTACHED}{name}": document for name, document in template.resource_policies().items()},
+    }
+
+
+def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
+    """Who takes on which role, with which tags, and whether it is to be allowed."""
+    own = {"aws:RequestTag/tenant": OWN, "aws:TagKeys": ["tenant"]}
+    for role in template.named("AWS::IAM::Role"):
+        arn, trust = template.arn(role), f"{TRUST}{role}"
+        for_app = role == "TenantClientRole"
+        for action in ("sts:AssumeRole", "sts:TagSession"):
+            tags: list[tuple[Mapping[str, str | list[str]], bool]] = [
+                (own, for_app),
+                ({}, False),
+                ({"aws:TagKeys": ["tenant"], "aws:RequestTag/tenant": ""}, False),
+                ({"aws:TagKeys": ["tenant"], "aws:RequestTag/tenant": "_workload"}, False),
+                ({"aws:TagKeys": ["tenant"], "aws:RequestTag/tenant": f"{OWN}/energy"}, False),
+                ({"aws:TagKeys": ["project"], "aws:RequestTag/project": OWN}, False),
+                ({"aws:TagKeys": ["tenant", "project"], "aws:RequestTag/tenant": OWN, "aws:RequestTag/project": "x"}, False),
+            ]
+            for context, may in tags:
+                yield Request(action, arn, context, APP, ("AppPolicy",), trust), may
+                yield Request(action, arn, context, APP, ("Administrator",), trust), may
+            for identity in set(IDENTITIES) - {"AppPolicy"}:  # a tenant's session among them
+                session = f"arn:aws:sts::{ACCOUNT}:assumed-role/tenantry-{identity}/session"
+                context = {**own, **({"aws:PrincipalTag/tenant": OWN} if identity == "TenantClientRole" else {})}
+                yield Request(action, arn, context, session, policies_of(template, identity), trust), False
+            stranger = f"arn:aws:iam::{STRANGER}:role/app"
+            yield Request(action, arn, own, stranger, ("Administrator",), trust), False
+            for service, account in (("sagemaker", ACCOUNT), ("sagemaker", STRANGER), ("sagemaker", None), ("ec2", ACCOUNT)):
+                context = {"aws:SourceAccount": account} if account else {}
+                may = not for_app and service == "sagemaker" and account == ACCOUNT and action == "sts:AssumeRole"
+                yield Request(action, arn, context, f"{service}.amazonaws.com", (), trust), may
+
+
+def attached(template: Template) -> Iterator[tuple[Request, bool]]:
+    """What the policies of buckets and queues add to those of who asks, and whether it is to be allowed."""
+    for bucket in template.named("AWS::S3::Bucket"):
+        for secure in ("true", "false"):
+            context = {"aws:SecureTransport": secure}
+            key = f"{template.arn(bucket)}/any/key"
+            yield Request("s3:GetObject", key, context, APP, ("Administrator",), f"{ATTACHED}{bucket}"), secure == "true"
+            yield Request("s3:GetObject", key, context, APP, (), f"{ATTACHED}{bucket}"), False
+            list_it = Request("s3:ListBucket", template.arn(bucket), context, APP, ("OrchestratorPolicy",), f"{ATTACHED}{bucket}")
+            yield list_it, secure == "true"
+    tells = {
+        "UploadsQueue": ("s3", template.arn("UploadsBucket")),
+        "NoticesQueue": ("sns", template.arn("TenantsTopic")),
+        "AsyncFailuresQueue": ("sns", template.arn("AsyncErrorTopic")),
+    }
+    sources = [
+        ("s3", template.arn("UploadsBucket")), ("s3", template.arn("DataBucket")), ("s3", "arn:aws:s3:::another-bucket"),
+        *(("sns", template.arn(topic)) for topic in template.named("AWS::SNS::Topic")),
+        ("sns", f"arn:aws:sns:{REGION}:{STRANGER}:tenantry-tenants"), ("events", template.arn("TenantsTopic")),
+    ]  # fmt: skip
+    for queue, teller in tells.items():
+        policy, arn = f"{ATTACHED}{queue}", template.arn(queue)
+        for service, source in sources:
+            for account in (ACCOUNT, STRANGER):
+                if service == "sns" and account == STRANGER:
+                    continue  # a topic's ARN has its account
+                context = {"aws:SourceArn": source, "aws:SourceAccount": account}
+                may = (service, source) == teller and account == ACCOUNT
+                for action in ("sqs:SendMessage", "sqs:ReceiveMessage"):
+                    asked = Request(action, arn, context, f"{service}.amazonaws.com", (), policy)
+                    yield asked, may and action == "sqs:SendMessage"
+        yield Request("sqs:SendMessage", arn, {}, f"arn:aws:iam::{STRANGER}:role/app", ("Administrator",), policy), False

@@ -1,0 +1,153 @@
+"""Whatever two tenants are called, and whatever else bears such a name: each reaches its own keys, rows and models, and not the other's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from typing import Any, Final, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from resources import keys
+from tests.isolation import rules
+from tests.isolation.judge import Judge, Request
+from tests.isolation.template import ACCOUNT, REGION, Template
+
+# What ``keys`` makes besides keys of buckets. Everything else there is taken for the builder of a key.
+NO_BUCKET_KEYS: Final = {
+    "tenant_id", "workload_name", "upload_id", "file_name", "version_name", "pack_id", "request_id", "question_id",
+    "request_id_of", "version_of", "moment_of", "upload_moment", "pack_id_of", "question_id_of",
+    "parse_manifest_key", "parse_async_input", "parse_inference_id",
+    "training_data_folder", "async_extension", "target_model", "inference_id",
+    "table_partition", "workload_partition", "version_item", "queue_key",
+    "training_job_name", "training_job_prefix", "transform_job_name", "endpoint_name", "shared_endpoint_name", "async_endpoint_name",
+    "name_of_content",
+}  # fmt: skip
+S3_ACTIONS: Final = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:GetObjectVersion", "s3:PutObjectAcl",
+                     "s3:AbortMultipartUpload")  # fmt: skip
+DYNAMODB_ACTIONS: Final = ("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem",
+                           "dynamodb:BatchGetItem")  # fmt: skip
+# Ids of every kind that may be tenants' ids too, and ids that begin as others do.
+TENANTS: Final = st.sampled_from(
+    ["acme", "acme-2", "acme2", "a", "energy", "portraits", "2026-01-02", "20260102", "20260102t030405-1a2b3c4d", "u1", "v1", "0" * 32,
+     "f" * 32, "p-0123456789abcdef", "manifest", "models", "input", "output", "uploads", "archive", "async", "cache", "async-failures"]
+) | st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)  # fmt: skip
+
+
+def builders() -> Iterator[tuple[str, Callable[..., str]]]:
+    """Every function of ``keys`` that builds a key of a bucket."""
+    for name, function in inspect.getmembers(keys, inspect.isfunction):
+        if function.__module__ == keys.__name__ and not name.startswith("_") and name not in NO_BUCKET_KEYS:
+            yield name, function
+
+
+def ids(kind: str, fallback: str, *names: str) -> Any:
+    """Those of the names that are an id of this kind, and one that always is."""
+    parser: Callable[[object], Any] = getattr(keys, kind)
+    fitting = []
+    for name in (fallback, *names):
+        try:
+            fitting.append(parser(name))
+        except keys.InvalidId:
+            continue
+    return st.sampled_from(fitting)
+
+
+@st.composite
+def built_keys(draw: st.DrawFn, tenant: keys.TenantId, other: keys.TenantId) -> dict[str, str]:
+    """A key from each builder, for ``tenant``; every other part of it may be called as either tenant is."""
+    names = (tenant, other)
+    version, day = draw(ids("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
+    workload, pack = draw(ids("workload_name", "energy", *names)), draw(ids("pack_id", "p-0123456789abcdef", *names))
+    question = draw(ids("question_id", "0" * 32, *names))
+    known: dict[str, Any] = {
+        "tenant": tenant, "workload": workload, "version": version, "pack": pack, "question": question,
+        "upload": draw(ids("upload_id", "u1", *names)), "day": day, "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "batch": draw(ids("version_name", "b-1", *names)), "attempt": 1, "endpoint": "tenantry-energy-bridge",
+        "archive": keys.checkpoint_archive(workload, pack, tenant, version),
+    }  # fmt: skip
+    made = {}
+    for builder, function in builders():
+        taken = dict(known)
+        hints = get_type_hints(function)
+        taken["name"] = draw(ids("file_name" if hints.get("name") is keys.FileName else "version_name", "x1", *names))
+        unknown = set(inspect.signature(function).parameters) - set(taken)
+        assert not unknown, f"keys.{builder} takes {unknown}, of which this test knows nothing: give it examples, or say what it builds"
+        key = function(**{name: taken[name] for name in inspect.signature(function).parameters})
+        folder = builder.endswith(("_prefix", "_root")) or key.endswith("/")
+        made[builder] = f"{key.removesuffix('/')}/x" if folder else key
+    return made
+
+
+def a_session_may(key: str) -> set[str]:
+    """What the session of the tenant whose key it is may do with it."""
+    root, _, rest = key.partition("/")
+    if root in rules.OF_THE_CONTROL_PLANE:
+        return set()
+    written = {"uploads": True, "predictions": False, "archive": True, "cache": True, "async": rest.endswith((".input", ".submitted"))}
+    assert root in written, f"nobody said whose {key} is: add its root to the rules, and a statement for whoever may touch it"
+    return ({"s3:PutObject"} if written[root] else set()) | (set() if root == "uploads" else {"s3:GetObject"})
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), tenants=st.lists(TENANTS, min_size=2, max_size=2, unique=True))
+def test_a_tenants_session_reaches_its_own_and_never_anothers(
+    data: st.DataObject, tenants: list[str], judge: Judge, template: Template
+) -> None:
+    own, other = map(keys.tenant_id, tenants)
+    tag = {"aws:PrincipalTag/tenant": own}
+    asked: list[tuple[Request, bool]] = []
+
+    def ask(action: str, resource: str, may: bool, **context: str | list[str]) -> None:
+        given = {name.replace("__", ":"): value for name, value in context.items()}
+        asked.append((Request(action, resource, {**given, **tag}, rules.PRINCIPAL, ("TenantClientRole",)), may))
+
+    for tenant, foreign in ((own, other), (other, own)):
+        for builder, key in data.draw(built_keys(tenant, foreign)).items():
+            bucket = template.arn("UploadsBucket" if key.startswith("uploads/") else "DataBucket")
+            permitted = a_session_may(key)
+            if permitted:
+                assert key.split("/")[1] == tenant, f"keys.{builder}: the tenant does not lead"
+            for action in S3_ACTIONS:
+                ask(action, f"{bucket}/{key}", tenant == own and action in permitted)
+        workload = keys.workload_name(data.draw(ids("workload_name", "energy", own, other)))
+        for table in template.named("AWS::DynamoDB::Table"):
+            for action in DYNAMODB_ACTIONS:
+                may = tenant == own and action in {"dynamodb:GetItem", "dynamodb:Query"}
+                ask(action, template.arn(table), may, dynamodb__LeadingKeys=[keys.table_partition(tenant, workload)])
+                for partition in (keys.workload_partition(workload), keys.ACCOUNT_PARTITION):
+                    ask(action, template.arn(table), False, dynamodb__LeadingKeys=[partition])
+        endpoint = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{keys.endpoint_name('tenantry', workload, 'bridge', tenant)}"
+        model = keys.target_model(tenant, data.draw(ids("version_name", "v1", own, other)))
+        ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
+        silo = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{keys.async_endpoint_name('tenantry', workload, 'silo', tenant)}"
+        asked.append((
+            Request("sagemaker:InvokeEndpointAsync", silo, {"aws:ResourceTag/tenantry:tenant": tenant, **tag}, rules.PRINCIPAL,
+                    ("TenantClientRole",)), tenant == own,
+        ))  # fmt: skip
+    decided = judge.decide(template.identity_policies(), [request for request, _ in asked])
+    wrong = [(request, said) for (request, may), said in zip(asked, decided, strict=True) if said is not may]
+    assert not wrong
+
+
+@pytest.mark.parametrize("action", ["sts:AssumeRole", "sts:TagSession"])
+def test_the_app_may_speak_for_any_tenant_and_for_nothing_that_is_no_tenants_id(
+    action: str, judge: Judge, template: Template
+) -> None:
+    @settings(max_examples=50)
+    @given(tag=TENANTS | st.from_regex(r"[_/][\w.:/=+\-@]{0,20}", fullmatch=True))
+    def holds(tag: str) -> None:
+        try:
+            may = bool(keys.tenant_id(tag))
+        except keys.InvalidId:
+            may = False
+        context: dict[str, str | list[str]] = {"aws:RequestTag/tenant": tag, "aws:TagKeys": ["tenant"]}
+        request = Request(
+            action, template.arn("TenantClientRole"), context, rules.APP, ("AppPolicy",), f"{rules.TRUST}TenantClientRole"
+        )
+        assert judge.decide(rules.every_policy(template), [request]) == [may]
+
+    holds()
