@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class _PrintOperations(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.exit(0, tables())
+        sys.stdout.write(tables())
+        parser.exit()
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
