@@ -3,8 +3,10 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import boto3
 import uvicorn
@@ -13,7 +15,19 @@ from local_sagemaker.app import application
 from local_sagemaker.billing import read_prices
 from local_sagemaker.cloud import Settings
 from local_sagemaker.http_server import AbandoningProtocol
+from local_sagemaker.members import tables
 from local_sagemaker.rates import USAGES, TypeQuota
+
+
+class _PrintOperations(argparse.Action):
+    """Print the tables of `members` and end, as --help does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        sys.stdout.write(tables())
+        parser.exit()
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
@@ -124,6 +138,16 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         default=6,
         help="how many pings in a row a serving container leaves unanswered (2 seconds each) before it is replaced",
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME[:PORT]",
+        help="a further name in the Host header of requests, beside loopback addresses; may be repeated",
+    )
+    parser.add_argument(
+        "--operations", action=_PrintOperations, help="print what is refused and what is without effect, and exit"
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     arguments = parser.parse_args(command_line)
     try:
@@ -142,7 +166,7 @@ def main() -> None:
     )
     settings = Settings(
         port=arguments.port,
-        state=arguments.state,
+        state=arguments.state.resolve(),
         containers=arguments.containers.resolve(),
         region=arguments.region,
         account_id=arguments.account_id
@@ -163,6 +187,7 @@ def main() -> None:
         spot_billed_share=arguments.spot_billed_share,
         ping_seconds=arguments.ping_seconds,
         failed_pings=arguments.failed_pings,
+        allowed_hosts=tuple(arguments.allow_host),
     )
     uvicorn.run(
         application(settings),

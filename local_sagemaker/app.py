@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,10 +23,12 @@ from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults import Plan, Strike, Subject
 from local_sagemaker.http_server import abandon
 from local_sagemaker.invocations import PAYLOAD_LIMIT_BYTES, Invocations
+from local_sagemaker.members import refuse_what_is_not_emulated
 from local_sagemaker.metrics import Metrics
 from local_sagemaker.models import Models
+from local_sagemaker.origins import KnownCallersOnly
 from local_sagemaker.protocol import Protocol, WireResponse
-from local_sagemaker.tags import Tags
+from local_sagemaker.tags import Tags, check_tags
 from local_sagemaker.training import TrainingJobs
 from local_sagemaker.transform import TransformJobs
 
@@ -116,7 +119,9 @@ class Emulator:
             raise ServiceError(
                 "UnknownOperationException", f"{operation or '(no X-Amz-Target)'} {what}", 501 if known else 404
             )
-        params = self.sagemaker.decode(operation, body, {}, {})
+        params = self.sagemaker.decode(operation, body, (), {})
+        refuse_what_is_not_emulated(self.sagemaker, operation, params)
+        check_tags(params.get("Tags", []))
         return await self._perform(request, self.sagemaker, operation, perform, params)
 
     async def _perform(
@@ -142,7 +147,8 @@ class Emulator:
         """One call of `sagemaker-runtime`: rest-json, with a body of at most `limit` bytes."""
         try:
             body = await _body(request, limit)
-            params = self.runtime.decode(operation, body, request.headers, request.path_params)
+            params = self.runtime.decode(operation, body, request.headers.raw, request.path_params)
+            refuse_what_is_not_emulated(self.runtime, operation, params)
             return await self._perform(request, self.runtime, operation, perform, {"Body": body, **params})
         except ServiceError as error:
             if error.code == "ValidationException":
@@ -262,4 +268,5 @@ def application(settings: Settings) -> Starlette:
             Route("/_local/faults/now", emulator.fault_now, methods=["POST"]),
         ],
         lifespan=lifespan,
+        middleware=[Middleware(KnownCallersOnly, port=settings.port, allowed_hosts=settings.allowed_hosts)],
     )

@@ -20,7 +20,7 @@ class CheckpointSync:
     def __init__(self, s3: Any, folder: Path, prefix: S3Location, pool: Executor) -> None:
         self._s3 = s3
         self._folder = folder
-        self._prefix = S3Location(prefix.bucket, prefix.key.rstrip("/") + "/" if prefix.key else "")
+        self._prefix = prefix.folder
         self._pool = pool
         self._known: dict[str, _Seen] = {}
 

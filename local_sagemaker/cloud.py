@@ -63,6 +63,7 @@ class Settings:
     ping_seconds: float = 5.0
     failed_pings: int = 6
     archive_limit_bytes: int = 1024**3
+    allowed_hosts: tuple[str, ...] = ()
 
 
 class Cloud:
@@ -151,6 +152,14 @@ class Cloud:
     def arn(self, kind: str, name: str) -> str:
         """`arn:aws:sagemaker:{region}:{account}:{kind}/{name}`; SageMaker writes names in lower case here."""
         return f"arn:aws:sagemaker:{self.settings.region}:{self.settings.account_id}:{kind}/{name.lower()}"
+
+    def taken(self, kind: str, name: str) -> bool:
+        """Whether a resource has this name, in whatever case: both would have one ARN.
+
+        AWS keeps the case of a name and compares without it
+        (docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html, "The name is case-insensitive in CreateEndpoint").
+        """
+        return self.store.get("tags", self.arn(kind, name)) is not None
 
     def put_tags(self, arn: str, tags: list[dict[str, str]] | None) -> None:
         """Remember a resource's tags (an empty list too: it says that the resource exists)."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from local_sagemaker import watcher
 _LONGEST_LINE_BYTES = 200_000
 """CloudWatch Logs takes events of up to 256 KB; longer lines are cut into several."""
 _CONTAINER_VARIABLE = "LOCAL_SAGEMAKER_CONTAINER"
+_OPT_ML = Path("/opt/ml")
+_PROBE_SECONDS = 10.0
 
 
 class ImageNotFoundError(Exception):
@@ -117,21 +120,35 @@ class ContainerRuntime:
         self._token = uuid.uuid4().hex
         self._state = str(state.resolve())
         watcher.kill_processes_with(watcher.STATE_VARIABLE, self._state, but_not=self._token)
+        self._in_own_opt_ml = _own_opt_ml(state.resolve(), containers)
         self._watcher = subprocess.Popen(
             [sys.executable, "-I", watcher.__file__, self._token], stdin=subprocess.PIPE, start_new_session=True
         )
 
     async def start(
-        self, command: Sequence[str], folder: Path, environment: dict[str, str], on_line: Callable[[str], None]
+        self,
+        command: Sequence[str],
+        folder: Path,
+        base: Path,
+        environment: dict[str, str],
+        on_line: Callable[[str], None],
     ) -> Container:
-        """Start a container with just `environment` and what every container gets. Raises OSError when it cannot be started."""
+        """Start a container with just `environment` and what every container gets; `base` is its `/opt/ml`.
+
+        Raises OSError when it cannot be started.
+        """
         token = uuid.uuid4().hex
         reading, writing = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *command,
+                *(*self._in_own_opt_ml, str(base), *command) if self._in_own_opt_ml else command,
                 cwd=folder,
-                env={**self._base_environment(), **environment, _CONTAINER_VARIABLE: token},
+                env={
+                    **self._base_environment(),
+                    **environment,
+                    "SAGEMAKER_BASE_DIR": str(base),
+                    _CONTAINER_VARIABLE: token,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -167,6 +184,31 @@ class ContainerRuntime:
         if self._watcher.stdin is not None:
             self._watcher.stdin.close()
         self._watcher.wait()
+
+
+def _own_opt_ml(state: Path, containers: Path) -> list[str]:
+    """The beginning of a command line that puts a folder, its next argument, at `/opt/ml` for the rest of it.
+
+    A mount namespace of its own lets a container see its own folder there; nobody else sees it. It takes root, or user namespaces and a
+    folder `/opt/ml`. Empty where this machine allows neither: programs then find their folder through SAGEMAKER_BASE_DIR alone.
+    """
+    tools = {name: shutil.which(name) for name in ("unshare", "mount", "sh")}
+    if None in tools.values() or any(path.is_relative_to(_OPT_ML) for path in (state, containers)):
+        return []
+    with contextlib.suppress(OSError):
+        _OPT_ML.mkdir(parents=True, exist_ok=True)
+    script = f'"{tools["mount"]}" --bind "$0" {_OPT_ML} && exec "$@"'
+    for namespaces in (["--mount"], ["--user", "--map-root-user", "--mount"]):
+        beginning = [str(tools["unshare"]), *namespaces, str(tools["sh"]), "-c", script]
+        try:
+            tried = subprocess.run(
+                [*beginning, str(state), "true"], capture_output=True, timeout=_PROBE_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if tried.returncode == 0:
+            return beginning
+    return []
 
 
 async def _read_lines(descriptor: int, on_line: Callable[[str], None]) -> None:

@@ -8,18 +8,12 @@ import time
 from typing import Any
 
 from local_sagemaker.cloud import Cloud, Operation, page
-from local_sagemaker.errors import not_found, refuse_members, validation
+from local_sagemaker.errors import not_found, validation
 from local_sagemaker.models import ContainerSpec, Models
 from local_sagemaker.state import Document
 from local_sagemaker.storage import DataError, S3Location
 
 KIND = "endpoint-config"
-# KmsKeyId, ExecutionRoleArn, VpcConfig and EnableNetworkIsolation are taken and change nothing here.
-_CONFIG_MEMBERS = "EndpointConfigName ProductionVariants Tags KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation AsyncInferenceConfig"
-_VARIANT_MEMBERS = (
-    "VariantName ModelName InitialInstanceCount InstanceType InitialVariantWeight VolumeSizeInGB ModelDataDownloadTimeoutInSeconds"
-    " ContainerStartupHealthCheckTimeoutInSeconds RoutingConfig InferenceAmiVersion EnableSSMAccess"
-)
 
 
 class EndpointConfigs:
@@ -44,10 +38,9 @@ class EndpointConfigs:
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpointConfig."""
-        refuse_members(params, _CONFIG_MEMBERS, "CreateEndpointConfig")
         name = params["EndpointConfigName"]
         arn = self._cloud.arn(KIND, name)
-        if self._cloud.store.get(KIND, name):
+        if self._cloud.taken(KIND, name):
             raise validation(f'Cannot create already existing endpoint configuration "{arn}".')
         variants = [_variant(variant) for variant in params["ProductionVariants"]]
         if len({variant["VariantName"] for variant in variants}) != len(variants):
@@ -78,12 +71,9 @@ class EndpointConfigs:
 
 
 def _variant(variant: Document) -> Document:
-    refuse_members(variant, _VARIANT_MEMBERS, "ProductionVariant")
     for member in ("ModelName", "InstanceType", "InitialInstanceCount"):
         if not variant.get(member):
             raise validation(f"ProductionVariant {variant['VariantName']}: {member} is required")
-    if variant.get("RoutingConfig", {}).get("RoutingStrategy") == "PREFIX_AWARE":
-        raise validation("RoutingStrategy PREFIX_AWARE is not emulated yet by local_sagemaker")
     return {"InitialVariantWeight": 1.0, **variant}
 
 

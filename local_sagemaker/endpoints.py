@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local_sagemaker.async_queue import LONGEST_INVOCATION_SECONDS, RequestQueue, forget_requests
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.endpoint_configs import EndpointConfigs
-from local_sagemaker.errors import ServiceError, not_emulated, not_found, refuse_members, validation
+from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
 from local_sagemaker.faults import UPDATE_REASON, Subject
 from local_sagemaker.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.instances import InstanceFailedError
@@ -100,10 +100,9 @@ class Endpoints:
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpoint."""
-        refuse_members(params, "EndpointName EndpointConfigName Tags", "CreateEndpoint")
         name = params["EndpointName"]
         arn = self._cloud.arn(KIND, name)
-        if self._cloud.store.get(KIND, name):
+        if self._cloud.taken(KIND, name):
             raise validation(f'Cannot create already existing endpoint "{arn}".')
         config = self._configs.get(params["EndpointConfigName"])
         variants = self._variants(config)
@@ -155,11 +154,6 @@ class Endpoints:
 
     async def update(self, params: dict[str, Any]) -> dict[str, Any]:
         """UpdateEndpoint: a new fleet, and the old one goes when the new one is healthy."""
-        refuse_members(
-            params,
-            "EndpointName EndpointConfigName RetainAllVariantProperties ExcludeRetainedVariantProperties",
-            "UpdateEndpoint",
-        )
         name = params["EndpointName"]
         endpoint = self._in_service(name)
         config = self._configs.get(params["EndpointConfigName"])
@@ -168,8 +162,6 @@ class Endpoints:
         variants = self._variants(config)
         if params.get("RetainAllVariantProperties"):
             excluded = {entry["VariantPropertyType"] for entry in params.get("ExcludeRetainedVariantProperties", [])}
-            if "DataCaptureConfig" in excluded:
-                raise not_emulated("ExcludeRetainedVariantProperties DataCaptureConfig")
             _retain(variants, endpoint["Variants"], excluded)
         self._hold(name, [*variants, *endpoint["Variants"]])
         endpoint.pop("FailureReason", None)
@@ -182,8 +174,9 @@ class Endpoints:
         endpoint = self._in_service(name)
         known = {document["VariantName"]: document for document in endpoint["Variants"]}
         changes = params["DesiredWeightsAndCapacities"]
+        if len({change["VariantName"] for change in changes}) != len(changes):
+            raise validation("DesiredWeightsAndCapacities must name each variant once")
         for change in changes:
-            refuse_members(change, "VariantName DesiredWeight DesiredInstanceCount", "DesiredWeightsAndCapacities")
             if change["VariantName"] not in known:
                 raise validation(
                     f'The variant name(s) "{change["VariantName"]}" is/are not present within endpoint configuration.'

@@ -34,11 +34,3 @@ def not_found(what: str) -> ServiceError:
 def not_emulated(what: str) -> ServiceError:
     """A request that AWS would accept and this emulator cannot honour. Refusing is better than pretending."""
     return validation(f"{what} is not emulated yet by local_sagemaker; leave it out of the request.")
-
-
-def refuse_members(params: dict[str, Any], supported: str, where: str) -> None:
-    """Refuse each member of a request that has a value and is not among the `supported` names (with spaces between)."""
-    names = supported.split()
-    for member, value in params.items():
-        if member not in names and value not in (None, [], {}, False):
-            raise not_emulated(f"{where}.{member}")

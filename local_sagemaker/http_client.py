@@ -1,9 +1,12 @@
 """A small HTTP/1.1 client for containers on this machine: one pool of kept connections per container, httptools as parser.
 
-It is on the path of every invocation, so it does no more than that path needs: no redirects, no cookies, no compression.
+It is on the path of every invocation, so it does no more than that path needs: no redirects, no cookies, no compression. It sends a
+request once: a container may have begun its work with the first byte, so nothing is sent again that was written before.
 """
 
 import asyncio
+import select
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,6 +15,16 @@ import httptools
 
 RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
 """A batch transform's payload is at most 100 MB; an answer far beyond that is a fault of the container."""
+_LONGEST_IDLE_SECONDS = 1.0
+"""A kept connection is used again within this time: common servers close theirs after 2 seconds (gunicorn) or 5 (uvicorn)."""
+
+
+def header_text(value: bytes) -> str:
+    """A header's value as text: UTF-8, as botocore sends it, or ISO-8859-1 where it is no UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class ContainerUnreachableError(Exception):
@@ -41,11 +54,27 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._closed = False
         self._answered: asyncio.Future[Answer] | None = None
-        self.received = False
+        self._kept_since = 0.0
 
     @property
     def usable(self) -> bool:
         return not self._closed
+
+    def keep(self) -> None:
+        """An answer is complete; the connection waits for the next request."""
+        self._kept_since = time.monotonic()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether a kept connection can take a request: it was used a moment ago, and its other end has not closed it.
+
+        What the event loop has not read yet (the other end's closing) makes the socket readable.
+        """
+        if self._closed or self._transport is None or time.monotonic() - self._kept_since > _LONGEST_IDLE_SECONDS:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     async def send(self, head: bytes, body: bytes) -> Answer:
         if self._transport is None or self._closed:
@@ -54,7 +83,6 @@ class _Connection(asyncio.Protocol):
         self._answer = Answer()
         self._chunks: list[bytes] = []
         self._size = 0
-        self.received = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(head + body if len(body) < 65_536 else head)
         if len(body) >= 65_536:
@@ -73,7 +101,6 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.received = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, AttributeError) as error:
@@ -86,7 +113,7 @@ class _Connection(asyncio.Protocol):
     # httptools callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._answer.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._answer.headers[name.decode("latin-1").lower()] = header_text(value)
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
@@ -119,31 +146,23 @@ class HttpClient:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", within: float
     ) -> Answer:
-        """One request. Raises ContainerUnreachableError, or TimeoutError after `within` seconds.
+        """One request, sent once. Raises ContainerUnreachableError, or TimeoutError after `within` seconds.
 
         It is ContainerNotListeningError only where nothing of the request was sent.
         """
-        sent = False
         lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{self._port}", f"content-length: {len(body)}"]
         lines.extend(f"{name}: {value}" for name, value in (headers or {}).items())
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode()
         async with asyncio.timeout(within):
             while self._idle:
                 kept = self._idle.pop()
-                if not kept.usable:
-                    continue
-                sent = True
-                try:
+                if kept.reusable:
                     return await self._exchange(kept, head, body)
-                except ContainerUnreachableError:
-                    # A server may close a kept connection just as it is used again; nothing was answered, so ask anew.
-                    if kept.received:
-                        raise
+                kept.close()
             try:
                 _, fresh = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", self._port)
             except OSError as error:
-                kind = ContainerUnreachableError if sent else ContainerNotListeningError
-                raise kind(f"the container does not listen on port {self._port}") from error
+                raise ContainerNotListeningError(f"the container does not listen on port {self._port}") from error
             return await self._exchange(fresh, head, body)
 
     async def _exchange(self, connection: _Connection, head: bytes, body: bytes) -> Answer:
@@ -153,6 +172,7 @@ class HttpClient:
             connection.close()
             raise
         if connection.usable:
+            connection.keep()
             self._idle.append(connection)
         return answer
 

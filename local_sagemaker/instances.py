@@ -85,7 +85,7 @@ class Instance:
             await asyncio.to_thread(self._bring_data)
             command, folder = entry_point(self._cloud.settings.containers, self.spec.image, "serve")
             self._container = await self._cloud.runtime.start(
-                command, folder, self._container_environment(), self._log.write
+                command, folder, self.folder, self._container_environment(), self._log.write
             )
             self._faults = ContainerFaults(self._cloud.faults, self._subject, self._container, serves=True)
             await self._wait_until_healthy(self._container, within)
@@ -120,7 +120,6 @@ class Instance:
         return {
             **self.spec.environment,
             **self._environment,
-            "SAGEMAKER_BASE_DIR": str(self.folder),
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "SAGEMAKER_MULTI_MODEL": "true" if self.spec.multi_model else "false",
             "SAGEMAKER_REGION": self._cloud.settings.region,

@@ -10,7 +10,7 @@ from typing import Any
 
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.endpoints import Endpoints
-from local_sagemaker.errors import ServiceError, not_emulated
+from local_sagemaker.errors import ServiceError
 from local_sagemaker.fleet import LOG_GROUP, RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.http_client import Answer, ContainerUnreachableError
 from local_sagemaker.instances import Instance
@@ -36,21 +36,13 @@ class Invocations:
     async def invoke(self, params: dict[str, Any]) -> dict[str, Any]:
         """InvokeEndpoint. Raises ServiceError: ValidationError, ModelError, ModelNotReadyException, ServiceUnavailable."""
         started = time.perf_counter()
-        for member in (
-            "TargetContainerHostname",
-            "InferenceComponentName",
-            "EnableExplanations",
-            "SessionId",
-            "PrefixAwareId",
-        ):
-            if member in params:
-                raise _refused(not_emulated(f"InvokeEndpoint.{member}").message)
         variant = self._variant(params["EndpointName"], params.get("TargetVariant"))
         target = params.get("TargetModel")
         if variant.spec.multi_model and target is None:
             raise _refused("This is a multi-model endpoint; TargetModel is required.")
         if not variant.spec.multi_model and target is not None:
             raise _refused("TargetModel is only valid for a multi-model endpoint.")
+        target = variant.spec.model(target) if target is not None else None
         variant.record("Invocations", 1.0)
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
         failed = ""

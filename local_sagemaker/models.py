@@ -11,16 +11,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from local_sagemaker.cloud import Cloud, Operation, page
-from local_sagemaker.errors import not_emulated, not_found, refuse_members, validation
+from local_sagemaker.errors import not_emulated, not_found, validation
 from local_sagemaker.state import Document
 from local_sagemaker.storage import DataError, S3Location
 
 KIND = "model"
-_MODEL_MEMBERS = "ModelName PrimaryContainer Containers ExecutionRoleArn Tags VpcConfig EnableNetworkIsolation"
-_CONTAINER_MEMBERS = (
-    "ContainerHostname Image ImageConfig Mode ModelDataUrl ModelDataSource Environment MultiModelConfig"
-)
-_SOURCE_MEMBERS = "S3Uri S3DataType CompressionType"
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,6 @@ class ContainerSpec:
         if len(containers) != 1:
             raise not_emulated("A model of several containers (inference pipeline, multi-container endpoint)")
         container = containers[0]
-        refuse_members(container, _CONTAINER_MEMBERS, "ContainerDefinition")
         if not container.get("Image"):
             raise validation("ContainerDefinition.Image is required")
         multi_model = container.get("Mode") == "MultiModel"
@@ -62,6 +56,10 @@ class ContainerSpec:
             container["Image"], container.get("Environment", {}), multi_model, data, compressed, cache == "Enabled"
         )
 
+    def model(self, target: str) -> str:
+        """The model that a TargetModel names: `/a.tar.gz` and `a.tar.gz` are one below a prefix that ends with a slash."""
+        return target.lstrip("/") if self.data is None or self.data.folder == self.data else target
+
 
 def _model_data(container: Document, multi_model: bool) -> tuple[S3Location | None, bool]:
     if "ModelDataUrl" in container and "ModelDataSource" in container:
@@ -74,7 +72,6 @@ def _model_data(container: Document, multi_model: bool) -> tuple[S3Location | No
     if "S3DataSource" not in source:
         raise validation("ModelDataSource.S3DataSource is required")
     source = source["S3DataSource"]
-    refuse_members(source, _SOURCE_MEMBERS, "ModelDataSource.S3DataSource")
     compressed = source["CompressionType"] == "Gzip"
     prefix = source["S3DataType"] == "S3Prefix"
     if prefix and compressed:
@@ -105,13 +102,12 @@ class Models:
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """CreateModel. A single model's data must be there already, as on AWS."""
-        refuse_members(params, _MODEL_MEMBERS, "CreateModel")
         name = params["ModelName"]
         arn = self._cloud.arn(KIND, name)
         spec = ContainerSpec.parse(params)
         if spec.data is not None and not spec.multi_model:
             await asyncio.to_thread(self._check_data, spec.data)
-        if self._cloud.store.get(KIND, name):
+        if self._cloud.taken(KIND, name):
             raise validation(f'Cannot create already existing model "{arn}".')
         document = {key: value for key, value in params.items() if key != "Tags"}
         self._cloud.store.put(KIND, name, document | {"ModelArn": arn, "CreationTime": time.time()})

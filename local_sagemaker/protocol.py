@@ -6,13 +6,14 @@ adds enums, patterns and maxima, which it leaves to the service.
 """
 
 import json
-import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import regex
+from botocore.awsrequest import HeadersDict
 from botocore.loaders import create_loader
 from botocore.utils import parse_timestamp
 from botocore.validate import ParamValidator
@@ -21,6 +22,7 @@ from moto.core.parse import JSONParser, RequestParserError, RestJSONParser
 from moto.core.serialize import JSONSerializer, RestJSONSerializer
 
 from local_sagemaker.errors import ServiceError, validation
+from local_sagemaker.http_client import header_text
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Protocol:
         self._validator = ParamValidator()
 
     def decode(
-        self, operation: str, body: bytes, headers: Mapping[str, str], url_params: Mapping[str, str]
+        self, operation: str, body: bytes, headers: Iterable[tuple[bytes, bytes]], url_params: Mapping[str, str]
     ) -> dict[str, Any]:
         """The request as the members of the operation's input shape; ValidationException where the model refuses it."""
         model = self.model.operation_model(operation)
         request: Any = {
             "body": body,
-            "headers": headers,
+            "headers": HeadersDict({name.decode("latin-1"): header_text(value) for name, value in headers}),
             "url_params": url_params,
             "values": {},
             "method": "",
@@ -95,7 +97,9 @@ class Protocol:
 
 
 def _with_request_id(status: int, headers: dict[str, str], body: bytes) -> WireResponse:
-    return WireResponse(status, {**headers, "x-amzn-RequestId": str(uuid.uuid4())}, body)
+    # Starlette writes headers as ISO-8859-1: the bytes that go out are UTF-8, as they came in.
+    sent = {name: str(value).encode().decode("latin-1") for name, value in headers.items()}
+    return WireResponse(status, {**sent, "x-amzn-RequestId": str(uuid.uuid4())}, body)
 
 
 def _aware_timestamp(value: Any) -> float:
@@ -104,15 +108,20 @@ def _aware_timestamp(value: Any) -> float:
     return moment.timestamp()
 
 
-_patterns: dict[str, re.Pattern[str] | None] = {}
+_JAVA_ONLY = {r"\p{Print}": r"\x20-\x7E", r"\p{Alnum}": "a-zA-Z0-9", r"\z": r"\Z"}
+"""What the models' patterns, which are Java's, mean otherwise or not at all here: Java's POSIX classes are ASCII."""
+_patterns: dict[str, regex.Pattern[str] | None] = {}
 
 
-def _pattern(text: str) -> re.Pattern[str] | None:
-    """The compiled pattern, or None for what Python's `re` lacks (`\\p{L}` classes)."""
+def _pattern(text: str) -> regex.Pattern[str] | None:
+    """The compiled pattern, or None for one that is no pattern (the models have two kinds)."""
     if text not in _patterns:
+        translated = text
+        for java, python in _JAVA_ONLY.items():
+            translated = translated.replace(java, python)
         try:
-            _patterns[text] = re.compile(text)
-        except re.error:
+            _patterns[text] = regex.compile(translated)
+        except regex.error:
             _patterns[text] = None
     return _patterns[text]
 

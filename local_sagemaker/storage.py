@@ -45,8 +45,16 @@ class S3Location:
         return f"s3://{self.bucket}/{self.key}"
 
     def child(self, name: str) -> "S3Location":
-        """`name` below this prefix, with one slash between."""
-        return S3Location(self.bucket, f"{self.key.rstrip('/')}/{name}" if self.key.rstrip("/") else name)
+        """`name` below this prefix: a slash between, unless the prefix is empty or ends with one.
+
+        More slashes at its end are a part of it, since S3's keys are text: `out//` is another prefix than `out/`.
+        """
+        return S3Location(self.bucket, self.folder.key + name)
+
+    @property
+    def folder(self) -> "S3Location":
+        """This prefix with a slash at its end, unless it is empty."""
+        return self if not self.key or self.key.endswith("/") else S3Location(self.bucket, f"{self.key}/")
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,12 @@ def failure_reason(error: Exception, what: str = "") -> str:
 def name_below(prefix: str, key: str) -> str:
     """The path that a key has in the folder of its prefix.
 
-    Below a folder it is the rest of the key; a prefix that is no folder counts from the folder it lies in.
+    Below a folder it is the rest of the key; a prefix that is no folder counts from the folder it lies in. A name begins with no slash.
     """
     if prefix.endswith("/") or not prefix:
-        return key[len(prefix) :]
+        return key[len(prefix) :].lstrip("/")
     if key.startswith(prefix + "/"):
-        return key[len(prefix) + 1 :]
+        return key[len(prefix) :].lstrip("/")
     return key[prefix.rfind("/") + 1 :]
 
 

@@ -9,6 +9,21 @@ from local_sagemaker.state import Document
 _LIMIT = 50
 
 
+def check_tags(tags: list[dict[str, str]]) -> None:
+    """Refuse a list that names a key twice, or a key that AWS keeps for itself. Raises ValidationException."""
+    keys = [tag["Key"] for tag in tags]
+    _check_keys(keys)
+    if len(set(keys)) != len(keys):
+        raise validation("The request has duplicate tag keys; give each key once.")
+
+
+def _check_keys(keys: list[str]) -> None:
+    """AWS says so in these words, whatever the case of the prefix."""
+    for key in keys:
+        if key.lower().startswith("aws:"):
+            raise validation(f"System prefix 'aws:' reserved for AWS usage in tag key: {key}")
+
+
 class Tags:
     """The tags of all resources, by ARN."""
 
@@ -34,6 +49,7 @@ class Tags:
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
         """DeleteTags."""
+        _check_keys(params["TagKeys"])
         document = self._document(params["ResourceArn"])
         self._put(
             params["ResourceArn"],

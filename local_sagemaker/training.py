@@ -23,7 +23,7 @@ from local_sagemaker.billing import Account
 from local_sagemaker.checkpoints import CheckpointSync
 from local_sagemaker.cloud import Cloud, Operation, page
 from local_sagemaker.containers import Container, ImageNotFoundError, entry_point, image_folder
-from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, validation
+from local_sagemaker.errors import ServiceError, validation
 from local_sagemaker.faults import CAPACITY_REASON, ContainerFaults, Exposure, Subject
 from local_sagemaker.layout import TrainingHost, archive
 from local_sagemaker.logs import LogStream
@@ -51,18 +51,6 @@ STOP_GRACE_SECONDS = 120
 CHECKPOINT_SYNC_SECONDS = 1.0
 _LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
 _DEFAULT_RUNTIME_SECONDS = 24 * 3600
-
-# Members that are taken and shown again; VpcConfig, EnableNetworkIsolation, encryption, keys and SessionChainingConfig
-# change nothing for a process on one's own machine.
-_JOB_MEMBERS = (
-    "TrainingJobName HyperParameters AlgorithmSpecification RoleArn InputDataConfig OutputDataConfig ResourceConfig VpcConfig StoppingCondition"
-    " Tags EnableNetworkIsolation EnableInterContainerTrafficEncryption EnableManagedSpotTraining CheckpointConfig Environment"
-    " SessionChainingConfig"
-)
-_ALGORITHM_MEMBERS = "TrainingImage TrainingInputMode ContainerEntrypoint ContainerArguments"
-_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeSizeInGB VolumeKmsKeyId KeepAlivePeriodInSeconds"
-_CHANNEL_MEMBERS = "ChannelName DataSource ContentType CompressionType RecordWrapperType InputMode"
-_SOURCE_MEMBERS = "S3DataType S3Uri S3DataDistributionType"
 
 
 class JobFailedError(Exception):
@@ -112,7 +100,7 @@ class TrainingJobs:
         self._rate.take()
         name = params["TrainingJobName"]
         arn = self._cloud.arn(KIND, name)
-        if self._cloud.store.get(KIND, name):
+        if self._cloud.taken(KIND, name):
             raise ServiceError(
                 "ResourceInUse",
                 "Training job names must be unique within an AWS account and region, "
@@ -121,17 +109,13 @@ class TrainingJobs:
         _check_request(params)
         await asyncio.to_thread(self._check_inputs, params)
         resources = params["ResourceConfig"]
-        if self._cloud.store.get(KIND, name):
+        if self._cloud.taken(KIND, name):
             raise ServiceError("ResourceInUse", f"A training job with this name already exists ({arn})")
-        now = time.time()
-        job: Document = {key: value for key, value in params.items() if key != "Tags"} | {
+        job = _with_defaults(params) | {
             "TrainingJobArn": arn,
             "TrainingJobStatus": "InProgress",
-            "CreationTime": now,
-            "StoppingCondition": {
-                "MaxRuntimeInSeconds": _DEFAULT_RUNTIME_SECONDS,
-                **params.get("StoppingCondition", {}),
-            },
+            "CreationTime": time.time(),
+            "ModelArtifacts": {"S3ModelArtifacts": _artifacts(params).uri},
             "SecondaryStatusTransitions": [],
         }
         job["Warm"] = self._pools.take(name, job)
@@ -150,23 +134,26 @@ class TrainingJobs:
 
     async def update(self, params: dict[str, Any]) -> dict[str, Any]:
         """UpdateTrainingJob: how long the job's warm pool is kept, 0 to end it now."""
-        refuse_members(params, "TrainingJobName ResourceConfig", "UpdateTrainingJob")
         name = params["TrainingJobName"]
         job = self._job(name)
         if "ResourceConfig" not in params:
+            # A ProfilerConfig that switches the profiler off finds it off: there is none.
+            if "ProfilerConfig" in params:
+                return {"TrainingJobArn": job["TrainingJobArn"]}
             raise validation("UpdateTrainingJob needs ResourceConfig.KeepAlivePeriodInSeconds")
         self._pools.update(name, job, params["ResourceConfig"]["KeepAlivePeriodInSeconds"])
         return {"TrainingJobArn": job["TrainingJobArn"]}
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListTrainingJobs, oldest first unless asked otherwise, as the API reference says."""
-        refuse_members(
-            {key: value for key, value in params.items() if key.endswith("Equals")},
-            "StatusEquals",
-            "request",
+        wanted = params.get("WarmPoolStatusEquals")
+        jobs = (
+            (name, self._pools.described(job))
+            for name, job in self._cloud.store.all(KIND)
+            if wanted is None or job.get("WarmPoolStatus", {}).get("Status") == wanted
         )
-        jobs, token = page(self._cloud.store.all(KIND), params, status="TrainingJobStatus", order="Ascending")
-        return {"TrainingJobSummaries": jobs, "NextToken": token}
+        summaries, token = page(jobs, params, status="TrainingJobStatus", order="Ascending")
+        return {"TrainingJobSummaries": summaries, "NextToken": token}
 
     async def stop(self, params: dict[str, Any]) -> dict[str, Any]:
         """StopTrainingJob: SIGTERM to the containers, SIGKILL after 120 s."""
@@ -473,12 +460,11 @@ class _Run:
     async def _start(self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream) -> Container:
         environment = {
             **self._job.get("Environment", {}),
-            "SAGEMAKER_BASE_DIR": str(host.base),
             "SAGEMAKER_REGION": self._cloud.settings.region,
             "TRAINING_JOB_NAME": self._name,
             "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
         }
-        return await self._cloud.runtime.start(command, working_folder, environment, log.write)
+        return await self._cloud.runtime.start(command, working_folder, host.base, environment, log.write)
 
     async def _watch(self, containers: list[Container]) -> str:
         """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of the time allowed."""
@@ -522,25 +508,58 @@ class _Run:
         return host.failure() or f"AlgorithmError: {host.name} ended without a failure file, exit code: {exit_code}"
 
     def _upload(self) -> None:
-        config = self._job["OutputDataConfig"]
-        output = S3Location.parse(config["S3OutputPath"]).child(self._name).child("output")
+        artifacts = _artifacts(self._job)
         folders = [host.model for host in self._hosts]
-        if config.get("CompressionType") == "NONE":
-            artifacts = output.child("model/")
+        if _is_archived(self._job):
+            self._upload_archive(folders, artifacts, even_if_empty=True)
+        else:
             for folder in reversed(folders):
                 upload_folder(self._cloud.s3, folder, artifacts)
-        else:
-            artifacts = output.child("model.tar.gz")
-            self._upload_archive(folders, artifacts, even_if_empty=True)
         self._upload_archive(
-            [host.output_data for host in self._hosts], output.child("output.tar.gz"), even_if_empty=False
+            [host.output_data for host in self._hosts], _output(self._job).child("output.tar.gz"), even_if_empty=False
         )
-        self._job["ModelArtifacts"] = {"S3ModelArtifacts": artifacts.uri}
 
     def _upload_archive(self, folders: list[Path], target: S3Location, *, even_if_empty: bool) -> None:
         path = self._folder / "archive.tar.gz"
         if archive(folders, path) or even_if_empty:
             upload(self._cloud.s3, path, target)
+
+
+def _with_defaults(params: dict[str, Any]) -> Document:
+    """A job's description from its request, with what AWS's answers hold where the request is silent.
+
+    The defaults are those of recorded answers of DescribeTrainingJob; SDK 2 cannot attach to a job without them.
+    """
+    return {key: value for key, value in params.items() if key != "Tags"} | {
+        "AlgorithmSpecification": {"EnableSageMakerMetricsTimeSeries": False, **params["AlgorithmSpecification"]},
+        "InputDataConfig": [_channel_with_defaults(channel) for channel in params.get("InputDataConfig", [])],
+        "OutputDataConfig": {"KmsKeyId": "", "CompressionType": "GZIP", **params["OutputDataConfig"]},
+        "StoppingCondition": {"MaxRuntimeInSeconds": _DEFAULT_RUNTIME_SECONDS, **params.get("StoppingCondition", {})},
+        "EnableNetworkIsolation": params.get("EnableNetworkIsolation", False),
+        "EnableInterContainerTrafficEncryption": params.get("EnableInterContainerTrafficEncryption", False),
+        "EnableManagedSpotTraining": params.get("EnableManagedSpotTraining", False),
+        "ProfilingStatus": "Disabled",
+    }
+
+
+def _channel_with_defaults(channel: Document) -> Document:
+    source = {"S3DataDistributionType": "FullyReplicated", **channel["DataSource"]["S3DataSource"]}
+    defaults = {"CompressionType": "None", "RecordWrapperType": "None"}
+    return {**defaults, **channel, "DataSource": {"S3DataSource": source}}
+
+
+def _output(job: Document) -> S3Location:
+    """Where a job's outputs lie: `{S3OutputPath}/{TrainingJobName}/output`."""
+    return S3Location.parse(job["OutputDataConfig"]["S3OutputPath"]).child(job["TrainingJobName"]).child("output")
+
+
+def _is_archived(job: Document) -> bool:
+    return job["OutputDataConfig"].get("CompressionType") != "NONE"
+
+
+def _artifacts(job: Document) -> S3Location:
+    """Where a job's model lies, or will: the model requires it in every answer, of unfinished jobs too."""
+    return _output(job).child("model.tar.gz" if _is_archived(job) else "model/")
 
 
 async def _keep_syncing(syncs: list[CheckpointSync], ended: asyncio.Event) -> None:
@@ -578,15 +597,11 @@ def seconds_trained(job: Document) -> float:
 
 def _check_request(params: dict[str, Any]) -> None:
     """What the service model does not say. Raises ValidationException."""
-    refuse_members(params, _JOB_MEMBERS, "CreateTrainingJob")
     algorithm, resources = params["AlgorithmSpecification"], params.get("ResourceConfig", {})
-    refuse_members(algorithm, _ALGORITHM_MEMBERS, "AlgorithmSpecification")
-    refuse_members(resources, _RESOURCE_MEMBERS, "ResourceConfig")
     if not algorithm.get("TrainingImage"):
         raise validation("AlgorithmSpecification.TrainingImage is required")
     if not resources.get("InstanceType") or resources.get("InstanceCount", 0) < 1:
         raise validation("ResourceConfig.InstanceType and an InstanceCount of at least 1 are required")
-    _check_input_mode(algorithm["TrainingInputMode"])
     stopping = params.get("StoppingCondition", {})
     runtime = stopping.get("MaxRuntimeInSeconds", _DEFAULT_RUNTIME_SECONDS)
     if runtime > _LONGEST_RUNTIME_SECONDS:
@@ -604,32 +619,11 @@ def _check_request(params: dict[str, Any]) -> None:
     if len(set(names)) != len(names):
         raise validation("InputDataConfig has channels of the same name")
     for channel in params.get("InputDataConfig", []):
-        _check_channel(channel)
+        if "S3DataSource" not in channel["DataSource"]:
+            raise validation(f"channel {channel['ChannelName']}: DataSource.S3DataSource is required")
     try:
         S3Location.parse(params["OutputDataConfig"]["S3OutputPath"])
         if "CheckpointConfig" in params:
             S3Location.parse(params["CheckpointConfig"]["S3Uri"])
     except DataError as error:
         raise validation(str(error)) from error
-
-
-def _check_channel(channel: dict[str, Any]) -> None:
-    where = f"channel {channel['ChannelName']}"
-    refuse_members(channel, _CHANNEL_MEMBERS, where)
-    refuse_members(channel["DataSource"], "S3DataSource", f"{where} DataSource")
-    if "S3DataSource" not in channel["DataSource"]:
-        raise validation(f"{where}: DataSource.S3DataSource is required")
-    source = channel["DataSource"]["S3DataSource"]
-    refuse_members(source, _SOURCE_MEMBERS, f"{where} S3DataSource")
-    if source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
-        raise not_emulated(f"{where}: S3DataType {source['S3DataType']}")
-    for member in ("CompressionType", "RecordWrapperType"):
-        if channel.get(member, "None") != "None":
-            raise not_emulated(f"{where}: {member} {channel[member]}")
-    _check_input_mode(channel.get("InputMode", "File"))
-
-
-def _check_input_mode(mode: str) -> None:
-    """FastFile shows the same files as File; here they are downloaded before the container starts."""
-    if mode not in ("File", "FastFile"):
-        raise not_emulated(f"input mode {mode}")

@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.billing import Account
 from local_sagemaker.cloud import Cloud, Operation, page
-from local_sagemaker.errors import ServiceError, not_emulated, refuse_members, validation
+from local_sagemaker.errors import ServiceError, not_emulated, validation
 from local_sagemaker.faults import CAPACITY_REASON, NoCapacityError, Subject
 from local_sagemaker.http_client import ContainerUnreachableError
 from local_sagemaker.instances import Instance, InstanceFailedError
@@ -52,11 +52,6 @@ _DEFAULT_TIMEOUT_SECONDS = 600
 _DEFAULT_RETRIES = 3
 _RETRY_PAUSE_SECONDS = 0.2
 _MEGABYTE = 1024 * 1024
-_JOB_MEMBERS = (
-    "TransformJobName ModelName MaxConcurrentTransforms ModelClientConfig MaxPayloadInMB BatchStrategy Environment TransformInput"
-    " TransformOutput TransformResources DataProcessing Tags"
-)
-_RESOURCE_MEMBERS = "InstanceType InstanceCount VolumeKmsKeyId TransformAmiVersion"
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ class TransformJobs:
         """CreateTransformJob: check the request, keep it, and start the job."""
         name = params["TransformJobName"]
         arn = self._cloud.arn(KIND, name)
-        if self._cloud.store.get(KIND, name):
+        if self._cloud.taken(KIND, name):
             raise ServiceError(
                 "ResourceInUse",
                 "Transform job names must be unique within an AWS account and region, "
@@ -393,14 +388,8 @@ def _environment(job: Document) -> dict[str, str]:
 
 def _check_request(params: dict[str, Any]) -> None:
     """What the service model does not say. Raises ValidationException."""
-    refuse_members(params, _JOB_MEMBERS, "CreateTransformJob")
-    refuse_members(params["TransformResources"], _RESOURCE_MEMBERS, "TransformResources")
     source, output = params["TransformInput"], params["TransformOutput"]
     data = source["DataSource"]["S3DataSource"]
-    if data["S3DataType"] not in ("S3Prefix", "ManifestFile"):
-        raise not_emulated(f"S3DataType {data['S3DataType']}")
-    if source.get("SplitType", "None") not in ("None", "Line"):
-        raise not_emulated(f"SplitType {source['SplitType']}")
     payload_mb = params.get("MaxPayloadInMB", _DEFAULT_PAYLOAD_MB)
     if payload_mb == 0:
         raise not_emulated("MaxPayloadInMB 0 (payloads without a limit)")

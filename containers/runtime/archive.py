@@ -21,6 +21,14 @@ _MIB: Final = 1 << 20
 # Bytes beside the files' own: headers and padding of each member; end marker, folders and tar's own read-ahead once.
 _MEMBER_ALLOWANCE: Final = 4096
 _STREAM_ALLOWANCE: Final = 1 << 20
+# Extended headers (names, times, attributes of the member that follows): tarfile reads each whole, in time that grows with its square.
+_EXTENDED_TYPES: Final = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+)  # fmt: skip
+_EXTENDED_BYTES: Final = 4096
+_EXTENDED_IN_A_ROW: Final = 4
+_EXTENDED_ALLOWANCE: Final = 64 << 10
+_EXTENDED_BYTES_PER_MEMBER: Final = 512
 
 
 class RefusedArchive(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
@@ -118,12 +126,16 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
     try:
         with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as zipped:
             _extract(zipped, folder, limits)
+    except RefusedArchive:
+        raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise RefusedArchive(f"{archive.name} is not a whole gzipped tar archive: {error}") from error
     except (UnicodeError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise RefusedArchive(f"{archive.name} has members whose names contradict each other: {error}") from error
     except FileNotFoundError as error:
         raise RefusedArchive(f"there is no archive at {archive}") from error
+    except (ValueError, OverflowError) as error:  # what tarfile lets through of numbers that are none
+        raise RefusedArchive(f"{archive.name} has a member whose header cannot be read") from error
 
 
 def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
@@ -132,7 +144,7 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
     # count against a small allowance.
     bounded = _BoundedReader(zipped)
     # Read as a stream ("r|"): members are seen in the order of the file, and only one header is held at a time.
-    with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r|") as tar:
+    with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r|", tarinfo=_bounded_headers()) as tar:
         for count, member in enumerate(tar, start=1):
             if count > limits.members:
                 raise RefusedArchive(f"the archive has more than {limits.members} members")
@@ -140,7 +152,7 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
-            if not member.isreg() or member.issparse():
+            if not member.isreg() or member.issparse() or member.size < 0:
                 raise RefusedArchive(f"{_shown(member.name)} is not a plain file; links and devices are refused")
             remaining -= member.size
             if remaining < 0:
@@ -156,6 +168,33 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
     # The tar ends at its end marker; the rest must still be there and whole, or the gzip was cut.
     while bounded.read(_CHUNK):
         pass
+
+
+def _bounded_headers() -> type[tarfile.TarInfo]:
+    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it can be refused first.
+
+    `_proc_member` is what tarfile's source names as the method to override. Without the limits one archive of some kilobytes keeps a
+    processor for hours, and a row of extended headers ends in a RecursionError.
+    """
+    members = in_a_row = extended_bytes = 0
+
+    class Header(tarfile.TarInfo):
+        def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+            nonlocal members, in_a_row, extended_bytes
+            if self.type == tarfile.GNUTYPE_SPARSE:
+                raise RefusedArchive("the archive has a sparse file; write it as a plain one")
+            if self.type in _EXTENDED_TYPES:
+                in_a_row += 1
+                extended_bytes += self.size
+                most = _EXTENDED_ALLOWANCE + members * _EXTENDED_BYTES_PER_MEMBER
+                if not 0 <= self.size <= _EXTENDED_BYTES or in_a_row > _EXTENDED_IN_A_ROW or extended_bytes > most:
+                    raise RefusedArchive("the archive's members have larger extended headers than plain files need")
+            else:
+                members += 1
+                in_a_row = 0
+            return super()._proc_member(tar)  # type: ignore[misc, no-any-return]  # typeshed leaves it out
+
+    return Header
 
 
 class _BoundedReader:

@@ -210,7 +210,7 @@ def test_input_that_is_not_there_is_refused_at_once(sagemaker: Any, bucket: str)
     [
         ({"ProfilerConfig": {"S3OutputPath": "s3://b/p"}}, "ProfilerConfig"),
         ({"RetryStrategy": {"MaximumRetryAttempts": 2}}, "RetryStrategy"),
-        ({"AlgorithmSpecification": {"TrainingImage": RECORDER, "TrainingInputMode": "Pipe"}}, "input mode Pipe"),
+        ({"AlgorithmSpecification": {"TrainingImage": RECORDER, "TrainingInputMode": "Pipe"}}, "TrainingInputMode Pipe"),
     ],
 )  # fmt: skip
 def test_what_is_not_emulated_is_refused_by_name(sagemaker: Any, bucket: str, change: Any, named: str) -> None:

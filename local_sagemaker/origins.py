@@ -1,0 +1,85 @@
+"""Who may call: programs that name this address, and no page of another site in a browser on this machine.
+
+A browser sends a page's requests to loopback too, with the name that the page's server has (DNS rebinding) or with the page's `Origin`. AWS's
+clients name the address they were given and send no `Origin`.
+"""
+
+import ipaddress
+import json
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_HTTP_PORT = 80
+_OWN_SITE = ("same-origin", "none")
+"""What a browser says in `Sec-Fetch-Site` of a request that no other site made; `same-site` is another port of this machine."""
+
+
+class KnownCallersOnly:
+    """ASGI middleware that answers 403 to a foreign `Host` or `Origin` and to whatever a browser marks as another site's.
+
+    `port` is this server's; `allowed_hosts` are further names it is called by, `NAME` for any port or `NAME:PORT`. Below `/_local/` no request
+    may have an `Origin` at all, since no page has business there.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, allowed_hosts: Iterable[str] = ()) -> None:
+        self._app = app
+        self._port = port
+        self._allowed = {host.lower() for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it before a byte of its body is read."""
+        refusal = self._refusal(Headers(scope=scope), scope["path"]) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        body = json.dumps({"__type": "AccessDeniedException", "message": refusal, "Message": refusal}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-amzn-errortype", b"AccessDeniedException"),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, headers: Headers, path: str) -> str | None:
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._is_own(hosts[0].lower()):
+            return (
+                "The Host header does not name this server's loopback address and port. Call it by that address, "
+                "or start local_sagemaker with --allow-host."
+            )
+        origins = headers.getlist("origin")
+        own = f"http://{hosts[0]}".lower()
+        if any(origin.lower() != own for origin in origins) or (origins and path.startswith("/_local/")):
+            return "A page of a browser made this request, and local_sagemaker answers programs only."
+        if any(site.lower() not in _OWN_SITE for site in headers.getlist("sec-fetch-site")):
+            return "A page of another site made this request, and local_sagemaker answers programs only."
+        return None
+
+    def _is_own(self, host: str) -> bool:
+        name, port = _name_and_port(host)
+        if host in self._allowed or name in self._allowed:
+            return True
+        return port == self._port and _is_loopback(name)
+
+
+def _name_and_port(host: str) -> tuple[str, int | None]:
+    """The two parts of a Host header; no port is HTTP's own, and None stands for what is no port."""
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        return host, _HTTP_PORT
+    return name, int(port) if port.isascii() and port.isdigit() else None
+
+
+def _is_loopback(name: str) -> bool:
+    if name in ("localhost", "localhost."):
+        return True
+    bracketed = name.startswith("[") and name.endswith("]")
+    try:
+        address = ipaddress.ip_address(name[1:-1] if bracketed else name)
+    except ValueError:
+        return False
+    return address.is_loopback and bracketed == (address.version == 6)

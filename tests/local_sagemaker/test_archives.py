@@ -1,0 +1,34 @@
+"""Model archives from S3 that are made to hurt, without a process."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from local_sagemaker.archives import extract
+from local_sagemaker.storage import DataError
+from tests.runtime.tar_bombs import HEADER_BOMBS
+
+
+@pytest.mark.parametrize("bomb", HEADER_BOMBS)
+def test_header_bombs_are_refused(bomb: str, tmp_path: Path) -> None:
+    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's time."""
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(HEADER_BOMBS[bomb]))
+    with pytest.raises(DataError):
+        extract(tmp_path / "bomb.tar.gz", tmp_path / "model", 1 << 20)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_names_and_many_files_are_extracted(form: int, tmp_path: Path) -> None:
+    names = [f"{'ü' * 100}/{number}" for number in range(1000)]
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=form) as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.mtime = 1.5  # type: ignore[assignment]  # a fraction, which PAX keeps in its extended header
+            tar.addfile(member, io.BytesIO())
+    extract(tmp_path / "a.tar.gz", tmp_path / "model", 1 << 20)
+    assert len(list((tmp_path / "model" / ("ü" * 100)).iterdir())) == 1000

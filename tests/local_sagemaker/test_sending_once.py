@@ -1,0 +1,80 @@
+"""A container that closes the connection without an answer gets the request once, however many connections are kept to it."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from infrastructure.local_cloud import LocalCloud
+from tests.local_sagemaker.conftest import Emulator, create_endpoint_config, create_model, keys, unique, wait_for
+from tests.local_sagemaker.test_hosting import Endpoint
+from tests.local_sagemaker.test_transform import ended, put, transform
+
+KEPT = 6
+
+
+def invoke(runtime: Any, endpoint: str, body: str) -> Any:
+    return json.loads(runtime.invoke_endpoint(EndpointName=endpoint, Body=body.encode())["Body"].read())
+
+
+def keep_connections(runtime: Any, endpoint: str) -> None:
+    """Requests at the same time, each on a connection of its own, which are kept afterwards."""
+    with ThreadPoolExecutor(KEPT) as pool:
+        for answer in [pool.submit(invoke, runtime, endpoint, "sleep 0.5") for _ in range(KEPT)]:
+            answer.result()
+
+
+def test_an_invocation_is_sent_once(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
+    name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker)))
+    keep_connections(runtime, name)
+    with pytest.raises(ClientError, match="closed the connection") as error:
+        invoke(runtime, name, "close")
+    assert error.value.response["Error"]["Code"] == "ModelError"
+    assert invoke(runtime, name, "closed") == 1
+
+
+def test_an_asynchronous_request_is_sent_once(emulator: Emulator, s3: Any, bucket: str) -> None:
+    client, runtime = emulator.client("sagemaker"), emulator.client("sagemaker-runtime")
+    output = {"S3OutputPath": f"s3://{bucket}/out", "S3FailurePath": f"s3://{bucket}/failed"}
+    config = create_endpoint_config(client, create_model(client), asynchronous={"OutputConfig": output})
+    name = unique("async")
+    client.create_endpoint(EndpointName=name, EndpointConfigName=config)
+
+    def send(body: str) -> Any:
+        return runtime.invoke_endpoint_async(EndpointName=name, Body=body.encode())
+
+    wait_for(
+        lambda: client.describe_endpoint(EndpointName=name)["EndpointStatus"], lambda status: status == "InService"
+    )
+    for _ in range(4):
+        send("sleep 0.5")
+    wait_for(lambda: keys(s3, bucket, "out/"), lambda found: len(found) == 4)
+    send("close")
+    wait_for(lambda: keys(s3, bucket, "failed/"), bool)
+    key = send("closed")["OutputLocation"].removeprefix(f"s3://{bucket}/")
+    wait_for(lambda: keys(s3, bucket, "out/"), lambda found: key in found)
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"1"
+    client.delete_endpoint(EndpointName=name)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_transform_job_tries_again_as_often_as_it_was_told(
+    sagemaker: Any, s3: Any, bucket: str, local_cloud: LocalCloud, retries: int
+) -> None:
+    put(s3, bucket, **{"lines.txt": "\n".join([*["sleep 0.5"] * 4, "close it"])})
+    name = transform(
+        sagemaker, bucket, {}, input_={"SplitType": "Line"}, BatchStrategy="SingleRecord", MaxConcurrentTransforms=4,
+        ModelClientConfig={"InvocationsMaxRetries": retries},
+    )  # fmt: skip
+    assert ended(sagemaker, name)["TransformJobStatus"] == "Failed"
+    logs: Any = boto3.client("logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
+    group = "/aws/sagemaker/TransformJobs"
+    (stream,) = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]
+    events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True)
+    tries = [event for event in events["events"] if event["message"].startswith("closed a connection")]
+    assert len(tries) == retries + 1
