@@ -102,6 +102,6 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
         rows=prepared.rows,
         fingerprint=prepared.fingerprint,
         repairs=dict(prepared.repairs),
-        facts=dict(prepared.facts),
+        facts=dict(prepared.facts) | ({"left_out": list(manifest.left_out)} if manifest.left_out else {}),
         parameters=dict(manifest.parameters),
     )

@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Final, Literal, NewType
+from urllib.parse import unquote
 
 TenantId = NewType("TenantId", str)
 WorkloadName = NewType("WorkloadName", str)
@@ -31,7 +33,6 @@ MANIFEST: Final = "manifest.json"
 _TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
 _UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
@@ -65,12 +66,47 @@ def upload_id(text: object) -> UploadId:
     return UploadId(_checked("upload id", _UPLOAD, text))
 
 
+MOST_FILE_NAME_BYTES: Final = 255
+"""Longest file name in bytes of UTF-8, as file systems have it."""
+
+_NEVER_IN_A_FILE_NAME: Final = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: control characters, halves of a pair, line and paragraph separators."""
+
+_TURNS_TEXT_ROUND: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def file_name(text: object) -> FileName:
-    """A file inside an upload: no folder, no leading dot. Raises ``InvalidId``."""
-    name = _checked("file name", _FILE, text)
+    """A file inside an upload, named as people name files: no folder, no leading dot, nothing that hides what it is.
+
+    Raises ``InvalidId`` with a sentence that says what is wrong.
+    """
+    if not isinstance(text, str):
+        raise InvalidId("a file name is text")
+    if wrong := _wrong_with_file_name(text):
+        raise InvalidId(f"a file name {wrong}")
+    return FileName(text)
+
+
+def _wrong_with_file_name(name: str) -> str | None:
+    if not name:
+        return "has at least one character"
+    # A URL may be read once more on the way: what it would become then is held to the same.
+    for said in (name, unquote(name)):
+        if "/" in said or "\\" in said:
+            return "names no folder: it has no slash or backslash"
+        if said.startswith("."):
+            return "does not begin with a dot"
+        if any(unicodedata.category(character) in _NEVER_IN_A_FILE_NAME for character in said):
+            return "has no control characters"
+        if any(character in _TURNS_TEXT_ROUND for character in said):
+            return "has no characters that change the direction of writing"
+    if name != name.strip():
+        return "does not begin or end with a blank"
+    if len(name.encode()) > MOST_FILE_NAME_BYTES:
+        return f"has at most {MOST_FILE_NAME_BYTES} bytes in UTF-8"
     if name == MANIFEST:
-        raise InvalidId(f"{MANIFEST!r} is the manifest itself and cannot be one of its files")
-    return FileName(name)
+        return f"is not {MANIFEST}, which is the manifest itself"
+    return None
 
 
 def version_name(text: object) -> Version:

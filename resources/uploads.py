@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
     from resources.deployment import Deployment
 
 MOST_MANIFEST_BYTES: Final = 64 * 1024
+
+LEFT_BEHIND: Final = frozenset(
+    {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}
+)
+"""Files that macOS and Windows leave in people's folders, in small letters."""
+
+LEFT_BEHIND_BEGINNINGS: Final = ("._", "__MACOSX/", "~$", ".~lock.")
+"""What the names of others begin with: macOS's forks of a file, and the locks of Office and LibreOffice."""
+
+MOST_LEFT_OUT: Final = 20
+MOST_LEFT_OUT_CHARACTERS: Final = 80
+"""How many files that are left out are told by name, and how much of each name."""
 
 
 class RefusedUpload(ValueError):  # noqa: N818 - reads as the sentence it is: "refused upload"
@@ -43,7 +56,10 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second)."""
+    """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second).
+
+    ``left_out`` names the files that it lists and nobody meant to upload, such as ``.DS_Store``: they are not fetched.
+    """
 
     workload: keys.WorkloadName
     tenant: keys.TenantId
@@ -51,6 +67,7 @@ class Manifest:
     files: tuple[UploadedFile, ...]
     parameters: Mapping[str, str | int | float | bool]
     uploaded: datetime | None = None
+    left_out: tuple[str, ...] = ()
 
     def group(self, together: Sequence[str]) -> str:
         """Digest of the parameters that all tenants of a pack must share; empty when there are none."""
@@ -61,8 +78,12 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Digest of what the upload says: its files' bytes and its parameters, not their names' order or its id."""
-        said = json.dumps([sorted(f.sha256 for f in self.files), dict(sorted(self.parameters.items()))])
+        """Digest of what the upload says: its files' names and bytes and its parameters, not their order or its id.
+
+        A name may be content, as a picture's is its caption.
+        """
+        files = sorted([unicodedata.normalize("NFC", file.name), file.sha256] for file in self.files)
+        said = json.dumps([files, dict(sorted(self.parameters.items()))])
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property
@@ -82,32 +103,45 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     offered = workloads.get(workload)
     if offered is None:
         known = ", ".join(sorted(workloads))
-        raise RefusedUpload(f"there is no workload {workload!r}; upload under one of: {known}")
+        raise RefusedUpload(f"there is no workload {workload!r}; upload under one of: {known}", "workload_unknown")
     if len(content) > MOST_MANIFEST_BYTES:
-        raise RefusedUpload(f"manifest.json has {len(content)} bytes; at most {MOST_MANIFEST_BYTES} are read")
+        raise _too_large()
     try:
         document = json.loads(content, parse_constant=_not_json)
         # A half of a surrogate pair can be written in JSON, but neither kept nor sent.
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise RefusedUpload("manifest.json holds text that is not Unicode; write it as UTF-8 JSON") from error
+        raise RefusedUpload(
+            "manifest.json holds text that is not Unicode; write it as UTF-8 JSON", "manifest_not_unicode"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise RefusedUpload(f"manifest.json is not JSON ({error}); write it as UTF-8 JSON") from error
+        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise RefusedUpload(f"manifest.json is not JSON{where}; write it as UTF-8 JSON", "manifest_not_json") from error
     if not isinstance(document, dict):
-        raise RefusedUpload("manifest.json must be a JSON object with workload, tenant, files and parameters")
+        raise RefusedUpload(
+            "manifest.json must be a JSON object with workload, tenant, files and parameters", "manifest_not_object"
+        )
     if document.get("format") != 1 or isinstance(document["format"], bool):
-        raise RefusedUpload(f"manifest.json: format is {document.get('format')!r}; this version reads format 1")
+        raise RefusedUpload("manifest.json: format is not 1; this version reads format 1", "manifest_format")
     for name, expected in (("workload", workload), ("tenant", tenant)):
         if document.get(name) != expected:
             raise RefusedUpload(
-                f"manifest.json: {name} is {str(document.get(name))[:80]!r} but it was uploaded under {expected!r}; they must agree"
+                f"manifest.json: {name} is not {expected!r}, under which it was uploaded; they must agree",
+                f"manifest_other_{name}",
             )
     unknown = set(document) - {"format", "workload", "tenant", "files", "parameters"}
     if unknown:
-        raise RefusedUpload(f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it")
-    files = _files(document.get("files"), offered)
-    return Manifest(
-        workload, tenant, upload, files, _parameters(document.get("parameters", {}), offered.upload.parameters)
+        raise RefusedUpload(
+            f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it", "manifest_field_unknown"
+        )
+    files, left_out = _files(document.get("files"), offered)
+    parameters = _parameters(document.get("parameters", {}), offered.upload.parameters)
+    return Manifest(workload, tenant, upload, files, parameters, left_out=left_out)
+
+
+def _too_large() -> RefusedUpload:
+    return RefusedUpload(
+        f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read", "manifest_too_large"
     )
 
 
@@ -115,60 +149,90 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON number")
 
 
-def _files(listed: Any, offered: Workload) -> tuple[UploadedFile, ...]:
+def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tuple[str, ...]]:
+    """The files of a manifest, and the names of those that are left out."""
     limits = offered.upload
     if not isinstance(listed, list) or not listed:
-        raise RefusedUpload("manifest.json: files must be a list with at least one file")
-    if len(listed) > limits.most_files:
-        raise RefusedUpload(f"manifest.json: {len(listed)} files; {offered.name} takes at most {limits.most_files}")
-    files = []
+        raise RefusedUpload("manifest.json: files must be a list with at least one file", "manifest_no_files")
+    files: list[UploadedFile] = []
+    left_out: list[str] = []
     for number, entry in enumerate(listed):
         where = f"manifest.json: files[{number}]"
         if not isinstance(entry, dict) or set(entry) != {"name", "bytes", "sha256"}:
-            raise RefusedUpload(f"{where} must have exactly name, bytes and sha256")
+            raise RefusedUpload(f"{where} must have exactly name, bytes and sha256", "manifest_file_fields")
+        if _nobody_meant(entry["name"]):
+            left_out.append(_shown(entry["name"]))
+            continue
         try:
             name = keys.file_name(entry["name"])
         except keys.InvalidId as error:
-            raise RefusedUpload(f"{where}.name: {error}") from error
+            raise RefusedUpload(f"{where}.name cannot be used; {error}", "file_name_unusable") from error
         if Path(name).suffix[1:].lower() not in limits.file_types:
             raise RefusedUpload(
-                f"{where}.name: {name!r} is not one of the types {offered.name} takes: {', '.join(limits.file_types)}"
+                f"{where}.name is not one of the types {offered.name} takes: {', '.join(limits.file_types)}",
+                "file_type_not_taken",
             )
         size, digest = entry["bytes"], entry["sha256"]
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise RefusedUpload(f"{where}.bytes must be a whole number")
-        if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise RefusedUpload(f"{where}.sha256 must be 64 hexadecimal digits")
-        files.append(UploadedFile(name, size, digest))
-    if len({file.name for file in files}) != len(files):
-        raise RefusedUpload("manifest.json: files names one file twice")
-    total = sum(file.size for file in files)
-    if total > limits.most_bytes:
+            raise RefusedUpload(f"{where}.bytes must be a whole number", "manifest_file_bytes")
+        if not isinstance(digest, str) or len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
+            raise RefusedUpload(f"{where}.sha256 must be 64 hexadecimal digits", "manifest_file_sha256")
+        files.append(UploadedFile(name, size, digest.lower()))
+    if not files:
         raise RefusedUpload(
-            f"manifest.json: the files have too many bytes together; {offered.name} takes at most {limits.most_megabytes:g} MB"
+            "manifest.json: files names none but files that systems leave behind, such as .DS_Store; "
+            "upload at least one with data",
+            "manifest_no_files",
         )
-    return tuple(files)
+    if len(files) > limits.most_files:
+        raise RefusedUpload(
+            f"manifest.json: {len(files)} files; {offered.name} takes at most {limits.most_files}", "too_many_files"
+        )
+    if len({unicodedata.normalize("NFC", file.name) for file in files}) != len(files):
+        raise RefusedUpload("manifest.json: files names one file twice; name each once", "file_twice")
+    if sum(file.size for file in files) > limits.most_bytes:
+        raise RefusedUpload(
+            f"manifest.json: the files have too many bytes together; {offered.name} takes at most {limits.most_megabytes:g} MB",
+            "upload_too_large",
+        )
+    return tuple(files), tuple(left_out[:MOST_LEFT_OUT])
+
+
+def _shown(name: str) -> str:
+    """The name of a file that is left out, fit to be told."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:MOST_LEFT_OUT_CHARACTERS])
+
+
+def _nobody_meant(name: Any) -> bool:
+    """Whether a name is that of a file which systems and programs leave beside people's own."""
+    if not isinstance(name, str) or keys.MANIFEST in name:
+        return False
+    return name.lower() in LEFT_BEHIND or name.startswith(LEFT_BEHIND_BEGINNINGS)
 
 
 def _parameters(given: Any, declared: Mapping[str, Parameter]) -> dict[str, str | int | float | bool]:
     if not isinstance(given, dict):
-        raise RefusedUpload("manifest.json: parameters must be an object")
+        raise RefusedUpload("manifest.json: parameters must be an object", "parameters_not_object")
     unknown = set(given) - set(declared)
     if unknown:
         raise RefusedUpload(
-            f"manifest.json: parameters.{sorted(unknown)[0][:80]} is not known; known are: {', '.join(declared) or 'none'}"
+            f"manifest.json: parameters.{sorted(unknown)[0][:80]} is not known; known are: {', '.join(declared) or 'none'}",
+            "parameter_unknown",
         )
     values: dict[str, str | int | float | bool] = {}
     for name, parameter in declared.items():
         value = given.get(name, parameter.default)
         if value is None:
             if parameter.required:
-                raise RefusedUpload(f"manifest.json: parameters.{name} is missing: {parameter.description}")
+                raise RefusedUpload(
+                    f"manifest.json: parameters.{name} is missing: {parameter.description}", "parameter_missing"
+                )
             continue
         if not parameter.takes(value):
             raise RefusedUpload(
                 f"manifest.json: parameters.{name} must be a {parameter.type}"
-                + (f" of at most {parameter.most_characters} characters" if parameter.type == "string" else "")
+                + (f" of at most {parameter.most_characters} characters" if parameter.type == "string" else ""),
+                "parameter_type",
             )
         values[name] = value
     return values
@@ -183,7 +247,7 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
     try:
         found = storage.read_object(deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES)
     except storage.ObjectTooLarge as error:
-        raise RefusedUpload(f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read") from error
+        raise _too_large() from error
     return replace(parse_manifest(found.content, key, workloads), uploaded=found.written)
 
 
@@ -200,15 +264,18 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
             content = storage.read_bytes(deployment.s3, deployment.uploads_bucket, key, file.size)
         except storage.ObjectMissing as error:
             raise RefusedUpload(
-                f"{file.name} is named by the manifest but was not uploaded; upload it and then the manifest"
+                f"{file.name} is named by the manifest but was not uploaded; upload it and then the manifest",
+                "file_not_uploaded",
             ) from error
         except storage.ObjectTooLarge as error:
             raise RefusedUpload(
-                f"{file.name} is larger than the {file.size} bytes its manifest declares; upload again"
+                f"{file.name} is larger than the {file.size} bytes its manifest declares; upload again",
+                "file_size_differs",
             ) from error
         if len(content) != file.size or storage.sha256(content) != file.sha256:
             raise RefusedUpload(
-                f"{file.name} is not the file its manifest declares (size or sha256 differ); upload again"
+                f"{file.name} is not the file its manifest declares (size or sha256 differ); upload again",
+                "file_digest_differs",
             )
         path = folder / file.name
         path.write_bytes(content)

@@ -5,14 +5,16 @@ What is repaired, and counted in `Prepared.repairs`:
 - rows out of order are sorted (`sorted_rows`);
 - rows that repeat a timestamp and its value are merged (`merged_duplicates`);
 - rows that repeat a timestamp with another value are averaged, up to 1 % of the timestamps (`averaged_conflicts`);
+- rows in no order, of an hour that the clock showed twice, are averaged (`averaged_clock_changes`);
 - readings every 5 to 30 minutes are summed to hours, and an hour that lacks one is missing (`incomplete_hours`);
 - readings that are missing stay missing, up to 30 % of the series (`missing`): the models cope, and nothing is invented.
 
 Everything else that is wrong is refused with a reason, the column or parameter, and a cure.
 
-Timestamps mark the beginning of the interval that a reading covers. With a UTC offset they are instants. Without one they
-are wall-clock times in the parameter `timezone`; of an hour that the clock shows twice, the first row is the earlier one.
-A daily series is labelled by local date, written as that date's midnight with a `Z`.
+Timestamps mark the beginning of the interval that a reading covers; those in its last minute (13:59, 13:59:59) mean the
+same interval. With a UTC offset they are instants. Without one they are wall-clock times in the parameter `timezone`; of an
+hour that the clock shows twice, `wall_clock` says which is meant. A daily series is labelled by the local date that the
+file tells, written as that date's midnight with a `Z`.
 """
 
 import contextlib
@@ -29,7 +31,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from containers.forecast.meter_totals import is_total
 from containers.forecast.reading import CONSUMPTION, TIMESTAMP, Readings, read_files
+from containers.forecast.wall_clock import DAY_END, dates, instants
 from containers.runtime.refused_data import RefusedData
 
 __all__ = ["DATA_FILE", "SERIES_FILE", "Frequency", "Prepared", "RefusedData", "prepare"]
@@ -84,7 +88,7 @@ def prepare(
     """Check one customer's files and write them as a regular series into the folder `destination`.
 
     `files` are CSV or Parquet with the columns `timestamp` and `consumption` (kWh), and perhaps `customer_id` with one
-    value. `parameters` are `timezone` (IANA name, `UTC` when absent) and `country` (ISO 3166-1 alpha-2, for public
+    value. `parameters` are `timezone` (IANA name; when it is absent or UTC, the zone that Parquet's timestamps name) and `country` (ISO 3166-1 alpha-2, for public
     holidays; absent for none). Written are `data.csv` (`timestamp,consumption`: a regular grid, blank where missing) and
     `series.json` (frequency, timezone, country, unit, start, rows); equal content gives equal bytes.
     `now` is the present, for the check that no reading lies in the future.
@@ -94,19 +98,27 @@ def prepare(
     timezone = _timezone(parameters)
     country = _country(parameters)
     readings = read_files(files)
-    _check_values(readings)
+    if timezone == "UTC" and readings.zone is not None:
+        timezone = readings.zone
     _check_range(readings, now or datetime.now(UTC))
 
     repairs: dict[str, int] = {}
     present = np.isfinite(readings.values)
     if not present.any():
-        raise RefusedData("Every consumption cell is blank.", CONSUMPTION, "Upload a file with readings.")
+        raise RefusedData(
+            "Every consumption cell is blank.", CONSUMPTION, "Upload a file with readings.", code="all_blank"
+        )
     interval = _interval(readings.times[present])
     frequency: Frequency = "D" if interval >= DAY else "h"
-    times = _dates(readings, timezone) if frequency == "D" else _instants(readings, timezone)
+    if frequency == "D":
+        times, values = dates(readings, timezone, present), readings.values
+    else:
+        times, values = instants(readings, timezone, repairs)
+    _check_values(readings, times, present, daily=frequency == "D")
     if frequency == "h":
+        times = _at_beginnings(times, interval)
         _check_phase(readings, times, interval)
-    times, values = times[present], readings.values[present]
+    times, values = times[present], values[present]
     times, values = _without_duplicates(times, values, repairs)
     if interval < HOUR:
         times, values = _hourly(times, values, interval, repairs)
@@ -148,7 +160,7 @@ def prepare(
             "mean_kwh": round(float(known.mean()), 4),
             "largest_kwh": round(float(known.max()), 4),
             "total_kwh": round(float(known.sum()), 1),
-            "ignored_columns": list(readings.ignored_columns),
+            "ignored_columns": readings.ignored_columns,
         },
         fingerprint=hashlib.sha256(data + b"\0" + described).hexdigest(),
     )
@@ -161,7 +173,12 @@ def _timezone(parameters: Mapping[str, Any]) -> str:
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             zoneinfo.ZoneInfo(name)
             return name
-    raise RefusedData(f"{str(name)[:60]!r} is no time zone.", "timezone", "Give an IANA name, such as Europe/London.")
+    raise RefusedData(
+        "The parameter timezone names no time zone that is known.",
+        "timezone",
+        "Give an IANA name, such as Europe/London.",
+        code="timezone_unknown",
+    )
 
 
 def _country(parameters: Mapping[str, Any]) -> str | None:
@@ -174,29 +191,37 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
         if code in holidays.list_supported_countries(include_aliases=False):
             return code
     raise RefusedData(
-        f"{str(code)[:60]!r} is no country whose holidays are known.",
+        "The parameter country names no country whose holidays are known.",
         "country",
         "Give two capitals as in ISO 3166-1, such as GB, or leave it out.",
+        code="country_unknown",
     )
 
 
-def _check_values(readings: Readings) -> None:
+def _check_values(readings: Readings, times: NDArray[np.int64], present: NDArray[np.bool_], *, daily: bool) -> None:
     values = readings.values
+    if is_total(times[present], values[present], daily):
+        raise RefusedData(
+            "These are the meter's totals: they rise from row to row.",
+            CONSUMPTION,
+            "Send the differences of neighbouring totals, which is the consumption of each interval in kWh.",
+            code="meter_totals",
+        )
     with np.errstate(invalid="ignore"):
         negative, huge = values < 0, values > LARGEST_READING
     if negative.any():
-        row = int(np.argmax(negative))
         raise RefusedData(
-            f"{readings.place(row)}: consumption {values[row]:g} is negative ({int(negative.sum())} rows are).",
+            f"{readings.place(int(np.argmax(negative)))}: the consumption is negative ({int(negative.sum())} rows are).",
             CONSUMPTION,
             "Upload consumption alone; what is fed into the grid is a series of its own.",
+            code="consumption_negative",
         )
     if huge.any():
-        row = int(np.argmax(huge))
         raise RefusedData(
-            f"{readings.place(row)}: consumption {values[row]:g} is more than {LARGEST_READING:g} kWh.",
+            f"{readings.place(int(np.argmax(huge)))}: the consumption is more than {LARGEST_READING:g} kWh.",
             CONSUMPTION,
             "Write kWh per interval, not Wh and not the meter's total.",
+            code="consumption_too_large",
         )
     positive = values[np.isfinite(values) & (values > 0)]
     if len(positive) >= 100:
@@ -204,10 +229,10 @@ def _check_values(readings: Readings) -> None:
         row = int(np.nanargmax(values))
         if values[row] > SPIKE * usual:
             raise RefusedData(
-                f"{readings.place(row)}: consumption {values[row]:g} is more than {SPIKE:g} times what 99 % of the rows "
-                f"stay below ({usual:g}).",
+                f"{readings.place(row)}: the consumption is more than {SPIKE:g} times what 99 % of the rows stay below.",
                 CONSUMPTION,
                 "Write all rows in kWh per interval, and leave the cell blank where the meter failed.",
+                code="consumption_spike",
             )
 
 
@@ -218,11 +243,11 @@ def _check_range(readings: Readings, now: datetime) -> None:
         bound = EARLIEST if early else latest
         beyond = times[row] < bound.timestamp() if early else times[row] > bound.timestamp()
         if beyond:
-            shown = str(np.datetime64(int(times[row]), "s"))
             raise RefusedData(
-                f"{readings.place(row)}: timestamp {shown} lies {'before 1990' if early else 'in the future'}.",
+                f"{readings.place(row)}: the timestamp lies {'before 1990' if early else 'in the future'}.",
                 TIMESTAMP,
                 "Upload measured consumption; check the unit if timestamps were converted from numbers.",
+                code="timestamp_before_1990" if early else "timestamp_in_future",
             )
 
 
@@ -231,7 +256,10 @@ def _interval(times: NDArray[np.int64]) -> int:
     unique = np.unique(times)
     if len(unique) < 2:
         raise RefusedData(
-            "There is one timestamp in all files.", TIMESTAMP, "Upload at least four weeks of hours or eight of days."
+            "There is one timestamp in all files.",
+            TIMESTAMP,
+            "Upload a history of hours or days.",
+            code="one_timestamp",
         )
     distances, counts = np.unique(np.diff(unique), return_counts=True)
     usual = int(distances[np.argmax(counts)])
@@ -244,39 +272,14 @@ def _interval(times: NDArray[np.int64]) -> int:
         f"Readings are mostly {usual / HOUR:.4g} hours apart.",
         TIMESTAMP,
         "Upload readings every 5, 10, 15, 20, 30 or 60 minutes, or daily ones.",
+        code="interval_unknown",
     )
 
 
-def _instants(readings: Readings, timezone: str) -> NDArray[np.int64]:
-    """Seconds of UTC for each row."""
-    if readings.zoned:
-        return readings.times
-    if timezone == "UTC":
-        return readings.times
-    import pandas as pd
-
-    wall = pd.DatetimeIndex(readings.times.astype("datetime64[s]"))
-    instants = wall.tz_localize(timezone, ambiguous=~wall.duplicated(), nonexistent="NaT")
-    lost = instants.isna()
-    if lost.any():
-        row = int(np.argmax(lost))
-        raise RefusedData(
-            f"{readings.place(row)}: the clock of {timezone} never showed {wall[row]}.",
-            TIMESTAMP,
-            "Write timestamps with a UTC offset, or set timezone to UTC if they are of UTC.",
-        )
-    return np.asarray(instants.tz_convert(None).to_numpy().astype("datetime64[s]").astype(np.int64))
-
-
-def _dates(readings: Readings, timezone: str) -> NDArray[np.int64]:
-    """Seconds at the midnight label of each row's local date."""
-    seconds = readings.times
-    if readings.zoned and timezone != "UTC":
-        import pandas as pd
-
-        local = pd.DatetimeIndex(seconds.astype("datetime64[s]"), tz="UTC").tz_convert(timezone).tz_localize(None)
-        seconds = local.to_numpy().astype("datetime64[s]").astype(np.int64)
-    return np.asarray(seconds // DAY * DAY)
+def _at_beginnings(times: NDArray[np.int64], interval: int) -> NDArray[np.int64]:
+    """Of rows that mark an interval by its last minute or second, its beginning; others as they are."""
+    phases = times % interval
+    return times - phases if (phases >= interval - DAY_END).all() else times
 
 
 def _check_phase(readings: Readings, times: NDArray[np.int64], interval: int) -> None:
@@ -285,10 +288,11 @@ def _check_phase(readings: Readings, times: NDArray[np.int64], interval: int) ->
         off = times % interval != phases[np.argmax(counts)]
         row = int(np.argmax(off))
         raise RefusedData(
-            f"{readings.place(row)}: timestamp {np.datetime64(int(times[row]), 's')}Z is off the grid of "
-            f"{interval // 60} minutes that most rows keep ({int(off.sum())} rows are).",
+            f"{readings.place(row)}: the timestamp is off the grid of {interval // 60} minutes that most rows keep "
+            f"({int(off.sum())} rows are).",
             TIMESTAMP,
             "Write one reading per interval, at its beginning.",
+            code="off_grid",
         )
 
 
@@ -309,12 +313,11 @@ def _without_duplicates(
     np.maximum.at(high, inverse, values)
     conflicts = int((low != high).sum())
     if conflicts > MAX_CONFLICTS * len(unique):
-        when = np.datetime64(int(unique[np.argmax(low != high)]), "s")
         raise RefusedData(
-            f"{conflicts} timestamps have two different values, the first is {when}Z; up to {MAX_CONFLICTS:.0%} of "
-            f"{len(unique)} are averaged.",
+            f"{conflicts} timestamps have two different values; up to {MAX_CONFLICTS:.0%} of {len(unique)} are averaged.",
             TIMESTAMP,
             "Upload one row per timestamp; several meters are summed before.",
+            code="conflicting_rows",
         )
     merged = len(times) - len(unique) - conflicts
     if merged > 0:
@@ -333,7 +336,9 @@ def _hourly(
     if not whole.all():
         repairs["incomplete_hours"] = int((~whole).sum())
     if not whole.any():
-        raise RefusedData("No hour has all its readings.", TIMESTAMP, "Upload readings without gaps.")
+        raise RefusedData(
+            "No hour has all its readings.", TIMESTAMP, "Upload readings without gaps.", code="no_whole_hour"
+        )
     sums = np.round(np.bincount(inverse, weights=values), DECIMALS)
     return hours[whole] * HOUR, sums[whole]
 
@@ -352,6 +357,7 @@ def _grid(
             f"{SHORTEST_DAYS[frequency]} are needed.",
             TIMESTAMP,
             "Upload a longer history.",
+            code="history_too_short",
         )
     missing = count - len(index)
     if missing > MAX_MISSING * count:
@@ -359,14 +365,16 @@ def _grid(
             f"{missing / count:.0%} of the readings are missing; at most {MAX_MISSING:.0%} may be.",
             CONSUMPTION,
             "Upload the missing readings, or a stretch with fewer gaps.",
+            code="too_many_gaps",
         )
     if missing:
         repairs["missing"] = missing
     if values.min() == values.max():
         raise RefusedData(
-            f"Consumption is {values[0]:g} in every row.",
+            "Consumption is the same in every row.",
             CONSUMPTION,
             "Upload measured values; this meter stands still.",
+            code="consumption_constant",
         )
     grid = np.full(count, np.nan)
     grid[index] = values

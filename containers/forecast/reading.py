@@ -1,8 +1,10 @@
-"""Reading a customer's consumption files, CSV or Parquet, whoever wrote them, into two arrays.
+"""Reading a customer's consumption files, CSV or Parquet, whoever wrote them, into arrays.
 
-Nothing in a file is trusted: size and rows are bounded, and whatever cannot be read is told by file, row and column.
+Nothing in a file is trusted: size, rows, cells and what a file expands to are bounded, and whatever cannot be read is told
+by file, row and column. No refusal quotes a cell.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +13,52 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from containers.forecast.columns import CONSUMPTION, CUSTOMER, MAX_ROWS, Columns
+from containers.forecast.csv_file import read_csv
+from containers.forecast.parquet_file import read_parquet
+from containers.forecast.timestamps import TIMESTAMP, Stamps, read_stamps
 from containers.runtime.refused_data import RefusedData
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+__all__ = ["CONSUMPTION", "CUSTOMER", "MAX_FILE_BYTES", "TIMESTAMP", "Readings", "read_files"]
+
 MAX_FILE_BYTES: Final = 32 << 20
 """Largest file read, in bytes: ten years of quarter-hours take about 14 MB as CSV."""
 
-MAX_ROWS: Final = 400_000
-"""Most rows of all files together: a little over ten years of quarter-hours."""
+_PACKED: Final = "Unpack it, and upload the CSV or Parquet file that is in it."
+_EXPORT: Final = "Open it, and save the table as CSV in UTF-8."
+_CONTENT: Final[Sequence[tuple[bytes, str, str, str]]] = (
+    (b"\x1f\x8b", "is gzip", _PACKED, "file_compressed"),
+    (b"BZh", "is bzip2", _PACKED, "file_compressed"),
+    (b"\xfd7zXZ\0", "is xz", _PACKED, "file_compressed"),
+    (b"(\xb5/\xfd", "is zstd", _PACKED, "file_compressed"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive", _PACKED, "file_compressed"),
+    (b"Rar!", "is a RAR archive", _PACKED, "file_compressed"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel file (.xls)", _EXPORT, "file_spreadsheet"),
+    (b"%PDF", "is a PDF", "Export the table as CSV in UTF-8.", "file_document"),
+    (b"{\\rtf", "is a text document (RTF)", "Export the table as CSV in UTF-8.", "file_document"),
+    (b"PARE", "is an encrypted Parquet file", "Write it without encryption.", "file_encrypted"),
+    (b"SQLite format 3", "is an SQLite database", "Export the table as CSV in UTF-8.", "file_other_table"),
+    (b"ARROW1", "is an Arrow (Feather) file", "Write it as Parquet.", "file_other_table"),
+    (b"ORC", "is an ORC file", "Write it as Parquet.", "file_other_table"),
+    (b"Obj\x01", "is an Avro file", "Write it as Parquet.", "file_other_table"),
+    (b"\x89PNG", "is a picture (PNG)", "Export the table as CSV in UTF-8.", "file_document"),
+    (b"\xff\xd8\xff", "is a picture (JPEG)", "Export the table as CSV in UTF-8.", "file_document"),
+)
+"""What the first bytes of a file say it is, and what to do about it."""
 
-TIMESTAMP: Final = "timestamp"
-CONSUMPTION: Final = "consumption"
-CUSTOMER: Final = "customer_id"
+_MARKUP: Final[Sequence[tuple[bytes, str]]] = (
+    (rb"<(!doctype\s+html|html|head|body|table)\b", "is a web page (HTML)"),
+    (rb"<(\?xml|[a-z][\w:.-]*[\s>/])", "is XML"),
+    (rb"[\[{]\s*[\[{\"\]}]", "is JSON"),
+)
+
+_AROUND: Final = r"[\s\x{a0}\x{2000}-\x{200b}\x{202f}\x{2060}\x{feff}\"]*"
+"""Blanks of all kinds around a number, and quotes that a blank stands before, as Arrow's RE2 writes them."""
+
+_WHOLE: Final = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 
 
 @dataclass(frozen=True)
@@ -32,12 +66,17 @@ class Readings:
     """The rows of all files in the order they were found.
 
     `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock; `values` are kWh, NaN where blank.
+    `local`, `utc`, `zone` and `ends` are what the timestamps tell beside (`Stamps`).
     """
 
     times: NDArray[np.int64]
     values: NDArray[np.float64]
     zoned: bool
-    ignored_columns: tuple[str, ...]
+    local: NDArray[np.int64]
+    utc: bool
+    zone: str | None
+    ends: NDArray[np.bool_]
+    ignored_columns: int
     names: tuple[str, ...]
     rows: tuple[int, ...]
 
@@ -53,231 +92,134 @@ class Readings:
 def read_files(files: Sequence[Path]) -> Readings:
     """Read all files of one customer; raises `RefusedData`."""
     if not files:
-        raise RefusedData("There is no file.", "files", "Upload at least one CSV or Parquet file.")
-    parts = []
+        raise RefusedData("There is no file.", "files", "Upload at least one CSV or Parquet file.", code="no_file")
+    stamps: list[Stamps] = []
+    values = []
+    customers: set[str] = set()
+    ignored = 0
     left = MAX_ROWS
     for file in files:
-        part = _read_file(file, left)
-        left -= len(part.times)
-        parts.append(part)
-    zoned = parts[0].zoned
-    for part, file in zip(parts, files, strict=True):
-        if part.zoned != zoned:
+        columns = _columns(file, left)
+        left -= columns.rows
+        ignored += columns.ignored
+        stamps.append(read_stamps(file.name, columns.found[TIMESTAMP]))
+        values.append(_values(file.name, columns.found[CONSUMPTION]))
+        if CUSTOMER in columns.found:
+            customers |= _customers(columns.found[CUSTOMER])
+        if stamps[-1].zoned != stamps[0].zoned:
             raise RefusedData(
-                f"Timestamps of {file.name} {'have' if part.zoned else 'lack'} a UTC offset, those of {files[0].name} "
-                f"{'do not' if part.zoned else 'have one'}.",
+                f"Timestamps of {file.name} {'have' if stamps[-1].zoned else 'lack'} a UTC offset, those of "
+                f"{files[0].name} {'do not' if stamps[-1].zoned else 'have one'}.",
                 TIMESTAMP,
                 "Write all timestamps with an offset, or all without.",
+                code="timestamp_offsets_mixed",
             )
-    customers = {customer for part in parts for customer in part.customers}
     if len(customers) > 1:
         raise RefusedData(
-            f"There are {len(customers)} customers in the files ({', '.join(sorted(customers)[:3])}, …).",
+            f"There are {len(customers):,} customers in the files.",
             CUSTOMER,
             "Upload one customer's rows; `python -m containers.forecast.split` splits a file by customer.",
+            code="several_customers",
         )
+    zones = {stamp.zone for stamp in stamps}
     return Readings(
-        times=np.concatenate([part.times for part in parts]),
-        values=np.concatenate([part.values for part in parts]),
-        zoned=zoned,
-        ignored_columns=tuple(sorted({column for part in parts for column in part.ignored})),
+        times=np.concatenate([stamp.times for stamp in stamps]),
+        values=np.concatenate(values),
+        zoned=stamps[0].zoned,
+        local=np.concatenate([stamp.local for stamp in stamps]),
+        utc=all(stamp.utc for stamp in stamps),
+        zone=zones.pop() if len(zones) == 1 else None,
+        ends=np.concatenate([stamp.ends for stamp in stamps]),
+        ignored_columns=ignored,
         names=tuple(file.name for file in files),
-        rows=tuple(len(part.times) for part in parts),
+        rows=tuple(len(stamp.times) for stamp in stamps),
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    times: NDArray[np.int64]
-    values: NDArray[np.float64]
-    zoned: bool
-    customers: frozenset[str]
-    ignored: tuple[str, ...]
-
-
-def _read_file(file: Path, rows_left: int) -> _Part:
+def _columns(file: Path, rows_left: int) -> Columns:
+    name = file.name
     try:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
             raise RefusedData(
-                f"{file.name} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.",
-                file.name,
+                f"{name} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.",
+                name,
                 "Upload fewer years, or Parquet.",
+                code="file_too_large",
             )
         content = file.read_bytes()
     except OSError as error:
         raise RefusedData(
-            f"{file.name} cannot be read ({error.strerror}).", file.name, "Upload the file again."
+            f"{name} cannot be read ({error.strerror}).", name, "Upload the file again.", code="file_unreadable"
         ) from error
     if not content.strip():
-        raise RefusedData(f"{file.name} is empty.", file.name, "Upload a file with a header and rows.")
-    table = _parquet(file.name, content, rows_left) if content.startswith(b"PAR1") else _csv(file.name, content)
-    if table.num_rows == 0:
-        raise RefusedData(f"{file.name} has a header and no rows.", file.name, "Upload a file with rows.")
-    if table.num_rows > rows_left:
-        raise _too_many_rows(file.name)
-    times, zoned = _times(file.name, table[TIMESTAMP])
-    return _Part(
-        times=times,
-        values=_values(file.name, table[CONSUMPTION]),
-        zoned=zoned,
-        customers=_customers(table),
-        ignored=tuple(name for name in table.column_names if name not in (TIMESTAMP, CONSUMPTION, CUSTOMER)),
-    )
+        raise RefusedData(f"{name} is empty.", name, "Upload a file with a header and rows.", code="file_empty")
+    if content.startswith(b"PAR1"):
+        return read_parquet(name, content, rows_left)
+    _check_content(name, content)
+    return read_csv(name, content, rows_left)
 
 
-def _too_many_rows(name: str) -> RefusedData:
-    return RefusedData(
-        f"With {name} there are more than {MAX_ROWS:,} rows.", name, "Upload fewer years, or hourly sums."
-    )
-
-
-def _csv(name: str, content: bytes) -> "pa.Table":
-    """All columns as text, blank as null: what they mean is decided column by column, with rows to point at."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        header = content[:4096].splitlines()[0].decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RefusedData(f"{name} is not UTF-8 text.", name, "Save it as CSV in UTF-8, or as Parquet.") from error
-    if ";" in header or "\t" in header:
-        raise RefusedData(
-            f"{name} does not separate its columns by commas.", name, "Save it as CSV with commas and decimal points."
-        )
-    columns = [column.strip().strip('"') for column in header.split(",")]
-    _check_columns(name, columns)
-    try:
-        return csv.read_csv(
-            pa.BufferReader(content),
-            read_options=csv.ReadOptions(use_threads=False, column_names=columns, skip_rows=1),
-            convert_options=csv.ConvertOptions(
-                column_types={column: pa.string() for column in columns},
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-    except (pa.ArrowException, UnicodeError) as error:
-        if "Empty CSV" in str(error):
-            raise RefusedData(f"{name} has a header and no rows.", name, "Upload a file with rows.") from error
-        raise RefusedData(
-            f"{name} is not a CSV table: {_first_sentence(error)}.", name, "Give every row as many cells as the header."
-        ) from error
-
-
-def _parquet(name: str, content: bytes, rows_left: int) -> "pa.Table":
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(content))
-        columns = list(file.schema_arrow.names)
-        _check_columns(name, columns)
-        if file.metadata.num_rows > rows_left:
-            raise _too_many_rows(name)
-        wanted = [column for column in columns if column in (TIMESTAMP, CONSUMPTION, CUSTOMER)]
-        table = file.read(columns=wanted, use_threads=False)
-        # The empty columns keep the names of what is ignored.
-        for column in columns:
-            if column not in wanted:
-                table = table.append_column(column, pa.nulls(table.num_rows))
-        return table
-    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
-        raise RefusedData(
-            f"{name} is not a readable Parquet file: {_first_sentence(error)}.", name, "Write it again, or upload CSV."
-        ) from error
-
-
-def _check_columns(name: str, columns: Sequence[str]) -> None:
-    for column in (TIMESTAMP, CONSUMPTION):
-        if column not in columns:
-            shown = ", ".join(columns[:8])[:200]
-            raise RefusedData(
-                f"{name} has no column {column}; it has: {shown}.",
-                column,
-                "Name the columns timestamp and consumption (and customer_id, if you like).",
-            )
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise RefusedData(f"{name} has two columns named {twice[0]!r}.", twice[0], "Keep one of them.")
-
-
-def _times(name: str, column: "pa.ChunkedArray") -> tuple[NDArray[np.int64], bool]:
-    """Seconds since 1970 and whether they are of UTC."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    if column.null_count:
-        row = _first(column.is_null())
-        raise RefusedData(
-            f"{name}, row {row + 1} has no timestamp.", TIMESTAMP, "Give every row a timestamp, or leave the row out."
-        )
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        zoned = _casts(column.slice(0, 1), pa.timestamp("us", tz="UTC"))
-        target = pa.timestamp("us", tz="UTC") if zoned else pa.timestamp("us")
-        if not _casts(column, target):
-            row = _first_failing(column, target)
-            shown = str(column[row])[:40]
-            other = pa.timestamp("us") if zoned else pa.timestamp("us", tz="UTC")
-            if _casts(column.slice(row, 1), other):
-                raise RefusedData(
-                    f"{name}, row {row + 1}: timestamp {shown!r} {'has no' if zoned else 'has a'} UTC offset, "
-                    f"unlike the rows before it.",
-                    TIMESTAMP,
-                    "Write all timestamps with an offset, or all without.",
-                )
-            raise RefusedData(
-                f"{name}, row {row + 1}: {shown!r} is not a timestamp.",
-                TIMESTAMP,
-                "Write ISO 8601, such as 2026-03-01T13:00:00Z, or 2026-03-01 13:00 in the time zone of the parameters.",
-            )
-        stamps = column.cast(target)
-    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        zoned = pa.types.is_timestamp(kind) and kind.tz is not None
-        stamps = column.cast(pa.timestamp("us", tz="UTC") if zoned else pa.timestamp("us"), safe=False)
-    else:
-        raise RefusedData(
-            f"Column timestamp of {name} is of type {kind}.", TIMESTAMP, "Store it as a timestamp or as ISO 8601 text."
-        )
-    seconds: NDArray[np.int64] = compute.cast(stamps, pa.int64()).to_numpy() // 1_000_000
-    return seconds, zoned
+def _check_content(name: str, content: bytes) -> None:
+    """Say what a file is whose content is neither CSV nor Parquet, whatever its name."""
+    if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        inside = content[:4096] + content[-4096:]
+        if b"xl/" in inside:
+            raise RefusedData(f"{name} is an Excel file (.xlsx).", name, _EXPORT, code="file_spreadsheet")
+        if b"opendocument" in inside:
+            raise RefusedData(f"{name} is an OpenDocument file.", name, _EXPORT, code="file_spreadsheet")
+        raise RefusedData(f"{name} is a ZIP archive.", name, _PACKED, code="file_compressed")
+    for mark, kind, cure, code in _CONTENT:
+        if content.startswith(mark):
+            raise RefusedData(f"{name} {kind}.", name, cure, code=code)
+    begin = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for pattern, kind in _MARKUP:
+        if re.match(pattern, begin, re.IGNORECASE):
+            raise RefusedData(f"{name} {kind}.", name, "Export the table as CSV in UTF-8.", code="file_document")
 
 
 def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
     import pyarrow as pa
+    from pyarrow import compute
 
     kind = column.type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
-    if not text and not numeric:
-        raise RefusedData(f"Column consumption of {name} is of type {kind}.", CONSUMPTION, "Store it as numbers, kWh.")
-    if text and not _casts(column, pa.float64()):
-        row = _first_failing(column, pa.float64())
+    if pa.types.is_string(kind):
+        if not _casts(column, pa.float64()):
+            column = compute.replace_substring_regex(column, f"^{_AROUND}\\+?|{_AROUND}$", "")
+            column = compute.if_else(compute.equal(column, ""), pa.scalar(None, pa.string()), column)
+        if not _casts(column, pa.float64()):
+            raise RefusedData(
+                f"{name}, row {_first_failing(column, pa.float64()) + 1}: the consumption is not a number.",
+                CONSUMPTION,
+                "Write kWh as a number with a decimal point, and leave the cell blank where a reading is missing.",
+                code="consumption_not_number",
+            )
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         raise RefusedData(
-            f"{name}, row {row + 1}: consumption {str(column[row])[:40]!r} is not a number.",
+            f"Column consumption of {name} is of a type that holds no numbers.",
             CONSUMPTION,
-            "Write kWh as a number with a decimal point, and leave the cell blank where a reading is missing.",
+            "Store it as numbers, kWh.",
+            code="consumption_type",
         )
     numbers = column.cast(pa.float64(), safe=False)
     values: NDArray[np.float64] = numbers.to_numpy(zero_copy_only=False).astype(np.float64)
     bad = ~np.isfinite(values) & ~column.is_null().to_numpy()
     if bad.any():
-        row = int(np.argmax(bad))
         raise RefusedData(
-            f"{name}, row {row + 1}: consumption {values[row]} is not a finite number.",
+            f"{name}, row {int(np.argmax(bad)) + 1}: the consumption is not a finite number.",
             CONSUMPTION,
             "Leave the cell blank where a reading is missing.",
+            code="consumption_not_finite",
         )
     return values
 
 
-def _customers(table: "pa.Table") -> frozenset[str]:
-    if CUSTOMER not in table.column_names:
-        return frozenset()
-    return frozenset(str(value) for value in table[CUSTOMER].unique().to_pylist() if value is not None)
+def _customers(column: "pa.ChunkedArray") -> set[str]:
+    """The ids in a column: 42, 42.0 and "42" are one, 00042 is another."""
+    ids = (str(value).strip() for value in column.unique().to_pylist() if value is not None)
+    return {_WHOLE.sub(r"\1", customer) if _WHOLE.fullmatch(customer) else customer for customer in ids if customer}
 
 
 def _casts(column: "pa.ChunkedArray", target: Any) -> bool:
@@ -290,10 +232,6 @@ def _casts(column: "pa.ChunkedArray", target: Any) -> bool:
     return True
 
 
-def _first(mask: "pa.ChunkedArray") -> int:
-    return int(np.argmax(mask.to_numpy()))
-
-
 def _first_failing(column: "pa.ChunkedArray", target: Any) -> int:
     """The row at which a cast first fails, by halving."""
     low, high = 0, len(column)
@@ -304,7 +242,3 @@ def _first_failing(column: "pa.ChunkedArray", target: Any) -> int:
         else:
             high = middle
     return low
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split(". ")[0].split())[:160].rstrip(".")

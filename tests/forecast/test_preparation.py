@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -131,87 +132,108 @@ def test_gaps_stay_missing_up_to_thirty_percent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "header", "field", "words"),
+    ("lines", "header", "field", "code", "words"),
     [
-        ([], "timestamp,consumption", "consumption.csv", "no rows"),
-        (rows(), "time,consumption", "timestamp", "has no column timestamp; it has: time, consumption"),
-        (rows(), "timestamp,kwh", "consumption", "has no column consumption"),
-        ([line + "," for line in rows()], "timestamp,consumption,consumption", "consumption", "two columns"),
-        (["not;a;table"], "timestamp;consumption", "consumption.csv", "by commas"),
-        ([*rows(), "1,2,3,4"], "timestamp,consumption", "consumption.csv", "not a CSV table"),
-        ([*rows()[:5], "yesterday,1", *rows()[6:]], "timestamp,consumption", "timestamp", "row 6: 'yesterday' is not"),
-        ([*rows()[:5], ",1", *rows()[6:]], "timestamp,consumption", "timestamp", "row 6 has no timestamp"),
-        ([*rows()[:5], *rows(suffix="")[5:]], "timestamp,consumption", "timestamp", "has no UTC offset"),
-        ([*rows(suffix="")[:5], *rows()[5:]], "timestamp,consumption", "timestamp", "has a UTC offset"),
-        ([*rows()[:9], "2025-01-06T09:00:00Z,much"], "timestamp,consumption", "consumption", "row 10: consumption 'much'"),
-        ([*rows()[:9], "2025-01-06T09:00:00Z,nan"], "timestamp,consumption", "consumption", "row 10: consumption nan"),
-        ([*rows()[:9], "2025-01-06T09:00:00Z,inf"], "timestamp,consumption", "consumption", "not a finite number"),
-        ([*rows()[:9], "2025-01-06T09:00:00Z,-0.1"], "timestamp,consumption", "consumption", "row 10: consumption -0.1 is n"),
-        ([*rows()[:9], "2025-01-06T09:00:00Z,2e7"], "timestamp,consumption", "consumption", "more than 1e+07 kWh"),
-        ([*rows()[:-1], "2025-02-02T23:00:00Z,90000"], "timestamp,consumption", "consumption", "1000 times"),
-        (rows(HOURS - 1), "timestamp,consumption", "timestamp", "spans 28.0 days; at least 28"),
-        (rows(55, step=timedelta(days=1)), "timestamp,consumption", "timestamp", "at least 56"),
-        (rows(400, step=timedelta(hours=3)), "timestamp,consumption", "timestamp", "3 hours apart"),
+        ([], "timestamp,consumption", "consumption.csv", "no_rows", "no rows"),
+        (rows(), "time,consumption", "timestamp", "column_missing", "has no column timestamp"),
+        (rows(), "timestamp,kwh", "consumption", "column_missing", "has no column consumption"),
+        ([line + "," for line in rows()], "timestamp,consumption,consumption", "consumption", "column_twice", "two columns"),
+        (["not;a;table"], "timestamp;consumption", "consumption.csv", "separator_not_comma", "by commas"),
+        ([*rows(), "1,2,3,4"], "timestamp,consumption", "consumption.csv", "row_torn", "row 673 has 4 cells; the header has 2"),
+        ([*rows()[:5], "yesterday,1", *rows()[6:]], "timestamp,consumption", "timestamp", "timestamp_unreadable", "row 6: "),
+        ([*rows()[:5], ",1", *rows()[6:]], "timestamp,consumption", "timestamp", "timestamp_missing", "row 6 has no timestamp"),
+        ([*rows()[:5], *rows(suffix="")[5:]], "timestamp,consumption", "timestamp", "timestamp_offsets_mixed", "row 6: "),
+        ([*rows(suffix="")[:5], *rows()[5:]], "timestamp,consumption", "timestamp", "timestamp_offsets_mixed", "has a UTC offset"),
+        ([*rows()[:9], "2025-01-06T09:00:00Z,much"], "timestamp,consumption", "consumption", "consumption_not_number", "row 10: "),
+        ([*rows()[:9], "2025-01-06T09:00:00Z,nan"], "timestamp,consumption", "consumption", "consumption_not_finite", "row 10: "),
+        ([*rows()[:9], "2025-01-06T09:00:00Z,inf"], "timestamp,consumption", "consumption", "consumption_not_finite", "row 10"),
+        ([*rows()[:9], "2025-01-06T09:00:00Z,-0.1"], "timestamp,consumption", "consumption", "consumption_negative", "row 10: "),
+        ([*rows()[:9], "2025-01-06T09:00:00Z,2e7"], "timestamp,consumption", "consumption", "consumption_too_large", "1e+07 kWh"),
+        ([*rows()[:-1], "2025-02-02T23:00:00Z,90000"], "timestamp,consumption", "consumption", "consumption_spike", "1000 times"),
+        (rows(HOURS - 1), "timestamp,consumption", "timestamp", "history_too_short", "spans 28.0 days; at least 28"),
+        (rows(55, step=timedelta(days=1)), "timestamp,consumption", "timestamp", "history_too_short", "at least 56"),
+        (rows(1), "timestamp,consumption", "timestamp", "one_timestamp", "one timestamp"),
+        (rows(400, step=timedelta(hours=3)), "timestamp,consumption", "timestamp", "interval_unknown", "3 hours apart"),
         ([line.replace(":00:00Z", ":07:00Z") if "T05" in line else line for line in rows()],
-         "timestamp,consumption", "timestamp", "off the grid of 60 minutes"),
-        ([line.split(",")[0] + ",2" for line in rows()], "timestamp,consumption", "consumption", "is 2 in every row"),
-        ([line.split(",")[0] + "," for line in rows()], "timestamp,consumption", "consumption", "cell is blank"),
-        (["2125" + line[4:] for line in rows()], "timestamp,consumption", "timestamp", "lies in the future"),
-        (["1970" + line[4:] for line in rows()], "timestamp,consumption", "timestamp", "lies before 1990"),
+         "timestamp,consumption", "timestamp", "off_grid", "off the grid of 60 minutes"),
+        ([line for number, line in enumerate(rows(2 * HOURS, step=timedelta(minutes=20))) if number % 3],
+         "timestamp,consumption", "timestamp", "no_whole_hour", "No hour"),
+        ([line.split(",")[0] + ",2" for line in rows()],
+         "timestamp,consumption", "consumption", "consumption_constant", "the same in every row"),
+        ([line.split(",")[0] + "," for line in rows()], "timestamp,consumption", "consumption", "all_blank", "cell is blank"),
+        (["2125" + line[4:] for line in rows()], "timestamp,consumption", "timestamp", "timestamp_in_future", "in the future"),
+        (["1970" + line[4:] for line in rows()], "timestamp,consumption", "timestamp", "timestamp_before_1990", "before 1990"),
         ([f"{line},{'ab'[number % 2]}" for number, line in enumerate(rows())],
-         "timestamp,consumption,customer_id", "customer_id", "2 customers"),
+         "timestamp,consumption,customer_id", "customer_id", "several_customers", "2 customers"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_refused_by_place_and_reason(
-    tmp_path: Path, lines: list[str], header: str, field: str, words: str
+    tmp_path: Path, lines: list[str], header: str, field: str, code: str, words: str
 ) -> None:
     refused = refusal(tmp_path, lines, header)
     assert words in refused.reason
-    assert refused.field == field
+    assert (refused.field, refused.code) == (field, code)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "field"),
+    ("parameters", "field", "code"),
     [
-        ({"timezone": "Mars/Olympus"}, "timezone"),
-        ({"timezone": "../etc/passwd"}, "timezone"),
-        ({"timezone": "Europe"}, "timezone"),
-        ({"country": "XX"}, "country"),
-        ({"country": "Great Britain"}, "country"),
+        ({"timezone": "Mars/Olympus"}, "timezone", "timezone_unknown"),
+        ({"timezone": "../etc/passwd"}, "timezone", "timezone_unknown"),
+        ({"timezone": "Europe"}, "timezone", "timezone_unknown"),
+        ({"country": "XX"}, "country", "country_unknown"),
+        ({"country": "Great Britain"}, "country", "country_unknown"),
     ],
 )
-def test_bad_parameters_are_refused_by_name(tmp_path: Path, parameters: dict[str, str], field: str) -> None:
-    assert refusal(tmp_path, rows(), **parameters).field == field
+def test_bad_parameters_are_refused_by_name(tmp_path: Path, parameters: dict[str, str], field: str, code: str) -> None:
+    refused = refusal(tmp_path, rows(), **parameters)
+    assert (refused.field, refused.code) == (field, code)
+    assert not any(value in refused.reason for value in parameters.values())
 
 
 def test_files_that_are_none_empty_binary_or_too_large_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "consumption.csv"
-    for content in (b"", b" \n", b"\xff\xfe\x00t", b"PAR1 and no more", b"timestamp,consumption\n\xff,1\n"):
+
+    def code_of(content: bytes, files: list[Path] | None = None) -> str:
         path.write_bytes(content)
-        with pytest.raises(RefusedData):
-            prepare([path], tmp_path / "out", {})
-    with pytest.raises(RefusedData, match="cannot be read"):
-        prepare([tmp_path / "absent.csv"], tmp_path / "out", {})
-    with pytest.raises(RefusedData, match="no file"):
-        prepare([], tmp_path / "out", {})
+        with pytest.raises(RefusedData) as caught:
+            prepare([path] if files is None else files, tmp_path / "out", {})
+        return caught.value.code
+
+    assert code_of(b"") == "file_empty"
+    assert code_of(b" \n") == "file_empty"
+    assert code_of(b"\xff\xfe\x00t") == "column_missing"
+    assert code_of(b"\x01\x02\x03\x04\x05\x00\x00") == "file_not_text"
+    assert code_of(b"PAR1 and no more") == "parquet_unreadable"
+    assert code_of(b"timestamp,consumption\n\xff,1\n") == "timestamp_unreadable"
+    assert code_of(b"", [tmp_path / "absent.csv"]) == "file_unreadable"
+    assert code_of(b"", []) == "no_file"
+    assert code_of(b"timestamp,consumption\n" + b"2025-01-01T00:00:00Z,1\n" * 400_001) == "too_many_rows"
     with path.open("wb") as file:
         file.truncate((32 << 20) + 1)
-    with pytest.raises(RefusedData, match="at most 33,554,432"):
+    with pytest.raises(RefusedData, match="at most 33,554,432") as caught:
         prepare([path], tmp_path / "out", {})
-    path.write_text("timestamp,consumption\n" + "2025-01-01T00:00:00Z,1\n" * 400_001)
-    with pytest.raises(RefusedData, match="more than 400,000 rows"):
-        prepare([path], tmp_path / "out", {})
+    assert caught.value.code == "file_too_large"
 
 
-@pytest.mark.parametrize(("column", "values"), [("timestamp", range(HOURS)), ("consumption", [True] * HOURS)])
-def test_mistyped_parquet_columns_are_refused(tmp_path: Path, column: str, values: list[object]) -> None:
+@pytest.mark.parametrize(
+    ("column", "values", "code"),
+    [
+        ("timestamp", range(HOURS), "timestamp_number"),
+        ("timestamp", [True] * HOURS, "timestamp_type"),
+        ("consumption", [True] * HOURS, "consumption_type"),
+        ("consumption", [[1.0]] * HOURS, "column_nested"),
+        ("timestamp", [{"at": 1}] * HOURS, "column_nested"),
+    ],
+)
+def test_mistyped_parquet_columns_are_refused(tmp_path: Path, column: str, values: Sequence[object], code: str) -> None:
     frame = pd.read_csv(written(tmp_path, rows()), parse_dates=["timestamp"])
     frame[column] = pd.Series(list(values))
     path = tmp_path / "consumption.parquet"
     frame.to_parquet(path, index=False)
     with pytest.raises(RefusedData) as caught:
         prepare([path], tmp_path / "out", {})
-    assert caught.value.field == column
+    assert (caught.value.field, caught.value.code) == (column, code)
 
 
 _VALID_PARQUET = io.BytesIO()

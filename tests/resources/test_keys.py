@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from urllib.parse import unquote
 
 import boto3
 import pytest
@@ -22,8 +23,7 @@ PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{1,20}", fullmatch=True)
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html, and the same for the others
 SAGEMAKER_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 PARSERS: list[Callable[[object], str]] = [
-    keys.tenant_id, keys.workload_name, keys.upload_id, keys.file_name, keys.version_name, keys.pack_id, keys.request_id,
-    keys.question_id,
+    keys.tenant_id, keys.workload_name, keys.upload_id, keys.version_name, keys.pack_id, keys.request_id, keys.question_id,
 ]  # fmt: skip
 TRICKS = [
     "", ".", "..", "../acme", "acme/..", "acme/", "/acme", "a/b", "a\\b", "acme%2F..", "%2e%2e", "acme\n", "acme\0", "acme ",
@@ -65,9 +65,49 @@ def test_a_tenant_id_is_lower_case_and_no_address_or_name(text: str) -> None:
         keys.tenant_id(text)
 
 
-def test_the_manifest_cannot_be_one_of_its_files() -> None:
-    with pytest.raises(keys.InvalidId, match="the manifest itself"):
-        keys.file_name("manifest.json")
+FILE_NAMES = [
+    "Verbrauch 2026 (1).csv", "Zähler.csv", "Za\u0308hler.csv", "a+b.csv", "größe & länge, 50% #1 [neu].csv", "📈 meter.csv",
+    "👨‍👩‍👧.png", "消費量.csv", "استهلاك.csv", "it's $5.csv", "what? *.csv", "a=b;c@d!.csv", "-a.csv", "_a.csv", "a..b.csv",
+    "é" * 125 + ".csv", "a" * 251 + ".csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILE_NAMES)
+def test_a_file_is_named_as_people_name_files(name: str) -> None:
+    assert keys.file_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("", "at least one character"), (None, "is text"), (7, "is text"), (b"a.csv", "is text"), (["a.csv"], "is text"),
+        ("../a.csv", "no folder"), ("a/b.csv", "no folder"), ("a\\b.csv", "no folder"), ("x..%2Fa.csv", "no folder"), ("..%2Fa.csv", "a dot"),
+        ("a%5cb.csv", "no folder"), (".", "a dot"), ("..", "a dot"), (".hidden.csv", "a dot"), ("%2e%2e", "a dot"),
+        ("a\nb.csv", "control"), ("a\0.csv", "control"), ("a\x85.csv", "control"), ("a\u2028.csv", "control"),
+        ("a%00.csv", "control"), ("a\ud800.csv", "control"), ("a\u202evsc.exe", "direction"), ("a\u2066.csv", "direction"),
+        ("a.csv ", "blank"), ("\u00a0a.csv", "blank"), ("a" * 252 + ".csv", "255 bytes"), ("é" * 126 + ".csv", "255 bytes"),
+        ("manifest.json", "the manifest itself"),
+    ],
+)  # fmt: skip
+def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_words(name: object, wrong: str) -> None:
+    with pytest.raises(keys.InvalidId, match=wrong) as refused:
+        keys.file_name(name)
+    # A sentence for people: no pattern, and nothing of a name that may say anything.
+    assert not set("[]{}^$\\") & set(str(refused.value))
+    assert str(refused.value).isascii()
+
+
+@given(name=st.text(st.characters(codec="utf-8")) | st.text(".%/2eEfF\\ a", max_size=8))
+def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> None:
+    try:
+        checked = keys.file_name(name)
+    except keys.InvalidId:
+        return
+    key = keys.upload_file(keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1"), checked)
+    assert key.split("/") == ["uploads", "energy", "acme", "u1", name]
+    assert unquote(key).split("/")[:4] == ["uploads", "energy", "acme", "u1"]
+    assert len(unquote(key).split("/")) == 5
+    assert len(key.encode()) <= 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 
 
 @given(text=st.text() | TENANTS)

@@ -50,59 +50,62 @@ def test_a_good_manifest_is_read_whole_with_the_workloads_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("said", "reason", "code"),
     [
-        (document(format=2), "format is 2"),
-        (document(format=True), "format is True"),
-        (document(tenant="bolt"), "tenant is 'bolt' but it was uploaded under 'acme'"),
-        (document(tenant=None), "tenant is 'None'"),
-        (document(workload="portraits"), "workload is 'portraits'"),
-        (document(owner="me"), "unknown field 'owner'; remove it"),
-        (document(files=[]), "at least one file"),
-        (document(files={"name": "a.csv"}), "files must be a list"),
-        (document(files=["a.csv"]), r"files\[0\] must have exactly name, bytes and sha256"),
-        (document(files=[{"name": "a.csv"}]), r"files\[0\] must have exactly"),
-        (document(files=[file_entry(url="s3://")]), r"files\[0\] must have exactly"),
-        (document(files=[file_entry(name="../bolt/data.csv")]), r"files\[0\].name"),
-        (document(files=[file_entry(name="a/b.csv")]), r"files\[0\].name"),
-        (document(files=[file_entry(name="..%2Fb.csv")]), r"files\[0\].name"),
-        (document(files=[file_entry(name=".csv")]), r"files\[0\].name"),
-        (document(files=[file_entry(name="manifest.json")]), "the manifest itself"),
-        (document(files=[file_entry(name=7)]), r"files\[0\].name"),
-        (document(files=[file_entry(name="model.pkl")]), "not one of the types energy takes: csv, parquet"),
-        (document(files=[file_entry(name="csv")]), "not one of the types energy takes"),
-        (document(files=[file_entry(), file_entry()]), "names one file twice"),
-        (document(files=[file_entry(bytes=-1)]), r"files\[0\].bytes must be a whole number"),
-        (document(files=[file_entry(bytes=1.5)]), r"files\[0\].bytes"),
-        (document(files=[file_entry(bytes=True)]), r"files\[0\].bytes"),
-        (document(files=[file_entry(sha256="abc")]), r"files\[0\].sha256 must be 64"),
-        (document(files=[file_entry(sha256=DIGEST.upper())]), r"files\[0\].sha256"),
-        (document(files=[file_entry(sha256=None)]), r"files\[0\].sha256"),
-        (document(files=[file_entry(name=f"{n}.csv") for n in range(5)]), "5 files; energy takes at most 4"),
-        (document(files=[file_entry(bytes=64 * 1024 * 1024 + 1)]), "at most 64 MB"),
-        (document(files=[file_entry(bytes=10**400)]), "at most 64 MB"),
-        (document(parameters=None), "parameters must be an object"),
-        (document(parameters=["timezone"]), "parameters must be an object"),
-        (document(parameters={"colour": "red"}), "parameters.colour is not known; known are: timezone, country"),
-        (document(parameters={"timezone": 1}), "parameters.timezone must be a string of at most 200 characters"),
-        (document(parameters={"timezone": "x" * 201}), "parameters.timezone"),
-        (document(parameters={"timezone": "\ud800"}), "not Unicode"),
-        (document(parameters={"\ud800": "x"}), "not Unicode"),
-        ([], "must be a JSON object"),
-        (b"", "not JSON"),
-        (b"\xff\xfe\xff", "not JSON"),
-        (b"[" * 60_000, "not JSON"),
-        (b'{"format": 1' + b"0" * 5000 + b"}", "not JSON"),
-        (b" " * (64 * 1024 + 1), "at most 65536"),
+        (document(format=2), "format is not 1", "manifest_format"),
+        (document(format=True), "format is not 1", "manifest_format"),
+        (document(tenant="bolt"), "tenant is not 'acme', under which it was uploaded", "manifest_other_tenant"),
+        (document(tenant=None), "tenant is not 'acme'", "manifest_other_tenant"),
+        (document(workload="portraits"), "workload is not 'energy'", "manifest_other_workload"),
+        (document(owner="me"), "unknown field 'owner'; remove it", "manifest_field_unknown"),
+        (document(files=[]), "at least one file", "manifest_no_files"),
+        (document(files={"name": "a.csv"}), "files must be a list", "manifest_no_files"),
+        (document(files=["a.csv"]), r"files\[0\] must have exactly name, bytes and sha256", "manifest_file_fields"),
+        (document(files=[{"name": "a.csv"}]), r"files\[0\] must have exactly", "manifest_file_fields"),
+        (document(files=[file_entry(url="s3://")]), r"files\[0\] must have exactly", "manifest_file_fields"),
+        (document(files=[file_entry(name="../bolt/data.csv")]), r"files\[0\].name", "file_name_unusable"),
+        (document(files=[file_entry(name="a/b.csv")]), r"files\[0\].name", "file_name_unusable"),
+        (document(files=[file_entry(name="..%2Fb.csv")]), r"files\[0\].name", "file_name_unusable"),
+        (document(files=[file_entry(name=".csv")]), r"files\[0\].name", "file_name_unusable"),
+        (document(files=[file_entry(name="manifest.json")]), "the manifest itself", "file_name_unusable"),
+        (document(files=[file_entry(name=7)]), r"files\[0\].name", "file_name_unusable"),
+        (document(files=[file_entry(name="model.pkl")]), "not one of the types energy takes: csv, parquet", "file_type_not_taken"),
+        (document(files=[file_entry(name="csv")]), "not one of the types energy takes", "file_type_not_taken"),
+        (document(files=[file_entry(), file_entry()]), "names one file twice", "file_twice"),
+        (document(files=[file_entry(bytes=-1)]), r"files\[0\].bytes must be a whole number", "manifest_file_bytes"),
+        (document(files=[file_entry(bytes=1.5)]), r"files\[0\].bytes", "manifest_file_bytes"),
+        (document(files=[file_entry(bytes=True)]), r"files\[0\].bytes", "manifest_file_bytes"),
+        (document(files=[file_entry(sha256="abc")]), r"files\[0\].sha256 must be 64", "manifest_file_sha256"),
+        (document(files=[file_entry(sha256="g" * 64)]), r"files\[0\].sha256", "manifest_file_sha256"),
+        (document(files=[file_entry(name=name) for name in ("Zähler.csv", "Za\u0308hler.csv")]), "twice", "file_twice"),
+        (document(files=[file_entry(name=".DS_Store"), file_entry(name="._a.csv")]), "systems leave", "manifest_no_files"),
+        (document(files=[file_entry(sha256=None)]), r"files\[0\].sha256", "manifest_file_sha256"),
+        (document(files=[file_entry(name=f"{n}.csv") for n in range(5)]), "5 files; energy takes at most 4", "too_many_files"),
+        (document(files=[file_entry(bytes=64 * 1024 * 1024 + 1)]), "at most 64 MB", "upload_too_large"),
+        (document(files=[file_entry(bytes=10**400)]), "at most 64 MB", "upload_too_large"),
+        (document(parameters=None), "parameters must be an object", "parameters_not_object"),
+        (document(parameters=["timezone"]), "parameters must be an object", "parameters_not_object"),
+        (document(parameters={"colour": "red"}), "parameters.colour is not known; known are: timezone, country", "parameter_unknown"),
+        (document(parameters={"timezone": 1}), "parameters.timezone must be a string of at most 200 characters", "parameter_type"),
+        (document(parameters={"timezone": "x" * 201}), "parameters.timezone", "parameter_type"),
+        (document(parameters={"timezone": "\ud800"}), "not Unicode", "manifest_not_unicode"),
+        (document(parameters={"\ud800": "x"}), "not Unicode", "manifest_not_unicode"),
+        ([], "must be a JSON object", "manifest_not_object"),
+        (b"", "not JSON", "manifest_not_json"),
+        (b"\xff\xfe\xff", "not JSON", "manifest_not_json"),
+        (b"[" * 60_000, "not JSON", "manifest_not_json"),
+        (b'{"format": 1' + b"0" * 5000 + b"}", "not JSON", "manifest_not_json"),
+        (b" " * (64 * 1024 + 1), "at most 65536", "manifest_too_large"),
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
-def test_a_bad_manifest_is_refused_with_field_and_cure(said: Any, reason: str) -> None:
+def test_a_bad_manifest_is_refused_with_field_and_cure(said: Any, reason: str, code: str) -> None:
     with pytest.raises(RefusedUpload, match=reason) as refused:
         parsed(said)
     # The reason goes into a table row and to the owner's app.
     str(refused.value).encode()
     assert len(str(refused.value)) < 1000
+    assert refused.value.code == code
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,37 @@ def test_whatever_is_uploaded_becomes_a_manifest_or_a_refusal(said: bytes) -> No
     json.dumps(dict(manifest.parameters), allow_nan=False, ensure_ascii=False).encode()
 
 
+def test_a_digest_may_be_written_in_capitals() -> None:
+    assert parsed(document(files=[file_entry(sha256=DIGEST.upper())])).files == parsed(document()).files
+
+
+def test_files_that_systems_leave_behind_are_left_out_by_name() -> None:
+    left = [
+        "._consumption.csv",
+        ".DS_Store",
+        "Thumbs.db",
+        "desktop.ini",
+        "__MACOSX/._consumption.csv",
+        "Desktop.ini",
+        "Icon\r",
+    ]
+    manifest = parsed(document(files=[file_entry(), *(file_entry(name=name, bytes="?") for name in left)]))
+    assert [file.name for file in manifest.files] == ["consumption.csv"]
+    assert manifest.left_out == (*left[:-1], "Icon?")
+    assert manifest.request == parsed(document()).request
+
+
+def test_a_file_of_another_name_is_other_content() -> None:
+    """The name of a picture is its caption."""
+    red, blue = (parsed(document(files=[file_entry(name=name)])) for name in ("red.csv", "blue.csv"))
+    assert red.request != blue.request
+    composed, decomposed = (parsed(document(files=[file_entry(name=n)])) for n in ("Zähler.csv", "Za\u0308hler.csv"))
+    assert composed.request == decomposed.request
+    swapped = [[file_entry(name=a, sha256="a" * 64), file_entry(name=b, sha256="b" * 64)] for a, b in ("xy", "yx")
+               for a, b in ((f"{a}.csv", f"{b}.csv"),)]  # fmt: skip
+    assert parsed(document(files=swapped[0])).request != parsed(document(files=swapped[1])).request
+
+
 def test_equal_content_is_one_request_whatever_the_upload_is_called() -> None:
     files = [file_entry(name="a.csv", sha256="a" * 64), file_entry(name="b.csv", sha256="b" * 64)]
     first = parsed(document(files=files, parameters={"timezone": "UTC", "country": "GB"}))
@@ -215,17 +249,29 @@ def test_files_are_fetched_as_the_manifest_declares_them_and_lies_are_refused(
     assert [(path.name, path.read_bytes()) for path in paths] == [("a.csv", b"x,y\n"), ("b.csv", b"1,2\n")]
 
     file = keys.upload_file(NAME, ACME, U1, keys.file_name("b.csv"))
-    for content, reason in [
-        (b"1,3\n", "b.csv is not the file its manifest declares"),
-        (b"1,2", "b.csv is not the file its manifest declares"),
-        (b"1,2\n" * 100, "b.csv is larger than the 4 bytes"),
+    for content, reason, code in [
+        (b"1,3\n", "b.csv is not the file its manifest declares", "file_digest_differs"),
+        (b"1,2", "b.csv is not the file its manifest declares", "file_digest_differs"),
+        (b"1,2\n" * 100, "b.csv is larger than the 4 bytes", "file_size_differs"),
     ]:
         storage.write_bytes(deployment.s3, deployment.uploads_bucket, file, content)
-        with pytest.raises(RefusedUpload, match=reason):
+        with pytest.raises(RefusedUpload, match=reason) as refused:
             uploads.fetch_files(deployment, manifest, tmp_path)
+        assert refused.value.code == code
     deployment.s3.delete_object(Bucket=deployment.uploads_bucket, Key=file)
-    with pytest.raises(RefusedUpload, match=r"b.csv is named by the manifest but was not uploaded"):
+    with pytest.raises(RefusedUpload, match=r"b.csv is named by the manifest but was not uploaded") as refused:
         uploads.fetch_files(deployment, manifest, tmp_path)
+    assert refused.value.code == "file_not_uploaded"
+
+
+def test_files_come_back_under_the_names_that_people_gave_them(deployment: Deployment, tmp_path: Path) -> None:
+    names = ["Verbrauch 2026 (1).csv", "Za\u0308hler.csv", "a+b.csv", "50% #1 ?*.csv", "📈" * 62 + ".csv"]
+    workloads = {"energy": ENERGY.model_copy(update={"upload": ENERGY.upload.model_copy(update={"most_files": 9})})}
+    key = uploads.put_upload(deployment, NAME, ACME, U1, {name: name.encode() for name in names})
+    paths = uploads.fetch_files(deployment, uploads.read_manifest(deployment, key, workloads), tmp_path)
+    assert [(path.name, path.read_bytes()) for path in paths] == [(name, name.encode()) for name in names]
+    listed = deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["Contents"]
+    assert {found["Key"].split("/", 4)[4] for found in listed} == {*names, "manifest.json"}
 
 
 def test_a_manifest_that_is_missing_or_too_large_says_so(deployment: Deployment) -> None:

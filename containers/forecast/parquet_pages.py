@@ -1,0 +1,99 @@
+"""What the pages of a Parquet column expand to, read from the headers in front of them before anything is expanded.
+
+The footer of a file says sizes too, but whoever writes a file to do harm writes what they like there. A page's own header
+is what the decompressor allocates by, so it cannot promise less than it takes.
+Format: https://github.com/apache/parquet-format (`PageHeader`, in Thrift's compact protocol).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_HEADER_OF: Final = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
+"""The field of `PageHeader` that describes a page of this type."""
+
+_ENCODING: Final = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+_DEEPEST: Final = 8
+_LONGEST_HEADER: Final = 1 << 16
+"""Bytes; what is in one beside a few numbers are the least and the greatest value of the page."""
+
+
+class MalformedPages(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed pages"
+    """The bytes are not pages of a Parquet column."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: the bytes and values that it expands to, and the number of its encoding in the format."""
+
+    size: int
+    values: int
+    encoding: int
+    dictionary: bool
+
+
+def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page]:
+    """The pages of a column chunk at `start`, as far as a reader that wants `values` values reads. Raises `MalformedPages`."""
+    end = min(start + length, len(content))
+    seen = 0
+    while start < end and seen < values:
+        try:
+            header, begin = _struct(content, start, 0)
+            kind, size, compressed = header[1], header[2], header[3]
+            described = header.get(_HEADER_OF.get(kind, -1), {})
+            page = Page(size, described.get(1, 0), described.get(_ENCODING.get(kind, -1), 0), kind == _DICTIONARY)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise MalformedPages("a page's header is not one") from error
+        if min(size, compressed, page.values) < 0 or begin - start > _LONGEST_HEADER:
+            raise MalformedPages("a page's header is not one")
+        yield page
+        if not page.dictionary:
+            seen += page.values
+        start = begin + compressed
+
+
+def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
+    """The numbers and structures of a Thrift structure by field, and where it ends. Raises `IndexError`, `MalformedPages`."""
+    if depth > _DEEPEST:
+        raise MalformedPages("a page's header is nested too deeply")
+    fields: dict[int, Any] = {}
+    field = 0
+    while head := content[at]:
+        kind, step = head & 15, head >> 4
+        if step:
+            field, at = field + step, at + 1
+        else:
+            field, at = _number(content, at + 1)
+        if kind in (1, 2):
+            fields[field] = kind == 1
+        elif kind == 12:
+            fields[field], at = _struct(content, at, depth + 1)
+        elif kind in (4, 5, 6):
+            fields[field], at = _number(content, at)
+        elif kind == 3:
+            at += 1
+        elif kind == 7:
+            at += 8
+        elif kind == 8:
+            size, at = _unsigned(content, at)
+            at += size
+        else:
+            raise MalformedPages("a page's header holds what none has")
+    return fields, at + 1
+
+
+def _unsigned(content: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise MalformedPages("a number in a page's header is too long")
+
+
+def _number(content: bytes, at: int) -> tuple[int, int]:
+    value, at = _unsigned(content, at)
+    return (value >> 1) ^ -(value & 1), at
