@@ -85,6 +85,14 @@ class Parameter(_Section):
         return self
 
 
+class Preparation(_Section):
+    """What preparing one upload may take; whoever's takes more is refused."""
+
+    memory_megabytes: int = Field(default=1024, ge=64, le=65_536, description="on top of the code's own")
+    cpu_seconds: int = Field(default=120, ge=1, le=3600, description="of a processor")
+    seconds: float = Field(default=600, ge=1, le=7200, description="of the clock on the wall, on a busy machine too")
+
+
 class Upload(_Section):
     """What an upload may hold."""
 
@@ -92,6 +100,7 @@ class Upload(_Section):
     most_files: int = Field(ge=1, le=10_000)
     most_megabytes: float = Field(gt=0, le=10_240)
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
+    preparation: Preparation = Preparation()
 
     @property
     def most_bytes(self) -> int:
