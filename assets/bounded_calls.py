@@ -2,6 +2,9 @@
 
 A file that takes too much memory or time, or kills whoever reads it, takes nothing with it but its own call. The process has
 no credentials in its environment. ``assets.bounded_calls_server`` is what runs there.
+
+A worker makes some calls one after the other, which saves two forks a call, unless a call asks for one of its own. What goes
+wrong in a worker that had other calls before is made once more in a new one, and only that counts.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,9 +30,10 @@ from assets.bounded_calls_server import OUT_OF_MEMORY
 from containers.runtime.refused_data import RefusedData
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
+_CALLS_A_WORKER: Final = 32
 _MOST_RESULT_BYTES: Final = 4 * 1024 * 1024
 _MOST_CHARACTERS: Final = 1000  # of each part of a refusal
-_PATIENCE: Final = 120.0  # seconds beyond a call's own for the process to start and to answer on a busy machine
+_PATIENCE: Final = 120.0  # seconds for a worker to be there, on a busy machine
 _KEPT_VARIABLES: Final = (
     "PATH",
     "LANG",
@@ -71,6 +76,7 @@ class BoundedCalls:
     modules: Sequence[str]
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _server: _Server | None = field(default=None, init=False, repr=False)
+    _idle: list[_Worker] = field(default_factory=list, init=False, repr=False)
 
     def call(
         self,
@@ -80,6 +86,7 @@ class BoundedCalls:
         paths: Mapping[str, Path | Sequence[Path]],
         values: Mapping[str, Any],
         limits: Limits,
+        alone: bool = False,
     ) -> Any:
         """Call a function of a module with keyword arguments.
 
@@ -89,6 +96,7 @@ class BoundedCalls:
             paths: arguments that are paths.
             values: further arguments, which JSON can hold.
             limits: what the call may take.
+            alone: whether it is made in a process that makes no other call.
 
         Returns:
             What it returned, as JSON gives it; a dataclass as a dictionary of its fields.
@@ -98,7 +106,6 @@ class BoundedCalls:
             CallFailed: the function raised anything else.
         """
         with tempfile.TemporaryDirectory(prefix="tenantry-call-") as scratch:
-            result = Path(scratch, "result.json")
             request = {
                 "module": module,
                 "function": function,
@@ -106,28 +113,66 @@ class BoundedCalls:
                 "values": dict(values),
                 "limits": asdict(limits),
                 "scratch": scratch,
-                "result": str(result),
             }
             line = json.dumps(request).encode() + b"\n"
-            ended = self._ask(line, limits)
-            if ended.get("signal") == signal.SIGKILL and ended["in_time"]:
-                result.unlink(missing_ok=True)
-                ended = self._ask(line, limits)  # somebody else killed it: the machine may have had no memory left
-            return _outcome(ended, result, limits)
+            while not alone and (used := self._take_idle(limits)) is not None:
+                ended = used.ask(line)
+                if self._put_back(used, ended, alone=False):
+                    return _outcome(ended, limits)
+            ended = self._ask_new(line, limits, alone=alone)
+            if ended.get("died") == signal.SIGKILL:
+                # Somebody else killed it: the machine may have had no memory left.
+                ended = self._ask_new(line, limits, alone=alone)
+            return _outcome(ended, limits)
 
-    def _ask(self, line: bytes, limits: Limits) -> dict[str, Any]:
+    def close(self) -> None:
+        """End all that was started for the calls. A later call starts anew."""
+        with self._lock:
+            server, workers = self._server, list(self._idle)
+            self._server = None
+            self._idle.clear()
+        for worker in workers:
+            worker.close()
+        if server is not None:
+            server.close()
+        atexit.unregister(self.close)
+
+    def _take_idle(self, limits: Limits) -> _Worker | None:
+        with self._lock:
+            fitting = [worker for worker in self._idle if worker.limits == limits]
+            if fitting:
+                self._idle.remove(fitting[-1])
+            return fitting[-1] if fitting else None
+
+    def _put_back(self, worker: _Worker, ended: Mapping[str, Any], *, alone: bool) -> bool:
+        """Keep the worker for another call if it may make one. Returns whether it did this one as it should."""
+        done = "died" not in ended
+        if done and not alone and worker.calls < _CALLS_A_WORKER:
+            with self._lock:
+                self._idle.append(worker)
+        else:
+            worker.close()
+        return done
+
+    def _ask_new(self, line: bytes, limits: Limits, *, alone: bool) -> Mapping[str, Any]:
+        """How the call ended in a new worker."""
         for _ in range(2):
             server = self._running()
-            answer = server.ask(line, limits.seconds + _PATIENCE)
-            if answer is not None:
-                return answer
-            self._forget(server)  # it had been idle and ended, or was killed
+            worker = server.new_worker(limits)
+            if worker is not None:
+                ended = worker.ask(line)
+                self._put_back(worker, ended, alone=alone)
+                if ended != _LOST:
+                    return ended
+            if worker is None or not server.alive:
+                self._forget(server)  # it had been idle and ended, or was killed
         raise CallFailed("the process that calls are made in died twice")
 
     def _running(self) -> _Server:
         with self._lock:
             if self._server is None or not self._server.alive:
                 self._server = _Server.start(self.modules)
+                atexit.register(self.close)
             return self._server
 
     def _forget(self, server: _Server) -> None:
@@ -137,7 +182,59 @@ class BoundedCalls:
         server.close()
 
 
-@dataclass
+_LOST: Final[Mapping[str, Any]] = {"died": None}
+"""The connection ended without a word: whoever watches over the worker died."""
+_TOO_LATE: Final[Mapping[str, Any]] = {"died": "too late"}
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A connection to a worker, which makes one call at a time."""
+
+    connection: socket.socket
+    limits: Limits
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        self._answers = self.connection.makefile("rb")
+
+    def ask(self, line: bytes) -> Mapping[str, Any]:
+        """What the worker answers to a call, or how it died."""
+        self.calls += 1
+        try:
+            self.connection.settimeout(self.limits.seconds)
+            self.connection.sendall(line)
+            return self.read()
+        except TimeoutError:
+            return _TOO_LATE
+        except OSError:
+            return _LOST
+
+    def read(self) -> Mapping[str, Any]:
+        """The next line that can be read, of the first three. Raises ``OSError``."""
+        for _ in range(3):
+            line = self._answers.readline(_MOST_RESULT_BYTES + 1)
+            if not line:
+                return _LOST
+            if len(line) > _MOST_RESULT_BYTES:
+                break
+            try:
+                said = json.loads(line)
+            except (ValueError, RecursionError):
+                continue  # it died in the middle of a line; how is on the next
+            if isinstance(said, dict):
+                return said
+        return {"died": 0}
+
+    def close(self) -> None:
+        """End it, and what it started."""
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self._answers.close()
+        self.connection.close()
+
+
+@dataclass(eq=False)
 class _Server:
     process: subprocess.Popen[bytes]
     folder: tempfile.TemporaryDirectory[str]
@@ -157,34 +254,28 @@ class _Server:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
-        server = cls(process, folder)
-        atexit.register(server.close)
-        return server
+        return cls(process, folder)
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def ask(self, line: bytes, seconds: float) -> dict[str, Any] | None:
-        """Send a call and wait for its end. None when the server, or the call's keeper, died."""
+    def new_worker(self, limits: Limits) -> _Worker | None:
+        """A worker that is ready for its first call; None when the server, or what it forked, died."""
+        connection = socket.socket(socket.AF_UNIX)
+        worker = _Worker(connection, limits)
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(seconds)
-                connection.connect(_address(self.folder.name))
-                connection.sendall(line)
-                with connection.makefile("rb") as answers:
-                    answer = answers.readline()
+            connection.settimeout(_PATIENCE)
+            connection.connect(_address(self.folder.name))
+            if worker.read() == {"ready": True}:
+                return worker
         except OSError:
-            return None
-        try:
-            ended = json.loads(answer)
-        except ValueError:
-            return None
-        return ended if isinstance(ended, dict) else None
+            pass
+        worker.close()
+        return None
 
     def close(self) -> None:
         """End the process and its calls."""
-        atexit.unregister(self.close)
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.kill()
@@ -209,24 +300,22 @@ def _absolute(value: Path | Sequence[Path]) -> str | list[str]:
     return str(value.resolve()) if isinstance(value, Path) else [str(path.resolve()) for path in value]
 
 
-def _outcome(ended: Mapping[str, Any], result: Path, limits: Limits) -> Any:
-    """What a call came to, from how its process ended and what it wrote down. Raises as ``BoundedCalls.call`` does."""
-    died_of = ended.get("signal", 0)
-    if died_of == signal.SIGXCPU or not ended["in_time"]:
+def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
+    """What a call came to, from what its worker answered or how it died. Raises as ``BoundedCalls.call`` does."""
+    if said == _TOO_LATE or said.get("died") == signal.SIGXCPU:
         raise RefusedData(
             f"Reading the files took longer than {limits.cpu_seconds:g} s of a processor, or {limits.seconds:g} s in all.",
             "files",
             "Upload fewer or smaller files.",
             "preparation_timed_out",
         )
-    if ended.get("status") == OUT_OF_MEMORY:
+    if said.get("died") == 0 and said.get("status") == OUT_OF_MEMORY:
         raise RefusedData(
             f"Reading the files takes more than {limits.memory_bytes >> 20} MB of memory.",
             "files",
             "Upload fewer or smaller files, written without unusual compression.",
             "preparation_out_of_memory",
         )
-    said = _read(result) if not died_of and ended.get("status") == 0 else None
     match said:
         case {"returned": returned}:
             return returned
@@ -247,15 +336,6 @@ def _outcome(ended: Mapping[str, Any], result: Path, limits: Limits) -> Any:
         "Write them anew with another program, and upload again.",
         "preparation_crashed",
     )
-
-
-def _read(result: Path) -> Any:
-    """What the worker wrote down; None when that is no JSON document of a bearable size. No link is followed."""
-    try:
-        content = read_regular_file(result, _MOST_RESULT_BYTES)
-        return json.loads(content)
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def read_regular_file(path: Path, most_bytes: int) -> bytes:

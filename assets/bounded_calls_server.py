@@ -1,11 +1,12 @@
-"""The process that strangers' files are parsed in: it forks a child of its own for each call, within limits.
+"""The process that strangers' files are parsed in: children of it make the calls, within limits.
 
-It imports the modules it is told once, so that a call costs a fork rather than their import. For each call it forks a keeper,
-and the keeper forks the worker that makes the call. The worker has limits on memory, CPU time, files' sizes and processes; the
-keeper ends it when its time is up, and with it every process it started. It ends when its standard input does, or when
-nobody called for a while.
+It imports the modules it is told once, so that a child costs a fork rather than their import. For each connection it forks a
+keeper, and the keeper forks the worker that makes the calls of that connection, one after the other. The worker has limits on
+memory, CPU time, files' sizes and processes. When the worker dies, or whoever called closes the connection, the keeper ends
+the worker and every process it started. All end when the server's standard input does, or when nobody came for a while.
 
-``assets.bounded_calls`` starts it and speaks with it: one connection a call, one JSON line each way.
+``assets.bounded_calls`` starts it and speaks with it: one JSON line each way for each call, and one before the first, which
+says that the worker is there. When it dies the keeper says so, on a line of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,8 +54,9 @@ def serve(descriptor: int, modules: list[str]) -> None:
         modules: whose functions will be called.
     """
     for name in modules:
-        for further in getattr(importlib.import_module(name), "PRELOADED", ()):
-            importlib.import_module(further)
+        with suppress(Exception):  # whoever calls it hears of it
+            for further in getattr(importlib.import_module(name), "PRELOADED", ()):
+                importlib.import_module(further)
     gc.freeze()  # a collection in a child would copy every page it looks at
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are nobody's to wait for
     listener = socket.socket(fileno=descriptor)
@@ -72,44 +75,36 @@ def serve(descriptor: int, modules: list[str]) -> None:
 
 
 def _keep(connection: socket.socket, server: int) -> None:
-    """Make one call in a worker and say how that ended."""
+    """Have a worker make a connection's calls; say how it ended, if it did, and leave nothing of it behind."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _die_with(server)
+    signal.signal(signal.SIGTERM, _leave)
+    _die_with(server, signal.SIGTERM)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whatever the worker leaves behind becomes this process's child
-    call = json.loads(connection.makefile("rb").readline())
-    deadline = time.monotonic() + call["limits"]["seconds"]
     keeper = os.getpid()
     worker = os.fork()
     if worker == 0:
         status = 1
         try:
-            status = _work(call, keeper)
+            status = _work(connection, keeper)
         finally:
             os._exit(status)
-    in_time = _wait(worker, connection, deadline)
-    _kill(worker)
-    _, status = os.waitpid(worker, 0)
-    _end_descendants()
-    ended = {"in_time": in_time, "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
-    ended["status"] = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
-    connection.sendall(json.dumps(ended).encode() + b"\n")
+    try:
+        process = os.pidfd_open(worker)
+        waiting = select.poll()
+        waiting.register(process, select.POLLIN)
+        waiting.register(connection, 0)  # what it says is for the worker; that it is closed is told all the same
+        died = any(descriptor == process for descriptor, _ in waiting.poll())
+        if died:
+            _, status = os.waitpid(worker, 0)
+            ended = {"died": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "status": status >> 8}
+            # The worker may have died in the middle of a line.
+            connection.sendall(b"\n" + json.dumps(ended).encode() + b"\n")
+    finally:
+        _end_descendants()
 
 
-def _wait(worker: int, connection: socket.socket, deadline: float) -> bool:
-    """Wait for the worker's end. False when its time was up first, or whoever called has gone."""
-    process = os.pidfd_open(worker)
-    ready, _, _ = select.select([process, connection], [], [], max(0.0, deadline - time.monotonic()))
-    os.close(process)
-    return process in ready
-
-
-def _kill(worker: int) -> None:
-    """Kill the worker's process group. One that has ended keeps its number until it is waited for."""
-    for send in (os.killpg, os.kill):
-        try:
-            send(worker, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # it ended, or had no group of its own yet
-            continue
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit
 
 
 def _end_descendants() -> None:
@@ -144,40 +139,53 @@ def _children() -> list[int]:
 # ---- the worker ---------------------------------------------------------------------------------------------------------
 
 
-def _work(call: dict[str, Any], keeper: int) -> int:
-    """Make the call and write down what it gave. Returns the exit status."""
+def _work(connection: socket.socket, keeper: int) -> int:
+    """Make the calls of a connection, until it is closed. Returns the exit status."""
     os.setsid()
-    _die_with(keeper)
-    nothing = os.open(os.devnull, os.O_RDWR)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with(keeper, signal.SIGKILL)
+    nothing, mine = os.open(os.devnull, os.O_RDWR), connection.fileno()
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
-    os.closerange(3, _MOST_DESCRIPTORS)
-    scratch = call["scratch"]
-    os.chdir(scratch)
-    os.environ["TMPDIR"] = os.environ["HOME"] = scratch
-    tempfile.tempdir = scratch
-    function: Any = getattr(importlib.import_module(call["module"]), call["function"])
+    os.closerange(3, mine)
+    os.closerange(mine + 1, _MOST_DESCRIPTORS)
+    connection.sendall(b'{"ready": true}\n')
+    limited = False
+    for line in connection.makefile("rb"):
+        call = json.loads(line)
+        scratch = call["scratch"]
+        os.chdir(scratch)
+        os.environ["TMPDIR"] = os.environ["HOME"] = scratch
+        tempfile.tempdir = scratch
+        try:
+            if not limited:
+                _limit(call["limits"])
+                limited = True
+            _limit_time(call["limits"]["cpu_seconds"])
+            connection.sendall(json.dumps(_make(call), default=str).encode() + b"\n")
+        except MemoryError:
+            return OUT_OF_MEMORY
+    return 0
+
+
+def _make(call: dict[str, Any]) -> dict[str, Any]:
+    """What a call gave. Raises ``MemoryError`` when that came of too little memory, whatever the called code made of it."""
     paths = {name: _paths(value) for name, value in call["paths"].items()}
-    said: dict[str, Any]
     try:
-        _limit(call["limits"])
+        function: Any = getattr(importlib.import_module(call["module"]), call["function"])
         returned = function(**paths, **call["values"])
-        said = {"returned": asdict(returned) if is_dataclass(returned) and not isinstance(returned, type) else returned}
     except RefusedData as error:
         if _lacked_memory(error):
-            return OUT_OF_MEMORY
-        said = {"refused": [error.reason, error.field, error.cure, error.code]}
-    except MemoryError:
-        return OUT_OF_MEMORY
-    except Exception as error:  # noqa: BLE001 - whatever it is, whoever called hears of it
+            raise MemoryError from error
+        return {"refused": [error.reason, error.field, error.cure, error.code]}
+    except Exception as error:
         if _lacked_memory(error):
-            return OUT_OF_MEMORY
-        # Its message may quote what was parsed.
-        said = {"failed": [type(error).__name__, _place(error.__traceback__)]}
+            raise MemoryError from error
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
-            said = {"too_large": True}
-    Path(call["result"]).write_text(json.dumps(said, default=str), encoding="utf-8")
-    return 0
+            return {"too_large": True}
+        # Its message may quote what was parsed.
+        return {"failed": [type(error).__name__, _place(error.__traceback__)]}
+    return {"returned": asdict(returned) if is_dataclass(returned) and not isinstance(returned, type) else returned}
 
 
 def _paths(value: Any) -> Any:
@@ -207,7 +215,6 @@ def _limit(limits: dict[str, Any]) -> None:
     data, space = _memory_now()
     _set(resource.RLIMIT_DATA, data + limits["memory_bytes"])
     _set(resource.RLIMIT_AS, space + _RESERVED * limits["memory_bytes"])
-    _set(resource.RLIMIT_CPU, limits["cpu_seconds"], beyond=5)  # at the first SIGXCPU, which tells it from other ends
     _set(resource.RLIMIT_FSIZE, limits["file_bytes"])
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS)
@@ -215,12 +222,21 @@ def _limit(limits: dict[str, Any]) -> None:
         _set(resource.RLIMIT_NPROC, _processes_now() + _FURTHER_PROCESSES)
 
 
-def _set(kind: int, most: int, beyond: int = 0) -> None:
-    """Set a soft limit, and a hard one so much ``beyond`` it; a hard limit that is there already is not raised."""
+def _limit_time(cpu_seconds: int) -> None:
+    """So many seconds of a processor from now on; then SIGXCPU ends the process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hardest = resource.getrlimit(resource.RLIMIT_CPU)
+    most = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (most if hardest == resource.RLIM_INFINITY else min(most, hardest), hardest)
+    )
+
+
+def _set(kind: int, most: int) -> None:
     _, hardest = resource.getrlimit(kind)
     if hardest != resource.RLIM_INFINITY:
-        most, beyond = min(most, hardest), 0
-    resource.setrlimit(kind, (most, most + beyond))
+        most = min(most, hardest)
+    resource.setrlimit(kind, (most, most))
 
 
 def _memory_now() -> tuple[int, int]:
@@ -242,9 +258,9 @@ def _processes_now() -> int:
     return count
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def _die_with(parent: int, of: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(of), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 

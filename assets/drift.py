@@ -154,7 +154,7 @@ def _compare(
     model: ModelVersion,
     data: TrainingData,
 ) -> Finding | None:
-    call = partial(calls_of(workload).call, drift.module, limits=call_limits(workload))
+    call = partial(calls_of(workload).call, drift.module, limits=call_limits(workload), alone=model.tier == "silo")
     with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
         folder = Path(scratch)
         for name in data.files:

@@ -116,6 +116,7 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
                 paths={"files": files, "destination": prepared_folder},
                 values={"parameters": dict(manifest.parameters)},
                 limits=limits,
+                alone=request.tier == "silo",
             )
         except RefusedData as error:
             raise uploads.RefusedUpload(str(error), error.code) from error

@@ -45,6 +45,20 @@ def eat_memory(megabytes: int) -> int:
     return len(taken)
 
 
+_KEPT: list[bytearray] = []
+
+
+def keep_memory(megabytes: int) -> int:
+    """Take memory and never give it back."""
+    _KEPT.append(bytearray(megabytes << 20))
+    return megabytes
+
+
+def process_number() -> int:
+    """Which process this is."""
+    return os.getpid()
+
+
 def eat_memory_and_call_it_refused() -> None:
     """Take memory, and tell of the error as of one of the data's."""
     try:
@@ -62,6 +76,13 @@ def burn() -> None:
 def hang() -> None:
     """Wait for ever."""
     threading.Event().wait()
+
+
+def wait_for(file: Path) -> str:
+    """Wait until somebody makes a file."""
+    while not file.exists():
+        time.sleep(0.01)
+    return "gone on"
 
 
 def segfault() -> None:
@@ -107,12 +128,6 @@ def fill_the_disk(folder: Path) -> None:
 def environment() -> dict[str, Any]:
     """The variables this process has."""
     return dict(os.environ)
-
-
-def link_its_result(target: Path) -> None:
-    """Put a link where the answer is to be written."""
-    Path("result.json").symlink_to(target)
-    os._exit(0)
 
 
 def answer_without_end() -> str:
