@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FILE_BYTES: Final = 64 * 1024 * 1024  # a prepared file may have as many, and as many as an upload
 _MOST_FILES: Final = 1000  # that a preparation may write
+_MOST_FACTS: Final = 64 * 1024  # characters; they are kept in the request's row
 _MOST_NAME: Final = 200  # characters of a repair's name
 
 
@@ -62,7 +63,10 @@ class _Prepared:
         match said:
             case {"rows": int(rows), "repairs": dict(repairs), "facts": dict(facts), "fingerprint": str(fingerprint)}:
                 counted = all(len(name) <= _MOST_NAME and type(count) is int for name, count in repairs.items())
-                if type(rows) is int and rows >= 0 and counted and len(fingerprint) <= _MOST_NAME:
+                small = (
+                    len(fingerprint) <= _MOST_NAME and len(json.dumps(facts)) + len(json.dumps(repairs)) <= _MOST_FACTS
+                )
+                if type(rows) is int and rows >= 0 and counted and small:
                     return cls(rows, repairs, facts, fingerprint)
         raise CallFailed("the preparation returned something else than rows, repairs, facts and fingerprint")
 

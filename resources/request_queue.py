@@ -57,6 +57,9 @@ NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
 FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
 LONGEST_PAUSE: Final = timedelta(minutes=10)  # between two looks whether SageMaker takes a job again
 MOST_POSTPONEMENTS: Final = 100  # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
+TOO_MANY_UPLOADS: Final = "too_many_uploads"
+"""The code of what a tenant is told that uploads more than may be made of it in a day."""
+_MOST_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in one item
 LONGEST_HISTORY: Final = 60  # changes in a row; each has a kilobyte or two at most
 _HISTORY_KEPT: Final = 20  # the latest, when the others move out of the row
 _MOST_REASON: Final = 1000  # characters kept of a reason
@@ -66,7 +69,7 @@ _LISTED_AT_ONCE: Final = 1000
 # What a list needs of a row; what was prepared for it and its history are read where they are needed.
 _LISTED: Final = (
     "tenant", "request", "status", "manifest_key", "version", "tier", "accepted", "uploaded", "due", "first", "attempt",
-    "postponed", "group", "apart", "quiet", "pack", "job", "reason", "reason_code", "content",
+    "postponed", "group", "apart", "quiet", "pack", "job", "reason", "reason_code", "content", "nth",
 )  # fmt: skip
 
 _LOG = logging.getLogger(__name__)
@@ -86,7 +89,7 @@ class Request:
     came; of several uploads of the same content it is the latest's. ``content`` is the id of the request that was the first of
     this content: its own, unless the tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
     asked for by the tenant, whose owner hears nothing of them. ``apart`` is set by ``RequestQueue.set_apart``: requests that differ in it share no pack.
-    ``reason_code`` names the kind of ``reason`` for programs, where there is one. ``facts`` and ``history`` are empty on rows of a list (``due``,
+    ``nth`` says which upload of its tenant on its day it was at least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is one. ``facts`` and ``history`` are empty on rows of a list (``due``,
     ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in ``history``.
     """
 
@@ -106,6 +109,7 @@ class Request:
     postponed: int = 0
     group: str = ""
     apart: str = ""
+    nth: int = 1
     quiet: bool = False
     pack: keys.PackId | None = None
     job: str | None = None
@@ -154,6 +158,7 @@ def _request(item: Mapping[str, Any]) -> Request:
         reason=row.get("reason"),
         reason_code=row.get("reason_code"),
         apart=row.get("apart", ""),
+        nth=int(row.get("nth", 1)),
         moved_out=int(row.get("moved_out", 0)),
         content=keys.RequestId(row.get("content", row["request"])),
         facts=row.get("facts", {}),
@@ -185,7 +190,7 @@ class RequestQueue:
     def accept(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId, manifest_key: str, tier: keys.Tier,
         *, first: bool, why: str = "uploaded", uploaded: datetime | None = None, group: str = "",
-        quiet: bool = False,
+        quiet: bool = False, nth: int = 1,
     ) -> bool:  # fmt: skip
         """Add a request, once.
 
@@ -200,6 +205,7 @@ class RequestQueue:
             uploaded: when S3 took the manifest; now, if it is not given. The version is named after it.
             group: requests of different groups never share a pack.
             quiet: whether the tenant's owner is told nothing of what becomes of it.
+            nth: which of the tenant's uploads of its day it is (``count_upload``).
 
         Returns:
             Whether there is something new to do. False for a repeated event, in whatever state the request is by now, and for a
@@ -217,6 +223,7 @@ class RequestQueue:
             "queue": keys.queue_key(workload, "pending"),
             **({"group": group} if group else {}),
             **({"quiet": True} if quiet else {}),
+            **({"nth": nth} if nth > 1 else {}),
         }
         if self._put(workload, tenant, request, "pending", at, row, why=why):
             return True
@@ -262,6 +269,7 @@ class RequestQueue:
                     **_afresh(known, now()),
                     "manifest_key": row["manifest_key"],
                     "uploaded": uploaded.isoformat(),
+                    "nth": row.get("nth"),
                     "version": keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
                 }
                 if self.try_move(known, "pending", why="uploaded again", changes=again):
@@ -349,6 +357,61 @@ class RequestQueue:
             why=reason,
         )
 
+    def count_upload(
+        self, workload: keys.WorkloadName, tenant: keys.TenantId, upload: keys.UploadId, uploaded: datetime, most: int
+    ) -> int | None:
+        """Count an upload among those of its tenant and its day (UTC). The same one is counted once, however often its event comes.
+
+        Args:
+            workload: which.
+            tenant: whose.
+            upload: its id.
+            uploaded: when S3 took it.
+            most: how many are counted.
+
+        Returns:
+            How many there were with it; None when it is one too many. For one of an earlier day than the last that was
+            counted, 1.
+        """
+        day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MOST_UPLOADS_COUNTED)
+        key = {"tenant": keys.upload_counts_partition(tenant, workload), "request": "latest"}
+        table = self.deployment.requests_table
+        try:
+            self.deployment.dynamodb.put_item(
+                TableName=table,
+                Item={name: _serialize(value) for name, value in {**key, "day": day, "uploads": {upload}}.items()},
+                ConditionExpression="attribute_not_exists(#day) OR #day < :day",
+                ExpressionAttributeNames={"#day": "day"},
+                ExpressionAttributeValues={":day": _serialize(day)},
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+        else:
+            return 1
+        try:
+            answer = self.deployment.dynamodb.update_item(
+                TableName=table,
+                Key={name: _serialize(value) for name, value in key.items()},
+                UpdateExpression="ADD #uploads :uploads",
+                ConditionExpression="#day = :day AND (contains(#uploads, :upload) OR size(#uploads) < :most)",
+                ExpressionAttributeNames={"#day": "day", "#uploads": "uploads"},
+                ExpressionAttributeValues={
+                    ":day": _serialize(day),
+                    ":uploads": _serialize({upload}),
+                    ":upload": _serialize(upload),
+                    ":most": _serialize(most),
+                },
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            found = cast("Mapping[str, Any]", error.response.get("Item") or {})
+            return None if found.get("day", {}).get("S") == day else 1
+        return len(_deserialize(answer["Attributes"]["uploads"]))
+
     def _put(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId, status: Status, at: datetime,
         row: Mapping[str, Any], why: str,
@@ -377,7 +440,15 @@ class RequestQueue:
 
     # ---- changes --------------------------------------------------------------------------------------------------------
 
-    def move(self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None) -> Request:
+    def move(
+        self,
+        request: Request,
+        to: Status,
+        *,
+        why: str,
+        changes: Mapping[str, Any] | None = None,
+        code: str | None = None,
+    ) -> Request:
         """Change a request's status, if it still has the status, the pack and the due time that ``request`` shows.
 
         The due time tells a row that went back to the queue from what it was before.
@@ -387,6 +458,7 @@ class RequestQueue:
             to: the new status.
             why: a sentence for the history.
             changes: further attributes to set; None removes one.
+            code: names the kind of ``why`` for programs, in the history; ``reason_code`` among the changes, if not given.
 
         Raises:
             NotTheirTurn: it has moved on since it was read, or the change is not one a request can make.
@@ -395,7 +467,7 @@ class RequestQueue:
             raise NotTheirTurn(
                 f"request {request.request} of {request.tenant} is {request.status}; it cannot become {to}"
             )
-        change = self._change(to, why, now(), (changes or {}).get("reason_code"))
+        change = self._change(to, why, now(), code or (changes or {}).get("reason_code"))
         try:
             moved = self._write_move(request, to, change, changes or {})
         except ClientError as error:
@@ -463,20 +535,21 @@ class RequestQueue:
         return _request(answer["Attributes"])
 
     def _move_history_out(self, row: Request) -> bool:
-        """Move all but the latest changes of a row's history to an item of its own. Returns whether there were any to move.
+        """Move all but the latest changes of a row's history to items of their own. Returns whether there were any to move.
 
-        The item is written first, under the name of its oldest change: whoever dies in between writes the same again. It lies in
+        An item is written first, under the name of its oldest change: whoever dies in between writes the same again. It lies in
         a partition beside the tenant's, where who asks for the tenant's requests does not read it.
         """
         older, latest = list(row.history[:-_HISTORY_KEPT]), list(row.history[-_HISTORY_KEPT:])
         if not older:
             return False
-        table, since = self.deployment.requests_table, str(older[0]["at"])
-        partition = keys.history_partition(row.tenant, row.workload)
-        item = {"tenant": partition, "request": keys.history_item(row.request, since), "history": older}
-        self.deployment.dynamodb.put_item(
-            TableName=table, Item={name: _serialize(value) for name, value in item.items()}
-        )
+        table, partition = self.deployment.requests_table, keys.history_partition(row.tenant, row.workload)
+        for start in range(0, len(older), LONGEST_HISTORY):
+            some = older[start : start + LONGEST_HISTORY]
+            item = {"tenant": partition, "request": keys.history_item(row.request, some[0]["at"]), "history": some}
+            self.deployment.dynamodb.put_item(
+                TableName=table, Item={name: _serialize(value) for name, value in item.items()}
+            )
         try:
             self.deployment.dynamodb.update_item(
                 TableName=table,
@@ -523,11 +596,17 @@ class RequestQueue:
         return [change for change in moved_out if change not in latest] + latest
 
     def try_move(
-        self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
+        self,
+        request: Request,
+        to: Status,
+        *,
+        why: str,
+        changes: Mapping[str, Any] | None = None,
+        code: str | None = None,
     ) -> Request | None:
         """``move``, or None when it was no longer this caller's to move."""
         try:
-            return self.move(request, to, why=why, changes=changes)
+            return self.move(request, to, why=why, changes=changes, code=code)
         except NotTheirTurn:
             return None
 
@@ -611,11 +690,12 @@ class RequestQueue:
         ]
         return [row for row in rows if row is not None]
 
-    def postpone(self, request: Request, why: str, until: datetime | None = None) -> None:
+    def postpone(self, request: Request, why: str, until: datetime | None = None, *, code: str | None = None) -> None:
         """Put a request back for a later moment without counting a try: nothing was wrong with it.
 
         It may have moved on within its pack since it was read; another pack's it is left to that pack. Without ``until`` it
-        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered, of which its tenant is told.
+        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered, of which its tenant is told. ``code``
+        names the kind of ``why``, in the history.
         """
         for row in self.get_many([request.key], request.workload):
             if row.pack != request.pack:
@@ -628,7 +708,7 @@ class RequestQueue:
             due = until or now() + min(FIRST_RETRY * 2 ** min(row.postponed, 10), LONGEST_PAUSE)
             postponed = row.postponed + (until is None)
             changes = {"due": due.isoformat(), "pack": None, "job": None, "postponed": postponed}
-            self.try_move(row, "pending", why=why, changes=changes)
+            self.try_move(row, "pending", why=why, changes=changes, code=code)
 
     def set_apart(self, request: Request, apart: str, *, why: str, due: datetime) -> Request | None:
         """Put a request of a pack that keeps killing its runs back, to meet from now on only those with the same ``apart``.

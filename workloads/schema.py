@@ -181,7 +181,10 @@ class Scheduling(_Section):
         description="the packs on their way are shared between tiers by these; 1 for one not named",
     )
     most_per_tenant_a_day: int | None = Field(
-        default=None, ge=1, description="a tenant's further requests wait for the next 24 hours; no limit if none"
+        default=24,  # one an hour: nobody's data change faster than a model of them is worth
+        ge=1,
+        description="models are made of so many of a tenant's uploads within 24 hours, first models included, and ten times as"
+        " many uploads are taken in; further ones wait, or are refused. No limit if null",
     )
     retry_seconds: float = Field(
         default=20, gt=0, le=3600, description="before a failed request's second try; doubled with each further one"
