@@ -1,22 +1,25 @@
 """Drift: served models, asked about the days that fresh data tell of, and held against what they promised at training.
 
 Fresh data come with uploads, so the question is asked when a newer upload has been prepared, before its own model is made;
-and whenever a person asks it for a tenant. The family's module says what to ask and what the answer was worth.
+and whenever a person asks it for a tenant. The family's module says what to ask and what the answer was worth: a workload's
+``drift.module`` has ``question(prepared, card)`` and ``score(answer, prepared)``, which are called in a process apart.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final
 
+from assets.bounded_calls import CallFailed
 from assets.previews import pictures_of_preview
 from assets.report import Finding, Report
-from assets.training_data import TrainingData
+from assets.training_data import TrainingData, call_limits, calls_of
 from resources import hosting, keys, storage
 from resources.model_registry import Champion, FreshScore, ModelRegistry, ModelVersion
 from resources.notifications import tell_operators
@@ -34,24 +37,22 @@ _MOST_FILE_BYTES: Final = 64 * 1024 * 1024
 _MOST_NAMED: Final = 50  # tenants named in one message to the operators
 
 
-class Scored(Protocol):
+@dataclass(frozen=True)
+class _Scored:
     """What a served model's answer was worth: metrics as training names them, facts and a preview for people."""
 
     metrics: Mapping[str, float]
     facts: Mapping[str, Any]
     preview: Mapping[str, Any]
 
-
-class DriftModule(Protocol):
-    """A module a workload names as its ``drift.module``."""
-
-    def question(self, prepared: Path, card: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """What to ask the served model with this card about the fresh data in a folder; None when they tell too little."""
-        ...
-
-    def score(self, answer: Mapping[str, Any], prepared: Path) -> Scored | None:
-        """What the answer was worth in the light of the fresh data; None when it cannot be told."""
-        ...
+    @classmethod
+    def parse(cls, said: Any) -> _Scored:
+        """From what came back of the family's module. Raises ``CallFailed``."""
+        match said:
+            case {"metrics": dict(metrics), "facts": dict(facts), "preview": dict(preview)}:
+                if all(isinstance(value, int | float) and not isinstance(value, bool) for value in metrics.values()):
+                    return cls(metrics, facts, preview)
+        raise CallFailed("the score of the served model is not metrics, facts and preview")
 
 
 def check_drift(
@@ -138,7 +139,7 @@ def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) 
     try:
         data = TrainingData.from_json(newest.facts["training_data"])
         finding = drift_against(deployment, workload, newest, data)
-    except (hosting.InvocationRefused, hosting.EndpointFailed, LookupError, ValueError, TypeError) as error:
+    except (hosting.InvocationRefused, hosting.EndpointFailed, CallFailed, LookupError, ValueError, TypeError) as error:
         return Finding(passed=False, facts={"reason": f"it could not be told: {type(error).__name__}: {error}"})
     if finding is None:
         return Finding(passed=True, facts={"reason": "nothing tells of days after its champion was made"})
@@ -153,27 +154,30 @@ def _compare(
     model: ModelVersion,
     data: TrainingData,
 ) -> Finding | None:
-    module = cast("DriftModule", importlib.import_module(drift.module))
+    call = partial(calls_of(workload).call, drift.module, limits=call_limits(workload), alone=model.tier == "silo")
     with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
         folder = Path(scratch)
         for name in data.files:
             key = keys.training_data_file(model.workload, model.tenant, data.version, name)
             content = storage.read_bytes(deployment.s3, deployment.data_bucket, key, _MOST_FILE_BYTES)
             (folder / name).write_bytes(content)
-        question = module.question(folder, model.card)
+        question = call("question", paths={"prepared": folder}, values={"card": dict(model.card)})
         if question is None:
             return None
+        if not isinstance(question, dict):
+            raise CallFailed("the question to the served model is no JSON object")
         target = keys.target_model(model.tenant, model.version)
         answer = json.loads(hosting.invoke(deployment, champion.endpoint, target, question).content)
-        scored = module.score(answer, folder)
-    if scored is None:
+        said = call("score", paths={"prepared": folder}, values={"answer": answer})
+    if said is None:
         return None
+    scored = _Scored.parse(said)
     # The challenger made of these data is compared with what the champion was worth on them.
     ModelRegistry(deployment).note_fresh_score(model, FreshScore(data.version, dict(scored.metrics)))
     return _finding(workload, drift, model, scored)
 
 
-def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: Scored) -> Finding | None:
+def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: _Scored) -> Finding | None:
     """Whether the metric is worse than at training by more than is tolerated. None when one of the two is missing.
 
     The metric itself is compared, not its share of the baseline's as between versions: what takes a model by surprise takes

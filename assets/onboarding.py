@@ -160,6 +160,11 @@ class Onboarding:
             self._settled.add(item.request.request)
             self.report.info(str(error))
             return None
+        except (ClientError, BotoCoreError) as error:  # its neighbours go on; its pack's next run takes it up
+            self._settled.add(item.request.request)
+            self.failures[item.tenant] = f"its request could not be moved: {error}"
+            self.report.info(f"{item.tenant}: {self.failures[item.tenant]}")
+            return None
         item = replace(item, request=moved)
         self._work[item.request.request] = item
         return item
@@ -178,12 +183,23 @@ class Onboarding:
                     data = future.result()
                 except uploads.RefusedUpload as error:
                     self.report.checked(
-                        "training_data", "data_quality", item.tenant, {"reason": str(error)}, passed=False
+                        "training_data",
+                        "data_quality",
+                        item.tenant,
+                        {"reason": str(error), "code": error.code},
+                        passed=False,
                     )
-                    self._fail(item, "training_data", str(error), retryable=False, tell="upload_refused")
+                    self._fail(
+                        item, "training_data", str(error), retryable=False, tell="upload_refused", code=error.code
+                    )
                     continue
                 except Exception as error:  # noqa: BLE001 - whatever one tenant's files provoke, its neighbours go on
-                    self._fail(item, "training_data", f"preparing it failed: {type(error).__name__}: {error}")
+                    self._fail(
+                        item,
+                        "training_data",
+                        f"preparing it failed: {type(error).__name__}: {error}",
+                        code="preparation_failed",
+                    )
                     continue
                 self._data[item.request.request] = data
                 self.report.checked("training_data", "data_quality", item.tenant, dict(data.repairs), passed=True)
@@ -236,13 +252,13 @@ class Onboarding:
         except NoCapacityYet as error:
             for item in self._unsettled(tasks):
                 if item.owed:
-                    self._queue.postpone(item.request, str(error))
+                    self._postpone_row(item, str(error))
             raise
         finally:
             self._learn_durations()
         for item in self._unsettled(tasks):
             reason = str(failure) if failure else "the training job ended without an outcome for this tenant"
-            self._fail(item, "fine_tuned_artifact", reason, tell=None)
+            self._fail(item, "fine_tuned_artifact", reason, tell=None, code="training_job_failed")
         if failure is not None:
             raise failure
 
@@ -322,7 +338,7 @@ class Onboarding:
             reason = outcome.reason or "the training container gave no reason"
             self._fail(
                 item, "fine_tuned_artifact", reason, retryable=outcome.retryable,
-                tell=None if outcome.retryable else "upload_refused",
+                tell=None if outcome.retryable else "upload_refused", code="training_failed",
             )  # fmt: skip
             return True
         workload = item.request.workload
@@ -433,7 +449,10 @@ class Onboarding:
             done = register(self.deployment, self.workload, model, endpoint.name, verified=verified)
         except NotGoodEnough as error:
             # Training on the same data again would score the same.
-            self._fail(item, "endpoint_registration", str(error), retryable=False, tell="model_not_made")
+            self._fail(
+                item, "endpoint_registration", str(error), retryable=False, tell="model_not_made",
+                code="model_not_good_enough",
+            )  # fmt: skip
             return
         except hosting.EndpointFailed as error:
             # Nothing is wrong with the model: it is registered when its endpoint is back.
@@ -448,7 +467,13 @@ class Onboarding:
                 "endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False
             )
             # An archive that was refused keeps its name at the endpoint; the next try needs another.
-            self._fail(item, "endpoint_registration", str(error), new_version=isinstance(error, ArtifactUnusable))
+            self._fail(
+                item,
+                "endpoint_registration",
+                str(error),
+                new_version=isinstance(error, ArtifactUnusable),
+                code="artifact_unusable",
+            )
             return
         self.report.checked(
             "endpoint_registration",
@@ -470,17 +495,25 @@ class Onboarding:
         self.failures[item.tenant] = reason
         self.report.failed(asset, item.tenant, reason)
         if item.owed:
+            self._postpone_row(item, reason)
+
+    def _postpone_row(self, item: Work, reason: str) -> None:
+        try:
             self._queue.postpone(item.request, reason)
+        except (ClientError, BotoCoreError) as error:  # its pack has it still, and the next run takes it up
+            self.report.info(f"{item.tenant}: its request could not be put off: {error}")
 
     def _fail(
         self, item: Work, asset: AssetName, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None,
-        new_version: bool = False,
+        new_version: bool = False, code: str | None = None,
     ) -> None:  # fmt: skip
         self._settled.add(item.request.request)
         self.failures[item.tenant] = reason
         self.report.failed(asset, item.tenant, reason)
         if item.owed:
-            self._endings.failed(item.request, reason, retryable=retryable, tell=tell, new_version=new_version)
+            self._endings.failed(
+                item.request, reason, retryable=retryable, tell=tell, new_version=new_version, code=code
+            )
 
 
 def failures_in_words(failures: Mapping[keys.TenantId, str], most: int = 20) -> str:

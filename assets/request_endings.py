@@ -9,6 +9,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from assets.endpoint_registration import Registration
 from assets.report import Report
 from resources import keys
@@ -35,7 +37,7 @@ class RequestEndings:
 
     def failed(
         self, request: Request, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None,
-        new_version: bool = False,
+        new_version: bool = False, code: str | None = None,
     ) -> None:  # fmt: skip
         """Tell the tenant of a try that failed, where there is something to tell, and move the row.
 
@@ -45,13 +47,14 @@ class RequestEndings:
             retryable: whether trying the same data again can help; the queue tells the tenant when the last try failed.
             tell: what the tenant is told at once.
             new_version: whether the next try makes another version (``RequestQueue.fail``).
+            code: names the kind of ``reason`` for programs.
         """
         self._report.flush()
         if tell is not None and not request.quiet:
             blame = (
                 "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
             )
-            tell_tenant(self._deployment, _notice(request, tell, f"{blame}: {reason}", None))
+            tell_tenant(self._deployment, _notice(request, tell, f"{blame}: {reason}", None, code))
         try:
             if not retryable:
                 # First: nobody takes up a refused row again, should this process die in between.
@@ -63,9 +66,12 @@ class RequestEndings:
                 retryable=retryable,
                 new_version=new_version,
                 first_retry=timedelta(seconds=self._workload.scheduling.retry_seconds),
+                code=code,
             )
         except NotTheirTurn as error:
             self._report.info(str(error))
+        except (ClientError, BotoCoreError) as error:  # its pack has it still, and the next run takes it up
+            self._report.info(f"{request.tenant}: its request could not be moved: {error}")
 
     def registered(self, request: Request, version: keys.Version, done: Registration, *, owed: bool) -> None:
         """Note that ``version`` was registered. Its tenant is told with the next batch, and then, if it is owed, its row moved."""
@@ -89,8 +95,8 @@ class RequestEndings:
             if owed and request.status == "trained":
                 try:
                     self._queue.move(request, "registered", why=done.decision)
-                except NotTheirTurn as error:
-                    self._report.info(str(error))
+                except (NotTheirTurn, ClientError, BotoCoreError) as error:  # the next run of its pack moves it
+                    self._report.info(f"{request.tenant}: its request did not become registered: {error}")
 
     def _outcome(self, request: Request, version: keys.Version, done: Registration) -> Notice:
         if done.crowned:
@@ -99,5 +105,7 @@ class RequestEndings:
         return _notice(request, "model_kept", kept, done.champion.version)
 
 
-def _notice(request: Request, kind: NoticeKind, message: str, version: keys.Version | None) -> Notice:
-    return Notice(kind, request.workload, request.tenant, message, request=request.request, version=version)
+def _notice(
+    request: Request, kind: NoticeKind, message: str, version: keys.Version | None, code: str | None = None
+) -> Notice:
+    return Notice(kind, request.workload, request.tenant, message, request=request.request, version=version, code=code)

@@ -6,11 +6,14 @@ from their latest registered upload; from there they go the way of any other, an
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from resources import keys
 from resources.model_registry import Champion, ModelRegistry
@@ -20,7 +23,10 @@ from workloads.schema import Retraining, Workload
 if TYPE_CHECKING:
     from resources.deployment import Deployment
 
-Outcome = Literal["asked", "asked before", "nothing registered to train on", "rolled back from the same"]
+_LOG = logging.getLogger(__name__)
+Outcome = Literal[
+    "asked", "asked before", "nothing registered to train on", "rolled back from the same", "could not be asked"
+]
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,12 @@ def ask_for_retraining(
             done.complete = False
             break
         done.due += 1
-        done.outcomes[_ask(queue, registry, workload, champion, occasion)] += 1
+        try:
+            done.outcomes[_ask(queue, registry, workload, champion, occasion)] += 1
+        except (ClientError, BotoCoreError, ValueError, KeyError):
+            _LOG.exception("no re-training of %s could be asked for", champion.tenant)
+            done.outcomes["could not be asked"] += 1
+            continue
         # Last, so that a process that dies before it asks the same once more, which makes nothing new.
         registry.note_retraining(champion, occasion.name)
     return done

@@ -187,6 +187,8 @@ def tenant(invocation: Invocation, tenant: keys.TenantId, workload: Workload | N
 
 def _what_happened(event: story.Event) -> Text:
     text = _coloured(plain(event.what))
+    if event.code:
+        text.append(f" ({plain(event.code)})", style="")
     return text.append(plain(f": {event.why}"), style="") if event.why else text
 
 

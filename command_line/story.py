@@ -18,7 +18,7 @@ _MOST_UPLOADED_OBJECTS: Final = 20_000
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a tenant: when, what, who did it, and why.
+    """Something that happened to a tenant: when, what, who did it, and why; ``code`` names the kind of reason.
 
     ``kind`` is ``upload``, ``request``, ``version``, ``champion`` or ``prediction``; ``id`` is that thing's.
     """
@@ -30,6 +30,7 @@ class Event:
     what: str
     by: str = ""
     why: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ class _Upload:
 def story_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Story:
     """Collect a tenant's story for a workload, from the tables and from S3."""
     name, registry = keys.workload_name(workload.name), ModelRegistry(deployment)
-    requests = RequestQueue(deployment).of_tenant(name, tenant)
+    queue = RequestQueue(deployment)
+    requests = queue.of_tenant(name, tenant)
     versions, champion = registry.versions(tenant, name), registry.champion(tenant, name)
     events = [
         *_uploads(deployment, name, tenant, requests),
-        *(event for request in requests for event in _changes(request)),
+        *(event for request in requests for event in _changes(request, queue.history_of(request))),
         *(_made(version, workload.quality) for version in versions),
         *_crowned(champion),
         *_latest_prediction(deployment, name, tenant),
@@ -100,8 +102,8 @@ def _uploads(
         yield Event(upload.manifest or max(upload.last), workload, "upload", name, what)
 
 
-def _changes(request: Request) -> Iterator[Event]:
-    for entry in request.history:
+def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
+    for entry in history:
         yield Event(
             at=datetime.fromisoformat(entry["at"]),
             workload=request.workload,
@@ -110,6 +112,7 @@ def _changes(request: Request) -> Iterator[Event]:
             what=str(entry["status"]),
             by=str(entry.get("by", "")),
             why=str(entry.get("why", "")),
+            code=str(entry.get("code", "")),
         )
 
 

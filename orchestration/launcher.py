@@ -1,34 +1,49 @@
 """Which packs get a run now: new ones, and those whose run died before they were finished; and who has to wait.
 
 The queue says what is owed; Dagster says which runs are alive. A pack is taken up again under its own id, so the new run finds
-the training job of the old one by its name and goes on from there.
+the training job of the old one by its name and goes on from there. A pack whose runs died twice is split: whoever kills runs
+ends alone, and its neighbours go on without it.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
+from botocore.exceptions import BotoCoreError, ClientError
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, RunRecord, RunRequest, RunsFilter
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
 from resources import keys
 from resources.model_registry import Champion, ModelRegistry
-from resources.notifications import tell_operators
+from resources.notifications import Notice, tell_operators, tell_tenant
 from resources.packing import PlannedPack, newest_of_each_tenant, plan_packs
-from resources.request_queue import CAME_TO_NOTHING, IN_A_PACK, NotTheirTurn, Request, RequestQueue, now
+from resources.request_queue import (
+    CAME_TO_NOTHING,
+    IN_A_PACK,
+    LONGEST_PAUSE,
+    TOO_MANY_UPLOADS,
+    NotTheirTurn,
+    Request,
+    RequestQueue,
+    now,
+)
 from resources.signs_of_life import ALIVE_TAG
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
 
 PACK_TAG: Final = "tenantry/pack"
 MOST_RUNS_A_PACK: Final = 4
+DEATHS_OF_A_PACK: Final = 2
+"""So many runs that had begun may die of a pack of several before it is split."""
+_LOG = logging.getLogger(__name__)
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first sign of life
 _MOST_LOOKED_AT: Final = 3000  # of a backlog the longest waiting, which is several times what may start at once
@@ -54,23 +69,14 @@ def runs_to_request(
     on_their_way = queue.in_packs(name)
     busy = 0
     for pack, rows in _by_pack(on_their_way).items():
-        runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MOST_RUNS_A_PACK + 1)
-        if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
-            busy += 1
-            continue
-        # The index lags behind; the rows themselves do not.
-        left = [r for r in queue.get_many([row.key for row in rows], name) if r.pack == pack and r.status in IN_A_PACK]
-        if not left:
-            continue
-        if runs and runs[0].dagster_run.status == DagsterRunStatus.CANCELED:
-            _give_back(queue, workload, left, "its run was cancelled")
-        elif len(runs) >= MOST_RUNS_A_PACK:
-            reason = f"{len(runs)} runs of pack {pack} died before it was finished"
-            _give_back(queue, workload, left, reason)
-            tell_operators(queue.deployment, f"{workload.name}: a pack was given up", reason)
-        else:
-            busy += 1
-            yield _run_request(workload, pack, left, after=runs[0].dagster_run.run_id if runs else None)
+        try:
+            is_busy, asked = _look_after(instance, queue, workload, pack, rows, lost_run_seconds)
+        except Exception:  # noqa: BLE001 - one pack's trouble is not the others'
+            _LOG.exception("pack %s of %s could not be looked at; trying again next tick", pack, name)
+            is_busy, asked = True, None
+        busy += is_busy
+        if asked is not None:
+            yield asked
     if WorkloadControls(queue.deployment).paused(name) is not None:
         return
     for waiting in _whose_turn_it_is(
@@ -79,6 +85,54 @@ def runs_to_request(
         claimed = queue.claim(waiting.requests, waiting.pack)
         if claimed:
             yield _run_request(workload, waiting.pack, claimed, after=None)
+
+
+def _look_after(
+    instance: DagsterInstance,
+    queue: RequestQueue,
+    workload: Workload,
+    pack: keys.PackId,
+    rows: Sequence[Request],
+    lost_run_seconds: float,
+) -> tuple[bool, RunRequest | None]:
+    """Whether a pack goes on, and the run it needs for that, if it has none that is alive."""
+    runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MOST_RUNS_A_PACK + 1)
+    if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
+        return True, None
+    # The index lags behind; the rows themselves do not.
+    found = queue.get_many([row.key for row in rows], keys.workload_name(workload.name))
+    left = [r for r in found if r.pack == pack and r.status in IN_A_PACK]
+    if not left:
+        return False, None
+    # One that never began says nothing of the pack: the machine was busy, or the code could not be loaded.
+    died = sum(record.start_time is not None for record in runs)
+    if runs and runs[0].dagster_run.status == DagsterRunStatus.CANCELED:
+        _give_back(queue, workload, left, "its run was cancelled", "run_cancelled")
+    elif died >= DEATHS_OF_A_PACK and len(left) > 1:
+        split(queue, workload, pack, left, f"{died} runs of pack {pack} died; it goes on in halves")
+    elif len(runs) >= MOST_RUNS_A_PACK:
+        reason = f"{len(runs)} runs of pack {pack} died before it was finished"
+        _give_back(queue, workload, left, reason, "runs_died")
+        tell_operators(queue.deployment, f"{workload.name}: a pack was given up", reason)
+    else:
+        return True, _run_request(workload, pack, left, after=runs[0].dagster_run.run_id if runs else None)
+    return False, None
+
+
+def split(queue: RequestQueue, workload: Workload, pack: keys.PackId, left: Sequence[Request], why: str) -> None:
+    """Put what is left of a pack back in two halves that do not meet again; no try is counted.
+
+    Each time they wait twice as long: it may be the machine that kills runs, and no request. What could not be put back stays in
+    the pack, which is smaller then, and is split again at the next tick.
+    """
+    pause = timedelta(seconds=workload.scheduling.retry_seconds) * 2 ** min(max(r.postponed for r in left), 10)
+    due = now() + min(pause, LONGEST_PAUSE)
+    ordered = sorted(left, key=lambda request: request.tenant)
+    half = (len(ordered) + 1) // 2
+    for name, requests in (("a", ordered[:half]), ("b", ordered[half:])):
+        for request in requests:
+            queue.set_apart(request, f"{pack}-{name}", why=why, due=due)
+    tell_operators(queue.deployment, f"{workload.name}: a pack was split", why)
 
 
 def _whose_turn_it_is(
@@ -99,11 +153,21 @@ def _whose_turn_it_is(
         champions = ModelRegistry(queue.deployment).champions_of(name, [row.tenant for row in rows])
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             reigning = [champions.get(row.tenant) for row in rows]
-            waits = pool.map(partial(_has_to_wait, queue, workload, at), rows, reigning)
+            waits = pool.map(partial(_has_to_wait_or_fails, queue, workload, at), rows, reigning)
             held = {row.key for row, has_to_wait in zip(rows, waits, strict=True) if has_to_wait}
         if not held:
             return planned
         newest = [row for row in newest if row.key not in held]
+
+
+def _has_to_wait_or_fails(
+    queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
+) -> bool:
+    try:
+        return _has_to_wait(queue, workload, at, row, champion)
+    except Exception:  # noqa: BLE001 - its neighbours are claimed without it
+        _LOG.exception("request %s of %s could not be looked at; trying again next tick", row.request, row.tenant)
+        return True
 
 
 def _has_to_wait(
@@ -111,9 +175,10 @@ def _has_to_wait(
 ) -> bool:
     """Whether a request that is about to be claimed is not to be: then it has been dealt with. New tenants cost no call."""
     most = workload.scheduling.most_per_tenant_a_day
-    if row.attempt == 1 and champion is None and (row.first or most is None):
+    if row.attempt == 1 and champion is None and (most is None or (row.first and row.nth == 1)):
         return False
-    others = [other for other in queue.of_tenant(row.workload, row.tenant) if other.request != row.request]
+    rows = queue.of_tenant(row.workload, row.tenant)
+    others = [other for other in rows if other.request != row.request]
     newer = [
         other
         for other in others
@@ -126,21 +191,43 @@ def _has_to_wait(
     if newer and (row.attempt > 1 or _is_overtaken(row, champion, newer)):
         queue.supersede(row, newer[-1])
         return True
-    if most is None or row.first or row.attempt > 1:
-        return False
+    return most is not None and not row.quiet and row.attempt == 1 and _used_up_its_day(queue, row, rows, at, most)
+
+
+def _used_up_its_day(queue: RequestQueue, row: Request, rows: Sequence[Request], at: datetime, most: int) -> bool:
+    """Whether as many uploads of a tenant were claimed within a day as may be: then this one waits, and its owner is told once."""
     day = timedelta(days=1)
-    claimed = sorted(
-        moment
-        for other in others
-        for change in other.history
-        if change["status"] == "claimed" and (moment := datetime.fromisoformat(change["at"])) > at - day
-    )
+    histories = [queue.history_of(other, since=at - day) for other in rows if not other.quiet]
+    claimed = sorted(moment for history in histories for moment in _claims(history) if moment > at - day)
     if len(claimed) < most:
         return False
-    queue.postpone(
-        row, f"{len(claimed)} of its requests were claimed within a day; {most} may be", until=claimed[-most] + day
+    until = claimed[-most] + day
+    told = any(
+        change.get("code") == TOO_MANY_UPLOADS and datetime.fromisoformat(change["at"]) > at - day
+        for history in histories
+        for change in history
     )
+    if not told:
+        message = (
+            f"Models were made of {len(claimed)} of your uploads within a day; {most} may be."
+            f" The newest upload waits until {until:%Y-%m-%d %H:%M} UTC. Upload less often."
+        )
+        notice = Notice("upload_waits", row.workload, row.tenant, message, request=row.request, code=TOO_MANY_UPLOADS)
+        tell_tenant(queue.deployment, notice)
+    why = f"{len(claimed)} of its uploads were claimed within a day; {most} may be"
+    queue.postpone(row, why, until=until, code=TOO_MANY_UPLOADS)
     return True
+
+
+def _claims(history: Iterable[Mapping[str, str]]) -> Iterator[datetime]:
+    """When uploads were claimed that a request was made for; not when they were claimed again, as something had failed."""
+    uploaded = False
+    for change in history:
+        if change["status"] == "pending" and change["why"].startswith("uploaded"):
+            uploaded = True
+        elif change["status"] == "claimed" and uploaded:
+            yield datetime.fromisoformat(change["at"])
+            uploaded = False
 
 
 def _was_followed(other: Request, champion: Champion | None) -> bool:
@@ -235,12 +322,16 @@ def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> boo
     return False
 
 
-def _give_back(queue: RequestQueue, workload: Workload, requests: Iterable[Request], reason: str) -> None:
+def _give_back(queue: RequestQueue, workload: Workload, requests: Iterable[Request], reason: str, code: str) -> None:
     for request in requests:
-        with suppress(NotTheirTurn):  # an operator cancelled it since it was read
-            queue.fail(
-                request,
-                reason,
-                attempts=workload.training.attempts,
-                first_retry=timedelta(seconds=workload.scheduling.retry_seconds),
-            )
+        try:
+            with suppress(NotTheirTurn):  # an operator cancelled it since it was read
+                queue.fail(
+                    request,
+                    reason,
+                    attempts=workload.training.attempts,
+                    first_retry=timedelta(seconds=workload.scheduling.retry_seconds),
+                    code=code,
+                )
+        except (ClientError, BotoCoreError):  # the next tick gives it back
+            _LOG.exception("request %s of %s could not be given back", request.request, request.tenant)

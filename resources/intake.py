@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resources import keys, storage, uploads
 from resources.model_registry import ModelRegistry
 from resources.notifications import Notice, tell_operators, tell_tenant
-from resources.request_queue import RequestQueue
+from resources.request_queue import TOO_MANY_UPLOADS, RequestQueue
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ _MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
 _MESSAGES_IN_HAND: Final = 1000
 _TENANTS_IN_HAND: Final = 128  # as many have their turn; who else waits is looked for after that
 _MANIFESTS_A_HANDFUL: Final = 32
+
+_TAKEN_IN_FOR_ONE_MADE: Final = 10
+"""So many times as many uploads are taken in of a tenant in a day as models may be made of: most are superseded before that."""
 
 AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
 
@@ -225,17 +228,51 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         new = queue.get(workload, tenant, request) is None
         if new:
             # First: whoever dies between the two tells twice rather than never.
-            message = f"Your upload cannot be used: {error}"
-            tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request))
-            queue.refuse_at_the_door(workload, tenant, request, key, str(error))
+            _tell_refused(deployment, workload, tenant, request, str(error), error.code)
+            queue.refuse_at_the_door(workload, tenant, request, key, str(error), error.code)
         return _Outcome(key, workload, None, new, str(error))
+    most, nth = workloads[workload].scheduling.most_per_tenant_a_day, 1
+    if most is not None and manifest.uploaded is not None:
+        most *= _TAKEN_IN_FOR_ONE_MADE
+        counted = queue.count_upload(workload, tenant, upload, manifest.uploaded, most)
+        if counted is None:
+            return _refuse_flood(queue, workload, tenant, key, manifest.uploaded, most)
+        nth = counted
     tier, champion = ModelRegistry(deployment).tier_and_champion(tenant, workload, workloads[workload].tier)
     first = champion is None
     group = manifest.group(workloads[workload].training.pack.together)
     new = queue.accept(
-        workload, tenant, manifest.request, key, tier, first=first, uploaded=manifest.uploaded, group=group
+        workload, tenant, manifest.request, key, tier, first=first, uploaded=manifest.uploaded, group=group, nth=nth
     )
     return _Outcome(key, workload, tenant, new, None)
+
+
+def _refuse_flood(
+    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, key: str, uploaded: datetime, most: int
+) -> _Outcome:
+    """Refuse what is one upload too many. There is one row of it a day, and its owner is told once a day."""
+    day = f"{uploaded.astimezone(UTC):%Y-%m-%d}"
+    reason = (
+        f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the newest again the day after"
+    )
+    request = keys.request_id_of(workload, tenant, f"refused:{TOO_MANY_UPLOADS}:{day}")
+    new = queue.get(workload, tenant, request) is None
+    if new:
+        _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_UPLOADS)
+        queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_UPLOADS)
+    return _Outcome(key, workload, None, new, reason)
+
+
+def _tell_refused(
+    deployment: Deployment,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    request: keys.RequestId,
+    reason: str,
+    code: str,
+) -> None:
+    message = f"Your upload cannot be used: {reason}"
+    tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request, code=code))
 
 
 def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:

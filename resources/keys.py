@@ -393,6 +393,21 @@ def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
     return f"{tenant}#{workload}"
 
 
+def history_partition(tenant: TenantId, workload: WorkloadName) -> str:
+    """Partition key, in the requests table, of what no longer fits into the histories of a tenant's requests."""
+    return f"{table_partition(tenant, workload)}#history"
+
+
+def history_item(request: RequestId, since: str) -> str:
+    """Sort key of a request's changes from a moment on; without a moment, what all of them begin with."""
+    return f"{request}#{since}"
+
+
+def upload_counts_partition(tenant: TenantId, workload: WorkloadName) -> str:
+    """Partition key, in the requests table, of how many uploads a tenant handed in on a day."""
+    return f"{table_partition(tenant, workload)}#uploads"
+
+
 ACCOUNT_PARTITION: Final = "_account"
 """Partition key, in the requests table, of what all workloads share; no tenant's id begins with ``_``."""
 

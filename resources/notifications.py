@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resources.deployment import Deployment
 
 NoticeKind = Literal[
-    "model_ready", "upload_refused", "model_not_made", "model_kept", "model_rolled_back", "data_too_old"
+    "model_ready", "upload_refused", "model_not_made", "model_kept", "model_rolled_back", "data_too_old", "upload_waits"
 ]
 
 
@@ -24,7 +24,7 @@ _NOTICES_AT_ONCE: Final = 10  # SNS takes no more in a call
 
 @dataclass(frozen=True)
 class Notice:
-    """What a tenant's owner is told. ``message`` is a sentence for a person."""
+    """What a tenant's owner is told. ``message`` is a sentence for a person; ``code`` names the kind of refusal for programs."""
 
     kind: NoticeKind
     workload: keys.WorkloadName
@@ -32,6 +32,7 @@ class Notice:
     message: str
     request: keys.RequestId | None = None
     version: keys.Version | None = None
+    code: str | None = None
 
 
 def tell_tenant(deployment: Deployment, notice: Notice) -> None:

@@ -7,7 +7,8 @@ The rules, which ``docs/concepts.md`` gives with their bounds:
 - Within a tier whoever has waited longest goes first; a tenant's first model has a head start of a fixed number of seconds,
   so that anybody who has waited longer than that goes before it: nobody starves.
 - Between tiers the next pack goes to the tier that has the fewest packs on their way for its weight.
-- A pack holds requests of one tier and one group; a silo tenant's is alone. One that is not full waits for company until its
+- A pack holds requests of one tier and one group, and of those that were set apart only such that were together; a silo
+  tenant's is alone. One that is not full waits for company until its
   longest waiting request has waited ``wait_seconds``: that is how long a lone request waits for others.
 """
 
@@ -67,13 +68,13 @@ def plan_packs(
         return request.due - head_start if request.first else request.due, request.accepted, request.request
 
     busy = {request.tenant for request in on_their_way}
-    waiting: dict[tuple[keys.Tier, str], list[Request]] = {}
+    waiting: dict[tuple[keys.Tier, str, str], list[Request]] = {}
     for request in sorted(due, key=turn):
         if request.tenant not in busy:
             busy.add(request.tenant)
-            waiting.setdefault((request.tier, request.group), []).append(request)
+            waiting.setdefault((request.tier, request.group, request.apart), []).append(request)
     ready: dict[keys.Tier, list[list[Request]]] = {}
-    for (tier, _), requests in waiting.items():
+    for (tier, _, _), requests in waiting.items():
         size = 1 if tier == "silo" else limits.most_tenants
         for start in range(0, len(requests), size):
             pack = requests[start : start + size]

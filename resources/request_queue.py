@@ -5,10 +5,14 @@ for its next try and is pending again, until its tries are spent and it is dead-
 cannot become a model), superseded (the tenant uploaded again before it was claimed) or cancelled (an operator said so). Every
 change of status is one conditional write that also appends to the row's history who made it, when and why: whoever comes
 second finds that it is no longer theirs to make. ``docs/concepts.md`` has the picture.
+
+A row keeps the latest of its history; older changes move to items of their own (``RequestQueue.history_of``), so that no row
+grows to the 400 KB that DynamoDB allows.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from resources import keys
 from resources.notifications import Notice, tell_tenant
@@ -53,6 +57,11 @@ NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
 FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
 LONGEST_PAUSE: Final = timedelta(minutes=10)  # between two looks whether SageMaker takes a job again
 MOST_POSTPONEMENTS: Final = 100  # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
+TOO_MANY_UPLOADS: Final = "too_many_uploads"
+"""The code of what a tenant is told that uploads more than may be made of it in a day."""
+_MOST_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in one item
+LONGEST_HISTORY: Final = 60  # changes in a row; each has a kilobyte or two at most
+_HISTORY_KEPT: Final = 20  # the latest, when the others move out of the row
 _MOST_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
 _MOST_LOOKS: Final = 10  # at a row that others change meanwhile
@@ -60,9 +69,10 @@ _LISTED_AT_ONCE: Final = 1000
 # What a list needs of a row; what was prepared for it and its history are read where they are needed.
 _LISTED: Final = (
     "tenant", "request", "status", "manifest_key", "version", "tier", "accepted", "uploaded", "due", "first", "attempt",
-    "postponed", "group", "quiet", "pack", "job", "reason", "content",
+    "postponed", "group", "apart", "quiet", "pack", "job", "reason", "reason_code", "content", "nth",
 )  # fmt: skip
 
+_LOG = logging.getLogger(__name__)
 _serialize: Final = TypeSerializer().serialize
 _deserialize: Final = TypeDeserializer().deserialize
 
@@ -78,7 +88,9 @@ class Request:
     ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in whatever order their events
     came; of several uploads of the same content it is the latest's. ``content`` is the id of the request that was the first of
     this content: its own, unless the tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
-    asked for by the tenant, whose owner hears nothing of them. ``facts`` and ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
+    asked for by the tenant, whose owner hears nothing of them. ``apart`` is set by ``RequestQueue.set_apart``: requests that differ in it share no pack.
+    ``nth`` says which upload of its tenant on its day it was at least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is one. ``facts`` and ``history`` are empty on rows of a list (``due``,
+    ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in ``history``.
     """
 
     request: keys.RequestId
@@ -96,12 +108,16 @@ class Request:
     attempt: int = 1
     postponed: int = 0
     group: str = ""
+    apart: str = ""
+    nth: int = 1
     quiet: bool = False
     pack: keys.PackId | None = None
     job: str | None = None
     reason: str | None = None
+    reason_code: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    moved_out: int = 0
 
     @property
     def key(self) -> tuple[keys.TenantId, keys.RequestId]:
@@ -140,10 +156,23 @@ def _request(item: Mapping[str, Any]) -> Request:
         pack=row.get("pack"),
         job=row.get("job"),
         reason=row.get("reason"),
+        reason_code=row.get("reason_code"),
+        apart=row.get("apart", ""),
+        nth=int(row.get("nth", 1)),
+        moved_out=int(row.get("moved_out", 0)),
         content=keys.RequestId(row.get("content", row["request"])),
         facts=row.get("facts", {}),
         history=row.get("history", ()),
     )
+
+
+def _requests(items: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
+    """The rows of a list. One that cannot be read is told to the log and left out: it is no reason to lose the others."""
+    for item in items:
+        try:
+            yield _request(item)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            _LOG.exception("the row %s, %s cannot be read", item.get("tenant"), item.get("request"))
 
 
 @dataclass(frozen=True)
@@ -161,7 +190,7 @@ class RequestQueue:
     def accept(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId, manifest_key: str, tier: keys.Tier,
         *, first: bool, why: str = "uploaded", uploaded: datetime | None = None, group: str = "",
-        quiet: bool = False,
+        quiet: bool = False, nth: int = 1,
     ) -> bool:  # fmt: skip
         """Add a request, once.
 
@@ -176,6 +205,7 @@ class RequestQueue:
             uploaded: when S3 took the manifest; now, if it is not given. The version is named after it.
             group: requests of different groups never share a pack.
             quiet: whether the tenant's owner is told nothing of what becomes of it.
+            nth: which of the tenant's uploads of its day it is (``count_upload``).
 
         Returns:
             Whether there is something new to do. False for a repeated event, in whatever state the request is by now, and for a
@@ -193,6 +223,7 @@ class RequestQueue:
             "queue": keys.queue_key(workload, "pending"),
             **({"group": group} if group else {}),
             **({"quiet": True} if quiet else {}),
+            **({"nth": nth} if nth > 1 else {}),
         }
         if self._put(workload, tenant, request, "pending", at, row, why=why):
             return True
@@ -238,6 +269,7 @@ class RequestQueue:
                     **_afresh(known, now()),
                     "manifest_key": row["manifest_key"],
                     "uploaded": uploaded.isoformat(),
+                    "nth": row.get("nth"),
                     "version": keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
                 }
                 if self.try_move(known, "pending", why="uploaded again", changes=again):
@@ -312,17 +344,73 @@ class RequestQueue:
         request: keys.RequestId,
         manifest_key: str,
         reason: str,
+        code: str,
     ) -> bool:
-        """Record an upload that was refused before it became a request. Returns whether that is new."""
+        """Record an upload that was refused before it became a request, with the code of the refusal. Returns whether that is new."""
         return self._put(
             workload,
             tenant,
             request,
             "refused",
             now(),
-            {"manifest_key": manifest_key, "reason": reason[:_MOST_REASON]},
+            {"manifest_key": manifest_key, "reason": reason[:_MOST_REASON], "reason_code": code},
             why=reason,
         )
+
+    def count_upload(
+        self, workload: keys.WorkloadName, tenant: keys.TenantId, upload: keys.UploadId, uploaded: datetime, most: int
+    ) -> int | None:
+        """Count an upload among those of its tenant and its day (UTC). The same one is counted once, however often its event comes.
+
+        Args:
+            workload: which.
+            tenant: whose.
+            upload: its id.
+            uploaded: when S3 took it.
+            most: how many are counted.
+
+        Returns:
+            How many there were with it; None when it is one too many. For one of an earlier day than the last that was
+            counted, 1.
+        """
+        day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MOST_UPLOADS_COUNTED)
+        key = {"tenant": keys.upload_counts_partition(tenant, workload), "request": "latest"}
+        table = self.deployment.requests_table
+        try:
+            self.deployment.dynamodb.put_item(
+                TableName=table,
+                Item={name: _serialize(value) for name, value in {**key, "day": day, "uploads": {upload}}.items()},
+                ConditionExpression="attribute_not_exists(#day) OR #day < :day",
+                ExpressionAttributeNames={"#day": "day"},
+                ExpressionAttributeValues={":day": _serialize(day)},
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+        else:
+            return 1
+        try:
+            answer = self.deployment.dynamodb.update_item(
+                TableName=table,
+                Key={name: _serialize(value) for name, value in key.items()},
+                UpdateExpression="ADD #uploads :uploads",
+                ConditionExpression="#day = :day AND (contains(#uploads, :upload) OR size(#uploads) < :most)",
+                ExpressionAttributeNames={"#day": "day", "#uploads": "uploads"},
+                ExpressionAttributeValues={
+                    ":day": _serialize(day),
+                    ":uploads": _serialize({upload}),
+                    ":upload": _serialize(upload),
+                    ":most": _serialize(most),
+                },
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            found = cast("Mapping[str, Any]", error.response.get("Item") or {})
+            return None if found.get("day", {}).get("S") == day else 1
+        return len(_deserialize(answer["Attributes"]["uploads"]))
 
     def _put(
         self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId, status: Status, at: datetime,
@@ -334,7 +422,7 @@ class RequestQueue:
             "status": status,
             "accepted": at.isoformat(),
             "due": at.isoformat(),
-            "history": [self._change(status, why, at)],
+            "history": [self._change(status, why, at, row.get("reason_code"))],
             **row,
         }
         try:
@@ -352,7 +440,15 @@ class RequestQueue:
 
     # ---- changes --------------------------------------------------------------------------------------------------------
 
-    def move(self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None) -> Request:
+    def move(
+        self,
+        request: Request,
+        to: Status,
+        *,
+        why: str,
+        changes: Mapping[str, Any] | None = None,
+        code: str | None = None,
+    ) -> Request:
         """Change a request's status, if it still has the status, the pack and the due time that ``request`` shows.
 
         The due time tells a row that went back to the queue from what it was before.
@@ -362,6 +458,7 @@ class RequestQueue:
             to: the new status.
             why: a sentence for the history.
             changes: further attributes to set; None removes one.
+            code: names the kind of ``why`` for programs, in the history; ``reason_code`` among the changes, if not given.
 
         Raises:
             NotTheirTurn: it has moved on since it was read, or the change is not one a request can make.
@@ -370,8 +467,28 @@ class RequestQueue:
             raise NotTheirTurn(
                 f"request {request.request} of {request.tenant} is {request.status}; it cannot become {to}"
             )
-        change = self._change(to, why, now())
-        values: dict[str, Any] = {"status": to, **(changes or {})}
+        change = self._change(to, why, now(), code or (changes or {}).get("reason_code"))
+        try:
+            moved = self._write_move(request, to, change, changes or {})
+        except ClientError as error:
+            if error_code(error) != "ValidationException" or "size" not in str(error):
+                raise
+            # The row has reached what DynamoDB takes: its history moves out, and it goes on.
+            row = self.get(request.workload, request.tenant, request.request)
+            if row is None or not self._move_history_out(row):
+                raise
+            moved = self._write_move(request, to, change, changes or {})
+        if len(moved.history) > LONGEST_HISTORY:
+            with suppress(ClientError, BotoCoreError):  # the next change does it
+                self._move_history_out(moved)
+        return moved
+
+    def _write_move(
+        self, request: Request, to: Status, change: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> Request:
+        values: dict[str, Any] = {"status": to, **changes}
+        if "reason" in values:
+            values.setdefault("reason_code", None)  # a code is of the reason it came with
         values["queue"] = keys.queue_key(request.workload, to) if to in INDEXED else None
         names = {"#history": "history", "#status": "status"}
         sets, removes, expression_values = [], [], {}
@@ -417,24 +534,101 @@ class RequestQueue:
             ) from error
         return _request(answer["Attributes"])
 
+    def _move_history_out(self, row: Request) -> bool:
+        """Move all but the latest changes of a row's history to items of their own. Returns whether there were any to move.
+
+        An item is written first, under the name of its oldest change: whoever dies in between writes the same again. It lies in
+        a partition beside the tenant's, where who asks for the tenant's requests does not read it.
+        """
+        older, latest = list(row.history[:-_HISTORY_KEPT]), list(row.history[-_HISTORY_KEPT:])
+        if not older:
+            return False
+        table, partition = self.deployment.requests_table, keys.history_partition(row.tenant, row.workload)
+        for start in range(0, len(older), LONGEST_HISTORY):
+            some = older[start : start + LONGEST_HISTORY]
+            item = {"tenant": partition, "request": keys.history_item(row.request, some[0]["at"]), "history": some}
+            self.deployment.dynamodb.put_item(
+                TableName=table, Item={name: _serialize(value) for name, value in item.items()}
+            )
+        try:
+            self.deployment.dynamodb.update_item(
+                TableName=table,
+                Key=_key(row),
+                UpdateExpression="SET #history = :latest, #moved_out = :moved_out",
+                # Nothing was added since, and nothing moved out.
+                ConditionExpression="#history[0] = :first AND size(#history) = :length",
+                ExpressionAttributeNames={"#history": "history", "#moved_out": "moved_out"},
+                ExpressionAttributeValues={
+                    ":latest": _serialize(latest),
+                    ":moved_out": _serialize(row.moved_out + len(older)),
+                    ":first": _serialize(row.history[0]),
+                    ":length": _serialize(len(row.history)),
+                },
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+        return True
+
+    def history_of(self, request: Request, since: datetime | None = None) -> list[Mapping[str, Any]]:
+        """All changes of a request that was read by itself or as one of its tenant's, the oldest first.
+
+        Args:
+            request: as it was read.
+            since: changes before this moment may be left out, which saves a call where the row itself reaches back as far.
+        """
+        latest = list(request.history)
+        if not request.moved_out or (since is not None and latest and _time(latest[0]["at"]) <= since):
+            return latest
+        pages = self.deployment.dynamodb.get_paginator("query").paginate(
+            TableName=self.deployment.requests_table,
+            KeyConditionExpression="tenant = :partition AND begins_with(#request, :request)",
+            ExpressionAttributeNames={"#request": "request"},
+            ExpressionAttributeValues={
+                ":partition": {"S": keys.history_partition(request.tenant, request.workload)},
+                ":request": {"S": keys.history_item(request.request, "")},
+            },
+            ConsistentRead=True,
+        )
+        items = (item for page in pages for item in page["Items"])
+        moved_out = [change for item in items for change in _deserialize(cast("Any", item["history"]))]
+        # What was being moved out when it was read is in both.
+        return [change for change in moved_out if change not in latest] + latest
+
     def try_move(
-        self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
+        self,
+        request: Request,
+        to: Status,
+        *,
+        why: str,
+        changes: Mapping[str, Any] | None = None,
+        code: str | None = None,
     ) -> Request | None:
         """``move``, or None when it was no longer this caller's to move."""
         try:
-            return self.move(request, to, why=why, changes=changes)
+            return self.move(request, to, why=why, changes=changes, code=code)
         except NotTheirTurn:
             return None
 
+    def _alone(
+        self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
+    ) -> Request | None:
+        """``try_move`` for one of many: an error is told to the log, and is this request's alone."""
+        try:
+            return self.try_move(request, to, why=why, changes=changes)
+        except (ClientError, BotoCoreError):
+            _LOG.exception("request %s of %s could not become %s", request.request, request.tenant, to)
+            return None
+
     def claim(self, requests: Sequence[Request], pack: keys.PackId) -> list[Request]:
-        """Take requests for a pack. Returns those that were still free, in the order given."""
+        """Take requests for a pack. Returns those that were still free, in the order given; one that cannot be changed is left out."""
 
         def take(request: Request) -> Request | None:
             changes: dict[str, str] = {"pack": pack}
             if request.version and keys.upload_moment(request.version) < keys.moment_of(request.uploaded):
                 # It was uploaded again since, and a version is as new as its upload.
                 changes["version"] = keys.version_of(f"{request.request}/{pack}", request.uploaded)
-            return self.try_move(request, "claimed", why=f"pack {pack}", changes=changes)
+            return self._alone(request, "claimed", why=f"pack {pack}", changes=changes)
 
         if len(requests) == 1:
             claimed: Iterable[Request | None] = [take(requests[0])]
@@ -445,7 +639,7 @@ class RequestQueue:
 
     def fail(
         self, request: Request, reason: str, *, attempts: int, retryable: bool = True, new_version: bool = False,
-        first_retry: timedelta = FIRST_RETRY,
+        first_retry: timedelta = FIRST_RETRY, code: str | None = None,
     ) -> Request:  # fmt: skip
         """Note that a try failed: the request waits for its next one, or is dead-lettered when its tries are spent, of which its
         tenant is told.
@@ -458,44 +652,50 @@ class RequestQueue:
             new_version: whether the next try makes another version, because this one's archive is of no use: an endpoint may
                 have loaded it, and knows it by its name.
             first_retry: how long it waits after its first try; twice as long after each further one.
+            code: names the kind of ``reason`` for programs.
 
         Raises:
             NotTheirTurn: it has moved on since it was read.
         """
         reason = reason[:_MOST_REASON]
         if not retryable:
-            return self.move(request, "refused", why=reason, changes={"reason": reason, "pack": None})
+            refused = {"reason": reason, "reason_code": code, "pack": None}
+            return self.move(request, "refused", why=reason, changes=refused)
         if request.attempt >= attempts:
-            return self._dead_letter(request, reason)
+            return self._dead_letter(request, reason, code)
         due, attempt = now() + first_retry * 2 ** (request.attempt - 1), request.attempt + 1
-        changes = {"reason": reason, "attempt": attempt, "due": due.isoformat(), "pack": None, "job": None}
+        changes = {
+            "reason": reason, "reason_code": code, "attempt": attempt, "due": due.isoformat(), "pack": None, "job": None,
+        }  # fmt: skip
         if new_version:
             changes["version"] = keys.version_of(f"{request.version}/{attempt}", request.uploaded)
         return self.move(request, "failed", why=reason, changes=changes)
 
-    def _dead_letter(self, request: Request, reason: str) -> Request:
+    def _dead_letter(self, request: Request, reason: str, code: str | None = None) -> Request:
         """Give a request up. Its tenant is told first: whoever dies between the two tells twice rather than never."""
         if not request.quiet:
             said = f"No model could be made from your upload: {reason}"
             tell_tenant(
                 self.deployment,
-                Notice("model_not_made", request.workload, request.tenant, said, request=request.request),
+                Notice("model_not_made", request.workload, request.tenant, said, request=request.request, code=code),
             )
-        return self.move(request, "dead_lettered", why=reason, changes={"reason": reason, "pack": None})
+        changes = {"reason": reason, "reason_code": code, "pack": None}
+        return self.move(request, "dead_lettered", why=reason, changes=changes)
 
     def wake(self, workload: keys.WorkloadName) -> list[Request]:
         """Make failed requests whose next try has come pending again. Returns them."""
         rows = [
-            self.try_move(row, "pending", why=f"try {row.attempt}")
+            self._alone(row, "pending", why=f"try {row.attempt}")
             for row in self._with_status(workload, "failed", until=now())
         ]
         return [row for row in rows if row is not None]
 
-    def postpone(self, request: Request, why: str, until: datetime | None = None) -> None:
+    def postpone(self, request: Request, why: str, until: datetime | None = None, *, code: str | None = None) -> None:
         """Put a request back for a later moment without counting a try: nothing was wrong with it.
 
         It may have moved on within its pack since it was read; another pack's it is left to that pack. Without ``until`` it
-        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered, of which its tenant is told.
+        waits longer each time, up to ten minutes; after a hundred times it is dead-lettered, of which its tenant is told. ``code``
+        names the kind of ``why``, in the history.
         """
         for row in self.get_many([request.key], request.workload):
             if row.pack != request.pack:
@@ -503,16 +703,26 @@ class RequestQueue:
             if row.postponed >= MOST_POSTPONEMENTS:
                 reason = f"put off {row.postponed} times, at last because: {why}"[:_MOST_REASON]
                 with suppress(NotTheirTurn):
-                    self._dead_letter(row, reason)
+                    self._dead_letter(row, reason, "put_off_too_often")
                 continue
             due = until or now() + min(FIRST_RETRY * 2 ** min(row.postponed, 10), LONGEST_PAUSE)
             postponed = row.postponed + (until is None)
             changes = {"due": due.isoformat(), "pack": None, "job": None, "postponed": postponed}
-            self.try_move(row, "pending", why=why, changes=changes)
+            self.try_move(row, "pending", why=why, changes=changes, code=code)
+
+    def set_apart(self, request: Request, apart: str, *, why: str, due: datetime) -> Request | None:
+        """Put a request of a pack that keeps killing its runs back, to meet from now on only those with the same ``apart``.
+
+        No try is counted: it may be innocent. None when it has moved on since it was read, or cannot be changed.
+        """
+        changes = {
+            "due": due.isoformat(), "pack": None, "job": None, "apart": apart, "postponed": request.postponed + 1,
+        }  # fmt: skip
+        return self._alone(request, "pending", why=why, changes=changes)
 
     def supersede(self, request: Request, newer: Request) -> Request | None:
-        """Leave a request that nobody claimed to a newer one of its tenant. None when it has moved on."""
-        return self.try_move(request, "superseded", why=f"a newer upload is request {newer.request}")
+        """Leave a request that nobody claimed to a newer one of its tenant. None when it has moved on, or cannot be changed."""
+        return self._alone(request, "superseded", why=f"a newer upload is request {newer.request}")
 
     def cancel(self, request: Request, *, why: str) -> Request:
         """Take a request out of the queue, or out of its pack, whose other requests go on.
@@ -586,7 +796,7 @@ class RequestQueue:
             pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
             while pending:
                 answer = self.deployment.dynamodb.batch_get_item(RequestItems=pending)
-                found += [_request(item) for item in answer["Responses"].get(table, [])]
+                found += _requests(answer["Responses"].get(table, []))
                 pending = answer.get("UnprocessedKeys")
         return found
 
@@ -598,9 +808,7 @@ class RequestQueue:
             ExpressionAttributeValues={":tenant": {"S": keys.table_partition(tenant, workload)}},
             ConsistentRead=True,
         )
-        return sorted(
-            (_request(item) for page in pages for item in page["Items"]), key=lambda request: request.accepted
-        )
+        return sorted((row for page in pages for row in _requests(page["Items"])), key=lambda request: request.accepted)
 
     def due(self, workload: keys.WorkloadName, *, most: int = 20_000) -> list[Request]:
         """Pending requests whose time has come, the longest waiting first."""
@@ -655,11 +863,11 @@ class RequestQueue:
             PaginationConfig={"PageSize": _LISTED_AT_ONCE},
         )
         for page in pages:
-            for item in page["Items"]:
-                yield _request(cast("Mapping[str, Any]", item))
+            yield from _requests(cast("Iterable[Mapping[str, Any]]", page["Items"]))
 
-    def _change(self, status: Status, why: str, at: datetime) -> dict[str, str]:
-        return {"at": at.isoformat(), "by": self.by[:100], "status": status, "why": why[:300]}
+    def _change(self, status: Status, why: str, at: datetime, code: str | None = None) -> dict[str, str]:
+        change = {"at": at.isoformat(), "by": self.by[:100], "status": status, "why": why[:300]}
+        return {**change, "code": code} if code is not None else change
 
 
 def _afresh(request: Request, at: datetime) -> dict[str, Any]:

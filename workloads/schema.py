@@ -85,6 +85,14 @@ class Parameter(_Section):
         return self
 
 
+class Preparation(_Section):
+    """What preparing one upload may take; whoever's takes more is refused."""
+
+    memory_megabytes: int = Field(default=1024, ge=64, le=65_536, description="on top of the code's own")
+    cpu_seconds: int = Field(default=120, ge=1, le=3600, description="of a processor")
+    seconds: float = Field(default=600, ge=1, le=7200, description="of the clock on the wall, on a busy machine too")
+
+
 class Upload(_Section):
     """What an upload may hold."""
 
@@ -92,6 +100,7 @@ class Upload(_Section):
     most_files: int = Field(ge=1, le=10_000)
     most_megabytes: float = Field(gt=0, le=10_240)
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
+    preparation: Preparation = Preparation()
 
     @property
     def most_bytes(self) -> int:
@@ -172,7 +181,10 @@ class Scheduling(_Section):
         description="the packs on their way are shared between tiers by these; 1 for one not named",
     )
     most_per_tenant_a_day: int | None = Field(
-        default=None, ge=1, description="a tenant's further requests wait for the next 24 hours; no limit if none"
+        default=24,  # one an hour: nobody's data change faster than a model of them is worth
+        ge=1,
+        description="models are made of so many of a tenant's uploads within 24 hours, first models included, and ten times as"
+        " many uploads are taken in; further ones wait, or are refused. No limit if null",
     )
     retry_seconds: float = Field(
         default=20, gt=0, le=3600, description="before a failed request's second try; doubled with each further one"

@@ -61,6 +61,9 @@ LARGEST_READING: Final = 1e7
 SPIKE: Final = 1000.0
 """A reading this many times the 99th percentile of the others was taken in another unit or is a meter's total."""
 
+PRELOADED: Final = ("pyarrow.csv", "pyarrow.parquet", "pyarrow.compute", "pandas", "holidays")
+"""Imported where they are needed; who prepares many files in processes of their own imports them before."""
+
 _INTERVALS: Final = (300, 600, 900, 1200, 1800, HOUR)
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 

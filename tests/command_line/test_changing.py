@@ -51,7 +51,9 @@ def test_of_a_tenant_its_latest_request_is_retried_or_the_one_that_is_named(call
 
     refused = keys.request_id_of(ENERGY, keys.tenant_id("bolt"), "refused")
     manifest = "uploads/bolt/energy/u/manifest.json"
-    queue.refuse_at_the_door(ENERGY, keys.tenant_id("bolt"), refused, manifest, "the manifest is not JSON")
+    queue.refuse_at_the_door(
+        ENERGY, keys.tenant_id("bolt"), refused, manifest, "the manifest is not JSON", "manifest_unreadable"
+    )
     assert "upload again" in call("retry", "bolt", status=1).stderr
 
 

@@ -168,7 +168,9 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         for whose, partitions in leading.items():
             yield Target(name, whose, template.arn(name), {"dynamodb:LeadingKeys": partitions})
         yield Target(name, "unnamed", template.arn(name), {})
-        yield Target(f"{name}/index", "all", f"{template.arn(name)}/index/queue", {"dynamodb:LeadingKeys": [f"{own}#energy"]})
+        yield Target(
+            f"{name}/index", "all", f"{template.arn(name)}/index/queue", {"dynamodb:LeadingKeys": [f"{own}#energy"]}
+        )
     foreign_table = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/another"
     yield Target("foreign", "nobody", foreign_table, {"dynamodb:LeadingKeys": [f"{own}#energy"]})
 
@@ -231,7 +233,9 @@ def policies_of(template: Template, identity: str) -> tuple[str, ...]:
     return template.policies_of(identity) if identity in template.named("AWS::IAM::Role") else (identity,)
 
 
-def asked(template: Template, identity: str, actions: list[str], own: str = OWN, other: str = OTHER) -> list[tuple[Request, bool]]:
+def asked(
+    template: Template, identity: str, actions: list[str], own: str = OWN, other: str = OTHER
+) -> list[tuple[Request, bool]]:
     """Every action for every target of its service, with whether it is to be allowed."""
     tag = {"aws:PrincipalTag/tenant": own} if identity == "TenantClientRole" else {}
     names = policies_of(template, identity)
@@ -279,7 +283,10 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
                 ({"aws:TagKeys": ["tenant"], "aws:RequestTag/tenant": "_workload"}, False),
                 ({"aws:TagKeys": ["tenant"], "aws:RequestTag/tenant": f"{OWN}/energy"}, False),
                 ({"aws:TagKeys": ["project"], "aws:RequestTag/project": OWN}, False),
-                ({"aws:TagKeys": ["tenant", "project"], "aws:RequestTag/tenant": OWN, "aws:RequestTag/project": "x"}, False),
+                (
+                    {"aws:TagKeys": ["tenant", "project"], "aws:RequestTag/tenant": OWN, "aws:RequestTag/project": "x"},
+                    False,
+                ),
             ]
             for context, may in tags:
                 yield Request(action, arn, context, APP, ("AppPolicy",), trust), may
@@ -290,7 +297,12 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
                 yield Request(action, arn, context, session, policies_of(template, identity), trust), False
             stranger = f"arn:aws:iam::{STRANGER}:role/app"
             yield Request(action, arn, own, stranger, ("Administrator",), trust), False
-            for service, account in (("sagemaker", ACCOUNT), ("sagemaker", STRANGER), ("sagemaker", None), ("ec2", ACCOUNT)):
+            for service, account in (
+                ("sagemaker", ACCOUNT),
+                ("sagemaker", STRANGER),
+                ("sagemaker", None),
+                ("ec2", ACCOUNT),
+            ):
                 context = {"aws:SourceAccount": account} if account else {}
                 may = not for_app and service == "sagemaker" and account == ACCOUNT and action == "sts:AssumeRole"
                 yield Request(action, arn, context, f"{service}.amazonaws.com", (), trust), may
@@ -302,9 +314,14 @@ def attached(template: Template) -> Iterator[tuple[Request, bool]]:
         for secure in ("true", "false"):
             context = {"aws:SecureTransport": secure}
             key = f"{template.arn(bucket)}/any/key"
-            yield Request("s3:GetObject", key, context, APP, ("Administrator",), f"{ATTACHED}{bucket}"), secure == "true"
+            yield (
+                Request("s3:GetObject", key, context, APP, ("Administrator",), f"{ATTACHED}{bucket}"),
+                secure == "true",
+            )
             yield Request("s3:GetObject", key, context, APP, (), f"{ATTACHED}{bucket}"), False
-            list_it = Request("s3:ListBucket", template.arn(bucket), context, APP, ("OrchestratorPolicy",), f"{ATTACHED}{bucket}")
+            list_it = Request(
+                "s3:ListBucket", template.arn(bucket), context, APP, ("OrchestratorPolicy",), f"{ATTACHED}{bucket}"
+            )
             yield list_it, secure == "true"
     tells = {
         "UploadsQueue": ("s3", template.arn("UploadsBucket")),
@@ -327,4 +344,7 @@ def attached(template: Template) -> Iterator[tuple[Request, bool]]:
                 for action in ("sqs:SendMessage", "sqs:ReceiveMessage"):
                     asked = Request(action, arn, context, f"{service}.amazonaws.com", (), policy)
                     yield asked, may and action == "sqs:SendMessage"
-        yield Request("sqs:SendMessage", arn, {}, f"arn:aws:iam::{STRANGER}:role/app", ("Administrator",), policy), False
+        yield (
+            Request("sqs:SendMessage", arn, {}, f"arn:aws:iam::{STRANGER}:role/app", ("Administrator",), policy),
+            False,
+        )

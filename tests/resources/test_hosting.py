@@ -223,7 +223,9 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
         queue.accept(NAME, name, keys.request_id_of(NAME, name, "x"), key, "bridge", first=True)
         with pytest.raises(NoModelYet, match="its last upload is pending"):
             client.predict({"period": 1})
-        queue.refuse_at_the_door(NAME, name, keys.request_id_of(NAME, name, "y"), key, "the meter was broken")
+        queue.refuse_at_the_door(
+            NAME, name, keys.request_id_of(NAME, name, "y"), key, "the meter was broken", "data_unusable"
+        )
         with pytest.raises(NoModelYet, match="its last upload is refused: the meter was broken"):
             client.predict({"period": 1})
         assert [request.status for request in client.requests()] == ["pending", "refused"]

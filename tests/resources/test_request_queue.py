@@ -23,11 +23,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from boto3.dynamodb.types import TypeSerializer
+from botocore.exceptions import ClientError
+
 from resources import keys
 from resources.deployment import Deployment
 from resources.request_queue import (
     FIRST_RETRY,
     IN_A_PACK,
+    LONGEST_HISTORY,
     LONGEST_PAUSE,
     MOST_POSTPONEMENTS,
     OPEN,
@@ -468,7 +472,9 @@ def test_a_tenant_with_a_model_of_a_later_upload_gets_none_of_an_earlier_one_bac
 
 
 def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(queue: RequestQueue) -> None:
-    queue.refuse_at_the_door(NAME, ACME, keys.request_id_of(NAME, ACME, "x"), "k", "it is no manifest")
+    queue.refuse_at_the_door(
+        NAME, ACME, keys.request_id_of(NAME, ACME, "x"), "k", "it is no manifest", "manifest_unreadable"
+    )
     (row,) = queue.of_tenant(NAME, ACME)
     with pytest.raises(NotTheirTurn, match=r"it is no manifest.*upload again"):
         queue.retry(row, why="perhaps")
@@ -546,11 +552,106 @@ def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(que
 
 def test_an_upload_refused_at_the_door_is_kept_once_with_its_reason_and_owed_to_nobody(queue: RequestQueue) -> None:
     request = keys.request_id_of(NAME, ACME, "refused")
-    assert queue.refuse_at_the_door(NAME, ACME, request, "k", "y" * 3000)
-    assert not queue.refuse_at_the_door(NAME, ACME, request, "k", "another")
+    assert queue.refuse_at_the_door(NAME, ACME, request, "k", "y" * 3000, "too_long")
+    assert not queue.refuse_at_the_door(NAME, ACME, request, "k", "another", "another_code")
     (row,) = queue.of_tenant(NAME, ACME)
-    assert (row.status, row.version, row.reason) == ("refused", None, "y" * 1000)
+    assert (row.status, row.version, row.reason, row.reason_code) == ("refused", None, "y" * 1000, "too_long")
+    assert row.history[0]["code"] == "too_long"
     assert queue.open(NAME) == []
+
+
+def test_a_code_is_of_the_reason_it_came_with(queue: RequestQueue) -> None:
+    row = queue.fail(claimed(queue, accepted(queue)), "it is lost", attempts=2, first_retry=AT_ONCE, code="run_died")
+    assert (row.reason_code, row.history[-1]["code"]) == ("run_died", "run_died")
+    (row,) = queue.wake(NAME)
+    row = queue.fail(claimed(queue, row), "it is lost again", attempts=3)
+    assert (row.status, row.reason, row.reason_code) == ("failed", "it is lost again", None)
+    row = queue.cancel(row, why="a mistake")
+    row = queue.retry(row, why="it was none")
+    assert (row.reason, row.reason_code) == (None, None)
+
+
+def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
+    """A row that has all but reached the 400 KB that DynamoDB takes, as a release that did not bound histories left it."""
+    row = accepted(queue, tenant)
+    why = "z" * 300
+    changes = [
+        {
+            "at": f"2026-01-01T{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}+00:00",
+            "by": "intake",
+            "status": "pending",
+            "why": why,
+        }
+        for n in range(1010)
+    ]
+    serialize = TypeSerializer().serialize
+    update = partial(
+        queue.deployment.dynamodb.update_item,
+        TableName=queue.deployment.requests_table,
+        Key={"tenant": {"S": keys.table_partition(tenant, NAME)}, "request": {"S": row.request}},
+        UpdateExpression="SET #h = :h",
+        ExpressionAttributeNames={"#h": "history"},
+    )
+    while True:
+        try:
+            update(ExpressionAttributeValues={":h": serialize(changes)})
+        except ClientError:
+            changes.pop()
+        else:
+            break
+    found = queue.get(NAME, tenant, row.request)
+    assert found is not None
+    assert len(found.history) > 900
+    with pytest.raises(ClientError, match="size"):
+        update(ExpressionAttributeValues={":h": serialize([*changes, changes[0]])})
+    return found
+
+
+def test_a_row_that_is_full_goes_on_and_keeps_all_its_history(queue: RequestQueue) -> None:
+    before = full(queue)
+    row = queue.cancel(before, why="the customer left")
+    assert row.status == "cancelled"
+    assert len(row.history) < 30
+    assert queue.history_of(row) == [*before.history, row.history[-1]]
+    assert [r.request for r in queue.of_tenant(NAME, ACME)] == [row.request], "what moved out is no request"
+    assert queue.open(NAME) == []
+
+
+def test_a_history_is_kept_whole_however_long_it_grows_and_its_row_stays_small(queue: RequestQueue) -> None:
+    row, whys = accepted(queue), []
+    for number in range(2 * LONGEST_HISTORY + 5):
+        whys.append(f"for the {number}th time")
+        row = queue.move(row, "pending", why=whys[-1])
+        assert len(row.history) <= LONGEST_HISTORY + 1
+    found = queue.get(NAME, ACME, row.request)
+    assert found is not None
+    assert found.moved_out > LONGEST_HISTORY
+    assert [change["why"] for change in queue.history_of(found)] == ["uploaded", *whys]
+    assert queue.history_of(found, since=now()) == list(found.history) or len(found.history) < len(whys)
+
+
+def test_a_row_that_cannot_be_read_hides_no_other(queue: RequestQueue) -> None:
+    broken, good = accepted(queue, BOLT), accepted(queue)
+    queue.deployment.dynamodb.update_item(
+        TableName=queue.deployment.requests_table,
+        Key={"tenant": {"S": keys.table_partition(BOLT, NAME)}, "request": {"S": broken.request}},
+        UpdateExpression="SET #a = :a",
+        ExpressionAttributeNames={"#a": "accepted"},
+        ExpressionAttributeValues={":a": {"S": "yesterday"}},
+    )
+    assert [row.request for row in queue.due(NAME)] == [good.request]
+    assert [row.request for row in queue.get_many([broken.key, good.key], NAME)] == [good.request]
+
+
+def test_uploads_are_counted_once_each_by_their_day(queue: RequestQueue) -> None:
+    day = now().replace(hour=12)
+    count = partial(queue.count_upload, NAME, ACME, most=3)
+    ids = [keys.upload_id(f"u{number}") for number in range(5)]
+    assert [count(ids[n], day) for n in (0, 1, 1, 0, 2)] == [1, 2, 2, 2, 3]
+    assert [count(ids[n], day) for n in (3, 2, 4)] == [None, 3, None]
+    assert count(ids[3], day + timedelta(days=1)) == 1
+    assert count(ids[4], day) == 1, "an event that comes a day late is not held against the new day"
+    assert queue.of_tenant(NAME, ACME) == []
 
 
 def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_workload(queue: RequestQueue) -> None:
