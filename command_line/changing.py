@@ -1,18 +1,18 @@
-"""The commands that change something: retry, cancel, pause, resume, drain, rollback, redrive. Each says who did it."""
+"""The commands that change something: retry, cancel, pause, resume, drain, rollback, tier, redrive. Each says who did it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, get_args
 
 import click
 from botocore.exceptions import ClientError
 
 from command_line import fleet
 from command_line.invocation import PACK, REQUEST, TENANT, VERSION, WORKLOAD, Invocation, NotDone, common_options, plain
-from resources import keys
+from resources import keys, operator_events
 from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
@@ -310,6 +310,7 @@ def rollback(
       tenantry rollback acme --workload energy --why "it missed the holidays"
     """
     # Registering models is not needed by any other command.
+    from assets.asset_metadata import rollback_metadata
     from assets.endpoint_registration import ArtifactUnusable, roll_back
     from resources.model_registry import ModelRegistry
 
@@ -321,10 +322,58 @@ def rollback(
         crowned = roll_back(invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator)
     except (LookupError, ArtifactUnusable) as error:
         raise NotDone(str(error)) from error
+    if champion is None or crowned.turn != champion.turn:
+        metadata = rollback_metadata(crowned, by=invocation.operator, why=why)
+        _show_in_dagster(invocation, "materialization", workload, tenant, metadata, crowned.version)
     if invocation.as_json:
         invocation.write_json({"format": 1, "champion": crowned})
     else:
         invocation.console.print(f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again")
+
+
+def _show_in_dagster(
+    invocation: Invocation, kind: operator_events.Kind, workload: Workload, tenant: keys.TenantId,
+    metadata: Mapping[str, Any], data_version: str = "",
+) -> None:  # fmt: skip
+    """Let Dagster's sensor show what was done, on the tenant's partition of ``endpoint_registration``."""
+    name = keys.workload_name(workload.name)
+    event = operator_events.OperatorEvent(kind, name, tenant, "endpoint_registration", metadata, data_version)
+    operator_events.leave(invocation.deployment, event)
+
+
+# ---- a tenant's tier ----------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT)
+@click.argument("workload", type=WORKLOAD)
+@click.argument("tier", type=click.Choice(get_args(keys.Tier)), required=False)
+@click.option("--why", default="an operator set it", show_default=True, help="Stands beside the setting.")
+@common_options
+def tier(invocation: Invocation, tenant: keys.TenantId, workload: Workload, tier: keys.Tier | None, why: str) -> None:
+    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it stands.
+
+    It holds for requests that are taken in from now on: an upload, or a re-training. Until the model of such a request is
+    registered, the tenant is served as before.
+
+    \b
+    Examples:
+      tenantry tier acme energy
+      tenantry tier acme energy silo --why "its contract says so"
+    """
+    from assets.tier_changes import change_tier, tier_metadata, tier_of
+
+    if tier is None:
+        stands = tier_of(invocation.deployment, workload, tenant)
+    else:
+        stands = change_tier(invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why)
+        metadata = tier_metadata(stands, by=invocation.operator, why=why)
+        _show_in_dagster(invocation, "observation", workload, tenant, metadata)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "tier": stands})
+        return
+    whose = "its own" if stands.own else f"that of {workload.name}"
+    invocation.console.print(plain(f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}"))
 
 
 # ---- the uploads' dead letters ------------------------------------------------------------------------------------------

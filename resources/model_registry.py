@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 
+_MOST_WHY: Final = 1000  # characters kept of a reason
 ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
 
 
@@ -132,8 +133,12 @@ class ModelRegistry:
 
     def tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier) -> keys.Tier:
         """The tenant's own tier, or the workload's."""
+        return self.own_tier(tenant, workload) or default
+
+    def own_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> keys.Tier | None:
+        """The tier that was set for the tenant; None where none was, so that the workload's holds."""
         row = self._get(tenant, workload, "tenant")
-        return row["tier"] if row else default
+        return row["tier"] if row else None
 
     def tier_and_champion(
         self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
@@ -155,9 +160,18 @@ class ModelRegistry:
         champion = found.get("champion")
         return found["tenant"]["tier"] if "tenant" in found else default, _champion(champion) if champion else None
 
-    def set_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, tier: keys.Tier) -> None:
-        """Give a tenant a tier of its own; its next model is made and served there."""
-        self._put(tenant, workload, "tenant", {"tier": tier})
+    def set_tier(
+        self,
+        tenant: keys.TenantId,
+        workload: keys.WorkloadName,
+        tier: keys.Tier,
+        *,
+        by: str = "tenantry",
+        why: str = "",
+    ) -> None:
+        """Give a tenant a tier of its own: models of requests that are taken in from now on are made and served there."""
+        said = {"tier": tier, "by": by[:100], "why": why[:_MOST_WHY], "at": now().isoformat()}
+        self._put(tenant, workload, "tenant", said)
 
     # ---- versions --------------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,8 @@ class Request:
     ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in whatever order their events
     came; of several uploads of the same content it is the latest's. ``content`` is the id of the request that was the first of
     this content: its own, unless the tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
-    asked for by the tenant, whose owner hears nothing of them. ``facts`` and ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
+    asked for by the tenant, whose owner hears nothing of them. ``hyperparameters`` are those of the job it went to training
+    with last. ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list (``due``, ``in_packs``, ``with_status``, ``open``).
     """
 
     request: keys.RequestId
@@ -101,6 +102,7 @@ class Request:
     job: str | None = None
     reason: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -142,6 +144,7 @@ def _request(item: Mapping[str, Any]) -> Request:
         reason=row.get("reason"),
         content=keys.RequestId(row.get("content", row["request"])),
         facts=row.get("facts", {}),
+        hyperparameters=row.get("hyperparameters", {}),
         history=row.get("history", ()),
     )
 
