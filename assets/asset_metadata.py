@@ -11,6 +11,7 @@ from assets.previews import pictures_of_preview
 from assets.report import Report
 from assets.training_data import TrainingData
 from resources import keys
+from resources.hosting import Endpoint
 from resources.model_registry import Champion, ModelVersion
 from resources.request_queue import Request
 from workloads.schema import Workload
@@ -78,7 +79,7 @@ def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
 
 
 def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
-    folder = keys.files_beside(model.left)
+    folder = keys.files_beside(model.beside)
     return [f"s3://{deployment.data_bucket}/{folder}{name}" for name in outcome.files]
 
 
@@ -128,4 +129,14 @@ def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str
         **({"why": why} if why else {}),
         "endpoint": champion.endpoint,
         "target_model": keys.target_model(champion.tenant, champion.version),
+    }
+
+
+def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]:
+    """Of ``endpoint_capacity``: how many instances the endpoint has, and what they cost together."""
+    return {
+        "endpoint": endpoint.name,
+        "instances": endpoint.instances,
+        "usd_per_hour": endpoint.instances * usd_per_hour,
+        "change": endpoint.made,
     }

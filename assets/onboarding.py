@@ -415,7 +415,7 @@ class Onboarding:
         """Report what an earlier try trained: this run has announced it, and that one may have died before it told."""
         price = self._rung.usd_per_hour
         try:
-            outcome = stored_outcome(self.deployment, model.left)
+            outcome = stored_outcome(self.deployment, model.beside)
             trained_with = item.request.hyperparameters
             metadata = artifact_metadata(
                 self.deployment, self.workload, model, outcome, price, trained_with, self.report

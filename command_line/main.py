@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from command_line.changing import cancel, drain, pause, redrive, resume, retry, rollback, tier
+from command_line.changing import cancel, capacity, drain, pause, redrive, resume, retrain, retry, rollback, tier
 from command_line.looking import endpoints, jobs, requests, status, tenant
 from command_line.uploading import upload
 
@@ -49,6 +49,8 @@ for command in (
     drain,
     rollback,
     tier,
+    capacity,
+    retrain,
     redrive,
 ):
     tenantry.add_command(command)

@@ -147,7 +147,7 @@ def _rollback(workload: Workload) -> JobDefinition:
 def _roll_back_chosen(
     context: OpExecutionContext, config: RollbackConfig, tenantry: TenantryResource, workload: Workload
 ) -> None:
-    chosen = _chosen(context, config.tenants)
+    chosen = chosen_tenants(context, config.tenants)
     if config.to and len(chosen) > 1:
         raise Failure("A version is one tenant's: leave `to` empty to roll back several.", allow_retries=False)
     failures: dict[keys.TenantId, str] = {}
@@ -185,7 +185,7 @@ def _tier(workload: Workload) -> JobDefinition:
     def set_tier_of_chosen(context: OpExecutionContext, config: TierConfig, tenantry: TenantryResource) -> None:
         by = f"run {context.run.run_id}"
         with RunReport(context, workload.name) as report:
-            for tenant in _chosen(context, config.tenants):
+            for tenant in chosen_tenants(context, config.tenants):
                 stands = change_tier(tenantry.deployment, workload, tenant, config.tier, by=by, why=config.why)
                 metadata = tier_metadata(stands, by=by, why=config.why)
                 report.observed("endpoint_registration", tenant, metadata, f"{tenant}: tier {config.tier}")
@@ -203,7 +203,7 @@ def _tier(workload: Workload) -> JobDefinition:
     return tier
 
 
-def _chosen(context: OpExecutionContext, tenants: Sequence[str]) -> list[keys.TenantId]:
+def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[keys.TenantId]:
     """The tenants the configuration names, or the partition that was picked. Raises ``Failure`` where there is neither."""
     chosen = tenants or ([context.partition_key] if context.has_partition_key else [])
     if not chosen:

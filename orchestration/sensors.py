@@ -197,7 +197,7 @@ def sensors_of(
                 context.instance.report_runless_asset_event(event)
                 shown += 1
             operator_events.forget(tenantry.deployment, left)
-        return SkipReason(f"{shown} things that operators did are shown" if shown else "no operator did anything new")
+        return SkipReason(f"shown: {shown} changes that operators made" if shown else "no operator did anything new")
 
     @run_failure_sensor(
         name="failed_runs",
@@ -240,4 +240,5 @@ def _as_asset_event(left: operator_events.LeftEvent) -> AssetMaterialization | A
     }
     if event.kind == "observation":
         return AssetObservation(**about)
-    return AssetMaterialization(**about, tags={DATA_VERSION_TAG: event.data_version})
+    tags = {DATA_VERSION_TAG: event.data_version} if event.data_version else {}
+    return AssetMaterialization(**about, tags=tags)

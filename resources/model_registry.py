@@ -67,6 +67,11 @@ class ModelVersion:
     fresh: FreshScore | None = None
     left: str = ""
 
+    @property
+    def beside(self) -> str:
+        """The key of the archive beside which its training left the outcome and other files, for as long as they last."""
+        return self.left or self.archive
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -191,7 +196,7 @@ class ModelRegistry:
             "card": json.dumps(dict(model.card)),
             "made": model.made.isoformat(),
             "recipe": model.recipe,
-            "left": model.left or model.archive,
+            "left": model.left or None,
         }
         try:
             self._put(
@@ -410,7 +415,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         note=row.get("note", ""),
         recipe=row.get("recipe", ""),
         fresh=FreshScore(keys.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
-        left=row.get("left", row["archive"]),
+        left=row.get("left", ""),
     )
 
 

@@ -30,15 +30,15 @@ class MalformedEvent(ValueError):  # noqa: N818 - reads as the sentence it is: "
 
 @dataclass(frozen=True)
 class OperatorEvent:
-    """Something to show on a tenant's partition of a workload's asset.
+    """Something to show on a workload's asset, or on a tenant's partition of it (``tenant``).
 
     ``metadata`` is what people see, plain values; ``data_version`` is of a materialisation.
     """
 
     kind: Kind
     workload: keys.WorkloadName
-    tenant: keys.TenantId
     asset: str
+    tenant: keys.TenantId | None
     metadata: Mapping[str, Any]
     data_version: str = ""
 
@@ -82,8 +82,8 @@ class LeftEvent:
             return OperatorEvent(
                 _KINDS[found["kind"]],
                 keys.workload_name(found["workload"]),
-                keys.tenant_id(found["tenant"]),
                 str(found["asset"]),
+                None if found["tenant"] is None else keys.tenant_id(found["tenant"]),
                 dict(found["metadata"]),
                 str(found["data_version"]),
             )

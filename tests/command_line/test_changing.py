@@ -203,6 +203,16 @@ def test_a_tenant_gets_a_tier_of_its_own_and_is_told_what_moves_when(
     assert "'platinum' is not one of" in call("tier", "acme", "energy", "platinum", status=2).stderr
 
 
+# ---- what else the UI does, too -------------------------------------------------------------------------------------------
+
+
+def test_re_training_is_asked_for_and_an_endpoint_that_is_not_there_has_no_capacity(call: Call) -> None:
+    assert document(call("retrain", "energy", "--yes", "--json"))["retraining"]["champions"] == 0
+    assert "Ask for up to 300 re-trainings of energy?" in call("retrain", "energy", stdin="n\n", status=1).stderr
+    assert "is not there" in call("capacity", "energy", "2", "--yes", status=1).stderr
+    assert "0.115 USD an hour each?" in call("capacity", "energy", "2", stdin="n\n", status=1).stderr
+
+
 # ---- the uploads' dead letters ------------------------------------------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ def test_a_rollback_by_command_shows_in_dagster_as_the_uis_job_does(
     call("rollback", tenant, "--workload", "energy", "--why", "it missed the holidays", "--yes")
     assert metadata_of(dagster_instance, "energy", "endpoint_registration") == {}, "it waits for the sensor"
 
-    assert tick(dagster_instance) == "1 things that operators did are shown"
+    assert tick(dagster_instance) == "shown: 1 changes that operators made"
     by_command = metadata_of(dagster_instance, "energy", "endpoint_registration")[tenant]
     assert (by_command["version"], by_command["by"], by_command["why"]) == (
         first.version, OPERATOR, "it missed the holidays",
@@ -101,7 +101,7 @@ def test_a_tier_set_by_command_and_one_set_in_the_ui_show_alike(
     deployment, _, _ = serving
     registry = ModelRegistry(deployment)
     caller(deployment)("tier", tenant, "energy", "silo", "--why", "its contract says so")
-    assert tick(dagster_instance) == "1 things that operators did are shown"
+    assert tick(dagster_instance) == "shown: 1 changes that operators made"
     (by_command,) = observed(dagster_instance, tenant)
     assert (by_command["tier"], by_command["by"], by_command["why"]) == ("silo", OPERATOR, "its contract says so")
 
@@ -116,6 +116,19 @@ def test_a_tier_set_by_command_and_one_set_in_the_ui_show_alike(
     assert (by_job["tier"], by_job["by"].partition(" ")[0]) == ("pool", "run")
 
 
+def test_a_capacity_given_by_command_shows_as_the_asset_does(
+    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+) -> None:
+    deployment, _, endpoint = serving
+    caller(deployment)("capacity", "energy", "1", "--yes")
+    assert tick(dagster_instance) == "shown: 1 changes that operators made"
+    materialized = dagster_instance.get_latest_materialization_event(asset_key("energy", "endpoint_capacity"))
+    assert materialized is not None
+    assert materialized.asset_materialization is not None
+    shown = {name: value.value for name, value in materialized.asset_materialization.metadata.items()}
+    assert (shown["endpoint"], shown["instances"], shown["by"]) == (endpoint.name, 1, OPERATOR)
+
+
 def test_a_row_that_is_no_event_keeps_nobody_elses_from_being_shown(
     serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance, tenant: keys.TenantId
 ) -> None:
@@ -126,6 +139,6 @@ def test_a_row_that_is_no_event_keeps_nobody_elses_from_being_shown(
             TableName=deployment.requests_table, Item={name: {"S": value} for name, value in row.items()}
         )
     caller(deployment)("tier", tenant, "energy", "silo")
-    assert tick(dagster_instance) == "1 things that operators did are shown"
+    assert tick(dagster_instance) == "shown: 1 changes that operators made"
     assert [one["tier"] for one in observed(dagster_instance, tenant)] == ["silo"]
     assert tick(dagster_instance) == NOTHING
