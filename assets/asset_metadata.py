@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from assets.endpoint_registration import Registration, comparison
@@ -10,7 +11,8 @@ from assets.previews import pictures_of_preview
 from assets.report import Report
 from assets.training_data import TrainingData
 from resources import keys
-from resources.model_registry import ModelVersion
+from resources.hosting import Endpoint
+from resources.model_registry import Champion, ModelVersion
 from resources.request_queue import Request
 from workloads.schema import Workload
 
@@ -37,6 +39,7 @@ def artifact_metadata(
     model: ModelVersion,
     outcome: Outcome,
     usd_per_hour: float,
+    hyperparameters: Mapping[str, str],
     report: Report,
 ) -> dict[str, Any]:
     """Of ``fine_tuned_artifact``: pictures of its preview, its metrics, its archive, and what its training took.
@@ -47,6 +50,7 @@ def artifact_metadata(
         model: the version.
         outcome: what its training told.
         usd_per_hour: the price of the machine it was trained on, on demand; ``cost_usd`` is its task's share.
+        hyperparameters: those it was trained with; none for one from before rows kept them.
         report: hears why a preview gives no picture; the rest is shown all the same.
     """
     quality = workload.quality
@@ -62,6 +66,7 @@ def artifact_metadata(
         **({"files": _files(deployment, model, outcome)} if outcome.files else {}),
         "training_seconds": outcome.seconds,
         "cost_usd": round(usd, 8),
+        **({"hyperparameters": dict(hyperparameters)} if hyperparameters else {}),
         "training_job": model.job,
         "console": deployment.console_url("jobs", model.job),
         "card": dict(model.card),
@@ -74,7 +79,7 @@ def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
 
 
 def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
-    folder = keys.files_beside(model.left)
+    folder = keys.files_beside(model.beside)
     return [f"s3://{deployment.data_bucket}/{folder}{name}" for name in outcome.files]
 
 
@@ -109,4 +114,29 @@ def registration_metadata(
             if done.champion_skill is not None
             else {}
         ),
+    }
+
+
+def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str, Any]:
+    """Of ``endpoint_registration``, after somebody returned to an earlier version: from what to what, who did it, and why."""
+    turned_away = champion.rolled_back_from or "another version before"
+    return {
+        "version": champion.version,
+        "decision": f"rolled back to {champion.version} from {turned_away}",
+        "champion": champion.version,
+        **({"previous": champion.previous} if champion.previous else {}),
+        "by": by,
+        **({"why": why} if why else {}),
+        "endpoint": champion.endpoint,
+        "target_model": keys.target_model(champion.tenant, champion.version),
+    }
+
+
+def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]:
+    """Of ``endpoint_capacity``: how many instances the endpoint has, and what they cost together."""
+    return {
+        "endpoint": endpoint.name,
+        "instances": endpoint.instances,
+        "usd_per_hour": endpoint.instances * usd_per_hour,
+        "change": endpoint.made,
     }

@@ -162,8 +162,16 @@ class RunReport:
     def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
         """A tenant's asset could not be made. The reason is logged, and observed on the tenant's partition."""
         self._context.log.error(f"{tenant}: no {asset}: {reason}")
-        observed = AssetObservation(asset_key(self._workload, asset), partition=tenant, metadata={"reason": reason})
-        self._add(DagsterEventType.ASSET_OBSERVATION, AssetObservationData(observed), f"{tenant}: no {asset}")
+        self.observed(asset, tenant, {"reason": reason}, f"{tenant}: no {asset}")
+
+    def observed(self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], message: str) -> None:
+        """Something about a tenant's asset that did not make it anew."""
+        observed = AssetObservation(
+            asset_key(self._workload, asset),
+            partition=tenant,
+            metadata={name: metadata_value(name, value) for name, value in metadata.items()},
+        )
+        self._add(DagsterEventType.ASSET_OBSERVATION, AssetObservationData(observed), message)
 
     def flush(self) -> None:
         """Write what is waiting. It is kept for the next time when it cannot be written."""

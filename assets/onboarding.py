@@ -215,7 +215,11 @@ class Onboarding:
         if not (item.owed and item.request.status == "claimed" and "fine_tuned_artifact" in self.stages):
             return item
         job = keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack)
-        changes = {"facts": {"training_data": data.to_json()}, "job": job}
+        changes = {
+            "facts": {"training_data": data.to_json()},
+            "job": job,
+            "hyperparameters": dict(self.workload.training.hyperparameters),
+        }
         return self._moved(item, "training", why=f"its data are good; job {job}", changes=changes)
 
     def _prepared_before(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
@@ -379,7 +383,8 @@ class Onboarding:
             item = moved
         self._settled.add(item.request.request)
         price = self._rung.usd_per_hour
-        metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, self.report)
+        trained_with = item.request.hyperparameters or self.workload.training.hyperparameters
+        metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, trained_with, self.report)
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
         self._check_quality(item, model)
         if "endpoint_registration" in self.stages:
@@ -426,8 +431,11 @@ class Onboarding:
         """Report what an earlier try trained: this run has announced it, and that one may have died before it told."""
         price = self._rung.usd_per_hour
         try:
-            outcome = stored_outcome(self.deployment, model.left)
-            metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, self.report)
+            outcome = stored_outcome(self.deployment, model.beside)
+            trained_with = item.request.hyperparameters
+            metadata = artifact_metadata(
+                self.deployment, self.workload, model, outcome, price, trained_with, self.report
+            )
         except (storage.ObjectMissing, storage.ObjectTooLarge, ValueError) as error:
             self.report.info(f"{item.tenant}: what its training told cannot be read again: {error}")
             metadata = version_and_metrics(model)

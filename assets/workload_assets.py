@@ -21,6 +21,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from assets.asset_metadata import capacity_metadata
 from assets.batch_predictions import predict
 from assets.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan
 from assets.onboarding import Onboarding, failures_in_words
@@ -354,14 +355,7 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
         endpoint = hosting.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances
         )
-        return MaterializeResult(
-            metadata={
-                "endpoint": endpoint.name,
-                "instances": endpoint.instances,
-                "usd_per_hour": endpoint.instances * workload.serving.usd_per_hour,
-                "change": endpoint.made,
-            }
-        )
+        return MaterializeResult(metadata=capacity_metadata(endpoint, workload.serving.usd_per_hour))
 
     return endpoint_capacity
 

@@ -1,18 +1,20 @@
-"""The commands that change something: retry, cancel, pause, resume, drain, rollback, redrive. Each says who did it."""
+"""The commands that change something: retry, cancel, pause, resume, drain, rollback, tier, capacity, retrain,
+redrive. Each says who did it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, get_args
 
 import click
 from botocore.exceptions import ClientError
 
 from command_line import fleet
 from command_line.invocation import PACK, REQUEST, TENANT, VERSION, WORKLOAD, Invocation, NotDone, common_options, plain
-from resources import keys
+from resources import keys, operator_events
+from resources.intake import redrive as redriven
 from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
@@ -20,7 +22,6 @@ from workloads.schema import Workload
 _RETRIED: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
 _LOOK_SECONDS: Final = 1.0
 _TICK_MAY_LAST_SECONDS: Final = 10.0
-_MESSAGES_A_CALL: Final = 10  # the most SQS gives
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -310,6 +311,7 @@ def rollback(
       tenantry rollback acme --workload energy --why "it missed the holidays"
     """
     # Registering models is not needed by any other command.
+    from assets.asset_metadata import rollback_metadata
     from assets.endpoint_registration import ArtifactUnusable, roll_back
     from resources.model_registry import ModelRegistry
 
@@ -321,10 +323,120 @@ def rollback(
         crowned = roll_back(invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator)
     except (LookupError, ArtifactUnusable) as error:
         raise NotDone(str(error)) from error
+    if champion is None or crowned.turn != champion.turn:
+        metadata = rollback_metadata(crowned, by=invocation.operator, why=why)
+        _show_in_dagster(invocation, "materialization", workload, tenant, metadata, crowned.version)
     if invocation.as_json:
         invocation.write_json({"format": 1, "champion": crowned})
     else:
         invocation.console.print(f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again")
+
+
+def _show_in_dagster(
+    invocation: Invocation, kind: operator_events.Kind, workload: Workload, tenant: keys.TenantId,
+    metadata: Mapping[str, Any], data_version: str = "",
+) -> None:  # fmt: skip
+    """Let Dagster's sensor show what was done, on the tenant's partition of ``endpoint_registration``."""
+    name = keys.workload_name(workload.name)
+    event = operator_events.OperatorEvent(kind, name, "endpoint_registration", tenant, metadata, data_version)
+    operator_events.leave(invocation.deployment, event)
+
+
+# ---- a tenant's tier ----------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT)
+@click.argument("workload", type=WORKLOAD)
+@click.argument("tier", type=click.Choice(get_args(keys.Tier)), required=False)
+@click.option("--why", default="an operator set it", show_default=True, help="Stands beside the setting.")
+@common_options
+def tier(invocation: Invocation, tenant: keys.TenantId, workload: Workload, tier: keys.Tier | None, why: str) -> None:
+    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it stands.
+
+    It holds for requests that are taken in from now on: an upload, or a re-training. Until the model of such a request is
+    registered, the tenant is served as before.
+
+    \b
+    Examples:
+      tenantry tier acme energy
+      tenantry tier acme energy silo --why "its contract says so"
+    """
+    from assets.tier_changes import change_tier, tier_metadata, tier_of
+
+    if tier is None:
+        stands = tier_of(invocation.deployment, workload, tenant)
+    else:
+        stands = change_tier(invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why)
+        metadata = tier_metadata(stands, by=invocation.operator, why=why)
+        _show_in_dagster(invocation, "observation", workload, tenant, metadata)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "tier": stands})
+        return
+    whose = "its own" if stands.own else f"that of {workload.name}"
+    invocation.console.print(plain(f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}"))
+
+
+# ---- what else the Dagster UI does, too -------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.argument("instances", type=click.IntRange(1, 1000))
+@yes_option
+@common_options
+def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bool) -> None:
+    """Give the shared endpoint of WORKLOAD so many INSTANCES, until its schedule changes them next.
+
+    \b
+    Example:
+      tenantry capacity energy 4
+    """
+    from assets.asset_metadata import capacity_metadata
+    from resources import hosting
+
+    shared: keys.Tier = "bridge" if workload.tier == "silo" else workload.tier
+    name = keys.workload_name(workload.name)
+    endpoint = keys.shared_endpoint_name(invocation.deployment.prefix, name, shared)
+    invocation.confirm(
+        f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour each?", yes=yes
+    )
+    done = hosting.set_capacity(invocation.deployment, endpoint, instances)
+    metadata = {**capacity_metadata(done, workload.serving.usd_per_hour), "by": invocation.operator}
+    operator_events.leave(
+        invocation.deployment,
+        operator_events.OperatorEvent("materialization", name, "endpoint_capacity", None, metadata),
+    )
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "endpoint": done})
+    else:
+        invocation.console.print(plain(f"{done.name} has {done.instances} instances: {done.made}"))
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@yes_option
+@common_options
+def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
+    """Ask for challengers of the champions of WORKLOAD that are due, as its schedule does.
+
+    Which are due, and how many at once, its file says under `retraining`.
+
+    \b
+    Example:
+      tenantry retrain energy
+    """
+    from assets.retraining import ask_for_retraining
+
+    if workload.retraining is None:
+        raise NotDone(f"{workload.name}.yaml has no section `retraining`; add one, which says which champions are due")
+    most = workload.retraining.most_at_once
+    invocation.confirm(f"Ask for up to {most} re-trainings of {workload.name}?", yes=yes)
+    done = ask_for_retraining(invocation.deployment, workload, by=invocation.operator)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "retraining": done})
+    else:
+        invocation.console.print(plain(str(done)))
 
 
 # ---- the uploads' dead letters ------------------------------------------------------------------------------------------
@@ -342,22 +454,14 @@ def redrive(invocation: Invocation, yes: bool) -> None:
     Example:
       tenantry redrive
     """
-    sqs, deployment = invocation.deployment.sqs, invocation.deployment
-    waiting = fleet.upload_events(deployment).dead_letters
+    waiting = fleet.upload_events(invocation.deployment).dead_letters
     if waiting:
         invocation.confirm(f"Send {waiting} events back to the uploads queue?", yes=yes)
     moved = 0
     with invocation.progress(shown=waiting > 1) as progress:
         bar = progress.add_task("sending back", total=waiting)
-        while messages := sqs.receive_message(
-            QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_A_CALL
-        ).get("Messages"):
-            for message in messages:
-                # First: whoever dies between the two has the event twice, which is nothing new, rather than never.
-                sqs.send_message(QueueUrl=deployment.uploads_queue_url, MessageBody=message["Body"])
-                sqs.delete_message(QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"])
-                moved += 1
-                progress.advance(bar)
+        for moved in redriven(invocation.deployment):  # noqa: B007 - the last one is told
+            progress.advance(bar)
     if invocation.as_json:
         invocation.write_json({"format": 1, "sent_back": moved})
     else:

@@ -252,7 +252,7 @@ def requests(invocation: Invocation, workload: Workload, wanted: Status | None, 
 
 
 def _listed(row: Request) -> dict[str, Any]:
-    left_out = {"facts", "history"}  # lists do not read them
+    left_out = {"facts", "hyperparameters", "history"}  # lists do not read them
     return {name: value for name, value in vars(row).items() if name not in left_out}
 
 

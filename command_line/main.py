@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from command_line.changing import cancel, drain, pause, redrive, resume, retry, rollback
+from command_line.changing import cancel, capacity, drain, pause, redrive, resume, retrain, retry, rollback, tier
 from command_line.looking import endpoints, jobs, requests, status, tenant
 from command_line.uploading import upload
 
@@ -48,6 +48,9 @@ for command in (
     resume,
     drain,
     rollback,
+    tier,
+    capacity,
+    retrain,
     redrive,
 ):
     tenantry.add_command(command)

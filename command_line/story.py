@@ -103,7 +103,10 @@ def _uploads(
 
 
 def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
-    for entry in history:
+    last_trained = max((at for at, entry in enumerate(history) if entry["status"] == "training"), default=None)
+    given = ", ".join(f"{name} {value}" for name, value in sorted(request.hyperparameters.items()))
+    for at, entry in enumerate(history):
+        with_them = f"; trained with {given}" if given and at == last_trained else ""
         yield Event(
             at=datetime.fromisoformat(entry["at"]),
             workload=request.workload,
@@ -111,7 +114,7 @@ def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator
             id=request.request,
             what=str(entry["status"]),
             by=str(entry.get("by", "")),
-            why=str(entry.get("why", "")),
+            why=str(entry.get("why", "")) + with_them,
             code=str(entry.get("code", "")),
         )
 

@@ -9,6 +9,7 @@ from dagster import BetaWarning, Definitions, PreviewWarning, in_process_executo
 from assets.workload_assets import assets_of
 from orchestration.checks import checks_of
 from orchestration.jobs import jobs_of
+from orchestration.operator_jobs import operator_jobs_of, redrive_uploads
 from orchestration.partitions import tenants_of
 from orchestration.schedules import schedules_of
 from orchestration.sensors import sensors_of
@@ -31,7 +32,11 @@ def _definitions() -> Definitions:
                 asset for workload in _WORKLOADS.values() for asset in assets_of(workload, tenants_of(workload.name))
             ],
             asset_checks=[check for workload in _WORKLOADS.values() for check in checks_of(workload)],
-            jobs=[job for jobs in _JOBS.values() for job in jobs.all],
+            jobs=[
+                *(job for jobs in _JOBS.values() for job in jobs.all),
+                *(job for workload in _WORKLOADS.values() for job in operator_jobs_of(workload)),
+                redrive_uploads,
+            ],
             schedules=[
                 schedule for name, workload in _WORKLOADS.items() for schedule in schedules_of(workload, _JOBS[name])
             ],

@@ -1,7 +1,7 @@
 """The jobs sensors and schedules launch; a person may launch them too."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from dagster import (
     AssetSelection,
@@ -16,9 +16,11 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
+from assets.asset_metadata import rollback_metadata
 from assets.chosen_partitions import RunReport, asset_key
 from assets.endpoint_registration import ArtifactUnusable, roll_back
 from assets.retraining import ask_for_retraining
+from assets.tier_changes import change_tier, tier_metadata
 from assets.workload_assets import BatchConfig, onboarding_selection, predict_day, raise_for
 from orchestration.partitions import tenants_of
 from resources import hosting, keys
@@ -34,6 +36,7 @@ class WorkloadJobs(NamedTuple):
     batch_predictions: JobDefinition
     endpoint_capacity: UnresolvedAssetJobDefinition
     rollback: JobDefinition
+    tier: JobDefinition
     retraining: JobDefinition | None
 
     @property
@@ -52,6 +55,14 @@ class RollbackConfig(Config):
     why: str = Field("", description="Why, as a sentence: it stands in the versions' notes.")
 
 
+class TierConfig(Config):
+    """Whom to give another tier, and which. A person who picked a partition leaves the tenants out."""
+
+    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
+    tier: Literal["silo", "bridge", "pool"] = Field(description="The tier of their requests from now on.")
+    why: str = Field("", description="Why, as a sentence: it stands beside the setting.")
+
+
 def jobs_of(workload: Workload) -> WorkloadJobs:
     """Make the jobs of a workload."""
     return WorkloadJobs(
@@ -59,6 +70,7 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
         _batch_predictions(workload),
         _endpoint_capacity(workload),
         _rollback(workload),
+        _tier(workload),
         _retraining(workload) if workload.retraining is not None else None,
     )
 
@@ -135,15 +147,13 @@ def _rollback(workload: Workload) -> JobDefinition:
 def _roll_back_chosen(
     context: OpExecutionContext, config: RollbackConfig, tenantry: TenantryResource, workload: Workload
 ) -> None:
-    chosen = config.tenants or ([context.partition_key] if context.has_partition_key else [])
-    if not chosen:
-        raise Failure("Nobody was chosen: pick a partition, or name tenants in the configuration.", allow_retries=False)
+    chosen = chosen_tenants(context, config.tenants)
     if config.to and len(chosen) > 1:
         raise Failure("A version is one tenant's: leave `to` empty to roll back several.", allow_retries=False)
     failures: dict[keys.TenantId, str] = {}
     by = f"run {context.run.run_id}"
     with RunReport(context, workload.name) as report:
-        for tenant in map(keys.tenant_id, dict.fromkeys(chosen)):
+        for tenant in chosen:
             try:
                 champion = roll_back(
                     tenantry.deployment,
@@ -157,17 +167,48 @@ def _roll_back_chosen(
                 failures[tenant] = str(error)
                 context.log.warning(f"{tenant}: not rolled back: {error}")
                 continue
-            metadata = {
-                "version": champion.version,
-                "decision": f"rolled back to {champion.version} from {champion.rolled_back_from or 'another version before'}",
-                "champion": champion.version,
-                **({"previous": champion.previous} if champion.previous else {}),
-                **({"why": config.why} if config.why else {}),
-                "endpoint": champion.endpoint,
-                "target_model": keys.target_model(tenant, champion.version),
-            }
+            metadata = rollback_metadata(champion, by=by, why=config.why)
             report.materialized("endpoint_registration", tenant, metadata, champion.version)
     raise_for(failures)
+
+
+def tier_step(workload: str) -> str:
+    """The name of the step that sets a tier, under which its configuration stands."""
+    return f"{workload}_set_tier"
+
+
+def _tier(workload: Workload) -> JobDefinition:
+    @op(
+        name=tier_step(workload.name),
+        description="Gives the chosen tenant a tier of its own: requests taken in from now on are made and served there.",
+    )
+    def set_tier_of_chosen(context: OpExecutionContext, config: TierConfig, tenantry: TenantryResource) -> None:
+        by = f"run {context.run.run_id}"
+        with RunReport(context, workload.name) as report:
+            for tenant in chosen_tenants(context, config.tenants):
+                stands = change_tier(tenantry.deployment, workload, tenant, config.tier, by=by, why=config.why)
+                metadata = tier_metadata(stands, by=by, why=config.why)
+                report.observed("endpoint_registration", tenant, metadata, f"{tenant}: tier {config.tier}")
+                report.info(stands.what_moves_when)
+
+    @job(
+        name=f"{workload.name}_tier",
+        partitions_def=tenants_of(workload.name),
+        description=f"{workload.title}: another tier for the tenant picked as partition, from its next request on.",
+        tags={"tenantry/workload": workload.name},
+    )
+    def tier() -> None:
+        set_tier_of_chosen()
+
+    return tier
+
+
+def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[keys.TenantId]:
+    """The tenants the configuration names, or the partition that was picked. Raises ``Failure`` where there is neither."""
+    chosen = tenants or ([context.partition_key] if context.has_partition_key else [])
+    if not chosen:
+        raise Failure("Nobody was chosen: pick a partition, or name tenants in the configuration.", allow_retries=False)
+    return [keys.tenant_id(tenant) for tenant in dict.fromkeys(chosen)]
 
 
 def _retraining(workload: Workload) -> JobDefinition:

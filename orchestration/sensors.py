@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
 from operator import or_
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dagster import (
+    AssetMaterialization,
+    AssetObservation,
     AutomationConditionSensorDefinition,
     DefaultSensorStatus,
     RunFailureSensorContext,
@@ -18,12 +20,14 @@ from dagster import (
     run_failure_sensor,
     sensor,
 )
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from assets.chosen_partitions import asset_key, metadata_value
 from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import fail_lost_runs, runs_to_request
 from orchestration.partitions import add_tenants
-from resources import asynchronous, intake
+from resources import asynchronous, intake, operator_events
 from resources.dagster_resources import TenantryResource
 from resources.notifications import tell_operators
 from resources.request_queue import RequestQueue
@@ -33,6 +37,7 @@ _DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, wh
 _TICK_SECONDS: Final = 5
 _RECONCILE_SECONDS: Final = 60
 _GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand objects, whoever they belong to
+_EVENTS_A_TICK: Final = 100
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 
@@ -174,6 +179,26 @@ def sensors_of(
             context.log.warning(f"{failure.workload}, {failure.tenant}: {failure.reason}")
         return SkipReason(f"{len(delivered)} failures delivered" if delivered else "no asynchronous request failed")
 
+    @sensor(
+        name="operator_events",
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        target=None,
+        description="Shows what operators did from the command line, on their tenants' partitions.",
+    )
+    def show_operator_events(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+        shown = 0
+        for left in operator_events.waiting(tenantry.deployment, _EVENTS_A_TICK):
+            try:
+                event = _as_asset_event(left)
+            except Exception:  # whatever a row holds, those behind it are shown
+                context.log.exception(f"{left.item[:80]} cannot be shown; it is left out")
+            else:
+                context.instance.report_runless_asset_event(event)
+                shown += 1
+            operator_events.forget(tenantry.deployment, left)
+        return SkipReason(f"shown: {shown} changes that operators made" if shown else "no operator did anything new")
+
     @run_failure_sensor(
         name="failed_runs",
         default_status=DefaultSensorStatus.RUNNING,
@@ -193,4 +218,27 @@ def sensors_of(
         minimum_interval_seconds=30,
         description="Brings each workload's endpoint into service, and updates it when its YAML changes.",
     )
-    return [new_uploads, lost_uploads, fine_tuning_launcher, asynchronous_failures, failed_runs, automation]
+    return [
+        new_uploads,
+        lost_uploads,
+        fine_tuning_launcher,
+        asynchronous_failures,
+        show_operator_events,
+        failed_runs,
+        automation,
+    ]
+
+
+def _as_asset_event(left: operator_events.LeftEvent) -> AssetMaterialization | AssetObservation:
+    """An operator's event as Dagster shows it. Raises ``MalformedEvent``."""
+    event = left.event
+    metadata = {name: metadata_value(name, value) for name, value in event.metadata.items()}
+    about: dict[str, Any] = {
+        "asset_key": asset_key(event.workload, event.asset),
+        "partition": event.tenant,
+        "metadata": {**metadata, "at": f"{left.left:%Y-%m-%d %H:%M:%S} UTC"},
+    }
+    if event.kind == "observation":
+        return AssetObservation(**about)
+    tags = {DATA_VERSION_TAG: event.data_version} if event.data_version else {}
+    return AssetMaterialization(**about, tags=tags)

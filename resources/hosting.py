@@ -92,8 +92,7 @@ def ensure_endpoint(
         EndpointFailed: it ended in another state, or took too long.
     """
     name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
-    model = _model_request(deployment, workload, name)
-    config = _config_request(workload, tier, name, model["ModelName"])
+    model, config = endpoint_requests(deployment, workload, tier, tenant)
     return _ensure(deployment, name, model, config, [], timeout, began)
 
 
@@ -110,14 +109,31 @@ def ensure_async_endpoint(
         NotAsynchronous: the workload's file has no ``serving.asynchronous``.
         EndpointFailed: it ended in another state, or took too long.
     """
+    name = keys.async_endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
+    model, config = async_endpoint_requests(deployment, workload, tier, tenant)
+    # IAM holds a tenant's session to the endpoint that bears its tag.
+    tags = [{"Key": "tenantry:tenant", "Value": tenant}] if tier == "silo" else []
+    return _ensure(deployment, name, model, config, tags, timeout, began)
+
+
+def endpoint_requests(
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The requests for the model and the configuration of the endpoint that serves ``tenant``, as SageMaker takes them."""
+    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
+    model = _model_request(deployment, workload, name)
+    return model, _config_request(workload, tier, name, model["ModelName"])
+
+
+def async_endpoint_requests(
+    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the endpoint that answers ``tenant`` asynchronously. Raises ``NotAsynchronous``."""
     workload_name = keys.workload_name(workload.name)
     name = keys.async_endpoint_name(deployment.prefix, workload_name, tier, tenant)
     models = keys.endpoint_models_prefix(keys.endpoint_name(deployment.prefix, workload_name, tier, tenant))
     model = _async_model_request(deployment, workload, name, models)
-    config = _async_config_request(deployment, workload, tier, tenant, name, model["ModelName"])
-    # IAM holds a tenant's session to the endpoint that bears its tag.
-    tags = [{"Key": "tenantry:tenant", "Value": tenant}] if tier == "silo" else []
-    return _ensure(deployment, name, model, config, tags, timeout, began)
+    return model, _async_config_request(deployment, workload, tier, tenant, name, model["ModelName"])
 
 
 def _ensure(

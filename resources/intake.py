@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,6 +105,20 @@ def drain_queue(
                 _count(done, outcome)
             _delete(deployment, finished + [handle for outcome in taken for handle in handles[outcome.key]])
     return done
+
+
+def redrive(deployment: Deployment) -> Iterator[int]:
+    """Send the events in the dead-letter queue back to be taken in. Yields how many were sent, after each."""
+    sqs, moved = deployment.sqs, 0
+    while messages := sqs.receive_message(
+        QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE
+    ).get("Messages"):
+        for message in messages:
+            # First: whoever dies between the two has the event twice, which is nothing new, rather than never.
+            sqs.send_message(QueueUrl=deployment.uploads_queue_url, MessageBody=message["Body"])
+            sqs.delete_message(QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"])
+            moved += 1
+            yield moved
 
 
 def _receive(deployment: Deployment) -> Sequence[MessageTypeDef]:

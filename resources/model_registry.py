@@ -23,6 +23,7 @@ _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 _MOST_CARD: Final = 4096  # characters of a card that stands beside the pointer: reading all champions reads them all
 
+_MOST_WHY: Final = 1000  # characters kept of a reason
 ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
 
 
@@ -66,6 +67,11 @@ class ModelVersion:
     recipe: str = ""
     fresh: FreshScore | None = None
     left: str = ""
+
+    @property
+    def beside(self) -> str:
+        """The key of the archive beside which its training left the outcome and other files, for as long as they last."""
+        return self.left or self.archive
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,12 @@ class ModelRegistry:
 
     def tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier) -> keys.Tier:
         """The tenant's own tier, or the workload's."""
+        return self.own_tier(tenant, workload) or default
+
+    def own_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> keys.Tier | None:
+        """The tier that was set for the tenant; None where none was, so that the workload's holds."""
         row = self._get(tenant, workload, "tenant")
-        return row["tier"] if row else default
+        return row["tier"] if row else None
 
     def tier_and_champion(
         self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
@@ -159,9 +169,18 @@ class ModelRegistry:
         champion = found.get("champion")
         return found["tenant"]["tier"] if "tenant" in found else default, _champion(champion) if champion else None
 
-    def set_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, tier: keys.Tier) -> None:
-        """Give a tenant a tier of its own; its next model is made and served there."""
-        self._put(tenant, workload, "tenant", {"tier": tier})
+    def set_tier(
+        self,
+        tenant: keys.TenantId,
+        workload: keys.WorkloadName,
+        tier: keys.Tier,
+        *,
+        by: str = "tenantry",
+        why: str = "",
+    ) -> None:
+        """Give a tenant a tier of its own: models of requests that are taken in from now on are made and served there."""
+        said = {"tier": tier, "by": by[:100], "why": why[:_MOST_WHY], "at": now().isoformat()}
+        self._put(tenant, workload, "tenant", said)
 
     # ---- versions --------------------------------------------------------------------------------------------------------
 
@@ -181,7 +200,7 @@ class ModelRegistry:
             "card": json.dumps(dict(model.card)),
             "made": model.made.isoformat(),
             "recipe": model.recipe,
-            "left": model.left or model.archive,
+            "left": model.left or None,
         }
         try:
             self._put(
@@ -409,7 +428,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         note=row.get("note", ""),
         recipe=row.get("recipe", ""),
         fresh=FreshScore(keys.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
-        left=row.get("left", row["archive"]),
+        left=row.get("left", ""),
     )
 
 

@@ -89,7 +89,8 @@ class Request:
     came; of several uploads of the same content it is the latest's. ``content`` is the id of the request that was the first of
     this content: its own, unless the tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests that must not share a pack. ``quiet`` ones were not
     asked for by the tenant, whose owner hears nothing of them. ``apart`` is set by ``RequestQueue.set_apart``: requests that differ in it share no pack.
-    ``nth`` says which upload of its tenant on its day it was at least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is one. ``facts`` and ``history`` are empty on rows of a list (``due``,
+    ``nth`` says which upload of its tenant on its day it was at least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is one.
+    ``hyperparameters`` are those of the job it went to training with last. ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list (``due``,
     ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in ``history``.
     """
 
@@ -116,6 +117,7 @@ class Request:
     reason: str | None = None
     reason_code: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     moved_out: int = 0
 
@@ -162,6 +164,7 @@ def _request(item: Mapping[str, Any]) -> Request:
         moved_out=int(row.get("moved_out", 0)),
         content=keys.RequestId(row.get("content", row["request"])),
         facts=row.get("facts", {}),
+        hyperparameters=row.get("hyperparameters", {}),
         history=row.get("history", ()),
     )
 

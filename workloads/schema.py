@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from workloads.instance_types import multi_model_fault
+
 FOLDER: Final = Path(__file__).parent
 FOLDER_VARIABLE: Final = "TENANTRY_WORKLOADS"  # names another folder to read workloads from
 _MOST_BYTES: Final = 64 * 1024
@@ -335,6 +337,13 @@ class Serving(_Section):
     cache: Cache = Cache()
     asynchronous: Asynchronous | None = None
 
+    @field_validator("instance_type")
+    @classmethod
+    def _can_be_multi_model(cls, instance_type: str) -> str:
+        if (fault := multi_model_fault(instance_type)) is not None:
+            raise ValueError(fault)
+        return instance_type
+
     @field_validator("capacity")
     @classmethod
     def _names_differ(cls, capacity: tuple[Capacity, ...]) -> tuple[Capacity, ...]:
@@ -430,9 +439,10 @@ class Workload(_Section):
 
     @property
     def serving_version(self) -> str:
-        """Changes whenever an endpoint would have to be updated."""
-        of_no_endpoint = {"capacity", "smoke_request", "cache", "container"}
-        said = f"{self.serving_container}:{self.image_tag} {self.serving.model_dump_json(exclude=of_no_endpoint)}"
+        """Changes whenever an endpoint would have to be updated, and not with what one costs."""
+        left_out: Any = dict.fromkeys(("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True)
+        left_out["asynchronous"] = {"usd_per_hour"}
+        said = f"{self.serving_container}:{self.image_tag} {self.serving.model_dump_json(exclude=left_out)}"
         return hashlib.sha256(said.encode()).hexdigest()[:10]
 
     @model_validator(mode="after")

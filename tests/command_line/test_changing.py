@@ -15,6 +15,7 @@ from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
 from resources.intake import drain_queue
+from resources.model_registry import ModelRegistry
 from resources.request_queue import RequestQueue
 from resources.workload_controls import WorkloadControls
 from tests.command_line.conftest import ENERGY, Call, caller, claimed, dead_lettered, document, now_of, pending
@@ -183,6 +184,35 @@ def test_draining_that_is_interrupted_leaves_the_workload_paused(queue: RequestQ
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error.splitlines()[-1]) == (130, "Interrupted.")
     assert WorkloadControls(deployment).paused(ENERGY) is not None
+
+
+# ---- a tenant's tier ----------------------------------------------------------------------------------------------------
+
+
+def test_a_tenant_gets_a_tier_of_its_own_and_is_told_what_moves_when(
+    call: Call, queue: RequestQueue, deployment: Deployment
+) -> None:
+    assert "acme, energy: tier bridge, that of energy." in call("tier", "acme", "energy").stdout
+    row = pending(queue, "acme")
+    shown = " ".join(call("tier", "acme", "energy", "silo", "--why", "its contract says so").stdout.split())
+    assert "acme, energy: tier silo, its own." in shown
+    assert "taken in from now on are made in tier silo. 1 request that is not finished yet keeps another tier" in shown
+    assert now_of(queue, row).tier == "bridge"
+    assert ModelRegistry(deployment).tier(keys.tenant_id("acme"), ENERGY, "bridge") == "silo"
+    stands = document(call("tier", "acme", "energy", "--json"))["tier"]
+    assert (stands["tier"], stands["own"], stands["on_their_way"], stands["champion"]) == ("silo", True, 1, None)
+    assert "tier bridge, that of portraits" in call("tier", "acme", "portraits").stdout
+    assert "'platinum' is not one of" in call("tier", "acme", "energy", "platinum", status=2).stderr
+
+
+# ---- what else the UI does, too -------------------------------------------------------------------------------------------
+
+
+def test_re_training_is_asked_for_and_an_endpoint_that_is_not_there_has_no_capacity(call: Call) -> None:
+    assert document(call("retrain", "energy", "--yes", "--json"))["retraining"]["champions"] == 0
+    assert "Ask for up to 300 re-trainings of energy?" in call("retrain", "energy", stdin="n\n", status=1).stderr
+    assert "is not there" in call("capacity", "energy", "2", "--yes", status=1).stderr
+    assert "0.115 USD an hour each?" in call("capacity", "energy", "2", stdin="n\n", status=1).stderr
 
 
 # ---- the uploads' dead letters ------------------------------------------------------------------------------------------------

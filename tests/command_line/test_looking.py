@@ -57,6 +57,22 @@ def test_the_status_counts_requests_and_shows_packs_waits_and_a_pause(
     assert "\x1b" not in shown
 
 
+def test_a_tenants_story_says_what_its_request_was_trained_with_last(call: Call, queue: RequestQueue) -> None:
+    row = claimed(queue, "acme")
+    row = queue.move(row, "training", why="its data are good", changes={"hyperparameters": {"rank": "2"}})
+    row = queue.fail(row, "its container was killed", attempts=3)
+    row = queue.move(row, "pending", why="try 2")
+    (row,) = queue.claim([row], keys.pack_id("p-2"))
+    queue.move(
+        row, "training", why="its data are still good", changes={"hyperparameters": {"rank": "4", "base": "tiny"}}
+    )
+    shown = call("tenant", "acme").stdout
+    assert "its data are still good; trained with base tiny, rank 4" in " ".join(shown.split())
+    assert "rank 2" not in shown
+    (energy,) = document(call("tenant", "acme", "--json"))["workloads"]
+    assert [one["hyperparameters"] for one in energy["requests"]] == [{"rank": "4", "base": "tiny"}]
+
+
 def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(call: Call, deployment: Deployment) -> None:
     workloads = read_workloads()
     drain_queue(

@@ -59,6 +59,8 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         "registered",
         "refused",
     ]
+    trained_with = [queue.of_tenant(ENERGY, tenant)[-1].hyperparameters for tenant in everyone]
+    assert trained_with == [energy_at_once.training.hyperparameters, energy_at_once.training.hyperparameters, {}]
     refused = queue.of_tenant(ENERGY, bad)[-1]
     assert "consumption.csv" in (refused.reason or "")
 
@@ -72,6 +74,7 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
     assert set(artifacts) == {"acme", "globex"}
     for tenant, artifact in artifacts.items():
         kept = keys.artifact(ENERGY, keys.tenant_id(tenant), keys.version_name(artifact["version"]))
+        assert artifact["hyperparameters"] == dict(energy_at_once.training.hyperparameters)
         assert artifact["dagster/uri"] == f"s3://{deployment.data_bucket}/{kept}"
         assert artifact["plot"].startswith("![plot](data:image/png;base64,")
         assert artifact["mase"] > 0

@@ -35,7 +35,7 @@ from tests.orchestration.test_killed_run import served_in_dagster, wait_for
 from workloads.schema import Workload
 
 ENERGY = keys.workload_name("energy")
-SENSORS = ("new_uploads", "fine_tuning_launcher", "asynchronous_failures")
+SENSORS = ("new_uploads", "fine_tuning_launcher", "asynchronous_failures", "operator_events")
 FEW, MANY, FINISHED_ROWS = 10, 10_000, 1_000
 
 

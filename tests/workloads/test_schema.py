@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from workloads.schema import FOLDER, Cache, InvalidWorkload, Quality, read_workload, read_workloads
+from resources import hosting, keys
+from resources.deployment import Deployment
+from tests.conftest import ROOT
+from workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model_fault
+from workloads.schema import FOLDER, Cache, InvalidWorkload, Quality, Workload, read_workload, read_workloads
 
 GOOD: dict[str, Any] = yaml.safe_load((FOLDER / "energy.yaml").read_text(encoding="utf-8"))
 ASYNCHRONOUS = {"instance_type": "ml.g5.xlarge", "usd_per_hour": 1.4, "instances": 1}
@@ -186,6 +193,107 @@ def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_n
     assert version("serving.container", "forecast-on-gpu") != before
     assert version("serving.container", GOOD["container"]) == before
     assert version("serving.ami_version", "al2-ami-sagemaker-inference-gpu-2-1") != before
+
+
+FOR_PEOPLE = {"usd_per_hour", "other_instance_types", "title", "description", "owners"}
+SOMEWHERE = Deployment(
+    **{
+        field.name: "of-no-cloud"
+        for field in dataclasses.fields(Deployment)
+        if field.default_factory is dataclasses.MISSING
+    }
+)
+
+
+def leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every field of a workload that is no section itself, with its value."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def another(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case Mapping():
+            return {**value, "another": "1"}
+        case tuple():
+            return value[:-1] if value else ("another",)
+        case None:
+            return "another"
+        case _:
+            return f"{value}-another"
+
+
+def with_leaf(section: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A copy with one field changed, whatever its checks would say: here only what becomes of it matters."""
+    name, *rest = path
+    return section.model_copy(update={name: with_leaf(getattr(section, name), tuple(rest), value) if rest else value})
+
+
+@pytest.mark.parametrize("name", ["energy", "portraits"])
+def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_price_or_word_for_people(
+    name: str,
+) -> None:
+    workload = read_workloads()[name]
+
+    def requests(of: Workload) -> list[Any]:
+        made = hosting.endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme"))
+        if of.serving.asynchronous is None:
+            return [made]
+        return [made, hosting.async_endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme"))]
+
+    reached, kept = set(), set()
+    for path, value in leaves(workload):
+        if path == ("name",) or path == ("serving", "asynchronous"):
+            continue
+        other = with_leaf(workload, path, another(value))
+        versions = (other.serving_version, other.recipe)
+        if path[-1] in FOR_PEOPLE or (path[0], path[-1]) == ("upload", "parameters"):
+            assert versions == (workload.serving_version, workload.recipe), path
+            kept.add(path[-1])
+        elif requests(other) != requests(workload):
+            assert other.serving_version != workload.serving_version, path
+            reached.add(path[-1])
+    assert {"image_tag", "instance_type", "instances", "environment", "ami_version"} <= reached
+    assert {"usd_per_hour", "title", "description", "owners", "other_instance_types"} <= kept
+
+
+@pytest.mark.parametrize("instance_type", ["ml.inf1.xlarge", "ml.inf2.xlarge", "ml.trn1.2xlarge", "ml.g5.12xlarge", "ml.g6.xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"])  # fmt: skip
+def test_an_endpoint_on_a_machine_that_cannot_be_multi_model_is_refused_with_what_would_work(
+    tmp_path: Path, instance_type: str
+) -> None:
+    document = yaml.safe_dump(changed("serving.instance_type", instance_type))
+    with pytest.raises(
+        InvalidWorkload, match=rf"serving\.instance_type: .*{instance_type} cannot be multi-model.*; choose"
+    ):
+        read_workload(written(tmp_path, document))
+    elsewhere = changed("serving.asynchronous", ASYNCHRONOUS | {"instance_type": instance_type})
+    elsewhere["batch"]["instance_type"] = elsewhere["training"]["instance_type"] = instance_type
+    read_workload(written(tmp_path, yaml.safe_dump(elsewhere)))
+
+
+@pytest.mark.parametrize("instance_type", ["ml.c5.large", "ml.m6g.large", "ml.r7i.xlarge", "ml.t2.medium", "ml.inf-like.large", *MULTI_MODEL_GPU_TYPES])  # fmt: skip
+def test_an_endpoint_may_be_on_any_cpu_and_on_the_gpus_that_aws_lists(tmp_path: Path, instance_type: str) -> None:
+    document = yaml.safe_dump(changed("serving.instance_type", instance_type))
+    assert read_workload(written(tmp_path, document)).serving.instance_type == instance_type
+
+
+def test_no_recipe_of_the_docs_is_refused_for_its_machine() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [
+        (page.name, named)
+        for page in pages
+        for named in re.findall(r"\bserving:\s*\{[^}]*?\binstance_type:\s*(ml\.[a-z0-9.-]+)", page.read_text())
+    ]
+    assert found, "a page shows how to choose the machine"
+    assert not [(page, fault) for page, named in found if (fault := multi_model_fault(named))]
 
 
 def test_serving_has_the_workloads_container_unless_it_names_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""What an operator does from the command line, as jobs: retry, cancel, pause, resume, redrive."""
+
+from collections.abc import Sequence
+
+from dagster import Config, JobDefinition, OpExecutionContext, job, op
+from pydantic import Field
+
+from assets.workload_assets import raise_for
+from orchestration.jobs import chosen_tenants
+from orchestration.partitions import tenants_of
+from resources import intake, keys
+from resources.dagster_resources import TenantryResource
+from resources.request_queue import OPEN, NotTheirTurn, Request, RequestQueue
+from resources.workload_controls import WorkloadControls
+from workloads.schema import Workload
+
+
+class RetryConfig(Config):
+    """Whose latest request is tried again. A person who picked a partition leaves the tenants out."""
+
+    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
+    all_dead_lettered: bool = Field(False, description="Every dead-lettered request of the workload instead.")
+    why: str = Field("retried in the UI", description="Why, as a sentence: it stands in the requests' history.")
+
+
+class CancelConfig(Config):
+    """Whose unfinished requests are taken out. A person who picked a partition leaves the tenants out."""
+
+    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
+    why: str = Field("cancelled in the UI", description="Why, as a sentence: it stands in the requests' history.")
+
+
+class PauseConfig(Config):
+    """Why a workload is paused."""
+
+    why: str = Field(description="Why, as a sentence: it is shown to whoever looks at the status.")
+
+
+def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
+    """The jobs with which a person steers a workload's requests."""
+    name = keys.workload_name(workload.name)
+    about = {"tags": {"tenantry/workload": workload.name}}
+    of_tenants = {"partitions_def": tenants_of(workload.name), **about}
+
+    @op(name=f"{name}_retry_requests", description="Gives requests all their tries again, from now on.")
+    def retry_requests(context: OpExecutionContext, config: RetryConfig, tenantry: TenantryResource) -> None:
+        queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
+        failures: dict[keys.TenantId, str] = {}
+        if config.all_dead_lettered:
+            rows: Sequence[Request] = queue.with_status(name, "dead_lettered")
+        else:
+            rows = [
+                row
+                for tenant in chosen_tenants(context, config.tenants)
+                for row in _latest(queue, name, tenant, failures)
+            ]
+        for row in rows:
+            try:
+                queue.retry(row, why=config.why)
+            except NotTheirTurn as error:
+                failures[row.tenant] = str(error)
+        context.log.info(f"{len(rows)} requests looked at, {len(failures)} not retried")
+        raise_for(failures)
+
+    @job(name=f"{name}_retry", description=f"{workload.title}: tries requests again.", **of_tenants)
+    def retry() -> None:
+        retry_requests()
+
+    @op(name=f"{name}_cancel_requests", description="Takes unfinished requests out of the queue; their packs go on.")
+    def cancel_requests(context: OpExecutionContext, config: CancelConfig, tenantry: TenantryResource) -> None:
+        queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
+        failures: dict[keys.TenantId, str] = {}
+        for tenant in chosen_tenants(context, config.tenants):
+            rows = [row for row in queue.of_tenant(name, tenant) if row.status in OPEN]
+            if not rows:
+                failures[tenant] = "it has no unfinished request"
+            for row in rows:
+                try:
+                    queue.cancel(row, why=config.why)
+                except NotTheirTurn as error:
+                    failures[tenant] = str(error)
+        raise_for(failures)
+
+    @job(
+        name=f"{name}_cancel",
+        description=f"{workload.title}: takes unfinished requests out of the queue.",
+        **of_tenants,
+    )
+    def cancel() -> None:
+        cancel_requests()
+
+    @op(name=f"{name}_pause_workload", description="Claims no further requests; packs on their way go on.")
+    def pause_workload(context: OpExecutionContext, config: PauseConfig, tenantry: TenantryResource) -> None:
+        WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}").pause(name, config.why)
+
+    @job(name=f"{name}_pause", description=f"{workload.title}: claims no further requests.", **about)
+    def pause() -> None:
+        pause_workload()
+
+    @op(name=f"{name}_resume_workload", description="Claims requests again.")
+    def resume_workload(context: OpExecutionContext, tenantry: TenantryResource) -> None:
+        controls = WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}")
+        context.log.info("it was not paused" if controls.paused(name) is None else "it goes on")
+        controls.resume(name)
+
+    @job(name=f"{name}_resume", description=f"{workload.title}: claims requests again.", **about)
+    def resume() -> None:
+        resume_workload()
+
+    return [retry, cancel, pause, resume]
+
+
+def _latest(
+    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, failures: dict[keys.TenantId, str]
+) -> list[Request]:
+    """The tenant's latest request, where it has any."""
+    rows = queue.of_tenant(workload, tenant)
+    if not rows:
+        failures[tenant] = "it has no request; it never uploaded for this workload"
+        return []
+    return [max(rows, key=lambda row: (row.uploaded, row.accepted))]
+
+
+@op(description="Sends the events in the uploads' dead-letter queue back to be taken in.")
+def send_dead_letters_back(context: OpExecutionContext, tenantry: TenantryResource) -> None:
+    """The step of ``redrive_uploads``."""
+    moved = 0
+    for moved in intake.redrive(tenantry.deployment):  # noqa: B007 - the last one is told
+        pass
+    context.log.info(f"{moved} events were sent back")
+    context.add_output_metadata({"sent_back": moved})
+
+
+@job(description="Sends events of uploads that could not be taken in back to the queue.")
+def redrive_uploads() -> None:
+    """For all workloads: their uploads share one queue."""
+    send_dead_letters_back()

@@ -1,0 +1,64 @@
+"""What an operator does in the UI: the jobs that steer a workload's requests, as the commands do."""
+
+from __future__ import annotations
+
+import pytest
+from dagster import DagsterInstance
+
+from orchestration.definitions import defs
+from resources.deployment import Deployment
+from resources.request_queue import RequestQueue
+from resources.workload_controls import WorkloadControls
+from tests.command_line.conftest import ENERGY, claimed, dead_lettered, now_of, pending
+from tests.orchestration.running import TENANTRY, run
+
+
+@pytest.fixture
+def queue(deployment: Deployment) -> RequestQueue:
+    return RequestQueue(deployment, by="test")
+
+
+def test_requests_are_retried_and_cancelled_by_a_run_that_says_so_in_their_history(
+    queue: RequestQueue, dagster_instance: DagsterInstance
+) -> None:
+    lost = [dead_lettered(queue, tenant) for tenant in ("acme", "bolt")]
+    waiting, on_its_way = pending(queue, "cone"), claimed(queue, "dune")
+    retry = defs.resolve_job_def("energy_retry")
+    done = retry.execute_in_process(
+        instance=dagster_instance, partition_key="acme", resources={"tenantry": TENANTRY},
+        run_config={"ops": {"energy_retry_requests": {"config": {"why": "the image is fixed"}}}},
+    )  # fmt: skip
+    assert done.success
+    assert [now_of(queue, row).status for row in lost] == ["pending", "dead_lettered"]
+    last = now_of(queue, lost[0]).history[-1]
+    assert (last["by"], last["why"]) == (f"run {done.run_id}", "the image is fixed")
+    config = {"ops": {"energy_retry_requests": {"config": {"all_dead_lettered": True}}}}
+    assert run(dagster_instance, "energy_retry", config).success
+    assert now_of(queue, lost[1]).status == "pending"
+    config = {"ops": {"energy_retry_requests": {"config": {"tenants": ["acme", "nobody"]}}}}
+    assert not run(dagster_instance, "energy_retry", config).success, "one waits already, the other never uploaded"
+
+    config = {"ops": {"energy_cancel_requests": {"config": {"tenants": ["cone", "dune", "nobody"], "why": "it ended"}}}}
+    assert not run(dagster_instance, "energy_cancel", config).success, "nobody has a request"
+    assert [(now_of(queue, row).status, now_of(queue, row).reason) for row in (waiting, on_its_way)] == [
+        ("cancelled", "it ended")
+    ] * 2
+
+
+def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
+    deployment: Deployment, dagster_instance: DagsterInstance
+) -> None:
+    controls = WorkloadControls(deployment)
+    config = {"ops": {"energy_pause_workload": {"config": {"why": "a new image"}}}}
+    done = run(dagster_instance, "energy_pause", config)
+    assert done.success
+    pause = controls.paused(ENERGY)
+    assert pause is not None
+    assert (pause.by, pause.why) == (f"run {done.run_id}", "a new image")
+    assert run(dagster_instance, "energy_resume", None).success
+    assert controls.paused(ENERGY) is None
+
+    deployment.sqs.send_message(QueueUrl=deployment.uploads_dead_letters_url, MessageBody="an event")
+    assert run(dagster_instance, "redrive_uploads", None).success
+    (message,) = deployment.sqs.receive_message(QueueUrl=deployment.uploads_queue_url)["Messages"]
+    assert message["Body"] == "an event"
