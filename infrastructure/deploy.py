@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
 
 TEMPLATE: Final = Path(__file__).with_name("stack.yaml")
+_LEFT_BEHIND: Final = (
+    "An earlier stack left that behind. On this machine `make clean` forgets it, with all else that `make run` keeps. "
+    "On AWS import it into the new stack: docs/deploying-to-aws.md, step 1."
+)
 _DONE: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 
 
@@ -93,9 +97,15 @@ def _wait(client: CloudFormationClient, stack: str, timeout: float) -> Mapping[s
 def _reasons(client: CloudFormationClient, stack: str) -> str:
     events = client.describe_stack_events(StackName=stack)["StackEvents"]
     failed = [event for event in events if event.get("ResourceStatus", "").endswith("FAILED")]
-    return "\n".join(
-        f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}" for e in failed
-    )
+    lines = [f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}" for e in failed]
+    # What was found before anything was made stands elsewhere.
+    # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/validate-stack-deployments.html
+    found = client.describe_events(StackName=stack, Filters={"FailedEvents": True})["OperationEvents"]
+    invalid = [event for event in found if event.get("ValidationStatus") == "FAILED"]
+    lines += [f"  {e.get('LogicalResourceId')}: {e.get('ValidationStatusReason', 'no reason given')}" for e in invalid]
+    if any(event.get("ValidationName") == "NAME_CONFLICT_VALIDATION" for event in invalid):
+        lines.append(_LEFT_BEHIND)
+    return "\n".join(lines)
 
 
 def main() -> int:
