@@ -69,6 +69,7 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
     from pyarrow import parquet
 
     mapped = pa.array([ids[customer] for customer in table["customer_id"].to_pylist()], pa.string())
+    scratch.mkdir(parents=True, exist_ok=True)
     raw = scratch / "raw.parquet"
     parquet.write_table(table.set_column(0, "customer_id", mapped), raw)
     called = {tenant: customer for customer, tenant in ids.items()}
@@ -129,7 +130,7 @@ def _read(data: Path) -> Any:
             )
         table = table.select(list(COLUMNS))
         ids = table["customer_id"].cast(pa.string())
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{data.name} cannot be read as CSV or Parquet: {error}") from error
     if table.num_rows == 0:
         raise ValueError(f"{data.name} has no rows")

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
+
+from resources.deployment import aws_session
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -44,7 +45,7 @@ def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float 
     Raises:
         DeploymentError: the stack ended in another state than complete, with the events that say why.
     """
-    client: CloudFormationClient = boto3.client("cloudformation")
+    client: CloudFormationClient = aws_session().client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")
     parameters = [{"ParameterKey": "Prefix", "ParameterValue": prefix}]
     # A stack that was deleted, as a failed creation is, can only be asked about by its id.
@@ -118,6 +119,9 @@ def main() -> int:
         outputs = deploy(arguments.stack, arguments.prefix)
     except DeploymentError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except (BotoCoreError, ClientError) as error:
+        sys.stderr.write(f"AWS cannot be asked: {error} Check the credentials, and AWS_REGION or AWS_DEFAULT_REGION.\n")
         return 1
     width = max(map(len, outputs))
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in sorted(outputs.items()))
