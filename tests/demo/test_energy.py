@@ -73,7 +73,7 @@ def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(tmp_pa
     for tenant in tenants:
         rows = tenant.files["consumption.csv"].decode().splitlines()
         assert len(rows) == 4
-        assert all(row.strip("\"").endswith("1.25") for row in rows[1:])
+        assert all(row.strip('"').endswith("1.25") for row in rows[1:])
     assert len(tenants_of_file(tmp_path / f"own{suffix}", tmp_path / "few", most=2)) == 2
 
 
