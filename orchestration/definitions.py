@@ -11,7 +11,7 @@ from orchestration.checks import checks_of
 from orchestration.jobs import jobs_of
 from orchestration.operator_jobs import operator_jobs_of, redrive_uploads
 from orchestration.partitions import tenants_of
-from orchestration.schedules import schedules_of
+from orchestration.schedules import scheduled_of
 from orchestration.sensors import sensors_of
 from resources.dagster_resources import TenantryResource
 from resources.deployment import DEFAULT_STACK, STACK_VARIABLE
@@ -23,11 +23,11 @@ _JOBS = {name: jobs_of(workload) for name, workload in _WORKLOADS.items()}
 
 def _definitions() -> Definitions:
     with warnings.catch_warnings():
-        # Partitioned asset checks are in preview and single-run backfills in beta; Dagster's version is pinned, and tests of
-        # both notice a change.
+        # Partitioned asset checks are in preview, single-run backfills and owners of sensors in beta; Dagster's version is
+        # pinned, and tests of them notice a change.
         warnings.simplefilter("ignore", PreviewWarning)
         warnings.simplefilter("ignore", BetaWarning)
-        return Definitions(
+        made = Definitions(
             assets=[
                 asset for workload in _WORKLOADS.values() for asset in assets_of(workload, tenants_of(workload.name))
             ],
@@ -38,7 +38,9 @@ def _definitions() -> Definitions:
                 redrive_uploads,
             ],
             schedules=[
-                schedule for name, workload in _WORKLOADS.items() for schedule in schedules_of(workload, _JOBS[name])
+                each.definition()
+                for name, workload in _WORKLOADS.items()
+                for each in scheduled_of(workload, _JOBS[name])
             ],
             sensors=sensors_of(
                 _WORKLOADS, _JOBS, timedelta(seconds=float(os.environ.get("TENANTRY_LOST_UPLOADS_SECONDS", "300")))
@@ -54,6 +56,8 @@ def _definitions() -> Definitions:
                 )
             },
         )
+        made.get_repository_def()  # resolved here, where those warnings are known; it is kept
+        return made
 
 
 defs = _definitions()

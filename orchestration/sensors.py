@@ -26,7 +26,9 @@ from assets.chosen_partitions import asset_key, metadata_value
 from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import fail_lost_runs, runs_to_request
+from orchestration.overdue import GivenUp, Look, overdue
 from orchestration.partitions import add_tenants
+from orchestration.schedules import scheduled_of
 from resources import asynchronous, intake, operator_events
 from resources.dagster_resources import TenantryResource
 from resources.notifications import tell_operators
@@ -36,6 +38,7 @@ from workloads.schema import Workload
 _DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, whatever waits in the queue
 _TICK_SECONDS: Final = 5
 _RECONCILE_SECONDS: Final = 60
+_OVERDUE_SECONDS: Final = 30
 _GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand objects, whoever they belong to
 _EVENTS_A_TICK: Final = 100
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
@@ -199,6 +202,37 @@ def sensors_of(
             operator_events.forget(tenantry.deployment, left)
         return SkipReason(f"shown: {shown} changes that operators made" if shown else "no operator did anything new")
 
+    scheduled = [each for name, workload in workloads.items() for each in scheduled_of(workload, jobs[name])]
+
+    @sensor(
+        name="lost_scheduled_runs",
+        minimum_interval_seconds=_OVERDUE_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        jobs=list({each.job.name: each.job for each in scheduled}.values()),
+        description="Asks again for what a schedule asked for when its run never came, was killed, or could not be launched.",
+    )
+    def lost_scheduled_runs(
+        context: SensorEvaluationContext, tenantry: TenantryResource
+    ) -> Iterator[RunRequest | SkipReason]:
+        now = datetime.now(UTC)
+        look = Look.parse(context.cursor, now)
+        asked = 0
+        for found in overdue(context.instance, scheduled, look, now):
+            if isinstance(found, GivenUp):
+                what = f"{found.scheduled.job.name} of {found.moment:%Y-%m-%d %H:%M %Z} was lost {found.runs} times"
+                context.log.error(what)
+                tell_operators(
+                    tenantry.deployment,
+                    f"{found.scheduled.workload}: a scheduled run was given up",
+                    f"{what}, and is not asked for again. Launch it by hand when what killed it is mended.",
+                )
+            else:
+                asked += 1
+                yield found
+        context.update_cursor(look.cursor())
+        if not asked:
+            yield SkipReason("everything scheduled has run, runs, or is given time to")
+
     @run_failure_sensor(
         name="failed_runs",
         default_status=DefaultSensorStatus.RUNNING,
@@ -224,6 +258,7 @@ def sensors_of(
         fine_tuning_launcher,
         asynchronous_failures,
         show_operator_events,
+        lost_scheduled_runs,
         failed_runs,
         automation,
     ]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 from containers.forecast.preparation import prepare
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from demo.dagster_processes import DagsterProcesses, dagster_processes
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, running
@@ -27,7 +27,7 @@ from resources.keys import tenant_id
 from workloads.schema import Workload, read_workloads
 
 ROOT = Path(__file__).resolve().parents[1]
-TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+TODAY = last_midnight()
 TRAINED_UNTIL = TODAY - timedelta(days=30)
 """Where the data of the tests' tenants end: long enough ago for newer readings, not too long to predict today."""
 settings.register_profile("tenantry", deadline=None)  # a busy machine is no defect

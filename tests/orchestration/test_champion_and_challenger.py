@@ -17,7 +17,7 @@ from assets.chosen_partitions import asset_key
 from containers.forecast.synthetic import generate
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
-from orchestration.schedules import schedules_of
+from orchestration.schedules import scheduled_of
 from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
@@ -151,7 +151,7 @@ def test_re_training_is_asked_for_at_the_times_the_yaml_says_where_it_says_any(e
     never = energy.model_copy(update={"retraining": None})
     jobs = jobs_of(never)
     assert [job.name for job in jobs.all if "retraining" in job.name] == []
-    assert [made.name for made in schedules_of(never, jobs) if "retraining" in made.name] == []
+    assert [made.name for made in scheduled_of(never, jobs) if "retraining" in made.name] == []
 
 
 def test_a_rollback_of_several_says_whom_it_could_not_help(
