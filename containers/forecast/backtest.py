@@ -15,15 +15,29 @@ from typing import Final
 
 import numpy as np
 
-from containers.forecast.candidates import Average, Candidate, SeasonalNaive
+from containers.forecast.candidates import Average, Candidate, SeasonalNaive, WeeklyMedian
+from containers.forecast.distance import spread
 from containers.forecast.series import Floats, UnusableSeries, Weeks
 
 BACKTEST_WEEKS: Final = 8
 MARGIN: Final = 0.15
 """By how much, relatively, a candidate must be better than the one that stands first among those it is compared with."""
 
-RUN: Final = 3.0
-"""Errors come in runs: so many of them count as one in the correction for small samples."""
+RUN: Final = {24: 3.0, 1: 6.0}
+"""Errors come in runs: so many of them, by points in a day, count as one in the correction for small samples.
+
+A household is above its profile for hours, or for the days of a week; on a third of the customers the daily errors of
+six days said as much as one.
+"""
+
+AHEAD: Final = 2
+"""Weeks that are forecast: the first, and the second for all that follow."""
+
+TOWARDS_PROFILE: Final = 0.5
+"""The weekly median's share of the forecast from the second week on, where it may take part.
+
+What a model saw of the last days is worth little by then: with it the error eight weeks ahead was 1 to 4 % smaller.
+"""
 
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
 """The quantiles of which every model's pinball loss and 80 % coverage are told."""
@@ -49,8 +63,10 @@ class Score:
 class Chosen:
     """A customer's champion.
 
-    `final` are its forecasts of the weeks after the series, `held_out` those of the last week, both calibrated, of shape
-    (weeks, points, 1 + levels); `errors` are the candidates' mean absolute errors in the backtest, best first.
+    `final` are its forecasts of the first week after the series and of any later one, (2, points, 1 + levels); `spread` is
+    how much wider intervals are in each week from the second on. `held_out` are the forecasts of the last points, which
+    it did not see, (points, 1 + levels). All are calibrated. `errors` are the candidates' mean absolute errors in the
+    backtest, best first.
     """
 
     name: str
@@ -59,16 +75,16 @@ class Chosen:
     baseline: Score
     held_out: Floats
     final: Floats
+    spread: Sequence[float]
 
 
 def choose(
     weeks: Weeks,
     candidates: Sequence[Candidate],
-    ahead: int,
     levels: Sequence[float],
     averages: Sequence[Average] = (),
 ) -> Chosen:
-    """Choose among `averages` and `candidates`, in that order, and forecast `ahead` weeks.
+    """Choose among `averages` and `candidates`, in that order, and forecast.
 
     An average takes part where all its members do. Raises `UnusableSeries` where the history is too short.
     """
@@ -84,7 +100,7 @@ def choose(
     origins = list(range(held_out - rounds, held_out + 1))
     fitting = {candidate.name: candidate for candidate in candidates if origins[0] - complete >= candidate.shortest}
     before = weeks.until(held_out)
-    backtests = {name: candidate.forecast(before, origins, ahead, levels) for name, candidate in fitting.items()}
+    backtests = {name: candidate.forecast(before, origins, AHEAD, levels) for name, candidate in fitting.items()}
     members = {average.name: average.members for average in averages if set(average.members) <= fitting.keys()}
     for name, parts in members.items():
         backtests[name] = _mean([backtests[part] for part in parts])
@@ -93,8 +109,8 @@ def choose(
         raise UnusableSeries("The series is too short for the candidates it may have.")
     naive = SeasonalNaive()
     if naive.name not in backtests:
-        backtests[naive.name] = naive.forecast(before, origins, ahead, levels)
-    truth = _truth(before.values, origins[:-1], ahead)
+        backtests[naive.name] = naive.forecast(before, origins, AHEAD, levels)
+    truth = _truth(before.values, origins[:-1], AHEAD)
     median = 1 + list(levels).index(0.5)
     errors = {name: _mean_absolute(truth[:, 0], backtests[name][:-1, 0, :, median]) for name in names}
     champion = _champion(names, errors)
@@ -107,18 +123,31 @@ def choose(
     actual = weeks.values[held_out:]
     held_out_forecast = calibrated(champion)
     told = _mean(
-        [fitting[part].forecast(weeks, [count], ahead, levels)[0] for part in members.get(champion, (champion,))]
+        [fitting[part].forecast(weeks, [count], AHEAD, levels)[0] for part in members.get(champion, (champion,))]
     )
-    whole_truth = _truth(weeks.values, origins, ahead)
-    final = calibrate(told, whole_truth, backtests[champion], weeks.per_day, levels)
+    tested = backtests[champion]
+    profile = WeeklyMedian()
+    if profile.name in fitting and champion != profile.name:
+        told = _late(told, profile.forecast(weeks, [count], AHEAD, levels)[0])
+        tested = _late(tested, backtests[profile.name])
+    whole_truth = _truth(weeks.values, origins, AHEAD)
+    final = calibrate(told, whole_truth, tested, weeks.per_day, levels)
     return Chosen(
         name=champion,
         errors=dict(sorted(errors.items(), key=lambda item: item[1])),
         score=score(actual, held_out_forecast, scale, levels),
         baseline=score(actual, calibrated(naive.name), scale, levels),
-        held_out=held_out_forecast,
+        held_out=held_out_forecast[0],
         final=final,
+        spread=spread(weeks),
     )
+
+
+def _late(told: Floats, profile: Floats) -> Floats:
+    """Forecasts, (…, weeks ahead, points, 1 + levels), from the second week on drawn towards the weekly profile's."""
+    drawn = told.copy()
+    drawn[..., 1:, :, :] += TOWARDS_PROFILE * (profile[..., 1:, :, :] - told[..., 1:, :, :])
+    return drawn
 
 
 def _champion(names: Sequence[str], errors: Mapping[str, float]) -> str:
@@ -171,6 +200,9 @@ def calibrate(told: Floats, truth: Floats, backtest: Floats, per_day: int, level
         # Late weeks ahead have few origins in the backtest; they borrow the shifts of the first.
         source = week if np.isfinite(truth[:, week]).sum() >= season * 2 else 0
         actual = truth[:, source].reshape(-1, per_day)
+        if per_day == 1:
+            _widen(result[week], actual.ravel(), backtest[:, source].reshape(-1, 1 + len(levels)), levels)
+            continue
         for column, level in enumerate(levels, start=1):
             if level != 0.5:
                 missed = actual - backtest[:, source, :, column].reshape(-1, per_day)
@@ -179,23 +211,49 @@ def calibrate(told: Floats, truth: Floats, backtest: Floats, per_day: int, level
     return np.maximum(result, 0.0)
 
 
+def _widen(told: Floats, actual: Floats, backtest: Floats, levels: Sequence[float]) -> None:
+    """Calibrate quantiles of daily points, (points, 1 + levels), in place, by (backtested days, 1 + levels).
+
+    Eight weeks hold 56 days, of which a tenth lies outside a quantile, too few to place it well. So each quantile is the
+    mean of two: of the model's, shifted by what both sides of its interval missed together (the symmetric form of Romano,
+    Patterson, Candès 2019), and of the median, shifted by the quantile of what it missed.
+    """
+    median = 1 + list(levels).index(0.5)
+    missed = actual - backtest[:, median]
+    middle = told[:, median].copy()
+    for column, level in enumerate(levels, start=1):
+        if level == 0.5:
+            continue
+        sign = 1.0 if level > 0.5 else -1.0
+        outside = sign * (actual - backtest[:, column])
+        opposite = 1 + _nearest(levels, 1 - level)
+        outside = np.maximum(outside, sign * (backtest[:, opposite] - actual))
+        both = told[:, column] + sign * _quantile(outside, abs(2 * level - 1), RUN[1])
+        alone = middle + _quantile(missed, level, RUN[1])
+        shifted = (both + alone) / 2
+        told[:, column] = np.maximum(shifted, middle) if level > 0.5 else np.minimum(shifted, middle)
+
+
+def _nearest(levels: Sequence[float], wanted: float) -> int:
+    return min(range(len(levels)), key=lambda number: abs(levels[number] - wanted))
+
+
 def _shift(missed: Floats, level: float) -> Floats:
     """The quantile of what was missed, (days, hours), per hour: the mean of that of the hour and its neighbours, and of all."""
-    overall = _quantile(missed.ravel(), level)
+    run = RUN[24]
+    overall = _quantile(missed.ravel(), level, run)
     hours = missed.shape[1]
-    if hours == 1:
-        return np.array([overall])
     around = np.concatenate([np.roll(missed, 1, axis=1), missed, np.roll(missed, -1, axis=1)])
-    by_hour = np.array([_quantile(around[:, hour], level) for hour in range(hours)])
+    by_hour = np.array([_quantile(around[:, hour], level, run) for hour in range(hours)])
     return (by_hour + overall) / 2
 
 
-def _quantile(values: Floats, level: float) -> float:
+def _quantile(values: Floats, level: float, run: float) -> float:
     """The quantile of the known values, its level moved outwards as split-conformal prediction does for small samples."""
     known = values[np.isfinite(values)]
     if len(known) == 0:
         return 0.0
-    independent = max(len(known) / RUN, 1.0)
+    independent = max(len(known) / run, 1.0)
     level = 0.5 + (level - 0.5) * (independent + 1) / independent
     place = min(max(math.ceil(level * len(known)) - 1, 0), len(known) - 1)
     return float(np.partition(known, place)[place])

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from containers.forecast import backtest
+from containers.forecast import backtest, starts
 from containers.forecast.backtest import SCORED_LEVELS, naive_error
 from containers.forecast.candidates import SeasonalNaive
 from containers.forecast.series import (
@@ -63,7 +63,7 @@ def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
     count = min(_points_after(series, int(end.timestamp())), int(card["horizon_points"]))
     if not _enough(series, int(end.timestamp()), count):
         return None
-    return {"hours": count} if series.frequency == "h" else {"period": count}
+    return starts.smoke({"hours": count} if series.frequency == "h" else {"period": count}, card)
 
 
 def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:

@@ -1,12 +1,18 @@
 """`model.json`: the forecasts of one customer's model, written by training and read by the server.
 
-A model is stored as what it says: mean and quantiles for each point of its horizon, at four significant digits. That is a
-few kilobytes, is read with the standard library alone in well under a millisecond, and cannot run anything.
+A model is stored as what it says of a week on the customer's clock, point by point from where the data end: mean and
+quantiles of the held-out week as it was forecast before it came (`before`), of the first week after the data (`first`),
+and of all weeks from the second on (`later`), whose intervals grow with the distance by the factors of `spread`. Values
+have four significant digits. That is a few kilobytes for two months ahead, is read with the standard library alone in
+well under a millisecond, and cannot run anything.
+
+Files of format 1, from before a request had a start, hold the points of one horizon after the data's end. They are read.
 """
 
 import json
 import math
 import re
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +25,15 @@ CARD_FILE: Final = "card.json"
 
 LARGEST_FILE: Final = 1 << 20
 LARGEST_HORIZON: Final = {"h": 14 * 24, "D": 28}
-"""Most points a model may hold: 14 days of hours, 28 days."""
+"""Most points of one request: 14 days of hours, 28 days."""
+
+LARGEST_REACH: Final = 366
+"""Most days after the data's end that a start may lie."""
+
+WEEK: Final = {"h": 168, "D": 7}
+"""Points in a week."""
+
+LARGEST_SPREAD: Final = 100.0
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
@@ -30,36 +44,72 @@ class MalformedModel(ValueError):  # noqa: N818 - the sentence says it
 
 
 @dataclass(frozen=True)
+class Points:
+    """Forecasts in kWh of points that follow each other; `quantiles` maps a level to its values, one per point."""
+
+    mean: Sequence[float]
+    quantiles: Mapping[float, Sequence[float]]
+
+
+@dataclass(frozen=True)
 class StoredForecast:
-    """Forecasts in kWh from `start` (UTC) on, one value per point; `quantiles` maps a level to its values."""
+    """A model.
+
+    `end` is where its data end (UTC); for daily models, the midnight label of the local date that follows them. A request
+    may start up to `reach` days after it, and ask for `horizon` points. `before` are the last points before the end,
+    `first` those of the week after it, and `later` those of each week from the second on: week `w` (1 is the second) is as
+    far from its median as `later` says, times `spread[w - 1]`.
+    """
+
+    model: str
+    frequency: str
+    unit: str
+    timezone: str
+    end: datetime
+    reach: int
+    horizon: int
+    before: Points
+    first: Points
+    later: Points
+    spread: Sequence[float]
+
+
+@dataclass(frozen=True)
+class StoredHorizon:
+    """A model of format 1: forecasts of the points from `start` (UTC) on, where its data end."""
 
     model: str
     frequency: str
     unit: str
     start: datetime
-    mean: Sequence[float]
-    quantiles: Mapping[float, Sequence[float]]
+    points: Points
 
 
 def write_model(folder: Path, stored: StoredForecast) -> None:
     """Write `model.json` into `folder`; equal forecasts give equal bytes."""
     document = {
-        "format": 1,
+        "format": 2,
         "model": stored.model,
         "frequency": stored.frequency,
         "unit": stored.unit,
-        "start": stored.start.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "mean": list(stored.mean),
-        "quantiles": {f"{level:g}": list(values) for level, values in sorted(stored.quantiles.items())},
+        "timezone": stored.timezone,
+        "end": stored.end.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "reach": stored.reach,
+        "horizon": stored.horizon,
+        "spread": list(stored.spread),
     }
+    for name in ("before", "first", "later"):
+        points: Points = getattr(stored, name)
+        quantiles = {f"{level:g}": list(values) for level, values in sorted(points.quantiles.items())}
+        document[name] = {"mean": list(points.mean), "quantiles": quantiles}
     (folder / MODEL_FILE).write_text(json.dumps(document, separators=(",", ":"), allow_nan=False))
 
 
-def read_model(folder: Path) -> StoredForecast:
-    """Read `model.json`; raises `MalformedModel` for anything that training does not write."""
+def read_model(folder: Path) -> StoredForecast | StoredHorizon:
+    """Read `model.json`; raises `MalformedModel` for anything that training does not write, and never wrote."""
     document = _object(folder / MODEL_FILE)
-    if document.get("format") != 1:
-        raise MalformedModel(f"{MODEL_FILE}: format must be 1")
+    if document.get("format") not in (1, 2):
+        raise MalformedModel(f"{MODEL_FILE}: format must be 1 or 2")
     frequency = document.get("frequency")
     if frequency not in tuple(LARGEST_HORIZON):
         raise MalformedModel(f"{MODEL_FILE}: frequency must be h or D")
@@ -68,24 +118,74 @@ def read_model(folder: Path) -> StoredForecast:
         raise MalformedModel(f"{MODEL_FILE}: model must be a short name")
     if document.get("unit") != "kWh":
         raise MalformedModel(f"{MODEL_FILE}: unit must be kWh")
+    if document["format"] == 1:
+        points = _points(document, "", 1, LARGEST_HORIZON[frequency])
+        return StoredHorizon(model, frequency, "kWh", _stamp(document, "start"), points)
+    week = WEEK[frequency]
+    parts = {name: document.get(name) for name in ("before", "first", "later")}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise MalformedModel(f"{MODEL_FILE}: {name} must be an object")
+    first, later = (_points(document[name], f"{name}.", week, week) for name in ("first", "later"))
+    before = _points(document["before"], "before.", 0, week)
+    if not set(before.quantiles) == set(first.quantiles) == set(later.quantiles) or 0.5 not in first.quantiles:
+        raise MalformedModel(f"{MODEL_FILE}: quantiles must be of the same levels in all weeks, 0.5 among them")
+    spread = _values(document.get("spread"), "spread", None)
+    if not 0 < len(spread) <= LARGEST_REACH // 7 or not all(1.0 <= factor <= LARGEST_SPREAD for factor in spread):
+        raise MalformedModel(f"{MODEL_FILE}: spread must be factors from 1 to {LARGEST_SPREAD:g}")
+    return StoredForecast(
+        model=model,
+        frequency=frequency,
+        unit="kWh",
+        timezone=_timezone(document.get("timezone")),
+        end=_stamp(document, "end"),
+        reach=_whole(document, "reach", LARGEST_REACH),
+        horizon=_whole(document, "horizon", LARGEST_HORIZON[frequency]),
+        before=before,
+        first=first,
+        later=later,
+        spread=spread,
+    )
+
+
+def _points(document: Mapping[str, Any], prefix: str, least: int, most: int) -> Points:
+    mean = _values(document.get("mean"), f"{prefix}mean", None)
+    if not least <= len(mean) <= most:
+        raise MalformedModel(f"{MODEL_FILE}: {prefix}mean must have {least} to {most} values")
+    return Points(mean, _quantiles(document.get("quantiles"), f"{prefix}quantiles", len(mean)))
+
+
+def _stamp(document: Mapping[str, Any], field: str) -> datetime:
     try:
-        start = datetime.strptime(str(document.get("start")), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        stamp = datetime.strptime(str(document.get(field)), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError as error:
-        raise MalformedModel(f"{MODEL_FILE}: start must be a timestamp such as 2026-01-01T00:00:00Z") from error
-    if not 1970 <= start.year < 2200:
-        raise MalformedModel(f"{MODEL_FILE}: start lies outside 1970 to 2200")
-    mean = _values(document.get("mean"), "mean", None)
-    if not 0 < len(mean) <= LARGEST_HORIZON[frequency]:
-        raise MalformedModel(f"{MODEL_FILE}: mean must have 1 to {LARGEST_HORIZON[frequency]} values")
-    return StoredForecast(model, frequency, "kWh", start, mean, _quantiles(document.get("quantiles"), len(mean)))
+        raise MalformedModel(f"{MODEL_FILE}: {field} must be a timestamp such as 2026-01-01T00:00:00Z") from error
+    if not 1970 <= stamp.year < 2200:
+        raise MalformedModel(f"{MODEL_FILE}: {field} lies outside 1970 to 2200")
+    return stamp
 
 
-def read_version(folder: Path) -> str:
-    """The version that the archive's `card.json` names; raises `MalformedModel`."""
-    version = _object(folder / CARD_FILE).get("version")
+def _timezone(value: Any) -> str:
+    try:
+        return zoneinfo.ZoneInfo(str(value)).key
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise MalformedModel(f"{MODEL_FILE}: timezone must be an IANA name that this machine knows") from error
+
+
+def _whole(document: Mapping[str, Any], field: str, most: int) -> int:
+    value = document.get(field)
+    if type(value) is not int or not 1 <= value <= most:
+        raise MalformedModel(f"{MODEL_FILE}: {field} must be a whole number from 1 to {most}")
+    return value
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The archive's `card.json`, whose `version` is a name; raises `MalformedModel`."""
+    card = _object(folder / CARD_FILE)
+    version = card.get("version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise MalformedModel(f"{CARD_FILE}: version must be a short name")
-    return version
+    return card
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -118,9 +218,9 @@ def _values(value: Any, field: str, length: int | None) -> list[float]:
     return numbers
 
 
-def _quantiles(value: Any, length: int) -> dict[float, list[float]]:
+def _quantiles(value: Any, field: str, length: int) -> dict[float, list[float]]:
     if not isinstance(value, dict) or not 0 < len(value) <= 32:
-        raise MalformedModel(f"{MODEL_FILE}: quantiles must be an object of 1 to 32 levels")
+        raise MalformedModel(f"{MODEL_FILE}: {field} must be an object of 1 to 32 levels")
     levels: dict[float, list[float]] = {}
     for name, values in value.items():
         try:
@@ -129,9 +229,9 @@ def _quantiles(value: Any, length: int) -> dict[float, list[float]]:
             raise MalformedModel(f"{MODEL_FILE}: {name[:20]!r} is no quantile level") from error
         if not 0.0 < level < 1.0 or not math.isfinite(level) or f"{level:g}" != name:
             raise MalformedModel(f"{MODEL_FILE}: {name[:20]!r} is no quantile level")
-        levels[level] = _values(values, f"quantiles.{name}", length)
+        levels[level] = _values(values, f"{field}.{name}", length)
     ascending = [levels[level] for level in sorted(levels)]
     for lower, upper in pairwise(ascending):
         if any(low > high for low, high in zip(lower, upper, strict=True)):
-            raise MalformedModel(f"{MODEL_FILE}: quantiles cross")
+            raise MalformedModel(f"{MODEL_FILE}: {field} cross")
     return levels

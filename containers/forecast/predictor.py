@@ -1,32 +1,40 @@
 """Answers from stored forecasts, with the standard library alone: what the server runs for each request.
 
-Forecasts begin where the training data end, whenever the request comes: a customer whose data end three weeks ago is told
-about the days after that end, and the timestamps say so. Beyond the stored horizon (14 days hourly, 28 days daily) the
-answer is `InvalidRequest`; newer forecasts come with newer data, by training again.
+A request says when its forecast starts, or means the present (`containers.forecast.starts`); the model answers from the
+week before its data end until two months after, on the customer's clock, with intervals that grow with the distance. A
+start beyond that is `InvalidRequest`, with the date the data end; newer forecasts come with newer data, by training again.
 """
 
 import json
 from array import array
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from time import time
 from typing import Any, Final
 
-from containers.forecast.model_file import MalformedModel, read_model, read_version
+from containers.forecast import starts
+from containers.forecast.model_file import WEEK, MalformedModel, StoredForecast, StoredHorizon, read_card, read_model
 from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
 
 LARGEST_BODY: Final = 64 << 10
-FIELDS: Final = ("period", "hours", "quantiles")
+FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles")
 
+DAYS_KEPT: Final = 2
+"""Days of starts for which a model keeps its answers ready: most requests are for today or for tomorrow."""
+
+_STARTS_KEPT: Final = 4
+_HOUR: Final = 3600
 # What objects of CPython take beside their text, measured with sys.getsizeof and rounded up.
-_OVERHEAD: Final = 2048
+_OVERHEAD: Final = 4096
 
 
 class _Row:
-    """Values as JSON text, from which the first `n` are cut in one slice."""
+    """Values as JSON text, from which some that follow each other are cut in one slice."""
 
     __slots__ = ("ends", "text")
 
@@ -34,31 +42,160 @@ class _Row:
         self.text = ",".join(cells)
         self.ends = array("I", (end - 1 for end in accumulate(len(cell) + 1 for cell in cells)))
 
-    def first(self, count: int) -> str:
-        return self.text[: self.ends[count - 1]]
-
-    def size(self) -> int:
-        return len(self.text) + self.ends.itemsize * len(self.ends)
-
-
-@lru_cache(maxsize=256)
-def _timestamps(start: datetime, frequency: str, count: int) -> _Row:
-    """Shared by all models that start together, as those of one night's training do."""
-    step = timedelta(hours=1) if frequency == "h" else timedelta(days=1)
-    naive = start.replace(tzinfo=None)
-    return _Row([f'"{(naive + number * step).isoformat()}Z"' for number in range(count)])
+    def cut(self, first: int, count: int) -> str:
+        return self.text[self.ends[first - 1] + 1 if first else 0 : self.ends[first + count - 1]]
 
 
 @dataclass(frozen=True, slots=True)
+class _Rows:
+    """A day's starts: the points from the day's first on, as many as the last start of the day may ask for."""
+
+    timestamps: _Row
+    mean: _Row
+    quantiles: Mapping[float, _Row]
+
+
+class _Values:
+    """What a model says of points numbered from where its data end, those before it being negative."""
+
+    def __init__(self, stored: StoredForecast | StoredHorizon) -> None:
+        self._stored = stored
+        parts = (stored.points,) if isinstance(stored, StoredHorizon) else (stored.before, stored.first, stored.later)
+        self.levels = tuple(sorted(parts[0].quantiles))
+        # One array a part and column: the mean, then the levels.
+        self._parts = [
+            [array("d", part.mean), *(array("d", part.quantiles[level]) for level in self.levels)] for part in parts
+        ]
+
+    def columns(self, first: int, count: int) -> list[list[float]]:
+        """Mean and quantiles of `count` points from `first` on."""
+        stored = self._stored
+        if isinstance(stored, StoredHorizon):
+            return [list(column[first : first + count]) for column in self._parts[0]]
+        week = WEEK[stored.frequency]
+        before, within, later = self._parts
+        if stored.frequency == "D":
+            places: Sequence[int] = range(first, first + count)
+        else:
+            places = _places(stored.timezone, stored.end, first, count)
+        known, middle = len(before[0]), 1 + self.levels.index(0.5)
+        result: list[list[float]] = [[] for _ in before]
+        for place in places:
+            if place >= week:
+                number = place // week
+                factor = stored.spread[min(number, len(stored.spread)) - 1]
+                point = place - number * week
+                median = later[middle][point]
+                result[0].append(later[0][point])
+                for column in range(1, len(later)):
+                    told = later[column][point]
+                    if factor != 1.0:
+                        told = float(f"{max(median + (told - median) * factor, 0.0):.4g}")
+                    result[column].append(told)
+            else:
+                # A week before the end whose clock skipped an hour has a point more than it has hours.
+                part, point = (within, place) if place >= 0 else (before, max(known + place, 0))
+                for column, values in enumerate(part):
+                    result[column].append(values[point])
+        return result
+
+    def size(self) -> int:
+        return sum(column.itemsize * len(column) for part in self._parts for column in part)
+
+    def widest(self) -> int:
+        """Characters of the longest value, and of one that an interval's growth makes longer by a digit."""
+        largest = max((max(column, default=0.0) for part in self._parts for column in part), default=0.0)
+        return max(len("1.234e-05"), len(repr(largest)) + 2)
+
+
+@lru_cache(maxsize=256)
+def _timestamps(first: datetime, frequency: str, count: int) -> _Row:
+    """Shared by all models that start together, as those of one night's training do."""
+    step = starts.STEP[frequency]
+    naive = first.replace(tzinfo=None)
+    return _Row([f'"{(naive + number * step).isoformat()}Z"' for number in range(count)])
+
+
+@lru_cache(maxsize=256)
+def _places(timezone: str, end: datetime, first: int, count: int) -> tuple[int, ...]:
+    """How many hours of the wall clock lie between the data's end and each of `count` hours from number `first` on."""
+    zone = starts.zone(timezone)
+
+    def wall(number: int) -> int:
+        moment = end + timedelta(hours=number)
+        offset = moment.astimezone(zone).utcoffset() or timedelta()
+        return int(moment.timestamp() + offset.total_seconds()) // _HOUR
+
+    origin = wall(0)
+    # The end may lie within the hour that the clock shows twice; its second showing is the first point.
+    return tuple(max(wall(number) - origin, 0 if number >= 0 else -WEEK["h"]) for number in range(first, first + count))
+
+
+@dataclass(slots=True)
 class ForecastModel:
-    """A loaded model: texts ready to be cut to the length a request asks for."""
+    """A loaded model, and the texts of the days it was lately asked for."""
 
     head: str
     frequency: str
     horizon: int
-    timestamps: _Row
-    mean: _Row
-    quantiles: Mapping[float, _Row]
+    card: Mapping[str, Any]
+    end: datetime
+    beyond: int
+    """The first point that the model says nothing of."""
+
+    values: _Values
+    days: "OrderedDict[int, _Rows]" = field(default_factory=OrderedDict)
+    resolved: dict[str, tuple[str, int]] = field(default_factory=dict)
+    present: tuple[float, str, int] = (0.0, "", 0)
+    """Until when (seconds since 1970) a request without a start has this start, and its number of points from the end."""
+
+    @property
+    def per_day(self) -> int:
+        """Points in a day."""
+        return 24 if self.frequency == "h" else 1
+
+    def start(self, request: Mapping[str, Any]) -> tuple[str, int]:
+        """The start that a request has, and its number of points from the data's end; raises `InvalidRequest`."""
+        asked = request.get(starts.FIELD)
+        if starts.FIELD not in request:
+            now = time()
+            if now < self.present[0]:
+                return self.present[1:]
+            start, number = self._reached(request, now)
+            self.present = (starts.begins(start, self.card).timestamp(), start, number)
+            return start, number
+        if isinstance(asked, str) and asked in self.resolved:
+            return self.resolved[asked]
+        found = self._reached(request, time())
+        if len(self.resolved) >= _STARTS_KEPT:
+            self.resolved.clear()
+        self.resolved[str(asked)] = found
+        return found
+
+    def _reached(self, request: Mapping[str, Any], now: float) -> tuple[str, int]:
+        try:
+            resolved = starts.resolve(request, self.card, datetime.fromtimestamp(now, UTC))
+            starts.check(resolved, self.card)
+        except starts.InvalidStart as error:
+            raise InvalidRequest(error.message, error.field, error.code) from error
+        start = str(resolved[starts.FIELD])
+        return start, (starts.instant(start) - self.end) // starts.STEP[self.frequency]
+
+    def day(self, number: int) -> _Rows:
+        """The texts of a day, counted from where the data end."""
+        rows = self.days.get(number)
+        if rows is None:
+            first = number * self.per_day
+            count = min(self.horizon + self.per_day - 1, self.beyond - first)
+            mean, *levels = (_Row([repr(value) for value in column]) for column in self.values.columns(first, count))
+            moment = self.end + first * starts.STEP[self.frequency]
+            rows = _Rows(
+                _timestamps(moment, self.frequency, count), mean, dict(zip(self.values.levels, levels, strict=True))
+            )
+            self.days[number] = rows
+            if len(self.days) > DAYS_KEPT:
+                self.days.popitem(last=False)
+        return rows
 
 
 class ForecastPredictor:
@@ -71,42 +208,69 @@ class ForecastPredictor:
         """Read a model's files; raises `InvalidModel` for anything that training does not write."""
         try:
             stored = read_model(folder)
-            version = read_version(folder)
+            card = read_card(folder)
         except MalformedModel as error:
             raise InvalidModel(str(error)) from error
         described = {
             "model": stored.model,
-            "version": version,
+            "version": card["version"],
             "frequency": stored.frequency,
             "unit": stored.unit,
         }
+        per_day = 24 if stored.frequency == "h" else 1
+        if isinstance(stored, StoredHorizon):
+            end, horizon, beyond = stored.start, len(stored.points.mean), len(stored.points.mean)
+            first, until, timezone = end, end + beyond * starts.STEP[stored.frequency], card.get("timezone")
+        else:
+            end, horizon, timezone = stored.end, stored.horizon, stored.timezone
+            beyond = stored.reach * per_day + horizon
+            first = end - len(stored.before.mean) * starts.STEP[stored.frequency]
+            until = end + timedelta(days=stored.reach)
         return ForecastModel(
             head=json.dumps(described)[:-1],
             frequency=stored.frequency,
-            horizon=len(stored.mean),
-            timestamps=_timestamps(stored.start, stored.frequency, len(stored.mean)),
-            mean=_Row([repr(value) for value in stored.mean]),
-            quantiles={
-                level: _Row([repr(value) for value in values]) for level, values in sorted(stored.quantiles.items())
+            horizon=horizon,
+            card={
+                "frequency": stored.frequency,
+                "timezone": timezone,
+                "data": {"end": starts.stamp(end)},
+                "usable_from": starts.stamp(first),
+                "usable_until": starts.stamp(until),
             },
+            end=end,
+            beyond=beyond,
+            values=_Values(stored),
         )
 
     def size(self, model: ForecastModel) -> int:
-        """Bytes the model holds in memory; timestamps are counted though models share them."""
-        rows = (model.timestamps, model.mean, *model.quantiles.values())
-        return _OVERHEAD + sum(row.size() for row in rows)
+        """Bytes the model holds in memory once it keeps as many days ready as it may."""
+        points = model.horizon + model.per_day - 1
+        cell = model.values.widest() + 1 + array("I").itemsize
+        columns = points * cell * (1 + len(model.values.levels))
+        timestamps = points * (len('"2026-01-01T00:00:00Z",') + array("I").itemsize)
+        return _OVERHEAD + model.values.size() + DAYS_KEPT * (columns + timestamps)
 
     def predict(self, model: ForecastModel, body: bytes, content_type: str, accept: str) -> Answer:
-        """Answer `{"period": days}` or `{"hours": n}`; raises `InvalidRequest`."""
+        """Answer `{"period": days}` or `{"hours": n}`, perhaps from a `start`; raises `InvalidRequest`."""
         _check_types(content_type, accept)
         request = _request(body)
         count = _count(request, model)
-        rows = _levels(request, model)
-        quantiles = ",".join(f'"{level:g}":[{row.first(count)}]' for level, row in rows.items())
+        levels = _levels(request, model)
+        start, number = model.start(request)
+        if number + count > model.beyond:
+            raise InvalidRequest(
+                f"from {start} on the model forecasts {model.beyond - number} points: its data end at "
+                f"{starts.stamp(model.end)}, and its forecasts {model.beyond} points later",
+                "period" if "period" in request else "hours",
+                "end_beyond_reach",
+            )
+        day, first = divmod(number, model.per_day)
+        rows = model.day(day)
+        quantiles = ",".join(f'"{level:g}":[{rows.quantiles[level].cut(first, count)}]' for level in levels)
         return Answer(
             (
-                f'{model.head},"timestamps":[{model.timestamps.first(count)}],"mean":[{model.mean.first(count)}],'
-                f'"quantiles":{{{quantiles}}}}}'
+                f'{model.head},"start":"{start}","timestamps":[{rows.timestamps.cut(first, count)}],'
+                f'"mean":[{rows.mean.cut(first, count)}],"quantiles":{{{quantiles}}}}}'
             ).encode(),
             "application/json",
         )
@@ -149,21 +313,22 @@ def _count(request: dict[str, Any], model: ForecastModel) -> int:
     per_unit = 24 if field == "period" and model.frequency == "h" else 1
     if value * per_unit > model.horizon:
         raise InvalidRequest(
-            f"{field} must be at most {model.horizon // per_unit}: the model's forecasts end there", field
+            f"{field} must be at most {model.horizon // per_unit}: so far ahead one forecast reaches", field
         )
     return value * per_unit
 
 
-def _levels(request: dict[str, Any], model: ForecastModel) -> Mapping[float, _Row]:
+def _levels(request: dict[str, Any], model: ForecastModel) -> Sequence[float]:
+    known = model.values.levels
     if "quantiles" not in request:
-        return model.quantiles
+        return known
     levels = request["quantiles"]
     if not isinstance(levels, list) or not all(type(level) in (int, float) for level in levels):
         raise InvalidRequest("quantiles must be a list of numbers", "quantiles")
-    if len(levels) > len(model.quantiles):
-        raise InvalidRequest(f"quantiles must name each of at most {len(model.quantiles)} levels once", "quantiles")
+    if len(levels) > len(known):
+        raise InvalidRequest(f"quantiles must name each of at most {len(known)} levels once", "quantiles")
     for level in levels:
-        if level not in model.quantiles:
-            known = ", ".join(f"{known:g}" for known in model.quantiles)
-            raise InvalidRequest(f"this model has the quantiles {known}, not {level!r:.20}", "quantiles")
-    return {level: model.quantiles[level] for level in sorted(set(levels))}
+        if level not in known:
+            named = ", ".join(f"{one:g}" for one in known)
+            raise InvalidRequest(f"this model has the quantiles {named}, not {level!r:.20}", "quantiles")
+    return sorted(set(levels))

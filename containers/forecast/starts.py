@@ -49,8 +49,8 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
 
     Raises `InvalidStart` for a malformed one.
     """
-    zone = _zone(card)
-    moment = _moment(request[FIELD], zone) if FIELD in request else now.astimezone(zone)
+    clock = zone(card.get("timezone"))
+    moment = _moment(request[FIELD], clock) if FIELD in request else now.astimezone(clock)
     if card.get("frequency") == "D":
         return {**request, FIELD: _next_day(moment).isoformat()}
     return {**request, FIELD: _next_hour(moment.astimezone(UTC), _minute_of_hour(card)).strftime(_STAMP)}
@@ -90,12 +90,33 @@ def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
         )
 
 
-def instant(stamp: str) -> datetime:
+def instant(told: str) -> datetime:
     """A resolved start, or a stamp of a card, in UTC; a date is its midnight there, as daily series are labelled."""
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).replace(tzinfo=UTC)
+    return datetime.fromisoformat(told.replace("Z", "+00:00")).replace(tzinfo=UTC)
 
 
-def _moment(value: Any, zone: zoneinfo.ZoneInfo) -> datetime:
+def begins(start: str, card: Mapping[str, Any]) -> datetime:
+    """When a resolved start comes: a date of a daily model begins at midnight of the customer's clock."""
+    if card.get("frequency") == "D":
+        return _moment(start, zone(card.get("timezone")))
+    return instant(start)
+
+
+def stamp(moment: datetime) -> str:
+    """An instant of UTC as cards and answers write it."""
+    return moment.strftime(_STAMP)
+
+
+@lru_cache(maxsize=256)
+def zone(name: str | None) -> zoneinfo.ZoneInfo:
+    """The zone; UTC for none, and for a name that this machine does not know."""
+    try:
+        return zoneinfo.ZoneInfo(str(name or "UTC"))
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return zoneinfo.ZoneInfo("UTC")
+
+
+def _moment(value: Any, clock: zoneinfo.ZoneInfo) -> datetime:
     """A start as it is asked for, on the customer's clock."""
     found = _START.fullmatch(value) if isinstance(value, str) and len(value) <= 40 else None
     if found is None:
@@ -105,16 +126,16 @@ def _moment(value: Any, zone: zoneinfo.ZoneInfo) -> datetime:
         )
     try:
         day = date.fromisoformat(found["date"])
-        clock = time.fromisoformat((found["time"] or "00:00").replace(",", "."))
+        hour = time.fromisoformat((found["time"] or "00:00").replace(",", "."))
         offset = time.fromisoformat(f"00:00{(found['offset'] or 'Z').upper()}").tzinfo
     except ValueError as error:
         raise InvalidStart("start names a day or a time that does not exist.") from error
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
         raise InvalidStart(f"start must lie within the years {FIRST_YEAR} to {LAST_YEAR}.")
     if found["offset"]:
-        return datetime.combine(day, clock, offset).astimezone(zone)
+        return datetime.combine(day, hour, offset).astimezone(clock)
     # Through UTC and back: a time that the clock skips becomes the one that it shows then.
-    return datetime.combine(day, clock, zone).astimezone(UTC).astimezone(zone)
+    return datetime.combine(day, hour, clock).astimezone(UTC).astimezone(clock)
 
 
 def _next_day(moment: datetime) -> date:
@@ -135,16 +156,3 @@ def _minute_of_hour(card: Mapping[str, Any]) -> timedelta:
     data = card.get("data")
     end = instant(str(data["end"])) if isinstance(data, Mapping) and "end" in data else None
     return timedelta(minutes=end.minute, seconds=end.second) if end else timedelta()
-
-
-def _zone(card: Mapping[str, Any]) -> zoneinfo.ZoneInfo:
-    return _known_zone(str(card.get("timezone") or "UTC"))
-
-
-@lru_cache(maxsize=256)
-def _known_zone(name: str) -> zoneinfo.ZoneInfo:
-    """The zone; UTC for a name that this machine does not know, as no start could be told otherwise."""
-    try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return zoneinfo.ZoneInfo("UTC")

@@ -3,27 +3,25 @@
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from containers.forecast.backtest import Chosen, choose
 from containers.forecast.candidates import Average, Candidate, SeasonalNaive, WeeklyMedian
+from containers.forecast.distance import REACH_DAYS
 from containers.forecast.global_model import GlobalModel
-from containers.forecast.model_file import StoredForecast, write_model
+from containers.forecast.model_file import Points, StoredForecast, write_model
 from containers.forecast.preparation import RefusedData
 from containers.forecast.prophet_map import Prophet
 from containers.forecast.ridge import Ridge
 from containers.forecast.series import (
     PER_DAY,
-    SEASON,
     STEP,
+    Floats,
     Series,
     UnusableSeries,
     daily,
-    future_points,
     read_series,
     weeks_of,
 )
@@ -37,6 +35,8 @@ from containers.forecast.settings import (
     Settings,
     parse_settings,
 )
+from containers.forecast.short_history import first_model, is_short
+from containers.forecast.starts import stamp
 from containers.forecast.stock_prophet import StockProphet
 from containers.runtime.packed_training import Refused, Task, Trained
 from containers.runtime.training_input import InvalidTrainingInput
@@ -62,7 +62,11 @@ class ForecastTrainer:
         for number, task in enumerate(tasks):
             try:
                 series = _series(task, settings, workspace / f"{number}-prepared")
-                if task.tier == "pool" and GLOBAL in (settings.candidates or DEFAULT_POOL):
+                if (
+                    task.tier == "pool"
+                    and GLOBAL in (settings.candidates or DEFAULT_POOL)
+                    and not is_short(weeks_of(series))
+                ):
                     # The global model needs them all before it can say anything of one.
                     pool.append((task, series))
                 else:
@@ -83,6 +87,9 @@ class ForecastTrainer:
 
 def _trained(task: Task, series: Series, settings: Settings, model: GlobalModel | None, workspace: Path) -> Trained:
     weeks = weeks_of(series)
+    folder = Path(tempfile.mkdtemp(prefix="model-", dir=workspace))
+    if is_short(weeks):
+        return store(task, series, first_model(weeks, settings.quantiles), settings, folder)
     names = settings.candidates or (DEFAULT_POOL if model else DEFAULT_OWN)
     candidates = [_own(name, settings) for name in names if name != GLOBAL]
     averages = []
@@ -91,8 +98,7 @@ def _trained(task: Task, series: Series, settings: Settings, model: GlobalModel 
         averages = [Average(GLOBAL, "ridge")] if "ridge" in names else []
     if not candidates:
         raise UnusableSeries(f"{GLOBAL} is for tenants of the pool tier, and no other candidate is allowed.")
-    chosen = choose(weeks, candidates, _weeks_ahead(series, settings), settings.quantiles, averages)
-    folder = Path(tempfile.mkdtemp(prefix="model-", dir=workspace))
+    chosen = choose(weeks, candidates, settings.quantiles, averages)
     return store(task, series, chosen, settings, folder)
 
 
@@ -123,10 +129,6 @@ def _series(task: Task, settings: Settings, workspace: Path) -> Series:
     return series
 
 
-def _weeks_ahead(series: Series, settings: Settings) -> int:
-    return math.ceil(_horizon_days(series, settings) / 7)
-
-
 def _horizon_days(series: Series, settings: Settings) -> int:
     return settings.horizon_days or DEFAULT_HORIZON_DAYS[series.frequency]
 
@@ -134,21 +136,22 @@ def _horizon_days(series: Series, settings: Settings) -> int:
 def store(task: Task, series: Series, chosen: Chosen, settings: Settings, folder: Path) -> Trained:
     """Write a customer's model into `folder` and say what is told about it."""
     points = _horizon_days(series, settings) * PER_DAY[series.frequency]
-    forecast = chosen.final.reshape(-1, chosen.final.shape[-1])
-    index = future_points(series, points)
-    # Where the clock skips an hour, the last hour of the horizon lies one past the last week: a week before is as good.
-    index = np.where(index < len(forecast), index, index - SEASON[series.frequency])
-    rounded = [_rounded(column) for column in forecast[index].T]
     end = datetime.fromtimestamp(series.end, UTC)
+    before = end - len(chosen.held_out) * timedelta(seconds=STEP[series.frequency])
     write_model(
         folder,
         StoredForecast(
             model=chosen.name,
             frequency=series.frequency,
             unit="kWh",
-            start=end,
-            mean=rounded[0],
-            quantiles=dict(zip(settings.quantiles, rounded[1:], strict=True)),
+            timezone=series.timezone,
+            end=end,
+            reach=REACH_DAYS,
+            horizon=points,
+            before=_points(chosen.held_out, settings),
+            first=_points(chosen.final[0], settings),
+            later=_points(chosen.final[1], settings),
+            spread=chosen.spread,
         ),
     )
     return Trained(
@@ -170,21 +173,32 @@ def store(task: Task, series: Series, chosen: Chosen, settings: Settings, folder
             "timezone": series.timezone,
             "country": series.country,
             "unit": "kWh",
-            "data": {"start": _stamp(series.start), "end": _stamp(series.end), "rows": len(series.values)},
-            "held_out": {"start": _stamp(series.end - 7 * 86_400), "end": _stamp(series.end)},
+            "data": {
+                "start": stamp(datetime.fromtimestamp(series.start, UTC)),
+                "end": stamp(end),
+                "rows": len(series.values),
+            },
+            "held_out": {"start": stamp(before), "end": stamp(end)},
             "horizon_points": points,
+            "usable_from": stamp(before),
+            "usable_until": stamp(end + timedelta(days=REACH_DAYS)),
             "quantiles": list(settings.quantiles),
         },
         preview=_preview(series, chosen, settings),
     )
 
 
+def _points(told: Floats, settings: Settings) -> Points:
+    columns = [_rounded(column) for column in told.T]
+    return Points(columns[0], dict(zip(settings.quantiles, columns[1:], strict=True)))
+
+
 def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, Any]:
-    """The held-out week, truth beside forecast, on the local clock: for a plot."""
+    """The held-out points, truth beside forecast, on the local clock: for a plot."""
     weeks = weeks_of(series)
-    told = chosen.held_out[0]
-    truth = [None if math.isnan(value) else value for value in _rounded(weeks.values[-1])]
-    local_start = (weeks.end - weeks.season) * STEP[series.frequency]
+    told = chosen.held_out
+    truth = [None if math.isnan(value) else value for value in _rounded(weeks.values.ravel()[-len(told) :])]
+    local_start = (weeks.end - len(told)) * STEP[series.frequency]
     levels = list(settings.quantiles)
     return {
         "kind": "forecast",
@@ -199,10 +213,6 @@ def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, An
     }
 
 
-def _rounded(values: "np.typing.NDArray[np.float64]") -> list[float]:
+def _rounded(values: Floats) -> list[float]:
     """Four significant digits: finer than any meter's error, and a third of the bytes."""
     return [float(f"{value:.4g}") for value in values.tolist()]
-
-
-def _stamp(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,6 +15,7 @@ from containers.forecast.preparation import prepare
 from containers.forecast.prophet_map import forecast_many
 from containers.forecast.series import Weeks
 from containers.forecast.settings import InvalidHyperparameter, Settings, parse_settings
+from containers.forecast.starts import smoke
 from containers.forecast.synthetic import generate
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.archive import write_archive
@@ -52,10 +53,12 @@ def one(workspace: Path, wanted: Task, **hyperparameters: str) -> Trained:
 
 
 def answer(trained: Trained, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model says, from where its data end unless the request says otherwise."""
     (trained.folder / "card.json").write_text(json.dumps({"format": 1, "version": "v1", **trained.card}))
     predictor = ForecastPredictor()
     model = predictor.load(trained.folder)
-    return dict(json.loads(predictor.predict(model, json.dumps(request).encode(), "application/json", "").body))
+    asked = json.dumps({**smoke({}, trained.card), **request}).encode()
+    return dict(json.loads(predictor.predict(model, asked, "application/json", "").body))
 
 
 def test_a_customers_file_becomes_a_model_that_answers_from_the_end_of_its_data(data: Path, tmp_path: Path) -> None:
