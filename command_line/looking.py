@@ -193,7 +193,9 @@ def _served(one: story.Story) -> str:
     if one.champion is None:
         return "It has no model yet."
     before = f"; before it {one.champion.previous}" if one.champion.previous else ""
-    return f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
+    served = f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
+    kept = [version.archive for version in one.versions if version.version == one.champion.version]
+    return f"{served} Its archive: {kept[0]}" if kept else served
 
 
 # ---- lists --------------------------------------------------------------------------------------------------------------
