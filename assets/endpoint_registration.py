@@ -24,7 +24,14 @@ _TRIES_AT_THE_POINTER: Final = 5
 
 
 class ArtifactUnusable(ValueError):  # noqa: N818 - reads as the sentence it is: "artifact unusable"
-    """The archive is not what was promised, or its container refuses to load it or to answer with it."""
+    """The archive is not what was promised, or its container refuses to load it or to answer with it.
+
+    ``code`` is ``archive_size_differs``, ``archive_digest_differs``, ``model_not_answering`` or ``model_not_good_enough``.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NotGoodEnough(ArtifactUnusable):
@@ -72,7 +79,7 @@ def register(
         artifacts.place(deployment, model, endpoint, verified=verified)
     except artifacts.ArchiveDiffers as error:
         _reject(registry, model, str(error))
-        raise ArtifactUnusable(str(error)) from error
+        raise ArtifactUnusable(str(error), error.code) from error
     began = time.perf_counter()
     try:
         smoke = hosting.invoke(
@@ -80,7 +87,7 @@ def register(
         )
     except hosting.InvocationRefused as error:
         _reject(registry, model, f"its endpoint did not answer with it: {error}")
-        raise ArtifactUnusable(f"the endpoint refused the model: {error}") from error
+        raise ArtifactUnusable(f"the endpoint refused the model: {error}", "model_not_answering") from error
     milliseconds = (time.perf_counter() - began) * 1000
     outcome = partial(
         Registration,
@@ -95,7 +102,7 @@ def register(
             if not workload.quality.suffices(model.metrics):
                 decision = _not_sufficient(workload, model)
                 registry.note(model, "rejected", decision)
-                raise NotGoodEnough(decision)
+                raise NotGoodEnough(decision, "model_not_good_enough")
             decision = "the tenant's first model"
         else:
             reigning = registry.version(model.tenant, model.workload, champion.version)
@@ -282,14 +289,15 @@ def roll_back(
     try:
         artifacts.place(deployment, previous, endpoint)
     except artifacts.ArchiveDiffers as error:
-        raise ArtifactUnusable(f"{tenant} stays with {seen.version}: of {previous.version} {error}") from error
+        said = f"{tenant} stays with {seen.version}: of {previous.version} {error}"
+        raise ArtifactUnusable(said, error.code) from error
     try:
         hosting.invoke(
             deployment, endpoint, keys.target_model(tenant, previous.version), dict(workload.serving.smoke_request)
         )
     except hosting.InvocationRefused as error:
         raise ArtifactUnusable(
-            f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}"
+            f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}", "model_not_answering"
         ) from error
     try:
         crowned = registry.return_to(previous, endpoint, seen, _predecessor(list(versions.values()), previous, seen))

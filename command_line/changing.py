@@ -395,9 +395,10 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
     from assets.asset_metadata import capacity_metadata
     from resources import hosting
 
-    shared: keys.Tier = "bridge" if workload.tier == "silo" else workload.tier
     name = keys.workload_name(workload.name)
-    endpoint = keys.shared_endpoint_name(invocation.deployment.prefix, name, shared)
+    endpoint = keys.shared_endpoint_name(
+        invocation.deployment.prefix, name, "bridge" if workload.tier == "silo" else workload.tier
+    )
     invocation.confirm(
         f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour each?", yes=yes
     )

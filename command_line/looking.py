@@ -197,6 +197,9 @@ def _served(one: story.Story) -> str:
         return "It has no model yet."
     before = f"; before it {one.champion.previous}" if one.champion.previous else ""
     served = f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
+    kept = [version.archive for version in one.versions if version.version == one.champion.version]
+    if kept:
+        served += f" Its archive: {kept[0]}."
     data = data_age(one.champion.card)
     if data is None:
         return served

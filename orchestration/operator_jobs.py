@@ -39,8 +39,7 @@ class PauseConfig(Config):
 def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     """The jobs with which a person steers a workload's requests."""
     name = keys.workload_name(workload.name)
-    about = {"tags": {"tenantry/workload": workload.name}}
-    of_tenants = {"partitions_def": tenants_of(workload.name), **about}
+    tags = {"tenantry/workload": workload.name}
 
     @op(name=f"{name}_retry_requests", description="Gives requests all their tries again, from now on.")
     def retry_requests(context: OpExecutionContext, config: RetryConfig, tenantry: TenantryResource) -> None:
@@ -62,7 +61,12 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         context.log.info(f"{len(rows)} requests looked at, {len(failures)} not retried")
         raise_for(failures)
 
-    @job(name=f"{name}_retry", description=f"{workload.title}: tries requests again.", **of_tenants)
+    @job(
+        name=f"{name}_retry",
+        description=f"{workload.title}: tries requests again.",
+        tags=tags,
+        partitions_def=tenants_of(workload.name),
+    )
     def retry() -> None:
         retry_requests()
 
@@ -84,7 +88,8 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     @job(
         name=f"{name}_cancel",
         description=f"{workload.title}: takes unfinished requests out of the queue.",
-        **of_tenants,
+        tags=tags,
+        partitions_def=tenants_of(workload.name),
     )
     def cancel() -> None:
         cancel_requests()
@@ -93,7 +98,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     def pause_workload(context: OpExecutionContext, config: PauseConfig, tenantry: TenantryResource) -> None:
         WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}").pause(name, config.why)
 
-    @job(name=f"{name}_pause", description=f"{workload.title}: claims no further requests.", **about)
+    @job(name=f"{name}_pause", description=f"{workload.title}: claims no further requests.", tags=tags)
     def pause() -> None:
         pause_workload()
 
@@ -103,7 +108,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         context.log.info("it was not paused" if controls.paused(name) is None else "it goes on")
         controls.resume(name)
 
-    @job(name=f"{name}_resume", description=f"{workload.title}: claims requests again.", **about)
+    @job(name=f"{name}_resume", description=f"{workload.title}: claims requests again.", tags=tags)
     def resume() -> None:
         resume_workload()
 

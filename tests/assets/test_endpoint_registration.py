@@ -133,8 +133,9 @@ def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     register(deployment, energy, first, endpoint.name)
     broken = trained_version(deployment, tenant, 2, spoil(trained_forecasts[0].archive), BETTER, size=promised)
-    with pytest.raises(ArtifactUnusable, match=reason):
+    with pytest.raises(ArtifactUnusable, match=reason) as refused:
         register(deployment, energy, broken, endpoint.name)
+    assert refused.value.code == ("model_not_answering" if promised is None else "archive_size_differs")
     assert statuses(deployment, tenant) == ["champion", "rejected"]
     champion = ModelRegistry(deployment).champion(tenant, NAME)
     assert champion is not None
@@ -177,8 +178,9 @@ def test_an_archive_that_is_not_the_promised_one_is_not_registered(
     content = bytearray(trained_forecasts[0].archive)
     content[9] ^= 1  # a byte of gzip's header that no reader minds
     storage.write_bytes(deployment.s3, deployment.data_bucket, model.archive, bytes(content))
-    with pytest.raises(ArtifactUnusable, match="another SHA-256"):
+    with pytest.raises(ArtifactUnusable, match="another SHA-256") as refused:
         register(deployment, energy, model, endpoint.name)
+    assert refused.value.code == "archive_digest_differs"
     assert statuses(deployment, tenant) == ["rejected"]
     placed = keys.endpoint_model(endpoint.name, tenant, model.version)
     assert not storage.exists(deployment.s3, deployment.data_bucket, placed)
@@ -230,8 +232,9 @@ def test_a_model_worse_than_required_serves_nobody(
     deployment, energy, endpoint = serving
     strict = energy.model_copy(update={"quality": energy.quality.model_copy(update={"required": 0.75})})
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    with pytest.raises(NotGoodEnough, match=r"mase is 0\.8; 0\.75 is required"):
+    with pytest.raises(NotGoodEnough, match=r"mase is 0\.8; 0\.75 is required") as refused:
         register(deployment, strict, first, endpoint.name)
+    assert refused.value.code == "model_not_good_enough"
     assert ModelRegistry(deployment).champion(tenant, NAME) is None
 
     second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER)

@@ -196,13 +196,12 @@ def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_n
 
 
 FOR_PEOPLE = {"usd_per_hour", "other_instance_types", "title", "description", "owners"}
-SOMEWHERE = Deployment(
-    **{
-        field.name: "of-no-cloud"
-        for field in dataclasses.fields(Deployment)
-        if field.default_factory is dataclasses.MISSING
-    }
-)
+NAMES: Any = {
+    field.name: "of-no-cloud"
+    for field in dataclasses.fields(Deployment)
+    if field.default_factory is dataclasses.MISSING
+}
+SOMEWHERE = Deployment(**NAMES)
 
 
 def leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
