@@ -203,6 +203,9 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
             "Store it as numbers, kWh.",
             code="consumption_type",
         )
+    if pa.types.is_decimal(kind):
+        # By way of text, since Arrow multiplies by a tenth's power that is not exact.
+        column = column.cast(pa.string())
     numbers = column.cast(pa.float64(), safe=False)
     values: NDArray[np.float64] = numbers.to_numpy(zero_copy_only=False).astype(np.float64)
     bad = ~np.isfinite(values) & ~column.is_null().to_numpy()
