@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from command_line.changing import cancel, drain, pause, redrive, resume, retry, rollback
+from command_line.changing import cancel, drain, pause, redrive, resume, retry, rollback, wind_down
 from command_line.looking import endpoints, jobs, requests, status, tenant
 from command_line.uploading import upload
 
@@ -47,6 +47,7 @@ for command in (
     pause,
     resume,
     drain,
+    wind_down,
     rollback,
     redrive,
 ):

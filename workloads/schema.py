@@ -354,6 +354,9 @@ class Batch(_Section):
     instances: int = Field(ge=1, le=100)
     ami_version: AmiVersion | None = Field(default=None, description="the job's machine image; AWS's default if none")
     tenants_per_job: int = Field(ge=1, le=1000)
+    most_jobs_at_once: int = Field(
+        default=8, ge=1, le=100, description="transform jobs at the same time: each silo tenant has one of its own"
+    )
     most_seconds: int = Field(ge=60)
 
 

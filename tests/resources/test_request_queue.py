@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from boto3.dynamodb.types import TypeSerializer
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,9 +24,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-
-from boto3.dynamodb.types import TypeSerializer
-from botocore.exceptions import ClientError
 
 from resources import keys
 from resources.deployment import Deployment
