@@ -186,7 +186,7 @@ def sensors_of(
         target=None,
         description="Fails while a workload whose YAML was removed has open requests or endpoints, and says what to do.",
     )
-    def workloads_left_behind(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+    def workloads_left_behind(tenantry: TenantryResource) -> SkipReason:
         note_workloads(tenantry.deployment, workloads)
         left = left_behind(tenantry.deployment, workloads)
         if left:

@@ -581,7 +581,7 @@ def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
             "status": "pending",
             "why": why,
         }
-        for n in range(1010)
+        for n in range(1200)
     ]
     serialize = TypeSerializer().serialize
     update = partial(
