@@ -55,8 +55,8 @@ def test_a_call_gives_what_the_function_returns_or_refuses(calls: BoundedCalls, 
 def test_a_call_that_takes_too_much_or_dies_is_a_refusal_with_a_code(
     calls: BoundedCalls, tmp_path: Path, function: str, limits: Limits, code: str
 ) -> None:
-    values = {"eat_memory": {"megabytes": 1 << 20}, "fill_the_disk": {"folder": tmp_path}}
-    arguments: dict[str, Any] = values.get(function, {})
+    values: dict[str, dict[str, Any]] = {"eat_memory": {"megabytes": 1 << 20}, "fill_the_disk": {"folder": tmp_path}}
+    arguments = values.get(function, {})
     with pytest.raises(RefusedData) as refused:
         make(calls, function, limits, **arguments)
     assert refused.value.code == code
