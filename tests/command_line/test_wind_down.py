@@ -106,7 +106,8 @@ def test_the_sensor_fails_visibly_while_something_is_left(deployment: Deployment
     with DagsterInstance.ephemeral() as instance:
 
         def tick() -> None:
-            sensor.evaluate_tick(build_sensor_context(instance, resources={"tenantry": TENANTRY}))
+            with build_sensor_context(instance, resources={"tenantry": TENANTRY}) as context:
+                sensor.evaluate_tick(context)
 
         gone = keys.workload_name("churn")
         note_workloads(deployment, [gone])
