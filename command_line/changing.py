@@ -26,6 +26,7 @@ from command_line.invocation import (
 from resources import keys
 from resources import wind_down as ending
 from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
+from resources.storage import error_code
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
 
@@ -55,6 +56,10 @@ class _Changes:
                     self.done.append(change(request))
                 except NotTheirTurn as error:
                     self.not_done.append((request, str(error)))
+                except ClientError as error:
+                    if error_code(error) != "ValidationException":
+                        raise
+                    self.not_done.append((request, str(error)))  # of this row: it is too large, say
                 progress.advance(bar)
 
     def report(self, invocation: Invocation, verb: str) -> None:
