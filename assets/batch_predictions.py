@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -100,16 +103,14 @@ def predict(
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
-    for batch in batches_of(champions, workload.batch.tenants_per_job, salt):
-        report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
-        try:
-            result = predict_batch(deployment, workload, day, batch.name, batch.champions, poll=poll, show=_pictures)
-        except (TransformJobFailed, ClientError, BotoCoreError) as error:  # a quota, say: the other batches go on
+    batches = batches_of(champions, workload.batch.tenants_per_job, salt)
+    for batch, outcome in _side_by_side(deployment, workload, day, batches, report, poll):
+        if isinstance(outcome, Exception):
             for champion in batch.champions:
-                failures[champion.tenant] = str(error)
-                report.failed("batch_predictions", champion.tenant, str(error))
-            continue
-        failures |= _report_batch(deployment, workload, day, result, report)
+                failures[champion.tenant] = str(outcome)
+                report.failed("batch_predictions", champion.tenant, str(outcome))
+        else:
+            failures |= _report_batch(deployment, workload, day, outcome, report)
     if failures:
         lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
         tell_operators(deployment, f"{workload.name}: {len(failures)} tenants without a prediction for {day}", lines)
@@ -137,15 +138,47 @@ def _too_old(
             continue
         reasons[champion.tenant] = reason
         if not champion.told_too_old:
-            message = f"There is no prediction for {day.isoformat()}: {reason}"
-            tell_tenant(
-                deployment,
-                Notice("data_too_old", champion.workload, champion.tenant, message, version=champion.version),
-            )
-            ModelRegistry(deployment).note_told_too_old(champion)
+            try:
+                _tell_too_old(deployment, champion, day, reason)
+            except (ClientError, BotoCoreError) as error:  # the next batch tells it; the others' predictions go on
+                report.info(f"{champion.tenant} could not be told that its data are too old: {error}")
     if reasons:
         report.info(f"{len(reasons)} tenants are left out: their data are too old for {day.isoformat()}")
     return reasons
+
+
+def _tell_too_old(deployment: Deployment, champion: Champion, day: date, reason: str) -> None:
+    """Tell the owner, then note it: an owner may be told twice, and is never left untold."""
+    message = f"There is no prediction for {day.isoformat()}: {reason}"
+    tell_tenant(
+        deployment, Notice("data_too_old", champion.workload, champion.tenant, message, version=champion.version)
+    )
+    ModelRegistry(deployment).note_told_too_old(champion)
+
+
+def _side_by_side(
+    deployment: Deployment, workload: Workload, day: date, batches: Iterable[Batch], report: Report, poll: float
+) -> Iterator[tuple[Batch, BatchResult | TransformJobFailed | ClientError | BotoCoreError]]:
+    """Run the batches' jobs, ``batch.most_jobs_at_once`` at the same time, and give each one's outcome as it comes."""
+    deployment.s3, deployment.sagemaker  # noqa: B018 - made once here rather than by each thread
+    pool = ThreadPoolExecutor(workload.batch.most_jobs_at_once, thread_name_prefix="batch")
+    given_up = threading.Event()
+    asked: dict[Future[BatchResult], Batch] = {}
+    try:
+        for batch in batches:
+            report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
+            going = partial(predict_batch, poll=poll, show=_pictures, given_up=given_up)
+            asked[pool.submit(going, deployment, workload, day, batch.name, batch.champions)] = batch
+        for future in as_completed(asked):
+            try:
+                outcome: Any = future.result()
+            except (TransformJobFailed, ClientError, BotoCoreError) as error:  # a quota, say: the other batches go on
+                outcome = error
+            yield asked.pop(future), outcome
+    finally:
+        # A run that was terminated does not wait for its jobs' ends.
+        given_up.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _report_batch(

@@ -71,9 +71,13 @@ def bounded_calls(*modules: str) -> BoundedCalls:
 
 @dataclass
 class BoundedCalls:
-    """Calls functions of some modules in a process that has imported them. Threads may call at the same time."""
+    """Calls functions of some modules in a process that has imported them. Threads may call at the same time.
+
+    What is started for the calls ends by itself when there was none for ``idle_seconds``, and starts anew for the next.
+    """
 
     modules: Sequence[str]
+    idle_seconds: float = 120.0
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _server: _Server | None = field(default=None, init=False, repr=False)
     _idle: list[_Worker] = field(default_factory=list, init=False, repr=False)
@@ -119,6 +123,8 @@ class BoundedCalls:
                 ended = used.ask(line)
                 if self._put_back(used, ended, alone=False):
                     return _outcome(ended, limits)
+                if ended not in (_LOST, _ENDED):
+                    break  # it may be this call that ended it: a new worker will tell
             ended = self._ask_new(line, limits, alone=alone)
             if ended.get("died") == signal.SIGKILL:
                 # Somebody else killed it: the machine may have had no memory left.
@@ -170,8 +176,11 @@ class BoundedCalls:
 
     def _running(self) -> _Server:
         with self._lock:
-            if self._server is None or not self._server.alive:
-                self._server = _Server.start(self.modules)
+            if self._server is not None and not self._server.alive:
+                self._server.close()
+                self._server = None
+            if self._server is None:
+                self._server = _Server.start(self.modules, self.idle_seconds)
                 atexit.register(self.close)
             return self._server
 
@@ -184,6 +193,8 @@ class BoundedCalls:
 
 _LOST: Final[Mapping[str, Any]] = {"died": None}
 """The connection ended without a word: whoever watches over the worker died."""
+_ENDED: Final[Mapping[str, Any]] = {"died": 0, "status": 0}
+"""The worker ended by itself, as it had nothing to do."""
 _TOO_LATE: Final[Mapping[str, Any]] = {"died": "too late"}
 
 
@@ -240,13 +251,20 @@ class _Server:
     folder: tempfile.TemporaryDirectory[str]
 
     @classmethod
-    def start(cls, modules: Sequence[str]) -> _Server:
+    def start(cls, modules: Sequence[str], idle_seconds: float) -> _Server:
         folder = tempfile.TemporaryDirectory(prefix="tenantry-calls-")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(_address(folder.name))
             listener.listen(64)
             process = subprocess.Popen(
-                [sys.executable, "-m", "assets.bounded_calls_server", str(listener.fileno()), *modules],
+                [
+                    sys.executable,
+                    "-m",
+                    "assets.bounded_calls_server",
+                    str(listener.fileno()),
+                    str(idle_seconds),
+                    *modules,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 cwd=folder.name,

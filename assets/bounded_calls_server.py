@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY: Final = 77
 """The worker's exit status when it had no memory left, not even to say so."""
-_IDLE_SECONDS: Final = 120.0
 _MOST_DESCRIPTORS: Final = 256
 _FURTHER_PROCESSES: Final = 256  # threads of libraries count as processes, those of the user's other programs too
 _RESERVED: Final = 4  # address space may be reserved for so many times the memory that may be used
@@ -46,11 +45,12 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def serve(descriptor: int, modules: list[str]) -> None:
+def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
     """Import ``modules`` and what they name in ``PRELOADED``, and answer calls until standard input ends.
 
     Args:
         descriptor: of the listening socket that calls come in by.
+        idle_seconds: after so long without a call a worker ends; after so long without a worker, this.
         modules: whose functions will be called.
     """
     for name in modules:
@@ -61,20 +61,22 @@ def serve(descriptor: int, modules: list[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are nobody's to wait for
     listener = socket.socket(fileno=descriptor)
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [], _IDLE_SECONDS)
+        ready, _, _ = select.select([listener, sys.stdin], [], [], idle_seconds)
+        if not ready and _children():
+            continue
         if listener not in ready:
             return
         connection, _ = listener.accept()
         server = os.getpid()
         if os.fork() == 0:
             try:
-                _keep(connection, server)
+                _keep(connection, server, idle_seconds)
             finally:
                 os._exit(0)
         connection.close()
 
 
-def _keep(connection: socket.socket, server: int) -> None:
+def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
     """Have a worker make a connection's calls; say how it ended, if it did, and leave nothing of it behind."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _leave)
@@ -85,7 +87,7 @@ def _keep(connection: socket.socket, server: int) -> None:
     if worker == 0:
         status = 1
         try:
-            status = _work(connection, keeper)
+            status = _work(connection, keeper, idle_seconds)
         finally:
             os._exit(status)
     try:
@@ -139,8 +141,8 @@ def _children() -> list[int]:
 # ---- the worker ---------------------------------------------------------------------------------------------------------
 
 
-def _work(connection: socket.socket, keeper: int) -> int:
-    """Make the calls of a connection, until it is closed. Returns the exit status."""
+def _work(connection: socket.socket, keeper: int, idle_seconds: float) -> int:
+    """Make the calls of a connection, until it is closed or none comes for a while. Returns the exit status."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(keeper, signal.SIGKILL)
@@ -150,8 +152,15 @@ def _work(connection: socket.socket, keeper: int) -> int:
     os.closerange(3, mine)
     os.closerange(mine + 1, _MOST_DESCRIPTORS)
     connection.sendall(b'{"ready": true}\n')
-    limited = False
-    for line in connection.makefile("rb"):
+    connection.settimeout(idle_seconds)
+    calls, limited = connection.makefile("rb"), False
+    while True:
+        try:
+            line = calls.readline()
+        except TimeoutError:
+            return 0
+        if not line:
+            return 0
         call = json.loads(line)
         scratch = call["scratch"]
         os.chdir(scratch)
@@ -165,7 +174,6 @@ def _work(connection: socket.socket, keeper: int) -> int:
             connection.sendall(json.dumps(_make(call), default=str).encode() + b"\n")
         except MemoryError:
             return OUT_OF_MEMORY
-    return 0
 
 
 def _make(call: dict[str, Any]) -> dict[str, Any]:
@@ -266,4 +274,4 @@ def _die_with(parent: int, of: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2:])
+    serve(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])

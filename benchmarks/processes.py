@@ -112,7 +112,7 @@ def _kind(process: psutil.Process) -> str:
     kinds = {
         "ministack": "ministack", "local_sagemaker": "local_sagemaker", "forecast/train": "training", "forecast/serve": "serving",
         "dagster-webserver": "webserver", "dagster_webserver": "webserver", "dagster-daemon": "daemon", "dagster._daemon": "daemon",
-        "api grpc": "code_server", "multiprocessing": "runs",
+        "bounded_calls_server": "preparation", "api grpc": "code_server", "multiprocessing": "runs",
     }  # fmt: skip
     return next((kind for words, kind in kinds.items() if words in line), "other")
 

@@ -1,4 +1,4 @@
-"""The commands that change something: retry, cancel, pause, resume, drain, rollback, tier, capacity, retrain,
+"""The commands that change something: retry, cancel, wind-down, pause, resume, drain, rollback, tier, capacity, retrain,
 redrive. Each says who did it."""
 
 from __future__ import annotations
@@ -12,10 +12,23 @@ import click
 from botocore.exceptions import ClientError
 
 from command_line import fleet
-from command_line.invocation import PACK, REQUEST, TENANT, VERSION, WORKLOAD, Invocation, NotDone, common_options, plain
+from command_line.invocation import (
+    PACK,
+    REQUEST,
+    TENANT,
+    VERSION,
+    WORKLOAD,
+    WORKLOAD_NAME,
+    Invocation,
+    NotDone,
+    common_options,
+    plain,
+)
 from resources import keys, operator_events
+from resources import wind_down as ending
 from resources.intake import redrive as redriven
 from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
+from resources.storage import error_code
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
 
@@ -44,6 +57,10 @@ class _Changes:
                     self.done.append(change(request))
                 except NotTheirTurn as error:
                     self.not_done.append((request, str(error)))
+                except ClientError as error:
+                    if error_code(error) != "ValidationException":
+                        raise
+                    self.not_done.append((request, str(error)))  # of this row: it is too large, say
                 progress.advance(bar)
 
     def report(self, invocation: Invocation, verb: str) -> None:
@@ -202,6 +219,63 @@ def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys
             raise
         return
     invocation.aside.print(f"training job {job.name} is being stopped")
+
+
+# ---- the end of a workload ------------------------------------------------------------------------------------------------
+
+
+@click.command("wind-down")
+@click.argument("workload", type=WORKLOAD_NAME)
+@click.option("--delete-data", is_flag=True, help="Delete its uploads, models, predictions and rows, too.")
+@yes_option
+@common_options
+def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: bool, yes: bool) -> None:
+    """Cancel all open requests of WORKLOAD, tell their tenants, and delete its endpoints with their configurations and models.
+
+    First remove the workload's YAML, and have Dagster load its definitions again: else its sensors make the endpoint anew. Its schedules
+    are gone with the file. The tenants' data and models stay, unless --delete-data says otherwise.
+
+    \b
+    Example:
+      tenantry wind-down energy
+    """
+    if workload in invocation.workloads:
+        raise NotDone(
+            f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, and repeat this"
+        )
+    open_requests = len(RequestQueue(invocation.deployment).open(workload))
+    data = "its data are deleted" if delete_data else "its data stay"
+    invocation.confirm(
+        f"Cancel {open_requests} open requests of {workload} and delete its endpoints ({data})?", yes=yes
+    )
+
+    def stop_job(name: keys.WorkloadName, pack: keys.PackId) -> None:
+        _stop_job_of(invocation, name, pack)
+
+    done = ending.wind_down(
+        invocation.deployment, workload, by=invocation.operator, delete_data=delete_data, stop_job=stop_job
+    )
+    if invocation.as_json:
+        invocation.write_json(
+            {
+                "format": 1,
+                "workload": workload,
+                "cancelled": [_named(row) for row in done.cancelled],
+                "endpoints": done.endpoints,
+                "configurations": done.configurations,
+                "models": done.models,
+                "objects": done.objects,
+                "rows": done.rows,
+            }
+        )
+    else:
+        invocation.console.print(
+            f"{workload} is wound down: {len(done.cancelled)} requests cancelled, {len(done.endpoints)} endpoints,"
+            f" {len(done.configurations)} configurations and {len(done.models)} models deleted"
+            + (f", {done.objects} objects and {done.rows} rows" if delete_data else "")
+        )
+    if done.moved_on:
+        raise NotDone(f"{len(done.moved_on)} requests moved on in this moment; repeat this")
 
 
 # ---- pause, resume, drain -----------------------------------------------------------------------------------------------

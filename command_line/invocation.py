@@ -78,6 +78,7 @@ class CheckedId(click.ParamType[str]):
 
 
 WORKLOAD: Final = WorkloadParameter()
+WORKLOAD_NAME: Final = CheckedId("workload", keys.workload_name)  # also one whose file is gone
 TENANT: Final = CheckedId("tenant", keys.tenant_id)
 PACK: Final = CheckedId("pack", keys.pack_id)
 VERSION: Final = CheckedId("version", keys.version_name)

@@ -18,6 +18,7 @@ from command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, age, 
 from resources import keys
 from resources.moments import data_age
 from resources.request_queue import INDEXED, Request, RequestQueue, Status, now
+from resources.wind_down import Leftover, left_behind
 from workloads.schema import Workload
 
 _SHORTEST_SECONDS: Final = 1.0  # between two redraws: each is a dozen calls to AWS
@@ -68,25 +69,30 @@ def status(invocation: Invocation, workload: Workload | None, watch: bool, every
         return
 
 
-Statuses = tuple[fleet.UploadEvents, Sequence[fleet.WorkloadStatus], datetime]
+Statuses = tuple[fleet.UploadEvents, Sequence[fleet.WorkloadStatus], Sequence[Leftover], datetime]
 
 
 def _statuses(invocation: Invocation, workload: Workload | None) -> Statuses:
     at = now()
     found = [fleet.workload_status(invocation.deployment, one, at) for one in invocation.chosen(workload)]
-    return fleet.upload_events(invocation.deployment), found, at
+    left = left_behind(invocation.deployment, invocation.workloads) if workload is None else []
+    return fleet.upload_events(invocation.deployment), found, left, at
 
 
 def _write_status(invocation: Invocation, statuses: Statuses) -> None:
-    events, found, at = statuses
+    events, found, left, at = statuses
     if invocation.as_json:
-        invocation.write_json({"format": 1, "at": at, "upload_events": events, "workloads": found})
+        invocation.write_json({"format": 1, "at": at, "upload_events": events, "workloads": found, "left_behind": left})
     else:
-        invocation.console.print(_shown_status(invocation, events, found, at))
+        invocation.console.print(_shown_status(invocation, *statuses))
 
 
 def _shown_status(
-    invocation: Invocation, events: fleet.UploadEvents, found: Sequence[fleet.WorkloadStatus], at: datetime
+    invocation: Invocation,
+    events: fleet.UploadEvents,
+    found: Sequence[fleet.WorkloadStatus],
+    left: Sequence[Leftover],
+    at: datetime,
 ) -> RenderableType:
     head = f"{plain(at)} UTC. Uploads to be taken in: {events.waiting + events.being_read}"
     parts: list[RenderableType] = [Text(head)]
@@ -94,6 +100,7 @@ def _shown_status(
         parts.append(
             Text(f"Uploads in the dead-letter queue: {events.dead_letters}; see `tenantry redrive`", style="red")
         )
+    parts += [Text(plain(str(one)), style="red") for one in left]
     for one in found:
         parts += ["", *_shown_workload(invocation, one)]
     return Group(*parts)

@@ -7,7 +7,19 @@ from typing import Any
 
 import click
 
-from command_line.changing import cancel, capacity, drain, pause, redrive, resume, retrain, retry, rollback, tier
+from command_line.changing import (
+    cancel,
+    capacity,
+    drain,
+    pause,
+    redrive,
+    resume,
+    retrain,
+    retry,
+    rollback,
+    tier,
+    wind_down,
+)
 from command_line.looking import endpoints, jobs, requests, status, tenant
 from command_line.uploading import upload
 
@@ -47,6 +59,7 @@ for command in (
     pause,
     resume,
     drain,
+    wind_down,
     rollback,
     tier,
     capacity,

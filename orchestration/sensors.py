@@ -33,6 +33,7 @@ from resources import asynchronous, intake, operator_events
 from resources.dagster_resources import TenantryResource
 from resources.notifications import tell_operators
 from resources.request_queue import RequestQueue
+from resources.wind_down import left_behind, note_workloads
 from workloads.schema import Workload
 
 _DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, whatever waits in the queue
@@ -46,6 +47,10 @@ _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 class UploadsNotTakenIn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "uploads not taken in"
     """Not one of the uploads whose events came could be taken in; the code server's log says why. Their events stay."""
+
+
+class WorkloadsLeftBehind(RuntimeError):  # noqa: N818 - reads as the sentence it is: "workloads left behind"
+    """A workload's YAML is gone while something of it is left; the message says what, and what to do."""
 
 
 class _Look(NamedTuple):
@@ -233,6 +238,20 @@ def sensors_of(
         if not asked:
             yield SkipReason("everything scheduled has run, runs, or is given time to")
 
+    @sensor(
+        name="workloads_left_behind",
+        minimum_interval_seconds=_RECONCILE_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        target=None,
+        description="Fails while a workload whose YAML was removed has open requests or endpoints, and says what to do.",
+    )
+    def workloads_left_behind(tenantry: TenantryResource) -> SkipReason:
+        note_workloads(tenantry.deployment, workloads)
+        left = left_behind(tenantry.deployment, workloads)
+        if left:
+            raise WorkloadsLeftBehind("\n".join(map(str, left)))
+        return SkipReason("nothing is left of a workload that is offered no more")
+
     @run_failure_sensor(
         name="failed_runs",
         default_status=DefaultSensorStatus.RUNNING,
@@ -259,6 +278,7 @@ def sensors_of(
         asynchronous_failures,
         show_operator_events,
         lost_scheduled_runs,
+        workloads_left_behind,
         failed_runs,
         automation,
     ]

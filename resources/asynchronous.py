@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from resources import keys, storage
 from resources.hosting import JSON, Answer, EndpointFailed, InvocationRefused, asynchronous
@@ -43,6 +43,8 @@ _SETTLING: Final = timedelta(seconds=120)
 class Submitted:
     """A question that was asked, and where its answer or its failure will lie in the data bucket.
 
+    ``failure_key`` is where SageMaker puts a failure, if it said so to whoever asked. What a tenant could have written itself, as
+    the record of a question, names no key outside the tenant's own prefix.
     ``answer`` is there when it was known at once. After ``due`` there will be none. ``attempt`` counts how often it was asked.
     """
 
@@ -149,7 +151,7 @@ def submit(
             "question": question.id,
             "at": at.isoformat(),
             "due": submitted.due.isoformat(),
-            "failure": submitted.failure_key,
+            "failure": _own(question, submitted.failure_key),
             "attempt": attempt,
         },
     )
@@ -167,7 +169,8 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     if submitted.answer is not None:
         return submitted.answer
     question = submitted.question
-    found = _find(deployment, submitted.output_key, MOST_ANSWER_BYTES)
+    output = keys.async_output(question.workload, question.tenant, question.id)
+    found = _find(deployment, output, MOST_ANSWER_BYTES)
     if found is not None:
         said = found.content_type
         return Answer(found.content, question.accept if said in _SAY_NOTHING else said)
@@ -207,7 +210,7 @@ def _read_record(deployment: Deployment, question: Question, request: Mapping[st
             at=datetime.fromisoformat(record["at"]).astimezone(UTC),
             due=datetime.fromisoformat(record["due"]).astimezone(UTC),
             output_key=keys.async_output(question.workload, question.tenant, question.id),
-            failure_key=str(record["failure"]),
+            failure_key=_own(question, str(record["failure"])),
             attempt=int(record["attempt"]),
         )
         whole = record["format"] == 1 and record["question"] == question.id
@@ -217,6 +220,12 @@ def _read_record(deployment: Deployment, question: Question, request: Mapping[st
         _LOG.warning("the record %s of a question cannot be used", key)
         return None
     return submitted
+
+
+def _own(question: Question, key: str) -> str:
+    """The key, if it lies under the prefix of the question's tenant; empty otherwise."""
+    prefix = f"{keys.async_tenant_prefix(question.workload, question.tenant)}/"
+    return key if key.startswith(prefix) else ""
 
 
 def _key_of(deployment: Deployment, location: str) -> str:
@@ -286,16 +295,27 @@ def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
         if not received:
             break
         for message in received:
-            failure = Failure.parse(deployment, message["Body"])
-            if failure is None:
-                _LOG.info("a message about no question of ours was left out: %.200s", message["Body"])
-            else:
-                key = keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
-                storage.write_bytes(
-                    deployment.s3, deployment.data_bucket, key, failure.reason.encode(), "text/plain; charset=utf-8"
+            try:
+                failure = _deliver(deployment, message["Body"])
+                deployment.sqs.delete_message(
+                    QueueUrl=deployment.async_failures_queue_url, ReceiptHandle=message["ReceiptHandle"]
                 )
+            except (ClientError, BotoCoreError):  # it is received again; the others are brought meanwhile
+                _LOG.exception("a failure could not be brought to its tenant")
+                continue
+            if failure is not None:
                 delivered.append(failure)
-            deployment.sqs.delete_message(
-                QueueUrl=deployment.async_failures_queue_url, ReceiptHandle=message["ReceiptHandle"]
-            )
     return delivered
+
+
+def _deliver(deployment: Deployment, message: str) -> Failure | None:
+    """Write a failure that a message tells of to its tenant's prefix; None for a message about nothing of ours."""
+    failure = Failure.parse(deployment, message)
+    if failure is None:
+        _LOG.info("a message about no question of ours was left out: %.200s", message)
+        return None
+    key = keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
+    storage.write_bytes(
+        deployment.s3, deployment.data_bucket, key, failure.reason.encode(), "text/plain; charset=utf-8"
+    )
+    return failure

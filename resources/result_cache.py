@@ -1,7 +1,8 @@
 """The result cache: what a version of a tenant's model answered, kept in S3 and given again to who asks the same.
 
 A question's id is the hash of all that decides its answer, the tenant and the champion's version among it, so a new champion
-or another tenant never finds an old entry. What an entry holds says of itself whose it is, and is checked when it is read.
+or another tenant never finds an old entry. What an entry holds says of itself whose it is, and is checked when it is read. Only a
+whole answer is kept: no error, nothing that was cut off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from resources import keys, storage
-from resources.hosting import Answer, InvocationRefused
+from resources.hosting import JSON, Answer, InvocationRefused
 from resources.model_registry import Champion
 from workloads.schema import Workload
 
@@ -115,10 +116,11 @@ class ResultCache:
             in_time = (at or datetime.now(UTC)) < until
         except (ValueError, TypeError):  # no date, or one without a time zone
             return None
-        return Answer(found.content, found.content_type) if in_time else None
+        answer = Answer(found.content, found.content_type)
+        return answer if in_time and is_whole(answer, question.accept) else None
 
     def keep(self, question: Question, answer: Answer, at: datetime | None = None) -> bool:
-        """Keep an answer, unless its question is not repeatable or it is too large. Returns whether it was kept.
+        """Keep an answer, unless its question is not repeatable, or it is too large or no whole answer. Returns whether it was kept.
 
         Args:
             question: what was asked.
@@ -127,6 +129,9 @@ class ResultCache:
         """
         settings = self.workload.serving.cache
         if not question.repeatable or len(answer.content) > settings.most_bytes:
+            return False
+        if not is_whole(answer, question.accept):
+            _LOG.warning("an answer of %s to %s is none that can be kept", question.tenant, question.accept)
             return False
         until = (at or datetime.now(UTC)) + timedelta(days=settings.days)
         storage.write_bytes(
@@ -138,6 +143,30 @@ class ResultCache:
             {**_label(question, answer.content), "until": until.isoformat(timespec="seconds")},
         )
         return True
+
+
+_ENDS: Final[Mapping[str, tuple[bytes, bytes]]] = {
+    "image/png": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
+    "image/jpeg": (b"\xff\xd8\xff", b"\xff\xd9"),
+}
+"""What pictures begin and end with."""
+
+
+def is_whole(answer: Answer, accept: str) -> bool:
+    """Whether this is an answer, of the kind that was asked for: not nothing, not cut off, not a container's error document."""
+    asked, kind = (said.split(";")[0].strip().lower() for said in (accept, answer.content_type))
+    if not answer.content or ("*" not in asked and kind != asked):
+        return False
+    if kind in _ENDS:
+        first, last = _ENDS[kind]
+        return answer.content.startswith(first) and answer.content.endswith(last)
+    if kind == JSON or kind.endswith("+json"):
+        try:
+            document = json.loads(answer.content)
+        except (ValueError, RecursionError):
+            return False
+        return not (isinstance(document, dict) and (not document or "error" in document))
+    return True
 
 
 def _key(question: Question) -> str:

@@ -8,6 +8,7 @@ each record names the archive it is for. A silo tenant's batch holds that tenant
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,7 @@ def predict_batch(
     *,
     poll: float = 1.0,
     show: Callable[[bytes], Mapping[str, Any]] = lambda _: {},
+    given_up: threading.Event | None = None,
 ) -> BatchResult:
     """Run one batch transform for some tenants and put each one's answer under its own prefix.
 
@@ -81,6 +83,7 @@ def predict_batch(
         champions: the tenants' champions, all of one tier; a silo tenant alone.
         poll: seconds between looks at the job.
         show: makes of a tenant's answer what people should see of it.
+        given_up: set by another thread when nobody waits for the job any more; it goes on, and a repeated call takes it up.
 
     Raises:
         TransformJobFailed: it failed before any record, or was stopped.
@@ -96,7 +99,7 @@ def predict_batch(
             raise TransformJobFailed(f"no archive is there to predict with for any of the {len(champions)} tenants")
         create_once(client.create_model, _model_request(deployment, workload, day, batch, job))
         create_once(client.create_transform_job, _job_request(deployment, workload, day, batch, job))
-    described = _wait(deployment, job, workload.batch.most_seconds + 1800, poll)
+    described = _wait(deployment, job, workload.batch.most_seconds + 1800, poll, given_up)
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
@@ -186,13 +189,17 @@ def _describe(deployment: Deployment, job: str) -> DescribeTransformJobResponseT
         raise
 
 
-def _wait(deployment: Deployment, job: str, timeout: float, poll: float) -> DescribeTransformJobResponseTypeDef:
+def _wait(
+    deployment: Deployment, job: str, timeout: float, poll: float, given_up: threading.Event | None
+) -> DescribeTransformJobResponseTypeDef:
+    given_up = given_up or threading.Event()
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         described = deployment.sagemaker.describe_transform_job(TransformJobName=job)
         if described["TransformJobStatus"] in {"Completed", "Failed", "Stopped"}:
             return described
-        time.sleep(poll)
+        if given_up.wait(poll):
+            raise TransformJobFailed(f"nobody waits for transform job {job} any more; it goes on by itself")
     raise TransformJobFailed(f"transform job {job} was not finished after {timeout:.0f} s")
 
 

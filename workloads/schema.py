@@ -91,8 +91,8 @@ class Preparation(_Section):
     """What preparing one upload may take; whoever's takes more is refused."""
 
     memory_megabytes: int = Field(default=1024, ge=64, le=65_536, description="on top of the code's own")
-    cpu_seconds: int = Field(default=120, ge=1, le=3600, description="of a processor")
-    seconds: float = Field(default=600, ge=1, le=7200, description="of the clock on the wall, on a busy machine too")
+    cpu_seconds: int = Field(default=60, ge=1, le=3600, description="of a processor")
+    seconds: float = Field(default=300, ge=1, le=7200, description="of the clock on the wall, on a busy machine too")
 
 
 class Upload(_Section):
@@ -363,6 +363,9 @@ class Batch(_Section):
     instances: int = Field(ge=1, le=100)
     ami_version: AmiVersion | None = Field(default=None, description="the job's machine image; AWS's default if none")
     tenants_per_job: int = Field(ge=1, le=1000)
+    most_jobs_at_once: int = Field(
+        default=8, ge=1, le=100, description="transform jobs at the same time: each silo tenant has one of its own"
+    )
     most_seconds: int = Field(ge=60)
 
 

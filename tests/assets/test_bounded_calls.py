@@ -55,8 +55,8 @@ def test_a_call_gives_what_the_function_returns_or_refuses(calls: BoundedCalls, 
 def test_a_call_that_takes_too_much_or_dies_is_a_refusal_with_a_code(
     calls: BoundedCalls, tmp_path: Path, function: str, limits: Limits, code: str
 ) -> None:
-    values = {"eat_memory": {"megabytes": 1 << 20}, "fill_the_disk": {"folder": tmp_path}}
-    arguments: dict[str, Any] = values.get(function, {})
+    values: dict[str, dict[str, Any]] = {"eat_memory": {"megabytes": 1 << 20}, "fill_the_disk": {"folder": tmp_path}}
+    arguments = values.get(function, {})
     with pytest.raises(RefusedData) as refused:
         make(calls, function, limits, **arguments)
     assert refused.value.code == code
@@ -115,6 +115,21 @@ def test_calls_go_on_after_somebody_killed_the_process_they_are_made_in(calls: B
     with pytest.raises(CallFailed, match="died twice"):
         make(calls, "kill_its_keeper")
     assert make(calls, "answer", files=[], said="again")["said"] == "again"
+
+
+def test_what_is_idle_ends_and_what_takes_longer_does_not(tmp_path: Path) -> None:
+    calls = BoundedCalls([MODULE], idle_seconds=0.2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(make, calls, "wait_for", file=tmp_path / "go on")
+        time.sleep(1)
+        assert not waiting.done()
+        (tmp_path / "go on").touch()
+        assert waiting.result() == "gone on"
+    server = calls._server
+    assert server is not None
+    server.process.wait(timeout=60)
+    assert make(calls, "answer", files=[], said="anew")["said"] == "anew"
+    calls.close()
 
 
 def test_calls_of_several_threads_do_not_wait_for_one_that_takes_long(calls: BoundedCalls, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from datetime import UTC, datetime
+import resource
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from assets.fine_tuned_artifact import MalformedOutcome, Outcome, outcome_in_message
 from assets.training_data import TrainingData, make_training_data
@@ -78,6 +82,24 @@ def test_an_upload_that_changed_or_went_away_is_refused(deployment: Deployment, 
     deployment.s3.delete_object(Bucket=deployment.uploads_bucket, Key=request.manifest_key)
     with pytest.raises(RefusedUpload, match=r"manifest\.json is not there any more"):
         make_training_data(deployment, ENERGY, request)
+
+
+def test_a_small_file_that_expands_to_gigabytes_is_refused_and_costs_this_process_nothing(
+    deployment: Deployment, consumption: bytes
+) -> None:
+    """A dictionary of one customer id of 2 MB, which 9,000 rows refer to: 18 GB of text in some tens of kilobytes."""
+    rows = 9000
+    hours = pa.array([datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(rows)])
+    customer = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 2_000_000]))
+    table = pa.table({"timestamp": hours, "consumption": pa.array([1.0] * rows), "customer_id": customer})
+    sink = io.BytesIO()
+    parquet.write_table(table, sink, compression="zstd", store_schema=False)
+    assert len(sink.getvalue()) < 200_000
+    request = uploaded(deployment, {"a.parquet": sink.getvalue()})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RefusedUpload):
+        make_training_data(deployment, ENERGY, request)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024, "kilobytes"
 
 
 def outcome(**changed: Any) -> dict[str, Any]:

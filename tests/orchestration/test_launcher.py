@@ -401,7 +401,7 @@ def test_a_tenant_that_kills_every_run_is_the_only_one_given_up(
 
 
 @given(count=st.integers(2, 12), poisoned=st.sets(st.integers(0, 11), max_size=3), size=st.integers(2, 12))
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whoever_kills_runs_ends_alone_whatever_the_pack(
     dagster_instance: DagsterInstance,
     queue: RequestQueue,

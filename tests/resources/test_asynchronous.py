@@ -464,6 +464,37 @@ def test_a_record_that_is_damaged_is_as_if_nothing_had_been_asked(world: World, 
     assert world.invocations() == before + 2
 
 
+def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -> None:
+    """A tenant may write under its own prefix, the record of a question among it."""
+    deployment, bucket = world.deployment, world.deployment.data_bucket
+    attacker, victim = world.tenant(), world.tenant()
+    with world.client(victim) as client:
+        theirs = client.submit({"add": "x"})
+        with pytest.raises(InvocationRefused):
+            client.wait(theirs, 60)
+    secret = keys.async_failure(NAME, victim, theirs.id, 1)
+    storage.write_bytes(deployment.s3, bucket, secret, b"the victim's own words", "text/plain")
+    storage.write_bytes(deployment.s3, bucket, theirs.failure_key, b"the victim's own words", "text/plain")
+    with world.client(attacker) as client:
+        asked = client.submit({"add": 1})
+        client.wait(asked, 60)
+    record = keys.async_submitted(NAME, attacker, asked.id)
+    known = json.loads(storage.read_bytes(deployment.s3, bucket, record, 10_000))
+    forged = [secret, theirs.failure_key, f"async/energy/{attacker}/../{victim}/{theirs.id}.failure-1"]
+    for key in forged:
+        for gone in (keys.async_output(NAME, attacker, asked.id),
+                     keys.cached_answer(NAME, attacker, asked.question.version, asked.id)):  # fmt: skip
+            deployment.s3.delete_object(Bucket=bucket, Key=gone)
+        storage.write_json(deployment.s3, bucket, record, known | {"failure": key, "output": secret})
+        with world.client(attacker) as client:
+            again = client.submit({"add": 1})
+            assert again.attempt == 1, "the record is believed but for the keys it names"
+            assert again.failure_key == ""
+            assert client.result(again) is None
+            assert client.result(replace(again, output_key=secret)) is None
+    assert all("victim" not in name for name in world.keys_of(attacker))
+
+
 # ---- a real-time endpoint that has too much to do ---------------------------------------------------------------------------------
 
 

@@ -254,6 +254,23 @@ def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest
     assert max(rows["acme"], rows["bolt"]) < sorted(flood)[10], "though their events came last"
 
 
+def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(deployment: Deployment) -> None:
+    energy = WORKLOADS["energy"]
+    scheduling = energy.scheduling.model_copy(update={"most_per_tenant_a_day": 1})  # so ten uploads are taken in
+    limited = {**WORKLOADS, "energy": energy.model_copy(update={"scheduling": scheduling})}
+    for number in range(14):
+        put(deployment, "flooder", f"u{number}", f"{number}".encode())
+    put(deployment, "quiet")
+    done = drain_queue(deployment, limited, Known(), most_seconds=20)
+    assert (done.accepted, len(done.refused), done.repeated) == (11, 1, 3)
+    rows = RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flooder"))
+    assert len(rows) == 11, "one row tells of all that were refused"
+    assert [row.reason_code for row in rows if row.status == "refused"] == ["too_many_uploads"]
+    (notice,) = told(deployment)
+    assert (notice["tenant"], notice["kind"], notice["code"]) == ("flooder", "upload_refused", "too_many_uploads")
+    assert "10 uploads" in notice["message"]
+
+
 def test_a_listing_that_takes_too_long_goes_on_where_it_stopped(deployment: Deployment) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     for number in range(3):

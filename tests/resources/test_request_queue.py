@@ -581,7 +581,7 @@ def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
             "status": "pending",
             "why": why,
         }
-        for n in range(1010)
+        for n in range(1200)
     ]
     serialize = TypeSerializer().serialize
     update = partial(
@@ -595,14 +595,14 @@ def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
         try:
             update(ExpressionAttributeValues={":h": serialize(changes)})
         except ClientError:
-            changes.pop()
+            del changes[-8:]
         else:
             break
     found = queue.get(NAME, tenant, row.request)
     assert found is not None
     assert len(found.history) > 900
     with pytest.raises(ClientError, match="size"):
-        update(ExpressionAttributeValues={":h": serialize([*changes, changes[0]])})
+        update(ExpressionAttributeValues={":h": serialize([*changes, *changes[:8]])})
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from PIL import Image
 
 from assets.endpoint_registration import register, roll_back
 from resources import keys, storage
-from resources.client import AnswerUnreadable, TenantClient
+from resources.client import TenantClient
 from resources.deployment import Deployment
 from resources.hosting import Answer, Endpoint, InvocationRefused
 from resources.metrics import InferenceMetrics
@@ -247,15 +249,52 @@ def test_bytes_are_kept_with_their_type(serving: Serving, energy: Workload, tena
     deployment = serving[0]
     with TenantClient(deployment, energy, tenant) as client:
         question = question_of(energy, client.champion(), WEEK, "image/png")
-        picture = Answer(bytes(range(256)), "image/png")
+        sink = io.BytesIO()
+        Image.new("RGB", (8, 8), "red").save(sink, format="png")
+        picture = Answer(sink.getvalue(), "image/png")
         assert ResultCache(deployment, energy).keep(question, picture)
         before = invocations(serving)
         assert client.predict_bytes(WEEK, "image/png") == picture
         assert invocations(serving) == before
         asked = question_of(energy, client.champion(), {"period": 3, "start": START}, "application/json")
-        assert ResultCache(deployment, energy).keep(asked, picture)
-        with pytest.raises(AnswerUnreadable, match="image/png"):
-            client.predict({"period": 3, "start": START})
+        assert not ResultCache(deployment, energy).keep(asked, picture), "it is not what was asked for"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "application/json"),
+        (b'{"mean": [1.0, 2.', "application/json"),
+        (b"{}", "application/json"),
+        (b'{"error": {"message": "out of memory"}}', "application/json"),
+        (b"<html>502 Bad Gateway</html>", "text/html"),
+        (b"<html>502 Bad Gateway</html>", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b"\x89PNG\r\n\x1a\n cut off", "image/png"),
+        (b"<html></html>", "image/png"),
+        (b"", "image/png"),
+    ],
+    ids=["empty", "cut off", "no fields", "an error", "a page", "a page called JSON", "too deep", "half a picture",
+         "a page called a picture", "an empty picture"],
+)  # fmt: skip
+def test_what_is_no_whole_answer_is_not_kept_and_not_given(
+    serving: Serving, energy: Workload, tenant: keys.TenantId, content: bytes, kind: str
+) -> None:
+    deployment, accept = serving[0], "image/png" if kind == "image/png" else "application/json"
+    cache = ResultCache(deployment, energy)
+    with TenantClient(deployment, energy, tenant) as client:
+        question = question_of(energy, client.champion(), {"period": 5, "start": START}, accept)
+    assert not cache.keep(question, Answer(content, kind))
+    assert entries(deployment, tenant) == []
+    # As an earlier release would have kept it.
+    whole = Answer(b'{"mean": [1.0]}', "application/json")
+    asked = replace(question, accept="application/json")
+    assert cache.keep(asked, whole)
+    (key,) = entries(deployment, tenant)
+    label = storage.read_object(deployment.s3, deployment.data_bucket, key, 1 << 20).metadata
+    label = {**label, "sha256": storage.sha256(content)}
+    storage.write_bytes(deployment.s3, deployment.data_bucket, key, content, kind, label)
+    assert cache.find(question) is None
 
 
 def test_many_who_ask_the_same_at_once_all_get_the_one_answer(

@@ -183,6 +183,24 @@ def test_a_quota_that_is_used_up_costs_one_batch_its_predictions_and_no_other(
     assert "ResourceLimitExceeded" in next(iter(failures.values()))
 
 
+def test_silo_tenants_jobs_run_side_by_side_and_no_more_than_the_workload_allows(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    energy = energy.model_copy(update={"batch": energy.batch.model_copy(update={"most_jobs_at_once": 2})})
+    tenants = [crowned(cloud, trained_forecasts[0].archive, tier="silo").tenant for _ in range(4)]
+    heard = Heard()
+    assert predict(deployment, energy, tenants, DAY, "run-side", heard, poll=0.1) == {}
+    assert set(heard.materialized_) == set(tenants)
+    jobs = [
+        deployment.sagemaker.describe_transform_job(TransformJobName=str(told["transform_job"]))
+        for told in heard.materialized_.values()
+    ]
+    spans = [(job["CreationTime"], job["TransformEndTime"]) for job in jobs]
+    at_once = [sum(began <= moment < ended for began, ended in spans) for moment, _ in spans]
+    assert max(at_once) == 2
+
+
 def test_a_round_of_predictions_reports_every_tenant_once(
     cloud: Serving, trained_forecasts: list[TrainedForecast]
 ) -> None:
