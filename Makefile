@@ -1,6 +1,5 @@
 # `make run` and `make test` are all a newcomer needs; both set up what they need first.
 PYTHON ?= python3
-TENANTS ?= 12
 PORT ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,8 +27,8 @@ $(BIN)/tenantry: $(READY) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n (of energy), DATA=file.parquet, PORT=n
-	@$(BIN)/python -m demo --tenants $(TENANTS) --port $(PORT) $(if $(DATA),--data $(DATA)) $(if $(ONCE),--once)
+run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n (of energy), DATA=your.csv, PORT=n
+	@$(BIN)/python -m demo $(if $(TENANTS),--tenants $(TENANTS)) --port $(PORT) $(if $(DATA),--data "$(DATA)") $(if $(ONCE),--once)
 
 lint: setup ## Lint, types, template
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +35,7 @@ from dagster import DagsterInstance
 from numpy.typing import NDArray
 
 from benchmarks.processes import ProcessWatch, everything_running
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from demo.dagster_processes import DagsterProcesses
 from resources import hosting, keys, uploads
 from resources.client import TenantClient
@@ -80,7 +80,7 @@ class Customers:
     """The files tenants upload: hourly consumption, made from the synthetic customers' habits when it is asked for."""
 
     def __init__(self) -> None:
-        end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        end = last_midnight()
         frame = generate(_HABITS, end - timedelta(days=_DAYS), end, seed=11)
         times = frame.timestamp[: _DAYS * 24].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
         self._times: list[str] = times.tolist()

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,7 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np
 
 from containers.forecast.preparation import prepare
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.packed_training import Task, Trained
 from resources.durations import Durations
@@ -138,7 +138,7 @@ def _simulated(random: np.random.Generator, tasks: int) -> list[TimedTask]:
 
 def _real(random: np.random.Generator, tasks: int) -> list[TimedTask]:
     """Forecasts of histories of various lengths, timed."""
-    end = datetime(2026, 1, 1, tzinfo=UTC)
+    end = last_midnight()
     hours = np.clip(random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), FEWEST_HOURS, MOST_ROWS)
     timed: list[TimedTask] = []
     with tempfile.TemporaryDirectory(prefix="packing-benchmark-") as name:

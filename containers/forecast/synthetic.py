@@ -8,7 +8,7 @@ four, in summer.
 
 import argparse
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LARGEST: Final = 1000.0
+
+
+def last_midnight(now: datetime | None = None) -> datetime:
+    """The midnight (UTC) at which today began: data that end there are as fresh as whole days can be, on any day's clock."""
+    return (now or datetime.now(UTC)).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def generate(
@@ -106,16 +111,18 @@ def _holidays(country: str | None, first: int, last: int) -> frozenset[date]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write synthetic consumption to a CSV or Parquet file."""
+    today = last_midnight()
     parser = argparse.ArgumentParser(prog="python -m containers.forecast.synthetic", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="file to write, .csv or .parquet")
     parser.add_argument("--customers", type=int, default=1000)
-    parser.add_argument("--start", type=_date, default=_date("2025-01-01"), help="first day (default 2025-01-01)")
-    parser.add_argument("--end", type=_date, default=_date("2026-01-01"), help="day after the last")
+    parser.add_argument("--start", type=_date, help="first day (default: 365 days before the end)")
+    parser.add_argument("--end", type=_date, default=today, help="day after the last (default: today, %(default)s)")
     parser.add_argument("--frequency", choices=("h", "D"), default="h")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timezone", default="Europe/London")
     parser.add_argument("--country", default="GB", help="country of the holidays; empty for none")
     options = parser.parse_args(arguments)
+    options.start = options.start or options.end - timedelta(days=365)
     if options.out.suffix not in (".csv", ".parquet"):
         parser.error("--out must end in .csv or .parquet")
     if options.customers < 1 or options.end <= options.start:

@@ -8,11 +8,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Final, Literal
 
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from resources import keys, storage, uploads
 from resources.deployment import Deployment
 from workloads.schema import Workload
@@ -95,8 +95,8 @@ class Uploader:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        start = datetime(2026, 1, 1, tzinfo=UTC)
-        frame = generate(_CUSTOMERS, start, start + timedelta(days=_DAYS), seed=3)
+        end = last_midnight()
+        frame = generate(_CUSTOMERS, end - timedelta(days=_DAYS), end, seed=3)
         self._lines = []
         for _, rows in frame.groupby("customer_id", sort=True):
             sink = io.StringIO()

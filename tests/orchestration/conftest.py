@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from dagster import DagsterInstance
 
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
@@ -28,8 +28,8 @@ def energy() -> Workload:
 @pytest.fixture(scope="session")
 def consumption() -> dict[str, bytes]:
     """CSV files of six synthetic customers, ten weeks of hours each."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    frame = generate(6, start, start + timedelta(days=DAYS), seed=3)
+    end = last_midnight()
+    frame = generate(6, end - timedelta(days=DAYS), end, seed=3)
     files = {}
     for number, (_, rows) in enumerate(frame.groupby("customer_id", sort=True)):
         sink = io.StringIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -14,10 +14,10 @@ from dagster import AssetCheckKey, DagsterInstance
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from assets.chosen_partitions import asset_key
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
-from orchestration.schedules import schedules_of
+from orchestration.schedules import scheduled_of
 from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
@@ -34,7 +34,7 @@ DRIFT = AssetCheckKey(REGISTRATION, "drift")
 
 def readings(days: int, grown: float = 1.0) -> bytes:
     """A customer's hours as CSV; what comes after the first ten weeks is multiplied."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
+    start = last_midnight() - timedelta(days=DAYS + 7)  # the longest of them ends today
     frame = generate(1, start, start + timedelta(days=days), seed=3)
     frame.loc[frame.timestamp >= start + timedelta(days=DAYS), "consumption"] *= grown
     sink = io.StringIO()
@@ -150,7 +150,7 @@ def test_re_training_is_asked_for_at_the_times_the_yaml_says_where_it_says_any(e
     never = energy.model_copy(update={"retraining": None})
     jobs = jobs_of(never)
     assert [job.name for job in jobs.all if "retraining" in job.name] == []
-    assert [made.name for made in schedules_of(never, jobs) if "retraining" in made.name] == []
+    assert [made.name for made in scheduled_of(never, jobs) if "retraining" in made.name] == []
 
 
 def test_a_rollback_of_several_says_whom_it_could_not_help(

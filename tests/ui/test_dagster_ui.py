@@ -6,14 +6,14 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from assets.report import ONBOARDING
-from containers.forecast.synthetic import generate
+from containers.forecast.synthetic import generate, last_midnight
 from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
 from resources import keys
 from resources.client import TenantClient
@@ -48,9 +48,9 @@ def ui(browser: WebDriver, live_dagster: LiveDagster) -> DagsterUI:
 def onboard(live: LiveDagster, tenant: str) -> keys.TenantId:
     """Upload ten weeks of hours as the tenant's app does, and wait until the sensors have brought a model into service."""
     who = keys.tenant_id(tenant)
-    start = datetime(2026, 1, 1, tzinfo=UTC)
+    end = last_midnight()
     sink = io.StringIO()
-    generate(1, start, start + timedelta(days=70), seed=5)[["timestamp", "consumption"]].to_csv(sink, index=False)
+    generate(1, end - timedelta(days=70), end, seed=5)[["timestamp", "consumption"]].to_csv(sink, index=False)
     with TenantClient(live.deployment, read_workloads()["energy"], who) as client:
         client.upload({"consumption.csv": sink.getvalue().encode()}, {"timezone": "Europe/London", "country": "GB"})
         deadline = time.monotonic() + _ONBOARDED_WITHIN
