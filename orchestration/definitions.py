@@ -10,7 +10,7 @@ from assets.workload_assets import assets_of
 from orchestration.checks import checks_of
 from orchestration.jobs import jobs_of
 from orchestration.partitions import tenants_of
-from orchestration.schedules import schedules_of
+from orchestration.schedules import scheduled_of
 from orchestration.sensors import sensors_of
 from resources.dagster_resources import TenantryResource
 from resources.deployment import DEFAULT_STACK, STACK_VARIABLE
@@ -22,18 +22,20 @@ _JOBS = {name: jobs_of(workload) for name, workload in _WORKLOADS.items()}
 
 def _definitions() -> Definitions:
     with warnings.catch_warnings():
-        # Partitioned asset checks are in preview and single-run backfills in beta; Dagster's version is pinned, and tests of
-        # both notice a change.
+        # Partitioned asset checks are in preview, single-run backfills and owners of sensors in beta; Dagster's version is
+        # pinned, and tests of them notice a change.
         warnings.simplefilter("ignore", PreviewWarning)
         warnings.simplefilter("ignore", BetaWarning)
-        return Definitions(
+        made = Definitions(
             assets=[
                 asset for workload in _WORKLOADS.values() for asset in assets_of(workload, tenants_of(workload.name))
             ],
             asset_checks=[check for workload in _WORKLOADS.values() for check in checks_of(workload)],
             jobs=[job for jobs in _JOBS.values() for job in jobs.all],
             schedules=[
-                schedule for name, workload in _WORKLOADS.items() for schedule in schedules_of(workload, _JOBS[name])
+                each.definition()
+                for name, workload in _WORKLOADS.items()
+                for each in scheduled_of(workload, _JOBS[name])
             ],
             sensors=sensors_of(
                 _WORKLOADS, _JOBS, timedelta(seconds=float(os.environ.get("TENANTRY_LOST_UPLOADS_SECONDS", "300")))
@@ -49,6 +51,8 @@ def _definitions() -> Definitions:
                 )
             },
         )
+        made.get_repository_def()  # resolved here, where those warnings are known; it is kept
+        return made
 
 
 defs = _definitions()

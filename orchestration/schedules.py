@@ -1,67 +1,146 @@
 """Batch predictions, re-training and endpoint capacity, at the times the workload's YAML says."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
 from dagster import (
+    DagsterInstance,
     DefaultScheduleStatus,
+    JobDefinition,
     RunConfig,
+    RunRecord,
     RunRequest,
+    RunsFilter,
     ScheduleDefinition,
     ScheduleEvaluationContext,
+    SkipReason,
     schedule,
 )
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.workload_assets import BatchConfig, CapacityConfig
 from orchestration.jobs import WorkloadJobs, batch_step
 from workloads.schema import Capacity, Workload
 
+DUE_TAG: Final = "tenantry/due"
+"""The moment a run was scheduled for, in UTC; of runs that were asked for again, too."""
 
-def schedules_of(workload: Workload, jobs: WorkloadJobs) -> list[ScheduleDefinition]:
-    """The schedules of a workload; all run by default."""
+
+def _nothing(_: datetime) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A job and its times. ``config`` and ``tags`` are what a run of a moment (in ``timezone``) gets.
+
+    Of all that share a ``group`` only the latest moment counts, as each undoes what the one before it did.
+    """
+
+    name: str
+    group: str
+    workload: str
+    job: JobDefinition | UnresolvedAssetJobDefinition
+    cron: str
+    timezone: str
+    description: str
+    config: Callable[[datetime], RunConfig | None] = lambda _: None
+    tags: Callable[[datetime], Mapping[str, str]] = field(default=_nothing)
+
+    def run_at(self, moment: datetime, after: str = "") -> RunRequest:
+        """The run of a moment; ``after`` names the lost one that it makes up for."""
+        due = _due(moment)
+        return RunRequest(
+            run_key=f"{self.name} {due} {after}".strip(),
+            job_name=self.job.name,
+            run_config=self.config(moment),
+            tags={**self.tags(moment), DUE_TAG: due},
+        )
+
+    def runs_of(self, instance: DagsterInstance, moment: datetime, most: int) -> list[RunRecord]:
+        """The runs there are of a moment, newest first."""
+        return list(
+            instance.get_run_records(RunsFilter(job_name=self.job.name, tags={DUE_TAG: _due(moment)}), limit=most)
+        )
+
+    def definition(self) -> ScheduleDefinition:
+        """As Dagster has it; it runs by default."""
+
+        @schedule(
+            name=self.name,
+            job=self.job,
+            cron_schedule=self.cron,
+            execution_timezone=self.timezone,
+            default_status=DefaultScheduleStatus.RUNNING,
+            description=self.description,
+        )
+        def scheduled(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
+            moment = context.scheduled_execution_time
+            if self.runs_of(context.instance, moment, 1):
+                return SkipReason(f"sensor lost_scheduled_runs asked for {_due(moment)} already")
+            return self.run_at(moment)
+
+        return scheduled
+
+
+def _due(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
+
+
+def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
+    """What a workload has scheduled."""
     return [
-        _batch_schedule(workload, jobs),
-        *(_capacity_schedule(workload, jobs, change) for change in workload.serving.capacity),
-        *_retraining_schedules(workload, jobs),
+        _batch(workload, jobs),
+        *(_capacity(workload, jobs, change) for change in workload.serving.capacity),
+        *_retraining(workload, jobs),
     ]
 
 
-def _batch_schedule(workload: Workload, jobs: WorkloadJobs) -> ScheduleDefinition:
-    @schedule(
+def _batch(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
+    def config(moment: datetime) -> RunConfig:
+        return RunConfig({batch_step(workload.name): BatchConfig(day=moment.date().isoformat())})
+
+    return Scheduled(
         name=f"{workload.name}_batch_predictions_schedule",
+        group=f"{workload.name} batch predictions",
+        workload=workload.name,
         job=jobs.batch_predictions,
-        cron_schedule=workload.batch.cron,
-        execution_timezone=workload.batch.timezone,
-        default_status=DefaultScheduleStatus.RUNNING,
+        cron=workload.batch.cron,
+        timezone=workload.batch.timezone,
         description=f"{workload.title}: predicts the day for every tenant with a model.",
+        config=config,
+        tags=lambda moment: {"tenantry/day": moment.date().isoformat()},
     )
-    def batch_predictions_schedule(context: ScheduleEvaluationContext) -> RunRequest:
-        day = context.scheduled_execution_time.date().isoformat()
-        config = RunConfig({batch_step(workload.name): BatchConfig(day=day)})
-        return RunRequest(run_key=day, run_config=config, tags={"tenantry/day": day})
-
-    return batch_predictions_schedule
 
 
-def _capacity_schedule(workload: Workload, jobs: WorkloadJobs, change: Capacity) -> ScheduleDefinition:
-    return ScheduleDefinition(
+def _capacity(workload: Workload, jobs: WorkloadJobs, change: Capacity) -> Scheduled:
+    wanted: Any = CapacityConfig(instances=change.instances)
+    return Scheduled(
         name=f"{workload.name}_endpoint_capacity_{change.name}",
+        group=f"{workload.name} endpoint capacity",
+        workload=workload.name,
         job=jobs.endpoint_capacity,
-        cron_schedule=change.cron,
-        execution_timezone=change.timezone,
-        run_config=RunConfig({f"{workload.name}__endpoint_capacity": CapacityConfig(instances=change.instances)}),
-        default_status=DefaultScheduleStatus.RUNNING,
+        cron=change.cron,
+        timezone=change.timezone,
         description=f"{workload.title}: {change.instances} instances, {change.name.replace('_', ' ')}.",
+        config=lambda _: RunConfig({f"{workload.name}__endpoint_capacity": wanted}),
     )
 
 
-def _retraining_schedules(workload: Workload, jobs: WorkloadJobs) -> list[ScheduleDefinition]:
+def _retraining(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
     if workload.retraining is None or jobs.retraining is None:
         return []
+    most = workload.retraining.most_at_once
     return [
-        ScheduleDefinition(
+        Scheduled(
             name=f"{workload.name}_retraining_schedule",
+            group=f"{workload.name} re-training",
+            workload=workload.name,
             job=jobs.retraining,
-            cron_schedule=workload.retraining.cron,
-            execution_timezone=workload.retraining.timezone,
-            default_status=DefaultScheduleStatus.RUNNING,
-            description=f"{workload.title}: asks for challengers of old champions, at most {workload.retraining.most_at_once}.",
+            cron=workload.retraining.cron,
+            timezone=workload.retraining.timezone,
+            description=f"{workload.title}: asks for challengers of old champions, at most {most}.",
         )
     ]

@@ -22,7 +22,9 @@ from dagster import (
 from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import fail_lost_runs, runs_to_request
+from orchestration.overdue import GivenUp, Look, overdue
 from orchestration.partitions import add_tenants
+from orchestration.schedules import scheduled_of
 from resources import asynchronous, intake
 from resources.dagster_resources import TenantryResource
 from resources.notifications import tell_operators
@@ -32,6 +34,7 @@ from workloads.schema import Workload
 _DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, whatever waits in the queue
 _TICK_SECONDS: Final = 5
 _RECONCILE_SECONDS: Final = 60
+_OVERDUE_SECONDS: Final = 30
 _GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand objects, whoever they belong to
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
@@ -174,6 +177,37 @@ def sensors_of(
             context.log.warning(f"{failure.workload}, {failure.tenant}: {failure.reason}")
         return SkipReason(f"{len(delivered)} failures delivered" if delivered else "no asynchronous request failed")
 
+    scheduled = [each for name, workload in workloads.items() for each in scheduled_of(workload, jobs[name])]
+
+    @sensor(
+        name="lost_scheduled_runs",
+        minimum_interval_seconds=_OVERDUE_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        jobs=list({each.job.name: each.job for each in scheduled}.values()),
+        description="Asks again for what a schedule asked for when its run never came, was killed, or could not be launched.",
+    )
+    def lost_scheduled_runs(
+        context: SensorEvaluationContext, tenantry: TenantryResource
+    ) -> Iterator[RunRequest | SkipReason]:
+        now = datetime.now(UTC)
+        look = Look.parse(context.cursor, now)
+        asked = 0
+        for found in overdue(context.instance, scheduled, look, now):
+            if isinstance(found, GivenUp):
+                what = f"{found.scheduled.job.name} of {found.moment:%Y-%m-%d %H:%M %Z} was lost {found.runs} times"
+                context.log.error(what)
+                tell_operators(
+                    tenantry.deployment,
+                    f"{found.scheduled.workload}: a scheduled run was given up",
+                    f"{what}, and is not asked for again. Launch it by hand when what killed it is mended.",
+                )
+            else:
+                asked += 1
+                yield found
+        context.update_cursor(look.cursor())
+        if not asked:
+            yield SkipReason("everything scheduled has run, runs, or is given time to")
+
     @run_failure_sensor(
         name="failed_runs",
         default_status=DefaultSensorStatus.RUNNING,
@@ -193,4 +227,12 @@ def sensors_of(
         minimum_interval_seconds=30,
         description="Brings each workload's endpoint into service, and updates it when its YAML changes.",
     )
-    return [new_uploads, lost_uploads, fine_tuning_launcher, asynchronous_failures, failed_runs, automation]
+    return [
+        new_uploads,
+        lost_uploads,
+        fine_tuning_launcher,
+        asynchronous_failures,
+        lost_scheduled_runs,
+        failed_runs,
+        automation,
+    ]

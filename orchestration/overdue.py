@@ -1,0 +1,139 @@
+"""What a schedule asked for and did not get: no run came, or it was killed, or could not be launched. It is asked for again.
+
+A run that ended with a verdict of its own, a ``Failure`` that names tenants, is not lost: the same would come of it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Final, Self
+
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunRequest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
+from dagster._utils.schedules import get_latest_completed_cron_tick
+
+from orchestration.schedules import Scheduled
+
+MOST_RUNS: Final = 5
+"""Of a job for one moment, the scheduled one included."""
+_GRACE: Final = timedelta(minutes=5)  # for the schedule to ask by itself: a busy daemon is late
+_FIRST_PAUSE: Final = timedelta(minutes=1)  # after a lost run; doubled after each
+_FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+
+
+@dataclass
+class Look:
+    """What ``overdue`` remembers from look to look.
+
+    Attributes:
+        since: when it first looked; what was due before that is nobody's loss.
+        awake: since when it has looked without a long pause; after one the schedules are given time to catch up.
+        looked: when it last looked.
+        settled: the latest moment of each group that needs no more looking at.
+    """
+
+    since: datetime
+    awake: datetime
+    looked: datetime
+    settled: dict[str, datetime] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, cursor: str | None, now: datetime) -> Self:
+        """From a sensor's cursor."""
+        if not cursor:
+            return cls(now, now, now)
+        found = json.loads(cursor)
+        looked = datetime.fromisoformat(found["looked"])
+        awake = now if now - looked > _GRACE else datetime.fromisoformat(found["awake"])
+        settled = {group: datetime.fromisoformat(moment) for group, moment in found["settled"].items()}
+        return cls(datetime.fromisoformat(found["since"]), awake, now, settled)
+
+    def cursor(self) -> str:
+        """As a sensor keeps it."""
+        settled = {group: moment.isoformat() for group, moment in self.settled.items()}
+        times = {name: getattr(self, name).isoformat() for name in ("since", "awake", "looked")}
+        return json.dumps({**times, "settled": settled})
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """Something scheduled whose every run was lost."""
+
+    scheduled: Scheduled
+    moment: datetime
+    runs: int
+
+
+def overdue(
+    instance: DagsterInstance, scheduled: Sequence[Scheduled], look: Look, now: datetime
+) -> Iterator[RunRequest | GivenUp]:
+    """What is to be asked for again now, and what is not any more. ``look`` is brought up to date.
+
+    Args:
+        instance: where runs and schedules are looked up.
+        scheduled: everything that is scheduled.
+        look: what was found before.
+        now: this moment.
+    """
+    started = _started(instance, scheduled)
+    for group, members in groupby(sorted(scheduled, key=lambda each: each.group), key=lambda each: each.group):
+        latest = [(_latest(each, now), each) for each in members if each.name in started]
+        if not latest:
+            continue
+        moment, each = max(latest, key=lambda pair: pair[0])
+        if moment <= max(look.since, started[each.name] or look.since) or look.settled.get(group) == moment:
+            continue
+        if now - max(moment, look.awake) < _GRACE:
+            continue
+        runs = each.runs_of(instance, moment, MOST_RUNS)
+        if any(record.dagster_run.status not in _FINISHED for record in runs):
+            continue
+        if runs and not _is_lost(instance, runs):
+            look.settled[group] = moment
+        elif len(runs) >= MOST_RUNS:
+            yield GivenUp(each, moment, len(runs))
+            look.settled[group] = moment
+        elif not runs or now - _ended(runs[0]) >= _FIRST_PAUSE * 2 ** (len(runs) - 1):
+            yield each.run_at(moment, after=runs[0].dagster_run.run_id if runs else "lost")
+
+
+def _latest(scheduled: Scheduled, now: datetime) -> datetime:
+    return get_latest_completed_cron_tick(scheduled.cron, now, scheduled.timezone)
+
+
+def _started(instance: DagsterInstance, scheduled: Sequence[Scheduled]) -> Mapping[str, datetime | None]:
+    """The schedules that run, and since when; all run by default, and one a person stopped is not made up for."""
+    found: dict[str, datetime | None] = {each.name: None for each in scheduled}
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
+        if state.instigator_name not in found:
+            continue
+        if state.status == InstigatorStatus.STOPPED:
+            del found[state.instigator_name]
+        elif isinstance(data := state.instigator_data, ScheduleInstigatorData) and data.start_timestamp:
+            found[state.instigator_name] = datetime.fromtimestamp(data.start_timestamp, UTC)
+    return found
+
+
+def _is_lost(instance: DagsterInstance, runs: Sequence[RunRecord]) -> bool:
+    """Whether none of the finished runs, newest first, did what it was for, or said itself why it could not."""
+    newest = runs[0].dagster_run
+    if any(record.dagster_run.status == DagsterRunStatus.SUCCESS for record in runs):
+        return False
+    if newest.status == DagsterRunStatus.CANCELED:
+        return False  # a person's decision
+    failures = instance.get_records_for_run(newest.run_id, of_type=DagsterEventType.STEP_FAILURE).records
+    return not any(
+        (event := record.event_log_entry.dagster_event) and event.step_failure_data.user_failure_data
+        for record in failures
+    )
+
+
+def _ended(record: RunRecord) -> datetime:
+    if record.end_time is None:
+        return record.update_timestamp.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(record.end_time, UTC)
