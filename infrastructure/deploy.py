@@ -12,13 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
+
+from resources.deployment import aws_session
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
 
 TEMPLATE: Final = Path(__file__).with_name("stack.yaml")
+_LEFT_BEHIND: Final = (
+    "An earlier stack left that behind. On this machine `make clean` forgets it, with all else that `make run` keeps. "
+    "On AWS import it into the new stack: docs/deploying-to-aws.md, step 1."
+)
 _DONE: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 
 
@@ -40,7 +45,7 @@ def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float 
     Raises:
         DeploymentError: the stack ended in another state than complete, with the events that say why.
     """
-    client: CloudFormationClient = boto3.client("cloudformation")
+    client: CloudFormationClient = aws_session().client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")
     parameters = [{"ParameterKey": "Prefix", "ParameterValue": prefix}]
     # A stack that was deleted, as a failed creation is, can only be asked about by its id.
@@ -93,9 +98,15 @@ def _wait(client: CloudFormationClient, stack: str, timeout: float) -> Mapping[s
 def _reasons(client: CloudFormationClient, stack: str) -> str:
     events = client.describe_stack_events(StackName=stack)["StackEvents"]
     failed = [event for event in events if event.get("ResourceStatus", "").endswith("FAILED")]
-    return "\n".join(
-        f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}" for e in failed
-    )
+    lines = [f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}" for e in failed]
+    # What was found before anything was made stands elsewhere.
+    # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/validate-stack-deployments.html
+    found = client.describe_events(StackName=stack, Filters={"FailedEvents": True})["OperationEvents"]
+    invalid = [event for event in found if event.get("ValidationStatus") == "FAILED"]
+    lines += [f"  {e.get('LogicalResourceId')}: {e.get('ValidationStatusReason', 'no reason given')}" for e in invalid]
+    if any(event.get("ValidationName") == "NAME_CONFLICT_VALIDATION" for event in invalid):
+        lines.append(_LEFT_BEHIND)
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -108,6 +119,9 @@ def main() -> int:
         outputs = deploy(arguments.stack, arguments.prefix)
     except DeploymentError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except (BotoCoreError, ClientError) as error:
+        sys.stderr.write(f"AWS cannot be asked: {error} Check the credentials, and AWS_REGION or AWS_DEFAULT_REGION.\n")
         return 1
     width = max(map(len, outputs))
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in sorted(outputs.items()))

@@ -40,6 +40,15 @@ _RETRIES: Final = Config(
 _SLOWS_DOWN: Final = _RETRIES.merge(Config(retries={"mode": "adaptive", "total_max_attempts": 10}))
 
 
+def aws_session() -> boto3.Session:
+    """A session in the region that ``AWS_REGION`` names, else where boto3 itself looks: ``AWS_DEFAULT_REGION``, the profile.
+
+    AWS's other SDKs and its command line read ``AWS_REGION``, and ECS sets that one alone; boto3 does not read it
+    (https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html).
+    """
+    return boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+
+
 class DeploymentMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "deployment missing"
     """The stack is not there, or lacks an output; the message says how to make it."""
 
@@ -66,7 +75,7 @@ class Deployment:
     async_role: str
     batch_role: str
     image_repositories: str
-    session: boto3.Session = field(default_factory=boto3.Session, repr=False, compare=False)
+    session: boto3.Session = field(default_factory=aws_session, repr=False, compare=False)
     aws_calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @classmethod
@@ -77,7 +86,7 @@ class Deployment:
             DeploymentMissing: there is no such stack, or it is of another version.
         """
         stack = stack or os.environ.get(STACK_VARIABLE, DEFAULT_STACK)
-        session = boto3.Session()
+        session = aws_session()
         try:
             found = session.client("cloudformation", config=_RETRIES).describe_stacks(StackName=stack)["Stacks"][0]
         except (BotoCoreError, ClientError) as error:

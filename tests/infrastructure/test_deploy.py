@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,28 @@ def test_the_command_prints_the_outputs_and_fails_in_words(empty_cloud: LocalClo
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     assert "other" in failed.stderr
+
+
+_SAYS_WHERE = "from resources.deployment import Deployment as D; d = D.from_stack(); print(d.session.region_name, d.uploads_bucket)"
+
+
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_either_variable_names_the_region(empty_cloud: LocalCloud, tmp_path: Path, variable: str) -> None:
+    environment = {
+        name: value for name, value in {**os.environ, "HOME": str(tmp_path)}.items() if not name.endswith("_REGION")
+    }
+    asked = [[sys.executable, "-m", "infrastructure.deploy"], [sys.executable, "-c", _SAYS_WHERE]]
+    for command in (*asked, [sys.executable, "-m", "command_line.main", "status"]):
+        unnamed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert unnamed.returncode != 0
+        named = {**environment, variable: "eu-west-1"}
+        done = subprocess.run(command, cwd=ROOT, env=named, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if command in asked:
+            assert "uploads-123456789012-eu-west-1" in done.stdout
+    unnamed = subprocess.run(asked[0], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert "AWS_REGION" in unnamed.stderr
+    assert "Traceback" not in unnamed.stderr
 
 
 def test_a_deployment_is_read_from_its_stack_or_told_how_to_make_one(
