@@ -14,29 +14,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from command_line import environment
 from demo.dagster_processes import DagsterProcesses, DagsterRefused, dagster_processes
-from demo.energy import energy_tenants, shown_of
+from demo.energy import shown_of, synthetic_tenants, tenants_of_file
+from demo.only_one import AlreadyRuns, only_one
 from demo.portraits import SLOW_REQUEST, portraits_tenants, print_pictures, shown_of_portraits, write_sheet
 from demo.product import DemoFailed, Product
-from infrastructure.deploy import deploy
+from infrastructure.deploy import DeploymentError, deploy
 from infrastructure.local_cloud import LocalCloud, LocalCloudError, free_port, running
 from resources import keys
 from resources.deployment import Deployment
+from resources.hosting import EndpointFailed
 from workloads.schema import read_workloads
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 STATE: Final = ROOT / ".tenantry"
 SHEET: Final = "portraits.png"
 UI_PORT: Final = 3000
+TENANTS: Final = 12
+_GIVEN_UP: Final = (
+    AlreadyRuns, BotoCoreError, ClientError, DagsterRefused, DemoFailed, DeploymentError, EndpointFailed, LocalCloudError, ValueError
+)  # fmt: skip
 
 
 def _told(deployment: Deployment) -> dict[keys.TenantId, str]:
@@ -79,15 +88,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tenants",
         type=int,
-        default=12,
-        help="how many energy tenants, one of them with a spoiled file (12); three portraits tenants come along",
+        help=f"how many energy tenants: {TENANTS} made-up ones, the last with a spoiled file, or all of --data; "
+        "three portraits tenants come along",
     )
     parser.add_argument("--data", type=Path, help="CSV or Parquet with columns customer_id, timestamp, consumption")
     parser.add_argument("--once", action="store_true", help="end when all has happened: status 0 only if it has")
     parser.add_argument("--port", type=int, default=UI_PORT, help="of the Dagster UI (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds to wait for all models (%(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=1800, help="seconds without any progress to wait (%(default)s)"
+    )
     arguments = parser.parse_args()
-    if arguments.tenants < 1:
+    if arguments.tenants is not None and arguments.tenants < 1:
         parser.error("--tenants must be at least 1")
     if arguments.data and not arguments.data.is_file():
         parser.error(f"--data: there is no file {arguments.data}")
@@ -104,25 +115,33 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running. `make run` goes on from here, `make clean` forgets it all.")
         return 130 if arguments.once else 0
-    except (DemoFailed, DagsterRefused, LocalCloudError, ValueError) as error:
-        console.print(f"[red]{error}[/red]")
+    except _GIVEN_UP as error:
+        _say_why(console, error)
         return 1
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     workloads = read_workloads()
-    port = _choose_port(console, arguments.port)
     with (
+        only_one(STATE / "lock") as ui_is_at,
         tempfile.TemporaryDirectory(prefix="tenantry-") as scratch,
-        running(STATE / "cloud", ROOT / "containers") as cloud,
+        ExitStack() as later,
     ):
+        # What is wrong with a user's own file is told before anything is started.
+        customers = (
+            tenants_of_file(arguments.data, Path(scratch), arguments.tenants)
+            if arguments.data
+            else synthetic_tenants(arguments.tenants or TENANTS, Path(scratch))
+        )
+        port = _choose_port(console, arguments.port)
+        ui_is_at(f"http://127.0.0.1:{port}")
+        cloud = later.enter_context(running(STATE / "cloud", ROOT / "containers"))
         console.print(
             f"The local cloud is up: S3 and the rest at {cloud.ministack_url}, SageMaker at {cloud.sagemaker_url}"
         )
         os.environ.update(cloud.environment)
         deploy()
         deployment = Deployment.from_stack()
-        customers = energy_tenants(arguments.tenants, Path(scratch), arguments.data)
         variables = {**cloud.environment, "TENANTRY_POLL_SECONDS": "1", "TENANTRY_LOST_RUN_SECONDS": "45"}
         with (
             environment.written(STATE / environment.LOCAL_FILE.name, cloud.environment),
@@ -135,10 +154,25 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
                 Product(*common, energy, customers, shown_of(energy), arguments.timeout),
                 Product(*common, portraits, portraits_tenants(), shown_of_portraits(), arguments.timeout),
             ]
-            _go(console, products)
+            try:
+                _go(console, products)
+            except _GIVEN_UP as error:
+                if arguments.once:
+                    raise
+                _say_why(console, error)
+                with suppress(KeyboardInterrupt):
+                    _stay_open(console, dagster, cloud)
+                return 1
             if not arguments.once:
                 _stay_open(console, dagster, cloud)
     return 0
+
+
+def _say_why(console: Console, error: Exception) -> None:
+    """The reason, as it stands: a tenant's words in it are no markup."""
+    console.print(str(error), style="red", markup=False)
+    if not isinstance(error, AlreadyRuns | ValueError):
+        console.print(f"The logs lie below {STATE}.")
 
 
 def _go(console: Console, products: Sequence[Product]) -> None:
@@ -165,7 +199,7 @@ def _go(console: Console, products: Sequence[Product]) -> None:
     told = _told(products[0].deployment)
     for product in products:
         for refused, message in product.refusals(told).items():
-            console.print(f"[yellow]{refused}[/yellow] was told: {message}")
+            console.print(f"[yellow]{refused}[/yellow] was told: {escape(message)}")
 
 
 def _progress(console: Console) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -9,14 +10,33 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from infrastructure.local_cloud import start_process, stop_process, wait_until_healthy
+from infrastructure.local_cloud import SILENCE, end_of_log, start_process, stop_process, wait_until_healthy
+from infrastructure.movement import Movement
 
+ASKED_TAG: Final = "tenantry/asked"
+"""Tells the run of one question from all others."""
+_RUNS_BY_TAG: Final = """
+query Runs($tags: [ExecutionTag!]!) {
+  runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId } } }
+}"""
+_EVENTS: Final = """
+query Events($run: ID!) {
+  logsForRun(runId: $run) {
+    ... on EventConnection {
+      events {
+        ... on ExecutionStepFailureEvent { message error { message } }
+        ... on RunFailureEvent { message error { message } }
+      }
+    }
+  }
+}"""
 ROOT: Final = Path(__file__).resolve().parents[1]
 INSTANCE: Final = ROOT / "orchestration" / "dagster.yaml"
 
@@ -35,8 +55,26 @@ class DagsterProcesses:
     log: Path
 
     def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the webserver. Raises ``DagsterRefused``."""
-        body = json.dumps({"query": query, "variables": dict(variables or {})}).encode()
+        """Ask the webserver, again and again where it does not answer, for as long as Dagster is seen to move.
+
+        For what may be asked twice. Raises ``DagsterRefused``.
+        """
+        movement = Movement([self.process.pid], [self.log])
+        while True:
+            try:
+                return self._ask(query, variables or {})
+            except (OSError, http.client.HTTPException) as error:
+                ended = self.process.poll()
+                if ended is not None or movement.stopped(SILENCE):
+                    state = f"ended with status {ended}" if ended is not None else "does not move any more"
+                    raise DagsterRefused(
+                        f"Dagster {state} ({error}); see {self.log}:\n{end_of_log(self.log)}"
+                    ) from error
+                time.sleep(0.5)
+
+    def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterRefused``."""
+        body = json.dumps({"query": query, "variables": dict(variables)}).encode()
         request = urllib.request.Request(  # noqa: S310 - a loopback address made here
             f"{self.url}/graphql", data=body, headers={"Content-Type": "application/json"}
         )
@@ -48,7 +86,22 @@ class DagsterProcesses:
         return found
 
     def launch(self, job: str, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
-        """Launch a job and return the run's id. Raises ``DagsterRefused``."""
+        """Launch a job and return the run's id. A run whose answer was lost is found by its tag. Raises ``DagsterRefused``."""
+        asked = uuid.uuid4().hex
+        movement = Movement([self.process.pid], [self.log])
+        while True:
+            try:
+                return self._launch(job, run_config, {**(tags or {}), ASKED_TAG: asked})
+            except (OSError, http.client.HTTPException):
+                made = self.graphql(_RUNS_BY_TAG, {"tags": [{"key": ASKED_TAG, "value": asked}]})["runsOrError"][
+                    "results"
+                ]
+                if made:
+                    return str(made[0]["runId"])
+                if movement.stopped(SILENCE):
+                    raise
+
+    def _launch(self, job: str, run_config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         query = """
         mutation Launch($params: ExecutionParams!) {
           launchRun(executionParams: $params) {
@@ -61,9 +114,9 @@ class DagsterProcesses:
         params = {
             "selector": {"repositoryLocationName": "tenantry", "repositoryName": "__repository__", "jobName": job},
             "runConfigData": dict(run_config),
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        answer = self.graphql(query, {"params": params})["launchRun"]
+        answer = self._ask(query, {"params": params})["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise DagsterRefused(json.dumps(answer)[:2000])
         run: str = answer["run"]["runId"]
@@ -74,6 +127,12 @@ class DagsterProcesses:
         query = "query Status($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
         status: str = self.graphql(query, {"run": run})["runOrError"]["status"]
         return status
+
+    def why_failed(self, run: str) -> str:
+        """What a run's events say went wrong; the last of it says most."""
+        found = self.graphql(_EVENTS, {"run": run})["logsForRun"].get("events", [])
+        told = [event["error"]["message"] if event.get("error") else event["message"] for event in found]
+        return "\n".join(line.strip() for line in told[-3:]) or "its events do not say why"
 
 
 @contextmanager
@@ -93,6 +152,9 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
     log = home / "dagster.log"
     everything = {
         "DAGSTER_EVENT_BATCH_SIZE": "500",  # of what Dagster itself plans for a run of many partitions
+        # Seconds the code server may take to answer: starting a run's process takes long on a busy machine.
+        "DAGSTER_GRPC_TIMEOUT_SECONDS": "300",
+        "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",  # would be as long as that
         **os.environ,
         **environment,
         "DAGSTER_HOME": str(home),
@@ -105,7 +167,7 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
     process = start_process(command, log, everything, cwd=ROOT)
     running = DagsterProcesses(process, f"http://127.0.0.1:{port}", home, log)
     try:
-        wait_until_healthy(f"{running.url}/server_info", process, log, seconds=120)
+        wait_until_healthy(f"{running.url}/server_info", process, log)
         _wait_until_loaded(running)
         yield running
     finally:
@@ -115,7 +177,8 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
 def _wait_until_loaded(running: DagsterProcesses) -> None:
     query = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
         __typename ... on PythonError { message } } } } } }"""
-    while True:
+    movement = Movement([running.process.pid], [running.log])
+    while not movement.stopped(SILENCE):
         entries = running.graphql(query)["workspaceOrError"]["locationEntries"]
         loaded = [entry for entry in entries if entry["locationOrLoadError"]]
         if loaded:
@@ -124,3 +187,6 @@ def _wait_until_loaded(running: DagsterProcesses) -> None:
                 raise DagsterRefused(f"the code location did not load; see {running.log}:\n{found['message']}")
             return
         time.sleep(0.2)
+    raise DagsterRefused(
+        f"the code location does not load, and nothing moved for {SILENCE:.0f} s; see {running.log}:\n{end_of_log(running.log)}"
+    )

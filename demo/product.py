@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
 
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from demo.dagster_processes import DagsterProcesses
+from infrastructure.local_cloud import end_of_log
 from orchestration.jobs import batch_step
 from resources import hosting, keys, storage
 from resources.client import NoModelYet, TenantClient
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry, ModelVersion
-from resources.request_queue import RequestQueue
+from resources.request_queue import Request, RequestQueue
 from workloads.schema import Workload
 
+_MOST_LINES: Final = 10
 SETTLED: Final = {"registered", "refused", "dead_lettered"}
 
 
@@ -28,15 +31,59 @@ class DemoFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "de
     """Something that should have happened did not; the message says what and where to look."""
 
 
+class Waiting:
+    """Waits on for as long as something happens: what is watched changes, or Dagster's own run goes on."""
+
+    def __init__(self, dagster: DagsterProcesses, most_seconds: float) -> None:
+        self._dagster = dagster
+        self._most_seconds = most_seconds
+        self._state: object = None
+        self._since = time.monotonic()
+
+    def go_on(self, state: object, what: str, details: Callable[[], str]) -> None:
+        """Return while there is hope.
+
+        Args:
+            state: what is watched; a change of it starts the time anew.
+            what: is missing, as a sentence.
+            details: tells more when it is given up.
+
+        Raises:
+            DemoFailed: Dagster ended, or the state is the same for too long.
+        """
+        log = self._dagster.log
+        if (status := self._dagster.process.poll()) is not None:
+            raise DemoFailed(
+                f"{what}: Dagster ended by itself with status {status}; see {log}:\n{end_of_log(log)}\n{details()}"
+            )
+        if state != self._state:
+            self._state, self._since = state, time.monotonic()
+        if time.monotonic() - self._since > self._most_seconds:
+            raise DemoFailed(f"{what}; nothing happened for {self._most_seconds:.0f} s. See {log}.\n{details()}")
+
+
+def _how_it_stands(rows: Sequence[Request]) -> str:
+    """A tenant's latest request in words."""
+    if not rows:
+        return "its upload was not taken in yet"
+    last = rows[-1]
+    pack = f", in pack {last.pack}" if last.pack else ""
+    return f"its request is {last.status} (attempt {last.attempt}{pack}): {last.reason or 'no reason is given'}"
+
+
 @dataclass(frozen=True)
 class DemoTenant:
-    """A tenant of the demo. ``good`` tells whether a model is expected of its upload."""
+    """A tenant of the demo. ``good`` tells whether a model is expected of its upload; None where nobody knows beforehand.
+
+    ``customer`` is what a user's own file calls it, where that is another name.
+    """
 
     tenant: keys.TenantId
     files: Mapping[str, bytes]
     parameters: Mapping[str, str]
     tier: keys.Tier
-    good: bool
+    good: bool | None
+    customer: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +105,11 @@ class Product:
     tenants: Sequence[DemoTenant]
     shown: Shown
     timeout: float
+    """Seconds that nothing may happen in, before it is given up."""
     first_answers: dict[keys.TenantId, Mapping[str, Any]] = field(default_factory=dict)
+    served: set[keys.TenantId] = field(default_factory=set)
+    lacking: dict[keys.TenantId, str] = field(default_factory=dict)
+    """What tenants of whom nothing was expected did not get, and why."""
 
     @property
     def name(self) -> keys.WorkloadName:
@@ -67,8 +118,8 @@ class Product:
 
     @property
     def good(self) -> list[DemoTenant]:
-        """The tenants that should get a model."""
-        return [tenant for tenant in self.tenants if tenant.good]
+        """The tenants that should get a model, or have got one."""
+        return [tenant for tenant in self.tenants if tenant.good or tenant.tenant in self.served]
 
     def client(self, tenant: DemoTenant) -> TenantClient:
         """The client the product's app would use for a tenant."""
@@ -90,47 +141,46 @@ class Product:
     def wait_for_models(self, progress: Progress) -> None:
         """Follow the queue until every upload is settled. Raises ``DemoFailed``."""
         queue, registry = RequestQueue(self.deployment), ModelRegistry(self.deployment)
-        bar = progress.add_task(f"{self.name}: models trained and registered", total=len(self.good))
+        expected = sum(tenant.good is not False for tenant in self.tenants)
+        bar = progress.add_task(f"{self.name}: models trained and registered", total=expected)
         state = progress.add_task("", total=None)
-        deadline = time.monotonic() + self.timeout
+        waiting = Waiting(self.dagster, self.timeout)
+        own = {tenant.tenant for tenant in self.tenants if tenant.good is not False}
         while True:
-            served = {champion.tenant for champion in registry.champions(self.name)}
+            self.served = {champion.tenant for champion in registry.champions(self.name)} & own
             open_requests = queue.open(self.name)
             counts = Counter[str](request.status for request in open_requests)
-            progress.update(bar, completed=sum(tenant.tenant in served for tenant in self.good))
+            progress.update(bar, completed=len(self.served))
             words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "waiting for the sensors"
             progress.update(state, description=f"[dim]{words}[/dim]")
-            if all(tenant.tenant in served for tenant in self.good) and self._settled(queue):
+            if all(tenant.tenant in self.served for tenant in self.good) and self._settled(queue):
                 progress.update(state, visible=False)
+                if not self.good:
+                    raise DemoFailed(f"no {self.name} model was made:\n{self._how_they_stand()}")
                 return
-            self._fail_if_settled_without_a_model(queue, served)
-            self._still_running(deadline, counts)
+            self._fail_if_settled_without_a_model(queue)
+            waiting.go_on((words, len(self.served)), f"{self.name} models are missing", self._how_they_stand)
             time.sleep(1.0)
 
     def _settled(self, queue: RequestQueue) -> bool:
-        """Whether the spoiled uploads have been refused, too, and nothing is left open."""
-        spoiled = [queue.of_tenant(self.name, tenant.tenant) for tenant in self.tenants if not tenant.good]
-        return all(rows and rows[-1].status in SETTLED for rows in spoiled) and not queue.open(self.name)
+        """Whether uploads of which no model is expected are settled, too, and nothing is left open."""
+        others = [queue.of_tenant(self.name, tenant.tenant) for tenant in self.tenants if not tenant.good]
+        return all(rows and rows[-1].status in SETTLED for rows in others) and not queue.open(self.name)
 
-    def _fail_if_settled_without_a_model(self, queue: RequestQueue, served: set[keys.TenantId]) -> None:
+    def _fail_if_settled_without_a_model(self, queue: RequestQueue) -> None:
         """Waiting on would not help a good tenant whose upload was refused. Raises ``DemoFailed``."""
         for tenant in self.good:
-            if tenant.tenant not in served:
+            if tenant.tenant not in self.served:
                 rows = queue.of_tenant(self.name, tenant.tenant)
                 if rows and rows[-1].status in {"refused", "dead_lettered"}:
-                    raise DemoFailed(
-                        f"{tenant.tenant} should have a {self.name} model, and has none: {rows[-1].reason}"
-                    )
+                    raise DemoFailed(f"{tenant.tenant} should have a {self.name} model: {_how_it_stands(rows)}")
 
-    def _still_running(self, deadline: float, counts: Mapping[str, int]) -> None:
-        if self.dagster.process.poll() is not None:
-            raise DemoFailed(f"Dagster ended by itself; see {self.dagster.log}")
-        if time.monotonic() > deadline:
-            left = [t.tenant for t in self.good if ModelRegistry(self.deployment).champion(t.tenant, self.name) is None]
-            raise DemoFailed(
-                f"after {self.timeout:.0f} s there is no {self.name} model for {', '.join(left[:10]) or 'nobody missing'}; "
-                f"open requests: {dict(counts)}; see {self.dagster.log} and the runs at {self.dagster.url}/runs"
-            )
+    def _how_they_stand(self) -> str:
+        """A line for each tenant that should have a model, or may, and has none: the stage, the status and the row's reason."""
+        queue = RequestQueue(self.deployment)
+        left = [t.tenant for t in self.tenants if t.good is not False and t.tenant not in self.served]
+        lines = [f"  {tenant}: {_how_it_stands(queue.of_tenant(self.name, tenant))}" for tenant in left[:_MOST_LINES]]
+        return "\n".join([*lines, *([f"  … and {len(left) - _MOST_LINES} more"] if len(left) > _MOST_LINES else [])])
 
     def ask_endpoints(self, progress: Progress) -> None:
         """Ask every good tenant's model a first time. Raises ``DemoFailed``."""
@@ -140,7 +190,7 @@ class Product:
                 try:
                     self.first_answers[tenant.tenant] = client.predict(self.workload.batch.request)
                 except (NoModelYet, hosting.InvocationRefused) as error:
-                    raise DemoFailed(f"{tenant.tenant}: no answer from the endpoint: {error}") from error
+                    self._lacks(tenant, f"no answer from the endpoint: {error}", error)
             progress.advance(bar)
 
     def ask_asynchronously(self, progress: Progress, request: Mapping[str, Any]) -> None:
@@ -160,9 +210,9 @@ class Product:
     def _wait_for_asynchronous_endpoint(self) -> None:
         """Until the sensor has brought it into service."""
         name = keys.async_endpoint_name(self.deployment.prefix, self.name, self.workload.tier, keys.TenantId(""))
-        deadline = time.monotonic() + self.timeout
+        waiting = Waiting(self.dagster, self.timeout)
         while hosting.describe_endpoint(self.deployment, name) is None:
-            self._still_running(deadline, {})
+            waiting.go_on(None, f"the asynchronous endpoint {name} was not made", lambda: "  no run has made it")
             time.sleep(0.5)
         try:
             hosting.wait_in_service(self.deployment, name, timeout=self.timeout)
@@ -174,19 +224,24 @@ class Product:
         bar = progress.add_task(f"{self.name}: tonight's batch predictions, now", total=len(self.good))
         config = {"ops": {batch_step(self.name): {"config": {"day": day.isoformat()}}}}
         run = self.dagster.launch(f"{self.name}_batch_predictions", config, {"tenantry/day": day.isoformat()})
-        deadline = time.monotonic() + self.timeout
+        waiting = Waiting(self.dagster, self.timeout)
         while (status := self.dagster.run_status(run)) not in {"SUCCESS", "FAILURE", "CANCELED"}:
-            self._still_running(deadline, {})
+            waiting.go_on(status, f"{self.name}: the batch prediction is not done", lambda: f"  run {run} is {status}")
             time.sleep(0.5)
+        why = "" if status == "SUCCESS" else f": {self.dagster.why_failed(run)}"
         for tenant in self.good:
             with self.client(tenant) as client:
                 try:
                     client.predictions(day)
                 except storage.ObjectMissing as error:
-                    raise DemoFailed(
-                        f"{tenant.tenant} has no batch prediction; the run is {status}: {self.dagster.url}/runs/{run}"
-                    ) from error
+                    self._lacks(tenant, f"no batch prediction; run {run} is {status}{why}", error)
             progress.advance(bar)
+
+    def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:
+        """Note what a tenant of whom nothing was expected did not get. Of others it raises ``DemoFailed``."""
+        if tenant.good is not None:
+            raise DemoFailed(f"{tenant.tenant}, {self.name}: {what}; see {self.dagster.log}") from error
+        self.lacking.setdefault(tenant.tenant, what)
 
     # ---- what a person sees -----------------------------------------------------------------------------------------------
 
@@ -194,7 +249,10 @@ class Product:
         """The tenants with their models. Raises ``DemoFailed``."""
         registry = ModelRegistry(self.deployment)
         table = Table(title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own")
-        for column in ("tenant", "tier", "version", *self.shown.columns, "batch prediction"):
+        renamed = any(tenant.customer for tenant in self.tenants)
+        for column in (
+            *(("customer",) if renamed else ()), "tenant", "tier", "version", *self.shown.columns, "batch prediction"
+        ):  # fmt: skip
             table.add_column(column, overflow="fold")
         shown = self.good if len(self.good) <= 40 else [*self.good[:30], *self.good[-5:]]
         for tenant in shown:
@@ -202,22 +260,24 @@ class Product:
             model = registry.version(tenant.tenant, self.name, champion.version) if champion else None
             if champion is None or model is None:
                 raise DemoFailed(f"{tenant.tenant} lost its {self.name} model")
+            answer, lack = self.first_answers.get(tenant.tenant), self.lacking.get(tenant.tenant)
             table.add_row(
+                *((escape(tenant.customer or tenant.tenant),) if renamed else ()),
                 tenant.tenant,
                 champion.tier,
                 champion.version,
-                *self.shown.cells(model, self.first_answers[tenant.tenant]),
-                keys.prediction(self.name, tenant.tenant, day),
+                *(self.shown.cells(model, answer) if answer else ["" for _ in self.shown.columns]),
+                escape(lack) if lack else keys.prediction(self.name, tenant.tenant, day),
             )
         if len(shown) < len(self.good):
             table.caption = f"… and {len(self.good) - len(shown)} more"
         return table
 
     def refusals(self, told: Mapping[keys.TenantId, str]) -> dict[keys.TenantId, str]:
-        """Why each spoiled upload was refused: as its owner was told, or as the queue has it. Raises ``DemoFailed``."""
+        """Why each tenant has no model: as its owner was told, or as the queue has it. Raises ``DemoFailed``."""
         reasons = {}
         for tenant in self.tenants:
-            if tenant.good:
+            if tenant.good or tenant.tenant in self.served:
                 continue
             rows = RequestQueue(self.deployment).of_tenant(self.name, tenant.tenant)
             if not rows or rows[-1].status not in {"refused", "dead_lettered"}:

@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html), so t
 from __future__ import annotations
 
 import ctypes
+import http.client
 import os
 import signal
 import socket
@@ -21,8 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from infrastructure.movement import Movement
+
 ACCOUNT: Final = "123456789012"  # AWS's own example account id; the local cloud answers to it
 REGION: Final = "eu-west-1"
+SILENCE: Final = 120.0  # seconds without any movement after which a process that starts is given up
 _SERVICES: Final = "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events"
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
@@ -75,26 +79,31 @@ def stop_process(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
     process.wait()
 
 
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60.0) -> None:
-    """Poll ``url`` until it answers 200.
+def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path, silence: float = SILENCE) -> None:
+    """Poll ``url`` until it answers 200, for as long as the process, what it started, or its log is seen to move.
 
     Raises:
-        LocalCloudError: the process ended or did not answer in time.
+        LocalCloudError: the process ended, or nothing moved for ``silence`` seconds.
     """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    movement = Movement([process.pid], [log])
+    while not movement.stopped(silence):
         if process.poll() is not None:
-            raise LocalCloudError(f"{process.args!r} ended with status {process.returncode}; see {log}:\n{_tail(log)}")
+            raise LocalCloudError(
+                f"{process.args!r} ended with status {process.returncode}; see {log}:\n{end_of_log(log)}"
+            )
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - a loopback address made here
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - a loopback address made here
                 if answer.status == 200:
                     return
-        except (urllib.error.URLError, OSError):
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
             time.sleep(0.05)
-    raise LocalCloudError(f"{url} did not answer within {seconds:.0f} s; see {log}:\n{_tail(log)}")
+    raise LocalCloudError(
+        f"{url} does not answer, and nothing moved for {silence:.0f} s; see {log}:\n{end_of_log(log)}"
+    )
 
 
-def _tail(log: Path, lines: int = 15) -> str:
+def end_of_log(log: Path, lines: int = 15) -> str:
+    """A log's last lines; nothing when there is none."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
@@ -156,6 +165,8 @@ class LocalCloud:
         environment = {
             **os.environ,
             "BIND_HOST": "127.0.0.1",
+            "IOT_MTLS_ENABLED": "0",  # else it listens for MQTT on all addresses
+            "SFTP_ENABLED": "0",
             "GATEWAY_PORT": str(self.ministack_port),
             "MINISTACK_ACCOUNT_ID": ACCOUNT,
             "MINISTACK_REGION": REGION,
@@ -166,7 +177,12 @@ class LocalCloud:
             "SERVICES": _SERVICES,
             "LOG_LEVEL": "WARNING",
         }
-        process = start_process([sys.executable, "-m", "ministack"], log, environment)
+        process = start_process(
+            [sys.executable, "-m", "infrastructure.ministack"],
+            log,
+            environment,
+            cwd=Path(__file__).resolve().parents[1],
+        )
         self.processes["ministack"] = process
         wait_until_healthy(f"{self.ministack_url}/_ministack/health", process, log)
 

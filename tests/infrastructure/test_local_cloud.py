@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 
 from infrastructure.local_cloud import (
@@ -39,12 +44,45 @@ def gone(pid: int, within: float = 30.0) -> bool:
     return not alive(pid)
 
 
+def listeners(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
+    """Addresses and ports that processes listen at."""
+    found = set()
+    for process in processes:
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN or (connection.type == socket.SOCK_DGRAM and connection.laddr):
+                found.add((connection.laddr.ip, connection.laddr.port))
+    return found
+
+
 def test_any_sdk_finds_every_service_through_the_environment(local_cloud: LocalCloud) -> None:
     assert os.environ["AWS_ENDPOINT_URL"] == local_cloud.ministack_url
     assert boto3.client("sts").get_caller_identity()["Account"] == "123456789012"
     assert boto3.client("sagemaker").meta.endpoint_url == local_cloud.sagemaker_url
     assert boto3.client("sagemaker-runtime").meta.endpoint_url == local_cloud.sagemaker_url
     assert boto3.client("s3").meta.region_name == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Origin", "https://example.com", 403),
+        ("Origin", "null", 403),
+        ("Origin", "http://localhost.example.com", 403),
+        ("Host", "example.com:80", 403),
+        ("Origin", "http://localhost:5173", 200),
+        ("Host", "tenantry.s3.localhost", 200),
+    ],
+)
+def test_a_web_page_of_another_machine_is_refused(
+    local_cloud: LocalCloud, header: str, value: str, status: int
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", local_cloud.ministack_port, timeout=60)
+    reset = status == 403
+    connection.request(
+        "POST" if reset else "GET", "/_ministack/reset" if reset else "/_ministack/health", headers={header: value}
+    )
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_emptied_it_holds_nothing_and_goes_on(local_cloud: LocalCloud) -> None:
@@ -67,10 +105,48 @@ def test_a_process_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: P
 def test_a_process_that_never_answers_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     log = tmp_path / "process.log"
     process = start_process([sys.executable, "-c", "import time; time.sleep(600)"], log, dict(os.environ))
-    with pytest.raises(LocalCloudError, match="did not answer within 0 s"):
-        wait_until_healthy(f"http://127.0.0.1:{free_port()}/", process, log, seconds=0.2)
+    with pytest.raises(LocalCloudError, match="nothing moved for 0 s"):
+        wait_until_healthy(f"http://127.0.0.1:{free_port()}/", process, log, silence=0.4)
     stop_process(process)
     assert process.returncode == -signal.SIGTERM
+
+
+# Each works longer than silence is borne: in itself, in a child, or into its log; then it answers.
+WORKING = """
+import http.server, subprocess, sys, time
+how, port = sys.argv[1], int(sys.argv[2])
+busy = "import time\\nend = time.monotonic() + 3\\nwhile time.monotonic() < end: pass"
+if how == "itself": exec(busy)
+elif how == "a child": subprocess.run([sys.executable, "-c", busy])
+else:
+    for _ in range(30): print("still loading", flush=True); time.sleep(0.1)
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", port), Answers).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("how", ["itself", "a child", "its log"])
+def test_a_process_that_starts_slowly_is_waited_for_as_long_as_it_moves(tmp_path: Path, how: str) -> None:
+    log, port = tmp_path / "process.log", free_port()
+    began = time.monotonic()
+    process = start_process([sys.executable, "-c", WORKING, how, str(port)], log, dict(os.environ))
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}/", process, log, silence=1.0)
+        assert time.monotonic() - began > 2
+    finally:
+        stop_process(process)
+
+
+def test_nothing_of_it_listens_where_another_machine_could_reach_it(local_cloud: LocalCloud) -> None:
+    roots = [psutil.Process(process.pid) for process in local_cloud.processes.values()]
+    tree = [process for root in roots for process in (root, *root.children(recursive=True))]
+    # It binds its ports one after the other; the last are there when this is answered.
+    with urllib.request.urlopen(f"{local_cloud.ministack_url}/_ministack/ready", timeout=30) as answer:  # noqa: S310 - loopback
+        assert answer.status == 200
+    heard = listeners(tree)
+    assert {local_cloud.ministack_port, local_cloud.sagemaker_port} <= {port for _, port in heard}
+    assert {address for address, _ in heard} <= {"127.0.0.1", "::1"}
 
 
 STUBBORN = """
