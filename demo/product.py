@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
 
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -261,12 +262,12 @@ class Product:
                 raise DemoFailed(f"{tenant.tenant} lost its {self.name} model")
             answer, lack = self.first_answers.get(tenant.tenant), self.lacking.get(tenant.tenant)
             table.add_row(
-                *((tenant.customer or tenant.tenant,) if renamed else ()),
+                *((escape(tenant.customer or tenant.tenant),) if renamed else ()),
                 tenant.tenant,
                 champion.tier,
                 champion.version,
                 *(self.shown.cells(model, answer) if answer else ["" for _ in self.shown.columns]),
-                lack or keys.prediction(self.name, tenant.tenant, day),
+                escape(lack) if lack else keys.prediction(self.name, tenant.tenant, day),
             )
         if len(shown) < len(self.good):
             table.caption = f"… and {len(self.good) - len(shown)} more"

@@ -7,7 +7,9 @@ queues and stack. A snapshot is written by a forked process: it sees one moment 
 from __future__ import annotations
 
 import asyncio
+import copy
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -17,6 +19,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ministack import app as ministack
 from ministack.core import persistence
@@ -105,6 +108,9 @@ def _write_and_exit(lock: int) -> None:
             if fd > sys.stderr.fileno() and fd != lock:
                 with suppress(OSError):
                     os.close(fd)
+        gc.disable()
+        # The fork is the copy: copying once more would take most of the time, and as much memory again.
+        copy.deepcopy = lambda state, memo=None: state  # noqa: ARG005 - as it is called
         persistence.save_all(ministack._build_persistence_save_dict())
         status = 0
     finally:
@@ -117,6 +123,9 @@ def saving(app: Any, snapshots: Snapshots) -> Any:
     async def saved(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await app(scope, *_lifespan(receive, send, snapshots))
+            return
+        if _is_foreign(scope):
+            await _refuse(scope, send)
             return
         if scope.get("path") == _RESET:
             snapshots.give_up()
@@ -144,6 +153,34 @@ def _lifespan(receive: Receive, send: Send, snapshots: Snapshots) -> tuple[Recei
     return heard, told
 
 
+def _is_foreign(scope: Message) -> bool:
+    """Whether a browser sends it for a page of another machine, or to this one under another machine's name."""
+    for name, value in scope["headers"]:
+        text = value.decode("latin-1")
+        if name == b"origin" and not _is_here(urlsplit(text).hostname):
+            return True
+        if name == b"host" and not _is_here(urlsplit(f"//{text}").hostname):
+            return True
+    return False
+
+
+def _is_here(host: str | None) -> bool:
+    return host is not None and (host in {"127.0.0.1", "::1", "localhost"} or host.endswith(".localhost"))
+
+
+async def _refuse(scope: Message, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+    await send(
+        {
+            "type": "http.response.body",
+            "body": b"This local cloud answers programs and pages of its own machine only.\n",
+        }
+    )
+
+
 def _may_change(scope: Message) -> bool:
     if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
         return False
@@ -156,7 +193,11 @@ def main() -> None:
     state = Path(persistence.STATE_DIR)
     state.mkdir(parents=True, exist_ok=True)
     lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.stderr.write(f"Another ministack has {state}; this one waits for its end.\n")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     # asyncio.Event finds its loop when it is first waited for, so it can be made here.
     ministack.app = saving(ministack.app, Snapshots(lock))
     ministack.main()

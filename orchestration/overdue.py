@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final, Self
 
@@ -98,7 +98,7 @@ def overdue(
         elif len(runs) >= MOST_RUNS:
             yield GivenUp(each, moment, len(runs))
             look.settled[group] = moment
-        elif not runs or now - _ended(runs[0], now) >= _FIRST_PAUSE * 2 ** (len(runs) - 1):
+        elif not runs or now - _ended(runs[0]) >= _FIRST_PAUSE * 2 ** (len(runs) - 1):
             yield each.run_at(moment, after=runs[0].dagster_run.run_id if runs else "lost")
 
 
@@ -115,7 +115,7 @@ def _started(instance: DagsterInstance, scheduled: Sequence[Scheduled]) -> Mappi
         if state.status == InstigatorStatus.STOPPED:
             del found[state.instigator_name]
         elif isinstance(data := state.instigator_data, ScheduleInstigatorData) and data.start_timestamp:
-            found[state.instigator_name] = datetime.fromtimestamp(data.start_timestamp).astimezone()
+            found[state.instigator_name] = datetime.fromtimestamp(data.start_timestamp, UTC)
     return found
 
 
@@ -133,5 +133,7 @@ def _is_lost(instance: DagsterInstance, runs: Sequence[RunRecord]) -> bool:
     )
 
 
-def _ended(record: RunRecord, now: datetime) -> datetime:
-    return datetime.fromtimestamp(record.end_time).astimezone() if record.end_time else now - timedelta(hours=1)
+def _ended(record: RunRecord) -> datetime:
+    if record.end_time is None:
+        return record.update_timestamp.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(record.end_time, UTC)

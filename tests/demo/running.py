@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -22,14 +23,19 @@ HAPPENS_WITHIN = 240.0  # seconds; a busy machine starts processes slowly
 class RunningDemo:
     """A demo in a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder / "state-of-this-test"
         self.output = folder / f"output-{uuid.uuid4().hex}.txt"
         self.port = free_port()
         command = [sys.executable, "-c", DEMO, *arguments, "--port", str(self.port), str(self.folder)]
         with self.output.open("wb") as sink:
             self.process = subprocess.Popen(
-                command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT
+                command,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
             )
 
     def processes(self) -> dict[int, str]:

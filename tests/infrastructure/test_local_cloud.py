@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -59,6 +60,29 @@ def test_any_sdk_finds_every_service_through_the_environment(local_cloud: LocalC
     assert boto3.client("sagemaker").meta.endpoint_url == local_cloud.sagemaker_url
     assert boto3.client("sagemaker-runtime").meta.endpoint_url == local_cloud.sagemaker_url
     assert boto3.client("s3").meta.region_name == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Origin", "https://example.com", 403),
+        ("Origin", "null", 403),
+        ("Origin", "http://localhost.example.com", 403),
+        ("Host", "example.com:80", 403),
+        ("Origin", "http://localhost:5173", 200),
+        ("Host", "tenantry.s3.localhost", 200),
+    ],
+)
+def test_a_web_page_of_another_machine_is_refused(
+    local_cloud: LocalCloud, header: str, value: str, status: int
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", local_cloud.ministack_port, timeout=60)
+    reset = status == 403
+    connection.request(
+        "POST" if reset else "GET", "/_ministack/reset" if reset else "/_ministack/health", headers={header: value}
+    )
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_emptied_it_holds_nothing_and_goes_on(local_cloud: LocalCloud) -> None:

@@ -6,8 +6,12 @@ import os
 import re
 import signal
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
@@ -116,3 +120,47 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
     assert {str(request.job) for request in latest()} == training_jobs(live_dagster) - jobs_before, (
         "each request was trained by one job, and no other job was made"
     )
+
+
+class _LosesAnAnswer(BaseHTTPRequestHandler):
+    """Passes questions on to Dagster, and closes the connection instead of giving the first answer about a launch."""
+
+    dagster = ""
+    lost = 0
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = urllib.request.Request(
+            f"{self.dagster}/graphql", data=body, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310 - loopback
+            content = answer.read()
+        if b"launchRun" in body and not type(self).lost:
+            type(self).lost += 1
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server gives it
+        pass
+
+
+def test_a_launch_whose_answer_was_lost_is_found_and_not_repeated(live_dagster: LiveDagster) -> None:
+    _LosesAnAnswer.dagster = live_dagster.dagster.url
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _LosesAnAnswer)
+    thread = Thread(target=proxy.serve_forever)
+    thread.start()
+    try:
+        through = replace(live_dagster.dagster, url=f"http://127.0.0.1:{proxy.server_address[1]}")
+        launched = through.launch("energy_retraining", {})
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+    assert _LosesAnAnswer.lost == 1
+    query = """{ runsOrError(filter: {pipelineName: "energy_retraining"}) { ... on Runs { results { runId } } } }"""
+    runs = live_dagster.dagster.graphql(query)["runsOrError"]["results"]
+    assert [run["runId"] for run in runs] == [launched]

@@ -6,6 +6,7 @@ import copy
 import importlib
 import os
 import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from dagster import DagsterInstance, SkipReason, build_sensor_context
 from dagster._config import ConfigType, process_config, resolve_to_config_type
 from dagster._core.instance.config import dagster_instance_config
 
-from demo.dagster_processes import ROOT, dagster_processes
+from demo.dagster_processes import INSTANCE, ROOT, dagster_processes
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import free_port, running
 from orchestration.definitions import defs
@@ -120,6 +121,7 @@ def test_the_documented_instances_are_ones_dagster_accepts(tmp_path: Path, monke
         (tmp_path / "dagster.yaml").write_text(fragment)
         dagster_instance_config(str(tmp_path))  # refuses an unknown field
         document = yaml.safe_load(fragment)
+        assert document["run_queue"]["max_user_code_failure_retries"] == 5, "as on one machine"
         for part in (document["storage"]["custom"], document["run_launcher"], document["compute_logs"]):
             if part["module"] == "dagster_k8s":
                 continue  # not a dependency of this project
@@ -130,6 +132,18 @@ def test_the_documented_instances_are_ones_dagster_accepts(tmp_path: Path, monke
             assert outcome.success, outcome.errors
             checked.append(part["class"])
     assert checked == ["ChosenStorage", "EcsRunLauncher", "S3ComputeLogManager", "ChosenStorage", "S3ComputeLogManager"]
+
+
+def test_on_a_busy_machine_a_launch_is_tried_again_and_code_may_take_long_to_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    shutil.copyfile(INSTANCE, tmp_path / "dagster.yaml")
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_user_code_failure_retries == 5, "Dagster's own default fails the run at once"
+        assert instance.code_server_process_startup_timeout >= 1800
 
 
 @pytest.mark.slow
