@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,10 @@ from infrastructure.movement import Movement
 
 ASKED_TAG: Final = "tenantry/asked"
 """Tells the run of one question from all others."""
+_BUSY: Final = re.compile(
+    r"UserCodeUnreachable|CodeLocation\w*NotFound|DEADLINE_EXCEEDED|UNAVAILABLE|is locked|timed out"
+)
+_LAUNCH_SECONDS: Final = 600.0  # twice what the code server may take
 _RUNS_BY_TAG: Final = """
 query Runs($tags: [ExecutionTag!]!) {
   runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId } } }
@@ -45,6 +51,14 @@ class DagsterRefused(RuntimeError):  # noqa: N818 - reads as the sentence it is:
     """Dagster's API answered with an error."""
 
 
+class DagsterBusy(DagsterRefused):
+    """The webserver answered for a code server or a database that had no time; asked again it may do."""
+
+
+def _refusal(text: str) -> DagsterRefused:
+    return (DagsterBusy if _BUSY.search(text) else DagsterRefused)(text[:2000])
+
+
 @dataclass(frozen=True)
 class DagsterProcesses:
     """A running Dagster."""
@@ -63,25 +77,33 @@ class DagsterProcesses:
         while True:
             try:
                 return self._ask(query, variables or {})
-            except (OSError, http.client.HTTPException) as error:
-                ended = self.process.poll()
-                if ended is not None or movement.stopped(SILENCE):
-                    state = f"ended with status {ended}" if ended is not None else "does not move any more"
-                    raise DagsterRefused(
-                        f"Dagster {state} ({error}); see {self.log}:\n{end_of_log(self.log)}"
-                    ) from error
-                time.sleep(0.5)
+            except (OSError, http.client.HTTPException, DagsterBusy) as error:
+                self._wait_a_little(movement, error)
 
-    def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterRefused``."""
+    def _wait_a_little(self, movement: Movement, error: Exception) -> None:
+        """Before a question is asked again. Raises ``DagsterRefused`` where that is without hope."""
+        ended = self.process.poll()
+        if ended is not None or movement.stopped(SILENCE):
+            state = f"ended with status {ended}" if ended is not None else "does not move any more"
+            raise DagsterRefused(f"Dagster {state} ({error}); see {self.log}:\n{end_of_log(self.log)}") from error
+        time.sleep(0.5)
+
+    def _ask(self, query: str, variables: Mapping[str, Any], timeout: float = 60.0) -> dict[str, Any]:
+        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterBusy``, ``DagsterRefused``."""
         body = json.dumps({"query": query, "variables": dict(variables)}).encode()
         request = urllib.request.Request(  # noqa: S310 - a loopback address made here
             f"{self.url}/graphql", data=body, headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - the same
-            document: dict[str, Any] = json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - the same
+                document: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code >= 500:
+                raise
+            with error:
+                raise _refusal(error.read().decode(errors="replace")) from error
         if document.get("errors"):
-            raise DagsterRefused(json.dumps(document["errors"])[:2000])
+            raise _refusal(json.dumps(document["errors"]))
         found: dict[str, Any] = document["data"]
         return found
 
@@ -92,14 +114,13 @@ class DagsterProcesses:
         while True:
             try:
                 return self._launch(job, run_config, {**(tags or {}), ASKED_TAG: asked})
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException, DagsterBusy) as error:
                 made = self.graphql(_RUNS_BY_TAG, {"tags": [{"key": ASKED_TAG, "value": asked}]})["runsOrError"][
                     "results"
                 ]
                 if made:
                     return str(made[0]["runId"])
-                if movement.stopped(SILENCE):
-                    raise
+                self._wait_a_little(movement, error)
 
     def _launch(self, job: str, run_config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         query = """
@@ -116,9 +137,10 @@ class DagsterProcesses:
             "runConfigData": dict(run_config),
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        answer = self._ask(query, {"params": params})["launchRun"]
+        # A launch that is still at work must not be taken for lost: it would be asked for twice.
+        answer = self._ask(query, {"params": params}, timeout=_LAUNCH_SECONDS)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
-            raise DagsterRefused(json.dumps(answer)[:2000])
+            raise _refusal(json.dumps(answer))
         run: str = answer["run"]["runId"]
         return run
 

@@ -110,11 +110,15 @@ def _write_and_exit(lock: int) -> None:
                     os.close(fd)
         gc.disable()
         # The fork is the copy: copying once more would take most of the time, and as much memory again.
-        copy.deepcopy = lambda state, memo=None: state  # noqa: ARG005 - as it is called
+        copy.deepcopy = _as_it_is  # type: ignore[assignment]  # of all types
         persistence.save_all(ministack._build_persistence_save_dict())
         status = 0
     finally:
         os._exit(status)
+
+
+def _as_it_is(state: Any, memo: Any = None) -> Any:  # noqa: ARG001 - as it is called
+    return state
 
 
 def saving(app: Any, snapshots: Snapshots) -> Any:
