@@ -152,7 +152,7 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     clocks = [local]
     if readings.zoned and timezone != "UTC":
         clocks.insert(0, on_clock(readings.times, timezone) - readings.ends)
-    shares = [_at_limits(clock[present], readings.ends[present]) for clock in clocks]
+    shares = [_at_limits(clock[present]) for clock in clocks]
     best = int(np.argmax(shares))
     if readings.zoned and readings.utc and timezone == "UTC" and shares[best] < 1:
         raise RefusedData(
@@ -176,7 +176,7 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     return np.asarray(labels)
 
 
-def _at_limits(clock: Seconds, ends: Flags) -> float:
+def _at_limits(clock: Seconds) -> float:
     """The share of rows at a day's beginning or end."""
     second = clock % DAY
-    return float(((second == 0) | (second >= DAY - DAY_END) | ends).mean())
+    return float(((second == 0) | (second >= DAY - DAY_END)).mean())

@@ -178,6 +178,7 @@ ZONES = ["Europe/Berlin", "Europe/London", "America/New_York", "Asia/Kolkata", "
     newest_first=st.booleans(),
 )  # fmt: skip
 @example(zone="Europe/Berlin", form="offset", given_zone=False, newest_first=False)
+@example(zone="Europe/Berlin", form="24:00", given_zone=True, newest_first=False)
 def test_daily_rows_keep_the_dates_that_the_file_tells(
     tmp_path: Path, zone: str, form: str, given_zone: bool, newest_first: bool
 ) -> None:
