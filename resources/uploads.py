@@ -208,7 +208,7 @@ def _shown(name: str) -> str:
 
 def _nobody_meant(name: Any) -> bool:
     """Whether a name is that of a file which systems and programs leave beside people's own."""
-    if not isinstance(name, str) or keys.MANIFEST in name:
+    if not isinstance(name, str):
         return False
     return name.lower() in LEFT_BEHIND or name.startswith(LEFT_BEHIND_BEGINNINGS)
 

@@ -221,7 +221,9 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
 
 def _customers(column: "pa.ChunkedArray") -> set[str]:
     """The ids in a column: 42, 42.0 and "42" are one, 00042 is another."""
-    ids = (str(value).strip() for value in column.unique().to_pylist() if value is not None)
+    # A float that is no number, as pandas has it for a blank one, is not equal to itself.
+    told = (value for value in column.unique().to_pylist() if value is not None and value == value)
+    ids = (str(value).strip() for value in told)
     return {_WHOLE.sub(r"\1", customer) if _WHOLE.fullmatch(customer) else customer for customer in ids if customer}
 
 

@@ -46,6 +46,8 @@ def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tupl
         lost = np.asarray(
             wall[rows].tz_localize(timezone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT").isna()
         )
+        # A table of every day's hours has a row for the skipped one too, which is blank.
+        lost &= np.isfinite(values[rows])
         if lost.any():
             raise RefusedData(
                 f"{readings.place(int(rows[np.argmax(lost)]))}: the clock of the parameter timezone never showed this "
@@ -55,7 +57,7 @@ def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tupl
                 code="timestamp_skipped",
             )
         earlier, values = _earlier(readings, unclear, repairs)
-        seconds[rows] = _seconds(wall[rows].tz_localize(timezone, ambiguous=earlier[rows]))
+        seconds[rows] = _seconds(wall[rows].tz_localize(timezone, ambiguous=earlier[rows], nonexistent="shift_forward"))
     return seconds, values
 
 

@@ -123,6 +123,22 @@ def test_where_rows_are_in_no_order_both_hours_have_the_mean(tmp_path: Path, min
     assert hours == pytest.approx(expected)
 
 
+def test_a_blank_row_of_the_hour_that_the_clock_skips_is_left_out_and_a_reading_there_refused(tmp_path: Path) -> None:
+    wall = pd.date_range("2025-03-10", "2025-04-10", freq="h", inclusive="left")
+    stamps = [f"{at:%Y-%m-%d %H:%M}" for at in wall]
+    path, values = tmp_path / "a.csv", consumption(len(wall))
+    lines = [f"{stamp},{value}" for stamp, value in zip(stamps, values, strict=True)]
+    skipped = stamps.index("2025-03-30 01:00")
+    path.write_text("\n".join(["timestamp,consumption", *lines]) + "\n")
+    with pytest.raises(RefusedData, match=f"row {skipped + 1}: the clock") as refused:
+        prepare([path], tmp_path / "out", {"timezone": "Europe/London"})
+    assert refused.value.code == "timestamp_skipped"
+    lines[skipped] = stamps[skipped] + ","
+    path.write_text("\n".join(["timestamp,consumption", *lines]) + "\n")
+    result = prepare([path], tmp_path / "out", {"timezone": "Europe/London"})
+    assert (result.rows, result.repairs) == (len(wall) - 1, {})
+
+
 def test_rows_that_mark_the_end_of_their_interval_by_its_last_second_are_of_it(tmp_path: Path) -> None:
     at = pd.date_range("2025-03-01", periods=24 * 30, freq="h")
     values = consumption(len(at))
