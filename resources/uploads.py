@@ -123,11 +123,14 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
         )
     if document.get("format") != 1 or isinstance(document["format"], bool):
         raise RefusedUpload("manifest.json: format is not 1; this version reads format 1", "manifest_format")
-    for name, expected in (("workload", workload), ("tenant", tenant)):
+    for name, expected, code in (
+        ("workload", workload, "manifest_other_workload"),
+        ("tenant", tenant, "manifest_other_tenant"),
+    ):
         if document.get(name) != expected:
             raise RefusedUpload(
                 f"manifest.json: {name} is not {expected!r}, under which it was uploaded; they must agree",
-                f"manifest_other_{name}",
+                code,
             )
     unknown = set(document) - {"format", "workload", "tenant", "files", "parameters"}
     if unknown:
@@ -205,7 +208,7 @@ def _shown(name: str) -> str:
 
 def _nobody_meant(name: Any) -> bool:
     """Whether a name is that of a file which systems and programs leave beside people's own."""
-    if not isinstance(name, str) or keys.MANIFEST in name:
+    if not isinstance(name, str):
         return False
     return name.lower() in LEFT_BEHIND or name.startswith(LEFT_BEHIND_BEGINNINGS)
 

@@ -34,7 +34,13 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
     if not content.endswith(b"PAR1") or int.from_bytes(content[-8:-4], "little") > MAX_FOOTER_BYTES:
         raise _unreadable(name)
     try:
-        file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False, arrow_extensions_enabled=False)
+        options = {
+            "pre_buffer": False,
+            "arrow_extensions_enabled": False,
+            "thrift_string_size_limit": MAX_FOOTER_BYTES,
+            "thrift_container_size_limit": MAX_CHUNKS,
+        }
+        file = parquet.ParquetFile(pa.BufferReader(content), **options)
         header = list(file.schema_arrow.names)
         places = chosen(name, header)
         if file.metadata.num_rows > rows_left:
@@ -48,9 +54,7 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
             )
         wanted = {ours: header[place] for ours, place in places.items()}
         in_dictionaries = _checked(name, content, file, wanted)
-        file = parquet.ParquetFile(
-            pa.BufferReader(content), pre_buffer=False, arrow_extensions_enabled=False, read_dictionary=in_dictionaries
-        )
+        file = parquet.ParquetFile(pa.BufferReader(content), read_dictionary=in_dictionaries, **options)
         parts: dict[str, list[pa.Array]] = {ours: [] for ours in wanted}
         count = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(wanted.values()), use_threads=False):

@@ -29,7 +29,7 @@ MAX_FILE_BYTES: Final = 32 << 20
 
 _PACKED: Final = "Unpack it, and upload the CSV or Parquet file that is in it."
 _EXPORT: Final = "Open it, and save the table as CSV in UTF-8."
-_CONTENT: Final[Sequence[tuple[bytes, str, str, str]]] = (
+CONTENT: Final[Sequence[tuple[bytes, str, str, str]]] = (
     (b"\x1f\x8b", "is gzip", _PACKED, "file_compressed"),
     (b"BZh", "is bzip2", _PACKED, "file_compressed"),
     (b"\xfd7zXZ\0", "is xz", _PACKED, "file_compressed"),
@@ -169,7 +169,7 @@ def _check_content(name: str, content: bytes) -> None:
         if b"opendocument" in inside:
             raise RefusedData(f"{name} is an OpenDocument file.", name, _EXPORT, code="file_spreadsheet")
         raise RefusedData(f"{name} is a ZIP archive.", name, _PACKED, code="file_compressed")
-    for mark, kind, cure, code in _CONTENT:
+    for mark, kind, cure, code in CONTENT:
         if content.startswith(mark):
             raise RefusedData(f"{name} {kind}.", name, cure, code=code)
     begin = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -221,7 +221,9 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
 
 def _customers(column: "pa.ChunkedArray") -> set[str]:
     """The ids in a column: 42, 42.0 and "42" are one, 00042 is another."""
-    ids = (str(value).strip() for value in column.unique().to_pylist() if value is not None)
+    # A float that is no number, as pandas has it for a blank one, is not equal to itself.
+    told = (value for value in column.unique().to_pylist() if value is not None and value == value)
+    ids = (str(value).strip() for value in told)
     return {_WHOLE.sub(r"\1", customer) if _WHOLE.fullmatch(customer) else customer for customer in ids if customer}
 
 

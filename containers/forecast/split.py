@@ -45,11 +45,11 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
     table = table.select(list(COLUMNS))
     stamps = table["timestamp"]
     if pa.types.is_timestamp(stamps.type):
-        zoned = stamps.type.tz is not None
-        plain = stamps.cast(pa.timestamp("s"), safe=False)
-        table = table.set_column(
-            1, "timestamp", compute.strftime(plain, format="%Y-%m-%dT%H:%M:%S" + ("Z" if zoned else ""))
-        )
+        # The zone of the type is kept as offsets: it tells the local date of daily rows.
+        zone = stamps.type.tz
+        seconds = stamps.cast(pa.timestamp("s", tz=zone), safe=False)
+        offset = "" if zone is None else "Z" if zone == "UTC" else "%z"
+        table = table.set_column(1, "timestamp", compute.strftime(seconds, format=f"%Y-%m-%dT%H:%M:%S{offset}"))
     # Sorting by customer alone keeps each customer's rows in their order, as sort_indices is stable.
     named = table.set_column(0, "customer_id", table["customer_id"].cast(pa.string()))
     named = named.take(compute.sort_indices(named, sort_keys=[("customer_id", "ascending")]))

@@ -45,7 +45,7 @@ _STAMP: Final = re.compile(
         (?: \s* (?P<half> [AaPp]\.?[Mm]\.? ) )?
     )?
     (?: \s* (?P<zone> [Zz] | UTC | GMT | (?:UTC|GMT)?[+\-\N{MINUS SIGN}]\d{2}(?: :?\d{2} (?: :?\d{2} )? )? ) )?
-    (?: \[ [A-Za-z0-9_/+:-]+ \] )?
+    (?: \s* \[ [A-Za-z0-9_/+:-]+ \] )?
     """,
     re.VERBOSE | re.ASCII,
 )

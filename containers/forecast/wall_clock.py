@@ -11,7 +11,7 @@ In autumn a wall clock shows an hour twice. Which of the two a row means, its pl
 Where the rows are in no order, nothing tells. Both hours are then given the mean of the two readings.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +38,16 @@ def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tupl
 
     wall = pd.DatetimeIndex(readings.times.astype("datetime64[s]"))
     found = wall.tz_localize(timezone, ambiguous="NaT", nonexistent="NaT")
-    unclear = np.asarray(found.isna())
+    unclear = np.array(found.isna())
     values = readings.values
     seconds = _seconds(found)
     if unclear.any():
         rows = np.flatnonzero(unclear)
-        lost = np.asarray(
+        skipped = np.asarray(
             wall[rows].tz_localize(timezone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT").isna()
         )
+        # A table of every day's hours has a row for the skipped one too, which is blank.
+        lost = skipped & np.isfinite(values[rows])
         if lost.any():
             raise RefusedData(
                 f"{readings.place(int(rows[np.argmax(lost)]))}: the clock of the parameter timezone never showed this "
@@ -54,15 +56,14 @@ def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tupl
                 "Write timestamps with a UTC offset, or set timezone to UTC if they are of UTC.",
                 code="timestamp_skipped",
             )
+        unclear[rows[skipped]] = False
         earlier, values = _earlier(readings, unclear, repairs)
-        seconds[rows] = _seconds(wall[rows].tz_localize(timezone, ambiguous=earlier[rows]))
+        seconds[rows] = _seconds(wall[rows].tz_localize(timezone, ambiguous=earlier[rows], nonexistent="shift_forward"))
     return seconds, values
 
 
-def _seconds(stamps: "object") -> Seconds:
-    import pandas as pd
-
-    assert isinstance(stamps, pd.DatetimeIndex)  # noqa: S101 - narrows the type, as pandas is imported late
+def _seconds(stamps: Any) -> Seconds:
+    """Of a zoned `DatetimeIndex`."""
     return np.asarray(stamps.tz_convert(None).to_numpy().astype("datetime64[s]").astype(np.int64))
 
 
@@ -152,7 +153,7 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     clocks = [local]
     if readings.zoned and timezone != "UTC":
         clocks.insert(0, on_clock(readings.times, timezone) - readings.ends)
-    shares = [_at_limits(clock[present], readings.ends[present]) for clock in clocks]
+    shares = [_at_limits(clock[present]) for clock in clocks]
     best = int(np.argmax(shares))
     if readings.zoned and readings.utc and timezone == "UTC" and shares[best] < 1:
         raise RefusedData(
@@ -176,7 +177,7 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     return np.asarray(labels)
 
 
-def _at_limits(clock: Seconds, ends: Flags) -> float:
+def _at_limits(clock: Seconds) -> float:
     """The share of rows at a day's beginning or end."""
     second = clock % DAY
-    return float(((second == 0) | (second >= DAY - DAY_END) | ends).mean())
+    return float(((second == 0) | (second >= DAY - DAY_END)).mean())

@@ -59,6 +59,28 @@ def test_an_upload_becomes_training_data_and_the_same_again_when_it_is_repeated(
     assert TrainingData.from_json(made.to_json()) == made
 
 
+def test_names_that_people_give_files_go_no_further_and_what_is_left_out_is_told(
+    deployment: Deployment, consumption: bytes
+) -> None:
+    half = consumption.index(b"\n", len(consumption) // 2) + 1
+    header = consumption[: consumption.index(b"\n") + 1]
+    parts = {"Verbrauch Müller (1).CSV": consumption[:half], "a+b %1.csv": header + consumption[half:]}
+    key = uploads.put_upload(deployment, NAME, ACME, U1, parts)
+    manifest = json.loads(storage.read_bytes(deployment.s3, deployment.uploads_bucket, key, 10_000))
+    manifest["files"].append({"name": ".DS_Store", "bytes": 6148, "sha256": "0" * 64})
+    storage.write_json(deployment.s3, deployment.uploads_bucket, key, manifest)
+    queue = RequestQueue(deployment)
+    read = uploads.read_manifest(deployment, key, {"energy": ENERGY})
+    queue.accept(NAME, ACME, read.request, key, "bridge", first=True)
+    request = queue.get(NAME, ACME, read.request)
+    assert request is not None
+    made = make_training_data(deployment, ENERGY, request)
+    assert made.rows == 59 * 24
+    assert made.files == ("data.csv", "series.json")
+    assert made.facts["left_out"] == [".DS_Store"]
+    assert "Müller" not in made.to_json()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"hello", "timestamp"), (b"", "empty|columns|rows"), (b"timestamp,consumption\n2025-01-01T00:00:00Z,broken meter\n", "consumption")],

@@ -66,7 +66,7 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
     parquet_file: bool,
 ) -> None:
     """What a file with offsets tells outright, one without them tells by its order: whole, cut in two, or overlapping."""
-    change = pd.Timestamp(AUTUMN_CHANGES[zone], tz=zone)
+    change = pd.Timestamp(AUTUMN_CHANGES[zone]).tz_localize(zone, ambiguous=True)
     at = pd.date_range(change - pd.Timedelta(days=28), periods=30 * 1440 // minutes, freq=f"{minutes}min").tz_convert(
         "UTC"
     )
@@ -88,7 +88,7 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
     parts = [rows]
     if cut is not None and order in ("oldest first", "newest first"):
         # Somewhere around the change; the second file begins with what the first ends with.
-        middle = int(np.searchsorted(at.to_numpy(), (change + pd.Timedelta(hours=2)).tz_convert(None).to_numpy())) + cut
+        middle = int(at.searchsorted((change + pd.Timedelta(hours=2)).tz_convert("UTC"))) + cut
         place = middle if order == "oldest first" else len(rows) - middle
         parts = [rows[:place], rows[max(0, place - overlap) :]]
     files = []
@@ -121,6 +121,22 @@ def test_where_rows_are_in_no_order_both_hours_have_the_mean(tmp_path: Path, min
     first = stamps.index("2025-10-26T00:00:00Z")
     expected[first : first + 2] = expected[first : first + 2].mean()
     assert hours == pytest.approx(expected)
+
+
+def test_a_blank_row_of_the_hour_that_the_clock_skips_is_left_out_and_a_reading_there_refused(tmp_path: Path) -> None:
+    wall = pd.date_range("2025-03-10", "2025-04-10", freq="h", inclusive="left")
+    stamps = [f"{at:%Y-%m-%d %H:%M}" for at in wall]
+    path, values = tmp_path / "a.csv", consumption(len(wall))
+    lines = [f"{stamp},{value}" for stamp, value in zip(stamps, values, strict=True)]
+    skipped = stamps.index("2025-03-30 01:00")
+    path.write_text("\n".join(["timestamp,consumption", *lines]) + "\n")
+    with pytest.raises(RefusedData, match=f"row {skipped + 1}: the clock") as refused:
+        prepare([path], tmp_path / "out", {"timezone": "Europe/London"})
+    assert refused.value.code == "timestamp_skipped"
+    lines[skipped] = stamps[skipped] + ","
+    path.write_text("\n".join(["timestamp,consumption", *lines]) + "\n")
+    result = prepare([path], tmp_path / "out", {"timezone": "Europe/London"})
+    assert (result.rows, result.repairs) == (len(wall) - 1, {})
 
 
 def test_rows_that_mark_the_end_of_their_interval_by_its_last_second_are_of_it(tmp_path: Path) -> None:
@@ -178,6 +194,7 @@ ZONES = ["Europe/Berlin", "Europe/London", "America/New_York", "Asia/Kolkata", "
     newest_first=st.booleans(),
 )  # fmt: skip
 @example(zone="Europe/Berlin", form="offset", given_zone=False, newest_first=False)
+@example(zone="Europe/Berlin", form="24:00", given_zone=True, newest_first=False)
 def test_daily_rows_keep_the_dates_that_the_file_tells(
     tmp_path: Path, zone: str, form: str, given_zone: bool, newest_first: bool
 ) -> None:
@@ -188,7 +205,7 @@ def test_daily_rows_keep_the_dates_that_the_file_tells(
         "date32": pa.array(DAYS.date, pa.date32()),
         "date64": pa.array(DAYS.date, pa.date64()),
         "timestamp": pa.array(DAYS, pa.timestamp("ns")),
-        "timestamp of the zone": pa.array(at, pa.timestamp("ms", tz=zone)),
+        "timestamp of the zone": pa.array(at.tz_convert(None), pa.timestamp("ms")).cast(pa.timestamp("ms", tz=zone)),
     }
     texts = {
         "offset": [t.isoformat() for t in at],

@@ -73,6 +73,7 @@ ZONES = [
     "-00:00",
     " UTC",
     "+00:00[Europe/London]",
+    " +00:00 [UTC]",
     "\u221200:00",
 ]
 
@@ -331,7 +332,8 @@ def of_customer(customer: "pa.Array", half: int) -> bytes:
 ONE = [
     pa.array([42] * len(AT)), pa.array([42.0] * len(AT)), pa.array(["42"] * len(AT)), pa.array(["42 "] * len(AT)),
     pa.array([42] * len(AT), pa.int8()).dictionary_encode(), pa.array([42] * len(AT)).cast(pa.decimal128(21, 1)),
-    pa.array(["42"] * len(AT)).dictionary_encode(), pa.array(["42.0"] * len(AT)), pa.array([None] * len(AT), pa.string()),
+    pa.array(["42"] * len(AT)).dictionary_encode(), pa.array(["42.0"] * len(AT)), pa.array([42.0, float("nan")] * (len(AT) // 2)),
+    pa.array([None] * len(AT), pa.string()),
 ]  # fmt: skip
 
 

@@ -74,3 +74,13 @@ def test_files_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     with pytest.raises(SystemExit):
         splitting.main([str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")])
+
+
+def test_daily_rows_of_a_zone_keep_their_dates_when_they_are_split(tmp_path: Path) -> None:
+    at = pd.date_range("2025-03-01", periods=90, freq="D", tz="Europe/Berlin")
+    frame = pd.DataFrame({"customer_id": "a", "timestamp": at, "consumption": np.arange(90) % 7 + 1.0})
+    frame.to_parquet(tmp_path / "raw.parquet", index=False)
+    split(tmp_path / "raw.parquet", tmp_path / "out")
+    prepared = prepare([tmp_path / "out" / "a" / "data.csv"], tmp_path / "prepared", {})
+    assert (prepared.rows, prepared.repairs) == (90, {})
+    assert f"{prepared.first:%Y-%m-%d}" == "2025-03-01"

@@ -201,6 +201,7 @@ def test_a_digest_may_be_written_in_capitals() -> None:
 def test_files_that_systems_leave_behind_are_left_out_by_name() -> None:
     left = [
         "._consumption.csv",
+        "._manifest.json",
         ".DS_Store",
         "Thumbs.db",
         "desktop.ini",
