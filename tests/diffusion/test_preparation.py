@@ -164,37 +164,45 @@ def test_captions_find_a_file_however_its_umlaut_is_spelled(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "says", "code"),
     [
-        (b"{", "not JSON"),
-        (b"[" * 60_000, "not JSON"),
-        (b'["a"]', "no object"),
-        (b'{"circle-0.png": "a star", "other.png": "a star"}', "Entry 2 of captions.json names a file"),
-        (b'{"circle-0.png": 3}', "is no text"),
-        (b'{"circle-0.png": " "}', "is empty"),
-        (b'{"circle-0.png": "' + b"x" * 201 + b'"}', "more than 200"),
-        (b'{"circle-0.png": "' + b"x" * 70_000 + b'"}', "bytes"),
+        (b"{", "not JSON", "captions_not_json"),
+        (b"[" * 60_000, "not JSON", "captions_not_json"),
+        (b'["a"]', "no object", "captions_no_object"),
+        (
+            b'{"circle-0.png": "a star", "other.png": "a star"}',
+            "Entry 2 of captions.json names a file",
+            "captions_of_no_file",
+        ),
+        (b'{"circle-0.png": 3}', "is no text", "caption_is_no_text"),
+        (b'{"circle-0.png": " "}', "is empty", "caption_is_empty"),
+        (b'{"circle-0.png": "' + b"x" * 201 + b'"}', "more than 200", "caption_is_too_long"),
+        (b'{"circle-0.png": "' + b"x" * 70_000 + b'"}', "bytes", "captions_too_large"),
     ],
 )
-def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, says: str, code: str) -> None:
     error = refusal(tmp_path, good_files() | {"captions.json": content})
-    assert error.field == "captions.json"
+    assert (error.field, error.code) == ("captions.json", code)
     assert says in str(error)
+    assert "other.png" not in str(error)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "field"),
+    ("parameters", "field", "code"),
     [
-        ({"subject": "x" * 201}, "subject"),
-        ({"subject": "\u200b"}, "subject"),
-        ({"subject": 5}, "subject"),
-        ({"prompts": "\n".join(f"star {number}" for number in range(17))}, "prompts"),
-        ({"prompts": "x" * 201}, "prompts"),
-        ({"prompts": ["a star"]}, "prompts"),
+        ({"subject": "x" * 201}, "subject", "subject_is_too_long"),
+        ({"subject": "\u200b"}, "subject", "subject_is_empty"),
+        ({"subject": 5}, "subject", "subject_is_no_text"),
+        ({"prompts": "\n".join(f"star {number}" for number in range(17))}, "prompts", "too_many_prompts"),
+        ({"prompts": "x" * 201}, "prompts", "prompt_is_too_long"),
+        ({"prompts": ["a star"]}, "prompts", "prompts_no_text"),
     ],
 )
-def test_parameters_out_of_bounds_are_refused(tmp_path: Path, parameters: dict[str, object], field: str) -> None:
-    assert refusal(tmp_path, good_files(), **parameters).field == field
+def test_parameters_out_of_bounds_are_refused(
+    tmp_path: Path, parameters: dict[str, object], field: str, code: str
+) -> None:
+    error = refusal(tmp_path, good_files(), **parameters)
+    assert (error.field, error.code) == (field, code)
 
 
 def test_text_is_composed_and_printable() -> None:
@@ -681,8 +689,9 @@ def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_pa
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedData, match=r"gone\.png cannot be read"):
+    with pytest.raises(RefusedData, match=r"gone\.png cannot be read") as gone:
         prepare([tmp_path / "gone.png"], tmp_path / "out", {})
+    assert gone.value.code == "picture_unreadable"
 
 
 # ---- what is hostile ------------------------------------------------------------------------------------------------
@@ -722,12 +731,21 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
+CODES = {
+    **{what: "picture_too_large" for what in HOSTILE if " of 10,000" in what or "Gpx" in what or "long side" in what},
+    "JPEG of a thousand scans": "picture_too_many_scans",
+    "PNG of a hundred thousand chunks": "picture_too_many_parts",
+    "JPEG of a hundred thousand fill bytes": "picture_too_many_parts",
+    "too many bytes": "picture_too_many_bytes",
+}
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_file_refuses_the_whole_upload(tmp_path: Path, what: str) -> None:
     error = refusal(tmp_path, good_files(10) | {"cat.png": HOSTILE[what]()})
     assert error.field == "cat.png"
     assert "cat.png" in str(error)
-    assert error.code.startswith("picture_")
+    assert error.code == CODES.get(what, "picture_no_picture")
 
 
 def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None:
@@ -803,16 +821,24 @@ def test_prepared_data_that_were_changed_are_refused(
     with pytest.raises(RefusedData) as caught:
         read_prepared(tmp_path / "out")
     assert caught.value.field == field
+    codes = {
+        "prompts[1]": "prompt_is_no_text",
+        "subject": "subject_is_empty",
+        "images[1].caption": "caption_is_too_long",
+    }
+    assert caught.value.code == codes.get(field, "prepared_changed")
 
 
 def test_prepared_data_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedData, match=r"images\.json cannot be read"):
+    with pytest.raises(RefusedData, match=r"images\.json cannot be read") as missing:
         read_prepared(tmp_path)
+    assert missing.value.code == "prepared_unreadable"
     prepared(tmp_path, good_files())
     image = read_prepared(tmp_path / "out").images[0]
     image.path.write_bytes(png_of(20_000, 20_000))
-    with pytest.raises(RefusedData, match=r"image-00\.png"):
+    with pytest.raises(RefusedData, match=r"image-00\.png") as broken:
         image.read()
+    assert broken.value.code == "prepared_picture_unreadable"
     image.path.unlink()
     image.path.symlink_to(tmp_path / "uploaded" / image.source)
     with pytest.raises(RefusedData, match="missing"):
