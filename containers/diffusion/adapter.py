@@ -20,12 +20,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from containers.diffusion.lora import TARGETS, Shape
-from containers.diffusion.lora_file import UNET, LoraFile, UnusableAdapter, metadata_of, read_names
+from containers.diffusion.lora_file import METADATA, PEFT, UNET, LoraFile, UnusableAdapter, metadata_of, read_names
 
 __all__ = ["Adapter", "AdapterCard", "UnusableAdapter", "read_adapter", "write_adapter"]
 
 WEIGHTS_FILE: Final = "adapter.safetensors"
 CARD_FILE: Final = "card.json"
+PEFT_CONFIG_FILE: Final = "adapter_config.json"
+"""Where PEFT's ``save_pretrained`` tells alpha; diffusers tells it in the header."""
+
 MOST_WEIGHT_BYTES: Final = 256 * 1024 * 1024
 MOST_HEADER_BYTES: Final = 4 * 1024 * 1024
 MOST_CARD_BYTES: Final = 64 * 1024
@@ -158,6 +161,8 @@ def read_adapter(
     content = _weights(folder)
     header = _header(content)
     metadata = header.pop("__metadata__", None)
+    if any(name.startswith(PEFT) for name in header) and not (isinstance(metadata, dict) and METADATA in metadata):
+        metadata = {METADATA: _peft_config(folder)}
     try:
         file = read_names(header, metadata, shapes)
         ranks = _checked_ranks(file, header, shapes, most_rank)
@@ -205,6 +210,18 @@ def _weights_of(
     if not float(whole.abs().max()) <= LARGEST_WEIGHT:
         _refuse_values(weights)
     return weights
+
+
+def _peft_config(folder: Path) -> str | None:
+    path = folder / PEFT_CONFIG_FILE
+    try:
+        if path.stat().st_size > MOST_CARD_BYTES:
+            raise UnusableAdapter(
+                f"{PEFT_CONFIG_FILE} is larger than {MOST_CARD_BYTES} bytes", "adapter_config_too_large"
+            )
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
 
 
 def _malformed_card(problem: str) -> UnusableAdapter:

@@ -2,7 +2,8 @@
 
 Nothing in a file is trusted. Its type is told from its content, its size, frames and structure from its header, all before
 a pixel is decoded. The decoder is then given only the parts that draw the picture: EXIF, colour profiles, text and
-thumbnails are left out before it sees them, and so nothing of them is parsed (but the EXIF orientation, here) or kept.
+thumbnails are left out before it sees them. Of these the EXIF orientation is read here, and the colour profile is applied
+(`colours`); nothing of them is kept.
 
 Limits are chosen so that a photo of a 40 megapixel camera is read, in at most `BYTES_PER_PIXEL` bytes of memory for each of
 its pixels, and so that no file takes more than seconds.
@@ -10,6 +11,7 @@ its pixels, and so that no file takes more than seconds.
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from containers.diffusion.colours import MAX_PROFILE_BYTES, ColoursUnreadable, profile_of, to_srgb
+from containers.diffusion.other_formats import name_of_no_picture, name_of_other
 
 __all__ = [
     "BYTES_PER_PIXEL",
@@ -32,11 +37,12 @@ __all__ = [
     "ImageFormat",
     "RefusedImage",
     "decode_image",
+    "read_file",
     "read_image",
 ]
 
 ImageFormat = Literal["PNG", "JPEG", "WebP"]
-Change = Literal["rotated", "flattened", "converted", "reduced"]
+Change = Literal["rotated", "flattened", "converted", "recoloured", "profile_ignored", "reduced"]
 
 MAX_FILE_BYTES: Final = 32 << 20
 """Largest file read, in bytes: a photo of 12 megapixels as PNG takes about 20 MB."""
@@ -61,9 +67,18 @@ thousands of empty ones in a small file would take hours."""
 ONE_COLOUR_RANGE: Final = 8
 """Largest difference within each channel, of 255, of a picture that shows one colour: what JPEG adds to a plain one."""
 
+_BEGINNING: Final = 4096
+"""Bytes that tell a file's type."""
+
 _WHITE: Final = (255, 255, 255)
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_DEEP: Final = 16
+"""Bits of a sample, in a PNG's header."""
+
+_JPEG_SIGNATURE: Final = b"\xff\xd8\xff"
 _PNG_DRAWS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_PNG_COLOURS: Final = frozenset({b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
+_ICC_SEGMENT: Final = b"ICC_PROFILE\0"
 _ORIENTATION_TAG: Final = 0x0112  # EXIF 2.32, 4.6.4
 _SHORT: Final = 3
 _TRANSPOSITIONS: Final = {
@@ -76,20 +91,6 @@ _TRANSPOSITIONS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What brings a picture upright, by its EXIF orientation."""
-
-_OTHER_TYPES: Final = (
-    (0, b"GIF8", "a GIF"),
-    (0, b"BM", "a BMP"),
-    (0, b"II*\0", "a TIFF"),
-    (0, b"MM\0*", "a TIFF"),
-    (0, b"8BPS", "a Photoshop file"),
-    (0, b"\0\0\1\0", "an icon file"),
-    (0, b"\xff\x0a", "a JPEG XL"),
-    (4, b"ftypavi", "an AVIF"),
-    (4, b"ftyphe", "a HEIC"),
-    (4, b"ftypmif1", "a HEIC"),
-)
-"""Pictures of other types, by what stands where: they come from people in good faith."""
 
 
 class RefusedImage(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
@@ -136,7 +137,10 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of itself before it is decoded; `drawn` is the file without what does not draw the picture."""
+    """What a file says of itself before it is decoded; `drawn` is the file without what does not draw the picture.
+
+    `profile` is its ICC profile, None where there is none; an empty one cannot be read.
+    """
 
     format: ImageFormat
     width: int
@@ -144,30 +148,41 @@ class _Header:
     frames: int
     orientation: int
     drawn: bytes
+    profile: bytes | None = None
     scans: int = 1
 
 
 def read_image(source: Path | bytes, longest: int | None = None) -> Image.Image:
     """The picture in a file or its bytes as `decode_image` gives it; raises `RefusedImage`, `OSError`."""
     if isinstance(source, Path):
-        if source.stat().st_size > MAX_FILE_BYTES:
-            raise _too_many_bytes(source.stat().st_size)
-        source = source.read_bytes()
+        source = read_file(source)
     return decode_image(source, longest).image
+
+
+def read_file(path: Path) -> bytes:
+    """A picture's file; raises `RefusedImage` for one that is too large, by its type where it is of another, and `OSError`."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        with path.open("rb") as file:
+            _refuse_other_types(file.read(_BEGINNING))
+        raise _too_many_bytes(size)
+    return path.read_bytes()
 
 
 def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
     """Check and decode a PNG, JPEG or WebP.
 
     The EXIF orientation is applied, transparency is laid on white, and grey, palette, CMYK and 16-bit pictures become RGB of
-    8 bits. With `longest`, a picture whose longer side has more pixels is reduced to that many, never enlarged.
+    8 bits. Colours are brought from the file's profile to sRGB; a profile that cannot be used is ignored, as `changes`
+    says. With `longest`, a picture whose longer side has more pixels is reduced to that many, never enlarged.
 
     Raises:
-        HostileImage: the content is no picture, or the file is made to exhaust whoever reads it.
+        HostileImage: the content is a program, an archive or the like, or is made to exhaust whoever reads it.
         RefusedImage: it is empty, truncated, corrupt, animated, too small or of another type.
     """
     if not content:
         raise RefusedImage("empty", "is empty", "Upload the file again.")
+    _refuse_other_types(content)
     if len(content) > MAX_FILE_BYTES:
         raise _too_many_bytes(len(content))
     header = _header(content)
@@ -175,7 +190,8 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
     try:
         image, changes = _decode(header, longest)
     except Exception as error:  # a decoder's errors on strange bytes are of any kind
-        raise RefusedImage("corrupt", f"cannot be decoded ({_first_line(error)})", "Export it again.") from error
+        # Their messages may quote the file.
+        raise RefusedImage("corrupt", "cannot be decoded", "Export it again.") from error
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
     return DecodedImage(image, header.format, width, height, frozenset(changes))
@@ -183,23 +199,29 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
 
 def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Change]]:
     changes: set[Change] = set()
-    image: Image.Image = _loaded(header, longest)
-    if image.mode.startswith("I"):  # 16 bits of grey, read by their upper byte as Pillow reads 16-bit colours
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        changes.add("converted")
-    if image.has_transparency_data:
-        image = image.convert("RGBA") if image.mode != "RGBA" else image
-    elif image.mode != "RGB":
-        image = image.convert("RGB")
-        changes.add("converted")
+    image = _plain(_loaded(header, longest))
     longer = max(header.width, header.height)
     if longest is not None and longer > longest:
         width, height = (max(1, round(side * longest / longer)) for side in (header.width, header.height))
         # Transparent pixels have no say in the colour of their neighbours: Pillow weighs by alpha here.
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         changes.add("reduced")
-    if image.mode == "RGBA":
-        alpha = image.getchannel("A")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    if alpha is not None:
+        image = image.convert(image.mode.removesuffix("A"))
+    if header.profile is not None:
+        try:
+            recoloured = to_srgb(image, header.profile)
+        except ColoursUnreadable:
+            changes.add("profile_ignored")
+        else:
+            if recoloured is not None:
+                image = recoloured
+                changes.add("recoloured")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+        changes.add("converted")
+    if alpha is not None:
         if alpha.getextrema() != (255, 255):
             changes.add("flattened")
         ground = Image.new("RGB", image.size, _WHITE)
@@ -212,6 +234,24 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
         image = image.copy()
     image.info = {}
     return image, changes
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same picture in a mode that can be resized: L, LA, RGB, RGBA or CMYK, of 8 bits."""
+    if image.mode.startswith("I"):  # 16 bits of grey, read by their upper byte as Pillow reads 16-bit colours
+        samples = np.asarray(image)
+        grey = Image.fromarray((samples >> 8).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey.putalpha(Image.fromarray(np.where(samples == clear, 0, 255).astype(np.uint8)))
+        return grey
+    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") and not (
+        image.has_transparency_data and image.mode in ("L", "RGB")
+    ):
+        return image
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _loaded(header: _Header, longest: int | None) -> ImageFile.ImageFile:
@@ -231,6 +271,10 @@ def _loaded(header: _Header, longest: int | None) -> ImageFile.ImageFile:
         # A JPEG is decoded at a half, a quarter or an eighth where that is still no smaller than what is wanted.
         image.draft(None, (longest, longest))
     image.load()
+    clear = image.info.get("transparency")
+    if header.format == "PNG" and isinstance(clear, tuple) and header.drawn[24] == _DEEP:
+        # Pillow keeps the upper bytes of samples of 16 bits, but both of the colour that is clear.
+        image.info["transparency"] = tuple(sample >> 8 for sample in clear)
     return image
 
 
@@ -279,28 +323,33 @@ def _too_many_parts() -> HostileImage:
     return HostileImage("too_many_parts", f"consists of more than {MAX_PARTS:,} parts", "Export it again.")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:120] if lines else type(error).__name__
-
-
 def _header(content: bytes) -> _Header:
     if content.startswith(_PNG_SIGNATURE):
         return _png_header(content)
-    if content.startswith(b"\xff\xd8\xff"):
+    if content.startswith(_JPEG_SIGNATURE):
         return _jpeg_header(content)
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        return _webp_header(content)
-    for offset, signature, name in _OTHER_TYPES:
-        if content.startswith(signature, offset):
-            raise RefusedImage("other_type", f"is {name}, whatever its name says", "Save it as PNG, JPEG or WebP.")
-    raise HostileImage("no_picture", "is no picture, whatever its name says", "Upload PNG, JPEG or WebP files alone.")
+    return _webp_header(content)
+
+
+def _refuse_other_types(begin: bytes) -> None:
+    webp = begin.startswith(b"RIFF") and begin[8:12] == b"WEBP"
+    if webp or begin.startswith((_PNG_SIGNATURE, _JPEG_SIGNATURE)):
+        return
+    no_picture = name_of_no_picture(begin)
+    if no_picture is not None:
+        raise HostileImage(
+            "no_picture", f"is {no_picture}, whatever its name says", "Upload pictures alone, as PNG, JPEG or WebP."
+        )
+    raise RefusedImage(
+        "other_type", f"is {name_of_other(begin)}, whatever its name says", "Save it as PNG, JPEG or WebP."
+    )
 
 
 def _png_header(content: bytes) -> _Header:
     """PNG (W3C, third edition), 5.3: chunks of length, type, data and CRC; 11.2.1: IHDR; acTL counts an animation's frames."""
     width, height, frames, orientation = 0, 0, 1, 1
     drawn = [_PNG_SIGNATURE]
+    about: dict[bytes, bytes] = {}
     at = len(_PNG_SIGNATURE)
     for _ in range(MAX_PARTS):
         if at + 12 > len(content):
@@ -319,18 +368,48 @@ def _png_header(content: bytes) -> _Header:
             frames = max(frames, struct.unpack_from(">I", content, at + 8)[0])
         elif kind == b"eXIf":
             orientation = _orientation(content[at + 8 : end - 4])
+        elif kind in _PNG_COLOURS:
+            about.setdefault(kind, content[at + 8 : end - 4])
         if kind in _PNG_DRAWS:
             drawn.append(content[at:end])
         if kind == b"IEND":
-            return _Header("PNG", width, height, frames, orientation, b"".join(drawn))
+            return _Header("PNG", width, height, frames, orientation, b"".join(drawn), _png_profile(about))
         at = end
     raise _too_many_parts()
+
+
+def _png_profile(chunks: dict[bytes, bytes]) -> bytes | None:
+    """The colours of a PNG (third edition, 4.3): iCCP before sRGB before gAMA with cHRM."""
+    if b"iCCP" in chunks:
+        _, _, rest = chunks[b"iCCP"].partition(b"\0")
+        decoder = zlib.decompressobj()
+        try:
+            profile = decoder.decompress(rest[1:], MAX_PROFILE_BYTES + 1)
+        except zlib.error:
+            return b""
+        return profile if decoder.eof and rest[:1] == b"\0" else b""
+    if b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:
+        return None
+    gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 100_000
+    points = chunks.get(b"cHRM", b"")
+    return profile_of(gamma, [value / 100_000 for value in struct.unpack(">8I", points)] if len(points) == 32 else None)
+
+
+def _jpeg_profile(segments: list[bytes]) -> bytes | None:
+    """An ICC profile out of its segments (ICC.1:2022, B.4), each with its number from 1 and how many there are."""
+    if not segments:
+        return None
+    parts = {segment[0]: segment[2:] for segment in segments if len(segment) >= 2}
+    counts = {segment[1] for segment in segments if len(segment) >= 2}
+    whole = len(parts) == len(segments) and counts == {len(parts)} and sorted(parts) == list(range(1, len(parts) + 1))
+    return b"".join(parts[number] for number in sorted(parts)) if whole else b""
 
 
 def _jpeg_header(content: bytes) -> _Header:
     """JPEG (ITU-T T.81), B.1.1 and B.2.2: marker segments up to the first scan; what follows is handed over as it is."""
     width, height, orientation = 0, 0, 1
     drawn = [content[:2]]
+    profile: list[bytes] = []
     at = 2
     for _ in range(MAX_PARTS):
         if at + 4 > len(content):
@@ -353,13 +432,16 @@ def _jpeg_header(content: bytes) -> _Header:
             drawn.append(content[at:])
             # In a scan's data 0xFF is followed by 0x00 or a restart marker, so that this finds scans alone (and a few of
             # the pictures that phones append).
-            return _Header("JPEG", width, height, 1, orientation, b"".join(drawn), scans=content.count(b"\xff\xda", at))
+            scans = content.count(b"\xff\xda", at)
+            return _Header("JPEG", width, height, 1, orientation, b"".join(drawn), _jpeg_profile(profile), scans)
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             if width or height or length < 7:
                 raise _corrupt("it tells its size twice or not at all")
             height, width = struct.unpack_from(">HH", content, at + 5)
         if kind == 0xE1 and content.startswith(b"Exif\0\0", at + 4):
             orientation = _orientation(content[at + 10 : end])
+        if kind == 0xE2 and content.startswith(_ICC_SEGMENT, at + 4):
+            profile.append(content[at + 4 + len(_ICC_SEGMENT) : end])
         # Of the application segments, Adobe's alone says how colours are coded.
         if not (0xE0 <= kind <= 0xEF or kind == 0xFE) or kind == 0xEE:
             drawn.append(content[at:end])
@@ -375,6 +457,7 @@ def _webp_header(content: bytes) -> _Header:
     size: tuple[int, int] | None = None
     frames, orientation = 1, 1
     animated = False
+    profile: bytes | None = None
     for kind, data in _webp_chunks(content[:riff]):
         if size is None:
             size = _webp_size(kind, data)
@@ -385,9 +468,11 @@ def _webp_header(content: bytes) -> _Header:
             frames += 1
         elif kind == b"EXIF":
             orientation = _orientation(data.removeprefix(b"Exif\0\0"))
+        elif kind == b"ICCP" and profile is None:
+            profile = data
     if size is None:
         raise _truncated()
-    return _Header("WebP", *size, max(frames, 2 if animated else 1), orientation, content[:riff])
+    return _Header("WebP", *size, max(frames, 2 if animated else 1), orientation, content[:riff], profile)
 
 
 def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -24,6 +24,9 @@ METADATA: Final = "lora_adapter_metadata"
 """Entry of a safetensors header in which diffusers keeps PEFT's ``LoraConfig`` as JSON, each field behind ``unet.``."""
 
 UNET: Final = "unet."
+PEFT: Final = "base_model.model."
+"""Before the names of PEFT's own files."""
+
 MOST_PATTERNS: Final = 1024
 MOST_PATTERN_CHARACTERS: Final = 300
 

@@ -19,9 +19,9 @@ from containers.diffusion.adapter import Adapter, UnusableAdapter, read_adapter
 from containers.diffusion.base import TINY, Base, load_base
 from containers.diffusion.engine import Engine, EngineSettings, Pixels
 from containers.diffusion.lora import TARGETS, LoraLayers
-from containers.diffusion.request import PNG, Drawing, PictureRequest, Terms
+from containers.diffusion.request import PNG, Drawing, PictureRequest, RefusedPictureRequest, Terms
 from containers.diffusion.settings import ICON_PROMPTS, SCENE_PROMPTS, SUBJECT
-from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
+from containers.runtime.predictor import Answer, InvalidModel
 
 # Real-time answers must be there within 60 seconds (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html),
 # asynchronous ones within 15 minutes when an endpoint does not say (…/async-inference-create-invoke-endpoint.html); a batch
@@ -193,7 +193,10 @@ class DiffusionPredictor:
         return self._engine
 
     def load(self, folder: Path) -> Adapter:
-        """Read an adapter's files; raises `InvalidModel` for anything that is not an adapter for this base."""
+        """Read an adapter's files; raises `InvalidModel` for anything that is not an adapter for this base.
+
+        Its cause is the `UnusableAdapter`, whose code says the kind.
+        """
         try:
             return read_adapter(folder, self._shapes, self._base.digest, self._rank, self._base.dtype)
         except UnusableAdapter as error:
@@ -210,11 +213,13 @@ class DiffusionPredictor:
     async def predict(self, model: Adapter, body: bytes, content_type: str, accept: str) -> Answer:
         """Answer a request for pictures.
 
-        Raises `InvalidRequest`, `TooManyRequests`, or `DeadlineExceeded`.
+        Raises `RefusedPictureRequest`, `TooManyRequests`, or `DeadlineExceeded`.
         """
         kind = content_type.split(";")[0].strip().lower()
         if kind not in ("", "application/json"):
-            raise InvalidRequest(f"the body must be application/json, not {kind[:60]!r}", "Content-Type")
+            raise RefusedPictureRequest(
+                f"the body must be application/json, not {kind[:60]!r}", "Content-Type", "content_type_unknown"
+            )
         began = time.monotonic()
         request = PictureRequest.parse(body, accept, own_prompts(model), self._terms)
         pictures = await self._started().draw(model, request)

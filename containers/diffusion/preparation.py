@@ -3,19 +3,21 @@
 A tenant uploads 5 to 20 pictures (PNG, JPEG or WebP, by their content) and perhaps one `captions.json`, `{file: caption}`.
 A picture that cannot be used is left out and counted in `Prepared.repairs`, as long as enough others remain:
 
-- `empty`, `truncated`, `corrupt`, `animated`, `too_small` and `other_type` pictures, as `images.RefusedImage` tells them;
+- `empty`, `truncated`, `corrupt`, `animated`, `too_small` and `other_type` files, as `images.RefusedImage` tells them: what
+  is no PNG, JPEG or WebP is named by what its content says it is;
 - pictures of one colour (`one_colour`), after transparency was laid on white;
 - the same picture again, byte for byte or pixel for pixel (`duplicates`), or recompressed or resized (`near_duplicates`): the
   largest stays.
 
 What is changed in a picture that is used is counted too: `rotated` (by its EXIF orientation), `flattened` (transparency laid
-on white), `converted` (to RGB of 8 bits), `reduced` (to `LONGEST_PREPARED` pixels). All metadata is left behind.
+on white), `converted` (to RGB of 8 bits), `recoloured` (from its colour profile to sRGB), `profile_ignored` (a colour profile
+that cannot be used), `reduced` (to `LONGEST_PREPARED` pixels). All metadata is left behind.
 
-A file that is no picture, or made to exhaust whoever reads it, refuses the whole upload, as do parameters or captions that
-cannot be used: a sentence says which, and the cure.
+A program, an archive or a page, or a file made to exhaust whoever reads it, refuses the whole upload, as do parameters or
+captions that cannot be used: a sentence says which, and the cure; a code says the kind.
 
 A caption is what `captions.json` says. Without it, it is the file's name where that reads as words, the number at the end
-left out (`red-circle-3.png` is "a red circle", `IMG_2041.jpg` is nothing), else the parameter `subject` ("an icon").
+and what is no letter left out (`red-circle-3.png` and `red+circle (3).png` are "a red circle", `IMG_2041.jpg` is nothing), else the parameter `subject` ("an icon").
 """
 
 import hashlib
@@ -34,11 +36,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from containers.diffusion.images import (
-    MAX_FILE_BYTES,
     DecodedImage,
     HostileImage,
     RefusedImage,
     decode_image,
+    read_file,
     read_image,
 )
 from containers.runtime.refused_data import RefusedData
@@ -68,6 +70,9 @@ MOST_IMAGES: Final = 20
 MOST_FILES: Final = 2 * MOST_IMAGES
 """Most pictures looked at: as many again may be duplicates or unusable."""
 
+MOST_TOLD: Final = 20
+"""Most files that a refusal lists with their reasons."""
+
 LONGEST_PREPARED: Final = 1024
 """Longer side of a prepared picture, in pixels: what Stable Diffusion XL, the largest base, is trained at."""
 
@@ -92,18 +97,23 @@ _THUMBNAIL: Final = 32
 _BLOCK: Final = 4
 _FILE: Final = re.compile(r"image-\d\d\.png")
 _NUMBER: Final = re.compile(r"\d+")
+_BETWEEN_WORDS: Final = re.compile(r"[^\w]+|_+")
 _WORD: Final = re.compile(r"[^\W\d_]{2,24}")
 _VOWEL: Final = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôû]", re.IGNORECASE)
 _NAMELESS: Final = frozenset(
-    {"copy", "download", "file", "final", "image", "images", "img", "pic", "picture", "photo", "scan", "screenshot"}
-    | {"unnamed", "untitled", "upload"}
+    {"bild", "bildschirmfoto", "copy", "download", "file", "final", "foto", "image", "images", "img", "kopie", "pic"}
+    | {"picture", "photo", "scan", "screenshot", "unbenannt", "unnamed", "untitled", "upload"}
 )
 """Words of file names that programs give, which say nothing of the picture."""
 _DETERMINERS: Final = frozenset({"a", "an", "the", "my", "our", "two", "three", "some"})
 
 
 class RefusedText(ValueError):  # noqa: N818 - reads as the sentence it is: "refused text"
-    """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence."""
+    """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence, ``code`` for programs."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,9 @@ class PreparedImage:
         try:
             return read_image(self.path)
         except (RefusedImage, OSError) as error:
-            raise RefusedData(f"{self.path.name}: {error}", self.path.name, "Prepare the upload again.") from error
+            raise RefusedData(
+                f"{self.path.name}: {error}", self.path.name, "Prepare the upload again.", "prepared_picture_unreadable"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -172,12 +184,15 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
 
     Raises `RefusedData`.
     """
-    subject = _text(parameters.get("subject") or DEFAULT_SUBJECT, "subject", "The subject")
+    subject = _text(parameters.get("subject") or DEFAULT_SUBJECT, "subject", "The subject", "subject")
     prompts = _prompts(parameters.get("prompts"))
     pictures = sorted((file for file in files if file.name != CAPTIONS_FILE), key=lambda file: file.name)
     if len(pictures) > MOST_FILES:
         raise RefusedData(
-            f"There are {len(pictures)} pictures.", "files", f"Upload {FEWEST_IMAGES} to {MOST_IMAGES} of them."
+            f"There are {len(pictures)} pictures.",
+            "files",
+            f"Upload {FEWEST_IMAGES} to {MOST_IMAGES} of them.",
+            "too_many_pictures",
         )
     captions = _captions(files, {file.name for file in pictures})
 
@@ -188,7 +203,9 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
         try:
             candidates.append(_candidate(file))
         except HostileImage as error:
-            raise RefusedData(f"{_shown(file.name)} {error.reason}.", file.name, error.cure) from error
+            raise RefusedData(
+                f"{_shown(file.name)} {error.reason}.", file.name, error.cure, f"picture_{error.problem}"
+            ) from error
         except RefusedImage as error:
             repairs[error.problem] += 1
             dropped[file.name] = error.reason
@@ -233,42 +250,45 @@ def read_prepared(folder: Path) -> PreparedImages:
 
     Raises `RefusedData`.
     """
-    cure = "Prepare the upload again."
-    document = _json(folder / IMAGES_FILE, MAX_IMAGES_FILE_BYTES, cure)
+    document = _json(folder / IMAGES_FILE, MAX_IMAGES_FILE_BYTES, "Prepare the upload again.", "prepared")
     if not isinstance(document, dict) or set(document) != {"format", "subject", "prompts", "images"}:
-        raise RefusedData(
-            f"{IMAGES_FILE} has other fields than format, subject, prompts and images.", IMAGES_FILE, cure
-        )
+        raise _changed(f"{IMAGES_FILE} has other fields than format, subject, prompts and images.", IMAGES_FILE)
     if document["format"] != 1:
-        raise RefusedData(f"{IMAGES_FILE} is of format {str(document['format'])[:20]}, not 1.", "format", cure)
+        raise _changed(f"{IMAGES_FILE} is of another format than 1.", "format")
     prompts, entries = document["prompts"], document["images"]
     if not isinstance(prompts, list) or len(prompts) > MOST_PROMPTS:
-        raise RefusedData(f"prompts is no list of at most {MOST_PROMPTS}.", "prompts", cure)
+        raise _changed(f"prompts is no list of at most {MOST_PROMPTS}.", "prompts")
     if not isinstance(entries, list) or not FEWEST_IMAGES <= len(entries) <= MOST_IMAGES:
-        raise RefusedData(f"images is no list of {FEWEST_IMAGES} to {MOST_IMAGES}.", "images", cure)
+        raise _changed(f"images is no list of {FEWEST_IMAGES} to {MOST_IMAGES}.", "images")
     images = []
     for number, entry in enumerate(entries):
         field = f"images[{number}]"
         if not isinstance(entry, dict) or set(entry) != {"file", "caption", "source"}:
-            raise RefusedData(f"{field} has other fields than file, caption and source.", field, cure)
+            raise _changed(f"{field} has other fields than file, caption and source.", field)
         name = entry["file"]
         if not isinstance(name, str) or not _FILE.fullmatch(name):
-            raise RefusedData(f"{field}.file is not a name like image-00.png.", f"{field}.file", cure)
+            raise _changed(f"{field}.file is not a name like image-00.png.", f"{field}.file")
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            raise RefusedData(f"{name} is missing.", f"{field}.file", cure)
-        caption = _text(entry["caption"], f"{field}.caption", f"{field}.caption")
+            raise _changed(f"{name} is missing.", f"{field}.file")
+        caption = _text(entry["caption"], f"{field}.caption", f"{field}.caption", "caption")
         source = entry["source"]
         if not isinstance(source, str) or len(source) > MOST_CHARACTERS:
-            raise RefusedData(f"{field}.source is no name.", f"{field}.source", cure)
+            raise _changed(f"{field}.source is no name.", f"{field}.source")
         images.append(PreparedImage(path, caption, source))
     if len({image.path for image in images}) != len(images):
-        raise RefusedData("images names one file twice.", "images", cure)
+        raise _changed("images names one file twice.", "images")
     return PreparedImages(
-        subject=_text(document["subject"], "subject", "The subject"),
-        prompts=tuple(_text(prompt, f"prompts[{number}]", "A prompt") for number, prompt in enumerate(prompts)),
+        subject=_text(document["subject"], "subject", "The subject", "subject"),
+        prompts=tuple(
+            _text(prompt, f"prompts[{number}]", "A prompt", "prompt") for number, prompt in enumerate(prompts)
+        ),
         images=tuple(images),
     )
+
+
+def _changed(reason: str, field: str) -> RefusedData:
+    return RefusedData(reason, field, "Prepare the upload again.", "prepared_changed")
 
 
 def clean_text(text: object) -> str:
@@ -277,24 +297,27 @@ def clean_text(text: object) -> str:
     Raises `RefusedText` for what is no text, empty, or longer than `MOST_CHARACTERS`.
     """
     if not isinstance(text, str):
-        raise RefusedText("is no text")
+        raise RefusedText("is no text", "is_no_text")
     # Composing takes time with the length, and shortens a text to a third at most.
     if len(text) <= 4 * MOST_CHARACTERS:
         spaced = " ".join(unicodedata.normalize("NFC", text).split())
         printable = " ".join("".join(character for character in spaced if character.isprintable()).split())
         if not printable:
-            raise RefusedText("is empty")
+            raise RefusedText("is empty", "is_empty")
         if len(printable) <= MOST_CHARACTERS:
             return printable
-    raise RefusedText(f"has more than {MOST_CHARACTERS} characters")
+    raise RefusedText(f"has more than {MOST_CHARACTERS} characters", "is_too_long")
 
 
-def _text(text: object, field: str, what: str) -> str:
+def _text(text: object, field: str, what: str, code: str) -> str:
     try:
         return clean_text(text)
     except RefusedText as error:
         raise RefusedData(
-            f"{what} {error}.", field, f"Write 1 to {MOST_CHARACTERS} characters that can be printed."
+            f"{what} {error}.",
+            field,
+            f"Write 1 to {MOST_CHARACTERS} characters that can be printed.",
+            f"{code}_{error.code}",
         ) from error
 
 
@@ -303,26 +326,35 @@ def _prompts(given: object) -> list[str]:
     if given is None:
         return []
     if not isinstance(given, str):
-        raise RefusedData("The prompts are no text.", "prompts", "Write one prompt to a line.")
+        raise RefusedData("The prompts are no text.", "prompts", "Write one prompt to a line.", "prompts_no_text")
     lines = [line for line in given.split("\n", 8 * MOST_PROMPTS) if line.strip()]
-    prompts = list(dict.fromkeys(_text(line, "prompts", f"Prompt {number}") for number, line in enumerate(lines, 1)))
+    prompts = list(
+        dict.fromkeys(_text(line, "prompts", f"Prompt {number}", "prompt") for number, line in enumerate(lines, 1))
+    )
     if len(prompts) > MOST_PROMPTS:
         raise RefusedData(
-            f"There are more than {MOST_PROMPTS} prompts.", "prompts", f"Give at most {MOST_PROMPTS}, one to a line."
+            f"There are more than {MOST_PROMPTS} prompts.",
+            "prompts",
+            f"Give at most {MOST_PROMPTS}, one to a line.",
+            "too_many_prompts",
         )
     return prompts
 
 
-def _json(path: Path, most_bytes: int, cure: str) -> Any:
+def _json(path: Path, most_bytes: int, cure: str, code: str) -> Any:
     try:
         size = path.stat().st_size
         document = json.loads(path.read_bytes()) if size <= most_bytes else None
     except OSError as error:
-        raise RefusedData(f"{path.name} cannot be read ({error.strerror}).", path.name, cure) from error
+        raise RefusedData(
+            f"{path.name} cannot be read ({error.strerror}).", path.name, cure, f"{code}_unreadable"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise RefusedData(f"{path.name} is not JSON.", path.name, cure) from error
+        raise RefusedData(f"{path.name} is not JSON.", path.name, cure, f"{code}_not_json") from error
     if size > most_bytes:
-        raise RefusedData(f"{path.name} has {size:,} bytes; at most {most_bytes:,} are read.", path.name, cure)
+        raise RefusedData(
+            f"{path.name} has {size:,} bytes; at most {most_bytes:,} are read.", path.name, cure, f"{code}_too_large"
+        )
     return document
 
 
@@ -331,20 +363,26 @@ def _captions(files: Sequence[Path], names: set[str]) -> dict[str, str]:
     if not found:
         return {}
     cure = 'Write UTF-8 JSON like {"red-circle.png": "a red circle"}.'
-    document = _json(found[0], MAX_CAPTIONS_BYTES, cure)
+    document = _json(found[0], MAX_CAPTIONS_BYTES, cure, "captions")
     if not isinstance(document, dict):
-        raise RefusedData(f"{CAPTIONS_FILE} is no object of files and captions.", CAPTIONS_FILE, cure)
-    unknown = sorted(set(document) - names)
-    if unknown:
         raise RefusedData(
-            f"{CAPTIONS_FILE} names {_shown(unknown[0])}, which was not uploaded.",
-            CAPTIONS_FILE,
-            "Name the uploaded files as they are called.",
+            f"{CAPTIONS_FILE} is no object of files and captions.", CAPTIONS_FILE, cure, "captions_no_object"
         )
-    return {
-        name: _text(caption, CAPTIONS_FILE, f"The caption of {_shown(name)} in {CAPTIONS_FILE}")
-        for name, caption in document.items()
-    }
+    # A file system may spell an umlaut in two characters where the captions have one.
+    spelled = {unicodedata.normalize("NFC", name): name for name in names}
+    captions = {}
+    for number, (given, caption) in enumerate(document.items(), 1):
+        name = given if given in names else spelled.get(unicodedata.normalize("NFC", given))
+        if name is None:
+            # The name is the captions' own content, and is not repeated.
+            raise RefusedData(
+                f"Entry {number} of {CAPTIONS_FILE} names a file that was not uploaded.",
+                CAPTIONS_FILE,
+                "Name the uploaded files as they are called.",
+                "captions_of_no_file",
+            )
+        captions[name] = _text(caption, CAPTIONS_FILE, f"The caption of entry {number} in {CAPTIONS_FILE}", "caption")
+    return captions
 
 
 def _caption(source: str, captions: Mapping[str, str], subject: str) -> tuple[str, str]:
@@ -358,7 +396,7 @@ def _caption(source: str, captions: Mapping[str, str], subject: str) -> tuple[st
 def _words(file_name: str) -> str:
     """What a file's name says of its picture; nothing where it does not read as words."""
     stem = unicodedata.normalize("NFC", file_name.rpartition(".")[0])[: MOST_CHARACTERS - 3]
-    parts = [part for part in re.split(r"[\s\-_.]+", stem) if part]
+    parts = [part for part in _BETWEEN_WORDS.split(stem) if part]
     while parts and _NUMBER.fullmatch(parts[-1]):
         parts.pop()
     plain = [part.lower() for part in parts]
@@ -377,17 +415,13 @@ def _with_article(words: str) -> str:
 
 def _candidate(file: Path) -> _Candidate:
     try:
-        size = file.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise RefusedData(
-                f"{_shown(file.name)} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.",
-                file.name,
-                f"Reduce it; {LONGEST_PREPARED:,} pixels a side are enough.",
-            )
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise RefusedData(
-            f"{_shown(file.name)} cannot be read ({error.strerror}).", file.name, "Upload the file again."
+            f"{_shown(file.name)} cannot be read ({error.strerror}).",
+            file.name,
+            "Upload the file again.",
+            "picture_unreadable",
         ) from error
     decoded = decode_image(content, LONGEST_PREPARED)
     if decoded.one_colour:
@@ -444,12 +478,13 @@ def _check_count(kept: Sequence[_Candidate], uploaded: int, dropped: Mapping[str
     if FEWEST_IMAGES <= len(kept) <= MOST_IMAGES:
         return
     reasons = [f"{_shown(name)} {reason}" for name, reason in sorted(dropped.items())]
-    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    more = f"; and {len(reasons) - MOST_TOLD} more" if len(reasons) > MOST_TOLD else ""
     raise RefusedData(
         f"{len(kept)} of {uploaded} uploaded pictures can be used"
-        + (f": {'; '.join(reasons[:5])}{more}." if reasons else "."),
+        + (f": {'; '.join(reasons[:MOST_TOLD])}{more}." if reasons else "."),
         "files",
-        f"Upload {FEWEST_IMAGES} to {MOST_IMAGES} different pictures.",
+        f"Upload {FEWEST_IMAGES} to {MOST_IMAGES} different pictures, as PNG, JPEG or WebP.",
+        "too_many_pictures" if len(kept) > MOST_IMAGES else "too_few_pictures",
     )
 
 

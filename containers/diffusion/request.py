@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn, cast
@@ -18,6 +19,8 @@ MOST_GUIDANCE: Final = 30.0
 MOST_SEED: Final = 2**53 - 1
 PNG: Final = "image/png"
 
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+
 FIELDS: Final = (
     "prompt",
     "prompts",
@@ -31,6 +34,15 @@ FIELDS: Final = (
     "format",
     "timeout_seconds",
 )
+
+
+class RefusedPictureRequest(InvalidRequest):
+    """A request that cannot be drawn; ``code`` names the kind of refusal for programs. Its sentence repeats no prompt."""
+
+    def __init__(self, message: str, field: str | None, code: str) -> None:
+        super().__init__(message, field)
+        self.code = code
+
 
 Format = Literal["png", "json"]
 _FORMATS: Final[dict[str, Format]] = {
@@ -95,13 +107,17 @@ class PictureRequest:
         """Read a request's JSON; ``own_prompts`` are drawn for ``"prompts": "own"``.
 
         Pictures of one prompt have the seeds ``seed``, ``seed + 1``, …, and each prompt begins again with ``seed``, so that
-        prompts can be compared. Raises `InvalidRequest` that names the field.
+        prompts can be compared. Raises `RefusedPictureRequest` that names the field.
         """
         fields = _object(body)
         prompts = _prompts(fields, own_prompts)
         count = _whole(fields, "count", 1, 1, MOST_COUNT)
         if len(prompts) * count > MOST_PICTURES:
-            _refuse("count", f"{len(prompts)} prompts of {count} pictures each are more than {MOST_PICTURES} pictures")
+            _refuse(
+                "count",
+                f"{len(prompts)} prompts of {count} pictures each are more than {MOST_PICTURES} pictures",
+                "too_many_pictures",
+            )
         seed = _whole(fields, "seed", secrets.randbelow(2**32), 0, MOST_SEED - MOST_COUNT)
         first = Drawing(
             prompt=prompts[0],
@@ -121,30 +137,37 @@ class PictureRequest:
 
 def _object(body: bytes) -> dict[str, Any]:
     if len(body) > MOST_BODY_BYTES:
-        raise InvalidRequest(f"the body is larger than {MOST_BODY_BYTES} bytes")
+        raise RefusedPictureRequest(f"the body is larger than {MOST_BODY_BYTES} bytes", None, "body_too_large")
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest("the body is not JSON") from error
+        raise RefusedPictureRequest("the body is not JSON", None, "body_not_json") from error
     if not isinstance(document, dict):
-        raise InvalidRequest('the body must be a JSON object such as {"prompt": "a red circle on blue"}')
+        raise RefusedPictureRequest(
+            'the body must be a JSON object such as {"prompt": "a red circle on blue"}', None, "body_no_object"
+        )
     for name in document:
         if name not in FIELDS:
-            shown = ascii(name[:60])
-            raise InvalidRequest(f"there is no field {shown}; there are {', '.join(FIELDS)}", shown.strip("'"))
+            _refuse_field(name)
     return document
 
 
 def _prompts(fields: dict[str, Any], own: tuple[str, ...]) -> tuple[str, ...]:
     if ("prompt" in fields) == ("prompts" in fields):
-        _refuse("prompt", 'give either "prompt", a text, or "prompts", a list of texts or "own"')
+        _refuse(
+            "prompt", 'give either "prompt", a text, or "prompts", a list of texts or "own"', "prompt_missing_or_twice"
+        )
     if "prompt" in fields:
         return (_text(fields["prompt"], "prompt"),)
     prompts = fields["prompts"]
     if prompts == "own":
         return own
     if not isinstance(prompts, list) or not 1 <= len(prompts) <= MOST_PROMPTS:
-        _refuse("prompts", f'prompts must be a list of 1 to {MOST_PROMPTS} texts, or "own" for the model\'s own')
+        _refuse(
+            "prompts",
+            f'prompts must be a list of 1 to {MOST_PROMPTS} texts, or "own" for the model\'s own',
+            "prompts_no_list",
+        )
     return tuple(_text(prompt, "prompts") for prompt in prompts)
 
 
@@ -155,12 +178,16 @@ def _negative(value: Any) -> str | None:
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > MOST_PROMPT_CHARACTERS:
-        _refuse(field, f"{field} must be a text of 1 to {MOST_PROMPT_CHARACTERS} characters that are not all blank")
+        _refuse(
+            field,
+            f"{field} must be a text of 1 to {MOST_PROMPT_CHARACTERS} characters that are not all blank",
+            f"{field}_no_text",
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
         # JSON can write half a surrogate pair, which is no character.
-        _refuse(field, f"{field} must be text that can be written as UTF-8")
+        _refuse(field, f"{field} must be text that can be written as UTF-8", f"{field}_not_utf8")
     return value
 
 
@@ -169,7 +196,7 @@ def _whole(fields: dict[str, Any], field: str, default: int, least: int, most: i
     if value is None:
         return default
     if type(value) is not int or not least <= value <= most:
-        _refuse(field, f"{field} must be a whole number from {least} to {most}")
+        _refuse(field, f"{field} must be a whole number from {least} to {most}", f"{field}_out_of_bounds")
     return value
 
 
@@ -179,34 +206,42 @@ def _number(fields: dict[str, Any], field: str, default: float, least: float, mo
         return default
     # Whole numbers may be too long for a float; NaN is not within any bounds.
     if type(value) not in (int, float) or not least <= value <= most or math.isnan(value):
-        _refuse(field, f"{field} must be a number from {least:g} to {most:g}")
+        _refuse(field, f"{field} must be a number from {least:g} to {most:g}", f"{field}_out_of_bounds")
     return float(value)
 
 
 def _side(fields: dict[str, Any], field: str, terms: Terms) -> int:
     value = _whole(fields, field, terms.size, terms.size_multiple, terms.most_size)
     if value % terms.size_multiple:
-        _refuse(field, f"{field} must be a multiple of {terms.size_multiple} pixels")
+        _refuse(field, f"{field} must be a multiple of {terms.size_multiple} pixels", f"{field}_no_multiple")
     return value
 
 
 def _format(fields: dict[str, Any], accept: str, pictures: int) -> Format:
     wanted = fields.get("format")
     if wanted is not None and wanted not in ("png", "json"):
-        _refuse("format", 'format must be "png" or "json"')
+        _refuse("format", 'format must be "png" or "json"', "format_unknown")
     kinds = [part.split(";")[0].strip().lower() for part in accept.split(",")]
     accepted: list[Format] = (
         [_FORMATS[kind] for kind in kinds if kind in _FORMATS] if wanted is None else [cast(Format, wanted)]
     )
     if not accepted:
-        _refuse("Accept", f"answers are application/json or {PNG}, not {accept[:60]!r}")
+        _refuse("Accept", f"answers are application/json or {PNG}, not {accept[:60]!r}", "accept_unknown")
     # The first that the client names and that can hold the pictures.
     chosen = next((kind for kind in accepted if kind == "json" or pictures == 1), None)
     if chosen is None:
         field = "Accept" if wanted is None else "format"
-        _refuse(field, f"{pictures} pictures do not fit in one PNG; ask for JSON")
+        _refuse(field, f"{pictures} pictures do not fit in one PNG; ask for JSON", "png_of_several")
     return chosen
 
 
-def _refuse(field: str, message: str) -> NoReturn:
-    raise InvalidRequest(message, field)
+def _refuse_field(name: str) -> NoReturn:
+    known = f"there are {', '.join(FIELDS)}"
+    # What is no name of a field may be a prompt in the wrong place.
+    if not _FIELD.fullmatch(name):
+        raise RefusedPictureRequest(f"a field has no such name; {known}", None, "field_unknown")
+    raise RefusedPictureRequest(f"there is no field {name!r}; {known}", name, "field_unknown")
+
+
+def _refuse(field: str, message: str, code: str) -> NoReturn:
+    raise RefusedPictureRequest(message, field, code)

@@ -207,12 +207,48 @@ def recarded(folder: Path, **fields: Any) -> None:
     (folder / "card.json").write_text(json.dumps({**document, **fields}))
 
 
+CODES = {
+    "pickle": "adapter_weights_missing",
+    "nothing": "adapter_weights_missing",
+    "no tensors": "adapter_empty",
+    "tensor that is a word": "adapter_dtype",
+    "negative side": "adapter_shape",
+    "sides that are words": "adapter_shape",
+    "another type": "adapter_dtype",
+    "another layer": "adapter_layer_unknown",
+    "another model's file": "adapter_layer_unknown",
+    "half a layer": "adapter_half_layer",
+    "too high a rank": "adapter_rank",
+    "no rank": "adapter_rank",
+    "another width": "adapter_shape",
+    "ranks that differ": "adapter_shape",
+    "alpha of several numbers": "adapter_alpha_shape",
+    "not a number": "adapter_not_finite",
+    "one infinity": "adapter_not_finite",
+    "absurd weight": "adapter_not_finite",
+    "absurd alpha": "adapter_not_finite",
+    "no card": "adapter_card_missing",
+    "card that is no JSON": "adapter_card_not_json",
+    "deep card": "adapter_card_not_json",
+    "card that is a list": "adapter_card_not_json",
+    "large card": "adapter_card_too_large",
+    "another base": "adapter_base_differs",
+    "no base": "adapter_card_malformed",
+    "unknown targets": "adapter_card_malformed",
+    "rank that is a word": "adapter_card_malformed",
+    "prompts that are a word": "adapter_card_malformed",
+    "blank prompt": "adapter_card_malformed",
+    "prompt that is no text": "adapter_card_not_json",
+}
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_anything_else_is_refused_with_the_reason(folder: Path, read: Callable[[Path], Adapter], kind: str) -> None:
     spoil, reason = HOSTILE[kind]
     spoil(folder)
     with pytest.raises(UnusableAdapter, match=reason) as refused:
         read(folder)
+    assert refused.value.code == CODES.get(kind, "adapter_not_safetensors")
     assert len(str(refused.value)) < 500
 
 

@@ -283,6 +283,21 @@ def test_a_unets_own_files_are_taken_too(
         assert torch.equal(found[layer][1], 2 * b)
 
 
+def test_pefts_own_files_tell_their_alpha_beside_the_weights(tmp_path: Path, loaded_base: Base, ours: Engine) -> None:
+    tensors = tensors_of(
+        lambda layer: (f"base_model.model.{layer}.lora_A.weight", f"base_model.model.{layer}.lora_B.weight")
+    )
+    write_file(tmp_path, tensors, None, loaded_base)
+    layers = ours.bank.layers
+    assert torch.equal(read(tmp_path, loaded_base, layers).weights[QUERY][1], torch.ones(64, 2))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 6}))
+    assert torch.equal(read(tmp_path, loaded_base, layers).weights[QUERY][1], torch.full((64, 2), 3.0))
+    (tmp_path / "adapter_config.json").write_text(" " * 70_000)
+    with pytest.raises(UnusableAdapter) as refused:
+        read(tmp_path, loaded_base, layers)
+    assert refused.value.code == "adapter_config_too_large"
+
+
 # ---- what is refused --------------------------------------------------------------------------------------------------
 
 

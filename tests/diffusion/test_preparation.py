@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -68,6 +69,8 @@ def refusal(folder: Path, files: Mapping[str, bytes], **parameters: object) -> R
     with pytest.raises(RefusedData) as caught:
         prepared(folder, files, **parameters)
     assert caught.value.cure
+    assert re.fullmatch(r"[a-z_]{5,40}", caught.value.code)
+    assert caught.value.code != "data_unusable"
     assert not (folder / "out").exists()
     return caught.value
 
@@ -125,6 +128,13 @@ def test_equal_content_gives_equal_bytes_in_whatever_order_it_comes(tmp_path: Pa
         ("Orange_Star.webp", "an orange star"),
         ("the blue moon.jpeg", "the blue moon"),
         ("größe-2.png", "a größe"),
+        ("gro\u0308ße 2.png", "a größe"),
+        ("red+circle (1).png", "a red circle"),
+        ("Red heart \u2764\ufe0f.png", "a red heart"),
+        ("(red) [star], large.png", "a red star large"),
+        ("\U0001f600.png", "an icon"),
+        ("Foto (2).jpg", "an icon"),
+        ("Bildschirmfoto 2026-11-29 um 10.15.30.png", "an icon"),
         ("IMG_2041.jpg", "an icon"),
         ("20240101-120000.jpg", "an icon"),
         ("b7f3c2.png", "an icon"),
@@ -147,38 +157,52 @@ def test_captions_that_were_given_come_first(tmp_path: Path) -> None:
     assert result.facts["captions_from"] == {"captions.json": 1, "file name": 4}
 
 
+def test_captions_find_a_file_however_its_umlaut_is_spelled(tmp_path: Path) -> None:
+    given = json.dumps({"bl\u00fcte (1) a+b.png": "a flower"}).encode()
+    prepared(tmp_path, good_files() | {"blu\u0308te (1) a+b.png": saved(icon(9)), "captions.json": given})
+    assert "a flower" in {image.caption for image in read_prepared(tmp_path / "out").images}
+
+
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "says", "code"),
     [
-        (b"{", "not JSON"),
-        (b"[" * 60_000, "not JSON"),
-        (b'["a"]', "no object"),
-        (b'{"other.png": "a star"}', "other.png"),
-        (b'{"circle-0.png": 3}', "is no text"),
-        (b'{"circle-0.png": " "}', "is empty"),
-        (b'{"circle-0.png": "' + b"x" * 201 + b'"}', "more than 200"),
-        (b'{"circle-0.png": "' + b"x" * 70_000 + b'"}', "bytes"),
+        (b"{", "not JSON", "captions_not_json"),
+        (b"[" * 60_000, "not JSON", "captions_not_json"),
+        (b'["a"]', "no object", "captions_no_object"),
+        (
+            b'{"circle-0.png": "a star", "other.png": "a star"}',
+            "Entry 2 of captions.json names a file",
+            "captions_of_no_file",
+        ),
+        (b'{"circle-0.png": 3}', "is no text", "caption_is_no_text"),
+        (b'{"circle-0.png": " "}', "is empty", "caption_is_empty"),
+        (b'{"circle-0.png": "' + b"x" * 201 + b'"}', "more than 200", "caption_is_too_long"),
+        (b'{"circle-0.png": "' + b"x" * 70_000 + b'"}', "bytes", "captions_too_large"),
     ],
 )
-def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, says: str, code: str) -> None:
     error = refusal(tmp_path, good_files() | {"captions.json": content})
-    assert error.field == "captions.json"
+    assert (error.field, error.code) == ("captions.json", code)
     assert says in str(error)
+    assert "other.png" not in str(error)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "field"),
+    ("parameters", "field", "code"),
     [
-        ({"subject": "x" * 201}, "subject"),
-        ({"subject": "\u200b"}, "subject"),
-        ({"subject": 5}, "subject"),
-        ({"prompts": "\n".join(f"star {number}" for number in range(17))}, "prompts"),
-        ({"prompts": "x" * 201}, "prompts"),
-        ({"prompts": ["a star"]}, "prompts"),
+        ({"subject": "x" * 201}, "subject", "subject_is_too_long"),
+        ({"subject": "\u200b"}, "subject", "subject_is_empty"),
+        ({"subject": 5}, "subject", "subject_is_no_text"),
+        ({"prompts": "\n".join(f"star {number}" for number in range(17))}, "prompts", "too_many_prompts"),
+        ({"prompts": "x" * 201}, "prompts", "prompt_is_too_long"),
+        ({"prompts": ["a star"]}, "prompts", "prompts_no_text"),
     ],
 )
-def test_parameters_out_of_bounds_are_refused(tmp_path: Path, parameters: dict[str, object], field: str) -> None:
-    assert refusal(tmp_path, good_files(), **parameters).field == field
+def test_parameters_out_of_bounds_are_refused(
+    tmp_path: Path, parameters: dict[str, object], field: str, code: str
+) -> None:
+    error = refusal(tmp_path, good_files(), **parameters)
+    assert (error.field, error.code) == (field, code)
 
 
 def test_text_is_composed_and_printable() -> None:
@@ -327,6 +351,191 @@ def test_large_pictures_are_reduced_and_small_ones_never_enlarged(tmp_path: Path
     assert np.abs(np.asarray(by_source["square.jpg"].read()) - expected).mean() < 3
 
 
+# ---- colours -------------------------------------------------------------------------------------------------------
+
+
+def icc(kind: bytes, space: bytes, connection: bytes, tags: Mapping[bytes, bytes]) -> bytes:
+    """A profile of version 2.4 (ICC.1:2001-04)."""
+    table, data, at = b"", b"", 132 + 12 * len(tags)
+    for tag, content in tags.items():
+        padded = content + b"\0" * (-len(content) % 4)
+        table += tag + struct.pack(">II", at + len(data), len(content))
+        data += padded
+    header = struct.pack(">I4s4s4s4s4s12s4s28s", at + len(data), b"\0" * 4, b"\x02\x40\0\0", kind, space, connection,
+                         b"\0" * 12, b"acsp", b"\0" * 28)  # fmt: skip
+    return header + xyz(0.9642, 1, 0.8249)[8:] + b"\0" * 48 + struct.pack(">I", len(tags)) + table + data
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * value) for value in values))
+
+
+def curve(gamma: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+
+
+D50 = {b"wtpt": xyz(0.9642, 1, 0.8249)}
+# Adobe RGB (1998), 4.3.7: its primaries for white of D50, and its gamma.
+ADOBE = icc(
+    b"mntr", b"RGB ", b"XYZ ",
+    D50 | {b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087)}
+    | {b"bXYZ": xyz(0.14919, 0.06322, 0.74457)} | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(563 / 256)),
+)  # fmt: skip
+LINEAR_GREY = icc(b"mntr", b"GRAY", b"XYZ ", D50 | {b"kTRC": curve(1.0)})
+# A press whose cyan ink is green and whose other inks are black: L*a*b* of 8 bits for none and all of each ink.
+PRESS = icc(
+    b"prtr", b"CMYK", b"Lab ",
+    D50 | {b"A2B0": b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(65536, 0, 0, 0) * 2, 65536)
+           + bytes(range(256)) * 4
+           + b"".join(bytes([255, 128, 128] if not inks else [150, 48, 180] if inks == 8 else [0, 128, 128])
+                      for inks in range(16))
+           + bytes(range(256)) * 3},
+)  # fmt: skip
+LINK = ADOBE.replace(b"mntr", b"link", 1)
+
+
+def of_colour(mode: str, colour: object) -> Image.Image:
+    """A colour on the left, black on the right."""
+    image = Image.new(mode, (64, 32), colour)
+    black = (0, 0, 0, 255) if mode in ("RGBA", "CMYK") else (0, 255) if mode == "LA" else 0
+    image.paste(black, (48, 0, 64, 32))
+    return image
+
+
+def seen(content: bytes) -> tuple[tuple[int, ...], frozenset[str]]:
+    """The colour on the left, and what was done to the picture."""
+    decoded = decode_image(content)
+    middle = np.asarray(decoded.image)[8:24, 8:24].reshape(-1, 3).mean(0)
+    return tuple(round(float(value)) for value in middle), decoded.changes
+
+
+def near(one: tuple[int, ...], other: tuple[int, ...], most: int = 3) -> bool:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= most
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_colours_are_those_that_the_profile_means(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    how: dict[str, object] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    stored = of_colour("RGB", (171, 35, 35)).rotate(180 if orientation == 3 else 0)
+    colour, changes = seen(saved(stored, kind, icc_profile=ADOBE, exif=exif, **how))
+    assert near(colour, (200, 30, 30))
+    assert changes == {"recoloured", *(["rotated"] if orientation == 3 else [])}
+    assert near(seen(saved(stored, kind, exif=exif, **how))[0], (171, 35, 35))
+
+
+def test_profiles_hold_for_transparent_palette_grey_and_press_pictures(tmp_path: Path) -> None:
+    red = (171, 35, 35)
+    transparent = of_colour("RGBA", (*red, 255))
+    transparent.paste((0, 0, 0, 0), (32, 0, 64, 32))
+    for image in (transparent, transparent.quantize(4), of_colour("RGB", red).quantize(4)):
+        assert near(seen(saved(image, icc_profile=ADOBE))[0], (200, 30, 30))
+    # Half of the light is 188 of 255 in sRGB (IEC 61966-2-1).
+    sixteen = Image.fromarray(np.asarray(of_colour("L", 128)).astype(np.uint16) * 257)
+    for image in (of_colour("L", 128), of_colour("LA", (128, 255)), sixteen):
+        colour, changes = seen(saved(image, icc_profile=LINEAR_GREY))
+        assert near(colour, (188, 188, 188))
+        assert "recoloured" in changes
+    inks = of_colour("CMYK", (255, 0, 0, 0))
+    green = seen(saved(inks, "JPEG", icc_profile=PRESS))[0]
+    assert green[1] > max(green[0], green[2]) + 60
+    assert near(seen(saved(inks, "JPEG"))[0], (0, 255, 255))
+    files = good_files() | {"press.jpg": saved(inks, "JPEG", icc_profile=PRESS)}
+    assert prepared(tmp_path, files).repairs == {"recoloured": 1}
+
+
+def test_a_picture_that_says_srgb_stays_as_it_is() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for content in (
+        saved(icon(1), icc_profile=profile),
+        with_chunks(saved(icon(1)), gAMA=struct.pack(">I", 45455)),
+        with_chunks(saved(icon(1)), sRGB=b"\0", gAMA=struct.pack(">I", 100_000)),
+        with_chunks(saved(icon(1), icc_profile=profile), gAMA=struct.pack(">I", 100_000)),
+    ):
+        decoded = decode_image(content)
+        assert decoded.changes == frozenset()
+        assert np.array_equal(np.asarray(decoded.image), np.asarray(icon(1)))
+
+
+def with_chunks(png: bytes, **chunks: bytes) -> bytes:
+    return png[:33] + b"".join(png_chunk(name.encode(), data) for name, data in chunks.items()) + png[33:]
+
+
+def test_a_png_may_tell_its_colours_by_gamma_and_primaries() -> None:
+    light = saved(of_colour("RGB", (128, 128, 128)))
+    assert near(seen(with_chunks(light, gAMA=struct.pack(">I", 100_000)))[0], (188, 188, 188))
+    points = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
+    adobe = with_chunks(saved(of_colour("RGB", (171, 35, 35))), gAMA=struct.pack(">I", 45470), cHRM=points)
+    assert near(seen(adobe)[0], (200, 30, 30))
+
+
+def png_profile(data: bytes) -> bytes:
+    return with_chunks(saved(icon(9)), iCCP=data)
+
+
+def jpeg_segments(*segments: bytes) -> bytes:
+    plain = saved(icon(9), "JPEG", quality=95)
+    found = (b"\xff\xe2" + struct.pack(">H", len(each) + 14) + b"ICC_PROFILE\0" + each for each in segments)
+    return plain[:2] + b"".join(found) + plain[2:]
+
+
+UNREADABLE: dict[str, Callable[[], bytes]] = {
+    "no bytes": lambda: saved(icon(9), "WEBP", icc_profile=b"\0", lossless=True),
+    "junk": lambda: saved(icon(9), icc_profile=b"junk" * 100),
+    "cut": lambda: saved(icon(9), icc_profile=ADOBE[:200]),
+    "tags that point nowhere": lambda: saved(icon(9), icc_profile=ADOBE[:132] + b"\xff" * (len(ADOBE) - 132)),
+    "of another kind of picture": lambda: saved(icon(9), icc_profile=PRESS),
+    "a link of devices": lambda: saved(icon(9), icc_profile=LINK),
+    "a bomb": lambda: png_profile(b"x\0\0" + zlib.compress(ADOBE + b"\0" * (64 << 20))),
+    "not compressed": lambda: png_profile(b"x\0\0" + ADOBE),
+    "a part is missing": lambda: jpeg_segments(b"\x01\x02" + ADOBE[:300]),
+    "a part twice": lambda: jpeg_segments(b"\x01\x02" + ADOBE[:300], b"\x01\x02" + ADOBE[300:]),
+    "a part of no number": lambda: jpeg_segments(b"\x00\x01" + ADOBE),
+    "an empty part": lambda: jpeg_segments(b""),
+    "no gamma": lambda: with_chunks(saved(icon(9)), gAMA=struct.pack(">I", 0)),
+    "primaries on a line": lambda: with_chunks(
+        saved(icon(9)), gAMA=struct.pack(">I", 45455), cHRM=struct.pack(">8I", *(31270, 32900) * 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_profile_that_cannot_be_used_is_ignored_and_told(tmp_path: Path, what: str) -> None:
+    result = prepared(tmp_path, good_files() | {"zebra.png": UNREADABLE[what]()})
+    assert result.repairs == {"profile_ignored": 1}
+    (image,) = (image for image in read_prepared(tmp_path / "out").images if image.source == "zebra.png")
+    assert np.abs(np.asarray(image.read()).astype(int) - np.asarray(icon(9))).mean() < 8
+
+
+def test_a_profile_in_parts_is_put_together() -> None:
+    plain = saved(of_colour("RGB", (171, 35, 35)), "JPEG", quality=95, subsampling=0)
+    parts = [
+        bytes([number, 3]) + ADOBE[200 * (number - 1) : 200 * number if number < 3 else None] for number in (2, 1, 3)
+    ]
+    found = b"".join(b"\xff\xe2" + struct.pack(">H", len(each) + 14) + b"ICC_PROFILE\0" + each for each in parts)
+    assert near(seen(plain[:2] + found + plain[2:])[0], (200, 30, 30))
+
+
+def test_one_colour_of_a_deep_picture_may_be_clear() -> None:
+    grey = Image.fromarray(np.full((32, 32), 40_000, np.uint16))
+    assert seen(with_transparency(saved(grey), struct.pack(">H", 40_000)))[0] == (255, 255, 255)
+    assert seen(with_transparency(saved(grey), struct.pack(">H", 39_999)))[0] == (156, 156, 156)
+    deep = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
+    pixels = (b"\0" + struct.pack(">3H", 40_000, 300, 70) * 16) * 16
+    body = png_chunk(b"IDAT", zlib.compress(pixels)) + png_chunk(b"IEND", b"")
+    clear = png_chunk(b"tRNS", struct.pack(">3H", 40_000, 300, 70))
+    for chunks in (b"", clear):
+        decoded = decode_image(b"\x89PNG\r\n\x1a\n" + deep + chunks + body)
+        assert decoded.image.getpixel((3, 3)) == ((255, 255, 255) if chunks else (156, 1, 0))
+
+
+def with_transparency(png: bytes, data: bytes) -> bytes:
+    at = png.index(b"IDAT") - 4
+    return png[:at] + png_chunk(b"tRNS", data) + png[at:]
+
+
 # ---- what is left out -----------------------------------------------------------------------------------------------
 
 
@@ -359,6 +568,80 @@ UNUSABLE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "twice": ("duplicates", lambda: good_files()["circle-0.png"]),
     "in another file type": ("duplicates", lambda: saved(icon(0), "WEBP", lossless=True)),
 }
+
+
+def tiff(*tags: int, order: str = "<") -> bytes:
+    entries = b"".join(struct.pack(order + "HHII", tag, 1, 1, 0) for tag in tags)
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags)) + entries + bytes(4)
+
+
+def media(major: bytes, *more: bytes) -> bytes:
+    return struct.pack(">I", 16 + 4 * len(more)) + b"ftyp" + major + bytes(4) + b"".join(more) + bytes(32)
+
+
+OTHER_TYPES: dict[str, tuple[str, bytes]] = {
+    "JPEG XL in a container": ("a JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40)),
+    "JPEG XL alone": ("a JPEG XL", b"\xff\x0a" + bytes(40)),
+    "HEIC": ("a HEIC", media(b"heic", b"mif1", b"heic")),
+    "HEIF of several": ("a HEIC", media(b"msf1", b"hevc")),
+    "AVIF": ("an AVIF", media(b"avif")),
+    "AVIF by its second brand": ("an AVIF", media(b"mif1", b"avif", b"miaf")),
+    "film of a live photo": ("a film", media(b"qt  ", b"qt  ")),
+    "MP4": ("a film", media(b"isom", b"avc1", b"mp41")),
+    "QuickTime of old": ("a film", struct.pack(">I", 8) + b"wide" + bytes(40)),
+    "WebM": ("a film", b"\x1aE\xdf\xa3" + bytes(40)),
+    "CR3": ("a camera's raw file (CR3)", media(b"crx ", b"crx ", b"isom")),
+    "CR2": ("a camera's raw file (CR2)", b"II*\0\x10\0\0\0CR\x02\0" + bytes(40)),
+    "DNG": ("a camera's raw file (DNG)", tiff(0x010F, 0x014A, 0xC612)),
+    "NEF": ("a camera's raw file (NEF, ARW", tiff(0x00FE, 0x010F, 0x014A, order=">")),
+    "RAF": ("a camera's raw file (RAF)", b"FUJIFILMCCD-RAW 0201" + bytes(40)),
+    "ORF": ("a camera's raw file (ORF)", b"IIRO" + bytes(40)),
+    "TIFF of another order": ("a TIFF", tiff(0x0100, order=">")),
+    "TIFF that is cut": ("a TIFF", b"II*\0"),
+    "BigTIFF": ("a BigTIFF", b"II+\0" + bytes(40)),
+    "PSD": ("a Photoshop file", b"8BPS\0\x01" + bytes(40)),
+    "SVG": ("an SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    "SVG with a prologue": ("an SVG", b"\xef\xbb\xbf\n<?xml version='1.0'?><!-- a -->\n<svg:svg/>"),
+    "PDF": ("a PDF", b"%PDF-1.7\n" + bytes(40)),
+    "PostScript": ("a PostScript file", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    "JPEG 2000": ("a JPEG 2000", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40)),
+    "JPEG 2000 alone": ("a JPEG 2000", b"\xff\x4f\xff\x51" + bytes(40)),
+    "DDS": ("a DDS", b"DDS |" + bytes(40)),
+    "EXR": ("an OpenEXR", b"\x76\x2f\x31\x01\x02" + bytes(40)),
+    "HDR": ("a Radiance HDR", b"#?RADIANCE\n"),
+    "icon": ("an icon file", b"\0\0\1\0\1\0" + bytes(40)),
+    "Netpbm": ("a Netpbm picture", b"P6\n16 16\n255\n" + bytes(768)),
+    "Targa": ("a Targa", bytes(60) + b"TRUEVISION-XFILE.\0"),
+    "note of a photo program": ("a note of a photo program", b'<?xml version="1.0"?>\n<!DOCTYPE plist PUBLIC "x">'),
+    "macOS beside a picture": ("a file of macOS", b"\0\x05\x16\x07" + bytes(80)),
+    "folder of macOS": ("a folder's view of macOS", b"\0\0\0\1Bud1" + bytes(80)),
+    "thumbnails of Windows": ("a store of thumbnails", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(80)),
+    "whatever else": ("of a type that is not read here", b"\x93NUMPY" + bytes(80)),
+}
+
+
+def test_files_of_other_types_are_left_out_by_name_and_type_whatever_they_are_called(tmp_path: Path) -> None:
+    names = {kind: f"{kind.replace(' ', '_')}.jpg" for kind in OTHER_TYPES}
+    kinds = list(OTHER_TYPES)
+    # An upload has so many files at most.
+    for number, some in enumerate((kinds[:30], kinds[30:])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        result = prepared(folder, good_files() | {names[kind]: OTHER_TYPES[kind][1] for kind in some})
+        assert (result.rows, result.repairs) == (FEWEST_IMAGES, {"other_type": len(some)})
+        for kind in some:
+            assert result.facts["left_out"][names[kind]].startswith(f"is {OTHER_TYPES[kind][0]}"), kind
+
+
+def test_a_film_that_is_too_large_to_be_read_is_left_out_too(tmp_path: Path) -> None:
+    result = prepared(tmp_path, good_files() | {"IMG_0001.MOV": media(b"qt  ") + bytes(MAX_FILE_BYTES)})
+    assert result.facts["left_out"] == {"IMG_0001.MOV": "is a film, whatever its name says"}
+
+
+def test_an_upload_of_other_types_alone_is_refused_with_the_list(tmp_path: Path) -> None:
+    error = refusal(tmp_path, {f"IMG_000{number}.jpg": media(b"heic") for number in range(6)})
+    assert error.code == "too_few_pictures"
+    assert all(f"IMG_000{number}.jpg is a HEIC" in str(error) for number in range(6))
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
@@ -406,8 +689,9 @@ def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_pa
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedData, match=r"gone\.png cannot be read"):
+    with pytest.raises(RefusedData, match=r"gone\.png cannot be read") as gone:
         prepare([tmp_path / "gone.png"], tmp_path / "out", {})
+    assert gone.value.code == "picture_unreadable"
 
 
 # ---- what is hostile ------------------------------------------------------------------------------------------------
@@ -442,9 +726,17 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "pickle": lambda: pickle.dumps({"weights": [1.0, 2.0]}),
     "zip": lambda: b"PK\x03\x04" + b"\0" * 64,
     "page": lambda: b"<!doctype html><script>alert(1)</script>",
-    "SVG": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "program": lambda: b"\x7fELF" + b"\0" * 64,
     "sound in RIFF": lambda: b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 64,
+}
+
+
+CODES = {
+    **{what: "picture_too_large" for what in HOSTILE if " of 10,000" in what or "Gpx" in what or "long side" in what},
+    "JPEG of a thousand scans": "picture_too_many_scans",
+    "PNG of a hundred thousand chunks": "picture_too_many_parts",
+    "JPEG of a hundred thousand fill bytes": "picture_too_many_parts",
+    "too many bytes": "picture_too_many_bytes",
 }
 
 
@@ -453,6 +745,7 @@ def test_a_hostile_file_refuses_the_whole_upload(tmp_path: Path, what: str) -> N
     error = refusal(tmp_path, good_files(10) | {"cat.png": HOSTILE[what]()})
     assert error.field == "cat.png"
     assert "cat.png" in str(error)
+    assert error.code == CODES.get(what, "picture_no_picture")
 
 
 def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None:
@@ -528,16 +821,24 @@ def test_prepared_data_that_were_changed_are_refused(
     with pytest.raises(RefusedData) as caught:
         read_prepared(tmp_path / "out")
     assert caught.value.field == field
+    codes = {
+        "prompts[1]": "prompt_is_no_text",
+        "subject": "subject_is_empty",
+        "images[1].caption": "caption_is_too_long",
+    }
+    assert caught.value.code == codes.get(field, "prepared_changed")
 
 
 def test_prepared_data_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedData, match=r"images\.json cannot be read"):
+    with pytest.raises(RefusedData, match=r"images\.json cannot be read") as missing:
         read_prepared(tmp_path)
+    assert missing.value.code == "prepared_unreadable"
     prepared(tmp_path, good_files())
     image = read_prepared(tmp_path / "out").images[0]
     image.path.write_bytes(png_of(20_000, 20_000))
-    with pytest.raises(RefusedData, match=r"image-00\.png"):
+    with pytest.raises(RefusedData, match=r"image-00\.png") as broken:
         image.read()
+    assert broken.value.code == "prepared_picture_unreadable"
     image.path.unlink()
     image.path.symlink_to(tmp_path / "uploaded" / image.source)
     with pytest.raises(RefusedData, match="missing"):

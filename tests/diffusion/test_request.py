@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from containers.diffusion.request import Drawing, PictureRequest, Terms
-from containers.runtime.predictor import InvalidRequest
+from containers.diffusion.request import Drawing, PictureRequest, RefusedPictureRequest, Terms
 
 TERMS = Terms(
     steps=12,
@@ -76,59 +75,66 @@ def test_cost_is_what_the_unet_has_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "field"),
+    ("body", "field", "code"),
     [
-        (b"{", None),
-        (b"\xff", None),
-        (b"[" * 100_000, None),
-        (b" " * 300_000, None),
-        ([], None),
-        ({}, "prompt"),
-        ({"prompt": "a", "prompts": ["b"]}, "prompt"),
-        ({"prompt": 1}, "prompt"),
-        ({"prompt": " \n"}, "prompt"),
-        ({"prompt": "x" * 1001}, "prompt"),
-        (b'{"prompt": "\\ud800"}', "prompt"),
-        ({"prompts": "mine"}, "prompts"),
-        ({"prompts": []}, "prompts"),
-        ({"prompts": ["a"] * 65}, "prompts"),
-        ({"prompts": ["a", None]}, "prompts"),
-        ({"prompts": ["a"] * 33, "count": 2}, "count"),
-        ({"prompt": "a", "negative_prompt": 5}, "negative_prompt"),
-        ({"prompt": "a", "seed": -1}, "seed"),
-        ({"prompt": "a", "seed": 2**53}, "seed"),
-        ({"prompt": "a", "seed": True}, "seed"),
-        ({"prompt": "a", "seed": 1.0}, "seed"),
-        ({"prompt": "a", "steps": 0}, "steps"),
-        ({"prompt": "a", "steps": 10**9}, "steps"),
-        ({"prompt": "a", "guidance": "high"}, "guidance"),
-        ({"prompt": "a", "guidance": 31}, "guidance"),
-        ({"prompt": "a", "guidance": 10**400}, "guidance"),
-        (b'{"prompt": "a", "guidance": NaN}', "guidance"),
-        (b'{"prompt": "a", "guidance": Infinity}', "guidance"),
-        ({"prompt": "a", "width": 10_000, "height": 10_000}, "width"),
-        ({"prompt": "a", "width": 12}, "width"),
-        ({"prompt": "a", "height": 56}, "height"),
-        ({"prompt": "a", "height": 0}, "height"),
-        ({"prompt": "a", "count": 9}, "count"),
-        ({"prompt": "a", "count": 0}, "count"),
-        ({"prompt": "a", "format": "gif"}, "format"),
-        ({"prompt": "a", "format": "png", "count": 2}, "format"),
-        ({"prompt": "a", "timeout_seconds": 0}, "timeout_seconds"),
-        ({"prompt": "a", "timeout_seconds": 56}, "timeout_seconds"),
-        ({"prompt": "a", "sampler": "euler"}, "sampler"),
-        ({"prompt": "a", "x\ny": 1}, "x\\ny"),
+        (b"{", None, "body_not_json"),
+        (b"\xff", None, "body_not_json"),
+        (b"[" * 100_000, None, "body_not_json"),
+        (b" " * 300_000, None, "body_too_large"),
+        ([], None, "body_no_object"),
+        ({}, "prompt", "prompt_missing_or_twice"),
+        ({"prompt": "a", "prompts": ["b"]}, "prompt", "prompt_missing_or_twice"),
+        ({"prompt": 1}, "prompt", "prompt_no_text"),
+        ({"prompt": " \n"}, "prompt", "prompt_no_text"),
+        ({"prompt": "x" * 1001}, "prompt", "prompt_no_text"),
+        (b'{"prompt": "\\ud800"}', "prompt", "prompt_not_utf8"),
+        ({"prompts": "mine"}, "prompts", "prompts_no_list"),
+        ({"prompts": []}, "prompts", "prompts_no_list"),
+        ({"prompts": ["a"] * 65}, "prompts", "prompts_no_list"),
+        ({"prompts": ["a", None]}, "prompts", "prompts_no_text"),
+        ({"prompts": ["a"] * 33, "count": 2}, "count", "too_many_pictures"),
+        ({"prompt": "a", "negative_prompt": 5}, "negative_prompt", "negative_prompt_no_text"),
+        ({"prompt": "a", "seed": -1}, "seed", "seed_out_of_bounds"),
+        ({"prompt": "a", "seed": 2**53}, "seed", "seed_out_of_bounds"),
+        ({"prompt": "a", "seed": True}, "seed", "seed_out_of_bounds"),
+        ({"prompt": "a", "seed": 1.0}, "seed", "seed_out_of_bounds"),
+        ({"prompt": "a", "steps": 0}, "steps", "steps_out_of_bounds"),
+        ({"prompt": "a", "steps": 10**9}, "steps", "steps_out_of_bounds"),
+        ({"prompt": "a", "guidance": "high"}, "guidance", "guidance_out_of_bounds"),
+        ({"prompt": "a", "guidance": 31}, "guidance", "guidance_out_of_bounds"),
+        ({"prompt": "a", "guidance": 10**400}, "guidance", "guidance_out_of_bounds"),
+        (b'{"prompt": "a", "guidance": NaN}', "guidance", "guidance_out_of_bounds"),
+        (b'{"prompt": "a", "guidance": Infinity}', "guidance", "guidance_out_of_bounds"),
+        ({"prompt": "a", "width": 10_000, "height": 10_000}, "width", "width_out_of_bounds"),
+        ({"prompt": "a", "width": 12}, "width", "width_no_multiple"),
+        ({"prompt": "a", "height": 56}, "height", "height_out_of_bounds"),
+        ({"prompt": "a", "height": 0}, "height", "height_out_of_bounds"),
+        ({"prompt": "a", "count": 9}, "count", "count_out_of_bounds"),
+        ({"prompt": "a", "count": 0}, "count", "count_out_of_bounds"),
+        ({"prompt": "a", "format": "gif"}, "format", "format_unknown"),
+        ({"prompt": "a", "format": "png", "count": 2}, "format", "png_of_several"),
+        ({"prompt": "a", "timeout_seconds": 0}, "timeout_seconds", "timeout_seconds_out_of_bounds"),
+        ({"prompt": "a", "timeout_seconds": 56}, "timeout_seconds", "timeout_seconds_out_of_bounds"),
+        ({"prompt": "a", "sampler": "euler"}, "sampler", "field_unknown"),
+        ({"prompt": "a", "x\ny": 1}, None, "field_unknown"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_field(body: Any, field: str | None) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+def test_what_is_wrong_is_told_with_its_field(body: Any, field: str | None, code: str) -> None:
+    with pytest.raises(RefusedPictureRequest) as refused:
         parse(body)
-    assert refused.value.field == field
+    assert (refused.value.field, refused.value.code) == (field, code)
     assert len(refused.value.message) < 400
+
+
+def test_a_prompt_in_the_wrong_place_is_not_repeated() -> None:
+    for body in ({"the red cat of Jane Doe": 1}, {"prompt": {"Jane Doe": 1}}, {"prompt": "a", "format": "Jane Doe"}):
+        with pytest.raises(RefusedPictureRequest) as refused:
+            parse(body)
+        assert "Jane" not in f"{refused.value.message} {refused.value.field}"
 
 
 @pytest.mark.parametrize(("accept", "count"), [("text/html", 1), ("image/jpeg", 1), ("image/png", 2)])
 def test_an_answer_that_cannot_be_given_is_told(accept: str, count: int) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(RefusedPictureRequest) as refused:
         parse({"prompt": "a", "count": count}, accept)
     assert refused.value.field == "Accept"
