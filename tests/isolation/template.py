@@ -100,7 +100,9 @@ class Template:
 
     def identity_policies(self) -> dict[str, Any]:
         """Each managed policy, and each role's own, by its logical name."""
-        found = {name: self.resources[name]["Properties"]["PolicyDocument"] for name in self.named("AWS::IAM::ManagedPolicy")}
+        found = {
+            name: self.resources[name]["Properties"]["PolicyDocument"] for name in self.named("AWS::IAM::ManagedPolicy")
+        }
         for name in self.named("AWS::IAM::Role"):
             (only,) = self.resources[name]["Properties"]["Policies"]
             found[name] = only["PolicyDocument"]

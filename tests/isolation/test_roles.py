@@ -38,7 +38,9 @@ def test_every_action_of_a_role_was_tried_on_what_it_is_for(identity: str, judge
 
 def test_a_role_is_taken_on_by_whom_it_is_for_and_with_no_other_tag(judge: Judge, template: Template) -> None:
     asked = list(rules.trusted(template))
-    assert {request.resource for request, may in asked if may} == {template.arn(role) for role in template.named("AWS::IAM::Role")}
+    assert {request.resource for request, may in asked if may} == {
+        template.arn(role) for role in template.named("AWS::IAM::Role")
+    }
     assert not not_as_ruled(judge, template, asked)
 
 

@@ -75,7 +75,9 @@ def built_keys(draw: st.DrawFn, tenant: keys.TenantId, other: keys.TenantId) -> 
         hints = get_type_hints(function)
         taken["name"] = draw(ids("file_name" if hints.get("name") is keys.FileName else "version_name", "x1", *names))
         unknown = set(inspect.signature(function).parameters) - set(taken)
-        assert not unknown, f"keys.{builder} takes {unknown}, of which this test knows nothing: give it examples, or say what it builds"
+        assert not unknown, (
+            f"keys.{builder} takes {unknown}, of which this test knows nothing: give it examples, or say what it builds"
+        )
         key = function(**{name: taken[name] for name in inspect.signature(function).parameters})
         folder = builder.endswith(("_prefix", "_root")) or key.endswith("/")
         made[builder] = f"{key.removesuffix('/')}/x" if folder else key
@@ -87,8 +89,16 @@ def a_session_may(key: str) -> set[str]:
     root, _, rest = key.partition("/")
     if root in rules.OF_THE_CONTROL_PLANE:
         return set()
-    written = {"uploads": True, "predictions": False, "archive": True, "cache": True, "async": rest.endswith((".input", ".submitted"))}
-    assert root in written, f"nobody said whose {key} is: add its root to the rules, and a statement for whoever may touch it"
+    written = {
+        "uploads": True,
+        "predictions": False,
+        "archive": True,
+        "cache": True,
+        "async": rest.endswith((".input", ".submitted")),
+    }
+    assert root in written, (
+        f"nobody said whose {key} is: add its root to the rules, and a statement for whoever may touch it"
+    )
     return ({"s3:PutObject"} if written[root] else set()) | (set() if root == "uploads" else {"s3:GetObject"})
 
 
@@ -146,7 +156,12 @@ def test_the_app_may_speak_for_any_tenant_and_for_nothing_that_is_no_tenants_id(
             may = False
         context: dict[str, str | list[str]] = {"aws:RequestTag/tenant": tag, "aws:TagKeys": ["tenant"]}
         request = Request(
-            action, template.arn("TenantClientRole"), context, rules.APP, ("AppPolicy",), f"{rules.TRUST}TenantClientRole"
+            action,
+            template.arn("TenantClientRole"),
+            context,
+            rules.APP,
+            ("AppPolicy",),
+            f"{rules.TRUST}TenantClientRole",
         )
         assert judge.decide(rules.every_policy(template), [request]) == [may]
 
