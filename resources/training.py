@@ -223,9 +223,7 @@ def create_training_job_request(
         tier: the tier all its tasks belong to.
         pack: its id.
         instances: how many machines share its tasks.
-        tenant: the tenant, when the tier is silo: it stands in the job's tags, chained into its role's session, so that
-            policies can hold to it
-            (https://docs.aws.amazon.com/sagemaker/latest/dg/model-access-training-data-abac.html).
+        tenant: the tenant, when the tier is silo: it stands in the job's tags.
         rung: the machines.
         number: of the job, among those of the pack.
     """
@@ -267,7 +265,6 @@ def create_training_job_request(
         request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = workload.training.keep_alive_seconds
     if tenant is not None:
         tags.append({"Key": "tenant", "Value": tenant})
-        request["SessionChainingConfig"] = {"EnableSessionTagChaining": True}
     return request  # type: ignore[return-value]  # built as a plain dict; the client validates it
 
 

@@ -101,7 +101,7 @@ FORBIDDEN: Final = (
     "dynamodb:Scan", "dynamodb:DeleteTable", "dynamodb:BatchWriteItem", "dynamodb:PartiQLSelect", "dynamodb:PartiQLUpdate",
     "sqs:PurgeQueue", "sqs:SetQueueAttributes", "sns:Subscribe", "sns:SetTopicAttributes", "ecr:PutImage",
     "iam:CreateRole", "iam:PutRolePolicy", "iam:UpdateAssumeRolePolicy", "cloudformation:UpdateStack", "cloudformation:DeleteStack",
-    "logs:DeleteLogGroup", "sagemaker:CreateNotebookInstance",
+    "logs:DeleteLogGroup", "sagemaker:CreateNotebookInstance", "sagemaker:DeleteTags",
 )  # fmt: skip
 
 
@@ -131,6 +131,8 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
             yield Target(name, whose, f"{data}/{name}/{tenant}/energy/0123", {})
         yield Target("question", whose, f"{data}/async/{tenant}/energy/0123.input", {})
         yield Target("record", whose, f"{data}/async/{tenant}/energy/0123.submitted", {})
+        yield Target("async", whose, f"{data}/async/{tenant}/energy/0123.input.copy", {})
+        yield Target("async", whose, f"{data}/async/{tenant}/energy/0123.submitted.copy", {})
         for name in OF_THE_CONTROL_PLANE:
             yield Target(name, whose, f"{data}/{name}/energy/{tenant}/0123", {})
             yield Target(name, whose, f"{data}/{name}/{tenant}/0123", {})
@@ -153,12 +155,16 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     yield Target("foreign", "nobody", f"arn:aws:s3:::another-bucket/uploads/{own}/energy/u1/x", {})
     for name in (*OF_TENANTS, *OF_THE_CONTROL_PLANE):
         yield Target(f"list:{name}", "all", data, {"s3:prefix": f"{name}/energy/"})
+        yield Target("list", "all", data, {"s3:prefix": f"{name}-of-others/"})
+        yield Target("foreign", "nobody", f"{data}-2", {"s3:prefix": f"{name}/energy/"})
     yield Target("list", "all", data, {})
     yield Target("list-uploads", "all", uploads, {"s3:prefix": f"uploads/{own}/"})
-    yield Target("foreign", "nobody", "arn:aws:s3:::another-bucket", {"s3:prefix": "bases/x"})
+    for foreign_bucket in ("arn:aws:s3:::another-bucket", f"{data}-2", f"{uploads}-2"):
+        yield Target("foreign", "nobody", foreign_bucket, {})
 
     for name in template.named("AWS::SQS::Queue") + template.named("AWS::SNS::Topic"):
         yield Target(name, "all", template.arn(name), {})
+        yield Target("foreign", "nobody", f"{template.arn(name)}-2", {})
     yield Target("foreign", "nobody", f"arn:aws:sqs:{REGION}:{ACCOUNT}:another", {})
     yield Target("foreign", "nobody", f"arn:aws:sns:{REGION}:{ACCOUNT}:another", {})
 
@@ -171,8 +177,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         yield Target(
             f"{name}/index", "all", f"{template.arn(name)}/index/queue", {"dynamodb:LeadingKeys": [f"{own}#energy"]}
         )
-    foreign_table = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/another"
-    yield Target("foreign", "nobody", foreign_table, {"dynamodb:LeadingKeys": [f"{own}#energy"]})
+        yield Target("foreign", "nobody", f"{template.arn(name)}-2", {"dynamodb:LeadingKeys": [f"{own}#energy"]})
 
     sagemaker = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
     for whose, tenant in (("own", own), ("other", other), ("neighbour", f"{own}-2")):
@@ -181,6 +186,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         tag = {"aws:ResourceTag/tenantry:tenant": tenant}
         yield Target("tagged-endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-silo-0123-async", tag)
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge", {})
+    yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge-async-2", {})
     yield Target("async-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-async", {})
     for kind in ("endpoint-config", "model", "training-job", "transform-job"):
         yield Target(kind, "all", f"{sagemaker}:{kind}/tenantry-energy-x", {})
@@ -190,7 +196,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     yield Target("foreign", "nobody", f"{sagemaker}:endpoint/another-energy-async", foreign_tag)
     yield Target("foreign", "nobody", f"{sagemaker}:endpoint/another", {"sagemaker:TargetModel": f"{own}/v1.tar.gz"})
 
-    for namespace in ("Tenantry", "/aws/sagemaker/Endpoints", "AWS/SageMaker", "AWS/Billing"):
+    for namespace in ("Tenantry", "/aws/sagemaker/Endpoints", "AWS/SageMaker", "/aws/sagemakers", "AWS/Billing"):
         metrics = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:dataset/default"
         yield Target(f"metric:{namespace}", "all", metrics, {"cloudwatch:namespace": namespace})
     yield Target("any", "all", "*", {})
@@ -201,9 +207,11 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     for label, repository in (("repository", "tenantry/forecast"), ("foreign", "another/forecast")):
         yield Target(label, "all", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository}", {})
     yield Target("stack", "all", STACK, {})
-    yield Target("foreign", "nobody", STACK.replace("stack/tenantry/", "stack/another/"), {})
+    for ours, foreign_name in (("stack/tenantry/", "stack/another/"), ("0a1b2c3d", "ffffffff"), ("45555", "45555-2")):
+        yield Target("foreign", "nobody", STACK.replace(ours, foreign_name), {})
     for name in template.named("AWS::IAM::Role"):
         yield Target(f"hand:{name}", "all", template.arn(name), {"iam:PassedToService": "sagemaker.amazonaws.com"})
+        yield Target("foreign", "nobody", f"{template.arn(name)}2", {"iam:PassedToService": "sagemaker.amazonaws.com"})
         yield Target("foreign", "nobody", template.arn(name), {"iam:PassedToService": "ec2.amazonaws.com"})
     another = f"arn:aws:iam::{ACCOUNT}:role/another"
     yield Target("foreign", "nobody", another, {"iam:PassedToService": "sagemaker.amazonaws.com"})
@@ -253,16 +261,23 @@ APP: Final = f"arn:aws:iam::{ACCOUNT}:role/app"
 STRANGER: Final = "999999999999"
 TRUST, ATTACHED = "trust of ", "policy of "
 # May take on any role, as far as its own policies go: what then holds it back is the role's trust policy.
-ADMINISTRATOR: Final = {
+ADMINISTRATOR: Final[Mapping[str, Any]] = {
     "Version": "2012-10-17",
-    "Statement": [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession", "sqs:SendMessage", "s3:GetObject"], "Resource": "*"}],
+    "Statement": [{
+        "Effect": "Allow",
+        "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "sqs:SendMessage", "s3:GetObject"],
+        "Resource": "*",
+    }],
 }  # fmt: skip
 
 
 def every_policy(template: Template) -> dict[str, Any]:
     """All policies by name, those of roles' trust and of buckets and queues among them."""
+    (may_take_on,) = ADMINISTRATOR["Statement"]
+    root = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": may_take_on["Action"]}
     return {
         "Administrator": ADMINISTRATOR,
+        f"{TRUST}another": {"Version": "2012-10-17", "Statement": [root]},
         **template.identity_policies(),
         **{f"{TRUST}{name}": document for name, document in template.trust_policies().items()},
         **{f"{ATTACHED}{name}": document for name, document in template.resource_policies().items()},
@@ -275,7 +290,12 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
     for role in template.named("AWS::IAM::Role"):
         arn, trust = template.arn(role), f"{TRUST}{role}"
         for_app = role == "TenantClientRole"
+        yield Request("sts:SetSourceIdentity", arn, own, APP, ("AppPolicy",), f"{TRUST}another"), False
+        yield Request("sts:SetSourceIdentity", arn, own, APP, ("Administrator",), trust), False
         for action in ("sts:AssumeRole", "sts:TagSession"):
+            # A role that trusts the whole account, of the stack or not.
+            for foreign in (arn if not for_app else f"{arn}2", f"arn:aws:iam::{ACCOUNT}:role/another"):
+                yield Request(action, foreign, own, APP, ("AppPolicy",), f"{TRUST}another"), False
             tags: list[tuple[Mapping[str, str | list[str]], bool]] = [
                 (own, for_app),
                 ({}, False),
@@ -335,7 +355,7 @@ def attached(template: Template) -> Iterator[tuple[Request, bool]]:
     ]  # fmt: skip
     for queue, teller in tells.items():
         policy, arn = f"{ATTACHED}{queue}", template.arn(queue)
-        for service, source in sources:
+        for service, source in [*sources, ("ec2", teller[1]), (teller[0], f"{teller[1]}-2")]:
             for account in (ACCOUNT, STRANGER):
                 if service == "sns" and account == STRANGER:
                     continue  # a topic's ARN has its account

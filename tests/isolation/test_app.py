@@ -1,0 +1,84 @@
+"""The code that docs/for-the-app.md shows works, and its calls are allowed by the policies the page names."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from resources import keys, storage
+from resources.hosting import ensure_endpoint
+from resources.notifications import Notice, tell_tenant
+from tests.assets.registration import NAME
+from tests.isolation import rules
+from tests.isolation.calls import as_requests, recorded
+from tests.isolation.judge import Judge
+from tests.isolation.template import ACCOUNT, Template
+from tests.resources.test_asynchronous import World, world  # noqa: F401 - a fixture
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/for-the-app.md"
+
+
+def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
+    world: World,  # noqa: F811 - the fixture
+    judge: Judge,
+    template: Template,
+) -> None:
+    deployment, tenant = world.deployment, world.tenant()
+    ensure_endpoint(deployment, world.tiny, "bridge", tenant)
+    predicted = keys.prediction(NAME, tenant, date(2026, 1, 2))
+    storage.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
+    tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
+    shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(shown) == 3
+    names: dict[str, Any] = {
+        "content": b"customer_id,timestamp,consumption\n",
+        "print": lambda *said: heard.append(said),
+    }
+    heard: list[Any] = []
+
+    with recorded() as calls:
+        for block in shown:
+            exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - our own page
+        with names["client_of"](tenant, world.tiny) as client:
+            client.upload({"x.csv": b"1"})
+            assert client.requests() == []
+            for _ in range(2):  # the second time from what was kept
+                client.predict({"add": 1, "seed": 7})
+            client.wait(client.submit({"add": 2, "seed": 7}), 60)
+            client.submit({"add": 2, "seed": 7})
+            assert client.predictions(date(2026, 1, 2)) == [{"mean": 1}]
+
+    assert heard == [(tenant, "Your model is ready.")]
+    with_app = deployment.session.get_credentials()
+    assert with_app is not None
+    by_sessions = [call for call in calls if call.access_key != with_app.access_key]
+    # The page's own call is acme's; a session is one tenant's.
+    tags = dict(zip(dict.fromkeys(call.access_key for call in by_sessions), ("acme", str(tenant)), strict=True))
+    asked = []
+    for call in calls:
+        if call.access_key == with_app.access_key:
+            asked += as_requests(template, call, rules.APP, ("AppPolicy", "AsyncClientPolicy"), {})
+        else:
+            session = (
+                f"arn:aws:sts::{ACCOUNT}:assumed-role/tenantry-TenantClientRole-ABCDEFGHIJKL/@{tags[call.access_key]}"
+            )
+            tag = {"aws:PrincipalTag/tenant": tags[call.access_key]}
+            asked += as_requests(template, call, session, ("TenantClientRole",), tag)
+    decided = judge.decide(rules.every_policy(template), asked)
+    refused = [request for request, said in zip(asked, decided, strict=True) if said is not True]
+    # The client looks where SageMaker puts a shared endpoint's failures, too: in vain, and goes on without.
+    assert [request for request in refused if "/async-failures/" not in request.resource] == []
+    of_the_client = {(call.service, call.operation) for call in by_sessions}
+    assert of_the_client >= {
+        ("s3", "GetObject"), ("s3", "PutObject"), ("dynamodb", "GetItem"), ("dynamodb", "Query"), ("sagemaker-runtime", "InvokeEndpoint"),
+        ("cloudwatch", "PutMetricData"),
+    }  # fmt: skip
+    assert ("sagemaker-runtime", "InvokeEndpointAsync") not in of_the_client
+    # And all that the client did is refused to the session of another tenant, but for the counts.
+    others = [
+        request for call in by_sessions if call.service != "cloudwatch"
+        for request in as_requests(template, call, rules.PRINCIPAL, ("TenantClientRole",), {"aws:PrincipalTag/tenant": "globex"})
+    ]  # fmt: skip
+    assert set(judge.decide(rules.every_policy(template), others)) == {False}
