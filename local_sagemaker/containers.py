@@ -120,7 +120,7 @@ class ContainerRuntime:
         self._token = uuid.uuid4().hex
         self._state = str(state.resolve())
         watcher.kill_processes_with(watcher.STATE_VARIABLE, self._state, but_not=self._token)
-        self._in_own_opt_ml = _own_opt_ml(state.resolve(), containers)
+        self._in_own_opt_ml = own_opt_ml(state.resolve(), containers)
         self._watcher = subprocess.Popen(
             [sys.executable, "-I", watcher.__file__, self._token], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -186,7 +186,7 @@ class ContainerRuntime:
         self._watcher.wait()
 
 
-def _own_opt_ml(state: Path, containers: Path) -> list[str]:
+def own_opt_ml(state: Path, containers: Path) -> list[str]:
     """The beginning of a command line that puts a folder, its next argument, at `/opt/ml` for the rest of it.
 
     A mount namespace of its own lets a container see its own folder there; nobody else sees it. It takes root, or user namespaces and a

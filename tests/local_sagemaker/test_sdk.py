@@ -9,7 +9,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.local_sagemaker.conftest import Emulator, keys
+import pytest
+
+from tests.local_sagemaker.conftest import Emulator, keys, model_files
+
+
+@pytest.mark.slow
+def test_the_sdk_trains_with_a_folder_of_source_code(emulator: Emulator, s3: Any, bucket: str) -> None:
+    """test_training.py has the short one: what lies at `/opt/ml` in a container."""
+    s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("source_code_walkthrough.py")), bucket],
+        env={**os.environ, **emulator.environment, "SAGEMAKER_VALIDATE_ROLE": "false"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["status"] == "Completed"
+    job = {"ModelArtifacts": {"S3ModelArtifacts": seen["model"]}}
+    assert model_files(s3, job) == {"found.txt": "ALPHA"}
 
 
 def test_the_sdk_s_resource_classes_work_unchanged(emulator: Emulator, s3: Any, bucket: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.containers import own_opt_ml
 from tests.local_sagemaker.conftest import (
     RECORDER,
     ROLE,
@@ -135,6 +137,27 @@ def test_entry_point_and_arguments_are_honoured(sagemaker: Any, s3: Any, bucket:
     algorithm["ContainerEntrypoint"] = ["python3", "-c", "import sys; sys.exit(int(sys.argv[2]))"]
     job = ended_training_job(sagemaker, create_training_job(sagemaker, bucket, AlgorithmSpecification=algorithm))
     assert job["FailureReason"].endswith("exit code: 2")
+
+
+def test_a_container_finds_its_own_folder_at_opt_ml(sagemaker: Any, s3: Any, bucket: str, tmp_path: Path) -> None:
+    """Two at a time, as hosts of one job: absolute paths lead each to its own files, and nothing is seen outside."""
+    if not own_opt_ml(tmp_path, tmp_path):
+        pytest.skip("this machine allows neither mounts nor user namespaces")
+    for number in range(2):
+        s3.put_object(Bucket=bucket, Key=f"data/{number}.txt", Body=str(number))
+    script = "cat /opt/ml/input/data/training/* > /opt/ml/model/$$.txt"
+    algorithm = {
+        "TrainingImage": RECORDER,
+        "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["/bin/sh", "-c"],
+        "ContainerArguments": [script],
+    }
+    channels = [channel("training", f"s3://{bucket}/data/", distribution="ShardedByS3Key")]
+    name = create_training_job(sagemaker, bucket, hosts=2, AlgorithmSpecification=algorithm, InputDataConfig=channels)
+    job = ended_training_job(sagemaker, name)
+    assert job["TrainingJobStatus"] == "Completed"
+    assert sorted(model_files(s3, job).values()) == ["0", "1"]
+    assert not Path("/opt/ml/input").exists()
 
 
 def test_stopping_a_job_gives_it_sigterm_and_keeps_its_model(sagemaker: Any, s3: Any, bucket: str) -> None:
