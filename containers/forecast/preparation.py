@@ -230,9 +230,7 @@ def _interval(times: NDArray[np.int64]) -> int:
     """The usual distance of neighbouring timestamps in seconds: one of `_INTERVALS`, or `DAY`."""
     unique = np.unique(times)
     if len(unique) < 2:
-        raise RefusedData(
-            "There is one timestamp in all files.", TIMESTAMP, "Upload at least four weeks of hours or eight of days."
-        )
+        raise RefusedData("There is one timestamp in all files.", TIMESTAMP, "Upload at least three days.")
     distances, counts = np.unique(np.diff(unique), return_counts=True)
     usual = int(distances[np.argmax(counts)])
     if usual in _INTERVALS:
