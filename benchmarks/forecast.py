@@ -1,9 +1,12 @@
-"""How good and how cheap the energy forecasts are: `python -m benchmarks.forecast --data FILE [--customers N] [--quick]`.
+"""How good and how cheap the energy forecasts are: `python -m benchmarks.forecast --data FILE [--customers N] [--quick] [--only MODEL …]`.
 
 The last four weekly origins of every customer, horizon seven days. `default` is what a bridge tenant gets, `pool` what a
 pool tenant gets: each origin goes the real way, through the trainer and its `model.json`, on a history cut at the origin. The
 single candidates are trained the same way, each allowed alone. `prophet` is the library with its defaults, on a
 subsample of the customers if asked (it takes seconds per fit); the others are then scored on the same subsample too.
+
+Then the error by distance: from a history cut ten weeks, and fourteen weeks, before the end, `default` and the seasonal naive
+forecast are asked for the seven days that start 1, 7, 30 and 60 days after it.
 
 MASE, WAPE and coverage are of the median and the quantiles 0.1 and 0.9; `pinball` is the weighted quantile loss of 0.1, 0.5
 and 0.9. All are means over origins and customers. CPU seconds are those of this process and its children, per customer
@@ -21,6 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,10 +34,11 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 
+from containers.forecast import starts
 from containers.forecast.backtest import naive_error, score
-from containers.forecast.predictor import ForecastPredictor
+from containers.forecast.predictor import ForecastModel, ForecastPredictor
 from containers.forecast.preparation import Frequency, prepare
-from containers.forecast.series import STEP, Series, daily, read_series, weeks_of
+from containers.forecast.series import STEP, Floats, Series, daily, read_series, weeks_of
 from containers.forecast.split import split
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.archive import write_archive
@@ -42,6 +47,12 @@ from containers.runtime.packed_training import Task, Trained
 LEVELS: Final = (0.1, 0.5, 0.9)
 ORIGINS: Final = 4
 HORIZON_DAYS: Final = 7
+DISTANCES: Final = (1, 7, 30, 60)
+"""Days after the data's end at which a forecast starts."""
+
+DISTANT_ORIGINS: Final = (14, 10)
+"""Weeks before the end at which the history is cut for them."""
+
 METRICS: Final = ("mase", "wape", "pinball", "coverage80")
 
 TRAINED: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -86,15 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timezone", default="Europe/London")
     parser.add_argument("--country", default="GB")
     parser.add_argument("--quick", action="store_true", help="12 customers, 6 for Prophet")
+    parser.add_argument("--only", nargs="+", choices=[*TRAINED, "prophet"], help="these models alone")
     options = parser.parse_args(arguments)
     if options.quick:
         options.customers, options.prophet_customers = options.customers or 12, min(6, options.prophet_customers)
     with tempfile.TemporaryDirectory(prefix="forecast-benchmark-") as folder:
         customers, preparation_ms = _prepared(options, Path(folder))
         print(f"{len(customers)} customers, prepared in {preparation_ms:.1f} ms CPU each")
-        hourly = _section(customers, options.prophet_customers, Path(folder), "h")
+        hourly = _section(customers, options, Path(folder), "h")
         by_day = [Customer(customer.name, daily(customer.series)) for customer in customers]
-        days = _section(by_day, options.prophet_customers, Path(folder), "D")
+        days = _section(by_day, options, Path(folder), "D")
     result = {
         "customers": len(customers),
         "origins": ORIGINS,
@@ -124,18 +136,22 @@ def _prepared(options: argparse.Namespace, folder: Path) -> tuple[list[Customer]
 
 
 def _section(
-    customers: Sequence[Customer], prophet_customers: int, folder: Path, frequency: Frequency
+    customers: Sequence[Customer], options: argparse.Namespace, folder: Path, frequency: Frequency
 ) -> dict[str, Any]:
     scores: dict[str, list[Scored]] = {}
     costs: dict[str, dict[str, float]] = {}
+    wanted = [name for name in (*TRAINED, "prophet") if options.only is None or name in options.only]
     for name, (tier, hyperparameters) in TRAINED.items():
+        if name not in wanted:
+            continue
         scores[name], costs[name] = _trained(customers, tier, hyperparameters, folder)
         _show(frequency, name, scores[name], costs[name])
-    places = np.unique(np.linspace(0, len(customers) - 1, min(prophet_customers, len(customers))).round().astype(int))
+    count = min(options.prophet_customers, len(customers))
+    places = np.unique(np.linspace(0, len(customers) - 1, count).round().astype(int))
     sample = [customers[place] for place in places]
-    scores["prophet"], costs["prophet"] = _prophet(sample)
-    _show(frequency, "prophet", scores["prophet"], costs["prophet"])
-    chosen = {customer.name for customer in sample}
+    if "prophet" in wanted:
+        scores["prophet"], costs["prophet"] = _prophet(sample)
+        _show(frequency, "prophet", scores["prophet"], costs["prophet"])
     summary: dict[str, Any] = {
         "models": {name: {**_means(scored), **costs[name]} for name, scored in scores.items()},
         "by_source": {
@@ -147,9 +163,13 @@ def _section(
             for source in sorted({customer.source for customer in customers})
         },
     }
+    chosen = {customer.name for customer in sample}
     same = {name: _means([one for one in scored if one.customer in chosen]) for name, scored in scores.items()}
+    summary["by_distance"] = _by_distance(customers, folder, frequency)
     summary["prophet_sample"] = {"customers": len(sample), "models": same}
     for name in ("default", "pool"):
+        if name not in wanted or "prophet" not in wanted:
+            continue
         summary[f"{name}_against_prophet"] = {
             "mase_below_percent": round(100 * (1 - same[name]["mase"] / same["prophet"]["mase"]), 1),
             "pinball_below_percent": round(100 * (1 - same[name]["pinball"] / same["prophet"]["pinball"]), 1),
@@ -186,9 +206,8 @@ def _trained(
                 begun = time.perf_counter()
                 model = predictor.load(result.folder)
                 loads.append(1000 * (time.perf_counter() - begun))
-                answer = json.loads(predictor.predict(model, b'{"period": 7}', "application/json", "").body)
-                told = [answer["mean"], *(answer["quantiles"][f"{level:g}"] for level in LEVELS)]
-                scored.append(_scored(whole[result.task.tenant], back, np.array(told).T))
+                told = _told(predictor, model, starts.smoke({"period": HORIZON_DAYS}, result.card))
+                scored.append(_scored(whole[result.task.tenant], back, told))
                 fits += 1
                 started = _cpu()
     return scored, {
@@ -196,6 +215,38 @@ def _trained(
         "artifact_bytes": round(float(np.mean(sizes))),
         "load_ms": round(float(np.median(loads)), 3),
     }
+
+
+def _by_distance(customers: Sequence[Customer], folder: Path, frequency: Frequency) -> dict[str, Any]:
+    """Scores of the seven days that start so many days after the data's end, for each model and distance."""
+    summary: dict[str, Any] = {}
+    for name in ("default", "seasonal_naive"):
+        tier, hyperparameters = TRAINED[name]
+        scored: dict[int, list[Scored]] = {days: [] for days in DISTANCES}
+        predictor, whole = ForecastPredictor(), {customer.name: customer for customer in customers}
+        for back in DISTANT_ORIGINS:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                tasks = [_task(customer, back, tier, Path(scratch)) for customer in customers]
+                for result in ForecastTrainer().train(tasks, hyperparameters, Path(scratch)):
+                    if not isinstance(result, Trained):
+                        raise SystemExit(f"{result.task.tenant}: {result.reason}")
+                    (result.folder / "card.json").write_text(json.dumps({"format": 1, "version": "v1", **result.card}))
+                    model = predictor.load(result.folder)
+                    end = starts.instant(result.card["data"]["end"])
+                    for days in DISTANCES:
+                        asked = {"period": HORIZON_DAYS, "start": starts.stamp(end + timedelta(days=days))}
+                        told = _told(predictor, model, asked)
+                        scored[days].append(_scored(whole[result.task.tenant], back, told, days))
+        summary[name] = {str(days): _means(found) for days, found in scored.items()}
+        for days, means in summary[name].items():
+            print(f"{frequency} {name:16} {days:>2} days after the end", means, flush=True)
+    return summary
+
+
+def _told(predictor: ForecastPredictor, model: ForecastModel, request: Mapping[str, Any]) -> Floats:
+    """Mean and quantiles that a model answers, (points, 1 + levels)."""
+    answer = json.loads(predictor.predict(model, json.dumps(request).encode(), "application/json", "").body)
+    return np.array([answer["mean"], *(answer["quantiles"][f"{level:g}"] for level in LEVELS)]).T
 
 
 def _task(customer: Customer, back: int, tier: str, folder: Path) -> Task:
@@ -222,10 +273,12 @@ def _task(customer: Customer, back: int, tier: str, folder: Path) -> Task:
     return Task(customer.name, customer.name, f"v{back}", tier, data, {})
 
 
-def _scored(customer: Customer, back: int, told: "np.typing.NDArray[np.float64]") -> Scored:
+def _scored(customer: Customer, back: int, told: Floats, days: int = 0) -> Scored:
+    """The score of what was told of the points from `days` after the history's end on."""
     series = customer.series
     cut = _cut(series, back)
-    truth = series.values[len(cut.values) : len(cut.values) + len(told)]
+    first = len(cut.values) + days * 86_400 // STEP[series.frequency]
+    truth = series.values[first : first + len(told)]
     result = score(truth, told, naive_error(weeks_of(cut).values), LEVELS)
     return Scored(customer.name, customer.source, tuple(getattr(result, metric) for metric in METRICS))
 

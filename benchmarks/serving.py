@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.processes import terminated
-from containers.forecast.model_file import StoredForecast, write_model
+from containers.forecast.model_file import Points, StoredForecast, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 MLSERVER = ROOT / ".tenantry" / "benchmarks" / "mlserver"
@@ -229,16 +229,22 @@ def make_environment() -> str:
     return subprocess.run([str(python), "-c", version], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def _points(mean: list[float]) -> Points:
+    return Points(mean, {level: [round(value * (0.5 + level), 4) for value in mean] for level in LEVELS})
+
+
 def write_models(folder: Path, count: int) -> list[str]:
     """Write `count` forecast models of full size, as both servers read them; returns their names."""
     values = random.Random(7)
+    end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)  # a night's training ended at midnight
     names = [f"tenant-{number:04}" for number in range(count)]
     for name in names:
         model = folder / name
         model.mkdir(parents=True)
-        mean = [round(values.gammavariate(2, 0.3), 4) for _ in range(HOURS)]
-        quantiles = {level: [round(value * (0.5 + level), 4) for value in mean] for level in LEVELS}
-        write_model(model, StoredForecast("ridge", "h", "kWh", datetime(2026, 11, 1, tzinfo=UTC), mean, quantiles))
+        week = _points([round(values.gammavariate(2, 0.3), 4) for _ in range(168)])
+        spread = [round(number**0.1, 3) for number in range(1, 14)]
+        stored = StoredForecast("ridge", "h", "kWh", "Europe/London", end, 63, HOURS, week, week, week, spread)
+        write_model(model, stored)
         (model / "card.json").write_text(json.dumps({"format": 1, "family": "forecast", "version": "v1"}))
         settings = {
             "name": name,

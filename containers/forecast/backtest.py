@@ -244,7 +244,11 @@ def _shift(missed: Floats, level: float) -> Floats:
     overall = _quantile(missed.ravel(), level, run)
     hours = missed.shape[1]
     around = np.concatenate([np.roll(missed, 1, axis=1), missed, np.roll(missed, -1, axis=1)])
-    by_hour = np.array([_quantile(around[:, hour], level, run) for hour in range(hours)])
+    if np.isfinite(around).all():
+        place = _place(len(around), level, run)
+        by_hour = np.partition(around, place, axis=0)[place]
+    else:
+        by_hour = np.array([_quantile(around[:, hour], level, run) for hour in range(hours)])
     return (by_hour + overall) / 2
 
 
@@ -253,10 +257,15 @@ def _quantile(values: Floats, level: float, run: float) -> float:
     known = values[np.isfinite(values)]
     if len(known) == 0:
         return 0.0
-    independent = max(len(known) / run, 1.0)
-    level = 0.5 + (level - 0.5) * (independent + 1) / independent
-    place = min(max(math.ceil(level * len(known)) - 1, 0), len(known) - 1)
+    place = _place(len(known), level, run)
     return float(np.partition(known, place)[place])
+
+
+def _place(count: int, level: float, run: float) -> int:
+    """Which of `count` ascending values the quantile is."""
+    independent = max(count / run, 1.0)
+    level = 0.5 + (level - 0.5) * (independent + 1) / independent
+    return min(max(math.ceil(level * count) - 1, 0), count - 1)
 
 
 def _truth(values: Floats, origins: Sequence[int], ahead: int) -> Floats:

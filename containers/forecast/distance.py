@@ -24,6 +24,13 @@ WEEKS: Final = 13
 USUAL: Final = {24: 0.10, 1: 0.13}
 """The usual exponent, by points in a day."""
 
+LEAD: Final = {24: 0.05, 1: 0.0}
+"""What is added to the exponent of the profile, by points in a day.
+
+An hourly model is nearer to the second week than the profile, whose errors are looked at, and loses that lead later: on a third
+of the customers its 80 % intervals held 0.745 of what came eight weeks ahead without this, and 0.78 with it; daily 0.80.
+"""
+
 LARGEST: Final = 0.5
 """The exponent of a random walk, whose spread grows as the root of time: no customer's doubt grows faster."""
 
@@ -39,7 +46,7 @@ _AHEAD: Final = (2, 4, 8)
 
 def spread(weeks: Weeks) -> list[float]:
     """How much wider than in the second week intervals are in each week from the second on: 1 first, then more."""
-    return _factors(_exponent(weeks))
+    return _factors(min(_exponent(weeks) + LEAD[weeks.per_day], LARGEST))
 
 
 def usual_spread(per_day: int) -> list[float]:
@@ -72,7 +79,7 @@ def _exponent(weeks: Weeks) -> float:
         if spans >= 1 and near > 0 and far > 0:
             above += spans * math.log(ahead) * math.log(far / near)
             below += spans * math.log(ahead) ** 2
-    return min(max(above / below, 0.0), LARGEST)
+    return max(above / below, 0.0)
 
 
 def _error(values: Floats, profile: Floats, origins: "np.typing.NDArray[np.int64]", ahead: int) -> float:

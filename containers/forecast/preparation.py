@@ -261,7 +261,7 @@ def _interval(times: NDArray[np.int64]) -> int:
         raise RefusedData(
             "There is one timestamp in all files.",
             TIMESTAMP,
-            "Upload a history of hours or days.",
+            "Upload at least three days.",
             code="one_timestamp",
         )
     distances, counts = np.unique(np.diff(unique), return_counts=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -212,15 +212,63 @@ def test_bad_data_fail_their_own_task_alone(data: Path, tmp_path: Path) -> None:
         assert not refused.retryable
 
 
-def test_the_shortest_history_that_is_accepted_gets_a_model(tmp_path: Path) -> None:
-    frame = generate(1, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 29, tzinfo=UTC))
-    raw = tmp_path / "raw.parquet"
+def short(folder: Path, days: int, seed: int = 0) -> Path:
+    frame = generate(
+        1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC) + timedelta(days=days), seed=seed
+    )
+    raw = folder / "raw.parquet"
     frame.to_parquet(raw)
-    prepare([raw], tmp_path / "0", {})
-    for tier in ("bridge", "pool"):
-        assert len(answer(one(tmp_path / tier, task(tmp_path, 0, tier)), {"period": 14})["mean"]) == 336
-    refused = train(tmp_path / "daily", task(tmp_path, 0), frequency="D")["tenant-0"]
-    assert isinstance(refused, Trained | Refused)
+    prepare([raw], folder / "0", {"timezone": "Europe/London"})
+    return folder
+
+
+@pytest.mark.parametrize("days", [3, 4, 8, 27, 55, 56])
+@pytest.mark.parametrize("frequency", ["h", "D"])
+def test_a_short_history_gets_a_model_from_the_third_day_on(tmp_path: Path, days: int, frequency: str) -> None:
+    trained = one(tmp_path / "work", task(short(tmp_path, days), 0), frequency=frequency)
+    assert (trained.card["model"] == "calendar_profile") == (days < 56)
+    told = answer(trained, {"period": 14})
+    assert len(told["mean"]) == 14 * (24 if frequency == "h" else 1)
+    assert all(0 < trained.metrics[name] < 20 for name in ("mase", "baseline_mase", "pinball"))
+    assert len(trained.preview["truth"]) == len(trained.preview["mean"])
+    low, middle, high = (np.array(told["quantiles"][level]) for level in ("0.1", "0.5", "0.9"))
+    assert (low <= middle).all()
+    assert (middle <= high).all()
+    held = datetime.fromisoformat(trained.card["held_out"]["start"])
+    assert trained.card["usable_from"] == trained.card["held_out"]["start"]
+    assert datetime.fromisoformat(trained.card["held_out"]["end"]) - held == timedelta(days=min(7, days // 3))
+    # A pool's tenant of three days learns from nobody, and nobody from it.
+    assert one(tmp_path / "pool", task(tmp_path, 0, "pool"), frequency=frequency).metrics if days < 56 else True
+
+
+def test_first_models_are_as_good_as_the_day_before_and_say_how_little_they_know(tmp_path: Path) -> None:
+    shares, errors = [], []
+    for seed in range(8):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        told = answer(one(folder / "work", task(short(folder, 3, seed), 0)), {"period": 7})
+        frame = generate(1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 3, 11, tzinfo=UTC), seed=seed)
+        known, truth = frame.consumption.to_numpy()[:72], frame.consumption.to_numpy()[72:]
+        low, middle, high = (np.array(told["quantiles"][level]) for level in ("0.1", "0.5", "0.9"))
+        shares.append(((truth >= low) & (truth <= high)).mean())
+        errors.append(np.abs(truth - middle).sum() / np.abs(truth - np.tile(known[-24:], 7)).sum())
+    assert np.mean(errors) < 1
+    assert 0.7 < np.mean(shares) < 0.97
+
+
+def test_a_model_says_what_it_was_held_out_from_and_reaches_two_months(data: Path, tmp_path: Path) -> None:
+    trained = one(tmp_path, task(data, 0))
+    assert trained.card["usable_from"] == "2025-06-24T00:00:00Z"
+    assert trained.card["usable_until"] == "2025-09-02T00:00:00Z"
+    week_before = answer(trained, {"period": 7, "start": "2025-06-24T00:00:00Z"})
+    assert week_before["mean"] == trained.preview["mean"]
+    widths = []
+    for days in (1, 8, 30, 60):
+        told = answer(trained, {"period": 7, "start": (date(2025, 7, 1) + timedelta(days=days)).isoformat()})
+        assert told["timestamps"][0] == f"{date(2025, 6, 30) + timedelta(days=days)}T23:00:00Z"
+        widths.append(np.subtract(told["quantiles"]["0.9"], told["quantiles"]["0.1"]).mean())
+    assert widths[1] < widths[2] < widths[3]
+    assert (trained.folder / "model.json").stat().st_size < 20_000
 
 
 @pytest.mark.parametrize("gap", [(0, 300), (300, 740), (900, 1300), (1000, 1450), (1, 1)])
