@@ -225,7 +225,7 @@ def _read_record(deployment: Deployment, question: Question, request: Mapping[st
 def _own(question: Question, key: str) -> str:
     """The key, if it lies under the prefix of the question's tenant; empty otherwise."""
     prefix = f"{keys.async_tenant_prefix(question.workload, question.tenant)}/"
-    return key if key.startswith(prefix) else ""
+    return key if key.startswith(prefix) and "/" not in key.removeprefix(prefix) else ""
 
 
 def _key_of(deployment: Deployment, location: str) -> str:

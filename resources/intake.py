@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ _MANIFESTS_A_HANDFUL: Final = 32
 _TAKEN_IN_FOR_ONE_MADE: Final = 10
 """So many times as many uploads are taken in of a tenant in a day as models may be made of: most are superseded before that."""
 
+_ONE_AT_A_TIME: Final = threading.Lock()
 AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
 
 
@@ -270,10 +272,11 @@ def _refuse_flood(
         f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the newest again the day after"
     )
     request = keys.request_id_of(workload, tenant, f"refused:{TOO_MANY_UPLOADS}:{day}")
-    new = queue.get(workload, tenant, request) is None
-    if new:
-        _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_UPLOADS)
-        queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_UPLOADS)
+    with _ONE_AT_A_TIME:  # many of a flood are taken in side by side, and one of them tells
+        new = queue.get(workload, tenant, request) is None
+        if new:
+            _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_UPLOADS)
+            queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_UPLOADS)
     return _Outcome(key, workload, None, new, reason)
 
 

@@ -789,7 +789,8 @@ class RequestQueue:
         self, wanted: Sequence[tuple[keys.TenantId, keys.RequestId]], workload: keys.WorkloadName
     ) -> list[Request]:
         """Many requests, each once, a hundred to a call, read consistently, in no order."""
-        table, found = self.deployment.requests_table, []
+        table = self.deployment.requests_table
+        found: list[Request] = []
         wanted = list(dict.fromkeys(wanted))  # DynamoDB refuses a call that names a row twice
         for start in range(0, len(wanted), 100):
             names = [

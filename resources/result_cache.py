@@ -165,7 +165,7 @@ def is_whole(answer: Answer, accept: str) -> bool:
             document = json.loads(answer.content)
         except (ValueError, RecursionError):
             return False
-        return not (isinstance(document, dict) and (not document or "error" in document))
+        return not (isinstance(document, dict) and "error" in document)
     return True
 
 

@@ -78,7 +78,8 @@ def _endpoints_by_name(deployment: Deployment, workload: keys.WorkloadName) -> I
     names += [keys.async_endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
     served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)} - set(names)
     for name in [*names, *sorted(served)[:_SILO_ENDPOINTS_LOOKED_AT]]:
-        if hosting.describe_endpoint(deployment, name) is not None:
+        found = hosting.describe_endpoint(deployment, name)
+        if found is not None and found["EndpointStatus"] != "Deleting":
             yield name
 
 
@@ -167,8 +168,8 @@ def _delete_endpoints(deployment: Deployment, workload: keys.WorkloadName, done:
     )  # fmt: skip
     for operation, listed, field_name, delete, pattern, deleted in lists:
         pages = sagemaker.get_paginator(operation).paginate(NameContains=start)  # type: ignore[call-overload]
-        names = [one[field_name] for page in pages for one in page[listed]]
-        for name in names:
+        found = [one for page in pages for one in page[listed]]
+        for name in [one[field_name] for one in found if one.get("EndpointStatus") != "Deleting"]:
             if pattern.fullmatch(name):
                 try:
                     delete(**{field_name: name})

@@ -6,6 +6,7 @@ import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -350,7 +351,7 @@ def test_one_broken_file_uploaded_over_and_over_is_held_back_by_default(
 
 def begun(instance: DagsterInstance, asked: RunRequest) -> DagsterRun:
     """The run that was asked for, as one that has begun."""
-    run = create_run_for_test(instance, str(asked.job_name), tags=dict(asked.tags))
+    run: DagsterRun = create_run_for_test(instance, str(asked.job_name), tags=dict(asked.tags))
     event = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
     instance.report_dagster_event(event, run.run_id)
     return run
@@ -463,7 +464,7 @@ def test_a_row_that_cannot_be_changed_holds_up_nobody_elses(
     """As a row does that has reached DynamoDB's 400 KB and cannot be made smaller."""
     stuck, neighbour = ask(queue, "stuck"), ask(queue, "neighbour")
 
-    def refuse(request: AWSPreparedRequest, **_: object) -> AWSResponse | None:
+    def refuse(request: AWSPreparedRequest, **_: object) -> Any:
         if stuck.request not in str(request.body):
             return None
         answer = json.dumps({"__type": "ValidationException", "message": "the item cannot be changed"}).encode()
