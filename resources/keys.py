@@ -216,6 +216,12 @@ def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
     return workload_name(parts[2]), tenant_id(parts[1]), upload_id(parts[3])
 
 
+TENANT_ROOTS: Final = ("predictions/", "archive/", "cache/", "async/")
+"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is ``UPLOADS_ROOT``."""
+
+WORKLOAD_ROOTS: Final = ("training-data/", "jobs/", "checkpoints/", "artifacts/", "batches/", "async-failures/")
+"""Of the data bucket, above ``{workload}/``."""
+
 # ---- data bucket --------------------------------------------------------------------------------------------------------
 
 

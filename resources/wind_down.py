@@ -187,11 +187,14 @@ def _found(sagemaker: Any, endpoint: str, start: str) -> list[str]:
 
 
 def _delete_objects(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
-    folders = [f"{kind}/{workload}/" for kind in
-               ("training-data", "jobs", "checkpoints", "batches", "predictions", "archive", "cache", "async")]  # fmt: skip
-    folders += [keys.endpoint_models_prefix(name) for name in done.endpoints]
-    prefixes = [(deployment.data_bucket, folder) for folder in folders]
-    for bucket, prefix in [(deployment.uploads_bucket, f"uploads/{workload}/"), *prefixes]:
+    data, roots = deployment.data_bucket, [(deployment.uploads_bucket, keys.UPLOADS_ROOT)]
+    roots += [(data, root) for root in keys.TENANT_ROOTS]
+    prefixes = [(data, f"{root}{workload}/") for root in keys.WORKLOAD_ROOTS]
+    prefixes += [(data, keys.endpoint_models_prefix(name)) for name in done.endpoints]
+    prefixes += [
+        (bucket, f"{tenant}{workload}/") for bucket, root in roots for tenant in _tenants(deployment, bucket, root)
+    ]
+    for bucket, prefix in prefixes:
         pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             found: Any = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
@@ -199,6 +202,14 @@ def _delete_objects(deployment: Deployment, workload: keys.WorkloadName, done: W
                 some = found[start : start + _KEYS_A_CALL]
                 deployment.s3.delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
             done.objects += len(found)
+
+
+def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:
+    """The folders of all tenants, whatever their workloads, below a root."""
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root, Delimiter="/")
+    for page in pages:
+        for folder in page.get("CommonPrefixes", []):
+            yield folder["Prefix"]
 
 
 def _delete_rows(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:

@@ -47,7 +47,7 @@ def onboarded(deployment: Deployment, leave: Callable[[str, dict[str, Any]], Non
     """Take one claimed request through a job that tells an outcome, then leaves what ``leave`` says, and ends."""
     queue, energy, heard = RequestQueue(deployment), read_workloads()["energy"], Heard()
     request = keys.request_id_of(NAME, ACME, "one")
-    assert queue.accept(NAME, ACME, request, "uploads/energy/acme/u/manifest.json", "bridge", first=True)
+    assert queue.accept(NAME, ACME, request, "uploads/acme/energy/u/manifest.json", "bridge", first=True)
     (row,) = queue.claim(queue.due(NAME), PACK)
     assert row.version is not None
     data = TrainingData(row.version, (keys.file_name("readings.npz"),), 100, "fingerprint")

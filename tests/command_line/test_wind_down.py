@@ -98,7 +98,7 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
     assert queue.of_tenant(ENERGY, keys.tenant_id("acme")) == []
     assert len(queue.of_tenant(PORTRAITS, keys.tenant_id("acme"))) == 1
     left = deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["Contents"]
-    assert {entry["Key"].split("/")[1] for entry in left} == {"portraits"}
+    assert {entry["Key"].split("/")[2] for entry in left} == {"portraits"}
     assert deployment.s3.list_objects_v2(Bucket=deployment.data_bucket)["KeyCount"] == 0
 
 

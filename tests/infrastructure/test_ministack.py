@@ -51,7 +51,7 @@ def test_a_killed_ministack_has_its_tables_and_stack_again(
 ) -> None:
     outputs = deploy()
     deployment = Deployment.from_stack()
-    deployment.s3.put_object(Bucket=deployment.uploads_bucket, Key="uploads/energy/acme/u1/manifest.json", Body=b"{}")
+    deployment.s3.put_object(Bucket=deployment.uploads_bucket, Key="uploads/acme/energy/u1/manifest.json", Body=b"{}")
     row = {"pk": {"S": "energy"}, "sk": {"S": "acme"}}
     keys = [
         k["AttributeName"]
@@ -78,7 +78,7 @@ def test_buckets_that_lost_their_stack_are_told_with_what_to_do(
 ) -> None:
     deploy()
     deployment = Deployment.from_stack()
-    deployment.s3.put_object(Bucket=deployment.uploads_bucket, Key="uploads/energy/acme/u1/manifest.json", Body=b"{}")
+    deployment.s3.put_object(Bucket=deployment.uploads_bucket, Key="uploads/acme/energy/u1/manifest.json", Body=b"{}")
     kill(ministack)
     for saved in (ministack.state / "ministack").glob("*.json"):
         saved.unlink()

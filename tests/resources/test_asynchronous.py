@@ -481,7 +481,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
         client.wait(asked, 60)
     record = keys.async_submitted(NAME, attacker, asked.id)
     known = json.loads(storage.read_bytes(deployment.s3, bucket, record, 10_000))
-    forged = [secret, theirs.failure_key, f"async/energy/{attacker}/../{victim}/{theirs.id}.failure-1"]
+    forged = [secret, theirs.failure_key, f"async/{attacker}/energy/../../{victim}/energy/{theirs.id}.failure-1"]
     for key in forged:
         for gone in (keys.async_output(NAME, attacker, asked.id),
                      keys.cached_answer(NAME, attacker, asked.question.version, asked.id)):  # fmt: skip
