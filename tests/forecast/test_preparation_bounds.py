@@ -159,6 +159,28 @@ def test_a_footer_that_promises_fewer_rows_than_it_brings_does_not_bring_more(tm
     assert refused.value.code == "too_many_rows"
 
 
+def footer_of(depth: int) -> bytes:
+    """A file without rows, whose third column is nested this deeply; written by hand, as libraries fall over it themselves."""
+
+    def element(name: bytes, number_type: int | None, children: int | None) -> bytes:
+        said = b"" if number_type is None else b"\x15" + varint(2 * number_type)
+        said += (b"\x35" if number_type is None else b"\x25") + varint(2) + b"\x18" + varint(len(name)) + name
+        return said + (b"" if children is None else b"\x15" + varint(2 * children)) + b"\0"
+
+    elements = [element(b"schema", None, 3), element(b"timestamp", 2, None), element(b"consumption", 5, None)]
+    elements += [element(b"g", None, 1)] * depth + [element(b"x", 2, None)]
+    listed = b"\xfc" + varint(len(elements)) + b"".join(elements)
+    footer = b"\x15\x02\x19" + listed + b"\x16\x00\x19\x0c\x00"
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def test_a_schema_that_is_nested_without_end_is_refused_before_it_is_followed(tmp_path: Path) -> None:
+    depths = {5: "no_rows", 40: "column_nested", 15_000: "column_nested", 300_000: "parquet_unreadable"}
+    for depth in depths:
+        (tmp_path / f"{depth}.parquet").write_bytes(footer_of(depth))
+    assert codes(*(tmp_path / f"{depth}.parquet" for depth in depths)) == list(depths.values())
+
+
 def varint(number: int) -> bytes:
     """A number as Thrift's compact protocol writes it, in seven bits a byte."""
     return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
