@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +69,7 @@ def test_a_small_file_that_expands_without_end_is_refused_in_little_memory(tmp_p
     long = "x" * (2 << 20)
     stamps = [f"{np.datetime64(int(at), 's')}Z" for at in np.arange(ROWS) * 3600 + 1_735_689_600]
     one = pa.DictionaryArray.from_arrays(np.zeros(ROWS, np.int32), pa.array([long]))
-    bombs = {
+    bombs: dict[str, tuple[pa.Table, dict[str, Any]]] = {
         "customer": (columns(customer_id=one), {}),
         "timestamp": (columns(timestamp=one), {}),
         "consumption": (columns(consumption=one), {}),
