@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from containers.forecast.columns import Columns, chosen, dense, no_rows, too_many_rows
-from containers.forecast.parquet_pages import MalformedPages, Page, pages
+from containers.forecast.parquet_pages import MalformedPages, Page, pages, schema_depth
 from containers.runtime.refused_data import RefusedData
 
 MAX_EXPANDED_BYTES: Final = 96 << 20
@@ -15,6 +15,9 @@ MAX_FOOTER_BYTES: Final = 4 << 20
 
 MAX_CHUNKS: Final = 20_000
 """Most row groups times columns."""
+
+MAX_DEPTH: Final = 32
+"""Deepest nesting of a schema whose other columns hold lists and structures."""
 
 MAX_PAGES: Final = 100_000
 """Most pages of our columns: four rows to a page, of which an honest one has thousands."""
@@ -31,9 +34,12 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
     import pyarrow as pa
     from pyarrow import parquet
 
-    if not content.endswith(b"PAR1") or int.from_bytes(content[-8:-4], "little") > MAX_FOOTER_BYTES:
+    length = int.from_bytes(content[-8:-4], "little")
+    if not content.endswith(b"PAR1") or length > MAX_FOOTER_BYTES:
         raise _unreadable(name)
     try:
+        if schema_depth(content[-8 - length : -8], MAX_CHUNKS) > MAX_DEPTH:
+            raise _nested(name, "The schema")
         options = {
             "pre_buffer": False,
             "arrow_extensions_enabled": False,
@@ -76,6 +82,15 @@ def _unreadable(name: str) -> RefusedData:
     )
 
 
+def _nested(name: str, what: str, field: str | None = None) -> RefusedData:
+    return RefusedData(
+        f"{what} of {name} holds more than one value to a row.",
+        field or name,
+        "Store one timestamp, number or id to a row.",
+        code="column_nested",
+    )
+
+
 def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> list[str]:
     """Bound what our columns expand to; returns those of text, to be read in their dictionaries. Raises `RefusedData`."""
     import pyarrow as pa
@@ -88,12 +103,7 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
         leaf = None if place is None else file.schema.column(place)
         kind = file.schema_arrow.field(column).type
         if leaf is None or leaf.max_repetition_level or leaf.max_definition_level > 1 or pa.types.is_nested(kind):
-            raise RefusedData(
-                f"Column {ours} of {name} holds more than one value to a row.",
-                ours,
-                "Store one timestamp, number or id to a row.",
-                code="column_nested",
-            )
+            raise _nested(name, f"Column {ours}", ours)
         encodings, dictionaries = set(), False
         for page in _pages(content, file, place):
             expanded += page.size

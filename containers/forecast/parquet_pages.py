@@ -1,8 +1,9 @@
-"""What the pages of a Parquet column expand to, read from the headers in front of them before anything is expanded.
+"""What a Parquet file would make of memory and stack, read from its headers before a library follows them.
 
 The footer of a file says sizes too, but whoever writes a file to do harm writes what they like there. A page's own header
 is what the decompressor allocates by, so it cannot promise less than it takes.
-Format: https://github.com/apache/parquet-format (`PageHeader`, in Thrift's compact protocol).
+A schema is nested as deeply as its list of elements says, and who follows it by recursion falls off the stack.
+Format: https://github.com/apache/parquet-format (`PageHeader`, `FileMetaData`, in Thrift's compact protocol).
 """
 
 from collections.abc import Iterator
@@ -14,13 +15,16 @@ _HEADER_OF: Final = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 """The field of `PageHeader` that describes a page of this type."""
 
 _ENCODING: Final = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+_CHILDREN: Final = 5
+"""The field of `SchemaElement` that counts its children."""
+
 _DEEPEST: Final = 8
 _LONGEST_HEADER: Final = 1 << 16
 """Bytes; what is in one beside a few numbers are the least and the greatest value of the page."""
 
 
 class MalformedPages(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed pages"
-    """The bytes are not pages of a Parquet column."""
+    """The bytes are not pages of a Parquet column, or no footer."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,31 @@ def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page
         if not page.dictionary:
             seen += page.values
         start = begin + compressed
+
+
+def schema_depth(footer: bytes, most_elements: int) -> int:
+    """How deeply the schema at the beginning of a `FileMetaData` is nested. Raises `MalformedPages`."""
+    try:
+        # The format's version, then the list of elements, each with the number of its children.
+        _, at = _number(footer, 1)
+        kinds = (footer[0], footer[at], footer[at + 1] & 15)
+        count, at = (footer[at + 1] >> 4, at + 2) if footer[at + 1] >> 4 != 15 else _unsigned(footer, at + 2)
+        if kinds != (0x15, 0x19, 12) or count > most_elements:
+            raise MalformedPages("a footer does not begin with a schema")
+        deepest = 0
+        left: list[int] = []
+        for _ in range(count):
+            element, at = _struct(footer, at, 0)
+            while left and not left[-1]:
+                left.pop()
+            if left:
+                left[-1] -= 1
+            if element.get(_CHILDREN, 0) > 0:
+                left.append(element[_CHILDREN])
+            deepest = max(deepest, len(left))
+    except (IndexError, TypeError) as error:
+        raise MalformedPages("a footer does not begin with a schema") from error
+    return deepest
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
