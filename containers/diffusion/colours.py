@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES: Final = 4 << 20
@@ -40,7 +41,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     space = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}.get(profile[16:20])
     if image.mode == "L" and space == "RGB":
         image = image.convert("RGB")
-    if image.mode != space:
+    if space is None or image.mode != space:
         raise ColoursUnreadable
     try:
         transform = ImageCms.buildTransform(
@@ -89,7 +90,7 @@ def profile_of(gamma: float, points: Sequence[float] | None) -> bytes | None:
     return _matrix_profile(columns, 1 / gamma)
 
 
-def _matrix_profile(columns: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", exponent: float) -> bytes:
+def _matrix_profile(columns: NDArray[np.float64], exponent: float) -> bytes:
     """A display profile (ICC.1:2022, 8.3.3) of three colours' XYZ and one curve: a version 2 header, a table, seven tags."""
 
     def xyz(values: Sequence[float]) -> bytes:

@@ -38,19 +38,20 @@ _DEFAULT_ALPHA: Final = 8
 Part = Literal["A", "B", "alpha"]
 
 _PREFIX: Final = re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(?:base_model\.model\.)?")
-_ENDINGS: Final[tuple[tuple[re.Pattern[str], str, Part], ...]] = tuple(
-    (re.compile(rf"(?P<layer>[a-z0-9_.]{{1,200}}?){ending}"), layer, part)
-    for ending, layer, part in (
-        (r"\.lora_A\.weight", "", "A"),
-        (r"\.lora_B\.weight", "", "B"),
-        (r"\.(?:lora|lora_linear_layer)\.down\.weight", "", "A"),
-        (r"\.(?:lora|lora_linear_layer)\.up\.weight", "", "B"),
-        (r"\.to_(?P<which>[qkv])_lora\.down\.weight", ".to_{which}", "A"),
-        (r"\.to_(?P<which>[qkv])_lora\.up\.weight", ".to_{which}", "B"),
-        (r"\.to_out_lora\.down\.weight", ".to_out.0", "A"),
-        (r"\.to_out_lora\.up\.weight", ".to_out.0", "B"),
-        (r"\.alpha", "", "alpha"),
-    )
+_ENDING_FORMS: Final[tuple[tuple[str, str, Part], ...]] = (
+    (r"\.lora_A\.weight", "", "A"),
+    (r"\.lora_B\.weight", "", "B"),
+    (r"\.(?:lora|lora_linear_layer)\.down\.weight", "", "A"),
+    (r"\.(?:lora|lora_linear_layer)\.up\.weight", "", "B"),
+    (r"\.to_(?P<which>[qkv])_lora\.down\.weight", ".to_{which}", "A"),
+    (r"\.to_(?P<which>[qkv])_lora\.up\.weight", ".to_{which}", "B"),
+    (r"\.to_out_lora\.down\.weight", ".to_out.0", "A"),
+    (r"\.to_out_lora\.up\.weight", ".to_out.0", "B"),
+    (r"\.alpha", "", "alpha"),
+)
+"""How names end, what of that belongs to the layer's, and what the tensor is."""
+_ENDINGS: Final = tuple(
+    (re.compile(rf"(?P<layer>[a-z0-9_.]{{1,200}}?){ending}"), layer, part) for ending, layer, part in _ENDING_FORMS
 )
 _KOHYA_PARTS: Final[Mapping[str, Part]] = {"lora_down.weight": "A", "lora_up.weight": "B", "alpha": "alpha"}
 _TEXT_ENCODER: Final = re.compile(r"text_encoder|text_model|lora_te|te[12]?_|base_model\.model\.text_")

@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -394,10 +395,10 @@ PRESS = icc(
 LINK = ADOBE.replace(b"mntr", b"link", 1)
 
 
-def of_colour(mode: str, colour: object) -> Image.Image:
+def of_colour(mode: str, colour: Any) -> Image.Image:
     """A colour on the left, black on the right."""
     image = Image.new(mode, (64, 32), colour)
-    black = (0, 0, 0, 255) if mode in ("RGBA", "CMYK") else (0, 255) if mode == "LA" else 0
+    black: Any = (0, 0, 0, 255) if mode in ("RGBA", "CMYK") else (0, 255) if mode == "LA" else 0
     image.paste(black, (48, 0, 64, 32))
     return image
 
