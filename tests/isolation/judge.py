@@ -66,7 +66,7 @@ def installed() -> Path:
         made.mkdir()
         for file in _FILES:
             shutil.copy(HERE / file, made)
-        npm = [_NODE / "bin/node", _NODE / "lib/node_modules/npm/bin/npm-cli.js"]
+        npm = [str(_NODE / "bin/node"), str(_NODE / "lib/node_modules/npm/bin/npm-cli.js")]
         command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=240, check=False)
         if done.returncode:

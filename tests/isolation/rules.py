@@ -286,7 +286,7 @@ def every_policy(template: Template) -> dict[str, Any]:
 
 def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
     """Who takes on which role, with which tags, and whether it is to be allowed."""
-    own = {"aws:RequestTag/tenant": OWN, "aws:TagKeys": ["tenant"]}
+    own: Mapping[str, str | list[str]] = {"aws:RequestTag/tenant": OWN, "aws:TagKeys": ["tenant"]}
     for role in template.named("AWS::IAM::Role"):
         arn, trust = template.arn(role), f"{TRUST}{role}"
         for_app = role == "TenantClientRole"

@@ -28,7 +28,7 @@ def as_list(value: Any) -> list[Any]:
 class Template:
     """``stack.yaml`` with the default of each parameter."""
 
-    _document: dict[str, Any] = field(default_factory=lambda: cast("dict[str, Any]", load(str(TEMPLATE))))
+    _document: dict[str, Any] = field(default_factory=lambda: cast("dict[str, Any]", load(str(TEMPLATE))), repr=False)
 
     @property
     def resources(self) -> dict[str, Any]:
