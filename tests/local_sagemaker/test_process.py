@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,21 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
     last = create_training_job(client, bucket, hosts=3, RoleArn=role)
     assert ended_training_job(client, last)["TrainingJobStatus"] == "Completed"
     wait_for(lambda: list((own_emulator.state / "instances" / "training-job").glob("*")), lambda left: not left)
+
+
+def test_a_state_folder_may_be_given_by_a_relative_path(
+    local_cloud: LocalCloud, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's working folder is another one, and its SAGEMAKER_BASE_DIR must still lead to its files."""
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root)
+    running = Emulator(local_cloud, Path(os.path.relpath(tmp_path / "state", root)))
+    running.start()
+    try:
+        client = running.client("sagemaker")
+        assert ended_training_job(client, create_training_job(client, bucket))["TrainingJobStatus"] == "Completed"
+    finally:
+        running.stop()
 
 
 def test_sigterm_leaves_no_process_behind(own_emulator: Emulator, bucket: str) -> None:

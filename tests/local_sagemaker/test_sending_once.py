@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -11,11 +15,58 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.http_client import HttpClient
 from tests.local_sagemaker.conftest import Emulator, create_endpoint_config, create_model, keys, unique, wait_for
 from tests.local_sagemaker.test_hosting import Endpoint
 from tests.local_sagemaker.test_transform import ended, put, transform
 
 KEPT = 6
+
+
+class Closing(BaseHTTPRequestHandler):
+    """Keeps the connection after an answer by its headers, and closes it all the same, a moment later."""
+
+    protocol_version = "HTTP/1.1"
+    closed = threading.Event()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        self.close_connection = True
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.closed.set()
+
+
+def test_a_kept_connection_that_the_container_has_closed_is_not_used() -> None:
+    """Also where the event loop was too busy to hear of it: nothing would have been sent again."""
+
+    async def ask_twice(port: int) -> list[int]:
+        client = HttpClient(port)
+        statuses = []
+        for _ in range(3):
+            Closing.closed.clear()
+            statuses.append((await client.request("POST", "/invocations", body=b"x", within=10)).status)
+            assert Closing.closed.wait(10)  # the loop stands still meanwhile
+        client.close()
+        return statuses
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Closing)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        assert asyncio.run(ask_twice(server.server_port)) == [200, 200, 200]
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
 
 
 def invoke(runtime: Any, endpoint: str, body: str) -> Any:
