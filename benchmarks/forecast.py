@@ -206,7 +206,7 @@ def _trained(
                 begun = time.perf_counter()
                 model = predictor.load(result.folder)
                 loads.append(1000 * (time.perf_counter() - begun))
-                told = _told(predictor, model, starts.smoke({"period": HORIZON_DAYS}, result.card))
+                told = _told(predictor, model, {"period": HORIZON_DAYS, starts.FIELD: starts.DATA_END})
                 scored.append(_scored(whole[result.task.tenant], back, told))
                 fits += 1
                 started = _cpu()

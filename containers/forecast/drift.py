@@ -63,7 +63,7 @@ def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
     count = min(_points_after(series, int(end.timestamp())), int(card["horizon_points"]))
     if not _enough(series, int(end.timestamp()), count):
         return None
-    return starts.smoke({"hours": count} if series.frequency == "h" else {"period": count}, card)
+    return {("hours" if series.frequency == "h" else "period"): count, starts.FIELD: starts.DATA_END}
 
 
 def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:

@@ -1,7 +1,7 @@
 """When a forecast starts: the same rule in the server and in the product's client, with the standard library alone.
 
 A request's `start` is a day (`2026-11-30`: its midnight on the customer's clock), a time of the customer's clock
-(`2026-11-30T06:00`), or an instant with an offset (`2026-11-30T06:00+01:00`). Without one, the present is meant. A forecast
+(`2026-11-30T06:00`), an instant with an offset (`2026-11-30T06:00+01:00`), or `data_end`. Without one, the present is meant. A forecast
 never begins before the start that is asked for: within an hour, or for a daily model within a day, the next one is meant.
 Of a time that the clock shows twice, the first is meant; of one that it skips, the time as the clock stood before.
 
@@ -16,6 +16,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 FIELD: Final = "start"
+
+DATA_END: Final = "data_end"
+"""The start that every model can answer, however old its data are: what a smoke request asks for."""
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2199
@@ -49,20 +52,16 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
 
     Raises `InvalidStart` for a malformed one.
     """
+    if request.get(FIELD) == DATA_END:
+        end = _data_end(card)
+        if end is None:
+            raise InvalidStart(f"start is {DATA_END}, and the model's card does not tell where its data end.")
+        return {**request, FIELD: end.date().isoformat() if card.get("frequency") == "D" else end.strftime(_STAMP)}
     clock = zone(card.get("timezone"))
     moment = _moment(request[FIELD], clock) if FIELD in request else now.astimezone(clock)
     if card.get("frequency") == "D":
         return {**request, FIELD: _next_day(moment).isoformat()}
     return {**request, FIELD: _next_hour(moment.astimezone(UTC), _minute_of_hour(card)).strftime(_STAMP)}
-
-
-def smoke(request: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
-    """The request as any model can answer it, however old its data are: from where they end.
-
-    Raises KeyError or TypeError for a card that training does not write.
-    """
-    end = str(card["data"]["end"])
-    return {**request, FIELD: end[:10] if card["frequency"] == "D" else end}
 
 
 def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
@@ -153,6 +152,10 @@ def _next_hour(moment: datetime, minute: timedelta) -> datetime:
 
 def _minute_of_hour(card: Mapping[str, Any]) -> timedelta:
     """How far into an hour the model's hours begin: not at all, but for meters that are read at half past."""
-    data = card.get("data")
-    end = instant(str(data["end"])) if isinstance(data, Mapping) and "end" in data else None
+    end = _data_end(card)
     return timedelta(minutes=end.minute, seconds=end.second) if end else timedelta()
+
+
+def _data_end(card: Mapping[str, Any]) -> datetime | None:
+    data = card.get("data")
+    return instant(str(data["end"])) if isinstance(data, Mapping) and "end" in data else None

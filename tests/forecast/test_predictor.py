@@ -55,7 +55,7 @@ def loaded(folder: Path, content: StoredForecast | None = None) -> ForecastModel
 def ask(model: ForecastModel, request: Any) -> dict[str, Any]:
     """What the model answers; from where its data end, unless the request says otherwise."""
     if isinstance(request, dict) and "start" not in request:
-        request = starts.smoke(request, model.card)
+        request = {**request, starts.FIELD: starts.DATA_END}
     answer = PREDICTOR.predict(model, json.dumps(request).encode(), "application/json", "application/json")
     return dict(json.loads(answer.body))
 

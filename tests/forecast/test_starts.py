@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from containers.forecast.starts import InvalidStart, check, instant, resolve, smoke
+from containers.forecast.starts import DATA_END, InvalidStart, check, instant, resolve
 
 NOW = datetime(2026, 3, 28, 23, 20, tzinfo=UTC)  # in Berlin the next day already, whose clock goes on at 01:00 UTC
 
@@ -131,7 +131,9 @@ def test_a_start_beyond_reach_is_told_with_the_date_the_data_end_and_a_code() ->
 @pytest.mark.parametrize("frequency", ["h", "D"])
 def test_a_smoke_request_is_within_reach_however_old_the_data_are(frequency: str) -> None:
     old = card(frequency, end="2019-03-01T00:00:00Z")
-    asked = smoke({"period": 1}, old)
-    assert asked["period"] == 1
+    asked = resolve({"period": 1, "start": DATA_END}, old, NOW)
+    assert asked == {"period": 1, "start": "2019-03-01T00:00:00Z" if frequency == "h" else "2019-03-01"}
     assert resolve(asked, old, NOW) == asked
     check(asked, old)
+    with pytest.raises(InvalidStart, match="does not tell"):
+        resolve({"period": 1, "start": DATA_END}, {"frequency": frequency}, NOW)

@@ -15,7 +15,7 @@ from containers.forecast.preparation import prepare
 from containers.forecast.prophet_map import forecast_many
 from containers.forecast.series import Weeks
 from containers.forecast.settings import InvalidHyperparameter, Settings, parse_settings
-from containers.forecast.starts import smoke
+from containers.forecast.starts import DATA_END, FIELD
 from containers.forecast.synthetic import generate
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.archive import write_archive
@@ -57,7 +57,7 @@ def answer(trained: Trained, request: Mapping[str, Any]) -> dict[str, Any]:
     (trained.folder / "card.json").write_text(json.dumps({"format": 1, "version": "v1", **trained.card}))
     predictor = ForecastPredictor()
     model = predictor.load(trained.folder)
-    asked = json.dumps({**smoke({}, trained.card), **request}).encode()
+    asked = json.dumps({FIELD: DATA_END, **request}).encode()
     return dict(json.loads(predictor.predict(model, asked, "application/json", "").body))
 
 
