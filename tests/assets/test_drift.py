@@ -135,7 +135,7 @@ def test_a_model_that_foretold_what_came_passes_and_others_warn_in_one_message(
     assert facts["version"] == models[0].version
     assert facts["promised_mase"] == models[0].metrics["mase"]
     assert 0 < facts["mase"] <= facts["promised_mase"] * (1 + facts["tolerance"])
-    assert (facts["fresh_from"], facts["readings"]) == ("2025-04-01T00:00:00Z", 7 * 24)
+    assert (facts["fresh_from"], facts["readings"]) == (f"{TRAINED_UNTIL:%Y-%m-%dT%H:%M:%SZ}", 7 * 24)
     assert facts["metrics"]["coverage80"]["promised"] == models[0].metrics["coverage80"]
     assert facts["plot"].startswith(b"\x89PNG")
     (said,) = messages(deployment, told_operators)

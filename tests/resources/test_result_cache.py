@@ -28,7 +28,7 @@ from tests.resources.inference_counts import counted
 from workloads.schema import Cache, Workload
 
 Serving = tuple[Deployment, Workload, Endpoint]
-START = TODAY.date().isoformat()
+START = f"{TODAY:%Y-%m-%dT%H:%M:%SZ}"  # as a start is when it is resolved
 WEEK = {"period": 7, "start": START}
 
 
