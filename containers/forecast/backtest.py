@@ -5,7 +5,9 @@ forecasts up to eight weeks, week by week, from what lay before each. The candid
 first is the champion unless the median of another was clearly nearer the truth: eight weeks of one customer are few, and
 taking the winner by any margin cost 5 % of MASE on daily households. The champion's quantiles are shifted, per hour of the
 day and week ahead, by the quantiles of what it missed in the backtest (split-conformal calibration of quantile forecasts:
-Romano, Patterson, Candès 2019, arXiv:1905.03222; one side at a time). Then the champion is fitted once more, on everything.
+Romano, Patterson, Candès 2019, arXiv:1905.03222; one side at a time, and both sides together for the few points of daily
+series). Then the champion is fitted once more, on everything. Of weeks farther ahead it says what it says of the second,
+with intervals that grow (`containers.forecast.distance`).
 """
 
 import math

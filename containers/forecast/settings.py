@@ -39,7 +39,7 @@ class Settings:
     `candidates`: names to choose among, or none for the defaults of the tier. `global_lightgbm` among them is for tenants
     of tier pool; the others choose among the rest.
     `quantiles`: levels that a model forecasts, ascending, with 0.1, 0.5 and 0.9 among them.
-    `horizon_days`: days that a model can forecast; none for 14 hourly and 28 daily.
+    `horizon_days`: days that one forecast may reach from its start; none for 14 hourly and 28 daily.
     `prophet`: how the candidate `prophet` is fitted: all customers at once in numpy, or by the library, one by one.
     """
 
