@@ -112,7 +112,8 @@ def _forecast(days: Floats, levels: Sequence[float]) -> Floats:
     for column, shift in enumerate(_shifts(np.stack(missed), levels), start=1):
         result[..., column] = told[:, 1] + shift
     result[..., 1:] = np.sort(result[..., 1:], axis=-1)
-    return np.maximum(result, 0.0)
+    not_negative: Floats = np.maximum(result, 0.0)
+    return not_negative
 
 
 def _naive(days: Floats, season: int, levels: Sequence[float]) -> Floats:
@@ -122,7 +123,8 @@ def _naive(days: Floats, season: int, levels: Sequence[float]) -> Floats:
     shifts = _shifts(filled[season:] - filled[:-season], levels)
     result = np.stack([told, *(told + shift for shift in shifts)], axis=-1)
     result[..., 1:] = np.sort(result[..., 1:], axis=-1)
-    return np.maximum(result, 0.0)
+    not_negative: Floats = np.maximum(result, 0.0)
+    return not_negative
 
 
 def _shifts(missed: Floats, levels: Sequence[float]) -> list[Floats]:

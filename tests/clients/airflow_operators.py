@@ -54,13 +54,13 @@ def main(bucket: str) -> dict[str, Any]:
         failure = ""
     except AirflowException as error:
         failure = str(error)
-    model = {
+    model: dict[str, Any] = {
         "ModelName": f"{prefix}-model",
         "PrimaryContainer": {"Image": f"{REGISTRY}/echo:1", "Environment": {"ECHO_AS_IS": "1"}},
         "ExecutionRoleArn": ROLE,
     }
     SageMakerModelOperator(task_id="model", config=model, **COMMON).execute({})
-    config = {
+    config: dict[str, Any] = {
         "EndpointConfigName": f"{prefix}-config",
         "ProductionVariants": [{"VariantName": "v", "ModelName": model["ModelName"], "InitialInstanceCount": 1,
                                 "InstanceType": "ml.m5.large"}],

@@ -419,7 +419,8 @@ def near(one: tuple[int, ...], other: tuple[int, ...], most: int = 3) -> bool:
 def test_colours_are_those_that_the_profile_means(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    how: dict[str, object] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    ways: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    how = ways.get(kind, {})
     stored = of_colour("RGB", (171, 35, 35)).rotate(180 if orientation == 3 else 0)
     colour, changes = seen(saved(stored, kind, icc_profile=ADOBE, exif=exif, **how))
     assert near(colour, (200, 30, 30))

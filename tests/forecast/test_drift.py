@@ -79,7 +79,7 @@ def scored(found: Scored | None) -> Scored:
     ("days", "asked"), [(0, None), (2, None), (3, {"hours": 72}), (10, {"hours": 240}), (20, {"hours": 336})]
 )
 def test_the_served_model_is_asked_for_the_days_that_are_newer_than_it_and_within_its_horizon(
-    fresh: Fresh, days: int, asked: dict[str, int] | None
+    fresh: Fresh, days: int, asked: dict[str, Any] | None
 ) -> None:
     assert question(fresh(days), card()) == (asked and {**asked, "start": "data_end"})
 
