@@ -41,9 +41,9 @@ def kill(cloud: LocalCloud) -> None:
     process.wait()
 
 
-def saved_after(cloud: LocalCloud, moment: float) -> bool:
-    tables = cloud.state / "ministack" / "dynamodb.json"
-    return tables.exists() and tables.stat().st_mtime > moment
+def saved(cloud: LocalCloud, service: str, words: str) -> bool:
+    file = cloud.state / "ministack" / f"{service}.json"
+    return file.exists() and words in file.read_text()
 
 
 def test_a_killed_ministack_has_its_tables_and_stack_again(
@@ -59,8 +59,7 @@ def test_a_killed_ministack_has_its_tables_and_stack_again(
     ]
     item = dict(zip(keys, row.values(), strict=False))
     deployment.dynamodb.put_item(TableName=deployment.models_table, Item=item)
-    moment = time.time()
-    while not saved_after(ministack, moment):
+    while not (saved(ministack, "dynamodb", '"acme"') and saved(ministack, "sqs", "manifest.json")):
         assert ministack.processes["ministack"].poll() is None
         time.sleep(0.05)
     kill(ministack)
