@@ -18,7 +18,9 @@ from resources import keys
 KNOW_NO_RESOURCE = {
     "cloudwatch:PutMetricData",
     "ecr:GetAuthorizationToken",
+    "sagemaker:ListEndpointConfigs",
     "sagemaker:ListEndpoints",
+    "sagemaker:ListModels",
     "sagemaker:ListTrainingJobs",
 }
 

@@ -17,7 +17,7 @@ PRINCIPAL: Final = f"arn:aws:sts::{ACCOUNT}:assumed-role/somebody/session"
 
 # Of a role: its identity policies. What is attached to roles outside the template stands for those.
 IDENTITIES: Final = ("TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole", "AppPolicy", "AsyncClientPolicy",
-                     "OrchestratorPolicy", "OperatorPolicy")  # fmt: skip
+                     "OrchestratorPolicy", "OperatorPolicy", "WindDownPolicy")  # fmt: skip
 
 # Everything that lies in the data bucket, by the first part of its key. What only the control plane touches bears no tenant there.
 OF_TENANTS: Final = ("predictions", "archive", "cache", "async")
@@ -67,6 +67,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
         "s3:ListBucket": _LIST_ALL,
         "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility sqs:GetQueueAttributes": "UploadsQueue AsyncFailuresQueue",
         "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
+        "sqs:ReceiveMessage sqs:DeleteMessage ": "UploadsDeadLetterQueue",
+        "sqs:SendMessage": "UploadsQueue",
         "sns:Publish": "TenantsTopic OperatorsTopic",
         "sagemaker:AddTags sagemaker:CreateEndpoint sagemaker:CreateEndpointConfig sagemaker:CreateModel sagemaker:CreateTrainingJob "
         "sagemaker:CreateTransformJob sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel "
@@ -80,18 +82,26 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
         "cloudformation:DescribeStacks": "stack",
     }],
     "OperatorPolicy": [{
-        "s3:PutObject": "uploads",
-        "s3:GetObject": "endpoints",
+        "s3:PutObject": "uploads endpoints",
+        "s3:GetObject": "artifacts checkpoints endpoints",
         "s3:ListBucket": _LIST_ALL,
         "sqs:GetQueueAttributes": "UploadsQueue UploadsDeadLetterQueue",
         "sqs:SendMessage": "UploadsQueue",
         "sqs:ReceiveMessage sqs:DeleteMessage": "UploadsDeadLetterQueue",
         "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
         "sns:Publish": "TenantsTopic",
-        "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint sagemaker:StopTrainingJob":
+        "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint sagemaker:StopTrainingJob "
+        "sagemaker:UpdateEndpointWeightsAndCapacities":
             "endpoint async-endpoint tagged-endpoint training-job",
         "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
         "cloudformation:DescribeStacks": "stack",
+    }],
+    "WindDownPolicy": [{
+        "s3:DeleteObject": f"uploads {_ALL_DATA}",
+        "dynamodb:Scan": "RequestsTable ModelsTable",
+        "sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel":
+            "endpoint async-endpoint tagged-endpoint endpoint-config model",
+        "sagemaker:ListEndpoints sagemaker:ListEndpointConfigs sagemaker:ListModels": "any",
     }],
 }  # fmt: skip
 
@@ -177,7 +187,10 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         yield Target(
             f"{name}/index", "all", f"{template.arn(name)}/index/queue", {"dynamodb:LeadingKeys": [f"{own}#energy"]}
         )
-        yield Target("foreign", "nobody", f"{template.arn(name)}-2", {"dynamodb:LeadingKeys": [f"{own}#energy"]})
+        # AWS tells no leading keys of a scan.
+        yield Target(f"{name}/index", "unnamed", f"{template.arn(name)}/index/queue", {})
+        for context in ({"dynamodb:LeadingKeys": [f"{own}#energy"]}, {}):
+            yield Target("foreign", "nobody", f"{template.arn(name)}-2", context)
 
     sagemaker = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
     for whose, tenant in (("own", own), ("other", other), ("neighbour", f"{own}-2")):

@@ -29,7 +29,10 @@ ACTIONS: Final = {
 # What of ``resources`` Dagster's code does not call, and who does.
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
-    "sqs:SendMessage": "OperatorPolicy",
+    "dynamodb:Scan": "WindDownPolicy",
+    "sagemaker:ListEndpoints": "WindDownPolicy",
+    "sagemaker:ListEndpointConfigs": "WindDownPolicy",
+    "sagemaker:ListModels": "WindDownPolicy",
 }
 
 

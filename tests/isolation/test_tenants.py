@@ -22,7 +22,7 @@ NO_BUCKET_KEYS: Final = {
     "request_id_of", "version_of", "moment_of", "upload_moment", "pack_id_of", "question_id_of",
     "parse_manifest_key", "parse_async_input", "parse_inference_id",
     "training_data_folder", "async_extension", "target_model", "inference_id",
-    "table_partition", "workload_partition", "version_item", "queue_key",
+    "table_partition", "history_partition", "history_item", "upload_counts_partition", "workload_partition", "version_item", "queue_key",
     "training_job_name", "training_job_prefix", "transform_job_name", "endpoint_name", "shared_endpoint_name", "async_endpoint_name",
     "name_of_content",
 }  # fmt: skip
@@ -127,7 +127,8 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
         for table in template.named("AWS::DynamoDB::Table"):
             for action in DYNAMODB_ACTIONS:
                 may = tenant == own and action in {"dynamodb:GetItem", "dynamodb:Query"}
-                ask(action, template.arn(table), may, dynamodb__LeadingKeys=[keys.table_partition(tenant, workload)])
+                for partition in (keys.table_partition, keys.history_partition, keys.upload_counts_partition):
+                    ask(action, template.arn(table), may, dynamodb__LeadingKeys=[partition(tenant, workload)])
                 for partition in (keys.workload_partition(workload), keys.ACCOUNT_PARTITION):
                     ask(action, template.arn(table), False, dynamodb__LeadingKeys=[partition])
         endpoint = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{keys.endpoint_name('tenantry', workload, 'bridge', tenant)}"

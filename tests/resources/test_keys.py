@@ -104,8 +104,8 @@ def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> No
     except keys.InvalidId:
         return
     key = keys.upload_file(keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1"), checked)
-    assert key.split("/") == ["uploads", "energy", "acme", "u1", name]
-    assert unquote(key).split("/")[:4] == ["uploads", "energy", "acme", "u1"]
+    assert key.split("/") == ["uploads", "acme", "energy", "u1", name]
+    assert unquote(key).split("/")[:4] == ["uploads", "acme", "energy", "u1"]
     assert len(unquote(key).split("/")) == 5
     assert len(key.encode()) <= 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 
