@@ -554,7 +554,7 @@ def _output(job: Document) -> S3Location:
 
 
 def _is_archived(job: Document) -> bool:
-    return job["OutputDataConfig"].get("CompressionType") != "NONE"
+    return bool(job["OutputDataConfig"].get("CompressionType") != "NONE")
 
 
 def _artifacts(job: Document) -> S3Location:

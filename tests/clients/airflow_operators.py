@@ -54,19 +54,22 @@ def main(bucket: str) -> dict[str, Any]:
         failure = ""
     except AirflowException as error:
         failure = str(error)
-    model = {
+    model: dict[str, Any] = {
         "ModelName": f"{prefix}-model",
         "PrimaryContainer": {"Image": f"{REGISTRY}/echo:1", "Environment": {"ECHO_AS_IS": "1"}},
         "ExecutionRoleArn": ROLE,
     }
     SageMakerModelOperator(task_id="model", config=model, **COMMON).execute({})
-    config = {
+    config: dict[str, Any] = {
         "EndpointConfigName": f"{prefix}-config",
         "ProductionVariants": [{"VariantName": "v", "ModelName": model["ModelName"], "InitialInstanceCount": 1,
                                 "InstanceType": "ml.m5.large"}],
     }  # fmt: skip
     SageMakerEndpointConfigOperator(task_id="config", config=config, **COMMON).execute({})
-    endpoint = {"EndpointName": f"{prefix}-endpoint", "EndpointConfigName": config["EndpointConfigName"]}
+    endpoint: dict[str, Any] = {
+        "EndpointName": f"{prefix}-endpoint",
+        "EndpointConfigName": config["EndpointConfigName"],
+    }
     SageMakerEndpointOperator(
         task_id="endpoint", config={"Endpoint": endpoint}, operation="create", **WAITING, **COMMON
     ).execute({})

@@ -28,7 +28,7 @@ def test_long_names_and_many_files_are_extracted(form: int, tmp_path: Path) -> N
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=form) as tar:
         for name in names:
             member = tarfile.TarInfo(name)
-            member.mtime = 1.5  # type: ignore[assignment]  # a fraction, which PAX keeps in its extended header
+            member.mtime = 1.5  # a fraction, which PAX keeps in its extended header
             tar.addfile(member, io.BytesIO())
     extract(tmp_path / "a.tar.gz", tmp_path / "model", 1 << 20)
     assert len(list((tmp_path / "model" / ("ü" * 100)).iterdir())) == 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from local_sagemaker.members import STRUCTURES, tables
 from local_sagemaker.protocol import Protocol
@@ -42,7 +43,7 @@ def test_they_tell_of_every_operation_that_is_answered(emulator: Emulator) -> No
 
 def test_what_they_name_exists() -> None:
     """A member that the service model renamed or dropped would be honoured in words only."""
-    shapes = {name: protocol.model.shape_for(name) for protocol in (Protocol("sagemaker"), Protocol("sagemaker-runtime"))
+    shapes: dict[str, Any] = {name: protocol.model.shape_for(name) for protocol in (Protocol("sagemaker"), Protocol("sagemaker-runtime"))
               for name in STRUCTURES if name in protocol.model.shape_names}  # fmt: skip
     assert set(shapes) == set(STRUCTURES)
     for name, structure in STRUCTURES.items():
