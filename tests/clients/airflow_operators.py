@@ -66,7 +66,10 @@ def main(bucket: str) -> dict[str, Any]:
                                 "InstanceType": "ml.m5.large"}],
     }  # fmt: skip
     SageMakerEndpointConfigOperator(task_id="config", config=config, **COMMON).execute({})
-    endpoint = {"EndpointName": f"{prefix}-endpoint", "EndpointConfigName": config["EndpointConfigName"]}
+    endpoint: dict[str, Any] = {
+        "EndpointName": f"{prefix}-endpoint",
+        "EndpointConfigName": config["EndpointConfigName"],
+    }
     SageMakerEndpointOperator(
         task_id="endpoint", config={"Endpoint": endpoint}, operation="create", **WAITING, **COMMON
     ).execute({})
