@@ -251,7 +251,8 @@ def _shift(missed: Floats, level: float) -> Floats:
         by_hour = np.partition(around, place, axis=0)[place]
     else:
         by_hour = np.array([_quantile(around[:, hour], level, run) for hour in range(hours)])
-    return (by_hour + overall) / 2
+    shift: Floats = (by_hour + overall) / 2
+    return shift
 
 
 def _quantile(values: Floats, level: float, run: float) -> float:

@@ -122,7 +122,8 @@ def _naive(days: Floats, season: int, levels: Sequence[float]) -> Floats:
     shifts = _shifts(filled[season:] - filled[:-season], levels)
     result = np.stack([told, *(told + shift for shift in shifts)], axis=-1)
     result[..., 1:] = np.sort(result[..., 1:], axis=-1)
-    return np.maximum(result, 0.0)
+    naive: Floats = np.maximum(result, 0.0)
+    return naive
 
 
 def _shifts(missed: Floats, levels: Sequence[float]) -> list[Floats]:
