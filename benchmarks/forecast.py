@@ -53,6 +53,9 @@ DISTANCES: Final = (1, 7, 30, 60)
 DISTANT_ORIGINS: Final = (14, 10)
 """Weeks before the end at which the history is cut for them."""
 
+LEAST_SHARE: Final = 0.01
+"""Of the usual consumption: WAPE and pinball loss, which are relative to it, leave out weeks in which there was less."""
+
 METRICS: Final = ("mase", "wape", "pinball", "coverage80")
 
 TRAINED: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -280,6 +283,8 @@ def _scored(customer: Customer, back: int, told: Floats, days: int = 0) -> Score
     first = len(cut.values) + days * 86_400 // STEP[series.frequency]
     truth = series.values[first : first + len(told)]
     result = score(truth, told, naive_error(weeks_of(cut).values), LEVELS)
+    if np.nansum(truth) < LEAST_SHARE * np.nanmean(cut.values) * np.isfinite(truth).sum():
+        result = replace(result, wape=float("nan"), pinball=float("nan"))
     return Scored(customer.name, customer.source, tuple(getattr(result, metric) for metric in METRICS))
 
 
@@ -328,7 +333,7 @@ def _prophet_of(customer: Customer) -> tuple[list[Scored], float, int]:
 
 def _means(scored: Sequence[Scored]) -> dict[str, float]:
     table = np.array([one.values for one in scored])
-    return {metric: round(float(value), 4) for metric, value in zip(METRICS, table.mean(axis=0), strict=True)}
+    return {metric: round(float(value), 4) for metric, value in zip(METRICS, np.nanmean(table, axis=0), strict=True)}
 
 
 def _show(frequency: str, name: str, scored: Sequence[Scored], cost: Mapping[str, float]) -> None:
