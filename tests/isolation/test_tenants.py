@@ -127,8 +127,8 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
         for table in template.named("AWS::DynamoDB::Table"):
             for action in DYNAMODB_ACTIONS:
                 may = tenant == own and action in {"dynamodb:GetItem", "dynamodb:Query"}
-                for partition in (keys.table_partition, keys.history_partition, keys.upload_counts_partition):
-                    ask(action, template.arn(table), may, dynamodb__LeadingKeys=[partition(tenant, workload)])
+                for of_tenants in (keys.table_partition, keys.history_partition, keys.upload_counts_partition):
+                    ask(action, template.arn(table), may, dynamodb__LeadingKeys=[of_tenants(tenant, workload)])
                 for partition in (keys.workload_partition(workload), keys.ACCOUNT_PARTITION):
                     ask(action, template.arn(table), False, dynamodb__LeadingKeys=[partition])
         endpoint = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{keys.endpoint_name('tenantry', workload, 'bridge', tenant)}"
