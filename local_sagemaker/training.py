@@ -222,6 +222,8 @@ class TrainingJobs:
         self, name: str, job: Document, status: str, reason: str | None = None, secondary: str | None = None
     ) -> None:
         job["TrainingJobStatus"] = status
+        if secondary == "MaxWaitTimeExceeded":
+            job.pop("ModelArtifacts", None)  # nothing was uploaded, and nothing will be
         now = time.time()
         if "TrainingStartTime" in job:
             job["TrainingEndTime"] = now

@@ -57,9 +57,8 @@ class Cli:
         return errors
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        with self._process:  # closes its pipes, which ends it, and waits
+            pass
 
 
 @pytest.fixture
