@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -253,8 +253,8 @@ class _Server:
     @classmethod
     def start(cls, modules: Sequence[str], idle_seconds: float) -> _Server:
         folder = tempfile.TemporaryDirectory(prefix="tenantry-calls-")
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(_address(folder.name))
+        with socket.socket(socket.AF_UNIX) as listener, _address(folder.name) as address:
+            listener.bind(address)
             listener.listen(64)
             process = subprocess.Popen(
                 [
@@ -284,7 +284,8 @@ class _Server:
         worker = _Worker(connection, limits)
         try:
             connection.settimeout(_PATIENCE)
-            connection.connect(_address(self.folder.name))
+            with _address(self.folder.name) as address:
+                connection.connect(address)
             if worker.read() == {"ready": True}:
                 return worker
         except OSError:
@@ -301,8 +302,14 @@ class _Server:
         self.folder.cleanup()
 
 
-def _address(folder: str) -> str:
-    return f"{folder}/calls"
+@contextmanager
+def _address(folder: str) -> Iterator[str]:
+    """Where the server is reached: by a path that is short wherever the folder lies, as a socket's takes 107 bytes (unix(7))."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/calls"
+    finally:
+        os.close(descriptor)
 
 
 def _environment(home: str) -> dict[str, str]:

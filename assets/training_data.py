@@ -104,9 +104,11 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
     try:
         manifest = uploads.read_manifest(deployment, request.manifest_key, {workload.name: workload})
     except storage.ObjectMissing as error:
-        raise uploads.RefusedUpload("the upload's manifest.json is not there any more; upload again") from error
+        raise uploads.RefusedUpload(
+            "the upload's manifest.json is not there any more; upload again", "manifest_gone"
+        ) from error
     if request.version is None:
-        raise uploads.RefusedUpload("this request was refused when it came in; upload again")
+        raise uploads.RefusedUpload("this request was refused when it came in; upload again", "refused_before")
     limits = call_limits(workload)
     with tempfile.TemporaryDirectory(prefix="tenantry-") as scratch:
         raw, prepared_folder = Path(scratch, "raw"), Path(scratch, "prepared")

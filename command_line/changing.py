@@ -29,6 +29,7 @@ from resources import wind_down as ending
 from resources.intake import redrive as redriven
 from resources.request_queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
 from resources.storage import error_code
+from resources.training import stop_job_of_pack
 from resources.workload_controls import WorkloadControls
 from workloads.schema import Workload
 
@@ -209,16 +210,8 @@ def _by_status(requests: Sequence[Request]) -> str:
 
 
 def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys.PackId) -> None:
-    job = fleet.newest_job_of_pack(invocation.deployment, workload, pack)
-    if job is None or job.status != "InProgress":
-        return
-    try:
-        invocation.deployment.sagemaker.stop_training_job(TrainingJobName=job.name)
-    except ClientError as error:
-        if "in status" not in str(error):  # it ended in this moment
-            raise
-        return
-    invocation.aside.print(f"training job {job.name} is being stopped")
+    if job := stop_job_of_pack(invocation.deployment, workload, pack):
+        invocation.aside.print(f"training job {job} is being stopped")
 
 
 # ---- the end of a workload ------------------------------------------------------------------------------------------------
@@ -248,13 +241,7 @@ def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: 
     invocation.confirm(
         f"Cancel {open_requests} open requests of {workload} and delete its endpoints ({data})?", yes=yes
     )
-
-    def stop_job(name: keys.WorkloadName, pack: keys.PackId) -> None:
-        _stop_job_of(invocation, name, pack)
-
-    done = ending.wind_down(
-        invocation.deployment, workload, by=invocation.operator, delete_data=delete_data, stop_job=stop_job
-    )
+    done = ending.wind_down(invocation.deployment, workload, by=invocation.operator, delete_data=delete_data)
     if invocation.as_json:
         invocation.write_json(
             {

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count, islice
-from typing import Any, Final
-
-from botocore.exceptions import ClientError
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from resources import hosting, keys
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry
 from resources.request_queue import Request, RequestQueue
+from resources.training import describe_job, newest_job_of_pack
 from resources.workload_controls import Pause, WorkloadControls
 from workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
 
 ENDPOINTS_LISTED: Final = 100  # SageMaker gives at most so many a call, and takes few calls a second
 
@@ -79,16 +81,9 @@ class UploadEvents:
     dead_letters: int
 
 
-def training_job(deployment: Deployment, name: str) -> TrainingJob | None:
-    """The job, or None when SageMaker knows none of that name (yet)."""
-    try:
-        found = deployment.sagemaker.describe_training_job(TrainingJobName=name)
-    except ClientError as error:
-        if hosting.is_missing(error) or "not found" in str(error):
-            return None
-        raise
+def _training_job(found: DescribeTrainingJobResponseTypeDef) -> TrainingJob:
     return TrainingJob(
-        name=name,
+        name=found["TrainingJobName"],
         status=found["TrainingJobStatus"],
         secondary_status=found["SecondaryStatus"],
         instances=found["ResourceConfig"].get("InstanceCount", 0),
@@ -106,21 +101,8 @@ def newest_training_jobs(deployment: Deployment, workload: Workload | None, most
         NameContains=prefix, SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": most}
     )
     names = [job["TrainingJobName"] for page in pages for job in page["TrainingJobSummaries"]]
-    found = (training_job(deployment, name) for name in names if name.startswith(prefix))
-    return [job for job in found if job is not None]
-
-
-def newest_job_of_pack(deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId) -> TrainingJob | None:
-    """The pack's last job; where one ended without a machine, another takes its place under the next number."""
-    found: TrainingJob | None = None
-    for number in count(1):
-        job = training_job(deployment, keys.training_job_name(deployment.prefix, workload, pack, number))
-        if job is None:
-            return found
-        found = job
-        if job.status not in {"Failed", "Stopped"}:
-            return found
-    return found
+    found = (describe_job(deployment, name) for name in names if name.startswith(prefix))
+    return [_training_job(job) for job in found if job is not None]
 
 
 def packs_on_their_way(deployment: Deployment, requests: Sequence[Request]) -> Iterator[PackOnItsWay]:
@@ -131,11 +113,12 @@ def packs_on_their_way(deployment: Deployment, requests: Sequence[Request]) -> I
             packs.setdefault(request.pack, []).append(request)
     for pack, rows in packs.items():
         asked = any(row.job is not None for row in rows)
+        job = newest_job_of_pack(deployment, rows[0].workload, pack) if asked else None
         yield PackOnItsWay(
             pack=pack,
             tier=rows[0].tier,
             requests=Counter(row.status for row in rows),
-            job=newest_job_of_pack(deployment, rows[0].workload, pack) if asked else None,
+            job=None if job is None else _training_job(job),
         )
 
 

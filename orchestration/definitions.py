@@ -9,7 +9,7 @@ from dagster import BetaWarning, Definitions, PreviewWarning, in_process_executo
 from assets.workload_assets import assets_of
 from orchestration.checks import checks_of
 from orchestration.jobs import jobs_of
-from orchestration.operator_jobs import operator_jobs_of, redrive_uploads
+from orchestration.operator_jobs import operator_jobs_of, redrive_uploads, wind_down_workload
 from orchestration.partitions import tenants_of
 from orchestration.schedules import scheduled_of
 from orchestration.sensors import sensors_of
@@ -36,6 +36,7 @@ def _definitions() -> Definitions:
                 *(job for jobs in _JOBS.values() for job in jobs.all),
                 *(job for workload in _WORKLOADS.values() for job in operator_jobs_of(workload)),
                 redrive_uploads,
+                wind_down_workload,
             ],
             schedules=[
                 each.definition()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dagster import Config, JobDefinition, OpExecutionContext, job, op
+from dagster import Config, Failure, JobDefinition, OpExecutionContext, job, op
 from pydantic import Field
 
 from assets.workload_assets import raise_for
@@ -11,8 +11,9 @@ from orchestration.partitions import tenants_of
 from resources import intake, keys
 from resources.dagster_resources import TenantryResource
 from resources.request_queue import OPEN, NotTheirTurn, Request, RequestQueue
+from resources.wind_down import wind_down
 from resources.workload_controls import WorkloadControls
-from workloads.schema import Workload
+from workloads.schema import Workload, read_workloads
 
 
 class RetryConfig(Config):
@@ -124,6 +125,43 @@ def _latest(
         failures[tenant] = "it has no request; it never uploaded for this workload"
         return []
     return [max(rows, key=lambda row: (row.uploaded, row.accepted))]
+
+
+class WindDownConfig(Config):
+    """Which workload is ended."""
+
+    workload: str = Field(description="Its name; its YAML file must be gone.")
+    delete_data: bool = Field(False, description="Delete its uploads, models, predictions and rows, too.")
+
+
+@op(description="Cancels the open requests of a workload whose YAML is gone, and deletes its endpoints.")
+def end_workload(context: OpExecutionContext, config: WindDownConfig, tenantry: TenantryResource) -> None:
+    """The step of ``wind_down_workload``."""
+    name = keys.workload_name(config.workload)
+    if name in read_workloads():
+        raise Failure(
+            f"{name}.yaml is still there: remove it, reload the definitions, and launch this again.",
+            allow_retries=False,
+        )
+    done = wind_down(tenantry.deployment, name, by=f"run {context.run.run_id}", delete_data=config.delete_data)
+    context.add_output_metadata(
+        {
+            "cancelled": len(done.cancelled),
+            "endpoints": done.endpoints,
+            "configurations": done.configurations,
+            "models": done.models,
+            "objects": done.objects,
+            "rows": done.rows,
+        }
+    )
+    if done.moved_on:
+        raise Failure(f"{len(done.moved_on)} requests moved on in this moment; launch this again.", allow_retries=False)
+
+
+@job(description="Ends a workload whose YAML is gone: cancels its open requests and deletes its endpoints.")
+def wind_down_workload() -> None:
+    """What ``tenantry wind-down`` does."""
+    end_workload()
 
 
 @op(description="Sends the events in the uploads' dead-letter queue back to be taken in.")

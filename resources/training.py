@@ -5,17 +5,21 @@ CreateTrainingJob request.
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from botocore.exceptions import ClientError
+
 from resources import keys, storage
+from resources.hosting import is_missing
 from workloads.schema import Workload
 
 if TYPE_CHECKING:
-    from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef
+    from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, DescribeTrainingJobResponseTypeDef
 
     from resources.deployment import Deployment
     from resources.pipes_sagemaker_errors import FailureClass
@@ -266,6 +270,45 @@ def create_training_job_request(
     if tenant is not None:
         tags.append({"Key": "tenant", "Value": tenant})
     return request  # type: ignore[return-value]  # built as a plain dict; the client validates it
+
+
+def describe_job(deployment: Deployment, name: str) -> DescribeTrainingJobResponseTypeDef | None:
+    """The training job, or None when SageMaker knows none of that name (yet)."""
+    try:
+        return deployment.sagemaker.describe_training_job(TrainingJobName=name)
+    except ClientError as error:
+        if is_missing(error) or "not found" in str(error):
+            return None
+        raise
+
+
+def newest_job_of_pack(
+    deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId
+) -> DescribeTrainingJobResponseTypeDef | None:
+    """The pack's last job; where one ended without a machine, another takes its place under the next number."""
+    found: DescribeTrainingJobResponseTypeDef | None = None
+    for number in itertools.count(1):
+        job = describe_job(deployment, keys.training_job_name(deployment.prefix, workload, pack, number))
+        if job is None:
+            return found
+        found = job
+        if job["TrainingJobStatus"] not in {"Failed", "Stopped"}:
+            return found
+    return found
+
+
+def stop_job_of_pack(deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId) -> str | None:
+    """Stop the training job of a pack. Returns its name; None when none is in progress."""
+    job = newest_job_of_pack(deployment, workload, pack)
+    if job is None or job["TrainingJobStatus"] != "InProgress":
+        return None
+    try:
+        deployment.sagemaker.stop_training_job(TrainingJobName=job["TrainingJobName"])
+    except ClientError as error:
+        if "in status" not in str(error):  # it ended in this moment
+            raise
+        return None
+    return job["TrainingJobName"]
 
 
 _TIERS: Final[tuple[keys.Tier, ...]] = ("silo", "bridge", "pool")

@@ -6,7 +6,7 @@ Which workloads there ever were stands in the requests table, as no file tells o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from resources import hosting, keys
 from resources.model_registry import ModelRegistry
 from resources.notifications import Notice, tell_tenant
 from resources.request_queue import OPEN, NotTheirTurn, Request, RequestQueue
+from resources.training import stop_job_of_pack
 from resources.workload_controls import WorkloadControls
 
 if TYPE_CHECKING:
@@ -113,10 +114,7 @@ class WoundDown:
     rows: int = 0
 
 
-def wind_down(
-    deployment: Deployment, workload: keys.WorkloadName, *, by: str, delete_data: bool,
-    stop_job: Callable[[keys.WorkloadName, keys.PackId], None],
-) -> WoundDown:  # fmt: skip
+def wind_down(deployment: Deployment, workload: keys.WorkloadName, *, by: str, delete_data: bool) -> WoundDown:
     """Cancel a workload's open requests and delete its endpoints. Doing it again does what is left.
 
     Args:
@@ -124,7 +122,6 @@ def wind_down(
         workload: which; its file is gone, else its sensors would make its endpoint anew.
         by: who does, for the histories.
         delete_data: whether to delete its uploads, models and predictions, and its rows, too.
-        stop_job: stops the training job of a pack.
     """
     done, queue = WoundDown(), RequestQueue(deployment, by=by)
     WorkloadControls(deployment, by=by).pause(workload, "it is wound down")
@@ -140,7 +137,7 @@ def wind_down(
         except NotTheirTurn:
             done.moved_on.append(row)
     for pack in sorted({row.pack for row in rows if row.pack is not None}):
-        stop_job(workload, pack)
+        stop_job_of_pack(deployment, workload, pack)
     _delete_endpoints(deployment, workload, done)
     if delete_data:
         _delete_objects(deployment, workload, done)

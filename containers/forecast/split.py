@@ -61,7 +61,8 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
             break
         if customer is None or not _CUSTOMER.fullmatch(customer):
             raise UnsplittableData(
-                f"{raw.name} has the customer_id {customer!r}; ids are small letters, digits and hyphens, at most 63"
+                f"row {begin + 1} of {raw.name}, sorted by customer_id, has an id that cannot name a folder;"
+                " ids are small letters, digits and hyphens, at most 63"
             )
         folder = out / customer
         folder.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,15 @@ def test_a_call_gives_what_the_function_returns_or_refuses(calls: BoundedCalls, 
     assert error.code == "timestamp_missing"
 
 
+def test_calls_are_made_however_long_the_name_of_the_temporary_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("a" * 100) / ("b" * 100)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert make(BoundedCalls((MODULE,)), "answer", files=[], said="x") == {"said": "x", "files": []}
+
+
 @pytest.mark.parametrize(
     ("function", "limits", "code"),
     [

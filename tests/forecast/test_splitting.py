@@ -65,7 +65,7 @@ def test_files_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     for content, words in (
         ("customer_id,timestamp\n1,2025-01-01\n", "no column consumption"),
-        ("customer_id,timestamp,consumption\n../x,2025-01-01,1\n", "customer_id '../x'"),
+        ("customer_id,timestamp,consumption\n../x,2025-01-01,1\n", "row 1 of raw.csv"),
         ("customer_id,timestamp,consumption\n1,2\n", "cannot be read"),
     ):
         raw.write_text(content)

@@ -9,6 +9,7 @@ from dagster import DagsterInstance
 
 from orchestration.definitions import defs
 from orchestration.partitions import add_tenants
+from resources import keys
 from resources.deployment import Deployment
 from resources.request_queue import RequestQueue
 from resources.workload_controls import WorkloadControls
@@ -66,3 +67,16 @@ def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
     assert run(dagster_instance, "redrive_uploads", None).success
     back = deployment.sqs.receive_message(QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=10)["Messages"]
     assert "an event" in [message["Body"] for message in back]
+
+
+def test_a_workload_whose_file_is_gone_is_wound_down_by_a_run_and_no_other_is(
+    queue: RequestQueue, dagster_instance: DagsterInstance
+) -> None:
+    open_, gone = pending(queue, "acme"), keys.workload_name("weather")
+    queue.accept(gone, open_.tenant, open_.request, "uploads/acme/weather/u/manifest.json", "bridge", first=True)
+    config = {"ops": {"end_workload": {"config": {"workload": "energy"}}}}
+    assert not run(dagster_instance, "wind_down_workload", config).success
+    config = {"ops": {"end_workload": {"config": {"workload": "weather"}}}}
+    assert run(dagster_instance, "wind_down_workload", config).success
+    assert now_of(queue, open_).status == "pending"
+    assert [row.status for row in queue.of_tenant(gone, open_.tenant)] == ["cancelled"]

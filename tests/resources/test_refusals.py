@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from containers.forecast import reading
+from resources.request_queue import TOO_MANY_UPLOADS
 
 HERE = Path(__file__).parents[2]
 PAGE = (HERE / "docs" / "refusals.md").read_text()
 
 SECTIONS = {
     "The manifest and its files": ["resources/uploads.py"],
+    "Any upload": ["assets/bounded_calls.py", "assets/training_data.py"],
     "Consumption files": [
         f"containers/forecast/{module}.py"
         for module in ("reading", "columns", "csv_file", "parquet_file", "timestamps", "wall_clock", "preparation")
@@ -26,19 +28,22 @@ def codes_raised(source: str) -> set[str]:
     """The codes that a module's refusals have. Each call that makes a refusal must say one."""
     said: set[str] = set()
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)):
             continue
-        if node.func.id not in ("RefusedData", "RefusedUpload"):
+        called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        if called not in ("RefusedData", "RefusedUpload"):
             continue
-        place = 1 if node.func.id == "RefusedUpload" else 3
+        if any(isinstance(argument, ast.Starred) for argument in node.args):
+            continue  # made anew from one that had its code
+        place = 1 if called == "RefusedUpload" else 3
         code = next((keyword.value for keyword in node.keywords if keyword.arg == "code"), None)
         if code is None:
             assert len(node.args) > place, f"a refusal without a code, line {node.lineno}"
             code = node.args[place]
         if isinstance(code, ast.IfExp):
             said |= {ast.literal_eval(code.body), ast.literal_eval(code.orelse)}
-        elif isinstance(code, ast.Name):
-            continue  # of a table, below
+        elif isinstance(code, ast.Name | ast.Attribute):
+            continue  # of a table, below, or of the refusal that it is made from
         else:
             said.add(ast.literal_eval(code))
     return said
@@ -54,6 +59,8 @@ def test_the_page_of_refusals_tells_every_code_and_no_other(section: str) -> Non
     raised = set().union(*(codes_raised((HERE / module).read_text()) for module in SECTIONS[section]))
     if section == "Consumption files":
         raised |= {code for *_, code in reading.CONTENT}
+    elif section == "Any upload":
+        raised.add(TOO_MANY_UPLOADS)
     else:
         raised |= {"manifest_other_workload", "manifest_other_tenant"}
     told = codes_told(section)
