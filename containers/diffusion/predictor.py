@@ -193,14 +193,11 @@ class DiffusionPredictor:
         return self._engine
 
     def load(self, folder: Path) -> Adapter:
-        """Read an adapter's files; raises `InvalidModel` for anything that is not an adapter for this base.
-
-        Its cause is the `UnusableAdapter`, whose code says the kind.
-        """
+        """Read an adapter's files; raises `InvalidModel`, with the kind as its reason, for what is no adapter for this base."""
         try:
             return read_adapter(folder, self._shapes, self._base.digest, self._rank, self._base.dtype)
         except UnusableAdapter as error:
-            raise InvalidModel(str(error)) from error
+            raise InvalidModel(str(error), error.code) from error
 
     def size(self, model: Adapter) -> int:
         """Host memory the adapter holds."""

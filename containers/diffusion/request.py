@@ -40,7 +40,7 @@ class RefusedPictureRequest(InvalidRequest):
     """A request that cannot be drawn; ``code`` names the kind of refusal for programs. Its sentence repeats no prompt."""
 
     def __init__(self, message: str, field: str | None, code: str) -> None:
-        super().__init__(message, field)
+        super().__init__(message, field, code)
         self.code = code
 
 

@@ -161,7 +161,7 @@ class ModelStore(Generic[ModelT]):
                 check_folder(path, self._limits)
                 model = self._predictor.load(path)
         except (RefusedArchive, InvalidModel) as error:
-            raise RefusedModel(str(error)) from error
+            raise RefusedModel(str(error), reason=getattr(error, "reason", None)) from error
         except MemoryError as error:
             raise OutOfMemory("the machine had no memory to load the model") from error
         except Exception as error:

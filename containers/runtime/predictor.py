@@ -17,7 +17,14 @@ class Answer:
 
 
 class InvalidModel(Exception):  # noqa: N818 - named for the answer the client sees
-    """The files of a model are not a model of this family; the reason is told to whoever asked for the load."""
+    """The files of a model are not a model of this family; the message is told to whoever asked for the load.
+
+    `reason` names the kind of fault for programs, as in `adapter_too_large`, where the family tells kinds apart.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class InvalidRequest(Exception):  # noqa: N818 - named for the answer the client sees

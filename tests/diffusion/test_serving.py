@@ -23,7 +23,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from containers.diffusion.adapter import UnusableAdapter
 from containers.diffusion.base import Base, load_base
 from containers.diffusion.engine import SAME_PICTURE, Pixels
 from containers.diffusion.lora import LoraLayers
@@ -181,6 +180,7 @@ def test_a_model_draws_its_own_prompts(server: Server) -> None:
 def test_what_is_absurd_is_refused_with_its_field(server: Server, fields: dict[str, Any], field: str) -> None:
     status, document = ask(server, "ant", **fields)
     assert (status, document["error"]["code"], document["error"]["field"]) == (400, "InvalidRequest", field)
+    assert document["error"]["reason"], "a word for programs"
 
 
 def test_other_types_are_refused(server: Server) -> None:
@@ -397,6 +397,6 @@ def test_a_model_counts_as_many_bytes_as_its_weights_take(base_folder: Path, mod
         assert weights < predictor.size(model) < 1.5 * weights
         with pytest.raises(InvalidModel, match=r"card\.json is not there") as refused:
             predictor.load(models)
-        assert isinstance(refused.value.__cause__, UnusableAdapter)
+        assert refused.value.reason == "adapter_card_missing"
     finally:
         predictor.close()
