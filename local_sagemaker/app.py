@@ -268,5 +268,5 @@ def application(settings: Settings) -> Starlette:
             Route("/_local/faults/now", emulator.fault_now, methods=["POST"]),
         ],
         lifespan=lifespan,
-        middleware=[Middleware(KnownCallersOnly, port=settings.port, allowed_hosts=settings.allowed_hosts)],
+        middleware=[Middleware(KnownCallersOnly, allowed_hosts=settings.allowed_hosts)],
     )

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_HTTP_PORT = 80
 _OWN_SITE = ("same-origin", "none")
 """What a browser says in `Sec-Fetch-Site` of a request that no other site made; `same-site` is another port of this machine."""
 
@@ -19,13 +18,13 @@ _OWN_SITE = ("same-origin", "none")
 class KnownCallersOnly:
     """ASGI middleware that answers 403 to a foreign `Host` or `Origin` and to whatever a browser marks as another site's.
 
-    `port` is this server's; `allowed_hosts` are further names it is called by, `NAME` for any port or `NAME:PORT`. Below `/_local/` no request
+    A host's port makes no difference: a tunnel or a proxy on this machine has one of its own, and a page never chooses its `Host`.
+    `allowed_hosts` are further names it is called by, `NAME` for any port or `NAME:PORT`. Below `/_local/` no request
     may have an `Origin` at all, since no page has business there.
     """
 
-    def __init__(self, app: ASGIApp, port: int, allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = ()) -> None:
         self._app = app
-        self._port = port
         self._allowed = {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,8 +47,7 @@ class KnownCallersOnly:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_own(hosts[0].lower()):
             return (
-                "The Host header does not name this server's loopback address and port. Call it by that address, "
-                "or start local_sagemaker with --allow-host."
+                "The Host header names no loopback address. Call it by one, or start local_sagemaker with --allow-host."
             )
         origins = headers.getlist("origin")
         own = f"http://{hosts[0]}".lower()
@@ -60,18 +58,12 @@ class KnownCallersOnly:
         return None
 
     def _is_own(self, host: str) -> bool:
-        name, port = _name_and_port(host)
+        name, colon, port = host.rpartition(":")
+        if not colon or host.endswith("]"):
+            name, port = host, ""
         if host in self._allowed or name in self._allowed:
             return True
-        return port == self._port and _is_loopback(name)
-
-
-def _name_and_port(host: str) -> tuple[str, int | None]:
-    """The two parts of a Host header; no port is HTTP's own, and None stands for what is no port."""
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        return host, _HTTP_PORT
-    return name, int(port) if port.isascii() and port.isdigit() else None
+        return ((port.isascii() and port.isdigit()) or not port) and _is_loopback(name)
 
 
 def _is_loopback(name: str) -> bool:
