@@ -144,8 +144,13 @@ def _whose_turn_it_is(
     if most_packs <= 0:
         return []  # nor is the backlog read: of thousands that wait, that takes seconds
     newest, older = newest_of_each_tenant(queue.due(name, most=_MOST_LOOKED_AT))
+    to_finish: dict[keys.TenantId, Request] = {}
     for row, newer in older[:_MOST_SUPERSEDED]:
-        queue.supersede(row, newer)
+        if _was_crowned(queue, row):
+            to_finish[row.tenant] = row
+        else:
+            queue.supersede(row, newer)
+    newest = [to_finish.get(row.tenant, row) for row in newest]
     at, limits, scheduling = now(), workload.training.pack, workload.scheduling
     while True:
         planned = plan_packs(newest, on_their_way, limits, scheduling, at, most_packs=most_packs)
@@ -188,10 +193,18 @@ def _has_to_wait(
         # What a re-training is made of stays so, though it was uploaded again.
         and not (row.quiet and other.manifest_key == row.manifest_key)
     ]
-    if newer and (row.attempt > 1 or _is_overtaken(row, champion, newer)):
+    if newer and (row.attempt > 1 or _is_overtaken(row, champion, newer)) and not _was_crowned(queue, row):
         queue.supersede(row, newer[-1])
         return True
     return most is not None and not row.quiet and row.attempt == 1 and _used_up_its_day(queue, row, rows, at, most)
+
+
+def _was_crowned(queue: RequestQueue, row: Request) -> bool:
+    """Whether a run that died had made the request's model champion: its owner may have been told. Such a request is finished first."""
+    if row.version is None or (row.attempt == 1 and row.postponed == 0):
+        return False
+    made = ModelRegistry(queue.deployment).version(row.tenant, row.workload, row.version)
+    return made is not None and made.status in {"champion", "former_champion"}
 
 
 def _used_up_its_day(queue: RequestQueue, row: Request, rows: Sequence[Request], at: datetime, most: int) -> bool:

@@ -161,6 +161,31 @@ def test_a_failed_request_is_claimed_again_in_a_pack_of_its_own_unless_a_newer_o
     assert newest.request in superseded.history[-1]["why"]
 
 
+@pytest.mark.parametrize("crowned", [True, False])
+def test_what_a_run_that_died_had_crowned_is_finished_before_what_was_uploaded_after_it(
+    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload, crowned: bool
+) -> None:
+    """Its owner may have been told that the model is ready; a superseded request would say that there is none."""
+    at, registry = now(), ModelRegistry(queue.deployment)
+    row = ask(queue, "acme", uploaded=at)
+    made = queue.move(queue.claim([row], keys.pack_id("p-other"))[0], "trained", why="")
+    assert made.version is not None
+    model = ModelVersion(
+        tenant=made.tenant, workload=ENERGY, version=made.version, tier="bridge", archive="a", size=1, sha256="0",
+        request=made.request, job="job",
+    )  # fmt: skip
+    registry.add(model)
+    if crowned:
+        registry.crown(model, "endpoint", None)
+        registry.note(model, "champion", "the tenant's first model")
+    queue.fail(made, "4 runs died", attempts=3, first_retry=timedelta(0))
+    newer = ask(queue, "acme", "two", first=False, uploaded=at + timedelta(hours=1))
+    assert len(tick(dagster_instance, queue, workload)) == 1
+    expected = ("claimed", "pending") if crowned else ("superseded", "claimed")
+    assert (again(queue, row).status, again(queue, newer).status) == expected
+    assert again(queue, row).version == made.version
+
+
 def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and_not_trained(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
