@@ -194,7 +194,7 @@ def test_raw_files_without_a_preparation_step_are_prepared_on_the_way(data: Path
 
 
 def test_bad_data_fail_their_own_task_alone(data: Path, tmp_path: Path) -> None:
-    broken = {"6": "timestamp,consumption\n2025-01-01T00:00:00Z,-1\n", "7": "nonsense\n"}
+    broken = {"6": "timestamp,consumption\n2025-01-01T00:00:00Z,-1\n2025-01-01T01:00:00Z,1\n", "7": "nonsense\n"}
     for name, content in broken.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.csv").write_text(content)

@@ -63,7 +63,7 @@ def operations(folders: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folders", "identity", "least"),
-    [(["resources", "assets", "orchestration"], "OrchestratorPolicy", 30), (["command_line"], "OperatorPolicy", 5)],
+    [(["resources", "assets", "orchestration"], "OrchestratorPolicy", 30), (["command_line"], "OperatorPolicy", 4)],
 )
 def test_every_call_in_the_code_is_allowed_to_whom_it_runs_as(
     folders: list[str], identity: str, least: int, judge: Judge, template: Template
