@@ -218,7 +218,8 @@ def metadata_of(ranks: Mapping[str, int]) -> dict[str, str]:
         "target_modules": sorted(ranks),
     }
     told = {f"{UNET}{name}": value for name, value in config.items()}
-    return {"format": "pt", METADATA: json.dumps(told, sort_keys=True)}
+    # One entry alone: safetensors writes several in an order that changes from file to file.
+    return {METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
 
 
 def _kind(layer: str) -> str:

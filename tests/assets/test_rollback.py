@@ -73,7 +73,9 @@ def test_rolling_back_returns_to_the_previous_champion_which_still_answers_and_t
         ("champion", f"rolled back to from {second.version} by operator ann: nights are too high"),
         ("rolled_back", f"rolled back to {first.version} by operator ann: nights are too high"),
     ]
-    answer = hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
+    answer = hosting.invoke(
+        deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1, "start": "data_end"}
+    )
     assert len(json.loads(answer.content)["mean"]) == 24
     assert notices(deployment, tenant) == [("model_rolled_back", first.version)]
 
@@ -137,7 +139,9 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
 
     champion = roll_back(deployment, energy, tenant)
     assert (champion.tier, champion.endpoint) == ("bridge", endpoint.name)
-    hosting.invoke(deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1})
+    hosting.invoke(
+        deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1, "start": "data_end"}
+    )
     deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
     with pytest.raises(hosting.EndpointFailed, match=pool.name):
         roll_back(deployment, energy, tenant, to=second.version)

@@ -15,7 +15,7 @@ from containers.forecast.synthetic import generate
 from resources import keys
 from resources.client import TenantClient
 from resources.deployment import Deployment
-from tests.conftest import TRAINED_UNTIL
+from tests.conftest import RECENT_UNTIL
 from workloads.schema import Workload, read_workloads
 
 DAYS = 70
@@ -29,7 +29,7 @@ def energy() -> Workload:
 @pytest.fixture(scope="session")
 def consumption() -> dict[str, bytes]:
     """CSV files of six synthetic customers, ten weeks of hours each."""
-    frame = generate(6, TRAINED_UNTIL - timedelta(days=DAYS), TRAINED_UNTIL, seed=3)
+    frame = generate(6, RECENT_UNTIL - timedelta(days=DAYS), RECENT_UNTIL, seed=3)
     files = {}
     for number, (_, rows) in enumerate(frame.groupby("customer_id", sort=True)):
         sink = io.StringIO()

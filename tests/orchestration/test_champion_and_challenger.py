@@ -23,7 +23,7 @@ from resources.client import TenantClient
 from resources.deployment import Deployment
 from resources.model_registry import ModelRegistry
 from resources.request_queue import RequestQueue
-from tests.conftest import TRAINED_UNTIL
+from tests.conftest import RECENT_UNTIL
 from tests.orchestration.conftest import DAYS, Upload
 from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
 from workloads.schema import Workload
@@ -35,7 +35,7 @@ DRIFT = AssetCheckKey(REGISTRATION, "drift")
 
 def readings(days: int, grown: float = 1.0) -> bytes:
     """A customer's hours as CSV; what comes after the first ten weeks is multiplied."""
-    start = TRAINED_UNTIL - timedelta(days=DAYS)
+    start = RECENT_UNTIL - timedelta(days=DAYS)
     frame = generate(1, start, start + timedelta(days=days), seed=3)
     frame.loc[frame.timestamp >= start + timedelta(days=DAYS), "consumption"] *= grown
     sink = io.StringIO()

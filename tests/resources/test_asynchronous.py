@@ -118,7 +118,7 @@ def tiny_workload(**cache: Any) -> Workload:
     serving = energy.serving.model_copy(
         update={"asynchronous": settings, "cache": Cache(**{"enabled": True, **cache}), "environment": {}}
     )
-    return energy.model_copy(update={"container": "tiny", "serving": serving})
+    return energy.model_copy(update={"container": "tiny", "serving": serving, "moment": None})
 
 
 def mean(answer: Answer) -> float:

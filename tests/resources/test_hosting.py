@@ -57,7 +57,7 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
     assert updated.made == "updated"
     assert updated.config != endpoint.config
     with TenantClient(deployment, energy, tenant) as client:
-        assert client.predict({"period": 1})["model"]
+        assert client.predict({"period": 1, "start": "data_end"})["model"]
 
 
 def test_two_runs_that_want_the_same_update_at_once_both_get_it(serving: Serving, tenant: keys.TenantId) -> None:
@@ -82,7 +82,7 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(serving: Se
     model = deployment.sagemaker.describe_model(ModelName=variant["ModelName"])
     assert model["PrimaryContainer"]["Image"] == deployment.image("forecast", energy.image_tag)
     with TenantClient(deployment, energy, tenant) as client:
-        assert client.predict({"period": 1})["model"]
+        assert client.predict({"period": 1, "start": "data_end"})["model"]
 
 
 def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tenant: keys.TenantId) -> None:
@@ -93,7 +93,12 @@ def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tena
     assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     assert set_capacity(deployment, endpoint.name, 2).made == "unchanged"
     with TenantClient(deployment, energy, tenant) as client:
-        assert [len(client.predict({"hours": hours})["mean"]) for hours in (1, 2, 3, 4)] == [1, 2, 3, 4]
+        assert [len(client.predict({"hours": hours, "start": "data_end"})["mean"]) for hours in (1, 2, 3, 4)] == [
+            1,
+            2,
+            3,
+            4,
+        ]
     updated = ensure_endpoint(
         deployment, with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "2"}), "bridge", tenant
     )
@@ -123,7 +128,7 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
     for_a_run = ensure_endpoint(deployment, broken, "bridge", tenant, began=datetime.now(UTC))
     assert (for_a_run.config, for_a_run.status) == (serves.config, "InService")
     with TenantClient(deployment, energy, tenant) as client:
-        assert client.predict({"period": 1})["model"]
+        assert client.predict({"period": 1, "start": "data_end"})["model"]
     assert ensure_endpoint(deployment, energy, "bridge", tenant).status == "InService"
 
 
@@ -183,7 +188,12 @@ def test_a_request_the_container_refuses_comes_back_with_its_reason(
 def test_a_model_that_is_not_there_is_refused(serving: Serving, tenant: keys.TenantId) -> None:
     deployment, _, endpoint = serving
     with pytest.raises(InvocationRefused):
-        hosting.invoke(deployment, endpoint.name, keys.target_model(tenant, keys.version_name("v9")), {"period": 1})
+        hosting.invoke(
+            deployment,
+            endpoint.name,
+            keys.target_model(tenant, keys.version_name("v9")),
+            {"period": 1, "start": "data_end"},
+        )
 
 
 def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
@@ -191,20 +201,24 @@ def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
 ) -> None:
     deployment, energy, _ = serving
     with TenantClient(deployment, energy, tenant) as client:
-        answer = client.predict({"period": 2})
+        answer = client.predict({"period": 2, "start": "data_end"})
         version = client.champion().version
     assert len(answer["timestamps"]) == len(answer["mean"]) == 48
     listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")
     (only,) = listed["Contents"]
     record = json.loads(storage.read_bytes(deployment.s3, deployment.data_bucket, only["Key"], 1 << 20))
-    assert (record["request"], record["response"], record["version"]) == ({"period": 2}, answer, version)
+    assert (record["request"], record["response"], record["version"]) == (
+        {"period": 2, "start": "data_end"},
+        answer,
+        version,
+    )
     assert record["milliseconds"] > 0
 
 
 def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: keys.TenantId) -> None:
     deployment, energy, _ = serving
     with TenantClient(deployment, energy, tenant) as client, pytest.raises(InvocationRefused, match="period"):
-        client.predict({"period": -3})
+        client.predict({"period": -3, "start": "data_end"})
     assert (
         deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")["KeyCount"]
         == 0
@@ -217,17 +231,17 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
     queue = RequestQueue(deployment)
     with TenantClient(deployment, energy, name) as client:
         with pytest.raises(NoModelYet, match="nothing was uploaded"):
-            client.predict({"period": 1})
+            client.predict({"period": 1, "start": "data_end"})
         upload = client.upload({"a.csv": b"x"})
         key = keys.upload_manifest(NAME, name, upload)
         queue.accept(NAME, name, keys.request_id_of(NAME, name, "x"), key, "bridge", first=True)
         with pytest.raises(NoModelYet, match="its last upload is pending"):
-            client.predict({"period": 1})
+            client.predict({"period": 1, "start": "data_end"})
         queue.refuse_at_the_door(
             NAME, name, keys.request_id_of(NAME, name, "y"), key, "the meter was broken", "data_unusable"
         )
         with pytest.raises(NoModelYet, match="its last upload is refused: the meter was broken"):
-            client.predict({"period": 1})
+            client.predict({"period": 1, "start": "data_end"})
         assert [request.status for request in client.requests()] == ["pending", "refused"]
 
 

@@ -23,12 +23,12 @@ from resources.metrics import InferenceMetrics
 from resources.moments import at_its_moment
 from resources.result_cache import Question, ResultCache, question_of
 from tests.assets.registration import trained_version
-from tests.conftest import TODAY, TrainedForecast
+from tests.conftest import TRAINED_UNTIL, TrainedForecast
 from tests.resources.inference_counts import counted
 from workloads.schema import Cache, Workload
 
 Serving = tuple[Deployment, Workload, Endpoint]
-START = f"{TODAY:%Y-%m-%dT%H:%M:%SZ}"  # as a start is when it is resolved
+START = f"{TRAINED_UNTIL:%Y-%m-%dT%H:%M:%SZ}"  # as a start is when it is resolved
 WEEK = {"period": 7, "start": START}
 
 
@@ -199,12 +199,12 @@ def test_what_is_asked_about_now_is_another_question_in_an_hour(
     def asked(request: dict[str, Any], at: datetime) -> Question:
         return question_of(energy, champion, at_its_moment(energy, champion.card, request, at), "application/json")
 
-    at = TODAY + timedelta(minutes=10)
+    at = TRAINED_UNTIL + timedelta(minutes=10)
     week = {"period": 7}
     assert asked(week, at).repeatable
     assert asked(week, at) == asked(week, at + timedelta(minutes=40))
     assert asked(week, at).id != asked(week, at + timedelta(hours=1)).id
-    assert asked(week, at) == asked({"period": 7, "start": (TODAY + timedelta(hours=1)).isoformat()}, at)
+    assert asked(week, at) == asked({"period": 7, "start": (TRAINED_UNTIL + timedelta(hours=1)).isoformat()}, at)
     assert asked(WEEK, at) == asked(WEEK, at + timedelta(days=1))
     # Of a champion whose card is not known here, the container gives the moment: nothing is kept then.
     unknown = replace(champion, card={})

@@ -23,12 +23,12 @@ from resources.model_registry import Champion, ModelRegistry
 from resources.request_queue import now
 from resources.transform import TransformJobFailed, predict_batch
 from tests.assets.registration import NAME, trained_version
-from tests.conftest import TODAY, TRAINED_UNTIL, TrainedForecast
+from tests.conftest import TRAINED_UNTIL, TrainedForecast
 from tests.resources.broken_calls import break_calls
 from workloads.schema import Workload
 
 Serving = tuple[Deployment, Workload]
-DAY = TODAY.date()
+DAY = (TRAINED_UNTIL + timedelta(days=30)).date()
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_a_prediction_is_of_the_days_that_begin_with_the_batchs_own(
     assert sorted(set(days)) == [day + timedelta(days=number) for number in range(7)]
     name, passed, facts = heard.checked_[champion.tenant]
     assert (name, passed) == ("data_age", True)
-    assert facts["data_age_days"] == (TODAY - TRAINED_UNTIL).days + ahead
+    assert facts["data_age_days"] == 30 + ahead
 
 
 def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_once(
