@@ -176,6 +176,8 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
         "DAGSTER_EVENT_BATCH_SIZE": "500",  # of what Dagster itself plans for a run of many partitions
         # Seconds the code server may take to answer: starting a run's process takes long on a busy machine.
         "DAGSTER_GRPC_TIMEOUT_SECONDS": "300",
+        # A daemon that is to end waits for the sensor it has asked, whose cloud may be gone.
+        "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "60",
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",  # would be as long as that
         **os.environ,
         **environment,
