@@ -116,7 +116,7 @@ class Adapter:
 def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) -> int:
     """Write a LoRA's weights in half precision into ``folder``; returns the file's bytes.
 
-    Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B, and the header says so: it tells alpha as the rank.
+    Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B. Where ranks differ, the header tells alpha as the rank.
     Raises `UnusableAdapter` when a weight is no finite number in half precision: a training that went wrong.
     """
     tensors: dict[str, Tensor] = {}

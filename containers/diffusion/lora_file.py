@@ -205,8 +205,13 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
     return LoraFile(places, kohya, _config(metadata, prefixed))
 
 
-def metadata_of(ranks: Mapping[str, int]) -> dict[str, str]:
-    """The header's ``__metadata__`` for weights whose alpha is in B: diffusers then gives them a factor of 1."""
+def metadata_of(ranks: Mapping[str, int]) -> dict[str, str] | None:
+    """The header's ``__metadata__`` for weights whose alpha is in B: diffusers then gives them a factor of 1.
+
+    Of layers of one rank it needs none: diffusers takes an alpha that nothing tells for the rank.
+    """
+    if len(set(ranks.values())) == 1:
+        return None
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {f"^{layer}": rank for layer, rank in ranks.items() if rank != usual}
     config = {
