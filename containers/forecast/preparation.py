@@ -61,7 +61,7 @@ LARGEST_READING: Final = 1e7
 SPIKE: Final = 1000.0
 """A reading this many times the 99th percentile of the others was taken in another unit or is a meter's total."""
 
-PRELOADED: Final = ("pyarrow.csv", "pyarrow.parquet", "pyarrow.compute", "pandas", "holidays")
+PRELOADED: Final = ("pyarrow.csv", "pyarrow.parquet", "pyarrow.compute", "pandas", "holidays.registry")
 """Imported where they are needed; who prepares many files in processes of their own imports them before."""
 
 _INTERVALS: Final = (300, 600, 900, 1200, 1800, HOUR)
@@ -189,9 +189,10 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
     if code is None or code == "":
         return None
     if isinstance(code, str) and _COUNTRY.fullmatch(code):
-        import holidays
+        from holidays.registry import EntityLoader
 
-        if code in holidays.list_supported_countries(include_aliases=False):
+        # holidays.list_supported_countries imports every country's module, which takes longer than all else here.
+        if code in EntityLoader.get_country_codes(include_aliases=False):
             return code
     raise RefusedData(
         "The parameter country names no country whose holidays are known.",

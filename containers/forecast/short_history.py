@@ -95,21 +95,41 @@ def _profile(filled: Floats, ages: Sequence[int], ahead: int) -> Floats:
     return profile
 
 
+def _told_by_others(filled: Floats) -> Floats:
+    """For each day in turn, the median that the profile of all others says of it: (days, points of a day)."""
+    told = _medians_of_others(filled)
+    for first in range(min(_DAYS_OF_WEEK, len(filled))):
+        same = filled[first::_DAYS_OF_WEEK]
+        others = len(same) - 1
+        if others:
+            share = others / (others + SAME_DAYS)
+            told[first::_DAYS_OF_WEEK] += share * (_medians_of_others(same) - told[first::_DAYS_OF_WEEK])
+    return told
+
+
+def _medians_of_others(values: Floats) -> Floats:
+    """For each row the median of all other rows, by column; both of shape (rows, columns), with two rows or more."""
+    order = np.argsort(values, axis=0)
+    ranks = np.argsort(order, axis=0)
+    ordered = np.take_along_axis(values, order, axis=0)
+    others = len(values) - 1
+    low, high = (others - 1) // 2, others // 2
+    below = np.where(ranks > low, ordered[low], ordered[low + 1])
+    above = np.where(ranks > high, ordered[high], ordered[high + 1])
+    return (below + above) / 2
+
+
 def _forecast(days: Floats, levels: Sequence[float]) -> Floats:
     """The coming seven days: (days, points of a day, 1 + levels)."""
     filled = carried_forward(days)[-RECENT_DAYS:]
     count = len(filled)
     ages = list(range(count - 1, -1, -1))
     told = np.stack([_profile(filled, ages, ahead) for ahead in range(_DAYS_OF_WEEK)])
-    missed = []
-    for left_out in range(count):
-        others = [number for number in range(count) if number != left_out]
-        # The day left out is the one that comes, whichever others lie around it.
-        around = [ages[number] - ages[left_out] - 1 for number in others]
-        missed.append(filled[left_out] - _profile(filled[others], around, 0)[1])
+    # The day left out is the one that comes, whichever others lie around it.
+    missed = filled - _told_by_others(filled)
     result = np.empty((*told.shape[::2], 1 + len(levels)))
     result[..., 0] = told[:, 0]
-    for column, shift in enumerate(_shifts(np.stack(missed), levels), start=1):
+    for column, shift in enumerate(_shifts(missed, levels), start=1):
         result[..., column] = told[:, 1] + shift
     result[..., 1:] = np.sort(result[..., 1:], axis=-1)
     not_negative: Floats = np.maximum(result, 0.0)
@@ -135,14 +155,13 @@ def _shifts(missed: Floats, levels: Sequence[float]) -> list[Floats]:
     """
     points = missed.shape[1]
     around = np.concatenate([np.roll(missed, 1, axis=1), missed, np.roll(missed, -1, axis=1)]) if points > 1 else missed
+    at_points = np.quantile(around, levels, axis=0)
+    overall = np.quantile(missed, levels)
     shifts = []
-    for level in levels:
-        if level == 0.5:
-            shifts.append(np.zeros(points))
-            continue
-        quantile = (np.nanquantile(around, level, axis=0) + np.nanquantile(missed, level)) / 2
+    for level, quantile in zip(levels, (at_points + overall[:, None]) / 2, strict=True):
         outwards = np.maximum(quantile, 0.0) if level > 0.5 else np.minimum(quantile, 0.0)
-        shifts.append(outwards * _wider(level, len(missed) - 1))
+        wider = 0.0 if level == 0.5 else _wider(level, len(missed) - 1)
+        shifts.append(outwards * wider)
     return shifts
 
 
