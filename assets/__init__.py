@@ -1,2 +1,1 @@
-"""What exists for each tenant: training data, fine-tuned artifact, endpoint registration, batch predictions; and for each
-workload: its serving endpoint and that endpoint's capacity."""
+"""The Dagster assets of each workload, thin over ``tenantry``."""

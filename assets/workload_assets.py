@@ -21,18 +21,19 @@ from dagster import (
 )
 from pydantic import Field
 
-from assets.asset_metadata import capacity_metadata
-from assets.batch_predictions import predict
-from assets.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan
-from assets.onboarding import Onboarding, failures_in_words
-from assets.packed_job import FinishedJob, JobFailed, NoCapacityYet, Train
-from assets.report import ONBOARDING, AssetName
-from assets.work import Work, owed_work, work_by_hand
-from resources import hosting, keys
-from resources.dagster_resources import TenantryResource
-from resources.request_budget import BudgetSpent
-from resources.request_queue import RequestQueue
-from workloads.schema import Workload
+from orchestration.private_dagster.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan
+from resources.tenantry_resource import TenantryResource
+from tenantry.aws.request_budget import BudgetSpent
+from tenantry.batch.predictions import predict
+from tenantry.hosting import endpoints
+from tenantry.names import keys
+from tenantry.onboarding.onboarding import Onboarding, failures_in_words
+from tenantry.onboarding.work import Work, owed_work, work_by_hand
+from tenantry.requests.queue import RequestQueue
+from tenantry.shown.asset_metadata import capacity_metadata
+from tenantry.shown.report import ONBOARDING, AssetName
+from tenantry.training.packed_job import FinishedJob, JobFailed, NoCapacityYet, Train
+from tenantry.workloads.schema import Workload
 
 
 class PackedRequest(Config):
@@ -191,7 +192,7 @@ def _packs(
 
 def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
     def train(request: Any, on_message: Any) -> FinishedJob:
-        from resources.pipes_sagemaker import (
+        from pipes_sagemaker.client import (
             TrainingJobDiffersError,
             TrainingJobFailedError,
             TrainingJobResourceLimitExceededError,
@@ -283,7 +284,7 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            hosting.ensure_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+            endpoints.ensure_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
         )
 
     return serving_endpoint
@@ -299,7 +300,7 @@ def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            hosting.ensure_async_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+            endpoints.ensure_async_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
         )
 
     return asynchronous_endpoint
@@ -323,7 +324,7 @@ def _shared_tier(workload: Workload) -> keys.Tier:
     return "bridge" if workload.tier == "silo" else workload.tier
 
 
-def _as_result(endpoint: hosting.Endpoint) -> MaterializeResult[Any]:
+def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
     return MaterializeResult(
         metadata={
             "endpoint": endpoint.name,
@@ -349,10 +350,10 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
     )
     def endpoint_capacity(config: CapacityConfig, tenantry: TenantryResource) -> MaterializeResult[Any]:
         # A release that cannot be served holds up no change of capacity.
-        endpoint = hosting.ensure_endpoint(
+        endpoint = endpoints.ensure_endpoint(
             tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""), began=datetime.now(UTC)
         )
-        endpoint = hosting.set_capacity(
+        endpoint = endpoints.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances
         )
         return MaterializeResult(metadata=capacity_metadata(endpoint, workload.serving.usd_per_hour))

@@ -23,7 +23,7 @@ from containers.forecast.preparation import RefusedData, prepare
 from containers.forecast.split import split
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.packed_training import Task, Trained
-from workloads.schema import Quality, read_workloads
+from tenantry.workloads.schema import Quality, read_workloads
 
 WEEKS: Final = 17
 LEVELS: Final = (1.0, 1.3, 1.5, 2.0)

@@ -31,12 +31,13 @@ from dagster import DagsterInstance
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import running
 from orchestration.launcher import runs_to_request
-from resources import intake, keys
-from resources.client import TenantClient
-from resources.deployment import Deployment
-from resources.packing import newest_of_each_tenant, plan_packs
-from resources.request_queue import IN_A_PACK, Request, RequestQueue
-from workloads.schema import Pack, Scheduling, Workload, read_workloads
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.requests.packing import newest_of_each_tenant, plan_packs
+from tenantry.requests.queue import IN_A_PACK, Request, RequestQueue
+from tenantry.serving.client import TenantClient
+from tenantry.uploads import intake
+from tenantry.workloads.schema import Pack, Scheduling, Workload, read_workloads
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 WORKLOAD: Final = keys.workload_name("energy")

@@ -36,13 +36,15 @@ from numpy.typing import NDArray
 
 from benchmarks.processes import ProcessWatch, everything_running
 from containers.forecast.synthetic import generate, last_midnight
-from demo.dagster_processes import DagsterProcesses
-from resources import hosting, keys, uploads
-from resources.client import TenantClient
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry
-from resources.request_queue import RequestQueue
-from workloads.schema import FOLDER, Workload, read_workloads
+from infrastructure.dagster_processes import DagsterProcesses
+from tenantry.aws.deployment import Deployment
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.serving.client import TenantClient
+from tenantry.uploads import manifests
+from tenantry.workloads.schema import FOLDER, Workload, read_workloads
 
 WORKLOAD: Final = keys.workload_name("energy")
 PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
@@ -110,7 +112,7 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
         tempfile.TemporaryDirectory(prefix="tenantry-fleet-") as state,
         everything_running(Path(state), {"TENANTRY_WORKLOADS": str(workloads)}) as (deployment, dagster, proxies),
     ):
-        hosting.ensure_endpoint(deployment, workload, workload.tier, keys.tenant_id("anyone"))
+        endpoints.ensure_endpoint(deployment, workload, workload.tier, keys.tenant_id("anyone"))
         watch = ProcessWatch()
         watch.start()
         calls_before = sum(proxy.requests for proxy in proxies)
@@ -141,7 +143,7 @@ def _upload(deployment: Deployment, tenants: int, began: float) -> None:
     def upload(entry: tuple[int, keys.TenantId]) -> None:
         number, tenant = entry
         files = {"consumption.csv": customers.file_of(number)}
-        uploads.put_upload(deployment, WORKLOAD, tenant, keys.upload_id("first"), files, PARAMETERS)
+        manifests.put_upload(deployment, WORKLOAD, tenant, keys.upload_id("first"), files, PARAMETERS)
 
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(upload, enumerate(tenants_of(tenants))):

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.processes import ProcessWatch, everything_running
-from resources import keys, storage
-from resources.client import TenantClient
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry
-from resources.request_queue import RequestQueue
-from workloads.schema import Workload, read_workloads
+from tenantry.aws import objects
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import Workload, read_workloads
 
 WORKLOAD: Final = keys.workload_name("energy")
 WEEK_HOURS: Final = 168
@@ -96,7 +97,7 @@ def training_cpu_seconds(deployment: Deployment) -> float:
     for page in pages:
         for entry in page.get("Contents", []):
             if entry["Key"].endswith(".json"):
-                outcome = json.loads(storage.read_bytes(deployment.s3, deployment.data_bucket, entry["Key"], 1 << 20))
+                outcome = json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, entry["Key"], 1 << 20))
                 total += outcome["cpu_seconds"]
     return total
 

@@ -35,8 +35,8 @@ from containers.forecast.preparation import prepare
 from containers.forecast.synthetic import generate, last_midnight
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.packed_training import Task, Trained
-from resources.durations import Durations
-from resources.training import balance, slowest
+from tenantry.training.durations import Durations
+from tenantry.training.jobs import balance, slowest
 
 MEDIAN_ROWS: Final = 8_760.0
 SPREAD_OF_ROWS: Final = 0.9  # of their logarithm: the largest of 200 customers has some ten times the median

@@ -16,10 +16,10 @@ from typing import Final
 
 import psutil
 
-from demo.dagster_processes import ROOT, DagsterProcesses, dagster_processes
+from infrastructure.dagster_processes import ROOT, DagsterProcesses, dagster_processes
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import free_port, running
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
 
 _REQUEST_LINE: Final = re.compile(rb"(?:GET|PUT|POST|DELETE|HEAD) \S{1,8000} HTTP/1\.1\r\n")
 

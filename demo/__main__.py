@@ -25,18 +25,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from command_line import environment
-from demo.dagster_processes import DagsterProcesses, DagsterRefused, dagster_processes
 from demo.energy import shown_of, synthetic_tenants, tenants_of_file
 from demo.only_one import AlreadyRuns, only_one
 from demo.portraits import SLOW_REQUEST, portraits_tenants, print_pictures, shown_of_portraits, write_sheet
 from demo.product import DemoFailed, Product
+from infrastructure.dagster_processes import DagsterProcesses, DagsterRefused, dagster_processes
 from infrastructure.deploy import DeploymentError, deploy
 from infrastructure.local_cloud import LocalCloud, LocalCloudError, free_port, running
-from resources import keys
-from resources.deployment import Deployment
-from resources.hosting import EndpointFailed
-from workloads.schema import read_workloads
+from tenantry.aws.deployment import Deployment
+from tenantry.command_line import environment
+from tenantry.hosting.endpoints import EndpointFailed
+from tenantry.names import keys
+from tenantry.workloads.schema import read_workloads
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 STATE: Final = ROOT / ".tenantry"

@@ -12,9 +12,9 @@ from typing import Any, Final
 from containers.forecast.split import COLUMNS, UnsplittableData, split
 from containers.forecast.synthetic import generate, last_midnight
 from demo.product import DemoTenant, Shown
-from resources import keys
-from resources.model_registry import ModelVersion
-from workloads.schema import Workload
+from tenantry.models.registry import ModelVersion
+from tenantry.names import keys
+from tenantry.workloads.schema import Workload
 
 SPOILED_LINE: Final = 101
 _SYNTHETIC_DAYS: Final = 365

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from containers.diffusion.tiny_base.drawing import draw_icon, tenant_style
 from demo.product import DemoTenant, Shown
-from resources import keys
-from resources.model_registry import ModelVersion
+from tenantry.models.registry import ModelVersion
+from tenantry.names import keys
 
 NAMES: Final = ("atelier-anna", "studio-bo", "werkstatt-cem")
 UPLOADED: Final = ("circle", "square", "triangle", "star", "cross", "diamond", "arrow", "circle")

@@ -13,15 +13,17 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from demo.dagster_processes import DagsterProcesses
+from infrastructure.dagster_processes import DagsterProcesses
 from infrastructure.local_cloud import end_of_log
 from orchestration.jobs import batch_step
-from resources import hosting, keys, storage
-from resources.client import NoModelYet, TenantClient
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.request_queue import Request, RequestQueue
-from workloads.schema import Workload
+from tenantry.aws import objects
+from tenantry.aws.deployment import Deployment
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ModelRegistry, ModelVersion
+from tenantry.names import keys
+from tenantry.requests.queue import Request, RequestQueue
+from tenantry.serving.client import NoModelYet, TenantClient
+from tenantry.workloads.schema import Workload
 
 _MOST_LINES: Final = 10
 SETTLED: Final = {"registered", "refused", "dead_lettered"}
@@ -189,7 +191,7 @@ class Product:
             with self.client(tenant) as client:
                 try:
                     self.first_answers[tenant.tenant] = client.predict(self.workload.batch.request)
-                except (NoModelYet, hosting.InvocationRefused) as error:
+                except (NoModelYet, endpoints.InvocationRefused) as error:
                     self._lacks(tenant, f"no answer from the endpoint: {error}", error)
             progress.advance(bar)
 
@@ -203,7 +205,7 @@ class Product:
             with client:
                 try:
                     client.wait(submitted[tenant], self.timeout)
-                except (TimeoutError, hosting.InvocationRefused, storage.ObjectMissing) as error:
+                except (TimeoutError, endpoints.InvocationRefused, objects.ObjectMissing) as error:
                     raise DemoFailed(f"{tenant}: no answer from the asynchronous endpoint: {error}") from error
             progress.advance(bar)
 
@@ -211,12 +213,12 @@ class Product:
         """Until the sensor has brought it into service."""
         name = keys.async_endpoint_name(self.deployment.prefix, self.name, self.workload.tier, keys.TenantId(""))
         waiting = Waiting(self.dagster, self.timeout)
-        while hosting.describe_endpoint(self.deployment, name) is None:
+        while endpoints.describe_endpoint(self.deployment, name) is None:
             waiting.go_on(None, f"the asynchronous endpoint {name} was not made", lambda: "  no run has made it")
             time.sleep(0.5)
         try:
-            hosting.wait_in_service(self.deployment, name, timeout=self.timeout)
-        except hosting.EndpointFailed as error:
+            endpoints.wait_in_service(self.deployment, name, timeout=self.timeout)
+        except endpoints.EndpointFailed as error:
             raise DemoFailed(str(error)) from error
 
     def predict_batch(self, progress: Progress, day: date) -> None:
@@ -233,7 +235,7 @@ class Product:
             with self.client(tenant) as client:
                 try:
                     client.predictions(day)
-                except storage.ObjectMissing as error:
+                except objects.ObjectMissing as error:
                     self._lacks(tenant, f"no batch prediction; run {run} is {status}{why}", error)
             progress.advance(bar)
 

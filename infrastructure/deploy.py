@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from resources.deployment import aws_session
+from tenantry.aws.deployment import aws_session
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient

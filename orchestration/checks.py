@@ -2,12 +2,12 @@
 
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, AssetCheckSeverity, asset_check
 
-from assets.checks import CHECKS, Check
-from assets.chosen_partitions import asset_key, metadata_value
 from orchestration.partitions import tenants_of
-from resources import keys
-from resources.dagster_resources import TenantryResource
-from workloads.schema import Workload
+from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
+from resources.tenantry_resource import TenantryResource
+from tenantry.names import keys
+from tenantry.onboarding.checks import CHECKS, Check
+from tenantry.workloads.schema import Workload
 
 
 def checks_of(workload: Workload) -> list[AssetChecksDefinition]:

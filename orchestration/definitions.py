@@ -13,9 +13,9 @@ from orchestration.operator_jobs import operator_jobs_of, redrive_uploads, wind_
 from orchestration.partitions import tenants_of
 from orchestration.schedules import scheduled_of
 from orchestration.sensors import sensors_of
-from resources.dagster_resources import TenantryResource
-from resources.deployment import DEFAULT_STACK, STACK_VARIABLE
-from workloads.schema import read_workloads
+from resources.tenantry_resource import TenantryResource
+from tenantry.aws.deployment import DEFAULT_STACK, STACK_VARIABLE
+from tenantry.workloads.schema import read_workloads
 
 _WORKLOADS = read_workloads()
 _JOBS = {name: jobs_of(workload) for name, workload in _WORKLOADS.items()}

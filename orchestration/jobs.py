@@ -16,17 +16,18 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
-from assets.asset_metadata import rollback_metadata
-from assets.chosen_partitions import RunReport, asset_key
-from assets.endpoint_registration import ArtifactUnusable, roll_back
-from assets.retraining import ask_for_retraining
-from assets.tier_changes import change_tier, tier_metadata
 from assets.workload_assets import BatchConfig, onboarding_selection, predict_day, raise_for
 from orchestration.partitions import tenants_of
-from resources import hosting, keys
-from resources.dagster_resources import TenantryResource
-from resources.model_registry import ChampionChanged
-from workloads.schema import Workload
+from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
+from resources.tenantry_resource import TenantryResource
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ChampionChanged
+from tenantry.names import keys
+from tenantry.onboarding.registration import ArtifactUnusable, roll_back
+from tenantry.shown.asset_metadata import rollback_metadata
+from tenantry.tenants.tier_changes import change_tier, tier_metadata
+from tenantry.training.retraining import ask_for_retraining
+from tenantry.workloads.schema import Workload
 
 
 class WorkloadJobs(NamedTuple):
@@ -163,7 +164,7 @@ def _roll_back_chosen(
                     why=config.why,
                     by=by,
                 )
-            except (LookupError, ArtifactUnusable, hosting.EndpointFailed, ChampionChanged) as error:
+            except (LookupError, ArtifactUnusable, endpoints.EndpointFailed, ChampionChanged) as error:
                 failures[tenant] = str(error)
                 context.log.warning(f"{tenant}: not rolled back: {error}")
                 continue

@@ -21,11 +21,12 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, Ru
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
-from resources import keys
-from resources.model_registry import Champion, ModelRegistry
-from resources.notifications import Notice, tell_operators, tell_tenant
-from resources.packing import PlannedPack, newest_of_each_tenant, plan_packs
-from resources.request_queue import (
+from resources.signs_of_life import ALIVE_TAG
+from tenantry.aws.notices import Notice, tell_operators, tell_tenant
+from tenantry.models.registry import Champion, ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.packing import PlannedPack, newest_of_each_tenant, plan_packs
+from tenantry.requests.queue import (
     CAME_TO_NOTHING,
     IN_A_PACK,
     LONGEST_PAUSE,
@@ -35,9 +36,8 @@ from resources.request_queue import (
     RequestQueue,
     now,
 )
-from resources.signs_of_life import ALIVE_TAG
-from resources.workload_controls import WorkloadControls
-from workloads.schema import Workload
+from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.workloads.schema import Workload
 
 PACK_TAG: Final = "tenantry/pack"
 MOST_RUNS_A_PACK: Final = 4

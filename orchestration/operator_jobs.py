@@ -8,12 +8,13 @@ from pydantic import Field
 from assets.workload_assets import raise_for
 from orchestration.jobs import chosen_tenants
 from orchestration.partitions import tenants_of
-from resources import intake, keys
-from resources.dagster_resources import TenantryResource
-from resources.request_queue import OPEN, NotTheirTurn, Request, RequestQueue
-from resources.wind_down import wind_down
-from resources.workload_controls import WorkloadControls
-from workloads.schema import Workload, read_workloads
+from resources.tenantry_resource import TenantryResource
+from tenantry.names import keys
+from tenantry.requests.queue import OPEN, NotTheirTurn, Request, RequestQueue
+from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.tenants.wind_down import wind_down
+from tenantry.uploads import intake
+from tenantry.workloads.schema import Workload, read_workloads
 
 
 class RetryConfig(Config):

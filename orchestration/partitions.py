@@ -9,7 +9,7 @@ from typing import Final
 from dagster import DagsterInstance, DynamicPartitionsDefinition
 from sqlalchemy.exc import IntegrityError
 
-from resources import keys
+from tenantry.names import keys
 
 _ADDED_AT_ONCE: Final = 10_000
 _TRIES: Final = 10

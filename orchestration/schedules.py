@@ -22,7 +22,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from assets.workload_assets import BatchConfig, CapacityConfig
 from orchestration.jobs import WorkloadJobs, batch_step
-from workloads.schema import Capacity, Workload
+from tenantry.workloads.schema import Capacity, Workload
 
 DUE_TAG: Final = "tenantry/due"
 """The moment a run was scheduled for, in UTC; of runs that were asked for again, too."""

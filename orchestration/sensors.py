@@ -22,19 +22,21 @@ from dagster import (
 )
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from assets.chosen_partitions import asset_key, metadata_value
 from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
 from orchestration.launcher import fail_lost_runs, runs_to_request
 from orchestration.overdue import GivenUp, Look, overdue
 from orchestration.partitions import add_tenants
+from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
 from orchestration.schedules import scheduled_of
-from resources import asynchronous, intake, operator_events
-from resources.dagster_resources import TenantryResource
-from resources.notifications import tell_operators
-from resources.request_queue import RequestQueue
-from resources.wind_down import left_behind, note_workloads
-from workloads.schema import Workload
+from resources.tenantry_resource import TenantryResource
+from tenantry.aws.notices import tell_operators
+from tenantry.requests.queue import RequestQueue
+from tenantry.serving import asynchronous
+from tenantry.shown import operator_events
+from tenantry.tenants.wind_down import left_behind, note_workloads
+from tenantry.uploads import intake
+from tenantry.workloads.schema import Workload
 
 _DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, whatever waits in the queue
 _TICK_SECONDS: Final = 5

@@ -1,1 +1,1 @@
-"""How the outside is reached: S3, the request queue, the model registry, SageMaker, notices, and the tenant-facing client."""
+"""The Dagster resources: the deployment and the clients of SageMaker, as assets, sensors and schedules ask for them."""

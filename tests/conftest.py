@@ -18,13 +18,13 @@ from hypothesis import settings
 
 from containers.forecast.preparation import prepare
 from containers.forecast.synthetic import generate, last_midnight
-from demo.dagster_processes import DagsterProcesses, dagster_processes
+from infrastructure.dagster_processes import DagsterProcesses, dagster_processes
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, running
-from resources.deployment import Deployment
-from resources.hosting import Endpoint, ensure_endpoint
-from resources.keys import tenant_id
-from workloads.schema import Workload, read_workloads
+from tenantry.aws.deployment import Deployment
+from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
+from tenantry.names.keys import tenant_id
+from tenantry.workloads.schema import Workload, read_workloads
 
 ROOT = Path(__file__).resolve().parents[1]
 TODAY = last_midnight()

@@ -116,7 +116,8 @@ def _medians_of_others(values: Floats) -> Floats:
     low, high = (others - 1) // 2, others // 2
     below = np.where(ranks > low, ordered[low], ordered[low + 1])
     above = np.where(ranks > high, ordered[high], ordered[high + 1])
-    return (below + above) / 2
+    medians: Floats = (below + above) / 2
+    return medians
 
 
 def _forecast(days: Floats, levels: Sequence[float]) -> Floats:

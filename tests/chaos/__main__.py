@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from dagster import DagsterInstance
 
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
+from tenantry.workloads.schema import read_workloads
 from tests.chaos.mischief import Mischief, Victim
 from tests.chaos.reckoning import Reckoning
 from tests.chaos.tenants import Upload, Uploader, planned
 from tests.chaos.world import World, world
-from workloads.schema import read_workloads
 
 _UPLOADS_AT_ONCE: Final = 4
 _PATIENCE_SECONDS: Final = 90.0  # for one of the processes to kill to come into being

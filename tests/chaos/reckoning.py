@@ -14,16 +14,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
-from assets.chosen_partitions import asset_key
-from assets.report import AssetName
 from orchestration.partitions import tenants_of
-from resources import hosting, keys
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.request_queue import NEXT, Request, RequestQueue
+from orchestration.private_dagster.chosen_partitions import asset_key
+from tenantry.aws.deployment import Deployment
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ModelRegistry, ModelVersion
+from tenantry.names import keys
+from tenantry.requests.queue import NEXT, Request, RequestQueue
+from tenantry.shown.report import AssetName
+from tenantry.workloads.schema import Workload
 from tests.chaos.tenants import ENERGY, Upload, Uploader
 from tests.chaos.world import RELEASED
-from workloads.schema import Workload
 
 _ASSETS: Final[Sequence[AssetName]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
 _FINAL: Final = frozenset({"registered", "superseded", "refused", "dead_lettered"})
@@ -83,7 +84,7 @@ class Reckoning:
         name = keys.endpoint_name(self.deployment.prefix, ENERGY, self.workload.tier, keys.tenant_id("anyone"))
         client = self.deployment.sagemaker
         try:
-            endpoint = hosting.describe_endpoint(self.deployment, name)
+            endpoint = endpoints.describe_endpoint(self.deployment, name)
             if endpoint is None or endpoint["EndpointStatus"] != "InService":
                 return False
             config = client.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
@@ -326,8 +327,8 @@ class Reckoning:
                 continue
             try:
                 target = keys.target_model(tenant, champion.version)
-                hosting.invoke(self.deployment, champion.endpoint, target, dict(self.workload.serving.smoke_request))
-            except (hosting.InvocationRefused, ClientError) as error:
+                endpoints.invoke(self.deployment, champion.endpoint, target, dict(self.workload.serving.smoke_request))
+            except (endpoints.InvocationRefused, ClientError) as error:
                 self._say(tenant, f"the champion does not answer: {error}")
             else:
                 self.counts["champions that answer"] += 1

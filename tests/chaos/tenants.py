@@ -13,9 +13,11 @@ from random import Random
 from typing import Final, Literal
 
 from containers.forecast.synthetic import generate, last_midnight
-from resources import keys, storage, uploads
-from resources.deployment import Deployment
-from workloads.schema import Workload
+from tenantry.aws import objects
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.uploads import manifests
+from tenantry.workloads.schema import Workload
 
 ENERGY: Final = keys.workload_name("energy")
 _DAYS: Final = 35
@@ -115,24 +117,24 @@ class Uploader:
         content = b"".join(lines)
         s3, bucket = self._deployment.s3, self._deployment.uploads_bucket
         file = keys.upload_file(ENERGY, upload.tenant, upload.upload, keys.file_name("consumption.csv"))
-        declared = {"name": "consumption.csv", "bytes": len(content), "sha256": storage.sha256(content)}
+        declared = {"name": "consumption.csv", "bytes": len(content), "sha256": objects.sha256(content)}
         if upload.spoiled == "another file":
             content = content.replace(b",", b";")
         if upload.spoiled != "a file that never came":
-            storage.write_bytes(s3, bucket, file, content)
+            objects.write_bytes(s3, bucket, file, content)
         document = json.dumps(
             {"format": 1, "workload": ENERGY, "tenant": upload.tenant, "files": [declared], "parameters": _PARAMETERS}
         ).encode()
         if upload.spoiled == "no JSON":
             document = document[:-1]
         self._fates[upload.manifest_key] = upload.event, time.monotonic()
-        storage.write_bytes(s3, bucket, upload.manifest_key, document, "application/json")
+        objects.write_bytes(s3, bucket, upload.manifest_key, document, "application/json")
 
     def request_of(self, upload: Upload, workloads: Mapping[str, Workload]) -> keys.RequestId | None:
         """The id of the request an upload makes; None when its manifest makes none."""
         try:
-            return uploads.read_manifest(self._deployment, upload.manifest_key, workloads).request
-        except uploads.RefusedUpload:
+            return manifests.read_manifest(self._deployment, upload.manifest_key, workloads).request
+        except manifests.RefusedUpload:
             return None
 
     def meddle_with_events(self) -> None:
@@ -146,7 +148,7 @@ class Uploader:
         for message in answer.get("Messages", []):
             told = [
                 self._fates.pop(key, ("kept", now))[0]
-                for key in uploads.manifest_keys_in_event(message["Body"], bucket)
+                for key in manifests.manifest_keys_in_event(message["Body"], bucket)
             ]
             fate = told[0] if told else "kept"
             for _ in range({"lost": 0, "kept": 1, "repeated": 3}[fate]):

@@ -22,9 +22,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
+from tenantry.workloads.schema import FOLDER
 from tests.chaos.faulty_proxy import FaultyProxy
-from workloads.schema import FOLDER
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONTAINERS: Final = ROOT / "containers"

@@ -14,7 +14,7 @@ from containers.forecast import synthetic
 from containers.forecast.preparation import prepare
 from containers.runtime.refused_data import RefusedData
 from demo.energy import synthetic_tenants, tenant_ids, tenants_of_file
-from resources import keys
+from tenantry.names import keys
 
 NOW = datetime.now(UTC)
 

@@ -15,7 +15,7 @@ import yaml
 from infrastructure import deploy as deploying
 from infrastructure.deploy import DeploymentError, deploy
 from infrastructure.local_cloud import LocalCloud
-from resources.deployment import Deployment, DeploymentMissing
+from tenantry.aws.deployment import Deployment, DeploymentMissing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +78,7 @@ def test_the_command_prints_the_outputs_and_fails_in_words(empty_cloud: LocalClo
     assert "other" in failed.stderr
 
 
-_SAYS_WHERE = "from resources.deployment import Deployment as D; d = D.from_stack(); print(d.session.region_name, d.uploads_bucket)"
+_SAYS_WHERE = "from tenantry.aws.deployment import Deployment as D; d = D.from_stack(); print(d.session.region_name, d.uploads_bucket)"
 
 
 @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
@@ -87,7 +87,7 @@ def test_either_variable_names_the_region(empty_cloud: LocalCloud, tmp_path: Pat
         name: value for name, value in {**os.environ, "HOME": str(tmp_path)}.items() if not name.endswith("_REGION")
     }
     asked = [[sys.executable, "-m", "infrastructure.deploy"], [sys.executable, "-c", _SAYS_WHERE]]
-    for command in (*asked, [sys.executable, "-m", "command_line.main", "status"]):
+    for command in (*asked, [sys.executable, "-m", "tenantry.command_line.main", "status"]):
         unnamed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert unnamed.returncode != 0
         named = {**environment, variable: "eu-west-1"}

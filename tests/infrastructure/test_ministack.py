@@ -11,7 +11,7 @@ import pytest
 
 from infrastructure.deploy import DeploymentError, deploy
 from infrastructure.local_cloud import LocalCloud, free_port
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 from cfnlint.decode.cfn_yaml import load
 
 from infrastructure.deploy import TEMPLATE
-from resources import keys
+from tenantry.names import keys
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for these.
 KNOW_NO_RESOURCE = {

@@ -7,15 +7,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from resources import keys, storage
-from resources.hosting import ensure_endpoint
-from resources.notifications import Notice, tell_tenant
-from tests.assets.registration import NAME
+from tenantry.aws import objects
+from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.hosting.endpoints import ensure_endpoint
+from tenantry.names import keys
 from tests.isolation import rules
 from tests.isolation.calls import as_requests, recorded
 from tests.isolation.judge import Judge
 from tests.isolation.template import ACCOUNT, Template
-from tests.resources.test_asynchronous import World, world  # noqa: F401 - a fixture
+from tests.tenantry.onboarding.registration import NAME
+from tests.tenantry.serving.test_asynchronous import World, world  # noqa: F401 - a fixture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/for-the-app.md"
 
@@ -28,7 +29,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     deployment, tenant = world.deployment, world.tenant()
     ensure_endpoint(deployment, world.tiny, "bridge", tenant)
     predicted = keys.prediction(NAME, tenant, date(2026, 1, 2))
-    storage.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
+    objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
     shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(shown) == 3

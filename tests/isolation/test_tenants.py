@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resources import keys
+from tenantry.names import keys
 from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import ACCOUNT, REGION, Template

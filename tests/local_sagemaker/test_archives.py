@@ -11,7 +11,7 @@ import pytest
 
 from local_sagemaker.archives import extract
 from local_sagemaker.storage import DataError
-from tests.runtime.tar_bombs import HEADER_BOMBS
+from tests.containers.runtime.tar_bombs import HEADER_BOMBS
 
 
 @pytest.mark.parametrize("bomb", HEADER_BOMBS)

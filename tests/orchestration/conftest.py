@@ -12,11 +12,11 @@ import pytest
 from dagster import DagsterInstance
 
 from containers.forecast.synthetic import generate
-from resources import keys
-from resources.client import TenantClient
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import RECENT_UNTIL
-from workloads.schema import Workload, read_workloads
 
 DAYS = 70
 

@@ -8,15 +8,16 @@ from typing import Any, Final
 
 from dagster import DagsterInstance, ExecuteInProcessResult
 
-from assets.chosen_partitions import asset_key
 from orchestration.definitions import defs
 from orchestration.launcher import runs_to_request
 from orchestration.partitions import add_tenants, tenants_of
-from resources import intake, keys
-from resources.dagster_resources import TenantryResource
-from resources.deployment import Deployment
-from resources.request_queue import RequestQueue
-from workloads.schema import Workload, read_workloads
+from orchestration.private_dagster.chosen_partitions import asset_key
+from resources.tenantry_resource import TenantryResource
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.uploads import intake
+from tenantry.workloads.schema import Workload, read_workloads
 
 TENANTRY: Final = TenantryResource(stack="tenantry", poll_seconds=0.3, lost_run_seconds=60)
 

@@ -13,20 +13,20 @@ import pytest
 from dagster import AssetCheckKey, DagsterInstance
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from assets.chosen_partitions import asset_key
 from containers.forecast.synthetic import generate
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
+from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.schedules import scheduled_of
-from resources import keys
-from resources.client import TenantClient
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry
-from resources.request_queue import RequestQueue
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import Workload
 from tests.conftest import RECENT_UNTIL
 from tests.orchestration.conftest import DAYS, Upload
 from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
-from workloads.schema import Workload
 
 ENERGY = keys.workload_name("energy")
 REGISTRATION = asset_key("energy", "endpoint_registration")

@@ -17,15 +17,15 @@ import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
-from assets.chosen_partitions import asset_key
 from orchestration.launcher import PACK_TAG
 from orchestration.partitions import tenants_of
-from resources import keys
-from resources.client import TenantClient
-from resources.model_registry import ModelRegistry
-from resources.request_queue import Request, RequestQueue
+from orchestration.private_dagster.chosen_partitions import asset_key
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import Request, RequestQueue
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import Workload
 from tests.conftest import LiveDagster
-from workloads.schema import Workload
 
 ENERGY = keys.workload_name("energy")
 TENANTS = [f"killed-{number:02d}" for number in range(16)]

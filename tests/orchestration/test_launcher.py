@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestration.launcher import MOST_RUNS_A_PACK, PACK_TAG, runs_to_request
-from resources import keys
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.request_queue import OPEN, Request, RequestQueue, now
-from resources.workload_controls import WorkloadControls
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry, ModelVersion
+from tenantry.names import keys
+from tenantry.requests.queue import OPEN, Request, RequestQueue, now
+from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.workloads.schema import Workload
 from tests.orchestration.running import at_once
-from tests.resources.broken_calls import Body
-from workloads.schema import Workload
+from tests.pipes_sagemaker.broken_calls import Body
 
 ENERGY = keys.workload_name("energy")
 

@@ -10,10 +10,10 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun,
 from infrastructure.local_cloud import LocalCloud
 from orchestration.definitions import defs
 from orchestration.launcher import fail_lost_runs
-from resources.deployment import Deployment
 from resources.signs_of_life import ALIVE_TAG, signs_of_life
+from tenantry.aws.deployment import Deployment
+from tenantry.workloads.schema import Workload
 from tests.orchestration.running import run
-from workloads.schema import Workload
 
 
 def left_behind(instance: DagsterInstance, silent_for: float) -> DagsterRun:

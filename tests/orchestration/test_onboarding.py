@@ -9,18 +9,19 @@ import pytest
 from dagster import DagsterInstance
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
-from assets.chosen_partitions import asset_key
 from orchestration.definitions import defs
 from orchestration.launcher import PACK_TAG, runs_to_request
-from resources import keys, storage
-from resources.client import NoModelYet, TenantClient
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry
-from resources.request_queue import RequestQueue
+from orchestration.private_dagster.chosen_partitions import asset_key
+from tenantry.aws import objects
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.serving.client import NoModelYet, TenantClient
+from tenantry.workloads.schema import Workload
 from tests.conftest import TODAY
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
-from workloads.schema import Workload
 
 ENERGY = keys.workload_name("energy")
 
@@ -105,7 +106,7 @@ def test_a_model_is_registered_again_when_its_job_and_its_endpoint_have_left_not
     champion = ModelRegistry(deployment).champion(acme, ENERGY)
     assert champion is not None
     placed = keys.endpoint_model(champion.endpoint, acme, champion.version)
-    assert storage.exists(deployment.s3, deployment.data_bucket, placed)
+    assert objects.exists(deployment.s3, deployment.data_bucket, placed)
     with TenantClient(deployment, energy_at_once, acme) as client:
         assert len(client.predict({"period": 1})["mean"]) == 24
 
@@ -212,7 +213,7 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
         with TenantClient(deployment, energy_at_once, tenant) as client:
             (prediction,) = client.predictions(day)
             assert len(prediction["mean"]) == 7 * 24
-            with pytest.raises(storage.ObjectMissing):
+            with pytest.raises(objects.ObjectMissing):
                 client.predictions(datetime(2020, 1, 1, tzinfo=UTC).date())
 
 

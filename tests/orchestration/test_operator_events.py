@@ -12,20 +12,20 @@ import pytest
 from dagster import DagsterInstance, SkipReason, build_sensor_context
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from assets.chosen_partitions import asset_key
-from assets.endpoint_registration import register
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
+from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.sensors import sensors_of
-from resources import keys
-from resources.deployment import Deployment
-from resources.hosting import Endpoint
-from resources.model_registry import ModelRegistry
-from tests.assets.registration import NAME, trained_version
-from tests.command_line.conftest import caller
+from tenantry.aws.deployment import Deployment
+from tenantry.hosting.endpoints import Endpoint
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.onboarding.registration import register
+from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import TrainedForecast
 from tests.orchestration.running import TENANTRY, metadata_of, run
-from workloads.schema import Workload, read_workloads
+from tests.tenantry.command_line.conftest import caller
+from tests.tenantry.onboarding.registration import NAME, trained_version
 
 REGISTRATION = asset_key("energy", "endpoint_registration")
 OPERATOR = f"operator {getpass.getuser()}"

@@ -9,12 +9,12 @@ from dagster import DagsterInstance
 
 from orchestration.definitions import defs
 from orchestration.partitions import add_tenants
-from resources import keys
-from resources.deployment import Deployment
-from resources.request_queue import RequestQueue
-from resources.workload_controls import WorkloadControls
-from tests.command_line.conftest import ENERGY, claimed, dead_lettered, now_of, pending
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.workload_controls import WorkloadControls
 from tests.orchestration.running import TENANTRY, run
+from tests.tenantry.command_line.conftest import ENERGY, claimed, dead_lettered, now_of, pending
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from orchestration.jobs import jobs_of
 from orchestration.overdue import MOST_RUNS, GivenUp, Look, overdue
 from orchestration.schedules import DUE_TAG, Scheduled, scheduled_of
 from orchestration.sensors import sensors_of
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
+from tenantry.workloads.schema import Workload
 from tests.orchestration.running import TENANTRY, run
-from workloads.schema import Workload
 
 BATCH = "energy_batch_predictions"
 NOW = datetime(2026, 3, 12, 12, 0, tzinfo=UTC)  # long after 02:15

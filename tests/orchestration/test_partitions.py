@@ -10,7 +10,7 @@ import pytest
 from dagster import DagsterInstance
 
 from orchestration.partitions import add_tenants, tenants_of
-from resources import keys
+from tenantry.names import keys
 
 ENERGY = keys.workload_name("energy")
 SENSORS, ROUNDS = 3, 12

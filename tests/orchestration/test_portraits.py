@@ -17,11 +17,11 @@ from PIL import Image
 from containers.diffusion.personalisation import nearest
 from demo.portraits import PROMPTS, portraits_tenants
 from demo.product import DemoTenant
-from resources import keys
-from resources.client import TenantClient
-from resources.deployment import Deployment
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import Workload, read_workloads
 from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
-from workloads.schema import Workload, read_workloads
 
 DAY = datetime(2026, 3, 12, tzinfo=UTC).date()
 MADE, FAILED = AssetPartitionStatus.MATERIALIZED.value, AssetPartitionStatus.FAILED.value

@@ -20,20 +20,20 @@ from dagster import DagsterInstance, SkipReason, build_sensor_context
 from dagster._config import ConfigType, process_config, resolve_to_config_type
 from dagster._core.instance.config import dagster_instance_config
 
-from demo.dagster_processes import INSTANCE, ROOT, dagster_processes
+from infrastructure.dagster_processes import INSTANCE, ROOT, dagster_processes
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import free_port, running
 from orchestration.definitions import defs
 from orchestration.launcher import PACK_TAG
 from orchestration.partitions import add_tenants, tenants_of
-from resources import keys
-from resources.client import TenantClient
-from resources.deployment import Deployment
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.request_queue import RequestQueue
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry, ModelVersion
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import Workload
 from tests.orchestration.running import TENANTRY
 from tests.orchestration.test_killed_run import served_in_dagster, wait_for
-from workloads.schema import Workload
 
 ENERGY = keys.workload_name("energy")
 SENSORS = ("new_uploads", "fine_tuning_launcher", "asynchronous_failures", "operator_events")

@@ -14,12 +14,12 @@ from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_
 
 from orchestration.jobs import jobs_of
 from orchestration.sensors import UploadsNotTakenIn, sensors_of
-from resources import keys
-from resources.deployment import Deployment
-from resources.request_queue import RequestQueue
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.workloads.schema import read_workloads
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import TENANTRY
-from workloads.schema import read_workloads
 
 ENERGY = keys.workload_name("energy")
 WORKLOADS = read_workloads()

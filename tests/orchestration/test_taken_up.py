@@ -8,12 +8,12 @@ from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.faults import Rule
 from local_sagemaker.faults_client import FaultsClient
 from orchestration.launcher import runs_to_request
-from resources import keys
-from resources.deployment import Deployment
-from resources.request_queue import RequestQueue
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.workloads.schema import Workload
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
-from workloads.schema import Workload
 
 
 def test_what_an_earlier_run_made_stays_made_though_the_next_run_dies_too(

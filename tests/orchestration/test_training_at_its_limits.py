@@ -8,15 +8,15 @@ from dagster import DagsterInstance
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.faults import Rule
 from local_sagemaker.faults_client import FaultsClient
-from resources import keys
-from resources.deployment import Deployment
-from resources.durations import learned_durations
-from resources.model_registry import ModelRegistry
-from resources.request_queue import RequestQueue, now
-from resources.training import rungs
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue, now
+from tenantry.training.durations import learned_durations
+from tenantry.training.jobs import rungs
+from tenantry.workloads.schema import Workload
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import at_once, onboard, take_in
-from workloads.schema import Workload
 
 ENERGY = keys.workload_name("energy")
 

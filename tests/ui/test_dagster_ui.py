@@ -12,14 +12,14 @@ from typing import Final
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from assets.report import ONBOARDING
 from containers.forecast.synthetic import generate, last_midnight
 from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
-from resources import keys
-from resources.client import TenantClient
-from resources.model_registry import ModelRegistry
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.serving.client import TenantClient
+from tenantry.shown.report import ONBOARDING
+from tenantry.workloads.schema import read_workloads
 from tests.conftest import LiveDagster
-from workloads.schema import read_workloads
 
 ENERGY: Final = keys.workload_name("energy")
 ARTIFACT: Final = "energy/fine_tuned_artifact"

@@ -1,0 +1,1 @@
+"""Every use of Dagster's private API: what may change with a release of Dagster stands here and nowhere else."""

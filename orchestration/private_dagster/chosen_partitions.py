@@ -1,0 +1,236 @@
+"""One Dagster run for any set of tenants: each gets its own planned event, materialisation, checks and failure.
+
+Dagster itself knows runs of one partition and of contiguous ranges. For a chosen set this module writes the events itself, many
+at a time, through a part of Dagster that is not public; `tests/orchestration/private_dagster/test_chosen_partitions.py` notices when that changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from types import TracebackType
+from typing import Any, Final, Self
+
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckSeverity,
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    DagsterEventType,
+    DagsterInstance,
+    MetadataValue,
+    OpExecutionContext,
+)
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.events import (
+    BATCH_WRITABLE_EVENTS,
+    AssetMaterializationPlannedData,
+    AssetObservationData,
+    DagsterEvent,
+    StepMaterializationData,
+)
+from dagster._core.events.log import EventLogEntry
+
+from tenantry.names import keys
+from tenantry.shown.plots import as_markdown
+from tenantry.shown.report import AssetName, Markdown
+
+EVENTS_WITHIN_SECONDS: Final = 1.0
+"""How long an event may wait for company before it is written."""
+_MOST_EVENTS: Final = 500  # that wait
+
+
+def asset_key(workload: str, asset: str) -> AssetKey:
+    """The key of a workload's asset, ``energy/training_data``."""
+    return AssetKey([workload, asset])
+
+
+def plan(context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[keys.TenantId]) -> None:
+    """Show these tenants as in progress; those without a materialisation when the run has failed show as failed.
+
+    A run that has partition keys of its own was planned by Dagster; for such a run this does nothing.
+    """
+    if context.has_partition_key or context.has_partition_key_range:
+        return
+    step_key = context.get_step_execution_context().step.key
+    planned = [
+        DagsterEvent.build_asset_materialization_planned_event(
+            context.job_name, step_key, AssetMaterializationPlannedData(asset, partition=tenant, partitions_subset=None)
+        )
+        for asset in assets
+        for tenant in tenants
+    ]
+    _store(context.instance, [_entry(event, context.run.run_id) for event in planned])
+
+
+def _entry(event: DagsterEvent, run_id: str) -> EventLogEntry:
+    return EventLogEntry(  # type: ignore[no-untyped-call]
+        error_info=None,
+        user_message="",
+        level=logging.DEBUG,
+        run_id=run_id,
+        timestamp=time.time(),
+        step_key=event.step_key,
+        job_name=event.job_name,
+        dagster_event=event,
+    )
+
+
+def _store(instance: DagsterInstance, entries: Sequence[EventLogEntry]) -> None:
+    """Write events in as few batches as the event log can take them."""
+    storage = instance.event_log_storage
+    if getattr(storage, "batches_every_asset_event", False):
+        storage.store_event_batch(entries)
+        return
+    # Dagster's own event logs batch events of one kind, and bring one asset's row up to date for each batch.
+    for (kind, _), alike in groupby(entries, key=lambda e: (e.dagster_event_type, e.get_dagster_event().asset_key)):
+        if kind in BATCH_WRITABLE_EVENTS:
+            storage.store_event_batch(list(alike))
+        else:
+            for entry in alike:
+                storage.store_event(entry)
+
+
+def outputs_are_reported_already(context: AssetExecutionContext) -> None:
+    """Let a step end without yielding its outputs, as its tenants' materialisations were reported one by one.
+
+    Opening a Pipes session makes Dagster insist that every output be yielded; a yielded one would mark every partition of the
+    run as materialised, the failed ones too.
+    """
+    step = context.op_execution_context.get_step_execution_context()
+    step._requires_typed_event_stream = False
+
+
+class RunReport:
+    """Reports outcomes into a Dagster run: within a second, in batches, from any thread.
+
+    Used in a ``with`` statement, whose end writes what is still waiting.
+    """
+
+    def __init__(self, context: OpExecutionContext, workload: str) -> None:
+        self._context = context
+        self._workload = workload
+        self._instance, self._run_id = context.instance, context.run.run_id
+        self._step = context.get_step_execution_context()
+        self._waiting: list[EventLogEntry] = []
+        self._lock = threading.Lock()  # held while writing, so that batches keep their order
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def materialized(
+        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+    ) -> None:
+        """A tenant's asset exists now."""
+        made = AssetMaterialization(
+            asset_key=asset_key(self._workload, asset),
+            partition=tenant,
+            metadata={name: metadata_value(name, value) for name, value in metadata.items()},
+            tags={DATA_VERSION_TAG: data_version},
+        )
+        self._add(
+            DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(made), f"Materialized value {made.label}."
+        )
+
+    def checked(
+        self, asset: AssetName, check: str, tenant: keys.TenantId, metadata: Mapping[str, Any], *, passed: bool
+    ) -> None:
+        """A tenant's asset was looked at. A failed check warns: the tenant's own outcome says what it led to."""
+        evaluation = AssetCheckEvaluation(
+            asset_key=asset_key(self._workload, asset),
+            check_name=check,
+            passed=passed,
+            metadata={name: metadata_value(name, value) for name, value in metadata.items()},
+            severity=AssetCheckSeverity.WARN,
+            partition=tenant,
+        )
+        verdict = "passed" if passed else "did not pass"
+        self._add(DagsterEventType.ASSET_CHECK_EVALUATION, evaluation, f"Asset check '{check}' of {tenant} {verdict}.")
+
+    def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
+        """A tenant's asset could not be made. The reason is logged, and observed on the tenant's partition."""
+        self._context.log.error(f"{tenant}: no {asset}: {reason}")
+        self.observed(asset, tenant, {"reason": reason}, f"{tenant}: no {asset}")
+
+    def observed(self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], message: str) -> None:
+        """Something about a tenant's asset that did not make it anew."""
+        observed = AssetObservation(
+            asset_key(self._workload, asset),
+            partition=tenant,
+            metadata={name: metadata_value(name, value) for name, value in metadata.items()},
+        )
+        self._add(DagsterEventType.ASSET_OBSERVATION, AssetObservationData(observed), message)
+
+    def flush(self) -> None:
+        """Write what is waiting. It is kept for the next time when it cannot be written."""
+        with self._lock:
+            entries, self._waiting = self._waiting, []
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if not entries:
+                return
+            try:
+                _store(self._instance, entries)
+            except BaseException:
+                self._waiting = entries + self._waiting
+                raise
+
+    def info(self, message: str) -> None:
+        """Something worth knowing."""
+        self._context.log.info(message)
+
+    def _add(self, kind: DagsterEventType, data: Any, message: str) -> None:
+        event = DagsterEvent(
+            event_type_value=kind.value,
+            job_name=self._context.job_name,
+            step_handle=self._step.step.handle,
+            node_handle=self._step.step.node_handle,
+            step_kind_value=self._step.step.kind.value,
+            logging_tags=self._step.event_tags,
+            event_specific_data=data,
+            message=message,
+            pid=os.getpid(),
+        )
+        with self._lock:
+            self._waiting.append(_entry(event, self._run_id))
+            full = len(self._waiting) >= _MOST_EVENTS
+            if not full and self._timer is None:
+                self._timer = threading.Timer(EVENTS_WITHIN_SECONDS, self._flush_in_time)
+                self._timer.name, self._timer.daemon = "event-writer", True
+                self._timer.start()
+        if full:
+            self.flush()
+
+    def _flush_in_time(self) -> None:
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - the next flush, in the step's own thread, tries again and raises
+            logging.getLogger(__name__).warning("Dagster's events wait: they could not be written: %s", error)
+
+
+def metadata_value(name: str, value: Any) -> Any:
+    """A value as Dagster shows it: bytes are a picture, of which ``name`` is the alternative text."""
+    if isinstance(value, Markdown):
+        return MetadataValue.md(str(value))
+    if isinstance(value, bytes):
+        return MetadataValue.md(as_markdown(value, name))
+    if isinstance(value, float):
+        return round(value, 8)  # of eight digits after the point nobody misses the ninth
+    if isinstance(value, str) and value.startswith(("https://", "http://")):
+        return MetadataValue.url(value)
+    if isinstance(value, Mapping | list | tuple):
+        return MetadataValue.json(dict(value) if isinstance(value, Mapping) else list(value))
+    return value

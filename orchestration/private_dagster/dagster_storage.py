@@ -1,0 +1,114 @@
+"""Where Dagster keeps runs, events and ticks: SQLite below ``DAGSTER_HOME``, or PostgreSQL when one variable names it.
+
+``TENANTRY_DAGSTER_STORAGE=postgresql+psycopg2://user:password@host:5432/dagster``, for every process of Dagster: webserver,
+daemon, code server and runs. ``dagster.yaml`` stays as it is (docs/scaling.md).
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Final, Self
+
+from dagster import DagsterInstance, StringSource
+from dagster._config import UserConfigSchema
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.runs.base import RunStorage
+from dagster._core.storage.schedules import SqliteScheduleStorage
+from dagster._core.storage.schedules.base import ScheduleStorage
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from orchestration.private_dagster.sqlite_event_log import KeptEngineSqliteEventLogStorage
+
+STORAGE_VARIABLE: Final = "TENANTRY_DAGSTER_STORAGE"
+_DIALECT: Final = "postgresql+psycopg2"
+
+
+class UnusableStorage(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable storage"
+    """The variable names no storage Dagster can have; the message says what to write."""
+
+
+class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
+    """The storage of Dagster's instance, as ``TENANTRY_DAGSTER_STORAGE`` says; SQLite under ``base_dir`` without it."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._inst_data = inst_data
+        self._events: EventLogStorage[DagsterInstance]
+        self._runs: RunStorage[DagsterInstance]
+        self._schedules: ScheduleStorage[DagsterInstance]
+        url = os.environ.get(STORAGE_VARIABLE, "")
+        if url:
+            # Importing them loads PostgreSQL's client library.
+            from dagster_postgres.run_storage import PostgresRunStorage
+            from dagster_postgres.schedule_storage import PostgresScheduleStorage
+
+            from orchestration.private_dagster.postgres_event_log import BatchedPostgresEventLogStorage
+
+            _check(url)
+            self._events = BatchedPostgresEventLogStorage(url)
+            self._runs = PostgresRunStorage(url)
+            self._schedules = PostgresScheduleStorage(url)
+        else:
+            Path(base_dir).mkdir(parents=True, exist_ok=True)
+            self._events = KeptEngineSqliteEventLogStorage(base_dir)
+            self._runs = SqliteRunStorage.from_local(str(Path(base_dir) / "history"))
+            self._schedules = SqliteScheduleStorage.from_local(str(Path(base_dir) / "schedules"))
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """What it was made from."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """``base_dir``: where SQLite's files lie."""
+        return {"base_dir": StringSource}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:
+        """Made by Dagster from ``dagster.yaml``. Raises ``UnusableStorage``."""
+        return cls(inst_data=inst_data, **config_value)
+
+    def register_instance(self, instance: DagsterInstance) -> None:
+        """Tell all three which instance they serve."""
+        super().register_instance(instance)
+        for storage in (self._events, self._runs, self._schedules):
+            if not storage.has_instance:
+                storage.register_instance(instance)
+
+    @property
+    def event_log_storage(self) -> EventLogStorage[DagsterInstance]:
+        """Events and partitions."""
+        return self._events
+
+    @property
+    def run_storage(self) -> RunStorage[DagsterInstance]:
+        """Runs."""
+        return self._runs
+
+    @property
+    def schedule_storage(self) -> ScheduleStorage[DagsterInstance]:
+        """Ticks and cursors of sensors and schedules."""
+        return self._schedules
+
+    def dispose(self) -> None:
+        """Let go of connections."""
+        for storage in (self._events, self._runs, self._schedules):
+            storage.dispose()
+
+
+def _check(url: str) -> None:
+    example = f"{_DIALECT}://user:password@host:5432/dagster"
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UnusableStorage(f"{STORAGE_VARIABLE} is no URL; write {example}, or leave it out for SQLite") from error
+    # A bare `postgresql://` is another driver than Dagster's with SQLAlchemy 2.1.
+    if parsed.drivername != _DIALECT or not parsed.database:
+        raise UnusableStorage(
+            f"{STORAGE_VARIABLE} begins with {parsed.drivername!r} and names the database {parsed.database!r};"
+            f" write {example}, or leave it out for SQLite"
+        )

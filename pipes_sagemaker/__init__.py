@@ -1,0 +1,1 @@
+"""A Dagster Pipes client for Amazon SageMaker training jobs."""

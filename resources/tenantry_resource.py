@@ -1,0 +1,87 @@
+"""The Dagster resource through which assets, sensors and schedules reach the deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from dagster import ConfigurableResource, InitResourceContext
+from pydantic import Field
+
+from resources.signs_of_life import signs_of_life
+from tenantry.aws.deployment import DEFAULT_STACK, Deployment
+
+if TYPE_CHECKING:
+    from pipes_sagemaker.client import PipesSageMakerTrainingJobClient
+
+
+@cache
+def _deployment(stack: str) -> Deployment:
+    return Deployment.from_stack(stack)
+
+
+class TenantryResource(ConfigurableResource["TenantryResource"]):
+    """The deployment a code location works on. Its clients are made once in a process.
+
+    Every run that uses it gives signs of life while it does.
+    """
+
+    stack: str = Field(DEFAULT_STACK, description="Name of the CloudFormation stack.")
+    poll_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="Seconds between looks at the running jobs; each look is one List call for all of them.",
+    )
+    training_job_rate: float = Field(
+        default=1.0,
+        gt=0,
+        description="CreateTrainingJob calls a second of all runs together; the account's quota limits it.",
+    )
+    training_job_burst: int = Field(
+        default=3, ge=1, description="CreateTrainingJob calls that may be made at once after a quiet time."
+    )
+    lost_run_seconds: float = Field(
+        90.0,
+        gt=0,
+        description="A run that showed no sign of life for so long is taken to be dead, and its pack is taken up again.",
+    )
+
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Generator[TenantryResource]:
+        """Called by Dagster around a run, or around an evaluation of a sensor or a schedule, which is no run."""
+        run = context.run
+        if run is None or context.instance is None:
+            yield self
+        else:
+            with signs_of_life(context.instance, run.run_id):
+                yield self
+
+    @property
+    def deployment(self) -> Deployment:
+        """The stack's names and clients. Raises ``DeploymentMissing``."""
+        return _deployment(self.stack)
+
+    def training_client(self) -> PipesSageMakerTrainingJobClient:
+        """The Pipes client that runs packed training jobs."""
+        from pipes_sagemaker.client import PipesSageMakerTrainingJobClient
+        from pipes_sagemaker.readers import PipesSageMakerLogReader, PipesSageMakerMessageReader
+        from tenantry.aws.request_budget import RequestBudget
+        from tenantry.training.job_statuses import TrainingJobStatuses
+
+        deployment = self.deployment
+        budget = RequestBudget(deployment, "CreateTrainingJob", self.training_job_rate, self.training_job_burst)
+        interval = min(5.0, self.poll_seconds)
+        return PipesSageMakerTrainingJobClient(
+            client=deployment.sagemaker,
+            message_reader=PipesSageMakerMessageReader(
+                bucket=deployment.data_bucket, client=deployment.s3, interval=interval
+            ),
+            log_reader=PipesSageMakerLogReader(
+                client=deployment.logs, interval=interval, settle=min(3.0, self.poll_seconds)
+            ),
+            poll_interval=self.poll_seconds,
+            job_watch=TrainingJobStatuses(deployment, self.poll_seconds),
+            before_create=budget.wait,
+        )

@@ -1,0 +1,1 @@
+"""The product: a machine-learning model for every tenant, on SageMaker. Nothing here imports Dagster."""

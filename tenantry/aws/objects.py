@@ -1,0 +1,185 @@
+"""Reads and writes S3 with limits. Keys come from ``tenantry.names.keys``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+_DIGESTED_AT_ONCE: Final = 1024 * 1024  # bytes
+
+
+class ObjectMissing(LookupError):  # noqa: N818 - reads as the sentence it is: "object missing"
+    """There is no object under the key."""
+
+
+class ObjectTooLarge(ValueError):  # noqa: N818 - reads as the sentence it is: "object too large"
+    """The object is larger than its reader allows; nothing was read."""
+
+
+class ObjectChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "object changed"
+    """Somebody wrote the object since it was read."""
+
+
+def error_code(error: ClientError) -> str:
+    """The code AWS gave an error."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as it was read; ``metadata`` is what its writer put beside the content, ``written`` when S3 took it."""
+
+    content: bytes
+    content_type: str
+    metadata: Mapping[str, str]
+    written: datetime | None = None
+
+
+def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject:
+    """The object with its content type and metadata.
+
+    Raises:
+        ObjectMissing: there is none.
+        ObjectTooLarge: it has more than ``most_bytes``.
+    """
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) in {"NoSuchKey", "404"}:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+        raise
+    with answer["Body"] as body:
+        if answer["ContentLength"] > most_bytes:
+            raise ObjectTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is {most_bytes}")
+        content: bytes = body.read()
+    return StoredObject(content, answer.get("ContentType", ""), answer.get("Metadata", {}), answer.get("LastModified"))
+
+
+def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject | None:
+    """The object, or None where there is none that may be seen.
+
+    To whoever may not list a bucket S3 answers 403 for a key that is not there
+    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html); a tenant's session may not.
+
+    Raises:
+        ObjectTooLarge: it has more than ``most_bytes``.
+    """
+    try:
+        return read_object(s3, bucket, key, most_bytes)
+    except ObjectMissing:
+        return None
+    except ClientError as error:
+        if error_code(error) in {"AccessDenied", "403"}:
+            return None
+        raise
+
+
+def read_bytes(s3: S3Client, bucket: str, key: str, most_bytes: int) -> bytes:
+    """The object's content.
+
+    Raises:
+        ObjectMissing: there is none.
+        ObjectTooLarge: it has more than ``most_bytes``.
+    """
+    return read_object(s3, bucket, key, most_bytes).content
+
+
+def write_bytes(
+    s3: S3Client,
+    bucket: str,
+    key: str,
+    content: bytes,
+    content_type: str = "application/octet-stream",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Put an object, replacing what is there."""
+    s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type, Metadata=dict(metadata or {}))
+
+
+def write_json(s3: S3Client, bucket: str, key: str, document: Any) -> None:
+    """Put a JSON document."""
+    write_bytes(s3, bucket, key, json.dumps(document, separators=(",", ":")).encode(), "application/json")
+
+
+def size(s3: S3Client, bucket: str, key: str) -> int:
+    """Size of an object, in bytes. Raises ``ObjectMissing``."""
+    try:
+        return int(s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
+    except ClientError as error:
+        if error_code(error) in {"404", "NoSuchKey", "NotFound"}:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+        raise
+
+
+def exists(s3: S3Client, bucket: str, key: str) -> bool:
+    """Whether there is an object under the key."""
+    try:
+        size(s3, bucket, key)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def copy(s3: S3Client, bucket: str, source: str, destination: str, *, etag: str | None = None) -> None:
+    """Copy inside a bucket, without the bytes passing here.
+
+    Args:
+        s3: the client.
+        bucket: of both objects.
+        source: the key that is copied.
+        destination: the key that it is copied to.
+        etag: of the object that is meant; None for whatever is there.
+
+    Raises:
+        ObjectMissing: there is no object under ``source``.
+        ObjectChanged: it is not the one that is meant any more.
+    """
+    condition: Any = {} if etag is None else {"CopySourceIfMatch": etag}
+    try:
+        s3.copy_object(Bucket=bucket, Key=destination, CopySource={"Bucket": bucket, "Key": source}, **condition)
+    except ClientError as error:
+        if error_code(error) in {"NoSuchKey", "404"}:
+            raise ObjectMissing(f"s3://{bucket}/{source} is not there") from error
+        if error_code(error) in {"PreconditionFailed", "412"}:
+            raise ObjectChanged(f"s3://{bucket}/{source} was written since it was read") from error
+        raise
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What an object's bytes are: how many, their hexadecimal SHA-256, and S3's own name for them."""
+
+    size: int
+    sha256: str
+    etag: str
+
+
+def digest(s3: S3Client, bucket: str, key: str) -> Digest:
+    """Read an object piece by piece, to know its digest. Raises ``ObjectMissing``."""
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) in {"NoSuchKey", "404"}:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+        raise
+    hashed, size = hashlib.sha256(), 0
+    with answer["Body"]:
+        for piece in answer["Body"].iter_chunks(_DIGESTED_AT_ONCE):
+            hashed.update(piece)
+            size += len(piece)
+    return Digest(size, hashed.hexdigest(), answer["ETag"])
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,114 @@
+"""A rate limit that all processes of a deployment share: AWS counts an operation's calls for the whole account.
+
+A bucket of ``burst`` tokens that ``rate`` tokens a second run into, kept as one number, the moment at which it will be full
+again: the generic cell rate algorithm (ITU-T I.371, "Traffic control and congestion control in B-ISDN", annex A). Whoever
+wants to call takes the next free moment by a conditional write and waits for it: callers are served in order, and nobody asks
+twice.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from tenantry.aws.objects import error_code
+from tenantry.names import keys
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_MICROSECONDS: Final = 1_000_000
+_LONGEST_PAUSE: Final = 0.02  # seconds, after somebody else was faster
+
+
+class BudgetSpent(RuntimeError):  # noqa: N818 - reads as the sentence it is: "budget spent"
+    """So many calls are waiting that this one's turn would come too late; it took none, and may be tried again later."""
+
+
+@dataclass(frozen=True)
+class RequestBudget:
+    """The calls of one operation that all processes together may make.
+
+    Args:
+        deployment: whose requests table holds the bucket; the clocks of its machines should agree to well under a second.
+        operation: the operation's name, as ``CreateTrainingJob``.
+        rate: calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A shows an account's own.
+        burst: calls that may be made at once after a quiet time.
+        longest_wait: seconds that a call may have to wait for its turn.
+        clock: seconds since the epoch.
+    """
+
+    deployment: Deployment
+    operation: str
+    rate: float
+    burst: int
+    longest_wait: float = 300.0
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and self.burst >= 1):
+            raise ValueError(
+                f"rate is {self.rate} and burst {self.burst}; a rate above 0 and a burst of at least 1 are needed"
+            )
+
+    def wait(self) -> None:
+        """Wait for the next call's turn. Raises ``BudgetSpent`` at once when it would take longer than ``longest_wait``."""
+        left = self.take() - self.clock()
+        if left > 0:
+            time.sleep(left)
+
+    def take(self) -> float:
+        """Take the next call's turn; returns when it is, in seconds since the epoch, and may be now.
+
+        Raises:
+            BudgetSpent: it would be later than ``longest_wait`` from now; no turn was taken.
+        """
+        interval = round(_MICROSECONDS / self.rate)
+        while True:
+            full = self._full_at()
+            now = round(self.clock() * _MICROSECONDS)
+            turn = now if full is None else max(now, full - (self.burst - 1) * interval)
+            if turn - now > self.longest_wait * _MICROSECONDS:
+                raise BudgetSpent(
+                    f"{self.operation} is called {self.rate:g} times a second, and {(turn - now) / _MICROSECONDS:.0f} s of calls"
+                    " are waiting; try again later, or raise the rate if AWS's quota allows it"
+                )
+            if self._set_full_at(full, max(now, full or 0) + interval):
+                return turn / _MICROSECONDS
+            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - no secret: callers that met should part
+
+    def _full_at(self) -> int | None:
+        answer = self.deployment.dynamodb.get_item(
+            TableName=self.deployment.requests_table, Key=self._key, ConsistentRead=True
+        )
+        return int(answer["Item"]["full_at"]["N"]) if "Item" in answer else None
+
+    def _set_full_at(self, before: int | None, after: int) -> bool:
+        """Whether nobody else took a turn in between."""
+        values: dict[str, Any] = {":after": {"N": str(after)}}
+        condition = "attribute_not_exists(full_at)"
+        if before is not None:
+            condition = "full_at = :before"
+            values[":before"] = {"N": str(before)}
+        try:
+            self.deployment.dynamodb.update_item(
+                TableName=self.deployment.requests_table,
+                Key=self._key,
+                UpdateExpression="SET full_at = :after",
+                ConditionExpression=condition,
+                ExpressionAttributeValues=values,
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": self.operation}}

@@ -1,0 +1,1 @@
+"""Scheduled predictions: one transform job asks the champions of many tenants."""

@@ -1,0 +1,214 @@
+"""``batch_predictions``: each tenant's champion, asked for many tenants in one transform job, each answer under its tenant."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tenantry.aws.notices import Notice, tell_operators, tell_tenant
+from tenantry.batch.transform import BatchResult, TransformJobFailed, predict_batch
+from tenantry.models.registry import Champion, ModelRegistry
+from tenantry.names import keys
+from tenantry.onboarding.checks import DATA_AGE, age_facts
+from tenantry.serving.moments import data_age, too_old_for
+from tenantry.shown.answers import answer_for_people
+from tenantry.shown.report import Report
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tenants whose predictions share one transform job: all of one tier, a silo tenant alone."""
+
+    name: str
+    champions: tuple[Champion, ...]
+
+
+def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -> Iterator[Batch]:
+    """Cut champions into batches.
+
+    Args:
+        champions: whom to predict for.
+        tenants_per_job: the most tenants in one job.
+        salt: names this round of batches (a run's id), so that a new round makes new jobs and a repeated one finds its own.
+    """
+    ordered = sorted(champions, key=lambda champion: champion.tenant)
+    shared = [[c for c in ordered if c.tier == tier] for tier in ("bridge", "pool")]
+    groups = [
+        group[start : start + tenants_per_job] for group in shared for start in range(0, len(group), tenants_per_job)
+    ]
+    groups += [[c] for c in ordered if c.tier == "silo"]
+    for group in groups:
+        members = "\n".join(f"{c.tenant} {c.version}" for c in group)
+        digest = hashlib.sha256(f"{salt}\n{members}".encode()).hexdigest()[:12]
+        yield Batch(f"b-{digest}", tuple(group))
+
+
+def predict(
+    deployment: Deployment,
+    workload: Workload,
+    tenants: Sequence[keys.TenantId] | None,
+    day: date,
+    salt: str,
+    report: Report,
+    *,
+    poll: float,
+    starting: Callable[[Sequence[keys.TenantId]], None] = lambda _: None,
+) -> dict[keys.TenantId, str]:
+    """Predict a day for tenants (None: for everyone with a champion) and report each.
+
+    Args:
+        deployment: buckets and clients.
+        workload: its batch section.
+        tenants: whom.
+        day: whose prediction this is; it stands in the key.
+        salt: see ``batches_of``.
+        report: hears of every tenant.
+        poll: seconds between looks at a running job.
+        starting: called once with the tenants that will be predicted for.
+
+    Returns:
+        The reason of each tenant for whom there is no prediction.
+    """
+    name = keys.workload_name(workload.name)
+    registry = ModelRegistry(deployment)
+    champions = [
+        champion
+        for champion in (
+            registry.champions(name) if tenants is None else [registry.champion(tenant, name) for tenant in tenants]
+        )
+        if champion is not None
+    ]
+    failures: dict[keys.TenantId, str] = {}
+    served = {champion.tenant for champion in champions}
+    for tenant in tenants or ():
+        if tenant not in served:
+            failures[tenant] = "it has no model yet"
+            report.failed("batch_predictions", tenant, failures[tenant])
+    too_old = _too_old(deployment, workload, champions, day, report)
+    champions = [champion for champion in champions if champion.tenant not in too_old]
+    if tenants is not None:  # somebody asked for just these; in a round for everyone they are left out
+        for tenant, reason in too_old.items():
+            failures[tenant] = reason
+            report.failed("batch_predictions", tenant, reason)
+    starting(sorted(champion.tenant for champion in champions))
+    batches = batches_of(champions, workload.batch.tenants_per_job, salt)
+    for batch, outcome in _side_by_side(deployment, workload, day, batches, report, poll):
+        if isinstance(outcome, Exception):
+            for champion in batch.champions:
+                failures[champion.tenant] = str(outcome)
+                report.failed("batch_predictions", champion.tenant, str(outcome))
+        else:
+            failures |= _report_batch(deployment, workload, day, outcome, report)
+    if failures:
+        lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
+        tell_operators(deployment, f"{workload.name}: {len(failures)} tenants without a prediction for {day}", lines)
+    return failures
+
+
+def _too_old(
+    deployment: Deployment, workload: Workload, champions: Sequence[Champion], day: date, report: Report
+) -> dict[keys.TenantId, str]:
+    """Check how old each champion's data are; tell the owner, once, of one that cannot reach the day.
+
+    Returns:
+        The reason of each tenant whose champion cannot reach the day.
+    """
+    reasons: dict[keys.TenantId, str] = {}
+    at = datetime.combine(day, time(), UTC)
+    for champion in champions:
+        age = data_age(champion.card)
+        if workload.moment is None or age is None:
+            continue
+        reason = too_old_for(workload, champion.card, day)
+        facts = age_facts(age, at, reason)
+        report.checked("fine_tuned_artifact", DATA_AGE, champion.tenant, facts, passed=reason is None)
+        if reason is None:
+            continue
+        reasons[champion.tenant] = reason
+        if not champion.told_too_old:
+            try:
+                _tell_too_old(deployment, champion, day, reason)
+            except (ClientError, BotoCoreError) as error:  # the next batch tells it; the others' predictions go on
+                report.info(f"{champion.tenant} could not be told that its data are too old: {error}")
+    if reasons:
+        report.info(f"{len(reasons)} tenants are left out: their data are too old for {day.isoformat()}")
+    return reasons
+
+
+def _tell_too_old(deployment: Deployment, champion: Champion, day: date, reason: str) -> None:
+    """Tell the owner, then note it: an owner may be told twice, and is never left untold."""
+    message = f"There is no prediction for {day.isoformat()}: {reason}"
+    tell_tenant(
+        deployment, Notice("data_too_old", champion.workload, champion.tenant, message, version=champion.version)
+    )
+    ModelRegistry(deployment).note_told_too_old(champion)
+
+
+def _side_by_side(
+    deployment: Deployment, workload: Workload, day: date, batches: Iterable[Batch], report: Report, poll: float
+) -> Iterator[tuple[Batch, BatchResult | TransformJobFailed | ClientError | BotoCoreError]]:
+    """Run the batches' jobs, ``batch.most_jobs_at_once`` at the same time, and give each one's outcome as it comes."""
+    deployment.s3, deployment.sagemaker  # noqa: B018 - made once here rather than by each thread
+    pool = ThreadPoolExecutor(workload.batch.most_jobs_at_once, thread_name_prefix="batch")
+    given_up = threading.Event()
+    asked: dict[Future[BatchResult], Batch] = {}
+    try:
+        for batch in batches:
+            report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
+            going = partial(predict_batch, poll=poll, show=_pictures, given_up=given_up)
+            asked[pool.submit(going, deployment, workload, day, batch.name, batch.champions)] = batch
+        for future in as_completed(asked):
+            try:
+                outcome: Any = future.result()
+            except (TransformJobFailed, ClientError, BotoCoreError) as error:  # a quota, say: the other batches go on
+                outcome = error
+            yield asked.pop(future), outcome
+    finally:
+        # A run that was terminated does not wait for its jobs' ends.
+        given_up.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _report_batch(
+    deployment: Deployment, workload: Workload, day: date, result: BatchResult, report: Report
+) -> dict[keys.TenantId, str]:
+    usd = (
+        result.seconds / 3600 * workload.batch.usd_per_hour * workload.batch.instances / max(1, len(result.predictions))
+    )
+    failures = {}
+    for prediction in result.predictions:
+        if prediction.key is None:
+            failures[prediction.tenant] = prediction.reason or "no reason given"
+            report.failed("batch_predictions", prediction.tenant, failures[prediction.tenant])
+            continue
+        metadata = {
+            **prediction.shown,  # first: people look before they read
+            "date": day.isoformat(),
+            "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
+            "dagster/partition_row_count": prediction.rows,
+            "version": prediction.version,
+            "transform_job": result.job,
+            "job_seconds": result.seconds,
+            "cost_usd": round(usd, 8),
+        }
+        report.materialized("batch_predictions", prediction.tenant, metadata, f"{day.isoformat()}-{prediction.version}")
+    return failures
+
+
+def _pictures(content: bytes) -> dict[str, bytes]:
+    """The pictures in a tenant's prediction, for its metadata; nothing where there are none."""
+    first, _, _ = content.partition(b"\n")
+    picture = answer_for_people(first).picture if b'"images"' in first else None
+    return {} if picture is None else {"pictures": picture}

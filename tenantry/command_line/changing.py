@@ -1,0 +1,531 @@
+"""The commands that change something: retry, cancel, wind-down, pause, resume, drain, rollback, tier, capacity, retrain,
+redrive. Each says who did it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, get_args
+
+import click
+from botocore.exceptions import ClientError
+
+from tenantry.aws.objects import error_code
+from tenantry.command_line import fleet
+from tenantry.command_line.invocation import (
+    PACK,
+    REQUEST,
+    TENANT,
+    VERSION,
+    WORKLOAD,
+    WORKLOAD_NAME,
+    Invocation,
+    NotDone,
+    common_options,
+    plain,
+)
+from tenantry.names import keys
+from tenantry.requests.queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
+from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.shown import operator_events
+from tenantry.tenants import wind_down as ending
+from tenantry.training.jobs import stop_job_of_pack
+from tenantry.uploads.intake import redrive as redriven
+from tenantry.workloads.schema import Workload
+
+_RETRIED: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
+_LOOK_SECONDS: Final = 1.0
+_TICK_MAY_LAST_SECONDS: Final = 10.0
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@dataclass
+class _Changes:
+    """What a change of several requests came to: those that were changed, and why others were not."""
+
+    done: list[Request] = field(default_factory=list)
+    not_done: list[tuple[Request, str]] = field(default_factory=list)
+
+    def make(
+        self, requests: Sequence[Request], change: Callable[[Request], Request], invocation: Invocation, verb: str
+    ) -> None:
+        """Change each request, with a progress bar where there are several. One that moved on stops nobody else's."""
+        with invocation.progress(shown=len(requests) > 1) as progress:
+            bar = progress.add_task(verb, total=len(requests))
+            for request in requests:
+                try:
+                    self.done.append(change(request))
+                except NotTheirTurn as error:
+                    self.not_done.append((request, str(error)))
+                except ClientError as error:
+                    if error_code(error) != "ValidationException":
+                        raise
+                    self.not_done.append((request, str(error)))  # of this row: it is too large, say
+                progress.advance(bar)
+
+    def report(self, invocation: Invocation, verb: str) -> None:
+        """Say what was done. Raises ``NotDone`` when anything was not."""
+        if invocation.as_json:
+            invocation.write_json(
+                {
+                    "format": 1,
+                    verb: [_named(request) for request in self.done],
+                    "not_done": [{**_named(request), "reason": reason} for request, reason in self.not_done],
+                }
+            )
+        else:
+            for request in self.done:
+                invocation.console.print(f"{verb}: {request.tenant}, {request.workload}, request {request.request}")
+        if len(self.not_done) == 1 and not self.done:
+            raise NotDone(self.not_done[0][1])
+        if self.not_done:
+            reasons = "\n".join(f"  {reason}" for _, reason in self.not_done)
+            raise NotDone(f"{len(self.not_done)} of {len(self.done) + len(self.not_done)} moved on first:\n{reasons}")
+
+
+def _named(request: Request) -> dict[str, str]:
+    return {
+        "workload": request.workload,
+        "tenant": request.tenant,
+        "request": request.request,
+        "status": request.status,
+    }
+
+
+# ---- retry and cancel ---------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT, required=False)
+@click.option("--all-dead-lettered", is_flag=True, help="Every dead-lettered request instead of a tenant's.")
+@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
+@click.option("--request", type=REQUEST, help="This request of the tenant's instead of its latest.")
+@click.option("--why", default="an operator retries it", show_default=True, help="For the history.")
+@yes_option
+@common_options
+def retry(
+    invocation: Invocation, tenant: keys.TenantId | None, all_dead_lettered: bool, workload: Workload | None,
+    request: keys.RequestId | None, why: str, yes: bool,
+) -> None:  # fmt: skip
+    """Give TENANT's latest request all its tries again, from now on; or every dead-lettered one.
+
+    For requests that failed, were dead-lettered, cancelled, or refused while they were worked on. One that was refused when it came
+    in never was a request: its tenant uploads again.
+
+    \b
+    Examples:
+      tenantry retry acme --why "the image is fixed"
+      tenantry retry --all-dead-lettered --workload energy
+    """
+    if (tenant is None) == (not all_dead_lettered):
+        raise click.UsageError("name either a TENANT or --all-dead-lettered")
+    queue = RequestQueue(invocation.deployment, by=invocation.operator)
+    if tenant is not None:
+        found = [_retried_of(queue, invocation.chosen(workload), tenant, request)]
+    else:
+        names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
+        found = [row for name in names for row in queue.with_status(name, "dead_lettered")]
+        if found:
+            invocation.confirm(f"Retry {len(found)} dead-lettered requests?", yes=yes)
+        elif not invocation.as_json:
+            invocation.console.print("Nothing is dead-lettered.")
+    changes = _Changes()
+    changes.make(found, lambda row: queue.retry(row, why=why), invocation, "retrying")
+    changes.report(invocation, "retried")
+
+
+def _retried_of(
+    queue: RequestQueue, workloads: Sequence[Workload], tenant: keys.TenantId, request: keys.RequestId | None
+) -> Request:
+    """The one request of a tenant's that is meant. Raises ``NotDone``."""
+    rows = [queue.of_tenant(keys.workload_name(workload.name), tenant) for workload in workloads]
+    if request is not None:
+        named = [row for of_workload in rows for row in of_workload if row.request == request]
+        if not named:
+            raise NotDone(f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them")
+        return named[0]
+    latest = [max(of_workload, key=lambda row: (row.uploaded, row.accepted)) for of_workload in rows if of_workload]
+    if not latest:
+        raise NotDone(f"{tenant} has no request; it never uploaded, or not for this workload")
+    meant = [row for row in latest if row.status in _RETRIED] if len(latest) > 1 else latest
+    if not meant:
+        stand = ", ".join(f"{row.workload}: {row.status}" for row in latest)
+        raise NotDone(f"there is nothing to retry of {tenant}; its latest requests: {stand}")
+    if len(meant) > 1:
+        raise NotDone(
+            f"{tenant} could be retried for {' and '.join(row.workload for row in meant)}; name one with --workload"
+        )
+    return meant[0]
+
+
+@click.command()
+@click.argument("tenant", type=TENANT, required=False)
+@click.option(
+    "--pack", type=PACK, help="Every request of this pack instead of a tenant's; its training job is stopped, too."
+)
+@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
+@click.option("--why", default="an operator cancelled it", show_default=True, help="For the history.")
+@yes_option
+@common_options
+def cancel(
+    invocation: Invocation, tenant: keys.TenantId | None, pack: keys.PackId | None, workload: Workload | None, why: str,
+    yes: bool,
+) -> None:  # fmt: skip
+    """Take TENANT's unfinished requests out of the queue, or all requests of a pack.
+
+    A pack on its way goes on without a tenant that was cancelled. A pack that is cancelled as a whole has its job stopped; what was
+    registered of it already stays. `tenantry retry` brings a cancelled request back.
+
+    \b
+    Examples:
+      tenantry cancel acme --workload energy --why "the contract ended"
+      tenantry cancel --pack p-3f2a9c0d11e2b4a7
+    """
+    if (tenant is None) == (pack is None):
+        raise click.UsageError("name either a TENANT or --pack")
+    queue = RequestQueue(invocation.deployment, by=invocation.operator)
+    names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
+    if tenant is not None:
+        found = [row for name in names for row in queue.of_tenant(name, tenant) if row.status in OPEN]
+        what = f"{tenant} has no unfinished request"
+    else:
+        found = [row for name in names for row in queue.in_packs(name) if row.pack == pack]
+        what = f"no request is in pack {pack}; `tenantry status` shows the packs on their way"
+    if not found:
+        raise NotDone(what)
+    invocation.confirm(f"Cancel {len(found)} requests ({_by_status(found)})?", yes=yes)
+    changes = _Changes()
+    changes.make(found, lambda row: queue.cancel(row, why=why), invocation, "cancelling")
+    if pack is not None:
+        _stop_job_of(invocation, found[0].workload, pack)
+    changes.report(invocation, "cancelled")
+
+
+def _by_status(requests: Sequence[Request]) -> str:
+    counts: dict[str, int] = {}
+    for request in requests:
+        counts[request.status] = counts.get(request.status, 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys.PackId) -> None:
+    if job := stop_job_of_pack(invocation.deployment, workload, pack):
+        invocation.aside.print(f"training job {job} is being stopped")
+
+
+# ---- the end of a workload ------------------------------------------------------------------------------------------------
+
+
+@click.command("wind-down")
+@click.argument("workload", type=WORKLOAD_NAME)
+@click.option("--delete-data", is_flag=True, help="Delete its uploads, models, predictions and rows, too.")
+@yes_option
+@common_options
+def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: bool, yes: bool) -> None:
+    """Cancel all open requests of WORKLOAD, tell their tenants, and delete its endpoints with their configurations and models.
+
+    First remove the workload's YAML, and have Dagster load its definitions again: else its sensors make the endpoint anew. Its schedules
+    are gone with the file. The tenants' data and models stay, unless --delete-data says otherwise.
+
+    \b
+    Example:
+      tenantry wind-down energy
+    """
+    if workload in invocation.workloads:
+        raise NotDone(
+            f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, and repeat this"
+        )
+    open_requests = len(RequestQueue(invocation.deployment).open(workload))
+    data = "its data are deleted" if delete_data else "its data stay"
+    invocation.confirm(
+        f"Cancel {open_requests} open requests of {workload} and delete its endpoints ({data})?", yes=yes
+    )
+    done = ending.wind_down(invocation.deployment, workload, by=invocation.operator, delete_data=delete_data)
+    if invocation.as_json:
+        invocation.write_json(
+            {
+                "format": 1,
+                "workload": workload,
+                "cancelled": [_named(row) for row in done.cancelled],
+                "endpoints": done.endpoints,
+                "configurations": done.configurations,
+                "models": done.models,
+                "objects": done.objects,
+                "rows": done.rows,
+            }
+        )
+    else:
+        invocation.console.print(
+            f"{workload} is wound down: {len(done.cancelled)} requests cancelled, {len(done.endpoints)} endpoints,"
+            f" {len(done.configurations)} configurations and {len(done.models)} models deleted"
+            + (f", {done.objects} objects and {done.rows} rows" if delete_data else "")
+        )
+    if done.moved_on:
+        raise NotDone(f"{len(done.moved_on)} requests moved on in this moment; repeat this")
+
+
+# ---- pause, resume, drain -----------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.option("--why", required=True, help="Shown to whoever looks at the status.")
+@common_options
+def pause(invocation: Invocation, workload: Workload, why: str) -> None:
+    """Claim no further requests of WORKLOAD. Uploads go on becoming requests, and packs on their way go on.
+
+    \b
+    Example:
+      tenantry pause energy --why "a new image is being rolled out"
+    """
+    paused = WorkloadControls(invocation.deployment, by=invocation.operator).pause(
+        keys.workload_name(workload.name), why
+    )
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workload": workload.name, "paused": paused})
+    else:
+        invocation.console.print(f"{workload.name} is paused; `tenantry resume {workload.name}` ends it")
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@common_options
+def resume(invocation: Invocation, workload: Workload) -> None:
+    """Claim requests of WORKLOAD again.
+
+    \b
+    Example:
+      tenantry resume energy
+    """
+    controls = WorkloadControls(invocation.deployment, by=invocation.operator)
+    name = keys.workload_name(workload.name)
+    was = controls.paused(name)
+    controls.resume(name)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workload": workload.name, "was_paused": was})
+    else:
+        invocation.console.print(f"{name} goes on" if was is not None else f"{name} was not paused")
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.option("--why", default="an operator drains it", show_default=True, help="Shown to whoever looks at the status.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; as long as it takes if not given."
+)
+@common_options
+def drain(invocation: Invocation, workload: Workload, why: str, timeout: float | None) -> None:
+    """Pause WORKLOAD and wait until nothing of it is on its way. It stays paused.
+
+    Pending requests stay pending, failed ones wait. Ctrl-C ends the waiting, not the pause.
+
+    \b
+    Example:
+      tenantry drain energy --timeout 3600 && make-the-change && tenantry resume energy
+    """
+    queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
+    WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
+    began = time.monotonic()
+    deadline = None if timeout is None else began + timeout
+    left = len(queue.in_packs(name))
+    with invocation.progress() as progress:
+        bar = progress.add_task(f"{name}: on their way", total=left)
+        # A tick of the launcher that began before the pause may still claim some.
+        while (left or time.monotonic() < began + _TICK_MAY_LAST_SECONDS) and (
+            deadline is None or time.monotonic() < deadline
+        ):
+            time.sleep(_LOOK_SECONDS)
+            counts = queue.counts(name)
+            left = sum(counts[status] for status in IN_A_PACK)
+            total = max(left, int(progress.tasks[0].total or 0))
+            progress.update(bar, total=total, completed=total - left)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workload": name, "on_their_way": left, "requests": queue.counts(name)})
+    if left:
+        raise NotDone(
+            f"{left} requests of {name} are still on their way after {timeout:g} s; it stays paused. Wait on with `tenantry drain {name}`"
+        )
+    if not invocation.as_json:
+        invocation.console.print(f"nothing of {name} is on its way; it stays paused until `tenantry resume {name}`")
+
+
+# ---- rollback -----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT)
+@click.option("--workload", type=WORKLOAD, required=True, help="Whose model.")
+@click.option("--to", type=VERSION, help="This version instead of the previous champion.")
+@click.option("--why", default="an operator rolled it back", show_default=True, help="For the versions' notes.")
+@yes_option
+@common_options
+def rollback(
+    invocation: Invocation, tenant: keys.TenantId, workload: Workload, to: keys.Version | None, why: str, yes: bool
+) -> None:
+    """Serve TENANT by its previous champion again, once that has answered; its owner is told.
+
+    The version that is turned away from does not come back by itself; --to brings it back.
+
+    \b
+    Example:
+      tenantry rollback acme --workload energy --why "it missed the holidays"
+    """
+    # Registering models is not needed by any other command.
+    from tenantry.models.registry import ModelRegistry
+    from tenantry.onboarding.registration import ArtifactUnusable, roll_back
+    from tenantry.shown.asset_metadata import rollback_metadata
+
+    champion = ModelRegistry(invocation.deployment).champion(tenant, keys.workload_name(workload.name))
+    wanted = to or (champion.previous if champion is not None else None)
+    if champion is not None and wanted is not None:
+        invocation.confirm(f"Serve {tenant} by {wanted} instead of {champion.version}?", yes=yes)
+    try:
+        crowned = roll_back(invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator)
+    except (LookupError, ArtifactUnusable) as error:
+        raise NotDone(str(error)) from error
+    if champion is None or crowned.turn != champion.turn:
+        metadata = rollback_metadata(crowned, by=invocation.operator, why=why)
+        _show_in_dagster(invocation, "materialization", workload, tenant, metadata, crowned.version)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "champion": crowned})
+    else:
+        invocation.console.print(f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again")
+
+
+def _show_in_dagster(
+    invocation: Invocation, kind: operator_events.Kind, workload: Workload, tenant: keys.TenantId,
+    metadata: Mapping[str, Any], data_version: str = "",
+) -> None:  # fmt: skip
+    """Let Dagster's sensor show what was done, on the tenant's partition of ``endpoint_registration``."""
+    name = keys.workload_name(workload.name)
+    event = operator_events.OperatorEvent(kind, name, "endpoint_registration", tenant, metadata, data_version)
+    operator_events.leave(invocation.deployment, event)
+
+
+# ---- a tenant's tier ----------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tenant", type=TENANT)
+@click.argument("workload", type=WORKLOAD)
+@click.argument("tier", type=click.Choice(get_args(keys.Tier)), required=False)
+@click.option("--why", default="an operator set it", show_default=True, help="Stands beside the setting.")
+@common_options
+def tier(invocation: Invocation, tenant: keys.TenantId, workload: Workload, tier: keys.Tier | None, why: str) -> None:
+    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it stands.
+
+    It holds for requests that are taken in from now on: an upload, or a re-training. Until the model of such a request is
+    registered, the tenant is served as before.
+
+    \b
+    Examples:
+      tenantry tier acme energy
+      tenantry tier acme energy silo --why "its contract says so"
+    """
+    from tenantry.tenants.tier_changes import change_tier, tier_metadata, tier_of
+
+    if tier is None:
+        stands = tier_of(invocation.deployment, workload, tenant)
+    else:
+        stands = change_tier(invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why)
+        metadata = tier_metadata(stands, by=invocation.operator, why=why)
+        _show_in_dagster(invocation, "observation", workload, tenant, metadata)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "tier": stands})
+        return
+    whose = "its own" if stands.own else f"that of {workload.name}"
+    invocation.console.print(plain(f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}"))
+
+
+# ---- what else the Dagster UI does, too -------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.argument("instances", type=click.IntRange(1, 1000))
+@yes_option
+@common_options
+def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bool) -> None:
+    """Give the shared endpoint of WORKLOAD so many INSTANCES, until its schedule changes them next.
+
+    \b
+    Example:
+      tenantry capacity energy 4
+    """
+    from tenantry.hosting import endpoints
+    from tenantry.shown.asset_metadata import capacity_metadata
+
+    name = keys.workload_name(workload.name)
+    endpoint = keys.shared_endpoint_name(
+        invocation.deployment.prefix, name, "bridge" if workload.tier == "silo" else workload.tier
+    )
+    invocation.confirm(
+        f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour each?", yes=yes
+    )
+    done = endpoints.set_capacity(invocation.deployment, endpoint, instances)
+    metadata = {**capacity_metadata(done, workload.serving.usd_per_hour), "by": invocation.operator}
+    operator_events.leave(
+        invocation.deployment,
+        operator_events.OperatorEvent("materialization", name, "endpoint_capacity", None, metadata),
+    )
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "endpoint": done})
+    else:
+        invocation.console.print(plain(f"{done.name} has {done.instances} instances: {done.made}"))
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@yes_option
+@common_options
+def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
+    """Ask for challengers of the champions of WORKLOAD that are due, as its schedule does.
+
+    Which are due, and how many at once, its file says under `retraining`.
+
+    \b
+    Example:
+      tenantry retrain energy
+    """
+    from tenantry.training.retraining import ask_for_retraining
+
+    if workload.retraining is None:
+        raise NotDone(f"{workload.name}.yaml has no section `retraining`; add one, which says which champions are due")
+    most = workload.retraining.most_at_once
+    invocation.confirm(f"Ask for up to {most} re-trainings of {workload.name}?", yes=yes)
+    done = ask_for_retraining(invocation.deployment, workload, by=invocation.operator)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "retraining": done})
+    else:
+        invocation.console.print(plain(str(done)))
+
+
+# ---- the uploads' dead letters ------------------------------------------------------------------------------------------
+
+
+@click.command()
+@yes_option
+@common_options
+def redrive(invocation: Invocation, yes: bool) -> None:
+    """Send the events in the uploads' dead-letter queue back to be taken in.
+
+    An event lies there when taking its upload in failed fifty times: mostly because a table or a bucket was away.
+
+    \b
+    Example:
+      tenantry redrive
+    """
+    waiting = fleet.upload_events(invocation.deployment).dead_letters
+    if waiting:
+        invocation.confirm(f"Send {waiting} events back to the uploads queue?", yes=yes)
+    moved = 0
+    with invocation.progress(shown=waiting > 1) as progress:
+        bar = progress.add_task("sending back", total=waiting)
+        for moved in redriven(invocation.deployment):  # noqa: B007 - the last one is told
+            progress.advance(bar)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "sent_back": moved})
+    else:
+        invocation.console.print(plain(f"{moved} events were sent back"))

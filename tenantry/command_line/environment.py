@@ -1,0 +1,99 @@
+"""The file that tells where a local cloud is: the variables botocore reads, a line each, as a shell reads them too.
+
+Whoever starts a local cloud writes it; ``tenantry --local`` reads it. It holds no secrets: a local cloud's credentials are none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+LOCAL_FILE: Final = Path(__file__).resolve().parents[2] / ".tenantry" / "environment"
+"""Where ``make run`` writes it."""
+_LINE: Final = re.compile(r"((?:AWS|TENANTRY)_[A-Z0-9_]{1,60})=([\x21-\x7e]{0,500})")
+_MOST_BYTES: Final = 16 * 1024
+_PATIENCE_SECONDS: Final = 3.0
+
+
+class NoLocalCloud(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no local cloud"
+    """There is no local cloud where the file says, or no such file; the message says how to start one."""
+
+
+@contextmanager
+def written(path: Path, variables: Mapping[str, str]) -> Iterator[None]:
+    """Keep the file at ``path`` for the length of a ``with`` block. It appears whole or not at all.
+
+    Raises:
+        ValueError: a variable's name or value cannot stand in it.
+    """
+    lines = [f"{name}={value}" for name, value in variables.items()]
+    for line in lines:
+        if not _LINE.fullmatch(line):
+            raise ValueError(f"{line[:80]!r} cannot stand in an environment file; it must match {_LINE.pattern}")
+    beside = path.with_suffix(".new")
+    beside.write_text("".join(f"{line}\n" for line in lines))
+    beside.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, str]:
+    """The variables in the file.
+
+    Raises:
+        NoLocalCloud: it is not there, or is not such a file.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise NoLocalCloud(
+            f"there is no local cloud: {path} cannot be read ({error.strerror}); start one with `make run`"
+        ) from error
+    found = {}
+    for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
+        matched = _LINE.fullmatch(line)
+        if matched is None or len(content) > _MOST_BYTES:
+            raise NoLocalCloud(
+                f"{path}, line {number}: not NAME=value of an AWS_ or TENANTRY_ variable; `make run` writes it anew"
+            )
+        found[matched[1]] = matched[2]
+    return found
+
+
+def use(path: Path) -> None:
+    """Point this process at the local cloud the file tells of, if it answers.
+
+    Raises:
+        NoLocalCloud: the file cannot be used, or nothing listens there any more.
+    """
+    variables = read(path)
+    must_answer(variables)
+    os.environ.update(variables)
+
+
+def must_answer(variables: Mapping[str, str]) -> None:
+    """See that something listens where the variables send calls to. An SDK would try for a minute before it said so.
+
+    Raises:
+        NoLocalCloud: nothing does.
+    """
+    for name, url in variables.items():
+        if not name.startswith("AWS_ENDPOINT_URL"):
+            continue
+        try:
+            address = urlsplit(url)
+            with socket.create_connection((address.hostname or "", address.port or 443), timeout=_PATIENCE_SECONDS):
+                pass
+        except (OSError, ValueError) as error:
+            raise NoLocalCloud(
+                f"{name}={url} does not answer ({error}); start the local cloud with `make run`"
+            ) from error

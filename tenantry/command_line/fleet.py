@@ -1,0 +1,200 @@
+"""What is on its way and what serves: packs with their training jobs, endpoints, and the numbers of the queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantry.aws.deployment import Deployment
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.workload_controls import Pause, WorkloadControls
+from tenantry.training.jobs import describe_job, newest_job_of_pack
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
+
+ENDPOINTS_LISTED: Final = 100  # SageMaker gives at most so many a call, and takes few calls a second
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training job as SageMaker describes it."""
+
+    name: str
+    status: str
+    secondary_status: str
+    instances: int
+    instance_type: str
+    created: datetime
+    ended: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class PackOnItsWay:
+    """Requests that share a job: how many have which status, since when the first was due, and the job once there is one."""
+
+    pack: keys.PackId
+    tier: keys.Tier
+    requests: Mapping[str, int]
+    job: TrainingJob | None
+
+
+@dataclass(frozen=True)
+class EndpointInUse:
+    """An endpoint; ``models`` counts the champions it serves (an asynchronous one serves those of its tier)."""
+
+    name: str
+    status: str
+    instances: int
+    wanted: int
+    models: int
+    changed: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class WorkloadStatus:
+    """How a workload stands. ``oldest_wait`` is how long, in seconds, the longest waiting request has been due."""
+
+    workload: str
+    paused: Pause | None
+    requests: Mapping[str, int]
+    oldest_wait: float | None
+    packs: Sequence[PackOnItsWay]
+    endpoints: Sequence[EndpointInUse]
+
+
+@dataclass(frozen=True)
+class UploadEvents:
+    """The queue that S3 fills: how many events wait to be read, are being read, and could not be handled."""
+
+    waiting: int
+    being_read: int
+    dead_letters: int
+
+
+def _training_job(found: DescribeTrainingJobResponseTypeDef) -> TrainingJob:
+    return TrainingJob(
+        name=found["TrainingJobName"],
+        status=found["TrainingJobStatus"],
+        secondary_status=found["SecondaryStatus"],
+        instances=found["ResourceConfig"].get("InstanceCount", 0),
+        instance_type=str(found["ResourceConfig"].get("InstanceType", "")),
+        created=found["CreationTime"],
+        ended=found.get("TrainingEndTime"),
+        reason=found.get("FailureReason"),
+    )
+
+
+def newest_training_jobs(deployment: Deployment, workload: Workload | None, most: int) -> list[TrainingJob]:
+    """The newest jobs of a workload, or of all. One ListTrainingJobs call, and a Describe for each."""
+    prefix = f"{deployment.prefix}-{workload.name}-" if workload is not None else f"{deployment.prefix}-"
+    pages = deployment.sagemaker.get_paginator("list_training_jobs").paginate(
+        NameContains=prefix, SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": most}
+    )
+    names = [job["TrainingJobName"] for page in pages for job in page["TrainingJobSummaries"]]
+    found = (describe_job(deployment, name) for name in names if name.startswith(prefix))
+    return [_training_job(job) for job in found if job is not None]
+
+
+def packs_on_their_way(deployment: Deployment, requests: Sequence[Request]) -> Iterator[PackOnItsWay]:
+    """The packs that some requests are in, each with its job."""
+    packs: dict[keys.PackId, list[Request]] = {}
+    for request in requests:
+        if request.pack is not None:
+            packs.setdefault(request.pack, []).append(request)
+    for pack, rows in packs.items():
+        asked = any(row.job is not None for row in rows)
+        job = newest_job_of_pack(deployment, rows[0].workload, pack) if asked else None
+        yield PackOnItsWay(
+            pack=pack,
+            tier=rows[0].tier,
+            requests=Counter(row.status for row in rows),
+            job=None if job is None else _training_job(job),
+        )
+
+
+def endpoint(deployment: Deployment, name: str, models: int) -> EndpointInUse | None:
+    """The endpoint, or None when there is none of that name."""
+    found = endpoints.describe_endpoint(deployment, name)
+    if found is None:
+        return None
+    # Before its first fleet is up an endpoint has no variants yet.
+    variants: Sequence[Any] = found.get("ProductionVariants") or [{}]
+    return EndpointInUse(
+        name=name,
+        status=found["EndpointStatus"],
+        instances=variants[0].get("CurrentInstanceCount", 0),
+        wanted=variants[0].get("DesiredInstanceCount", 0),
+        models=models,
+        changed=found["LastModifiedTime"],
+        reason=found.get("FailureReason"),
+    )
+
+
+def shared_endpoints(deployment: Deployment, workload: Workload) -> list[EndpointInUse]:
+    """The endpoints that tenants of a workload share."""
+    name = keys.workload_name(workload.name)
+    models = Counter(champion.endpoint for champion in ModelRegistry(deployment).champions(name))
+    found = []
+    tiers: tuple[keys.Tier, ...] = ("bridge", "pool")
+    for tier in tiers:
+        anyone = keys.TenantId("")
+        at_once = keys.endpoint_name(deployment.prefix, name, tier, anyone)
+        found.append(endpoint(deployment, at_once, models[at_once]))
+        if workload.serving.asynchronous is not None:
+            by_and_by = keys.async_endpoint_name(deployment.prefix, name, tier, anyone)
+            found.append(endpoint(deployment, by_and_by, models[at_once]))
+    return [one for one in found if one is not None]
+
+
+def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[EndpointInUse]:
+    """Every endpoint of a workload, those of silo tenants included, the latest changed first."""
+    models = Counter(one.endpoint for one in ModelRegistry(deployment).champions(keys.workload_name(workload.name)))
+    prefix = f"{deployment.prefix}-{workload.name}-"
+    pages = deployment.sagemaker.get_paginator("list_endpoints").paginate(
+        NameContains=prefix, SortBy="CreationTime", SortOrder="Descending"
+    )
+    names = (one["EndpointName"] for page in pages for one in page["Endpoints"])
+    for name in islice((name for name in names if name.startswith(prefix)), ENDPOINTS_LISTED):
+        found = endpoint(deployment, name, models[name.removesuffix("-async")])
+        if found is not None:
+            yield found
+
+
+def workload_status(deployment: Deployment, workload: Workload, at: datetime) -> WorkloadStatus:
+    """How a workload stands at this moment."""
+    queue, name = RequestQueue(deployment), keys.workload_name(workload.name)
+    counts = queue.counts(name)
+    longest = queue.due(name, most=1)
+    on_their_way = queue.in_packs(name)
+    return WorkloadStatus(
+        workload=workload.name,
+        paused=WorkloadControls(deployment).paused(name),
+        requests={str(status): count for status, count in counts.items()},
+        oldest_wait=(at - longest[0].due).total_seconds() if longest else None,
+        packs=list(packs_on_their_way(deployment, on_their_way)),
+        endpoints=shared_endpoints(deployment, workload),
+    )
+
+
+def upload_events(deployment: Deployment) -> UploadEvents:
+    """How many of S3's events wait. SQS counts approximately."""
+
+    def counted(url: str) -> tuple[int, int]:
+        found = deployment.sqs.get_queue_attributes(
+            QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        )["Attributes"]
+        return int(found["ApproximateNumberOfMessages"]), int(found["ApproximateNumberOfMessagesNotVisible"])
+
+    waiting, being_read = counted(deployment.uploads_queue_url)
+    return UploadEvents(waiting, being_read, sum(counted(deployment.uploads_dead_letters_url)))

@@ -1,0 +1,92 @@
+"""``tenantry``: watch and steer the fleet from a terminal or a script."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import click
+
+from tenantry.command_line.changing import (
+    cancel,
+    capacity,
+    drain,
+    pause,
+    redrive,
+    resume,
+    retrain,
+    retry,
+    rollback,
+    tier,
+    wind_down,
+)
+from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant
+from tenantry.command_line.uploading import upload
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tenantry")
+def tenantry() -> None:
+    """Watch and steer Tenantry's queue, training jobs, endpoints and tenants.
+
+    The commands reach AWS as any AWS tool does (AWS_PROFILE, AWS_REGION), and the stack that TENANTRY_STACK names
+    (`tenantry` if it is not set). With --local they reach the local cloud of `make run`.
+
+    \b
+    Exit status:
+      0    it was done
+      1    it could not be done: the message says why
+      2    the command line itself is wrong
+      3    AWS, the local cloud or the stack cannot be reached, or refused
+      130  interrupted
+
+    \b
+    Examples:
+      tenantry status --watch --local
+      tenantry tenant acme --json
+    """
+
+
+for command in (
+    status,
+    tenant,
+    requests,
+    jobs,
+    endpoints,
+    upload,
+    retry,
+    cancel,
+    pause,
+    resume,
+    drain,
+    wind_down,
+    rollback,
+    tier,
+    capacity,
+    retrain,
+    redrive,
+):
+    tenantry.add_command(command)
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The installed script."""
+    # A process that a shell starts in its background ignores SIGINT unless it says otherwise.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        tenantry(prog_name="tenantry", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from error
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""A tenant's whole story: what it uploaded, what became of it and why, its models, and what it was last predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
+from tenantry.names import keys
+from tenantry.requests.queue import Request, RequestQueue
+from tenantry.workloads.schema import Quality, Workload
+
+_MOST_UPLOADED_OBJECTS: Final = 20_000
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a tenant: when, what, who did it, and why; ``code`` names the kind of reason.
+
+    ``kind`` is ``upload``, ``request``, ``version``, ``champion`` or ``prediction``; ``id`` is that thing's.
+    """
+
+    at: datetime
+    workload: str
+    kind: str
+    id: str
+    what: str
+    by: str = ""
+    why: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is known of a tenant for one workload. ``events`` are in the order of time."""
+
+    tenant: str
+    workload: str
+    champion: Champion | None
+    requests: Sequence[Request]
+    versions: Sequence[ModelVersion]
+    events: Sequence[Event]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.events or self.champion)
+
+
+@dataclass
+class _Upload:
+    files: int = 0
+    size: int = 0
+    manifest: datetime | None = None
+    last: list[datetime] = field(default_factory=list)
+
+
+def story_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Story:
+    """Collect a tenant's story for a workload, from the tables and from S3."""
+    name, registry = keys.workload_name(workload.name), ModelRegistry(deployment)
+    queue = RequestQueue(deployment)
+    requests = queue.of_tenant(name, tenant)
+    versions, champion = registry.versions(tenant, name), registry.champion(tenant, name)
+    events = [
+        *_uploads(deployment, name, tenant, requests),
+        *(event for request in requests for event in _changes(request, queue.history_of(request))),
+        *(_made(version, workload.quality) for version in versions),
+        *_crowned(champion),
+        *_latest_prediction(deployment, name, tenant),
+    ]
+    return Story(tenant, name, champion, requests, versions, sorted(events, key=lambda event: event.at))
+
+
+def _uploads(
+    deployment: Deployment, workload: keys.WorkloadName, tenant: keys.TenantId, requests: Sequence[Request]
+) -> Iterator[Event]:
+    prefix = keys.tenant_uploads_prefix(workload, tenant)
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=deployment.uploads_bucket, Prefix=prefix, PaginationConfig={"MaxItems": _MOST_UPLOADED_OBJECTS}
+    )
+    found: dict[str, _Upload] = {}
+    for page in pages:
+        for entry in page.get("Contents", []):
+            name, _, file = entry["Key"].removeprefix(prefix).partition("/")
+            upload = found.setdefault(name, _Upload())
+            upload.last.append(entry["LastModified"])
+            if file == keys.MANIFEST:
+                upload.manifest = entry["LastModified"]
+            else:
+                upload.files += 1
+                upload.size += entry["Size"]
+    made = {request.manifest_key: request.request for request in requests}
+    for name, upload in found.items():
+        what = f"{upload.files} {'file' if upload.files == 1 else 'files'}, {upload.size:,} bytes"
+        if upload.manifest is None:
+            what += "; its manifest.json has not come, so it is not complete"
+        elif f"{prefix}{name}/{keys.MANIFEST}" not in made:
+            what += "; it made no request: not taken in yet, or the same content as an earlier one"
+        yield Event(upload.manifest or max(upload.last), workload, "upload", name, what)
+
+
+def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
+    last_trained = max((at for at, entry in enumerate(history) if entry["status"] == "training"), default=None)
+    given = ", ".join(f"{name} {value}" for name, value in sorted(request.hyperparameters.items()))
+    for at, entry in enumerate(history):
+        with_them = f"; trained with {given}" if given and at == last_trained else ""
+        yield Event(
+            at=datetime.fromisoformat(entry["at"]),
+            workload=request.workload,
+            kind="request",
+            id=request.request,
+            what=str(entry["status"]),
+            by=str(entry.get("by", "")),
+            why=str(entry.get("why", "")) + with_them,
+            code=str(entry.get("code", "")),
+        )
+
+
+def _made(version: ModelVersion, quality: Quality) -> Event:
+    compared = [name for name in (quality.metric, quality.baseline) if name is not None]
+    scores = [f"{name} {version.metrics[name]:.4g}" for name in compared if name in version.metrics]
+    became = version.status.replace("_", " ") + (f": {version.note}" if version.note else "")
+    return Event(
+        at=version.made,
+        workload=version.workload,
+        kind="version",
+        id=version.version,
+        what=f"made, {version.size:,} bytes; now {became}",
+        by=f"job {version.job}",
+        why=", ".join(scores),
+    )
+
+
+def _crowned(champion: Champion | None) -> Iterator[Event]:
+    if champion is not None:
+        previous = f"; before it {champion.previous}" if champion.previous else ""
+        yield Event(
+            at=champion.since,
+            workload=champion.workload,
+            kind="champion",
+            id=champion.version,
+            what=f"serves the tenant from {champion.endpoint}{previous}",
+        )
+
+
+def _latest_prediction(deployment: Deployment, workload: keys.WorkloadName, tenant: keys.TenantId) -> Iterator[Event]:
+    prefix = keys.predictions_prefix(workload, tenant)
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=deployment.data_bucket, Prefix=prefix)
+    latest: Mapping[str, Any] | None = None
+    for page in pages:
+        for entry in page.get("Contents", []):  # by name, so by day
+            latest = entry
+    if latest is not None:
+        day = str(latest["Key"]).removeprefix(prefix).removesuffix(".jsonl")
+        what = f"the latest batch prediction, {latest['Size']:,} bytes"
+        yield Event(latest["LastModified"], workload, "prediction", day, what)

@@ -1,0 +1,121 @@
+"""The command that uploads for a tenant, as the product's app does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, common_options
+from tenantry.names import keys
+from tenantry.requests.queue import OPEN, Request, RequestQueue
+from tenantry.workloads.schema import Parameter, Workload
+
+_STAGES: Final = ("uploaded", "pending", "claimed", "training", "trained", "registered")
+_LOOK_SECONDS: Final = 1.0
+
+
+@click.command()
+@click.argument("tenant", type=TENANT)
+@click.argument("files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True)
+@click.option("--workload", type=WORKLOAD, required=True, help="For which a model is made.")
+@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the upload; may be repeated.")
+@click.option("--wait", is_flag=True, help="Follow it until its model serves, or it is refused.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="Seconds --wait waits."
+)
+@common_options
+def upload(
+    invocation: Invocation, tenant: keys.TenantId, files: tuple[Path, ...], workload: Workload, parameters: tuple[str, ...],
+    wait: bool, timeout: float,
+) -> None:  # fmt: skip
+    """Upload FILES for TENANT, as the product's app does; a model is made of them by itself.
+
+    \b
+    Example:
+      tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London --wait
+    """
+    from tenantry.serving.client import TenantClient  # what asks endpoints is not needed by any other command
+
+    values = dict(_parameter(text, workload.upload.parameters) for text in parameters)
+    together = sum(file.stat().st_size for file in files)
+    if together > workload.upload.most_bytes:
+        raise NotDone(
+            f"the files have {together:,} bytes together; {workload.name} takes at most {workload.upload.most_megabytes:g} MB"
+        )
+    if len({file.name for file in files}) != len(files):
+        raise NotDone("two of the files have one name; an upload has no folders, rename one")
+    with (
+        TenantClient(invocation.deployment, workload, tenant) as client,
+        invocation.aside.status(f"{together:,} bytes"),
+    ):
+        made = client.upload({file.name: file.read_bytes() for file in files}, values)
+    if not wait:
+        if invocation.as_json:
+            invocation.write_json({"format": 1, "upload": made, "request": None})
+        else:
+            invocation.console.print(f"upload {made} is complete; `tenantry tenant {tenant}` tells what becomes of it")
+        return
+    row = _follow(invocation, workload, tenant, made, timeout)
+    if invocation.as_json:
+        invocation.write_json(
+            {"format": 1, "upload": made, "request": row.request, "status": row.status, "version": row.version}
+        )
+    if row.status != "registered":
+        raise NotDone(f"request {row.request} is {row.status}: {row.reason or 'see `tenantry tenant`'}")
+    if not invocation.as_json:
+        invocation.console.print(f"request {row.request} is registered as version {row.version}")
+
+
+def _parameter(text: str, declared: Mapping[str, Parameter]) -> tuple[str, str | int | float | bool]:
+    """A parameter of the upload, of the type that the workload gives it."""
+    name, equals, value = text.partition("=")
+    known = declared.get(name)
+    if not equals or known is None:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE with a name of: {', '.join(declared) or 'none'}")
+    try:
+        parsed: str | int | float | bool
+        match known.type:
+            case "string":
+                parsed = value
+            case "integer":
+                parsed = int(value)
+            case "number":
+                parsed = float(value)
+            case "boolean":
+                parsed = {"true": True, "false": False}[value.lower()]
+    except (ValueError, KeyError) as error:
+        raise click.BadParameter(f"{name} must be a {known.type}, which {value!r} is not") from error
+    return name, parsed
+
+
+def _follow(
+    invocation: Invocation, workload: Workload, tenant: keys.TenantId, made: keys.UploadId, timeout: float
+) -> Request:
+    """The upload's request once it is no longer open. Raises ``NotDone`` when that takes too long."""
+    queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
+    manifest, deadline = keys.upload_manifest(name, tenant, made), time.monotonic() + timeout
+    request: keys.RequestId | None = None  # a later upload of the same content may become the row's
+    stands = "is not taken in; the same content as an earlier upload makes no new request"
+    with invocation.progress() as progress:
+        bar = progress.add_task("uploaded", total=len(_STAGES) - 1)
+        while True:
+            rows = [r for r in queue.of_tenant(name, tenant) if r.manifest_key == manifest or r.request == request]
+            if rows:
+                row = rows[0]
+                request = row.request
+                stands = f"is {row.status}"
+                if row.status not in OPEN:
+                    if row.status == "registered":
+                        progress.update(bar, description=row.status, completed=len(_STAGES) - 1)
+                    return row
+                stage = _STAGES.index(row.status) if row.status in _STAGES else 0
+                progress.update(bar, description=row.status, completed=stage)
+            if time.monotonic() >= deadline:
+                raise NotDone(
+                    f"after {timeout:g} s upload {made} {stands}; `tenantry tenant {tenant}` tells how it goes on"
+                )
+            time.sleep(_LOOK_SECONDS)

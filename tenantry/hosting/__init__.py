@@ -1,0 +1,1 @@
+"""Endpoints: where models are served, their capacity, and how a tenant's model is asked."""

@@ -1,0 +1,1 @@
+"""A tenant's versions, its champion, and the archives they lie in."""

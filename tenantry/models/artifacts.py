@@ -1,0 +1,125 @@
+"""Versions' archives: kept for good once they are what their training promised, and put where an endpoint serves from."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tenantry.aws import objects
+from tenantry.names import keys
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+    from tenantry.models.registry import ModelVersion
+
+
+class ArchiveDiffers(ValueError):  # noqa: N818 - reads as the sentence it is: "archive differs"
+    """The bytes in S3 are not those that were promised.
+
+    ``code`` is ``archive_size_differs`` or ``archive_digest_differs``.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What an archive must be: so many bytes, with this hexadecimal SHA-256."""
+
+    size: int
+    sha256: str
+
+
+def keep(
+    deployment: Deployment,
+    left: str,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    version: keys.Version,
+    promise: Promise,
+    *,
+    wait: float,
+) -> str | None:
+    """Copy an archive that a training job left to its durable address, if it is what was promised.
+
+    Args:
+        deployment: the data bucket.
+        left: the key under which the job left it.
+        workload: whose model it is.
+        tenant: whose it is.
+        version: which of the tenant's versions.
+        promise: what the task's outcome says of it.
+        wait: seconds it is waited for; checkpoints are synced a moment after the container reports.
+
+    Returns:
+        The durable key; None when the archive is not there within ``wait`` seconds.
+
+    Raises:
+        ArchiveDiffers: it is there, and is not what was promised.
+    """
+    deadline = time.monotonic() + wait
+    kept = keys.artifact(workload, tenant, version)
+    while True:
+        try:
+            _copy_verified(deployment, left, kept, promise)
+        except objects.ObjectMissing:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.1)
+        else:
+            return kept
+
+
+def place(deployment: Deployment, model: ModelVersion, endpoint: str, *, verified: bool = False) -> None:
+    """Copy a version's archive under the prefix that an endpoint serves.
+
+    Args:
+        deployment: the data bucket.
+        model: the version; ``archive`` is where its archive lies.
+        endpoint: the endpoint's name.
+        verified: whether its bytes have just been verified; they are read once more otherwise.
+
+    Raises:
+        storage.ObjectMissing: its archive is neither where it was kept nor at the endpoint.
+        ArchiveDiffers: it is not what its training promised.
+    """
+    promise = Promise(model.size, model.sha256)
+    destination = keys.endpoint_model(endpoint, model.tenant, model.version)
+    if verified:
+        objects.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
+        return
+    try:
+        _copy_verified(deployment, model.archive, destination, promise)
+    except objects.ObjectMissing:
+        # Of a version from before archives were kept, the endpoint's copy outlives the training's.
+        _verified(deployment, destination, promise)
+
+
+def _copy_verified(deployment: Deployment, source: str, destination: str, promise: Promise) -> None:
+    """Copy just the bytes that were verified: a job that writes in between makes S3 refuse, and they are verified anew."""
+    while True:
+        etag = _verified(deployment, source, promise)
+        try:
+            objects.copy(deployment.s3, deployment.data_bucket, source, destination, etag=etag)
+        except objects.ObjectChanged:
+            continue
+        return
+
+
+def _verified(deployment: Deployment, key: str, promise: Promise) -> str:
+    """The ETag of an archive that is what was promised. Raises ``objects.ObjectMissing`` and ``ArchiveDiffers``."""
+    found = objects.digest(deployment.s3, deployment.data_bucket, key)
+    if found.size != promise.size:
+        raise ArchiveDiffers(
+            f"the archive has {found.size} bytes where its outcome promised {promise.size}; it may be truncated",
+            "archive_size_differs",
+        )
+    if found.sha256 != promise.sha256:
+        raise ArchiveDiffers(
+            "the archive has another SHA-256 than its outcome promised; it was changed or damaged",
+            "archive_digest_differs",
+        )
+    return found.etag

@@ -1,0 +1,451 @@
+"""The models table: each tenant's versions, and which of them is the champion it is served by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from tenantry.aws.objects import error_code
+from tenantry.names import keys
+from tenantry.requests.queue import now
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+_MOST_CARD: Final = 4096  # characters of a card that stands beside the pointer: reading all champions reads them all
+
+_MOST_WHY: Final = 1000  # characters kept of a reason
+ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
+
+
+class ChampionChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "champion changed"
+    """Another version became champion since it was looked at."""
+
+
+@dataclass(frozen=True)
+class FreshScore:
+    """What a served version was worth on data that came after it was made: those prepared as ``data``, for another version."""
+
+    data: keys.Version
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """An artifact: an immutable version of a tenant's model.
+
+    ``archive`` is the key of its ``tar.gz`` in the data bucket, where nothing expires; ``left`` is the one under which its
+    training left it, beside its outcome and its other files, all of which expire. Versions from before archives were kept
+    have the second alone. ``size`` is in bytes; ``metrics`` are the container's.
+    ``recipe`` is the workload's when it was made: another one would have made another model of the same data. ``fresh`` is its
+    latest score on newer data, if there were any.
+    """
+
+    tenant: keys.TenantId
+    workload: keys.WorkloadName
+    version: keys.Version
+    tier: keys.Tier
+    archive: str
+    size: int
+    sha256: str
+    request: keys.RequestId
+    job: str
+    status: ModelStatus = "trained"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    made: datetime = field(default_factory=now)
+    note: str = ""
+    recipe: str = ""
+    fresh: FreshScore | None = None
+    left: str = ""
+
+    @property
+    def beside(self) -> str:
+        """The key of the archive beside which its training left the outcome and other files, for as long as they last."""
+        return self.left or self.archive
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The pointer to the version a tenant is served by.
+
+    ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned away from to come back to
+    this one. ``made`` is when the version was made, and ``recipe`` how; both are unknown of a champion from before they were
+    kept. ``retraining`` names the occasion on which a re-training was last asked for. ``card`` is the version's, so that asking
+    needs one read; it is empty where it is large. ``told_too_old``: its owner was told that its data are too old to predict from.
+    """
+
+    tenant: keys.TenantId
+    workload: keys.WorkloadName
+    version: keys.Version
+    endpoint: str
+    tier: keys.Tier
+    previous: keys.Version | None
+    since: datetime
+    turn: int  # counts the flips; each is conditional on the one before
+    made: datetime | None = None
+    recipe: str = ""
+    rolled_back_from: keys.Version | None = None
+    retraining: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    told_too_old: bool = False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _row(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(_deserialize(value)) for name, value in item.items()}
+
+
+@dataclass(frozen=True)
+class ModelRegistry:
+    """The versions and champions of all workloads, and each tenant's own settings."""
+
+    deployment: Deployment
+
+    def _get(self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str) -> dict[str, Any] | None:
+        answer = self.deployment.dynamodb.get_item(
+            TableName=self.deployment.models_table,
+            Key={"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": item}},
+            ConsistentRead=True,
+        )
+        return _row(answer["Item"]) if "Item" in answer else None
+
+    def _put(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str, row: Mapping[str, Any], **condition: Any
+    ) -> None:
+        whole = {"tenant": keys.table_partition(tenant, workload), "item": item, **row}
+        self.deployment.dynamodb.put_item(
+            TableName=self.deployment.models_table,
+            Item={name: _serialize(value) for name, value in whole.items() if value is not None},
+            **condition,
+        )
+
+    # ---- tenants' settings -----------------------------------------------------------------------------------------------
+
+    def tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier) -> keys.Tier:
+        """The tenant's own tier, or the workload's."""
+        return self.own_tier(tenant, workload) or default
+
+    def own_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> keys.Tier | None:
+        """The tier that was set for the tenant; None where none was, so that the workload's holds."""
+        row = self._get(tenant, workload, "tenant")
+        return row["tier"] if row else None
+
+    def tier_and_champion(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
+    ) -> tuple[keys.Tier, Champion | None]:
+        """``tier`` and ``champion`` in one call."""
+        table = self.deployment.models_table
+        partition = {"S": keys.table_partition(tenant, workload)}
+        wanted: Any = {
+            table: {
+                "Keys": [{"tenant": partition, "item": {"S": item}} for item in ("tenant", "champion")],
+                "ConsistentRead": True,
+            }
+        }
+        found: dict[str, dict[str, Any]] = {}
+        while wanted:
+            answer = self.deployment.dynamodb.batch_get_item(RequestItems=wanted)
+            found |= {row["item"]: row for row in map(_row, answer["Responses"].get(table, []))}
+            wanted = answer.get("UnprocessedKeys")
+        champion = found.get("champion")
+        return found["tenant"]["tier"] if "tenant" in found else default, _champion(champion) if champion else None
+
+    def set_tier(
+        self,
+        tenant: keys.TenantId,
+        workload: keys.WorkloadName,
+        tier: keys.Tier,
+        *,
+        by: str = "tenantry",
+        why: str = "",
+    ) -> None:
+        """Give a tenant a tier of its own: models of requests that are taken in from now on are made and served there."""
+        said = {"tier": tier, "by": by[:100], "why": why[:_MOST_WHY], "at": now().isoformat()}
+        self._put(tenant, workload, "tenant", said)
+
+    # ---- versions --------------------------------------------------------------------------------------------------------
+
+    def add(self, model: ModelVersion) -> None:
+        """Record a version; recording the same one again changes nothing."""
+        row = {
+            "version": model.version,
+            "tier": model.tier,
+            "archive": model.archive,
+            "size": model.size,
+            "sha256": model.sha256,
+            "request": model.request,
+            "job": model.job,
+            "status": model.status,
+            # JSON text keeps floats as they are; DynamoDB's numbers would need decimals
+            "metrics": json.dumps(dict(model.metrics)),
+            "card": json.dumps(dict(model.card)),
+            "made": model.made.isoformat(),
+            "recipe": model.recipe,
+            "left": model.left or None,
+        }
+        try:
+            self._put(
+                model.tenant,
+                model.workload,
+                keys.version_item(model.version),
+                row,
+                ConditionExpression="attribute_not_exists(#item)",
+                ExpressionAttributeNames={"#item": "item"},
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+
+    def version(self, tenant: keys.TenantId, workload: keys.WorkloadName, version: keys.Version) -> ModelVersion | None:
+        """One version."""
+        row = self._get(tenant, workload, keys.version_item(version))
+        return _model(row) if row else None
+
+    def versions(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> list[ModelVersion]:
+        """All versions of a tenant, in the order in which they were made."""
+        pages = self.deployment.dynamodb.get_paginator("query").paginate(
+            TableName=self.deployment.models_table,
+            KeyConditionExpression="tenant = :tenant AND begins_with(#item, :versions)",
+            ExpressionAttributeNames={"#item": "item"},
+            ExpressionAttributeValues={
+                ":tenant": {"S": keys.table_partition(tenant, workload)},
+                ":versions": {"S": keys.version_item(keys.Version(""))},
+            },
+            ConsistentRead=True,
+        )
+        return sorted((_model(_row(item)) for page in pages for item in page["Items"]), key=lambda model: model.made)
+
+    def note(self, model: ModelVersion, status: ModelStatus, note: str) -> None:
+        """Write what became of a version."""
+        self.deployment.dynamodb.update_item(
+            TableName=self.deployment.models_table,
+            Key={
+                "tenant": {"S": keys.table_partition(model.tenant, model.workload)},
+                "item": {"S": keys.version_item(model.version)},
+            },
+            UpdateExpression="SET #status = :status, #note = :note",
+            ExpressionAttributeNames={"#status": "status", "#note": "note"},
+            ExpressionAttributeValues={":status": {"S": status}, ":note": {"S": note[:1000]}},
+        )
+
+    def note_fresh_score(self, model: ModelVersion, fresh: FreshScore) -> None:
+        """Write what a version was worth on newer data, in place of what was known before."""
+        self.deployment.dynamodb.update_item(
+            TableName=self.deployment.models_table,
+            Key={
+                "tenant": {"S": keys.table_partition(model.tenant, model.workload)},
+                "item": {"S": keys.version_item(model.version)},
+            },
+            UpdateExpression="SET fresh = :fresh",
+            ExpressionAttributeValues={
+                ":fresh": {"S": json.dumps({"data": fresh.data, "metrics": dict(fresh.metrics)})}
+            },
+        )
+
+    # ---- champions -------------------------------------------------------------------------------------------------------
+
+    def champion(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> Champion | None:
+        """The version a tenant is served by, read consistently."""
+        row = self._get(tenant, workload, "champion")
+        return _champion(row) if row else None
+
+    def champions_of(
+        self, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]
+    ) -> dict[keys.TenantId, Champion]:
+        """The champions of some tenants, read consistently, a hundred to a call. A tenant without one is missing."""
+        wanted, found = list(dict.fromkeys(tenants)), dict[keys.TenantId, Champion]()
+        table = self.deployment.models_table
+        for start in range(0, len(wanted), 100):
+            names = [
+                {"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": "champion"}}
+                for tenant in wanted[start : start + 100]
+            ]
+            pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
+            while pending:
+                answer = self.deployment.dynamodb.batch_get_item(RequestItems=pending)
+                for item in answer["Responses"].get(table, []):
+                    champion = _champion(_row(item))
+                    found[champion.tenant] = champion
+                pending = answer.get("UnprocessedKeys")
+        return found
+
+    def champions(self, workload: keys.WorkloadName) -> list[Champion]:
+        """Every tenant's champion of a workload, by tenant."""
+        return list(self.each_champion(workload))
+
+    def each_champion(self, workload: keys.WorkloadName) -> Iterator[Champion]:
+        """Every tenant's champion of a workload, by tenant, read page by page as they are taken."""
+        pages = self.deployment.dynamodb.get_paginator("query").paginate(
+            TableName=self.deployment.models_table,
+            IndexName="champions",
+            KeyConditionExpression="#workload = :workload",
+            ExpressionAttributeNames={"#workload": "workload"},
+            ExpressionAttributeValues={":workload": {"S": workload}},
+        )
+        for page in pages:
+            for item in page["Items"]:
+                yield _champion(_row(item))
+
+    def crown(self, model: ModelVersion, endpoint: str, instead_of: Champion | None) -> Champion:
+        """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is none).
+
+        Raises:
+            ChampionChanged: somebody else flipped the pointer first.
+        """
+        return self._flip(model, endpoint, instead_of, instead_of.version if instead_of else None, None)
+
+    def return_to(
+        self, model: ModelVersion, endpoint: str, instead_of: Champion, previous: keys.Version | None
+    ) -> Champion:
+        """Make a version its tenant's champion again, instead of one that is turned away from.
+
+        Args:
+            model: the version to return to.
+            endpoint: where it is served.
+            instead_of: the champion that is turned away from.
+            previous: what another rollback would return to.
+
+        Raises:
+            ChampionChanged: somebody else flipped the pointer first.
+        """
+        return self._flip(model, endpoint, instead_of, previous, instead_of.version)
+
+    def _flip(
+        self, model: ModelVersion, endpoint: str, instead_of: Champion | None, previous: keys.Version | None,
+        rolled_back_from: keys.Version | None,
+    ) -> Champion:  # fmt: skip
+        champion = Champion(
+            tenant=model.tenant,
+            workload=model.workload,
+            version=model.version,
+            endpoint=endpoint,
+            tier=model.tier,
+            previous=previous,
+            since=now(),
+            turn=instead_of.turn + 1 if instead_of else 1,
+            made=model.made,
+            recipe=model.recipe,
+            rolled_back_from=rolled_back_from,
+            card=model.card if len(card := json.dumps(dict(model.card))) <= _MOST_CARD else {},
+        )
+        row = {
+            "workload": champion.workload,
+            "champion_of": champion.tenant,
+            "version": champion.version,
+            "endpoint": endpoint,
+            "tier": champion.tier,
+            "previous": champion.previous,
+            "since": champion.since.isoformat(),
+            "turn": champion.turn,
+            "made": model.made.isoformat(),
+            "recipe": champion.recipe,
+            "rolled_back_from": champion.rolled_back_from,
+            "card": card if champion.card else None,
+        }
+        if instead_of is None:
+            condition: dict[str, Any] = {
+                "ConditionExpression": "attribute_not_exists(#item)",
+                "ExpressionAttributeNames": {"#item": "item"},
+            }
+        else:
+            condition = {
+                "ConditionExpression": "#turn = :turn",
+                "ExpressionAttributeNames": {"#turn": "turn"},
+                "ExpressionAttributeValues": {":turn": _serialize(instead_of.turn)},
+            }
+        try:
+            self._put(model.tenant, model.workload, "champion", row, **condition)
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                raise ChampionChanged(
+                    f"the champion of {model.tenant} changed while {model.version} was compared with it"
+                ) from error
+            raise
+        return champion
+
+    def note_retraining(self, champion: Champion, occasion: str) -> None:
+        """Remember on a champion, as long as it is one, on which occasion its re-training was asked for."""
+        self._note_on(champion, "retraining", occasion)
+
+    def note_told_too_old(self, champion: Champion) -> None:
+        """Remember on a champion, as long as it is one, that its owner was told its data are too old to predict from."""
+        self._note_on(champion, "told_too_old", True)
+
+    def _note_on(self, champion: Champion, attribute: str, value: str | bool) -> None:
+        try:
+            self.deployment.dynamodb.update_item(
+                TableName=self.deployment.models_table,
+                Key={
+                    "tenant": {"S": keys.table_partition(champion.tenant, champion.workload)},
+                    "item": {"S": "champion"},
+                },
+                UpdateExpression="SET #attribute = :value",
+                ConditionExpression="#turn = :turn",
+                ExpressionAttributeNames={"#turn": "turn", "#attribute": attribute},
+                ExpressionAttributeValues={":value": _serialize(value), ":turn": _serialize(champion.turn)},
+            )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+
+
+def _model(row: Mapping[str, Any]) -> ModelVersion:
+    tenant, _, workload = str(row["tenant"]).partition("#")
+    fresh = json.loads(row["fresh"]) if "fresh" in row else None
+    return ModelVersion(
+        tenant=keys.TenantId(tenant),
+        workload=keys.WorkloadName(workload),
+        version=keys.Version(row["version"]),
+        tier=row["tier"],
+        archive=row["archive"],
+        size=int(row["size"]),
+        sha256=row["sha256"],
+        request=keys.RequestId(row["request"]),
+        job=row["job"],
+        status=row["status"],
+        metrics=json.loads(row["metrics"]),
+        card=json.loads(row["card"]),
+        made=datetime.fromisoformat(row["made"]),
+        note=row.get("note", ""),
+        recipe=row.get("recipe", ""),
+        fresh=FreshScore(keys.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
+        left=row.get("left", ""),
+    )
+
+
+def _champion(row: Mapping[str, Any]) -> Champion:
+    return Champion(
+        tenant=keys.TenantId(row["champion_of"]),
+        workload=keys.WorkloadName(row["workload"]),
+        version=keys.Version(row["version"]),
+        endpoint=row["endpoint"],
+        tier=row["tier"],
+        previous=keys.Version(row["previous"]) if row.get("previous") else None,
+        since=datetime.fromisoformat(row["since"]),
+        turn=int(row["turn"]),
+        made=datetime.fromisoformat(row["made"]) if "made" in row else None,
+        recipe=row.get("recipe", ""),
+        rolled_back_from=keys.Version(row["rolled_back_from"]) if row.get("rolled_back_from") else None,
+        retraining=row.get("retraining", ""),
+        card=json.loads(row["card"]) if "card" in row else {},
+        told_too_old=bool(row.get("told_too_old", False)),
+    )

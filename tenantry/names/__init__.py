@@ -1,0 +1,1 @@
+"""Every S3 key, table key, SageMaker name and TargetModel."""

@@ -1,0 +1,232 @@
+"""Drift: served models, asked about the days that fresh data tell of, and held against what they promised at training.
+
+Fresh data come with uploads, so the question is asked when a newer upload has been prepared, before its own model is made;
+and whenever a person asks it for a tenant. The family's module says what to ask and what the answer was worth: a workload's
+``drift.module`` has ``question(prepared, card)`` and ``score(answer, prepared)``, which are called in a process apart.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantry.aws import objects
+from tenantry.aws.notices import tell_operators
+from tenantry.hosting import endpoints
+from tenantry.models.registry import Champion, FreshScore, ModelRegistry, ModelVersion
+from tenantry.names import keys
+from tenantry.requests.queue import Request, RequestQueue
+from tenantry.shown.previews import pictures_of_preview
+from tenantry.shown.report import Finding, Report
+from tenantry.uploads.bounded_calls import CallFailed
+from tenantry.uploads.training_data import TrainingData, call_limits, calls_of
+from tenantry.workloads.schema import Drift, Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+CHECK: Final = "drift"
+_ASKED_AT_ONCE: Final = 4
+_MOST_SECONDS: Final = 60.0
+"""How long a pack's training waits for the questions to its served models."""
+_MOST_FILE_BYTES: Final = 64 * 1024 * 1024
+_MOST_NAMED: Final = 50  # tenants named in one message to the operators
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a served model's answer was worth: metrics as training names them, facts and a preview for people."""
+
+    metrics: Mapping[str, float]
+    facts: Mapping[str, Any]
+    preview: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, said: Any) -> _Scored:
+        """From what came back of the family's module. Raises ``CallFailed``."""
+        match said:
+            case {"metrics": dict(metrics), "facts": dict(facts), "preview": dict(preview)}:
+                if all(isinstance(value, int | float) and not isinstance(value, bool) for value in metrics.values()):
+                    return cls(metrics, facts, preview)
+        raise CallFailed("the score of the served model is not metrics, facts and preview")
+
+
+def check_drift(
+    deployment: Deployment,
+    workload: Workload,
+    prepared: Sequence[tuple[Request, TrainingData]],
+    report: Report,
+    *,
+    most_seconds: float = _MOST_SECONDS,
+) -> None:
+    """Hold served models against freshly prepared data, report the check ``drift`` of each, and tell operators who drifted.
+
+    It asks nothing of tenants who had no model when they uploaded, and whatever goes wrong is only told to ``report``.
+
+    Args:
+        deployment: buckets and clients.
+        workload: whose ``drift`` section says how; without one nothing is done.
+        prepared: requests and what was prepared of their uploads.
+        report: hears of each tenant's check.
+        most_seconds: after so long the tenants not yet looked at are left out.
+    """
+    if workload.drift is None:
+        return
+    challengers = [(request, data) for request, data in prepared if not request.first]
+    if not challengers:
+        return
+    pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="drift")
+    asked: dict[Future[Finding | None], keys.TenantId] = {
+        pool.submit(drift_against, deployment, workload, request, data): request.tenant for request, data in challengers
+    }
+    done, late = wait(asked, timeout=most_seconds)
+    pool.shutdown(wait=False, cancel_futures=True)
+    if late:
+        report.info(f"drift: {len(late)} of {len(asked)} tenants were not looked at within {most_seconds:g} s")
+    drifted: dict[keys.TenantId, Finding] = {}
+    for future, tenant in asked.items():
+        if future not in done:
+            continue
+        if (error := future.exception()) is not None:
+            report.info(f"{tenant}: its drift could not be told: {type(error).__name__}: {error}")
+            continue
+        finding = future.result()
+        if finding is None:
+            continue
+        report.checked("endpoint_registration", CHECK, tenant, finding.facts, passed=finding.passed)
+        if not finding.passed:
+            drifted[tenant] = finding
+    try:
+        _tell_operators(deployment, workload, drifted)
+    except Exception as error:  # noqa: BLE001 - the checks stand in Dagster; an onboarding does not fail for a message
+        report.info(f"operators could not be told of drift: {type(error).__name__}: {error}")
+
+
+def drift_against(deployment: Deployment, workload: Workload, request: Request, data: TrainingData) -> Finding | None:
+    """Whether the tenant's served model is still as good as it promised, by data prepared of a newer upload.
+
+    Returns:
+        The finding; None when there is nothing to tell: no champion, one made of the same upload or of a newer one, or too
+        little that is new.
+
+    Raises:
+        hosting.InvocationRefused, hosting.EndpointFailed, storage.ObjectMissing, ValueError, and what the family's module raises.
+    """
+    registry = ModelRegistry(deployment)
+    champion = registry.champion(request.tenant, request.workload)
+    if (
+        workload.drift is None
+        or champion is None
+        or keys.upload_moment(champion.version) >= keys.upload_moment(data.version)
+    ):
+        return None
+    model = registry.version(request.tenant, request.workload, champion.version)
+    return None if model is None else _compare(deployment, workload, workload.drift, champion, model, data)
+
+
+def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+    """The same of a tenant's newest prepared upload, at a person's wish."""
+    name = keys.workload_name(workload.name)
+    requests = sorted(RequestQueue(deployment).of_tenant(name, tenant), key=lambda request: request.uploaded)
+    prepared = [request for request in requests if request.facts.get("training_data")]
+    if not prepared:
+        return Finding(passed=True, facts={"reason": "no upload of it was prepared yet"})
+    newest = prepared[-1]
+    try:
+        data = TrainingData.from_json(newest.facts["training_data"])
+        finding = drift_against(deployment, workload, newest, data)
+    except (
+        endpoints.InvocationRefused,
+        endpoints.EndpointFailed,
+        CallFailed,
+        LookupError,
+        ValueError,
+        TypeError,
+    ) as error:
+        return Finding(passed=False, facts={"reason": f"it could not be told: {type(error).__name__}: {error}"})
+    if finding is None:
+        return Finding(passed=True, facts={"reason": "nothing tells of days after its champion was made"})
+    return finding
+
+
+def _compare(
+    deployment: Deployment,
+    workload: Workload,
+    drift: Drift,
+    champion: Champion,
+    model: ModelVersion,
+    data: TrainingData,
+) -> Finding | None:
+    call = partial(calls_of(workload).call, drift.module, limits=call_limits(workload), alone=model.tier == "silo")
+    with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
+        folder = Path(scratch)
+        for name in data.files:
+            key = keys.training_data_file(model.workload, model.tenant, data.version, name)
+            content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, _MOST_FILE_BYTES)
+            (folder / name).write_bytes(content)
+        question = call("question", paths={"prepared": folder}, values={"card": dict(model.card)})
+        if question is None:
+            return None
+        if not isinstance(question, dict):
+            raise CallFailed("the question to the served model is no JSON object")
+        target = keys.target_model(model.tenant, model.version)
+        answer = json.loads(endpoints.invoke(deployment, champion.endpoint, target, question).content)
+        said = call("score", paths={"prepared": folder}, values={"answer": answer})
+    if said is None:
+        return None
+    scored = _Scored.parse(said)
+    # The challenger made of these data is compared with what the champion was worth on them.
+    ModelRegistry(deployment).note_fresh_score(model, FreshScore(data.version, dict(scored.metrics)))
+    return _finding(workload, drift, model, scored)
+
+
+def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: _Scored) -> Finding | None:
+    """Whether the metric is worse than at training by more than is tolerated. None when one of the two is missing.
+
+    The metric itself is compared, not its share of the baseline's as between versions: what takes a model by surprise takes
+    its baseline by surprise as well.
+    """
+    quality = workload.quality
+    promised, found = model.metrics.get(quality.metric), scored.metrics.get(quality.metric)
+    if promised is None or found is None:
+        return None
+    sign = 1 if quality.lower_is_better else -1
+    drifted = quality.is_worse(sign * found, sign * promised, drift.tolerance)
+    comparison = {name: {"promised": model.metrics.get(name), "found": value} for name, value in scored.metrics.items()}
+    return Finding(
+        passed=not drifted,
+        facts={
+            **pictures_of_preview(scored.preview, title=f"{model.tenant}, {model.version}: what it said and what came"),
+            "version": model.version,
+            quality.metric: float(found),
+            f"promised_{quality.metric}": float(promised),
+            "tolerance": drift.tolerance,
+            **scored.facts,
+            "metrics": comparison,
+        },
+    )
+
+
+def _tell_operators(deployment: Deployment, workload: Workload, drifted: Mapping[keys.TenantId, Finding]) -> None:
+    """One message for a pack: where one customer drifts, hundreds may."""
+    if not drifted:
+        return
+    metric = workload.quality.metric
+    lines = [
+        f"{tenant}: {metric} {finding.facts[metric]:g} where {finding.facts['version']} had"
+        f" {finding.facts[f'promised_{metric}']:g} at training"
+        for tenant, finding in list(drifted.items())[:_MOST_NAMED]
+    ]
+    if len(drifted) > _MOST_NAMED:
+        lines.append(f"… and {len(drifted) - _MOST_NAMED} more")
+    lines.append(
+        "Their newer uploads are being trained on now; the check `drift` of endpoint_registration has the plots."
+    )
+    whose = "a served model" if len(drifted) == 1 else f"{len(drifted)} served models"
+    tell_operators(deployment, f"{workload.name}: {whose} drifted", "\n".join(lines))

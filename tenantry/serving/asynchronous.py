@@ -1,0 +1,322 @@
+"""Asynchronous questions: asked through S3 and an endpoint's queue, answered under the tenant's own prefix.
+
+The question's id makes the keys of its input and its answer (``tenantry.names.keys``), so that asking again finds what was asked before. SageMaker
+puts an answer where the request says (``S3OutputPathExtension`` and ``Filename``); of a failure it chooses the place itself, below
+the endpoint's ``S3FailurePath``, so a shared endpoint's failures are brought to their tenants from its messages: ``deliver_failures``.
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tenantry.aws import objects
+from tenantry.aws.objects import error_code
+from tenantry.hosting.endpoints import JSON, Answer, EndpointFailed, InvocationRefused, asynchronous
+from tenantry.models.registry import Champion
+from tenantry.names import keys
+from tenantry.serving.result_cache import Question
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_LOG = logging.getLogger(__name__)
+MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
+_MOST_RECORD_BYTES: Final = 64 * 1024
+_MOST_REASON_CHARACTERS: Final = 2000
+# Content types S3 gives what was written without one.
+_SAY_NOTHING: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
+_MESSAGES_A_CALL: Final = 10  # the most ReceiveMessage gives
+# What passes between a request's last moment in its queue or its container and what SageMaker says of it.
+_SETTLING: Final = timedelta(seconds=120)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A question that was asked, and where its answer or its failure will lie in the data bucket.
+
+    ``failure_key`` is where SageMaker puts a failure, if it said so to whoever asked. What a tenant could have written itself, as
+    the record of a question, names no key outside the tenant's own prefix.
+    ``answer`` is there when it was known at once. After ``due`` there will be none. ``attempt`` counts how often it was asked.
+    """
+
+    question: Question
+    request: Mapping[str, Any]
+    at: datetime
+    due: datetime
+    output_key: str
+    failure_key: str
+    attempt: int = 1
+    answer: Answer | None = field(default=None, repr=False)
+
+    @property
+    def id(self) -> keys.QuestionId:
+        """The question's id."""
+        return self.question.id
+
+
+def input_record(question: Question, request: Mapping[str, Any]) -> bytes:
+    """What the endpoint's container gets: the archive and the request (docs/contracts.md, "Serving container")."""
+    document = {"model": keys.target_model(question.tenant, question.version), "request": dict(request)}
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def submit(
+    deployment: Deployment,
+    workload: Workload,
+    champion: Champion,
+    question: Question,
+    request: Mapping[str, Any],
+    submitter: Deployment | None = None,
+) -> Submitted:
+    """Ask a question asynchronously; one that was asked before and is answered, or still may be, is not asked again.
+
+    Two who ask the same at the same moment may both ask the endpoint, and find one answer.
+
+    Args:
+        deployment: buckets and clients.
+        workload: how long an answer may take.
+        champion: the tenant's champion.
+        question: from ``result_cache.question_of``.
+        request: the request.
+        submitter: whose session asks the endpoint; ``deployment``'s own when not given.
+
+    Raises:
+        NotAsynchronous: the workload has no asynchronous endpoint.
+        EndpointFailed: the tier's is not in service.
+        InvocationRefused: SageMaker did not take the request.
+    """
+    settings = asynchronous(workload)
+    name, tenant = question.workload, question.tenant
+    before = _read_record(deployment, question, request)
+    attempt = 1
+    if before is not None:
+        try:
+            return replace(before, answer=result(deployment, before))
+        except (InvocationRefused, objects.ObjectMissing):
+            attempt = before.attempt + 1
+    key = keys.async_input(name, tenant, question.id)
+    objects.write_bytes(deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON)
+    endpoint = keys.async_endpoint_name(deployment.prefix, name, champion.tier, tenant)
+    # A silo tenant's endpoint writes below the tenant's prefix anyway.
+    extension: Any = {} if champion.tier == "silo" else {"S3OutputPathExtension": keys.async_extension(name, tenant)}
+    at = datetime.now(UTC)
+    try:
+        taken = (submitter or deployment).runtime.invoke_endpoint_async(
+            EndpointName=endpoint,
+            InputLocation=f"s3://{deployment.data_bucket}/{key}",
+            ContentType=JSON,
+            Accept=question.accept,
+            InferenceId=keys.inference_id(question.id, attempt),
+            Filename=question.id,
+            RequestTTLSeconds=settings.queue_seconds,
+            InvocationTimeoutSeconds=settings.most_seconds,
+            **extension,
+        )
+    except ClientError as error:
+        message = str(error.response.get("Error", {}).get("Message", error))
+        if error_code(error) == "ValidationError":
+            if message.startswith(f"Endpoint {endpoint} "):
+                raise EndpointFailed(message) from error
+            raise InvocationRefused(message) from error
+        raise
+    submitted = Submitted(
+        question=question,
+        request=dict(request),
+        at=at,
+        due=at + timedelta(seconds=settings.queue_seconds + settings.most_seconds) + _SETTLING,
+        output_key=_key_of(deployment, taken.get("OutputLocation", "")),
+        failure_key=_key_of(deployment, taken.get("FailureLocation", "")),
+        attempt=attempt,
+    )
+    if submitted.output_key != keys.async_output(name, tenant, question.id):
+        raise EndpointFailed(
+            f"endpoint {endpoint} answers to {taken.get('OutputLocation')!r}, which is not the tenant's own place; "
+            "bring it up to date with the stack and the workload"
+        )
+    objects.write_json(
+        deployment.s3,
+        deployment.data_bucket,
+        keys.async_submitted(name, tenant, question.id),
+        {
+            "format": 1,
+            "question": question.id,
+            "at": at.isoformat(),
+            "due": submitted.due.isoformat(),
+            "failure": _own(question, submitted.failure_key),
+            "attempt": attempt,
+        },
+    )
+    return submitted
+
+
+def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
+    """The answer, or None while there is none.
+
+    Raises:
+        InvocationRefused: it could not be answered; the message is the container's or SageMaker's reason.
+        storage.ObjectMissing: the time for an answer has passed, and neither it nor a failure is there.
+        storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
+    """
+    if submitted.answer is not None:
+        return submitted.answer
+    question = submitted.question
+    output = keys.async_output(question.workload, question.tenant, question.id)
+    found = _find(deployment, output, MOST_ANSWER_BYTES)
+    if found is not None:
+        said = found.content_type
+        return Answer(found.content, question.accept if said in _SAY_NOTHING else said)
+    copied = keys.async_failure(question.workload, question.tenant, question.id, submitted.attempt)
+    # Where SageMaker put it, too: a session that may look there need not wait for the copy.
+    for key in (copied, submitted.failure_key):
+        failure = _find(deployment, key, MOST_ANSWER_BYTES) if key else None
+        if failure is not None:
+            raise InvocationRefused(_reason(failure.content))
+    if datetime.now(UTC) > submitted.due:
+        raise objects.ObjectMissing(
+            f"the question of {submitted.at:%Y-%m-%d %H:%M} UTC was neither answered nor refused in its time; ask it again"
+        )
+    return None
+
+
+def _find(deployment: Deployment, key: str, most_bytes: int) -> objects.StoredObject | None:
+    return objects.find_object(deployment.s3, deployment.data_bucket, key, most_bytes)
+
+
+def _read_record(deployment: Deployment, question: Question, request: Mapping[str, Any]) -> Submitted | None:
+    """What is known of a question that was asked before; None when it was not, or the record is not whole."""
+    if not question.repeatable:
+        return None
+    key = keys.async_submitted(question.workload, question.tenant, question.id)
+    try:
+        found = _find(deployment, key, _MOST_RECORD_BYTES)
+    except objects.ObjectTooLarge:
+        found = objects.StoredObject(b"", "", {})
+    if found is None:
+        return None
+    try:
+        record = json.loads(found.content)
+        submitted = Submitted(
+            question=question,
+            request=dict(request),
+            at=datetime.fromisoformat(record["at"]).astimezone(UTC),
+            due=datetime.fromisoformat(record["due"]).astimezone(UTC),
+            output_key=keys.async_output(question.workload, question.tenant, question.id),
+            failure_key=_own(question, str(record["failure"])),
+            attempt=int(record["attempt"]),
+        )
+        whole = record["format"] == 1 and record["question"] == question.id
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        _LOG.warning("the record %s of a question cannot be used", key)
+        return None
+    return submitted
+
+
+def _own(question: Question, key: str) -> str:
+    """The key, if it lies under the prefix of the question's tenant; empty otherwise."""
+    prefix = f"{keys.async_tenant_prefix(question.workload, question.tenant)}/"
+    return key if key.startswith(prefix) and "/" not in key.removeprefix(prefix) else ""
+
+
+def _key_of(deployment: Deployment, location: str) -> str:
+    return location.removeprefix(f"s3://{deployment.data_bucket}/") if location else ""
+
+
+def _reason(content: bytes) -> str:
+    """A failure's reason, from the container's error document where it is one."""
+    text = content.decode(errors="replace")[:_MOST_REASON_CHARACTERS]
+    try:
+        said = json.loads(content)["error"]["message"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return text
+    return said[:_MOST_REASON_CHARACTERS] if isinstance(said, str) else text
+
+
+# ---- failures of shared endpoints ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A message of SageMaker that an attempt at a question failed, and why."""
+
+    workload: keys.WorkloadName
+    tenant: keys.TenantId
+    question: keys.QuestionId
+    attempt: int
+    reason: str
+
+    @classmethod
+    def parse(cls, deployment: Deployment, message: str) -> Self | None:
+        """Read the message; None for one that is about no question of this deployment's, as a test notification is.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-check-predictions.html has its form. The container's own words are
+        in ``responseBody``, which an endpoint made by ``hosting.ensure_async_endpoint`` asks for.
+        """
+        try:
+            document = json.loads(message)
+            if document.get("invocationStatus") != "Failed":
+                return None
+            location = str(document["requestParameters"]["inputLocation"])
+            workload, tenant, question = keys.parse_async_input(_key_of(deployment, location))
+            asked, attempt = keys.parse_inference_id(str(document["inferenceId"]))
+            if asked != question:
+                return None
+            body = document.get("responseBody")
+            content = base64.b64decode(body["content"]) if body else str(document.get("failureReason", "")).encode()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return cls(workload, tenant, question, attempt, _reason(content) or "SageMaker gave no reason")
+
+
+def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
+    """Bring failures of asynchronous questions to their tenants' prefixes; returns those that were brought.
+
+    Doing it again changes nothing: a message is deleted when its failure has been written.
+
+    Args:
+        deployment: the queue and the bucket.
+        most: messages to read at most.
+    """
+    delivered: list[Failure] = []
+    for _ in range(0, most, _MESSAGES_A_CALL):
+        received = deployment.sqs.receive_message(
+            QueueUrl=deployment.async_failures_queue_url, MaxNumberOfMessages=_MESSAGES_A_CALL
+        ).get("Messages", [])
+        if not received:
+            break
+        for message in received:
+            try:
+                failure = _deliver(deployment, message["Body"])
+                deployment.sqs.delete_message(
+                    QueueUrl=deployment.async_failures_queue_url, ReceiptHandle=message["ReceiptHandle"]
+                )
+            except (ClientError, BotoCoreError):  # it is received again; the others are brought meanwhile
+                _LOG.exception("a failure could not be brought to its tenant")
+                continue
+            if failure is not None:
+                delivered.append(failure)
+    return delivered
+
+
+def _deliver(deployment: Deployment, message: str) -> Failure | None:
+    """Write a failure that a message tells of to its tenant's prefix; None for a message about nothing of ours."""
+    failure = Failure.parse(deployment, message)
+    if failure is None:
+        _LOG.info("a message about no question of ours was left out: %.200s", message)
+        return None
+    key = keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
+    objects.write_bytes(
+        deployment.s3, deployment.data_bucket, key, failure.reason.encode(), "text/plain; charset=utf-8"
+    )
+    return failure

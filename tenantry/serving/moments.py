@@ -1,0 +1,106 @@
+"""The moment that a prediction is about, for workloads whose requests name one.
+
+A forecast is of the days after a start. Who leaves the start out means now, and now is another moment in an hour: so the
+request is given its moment before it is asked, kept or put into a batch. The workload's container family knows what moments
+look like; it also tells, in a model's card, until when that model can be asked.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Protocol, cast
+
+from tenantry.hosting.endpoints import InvocationRefused
+from tenantry.workloads.schema import Moment, Workload
+
+
+class MomentModule(Protocol):
+    """A module that a workload names as its ``moment.module``."""
+
+    def resolve(self, request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        """The request with its moment as an absolute one. Raises ``ValueError`` where the request names none that is."""
+        ...
+
+    def check(self, request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+        """Raise ``ValueError``, with a sentence for the model's owner, where the model does not reach a resolved moment."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataAge:
+    """How old the data are that a model was made of, and until when it can be asked.
+
+    ``end`` is the end of its data. ``usable_until`` is the first moment it cannot be asked about. Both are in UTC.
+    """
+
+    end: datetime
+    usable_until: datetime
+
+    def days(self, at: datetime) -> float:
+        """Days from the end of the data to ``at``."""
+        return round((at - self.end).total_seconds() / 86_400, 2)
+
+
+def at_its_moment(
+    workload: Workload, card: Mapping[str, Any], request: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """The request with the absolute moment it asks about; as it is where the workload's requests name none.
+
+    Args:
+        workload: whose ``moment`` section says how.
+        card: the asked model's.
+        request: as the app gave it.
+        now: the moment it is asked at.
+
+    Raises:
+        InvocationRefused: it names something that is no moment.
+    """
+    if workload.moment is None or not card:
+        return dict(request)  # the container knows its model, and gives the request its moment itself
+    try:
+        return _module(workload.moment).resolve(request, card, now)
+    except ValueError as error:
+        raise InvocationRefused(str(error)) from error
+
+
+def of_the_day(workload: Workload, day: date) -> dict[str, Any]:
+    """The batch's request, asking about the batch's own day where requests name a moment."""
+    request = dict(workload.batch.request)
+    if workload.moment is not None:
+        request[workload.moment.field] = day.isoformat()
+    return request
+
+
+def data_age(card: Mapping[str, Any]) -> DataAge | None:
+    """How old a model's data are; None of a model whose card does not tell."""
+    try:
+        end, until = _instant(card["data"]["end"]), _instant(card["usable_until"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return DataAge(end, until)
+
+
+def too_old_for(workload: Workload, card: Mapping[str, Any], day: date) -> str | None:
+    """Why a model's data are too old to predict a day, as a sentence for its owner; None when they are not, or cannot be told."""
+    if workload.moment is None or data_age(card) is None:
+        return None
+    module = _module(workload.moment)
+    try:
+        module.check(module.resolve(of_the_day(workload, day), card, datetime.now(UTC)), card)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _module(moment: Moment) -> MomentModule:
+    return cast("MomentModule", importlib.import_module(moment.module))
+
+
+def _instant(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset")
+    return found.astimezone(UTC)

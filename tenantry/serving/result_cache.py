@@ -1,0 +1,186 @@
+"""The result cache: what a version of a tenant's model answered, kept in S3 and given again to who asks the same.
+
+A question's id is the hash of all that decides its answer, the tenant and the champion's version among it, so a new champion
+or another tenant never finds an old entry. What an entry holds says of itself whose it is, and is checked when it is read. Only a
+whole answer is kept: no error, nothing that was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tenantry.aws import objects
+from tenantry.hosting.endpoints import JSON, Answer, InvocationRefused
+from tenantry.models.registry import Champion
+from tenantry.names import keys
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_LOG = logging.getLogger(__name__)
+_FORMAT: Final = "1"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a champion is asked.
+
+    ``repeatable`` tells whether the same question may be answered the same way; one that is not has an id no other has.
+    """
+
+    id: keys.QuestionId
+    workload: keys.WorkloadName
+    tenant: keys.TenantId
+    version: keys.Version
+    accept: str
+    repeatable: bool
+
+
+def question_of(workload: Workload, champion: Champion, request: Mapping[str, Any], accept: str) -> Question:
+    """The question that asking ``champion`` this request is.
+
+    Args:
+        workload: says which requests are repeatable; another container or other settings of it make another question.
+        champion: whose model, and which version.
+        request: the request; the order of its fields makes no difference.
+        accept: the content type that is asked for.
+
+    Raises:
+        InvocationRefused: the request cannot be written as JSON.
+    """
+    # What is asked about now is another question in an hour.
+    of_a_moment = workload.moment is None or workload.moment.field in request
+    repeatable = of_a_moment and workload.serving.cache.takes(request)
+    try:
+        content = json.dumps(
+            {
+                "request": dict(request),
+                "accept": accept,
+                "serving": workload.serving_version,
+                "once": "" if repeatable else uuid.uuid4().hex,
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+            allow_nan=False,
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvocationRefused(f"the request is no JSON document: {error}") from error
+    name = champion.workload
+    question = keys.question_id_of(name, champion.tenant, champion.version, content)
+    return Question(question, name, champion.tenant, champion.version, accept, repeatable)
+
+
+@dataclass(frozen=True)
+class ResultCache:
+    """The kept answers of a workload."""
+
+    deployment: Deployment
+    workload: Workload
+
+    def find(self, question: Question, at: datetime | None = None) -> Answer | None:
+        """The kept answer; None when there is none that may be given.
+
+        An entry that is past its day, of another question, or damaged is none; so is one that S3 cannot give now.
+
+        Args:
+            question: what is asked.
+            at: the moment it is asked; now when not given.
+        """
+        if not question.repeatable:
+            return None
+        try:
+            found = objects.find_object(
+                self.deployment.s3,
+                self.deployment.data_bucket,
+                _key(question),
+                self.workload.serving.cache.most_bytes,
+            )
+        except (objects.ObjectTooLarge, ClientError, BotoCoreError) as error:
+            _LOG.warning("a kept answer could not be read: %s", error)
+            return None
+        if found is None:
+            return None
+        if _label(question, found.content) != {name: found.metadata.get(name) for name in _label(question, b"")}:
+            _LOG.warning("the kept answer %s is not what it should be", _key(question))
+            return None
+        try:
+            until = datetime.fromisoformat(found.metadata.get("until", ""))
+            in_time = (at or datetime.now(UTC)) < until
+        except (ValueError, TypeError):  # no date, or one without a time zone
+            return None
+        answer = Answer(found.content, found.content_type)
+        return answer if in_time and is_whole(answer, question.accept) else None
+
+    def keep(self, question: Question, answer: Answer, at: datetime | None = None) -> bool:
+        """Keep an answer, unless its question is not repeatable, or it is too large or no whole answer. Returns whether it was kept.
+
+        Args:
+            question: what was asked.
+            answer: the answer.
+            at: the moment it was answered; now when not given.
+        """
+        settings = self.workload.serving.cache
+        if not question.repeatable or len(answer.content) > settings.most_bytes:
+            return False
+        if not is_whole(answer, question.accept):
+            _LOG.warning("an answer of %s to %s is none that can be kept", question.tenant, question.accept)
+            return False
+        until = (at or datetime.now(UTC)) + timedelta(days=settings.days)
+        objects.write_bytes(
+            self.deployment.s3,
+            self.deployment.data_bucket,
+            _key(question),
+            answer.content,
+            answer.content_type,
+            {**_label(question, answer.content), "until": until.isoformat(timespec="seconds")},
+        )
+        return True
+
+
+_ENDS: Final[Mapping[str, tuple[bytes, bytes]]] = {
+    "image/png": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
+    "image/jpeg": (b"\xff\xd8\xff", b"\xff\xd9"),
+}
+"""What pictures begin and end with."""
+
+
+def is_whole(answer: Answer, accept: str) -> bool:
+    """Whether this is an answer, of the kind that was asked for: not nothing, not cut off, not a container's error document."""
+    asked, kind = (said.split(";")[0].strip().lower() for said in (accept, answer.content_type))
+    if not answer.content or ("*" not in asked and kind != asked):
+        return False
+    if kind in _ENDS:
+        first, last = _ENDS[kind]
+        return answer.content.startswith(first) and answer.content.endswith(last)
+    if kind == JSON or kind.endswith("+json"):
+        try:
+            document = json.loads(answer.content)
+        except (ValueError, RecursionError):
+            return False
+        return not (isinstance(document, dict) and "error" in document)
+    return True
+
+
+def _key(question: Question) -> str:
+    return keys.cached_answer(question.workload, question.tenant, question.version, question.id)
+
+
+def _label(question: Question, content: bytes) -> dict[str, str]:
+    """What an entry says of itself, as the object's metadata."""
+    return {
+        "format": _FORMAT,
+        "workload": question.workload,
+        "tenant": question.tenant,
+        "version": question.version,
+        "question": question.id,
+        "sha256": objects.sha256(content),
+    }

@@ -1,0 +1,1 @@
+"""What people see: metadata, plots, pictures, and the story of what operators did."""

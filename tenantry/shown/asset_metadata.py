@@ -1,0 +1,142 @@
+"""What people see in Dagster beside a tenant's materialised assets: where things lie, how good they are, what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tenantry.hosting.endpoints import Endpoint
+from tenantry.models.registry import Champion, ModelVersion
+from tenantry.names import keys
+from tenantry.onboarding.registration import Registration, comparison
+from tenantry.requests.queue import Request
+from tenantry.shown.previews import pictures_of_preview
+from tenantry.shown.report import Report
+from tenantry.training.outcomes import Outcome
+from tenantry.uploads.training_data import TrainingData
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+
+def training_data_metadata(deployment: Deployment, request: Request, data: TrainingData) -> dict[str, Any]:
+    """Of ``training_data``: its rows, what was repaired, its preparation's own facts, and the upload it was made from."""
+    folder = keys.training_data_root(request.workload) + keys.training_data_folder(request.tenant, data.version)
+    return {
+        "dagster/partition_row_count": data.rows,
+        "dagster/uri": f"s3://{deployment.data_bucket}/{folder}/",
+        "repairs": dict(data.repairs),
+        **{str(name): value for name, value in data.facts.items()},
+        "upload": f"s3://{deployment.uploads_bucket}/{request.manifest_key}",
+        "request": request.request,
+    }
+
+
+def artifact_metadata(
+    deployment: Deployment,
+    workload: Workload,
+    model: ModelVersion,
+    outcome: Outcome,
+    usd_per_hour: float,
+    hyperparameters: Mapping[str, str],
+    report: Report,
+) -> dict[str, Any]:
+    """Of ``fine_tuned_artifact``: pictures of its preview, its metrics, its archive, and what its training took.
+
+    Args:
+        deployment: buckets, and the console to link to.
+        workload: how quality is compared.
+        model: the version.
+        outcome: what its training told.
+        usd_per_hour: the price of the machine it was trained on, on demand; ``cost_usd`` is its task's share.
+        hyperparameters: those it was trained with; none for one from before rows kept them.
+        report: hears why a preview gives no picture; the rest is shown all the same.
+    """
+    quality = workload.quality
+    skill = quality.skill(model.metrics)
+    # A spot machine costs less; SageMaker does not say how much.
+    usd = outcome.seconds / 3600 * usd_per_hour
+    return {
+        **_pictures(model, outcome, report),  # first: people look before they read
+        **version_and_metrics(model),
+        **({quality.compared: quality.shown(skill)} if skill is not None else {}),
+        "dagster/uri": f"s3://{deployment.data_bucket}/{model.archive}",
+        "bytes": model.size,
+        **({"files": _files(deployment, model, outcome)} if outcome.files else {}),
+        "training_seconds": outcome.seconds,
+        "cost_usd": round(usd, 8),
+        **({"hyperparameters": dict(hyperparameters)} if hyperparameters else {}),
+        "training_job": model.job,
+        "console": deployment.console_url("jobs", model.job),
+        "card": dict(model.card),
+    }
+
+
+def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
+    """Of ``fine_tuned_artifact``, what the registry alone tells: all there is when the outcome cannot be read any more."""
+    return {"version": model.version, **{name: float(value) for name, value in model.metrics.items()}}
+
+
+def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
+    folder = keys.files_beside(model.beside)
+    return [f"s3://{deployment.data_bucket}/{folder}{name}" for name in outcome.files]
+
+
+def _pictures(model: ModelVersion, outcome: Outcome, report: Report) -> dict[str, bytes]:
+    try:
+        return pictures_of_preview(outcome.preview, title=f"{model.tenant}, {model.version}")
+    except ValueError as error:
+        report.info(f"{model.tenant}: no picture of its preview: {error}")
+        return {}
+
+
+def registration_metadata(
+    deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str, done: Registration
+) -> dict[str, Any]:
+    """Of ``endpoint_registration``: who serves the tenant now and why, and how the endpoint called ``endpoint`` answered."""
+    quality = workload.quality
+    return {
+        **({"first_pictures": done.answer.picture} if done.answer.picture else {}),
+        "version": model.version,
+        "decision": done.decision,
+        **({"comparison": comparison(workload, model, done.reigning)} if done.reigning else {}),
+        "champion": done.champion.version,
+        **({"previous": done.champion.previous} if done.champion.previous else {}),
+        "endpoint": endpoint,
+        "console": deployment.console_url("endpoints", endpoint),
+        "target_model": keys.target_model(model.tenant, model.version),
+        "smoke_milliseconds": round(done.smoke_milliseconds, 1),
+        "first_answer": done.answer.document,
+        **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
+        **(
+            {f"champion_{quality.compared}": quality.shown(done.champion_skill)}
+            if done.champion_skill is not None
+            else {}
+        ),
+    }
+
+
+def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str, Any]:
+    """Of ``endpoint_registration``, after somebody returned to an earlier version: from what to what, who did it, and why."""
+    turned_away = champion.rolled_back_from or "another version before"
+    return {
+        "version": champion.version,
+        "decision": f"rolled back to {champion.version} from {turned_away}",
+        "champion": champion.version,
+        **({"previous": champion.previous} if champion.previous else {}),
+        "by": by,
+        **({"why": why} if why else {}),
+        "endpoint": champion.endpoint,
+        "target_model": keys.target_model(champion.tenant, champion.version),
+    }
+
+
+def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]:
+    """Of ``endpoint_capacity``: how many instances the endpoint has, and what they cost together."""
+    return {
+        "endpoint": endpoint.name,
+        "instances": endpoint.instances,
+        "usd_per_hour": endpoint.instances * usd_per_hour,
+        "change": endpoint.made,
+    }

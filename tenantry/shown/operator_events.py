@@ -1,0 +1,114 @@
+"""What operators did from the command line, until Dagster has shown it.
+
+The command line reaches AWS and no Dagster, which may run anywhere. So it leaves a row, and a sensor brings it into the
+event log. A row is deleted once it is shown: whoever dies in between shows it twice rather than never.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tenantry.names import keys
+from tenantry.requests.queue import now
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+Kind = Literal["materialization", "observation"]
+_KINDS: Final[Mapping[str, Kind]] = {"materialization": "materialization", "observation": "observation"}
+_PREFIX: Final = "operator_event#"
+
+
+class MalformedEvent(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed event"
+    """A row that is no operator's event; the message names its sort key."""
+
+
+@dataclass(frozen=True)
+class OperatorEvent:
+    """Something to show on a workload's asset, or on a tenant's partition of it (``tenant``).
+
+    ``metadata`` is what people see, plain values; ``data_version`` is of a materialisation.
+    """
+
+    kind: Kind
+    workload: keys.WorkloadName
+    asset: str
+    tenant: keys.TenantId | None
+    metadata: Mapping[str, Any]
+    data_version: str = ""
+
+
+def leave(deployment: Deployment, event: OperatorEvent) -> None:
+    """Leave an event for Dagster to show."""
+    document = {
+        "kind": event.kind,
+        "workload": event.workload,
+        "tenant": event.tenant,
+        "asset": event.asset,
+        "metadata": dict(event.metadata),
+        "data_version": event.data_version,
+    }
+    item = f"{_PREFIX}{now().isoformat()}#{uuid.uuid4().hex[:8]}"
+    deployment.dynamodb.put_item(
+        TableName=deployment.requests_table, Item={**_key(item), "document": {"S": json.dumps(document)}}
+    )
+
+
+@dataclass(frozen=True)
+class LeftEvent:
+    """An event that waits; ``item`` is its row's sort key, ``left`` is when it was left."""
+
+    item: str
+    document: str
+
+    @property
+    def left(self) -> datetime:
+        """When it was left. Raises ``MalformedEvent``."""
+        try:
+            return datetime.fromisoformat(self.item.removeprefix(_PREFIX).partition("#")[0])
+        except ValueError as error:
+            raise MalformedEvent(f"{self.item[:80]} names no moment") from error
+
+    @property
+    def event(self) -> OperatorEvent:
+        """What it says. Raises ``MalformedEvent``."""
+        try:
+            found = json.loads(self.document)
+            return OperatorEvent(
+                _KINDS[found["kind"]],
+                keys.workload_name(found["workload"]),
+                str(found["asset"]),
+                None if found["tenant"] is None else keys.tenant_id(found["tenant"]),
+                dict(found["metadata"]),
+                str(found["data_version"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise MalformedEvent(f"{self.item[:80]} is no operator's event") from error
+
+
+def waiting(deployment: Deployment, most: int) -> Iterator[LeftEvent]:
+    """The events that wait to be shown, oldest first, at most so many; one call finds whether there are any."""
+    answer = deployment.dynamodb.query(
+        TableName=deployment.requests_table,
+        KeyConditionExpression="tenant = :account AND begins_with(#request, :events)",
+        ExpressionAttributeNames={"#request": "request"},
+        ExpressionAttributeValues={":account": {"S": keys.ACCOUNT_PARTITION}, ":events": {"S": _PREFIX}},
+        ConsistentRead=True,
+        Limit=most,
+    )
+    for item in answer["Items"]:
+        yield LeftEvent(item["request"]["S"], item.get("document", {}).get("S", ""))
+
+
+def forget(deployment: Deployment, event: LeftEvent) -> None:
+    """Delete an event that was shown."""
+    deployment.dynamodb.delete_item(TableName=deployment.requests_table, Key=_key(event.item))
+
+
+def _key(item: str) -> Any:
+    return {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": item}}

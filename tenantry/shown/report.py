@@ -1,0 +1,54 @@
+"""How the plain code of the assets tells what it did, whoever listens: a Dagster run, or a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from tenantry.names import keys
+
+AssetName = Literal["training_data", "fine_tuned_artifact", "endpoint_registration", "batch_predictions"]
+ONBOARDING: Final[tuple[AssetName, ...]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
+
+
+class Markdown(str):
+    """Text that people see formatted."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a question about a tenant's asset, and what it rests on; bytes among the facts are pictures."""
+
+    passed: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Report(Protocol):
+    """Receives each tenant's outcome as soon as it is known."""
+
+    def materialized(
+        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+    ) -> None:
+        """A tenant's asset exists now; ``data_version`` is a digest or name of its content."""
+        ...
+
+    def checked(
+        self, asset: AssetName, check: str, tenant: keys.TenantId, metadata: Mapping[str, Any], *, passed: bool
+    ) -> None:
+        """A tenant's asset was looked at."""
+        ...
+
+    def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
+        """A tenant's asset could not be made; the others go on."""
+        ...
+
+    def flush(self) -> None:
+        """Hand on what was only noted so far; it is durable when this returns."""
+        ...
+
+    def info(self, message: str) -> None:
+        """Something a person following along wants to know."""
+        ...

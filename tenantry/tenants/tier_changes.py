@@ -1,0 +1,81 @@
+"""A tenant's move to another tier: what is set, and what moves when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tenantry.models.registry import Champion, ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import OPEN, RequestQueue
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+
+@dataclass(frozen=True)
+class TenantTier:
+    """The tier a tenant's next request is made in, and where it is served until then.
+
+    ``own`` tells whether it is the tenant's own setting or the workload's. ``on_their_way`` counts unfinished requests that
+    were taken in with another tier, and keep it.
+    """
+
+    tenant: keys.TenantId
+    workload: keys.WorkloadName
+    tier: keys.Tier
+    own: bool
+    champion: Champion | None
+    on_their_way: int
+
+    @property
+    def what_moves_when(self) -> str:
+        """For people, in sentences."""
+        said = (
+            f"Requests of {self.tenant} for {self.workload} that are taken in from now on are made in tier {self.tier}."
+        )
+        if self.on_their_way:
+            said += (
+                " 1 request that is not finished yet keeps another tier."
+                if self.on_their_way == 1
+                else f" {self.on_their_way} requests that are not finished yet keep another tier."
+            )
+        if self.champion is None:
+            return f"{said} It has no model yet."
+        served = (
+            f"It is served by version {self.champion.version} from {self.champion.endpoint}, tier {self.champion.tier}"
+        )
+        if self.champion.tier == self.tier:
+            return f"{said} {served}."
+        return f"{said} {served}, until the model of such a request is registered: upload again to move it."
+
+
+def tier_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> TenantTier:
+    """How a tenant stands."""
+    name, registry = keys.workload_name(workload.name), ModelRegistry(deployment)
+    own = registry.own_tier(tenant, name)
+    tier = own or workload.tier
+    rows = RequestQueue(deployment).of_tenant(name, tenant)
+    others = sum(row.status in OPEN and row.tier != tier for row in rows)
+    return TenantTier(tenant, name, tier, own is not None, registry.champion(tenant, name), others)
+
+
+def change_tier(
+    deployment: Deployment, workload: Workload, tenant: keys.TenantId, tier: keys.Tier, *, by: str, why: str = ""
+) -> TenantTier:
+    """Give a tenant a tier of its own. Doing it again changes nothing but who said so last."""
+    ModelRegistry(deployment).set_tier(tenant, keys.workload_name(workload.name), tier, by=by, why=why)
+    return tier_of(deployment, workload, tenant)
+
+
+def tier_metadata(stands: TenantTier, *, by: str, why: str = "") -> Mapping[str, Any]:
+    """What people see of the change in Dagster, on the tenant's partition of ``endpoint_registration``."""
+    return {
+        "decision": f"tier {stands.tier} from the next request on",
+        "tier": stands.tier,
+        **({"served_by": stands.champion.version, "served_in_tier": stands.champion.tier} if stands.champion else {}),
+        "by": by,
+        **({"why": why} if why else {}),
+    }

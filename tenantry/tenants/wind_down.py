@@ -1,0 +1,228 @@
+"""The end of a workload: noticing that its YAML was removed while something of it is left, and taking what is left away.
+
+Which workloads there ever were stands in the requests table, as no file tells of one that was removed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import OPEN, NotTheirTurn, Request, RequestQueue
+from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.training.jobs import stop_job_of_pack
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_ITEM: Final = "workloads"
+_ENDED: Final = "workload_ended"
+_SILO_ENDPOINTS_LOOKED_AT: Final = 20
+_MOST_OF_AN_ENDPOINT: Final = 52  # characters of its name in its models' and configurations' (``keys.name_of_content``)
+_KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What is left of a workload whose file is gone."""
+
+    workload: keys.WorkloadName
+    open_requests: int
+    endpoints: tuple[str, ...]
+
+    def __str__(self) -> str:
+        endpoints = ", ".join(self.endpoints) or "no endpoint"
+        return (
+            f"{self.workload}.yaml is gone, but {self.workload} has {self.open_requests} open requests and {endpoints}."
+            f" Run `tenantry wind-down {self.workload}`, or put the file back."
+        )
+
+
+def note_workloads(deployment: Deployment, offered: Collection[str]) -> None:
+    """Write down which workloads are offered, and forget those of which nothing is left."""
+    known = _known(deployment)
+    new, gone = set(offered) - known, known - set(offered)
+    finished = gone - {leftover.workload for leftover in left_behind(deployment, offered)}
+    for action, names in (("ADD", new), ("DELETE", finished)):
+        if names:
+            _change_known(deployment, action, names)
+
+
+def _known(deployment: Deployment) -> set[str]:
+    found = deployment.dynamodb.get_item(TableName=deployment.requests_table, Key=_key(), ConsistentRead=True)
+    return set(found.get("Item", {}).get("names", {}).get("SS", []))
+
+
+def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftover]:
+    """What is left of workloads that once were offered (``note_workloads``) and are not any more."""
+    found = []
+    for name in map(keys.workload_name, sorted(_known(deployment) - set(offered))):
+        counts = RequestQueue(deployment).counts(name)
+        leftover = Leftover(name, sum(counts[status] for status in OPEN), tuple(_endpoints_by_name(deployment, name)))
+        if leftover.open_requests or leftover.endpoints:
+            found.append(leftover)
+    return found
+
+
+def _endpoints_by_name(deployment: Deployment, workload: keys.WorkloadName) -> Iterator[str]:
+    """The endpoints a workload would have, looked up by their names: the shared ones, and some of its champions'."""
+    anyone = keys.TenantId("")
+    tiers: tuple[keys.Tier, ...] = ("bridge", "pool")
+    names = [keys.endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
+    names += [keys.async_endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
+    served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)} - set(names)
+    for name in [*names, *sorted(served)[:_SILO_ENDPOINTS_LOOKED_AT]]:
+        found = endpoints.describe_endpoint(deployment, name)
+        if found is not None and found["EndpointStatus"] != "Deleting":
+            yield name
+
+
+def _key() -> dict[str, Any]:
+    return {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": _ITEM}}
+
+
+def _change_known(deployment: Deployment, action: str, names: Collection[str]) -> None:
+    deployment.dynamodb.update_item(
+        TableName=deployment.requests_table,
+        Key=_key(),
+        UpdateExpression=f"{action} #names :names",
+        ExpressionAttributeNames={"#names": "names"},
+        ExpressionAttributeValues={":names": {"SS": sorted(names)}},
+    )
+
+
+# ---- winding down -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class WoundDown:
+    """What winding down did."""
+
+    cancelled: list[Request] = field(default_factory=list)
+    moved_on: list[Request] = field(default_factory=list)
+    endpoints: list[str] = field(default_factory=list)
+    configurations: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    objects: int = 0
+    rows: int = 0
+
+
+def wind_down(deployment: Deployment, workload: keys.WorkloadName, *, by: str, delete_data: bool) -> WoundDown:
+    """Cancel a workload's open requests and delete its endpoints. Doing it again does what is left.
+
+    Args:
+        deployment: where.
+        workload: which; its file is gone, else its sensors would make its endpoint anew.
+        by: who does, for the histories.
+        delete_data: whether to delete its uploads, models and predictions, and its rows, too.
+    """
+    done, queue = WoundDown(), RequestQueue(deployment, by=by)
+    WorkloadControls(deployment, by=by).pause(workload, "it is wound down")
+    rows = queue.open(workload)
+    for row in rows:
+        if not row.quiet:
+            # First: whoever dies between the two tells twice rather than never.
+            message = "No model is made from your upload: this product is no longer offered."
+            notice = Notice("model_not_made", workload, row.tenant, message, request=row.request, code=_ENDED)
+            tell_tenant(deployment, notice)
+        try:
+            done.cancelled.append(queue.cancel(row, why="the workload is wound down"))
+        except NotTheirTurn:
+            done.moved_on.append(row)
+    for pack in sorted({row.pack for row in rows if row.pack is not None}):
+        stop_job_of_pack(deployment, workload, pack)
+    _delete_endpoints(deployment, workload, done)
+    if delete_data:
+        _delete_objects(deployment, workload, done)
+        _delete_rows(deployment, workload, done)
+    if not done.moved_on:
+        WorkloadControls(deployment, by=by).resume(workload)
+        _change_known(deployment, "DELETE", [workload])
+    return done
+
+
+def _delete_endpoints(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
+    """Delete what serves a workload: what is named as its endpoints are, and no other deployment's."""
+    sagemaker = deployment.sagemaker
+    start = f"{deployment.prefix}-{workload}-"
+    # Names that are too long end in a digest (``keys``): they are the workload's by what champions say.
+    served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)}
+    endpoint = rf"(?:{re.escape(start)}(?:bridge|pool|silo-[0-9a-f]{{16}})|{'|'.join(map(re.escape, served)) or '(?!)'})(?:-async)?"
+    known = r"|".join(re.escape(name[:_MOST_OF_AN_ENDPOINT]) for name in _found(sagemaker, endpoint, start)) or "(?!)"
+    made = re.compile(rf"(?:{endpoint}|{known})-[0-9a-f]{{10}}")
+    lists: tuple[tuple[str, str, str, Any, re.Pattern[str], list[str]], ...] = (
+        ("list_endpoints", "Endpoints", "EndpointName", sagemaker.delete_endpoint, re.compile(endpoint), done.endpoints),
+        ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", sagemaker.delete_endpoint_config, made,
+         done.configurations),
+        ("list_models", "Models", "ModelName", sagemaker.delete_model, made, done.models),
+    )  # fmt: skip
+    for operation, listed, field_name, delete, pattern, deleted in lists:
+        pages = sagemaker.get_paginator(operation).paginate(NameContains=start)  # type: ignore[call-overload]
+        found = [one for page in pages for one in page[listed]]
+        for name in [one[field_name] for one in found if one.get("EndpointStatus") != "Deleting"]:
+            if pattern.fullmatch(name):
+                try:
+                    delete(**{field_name: name})
+                except ClientError as error:
+                    if not endpoints.is_missing(error):  # somebody else deleted it
+                        raise
+                deleted.append(name)
+
+
+def _found(sagemaker: Any, endpoint: str, start: str) -> list[str]:
+    """The endpoints there are that are named as a pattern says."""
+    pages = sagemaker.get_paginator("list_endpoints").paginate(NameContains=start)
+    names = [str(one["EndpointName"]) for page in pages for one in page["Endpoints"]]
+    return [name for name in names if re.fullmatch(endpoint, name)]
+
+
+def _delete_objects(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
+    data, roots = deployment.data_bucket, [(deployment.uploads_bucket, keys.UPLOADS_ROOT)]
+    roots += [(data, root) for root in keys.TENANT_ROOTS]
+    prefixes = [(data, f"{root}{workload}/") for root in keys.WORKLOAD_ROOTS]
+    prefixes += [(data, keys.endpoint_models_prefix(name)) for name in done.endpoints]
+    prefixes += [
+        (bucket, f"{tenant}{workload}/") for bucket, root in roots for tenant in _tenants(deployment, bucket, root)
+    ]
+    for bucket, prefix in prefixes:
+        pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            found: Any = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
+            for start in range(0, len(found), _KEYS_A_CALL):
+                some = found[start : start + _KEYS_A_CALL]
+                deployment.s3.delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
+            done.objects += len(found)
+
+
+def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:
+    """The folders of all tenants, whatever their workloads, below a root."""
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root, Delimiter="/")
+    for page in pages:
+        for folder in page.get("CommonPrefixes", []):
+            yield folder["Prefix"]
+
+
+def _delete_rows(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
+    """Delete all items of a workload's tenants. It reads both tables from end to end."""
+    for table, sort in ((deployment.requests_table, "request"), (deployment.models_table, "item")):
+        pages = deployment.dynamodb.get_paginator("scan").paginate(
+            TableName=table,
+            FilterExpression="contains(#tenant, :workload)",
+            ProjectionExpression="#tenant, #sort",
+            ExpressionAttributeNames={"#tenant": "tenant", "#sort": sort},
+            ExpressionAttributeValues={":workload": {"S": f"#{workload}"}},
+        )
+        for page in pages:
+            for item in page["Items"]:
+                tenant, of, *_ = [*str(item["tenant"]["S"]).split("#"), ""]
+                if of == workload and tenant != keys.workload_partition(workload).split("#")[0]:
+                    deployment.dynamodb.delete_item(TableName=table, Key=item)
+                    done.rows += 1

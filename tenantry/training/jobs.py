@@ -1,0 +1,336 @@
+"""Packed training: which tasks go to which instance, on which machines they are tried, the job's input documents, and the
+CreateTrainingJob request.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from tenantry.aws import objects
+from tenantry.hosting.endpoints import is_missing
+from tenantry.names import keys
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, DescribeTrainingJobResponseTypeDef
+
+    from pipes_sagemaker.errors import FailureClass
+    from tenantry.aws.deployment import Deployment
+
+TASKS_FILE: Final = keys.FileName("tasks.json")
+MANIFEST_FILE: Final = keys.FileName("training.manifest")
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """One tenant's part of a packed job.
+
+    ``files`` are the names of the prepared files.
+    """
+
+    request: keys.RequestId
+    tenant: keys.TenantId
+    version: keys.Version
+    data_version: keys.Version
+    files: tuple[keys.FileName, ...]
+    expected_seconds: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The machines a job is tried on."""
+
+    instance_type: str
+    usd_per_hour: float
+    spot: bool
+
+    def __str__(self) -> str:
+        return f"{self.instance_type} {'spot' if self.spot else 'on demand'}"
+
+
+def rungs(workload: Workload) -> tuple[Rung, ...]:
+    """The machines to try, in this order: spot ones first where the workload allows it, then those on demand."""
+    given = workload.training
+    types = {given.instance_type: given.usd_per_hour, **given.other_instance_types}
+    kinds = (True, False) if given.spot else (False,)
+    return tuple(Rung(name, price, spot) for spot in kinds for name, price in types.items())
+
+
+class Ladder:
+    """Which job of a pack comes next. What earlier jobs ended with decides it, and nothing else, so that a run that takes the
+    pack up again finds the same jobs under the same names, adopts them one after the other, and goes on where they end.
+    """
+
+    def __init__(self, rungs: Sequence[Rung]) -> None:
+        self._rungs = rungs
+        self._at = 0
+        self._tried_again = False
+        self.number = 1
+        """Of the job, among those of the pack; it stands in the job's name."""
+
+    @property
+    def rung(self) -> Rung:
+        """Where the job of this number runs."""
+        return self._rungs[self._at]
+
+    def climb(self, kind: FailureClass) -> bool:
+        """Go to the job that follows one that ended so; False when none does.
+
+        No machine to be had, or none for long enough: the next machines. A failure of SageMaker itself: once more on the same
+        ones. Any other failure would repeat itself.
+        """
+        if kind == "internal" and not self._tried_again:
+            self._tried_again = True
+        elif kind in NO_MACHINE and self._at + 1 < len(self._rungs):
+            self._at += 1
+        else:
+            return False
+        self.number += 1
+        return True
+
+
+NO_MACHINE: Final[frozenset[FailureClass]] = frozenset({"capacity", "max_wait"})
+"""How a job ends that got no machine, or a spot one that was taken away for too long: nothing is wrong with its tasks."""
+
+
+def instance_count(workload: Workload, seconds: Sequence[float], *, learned: bool) -> int:
+    """How many instances a pack gets: the fewest that are expected to meet ``training.deadline_seconds``.
+
+    The fewest are the cheapest: the tasks cost the same wherever they run, and each instance pays for its start.
+
+    Args:
+        workload: its limits; the deadline may ask for more than ``tenants_per_instance`` would, never for fewer.
+        seconds: how long each task is expected to take.
+        learned: whether that can be measured against a deadline.
+    """
+    limits = workload.training
+    tasks = len(seconds)
+    fewest = max(1, min(limits.most_instances, math.ceil(tasks / limits.tenants_per_instance)))
+    most = max(fewest, min(limits.most_instances, tasks))
+    if limits.deadline_seconds is None or not learned:
+        return fewest
+    for count in range(fewest, most):
+        if slowest(seconds, balance(seconds, count)) <= limits.deadline_seconds:
+            return count
+    return most
+
+
+def slowest(seconds: Sequence[float], shards: Sequence[int]) -> float:
+    """How long the shard takes that takes longest."""
+    loads: dict[int, float] = {}
+    for task, shard in zip(seconds, shards, strict=True):
+        loads[shard] = loads.get(shard, 0.0) + task
+    return max(loads.values(), default=0.0)
+
+
+def balance(weights: Sequence[float], shards: int) -> list[int]:
+    """The shard of each task, so that shards take about equal time: longest processing time first.
+
+    Graham, "Bounds on multiprocessing timing anomalies" (1969): the longest shard is at most 4/3 of the best possible.
+
+    Args:
+        weights: expected duration of each task, any unit.
+        shards: how many instances share them.
+
+    Returns:
+        A shard number for each task, in the tasks' order.
+    """
+    heap = [(0.0, shard) for shard in range(shards)]
+    placed = [0] * len(weights)
+    for index in sorted(range(len(weights)), key=lambda i: -weights[i]):
+        load, shard = heapq.heappop(heap)
+        placed[index] = shard
+        heapq.heappush(heap, (load + weights[index], shard))
+    return placed
+
+
+def write_job_inputs(
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    pack: keys.PackId,
+    tasks: Sequence[TrainingTask],
+    instances: int,
+) -> None:
+    """Put ``tasks.json`` and the S3 manifest of the training channel where the pack's jobs will read them."""
+    name = keys.workload_name(workload.name)
+    shards = balance([task.expected_seconds for task in tasks], instances)
+    listed = [
+        {
+            "task": task.request,
+            "tenant": task.tenant,
+            "version": task.version,
+            "tier": tier,
+            "shard": shard,
+            "data": keys.training_data_folder(task.tenant, task.data_version),
+            "parameters": dict(task.parameters),
+        }
+        for task, shard in zip(tasks, shards, strict=True)
+    ]
+    document = {"format": 1, "workload": name, "pack": pack, "tasks": listed}
+    s3, bucket = deployment.s3, deployment.data_bucket
+    # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType ManifestFile
+    manifest: list[Any] = [{"prefix": f"s3://{bucket}/{keys.training_data_root(name)}"}]
+    manifest += [
+        f"{keys.training_data_folder(task.tenant, task.data_version)}/{file}" for task in tasks for file in task.files
+    ]
+    objects.write_json(s3, bucket, keys.job_file(name, pack, MANIFEST_FILE), manifest)
+    # Last: its presence says that the pack was written down.
+    objects.write_json(s3, bucket, keys.job_file(name, pack, TASKS_FILE), document)
+
+
+@dataclass(frozen=True)
+class WrittenPack:
+    """What an earlier run of a pack wrote down: the requests, the versions they become, and how many instances share them."""
+
+    versions: Mapping[keys.RequestId, keys.Version]
+    instances: int
+
+
+def written_pack(deployment: Deployment, workload: Workload, pack: keys.PackId) -> WrittenPack | None:
+    """The ``tasks.json`` an earlier run of this pack wrote; None without one."""
+    key = keys.job_file(keys.workload_name(workload.name), pack, TASKS_FILE)
+    try:
+        content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, most_bytes=16 * 1024 * 1024)
+    except objects.ObjectMissing:
+        return None
+    tasks = json.loads(content)["tasks"]
+    versions = {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in tasks}
+    return WrittenPack(versions, 1 + max(int(task["shard"]) for task in tasks))  # every instance has a task
+
+
+def create_training_job_request(
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    pack: keys.PackId,
+    instances: int,
+    tenant: keys.TenantId | None,
+    rung: Rung,
+    number: int = 1,
+) -> CreateTrainingJobRequestTypeDef:
+    """The request for a pack's job; equal packs make equal requests.
+
+    All jobs of a pack share its inputs and its checkpoints: what one of them finished the next one finds.
+
+    Args:
+        deployment: names of the buckets and roles.
+        workload: whose container and limits.
+        tier: the tier all its tasks belong to.
+        pack: its id.
+        instances: how many machines share its tasks.
+        tenant: the tenant, when the tier is silo: it stands in the job's tags.
+        rung: the machines.
+        number: of the job, among those of the pack.
+    """
+    name = keys.workload_name(workload.name)
+    bucket = f"s3://{deployment.data_bucket}"
+    tags = [
+        {"Key": "tenantry:workload", "Value": workload.name},
+        {"Key": "tenantry:pack", "Value": pack},
+        {"Key": "tenantry:tier", "Value": tier},
+    ]
+    request: dict[str, Any] = {
+        "TrainingJobName": keys.training_job_name(deployment.prefix, name, pack, number),
+        "AlgorithmSpecification": {
+            "TrainingImage": deployment.image(workload.container, workload.image_tag),
+            "TrainingInputMode": "File",
+        },
+        "RoleArn": deployment.training_role,
+        "HyperParameters": dict(workload.training.hyperparameters),
+        "InputDataConfig": [
+            _channel("tasks", "S3Prefix", f"{bucket}/{keys.job_file(name, pack, TASKS_FILE)}"),
+            _channel("training", "ManifestFile", f"{bucket}/{keys.job_file(name, pack, MANIFEST_FILE)}"),
+        ],
+        "OutputDataConfig": {"S3OutputPath": f"{bucket}/{keys.job_output_prefix(name, pack)}"},
+        "CheckpointConfig": {"S3Uri": f"{bucket}/{keys.checkpoint_prefix(name, pack)}"},
+        "ResourceConfig": {
+            "InstanceType": rung.instance_type,
+            "InstanceCount": instances,
+            "VolumeSizeInGB": volume_gigabytes(workload, tier),
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": workload.training.most_seconds},
+        "EnableInterContainerTrafficEncryption": instances > 1,
+        "Tags": tags,
+    }
+    if rung.spot:
+        request["EnableManagedSpotTraining"] = True
+        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = workload.training.max_wait_seconds
+    elif workload.training.keep_alive_seconds and tier == workload.tier and tier != "silo":
+        # "Warm pools cannot be used with spot instances": train-warm-pools.html, Considerations.
+        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = workload.training.keep_alive_seconds
+    if tenant is not None:
+        tags.append({"Key": "tenant", "Value": tenant})
+    return request  # type: ignore[return-value]  # built as a plain dict; the client validates it
+
+
+def describe_job(deployment: Deployment, name: str) -> DescribeTrainingJobResponseTypeDef | None:
+    """The training job, or None when SageMaker knows none of that name (yet)."""
+    try:
+        return deployment.sagemaker.describe_training_job(TrainingJobName=name)
+    except ClientError as error:
+        if is_missing(error) or "not found" in str(error):
+            return None
+        raise
+
+
+def newest_job_of_pack(
+    deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId
+) -> DescribeTrainingJobResponseTypeDef | None:
+    """The pack's last job; where one ended without a machine, another takes its place under the next number."""
+    found: DescribeTrainingJobResponseTypeDef | None = None
+    for number in itertools.count(1):
+        job = describe_job(deployment, keys.training_job_name(deployment.prefix, workload, pack, number))
+        if job is None:
+            return found
+        found = job
+        if job["TrainingJobStatus"] not in {"Failed", "Stopped"}:
+            return found
+    return found
+
+
+def stop_job_of_pack(deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId) -> str | None:
+    """Stop the training job of a pack. Returns its name; None when none is in progress."""
+    job = newest_job_of_pack(deployment, workload, pack)
+    if job is None or job["TrainingJobStatus"] != "InProgress":
+        return None
+    try:
+        deployment.sagemaker.stop_training_job(TrainingJobName=job["TrainingJobName"])
+    except ClientError as error:
+        if "in status" not in str(error):  # it ended in this moment
+            raise
+        return None
+    return job["TrainingJobName"]
+
+
+_TIERS: Final[tuple[keys.Tier, ...]] = ("silo", "bridge", "pool")
+
+
+def volume_gigabytes(workload: Workload, tier: keys.Tier) -> int:
+    """The size of a job's volumes: at least the workload's, and one that jobs of no other tier have.
+
+    A job gets the machines of a warm pool only if their volumes have the size it asks for
+    (https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html, "Matching training jobs"). Sizes of different tiers
+    leave different remainders, so that no job is ever given a machine that worked for another tier, of whichever workload.
+    """
+    given = workload.training.volume_gigabytes
+    return given + (_TIERS.index(tier) - given) % len(_TIERS)
+
+
+def _channel(name: str, kind: str, uri: str) -> dict[str, Any]:
+    return {
+        "ChannelName": name,
+        "InputMode": "File",
+        "DataSource": {
+            "S3DataSource": {"S3DataType": kind, "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"},
+        },
+    }

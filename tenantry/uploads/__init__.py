@@ -1,0 +1,1 @@
+"""From a tenant's files to checked training data; strangers' files are read in processes with limits."""

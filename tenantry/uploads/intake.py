@@ -1,0 +1,324 @@
+"""From S3's events to rows in the queue: each upload becomes a request, or a refusal with a reason, exactly once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantry.aws import objects
+from tenantry.aws.notices import Notice, tell_operators, tell_tenant
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
+from tenantry.uploads import manifests
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+    from tenantry.aws.deployment import Deployment
+
+_LOG = logging.getLogger(__name__)
+_MANIFESTS_AT_ONCE: Final = 8
+_MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
+_MESSAGES_IN_HAND: Final = 1000
+_TENANTS_IN_HAND: Final = 128  # as many have their turn; who else waits is looked for after that
+_MANIFESTS_A_HANDFUL: Final = 32
+
+_TAKEN_IN_FOR_ONE_MADE: Final = 10
+"""So many times as many uploads are taken in of a tenant in a day as models may be made of: most are superseded before that."""
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
+
+
+@dataclass
+class Intake:
+    """What a round of intake did."""
+
+    messages: int = 0
+    accepted: int = 0
+    repeated: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)  # manifest key, reason
+    failed: int = 0  # could not be taken in, as something of ours failed; they are looked at again
+
+    def __str__(self) -> str:
+        return (
+            f"{self.messages} events: {self.accepted} accepted, {self.repeated} known already, {len(self.refused)} refused"
+            + (f", {self.failed} could not be taken in and stay in the queue" if self.failed else "")
+        )
+
+
+def drain_queue(
+    deployment: Deployment, workloads: Mapping[str, Workload], add_tenants: AddTenants, *, most_seconds: float
+) -> Intake:
+    """Take events off the uploads queue until it is empty or the time is up.
+
+    What lies in the queue is received until some four handfuls of tenants are found, a thousand messages at most. Of those each
+    tenant's latest upload goes before anybody's further ones, with another look into the queue after every handful: a tenant
+    that uploads a thousand times does not keep the others waiting, and of ten thousand that upload at once only those are
+    received whose turn comes.
+
+    A message is deleted only after its request's row is durable and its tenant is known to Dagster; whatever goes wrong
+    before, or is not reached in time, leaves it in the queue, to be seen again in a quarter of a minute.
+
+    Args:
+        deployment: queue, buckets, tables.
+        workloads: what the product offers.
+        add_tenants: makes tenants known to Dagster; must be harmless to repeat.
+        most_seconds: when to stop.
+    """
+    done, deadline = Intake(), time.monotonic() + most_seconds
+    found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
+    deployment.s3, deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
+    with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
+        while time.monotonic() < deadline:
+            finished: list[str] = []
+            while (
+                len(_by_owner(found)) < _TENANTS_IN_HAND
+                and sum(map(len, found.values())) < _MESSAGES_IN_HAND
+                and time.monotonic() < deadline
+            ):
+                messages = _receive(deployment)
+                for message in messages:
+                    manifest_keys = _manifest_keys(deployment, message["Body"])
+                    for key in manifest_keys:
+                        found.setdefault(key, []).append(message["ReceiptHandle"])
+                    if not manifest_keys:
+                        finished.append(message["ReceiptHandle"])
+                done.messages += len(messages)
+                if not messages:
+                    break
+            handful = _next_in_turn(found)
+            if not handful and not finished:
+                break
+            handled = pool.map(partial(_guarded, deployment, workloads), handful)
+            handles = {key: found.pop(key) for key in handful}
+            taken = [outcome for outcome in handled if outcome is not None]
+            _introduce(taken, add_tenants)
+            done.failed += len(handful) - len(taken)
+            for outcome in taken:
+                _count(done, outcome)
+            _delete(deployment, finished + [handle for outcome in taken for handle in handles[outcome.key]])
+    return done
+
+
+def redrive(deployment: Deployment) -> Iterator[int]:
+    """Send the events in the dead-letter queue back to be taken in. Yields how many were sent, after each."""
+    sqs, moved = deployment.sqs, 0
+    while messages := sqs.receive_message(
+        QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE
+    ).get("Messages"):
+        for message in messages:
+            # First: whoever dies between the two has the event twice, which is nothing new, rather than never.
+            sqs.send_message(QueueUrl=deployment.uploads_queue_url, MessageBody=message["Body"])
+            sqs.delete_message(QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"])
+            moved += 1
+            yield moved
+
+
+def _receive(deployment: Deployment) -> Sequence[MessageTypeDef]:
+    answer = deployment.sqs.receive_message(
+        QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
+    )
+    return answer.get("Messages", [])
+
+
+def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
+    """Manifest keys by the tenant and workload whose they are, in the order in which they were found."""
+    owners: dict[str, list[str]] = {}
+    for key in found:
+        owners.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
+    return owners
+
+
+def _next_in_turn(found: Iterable[str]) -> list[str]:
+    """A handful of manifest keys: everybody's latest event first, then everybody's next."""
+    turns = (key for turn in zip_longest(*map(reversed, _by_owner(found).values())) for key in turn if key)
+    return list(islice(turns, _MANIFESTS_A_HANDFUL))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How far a listing of the uploads got: after which key it goes on; None when it is through."""
+
+    done: Intake
+    after: str | None
+
+
+def find_lost_uploads(
+    deployment: Deployment,
+    workloads: Mapping[str, Workload],
+    add_tenants: AddTenants,
+    *,
+    since: datetime,
+    until: datetime,
+    after: str = "",
+    most_seconds: float = 20.0,
+) -> Listing:
+    """List uploads for manifests that landed between two moments and take in those whose event never came.
+
+    A listing names a thousand objects at a time, whoever they belong to; one that takes longer than ``most_seconds`` says
+    where the next one goes on. Whatever could not be taken in is counted as ``failed``: it has to be listed again.
+
+    Args:
+        deployment: bucket and tables.
+        workloads: what the product offers.
+        add_tenants: makes tenants known to Dagster.
+        since: the first moment.
+        until: the moment after the last.
+        after: the key to go on after.
+        most_seconds: when to stop.
+    """
+    done, deadline = Intake(), time.monotonic() + most_seconds
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=deployment.uploads_bucket, Prefix=keys.UPLOADS_ROOT, StartAfter=after
+    )
+    with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
+        for page in pages:
+            entries = page.get("Contents", [])
+            manifests = [
+                entry["Key"]
+                for entry in entries
+                if entry["Key"].endswith(f"/{keys.MANIFEST}") and since <= entry["LastModified"] < until
+            ]
+            outcomes = list(pool.map(partial(_guarded, deployment, workloads), manifests))
+            taken = [outcome for outcome in outcomes if outcome is not None]
+            _introduce(taken, add_tenants)
+            done.messages += len(outcomes)
+            done.failed += len(outcomes) - len(taken)
+            for outcome in taken:
+                _count(done, outcome)
+            if entries and page["IsTruncated"] and time.monotonic() > deadline:
+                return Listing(done, entries[-1]["Key"])
+    return Listing(done, None)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    key: str
+    workload: keys.WorkloadName | None
+    tenant: keys.TenantId | None
+    new: bool
+    reason: str | None
+
+
+def _manifest_keys(deployment: Deployment, body: str) -> list[str]:
+    try:
+        return list(manifests.manifest_keys_in_event(body, deployment.uploads_bucket))
+    except ValueError as error:
+        tell_operators(deployment, "A message in the uploads queue is not an S3 event", f"{error}\n\n{body[:2000]}")
+        return []
+
+
+def _guarded(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome | None:
+    """One manifest's outcome; None when it must be tried again, because something of ours failed."""
+    try:
+        return take_in(deployment, workloads, key)
+    except Exception:  # noqa: BLE001 - one upload's trouble must not stop its neighbours'
+        _LOG.exception("upload %s could not be taken in; its event stays in the queue", key)
+        return None
+
+
+def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome:
+    """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it changes nothing."""
+    try:
+        workload, tenant, upload = keys.parse_manifest_key(key)
+    except keys.InvalidId as error:
+        tell_operators(deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}")
+        return _Outcome(key, None, None, new=True, reason=str(error))
+    queue = RequestQueue(deployment, by="intake")
+    try:
+        manifest = manifests.read_manifest(deployment, key, workloads)
+    except objects.ObjectMissing:
+        # Deleted between its event and now: there is nothing to make a model from.
+        return _Outcome(key, workload, None, new=False, reason=None)
+    except manifests.RefusedUpload as error:
+        request = keys.request_id_of(workload, tenant, f"refused:{upload}:{error}")
+        new = queue.get(workload, tenant, request) is None
+        if new:
+            # First: whoever dies between the two tells twice rather than never.
+            _tell_refused(deployment, workload, tenant, request, str(error), error.code)
+            queue.refuse_at_the_door(workload, tenant, request, key, str(error), error.code)
+        return _Outcome(key, workload, None, new, str(error))
+    most, nth = workloads[workload].scheduling.most_per_tenant_a_day, 1
+    if most is not None and manifest.uploaded is not None:
+        most *= _TAKEN_IN_FOR_ONE_MADE
+        counted = queue.count_upload(workload, tenant, upload, manifest.uploaded, most)
+        if counted is None:
+            return _refuse_flood(queue, workload, tenant, key, manifest.uploaded, most)
+        nth = counted
+    tier, champion = ModelRegistry(deployment).tier_and_champion(tenant, workload, workloads[workload].tier)
+    first = champion is None
+    group = manifest.group(workloads[workload].training.pack.together)
+    new = queue.accept(
+        workload, tenant, manifest.request, key, tier, first=first, uploaded=manifest.uploaded, group=group, nth=nth
+    )
+    return _Outcome(key, workload, tenant, new, None)
+
+
+def _refuse_flood(
+    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, key: str, uploaded: datetime, most: int
+) -> _Outcome:
+    """Refuse what is one upload too many. There is one row of it a day, and its owner is told once a day."""
+    day = f"{uploaded.astimezone(UTC):%Y-%m-%d}"
+    reason = (
+        f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the newest again the day after"
+    )
+    request = keys.request_id_of(workload, tenant, f"refused:{TOO_MANY_UPLOADS}:{day}")
+    with _ONE_AT_A_TIME:  # many of a flood are taken in side by side, and one of them tells
+        new = queue.get(workload, tenant, request) is None
+        if new:
+            _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_UPLOADS)
+            queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_UPLOADS)
+    return _Outcome(key, workload, None, new, reason)
+
+
+def _tell_refused(
+    deployment: Deployment,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    request: keys.RequestId,
+    reason: str,
+    code: str,
+) -> None:
+    message = f"Your upload cannot be used: {reason}"
+    tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request, code=code))
+
+
+def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:
+    by_workload: dict[keys.WorkloadName, list[keys.TenantId]] = {}
+    for outcome in outcomes:
+        if outcome.workload is not None and outcome.tenant is not None:
+            by_workload.setdefault(outcome.workload, []).append(outcome.tenant)
+    for workload, tenants in by_workload.items():
+        add_tenants(workload, tenants)
+
+
+def _count(done: Intake, outcome: _Outcome) -> None:
+    if outcome.reason is not None:
+        if outcome.new:
+            done.refused.append((outcome.key, outcome.reason))
+        else:
+            done.repeated += 1
+    elif outcome.new:
+        done.accepted += 1
+    else:
+        done.repeated += 1
+
+
+def _delete(deployment: Deployment, handles: Sequence[str]) -> None:
+    unique = list(dict.fromkeys(handles))
+    for start in range(0, len(unique), _MESSAGES_AT_ONCE):
+        entries: Any = [
+            {"Id": str(n), "ReceiptHandle": h} for n, h in enumerate(unique[start : start + _MESSAGES_AT_ONCE])
+        ]
+        deployment.sqs.delete_message_batch(QueueUrl=deployment.uploads_queue_url, Entries=entries)

@@ -1,0 +1,1 @@
+"""What a workload's YAML file may say."""

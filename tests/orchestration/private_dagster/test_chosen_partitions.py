@@ -1,0 +1,168 @@
+"""One run for a chosen set of tenants: each has a status of its own, whatever event log holds it."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from dagster import (
+    AssetCheckKey,
+    AssetExecutionContext,
+    AssetKey,
+    AssetSpec,
+    DagsterEventType,
+    DagsterInstance,
+    Definitions,
+    DynamicPartitionsDefinition,
+    Failure,
+    MaterializeResult,
+    define_asset_job,
+    multi_asset,
+)
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestration.private_dagster.chosen_partitions import RunReport, outputs_are_reported_already, plan
+from tenantry.names import keys
+
+TENANTS = DynamicPartitionsDefinition(name="test_tenants")
+KEY = AssetKey(["test", "training_data"])
+
+
+@multi_asset(specs=[AssetSpec(KEY, skippable=True, partitions_def=TENANTS)], partitions_def=TENANTS, can_subset=True)
+def packed(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+    chosen = [keys.tenant_id(name) for name in ("acme", "globex")]
+    plan(context.op_execution_context, [KEY], chosen)
+    seen_while_running.update(statuses(context.instance))
+    with RunReport(context.op_execution_context, "test") as report:
+        report.materialized("training_data", chosen[0], {"rows": 3, "facts": {"a": 1}}, "digest-1")
+        if index := context.run.tags.get("breaks"):
+            with broken(Path(index)), pytest.raises(SQLAlchemyError):
+                report.flush()
+        if context.run.tags.get("waits"):
+            wait_until_written(context.instance)
+        report.checked("training_data", "data_quality", chosen[0], {"gaps": 0}, passed=True)
+        report.checked("training_data", "data_quality", chosen[1], {"gaps": 9}, passed=False)
+        report.failed("training_data", chosen[1], "nine gaps")
+    outputs_are_reported_already(context)
+    if context.run.tags.get("fails"):
+        raise Failure("globex failed", allow_retries=False)
+    yield from ()
+
+
+def wait_until_written(instance: DagsterInstance) -> None:
+    """The first materialisation becomes visible without another event or the report's end."""
+    deadline = time.monotonic() + 30
+    while statuses(instance)["acme"] != AssetPartitionStatus.MATERIALIZED:
+        assert time.monotonic() < deadline, "a single event was never written"
+        time.sleep(0.05)
+    seen_while_running.update(statuses(instance))
+
+
+seen_while_running: dict[str, AssetPartitionStatus | None] = {}
+DEFINITIONS = Definitions(assets=[packed], jobs=[define_asset_job("packed_job", selection=[KEY])])
+
+
+def statuses(instance: DagsterInstance) -> dict[str, AssetPartitionStatus | None]:
+    names = ["acme", "globex", "initech"]
+    found = instance.get_status_by_partition(KEY, names, TENANTS)
+    return {name: (found or {}).get(name) for name in names}
+
+
+CHOSEN_STORAGE = {
+    "telemetry": {"enabled": False},
+    "storage": {
+        "custom": {
+            "module": "orchestration.private_dagster.dagster_storage",
+            "class": "ChosenStorage",
+            "config": {"base_dir": {"env": "DAGSTER_HOME"}},
+        }
+    },
+}
+
+
+@pytest.fixture(params=["Dagster's own event log", "batches"])
+def instance(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    overrides = CHOSEN_STORAGE if request.param == "batches" else {"telemetry": {"enabled": False}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
+        instance.add_dynamic_partitions("test_tenants", ["acme", "globex", "initech"])
+        yield instance
+
+
+def test_each_chosen_tenant_is_in_progress_then_materialized_or_failed_and_others_are_untouched(
+    instance: DagsterInstance,
+) -> None:
+    job = DEFINITIONS.resolve_job_def("packed_job")
+    result = job.execute_in_process(instance=instance, tags={"fails": "yes"}, raise_on_error=False)
+    assert not result.success
+    assert seen_while_running == {
+        "acme": AssetPartitionStatus.IN_PROGRESS,
+        "globex": AssetPartitionStatus.IN_PROGRESS,
+        "initech": None,
+    }
+    assert statuses(instance) == {
+        "acme": AssetPartitionStatus.MATERIALIZED,
+        "globex": AssetPartitionStatus.FAILED,
+        "initech": None,
+    }
+
+
+def test_an_event_is_written_within_a_second_though_no_other_follows(instance: DagsterInstance) -> None:
+    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance, tags={"waits": "yes"})
+    assert result.success
+    assert seen_while_running["acme"] == AssetPartitionStatus.MATERIALIZED
+    assert seen_while_running["globex"] == AssetPartitionStatus.IN_PROGRESS
+
+
+def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(instance: DagsterInstance) -> None:
+    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance)
+    assert result.success
+    (record,) = instance.fetch_materializations(KEY, limit=10).records
+    assert (record.run_id, record.partition_key) == (result.run_id, "acme")
+    assert record.asset_materialization is not None
+    assert record.asset_materialization.metadata["rows"].value == 3
+    assert (record.asset_materialization.tags or {})["dagster/data_version"] == "digest-1"
+    (asset,) = instance.get_asset_records([KEY])
+    assert asset.asset_entry.last_materialization_storage_id == record.storage_id
+    assert asset.asset_entry.last_run_id == result.run_id
+
+    checks = instance.event_log_storage.get_asset_check_execution_history(AssetCheckKey(KEY, "data_quality"), limit=10)
+    evaluations = [
+        check.event.asset_check_evaluation for check in checks if check.event and check.run_id == result.run_id
+    ]
+    assert [(e.partition, e.passed, e.metadata["gaps"].value) for e in evaluations if e] == [
+        ("globex", False, 9),
+        ("acme", True, 0),
+    ]
+    (observed,) = instance.fetch_observations(KEY, limit=10).records
+    assert observed.asset_observation is not None
+    assert observed.asset_observation.metadata["reason"].value == "nine gaps"
+    kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
+    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == 2 + 1, "two tenants, and Dagster's own"
+    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 1
+    assert kinds.count(DagsterEventType.ASSET_CHECK_EVALUATION) == 2
+    assert kinds[-1] == DagsterEventType.RUN_SUCCESS
+
+
+@pytest.mark.parametrize("instance", ["batches"], indirect=True)
+def test_what_cannot_be_written_waits_and_is_written_once(instance: DagsterInstance, tmp_path: Path) -> None:
+    tags = {"breaks": str(tmp_path / "history" / "runs" / "index.db")}
+    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance, tags=tags)
+    assert result.success
+    kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
+    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 1
+    assert len(instance.fetch_materializations(KEY, limit=10).records) == 1
+
+
+@contextmanager
+def broken(index: Path) -> Iterator[None]:
+    """The event log's index lacks a table meanwhile, so that nothing can be written to it."""
+    with closing(sqlite3.connect(index, timeout=30)) as connection:
+        connection.execute("ALTER TABLE asset_keys RENAME TO hidden")
+        yield
+        connection.execute("ALTER TABLE hidden RENAME TO asset_keys")

@@ -1,0 +1,91 @@
+"""Uploading from the command line, and following what becomes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tenantry.aws.deployment import Deployment
+from tenantry.names import keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.uploads.intake import drain_queue
+from tenantry.uploads.manifests import read_manifest
+from tenantry.workloads.schema import read_workloads
+from tests.tenantry.command_line.conftest import ENERGY, Call, caller, document
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "consumption.csv"
+    path.write_text("timestamp,consumption\n2026-01-01T00:00:00Z,1.5\n")
+    return path
+
+
+def test_an_upload_is_what_the_products_app_would_have_written(call: Call, deployment: Deployment, file: Path) -> None:
+    arguments = ["upload", "acme", str(file), "--workload", "energy", "--parameter", "timezone=Europe/London"]
+    made = document(call(*arguments, "--json"))
+    key = keys.upload_manifest(ENERGY, keys.tenant_id("acme"), keys.upload_id(made["upload"]))
+    manifest = read_manifest(deployment, key, read_workloads())
+    assert [one.name for one in manifest.files] == ["consumption.csv"]
+    assert manifest.parameters["timezone"] == "Europe/London"
+    assert "is complete; `tenantry tenant acme` tells" in call(*arguments).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--parameter", "zone=UTC"], "with a name of: timezone, country"),
+        (["--parameter", "timezone"], "is not NAME=VALUE"),
+        (["no-such-file.csv"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_said_before_anything_is(file: Path, arguments: list[str], words: str) -> None:
+    assert words in caller(None)("upload", "acme", str(file), "--workload", "energy", *arguments, status=2).stderr
+
+
+def test_two_files_of_one_name_or_too_many_bytes_are_not_uploaded(file: Path, tmp_path: Path) -> None:
+    call = caller(None)
+    twin = tmp_path / "again" / file.name
+    twin.parent.mkdir()
+    twin.write_bytes(b"")
+    told = call("upload", "acme", str(file), str(twin), "--workload", "energy", status=1).stderr
+    assert "two of the files have one name" in told
+    with twin.open("wb") as large:
+        large.truncate(65 * 1024 * 1024)
+    assert "takes at most 64 MB" in call("upload", "acme", str(twin), "--workload", "energy", status=1).stderr
+
+
+@pytest.mark.parametrize("ends", ["registered", "refused"])
+def test_an_upload_is_followed_to_its_end(
+    call: Call, queue: RequestQueue, deployment: Deployment, file: Path, ends: str
+) -> None:
+    def work() -> None:
+        deadline = time.monotonic() + 60
+        while not queue.due(ENERGY) and time.monotonic() < deadline:
+            drain_queue(deployment, read_workloads(), lambda *_: None, most_seconds=20)
+            time.sleep(0.05)
+        (row,) = queue.claim(queue.due(ENERGY), keys.pack_id("p-1"))
+        if ends == "registered":
+            queue.move(queue.move(row, "trained", why="version v1"), "registered", why="the tenant's first model")
+        else:
+            queue.fail(row, "the file has one row; at least 48 are needed", attempts=3, retryable=False)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        arguments = ["upload", "acme", str(file), "--workload", "energy", "--wait"]
+        result = call(*arguments, status=0 if ends == "registered" else 1)
+    finally:
+        worker.join()
+    if ends == "registered":
+        assert "is registered as version" in result.stdout
+    else:
+        assert "is refused: the file has one row; at least 48 are needed" in result.stderr
+
+
+def test_an_upload_that_is_not_taken_in_is_waited_for_as_long_as_was_said(call: Call, file: Path) -> None:
+    told = call("upload", "acme", str(file), "--workload", "energy", "--wait", "--timeout", "0", status=1).stderr
+    assert "is not taken in" in told

@@ -1,0 +1,30 @@
+"""Versions to register, as training leaves them: the archive in S3, the version in the registry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from tenantry.aws import objects
+from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry, ModelVersion
+from tenantry.names import keys
+
+NAME = keys.workload_name("energy")
+
+
+def trained_version(
+    deployment: Deployment, tenant: keys.TenantId, number: int, archive: bytes, metrics: Mapping[str, float], *,
+    size: int | None = None, tier: keys.Tier = "bridge", card: Mapping[str, Any] | None = None,
+) -> ModelVersion:  # fmt: skip
+    """Put an archive where it is kept for good, and the version in the registry; ``size`` is what was promised."""
+    version = keys.version_name(f"2026010{number}t000000-aaaaaaaa")
+    key = keys.artifact(NAME, tenant, version)
+    objects.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
+    model = ModelVersion(
+        tenant, NAME, version, tier, key, len(archive) if size is None else size, hashlib.sha256(archive).hexdigest(),
+        keys.request_id(f"{number:032x}"), "job", metrics=metrics, card=card or {},
+    )  # fmt: skip
+    ModelRegistry(deployment).add(model)
+    return model

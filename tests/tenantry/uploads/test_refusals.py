@@ -1,0 +1,68 @@
+"""Every refusal has a code of its own kind, and the page of refusals tells them all."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from containers.forecast import reading
+from tenantry.requests.queue import TOO_MANY_UPLOADS
+
+HERE = Path(__file__).parents[3]
+PAGE = (HERE / "docs" / "refusals.md").read_text()
+
+SECTIONS = {
+    "The manifest and its files": ["tenantry/uploads/manifests.py"],
+    "Any upload": ["tenantry/uploads/bounded_calls.py", "tenantry/uploads/training_data.py"],
+    "Consumption files": [
+        f"containers/forecast/{module}.py"
+        for module in ("reading", "columns", "csv_file", "parquet_file", "timestamps", "wall_clock", "preparation")
+    ],
+}
+
+
+def codes_raised(source: str) -> set[str]:
+    """The codes that a module's refusals have. Each call that makes a refusal must say one."""
+    said: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)):
+            continue
+        called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        if called not in ("RefusedData", "RefusedUpload"):
+            continue
+        if any(isinstance(argument, ast.Starred) for argument in node.args):
+            continue  # made anew from one that had its code
+        place = 1 if called == "RefusedUpload" else 3
+        code = next((keyword.value for keyword in node.keywords if keyword.arg == "code"), None)
+        if code is None:
+            assert len(node.args) > place, f"a refusal without a code, line {node.lineno}"
+            code = node.args[place]
+        if isinstance(code, ast.IfExp):
+            said |= {ast.literal_eval(code.body), ast.literal_eval(code.orelse)}
+        elif isinstance(code, ast.Name | ast.Attribute):
+            continue  # of a table, below, or of the refusal that it is made from
+        else:
+            said.add(ast.literal_eval(code))
+    return said
+
+
+def codes_told(section: str) -> list[str]:
+    text = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_page_of_refusals_tells_every_code_and_no_other(section: str) -> None:
+    raised = set().union(*(codes_raised((HERE / module).read_text()) for module in SECTIONS[section]))
+    if section == "Consumption files":
+        raised |= {code for *_, code in reading.CONTENT}
+    elif section == "Any upload":
+        raised.add(TOO_MANY_UPLOADS)
+    else:
+        raised |= {"manifest_other_workload", "manifest_other_tenant"}
+    told = codes_told(section)
+    assert sorted(told) == sorted(raised)
+    assert not raised & {"data_unusable", "upload_unusable"}
