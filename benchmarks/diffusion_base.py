@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from containers.diffusion.adapter import Adapter, AdapterCard, read_adapter, write_adapter
-from containers.diffusion.base import DTYPES, TINY, TINY_FOLDER, Base, load_base
-from containers.diffusion.engine import Engine, EngineSettings, Pixels
-from containers.diffusion.lora import TARGETS, LoraLayers, Shape
-from containers.diffusion.predictor import ServingSettings
-from containers.diffusion.request import Drawing
-from containers.diffusion.settings import Settings, parse_settings
-from containers.runtime.archive import extract_archive, write_archive
+from containers.diffusion.adapters.adapter import Adapter, AdapterCard, read_adapter, write_adapter
+from containers.diffusion.adapters.lora import TARGETS, LoraLayers, Shape
+from containers.diffusion.base.pipeline import DTYPES, TINY, TINY_FOLDER, Base, load_base
+from containers.diffusion.serving.engine import Engine, EngineSettings, Pixels
+from containers.diffusion.serving.predictor import ServingSettings
+from containers.diffusion.serving.request import Drawing
+from containers.diffusion.training.settings import Settings, parse_settings
+from containers.runtime.archives.archive import extract_archive, write_archive
 
 Size = Literal["tiny", "sd15"]
 SIZES: Final[tuple[Size, ...]] = ("tiny", "sd15")

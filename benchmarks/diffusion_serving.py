@@ -18,15 +18,15 @@ import psutil
 import torch
 
 from benchmarks.diffusion_base import Bench, alternated, drawn, median, percentile, read_tenant, write_tenants
-from containers.diffusion.adapter import WEIGHTS_FILE, Adapter
-from containers.diffusion.admission import FairQueue
-from containers.diffusion.base import DTYPES, Base
-from containers.diffusion.engine import Engine, Job
-from containers.diffusion.lora import LoraLayers
-from containers.diffusion.predictor import DiffusionPredictor
-from containers.diffusion.request import Drawing
-from containers.runtime.archive import extract_archive
-from containers.runtime.model_store import ModelStore
+from containers.diffusion.adapters.adapter import WEIGHTS_FILE, Adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import DTYPES, Base
+from containers.diffusion.serving.admission import FairQueue
+from containers.diffusion.serving.engine import Engine, Job
+from containers.diffusion.serving.predictor import DiffusionPredictor
+from containers.diffusion.serving.request import Drawing
+from containers.runtime.archives.archive import extract_archive
+from containers.runtime.serving.model_store import ModelStore
 
 TOGETHER: Final = 8
 """Tenants of the mixed batch."""

@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.diffusion_base import QUICK_STEPS, Bench, adapter_card, drawn, median
-from containers.diffusion.adapter import Adapter
-from containers.diffusion.base import DTYPES, Base
-from containers.diffusion.engine import Pixels
-from containers.diffusion.lora import TARGETS, LoraLayers
-from containers.diffusion.packed_steps import FIRST_SLOT, Examples, Lesson, PackedSteps
-from containers.diffusion.preparation import prepare
+from containers.diffusion.adapters.adapter import Adapter
+from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.base.pipeline import DTYPES, Base
+from containers.diffusion.pictures.preparation import prepare
+from containers.diffusion.serving.engine import Pixels
 from containers.diffusion.tiny_base.drawing import SHAPES, draw_icon, tenant_style
-from containers.diffusion.training import DiffusionTrainer
-from containers.runtime.packed_training import Task, Trained
+from containers.diffusion.training.packed_steps import FIRST_SLOT, Examples, Lesson, PackedSteps
+from containers.diffusion.training.trainer import DiffusionTrainer
+from containers.runtime.training.packed_training import Task, Trained
 
 Weights = Mapping[str, tuple[Tensor, Tensor]]
 

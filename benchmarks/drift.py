@@ -22,7 +22,7 @@ from containers.forecast.predictor import ForecastPredictor
 from containers.forecast.preparation import RefusedData, prepare
 from containers.forecast.split import split
 from containers.forecast.training import ForecastTrainer
-from containers.runtime.packed_training import Task, Trained
+from containers.runtime.training.packed_training import Task, Trained
 from tenantry.workloads.schema import Quality, read_workloads
 
 WEEKS: Final = 17

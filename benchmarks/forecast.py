@@ -41,8 +41,8 @@ from containers.forecast.preparation import Frequency, prepare
 from containers.forecast.series import STEP, Floats, Series, daily, read_series, weeks_of
 from containers.forecast.split import split
 from containers.forecast.training import ForecastTrainer
-from containers.runtime.archive import write_archive
-from containers.runtime.packed_training import Task, Trained
+from containers.runtime.archives.archive import write_archive
+from containers.runtime.training.packed_training import Task, Trained
 
 LEVELS: Final = (0.1, 0.5, 0.9)
 ORIGINS: Final = 4

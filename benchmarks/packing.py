@@ -34,7 +34,7 @@ import numpy as np
 from containers.forecast.preparation import prepare
 from containers.forecast.synthetic import generate, last_midnight
 from containers.forecast.training import ForecastTrainer
-from containers.runtime.packed_training import Task, Trained
+from containers.runtime.training.packed_training import Task, Trained
 from tenantry.training.durations import Durations
 from tenantry.training.jobs import balance, slowest
 

@@ -11,12 +11,12 @@ from typing import Any
 import boto3
 import uvicorn
 
-from local_sagemaker.app import application
-from local_sagemaker.billing import read_prices
-from local_sagemaker.cloud import Settings
-from local_sagemaker.http_server import AbandoningProtocol
-from local_sagemaker.members import tables
-from local_sagemaker.rates import USAGES, TypeQuota
+from local_sagemaker.account.billing import read_prices
+from local_sagemaker.account.cloud import Settings
+from local_sagemaker.account.rates import USAGES, TypeQuota
+from local_sagemaker.http.app import application
+from local_sagemaker.http.members import tables
+from local_sagemaker.http.server import AbandoningProtocol
 
 
 class _PrintOperations(argparse.Action):

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from containers.forecast import starts
 from containers.forecast.model_file import WEEK, MalformedModel, StoredForecast, StoredHorizon, read_card, read_model
-from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
+from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest
 
 LARGEST_BODY: Final = 64 << 10
 FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles")

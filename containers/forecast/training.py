@@ -38,8 +38,8 @@ from containers.forecast.settings import (
 from containers.forecast.short_history import first_model, is_short
 from containers.forecast.starts import stamp
 from containers.forecast.stock_prophet import StockProphet
-from containers.runtime.packed_training import Refused, Task, Trained
-from containers.runtime.training_input import InvalidTrainingInput
+from containers.runtime.training.packed_training import Refused, Task, Trained
+from containers.runtime.training.training_input import InvalidTrainingInput
 
 
 class ForecastTrainer:

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import psutil
 
-from local_sagemaker.faults import Rule
-from local_sagemaker.faults_client import FaultsClient
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from tests.chaos.world import World, kill
 
 Victim = Literal["run", "daemon", "code_server", "sagemaker", "training", "serving"]

@@ -21,7 +21,7 @@ import pytest
 from botocore.config import Config
 
 from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
-from local_sagemaker.faults_client import FaultsClient
+from local_sagemaker.faults.client import FaultsClient
 
 CONTAINERS = Path(__file__).parent / "containers"
 ROLE = "arn:aws:iam::123456789012:role/execution"

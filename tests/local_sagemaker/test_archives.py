@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from local_sagemaker.archives import extract
-from local_sagemaker.storage import DataError
+from local_sagemaker.account.storage import DataError
+from local_sagemaker.endpoints.archives import extract
 from tests.containers.runtime.tar_bombs import HEADER_BOMBS
 
 

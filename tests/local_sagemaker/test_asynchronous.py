@@ -17,8 +17,8 @@ import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
 from infrastructure.local_cloud import LocalCloud
-from local_sagemaker.faults import Rule
-from local_sagemaker.faults_client import FaultsClient
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,

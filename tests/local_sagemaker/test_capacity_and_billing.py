@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.__main__ import parse_arguments
-from local_sagemaker.billing import Account, Bill, Meter, read_prices
+from local_sagemaker.account.billing import Account, Bill, Meter, read_prices
+from local_sagemaker.account.rates import SPOT_TRAINING, TRAINING, WARM_POOL, InstanceQuota, Machine, TypeQuota
+from local_sagemaker.account.state import Store
 from local_sagemaker.errors import ServiceError
-from local_sagemaker.faults import Rule, Strike
-from local_sagemaker.faults_client import FaultsClient
-from local_sagemaker.rates import SPOT_TRAINING, TRAINING, WARM_POOL, InstanceQuota, Machine, TypeQuota
-from local_sagemaker.state import Store
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule, Strike
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from local_sagemaker.members import STRUCTURES, tables
-from local_sagemaker.protocol import Protocol
+from local_sagemaker.http.members import STRUCTURES, tables
+from local_sagemaker.http.protocol import Protocol
 from tests.local_sagemaker.conftest import Emulator
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,9 +15,9 @@ from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientEr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_sagemaker.faults import Faults, Plan, Rule, Strike, Subject
-from local_sagemaker.faults_client import FaultsClient, NothingStruckError
-from local_sagemaker.storage import failure_reason
+from local_sagemaker.account.storage import failure_reason
+from local_sagemaker.faults.client import FaultsClient, NothingStruckError
+from local_sagemaker.faults.plan import Faults, Plan, Rule, Strike, Subject
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from local_sagemaker.origins import KnownCallersOnly
+from local_sagemaker.http.origins import KnownCallersOnly
 from tests.local_sagemaker.conftest import Emulator
 
 

@@ -12,8 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
-from local_sagemaker.faults import Strike
-from local_sagemaker.faults_client import FaultsClient
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Strike
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,

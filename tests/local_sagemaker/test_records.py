@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from local_sagemaker.account.rates import InstanceQuota, Machine, TokenBucket
+from local_sagemaker.account.storage import name_below, shard
 from local_sagemaker.errors import ServiceError
-from local_sagemaker.rates import InstanceQuota, Machine, TokenBucket
-from local_sagemaker.records import DataProcessing, RecordError, assemble, batches, parse_path, select, split_lines
-from local_sagemaker.storage import name_below, shard
+from local_sagemaker.transform.records import (
+    DataProcessing,
+    RecordError,
+    assemble,
+    batches,
+    parse_path,
+    select,
+    split_lines,
+)
 
 lines = st.binary(min_size=1, max_size=20).filter(lambda line: b"\n" not in line)
 

@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
-from local_sagemaker.http_client import HttpClient
+from local_sagemaker.http.client import HttpClient
 from tests.local_sagemaker.conftest import Emulator, create_endpoint_config, create_model, keys, unique, wait_for
 from tests.local_sagemaker.test_hosting import Endpoint
 from tests.local_sagemaker.test_transform import ended, put, transform

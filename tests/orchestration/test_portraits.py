@@ -14,7 +14,7 @@ from dagster import DagsterInstance
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from PIL import Image
 
-from containers.diffusion.personalisation import nearest
+from containers.diffusion.training.personalisation import nearest
 from demo.portraits import PROMPTS, portraits_tenants
 from demo.product import DemoTenant
 from tenantry.aws.deployment import Deployment

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dagster import DagsterInstance
 
 from infrastructure.local_cloud import LocalCloud
-from local_sagemaker.faults import Rule
-from local_sagemaker.faults_client import FaultsClient
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from orchestration.launcher import runs_to_request
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys

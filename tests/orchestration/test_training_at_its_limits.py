@@ -6,8 +6,8 @@ import pytest
 from dagster import DagsterInstance
 
 from infrastructure.local_cloud import LocalCloud
-from local_sagemaker.faults import Rule
-from local_sagemaker.faults_client import FaultsClient
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys

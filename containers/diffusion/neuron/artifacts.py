@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from containers.diffusion.base import DTYPES, UnusableBase
-from containers.diffusion.lora import TARGETS
+from containers.diffusion.adapters.lora import TARGETS
+from containers.diffusion.base.pipeline import DTYPES, UnusableBase
 
 FOLDER: Final = "neuron"
 """The folder in the base's own that holds what is compiled: it travels wherever the base does."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from containers.diffusion.lora import LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from containers.diffusion.base import Base, UnusableBase, folder_of, load_base
-from containers.diffusion.lora import LoraLayers, Routing
+from containers.diffusion.adapters.lora import LoraLayers, Routing
+from containers.diffusion.base.pipeline import Base, UnusableBase, folder_of, load_base
 from containers.diffusion.neuron.artifacts import DECODER, FOLDER, TEXT_ENCODERS, UNET, CompiledCard
 from containers.diffusion.neuron.graphs import keep_in_rows
-from containers.diffusion.predictor import ServingSettings
+from containers.diffusion.serving.predictor import ServingSettings
 
 _log = logging.getLogger(__name__)
 

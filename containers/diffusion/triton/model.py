@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from containers.diffusion.adapter import Adapter
-from containers.diffusion.predictor import DiffusionPredictor, ServingSettings
+from containers.diffusion.adapters.adapter import Adapter
+from containers.diffusion.serving.predictor import DiffusionPredictor, ServingSettings
 from containers.diffusion.triton.repository import ANSWER, CONTENT_TYPE, RECORD
-from containers.runtime.records import is_model_folder
-from containers.runtime.server import ServingApp, Settings
+from containers.runtime.serving.records import is_model_folder
+from containers.runtime.serving.server import ServingApp, Settings
 
 CANCEL_POLL_SECONDS: Final = 0.25
 """How often it is asked whether a client is still there: Triton does not tell."""

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from containers.diffusion.adapter import Adapter, AdapterCard, write_adapter
-from containers.diffusion.base import Base, load_base
-from containers.diffusion.lora import LoraLayers
-from containers.runtime.archive import write_archive
+from containers.diffusion.adapters.adapter import Adapter, AdapterCard, write_adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base, load_base
+from containers.runtime.archives.archive import write_archive
 from tests.containers.diffusion.random_base import save_random_base
 
 TARGETS = "attention+convolutions"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from containers.diffusion import adapter as adapter_files
-from containers.diffusion.adapter import Adapter, AdapterCard, UnusableAdapter, read_adapter, write_adapter
-from containers.diffusion.base import Base
-from containers.diffusion.lora import LoraLayers
+from containers.diffusion.adapters import adapter as adapter_files
+from containers.diffusion.adapters.adapter import Adapter, AdapterCard, UnusableAdapter, read_adapter, write_adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base
 from tests.containers.diffusion.conftest import RANK, card, random_weights, write_model
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.diffusion.admission import FairQueue, QueueFull
+from containers.diffusion.serving.admission import FairQueue, QueueFull
 
 TENANTS = ("ant", "bee", "cow", "dog")
 costs = st.sampled_from([1.0, 2.0, 10.0, 333.0])

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from containers.diffusion.base import TINY, load_base
-from containers.diffusion.capacity import (
+from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.base.capacity import (
     PUBLISHED,
     configurations_of,
     main,
@@ -15,7 +15,7 @@ from containers.diffusion.capacity import (
     parameters_of,
     usual_table,
 )
-from containers.diffusion.lora import TARGETS, LoraLayers
+from containers.diffusion.base.pipeline import TINY, load_base
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "gpu-serving.md"
 

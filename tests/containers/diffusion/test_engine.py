@@ -10,14 +10,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
-from containers.diffusion.adapter import Adapter, write_adapter
-from containers.diffusion.base import Base, UnusableBase, load_base
-from containers.diffusion.engine import SAME_PICTURE, Engine, EngineSettings, Job, Pixels
-from containers.diffusion.lora import LoraLayers
-from containers.diffusion.prompts import PromptCache
-from containers.diffusion.request import Drawing, PictureRequest
-from containers.diffusion.sampler import Sampler
-from containers.runtime.serving_errors import DeadlineExceeded, ServingError, TooManyRequests
+from containers.diffusion.adapters.adapter import Adapter, write_adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base, UnusableBase, load_base
+from containers.diffusion.base.prompts import PromptCache
+from containers.diffusion.base.sampler import Sampler
+from containers.diffusion.serving.engine import SAME_PICTURE, Engine, EngineSettings, Job, Pixels
+from containers.diffusion.serving.request import Drawing, PictureRequest
+from containers.runtime.serving.serving_errors import DeadlineExceeded, ServingError, TooManyRequests
 from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights
 
 Adapters = Callable[..., Adapter]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from containers.diffusion.base import Base
-from containers.diffusion.lora import LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base
 from tests.containers.diffusion.conftest import RANK, TARGETS, Weights, random_weights
 
 SLOTS = 6

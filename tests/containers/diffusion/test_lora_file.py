@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from containers.diffusion.adapter import Adapter, UnusableAdapter, read_adapter
-from containers.diffusion.base import Base, load_base
-from containers.diffusion.engine import Engine
-from containers.diffusion.lora import LoraLayers
+from containers.diffusion.adapters.adapter import Adapter, UnusableAdapter, read_adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base, load_base
+from containers.diffusion.serving.engine import Engine
 from tests.containers.diffusion.conftest import RANK, TARGETS, Weights, card, random_weights, write_model
 from tests.containers.diffusion.test_engine import drawing, drawn, engine_over, pictures_of, same
 

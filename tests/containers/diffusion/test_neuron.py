@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from containers.diffusion.adapter import Adapter
-from containers.diffusion.base import Base, UnusableBase, load_base
-from containers.diffusion.engine import SAME_PICTURE, Engine, EngineSettings, Pixels
-from containers.diffusion.lora import LoraLayers
+from containers.diffusion.adapters.adapter import Adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base, UnusableBase, load_base
 from containers.diffusion.neuron.artifacts import CompiledCard
 from containers.diffusion.neuron.compile import main
 from containers.diffusion.neuron.serving import load_compiled, slots_of_samples
-from containers.diffusion.predictor import DiffusionPredictor, ServingSettings
-from containers.diffusion.request import Drawing
-from containers.runtime.predictor import InvalidRequest
+from containers.diffusion.serving.engine import SAME_PICTURE, Engine, EngineSettings, Pixels
+from containers.diffusion.serving.predictor import DiffusionPredictor, ServingSettings
+from containers.diffusion.serving.request import Drawing
+from containers.runtime.serving.predictor import InvalidRequest
 from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights
 
 SAMPLES = 4

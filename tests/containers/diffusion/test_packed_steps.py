@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from containers.diffusion.base import Base, load_base
-from containers.diffusion.lora import LoraLayers
-from containers.diffusion.packed_steps import FIRST_SLOT, Examples, Lesson, PackedSteps
-from containers.diffusion.settings import Settings, parse_settings
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base, load_base
+from containers.diffusion.training.packed_steps import FIRST_SLOT, Examples, Lesson, PackedSteps
+from containers.diffusion.training.settings import Settings, parse_settings
 
 Weights = dict[str, tuple[Tensor, Tensor]]
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from containers.diffusion.personalisation import ROOM, distance, meaning_kept, nearest, score
 from containers.diffusion.tiny_base.drawing import COLOURS, SHAPES, Style, draw_icon, tenant_style
+from containers.diffusion.training.personalisation import ROOM, distance, meaning_kept, nearest, score
 
 Pixels = NDArray[np.uint8]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from containers.diffusion.images import (
+from containers.diffusion.pictures.images import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
     HostileImage,
@@ -27,7 +27,7 @@ from containers.diffusion.images import (
     decode_image,
     read_image,
 )
-from containers.diffusion.preparation import (
+from containers.diffusion.pictures.preparation import (
     FEWEST_IMAGES,
     MOST_FILES,
     MOST_IMAGES,
@@ -756,7 +756,7 @@ def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None
     bomb.write_bytes(png_of(20_000, 20_000, pixels=b"\0" * 20_001 * 2_000))
     script = (
         "import pathlib, resource, sys\n"
-        "from containers.diffusion.images import HostileImage, read_image\n"
+        "from containers.diffusion.pictures.images import HostileImage, read_image\n"
         "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))\n"
         "try:\n"
@@ -848,7 +848,7 @@ def test_prepared_data_that_are_missing_or_broken_are_refused(tmp_path: Path) ->
 
 
 def test_preparing_needs_no_torch() -> None:
-    script = "import sys, containers.diffusion.preparation; print(sorted({'torch', 'diffusers', 'pandas'} & set(sys.modules)))"
+    script = "import sys, containers.diffusion.pictures.preparation; print(sorted({'torch', 'diffusers', 'pandas'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from containers.diffusion.request import Drawing, PictureRequest, RefusedPictureRequest, Terms
+from containers.diffusion.serving.request import Drawing, PictureRequest, RefusedPictureRequest, Terms
 
 TERMS = Terms(
     steps=12,

@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from containers.diffusion.base import Base, load_base
-from containers.diffusion.engine import SAME_PICTURE, Pixels
-from containers.diffusion.lora import LoraLayers
-from containers.diffusion.predictor import DiffusionPredictor, ServingSettings
-from containers.diffusion.settings import SCENE_PROMPTS
-from containers.runtime.predictor import InvalidModel
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base, load_base
+from containers.diffusion.serving.engine import SAME_PICTURE, Pixels
+from containers.diffusion.serving.predictor import DiffusionPredictor, ServingSettings
+from containers.diffusion.training.settings import SCENE_PROMPTS
+from containers.runtime.serving.predictor import InvalidModel
 from tests.containers.diffusion.conftest import RANK, TARGETS, archived, card, random_weights, write_model
 from tests.containers.runtime.serving import ROOT, Server, free_port
 

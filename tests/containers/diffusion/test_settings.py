@@ -4,7 +4,13 @@ from importlib.util import find_spec
 
 import pytest
 
-from containers.diffusion.settings import ICON_PROMPTS, SCENE_PROMPTS, InvalidHyperparameter, Settings, parse_settings
+from containers.diffusion.training.settings import (
+    ICON_PROMPTS,
+    SCENE_PROMPTS,
+    InvalidHyperparameter,
+    Settings,
+    parse_settings,
+)
 
 
 def test_without_any_the_embedded_base_is_trained_on_with_its_defaults() -> None:

@@ -17,17 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
-from containers.diffusion import personalisation
-from containers.diffusion.adapter import read_adapter
-from containers.diffusion.base import TINY_FOLDER, Base
-from containers.diffusion.engine import SAME_PICTURE, Engine, EngineSettings
-from containers.diffusion.lora import LoraLayers
-from containers.diffusion.preparation import prepare
-from containers.diffusion.request import Drawing
+from containers.diffusion.adapters.adapter import read_adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import TINY_FOLDER, Base
+from containers.diffusion.pictures.preparation import prepare
+from containers.diffusion.serving.engine import SAME_PICTURE, Engine, EngineSettings
+from containers.diffusion.serving.request import Drawing
 from containers.diffusion.tiny_base.drawing import draw_icon, tenant_style
-from containers.diffusion.training import DiffusionTrainer
-from containers.runtime.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
-from containers.runtime.training_input import TIERS
+from containers.diffusion.training import personalisation
+from containers.diffusion.training.trainer import DiffusionTrainer
+from containers.runtime.training.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
+from containers.runtime.training.training_input import TIERS
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "moon")

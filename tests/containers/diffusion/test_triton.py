@@ -20,13 +20,13 @@ from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
-from containers.diffusion.base import Base
-from containers.diffusion.engine import SAME_PICTURE
-from containers.diffusion.lora import LoraLayers
-from containers.diffusion.predictor import DiffusionPredictor
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import Base
+from containers.diffusion.serving.engine import SAME_PICTURE
+from containers.diffusion.serving.predictor import DiffusionPredictor
 from containers.diffusion.triton.repository import CONFIGURATION, main
-from containers.runtime.archive import write_archive
-from containers.runtime.server import ServingApp, Settings
+from containers.runtime.archives.archive import write_archive
+from containers.runtime.serving.server import ServingApp, Settings
 from infrastructure.local_cloud import LocalCloud
 from tests.containers.diffusion.conftest import RANK, card, random_weights, write_model
 from tests.containers.diffusion.triton_stand_in import Triton, TritonError, TritonModelException, utilities

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from containers.forecast import starts
 from containers.forecast.model_file import Points, StoredForecast, write_model
 from containers.forecast.predictor import ForecastModel, ForecastPredictor
-from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest
+from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest
 
 PREDICTOR = ForecastPredictor()
 

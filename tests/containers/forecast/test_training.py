@@ -18,9 +18,9 @@ from containers.forecast.settings import InvalidHyperparameter, Settings, parse_
 from containers.forecast.starts import DATA_END, FIELD
 from containers.forecast.synthetic import generate
 from containers.forecast.training import ForecastTrainer
-from containers.runtime.archive import write_archive
-from containers.runtime.packed_training import Refused, Task, Trained
-from containers.runtime.training_input import InvalidTrainingInput
+from containers.runtime.archives.archive import write_archive
+from containers.runtime.training.packed_training import Refused, Task, Trained
+from containers.runtime.training.training_input import InvalidTrainingInput
 
 CUSTOMERS = 4
 

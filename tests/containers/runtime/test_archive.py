@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.runtime.archive import (
+from containers.runtime.archives.archive import (
     ArchiveLimits,
     RefusedArchive,
     check_folder,

@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from containers.runtime.model_store import Loaded, ModelStore
-from containers.runtime.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel
+from containers.runtime.serving.model_store import Loaded, ModelStore
+from containers.runtime.serving.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel
 from tests.containers.runtime.tiny_family import TinyModel, TinyPredictor
 
 BUDGET = 100

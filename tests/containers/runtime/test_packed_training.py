@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from containers.runtime import packed_training
-from containers.runtime.archive import digest_of, extract_archive
-from containers.runtime.packed_training import Progress, Refused, Task, Trained, Underway
+from containers.runtime.archives.archive import digest_of, extract_archive
+from containers.runtime.training import packed_training
+from containers.runtime.training.packed_training import Progress, Refused, Task, Trained, Underway
 from tests.containers.runtime.tiny_family import TinyTrainer
 
 ROOT = Path(__file__).resolve().parents[3]

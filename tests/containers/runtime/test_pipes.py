@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError
 from dagster_pipes import encode_param
 
-from containers.runtime.pipes import InstanceMessageChannel, current_host, open_pipes_progress
+from containers.runtime.training.pipes import InstanceMessageChannel, current_host, open_pipes_progress
 from infrastructure.local_cloud import LocalCloud
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def test_an_instance_that_is_not_named_reports_as_the_first(
 
 PROGRAM = """
 import sys, time
-from containers.runtime.pipes import open_pipes_progress
+from containers.runtime.training.pipes import open_pipes_progress
 with open_pipes_progress() as report:
     try:
         report({"number": 1})

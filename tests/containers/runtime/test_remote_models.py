@@ -153,5 +153,7 @@ def test_settings_that_contradict_each_other_end_the_server_with_the_reason(
 
 
 def test_a_server_without_remote_models_does_without_boto3() -> None:
-    check = "import sys, containers.runtime.server; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    check = (
+        "import sys, containers.runtime.serving.server; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

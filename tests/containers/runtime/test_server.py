@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from containers.runtime.memory import memory_limit
+from containers.runtime.serving.memory import memory_limit
 from tests.containers.runtime.serving import Server, archive_model, folder_model, free_port, serving, start
 
 MULTI = {"SAGEMAKER_MULTI_MODEL": "true"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.runtime.training_input import (
+from containers.runtime.training.training_input import (
     InvalidTrainingInput,
     Task,
     batch_size_of,

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from containers.runtime import packed_training, server
-from containers.runtime.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
-from containers.runtime.predictor import Answer, InvalidModel, InvalidRequest, Predictor
-from containers.runtime.serving_errors import TooManyRequests
+from containers.runtime.serving import server
+from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest, Predictor
+from containers.runtime.serving.serving_errors import TooManyRequests
+from containers.runtime.training import packed_training
+from containers.runtime.training.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
 
 
 def wait_for(path: Path | str | None) -> None:

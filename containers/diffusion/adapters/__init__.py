@@ -1,0 +1,1 @@
+"""A tenant's model: a LoRA, its file, and its weights on the shared base."""

@@ -1,0 +1,1 @@
+"""Tenants' pictures: decoded, checked, prepared, and shown to people."""

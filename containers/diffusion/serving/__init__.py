@@ -1,0 +1,1 @@
+"""Drawing for many tenants with one base on one device."""

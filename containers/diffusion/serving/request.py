@@ -1,0 +1,247 @@
+"""A request for pictures, parsed once into what is to be drawn."""
+
+import json
+import math
+import re
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NoReturn, cast
+
+from containers.runtime.serving.predictor import InvalidRequest
+
+MOST_BODY_BYTES: Final = 256 * 1024
+MOST_PROMPT_CHARACTERS: Final = 1000
+MOST_PROMPTS: Final = 64
+MOST_COUNT: Final = 8
+MOST_PICTURES: Final = 64
+MOST_GUIDANCE: Final = 30.0
+# JSON numbers are exact up to here in every language (RFC 8259, section 6).
+MOST_SEED: Final = 2**53 - 1
+PNG: Final = "image/png"
+
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+
+FIELDS: Final = (
+    "prompt",
+    "prompts",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "guidance",
+    "width",
+    "height",
+    "count",
+    "format",
+    "timeout_seconds",
+)
+
+
+class RefusedPictureRequest(InvalidRequest):
+    """A request that cannot be drawn; ``code`` names the kind of refusal for programs. Its sentence repeats no prompt."""
+
+    def __init__(self, message: str, field: str | None, code: str) -> None:
+        super().__init__(message, field, code)
+        self.code = code
+
+
+Format = Literal["png", "json"]
+_FORMATS: Final[dict[str, Format]] = {
+    "": "json",
+    "*/*": "json",
+    "application/*": "json",
+    "application/json": "json",
+    PNG: "png",
+    "image/*": "png",
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a server draws when a request does not say, and the most it draws."""
+
+    steps: int
+    most_steps: int
+    guidance: float
+    size: int
+    """Pixels a side when a request does not say."""
+    most_size: int
+    """Pixels a side at most."""
+    size_multiple: int
+    timeout_seconds: float
+    most_timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture to be drawn; the same drawing by the same model is the same picture."""
+
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether the picture is led away from the negative prompt; at a guidance of 1 or less there is nothing to lead."""
+        return self.guidance > 1
+
+    @property
+    def cost(self) -> float:
+        """What it takes of the machine, in UNet samples times pixels: what a fair share is measured in."""
+        return float(self.steps * self.width * self.height * (2 if self.guided else 1))
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """A whole request: its drawings in the order they are answered in, the form of the answer, and its time."""
+
+    drawings: tuple[Drawing, ...]
+    format: Format
+    timeout_seconds: float
+
+    @classmethod
+    def parse(cls, body: bytes, accept: str, own_prompts: tuple[str, ...], terms: Terms) -> "PictureRequest":
+        """Read a request's JSON; ``own_prompts`` are drawn for ``"prompts": "own"``.
+
+        Pictures of one prompt have the seeds ``seed``, ``seed + 1``, …, and each prompt begins again with ``seed``, so that
+        prompts can be compared. Raises `RefusedPictureRequest` that names the field.
+        """
+        fields = _object(body)
+        prompts = _prompts(fields, own_prompts)
+        count = _whole(fields, "count", 1, 1, MOST_COUNT)
+        if len(prompts) * count > MOST_PICTURES:
+            _refuse(
+                "count",
+                f"{len(prompts)} prompts of {count} pictures each are more than {MOST_PICTURES} pictures",
+                "too_many_pictures",
+            )
+        seed = _whole(fields, "seed", secrets.randbelow(2**32), 0, MOST_SEED - MOST_COUNT)
+        first = Drawing(
+            prompt=prompts[0],
+            negative_prompt=_negative(fields.get("negative_prompt")),
+            seed=seed,
+            steps=_whole(fields, "steps", terms.steps, 1, terms.most_steps),
+            guidance=_number(fields, "guidance", terms.guidance, 0.0, MOST_GUIDANCE),
+            width=_side(fields, "width", terms),
+            height=_side(fields, "height", terms),
+        )
+        timeout = _number(fields, "timeout_seconds", terms.timeout_seconds, 0.001, terms.most_timeout_seconds)
+        drawings = tuple(
+            replace(first, prompt=prompt, seed=seed + number) for prompt in prompts for number in range(count)
+        )
+        return cls(drawings, _format(fields, accept, len(drawings)), timeout)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    if len(body) > MOST_BODY_BYTES:
+        raise RefusedPictureRequest(f"the body is larger than {MOST_BODY_BYTES} bytes", None, "body_too_large")
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedPictureRequest("the body is not JSON", None, "body_not_json") from error
+    if not isinstance(document, dict):
+        raise RefusedPictureRequest(
+            'the body must be a JSON object such as {"prompt": "a red circle on blue"}', None, "body_no_object"
+        )
+    for name in document:
+        if name not in FIELDS:
+            _refuse_field(name)
+    return document
+
+
+def _prompts(fields: dict[str, Any], own: tuple[str, ...]) -> tuple[str, ...]:
+    if ("prompt" in fields) == ("prompts" in fields):
+        _refuse(
+            "prompt", 'give either "prompt", a text, or "prompts", a list of texts or "own"', "prompt_missing_or_twice"
+        )
+    if "prompt" in fields:
+        return (_text(fields["prompt"], "prompt"),)
+    prompts = fields["prompts"]
+    if prompts == "own":
+        return own
+    if not isinstance(prompts, list) or not 1 <= len(prompts) <= MOST_PROMPTS:
+        _refuse(
+            "prompts",
+            f'prompts must be a list of 1 to {MOST_PROMPTS} texts, or "own" for the model\'s own',
+            "prompts_no_list",
+        )
+    return tuple(_text(prompt, "prompts") for prompt in prompts)
+
+
+def _negative(value: Any) -> str | None:
+    """A negative prompt; a blank one names nothing."""
+    return None if value is None or (isinstance(value, str) and not value.strip()) else _text(value, "negative_prompt")
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > MOST_PROMPT_CHARACTERS:
+        _refuse(
+            field,
+            f"{field} must be a text of 1 to {MOST_PROMPT_CHARACTERS} characters that are not all blank",
+            f"{field}_no_text",
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # JSON can write half a surrogate pair, which is no character.
+        _refuse(field, f"{field} must be text that can be written as UTF-8", f"{field}_not_utf8")
+    return value
+
+
+def _whole(fields: dict[str, Any], field: str, default: int, least: int, most: int) -> int:
+    value = fields.get(field)
+    if value is None:
+        return default
+    if type(value) is not int or not least <= value <= most:
+        _refuse(field, f"{field} must be a whole number from {least} to {most}", f"{field}_out_of_bounds")
+    return value
+
+
+def _number(fields: dict[str, Any], field: str, default: float, least: float, most: float) -> float:
+    value = fields.get(field)
+    if value is None:
+        return default
+    # Whole numbers may be too long for a float; NaN is not within any bounds.
+    if type(value) not in (int, float) or not least <= value <= most or math.isnan(value):
+        _refuse(field, f"{field} must be a number from {least:g} to {most:g}", f"{field}_out_of_bounds")
+    return float(value)
+
+
+def _side(fields: dict[str, Any], field: str, terms: Terms) -> int:
+    value = _whole(fields, field, terms.size, terms.size_multiple, terms.most_size)
+    if value % terms.size_multiple:
+        _refuse(field, f"{field} must be a multiple of {terms.size_multiple} pixels", f"{field}_no_multiple")
+    return value
+
+
+def _format(fields: dict[str, Any], accept: str, pictures: int) -> Format:
+    wanted = fields.get("format")
+    if wanted is not None and wanted not in ("png", "json"):
+        _refuse("format", 'format must be "png" or "json"', "format_unknown")
+    kinds = [part.split(";")[0].strip().lower() for part in accept.split(",")]
+    accepted: list[Format] = (
+        [_FORMATS[kind] for kind in kinds if kind in _FORMATS] if wanted is None else [cast(Format, wanted)]
+    )
+    if not accepted:
+        _refuse("Accept", f"answers are application/json or {PNG}, not {accept[:60]!r}", "accept_unknown")
+    # The first that the client names and that can hold the pictures.
+    chosen = next((kind for kind in accepted if kind == "json" or pictures == 1), None)
+    if chosen is None:
+        field = "Accept" if wanted is None else "format"
+        _refuse(field, f"{pictures} pictures do not fit in one PNG; ask for JSON", "png_of_several")
+    return chosen
+
+
+def _refuse_field(name: str) -> NoReturn:
+    known = f"there are {', '.join(FIELDS)}"
+    # What is no name of a field may be a prompt in the wrong place.
+    if not _FIELD.fullmatch(name):
+        raise RefusedPictureRequest(f"a field has no such name; {known}", None, "field_unknown")
+    raise RefusedPictureRequest(f"there is no field {name!r}; {known}", name, "field_unknown")
+
+
+def _refuse(field: str, message: str, code: str) -> NoReturn:
+    raise RefusedPictureRequest(message, field, code)

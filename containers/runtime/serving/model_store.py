@@ -1,0 +1,240 @@
+"""The models in memory: loaded once each, within a budget, never taken away from a request that is using them.
+
+All state belongs to the event loop's thread; only reading archives and `Predictor.load` run in threads. So no step
+between two awaits can be interleaved with another, and there are no locks.
+"""
+
+import asyncio
+import bisect
+import logging
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic
+
+from containers.runtime.archives.archive import ArchiveLimits, RefusedArchive, check_folder, extract_archive
+from containers.runtime.serving.predictor import InvalidModel, ModelT, Predictor
+from containers.runtime.serving.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel, ServingError
+
+PAGE: Final = 100
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Loaded(Generic[ModelT]):
+    """A model in memory, of `size` bytes, with the number of requests that are using it."""
+
+    name: str
+    url: str
+    model: ModelT
+    size: int
+    users: int = 0
+    idle: asyncio.Future[None] | None = None
+
+
+@dataclass
+class Counters:
+    """What happened since the server started."""
+
+    loads: int = 0
+    load_failures: int = 0
+    evictions: int = 0
+    unloads: int = 0
+
+
+class ModelStore(Generic[ModelT]):
+    """Models by name, at most `budget` bytes of them.
+
+    With `evict`, a load that does not fit takes the place of the least recently used models that no request is using;
+    without it, the load is answered with `OutOfMemory`, and SageMaker chooses what to unload. `fetch` gives the folder or
+    archive file at a model's URL while it is being read; without it, the URL is that path.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor[ModelT],
+        budget: int,
+        loaders: Executor,
+        *,
+        evict: bool = False,
+        limits: ArchiveLimits | None = None,
+        fetch: Callable[[str], AbstractContextManager[Path]] | None = None,
+    ) -> None:
+        self._predictor = predictor
+        self._free: Callable[[ModelT], None] | None = getattr(predictor, "unload", None)
+        self._limits = limits or ArchiveLimits()
+        self._fetch = fetch or (lambda url: nullcontext(Path(url)))
+        self._loaders = loaders
+        self._evict = evict
+        self.budget = budget
+        self.used = 0
+        self.counters = Counters()
+        # In order of last use, the least recent first.
+        self._loaded: OrderedDict[str, Loaded[ModelT]] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._unloading: dict[str, asyncio.Future[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def acquire(self, name: str) -> Loaded[ModelT]:
+        """The model of that name, to be given back with `release`; raises `NotFound` when it is not loaded."""
+        entry = self._loaded.get(name)
+        if entry is None:
+            raise NotFound(f"model {name!r} is not loaded", "model_name")
+        self._loaded.move_to_end(name)
+        entry.users += 1
+        return entry
+
+    def release(self, entry: Loaded[ModelT]) -> None:
+        """Say that a request has done with its model."""
+        entry.users -= 1
+        if entry.users == 0 and entry.idle is not None and not entry.idle.done():
+            entry.idle.set_result(None)
+
+    async def load(self, name: str, url: str) -> None:
+        """Load the model at `url`.
+
+        Raises `AlreadyLoaded`, also to those that asked while it was being loaded; `RefusedModel` when the files are
+        not a model; `OutOfMemory` when it does not fit.
+        """
+        if name in self._loaded:
+            raise AlreadyLoaded(f"model {name!r} is loaded already", "model_name")
+        first = name not in self._loading
+        await self._load_once(name, url)
+        if not first:
+            raise AlreadyLoaded(f"model {name!r} is loaded already", "model_name")
+
+    async def acquire_or_load(self, name: str, url: str) -> Loaded[ModelT]:
+        """The model of that name, loaded if it must be, to be given back with `release`."""
+        while name not in self._loaded:
+            await self._load_once(name, url)
+        return self.acquire(name)
+
+    async def _load_once(self, name: str, url: str) -> None:
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._load(name, url))
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
+        # Shielded: a client that goes away does not take the load from those that wait for it too.
+        await asyncio.shield(task)
+
+    async def _load(self, name: str, url: str) -> None:
+        if (unloading := self._unloading.get(name)) is not None:
+            await unloading
+        started = time.monotonic()
+        try:
+            model, size = await asyncio.get_running_loop().run_in_executor(self._loaders, self._fetch_and_read, url)
+            self._make_room(name, size)
+        except ServingError as error:
+            self.counters.load_failures += 1
+            _log.warning("model_not_loaded model=%r: %s", name, error.message)
+            raise
+        self._loaded[name] = Loaded(name, url, model, size)
+        self.used += size
+        self.counters.loads += 1
+        _log.info("model_loaded model=%r bytes=%d ms=%.1f", name, size, 1000 * (time.monotonic() - started))
+
+    def _fetch_and_read(self, url: str) -> tuple[ModelT, int]:
+        """Read a model from its URL; runs in a thread."""
+        with self._fetch(url) as path:
+            return self._read(path)
+
+    def _read(self, path: Path) -> tuple[ModelT, int]:
+        """Read a model from a folder or an archive file; runs in a thread."""
+        try:
+            if path.is_file():
+                folder = Path(tempfile.mkdtemp(prefix="model-"))
+                try:
+                    extract_archive(path, folder, self._limits)
+                    model = self._predictor.load(folder)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+            else:
+                check_folder(path, self._limits)
+                model = self._predictor.load(path)
+        except (RefusedArchive, InvalidModel) as error:
+            raise RefusedModel(str(error), reason=getattr(error, "reason", None)) from error
+        except MemoryError as error:
+            raise OutOfMemory("the machine had no memory to load the model") from error
+        except Exception as error:
+            # A family that trips over strange files must not look like a server that broke.
+            _log.exception("load_raised path=%s", path)
+            raise RefusedModel(f"the model cannot be read: {type(error).__name__}") from error
+        return model, self._predictor.size(model)
+
+    def _make_room(self, name: str, size: int) -> None:
+        if size > self.budget:
+            raise OutOfMemory(f"model {name!r} takes {size} bytes; the server has {self.budget} for all models")
+        while self._evict and self.used + size > self.budget:
+            victim = next((entry for entry in self._loaded.values() if entry.users == 0), None)
+            if victim is None:
+                break
+            del self._loaded[victim.name]
+            self._forget(victim)
+            self.counters.evictions += 1
+            _log.info("model_evicted model=%r bytes=%d", victim.name, victim.size)
+        if self.used + size > self.budget:
+            raise OutOfMemory(f"model {name!r} takes {size} bytes; {self.budget - self.used} of {self.budget} are free")
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of memory, after the requests that are using it; raises `NotFound` when it is not loaded.
+
+        New requests do not find it from the moment of this call.
+        """
+        if (unloading := self._unloading.get(name)) is not None:
+            await asyncio.shield(unloading)
+            return
+        entry = self._loaded.pop(name, None)
+        if entry is None:
+            raise NotFound(f"model {name!r} is not loaded", "model_name")
+        done = asyncio.get_running_loop().create_future()
+        self._unloading[name] = done
+        try:
+            if entry.users > 0:
+                entry.idle = asyncio.get_running_loop().create_future()
+                await entry.idle
+        finally:
+            self._forget(entry)
+            self.counters.unloads += 1
+            del self._unloading[name]
+            done.set_result(None)
+        _log.info("model_unloaded model=%r bytes=%d", name, entry.size)
+
+    def _forget(self, entry: Loaded[ModelT]) -> None:
+        self.used -= entry.size
+        if self._free is not None:
+            self._free(entry.model)
+
+    def page(self, after: str | None) -> tuple[list[tuple[str, str]], str | None]:
+        """A hundred models as (name, url), in order of name after `after`, and the name to go on from, if any."""
+        names = sorted(self._loaded)
+        start = 0 if after is None else bisect.bisect_right(names, after)
+        page = names[start : start + PAGE]
+        more = start + PAGE < len(names)
+        return [(name, self._loaded[name].url) for name in page], page[-1] if more else None
+
+    def url_of(self, name: str) -> str:
+        """Where the model was loaded from; raises `NotFound` when it is not loaded."""
+        entry = self._loaded.get(name)
+        if entry is None:
+            raise NotFound(f"model {name!r} is not loaded", "model_name")
+        return entry.url
+
+    def status(self) -> dict[str, Any]:
+        """Figures for people."""
+        return {
+            "models": len(self._loaded),
+            "loading": len(self._loading),
+            "in_use": sum(1 for entry in self._loaded.values() if entry.users),
+            "memory": {"used_bytes": self.used, "budget_bytes": self.budget},
+            "evict": "lru" if self._evict else "none",
+            **vars(self.counters),
+        }

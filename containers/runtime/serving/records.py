@@ -1,0 +1,63 @@
+"""Records: how the body of a batch transform falls into them, and which of many tenants' models a record is for."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from containers.runtime.serving.serving_errors import BadRequest
+
+_JSON: Final = "application/json"
+_LINES: Final = ("application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}\.tar\.gz")
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `folder` holds archives as `{tenant}/{version}.tar.gz`, and is not itself a model."""
+    return not (folder / "card.json").exists() and next(folder.glob("*/*.tar.gz"), None) is not None
+
+
+def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
+    """The records of a body and the content type of each; raises `BadRequest` when there is none.
+
+    SageMaker sends several lines in one body with `BatchStrategy=MultiRecord`, and one otherwise. Lines of JSON are
+    records; a single JSON document, which may be written over several lines, and a body of any other type are one.
+    """
+    kind = content_type.split(";")[0].strip().lower()
+    if kind not in (*_LINES, _JSON):
+        return [body], content_type
+    if kind == _JSON:
+        try:
+            json.loads(body)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return [body], _JSON
+    records = [line for line in body.splitlines() if line.strip()]
+    if not records:
+        raise BadRequest("the body has no record")
+    return records, _JSON
+
+
+def model_of_record(record: bytes) -> tuple[str, bytes]:
+    """The model a record names, and its request as JSON; raises `BadRequest`."""
+    try:
+        document: Any = json.loads(record)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the record is not JSON") from error
+    if not isinstance(document, dict) or "request" not in document:
+        raise BadRequest("the record must be an object with 'model' and 'request'")
+    name = document.get("model")
+    if not isinstance(name, str) or not _MODEL.fullmatch(name):
+        raise BadRequest("'model' must be '{tenant}/{version}.tar.gz'", "model")
+    return name, json.dumps(document["request"]).encode()
+
+
+def one_line(body: bytes) -> bytes:
+    """A JSON answer as one line, with its end."""
+    if b"\n" not in body and b"\r" not in body:
+        return body + b"\n"
+    try:
+        return json.dumps(json.loads(body)).encode() + b"\n"
+    except ValueError as error:
+        raise BadRequest("the answer to this record is not JSON and cannot be one line of a batch") from error

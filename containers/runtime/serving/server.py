@@ -1,0 +1,498 @@
+"""The model server of every family: an ASGI application on uvicorn, started by a container's `serve` script.
+
+It speaks SageMaker's three contracts on one port, as docs/contracts.md, "Serving container", has them: many models
+(docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html), one model (…/your-algorithms-inference-code.html), and
+batch transform (…/your-algorithms-batch-code.html), there also over a folder of many tenants' archives. With
+TENANTRY_MODELS_URI it fetches the archive each request names from S3, as an asynchronous endpoint's server must.
+
+A family gives a `Predictor`; `main(predictor)` is all its script calls.
+"""
+
+import asyncio
+import base64
+import contextlib
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar, cast
+from urllib.parse import parse_qs, unquote
+
+from containers.runtime.archives.archive import ArchiveLimits
+from containers.runtime.serving.memory import default_budget
+from containers.runtime.serving.model_store import Loaded, ModelStore
+from containers.runtime.serving.predictor import Answer, InvalidRequest, ModelT, Predictor
+from containers.runtime.serving.records import is_model_folder, model_of_record, one_line, split_records
+from containers.runtime.serving.remote_models import RemoteModels, parse_models_uri
+from containers.runtime.serving.serving_errors import (
+    BadRequest,
+    BodyTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    ServingError,
+)
+
+# InvokeEndpoint's body limit in the API's model (botocore): 6,291,456 bytes. CreateTransformJob's MaxPayloadInMB: 100.
+REAL_TIME_BYTES: Final = 6 * 1024 * 1024
+LARGEST_BATCH_MB: Final = 100
+# SageMaker sends SIGKILL 30 seconds after SIGTERM.
+GRACE_SECONDS: Final = 25
+SINGLE: Final = "model"
+TOGETHER: Final = 32
+
+_log = logging.getLogger(__name__)
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_JSON: Final = "application/json"
+_Result = TypeVar("_Result")
+
+
+class _ClientGoneError(Exception):
+    """The client closed its connection before its request was whole."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the server runs, from its environment."""
+
+    multi_model: bool
+    batch: bool
+    model_folder: Path
+    models_uri: str | None
+    port: int
+    host: str
+    memory_bytes: int
+    evict: bool
+    body_bytes: int
+    threads: int
+
+    @classmethod
+    def of_environment(cls) -> "Settings":
+        """Read the variables that SageMaker, and whoever runs the container, set; raises `ValueError`."""
+        env = os.environ
+        batch = env.get("SAGEMAKER_BATCH", "").lower() == "true"
+        limit = REAL_TIME_BYTES
+        if batch:
+            # 0 means no limit of SageMaker's own; the server keeps one.
+            megabytes = _whole("SAGEMAKER_MAX_PAYLOAD_IN_MB", 6, 0, LARGEST_BATCH_MB) or LARGEST_BATCH_MB
+            limit = megabytes * 1024 * 1024
+        multi_model = env.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true"
+        evict = env.get("TENANTRY_EVICT", "none")
+        if evict not in ("none", "lru"):
+            raise ValueError("TENANTRY_EVICT must be 'none' or 'lru'")
+        models_uri = env.get("TENANTRY_MODELS_URI") or None
+        if models_uri and (multi_model or batch):
+            raise ValueError("TENANTRY_MODELS_URI is not for a multi-model endpoint or a batch transform")
+        if models_uri:
+            parse_models_uri(models_uri)
+        local = "SAGEMAKER_BASE_DIR" in env
+        return cls(
+            multi_model=multi_model,
+            batch=batch,
+            model_folder=Path(env.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute() / "model",
+            models_uri=models_uri,
+            port=_whole("SAGEMAKER_BIND_TO_PORT", 8080, 1, 65535),
+            # In its container the server is reached from outside it; as a process of one machine, from there alone.
+            host=env.get("TENANTRY_BIND_HOST") or ("127.0.0.1" if local else "0.0.0.0"),  # noqa: S104 - as said above
+            memory_bytes=_whole("TENANTRY_MODEL_MEMORY_BYTES", default_budget(), 1, 1 << 60),
+            # SageMaker unloads models of a multi-model endpoint itself; over a batch's folder nobody else would.
+            evict=evict == "lru" or not multi_model,
+            body_bytes=limit,
+            threads=_whole("TENANTRY_PREDICT_THREADS", os.cpu_count() or 1, 1, 1024),
+        )
+
+
+def _whole(name: str, default: int, smallest: int, largest: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or not smallest <= int(text) <= largest:
+        raise ValueError(f"{name} must be a whole number from {smallest} to {largest}")
+    return int(text)
+
+
+class ServingApp(Generic[ModelT]):
+    """The ASGI application over one family's predictor."""
+
+    def __init__(self, predictor: Predictor[ModelT], settings: Settings) -> None:
+        self._predictor = predictor
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(settings.threads, "predict")
+        self._loaders = ThreadPoolExecutor(2, "load")
+        limits = ArchiveLimits()
+        # What does not fit in memory, or could not be extracted, is not fetched either.
+        most_bytes = min(settings.memory_bytes, limits.extracted_bytes)
+        self._remote = RemoteModels(settings.models_uri, most_bytes) if settings.models_uri else None
+        self.store: ModelStore[ModelT] = ModelStore(
+            predictor,
+            settings.memory_bytes,
+            self._loaders,
+            evict=settings.evict,
+            limits=limits,
+            fetch=self._remote.fetched if self._remote else None,
+        )
+        self._asynchronous = inspect.iscoroutinefunction(predictor.predict)
+        self._inline = self._asynchronous or bool(getattr(predictor, "inline", False))
+        self._many = not settings.multi_model and not self._remote and is_model_folder(settings.model_folder)
+        self._started = time.monotonic()
+        self._answers: dict[int, int] = {}
+
+    async def start(self) -> None:
+        """Make the family ready, and load the one model of a server that has one.
+
+        Raises `ServingError` when the model cannot be loaded, `ValueError` when the family's settings are wrong.
+        """
+        if (start := getattr(self._predictor, "start", None)) is not None:
+            start()
+        if not self._settings.multi_model and not self._many and not self._remote:
+            await self.store.load(SINGLE, str(self._settings.model_folder))
+
+    def close(self) -> None:
+        """Let go of the family and the threads; one that is still at work is not waited for."""
+        if (close := getattr(self._predictor, "close", None)) is not None:
+            close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served here")
+        more: list[tuple[bytes, bytes]] = []
+        try:
+            answer = await self._route(scope, receive)
+            status, body, content_type = 200, answer.body, answer.content_type
+        except ServingError as error:
+            status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
+        except InvalidRequest as error:
+            status, body, content_type = 400, BadRequest(error.message, error.field, error.reason).body(), _JSON
+        except _ClientGoneError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a family raises is an answer, and the server goes on
+            # The place is logged, the message is not: it may hold a tenant's data.
+            _log.error("request_failed %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            message = f"the prediction failed: {type(error).__name__}"
+            status, body, content_type = 500, ServingError(message).body(), _JSON
+        self._answers[status] = self._answers.get(status, 0) + 1
+        headers = [(b"content-type", content_type.encode("latin-1")), (b"content-length", b"%d" % len(body)), *more]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _route(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+        method: str = scope["method"]
+        # The raw path: a name may hold escaped slashes.
+        path: bytes = scope.get("raw_path") or scope["path"].encode()
+        if self._settings.multi_model and path.startswith(b"/models"):
+            if path.startswith(b"/models/"):
+                if method == "POST" and path.endswith(b"/invoke"):
+                    return await self._invoke_model(_name(path[8:-7]), scope, receive)
+                if method in ("GET", "DELETE"):
+                    return await self._model(method, _name(path[8:]))
+                raise MethodNotAllowed(f"{method} is not for a model")
+            if path == b"/models":
+                if method == "POST":
+                    return await self._load(scope, receive)
+                if method == "GET":
+                    return self._list(scope)
+                raise MethodNotAllowed(f"{method} is not for /models")
+        if path == b"/ping" and method == "GET":
+            return Answer(b"{}")
+        if path == b"/invocations" and not self._settings.multi_model:
+            if method != "POST":
+                raise MethodNotAllowed("/invocations is for POST")
+            return await self._invocations(scope, receive)
+        if path == b"/execution-parameters" and method == "GET":
+            return self._execution_parameters()
+        if path == b"/_status" and method == "GET":
+            return self._status()
+        raise NotFound(f"there is no {method} {unquote(path.decode('latin-1'))[:200]} on this server")
+
+    async def _invoke_model(self, name: str, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+        body = await self._body(scope, receive)
+        entry = self.store.acquire(name)
+        try:
+            return await self._while_connected(receive, self._predict(entry.model, body, *_types(scope)))
+        finally:
+            self.store.release(entry)
+
+    async def _predict(self, model: ModelT, body: bytes, content_type: str, accept: str) -> Answer:
+        if not self._inline:
+            loop = asyncio.get_running_loop()
+            result: Any = await loop.run_in_executor(
+                self._threads, self._predictor.predict, model, body, content_type, accept
+            )
+        else:
+            result = self._predictor.predict(model, body, content_type, accept)
+            if self._asynchronous:
+                result = await result
+        return cast(Answer, result)
+
+    async def _while_connected(self, receive: _Receive, work: Awaitable[_Result]) -> _Result:
+        """Wait for `work`; for a family that answers in its own time, call it off when the client goes away first."""
+        if not self._asynchronous:
+            return await work
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _ClientGoneError
+            return await task
+        finally:
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    async def _load(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+        try:
+            request = json.loads(await self._body(scope, receive))
+        except (ValueError, RecursionError) as error:
+            raise BadRequest("the body is not JSON") from error
+        if not isinstance(request, dict):
+            raise BadRequest("the body must be a JSON object with 'model_name' and 'url'")
+        name, url = request.get("model_name"), request.get("url")
+        if not isinstance(name, str) or not _is_name(name):
+            raise BadRequest("'model_name' must be 1 to 1024 printable characters", "model_name")
+        if not isinstance(url, str) or not 0 < len(url) <= 4096 or not url.startswith("/") or "\0" in url:
+            raise BadRequest("'url' must be the absolute path of a folder or an archive", "url")
+        await self.store.load(name, url)
+        return Answer(b"{}")
+
+    def _list(self, scope: MutableMapping[str, Any]) -> Answer:
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        token = (query.get("next_page_token") or query.get("nextPageToken") or [None])[0]
+        after = None
+        if token is not None:
+            try:
+                after = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+            except ValueError as error:
+                raise BadRequest("the token is not one of this server's", "next_page_token") from error
+        page, last = self.store.page(after)
+        document: dict[str, Any] = {"models": [{"modelName": name, "modelUrl": url} for name, url in page]}
+        if last is not None:
+            document["nextPageToken"] = base64.urlsafe_b64encode(last.encode()).decode()
+        return _json(document)
+
+    async def _model(self, method: str, name: str) -> Answer:
+        if method == "DELETE":
+            await self.store.unload(name)
+            return Answer(b"{}")
+        return _json({"modelName": name, "modelUrl": self.store.url_of(name)})
+
+    async def _invocations(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+        body = await self._body(scope, receive)
+        content_type, accept = _types(scope)
+        if not self._settings.batch and not self._many:
+            if self._remote:
+                name, body = model_of_record(body)
+                content_type = _JSON
+                entry = await self.store.acquire_or_load(name, name)
+            else:
+                entry = self.store.acquire(SINGLE)
+            try:
+                return await self._while_connected(receive, self._predict(entry.model, body, content_type, accept))
+            finally:
+                self.store.release(entry)
+        records, content_type = split_records(body, content_type)
+        answers: list[bytes] = []
+        # An inline family answers one after another; others are given several at once, for their threads or batches.
+        step = 1 if self._inline and not self._asynchronous else TOGETHER
+        for start in range(0, len(records), step):
+            group = [
+                asyncio.ensure_future(self._record(number, record, content_type))
+                for number, record in enumerate(records[start : start + step], start)
+            ]
+            try:
+                answers += await self._while_connected(receive, asyncio.gather(*group))
+            finally:
+                # One that cannot be answered fails them all: a family with work in hand for the others may drop it.
+                for unwanted in group if self._asynchronous else ():
+                    unwanted.cancel()
+        return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
+
+    async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
+        """The line that answers one record of a batch; what is wrong with it is told with its number."""
+        try:
+            entry: Loaded[ModelT]
+            if self._many:
+                name, record = model_of_record(record)
+                content_type = _JSON
+                entry = await self.store.acquire_or_load(name, str(self._settings.model_folder / name))
+            else:
+                entry = self.store.acquire(SINGLE)
+            try:
+                return one_line((await self._predict(entry.model, record, content_type, _JSON)).body)
+            finally:
+                self.store.release(entry)
+        except InvalidRequest as error:
+            raise BadRequest(f"record {number}: {error.message}", error.field, error.reason) from error
+        except ServingError as error:
+            raise type(error)(f"record {number}: {error.message}", error.field) from error
+
+    def _execution_parameters(self) -> Answer:
+        concurrency = 2 if self._inline and not self._asynchronous else max(2, self._settings.threads)
+        megabytes = self._settings.body_bytes // (1024 * 1024)
+        return _json(
+            {"MaxConcurrentTransforms": concurrency, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": megabytes}
+        )
+
+    def _status(self) -> Answer:
+        own = getattr(self._predictor, "status", None)
+        return _json(
+            {
+                "family": self._predictor.family,
+                "uptime_seconds": round(time.monotonic() - self._started, 3),
+                "answers": {str(status): count for status, count in sorted(self._answers.items())},
+                **self.store.status(),
+                **({} if own is None else {self._predictor.family: own()}),
+            }
+        )
+
+    async def _body(self, scope: MutableMapping[str, Any], receive: _Receive) -> bytes:
+        limit = self._settings.body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise BodyTooLarge(f"the body is larger than {limit} bytes")
+        chunks: list[bytes] = []
+        total = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGoneError
+            chunk = message.get("body", b"")
+            total += len(chunk)
+            if total > limit:
+                raise BodyTooLarge(f"the body is larger than {limit} bytes")
+            if not message.get("more_body", False):
+                return b"".join((*chunks, chunk)) if chunks else chunk
+            chunks.append(chunk)
+
+
+async def _disconnected(receive: _Receive) -> None:
+    """Return when the client has closed its connection; the request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _types(scope: MutableMapping[str, Any]) -> tuple[str, str]:
+    """Content type and accepted type of a request; JSON where it does not say."""
+    content_type = accept = _JSON
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            content_type = value.decode("latin-1")
+        elif name == b"accept":
+            accept = value.decode("latin-1")
+    return content_type, accept
+
+
+def _name(raw: bytes) -> str:
+    """The model's name from its part of the path; raises `BadRequest`."""
+    try:
+        name = unquote(raw.decode("ascii"), errors="strict")
+    except UnicodeError as error:
+        raise BadRequest("the model's name in the path is not UTF-8", "model_name") from error
+    if not _is_name(name):
+        raise BadRequest("the model's name in the path must be 1 to 1024 printable characters", "model_name")
+    return name
+
+
+def _is_name(name: str) -> bool:
+    # A name is only ever a key of a dictionary, never a path; printable, so that it can stand in a log line.
+    return 0 < len(name) <= 1024 and name.isprintable()
+
+
+def _json(document: dict[str, Any]) -> Answer:
+    return Answer(json.dumps(document).encode())
+
+
+def main(predictor: Predictor[ModelT]) -> int:
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight; returns the process's exit status.
+
+    1 when the settings are wrong, the one model cannot be loaded, or the port is taken; the reason is in the log.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    # uvicorn is imported here, so that a family's own tests import only the protocol.
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn's own would raise the signal again at the end, and the process would not exit with 0.
+            previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+
+    async def serve() -> int:
+        app = ServingApp(predictor, settings)
+        server = Server(
+            uvicorn.Config(
+                cast(Any, app),
+                host=settings.host,
+                port=settings.port,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                # Longer than a proxy in front keeps its connections, so that it is the one to close them.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                backlog=2048,
+            )
+        )
+        try:
+            try:
+                await app.start()
+            except (ServingError, ValueError) as error:
+                _log.error("serving_failed: %s", error)
+                return 1
+            _log.info(
+                "serving family=%s host=%s port=%d memory_bytes=%d",
+                predictor.family, settings.host, settings.port, settings.memory_bytes,
+            )  # fmt: skip
+            await server.serve()
+        finally:
+            app.close()
+        return 0 if server.started else 1
+
+    try:
+        settings = Settings.of_environment()
+    except ValueError as error:
+        _log.error("serving_failed: %s", error)
+        return 1
+    try:
+        import uvloop
+
+        status = uvloop.run(serve())
+    except SystemExit:
+        # uvicorn's way to say that it could not bind.
+        status = 1
+    _leave_no_thread(status)
+    return status
+
+
+def _leave_no_thread(status: int) -> None:
+    """Give threads that are still at work a second, then end the process over their heads."""
+    deadline = time.monotonic() + 1
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                _log.warning("thread_left_behind name=%s", thread.name)
+                logging.shutdown()
+                os._exit(status)

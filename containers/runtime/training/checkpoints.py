@@ -1,0 +1,288 @@
+"""What each task leaves in /opt/ml/checkpoints: its files if it has any, its archive, then its outcome.
+
+SageMaker copies this folder to S3 while the job runs and back when it starts again
+(docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), so a file appears here whole or not at all, and an
+outcome stands here only after the archive and the files it speaks of.
+"""
+
+import errno
+import json
+import logging
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from containers.runtime.archives.archive import ArchiveDigest, digest_of, write_archive
+from containers.runtime.training.training_input import Task
+
+OUTCOME_BYTES: Final = 256 * 1024
+CARD_BYTES: Final = 64 * 1024
+FILES: Final = 64
+FILE_BYTES: Final = 16 * 1024 * 1024
+FILES_BYTES: Final = 128 * 1024 * 1024
+REASON_CHARACTERS: Final = 2000
+
+_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+
+_log = logging.getLogger(__name__)
+
+
+class UnusableResult(ValueError):  # noqa: N818 - the task's reason begins with its sentence
+    """What a family gave as a task's result cannot be stored; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time that went into a task, in seconds of the clock and of the processor."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Checkpoints:
+    """The outcomes of one job, for one family, beneath one folder."""
+
+    def __init__(self, folder: Path, workload: str, family: str) -> None:
+        self._folder = folder
+        self._workload = workload
+        self._family = family
+
+    def archive_path(self, task: Task) -> Path:
+        """Where the archive of `task` lies once it succeeded."""
+        return self._folder / task.tenant / f"{task.version}.tar.gz"
+
+    def outcome_path(self, task: Task) -> Path:
+        """Where the outcome of `task` lies once it ended."""
+        return self._folder / task.tenant / f"{task.version}.json"
+
+    def files_folder(self, task: Task) -> Path:
+        """Where the files of `task` beside its archive lie once it succeeded."""
+        return self._folder / task.tenant / task.version
+
+    def existing(self, task: Task) -> dict[str, Any] | None:
+        """The outcome an earlier run of this job left for `task`, or None when there is none that holds.
+
+        It holds when it is of this very task and, if it succeeded, when its archive and its files are there, byte for byte.
+        """
+        path = self.outcome_path(task)
+        try:
+            if path.stat().st_size > OUTCOME_BYTES:
+                return None
+            outcome = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError):
+            _log.warning("outcome_unreadable tenant=%s version=%s: the task is done again", task.tenant, task.version)
+            return None
+        if not isinstance(outcome, dict) or outcome.get("format") != 1:
+            return None
+        if (outcome.get("task"), outcome.get("tenant"), outcome.get("version")) != (
+            task.task,
+            task.tenant,
+            task.version,
+        ):
+            return None
+        if outcome.get("status") == "failed":
+            return outcome
+        archive = self.archive_path(task)
+        if outcome.get("status") == "succeeded" and archive.is_file():
+            found = asdict(digest_of(archive))
+            if found == outcome.get("archive") and self._files_hold(task, outcome.get("files", {})):
+                return outcome
+        _log.warning("archive_differs tenant=%s version=%s: the task is done again", task.tenant, task.version)
+        return None
+
+    def _files_hold(self, task: Task, files: Any) -> bool:
+        if not isinstance(files, dict) or not all(_FILE_NAME.fullmatch(name) for name in files):
+            return False
+        folder = self.files_folder(task)
+        return all(
+            (folder / name).is_file() and asdict(digest_of(folder / name)) == digest for name, digest in files.items()
+        )
+
+    def succeeded(
+        self,
+        task: Task,
+        folder: Path,
+        metrics: Mapping[str, float],
+        card: Mapping[str, Any],
+        preview: Mapping[str, Any],
+        files: Mapping[str, Path],
+        spent: Spent,
+        workspace: Path,
+    ) -> dict[str, Any]:
+        """Archive `folder` with its card, put files, archive and outcome in place, and return the outcome.
+
+        `files` are moved, by the names they get. Raises `UnusableResult` for metrics that are no finite numbers, a card
+        that is no JSON or too large, files of other names, numbers or sizes than are taken, or a folder that cannot be
+        archived (`RefusedArchive`, `OSError`); then nothing was put in place.
+        """
+        numbers = _finite(metrics)
+        own_card = _json_value(card, "card")
+        digests = _digests(files)
+        full_card = {
+            **own_card,
+            "format": 1,
+            "family": self._family,
+            "workload": self._workload,
+            "tenant": task.tenant,
+            "version": task.version,
+            "metrics": numbers,
+        }
+        card_bytes = _dumps(full_card)
+        if len(card_bytes) > CARD_BYTES:
+            raise UnusableResult(f"the card is larger than {CARD_BYTES} bytes")
+        temporary = workspace / "archive.tar.gz"
+        digest = write_archive(folder, temporary, {"card.json": card_bytes})
+        outcome = _outcome(task, "succeeded", spent, metrics=numbers, card=own_card, archive=digest, files=digests)
+        content = _with_preview(outcome, preview, task)
+        # Files of a run that was cut off may be here, of other names than these.
+        shutil.rmtree(self.files_folder(task), ignore_errors=True)
+        for name, path in files.items():
+            _move(path, self.files_folder(task) / name)
+        _move(temporary, self.archive_path(task))
+        self._put_outcome(task, content, workspace)
+        return outcome
+
+    def failed(self, task: Task, reason: str, *, retryable: bool, spent: Spent, workspace: Path) -> dict[str, Any]:
+        """Put the outcome of a task that failed in place, and return it."""
+        outcome = _outcome(task, "failed", spent, reason=_sentence(reason), retryable=retryable)
+        # Files and an archive without an outcome may be here from a run that was cut off before it.
+        shutil.rmtree(self.files_folder(task), ignore_errors=True)
+        self.archive_path(task).unlink(missing_ok=True)
+        self._put_outcome(task, _dumps(outcome), workspace)
+        return outcome
+
+    def _put_outcome(self, task: Task, content: bytes, workspace: Path) -> None:
+        temporary = workspace / "outcome.json"
+        temporary.write_bytes(content)
+        _move(temporary, self.outcome_path(task))
+
+
+def _outcome(
+    task: Task,
+    status: str,
+    spent: Spent,
+    *,
+    reason: str | None = None,
+    retryable: bool = False,
+    archive: ArchiveDigest | None = None,
+    files: Mapping[str, ArchiveDigest] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    outcome: dict[str, Any] = {
+        "format": 1,
+        "task": task.task,
+        "tenant": task.tenant,
+        "version": task.version,
+        "status": status,
+        "reason": reason,
+        "retryable": retryable,
+        "seconds": round(spent.seconds, 6),
+        "cpu_seconds": round(spent.cpu_seconds, 6),
+        "metrics": dict(metrics or {}),
+        "card": dict(card or {}),
+        "preview": {},
+    }
+    if archive is not None:
+        outcome["archive"] = asdict(archive)
+    if files:
+        outcome["files"] = {name: asdict(digest) for name, digest in files.items()}
+    return outcome
+
+
+def _with_preview(outcome: dict[str, Any], preview: Mapping[str, Any], task: Task) -> bytes:
+    """The outcome as bytes, with `preview` if it is JSON and fits; raises `UnusableResult` when it is too large even
+    without."""
+    try:
+        outcome["preview"] = _json_value(preview, "preview")
+        content = _dumps(outcome)
+        if len(content) <= OUTCOME_BYTES:
+            return content
+        problem = f"the outcome would be {len(content)} bytes"
+    except UnusableResult as error:
+        problem = str(error)
+    _log.warning("preview_dropped tenant=%s version=%s: %s", task.tenant, task.version, problem)
+    outcome["preview"] = {}
+    content = _dumps(outcome)
+    if len(content) > OUTCOME_BYTES:
+        raise UnusableResult(f"metrics and card are larger than {OUTCOME_BYTES} bytes")
+    return content
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise UnusableResult(f"metric {name} is not a number") from error
+        if not math.isfinite(number):
+            raise UnusableResult(f"metric {name} is {number}, not a finite number")
+        numbers[str(name)] = number
+    return numbers
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, ArchiveDigest]:
+    """Size and hash of each file by its name; raises `UnusableResult` for names, numbers and sizes that are not taken."""
+    if len(files) > FILES:
+        raise UnusableResult(f"there are {len(files)} files beside the archive; at most {FILES} are taken")
+    digests: dict[str, ArchiveDigest] = {}
+    for name, path in files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise UnusableResult(f"{ascii(name)[:120]} is no file's name of up to 100 of a-z, 0-9 and ._-")
+        if path.is_symlink() or not path.is_file():
+            raise UnusableResult(f"{name} is not a plain file; links and devices are refused")
+        if path.stat().st_size > FILE_BYTES:
+            raise UnusableResult(f"{name} has {path.stat().st_size} bytes; at most {FILE_BYTES} are taken")
+        digests[name] = digest_of(path)
+    if sum(digest.bytes for digest in digests.values()) > FILES_BYTES:
+        raise UnusableResult(f"the files beside the archive have more than {FILES_BYTES} bytes together")
+    return digests
+
+
+def _json_value(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`value` as plain JSON values; arrays and scalars of numpy become lists and numbers."""
+    try:
+        plain = json.loads(json.dumps(dict(value), allow_nan=False, default=_plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnusableResult(f"the {name} is not JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise UnusableResult(f"the {name} is not a JSON object")
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    tolist = getattr(value, "tolist", None)
+    if tolist is None:
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+    return tolist()
+
+
+def _dumps(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _sentence(reason: str) -> str:
+    """A reason as one bounded line of text."""
+    line = re.sub(r"\s+", " ", reason).strip() or "the family gave no reason"
+    line = line.encode("utf-8", "replace").decode()
+    return line if len(line) <= REASON_CHARACTERS else line[: REASON_CHARACTERS - 1] + "…"
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename `source` to `target` atomically, also when they lie on different file systems."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.parent / f".{target.name}.partial"
+        shutil.copyfile(source, beside)
+        beside.replace(target)

@@ -1,0 +1,151 @@
+"""What AWS would bill for instances: seconds by usage, type and resource, kept across restarts, and USD where prices are given.
+
+Instances are billed by the second that they are held (aws.amazon.com/sagemaker/pricing). The seconds of this machine may stand for longer ones:
+`time_lapse` 60 bills a minute for each.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter
+
+from local_sagemaker.account.state import Store
+
+KIND = "billed"
+_SECONDS_PER_HOUR = 3600.0
+_Prices = TypeAdapter(dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]])
+
+
+def read_prices(path: Path) -> dict[str, float]:
+    """USD an hour by instance type, from a YAML or JSON file `{"ml.m5.large": 0.115}`.
+
+    Raises ValueError (pydantic's names the entry that is wrong) and OSError.
+    """
+    try:
+        return _Prices.validate_python(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+
+
+@dataclass(frozen=True)
+class Account:
+    """What instances are billed as: the usage, as AWS's quotas name it, the ARN of what holds them, and their type."""
+
+    usage: str
+    resource: str
+    instance_type: str
+
+    @property
+    def name(self) -> str:
+        """A name of its own in the store."""
+        return f"{self.usage} {self.instance_type} {self.resource}"
+
+
+class BillLine(BaseModel):
+    """Billed seconds, times instances, of one instance type in one usage; of one resource, or of all where `resource` is None."""
+
+    usage: str
+    instance_type: str
+    resource: str | None = None
+    instance_seconds: float
+    usd: float | None = None
+
+
+class Bill(BaseModel):
+    """The answer of `GET /_local/bill`. `usd` is None where no prices were given; types without a price are named and add nothing."""
+
+    time_lapse: float
+    instance_seconds: float
+    usd: float | None
+    usages: list[BillLine]
+    resources: list[BillLine]
+    without_price: list[str]
+
+
+class Running:
+    """Instances that are being billed, until `end`."""
+
+    def __init__(self, meter: "Meter", account: Account, rate: float) -> None:
+        self._meter = meter
+        self.account = account
+        self.rate = rate
+        self.since = time.monotonic()
+
+    def take(self) -> float:
+        """The billed seconds since the last time."""
+        now = time.monotonic()
+        seconds, self.since = (now - self.since) * self.rate, now
+        return seconds
+
+    def end(self) -> None:
+        """The instances are given back. A second call does nothing."""
+        self._meter.end(self)
+
+
+class Meter:
+    """All instances that are billed now, and what was billed before. `prices` are in USD an hour by instance type."""
+
+    def __init__(self, store: Store, time_lapse: float, prices: Mapping[str, float] | None) -> None:
+        self._store = store
+        self._time_lapse = time_lapse
+        self._prices = prices
+        self._running: set[Running] = set()
+
+    def begin(self, account: Account, count: int = 1, share: float = 1.0) -> Running:
+        """`count` instances are held from now on; `share` of their time is billed."""
+        running = Running(self, account, count * share)
+        self._running.add(running)
+        return running
+
+    def end(self, running: Running) -> None:
+        """The same instances are held no more."""
+        if running in self._running:
+            self._running.discard(running)
+            self._add(running.account, running.take())
+
+    def settle(self) -> None:
+        """Write down what runs; the emulator loses no more than what came after when it is killed."""
+        for running in self._running:
+            self._add(running.account, running.take())
+
+    def bill(self) -> Bill:
+        """Everything up to now, in billed time."""
+        self.settle()
+        resources, sums = [], Counter[tuple[str, str]]()
+        for _, document in self._store.all(KIND):
+            usage, kind, seconds = document["usage"], document["instance_type"], document["seconds"] * self._time_lapse
+            resources.append(self._line(usage, kind, document["resource"], seconds))
+            sums[usage, kind] += seconds
+        usages = [self._line(usage, kind, None, seconds) for (usage, kind), seconds in sorted(sums.items())]
+        return Bill(
+            time_lapse=self._time_lapse,
+            instance_seconds=sums.total(),
+            usd=None if self._prices is None else sum(line.usd or 0.0 for line in usages),
+            usages=usages,
+            resources=resources,
+            without_price=sorted({kind for _, kind in sums} - set(self._prices or {})),
+        )
+
+    def _line(self, usage: str, instance_type: str, resource: str | None, billed: float) -> BillLine:
+        price = (self._prices or {}).get(instance_type)
+        return BillLine(
+            usage=usage,
+            instance_type=instance_type,
+            resource=resource,
+            instance_seconds=billed,
+            usd=None if price is None else billed / _SECONDS_PER_HOUR * price,
+        )
+
+    def _add(self, account: Account, seconds: float) -> None:
+        document = self._store.get(KIND, account.name) or {
+            "usage": account.usage,
+            "resource": account.resource,
+            "instance_type": account.instance_type,
+            "seconds": 0.0,
+        }
+        self._store.put(KIND, account.name, document | {"seconds": document["seconds"] + seconds})

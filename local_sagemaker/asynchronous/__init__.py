@@ -1,0 +1,1 @@
+"""Asynchronous endpoints: the queue, what comes in, and what is told of results."""

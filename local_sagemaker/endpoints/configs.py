@@ -1,0 +1,94 @@
+"""Endpoint configurations: CreateEndpointConfig, DescribeEndpointConfig, ListEndpointConfigs, DeleteEndpointConfig.
+
+Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances that answer in real time or asynchronously are
+emulated; serverless and shadow variants, data capture and explainers are refused.
+"""
+
+import time
+from typing import Any
+
+from local_sagemaker.account.cloud import Cloud, Operation, page
+from local_sagemaker.account.state import Document
+from local_sagemaker.account.storage import DataError, S3Location
+from local_sagemaker.endpoints.models import ContainerSpec, Models
+from local_sagemaker.errors import not_found, validation
+
+KIND = "endpoint-config"
+
+
+class EndpointConfigs:
+    """All endpoint configurations of the account."""
+
+    def __init__(self, cloud: Cloud, models: Models) -> None:
+        self._cloud = cloud
+        self._models = models
+        self.operations: dict[str, Operation] = {
+            "CreateEndpointConfig": self.create,
+            "DescribeEndpointConfig": self.describe,
+            "ListEndpointConfigs": self.list_page,
+            "DeleteEndpointConfig": self.delete,
+        }
+
+    def get(self, name: str) -> Document:
+        """The configuration, or ValidationException as AWS words it."""
+        config = self._cloud.store.get(KIND, name)
+        if config is None:
+            raise not_found(f'endpoint configuration "{self._cloud.arn(KIND, name)}"')
+        return config
+
+    async def create(self, params: dict[str, Any]) -> dict[str, Any]:
+        """CreateEndpointConfig."""
+        name = params["EndpointConfigName"]
+        arn = self._cloud.arn(KIND, name)
+        if self._cloud.taken(KIND, name):
+            raise validation(f'Cannot create already existing endpoint configuration "{arn}".')
+        variants = [_variant(variant) for variant in params["ProductionVariants"]]
+        if len({variant["VariantName"] for variant in variants}) != len(variants):
+            raise validation("The production variants of an endpoint configuration must have different names")
+        models = [self._models.get(variant["ModelName"]) for variant in variants]
+        if "AsyncInferenceConfig" in params:
+            _check_asynchronous(params["AsyncInferenceConfig"], models)
+        document = {key: value for key, value in params.items() if key != "Tags"} | {"ProductionVariants": variants}
+        self._cloud.store.put(KIND, name, document | {"EndpointConfigArn": arn, "CreationTime": time.time()})
+        self._cloud.put_tags(arn, params.get("Tags"))
+        return {"EndpointConfigArn": arn}
+
+    async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DescribeEndpointConfig."""
+        return self.get(params["EndpointConfigName"])
+
+    async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
+        """ListEndpointConfigs."""
+        configs, token = page(self._cloud.store.all(KIND), params)
+        return {"EndpointConfigs": configs, "NextToken": token}
+
+    async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
+        """DeleteEndpointConfig; endpoints made from it keep running."""
+        config = self.get(params["EndpointConfigName"])
+        self._cloud.store.delete(KIND, params["EndpointConfigName"])
+        self._cloud.store.delete("tags", config["EndpointConfigArn"])
+        return {}
+
+
+def _variant(variant: Document) -> Document:
+    for member in ("ModelName", "InstanceType", "InitialInstanceCount"):
+        if not variant.get(member):
+            raise validation(f"ProductionVariant {variant['VariantName']}: {member} is required")
+    return {"InitialVariantWeight": 1.0, **variant}
+
+
+def _check_asynchronous(config: Document, models: list[Document]) -> None:
+    """What an AsyncInferenceConfig cannot go with; InvokeEndpointAsync has no member that chooses a variant or a model.
+
+    The words are those of AWS's refusal of Marketplace images.
+    """
+    if len(models) != 1:
+        raise validation("Multiple production variants are not supported when specifying an AsyncInferenceConfig.")
+    if ContainerSpec.parse(models[0]).multi_model:
+        raise validation("Multi-model containers are not supported when specifying an AsyncInferenceConfig.")
+    for member in ("S3OutputPath", "S3FailurePath"):
+        if path := config["OutputConfig"].get(member):
+            try:
+                S3Location.parse(path)
+            except DataError as error:
+                raise validation(f"AsyncInferenceConfig.OutputConfig.{member}: {error}") from error

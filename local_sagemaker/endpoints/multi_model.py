@@ -1,0 +1,265 @@
+"""The models of one instance of a multi-model endpoint: loaded on the first call, unloaded when the container has no memory left.
+
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html (the container's calls), …/multi-model-endpoints.html (models stay on
+the instance's volume after unloading) and …/multi-model-caching.html.
+"""
+
+import asyncio
+import hashlib
+import json
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from botocore.exceptions import ClientError
+
+from local_sagemaker.account.cloud import Cloud
+from local_sagemaker.account.storage import DataError, S3Location, download
+from local_sagemaker.endpoints.archives import extract
+from local_sagemaker.endpoints.instances import Instance
+from local_sagemaker.errors import ServiceError
+from local_sagemaker.http.client import Answer, ContainerUnreachableError
+
+LOAD_TIMEOUT_SECONDS = 360.0
+"""A load goes on this long; a caller waits for the first 60 seconds of it (`Settings.load_wait_seconds`)."""
+_UNLOAD_TIMEOUT_SECONDS = 60.0
+Recorder = Callable[[str, float, str], None]
+"""Takes a metric's name, value and unit."""
+
+
+class LoadRefusedError(Exception):
+    """The container did not load the model; `answer` is what it said."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"the container answered {answer.status}")
+        self.answer = answer
+
+
+def model_name(target: str) -> str:
+    """The opaque name by which the container knows a TargetModel."""
+    return hashlib.sha256(target.encode()).hexdigest()[:32]
+
+
+@dataclass
+class _Loaded:
+    """A model that is loaded or being loaded; `in_flight` requests need it, so it is not unloaded meanwhile."""
+
+    in_flight: int = 0
+    loading: asyncio.Task[None] | None = None
+
+
+class LoadedModels:
+    """What one instance has loaded and what lies on its disk, both least recently used first."""
+
+    def __init__(self, cloud: Cloud, instance: Instance, record: Recorder) -> None:
+        self._cloud = cloud
+        self._instance = instance
+        self._record = record
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._loading: dict[str, _Loaded] = {}
+        self._unloading: dict[str, asyncio.Future[None]] = {}
+        self._disk: OrderedDict[str, int] = OrderedDict()
+        self._posting = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        """Models loaded or being loaded."""
+        return len(self._loaded) + len(self._loading)
+
+    def has(self, target: str) -> bool:
+        """Whether the model is loaded or being loaded here."""
+        return target in self._loaded or target in self._loading
+
+    async def invoke(self, target: str, headers: dict[str, str], body: bytes, within: float) -> tuple[Answer, float]:
+        """One request to a model, which is loaded first if need be; the answer, and the seconds the container took for it.
+
+        Raises LoadRefusedError, ServiceError (no such model, not loaded in time), ContainerUnreachableError, TimeoutError.
+        """
+        path = f"/models/{model_name(target)}/invoke"
+        for attempt in range(2):
+            loaded = self._loaded.get(target) or self._loading.get(target) or self._begin_loading(target)
+            loaded.in_flight += 1
+            try:
+                await self._wait_until_loaded(target, loaded)
+                sent = time.perf_counter()
+                answer = await self._instance.send(path, headers=headers, body=body, within=within)
+                seconds = time.perf_counter() - sent
+            finally:
+                loaded.in_flight -= 1
+                if not loaded.in_flight:
+                    self._changed.set()
+                    if not self._instance.spec.cached and self._loaded.get(target) is loaded:
+                        await self._unload(target)
+            if attempt == 0 and answer.status == 404 and self._loaded.get(target) is loaded:
+                # By the multi-model contract 404 says that the container has not loaded the model.
+                del self._loaded[target]
+                continue
+            if attempt == 0 and answer.status == 507 and await self._make_room(but_not=target):
+                continue
+            break
+        return answer, seconds
+
+    def _begin_loading(self, target: str) -> _Loaded:
+        loaded = self._loading[target] = _Loaded()
+        loaded.loading = asyncio.create_task(self._load(target, loaded))
+        # Whoever waits is told of a failure; after a minute nobody may be waiting any more.
+        loaded.loading.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
+        return loaded
+
+    async def _wait_until_loaded(self, target: str, loaded: _Loaded) -> None:
+        self._record("ModelCacheHit", 0.0 if loaded.loading else 1.0, "None")
+        if (loading := loaded.loading) is not None:
+            started = time.perf_counter()
+            try:
+                await asyncio.wait_for(asyncio.shield(loading), self._cloud.settings.load_wait_seconds)
+            except asyncio.CancelledError:
+                if loading.cancelled():
+                    message = f"The instance went away while model {target} was loaded. Please retry your request."
+                    raise ServiceError("ServiceUnavailable", message, 503) from None
+                raise
+            except TimeoutError as error:
+                raise ServiceError(
+                    "ModelNotReadyException", f"Model {target} is still being loaded. Please retry your request.", 429
+                ) from error
+            finally:
+                self._record("ModelLoadingWaitTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+        if target in self._loaded:
+            self._loaded.move_to_end(target)
+        if target in self._disk:
+            self._disk.move_to_end(target)
+
+    async def _load(self, target: str, loaded: _Loaded) -> None:
+        try:
+            await self._load_now(target)
+            self._loaded[target] = loaded
+        finally:
+            loaded.loading = None
+            del self._loading[target]
+
+    async def _load_now(self, target: str) -> None:
+        if target in self._unloading:
+            await self._unloading[target]
+        async with asyncio.timeout(LOAD_TIMEOUT_SECONDS):
+            folder = self._folder(target)
+            if target not in self._disk:
+                started = time.perf_counter()
+                self._disk[target] = await asyncio.to_thread(self._download, target, folder)
+                self._record("ModelDownloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+                await self._keep_disk_within_limit(but_not=target)
+            started = time.perf_counter()
+            document = json.dumps({"model_name": model_name(target), "url": str(folder)}).encode()
+            while True:
+                answer = await self._post(document)
+                if answer.status != 507 or not await self._make_room(but_not=target):
+                    break
+            if answer.status not in (200, 409):
+                self._forget_on_disk(target)
+                raise LoadRefusedError(answer)
+            self._record("ModelLoadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+
+    async def _post(self, document: bytes) -> Answer:
+        self._posting += 1
+        try:
+            return await self._instance.client.request(
+                "POST",
+                "/models",
+                headers={"content-type": "application/json"},
+                body=document,
+                within=LOAD_TIMEOUT_SECONDS,
+            )
+        finally:
+            self._posting -= 1
+            self._changed.set()
+
+    def _folder(self, target: str) -> Path:
+        return self._instance.folder / "models" / model_name(target) / "model"
+
+    def _download(self, target: str, folder: Path) -> int:
+        prefix = self._instance.spec.data
+        if prefix is None:
+            raise RuntimeError("a multi-model container without a prefix")
+        location = S3Location(prefix.bucket, prefix.key + target)
+        archive = folder.parent / "model.tar.gz"
+        try:
+            download(self._cloud.s3, location, archive)
+            return extract(archive, folder, self._cloud.settings.archive_limit_bytes)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                message = f"Model {target} could not be downloaded at the moment: {error}. Please retry your request."
+                raise ServiceError("ServiceUnavailable", message, 503) from error
+            raise ServiceError(
+                "ValidationError",
+                f"Failed to download model data (bucket: {location.bucket}, key: {location.key}). Please ensure that there is an object "
+                "located at the URL and that the role passed to CreateModel has permissions to download the model.",
+            ) from error
+        except DataError as error:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            raise ServiceError(
+                "ValidationError",
+                f"Failed to extract model data archive (bucket: {location.bucket}, key: {location.key}): {error}",
+            ) from error
+        finally:
+            archive.unlink(missing_ok=True)
+
+    async def _make_room(self, but_not: str) -> bool:
+        """Unload the least recently used model; False when there is none that could be, now or soon.
+
+        While all others are in use, or what fills the container is just being loaded or unloaded, it waits for that to change.
+        """
+        while True:
+            others = [target for target in self._loaded if target != but_not]
+            for target in others:
+                if not self._loaded[target].in_flight:
+                    await self._unload(target)
+                    return True
+            if not others and not self._posting and not self._unloading:
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+            if not others:
+                return True
+
+    async def _unload(self, target: str) -> None:
+        del self._loaded[target]
+        done = self._unloading[target] = asyncio.get_running_loop().create_future()
+        started = time.perf_counter()
+        try:
+            await self._instance.client.request(
+                "DELETE", f"/models/{model_name(target)}", within=_UNLOAD_TIMEOUT_SECONDS
+            )
+        except (ContainerUnreachableError, TimeoutError):
+            return  # the instance is failing; its replacement starts with nothing loaded
+        finally:
+            del self._unloading[target]
+            done.set_result(None)
+            self._changed.set()
+        self._record("ModelUnloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+
+    async def _keep_disk_within_limit(self, but_not: str) -> None:
+        """Delete what was used longest ago: first copies of models that are not loaded, then loaded ones with their memory."""
+        limit = self._cloud.settings.model_disk_bytes
+        for unloaded_only in (True, False):
+            for target in list(self._disk):
+                if sum(self._disk.values()) <= limit:
+                    return
+                loaded = self._loaded.get(target)
+                if target == but_not or target in self._loading or (loaded and (unloaded_only or loaded.in_flight)):
+                    continue
+                if loaded:
+                    await self._unload(target)
+                self._forget_on_disk(target)
+
+    def _forget_on_disk(self, target: str) -> None:
+        if self._disk.pop(target, None) is not None:
+            shutil.rmtree(self._folder(target).parent, ignore_errors=True)
+
+    async def close(self) -> None:
+        """End the loads in progress."""
+        tasks = [loaded.loading for loaded in self._loading.values() if loaded.loading is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

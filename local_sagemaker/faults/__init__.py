@@ -1,0 +1,1 @@
+"""Faults on purpose: the plan, and a client of it."""

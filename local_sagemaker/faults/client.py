@@ -1,0 +1,64 @@
+"""A client of the fault plan, for tests and benchmarks in Python; docs/local-cloud.md tells the same calls in curl."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from local_sagemaker.faults.plan import Plan, Report, Rule, Strike
+
+_TIMEOUT_SECONDS = 30.0
+
+
+class NothingStruckError(LookupError):
+    """A single fault found nothing that runs and is selected by it."""
+
+
+class FaultsClient:
+    """The faults of the emulator at `url` (`http://127.0.0.1:PORT`). Every method raises urllib.error.URLError when it is not there."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url.rstrip('/')}/_local/faults"
+
+    def plan(self, rules: Sequence[Rule], seed: int = 0) -> None:
+        """Put these rules in place of the present plan."""
+        self._call("PUT", "", Plan(seed=seed, rules=list(rules)).model_dump_json(exclude_none=True))
+
+    def report(self) -> Report:
+        """The plan, how often each rule struck, and the last faults."""
+        return Report.model_validate(self._call("GET"))
+
+    def end(self) -> Report:
+        """End the plan; its last report."""
+        return Report.model_validate(self._call("DELETE"))
+
+    @contextmanager
+    def planned(self, *rules: Rule, seed: int = 0) -> Iterator[None]:
+        """These rules for the length of a `with` block."""
+        self.plan(rules, seed)
+        try:
+            yield
+        finally:
+            self.end()
+
+    def now(self, strike: Strike) -> list[str]:
+        """One fault at once; the names of what it struck. Raises NothingStruckError."""
+        try:
+            struck: list[str] = self._call("POST", "/now", strike.model_dump_json(exclude_none=True))["struck"]
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            raise NothingStruckError(f"nothing that runs is selected by {strike!r}") from error
+        return struck
+
+    def _call(self, method: str, path: str = "", body: str | None = None) -> Any:
+        request = urllib.request.Request(  # noqa: S310 - the address of a local emulator
+            self._url + path,
+            method=method,
+            data=body.encode() if body is not None else None,
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the same
+            return json.load(answer)

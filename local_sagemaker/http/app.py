@@ -1,0 +1,272 @@
+"""The HTTP front: one port for `sagemaker`, `sagemaker-runtime` and the control calls under `/_local/`."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from local_sagemaker.account.cloud import Cloud, Operation, Settings, caller
+from local_sagemaker.account.metrics import Metrics
+from local_sagemaker.account.tags import Tags, check_tags
+from local_sagemaker.asynchronous.invocations import INLINE_BODY_LIMIT_BYTES, AsyncInvocations
+from local_sagemaker.endpoints.configs import EndpointConfigs
+from local_sagemaker.endpoints.endpoints import Endpoints
+from local_sagemaker.endpoints.invocations import PAYLOAD_LIMIT_BYTES, Invocations
+from local_sagemaker.endpoints.models import Models
+from local_sagemaker.errors import ServiceError
+from local_sagemaker.faults.plan import Plan, Strike, Subject
+from local_sagemaker.http.members import refuse_what_is_not_emulated
+from local_sagemaker.http.origins import KnownCallersOnly
+from local_sagemaker.http.protocol import Protocol, WireResponse
+from local_sagemaker.http.server import abandon
+from local_sagemaker.training.jobs import TrainingJobs
+from local_sagemaker.transform.jobs import TransformJobs
+
+_log = logging.getLogger(__name__)
+_THREADS = 32
+_CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
+_FAULTS_BODY_LIMIT_BYTES = 256 * 1024
+
+
+class Emulator:
+    """The services of one emulator and the routes to them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.cloud = Cloud(settings)
+        self.sagemaker = Protocol("sagemaker")
+        self.runtime = Protocol("sagemaker-runtime")
+        self.metrics = Metrics()
+        self.training = TrainingJobs(self.cloud)
+        models = Models(self.cloud)
+        configs = EndpointConfigs(self.cloud, models)
+        self.endpoints = Endpoints(self.cloud, models, configs, self.metrics)
+        self.transform = TransformJobs(self.cloud, models)
+        self.invocations = Invocations(self.cloud, self.endpoints)
+        self.async_invocations = AsyncInvocations(self.cloud, self.endpoints)
+        self.operations: dict[str, Operation] = {
+            **self.training.operations,
+            **models.operations,
+            **configs.operations,
+            **self.endpoints.operations,
+            **self.transform.operations,
+            **Tags(self.cloud).operations,
+        }
+        self._sending: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take up what the state folder holds."""
+        # Downloads of a job hold a thread for long; log lines and the models of endpoints must not wait for them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+        await asyncio.to_thread(self.cloud.connect)
+        self.training.start()
+        self.endpoints.start()
+        self.transform.start()
+        self._sending = asyncio.create_task(self._send_metrics())
+
+    async def close(self) -> None:
+        """End every container, then everything else."""
+        await self._end_containers()
+        if self._sending is not None:
+            self._sending.cancel()
+            await self.metrics.send(self.cloud.cloudwatch)
+        self.cloud.close()
+
+    async def _end_containers(self) -> None:
+        await asyncio.gather(self.training.close(), self.endpoints.close(), self.transform.close())
+
+    async def _send_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(self.cloud.settings.metrics_seconds)
+            self.endpoints.record_samples()
+            self.cloud.meter.settle()
+            await self.metrics.send(self.cloud.cloudwatch)
+
+    async def control_plane(self, request: Request) -> Response:
+        """One call of `sagemaker`: JSON 1.1, the operation in `X-Amz-Target`."""
+        operation = request.headers.get("x-amz-target", "").removeprefix("SageMaker.")
+        session = (
+            request.headers.get("x-amz-security-token") or request.headers.get("authorization", "").partition("/")[0]
+        )
+        caller.set(hashlib.sha256(session.encode()).hexdigest())
+        try:
+            body = await _body(request, _CONTROL_BODY_LIMIT_BYTES)
+            return await self._answer(request, operation, body)
+        except ServiceError as error:
+            return _respond(self.sagemaker.encode_error(error))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # noqa: BLE001 - a service answers its own faults too
+            # What a service does with its own faults: a 500 that clients retry. The trace is for whoever runs it.
+            _log.exception("%s", operation)
+            fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
+            return _respond(self.sagemaker.encode_error(fault))
+
+    async def _answer(self, request: Request, operation: str, body: bytes) -> Response:
+        perform = self.operations.get(operation)
+        if perform is None:
+            known = operation in self.sagemaker.operations
+            what = "is not emulated by local_sagemaker" if known else "is not an operation of SageMaker"
+            raise ServiceError(
+                "UnknownOperationException", f"{operation or '(no X-Amz-Target)'} {what}", 501 if known else 404
+            )
+        params = self.sagemaker.decode(operation, body, (), {})
+        refuse_what_is_not_emulated(self.sagemaker, operation, params)
+        check_tags(params.get("Tags", []))
+        return await self._perform(request, self.sagemaker, operation, perform, params)
+
+    async def _perform(
+        self, request: Request, protocol: Protocol, operation: str, perform: Operation, params: dict[str, Any]
+    ) -> Response:
+        """Carry a call out, unless a fault is planned for it, and answer it, unless the answer is to be lost."""
+        subject = Subject.of_call(operation, params)
+        self.cloud.faults.refuse(subject)
+        result = await perform(params)
+        if self.cloud.faults.strikes("lost_answer", subject):
+            return await abandon(request)
+        return _respond(protocol.encode(operation, result))
+
+    async def invoke(self, request: Request) -> Response:
+        """`POST /endpoints/{EndpointName}/invocations`: InvokeEndpoint."""
+        return await self._run("InvokeEndpoint", self.invocations.invoke, request, PAYLOAD_LIMIT_BYTES)
+
+    async def invoke_async(self, request: Request) -> Response:
+        """`POST /endpoints/{EndpointName}/async-invocations`: InvokeEndpointAsync."""
+        return await self._run("InvokeEndpointAsync", self.async_invocations.invoke, request, INLINE_BODY_LIMIT_BYTES)
+
+    async def _run(self, operation: str, perform: Operation, request: Request, limit: int) -> Response:
+        """One call of `sagemaker-runtime`: rest-json, with a body of at most `limit` bytes."""
+        try:
+            body = await _body(request, limit)
+            params = self.runtime.decode(operation, body, request.headers.raw, request.path_params)
+            refuse_what_is_not_emulated(self.runtime, operation, params)
+            return await self._perform(request, self.runtime, operation, perform, {"Body": body, **params})
+        except ServiceError as error:
+            if error.code == "ValidationException":
+                error.code = "ValidationError"  # the name it has in this service
+            return _respond(self.runtime.encode_error(error))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # noqa: BLE001 - a service answers its own faults too
+            _log.exception("%s", operation)
+            fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
+            return _respond(self.runtime.encode_error(fault))
+
+    async def not_emulated(self, request: Request) -> Response:
+        """The runtime's other operations."""
+        error = ServiceError(
+            "ValidationError", f"{request.method} {request.url.path} is not emulated by local_sagemaker"
+        )
+        return _respond(self.runtime.encode_error(error))
+
+    async def health(self, _: Request) -> Response:
+        """`GET /_local/health`: 200 as soon as requests are taken."""
+        return JSONResponse(
+            {
+                "status": "ok",
+                "operations": sorted(self.operations),
+                "instances": {quota.usage: quota.used for quota in self.cloud.quotas.values()},
+            }
+        )
+
+    async def reset(self, _: Request) -> Response:
+        """`POST /_local/reset`: every container is killed and everything is forgotten."""
+        await self._end_containers()
+        for quota in self.cloud.quotas.values():
+            quota.clear()
+        self.cloud.store.clear()
+        self.cloud.faults.end()
+        return JSONResponse({"status": "reset"})
+
+    async def bill(self, _: Request) -> Response:
+        """`GET /_local/bill`: what AWS would bill up to now."""
+        return JSONResponse(self.cloud.meter.bill().model_dump(mode="json"))
+
+    async def faults(self, request: Request) -> Response:
+        """`/_local/faults`: PUT a plan, GET what came of it, DELETE it; each answers with the report."""
+        if request.method == "PUT":
+            plan = await _parsed(request, Plan)
+            if isinstance(plan, Response):
+                return plan
+            self.cloud.faults.replace(plan)
+        report = JSONResponse(self.cloud.faults.report().model_dump(mode="json"))
+        if request.method == "DELETE":
+            self.cloud.faults.end()
+        return report
+
+    async def fault_now(self, request: Request) -> Response:
+        """`POST /_local/faults/now`: one fault at once; 404 when nothing that runs is selected."""
+        strike = await _parsed(request, Strike)
+        if isinstance(strike, Response):
+            return strike
+        struck = self.cloud.faults.strike_now(strike)
+        return JSONResponse({"struck": struck}, status_code=200 if struck else 404)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise ServiceError("ValidationException", f"The request body has more than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
+
+
+async def _parsed(request: Request, model: type[_Parsed]) -> _Parsed | Response:
+    """The body of a control call, or a 400 that names each field that is wrong."""
+    try:
+        return model.model_validate_json(await _body(request, _FAULTS_BODY_LIMIT_BYTES))
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(str(part) for part in wrong["loc"]) or "body", "problem": wrong["msg"]}
+            for wrong in error.errors(include_url=False, include_context=False)
+        ]
+        return JSONResponse({"errors": errors}, status_code=400)
+    except ServiceError as error:
+        return JSONResponse({"errors": [{"field": "body", "problem": error.message}]}, status_code=400)
+
+
+def _respond(answer: WireResponse) -> Response:
+    return Response(answer.body, answer.status, answer.headers)
+
+
+def application(settings: Settings) -> Starlette:
+    """The ASGI application; containers live as long as its lifespan."""
+    emulator = Emulator(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        try:
+            await emulator.start()
+            yield
+        finally:
+            await emulator.close()
+
+    return Starlette(
+        routes=[
+            Route("/endpoints/{EndpointName}/invocations", emulator.invoke, methods=["POST"]),
+            Route("/endpoints/{EndpointName}/async-invocations", emulator.invoke_async, methods=["POST"]),
+            Route("/endpoints/{rest:path}", emulator.not_emulated, methods=["POST"]),
+            Route("/", emulator.control_plane, methods=["POST"]),
+            Route("/_local/health", emulator.health),
+            Route("/_local/reset", emulator.reset, methods=["POST"]),
+            Route("/_local/bill", emulator.bill),
+            Route("/_local/faults", emulator.faults, methods=["GET", "PUT", "DELETE"]),
+            Route("/_local/faults/now", emulator.fault_now, methods=["POST"]),
+        ],
+        lifespan=lifespan,
+        middleware=[Middleware(KnownCallersOnly, allowed_hosts=settings.allowed_hosts)],
+    )

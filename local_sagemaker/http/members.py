@@ -1,0 +1,213 @@
+"""What requests may hold: which members of each structure are honoured, and which are taken without effect.
+
+Every structure of an emulated request stands in `STRUCTURES`, so what a newer service model adds is refused until it stands here. A member
+that is refused may still be there when it asks for nothing: clients send `{"EnableInfraCheck": false}` and the like whatever they want.
+`python -m local_sagemaker --operations` prints the tables of docs/local-cloud.md from this module.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from local_sagemaker.errors import not_emulated
+from local_sagemaker.http.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The members of one structure of the service model.
+
+    `honoured` ones do here what they do on AWS; those `without_effect` are taken and shown again. Of the members in `values` only these values
+    are honoured.
+    """
+
+    honoured: frozenset[str]
+    without_effect: frozenset[str] = frozenset()
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _structure(honoured: str, without_effect: str = "", **values: str) -> Structure:
+    allowed = {member: tuple(text.split()) for member, text in values.items()}
+    return Structure(frozenset((*honoured.split(), *allowed)), frozenset(without_effect.split()), allowed)
+
+
+_CREATED = "CreationTimeAfter CreationTimeBefore"
+_MODIFIED = "LastModifiedTimeAfter LastModifiedTimeBefore"
+_PAGE = "NameContains SortBy SortOrder MaxResults NextToken"
+
+STRUCTURES: dict[str, Structure] = {
+    # Training
+    "CreateTrainingJobRequest": _structure(
+        "TrainingJobName HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig ResourceConfig"
+        " StoppingCondition Tags EnableManagedSpotTraining CheckpointConfig Environment",
+        "RoleArn VpcConfig EnableNetworkIsolation EnableInterContainerTrafficEncryption SessionChainingConfig",
+    ),
+    "AlgorithmSpecification": _structure(
+        "TrainingImage ContainerEntrypoint ContainerArguments",
+        "TrainingImageConfig",
+        TrainingInputMode="File FastFile",
+    ),
+    "Channel": _structure(
+        "ChannelName DataSource ContentType",
+        CompressionType="None",
+        RecordWrapperType="None",
+        InputMode="File FastFile",
+    ),
+    "DataSource": _structure("S3DataSource"),
+    "S3DataSource": _structure("S3Uri S3DataDistributionType", S3DataType="S3Prefix ManifestFile"),
+    "OutputDataConfig": _structure("S3OutputPath CompressionType", "KmsKeyId"),
+    "ResourceConfig": _structure(
+        "InstanceType InstanceCount KeepAlivePeriodInSeconds",
+        "VolumeSizeInGB VolumeKmsKeyId",
+    ),
+    "StoppingCondition": _structure("MaxRuntimeInSeconds MaxWaitTimeInSeconds"),
+    "CheckpointConfig": _structure("S3Uri LocalPath"),
+    "DescribeTrainingJobRequest": _structure("TrainingJobName"),
+    "ListTrainingJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals WarmPoolStatusEquals"),
+    "StopTrainingJobRequest": _structure("TrainingJobName"),
+    "UpdateTrainingJobRequest": _structure("TrainingJobName ResourceConfig"),
+    "ResourceConfigForUpdate": _structure("KeepAlivePeriodInSeconds"),
+    # Models
+    "CreateModelInput": _structure(
+        "ModelName PrimaryContainer Containers Tags", "ExecutionRoleArn VpcConfig EnableNetworkIsolation"
+    ),
+    "ContainerDefinition": _structure(
+        "Image Mode ModelDataUrl ModelDataSource Environment MultiModelConfig", "ContainerHostname ImageConfig"
+    ),
+    "ModelDataSource": _structure("S3DataSource"),
+    "S3ModelDataSource": _structure("S3Uri S3DataType CompressionType"),
+    "MultiModelConfig": _structure("ModelCacheSetting"),
+    "DescribeModelInput": _structure("ModelName"),
+    "ListModelsInput": _structure(f"{_PAGE} {_CREATED}"),
+    "DeleteModelInput": _structure("ModelName"),
+    # Endpoint configurations
+    "CreateEndpointConfigInput": _structure(
+        "EndpointConfigName ProductionVariants Tags AsyncInferenceConfig",
+        "KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation",
+    ),
+    "ProductionVariant": _structure(
+        "VariantName ModelName InitialInstanceCount InstanceType InitialVariantWeight RoutingConfig"
+        " ContainerStartupHealthCheckTimeoutInSeconds",
+        "VolumeSizeInGB ModelDataDownloadTimeoutInSeconds InferenceAmiVersion EnableSSMAccess",
+    ),
+    "ProductionVariantRoutingConfig": _structure("", RoutingStrategy="LEAST_OUTSTANDING_REQUESTS RANDOM"),
+    "AsyncInferenceConfig": _structure("ClientConfig OutputConfig"),
+    "AsyncInferenceClientConfig": _structure("MaxConcurrentInvocationsPerInstance"),
+    "AsyncInferenceOutputConfig": _structure("S3OutputPath S3FailurePath NotificationConfig", "KmsKeyId"),
+    "AsyncInferenceNotificationConfig": _structure("SuccessTopic ErrorTopic IncludeInferenceResponseIn"),
+    "DescribeEndpointConfigInput": _structure("EndpointConfigName"),
+    "ListEndpointConfigsInput": _structure(f"{_PAGE} {_CREATED}"),
+    "DeleteEndpointConfigInput": _structure("EndpointConfigName"),
+    # Endpoints
+    "CreateEndpointInput": _structure("EndpointName EndpointConfigName Tags"),
+    "DescribeEndpointInput": _structure("EndpointName"),
+    "ListEndpointsInput": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
+    "UpdateEndpointInput": _structure(
+        "EndpointName EndpointConfigName RetainAllVariantProperties ExcludeRetainedVariantProperties"
+    ),
+    "VariantProperty": _structure("", VariantPropertyType="DesiredInstanceCount DesiredWeight"),
+    "UpdateEndpointWeightsAndCapacitiesInput": _structure("EndpointName DesiredWeightsAndCapacities"),
+    "DesiredWeightAndCapacity": _structure("VariantName DesiredWeight DesiredInstanceCount"),
+    "DeleteEndpointInput": _structure("EndpointName"),
+    # Batch transform
+    "CreateTransformJobRequest": _structure(
+        "TransformJobName ModelName MaxConcurrentTransforms ModelClientConfig MaxPayloadInMB BatchStrategy Environment"
+        " TransformInput TransformOutput TransformResources DataProcessing Tags"
+    ),
+    "ModelClientConfig": _structure("InvocationsTimeoutInSeconds InvocationsMaxRetries"),
+    "TransformInput": _structure("DataSource ContentType CompressionType", SplitType="None Line"),
+    "TransformDataSource": _structure("S3DataSource"),
+    "TransformS3DataSource": _structure("S3Uri", S3DataType="S3Prefix ManifestFile"),
+    "TransformOutput": _structure("S3OutputPath Accept AssembleWith", "KmsKeyId"),
+    "TransformResources": _structure("InstanceType InstanceCount", "VolumeKmsKeyId TransformAmiVersion"),
+    "DataProcessing": _structure("InputFilter OutputFilter JoinSource"),
+    "DescribeTransformJobRequest": _structure("TransformJobName"),
+    "ListTransformJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
+    "StopTransformJobRequest": _structure("TransformJobName"),
+    # Tags
+    "Tag": _structure("Key Value"),
+    "AddTagsInput": _structure("ResourceArn Tags"),
+    "ListTagsInput": _structure("ResourceArn NextToken MaxResults"),
+    "DeleteTagsInput": _structure("ResourceArn TagKeys"),
+    # Invocations
+    "InvokeEndpointInput": _structure(
+        "EndpointName Body ContentType Accept CustomAttributes TargetModel TargetVariant InferenceId"
+    ),
+    "InvokeEndpointAsyncInput": _structure(
+        "EndpointName Body InputLocation ContentType Accept CustomAttributes InferenceId S3OutputPathExtension Filename"
+        " RequestTTLSeconds InvocationTimeoutSeconds"
+    ),
+}
+_SWITCHED_OFF = {"ProfilerConfig": ("DisableProfiler", True), "DataCaptureConfig": ("EnableCapture", False)}
+"""Structures that ask for nothing when this member has this value, whatever else they hold; without it they ask for something."""
+_PLACES = {"DebugHookConfig": {"S3OutputPath", "LocalPath"}}
+"""Structures that only name a place for output: without a collection or a parameter they ask for nothing to be put there."""
+
+
+def asks_for_nothing(member: str, value: Any) -> bool:
+    """Whether a member that is not emulated has a value that leaves everything as it is without it."""
+    if value in (None, [], {}, "", False):
+        return True
+    if not isinstance(value, dict):
+        return False
+    if member in _SWITCHED_OFF:
+        switch, off = _SWITCHED_OFF[member]
+        return bool(value.get(switch) is off)
+    places = _PLACES.get(member, set())
+    return all(name in places or asks_for_nothing(name, item) for name, item in value.items())
+
+
+def refuse_what_is_not_emulated(protocol: Protocol, operation: str, params: dict[str, Any]) -> None:
+    """Refuse each member of a request, at any depth, that asks for what is not emulated. Raises ValidationException."""
+    _refuse(protocol.model.operation_model(operation).input_shape, params, operation)
+
+
+def _refuse(shape: Any, value: Any, where: str) -> None:
+    if shape.type_name == "list":
+        for item in value:
+            _refuse(shape.member, item, where)
+    if shape.type_name != "structure":
+        return
+    structure = STRUCTURES[shape.name]
+    for member, item in value.items():
+        if item is None or member in structure.without_effect:
+            continue
+        if member in structure.honoured:
+            if item not in structure.values.get(member, (item,)):
+                raise not_emulated(f"{where}.{member} {item}")
+            _refuse(shape.members[member], item, f"{where}.{member}")
+        elif not asks_for_nothing(member, item):
+            raise not_emulated(f"{where}.{member}")
+
+
+def tables() -> str:
+    """The tables of docs/local-cloud.md: for each request and its structures, what is refused and what is without effect."""
+    lines = ["| request | refused | without effect |", "|---|---|---|"]
+    whole = []
+    for service in ("sagemaker", "sagemaker-runtime"):
+        protocol = Protocol(service)
+        for operation in sorted(protocol.operations):
+            shape = protocol.model.operation_model(operation).input_shape
+            if shape is not None and shape.name in STRUCTURES:
+                rows = list(_rows(shape, operation, set()))
+                lines.extend(rows)
+                whole.extend([] if rows else [f"`{operation}`"])
+    return "\n".join(lines) + f"\n\nHonoured with all their members: {', '.join(whole)}.\n"
+
+
+def _rows(shape: Any, where: str, seen: set[str]) -> Iterator[str]:
+    if shape.type_name == "list":
+        yield from _rows(shape.member, where, seen)
+    if shape.type_name != "structure" or shape.name in seen:
+        return
+    seen.add(shape.name)
+    structure = STRUCTURES[shape.name]
+    refused = [f"`{member}`" for member in shape.members if member not in structure.honoured | structure.without_effect]
+    for member, allowed in structure.values.items():
+        refused.extend(f"`{member}` {value}" for value in shape.members[member].enum if value not in allowed)
+    ignored = [f"`{member}`" for member in shape.members if member in structure.without_effect]
+    if refused or ignored:
+        yield f"| `{where}` | {', '.join(refused)} | {', '.join(ignored)} |"
+    for member, inner in shape.members.items():
+        if member in structure.honoured:
+            yield from _rows(inner, f"{where}.{member}", seen)

@@ -1,0 +1,1 @@
+"""Training jobs: their layout, checkpoints and warm pools."""

@@ -1,0 +1,100 @@
+"""The `/opt/ml` layout of a training container, below a folder that `SAGEMAKER_BASE_DIR` names.
+
+Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html and …-output.html.
+"""
+
+import json
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from local_sagemaker.account.storage import DataError
+
+FAILURE_LIMIT_CHARACTERS = 1024
+NETWORK_INTERFACE = "lo"
+"""All hosts are processes of one machine, so what listens on the loopback interface is what they share."""
+
+
+class TrainingHost:
+    """The folders of one instance of a training job."""
+
+    def __init__(self, base: Path, name: str) -> None:
+        self.base = base
+        self.name = name
+        self.model = base / "model"
+        self.output_data = base / "output" / "data"
+        self._failure = base / "output" / "failure"
+        for folder in (
+            base / "input" / "config",
+            base / "input" / "data",
+            self.model,
+            self.output_data,
+            base / "code",
+            base / "tmp",
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def channel(self, name: str) -> Path:
+        """Where a channel's files lie."""
+        return self.base / "input" / "data" / name
+
+    def path_of(self, container_path: str) -> Path:
+        """Where a path of the container, `/opt/ml/…`, lies here. Raises DataError for a path outside `/opt/ml`."""
+        path = PurePosixPath(container_path)
+        if not path.is_relative_to("/opt/ml") or ".." in path.parts:
+            raise DataError(f"path {container_path!r} does not lie under /opt/ml, which is all a local container has")
+        return self.base / path.relative_to("/opt/ml")
+
+    def write_configuration(self, job: dict[str, Any], hosts: list[str]) -> None:
+        """Write hyperparameters.json, inputdataconfig.json and resourceconfig.json for the job's request."""
+        channels = {
+            channel["ChannelName"]: {
+                "ContentType": channel.get("ContentType"),
+                "RecordWrapperType": channel.get("RecordWrapperType", "None"),
+                "S3DistributionType": channel["DataSource"]["S3DataSource"].get(
+                    "S3DataDistributionType", "FullyReplicated"
+                ),
+                "TrainingInputMode": channel.get("InputMode", job["AlgorithmSpecification"]["TrainingInputMode"]),
+            }
+            for channel in job.get("InputDataConfig", [])
+        }
+        instance_type = job["ResourceConfig"]["InstanceType"]
+        resources = {
+            "current_host": self.name,
+            "current_instance_type": instance_type,
+            "current_group_name": "homogeneousCluster",
+            "hosts": hosts,
+            "instance_groups": [
+                {"instance_group_name": "homogeneousCluster", "instance_type": instance_type, "hosts": hosts}
+            ],
+            "network_interface_name": NETWORK_INTERFACE,
+        }
+        for file, content in (
+            ("hyperparameters.json", job.get("HyperParameters", {})),
+            ("inputdataconfig.json", channels),
+            ("resourceconfig.json", resources),
+        ):
+            (self.base / "input" / "config" / file).write_text(json.dumps(content, indent=1))
+
+    def failure(self) -> str | None:
+        """The first 1,024 characters of the failure file, or None when there is none or it is empty."""
+        if not self._failure.is_file():
+            return None
+        with self._failure.open(encoding="utf-8", errors="replace") as file:
+            return file.read(FAILURE_LIMIT_CHARACTERS).strip() or None
+
+
+def archive(folders: list[Path], target: Path) -> bool:
+    """Write the contents of all folders to one tar.gz, `target`; False when they hold nothing.
+
+    Where two hosts wrote the same path, the first host's is kept.
+    """
+    seen: set[str] = set()
+    with tarfile.open(target, mode="w:gz", compresslevel=1) as tar:
+        for folder in folders:
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+                name = path.relative_to(folder).as_posix()
+                if name not in seen:
+                    seen.add(name)
+                    tar.add(path, name, recursive=False)
+    return bool(seen)

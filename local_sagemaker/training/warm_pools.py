@@ -1,0 +1,167 @@
+"""Managed warm pools: the instances of a training job that ended wait for a matching job.
+
+Source: docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html (life cycle, what matches, what is retained),
+…/train-warm-pools-resource-limits.html (without a quota nothing is retained and nothing is refused; retained instances count towards the
+training quota too) and …/APIReference/API_WarmPoolStatus.html.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from local_sagemaker.account.billing import Account, Running
+from local_sagemaker.account.cloud import Cloud, caller
+from local_sagemaker.account.rates import TRAINING, WARM_POOL
+from local_sagemaker.account.state import Document
+from local_sagemaker.errors import ServiceError, validation
+
+_LONGEST_CHAIN_SECONDS = 28 * 24 * 3600.0
+"""How long one cluster may be handed from job to job (train-warm-pools.html, "Maximum warm pool duration")."""
+
+
+class WarmPools:
+    """The pools of all training jobs; a job's document holds its own. `kind` is what the store calls training jobs."""
+
+    def __init__(self, cloud: Cloud, kind: str) -> None:
+        self._cloud = cloud
+        self._kind = kind
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
+        self._meters: dict[str, Running] = {}
+
+    def start(self) -> None:
+        """After a restart: pools that are still within their time wait on."""
+        for name, job in self._cloud.store.all(self._kind):
+            if _status(job) == "Available":
+                try:
+                    self._cloud.quota(TRAINING).hold(name, _instances(job))
+                    self._cloud.quota(WARM_POOL).hold(name, _instances(job))
+                except ServiceError:
+                    self._terminate(name)
+                else:
+                    self._wait(name, job)
+
+    def close(self) -> None:
+        """Wait no more; what is available stays so on disk."""
+        for expiry in self._expiries.values():
+            expiry.cancel()
+        self._expiries.clear()
+        for meter in self._meters.values():
+            meter.end()
+        self._meters.clear()
+
+    def holds(self, name: str) -> bool:
+        """Whether this job's instances are retained now."""
+        return name in self._expiries
+
+    def take(self, name: str, job: Document) -> bool:
+        """Move the oldest pool that matches to a new job, if there is one: the job has its instances at once."""
+        now = time.time()
+        job["WarmPoolKey"] = _key(job)
+        job["ClusterStartTime"] = now
+        for former, old in self._cloud.store.all(self._kind):
+            if _status(old) == "Available" and old["WarmPoolKey"] == job["WarmPoolKey"]:
+                if now - old["ClusterStartTime"] > _LONGEST_CHAIN_SECONDS:
+                    continue
+                job["ClusterStartTime"] = old["ClusterStartTime"]
+                self._leave(former, old, {"Status": "Reused", "ReusedByJob": name})
+                job["WarmPoolStatus"] = {"Status": "InUse"}
+                return True
+        if job["ResourceConfig"].get("KeepAlivePeriodInSeconds"):
+            job["WarmPoolStatus"] = {"Status": "InUse"}
+        return False
+
+    def retain(self, name: str, job: Document, *, healthy: bool) -> None:
+        """A job ends: its instances wait for the next one when it asked for that, they are `healthy` and the quota allows it."""
+        if "WarmPoolStatus" not in job:
+            return
+        seconds = job["ResourceConfig"].get("KeepAlivePeriodInSeconds", 0)
+        retained = {"Status": "Terminated", "ResourceRetainedBillableTimeInSeconds": 0}
+        if seconds and healthy and "TrainingStartTime" in job:
+            try:
+                self._cloud.quota(WARM_POOL).hold(name, _instances(job))
+            except ServiceError:
+                pass  # as on AWS: a pool is made only within the quota, and nobody is told
+            else:
+                retained["Status"] = "Available"
+                job["RetainedSince"] = time.time()
+                self._wait(name, job)
+        job["WarmPoolStatus"] = retained
+
+    def described(self, job: Document) -> Document:
+        """The job with the seconds that its pool has been retained up to now."""
+        if _status(job) != "Available":
+            return job
+        return job | {"WarmPoolStatus": {"Status": "Available", **_retained(job)}}
+
+    def update(self, name: str, job: Document, seconds: int) -> None:
+        """UpdateTrainingJob: another KeepAlivePeriodInSeconds, 0 to end the pool. Raises ValidationException."""
+        if _status(job) not in ("InUse", "Available"):
+            raise validation(
+                f"The training job {name} has no warm pool that could be updated; its status is {_status(job) or 'none'}."
+            )
+        job["ResourceConfig"]["KeepAlivePeriodInSeconds"] = seconds
+        self._cloud.store.put(self._kind, name, job)
+        if _status(job) == "Available":
+            self._expiries.pop(name).cancel()
+            self._wait(name, job)
+
+    def _wait(self, name: str, job: Document) -> None:
+        """Keep an available pool until its time is over."""
+        resources = job["ResourceConfig"]
+        if name not in self._meters:
+            account = Account(WARM_POOL, job["TrainingJobArn"], resources["InstanceType"])
+            self._meters[name] = self._cloud.meter.begin(account, resources["InstanceCount"])
+        left = job["RetainedSince"] + resources["KeepAlivePeriodInSeconds"] - time.time()
+        self._expiries[name] = asyncio.get_running_loop().call_later(max(0.0, left), self._terminate, name)
+
+    def _terminate(self, name: str) -> None:
+        job = self._cloud.store.get(self._kind, name)
+        if job is not None:
+            self._leave(name, job, {"Status": "Terminated"})
+
+    def _leave(self, name: str, job: Document, status: dict[str, Any]) -> None:
+        """A pool is available no more; its instances are given back or belong to another job."""
+        if expiry := self._expiries.pop(name, None):
+            expiry.cancel()
+        if meter := self._meters.pop(name, None):
+            meter.end()
+        job["WarmPoolStatus"] = status | _retained(job)
+        self._cloud.store.put(self._kind, name, job)
+        self._cloud.quota(TRAINING).release(name)
+        self._cloud.quota(WARM_POOL).release(name)
+
+
+def _status(job: Document) -> str | None:
+    status: str | None = job.get("WarmPoolStatus", {}).get("Status")
+    return status
+
+
+def _instances(job: Document) -> dict[str, int]:
+    return {job["ResourceConfig"]["InstanceType"]: job["ResourceConfig"]["InstanceCount"]}
+
+
+def _retained(job: Document) -> dict[str, int]:
+    return {"ResourceRetainedBillableTimeInSeconds": round(time.time() - job["RetainedSince"])}
+
+
+def _key(job: Document) -> list[Any]:
+    """What two jobs must have in common ("Matching training jobs").
+
+    Session tags cannot be read here. Callers of one session have the same ones, so with tag chaining the session itself must be the same.
+    """
+    resources = job["ResourceConfig"]
+    vpc = job.get("VpcConfig") or {}
+    chained = job.get("SessionChainingConfig", {}).get("EnableSessionTagChaining", False)
+    return [
+        job["RoleArn"],
+        resources["InstanceType"],
+        resources["InstanceCount"],
+        resources["VolumeSizeInGB"],
+        resources.get("VolumeKmsKeyId"),
+        sorted(vpc.get("Subnets", [])),
+        sorted(vpc.get("SecurityGroupIds", [])),
+        job.get("EnableInterContainerTrafficEncryption", False),
+        job.get("EnableNetworkIsolation", False),
+        job.get("EnableManagedSpotTraining", False),
+        caller.get() if chained else None,
+    ]

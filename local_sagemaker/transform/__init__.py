@@ -1,0 +1,1 @@
+"""Batch transform jobs, and the records they split and join."""
