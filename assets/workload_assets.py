@@ -1,4 +1,5 @@
-"""The Dagster assets of a workload, made from its YAML: thin over the plain code beside this module."""
+"""The Dagster assets of a workload, made from its YAML: thin over the plain code beside this
+module."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -21,7 +22,12 @@ from dagster import (
 )
 from pydantic import Field
 
-from orchestration.private_dagster.chosen_partitions import RunReport, asset_key, outputs_are_reported_already, plan
+from orchestration.private_dagster.chosen_partitions import (
+    RunReport,
+    asset_key,
+    outputs_are_reported_already,
+    plan,
+)
 from resources.tenantry_resource import TenantryResource
 from tenantry.aws.request_budget import BudgetSpent
 from tenantry.batch.predictions import predict
@@ -44,10 +50,13 @@ class PackedRequest(Config):
 
 
 class OnboardingConfig(Config):
-    """What the launcher asks a run to do. A person leaves it empty and chooses partitions instead."""
+    """What the launcher asks a run to do. A person leaves it empty and chooses partitions
+    instead."""
 
     pack: str = Field("", description="The pack's id; empty when partitions were chosen by hand.")
-    requests: list[PackedRequest] = Field(default_factory=list, description="The requests of the pack.")
+    requests: list[PackedRequest] = Field(
+        default_factory=list, description="The requests of the pack."
+    )
 
 
 class BatchConfig(Config):
@@ -59,14 +68,16 @@ class BatchConfig(Config):
 class CapacityConfig(Config):
     """How many instances the endpoint gets."""
 
-    instances: int = Field(0, ge=0, le=1000, description="Instances; 0 for what the workload's YAML says.")
+    instances: int = Field(
+        0, ge=0, le=1000, description="Instances; 0 for what the workload's YAML says."
+    )
 
 
 def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
     """``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration`` of every tenant.
 
-    One step makes them, so that a tenant moves on as soon as its own part is ready, and so that one run can serve any set of
-    tenants; each asset can also be materialised alone.
+    One step makes them, so that a tenant moves on as soon as its own part is ready, and so that one
+    run can serve any set of tenants; each asset can also be materialised alone.
     """
     common: dict[str, Any] = {
         "group_name": workload.name,
@@ -78,21 +89,24 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
     specs = [
         AssetSpec(
             asset_key(workload.name, "training_data"),
-            description=f"{workload.title}: the tenant's latest upload, checked, repaired where documented, and prepared.",
+            description=f"{workload.title}: the tenant's latest upload, checked, repaired where "
+            f"documented, and prepared.",
             kinds={"s3", *kinds[:1]},
             **common,
         ),
         AssetSpec(
             asset_key(workload.name, "fine_tuned_artifact"),
             deps=[asset_key(workload.name, "training_data")],
-            description=f"{workload.title}: the tenant's own model, an immutable versioned archive with its score.",
+            description=f"{workload.title}: the tenant's own model, an immutable versioned archive "
+            f"with its score.",
             kinds={"sagemaker", *kinds[1:2]},
             **common,
         ),
         AssetSpec(
             asset_key(workload.name, "endpoint_registration"),
             deps=[asset_key(workload.name, "fine_tuned_artifact")],
-            description=f"{workload.title}: the model under its endpoint, asked once, and champion if it is not worse.",
+            description=f"{workload.title}: the model under its endpoint, asked once, and champion "
+            f"if it is not worse.",
             kinds={"sagemaker", "dynamodb"},
             **common,
         ),
@@ -109,7 +123,9 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
         context: AssetExecutionContext, config: OnboardingConfig, tenantry: TenantryResource
     ) -> Iterator[MaterializeResult[Any]]:
         selected = context.op_execution_context.selected_asset_keys
-        stages = frozenset[AssetName](name for name in ONBOARDING if asset_key(workload.name, name) in selected)
+        stages = frozenset[AssetName](
+            name for name in ONBOARDING if asset_key(workload.name, name) in selected
+        )
         failures = _onboard(context.op_execution_context, config, tenantry, workload, stages)
         raise_for(failures)
         outputs_are_reported_already(context)
@@ -124,10 +140,12 @@ def onboarding_step(workload: str) -> str:
 
 
 def raise_for(failures: Mapping[keys.TenantId, str]) -> None:
-    """Fail the run when tenants failed, so that they show as failed; the others stay materialised."""
+    """Fail the run when tenants failed, so that they show as failed; the others stay
+    materialised."""
     if failures:
         raise Failure(
-            f"{len(failures)} of the tenants failed; the others are done.\n{failures_in_words(failures)}",
+            f"{len(failures)} of the tenants failed; the others are "
+            f"done.\n{failures_in_words(failures)}",
             allow_retries=False,
         )
 
@@ -147,7 +165,9 @@ def _onboard(
     for pack, tier, work in _packs(context, config, queue, workload, failures):
         assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
         plan(context, assets, [item.tenant for item in work])
-        going = Onboarding(deployment, workload, pack, tier, report, _train(context, tenantry), stages, queue.by)
+        going = Onboarding(
+            deployment, workload, pack, tier, report, _train(context, tenantry), stages, queue.by
+        )
         try:
             going.run(work)
         except NoCapacityYet as error:
@@ -157,7 +177,10 @@ def _onboard(
         failures |= going.failures
         registered += going.registered
     calls = sum(deployment.aws_calls.values())
-    context.log.info(f"{registered} tenants registered, {len(failures)} failed; {calls} calls to AWS by this process")
+    context.log.info(
+        f"{registered} tenants registered, {len(failures)} failed; {calls} calls to AWS by this "
+        f"process"
+    )
     return failures
 
 
@@ -168,13 +191,19 @@ def _packs(
     workload: Workload,
     failures: dict[keys.TenantId, str],
 ) -> Iterator[tuple[keys.PackId, keys.Tier, Sequence[Work]]]:
-    """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone, others by tier."""
+    """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone,
+    others by tier."""
     name = keys.workload_name(workload.name)
     if config.pack:
         pack = keys.pack_id(config.pack)
-        wanted = [(keys.tenant_id(entry.tenant), keys.request_id(entry.request)) for entry in config.requests]
+        wanted = [
+            (keys.tenant_id(entry.tenant), keys.request_id(entry.request))
+            for entry in config.requests
+        ]
         work = owed_work(queue.get_many(wanted, name), pack)
-        context.log.info(f"pack {pack}: {len(work)} of {len(wanted)} requests are still to be worked on")
+        context.log.info(
+            f"pack {pack}: {len(work)} of {len(wanted)} requests are still to be worked on"
+        )
         if work:
             yield pack, work[0].request.tier, work
         return
@@ -214,8 +243,11 @@ def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
     return train
 
 
-def batch_predictions_asset(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
-    """``batch_predictions``, by hand for chosen tenants; the schedule's job predicts for everyone."""
+def batch_predictions_asset(
+    workload: Workload, tenants: PartitionsDefinition[str]
+) -> AssetsDefinition:
+    """``batch_predictions``, by hand for chosen tenants; the schedule's job predicts for
+    everyone."""
 
     @asset(
         key=asset_key(workload.name, "batch_predictions"),
@@ -226,7 +258,8 @@ def batch_predictions_asset(workload: Workload, tenants: PartitionsDefinition[st
         kinds={"sagemaker", "s3"},
         output_required=False,
         backfill_policy=BackfillPolicy.single_run(),
-        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a batch transform."
+        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a "
+        f"batch transform."
         f" The schedule {workload.name}_batch_predictions_schedule predicts for everyone.",
     )
     def batch_predictions(
@@ -246,7 +279,8 @@ def predict_day(
     workload: Workload,
     tenants: Sequence[keys.TenantId] | None,
 ) -> None:
-    """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises ``Failure`` if some failed."""
+    """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises
+    ``Failure`` if some failed."""
     with RunReport(context, workload.name) as report:
         failures = predict(
             tenantry.deployment,
@@ -256,19 +290,24 @@ def predict_day(
             context.run.run_id,
             report,
             poll=tenantry.poll_seconds,
-            starting=lambda served: plan(context, [asset_key(workload.name, "batch_predictions")], served),
+            starting=lambda served: plan(
+                context, [asset_key(workload.name, "batch_predictions")], served
+            ),
         )
     raise_for(failures)
 
 
 def _missing_or_changed() -> AutomationCondition[Any]:
-    """Once when the asset is missing, the very first time it is looked at included, and whenever its code version changes;
-    again every five minutes while its latest run failed: an update that was rolled back, say.
+    """Once when the asset is missing, the very first time it is looked at included, and whenever
+    its code version changes; again every five minutes while its latest run failed: an update that
+    was rolled back, say.
 
     ``AutomationCondition.on_missing()`` leaves alone what was missing at its first evaluation.
     """
     missing: AutomationCondition[Any] = AutomationCondition.missing().newly_true()
-    failed = AutomationCondition.execution_failed() & AutomationCondition.cron_tick_passed("*/5 * * * *")
+    failed = AutomationCondition.execution_failed() & AutomationCondition.cron_tick_passed(
+        "*/5 * * * *"
+    )
     wanted = missing | AutomationCondition.code_version_changed() | failed
     handled = AutomationCondition.newly_requested() | AutomationCondition.newly_updated()
     return wanted.since(handled) & ~AutomationCondition.in_progress()
@@ -284,30 +323,39 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            endpoints.ensure_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+            endpoints.ensure_endpoint(
+                tenantry.deployment, workload, _shared_tier(workload), keys.TenantId("")
+            )
         )
 
     return serving_endpoint
 
 
 def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
-    """``asynchronous_endpoint``: the endpoint for requests that take long or may wait, of a workload that has one."""
+    """``asynchronous_endpoint``: the endpoint for requests that take long or may wait, of a
+    workload that has one."""
 
     @_endpoint_asset(
         workload,
         "asynchronous_endpoint",
-        f"the endpoint that answers every tenant of the {workload.tier} tier by and by, through S3.",
+        f"the endpoint that answers every tenant of the {workload.tier} tier by and by, through "
+        f"S3.",
     )
     def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            endpoints.ensure_async_endpoint(tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""))
+            endpoints.ensure_async_endpoint(
+                tenantry.deployment, workload, _shared_tier(workload), keys.TenantId("")
+            )
         )
 
     return asynchronous_endpoint
 
 
-def _endpoint_asset(workload: Workload, name: str, description: str) -> Callable[..., AssetsDefinition]:
-    """The decorator of an endpoint's asset: made when it is missing, updated when the YAML changes."""
+def _endpoint_asset(
+    workload: Workload, name: str, description: str
+) -> Callable[..., AssetsDefinition]:
+    """The decorator of an endpoint's asset: made when it is missing, updated when the YAML
+    changes."""
     return asset(
         key=asset_key(workload.name, name),
         group_name=workload.name,
@@ -320,7 +368,8 @@ def _endpoint_asset(workload: Workload, name: str, description: str) -> Callable
 
 
 def _shared_tier(workload: Workload) -> keys.Tier:
-    """The tier whose endpoint all tenants share; a silo tenant's own is made when its model is registered."""
+    """The tier whose endpoint all tenants share; a silo tenant's own is made when its model is
+    registered."""
     return "bridge" if workload.tier == "silo" else workload.tier
 
 
@@ -338,7 +387,8 @@ def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
 
 
 def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
-    """``endpoint_capacity``: how many instances the endpoint has, as the schedules of the YAML or a person say."""
+    """``endpoint_capacity``: how many instances the endpoint has, as the schedules of the YAML or a
+    person say."""
 
     @asset(
         key=asset_key(workload.name, "endpoint_capacity"),
@@ -348,15 +398,23 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
         kinds={"sagemaker"},
         description=f"{workload.title}: the instances behind the endpoint, and what they cost.",
     )
-    def endpoint_capacity(config: CapacityConfig, tenantry: TenantryResource) -> MaterializeResult[Any]:
+    def endpoint_capacity(
+        config: CapacityConfig, tenantry: TenantryResource
+    ) -> MaterializeResult[Any]:
         # A release that cannot be served holds up no change of capacity.
         endpoint = endpoints.ensure_endpoint(
-            tenantry.deployment, workload, _shared_tier(workload), keys.TenantId(""), began=datetime.now(UTC)
+            tenantry.deployment,
+            workload,
+            _shared_tier(workload),
+            keys.TenantId(""),
+            began=datetime.now(UTC),
         )
         endpoint = endpoints.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances
         )
-        return MaterializeResult(metadata=capacity_metadata(endpoint, workload.serving.usd_per_hour))
+        return MaterializeResult(
+            metadata=capacity_metadata(endpoint, workload.serving.usd_per_hour)
+        )
 
     return endpoint_capacity
 
@@ -367,7 +425,11 @@ def assets_of(workload: Workload, tenants: PartitionsDefinition[str]) -> list[As
         onboarding_assets(workload, tenants),
         batch_predictions_asset(workload, tenants),
         serving_endpoint_asset(workload),
-        *([asynchronous_endpoint_asset(workload)] if workload.serving.asynchronous is not None else []),
+        *(
+            [asynchronous_endpoint_asset(workload)]
+            if workload.serving.asynchronous is not None
+            else []
+        ),
         endpoint_capacity_asset(workload),
     ]
 
@@ -379,5 +441,8 @@ def onboarding_selection(workload: Workload) -> AssetSelection:
 
 def endpoint_selection(workload: Workload) -> AssetSelection:
     """The endpoints a workload has."""
-    names = ["serving_endpoint", *(["asynchronous_endpoint"] if workload.serving.asynchronous is not None else [])]
+    names = [
+        "serving_endpoint",
+        *(["asynchronous_endpoint"] if workload.serving.asynchronous is not None else []),
+    ]
     return AssetSelection.assets(*(asset_key(workload.name, name) for name in names))

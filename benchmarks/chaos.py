@@ -2,8 +2,8 @@
 
     python -m benchmarks.chaos --seeds 1-20 --tenants 200 --jobs 1
 
-A seed that does not add up keeps its folder (logs, Dagster's storage, the local cloud's state) and its output; their names are
-printed. The last line is one JSON document.
+A seed that does not add up keeps its folder (logs, Dagster's storage, the local cloud's state) and
+its output; their names are printed. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -40,12 +40,22 @@ def seeds(text: str) -> list[int]:
 
 
 def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, Any]:
-    """One seed. ``held`` tells whether everything added up; a seed that broke off has ``broke`` instead of figures."""
+    """One seed. ``held`` tells whether everything added up; a seed that broke off has ``broke``
+    instead of figures."""
     folder, output = base / f"seed-{seed}", base / f"seed-{seed}.txt"
     command = [
-        sys.executable, "-m", "tests.chaos", "--seed", str(seed), "--tenants", str(tenants), "--folder", str(folder),
-        "--rest-seconds", str(rest_seconds),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "tests.chaos",
+        "--seed",
+        str(seed),
+        "--tenants",
+        str(tenants),
+        "--folder",
+        str(folder),
+        "--rest-seconds",
+        str(rest_seconds),
+    ]
     with (
         output.open("w") as sink,
         subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,
@@ -63,10 +73,14 @@ def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, A
         shutil.rmtree(folder, ignore_errors=True)
     counts, kills = summary.get("counts", {}), summary.get("kills", {})
     print(
-        f"seed {seed}: {'held' if summary['held'] else f'DID NOT HOLD, see {output}'}; {summary.get('seconds', '?')} s, "
-        f"{summary.get('uploads', '?')} uploads, {sum(kills.values())} kills, {sum(summary.get('faults', {}).values())} faults; "
-        f"registered {counts.get('requests registered', 0)}, superseded {counts.get('requests superseded', 0)}, "
-        f"refused {counts.get('requests refused', 0)}, dead-lettered {counts.get('requests dead_lettered', 0)}",
+        f"seed {seed}: {'held' if summary['held'] else f'DID NOT HOLD, see {output}'}; "
+        f"{summary.get('seconds', '?')} s, "
+        f"{summary.get('uploads', '?')} uploads, {sum(kills.values())} kills, "
+        f"{sum(summary.get('faults', {}).values())} faults; "
+        f"registered {counts.get('requests registered', 0)}, superseded "
+        f"{counts.get('requests superseded', 0)}, "
+        f"refused {counts.get('requests refused', 0)}, dead-lettered "
+        f"{counts.get('requests dead_lettered', 0)}",
         flush=True,
     )
     return summary
@@ -74,7 +88,9 @@ def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, A
 
 def tally(summaries: Sequence[dict[str, Any]], tenants: int) -> dict[str, Any]:
     """The figures of all seeds together."""
-    totals: dict[str, Counter[str]] = {name: Counter() for name in ("kills", "faults", "events", "counts")}
+    totals: dict[str, Counter[str]] = {
+        name: Counter() for name in ("kills", "faults", "events", "counts")
+    }
     for summary in summaries:
         for name, total in totals.items():
             total.update(summary.get(name, {}))
@@ -105,19 +121,34 @@ def tally(summaries: Sequence[dict[str, Any]], tenants: int) -> dict[str, Any]:
 def main() -> int:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seeds", type=seeds, default=seeds("1-20"), help="such as 1-20 or 3,7 (1-20)")
+    parser.add_argument(
+        "--seeds", type=seeds, default=seeds("1-20"), help="such as 1-20 or 3,7 (1-20)"
+    )
     parser.add_argument("--tenants", type=int, default=200)
     parser.add_argument(
-        "--jobs", type=int, default=1, help="seeds at the same time; each keeps two cores busy (%(default)s)"
+        "--jobs",
+        type=int,
+        default=1,
+        help="seeds at the same time; each keeps two cores busy (%(default)s)",
     )
-    parser.add_argument("--rest-seconds", type=float, default=600, help="how long rest may take to come (%(default)s)")
+    parser.add_argument(
+        "--rest-seconds",
+        type=float,
+        default=600,
+        help="how long rest may take to come (%(default)s)",
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, terminated)
     base = Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        asked = [pool.submit(run, seed, arguments.tenants, base, arguments.rest_seconds) for seed in arguments.seeds]
+        asked = [
+            pool.submit(run, seed, arguments.tenants, base, arguments.rest_seconds)
+            for seed in arguments.seeds
+        ]
         try:
             summaries = [one.result() for one in asked]
         except BaseException:

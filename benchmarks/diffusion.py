@@ -1,13 +1,16 @@
-"""Portraits: many tenants' adapters on one base, beside a pipeline for each; `python -m benchmarks.diffusion [--quick]`.
+"""Portraits: many tenants' adapters on one base, beside a pipeline for each; `python -m
+benchmarks.diffusion [--quick]`.
 
-On a CPU with the embedded base, and on a GPU with one of Stable Diffusion 1.5's shape and random weights:
+On a CPU with the embedded base, and on a GPU with one of Stable Diffusion 1.5's shape and random
+weights:
 
     python -m benchmarks.diffusion
     python -m benchmarks.diffusion --device cuda --size sd15
 
-What is compared takes turns within the run, so that a busy moment of the machine meets both, and ratios are medians over
-rounds. Tenants' models have the shape that training makes by default; where only speed is measured, they hold random numbers. The last
-line is JSON with every figure. The server's TENANTRY_ variables (docs/contracts.md, "Portraits") count here too. `--quick` measures
+What is compared takes turns within the run, so that a busy moment of the machine meets both, and
+ratios are medians over rounds. Tenants' models have the shape that training makes by default; where
+only speed is measured, they hold random numbers. The last line is JSON with every figure. The
+server's TENANTRY_ variables (docs/contracts.md, "Portraits") count here too. `--quick` measures
 nothing: it shows that everything runs.
 """
 
@@ -46,14 +49,24 @@ SECTIONS: Final[Mapping[str, Callable[[Bench], dict[str, Any]]]] = {
 def main() -> int:
     """Measure and print the report."""
     parser = argparse.ArgumentParser(description="Many tenants' adapters on one base.")
-    parser.add_argument("--quick", action="store_true", help="as little as shows that everything runs")
     parser.add_argument(
-        "--size", choices=SIZES, default="tiny", help="the base: the embedded one, or Stable Diffusion 1.5's shape"
+        "--quick", action="store_true", help="as little as shows that everything runs"
+    )
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="tiny",
+        help="the base: the embedded one, or Stable Diffusion 1.5's shape",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--pixels", type=int, help="width and height of pictures; the base's own unless given")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of torch on the CPU; all cores unless given"
+        "--pixels", type=int, help="width and height of pictures; the base's own unless given"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="of torch on the CPU; all cores unless given",
     )
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), help="measure these alone")
     arguments = parser.parse_args()
@@ -62,7 +75,12 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="diffusion-") as scratch:
         bench = make_bench(
-            arguments.size, arguments.device, arguments.pixels, arguments.threads, Path(scratch), quick=arguments.quick
+            arguments.size,
+            arguments.device,
+            arguments.pixels,
+            arguments.threads,
+            Path(scratch),
+            quick=arguments.quick,
         )
         report = _about(bench)
         for name in arguments.only or SECTIONS:
@@ -80,11 +98,20 @@ def main() -> int:
 def _about(bench: Bench) -> dict[str, Any]:
     cuda = torch.device(bench.device).type == "cuda"
     return {
-        "benchmark": "diffusion", "base": bench.size, "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "dtype": bench.dtype, "pixels": bench.pixels, "threads": bench.threads, "cores": os.cpu_count(),
-        "load_average": round(psutil.getloadavg()[0], 1), "quick": bench.quick, "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "peft", "transformers")},
-    }  # fmt: skip
+        "benchmark": "diffusion",
+        "base": bench.size,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "dtype": bench.dtype,
+        "pixels": bench.pixels,
+        "threads": bench.threads,
+        "cores": os.cpu_count(),
+        "load_average": round(psutil.getloadavg()[0], 1),
+        "quick": bench.quick,
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name) for name in ("torch", "diffusers", "peft", "transformers")
+        },
+    }
 
 
 def _peak_rss_mib() -> float:

@@ -1,4 +1,5 @@
-"""What the benchmarks of portraits run on: a base of either size, and tenants' models as the archives they are served from."""
+"""What the benchmarks of portraits run on: a base of either size, and tenants' models as the
+archives they are served from."""
 
 import json
 import math
@@ -40,7 +41,8 @@ class Bench:
     source: str
     """The base, as `load_base` takes it."""
     pipeline: Path
-    """A whole saved pipeline, as a tenant without adapters would need one of its own: the base's weights as they are shipped."""
+    """A whole saved pipeline, as a tenant without adapters would need one of its own: the base's
+    weights as they are shipped."""
     device: str
     dtype: str
     """What the base computes in."""
@@ -68,10 +70,13 @@ class Bench:
         return LoraLayers(base.unet, serving.targets, (slots or serving.slots) + 1, serving.rank)
 
     def engine(self, base: Base, layers: LoraLayers) -> Engine:
-        """An engine that the caller turns, with the server's settings but for the queue, which never refuses."""
+        """An engine that the caller turns, with the server's settings but for the queue, which
+        never refuses."""
         settings = self.serving.engine
         engine = Engine(
-            base, layers, EngineSettings(settings.places, 1_000_000, 1_000_000, settings.prompt_cache_bytes)
+            base,
+            layers,
+            EngineSettings(settings.places, 1_000_000, 1_000_000, settings.prompt_cache_bytes),
         )
         nobody = Adapter(adapter_card(base, self.training), "", {})
         drawn(engine, [(nobody, self.drawing(number)) for number in range(2)])
@@ -81,7 +86,13 @@ class Bench:
         """Picture ``number``, with the server's default steps and guidance."""
         serving = self.serving
         return Drawing(
-            PROMPTS[number % len(PROMPTS)], None, number, serving.steps, serving.guidance, self.pixels, self.pixels
+            PROMPTS[number % len(PROMPTS)],
+            None,
+            number,
+            serving.steps,
+            serving.guidance,
+            self.pixels,
+            self.pixels,
         )
 
     def synchronise(self) -> None:
@@ -90,8 +101,11 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def make_bench(size: Size, device: str, pixels: int | None, threads: int, scratch: Path, *, quick: bool) -> Bench:
-    """Prepare a run: for ``sd15`` write the base into ``scratch``. ``pixels`` are the base's own when not given.
+def make_bench(
+    size: Size, device: str, pixels: int | None, threads: int, scratch: Path, *, quick: bool
+) -> Bench:
+    """Prepare a run: for ``sd15`` write the base into ``scratch``. ``pixels`` are the base's own
+    when not given.
 
     The server's settings are its defaults, or as the process's TENANTRY_ variables say.
     """
@@ -108,8 +122,12 @@ def make_bench(size: Size, device: str, pixels: int | None, threads: int, scratc
     training = parse_settings({"base": source})
     environment: dict[str, str] = {}
     if size == "sd15":
-        # Slots as wide as what training makes: the server's defaults have room for any adapter of such a base.
-        environment |= {"TENANTRY_LORA_TARGETS": training.targets, "TENANTRY_RANK": str(training.rank)}
+        # Slots as wide as what training makes: the server's defaults have room for any adapter of
+        # such a base.
+        environment |= {
+            "TENANTRY_LORA_TARGETS": training.targets,
+            "TENANTRY_RANK": str(training.rank),
+        }
     if quick:
         environment["TENANTRY_STEPS"] = str(QUICK_STEPS)
         training = replace(training, steps=QUICK_STEPS, warmup=1)
@@ -123,7 +141,9 @@ def make_bench(size: Size, device: str, pixels: int | None, threads: int, scratc
         quick=quick,
         threads=threads,
         training=training,
-        serving=ServingSettings.of_environment({**environment, **os.environ, "TENANTRY_BASE": source}),
+        serving=ServingSettings.of_environment(
+            {**environment, **os.environ, "TENANTRY_BASE": source}
+        ),
         scratch=scratch,
     )
 
@@ -132,10 +152,15 @@ def save_random_sd15(folder: Path) -> None:
     """Save a pipeline of Stable Diffusion 1.5's shape with random weights in bf16.
 
     UNet, autoencoder and text encoder as in that model's own config.json files
-    (https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5); its safety checker is left out, and its
-    tokenizer is replaced by one without merges, so that nothing need be fetched.
+    (https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5); its safety checker is left
+    out, and its tokenizer is replaced by one without merges, so that nothing need be fetched.
     """
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from diffusers.utils import logging
     from transformers import CLIPTextConfig, CLIPTextModel
     from transformers.utils import logging as transformers_logging
@@ -179,14 +204,27 @@ def save_random_sd15(folder: Path) -> None:
     finally:
         torch.set_default_dtype(before)
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
         steps_offset=1,
-    )  # fmt: skip
-    nothing: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    )
+    nothing: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     pipeline: Any = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, **nothing
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        **nothing,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
 
@@ -200,7 +238,9 @@ def _tokenizer(folder: Path) -> Any:
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = folder / "vocabulary"
     vocabulary.mkdir(parents=True)
-    (vocabulary / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (vocabulary / "vocab.json").write_text(
+        json.dumps({word: number for number, word in enumerate(words)})
+    )
     (vocabulary / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"))
     shutil.rmtree(vocabulary)
@@ -209,7 +249,8 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def write_tenants(bench: Bench, base: Base, layers: LoraLayers, count: int) -> list[Path]:
-    """Archives of ``count`` tenants' models, each of its own numbers and of the shape that training makes by default."""
+    """Archives of ``count`` tenants' models, each of its own numbers and of the shape that training
+    makes by default."""
     folder = bench.scratch / "tenants"
     folder.mkdir(exist_ok=True)
     rank, endings = bench.training.rank, TARGETS[bench.training.targets]
@@ -238,7 +279,8 @@ def adapter_card(base: Base, settings: Settings) -> AdapterCard:
 
 
 def read_tenant(bench: Bench, base: Base, shapes: Mapping[str, Shape], archive: Path) -> Adapter:
-    """Read a tenant's archive as the model server does: extracted within limits, checked, its folder removed.
+    """Read a tenant's archive as the model server does: extracted within limits, checked, its
+    folder removed.
 
     ``shapes`` are those of the bank's layers, which the server asks for once too.
     """

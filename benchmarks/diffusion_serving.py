@@ -17,7 +17,15 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.diffusion_base import Bench, alternated, drawn, median, percentile, read_tenant, write_tenants
+from benchmarks.diffusion_base import (
+    Bench,
+    alternated,
+    drawn,
+    median,
+    percentile,
+    read_tenant,
+    write_tenants,
+)
 from containers.diffusion.adapters.adapter import WEIGHTS_FILE, Adapter
 from containers.diffusion.adapters.lora import LoraLayers
 from containers.diffusion.base.pipeline import DTYPES, Base
@@ -40,10 +48,12 @@ ZIPF: Final = 1.3
 
 
 def cold(bench: Bench) -> dict[str, Any]:
-    """A tenant's model from its archive into its slot, beside loading a whole pipeline of its own from disk.
+    """A tenant's model from its archive into its slot, beside loading a whole pipeline of its own
+    from disk.
 
-    The adapter's time holds all that comes after the archive file: extracting, checking, copying into a slot, another
-    tenant's once all are in use. The pipeline's begins with files that are extracted already. Both lie in the page cache.
+    The adapter's time holds all that comes after the archive file: extracting, checking, copying
+    into a slot, another tenant's once all are in use. The pipeline's begins with files that are
+    extracted already. Both lie in the page cache.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -67,9 +77,13 @@ def cold(bench: Bench) -> dict[str, Any]:
     def load_pipeline() -> float:
         began = time.perf_counter()
         loaded: Any = StableDiffusionPipeline.from_pretrained(
-            bench.pipeline, dtype=DTYPES[bench.dtype], use_safetensors=True, local_files_only=True,
-            safety_checker=None, requires_safety_checker=False,
-        )  # fmt: skip
+            bench.pipeline,
+            dtype=DTYPES[bench.dtype],
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
         loaded.to(bench.device)
         bench.synchronise()
         return 1000 * (time.perf_counter() - began)
@@ -89,7 +103,11 @@ def cold(bench: Bench) -> dict[str, Any]:
         refills += [refill for _, refill in times]
         speedups.append(pipelines[-1] / float(np.median(adapters[-ADAPTERS_TO_A_PIPELINE:])))
     layers.remove()
-    modules = [module for module in base.pipeline.components.values() if isinstance(module, torch.nn.Module)]
+    modules = [
+        module
+        for module in base.pipeline.components.values()
+        if isinstance(module, torch.nn.Module)
+    ]
     numbers = sum(parameter.numel() for module in modules for parameter in module.parameters())
     shipped = sum(path.stat().st_size for path in bench.pipeline.rglob("*") if path.is_file())
     each = float(np.mean([archive.stat().st_size for archive in archives]))
@@ -100,8 +118,8 @@ def cold(bench: Bench) -> dict[str, Any]:
         "cold_from_host_memory_p50_ms": median(refills, 2),
         "pipeline_p50_ms": median(pipelines, 1),
         "pipeline_p99_ms": percentile(pipelines, 99, 1),
-        # Half precision on both sides, as base and adapters are shipped; then the pipeline as diffusers' training scripts
-        # save it, in single precision.
+        # Half precision on both sides, as base and adapters are shipped; then the pipeline as
+        # diffusers' training scripts save it, in single precision.
         "bytes_ratio": round(shipped / each, 1),
         "bytes_ratio_of_fp32_pipeline": round((shipped + 2 * numbers) / each, 1),
         "adapter_bytes": round(each),
@@ -116,8 +134,9 @@ def cold(bench: Bench) -> dict[str, Any]:
 def switch(bench: Bench) -> dict[str, Any]:
     """What it costs that the generation before was another tenant's, both being in their slots.
 
-    Pairs of generations of one step, one after the same tenant's and one after another's, in random order: a switch costs the
-    same however many steps follow. The extra time is over that of a generation with the server's default steps.
+    Pairs of generations of one step, one after the same tenant's and one after another's, in random
+    order: a switch costs the same however many steps follow. The extra time is over that of a
+    generation with the server's default steps.
     """
     base = bench.load()
     layers = bench.layers(base)
@@ -127,7 +146,10 @@ def switch(bench: Bench) -> dict[str, Any]:
     short = replace(bench.drawing(0), steps=1)
     for resident in adapters:
         drawn(engine, [(resident, short)])
-    whole = [_timed(lambda: drawn(engine, [(adapters[0], bench.drawing(0))])) for _ in range(bench.count(15, 1))]
+    whole = [
+        _timed(lambda: drawn(engine, [(adapters[0], bench.drawing(0))]))
+        for _ in range(bench.count(15, 1))
+    ]
     same: list[float] = []
     changed: list[float] = []
     current = 0
@@ -135,7 +157,8 @@ def switch(bench: Bench) -> dict[str, Any]:
         for stays in turn.sample((True, False), 2):
             if not stays:
                 current = (current + 1) % len(adapters)
-            seconds = _timed(lambda: drawn(engine, [(adapters[current], short)]))  # noqa: B023 - called at once
+            # Called at once.
+            seconds = _timed(lambda: drawn(engine, [(adapters[current], short)]))  # noqa: B023
             (same if stays else changed).append(seconds)
     extra = float(np.median(np.subtract(changed, same)))
     return {
@@ -148,9 +171,11 @@ def switch(bench: Bench) -> dict[str, Any]:
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """A thousand tenants, each in turn, through the server's model store and predictor; resident memory of a process of its own.
+    """A thousand tenants, each in turn, through the server's model store and predictor; resident
+    memory of a process of its own.
 
-    The store has room for a fifth of them and the bank for fewer, so both are full, and evict, long before the end.
+    The store has room for a fifth of them and the bank for fewer, so both are full, and evict, long
+    before the end.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(_round_robin, bench).result()
@@ -160,12 +185,18 @@ def _round_robin(bench: Bench) -> dict[str, Any]:
     base = bench.load()
     # A file may be many tenants': each of them has a model of its own in memory.
     archives = write_tenants(
-        bench, base, bench.layers(base), bench.count(64, 4) if bench.size == "tiny" else bench.count(8, 2)
+        bench,
+        base,
+        bench.layers(base),
+        bench.count(64, 4) if bench.size == "tiny" else bench.count(8, 2),
     )
     del base
     tenants = bench.count(1000, 10)
     served = replace(
-        bench.serving, device=bench.device, dtype=bench.dtype, slots=min(bench.serving.slots, tenants // 10)
+        bench.serving,
+        device=bench.device,
+        dtype=bench.dtype,
+        slots=min(bench.serving.slots, tenants // 10),
     )
     predictor = DiffusionPredictor(lambda: served)
     predictor.start()
@@ -178,7 +209,15 @@ def _round_robin(bench: Bench) -> dict[str, Any]:
 async def _serve_in_turn(
     bench: Bench, predictor: DiffusionPredictor, archives: Sequence[Path], tenants: int
 ) -> dict[str, Any]:
-    body = json.dumps({"prompt": "a star", "steps": 1, "guidance": 1, "width": bench.pixels, "height": bench.pixels})
+    body = json.dumps(
+        {
+            "prompt": "a star",
+            "steps": 1,
+            "guidance": 1,
+            "width": bench.pixels,
+            "height": bench.pixels,
+        }
+    )
     room = tenants // 5
     with ThreadPoolExecutor(1) as loaders:
         folder = bench.scratch / "size"
@@ -216,10 +255,11 @@ async def _serve_in_turn(
 
 
 def mixed(bench: Bench) -> dict[str, Any]:
-    """One batch of eight tenants' pictures, beside eight of one tenant whose adapter is fused into the weights.
+    """One batch of eight tenants' pictures, beside eight of one tenant whose adapter is fused into
+    the weights.
 
-    The fused weights are made by diffusers' own ``fuse_lora`` from the same file, and the UNet under them has no adapter layers
-    at all. Both are also drawn one after another.
+    The fused weights are made by diffusers' own ``fuse_lora`` from the same file, and the UNet
+    under them has no adapter layers at all. Both are also drawn one after another.
     """
     base = bench.load()
     layers = bench.layers(base)
@@ -234,8 +274,12 @@ def mixed(bench: Bench) -> dict[str, Any]:
         for each in asked:
             drawn(engine, [each])
 
-    # What is measured draws what it should: the first tenant's picture is the same by both, and not another tenant's.
-    own, other = (drawn(engine, asked) for asked in (several, [(adapter, bench.drawing(0)) for adapter in adapters]))
+    # What is measured draws what it should: the first tenant's picture is the same by both, and not
+    # another tenant's.
+    own, other = (
+        drawn(engine, asked)
+        for asked in (several, [(adapter, bench.drawing(0)) for adapter in adapters])
+    )
     if np.array_equal(other[0], other[1]):
         raise RuntimeError("two tenants' adapters draw the same picture")
     difference = np.abs(own[0].astype(int) - drawn(fused, alone)[0].astype(int))
@@ -283,14 +327,16 @@ class _Arrival:
 
 
 def load(bench: Bench) -> dict[str, Any]:
-    """Poisson arrivals, answered by continuous batching and by static batching with the same engine.
+    """Poisson arrivals, answered by continuous batching and by static batching with the same
+    engine.
 
-    The rate is the geometric mean of what one after another and what full batches serve: above the first, below the
-    second. A static batcher takes what waits when it is free, fairly between tenants and as many as there are places, and draws
-    them to their end.
+    The rate is the geometric mean of what one after another and what full batches serve: above the
+    first, below the second. A static batcher takes what waits when it is free, fairly between
+    tenants and as many as there are places, and draws them to their end.
 
-    Each way has a clock of its own, which goes on by what its turns take and skips the time in which it has nothing to do. The one
-    whose clock is behind has the next turn, so that a busy moment of the machine meets both.
+    Each way has a clock of its own, which goes on by what its turns take and skips the time in
+    which it has nothing to do. The one whose clock is behind has the next turn, so that a busy
+    moment of the machine meets both.
     """
     base, other_base = bench.load(), bench.load()
     layers, other_layers = bench.layers(base), bench.layers(other_base)
@@ -315,7 +361,8 @@ def load(bench: Bench) -> dict[str, Any]:
         continuous = _OpenLoop(bench, engine, arrivals, None)
         static = _OpenLoop(bench, other_engine, arrivals, places)
         _in_step(continuous, static)
-        # Those that were late in both, so that the same requests are compared; all where none is, as in a short run.
+        # Those that were late in both, so that the same requests are compared; all where none is,
+        # as in a short run.
         late = [index for index in range(requests) if continuous.late[index] and static.late[index]]
         late = late or list(range(requests))
         for name, loop in (("continuous", continuous), ("static", static)):
@@ -323,7 +370,11 @@ def load(bench: Bench) -> dict[str, Any]:
         p95 = [np.percentile(times[-len(late) :], 95) for times in answered.values()]
         ratios.append(float(p95[0] / p95[1]))
         overall.append(float(np.median(continuous.latency_ms) / np.median(static.latency_ms)))
-        print(f"load: round {number + 1}, p95 of {len(late)} late requests over static {ratios[-1]:.3f}", flush=True)
+        print(
+            f"load: round {number + 1}, p95 of {len(late)} late requests over static "
+            f"{ratios[-1]:.3f}",
+            flush=True,
+        )
     alone = _OpenLoop(bench, engine, _arrivals(bench, adapters, requests, rate, seed=0), 1)
     _in_step(alone)
     return {
@@ -344,7 +395,9 @@ def load(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _arrivals(bench: Bench, adapters: Sequence[Adapter], count: int, rate: float, seed: int) -> list[_Arrival]:
+def _arrivals(
+    bench: Bench, adapters: Sequence[Adapter], count: int, rate: float, seed: int
+) -> list[_Arrival]:
     """Requests at exponential distances, of tenants by Zipf's law."""
     source = random.Random(seed)
     weights = [1 / rank**ZIPF for rank in range(1, len(adapters) + 1)]
@@ -357,9 +410,12 @@ def _arrivals(bench: Bench, adapters: Sequence[Adapter], count: int, rate: float
 
 
 class _OpenLoop:
-    """Arrivals on their way through an engine: each let in when it comes, or in static batches of at most ``static``."""
+    """Arrivals on their way through an engine: each let in when it comes, or in static batches of
+    at most ``static``."""
 
-    def __init__(self, bench: Bench, engine: Engine, arrivals: Sequence[_Arrival], static: int | None) -> None:
+    def __init__(
+        self, bench: Bench, engine: Engine, arrivals: Sequence[_Arrival], static: int | None
+    ) -> None:
         self._bench = bench
         self._engine = engine
         self._arrivals = arrivals
@@ -427,10 +483,13 @@ def _adapters(bench: Bench, base: Base, layers: LoraLayers, count: int) -> list[
 
 
 def _rounds(ways: dict[str, Callable[[], object]], rounds: int) -> list[dict[str, float]]:
-    """Seconds of each way in each round, after one that is not counted; the order is another in each round."""
+    """Seconds of each way in each round, after one that is not counted; the order is another in
+    each round."""
     for way in ways.values():
         way()
-    return [{name: _timed(ways[name]) for name in order} for order in alternated(tuple(ways), rounds)]
+    return [
+        {name: _timed(ways[name]) for name in order} for order in alternated(tuple(ways), rounds)
+    ]
 
 
 def _timed(work: Callable[[], object]) -> float:

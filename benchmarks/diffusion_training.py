@@ -33,11 +33,12 @@ PEER_STEPS: Final = 8
 
 
 def training(bench: Bench) -> dict[str, Any]:
-    """Sixteen tenants at one image a step, together and alone, with the same code and the settings of a job by default.
+    """Sixteen tenants at one image a step, together and alone, with the same code and the settings
+    of a job by default.
 
-    The two take turns: some steps of all together, then all steps of one tenant alone, and so on, on a base each. Beside them
-    runs a plain loop of peft and diffusers for one tenant. Only training is timed: pictures are encoded before, and none
-    is drawn within.
+    The two take turns: some steps of all together, then all steps of one tenant alone, and so on,
+    on a base each. Beside them runs a plain loop of peft and diffusers for one tenant. Only
+    training is timed: pictures are encoded before, and none is drawn within.
     """
     tenants = bench.count(16, 4) if bench.size == "tiny" else bench.count(8, 2)
     settings = bench.training
@@ -48,7 +49,9 @@ def training(bench: Bench) -> dict[str, Any]:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    layers = LoraLayers(together_base.unet, settings.targets, tenants + FIRST_SLOT, settings.rank, torch.float32)
+    layers = LoraLayers(
+        together_base.unet, settings.targets, tenants + FIRST_SLOT, settings.rank, torch.float32
+    )
     pack = PackedSteps(together_base, layers, lessons, settings, nothing)
     running = pack.run()
     share = -(-settings.steps // tenants)
@@ -58,14 +61,19 @@ def training(bench: Bench) -> dict[str, Any]:
     peer_ms: list[float] = []
     for number, lesson in enumerate(lessons):
         together_seconds += _timed_steps(bench, running, share)
-        own = LoraLayers(alone_base.unet, settings.targets, 1 + FIRST_SLOT, settings.rank, torch.float32)
+        own = LoraLayers(
+            alone_base.unet, settings.targets, 1 + FIRST_SLOT, settings.rank, torch.float32
+        )
         steps = PackedSteps(alone_base, own, [lesson], settings, nothing)
         alone_seconds.append(_timed_steps(bench, steps.run(), settings.steps + 1))
         alone.append(own.take(FIRST_SLOT))
         losses.append(steps.losses[-1][0])
         own.remove()
         peer_ms += _peer(bench, alone_base, lesson)
-        print(f"training: tenant {number + 1} of {tenants}, {alone_seconds[-1]:.1f} s alone", flush=True)
+        print(
+            f"training: tenant {number + 1} of {tenants}, {alone_seconds[-1]:.1f} s alone",
+            flush=True,
+        )
     together_seconds += _timed_steps(bench, running, settings.steps + 1)
     if pack.failures or len(pack.losses) != settings.steps:
         raise RuntimeError(f"the pack was not trained whole: {pack.failures}")
@@ -99,18 +107,25 @@ def training(bench: Bench) -> dict[str, Any]:
 
 
 def job(bench: Bench) -> dict[str, Any]:
-    """The same tenants through a whole training job's work, from prepared pictures to the files of a model.
+    """The same tenants through a whole training job's work, from prepared pictures to the files of
+    a model.
 
-    Beside training that is drawing what models are judged by and the first pictures, for several prompts in one batch even
-    when a tenant is alone. Some of the tenants are also done one after another, half of them before the pack and half after.
+    Beside training that is drawing what models are judged by and the first pictures, for several
+    prompts in one batch even when a tenant is alone. Some of the tenants are also done one after
+    another, half of them before the pack and half after.
     """
     packed = bench.count(16, 2) if bench.size == "tiny" else bench.count(8, 2)
     some = bench.count(4, 2)
     tasks = [_task(bench, number) for number in range(packed)]
     hyperparameters = {
-        "base": bench.source, "device": bench.device, "dtype": bench.dtype, "resolution": str(bench.pixels),
-        "tenants_together": str(packed), "steps": str(bench.training.steps), "warmup": str(bench.training.warmup),
-    }  # fmt: skip
+        "base": bench.source,
+        "device": bench.device,
+        "dtype": bench.dtype,
+        "resolution": str(bench.pixels),
+        "tenants_together": str(packed),
+        "steps": str(bench.training.steps),
+        "warmup": str(bench.training.warmup),
+    }
     if bench.size != "tiny":
         hyperparameters["steps"] = str(min(bench.training.steps, 40))
     if bench.quick:
@@ -119,7 +134,9 @@ def job(bench: Bench) -> dict[str, Any]:
     _timed_job(bench, trainer, tasks[:1], {**hyperparameters, "steps": "1", "drawing_steps": "1"})
     alone = [_timed_job(bench, trainer, [task], hyperparameters) for task in tasks[: some // 2]]
     seconds, models = _timed_job(bench, trainer, tasks, hyperparameters)
-    alone += [_timed_job(bench, trainer, [task], hyperparameters) for task in tasks[some // 2 : some]]
+    alone += [
+        _timed_job(bench, trainer, [task], hyperparameters) for task in tasks[some // 2 : some]
+    ]
     seconds_alone = sum(each for each, _ in alone) / len(alone)
     return {
         "job_speedup": round(seconds_alone * packed / seconds, 2),
@@ -137,13 +154,18 @@ def job(bench: Bench) -> dict[str, Any]:
 
 
 def _timed_job(
-    bench: Bench, trainer: DiffusionTrainer, tasks: Sequence[Task], hyperparameters: Mapping[str, str]
+    bench: Bench,
+    trainer: DiffusionTrainer,
+    tasks: Sequence[Task],
+    hyperparameters: Mapping[str, str],
 ) -> tuple[float, list[Trained]]:
     """Seconds it takes, and the models that came of it."""
     with tempfile.TemporaryDirectory(dir=bench.scratch) as workspace:
         began = time.perf_counter()
         models = [
-            result for result in trainer.train(tasks, hyperparameters, Path(workspace)) if isinstance(result, Trained)
+            result
+            for result in trainer.train(tasks, hyperparameters, Path(workspace))
+            if isinstance(result, Trained)
         ]
         return time.perf_counter() - began, models
 
@@ -167,9 +189,12 @@ def _shapes() -> tuple[str, ...]:
 
 
 def _icons(bench: Bench, number: int) -> Pixels:
-    """A made-up tenant's pictures, one of each shape in its style, as large as the base draws (n, height, width, 3)."""
+    """A made-up tenant's pictures, one of each shape in its style, as large as the base draws (n,
+    height, width, 3)."""
     style = tenant_style(number)
-    return np.stack([draw_icon(shape, style, seed, bench.pixels) for seed, shape in enumerate(_shapes())])
+    return np.stack(
+        [draw_icon(shape, style, seed, bench.pixels) for seed, shape in enumerate(_shapes())]
+    )
 
 
 def _lesson(bench: Bench, base: Base, number: int) -> Lesson:
@@ -181,7 +206,9 @@ def _lesson(bench: Bench, base: Base, number: int) -> Lesson:
 
 
 def _warm_up(bench: Bench, base: Base, lesson: Lesson) -> None:
-    layers = LoraLayers(base.unet, bench.training.targets, 1 + FIRST_SLOT, bench.training.rank, torch.float32)
+    layers = LoraLayers(
+        base.unet, bench.training.targets, 1 + FIRST_SLOT, bench.training.rank, torch.float32
+    )
     steps = PackedSteps(base, layers, [lesson], bench.training, base.unconditional()).run()
     _timed_steps(bench, steps, 2)
     steps.close()
@@ -198,9 +225,11 @@ def _timed_steps(bench: Bench, steps: Iterator[int], most: int) -> float:
 
 
 def _peer(bench: Bench, base: Base, lesson: Lesson) -> list[float]:
-    """Milliseconds of a step of the loop of diffusers' ``train_dreambooth_lora.py``, over the same cached latents and words.
+    """Milliseconds of a step of the loop of diffusers' ``train_dreambooth_lora.py``, over the same
+    cached latents and words.
 
-    Adapters of peft on the same layers and of the same rank, one image a step, AdamW, clipping. The base is left as it was.
+    Adapters of peft on the same layers and of the same rank, one image a step, AdamW, clipping. The
+    base is left as it was.
     """
     from diffusers import DDPMScheduler
     from peft import LoraConfig
@@ -223,7 +252,9 @@ def _peer(bench: Bench, base: Base, lesson: Lesson) -> list[float]:
         timesteps = torch.randint(0, len(base.alphas_cumprod), (1,), device=base.device)
         # diffusers annotates it as if it took floats alone.
         noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type,unused-ignore]
-        predicted = base.predict(noisy, timesteps, [lesson.own.words[chosen]], (bench.pixels, bench.pixels))
+        predicted = base.predict(
+            noisy, timesteps, [lesson.own.words[chosen]], (bench.pixels, bench.pixels)
+        )
         velocity = base.predicts == "v_prediction"
         target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise  # type: ignore[arg-type,unused-ignore]
         loss = torch.nn.functional.mse_loss(predicted.float(), target.float())
@@ -239,14 +270,18 @@ def _peer(bench: Bench, base: Base, lesson: Lesson) -> list[float]:
 
 
 def _weights_apart(together: Sequence[Weights], alone: Sequence[Weights]) -> dict[str, float]:
-    """How far the corrections B · A of both ways are apart: the largest over tenants and layers of the relative distance."""
+    """How far the corrections B · A of both ways are apart: the largest over tenants and layers of
+    the relative distance."""
     apart = []
     for one, other in zip(together, alone, strict=True):
         products = [
-            (pair[1] @ pair[0].flatten(1), other[name][1] @ other[name][0].flatten(1)) for name, pair in one.items()
+            (pair[1] @ pair[0].flatten(1), other[name][1] @ other[name][0].flatten(1))
+            for name, pair in one.items()
         ]
         distance = sum(float((left - right).square().sum()) for left, right in products) ** 0.5
-        apart.append(distance / max(sum(float(right.square().sum()) for _, right in products) ** 0.5, 1e-12))
+        apart.append(
+            distance / max(sum(float(right.square().sum()) for _, right in products) ** 0.5, 1e-12)
+        )
     return {"largest_relative_difference_of_adapters": _rounded(max(apart))}
 
 
@@ -254,7 +289,9 @@ def _pictures_apart(
     bench: Bench, base: Base, together: Sequence[Weights], alone: Sequence[Weights]
 ) -> dict[str, float]:
     """How far the pictures of both ways are apart, in 255ths."""
-    layers = LoraLayers(base.unet, bench.training.targets, bench.serving.slots + 1, bench.training.rank)
+    layers = LoraLayers(
+        base.unet, bench.training.targets, bench.serving.slots + 1, bench.training.rank
+    )
     engine = bench.engine(base, layers)
     card = adapter_card(base, bench.training)
 
@@ -263,11 +300,16 @@ def _pictures_apart(
             Adapter(
                 card,
                 "",
-                {name: (a.to(DTYPES[bench.dtype]), b.to(DTYPES[bench.dtype])) for name, (a, b) in each.items()},
+                {
+                    name: (a.to(DTYPES[bench.dtype]), b.to(DTYPES[bench.dtype]))
+                    for name, (a, b) in each.items()
+                },
             )
             for each in trained
         ]
-        return drawn(engine, [(adapter, bench.drawing(number)) for number, adapter in enumerate(adapters)])
+        return drawn(
+            engine, [(adapter, bench.drawing(number)) for number, adapter in enumerate(adapters)]
+        )
 
     apart = np.abs(np.stack(pictures(together)).astype(int) - np.stack(pictures(alone)).astype(int))
     layers.remove()

@@ -1,9 +1,11 @@
-"""How well the drift check tells change from chance: `python -m benchmarks.drift --data FILE [--customers N]`.
+"""How well the drift check tells change from chance: `python -m benchmarks.drift --data FILE
+[--customers N]`.
 
-For each customer a model is made from 17 weeks, the real way, and then held against the week that follows: as it was, and
-with its consumption multiplied. Told are the share of customers for whom the check warns at several tolerances, and the share
-whose challenger, made with that week, takes over: compared with what the champion was worth on the same week, and with what
-it promised when it was made. The last line is JSON.
+For each customer a model is made from 17 weeks, the real way, and then held against the week that
+follows: as it was, and with its consumption multiplied. Told are the share of customers for whom
+the check warns at several tolerances, and the share whose challenger, made with that week, takes
+over: compared with what the champion was worth on the same week, and with what it promised when it
+was made. The last line is JSON.
 """
 
 import argparse
@@ -32,7 +34,8 @@ TOLERANCES: Final = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Watched:
-    """A customer's champion and challenger: what was promised, found on the fresh week, and scored by the challenger."""
+    """A customer's champion and challenger: what was promised, found on the fresh week, and scored
+    by the challenger."""
 
     promised: Mapping[str, float]
     found: Mapping[str, float]
@@ -42,7 +45,12 @@ class Watched:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="customer_id, timestamp, consumption; CSV or Parquet")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="customer_id, timestamp, consumption; CSV or Parquet",
+    )
     parser.add_argument("--customers", type=int, default=100, help="so many, evenly picked")
     options = parser.parse_args()
     energy = read_workloads()["energy"]
@@ -53,7 +61,9 @@ def main() -> int:
         figures: dict[str, dict[str, float]] = {}
         for level in LEVELS:
             watched = [
-                one for name in picked if (one := _watch(folder / "raw" / name / "data.csv", level, folder)) is not None
+                one
+                for name in picked
+                if (one := _watch(folder / "raw" / name / "data.csv", level, folder)) is not None
             ]
             figures[f"{level:g}"] = _told(watched, energy.quality)
             print(f"consumption × {level:g}:", figures[f"{level:g}"], flush=True)
@@ -83,7 +93,9 @@ def _watch(file: Path, level: float, folder: Path) -> Watched | None:
         return None
     (champion.folder / "card.json").write_text(json.dumps({"version": "v1"}))
     predictor = ForecastPredictor()
-    said = predictor.predict(predictor.load(champion.folder), json.dumps(asked).encode(), "application/json", "*/*")
+    said = predictor.predict(
+        predictor.load(champion.folder), json.dumps(asked).encode(), "application/json", "*/*"
+    )
     scored = drift.score(json.loads(said.body), fresh)
     return None if scored is None else Watched(champion.metrics, scored.metrics, challenger.metrics)
 
@@ -109,7 +121,10 @@ def _told(watched: Sequence[Watched], quality: Quality) -> dict[str, float]:
     metric = quality.metric
     warned = {
         f"warned_at_{tolerance:g}": share(
-            [quality.is_worse(one.found[metric], one.promised[metric], tolerance) for one in watched]
+            [
+                quality.is_worse(one.found[metric], one.promised[metric], tolerance)
+                for one in watched
+            ]
         )
         for tolerance in TOLERANCES
     }
@@ -117,7 +132,9 @@ def _told(watched: Sequence[Watched], quality: Quality) -> dict[str, float]:
         "customers": len(watched),
         **warned,
         "follows_by_the_same_data": share([follows(one.challenger, one.found) for one in watched]),
-        "follows_by_what_was_promised": share([follows(one.challenger, one.promised) for one in watched]),
+        "follows_by_what_was_promised": share(
+            [follows(one.challenger, one.promised) for one in watched]
+        ),
     }
 
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.fairness
 
-Twice, quiet tenants upload one after the other, each once: first alone, then while another tenant uploads a thousand different
-files in one go just before them. Intake, queue and launcher are the real ones, on the local cloud; only training is not: a pack's
-requests are registered after as many seconds as a job of its size takes. A wait is from the upload to the moment the tenant's
-request is claimed for a pack.
+Twice, quiet tenants upload one after the other, each once: first alone, then while another tenant
+uploads a thousand different files in one go just before them. Intake, queue and launcher are the
+real ones, on the local cloud; only training is not: a pack's requests are registered after as many
+seconds as a job of its size takes. A wait is from the upload to the moment the tenant's request is
+claimed for a pack.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def p95(waits: Sequence[float]) -> float:
     return statistics.quantiles(waits, n=20, method="inclusive")[-1] if len(waits) > 1 else waits[0]
 
 
-# ---- the simulation -------------------------------------------------------------------------------------------------------
+# ---- the simulation ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def simulated_waits(
     now, seen = 0.0, 0
     while seen < len(coming) or pending or jobs:
         if now > until:
-            raise RuntimeError(f"{len(pending)} requests are still waiting after {until:.0f} simulated seconds")
+            raise RuntimeError(
+                f"{len(pending)} requests are still waiting after {until:.0f} simulated seconds"
+            )
         jobs = [job for job in jobs if job[0] > now]
         while seen < len(coming) and coming[seen].at <= now:
             arrival = coming[seen]
@@ -130,7 +133,15 @@ def simulated_waits(
             claimed = {request.request for request in pack.requests}
             pending = [request for request in pending if request.request not in claimed]
             ends = now + job_seconds + tenant_seconds * len(claimed)
-            jobs.append((ends, [replace(request, pack=pack.pack, status="claimed") for request in pack.requests]))
+            jobs.append(
+                (
+                    ends,
+                    [
+                        replace(request, pack=pack.pack, status="claimed")
+                        for request in pack.requests
+                    ],
+                )
+            )
             for request in claimed:
                 arrival = asked[request]
                 waits[arrival.tenant, arrival.at] = now - arrival.at
@@ -138,7 +149,7 @@ def simulated_waits(
     return waits
 
 
-# ---- the real queue ---------------------------------------------------------------------------------------------------------
+# ---- the real queue ------------------------------------------------------------------------------
 
 
 class TrainingStandIn:
@@ -155,16 +166,24 @@ class TrainingStandIn:
             if row.pack is not None:
                 packs.setdefault(row.pack, []).append(row)
         for pack, rows in packs.items():
-            ends = self._ends.setdefault(pack, time.monotonic() + self._job_seconds + self._tenant_seconds * len(rows))
+            ends = self._ends.setdefault(
+                pack, time.monotonic() + self._job_seconds + self._tenant_seconds * len(rows)
+            )
             if time.monotonic() < ends:
                 continue
             for row in rows:
-                trained = row if row.status == "trained" else self._queue.try_move(row, "trained", why="trained")
+                trained = (
+                    row
+                    if row.status == "trained"
+                    else self._queue.try_move(row, "trained", why="trained")
+                )
                 if trained is not None:
                     self._queue.try_move(trained, "registered", why="registered")
 
 
-def upload(deployment: Deployment, workload: Workload, tenant: keys.TenantId, content: str) -> float:
+def upload(
+    deployment: Deployment, workload: Workload, tenant: keys.TenantId, content: str
+) -> float:
     """Upload as the product's app does; the moment it was done, on the clock."""
     with TenantClient(deployment, workload, tenant) as client:
         client.upload({"consumption.csv": content.encode()}, {})
@@ -172,10 +191,19 @@ def upload(deployment: Deployment, workload: Workload, tenant: keys.TenantId, co
 
 
 def measured_waits(
-    deployment: Deployment, workload: Workload, instance: DagsterInstance, name: str, *, quiet: int, seconds: float, flood: int,
-    job_seconds: float, tenant_seconds: float,
-) -> dict[keys.TenantId, float]:  # fmt: skip
-    """How long each quiet tenant waits. ``seconds`` is the time over which they come; ``flood`` how often the flooder uploads."""
+    deployment: Deployment,
+    workload: Workload,
+    instance: DagsterInstance,
+    name: str,
+    *,
+    quiet: int,
+    seconds: float,
+    flood: int,
+    job_seconds: float,
+    tenant_seconds: float,
+) -> dict[keys.TenantId, float]:
+    """How long each quiet tenant waits. ``seconds`` is the time over which they come; ``flood`` how
+    often the flooder uploads."""
     queue = RequestQueue(deployment, by="benchmark")
     tenants = [keys.tenant_id(f"{name}-{number:03d}") for number in range(quiet)]
     moments = random.Random(4)
@@ -183,7 +211,11 @@ def measured_waits(
     uploaded: dict[keys.TenantId, float] = {}
     if flood:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: upload(deployment, workload, FLOODER, f"{name} {n}"), range(flood)))
+            list(
+                pool.map(
+                    lambda n: upload(deployment, workload, FLOODER, f"{name} {n}"), range(flood)
+                )
+            )
     began = time.monotonic()
 
     def come() -> None:
@@ -199,17 +231,24 @@ def measured_waits(
     while len(claimed) < quiet:
         if time.monotonic() - began > 20 * seconds + 600:
             raise TimeoutError(f"{quiet - len(claimed)} quiet tenants were not served")
-        intake.drain_queue(deployment, {workload.name: workload}, lambda *_: None, most_seconds=20.0)
+        intake.drain_queue(
+            deployment, {workload.name: workload}, lambda *_: None, most_seconds=20.0
+        )
         training.tick()
         for _ in runs_to_request(instance, queue, workload, lost_run_seconds=1e9):
             pass
         known = {
-            tenant: row for tenant in tenants if tenant not in claimed for row in queue.of_tenant(WORKLOAD, tenant)
+            tenant: row
+            for tenant in tenants
+            if tenant not in claimed
+            for row in queue.of_tenant(WORKLOAD, tenant)
         }
         for tenant, row in known.items():
             moments_of = [c["at"] for c in row.history if c["status"] == "claimed"]
             if moments_of and row.status in {*IN_A_PACK, "registered"}:
-                claimed[tenant] = datetime.fromisoformat(moments_of[0]).timestamp() - uploaded[tenant]
+                claimed[tenant] = (
+                    datetime.fromisoformat(moments_of[0]).timestamp() - uploaded[tenant]
+                )
         looks += TICK_SECONDS
         time.sleep(max(0.0, looks - time.monotonic()))
         looks = max(looks, time.monotonic())
@@ -225,31 +264,53 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quiet", type=int, default=60, help="quiet tenants (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=90, help="over which they come (%(default)s)")
-    parser.add_argument("--flood", type=int, default=1000, help="uploads of the flooding tenant (%(default)s)")
-    parser.add_argument("--job-seconds", type=float, default=12, help="what a job takes (%(default)s)")
-    parser.add_argument("--tenant-seconds", type=float, default=0.2, help="what each tenant in it adds (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="over which they come (%(default)s)"
+    )
+    parser.add_argument(
+        "--flood", type=int, default=1000, help="uploads of the flooding tenant (%(default)s)"
+    )
+    parser.add_argument(
+        "--job-seconds", type=float, default=12, help="what a job takes (%(default)s)"
+    )
+    parser.add_argument(
+        "--tenant-seconds",
+        type=float,
+        default=0.2,
+        help="what each tenant in it adds (%(default)s)",
+    )
     arguments = parser.parse_args()
     workload = read_workloads()[WORKLOAD]
-    # The whole flood is taken in and as much of it made as gets its turn: what a limit a day spares is not measured.
+    # The whole flood is taken in and as much of it made as gets its turn: what a limit a day spares
+    # is not measured.
     scheduling = workload.scheduling.model_copy(update={"most_per_tenant_a_day": None})
     workload = workload.model_copy(update={"scheduling": scheduling})
-    common = {"quiet": arguments.quiet, "seconds": arguments.seconds, "job_seconds": arguments.job_seconds,
-              "tenant_seconds": arguments.tenant_seconds}  # fmt: skip
+    common = {
+        "quiet": arguments.quiet,
+        "seconds": arguments.seconds,
+        "job_seconds": arguments.job_seconds,
+        "tenant_seconds": arguments.tenant_seconds,
+    }
     waits = {}
     with (
         tempfile.TemporaryDirectory(prefix="tenantry-fairness-") as state,
         running(Path(state, "cloud"), ROOT / "containers") as cloud,
     ):
         os.environ.update(cloud.environment)
-        with DagsterInstance.local_temp(state, overrides={"telemetry": {"enabled": False}}) as instance:
+        with DagsterInstance.local_temp(
+            state, overrides={"telemetry": {"enabled": False}}
+        ) as instance:
             for name, flood in (("alone", 0), ("beside", arguments.flood)):
                 cloud.reset()
                 deploy()
-                found = measured_waits(Deployment.from_stack(), workload, instance, name, flood=flood, **common)
+                found = measured_waits(
+                    Deployment.from_stack(), workload, instance, name, flood=flood, **common
+                )
                 waits[name] = list(found.values())
                 print(
-                    f"{name}: median {statistics.median(waits[name]):.1f} s, p95 {p95(waits[name]):.1f} s", flush=True
+                    f"{name}: median {statistics.median(waits[name]):.1f} s, p95 "
+                    f"{p95(waits[name]):.1f} s",
+                    flush=True,
                 )
     figures = {
         "quiet_tenants": arguments.quiet,

@@ -1,14 +1,17 @@
-"""A whole fleet at once: thousands of tenants upload, and each gets a model of its own; beside the naive way, measured too.
+"""A whole fleet at once: thousands of tenants upload, and each gets a model of its own; beside the
+naive way, measured too.
 
     python -m benchmarks.fleet --tenants 10000
 
-Everything is the real thing: the local cloud, Dagster's daemon and its sensors, packed training jobs, endpoint registration. The
-series are small and synthetic: four and a half weeks of hours. The naive way is the same product with packs of one: a Dagster
-run and a training job for every tenant, as many at once as the Dagster instance allows.
+Everything is the real thing: the local cloud, Dagster's daemon and its sensors, packed training
+jobs, endpoint registration. The series are small and synthetic: four and a half weeks of hours. The
+naive way is the same product with packs of one: a Dagster run and a training job for every tenant,
+as many at once as the Dagster instance allows.
 
-Time is counted from the first upload to the moment the last tenant has a champion; both ways find their endpoint in service.
-Calls to AWS are those of Dagster's processes, counted on their way by a proxy; what SageMaker itself reads and writes for a job
-is not among them. Ends with one line of JSON.
+Time is counted from the first upload to the moment the last tenant has a champion; both ways find
+their endpoint in service. Calls to AWS are those of Dagster's processes, counted on their way by a
+proxy; what SageMaker itself reads and writes for a job is not among them. Ends with one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ WORKLOAD: Final = keys.workload_name("energy")
 PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
 SENSORS: Final = ("fine_tuning_launcher", "new_uploads")
 _DAYS: Final = 32
-_HABITS: Final = 64  # customers with habits of their own; tenants are these, each with a level of its own
+_HABITS: Final = (
+    64  # customers with habits of their own; tenants are these, each with a level of its own
+)
 _ASKED: Final = 50  # tenants who ask their model for a forecast at the end
 _HARMLESS_SECONDS: Final = 120.0  # nothing open, and yet not everybody served
 
@@ -79,14 +84,17 @@ class Figures:
 
 
 class Customers:
-    """The files tenants upload: hourly consumption, made from the synthetic customers' habits when it is asked for."""
+    """The files tenants upload: hourly consumption, made from the synthetic customers' habits when
+    it is asked for."""
 
     def __init__(self) -> None:
         end = last_midnight()
         frame = generate(_HABITS, end - timedelta(days=_DAYS), end, seed=11)
         times = frame.timestamp[: _DAYS * 24].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
         self._times: list[str] = times.tolist()
-        self._habits: NDArray[np.float64] = frame.consumption.to_numpy().reshape(_HABITS, _DAYS * 24)
+        self._habits: NDArray[np.float64] = frame.consumption.to_numpy().reshape(
+            _HABITS, _DAYS * 24
+        )
 
     def file_of(self, number: int) -> bytes:
         """The CSV file of a tenant."""
@@ -102,7 +110,8 @@ def tenants_of(count: int) -> list[keys.TenantId]:
 
 
 def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
-    """Onboard that many tenants with the workloads of a folder, on a cloud and a Dagster of their own.
+    """Onboard that many tenants with the workloads of a folder, on a cloud and a Dagster of their
+    own.
 
     Raises:
         NotServed: some were left without a model, or it took longer than ``timeout`` seconds.
@@ -110,7 +119,11 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
     workload = read_workloads(workloads)[WORKLOAD]
     with (
         tempfile.TemporaryDirectory(prefix="tenantry-fleet-") as state,
-        everything_running(Path(state), {"TENANTRY_WORKLOADS": str(workloads)}) as (deployment, dagster, proxies),
+        everything_running(Path(state), {"TENANTRY_WORKLOADS": str(workloads)}) as (
+            deployment,
+            dagster,
+            proxies,
+        ),
     ):
         endpoints.ensure_endpoint(deployment, workload, workload.tier, keys.tenant_id("anyone"))
         watch = ProcessWatch()
@@ -143,7 +156,9 @@ def _upload(deployment: Deployment, tenants: int, began: float) -> None:
     def upload(entry: tuple[int, keys.TenantId]) -> None:
         number, tenant = entry
         files = {"consumption.csv": customers.file_of(number)}
-        manifests.put_upload(deployment, WORKLOAD, tenant, keys.upload_id("first"), files, PARAMETERS)
+        manifests.put_upload(
+            deployment, WORKLOAD, tenant, keys.upload_id("first"), files, PARAMETERS
+        )
 
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(upload, enumerate(tenants_of(tenants))):
@@ -174,9 +189,13 @@ def _wait_until_served(deployment: Deployment, tenants: int, began: float, timeo
                 return
             nothing_open_since = nothing_open_since or now
             if now - nothing_open_since > _HARMLESS_SECONDS:
-                raise NotServed(f"{served} of {tenants} tenants have a model, and nothing is open: {counts}")
+                raise NotServed(
+                    f"{served} of {tenants} tenants have a model, and nothing is open: {counts}"
+                )
         if now - began > timeout:
-            raise NotServed(f"not all of {tenants} tenants had a model after {timeout:.0f} s: {counts}")
+            raise NotServed(
+                f"not all of {tenants} tenants had a model after {timeout:.0f} s: {counts}"
+            )
 
 
 def _ask(deployment: Deployment, workload: Workload, tenants: int) -> None:
@@ -194,8 +213,13 @@ def _training_jobs(deployment: Deployment) -> int:
 
 
 def _runs(dagster: DagsterProcesses, workload: Workload) -> int:
-    query = "query Count($job: String!) { runsOrError(filter: {pipelineName: $job}) { ... on Runs { count } } }"
-    found: int = dagster.graphql(query, {"job": f"{workload.name}_fine_tuning"})["runsOrError"]["count"]
+    query = (
+        "query Count($job: String!) { runsOrError(filter: {pipelineName: $job}) { ... on Runs "
+        "{ count } } }"
+    )
+    found: int = dagster.graphql(query, {"job": f"{workload.name}_fine_tuning"})["runsOrError"][
+        "count"
+    ]
     return found
 
 
@@ -203,8 +227,13 @@ def _tick_seconds(dagster: DagsterProcesses) -> dict[str, list[float]]:
     """How long each evaluation of the two busiest sensors took, from Dagster's own records."""
     os.environ["DAGSTER_HOME"] = str(dagster.home)
     with DagsterInstance.from_config(str(dagster.home)) as instance:
-        states = [state for state in instance.all_instigator_state() if state.instigator_name in SENSORS]
-        ticks = {s.instigator_name: instance.get_ticks(s.instigator_origin_id, s.selector_id) for s in states}
+        states = [
+            state for state in instance.all_instigator_state() if state.instigator_name in SENSORS
+        ]
+        ticks = {
+            s.instigator_name: instance.get_ticks(s.instigator_origin_id, s.selector_id)
+            for s in states
+        }
     return {
         name: [tick.end_timestamp - tick.timestamp for tick in of_sensor if tick.end_timestamp]
         for name, of_sensor in ticks.items()
@@ -217,11 +246,15 @@ def p95(values: Sequence[float]) -> float:
 
 
 def workloads_with(folder: Path, **pack: int) -> Path:
-    """A folder with the energy workload alone, whose packs are as given (``training.pack`` of its YAML)."""
+    """A folder with the energy workload alone, whose packs are as given (``training.pack`` of its
+    YAML)."""
     folder.mkdir()
     document: dict[str, Any] = yaml.safe_load((FOLDER / f"{WORKLOAD}.yaml").read_text())
     document["training"]["pack"] |= pack
-    instances = -(-document["training"]["pack"]["most_tenants"] // document["training"]["tenants_per_instance"])
+    instances = -(
+        -document["training"]["pack"]["most_tenants"]
+        // document["training"]["tenants_per_instance"]
+    )
     document["training"]["most_instances"] = max(document["training"]["most_instances"], instances)
     (folder / f"{WORKLOAD}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return folder
@@ -230,21 +263,38 @@ def workloads_with(folder: Path, **pack: int) -> Path:
 def main() -> int:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.fleet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tenants", type=int, default=1000)
-    parser.add_argument("--naive", type=int, default=20, help="tenants of the naive way (%(default)s)")
-    parser.add_argument("--pack", type=int, help="most tenants of a pack; by default what the workload's YAML says")
-    parser.add_argument("--timeout", type=float, default=7200, help="seconds, each way (%(default)s)")
+    parser.add_argument(
+        "--naive", type=int, default=20, help="tenants of the naive way (%(default)s)"
+    )
+    parser.add_argument(
+        "--pack", type=int, help="most tenants of a pack; by default what the workload's YAML says"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=7200, help="seconds, each way (%(default)s)"
+    )
     arguments = parser.parse_args()
     if arguments.tenants < 1 or arguments.naive < 1:
         parser.error("--tenants and --naive must be at least 1")
     with tempfile.TemporaryDirectory(prefix="tenantry-fleet-") as folder:
-        packed = workloads_with(Path(folder, "packed"), **({"most_tenants": arguments.pack} if arguments.pack else {}))
-        alone = workloads_with(Path(folder, "naive"), most_tenants=1, most_at_once=100, wait_seconds=0)
-        print(f"the naive way: {arguments.naive} tenants, a run and a training job each", flush=True)
+        packed = workloads_with(
+            Path(folder, "packed"), **({"most_tenants": arguments.pack} if arguments.pack else {})
+        )
+        alone = workloads_with(
+            Path(folder, "naive"), most_tenants=1, most_at_once=100, wait_seconds=0
+        )
+        print(
+            f"the naive way: {arguments.naive} tenants, a run and a training job each", flush=True
+        )
         naive = measure(alone, arguments.naive, arguments.timeout)
-        print(f"{naive.tenants_per_minute:.1f} tenants a minute in {naive.dagster_runs} runs", flush=True)
+        print(
+            f"{naive.tenants_per_minute:.1f} tenants a minute in {naive.dagster_runs} runs",
+            flush=True,
+        )
         print(f"the fleet: {arguments.tenants} tenants in packs", flush=True)
         fleet = measure(packed, arguments.tenants, arguments.timeout)
     kinds: Counter[str] = Counter(fleet.cpu_seconds)
@@ -257,8 +307,12 @@ def main() -> int:
         "dagster_runs": fleet.dagster_runs,
         "sensor_tick_p95_s": round(p95([*chain.from_iterable(fleet.tick_seconds.values())]), 2),
         "sensor_tick_longest_s": round(max(chain.from_iterable(fleet.tick_seconds.values())), 2),
-        "sensor_tick_p95_s_by_sensor": {name: round(p95(ticks), 2) for name, ticks in fleet.tick_seconds.items()},
-        "tenants_per_minute_over_naive": round(fleet.tenants_per_minute / naive.tenants_per_minute, 1),
+        "sensor_tick_p95_s_by_sensor": {
+            name: round(p95(ticks), 2) for name, ticks in fleet.tick_seconds.items()
+        },
+        "tenants_per_minute_over_naive": round(
+            fleet.tenants_per_minute / naive.tenants_per_minute, 1
+        ),
         "naive_tenants_per_minute": round(naive.tenants_per_minute, 2),
         "naive_dagster_runs": naive.dagster_runs,
         "cpu_s_per_tenant": round(kinds.total() / fleet.tenants, 4),

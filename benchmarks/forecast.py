@@ -1,16 +1,20 @@
-"""How good and how cheap the energy forecasts are: `python -m benchmarks.forecast --data FILE [--customers N] [--quick] [--only MODEL …]`.
+"""How good and how cheap the energy forecasts are: `python -m benchmarks.forecast --data FILE
+[--customers N] [--quick] [--only MODEL …]`.
 
-The last four weekly origins of every customer, horizon seven days. `default` is what a bridge tenant gets, `pool` what a
-pool tenant gets: each origin goes the real way, through the trainer and its `model.json`, on a history cut at the origin. The
-single candidates are trained the same way, each allowed alone. `prophet` is the library with its defaults, on a
-subsample of the customers if asked (it takes seconds per fit); the others are then scored on the same subsample too.
+The last four weekly origins of every customer, horizon seven days. `default` is what a bridge
+tenant gets, `pool` what a pool tenant gets: each origin goes the real way, through the trainer and
+its `model.json`, on a history cut at the origin. The single candidates are trained the same way,
+each allowed alone. `prophet` is the library with its defaults, on a subsample of the customers if
+asked (it takes seconds per fit); the others are then scored on the same subsample too.
 
-Then the error by distance: from a history cut ten weeks, and fourteen weeks, before the end, `default` and the seasonal naive
-forecast are asked for the seven days that start 1, 7, 30 and 60 days after it.
+Then the error by distance: from a history cut ten weeks, and fourteen weeks, before the end,
+`default` and the seasonal naive forecast are asked for the seven days that start 1, 7, 30 and 60
+days after it.
 
-MASE, WAPE and coverage are of the median and the quantiles 0.1 and 0.9; `pinball` is the weighted quantile loss of 0.1, 0.5
-and 0.9. All are means over origins and customers. CPU seconds are those of this process and its children, per customer
-and origin, reading and writing included, with one thread in BLAS. The last line is JSON.
+MASE, WAPE and coverage are of the median and the quantiles 0.1 and 0.9; `pinball` is the weighted
+quantile loss of 0.1, 0.5 and 0.9. All are means over origins and customers. CPU seconds are those
+of this process and its children, per customer and origin, reading and writing included, with one
+thread in BLAS. The last line is JSON.
 """
 
 # ruff: noqa: E402 - BLAS reads its number of threads when numpy is first imported
@@ -54,7 +58,8 @@ DISTANT_ORIGINS: Final = (14, 10)
 """Weeks before the end at which the history is cut for them."""
 
 LEAST_SHARE: Final = 0.01
-"""Of the usual consumption: WAPE and pinball loss, which are relative to it, leave out weeks in which there was less."""
+"""Of the usual consumption: WAPE and pinball loss, which are relative to it, leave out weeks in
+which there was less."""
 
 METRICS: Final = ("mase", "wape", "pinball", "coverage80")
 
@@ -71,7 +76,8 @@ TRAINED: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 
 @dataclass(frozen=True)
 class Customer:
-    """One customer: the whole series, and the first three letters of its name as the source it comes from."""
+    """One customer: the whole series, and the first three letters of its name as the source it
+    comes from."""
 
     name: str
     series: Series
@@ -94,16 +100,28 @@ class Scored:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forecast", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="customer_id, timestamp, consumption; CSV or Parquet")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="customer_id, timestamp, consumption; CSV or Parquet",
+    )
     parser.add_argument("--customers", type=int, help="so many customers, spread over all")
-    parser.add_argument("--prophet-customers", type=int, default=60, help="so many for the library's Prophet (60)")
+    parser.add_argument(
+        "--prophet-customers", type=int, default=60, help="so many for the library's Prophet (60)"
+    )
     parser.add_argument("--timezone", default="Europe/London")
     parser.add_argument("--country", default="GB")
     parser.add_argument("--quick", action="store_true", help="12 customers, 6 for Prophet")
-    parser.add_argument("--only", nargs="+", choices=[*TRAINED, "prophet"], help="these models alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*TRAINED, "prophet"], help="these models alone"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
-        options.customers, options.prophet_customers = options.customers or 12, min(6, options.prophet_customers)
+        options.customers, options.prophet_customers = (
+            options.customers or 12,
+            min(6, options.prophet_customers),
+        )
     with tempfile.TemporaryDirectory(prefix="forecast-benchmark-") as folder:
         customers, preparation_ms = _prepared(options, Path(folder))
         print(f"{len(customers)} customers, prepared in {preparation_ms:.1f} ms CPU each")
@@ -125,7 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepared(options: argparse.Namespace, folder: Path) -> tuple[list[Customer], float]:
     names = split(options.data, folder / "raw")
     if options.customers and options.customers < len(names):
-        names = [names[place] for place in np.linspace(0, len(names) - 1, options.customers).round().astype(int)]
+        names = [
+            names[place]
+            for place in np.linspace(0, len(names) - 1, options.customers).round().astype(int)
+        ]
     parameters = {"timezone": options.timezone, "country": options.country}
     # The imports are paid for once, not by every customer.
     prepare([folder / "raw" / names[0] / "data.csv"], folder / "warm", parameters)
@@ -133,9 +154,9 @@ def _prepared(options: argparse.Namespace, folder: Path) -> tuple[list[Customer]
     for name in names:
         prepare([folder / "raw" / name / "data.csv"], folder / "data" / name, parameters)
     spent = _cpu() - started
-    return [Customer(name, read_series(folder / "data" / name, {}, folder)) for name in names], 1000 * spent / len(
-        names
-    )
+    return [
+        Customer(name, read_series(folder / "data" / name, {}, folder)) for name in names
+    ], 1000 * spent / len(names)
 
 
 def _section(
@@ -143,7 +164,9 @@ def _section(
 ) -> dict[str, Any]:
     scores: dict[str, list[Scored]] = {}
     costs: dict[str, dict[str, float]] = {}
-    wanted = [name for name in (*TRAINED, "prophet") if options.only is None or name in options.only]
+    wanted = [
+        name for name in (*TRAINED, "prophet") if options.only is None or name in options.only
+    ]
     for name, (tier, hyperparameters) in TRAINED.items():
         if name not in wanted:
             continue
@@ -167,16 +190,25 @@ def _section(
         },
     }
     chosen = {customer.name for customer in sample}
-    same = {name: _means([one for one in scored if one.customer in chosen]) for name, scored in scores.items()}
+    same = {
+        name: _means([one for one in scored if one.customer in chosen])
+        for name, scored in scores.items()
+    }
     summary["by_distance"] = _by_distance(customers, folder, frequency)
     summary["prophet_sample"] = {"customers": len(sample), "models": same}
     for name in ("default", "pool"):
         if name not in wanted or "prophet" not in wanted:
             continue
         summary[f"{name}_against_prophet"] = {
-            "mase_below_percent": round(100 * (1 - same[name]["mase"] / same["prophet"]["mase"]), 1),
-            "pinball_below_percent": round(100 * (1 - same[name]["pinball"] / same["prophet"]["pinball"]), 1),
-            "cpu_times_less": round(costs["prophet"]["cpu_s_per_customer"] / costs[name]["cpu_s_per_customer"], 1),
+            "mase_below_percent": round(
+                100 * (1 - same[name]["mase"] / same["prophet"]["mase"]), 1
+            ),
+            "pinball_below_percent": round(
+                100 * (1 - same[name]["pinball"] / same["prophet"]["pinball"]), 1
+            ),
+            "cpu_times_less": round(
+                costs["prophet"]["cpu_s_per_customer"] / costs[name]["cpu_s_per_customer"], 1
+            ),
         }
     return summary
 
@@ -202,14 +234,18 @@ def _trained(
             for result in ForecastTrainer().train(tasks, hyperparameters, here):
                 if not isinstance(result, Trained):
                     raise SystemExit(f"{result.task.tenant}: {result.reason}")
-                (result.folder / "card.json").write_text(json.dumps({"format": 1, "version": "v1", **result.card}))
+                (result.folder / "card.json").write_text(
+                    json.dumps({"format": 1, "version": "v1", **result.card})
+                )
                 archive = write_archive(result.folder, here / "model.tar.gz")
                 spent += _cpu() - started
                 sizes.append(archive.bytes)
                 begun = time.perf_counter()
                 model = predictor.load(result.folder)
                 loads.append(1000 * (time.perf_counter() - begun))
-                told = _told(predictor, model, {"period": HORIZON_DAYS, starts.FIELD: starts.DATA_END})
+                told = _told(
+                    predictor, model, {"period": HORIZON_DAYS, starts.FIELD: starts.DATA_END}
+                )
                 scored.append(_scored(whole[result.task.tenant], back, told))
                 fits += 1
                 started = _cpu()
@@ -220,8 +256,11 @@ def _trained(
     }
 
 
-def _by_distance(customers: Sequence[Customer], folder: Path, frequency: Frequency) -> dict[str, Any]:
-    """Scores of the seven days that start so many days after the data's end, for each model and distance."""
+def _by_distance(
+    customers: Sequence[Customer], folder: Path, frequency: Frequency
+) -> dict[str, Any]:
+    """Scores of the seven days that start so many days after the data's end, for each model and
+    distance."""
     summary: dict[str, Any] = {}
     for name in ("default", "seasonal_naive"):
         tier, hyperparameters = TRAINED[name]
@@ -233,11 +272,16 @@ def _by_distance(customers: Sequence[Customer], folder: Path, frequency: Frequen
                 for result in ForecastTrainer().train(tasks, hyperparameters, Path(scratch)):
                     if not isinstance(result, Trained):
                         raise SystemExit(f"{result.task.tenant}: {result.reason}")
-                    (result.folder / "card.json").write_text(json.dumps({"format": 1, "version": "v1", **result.card}))
+                    (result.folder / "card.json").write_text(
+                        json.dumps({"format": 1, "version": "v1", **result.card})
+                    )
                     model = predictor.load(result.folder)
                     end = starts.instant(result.card["data"]["end"])
                     for days in DISTANCES:
-                        asked = {"period": HORIZON_DAYS, "start": starts.stamp(end + timedelta(days=days))}
+                        asked = {
+                            "period": HORIZON_DAYS,
+                            "start": starts.stamp(end + timedelta(days=days)),
+                        }
                         told = _told(predictor, model, asked)
                         scored[days].append(_scored(whole[result.task.tenant], back, told, days))
         summary[name] = {str(days): _means(found) for days, found in scored.items()}
@@ -248,7 +292,9 @@ def _by_distance(customers: Sequence[Customer], folder: Path, frequency: Frequen
 
 def _told(predictor: ForecastPredictor, model: ForecastModel, request: Mapping[str, Any]) -> Floats:
     """Mean and quantiles that a model answers, (points, 1 + levels)."""
-    answer = json.loads(predictor.predict(model, json.dumps(request).encode(), "application/json", "").body)
+    answer = json.loads(
+        predictor.predict(model, json.dumps(request).encode(), "application/json", "").body
+    )
     return np.array([answer["mean"], *(answer["quantiles"][f"{level:g}"] for level in LEVELS)]).T
 
 
@@ -285,20 +331,25 @@ def _scored(customer: Customer, back: int, told: Floats, days: int = 0) -> Score
     result = score(truth, told, naive_error(weeks_of(cut).values), LEVELS)
     if np.nansum(truth) < LEAST_SHARE * np.nanmean(cut.values) * np.isfinite(truth).sum():
         result = replace(result, wape=float("nan"), pinball=float("nan"))
-    return Scored(customer.name, customer.source, tuple(getattr(result, metric) for metric in METRICS))
+    return Scored(
+        customer.name, customer.source, tuple(getattr(result, metric) for metric in METRICS)
+    )
 
 
 def _prophet(customers: Sequence[Customer]) -> tuple[list[Scored], dict[str, float]]:
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as executor:
         results = list(executor.map(_prophet_of, customers))
     return [one for scored, _, _ in results for one in scored], {
-        "cpu_s_per_customer": round(float(np.mean([spent for _, spent, _ in results])) / ORIGINS, 4),
+        "cpu_s_per_customer": round(
+            float(np.mean([spent for _, spent, _ in results])) / ORIGINS, 4
+        ),
         "artifact_bytes": round(float(np.mean([size for _, _, size in results]))),
     }
 
 
 def _prophet_of(customer: Customer) -> tuple[list[Scored], float, int]:
-    """One customer from all origins: scores, CPU seconds, and bytes of a model as the library writes it, gzipped."""
+    """One customer from all origins: scores, CPU seconds, and bytes of a model as the library
+    writes it, gzipped."""
     import gzip
     import logging
 
@@ -313,7 +364,9 @@ def _prophet_of(customer: Customer) -> tuple[list[Scored], float, int]:
     for back in range(ORIGINS, 0, -1):
         cut = _cut(customer.series, back)
         step = STEP[cut.frequency]
-        clock = pd.to_datetime((cut.start + step * np.arange(len(cut.values))).astype("datetime64[s]"))
+        clock = pd.to_datetime(
+            (cut.start + step * np.arange(len(cut.values))).astype("datetime64[s]")
+        )
         points = HORIZON_DAYS * 86_400 // step
         coming = pd.to_datetime((cut.end + step * np.arange(points)).astype("datetime64[s]"))
         started = _cpu()
@@ -323,7 +376,9 @@ def _prophet_of(customer: Customer) -> tuple[list[Scored], float, int]:
         mean = model.predict(pd.DataFrame({"ds": coming}))["yhat"].to_numpy()
         spent += _cpu() - started
         # Consumption is not negative: the library does not know, and is not charged for it.
-        told = np.maximum(np.column_stack([mean, *(np.quantile(samples, level, axis=1) for level in LEVELS)]), 0.0)
+        told = np.maximum(
+            np.column_stack([mean, *(np.quantile(samples, level, axis=1) for level in LEVELS)]), 0.0
+        )
         # Its point forecast is yhat; the median of its samples is the same but for chance.
         told[:, 2] = told[:, 0]
         scored.append(_scored(customer, back, told))
@@ -333,7 +388,10 @@ def _prophet_of(customer: Customer) -> tuple[list[Scored], float, int]:
 
 def _means(scored: Sequence[Scored]) -> dict[str, float]:
     table = np.array([one.values for one in scored])
-    return {metric: round(float(value), 4) for metric, value in zip(METRICS, np.nanmean(table, axis=0), strict=True)}
+    return {
+        metric: round(float(value), 4)
+        for metric, value in zip(METRICS, np.nanmean(table, axis=0), strict=True)
+    }
 
 
 def _show(frequency: str, name: str, scored: Sequence[Scored], cost: Mapping[str, float]) -> None:

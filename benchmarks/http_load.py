@@ -1,9 +1,10 @@
 """A load generator for HTTP/1.1 servers, lean enough to be faster than a server written in Python.
 
-Run as a process of its own, `python -m benchmarks.http_load < plan.json`; the plan has `port`, `clients`, `seconds` and
-`requests`, a list of `{"path", "body"}`. Each client keeps one connection and one request in flight (a closed loop). Writes
-one line of JSON: requests answered, requests per second, latencies in milliseconds, answers other than 200, and the share
-of a processor the generator itself used: near 1 it, not the server, set the pace.
+Run as a process of its own, `python -m benchmarks.http_load < plan.json`; the plan has `port`,
+`clients`, `seconds` and `requests`, a list of `{"path", "body"}`. Each client keeps one connection
+and one request in flight (a closed loop). Writes one line of JSON: requests answered, requests per
+second, latencies in milliseconds, answers other than 200, and the share of a processor the
+generator itself used: near 1 it, not the server, set the pace.
 """
 
 import asyncio
@@ -48,7 +49,11 @@ class _Client(asyncio.Protocol):
         buffer = self._buffer + data if self._buffer else data
         end = buffer.find(b"\r\n\r\n")
         if end >= 0:
-            start = buffer.lower().find(_LENGTH, 0, end) if _LENGTH not in buffer[:end] else buffer.find(_LENGTH)
+            start = (
+                buffer.lower().find(_LENGTH, 0, end)
+                if _LENGTH not in buffer[:end]
+                else buffer.find(_LENGTH)
+            )
             stop = buffer.find(b"\r\n", start)
             if len(buffer) >= end + 4 + int(buffer[start + len(_LENGTH) : stop]):
                 self.latencies.append(time.perf_counter() - self._asked)
@@ -60,7 +65,8 @@ class _Client(asyncio.Protocol):
                 return
         self._buffer = buffer
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the shape of asyncio's callback
+    # The shape of asyncio's callback.
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = self._open
 
     def finish(self) -> None:
@@ -69,9 +75,11 @@ class _Client(asyncio.Protocol):
 
 
 async def generate(plan: dict[str, Any]) -> dict[str, Any]:
-    """Carry out a plan and return its figures; raises `ConnectionError` when the server closes a connection."""
+    """Carry out a plan and return its figures; raises `ConnectionError` when the server closes a
+    connection."""
     requests = [
-        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+        b"%d\r\n\r\n%b"
         % (request["path"].encode(), len(request["body"].encode()), request["body"].encode())
         for request in plan["requests"]
     ]

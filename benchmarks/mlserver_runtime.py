@@ -1,6 +1,8 @@
-"""The forecast family as a custom runtime of MLServer: the same predictor object, behind the V2 inference protocol.
+"""The forecast family as a custom runtime of MLServer: the same predictor object, behind the V2
+inference protocol.
 
-Loaded by MLServer in an environment of its own, which has neither this project's dependencies nor needs them.
+Loaded by MLServer in an environment of its own, which has neither this project's dependencies nor
+needs them.
 """
 
 from pathlib import Path
@@ -13,7 +15,8 @@ from containers.forecast.predictor import ForecastPredictor
 _PREDICTOR = ForecastPredictor()
 
 
-class ForecastRuntime(MLModel):  # type: ignore[misc] # MLServer lies in another environment, without types here
+# MLServer lies in another environment, without types here.
+class ForecastRuntime(MLModel):  # type: ignore[misc]
     """One tenant's forecasts; a request and an answer are one string each."""
 
     async def load(self) -> bool:
@@ -25,7 +28,12 @@ class ForecastRuntime(MLModel):  # type: ignore[misc] # MLServer lies in another
         """Answer the JSON text in the first input with the JSON text of the forecast."""
         body = payload.inputs[0].data.root[0]
         answer = _PREDICTOR.predict(
-            self._model, body if isinstance(body, bytes) else body.encode(), "application/json", "application/json"
+            self._model,
+            body if isinstance(body, bytes) else body.encode(),
+            "application/json",
+            "application/json",
         )
-        output = ResponseOutput(name="answer", shape=[1], datatype="BYTES", data=[answer.body.decode()])
+        output = ResponseOutput(
+            name="answer", shape=[1], datatype="BYTES", data=[answer.body.decode()]
+        )
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -1,12 +1,15 @@
-"""How long it takes, and what it costs, to onboard N tenants: from the first upload to the last tenant servable.
+"""How long it takes, and what it costs, to onboard N tenants: from the first upload to the last
+tenant servable.
 
-Everything is the real thing: the local cloud, Dagster's daemon and its sensors, packed training jobs, endpoint registration.
+Everything is the real thing: the local cloud, Dagster's daemon and its sensors, packed training
+jobs, endpoint registration.
 
     python -m benchmarks.onboarding --tenants 100 --data FILE
 
-FILE has columns customer_id, timestamp, consumption. With more tenants than customers, further tenants take later windows of
-the same customers. Calls to AWS are those of Tenantry's own processes, counted on their way by a proxy; what SageMaker itself
-reads and writes for a job is not among them.
+FILE has columns customer_id, timestamp, consumption. With more tenants than customers, further
+tenants take later windows of the same customers. Calls to AWS are those of Tenantry's own
+processes, counted on their way by a proxy; what SageMaker itself reads and writes for a job is not
+among them.
 """
 
 from __future__ import annotations
@@ -59,7 +62,10 @@ def uploads_of(data: Path, tenants: int) -> list[tuple[keys.TenantId, bytes]]:
 
 
 def onboard(
-    deployment: Deployment, workload: Workload, files: list[tuple[keys.TenantId, bytes]], timeout: float
+    deployment: Deployment,
+    workload: Workload,
+    files: list[tuple[keys.TenantId, bytes]],
+    timeout: float,
 ) -> float:
     """Upload, wait until every tenant is served. Returns seconds. Raises ``TimeoutError``."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
@@ -97,7 +103,9 @@ def training_cpu_seconds(deployment: Deployment) -> float:
     for page in pages:
         for entry in page.get("Contents", []):
             if entry["Key"].endswith(".json"):
-                outcome = json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, entry["Key"], 1 << 20))
+                outcome = json.loads(
+                    objects.read_bytes(deployment.s3, deployment.data_bucket, entry["Key"], 1 << 20)
+                )
                 total += outcome["cpu_seconds"]
     return total
 

@@ -1,13 +1,16 @@
-"""How evenly the tasks of a packed training job are shared out: `python -m benchmarks.packing [--real N]`.
+"""How evenly the tasks of a packed training job are shared out: `python -m benchmarks.packing
+[--real N]`.
 
-The figure is the slowest shard over the mean one: 1 is perfect, and whatever is above it is time in which paid instances
-wait for the last one. Tasks are shared out three ways: longest processing time first by what was learned from the pack before
-(how Tenantry does it), the same before anything was learned, and in turn (round-robin).
+The figure is the slowest shard over the mean one: 1 is perfect, and whatever is above it is time in
+which paid instances wait for the last one. Tasks are shared out three ways: longest processing time
+first by what was learned from the pack before (how Tenantry does it), the same before anything was
+learned, and in turn (round-robin).
 
-Simulated packs: rows are drawn log-normally, as the sizes of customers are (median 8,760, a year of hours), and a task takes a
-base and a time for each row, both multiplied by log-normal noise that no row count foretells. Real packs: forecasts of histories of
-such lengths, each trained alone by the forecast container's trainer in this process, and timed; one half of them teaches, the
-other is shared out. The last line is JSON.
+Simulated packs: rows are drawn log-normally, as the sizes of customers are (median 8,760, a year of
+hours), and a task takes a base and a time for each row, both multiplied by log-normal noise that no
+row count foretells. Real packs: forecasts of histories of such lengths, each trained alone by the
+forecast container's trainer in this process, and timed; one half of them teaches, the other is
+shared out. The last line is JSON.
 """
 
 # ruff: noqa: E402 - BLAS reads its number of threads when numpy is first imported
@@ -39,7 +42,9 @@ from tenantry.training.durations import Durations
 from tenantry.training.jobs import balance, slowest
 
 MEDIAN_ROWS: Final = 8_760.0
-SPREAD_OF_ROWS: Final = 0.9  # of their logarithm: the largest of 200 customers has some ten times the median
+SPREAD_OF_ROWS: Final = (
+    0.9  # of their logarithm: the largest of 200 customers has some ten times the median
+)
 MOST_ROWS: Final = 5 * 8_760.0
 BASE_SECONDS: Final = 0.2
 SECONDS_PER_ROW: Final = 5e-5
@@ -66,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=4, help="instances that share them (4)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
-        "--real", type=int, default=96, help="so many real forecasts, half of them to learn from; 0 for none"
+        "--real",
+        type=int,
+        default=96,
+        help="so many real forecasts, half of them to learn from; 0 for none",
     )
     options = parser.parse_args(arguments)
     random = np.random.default_rng(options.seed)
@@ -79,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "shards": options.shards,
         "packs": PACKS,
         "slowest_over_mean": _unevenness(packs[1:], options.shards, by_durations(learned)),
-        "slowest_over_mean_nothing_learned": _unevenness(packs[1:], options.shards, by_durations(Durations())),
+        "slowest_over_mean_nothing_learned": _unevenness(
+            packs[1:], options.shards, by_durations(Durations())
+        ),
         "slowest_over_mean_round_robin": _unevenness(packs[1:], options.shards, in_turn),
     }
     if options.real:
@@ -102,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def by_durations(known: Durations) -> Share:
     """Longest expected time first."""
-    return lambda pack, shards: balance([known.expected_seconds(task.rows) for task in pack], shards)
+    return lambda pack, shards: balance(
+        [known.expected_seconds(task.rows) for task in pack], shards
+    )
 
 
 def in_turn(pack: Sequence[TimedTask], shards: int) -> Sequence[int]:
@@ -119,7 +131,9 @@ def _unevenness(packs: Sequence[Sequence[TimedTask]], shards: int, share: Share)
     return round(statistics.fmean(found), 4)
 
 
-def _show(title: str, packs: Sequence[Sequence[TimedTask]], shards: int, learned: Durations) -> None:
+def _show(
+    title: str, packs: Sequence[Sequence[TimedTask]], shards: int, learned: Durations
+) -> None:
     ways = {
         "by learned durations": by_durations(learned),
         "nothing learned yet": by_durations(Durations()),
@@ -131,7 +145,9 @@ def _show(title: str, packs: Sequence[Sequence[TimedTask]], shards: int, learned
 
 
 def _simulated(random: np.random.Generator, tasks: int) -> list[TimedTask]:
-    rows = np.minimum(random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), MOST_ROWS).round()
+    rows = np.minimum(
+        random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), MOST_ROWS
+    ).round()
     seconds = (BASE_SECONDS + SECONDS_PER_ROW * rows) * random.lognormal(0.0, NOISE, tasks)
     return [TimedTask(float(r), float(s)) for r, s in zip(rows, seconds, strict=True)]
 
@@ -139,7 +155,9 @@ def _simulated(random: np.random.Generator, tasks: int) -> list[TimedTask]:
 def _real(random: np.random.Generator, tasks: int) -> list[TimedTask]:
     """Forecasts of histories of various lengths, timed."""
     end = last_midnight()
-    hours = np.clip(random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), FEWEST_HOURS, MOST_ROWS)
+    hours = np.clip(
+        random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), FEWEST_HOURS, MOST_ROWS
+    )
     timed: list[TimedTask] = []
     with tempfile.TemporaryDirectory(prefix="packing-benchmark-") as name:
         folder = Path(name)
@@ -157,7 +175,9 @@ def _task(folder: Path, number: int, end: datetime, hours: int) -> Task:
     generate(1, end - timedelta(hours=hours), end, seed=number).to_csv(raw, index=False)
     data.mkdir(parents=True)
     prepare([raw], data, {"timezone": "Europe/London"})
-    return Task(f"{number:032x}", f"tenant-{number}", "v1", "bridge", data, {"timezone": "Europe/London"})
+    return Task(
+        f"{number:032x}", f"tenant-{number}", "v1", "bridge", data, {"timezone": "Europe/London"}
+    )
 
 
 def _train(task: Task, folder: Path) -> float:

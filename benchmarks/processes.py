@@ -1,4 +1,5 @@
-"""What a benchmark of the whole product runs on: the local cloud and Dagster, their calls counted and their processes watched."""
+"""What a benchmark of the whole product runs on: the local cloud and Dagster, their calls counted
+and their processes watched."""
 
 from __future__ import annotations
 
@@ -38,18 +39,25 @@ class CountingProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
+        self._loop.run_until_complete(
+            asyncio.start_server(self._connection, "127.0.0.1", self.port)
+        )
         self._loop.run_forever()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.gather(self._pump(reader, up_writer, count=True), self._pump(up_reader, writer, count=False))
+        await asyncio.gather(
+            self._pump(reader, up_writer, count=True), self._pump(up_reader, writer, count=False)
+        )
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool
+    ) -> None:
         try:
             while chunk := await reader.read(1 << 18):
                 if count:
-                    # botocore sends a request's line and headers in one piece, at the start of what it writes.
+                    # botocore sends a request's line and headers in one piece, at the start of what
+                    # it writes.
                     self.requests += len(_REQUEST_LINE.findall(chunk))
                 writer.write(chunk)
                 await writer.drain()
@@ -60,14 +68,17 @@ class CountingProxy:
 
 
 class ProcessWatch:
-    """What each kind of child process used: the most memory (RSS, MB) at one moment, and CPU seconds.
+    """What each kind of child process used: the most memory (RSS, MB) at one moment, and CPU
+    seconds.
 
     CPU time is seen once a second, so a process's last second is missed.
     """
 
     def __init__(self) -> None:
         self.peaks: Counter[str] = Counter()
-        self._cpu: dict[int, tuple[str, float, float]] = {}  # process id: kind, CPU seconds at first sight, and now
+        self._cpu: dict[
+            int, tuple[str, float, float]
+        ] = {}  # process id: kind, CPU seconds at first sight, and now
         self._cpu_seen = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="process-watch", daemon=True)
@@ -99,7 +110,11 @@ class ProcessWatch:
                 except psutil.Error:
                     continue
                 used = times.user + times.system
-                began = self._cpu[process.pid][1] if process.pid in self._cpu else (used if not self._cpu_seen else 0.0)
+                began = (
+                    self._cpu[process.pid][1]
+                    if process.pid in self._cpu
+                    else (used if not self._cpu_seen else 0.0)
+                )
                 self._cpu[process.pid] = (kind, began, used)
             self._cpu_seen = True
             held["all"] = sum(held.values())
@@ -110,14 +125,23 @@ class ProcessWatch:
 def _kind(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
     kinds = {
-        "ministack": "ministack", "local_sagemaker": "local_sagemaker", "forecast/train": "training", "forecast/serve": "serving",
-        "dagster-webserver": "webserver", "dagster_webserver": "webserver", "dagster-daemon": "daemon", "dagster._daemon": "daemon",
-        "bounded_calls_server": "preparation", "api grpc": "code_server", "multiprocessing": "runs",
-    }  # fmt: skip
+        "ministack": "ministack",
+        "local_sagemaker": "local_sagemaker",
+        "forecast/train": "training",
+        "forecast/serve": "serving",
+        "dagster-webserver": "webserver",
+        "dagster_webserver": "webserver",
+        "dagster-daemon": "daemon",
+        "dagster._daemon": "daemon",
+        "bounded_calls_server": "preparation",
+        "api grpc": "code_server",
+        "multiprocessing": "runs",
+    }
     return next((kind for words, kind in kinds.items() if words in line), "other")
 
 
-def terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+# The shape of a signal handler.
+def terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     """Handler of SIGTERM: ends the benchmark as Ctrl-C does, with what it started."""
     raise SystemExit(128 + number)
 
@@ -143,7 +167,8 @@ def everything_running(
         environment = {
             **cloud.environment,
             "AWS_ENDPOINT_URL": ministack,
-            # The outputs of the stack hold the queue's own address, so it needs no rewriting: SQS is called through the proxy.
+            # The outputs of the stack hold the queue's own address, so it needs no rewriting: SQS
+            # is called through the proxy.
             "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
             "TENANTRY_POLL_SECONDS": "1",

@@ -1,13 +1,16 @@
-"""Our model server beside MLServer: the same models, the same predictor, the same load, one process each.
+"""Our model server beside MLServer: the same models, the same predictor, the same load, one process
+each.
 
-`python -m benchmarks.serving` makes an environment for MLServer under .tenantry/benchmarks/mlserver if there is none, writes
-forecast models of full size, and measures both servers in turns: warm requests at 1, 8 and 32 clients spread over all the
-models, and cold ones, from the call that loads a model to its first answer. The last line is JSON with every figure.
+`python -m benchmarks.serving` makes an environment for MLServer under .tenantry/benchmarks/mlserver
+if there is none, writes forecast models of full size, and measures both servers in turns: warm
+requests at 1, 8 and 32 clients spread over all the models, and cold ones, from the call that loads
+a model to its first answer. The last line is JSON with every figure.
 
-MLServer is set up in its favour: no process between its front and the model (`parallel_workers` 0), no metrics, no gzip, no
-logging of requests, and httptools, which pip does not give it by itself. Two differences are its own and stay in the figures:
-a request and its answer travel as strings within V2 inference documents, and each load reads the settings of every model in
-its repository, so that its cold times grow with `--models`.
+MLServer is set up in its favour: no process between its front and the model (`parallel_workers` 0),
+no metrics, no gzip, no logging of requests, and httptools, which pip does not give it by itself.
+Two differences are its own and stay in the figures: a request and its answer travel as strings
+within V2 inference documents, and each load reads the settings of every model in its repository, so
+that its cold times grow with `--models`.
 """
 
 import argparse
@@ -105,11 +108,14 @@ class Tenantry:
         """See `Contender`."""
         return "/ping"
 
-    def start(self, port: int, models: Path, scratch: Path) -> "subprocess.Popen[bytes]":  # noqa: ARG002 - told by load
+    # Told by load.
+    def start(self, port: int, models: Path, scratch: Path) -> "subprocess.Popen[bytes]":  # noqa: ARG002
         """See `Contender`."""
         environment = {
-            "SAGEMAKER_BASE_DIR": str(scratch), "SAGEMAKER_BIND_TO_PORT": str(port), "SAGEMAKER_MULTI_MODEL": "true",
-        }  # fmt: skip
+            "SAGEMAKER_BASE_DIR": str(scratch),
+            "SAGEMAKER_BIND_TO_PORT": str(port),
+            "SAGEMAKER_MULTI_MODEL": "true",
+        }
         serve = ROOT / "containers" / "forecast" / "serve"
         return _start([sys.executable, str(serve)], environment, scratch, self.name)
 
@@ -121,7 +127,9 @@ class MLServer:
 
     def request(self, model: str) -> dict[str, str]:
         """See `Contender`."""
-        document = {"inputs": [{"name": "request", "shape": [1], "datatype": "BYTES", "data": [REQUEST]}]}
+        document = {
+            "inputs": [{"name": "request", "shape": [1], "datatype": "BYTES", "data": [REQUEST]}]
+        }
         return {"path": f"/v2/models/{model}/infer", "body": json.dumps(document)}
 
     def answer(self, body: bytes) -> bytes:
@@ -129,7 +137,8 @@ class MLServer:
         text: str = json.loads(body)["outputs"][0]["data"][0]
         return text.encode()
 
-    def load(self, model: str, folder: Path) -> dict[str, str]:  # noqa: ARG002 - MLServer finds the folder itself
+    # MLServer finds the folder itself.
+    def load(self, model: str, folder: Path) -> dict[str, str]:  # noqa: ARG002
         """See `Contender`."""
         return {"path": f"/v2/repository/models/{model}/load", "body": ""}
 
@@ -144,18 +153,30 @@ class MLServer:
     def start(self, port: int, models: Path, scratch: Path) -> "subprocess.Popen[bytes]":
         """See `Contender`."""
         settings = {
-            "debug": False, "host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "parallel_workers": 0,
-            "metrics_endpoint": None, "gzip_enabled": False, "load_models_at_startup": False,
-        }  # fmt: skip
+            "debug": False,
+            "host": "127.0.0.1",
+            "http_port": port,
+            "grpc_port": free_port(),
+            "parallel_workers": 0,
+            "metrics_endpoint": None,
+            "gzip_enabled": False,
+            "load_models_at_startup": False,
+        }
         (models / "settings.json").write_text(json.dumps(settings))
         command = [str(MLSERVER / "bin" / "mlserver"), "start", str(models)]
         return _start(command, {"PYTHONPATH": str(ROOT)}, scratch, self.name)
 
 
-def _start(command: list[str], environment: dict[str, str], scratch: Path, name: str) -> "subprocess.Popen[bytes]":
+def _start(
+    command: list[str], environment: dict[str, str], scratch: Path, name: str
+) -> "subprocess.Popen[bytes]":
     with (scratch / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            command, cwd=scratch, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT
+            command,
+            cwd=scratch,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -174,7 +195,9 @@ class Running:
         response = self.connection.getresponse()
         content = response.read()
         if response.status != 200:
-            raise RuntimeError(f"{self.contender.name}: {method} {path} gave {response.status}: {content[:300]!r}")
+            raise RuntimeError(
+                f"{self.contender.name}: {method} {path} gave {response.status}: {content[:300]!r}"
+            )
         return content
 
     def load(self, model: str, folder: Path) -> None:
@@ -191,7 +214,9 @@ def running(contender: Contender, models: Path, scratch: Path) -> Iterator[Runni
     """Start a server, wait until it is ready, and end it with the block."""
     port = free_port()
     process = contender.start(port, models, scratch)
-    server = Running(contender, port, process, http.client.HTTPConnection("127.0.0.1", port, timeout=60))
+    server = Running(
+        contender, port, process, http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    )
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -226,26 +251,37 @@ def make_environment() -> str:
     if not any(MLSERVER.glob("lib/*/site-packages/httptools")):
         subprocess.run([*pip, "httptools"], check=True)
     version = "import importlib.metadata as m; print(m.version('mlserver'))"
-    return subprocess.run([str(python), "-c", version], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [str(python), "-c", version], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _points(mean: list[float]) -> Points:
-    return Points(mean, {level: [round(value * (0.5 + level), 4) for value in mean] for level in LEVELS})
+    return Points(
+        mean, {level: [round(value * (0.5 + level), 4) for value in mean] for level in LEVELS}
+    )
 
 
 def write_models(folder: Path, count: int) -> list[str]:
-    """Write `count` forecast models of full size, as both servers read them; returns their names."""
+    """Write `count` forecast models of full size, as both servers read them; returns their
+    names."""
     values = random.Random(7)
-    end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)  # a night's training ended at midnight
+    end = datetime.now(UTC).replace(
+        hour=0, minute=0, second=0, microsecond=0
+    )  # a night's training ended at midnight
     names = [f"tenant-{number:04}" for number in range(count)]
     for name in names:
         model = folder / name
         model.mkdir(parents=True)
         week = _points([round(values.gammavariate(2, 0.3), 4) for _ in range(168)])
         spread = [round(number**0.1, 3) for number in range(1, 14)]
-        stored = StoredForecast("ridge", "h", "kWh", "Europe/London", end, 63, HOURS, week, week, week, spread)
+        stored = StoredForecast(
+            "ridge", "h", "kWh", "Europe/London", end, 63, HOURS, week, week, week, spread
+        )
         write_model(model, stored)
-        (model / "card.json").write_text(json.dumps({"format": 1, "family": "forecast", "version": "v1"}))
+        (model / "card.json").write_text(
+            json.dumps({"format": 1, "family": "forecast", "version": "v1"})
+        )
         settings = {
             "name": name,
             "implementation": "benchmarks.mlserver_runtime.ForecastRuntime",
@@ -261,7 +297,12 @@ def warm(server: Running, models: Sequence[str], clients: int, seconds: float) -
     plan = {"port": server.port, "clients": clients, "seconds": seconds, "requests": requests}
     generator = [sys.executable, "-m", "benchmarks.http_load"]
     result = subprocess.run(
-        generator, cwd=ROOT, input=json.dumps(plan).encode(), stdout=subprocess.PIPE, check=True, timeout=seconds + 60
+        generator,
+        cwd=ROOT,
+        input=json.dumps(plan).encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=seconds + 60,
     )
     figures: dict[str, Any] = json.loads(result.stdout)
     if figures["refused"]:
@@ -270,7 +311,8 @@ def warm(server: Running, models: Sequence[str], clients: int, seconds: float) -
 
 
 def cold(server: Running, folder: Path, models: Sequence[str]) -> list[float]:
-    """Milliseconds from the call that loads a model to its first answer, for each of `models`; leaves them loaded."""
+    """Milliseconds from the call that loads a model to its first answer, for each of `models`;
+    leaves them loaded."""
     # The server may have closed the connection while the generator had its turn.
     server.connection.close()
     times = []
@@ -284,13 +326,17 @@ def cold(server: Running, folder: Path, models: Sequence[str]) -> list[float]:
 
 
 def measure(count: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """All figures; the servers take turns in every round, so that a busy moment of the machine meets both."""
+    """All figures; the servers take turns in every round, so that a busy moment of the machine
+    meets both."""
     version = make_environment()
     scratch = Path(tempfile.mkdtemp(prefix="serving-"))
     try:
         folder = scratch / "models"
         models = write_models(folder, count)
-        with running(Tenantry(), folder, scratch) as ours, running(MLServer(), folder, scratch) as theirs:
+        with (
+            running(Tenantry(), folder, scratch) as ours,
+            running(MLServer(), folder, scratch) as theirs,
+        ):
             servers = (ours, theirs)
             for server in servers:
                 for model in models:
@@ -308,15 +354,23 @@ def measure(count: int, seconds: float, rounds: int) -> dict[str, Any]:
                     for server in servers:
                         figures = warm(server, models, clients, seconds)
                         runs.setdefault((server.contender.name, clients), []).append(figures)
-                        print(f"{server.contender.name:9} {clients:3} clients  {json.dumps(figures)}", file=sys.stderr)
+                        print(
+                            f"{server.contender.name:9} {clients:3} clients  {json.dumps(figures)}",
+                            file=sys.stderr,
+                        )
                 for server in servers:
                     colds[server.contender.name] += cold(server, folder, models)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     report: dict[str, Any] = {
-        "benchmark": "serving", "mlserver_version": version, "python": platform.python_version(), "cores": os.cpu_count(),
-        "models": count, "seconds": seconds, "rounds": rounds,
-    }  # fmt: skip
+        "benchmark": "serving",
+        "mlserver_version": version,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "models": count,
+        "seconds": seconds,
+        "rounds": rounds,
+    }
     for name in colds:
         report[name] = {
             "warm": {str(clients): _median(runs[name, clients]) for clients in CLIENTS},
@@ -330,7 +384,11 @@ def measure(count: int, seconds: float, rounds: int) -> dict[str, Any]:
 
 
 def _median(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
-    return {name: round(statistics.median(run[name] for run in runs), 3) for name in runs[0] if name != "refused"}
+    return {
+        name: round(statistics.median(run[name] for run in runs), 3)
+        for name in runs[0]
+        if name != "refused"
+    }
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
@@ -342,7 +400,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Our model server beside MLServer.")
     parser.add_argument("--models", type=int, default=100, help="models loaded in each server")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one warm measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind; the median is reported")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each kind; the median is reported"
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, terminated)
     print(json.dumps(measure(arguments.models, arguments.seconds, arguments.rounds)))

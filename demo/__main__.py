@@ -1,7 +1,8 @@
 """Runs Tenantry on this machine: the local cloud, Dagster, and tenants uploading their data.
 
-It shows progress until every good tenant has a model, a first prediction from its endpoint and a batch prediction, tells what
-the owner of the spoiled upload was told, and keeps the Dagster UI open until Ctrl-C.
+It shows progress until every good tenant has a model, a first prediction from its endpoint and a
+batch prediction, tells what the owner of the spoiled upload was told, and keeps the Dagster UI open
+until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from demo.energy import shown_of, synthetic_tenants, tenants_of_file
 from demo.only_one import AlreadyRuns, only_one
-from demo.portraits import SLOW_REQUEST, portraits_tenants, print_pictures, shown_of_portraits, write_sheet
+from demo.portraits import (
+    SLOW_REQUEST,
+    portraits_tenants,
+    print_pictures,
+    shown_of_portraits,
+    write_sheet,
+)
 from demo.product import DemoFailed, Product
 from infrastructure.dagster_processes import DagsterProcesses, DagsterRefused, dagster_processes
 from infrastructure.deploy import DeploymentError, deploy
@@ -44,23 +51,33 @@ SHEET: Final = "portraits.png"
 UI_PORT: Final = 3000
 TENANTS: Final = 12
 _GIVEN_UP: Final = (
-    AlreadyRuns, BotoCoreError, ClientError, DagsterRefused, DemoFailed, DeploymentError, EndpointFailed, LocalCloudError, ValueError
-)  # fmt: skip
+    AlreadyRuns,
+    BotoCoreError,
+    ClientError,
+    DagsterRefused,
+    DemoFailed,
+    DeploymentError,
+    EndpointFailed,
+    LocalCloudError,
+    ValueError,
+)
 
 
 def _told(deployment: Deployment) -> dict[keys.TenantId, str]:
     """What the app read from its queue about uploads that cannot be used, by tenant."""
     told: dict[keys.TenantId, str] = {}
-    while messages := deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10).get(
-        "Messages"
-    ):
+    while messages := deployment.sqs.receive_message(
+        QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
+    ).get("Messages"):
         for message in messages:
             notice = json.loads(message["Body"])
             if notice["kind"] in {"upload_refused", "model_not_made"}:
                 told[keys.tenant_id(notice["tenant"])] = notice["message"]
         deployment.sqs.delete_message_batch(
             QueueUrl=deployment.notices_queue_url,
-            Entries=[{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)],
+            Entries=[
+                {"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)
+            ],
         )
     return told
 
@@ -74,7 +91,9 @@ def _choose_port(console: Console, wanted: int) -> int:
             probe.bind(("127.0.0.1", wanted))
         except OSError:
             port = free_port()
-            console.print(f"Port {wanted} is in use; the UI takes {port} instead (choose one with PORT=…).")
+            console.print(
+                f"Port {wanted} is in use; the UI takes {port} instead (choose one with PORT=…)."
+            )
             return port
     return wanted
 
@@ -88,14 +107,22 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tenants",
         type=int,
-        help=f"how many energy tenants: {TENANTS} made-up ones, the last with a spoiled file, or all of --data; "
+        help=f"how many energy tenants: {TENANTS} made-up ones, the last with a spoiled file, or "
+        f"all of --data; "
         "three portraits tenants come along",
     )
-    parser.add_argument("--data", type=Path, help="CSV or Parquet with columns customer_id, timestamp, consumption")
-    parser.add_argument("--once", action="store_true", help="end when all has happened: status 0 only if it has")
+    parser.add_argument(
+        "--data", type=Path, help="CSV or Parquet with columns customer_id, timestamp, consumption"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end when all has happened: status 0 only if it has"
+    )
     parser.add_argument("--port", type=int, default=UI_PORT, help="of the Dagster UI (%(default)s)")
     parser.add_argument(
-        "--timeout", type=float, default=1800, help="seconds without any progress to wait (%(default)s)"
+        "--timeout",
+        type=float,
+        default=1800,
+        help="seconds without any progress to wait (%(default)s)",
     )
     arguments = parser.parse_args()
     if arguments.tenants is not None and arguments.tenants < 1:
@@ -108,12 +135,17 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the demo. Returns the exit status."""
     arguments = _arguments()
-    console = Console() if sys.stdout.isatty() else Console(width=160)  # a log file has no width of its own
+    console = (
+        Console() if sys.stdout.isatty() else Console(width=160)
+    )  # a log file has no width of its own
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(arguments, console)
     except KeyboardInterrupt:
-        console.print("Stopped; nothing is left running. `make run` goes on from here, `make clean` forgets it all.")
+        console.print(
+            "Stopped; nothing is left running. `make run` goes on from here, `make clean` forgets "
+            "it all."
+        )
         return 130 if arguments.once else 0
     except _GIVEN_UP as error:
         _say_why(console, error)
@@ -137,12 +169,17 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         ui_is_at(f"http://127.0.0.1:{port}")
         cloud = later.enter_context(running(STATE / "cloud", ROOT / "containers"))
         console.print(
-            f"The local cloud is up: S3 and the rest at {cloud.ministack_url}, SageMaker at {cloud.sagemaker_url}"
+            f"The local cloud is up: S3 and the rest at {cloud.ministack_url}, SageMaker at "
+            f"{cloud.sagemaker_url}"
         )
         os.environ.update(cloud.environment)
         deploy()
         deployment = Deployment.from_stack()
-        variables = {**cloud.environment, "TENANTRY_POLL_SECONDS": "1", "TENANTRY_LOST_RUN_SECONDS": "45"}
+        variables = {
+            **cloud.environment,
+            "TENANTRY_POLL_SECONDS": "1",
+            "TENANTRY_LOST_RUN_SECONDS": "45",
+        }
         with (
             environment.written(STATE / environment.LOCAL_FILE.name, cloud.environment),
             dagster_processes(STATE / "dagster", port, variables) as dagster,
@@ -152,7 +189,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
             energy, portraits = workloads["energy"], workloads["portraits"]
             products = [
                 Product(*common, energy, customers, shown_of(energy), arguments.timeout),
-                Product(*common, portraits, portraits_tenants(), shown_of_portraits(), arguments.timeout),
+                Product(
+                    *common, portraits, portraits_tenants(), shown_of_portraits(), arguments.timeout
+                ),
             ]
             try:
                 _go(console, products)
@@ -176,7 +215,8 @@ def _say_why(console: Console, error: Exception) -> None:
 
 
 def _go(console: Console, products: Sequence[Product]) -> None:
-    """Take all products from upload to batch prediction, then show what came of it. Raises ``DemoFailed``."""
+    """Take all products from upload to batch prediction, then show what came of it. Raises
+    ``DemoFailed``."""
     began, day = time.monotonic(), datetime.now(UTC).date()
     with _progress(console) as progress:
         for product in products:
@@ -194,7 +234,10 @@ def _go(console: Console, products: Sequence[Product]) -> None:
     pictured = products[-1]
     drawn = write_sheet(STATE / SHEET, pictured.good, pictured.first_answers)
     print_pictures(console, drawn)
-    console.print(f"What the portraits tenants uploaded, and what their models drew: [bold]{STATE / SHEET}[/bold]")
+    console.print(
+        f"What the portraits tenants uploaded, and what their models drew: "
+        f"[bold]{STATE / SHEET}[/bold]"
+    )
     console.print(f"Everything lies in the bucket {products[0].deployment.data_bucket}.")
     told = _told(products[0].deployment)
     for product in products:
@@ -203,17 +246,27 @@ def _go(console: Console, products: Sequence[Product]) -> None:
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console, refresh_per_second=4)
 
 
 def _stay_open(console: Console, dagster: DagsterProcesses, cloud: LocalCloud) -> None:
     console.print(f"The UI stays open at [bold]{dagster.url}/asset-groups[/bold] until Ctrl-C.")
-    console.print("Beside it, in another terminal: [bold].venv/bin/tenantry status --local --watch[/bold]")
+    console.print(
+        "Beside it, in another terminal: [bold].venv/bin/tenantry status --local --watch[/bold]"
+    )
     while True:
         for name, process in {**cloud.processes, "dagster": dagster.process}.items():
             if process.poll() is not None:
-                raise DemoFailed(f"{name} ended by itself with status {process.returncode}; see the logs below {STATE}")
+                raise DemoFailed(
+                    f"{name} ended by itself with status {process.returncode}; see the logs below "
+                    f"{STATE}"
+                )
         time.sleep(1.0)
 
 

@@ -1,7 +1,7 @@
 """The Dagster UI in headless Chromium, clicked by what a person sees: buttons, partitions, plots.
 
-Chromium and its driver are Debian's (``apt-get install chromium chromium-driver``); both run in a profile that is thrown away
-afterwards, and speak to nothing but the UI.
+Chromium and its driver are Debian's (``apt-get install chromium chromium-driver``); both run in a
+profile that is thrown away afterwards, and speak to nothing but the UI.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def chromium() -> Iterator[WebDriver]:
     """
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
-        raise BrowserMissing("no chromium on this machine: apt-get install chromium chromium-driver")
+        raise BrowserMissing(
+            "no chromium on this machine: apt-get install chromium chromium-driver"
+        )
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = browser
@@ -87,14 +89,15 @@ def chromium() -> Iterator[WebDriver]:
 class DagsterUI:
     """The pages of a Dagster webserver. Each method waits until the page shows what it is about.
 
-    Every method raises ``selenium.common.exceptions.TimeoutException`` when the page does not come to show it.
+    Every method raises ``selenium.common.exceptions.TimeoutException`` when the page does not come
+    to show it.
     """
 
     browser: WebDriver
     url: str
     location: str = "tenantry"
 
-    # ---- pages -------------------------------------------------------------------------------------------------------
+    # ---- pages -----------------------------------------------------------------------------------
 
     def open_asset_graph(self, group: str) -> None:
         """The graph of an asset group, drawn with the state of each asset."""
@@ -118,10 +121,11 @@ class DagsterUI:
         self._open("/automation")
         self.see("Standard sensor")
 
-    # ---- what a person does --------------------------------------------------------------------------------------------
+    # ---- what a person does ----------------------------------------------------------------------
 
     def materialize(self, asset: str, partition: str) -> str:
-        """Materialise one partition by the button of the asset's page and its dialog; returns the run's id.
+        """Materialise one partition by the button of the asset's page and its dialog; returns the
+        run's id.
 
         Leaves the run's page open.
         """
@@ -129,23 +133,28 @@ class DagsterUI:
         self.click("//button[not(@disabled)][contains(., 'Materialize…')]")
         dialog = "//*[@role='dialog'][contains(., 'Launch runs to materialize')]"
         search = self.click_for(
-            f"{dialog}//*[text()='Select a partition or create one']", "//input[@placeholder='Filter partitions']"
+            f"{dialog}//*[text()='Select a partition or create one']",
+            "//input[@placeholder='Filter partitions']",
         )
         search.send_keys(partition)
         self.click(f"//*[@role='menuitem'][.//*[text()={_quoted(partition)}]]")
         self.see("1 partition")
-        self.click(f"{dialog}//*[starts-with(text(), 'Launch runs to materialize')]")  # closes the list, not the dialog
+        self.click(
+            f"{dialog}//*[starts-with(text(), 'Launch runs to materialize')]"
+        )  # closes the list, not the dialog
         self.click("//button[not(@disabled)][normalize-space()='Launch 1 run']")
         self._open_launched_run()
         return self._wait(self._run_of_page, "the run's page")
 
     def wait_until_run_ended(self, seconds: float) -> str:
-        """On a run's page: wait for its end and return the status as the page words it: Success, Failure or Canceled."""
+        """On a run's page: wait for its end and return the status as the page words it: Success,
+        Failure or Canceled."""
         shown = " or ".join(f"normalize-space(text())='{status}'" for status in _RUN_ENDED)
         return self.see_element(f"//*[{shown}]", seconds=seconds).text.strip()
 
     def show_picture(self, entry: str) -> WebElement:
-        """On a partition's page: open the Markdown of a metadata entry such as ``plot`` and return the picture, loaded."""
+        """On a partition's page: open the Markdown of a metadata entry such as ``plot`` and return
+        the picture, loaded."""
         row = f"//tr[.//td[normalize-space()={_quoted(entry)}]]"
         self.click(f"{row}//*[normalize-space(text())='[Show Markdown]']")
         picture = self.see_element("//*[@role='dialog']//img[starts-with(@src, 'data:image/png')]")
@@ -157,7 +166,7 @@ class DagsterUI:
         script = "return arguments[0].complete ? arguments[0].naturalWidth : 0"
         return int(self.browser.execute_script(script, picture))
 
-    # ---- what a person sees ----------------------------------------------------------------------------------------------
+    # ---- what a person sees ----------------------------------------------------------------------
 
     def text(self) -> str:
         """The text on the page."""
@@ -171,7 +180,9 @@ class DagsterUI:
         """Wait until an element is shown, and return it."""
 
         def shown() -> WebElement | None:
-            return next((e for e in self.browser.find_elements(By.XPATH, xpath) if e.is_displayed()), None)
+            return next(
+                (e for e in self.browser.find_elements(By.XPATH, xpath) if e.is_displayed()), None
+            )
 
         return self._wait(shown, xpath, seconds)
 
@@ -188,29 +199,37 @@ class DagsterUI:
         self._wait(clicked, f"{xpath} to click")
 
     def click_for(self, xpath: str, wanted: str) -> WebElement:
-        """Click an element, and again if what it opens does not come: a click on what is just being drawn anew is lost."""
+        """Click an element, and again if what it opens does not come: a click on what is just being
+        drawn anew is lost."""
         for _ in range(_CLICKS):
             self.click(xpath)
             with suppress(TimeoutException):
                 return self.see_element(wanted, seconds=_PATIENCE / _CLICKS)
         return self.see_element(wanted)
 
-    # ---- the way there -----------------------------------------------------------------------------------------------
+    # ---- the way there ---------------------------------------------------------------------------
 
     def _open(self, path: str) -> None:
         self.browser.get(f"{self.url}{path}")
 
     def _open_launched_run(self) -> None:
         """Follow the notice that a run was launched."""
-        self.click("//*[contains(@class, 'toast') or contains(@class, 'Toast')]//*[normalize-space(text())='View']")
+        self.click(
+            "//*[contains(@class, 'toast') or contains(@class, "
+            "'Toast')]//*[normalize-space(text())='View']"
+        )
 
     def _run_of_page(self) -> str | None:
         _, found, run = self.browser.current_url.partition("/runs/")
         return run.partition("?")[0] if found else None
 
-    def _wait(self, condition: Callable[[], Shown | None], what: str, seconds: float = _PATIENCE) -> Shown:
+    def _wait(
+        self, condition: Callable[[], Shown | None], what: str, seconds: float = _PATIENCE
+    ) -> Shown:
         """What ``condition`` returns, as soon as that is neither None nor false."""
-        wait = WebDriverWait(self.browser, seconds, poll_frequency=0.2, ignored_exceptions=_CHANGING)
+        wait = WebDriverWait(
+            self.browser, seconds, poll_frequency=0.2, ignored_exceptions=_CHANGING
+        )
         return wait.until(lambda _: condition() or False, f"the page does not show {what}")
 
 

@@ -1,4 +1,5 @@
-"""The energy product of the demo: its tenants' data, made up or from a file of the user's own, a file for each tenant."""
+"""The energy product of the demo: its tenants' data, made up or from a file of the user's own, a
+file for each tenant."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _PLAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def synthetic_tenants(count: int, scratch: Path, now: datetime | None = None) -> list[DemoTenant]:
-    """Tenants with a year of made-up readings that ends as today began; the last one's file is spoiled on purpose.
+    """Tenants with a year of made-up readings that ends as today began; the last one's file is
+    spoiled on purpose.
 
     Args:
         count: how many, the spoiled one included.
@@ -51,9 +53,11 @@ def synthetic_tenants(count: int, scratch: Path, now: datetime | None = None) ->
 
 
 def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[DemoTenant]:
-    """Tenants from a user's own file, its rows as they stand. Whether a model is expected of one is not known beforehand.
+    """Tenants from a user's own file, its rows as they stand. Whether a model is expected of one is
+    not known beforehand.
 
-    A customer whose id cannot be a tenant's gets one that is made of it; ``DemoTenant.customer`` is what the file says.
+    A customer whose id cannot be a tenant's gets one that is made of it; ``DemoTenant.customer`` is
+    what the file says.
 
     Args:
         data: a CSV or Parquet file with columns customer_id, timestamp, consumption.
@@ -79,7 +83,8 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
         raise ValueError(f"{data.name} cannot be split by customer: {error}") from error
     if most is not None and len(customers) < most:
         raise ValueError(
-            f"{data.name} has {len(customers)} customers; TENANTS={most} asks for more. Leave TENANTS out for all."
+            f"{data.name} has {len(customers)} customers; TENANTS={most} asks for more. Leave "
+            f"TENANTS out for all."
         )
     return [
         DemoTenant(
@@ -95,9 +100,11 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
 
 
 def tenant_ids(customers: set[str]) -> dict[str, str]:
-    """A tenant's id for each customer's: itself where it can be one, else what is left in small letters, else a digest.
+    """A tenant's id for each customer's: itself where it can be one, else what is left in small
+    letters, else a digest.
 
-    The digest keeps names and addresses out of ids, which travel to logs. The same customers get the same ids each time.
+    The digest keeps names and addresses out of ids, which travel to logs. The same customers get
+    the same ids each time.
     """
     ids = {customer: customer for customer in customers if _PLAIN.fullmatch(customer)}
     taken = set(ids)
@@ -136,12 +143,15 @@ def _read(data: Path) -> Any:
         raise ValueError(f"{data.name} has no rows")
     for row, customer in enumerate(ids.to_pylist(), start=1):
         if customer is None or not customer.strip():
-            raise ValueError(f"{data.name}, row {row}: customer_id is empty; each row needs its customer")
+            raise ValueError(
+                f"{data.name}, row {row}: customer_id is empty; each row needs its customer"
+            )
     return table.set_column(0, "customer_id", ids)
 
 
 def shown_of(workload: Workload) -> Shown:
-    """What the energy table shows: the chosen model, its score beside the naive one's, the first hours of its forecast."""
+    """What the energy table shows: the chosen model, its score beside the naive one's, the first
+    hours of its forecast."""
 
     def cells(model: ModelVersion, answer: Mapping[str, Any]) -> Sequence[str]:
         quality = workload.quality
@@ -157,7 +167,8 @@ def _file_of(customer: str, scratch: Path) -> bytes:
 
 
 def _tier(number: int) -> keys.Tier:
-    """In the small demo one tenant pays for machines of its own, and two take part in the pool; the rest is bridge."""
+    """In the small demo one tenant pays for machines of its own, and two take part in the pool; the
+    rest is bridge."""
     return "silo" if number == 1 else "pool" if number in {2, 3} else "bridge"
 
 

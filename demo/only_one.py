@@ -1,4 +1,5 @@
-"""One demo at a time in a folder: a second one would start another local cloud on the state of the first."""
+"""One demo at a time in a folder: a second one would start another local cloud on the state of the
+first."""
 
 from __future__ import annotations
 
@@ -19,10 +20,12 @@ class AlreadyRuns(RuntimeError):  # noqa: N818 - reads as the sentence it is: "a
 
 @contextmanager
 def only_one(lock: Path) -> Iterator[Callable[[str], None]]:
-    """Hold ``lock`` for the length of a ``with`` block. The kernel releases it when this process ends, however it ends.
+    """Hold ``lock`` for the length of a ``with`` block. The kernel releases it when this process
+    ends, however it ends.
 
     Args:
-        lock: a file, made if it is not there; it tells the process and its UI to whoever comes second.
+        lock: a file, made if it is not there; it tells the process and its UI to whoever comes
+        second.
 
     Yields:
         A function that writes down where the UI is.

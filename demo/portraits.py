@@ -1,4 +1,5 @@
-"""The portraits product of the demo: tenants with icons in a style of their own, and the sheet of what their models draw."""
+"""The portraits product of the demo: tenants with icons in a style of their own, and the sheet of
+what their models draw."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def portraits_tenants() -> list[DemoTenant]:
         DemoTenant(
             tenant=keys.tenant_id(name),
             files={
-                f"{shape}-{index}.png": _png(draw_icon(shape, tenant_style(number), seed=index, size=_UPLOAD_SIDE))
+                f"{shape}-{index}.png": _png(
+                    draw_icon(shape, tenant_style(number), seed=index, size=_UPLOAD_SIDE)
+                )
                 for index, shape in enumerate(UPLOADED)
             },
             parameters={"subject": "icon", "prompts": "\n".join(PROMPTS)},
@@ -59,17 +62,28 @@ def shown_of_portraits() -> Shown:
 def write_sheet(
     path: Path, tenants: Sequence[DemoTenant], answers: Mapping[keys.TenantId, Mapping[str, Any]]
 ) -> list[list[Image.Image]]:
-    """Write a PNG with a row for each tenant: some of its uploads, and what its model drew; returns the drawn pictures by row."""
-    drawn = [[_decoded(image["png"]) for image in answers[tenant.tenant]["images"]] for tenant in tenants]
+    """Write a PNG with a row for each tenant: some of its uploads, and what its model drew; returns
+    the drawn pictures by row."""
+    drawn = [
+        [_decoded(image["png"]) for image in answers[tenant.tenant]["images"]] for tenant in tenants
+    ]
     uploads = [
-        [Image.open(io.BytesIO(file)).convert("RGB") for file in tenant.files.values()][:4] for tenant in tenants
+        [Image.open(io.BytesIO(file)).convert("RGB") for file in tenant.files.values()][:4]
+        for tenant in tenants
     ]
     across = 4 + max(len(row) for row in drawn)
-    sheet = Image.new("RGB", (_LEFT + across * (_CELL + 4) + 16, _TOP + len(drawn) * (_CELL + 4)), "white")
+    sheet = Image.new(
+        "RGB", (_LEFT + across * (_CELL + 4) + 16, _TOP + len(drawn) * (_CELL + 4)), "white"
+    )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     pen.text((_LEFT, 4), "uploaded", fill="black", font=font)
     for column, image in enumerate(answers[tenants[0].tenant]["images"]):
-        pen.text((_LEFT + 16 + (4 + column) * (_CELL + 4), 4), str(image["prompt"]), fill="black", font=font)
+        pen.text(
+            (_LEFT + 16 + (4 + column) * (_CELL + 4), 4),
+            str(image["prompt"]),
+            fill="black",
+            font=font,
+        )
     for number, tenant in enumerate(tenants):
         upper = _TOP + number * (_CELL + 4)
         pen.text((6, upper + _CELL // 2 - 6), tenant.tenant, fill="black", font=font)
@@ -82,7 +96,8 @@ def write_sheet(
 
 
 def print_pictures(console: Console, rows: Sequence[Sequence[Image.Image]]) -> None:
-    """Print pictures in the terminal, two pixels a character; nothing where it shows no colours or is too narrow."""
+    """Print pictures in the terminal, two pixels a character; nothing where it shows no colours or
+    is too narrow."""
     if console.color_system != "truecolor":
         return
     for row in rows:
@@ -91,7 +106,10 @@ def print_pictures(console: Console, rows: Sequence[Sequence[Image.Image]]) -> N
             text = Text()
             for picture in fitting:
                 for column in range(32):
-                    upper, lower = picture.getpixel((column, line)), picture.getpixel((column, line + 1))
+                    upper, lower = (
+                        picture.getpixel((column, line)),
+                        picture.getpixel((column, line + 1)),
+                    )
                     text.append("▀", style=f"{_colour(upper)} on {_colour(lower)}")
                 text.append(" ")
             console.print(text)

@@ -1,4 +1,5 @@
-"""A product's way through a demo: its tenants upload, get models, ask them, and get tonight's batch prediction now."""
+"""A product's way through a demo: its tenants upload, get models, ask them, and get tonight's batch
+prediction now."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class DemoFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "de
 
 
 class Waiting:
-    """Waits on for as long as something happens: what is watched changes, or Dagster's own run goes on."""
+    """Waits on for as long as something happens: what is watched changes, or Dagster's own run goes
+    on."""
 
     def __init__(self, dagster: DagsterProcesses, most_seconds: float) -> None:
         self._dagster = dagster
@@ -56,12 +58,15 @@ class Waiting:
         log = self._dagster.log
         if (status := self._dagster.process.poll()) is not None:
             raise DemoFailed(
-                f"{what}: Dagster ended by itself with status {status}; see {log}:\n{end_of_log(log)}\n{details()}"
+                f"{what}: Dagster ended by itself with status {status}; see "
+                f"{log}:\n{end_of_log(log)}\n{details()}"
             )
         if state != self._state:
             self._state, self._since = state, time.monotonic()
         if time.monotonic() - self._since > self._most_seconds:
-            raise DemoFailed(f"{what}; nothing happened for {self._most_seconds:.0f} s. See {log}.\n{details()}")
+            raise DemoFailed(
+                f"{what}; nothing happened for {self._most_seconds:.0f} s. See {log}.\n{details()}"
+            )
 
 
 def _how_it_stands(rows: Sequence[Request]) -> str:
@@ -70,12 +75,16 @@ def _how_it_stands(rows: Sequence[Request]) -> str:
         return "its upload was not taken in yet"
     last = rows[-1]
     pack = f", in pack {last.pack}" if last.pack else ""
-    return f"its request is {last.status} (attempt {last.attempt}{pack}): {last.reason or 'no reason is given'}"
+    return (
+        f"its request is {last.status} (attempt {last.attempt}{pack}): "
+        f"{last.reason or 'no reason is given'}"
+    )
 
 
 @dataclass(frozen=True)
 class DemoTenant:
-    """A tenant of the demo. ``good`` tells whether a model is expected of its upload; None where nobody knows beforehand.
+    """A tenant of the demo. ``good`` tells whether a model is expected of its upload; None where
+    nobody knows beforehand.
 
     ``customer`` is what a user's own file calls it, where that is another name.
     """
@@ -127,7 +136,7 @@ class Product:
         """The client the product's app would use for a tenant."""
         return TenantClient(self.deployment, self.workload, tenant.tenant)
 
-    # ---- the steps -----------------------------------------------------------------------------------------------------
+    # ---- the steps -------------------------------------------------------------------------------
 
     def upload(self, progress: Progress) -> None:
         """Upload every tenant's files, as the product's app does."""
@@ -153,7 +162,10 @@ class Product:
             open_requests = queue.open(self.name)
             counts = Counter[str](request.status for request in open_requests)
             progress.update(bar, completed=len(self.served))
-            words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "waiting for the sensors"
+            words = (
+                ", ".join(f"{count} {status}" for status, count in counts.items())
+                or "waiting for the sensors"
+            )
             progress.update(state, description=f"[dim]{words}[/dim]")
             if all(tenant.tenant in self.served for tenant in self.good) and self._settled(queue):
                 progress.update(state, visible=False)
@@ -161,32 +173,55 @@ class Product:
                     raise DemoFailed(f"no {self.name} model was made:\n{self._how_they_stand()}")
                 return
             self._fail_if_settled_without_a_model(queue)
-            waiting.go_on((words, len(self.served)), f"{self.name} models are missing", self._how_they_stand)
+            waiting.go_on(
+                (words, len(self.served)), f"{self.name} models are missing", self._how_they_stand
+            )
             time.sleep(1.0)
 
     def _settled(self, queue: RequestQueue) -> bool:
-        """Whether uploads of which no model is expected are settled, too, and nothing is left open."""
-        others = [queue.of_tenant(self.name, tenant.tenant) for tenant in self.tenants if not tenant.good]
-        return all(rows and rows[-1].status in SETTLED for rows in others) and not queue.open(self.name)
+        """Whether uploads of which no model is expected are settled, too, and nothing is left
+        open."""
+        others = [
+            queue.of_tenant(self.name, tenant.tenant) for tenant in self.tenants if not tenant.good
+        ]
+        return all(rows and rows[-1].status in SETTLED for rows in others) and not queue.open(
+            self.name
+        )
 
     def _fail_if_settled_without_a_model(self, queue: RequestQueue) -> None:
-        """Waiting on would not help a good tenant whose upload was refused. Raises ``DemoFailed``."""
+        """Waiting on would not help a good tenant whose upload was refused. Raises
+        ``DemoFailed``."""
         for tenant in self.good:
             if tenant.tenant not in self.served:
                 rows = queue.of_tenant(self.name, tenant.tenant)
                 if rows and rows[-1].status in {"refused", "dead_lettered"}:
-                    raise DemoFailed(f"{tenant.tenant} should have a {self.name} model: {_how_it_stands(rows)}")
+                    raise DemoFailed(
+                        f"{tenant.tenant} should have a {self.name} model: {_how_it_stands(rows)}"
+                    )
 
     def _how_they_stand(self) -> str:
-        """A line for each tenant that should have a model, or may, and has none: the stage, the status and the row's reason."""
+        """A line for each tenant that should have a model, or may, and has none: the stage, the
+        status and the row's reason."""
         queue = RequestQueue(self.deployment)
-        left = [t.tenant for t in self.tenants if t.good is not False and t.tenant not in self.served]
-        lines = [f"  {tenant}: {_how_it_stands(queue.of_tenant(self.name, tenant))}" for tenant in left[:_MOST_LINES]]
-        return "\n".join([*lines, *([f"  … and {len(left) - _MOST_LINES} more"] if len(left) > _MOST_LINES else [])])
+        left = [
+            t.tenant for t in self.tenants if t.good is not False and t.tenant not in self.served
+        ]
+        lines = [
+            f"  {tenant}: {_how_it_stands(queue.of_tenant(self.name, tenant))}"
+            for tenant in left[:_MOST_LINES]
+        ]
+        return "\n".join(
+            [
+                *lines,
+                *([f"  … and {len(left) - _MOST_LINES} more"] if len(left) > _MOST_LINES else []),
+            ]
+        )
 
     def ask_endpoints(self, progress: Progress) -> None:
         """Ask every good tenant's model a first time. Raises ``DemoFailed``."""
-        bar = progress.add_task(f"{self.name}: first answers from the endpoint", total=len(self.good))
+        bar = progress.add_task(
+            f"{self.name}: first answers from the endpoint", total=len(self.good)
+        )
         for tenant in self.good:
             with self.client(tenant) as client:
                 try:
@@ -196,8 +231,11 @@ class Product:
             progress.advance(bar)
 
     def ask_asynchronously(self, progress: Progress, request: Mapping[str, Any]) -> None:
-        """Hand every good tenant's model something that takes long, then collect the answers. Raises ``DemoFailed``."""
-        bar = progress.add_task(f"{self.name}: slow requests, answered through S3", total=len(self.good))
+        """Hand every good tenant's model something that takes long, then collect the answers.
+        Raises ``DemoFailed``."""
+        bar = progress.add_task(
+            f"{self.name}: slow requests, answered through S3", total=len(self.good)
+        )
         self._wait_for_asynchronous_endpoint()
         clients = {tenant.tenant: self.client(tenant) for tenant in self.good}
         submitted = {tenant: client.submit(request) for tenant, client in clients.items()}
@@ -206,15 +244,23 @@ class Product:
                 try:
                     client.wait(submitted[tenant], self.timeout)
                 except (TimeoutError, endpoints.InvocationRefused, objects.ObjectMissing) as error:
-                    raise DemoFailed(f"{tenant}: no answer from the asynchronous endpoint: {error}") from error
+                    raise DemoFailed(
+                        f"{tenant}: no answer from the asynchronous endpoint: {error}"
+                    ) from error
             progress.advance(bar)
 
     def _wait_for_asynchronous_endpoint(self) -> None:
         """Until the sensor has brought it into service."""
-        name = keys.async_endpoint_name(self.deployment.prefix, self.name, self.workload.tier, keys.TenantId(""))
+        name = keys.async_endpoint_name(
+            self.deployment.prefix, self.name, self.workload.tier, keys.TenantId("")
+        )
         waiting = Waiting(self.dagster, self.timeout)
         while endpoints.describe_endpoint(self.deployment, name) is None:
-            waiting.go_on(None, f"the asynchronous endpoint {name} was not made", lambda: "  no run has made it")
+            waiting.go_on(
+                None,
+                f"the asynchronous endpoint {name} was not made",
+                lambda: "  no run has made it",
+            )
             time.sleep(0.5)
         try:
             endpoints.wait_in_service(self.deployment, name, timeout=self.timeout)
@@ -222,13 +268,22 @@ class Product:
             raise DemoFailed(str(error)) from error
 
     def predict_batch(self, progress: Progress, day: date) -> None:
-        """Run tonight's batch now, and see that every good tenant's prediction lies in S3. Raises ``DemoFailed``."""
-        bar = progress.add_task(f"{self.name}: tonight's batch predictions, now", total=len(self.good))
+        """Run tonight's batch now, and see that every good tenant's prediction lies in S3. Raises
+        ``DemoFailed``."""
+        bar = progress.add_task(
+            f"{self.name}: tonight's batch predictions, now", total=len(self.good)
+        )
         config = {"ops": {batch_step(self.name): {"config": {"day": day.isoformat()}}}}
-        run = self.dagster.launch(f"{self.name}_batch_predictions", config, {"tenantry/day": day.isoformat()})
+        run = self.dagster.launch(
+            f"{self.name}_batch_predictions", config, {"tenantry/day": day.isoformat()}
+        )
         waiting = Waiting(self.dagster, self.timeout)
         while (status := self.dagster.run_status(run)) not in {"SUCCESS", "FAILURE", "CANCELED"}:
-            waiting.go_on(status, f"{self.name}: the batch prediction is not done", lambda: f"  run {run} is {status}")
+            waiting.go_on(
+                status,
+                f"{self.name}: the batch prediction is not done",
+                lambda: f"  run {run} is {status}",
+            )
             time.sleep(0.5)
         why = "" if status == "SUCCESS" else f": {self.dagster.why_failed(run)}"
         for tenant in self.good:
@@ -240,26 +295,38 @@ class Product:
             progress.advance(bar)
 
     def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:
-        """Note what a tenant of whom nothing was expected did not get. Of others it raises ``DemoFailed``."""
+        """Note what a tenant of whom nothing was expected did not get. Of others it raises
+        ``DemoFailed``."""
         if tenant.good is not None:
-            raise DemoFailed(f"{tenant.tenant}, {self.name}: {what}; see {self.dagster.log}") from error
+            raise DemoFailed(
+                f"{tenant.tenant}, {self.name}: {what}; see {self.dagster.log}"
+            ) from error
         self.lacking.setdefault(tenant.tenant, what)
 
-    # ---- what a person sees -----------------------------------------------------------------------------------------------
+    # ---- what a person sees ----------------------------------------------------------------------
 
     def table(self, day: date) -> Table:
         """The tenants with their models. Raises ``DemoFailed``."""
         registry = ModelRegistry(self.deployment)
-        table = Table(title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own")
+        table = Table(
+            title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own"
+        )
         renamed = any(tenant.customer for tenant in self.tenants)
         for column in (
-            *(("customer",) if renamed else ()), "tenant", "tier", "version", *self.shown.columns, "batch prediction"
-        ):  # fmt: skip
+            *(("customer",) if renamed else ()),
+            "tenant",
+            "tier",
+            "version",
+            *self.shown.columns,
+            "batch prediction",
+        ):
             table.add_column(column, overflow="fold")
         shown = self.good if len(self.good) <= 40 else [*self.good[:30], *self.good[-5:]]
         for tenant in shown:
             champion = registry.champion(tenant.tenant, self.name)
-            model = registry.version(tenant.tenant, self.name, champion.version) if champion else None
+            model = (
+                registry.version(tenant.tenant, self.name, champion.version) if champion else None
+            )
             if champion is None or model is None:
                 raise DemoFailed(f"{tenant.tenant} lost its {self.name} model")
             answer, lack = self.first_answers.get(tenant.tenant), self.lacking.get(tenant.tenant)
@@ -276,7 +343,8 @@ class Product:
         return table
 
     def refusals(self, told: Mapping[keys.TenantId, str]) -> dict[keys.TenantId, str]:
-        """Why each tenant has no model: as its owner was told, or as the queue has it. Raises ``DemoFailed``."""
+        """Why each tenant has no model: as its owner was told, or as the queue has it. Raises
+        ``DemoFailed``."""
         reasons = {}
         for tenant in self.tenants:
             if tenant.good or tenant.tenant in self.served:

@@ -1,4 +1,5 @@
-"""Takes the README's pictures of the Dagster UI: ``python -m demo.screenshots`` beside a running ``make run``."""
+"""Takes the README's pictures of the Dagster UI: ``python -m demo.screenshots`` beside a running
+``make run``."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
 
 
 def small_enough(screenshot: bytes) -> bytes:
-    """The PNG itself if it has at most ``MOST_BYTES``; else in 256 colours, which text and lines do with.
+    """The PNG itself if it has at most ``MOST_BYTES``; else in 256 colours, which text and lines do
+    with.
 
     Raises:
         ValueError: it is larger all the same.
@@ -59,19 +61,34 @@ def small_enough(screenshot: bytes) -> bytes:
         return screenshot
     with Image.open(io.BytesIO(screenshot)) as picture:
         sink = io.BytesIO()
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(sink, format="png", optimize=True)
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            sink, format="png", optimize=True
+        )
     if len(sink.getvalue()) > MOST_BYTES:
-        raise ValueError(f"a picture has {len(sink.getvalue())} bytes; at most {MOST_BYTES} are meant")
+        raise ValueError(
+            f"a picture has {len(sink.getvalue())} bytes; at most {MOST_BYTES} are meant"
+        )
     return sink.getvalue()
 
 
 def main() -> int:
     """Take the pictures. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m demo.screenshots", description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:3000", help="of the running Dagster UI (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder of the pictures (%(default)s)")
-    parser.add_argument("--tenant", default="customer-009", help="a tenant with a model (%(default)s)")
-    parser.add_argument("--spoiled", default="customer-011", help="the tenant with the spoiled upload (%(default)s)")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:3000", help="of the running Dagster UI (%(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/pictures"),
+        help="folder of the pictures (%(default)s)",
+    )
+    parser.add_argument(
+        "--tenant", default="customer-009", help="a tenant with a model (%(default)s)"
+    )
+    parser.add_argument(
+        "--spoiled", default="customer-011", help="the tenant with the spoiled upload (%(default)s)"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:

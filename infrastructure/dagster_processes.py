@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from infrastructure.local_cloud import SILENCE, end_of_log, start_process, stop_process, wait_until_healthy
+from infrastructure.local_cloud import (
+    SILENCE,
+    end_of_log,
+    start_process,
+    stop_process,
+    wait_until_healthy,
+)
 from infrastructure.movement import Movement
 
 ASKED_TAG: Final = "tenantry/asked"
@@ -52,7 +58,8 @@ class DagsterRefused(RuntimeError):  # noqa: N818 - reads as the sentence it is:
 
 
 class DagsterBusy(DagsterRefused):
-    """The webserver answered for a code server or a database that had no time; asked again it may do."""
+    """The webserver answered for a code server or a database that had no time; asked again it may
+    do."""
 
 
 def _refusal(text: str) -> DagsterRefused:
@@ -69,7 +76,8 @@ class DagsterProcesses:
     log: Path
 
     def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the webserver, again and again where it does not answer, for as long as Dagster is seen to move.
+        """Ask the webserver, again and again where it does not answer, for as long as Dagster is
+        seen to move.
 
         For what may be asked twice. Raises ``DagsterRefused``.
         """
@@ -81,21 +89,28 @@ class DagsterProcesses:
                 self._wait_a_little(movement, error)
 
     def _wait_a_little(self, movement: Movement, error: Exception) -> None:
-        """Before a question is asked again. Raises ``DagsterRefused`` where that is without hope."""
+        """Before a question is asked again. Raises ``DagsterRefused`` where that is without
+        hope."""
         ended = self.process.poll()
         if ended is not None or movement.stopped(SILENCE):
             state = f"ended with status {ended}" if ended is not None else "does not move any more"
-            raise DagsterRefused(f"Dagster {state} ({error}); see {self.log}:\n{end_of_log(self.log)}") from error
+            raise DagsterRefused(
+                f"Dagster {state} ({error}); see {self.log}:\n{end_of_log(self.log)}"
+            ) from error
         time.sleep(0.5)
 
-    def _ask(self, query: str, variables: Mapping[str, Any], timeout: float = 60.0) -> dict[str, Any]:
-        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterBusy``, ``DagsterRefused``."""
+    def _ask(
+        self, query: str, variables: Mapping[str, Any], timeout: float = 60.0
+    ) -> dict[str, Any]:
+        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterBusy``,
+        ``DagsterRefused``."""
         body = json.dumps({"query": query, "variables": dict(variables)}).encode()
         request = urllib.request.Request(  # noqa: S310 - a loopback address made here
             f"{self.url}/graphql", data=body, headers={"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - the same
+            # The same.
+            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
                 document: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code >= 500:
@@ -107,17 +122,20 @@ class DagsterProcesses:
         found: dict[str, Any] = document["data"]
         return found
 
-    def launch(self, job: str, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
-        """Launch a job and return the run's id. A run whose answer was lost is found by its tag. Raises ``DagsterRefused``."""
+    def launch(
+        self, job: str, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Launch a job and return the run's id. A run whose answer was lost is found by its tag.
+        Raises ``DagsterRefused``."""
         asked = uuid.uuid4().hex
         movement = Movement([self.process.pid], [self.log])
         while True:
             try:
                 return self._launch(job, run_config, {**(tags or {}), ASKED_TAG: asked})
             except (OSError, http.client.HTTPException, DagsterBusy) as error:
-                made = self.graphql(_RUNS_BY_TAG, {"tags": [{"key": ASKED_TAG, "value": asked}]})["runsOrError"][
-                    "results"
-                ]
+                made = self.graphql(_RUNS_BY_TAG, {"tags": [{"key": ASKED_TAG, "value": asked}]})[
+                    "runsOrError"
+                ]["results"]
                 if made:
                     return str(made[0]["runId"])
                 self._wait_a_little(movement, error)
@@ -133,9 +151,15 @@ class DagsterProcesses:
           }
         }"""
         params = {
-            "selector": {"repositoryLocationName": "tenantry", "repositoryName": "__repository__", "jobName": job},
+            "selector": {
+                "repositoryLocationName": "tenantry",
+                "repositoryName": "__repository__",
+                "jobName": job,
+            },
             "runConfigData": dict(run_config),
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+            "executionMetadata": {
+                "tags": [{"key": key, "value": value} for key, value in tags.items()]
+            },
         }
         # A launch that is still at work must not be taken for lost: it would be asked for twice.
         answer = self._ask(query, {"params": params}, timeout=_LAUNCH_SECONDS)["launchRun"]
@@ -153,13 +177,18 @@ class DagsterProcesses:
     def why_failed(self, run: str) -> str:
         """What a run's events say went wrong; the last of it says most."""
         found = self.graphql(_EVENTS, {"run": run})["logsForRun"].get("events", [])
-        told = [event["error"]["message"] if event.get("error") else event["message"] for event in found]
+        told = [
+            event["error"]["message"] if event.get("error") else event["message"] for event in found
+        ]
         return "\n".join(line.strip() for line in told[-3:]) or "its events do not say why"
 
 
 @contextmanager
-def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> Iterator[DagsterProcesses]:
-    """Dagster for the length of a ``with`` block; leaving ends the webserver, the daemon, the code server and their runs.
+def dagster_processes(
+    home: Path, port: int, environment: Mapping[str, str]
+) -> Iterator[DagsterProcesses]:
+    """Dagster for the length of a ``with`` block; leaving ends the webserver, the daemon, the code
+    server and their runs.
 
     Args:
         home: the instance's folder (``DAGSTER_HOME``).
@@ -173,8 +202,10 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
     shutil.copyfile(INSTANCE, home / "dagster.yaml")
     log = home / "dagster.log"
     everything = {
-        "DAGSTER_EVENT_BATCH_SIZE": "500",  # of what Dagster itself plans for a run of many partitions
-        # Seconds the code server may take to answer: starting a run's process takes long on a busy machine.
+        # of what Dagster itself plans for a run of many partitions
+        "DAGSTER_EVENT_BATCH_SIZE": "500",
+        # Seconds the code server may take to answer: starting a run's process takes long on a busy
+        # machine.
         "DAGSTER_GRPC_TIMEOUT_SECONDS": "300",
         # A daemon that is to end waits for the sensor it has asked, whose cloud may be gone.
         "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "60",
@@ -185,9 +216,17 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
         "PYTHONUNBUFFERED": "1",
     }
     command = [
-        sys.executable, "-m", "dagster", "dev", "--workspace", str(ROOT / "workspace.yaml"),
-        "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "--workspace",
+        str(ROOT / "workspace.yaml"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     process = start_process(command, log, everything, cwd=ROOT)
     running = DagsterProcesses(process, f"http://127.0.0.1:{port}", home, log)
     try:
@@ -199,8 +238,8 @@ def dagster_processes(home: Path, port: int, environment: Mapping[str, str]) -> 
 
 
 def _wait_until_loaded(running: DagsterProcesses) -> None:
-    query = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
-        __typename ... on PythonError { message } } } } } }"""
+    query = """{ workspaceOrError { ... on Workspace { locationEntries {
+        loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
     movement = Movement([running.process.pid], [running.log])
     while not movement.stopped(SILENCE):
         entries = running.graphql(query)["workspaceOrError"]["locationEntries"]
@@ -208,9 +247,12 @@ def _wait_until_loaded(running: DagsterProcesses) -> None:
         if loaded:
             found = loaded[0]["locationOrLoadError"]
             if found["__typename"] == "PythonError":
-                raise DagsterRefused(f"the code location did not load; see {running.log}:\n{found['message']}")
+                raise DagsterRefused(
+                    f"the code location did not load; see {running.log}:\n{found['message']}"
+                )
             return
         time.sleep(0.2)
     raise DagsterRefused(
-        f"the code location does not load, and nothing moved for {SILENCE:.0f} s; see {running.log}:\n{end_of_log(running.log)}"
+        f"the code location does not load, and nothing moved for {SILENCE:.0f} s; see "
+        f"{running.log}:\n{end_of_log(running.log)}"
     )

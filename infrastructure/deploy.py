@@ -1,4 +1,5 @@
-"""Applies ``stack.yaml`` to whichever cloud the AWS environment variables point at: AWS, or the local one.
+"""Applies ``stack.yaml`` to whichever cloud the AWS environment variables point at: AWS, or the
+local one.
 
 ``python -m infrastructure.deploy`` prints the stack's outputs when it is done.
 """
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 TEMPLATE: Final = Path(__file__).with_name("stack.yaml")
 _LEFT_BEHIND: Final = (
-    "An earlier stack left that behind. On this machine `make clean` forgets it, with all else that `make run` keeps. "
+    "An earlier stack left that behind. On this machine `make clean` forgets it, with all else "
+    "that `make run` keeps. "
     "On AWS import it into the new stack: docs/deploying-to-aws.md, step 1."
 )
 _DONE: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
@@ -31,7 +33,9 @@ class DeploymentError(RuntimeError):
     """CloudFormation refused the stack or rolled it back; the message holds its reasons."""
 
 
-def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float = 900.0) -> Mapping[str, str]:
+def deploy(
+    stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float = 900.0
+) -> Mapping[str, str]:
     """Create or update the stack and wait for it.
 
     Args:
@@ -43,7 +47,8 @@ def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float 
         The stack's outputs by name.
 
     Raises:
-        DeploymentError: the stack ended in another state than complete, with the events that say why.
+        DeploymentError: the stack ended in another state than complete, with the events that say
+        why.
     """
     client: CloudFormationClient = aws_session().client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")
@@ -62,14 +67,16 @@ def deploy(stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float 
             client.update_stack(
                 StackName=stack,
                 TemplateBody=template,
-                Parameters=parameters,  # type: ignore[arg-type]  # a plain dict is the TypedDict asked for
+                # A plain dict is the TypedDict asked for.
+                Parameters=parameters,  # type: ignore[arg-type]
                 Capabilities=["CAPABILITY_IAM"],
             )
         else:
             created = client.create_stack(
                 StackName=stack,
                 TemplateBody=template,
-                Parameters=parameters,  # type: ignore[arg-type]  # a plain dict is the TypedDict asked for
+                # A plain dict is the TypedDict asked for.
+                Parameters=parameters,  # type: ignore[arg-type]
                 Capabilities=["CAPABILITY_IAM"],
                 OnFailure="DELETE",
             )
@@ -87,23 +94,35 @@ def _wait(client: CloudFormationClient, stack: str, timeout: float) -> Mapping[s
         found = client.describe_stacks(StackName=stack)["Stacks"][0]
         status = found["StackStatus"]
         if status in _DONE:
-            return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+            return {
+                output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])
+            }
         if not status.endswith("_IN_PROGRESS"):
             raise DeploymentError(f"stack {stack!r} ended as {status}:\n{_reasons(client, stack)}")
         time.sleep(pause)
         pause = min(pause * 1.5, 5.0)
-    raise DeploymentError(f"stack {stack!r} was not complete after {timeout:.0f} s:\n{_reasons(client, stack)}")
+    raise DeploymentError(
+        f"stack {stack!r} was not complete after {timeout:.0f} s:\n{_reasons(client, stack)}"
+    )
 
 
 def _reasons(client: CloudFormationClient, stack: str) -> str:
     events = client.describe_stack_events(StackName=stack)["StackEvents"]
     failed = [event for event in events if event.get("ResourceStatus", "").endswith("FAILED")]
-    lines = [f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}" for e in failed]
+    lines = [
+        f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}"
+        for e in failed
+    ]
     # What was found before anything was made stands elsewhere.
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/validate-stack-deployments.html
-    found = client.describe_events(StackName=stack, Filters={"FailedEvents": True})["OperationEvents"]
+    found = client.describe_events(StackName=stack, Filters={"FailedEvents": True})[
+        "OperationEvents"
+    ]
     invalid = [event for event in found if event.get("ValidationStatus") == "FAILED"]
-    lines += [f"  {e.get('LogicalResourceId')}: {e.get('ValidationStatusReason', 'no reason given')}" for e in invalid]
+    lines += [
+        f"  {e.get('LogicalResourceId')}: {e.get('ValidationStatusReason', 'no reason given')}"
+        for e in invalid
+    ]
     if any(event.get("ValidationName") == "NAME_CONFLICT_VALIDATION" for event in invalid):
         lines.append(_LEFT_BEHIND)
     return "\n".join(lines)
@@ -112,8 +131,16 @@ def _reasons(client: CloudFormationClient, stack: str) -> str:
 def main() -> int:
     """Command line of the module."""
     parser = argparse.ArgumentParser(prog="python -m infrastructure.deploy", description=__doc__)
-    parser.add_argument("--stack", default="tenantry", help="name of the CloudFormation stack (default: %(default)s)")
-    parser.add_argument("--prefix", default="tenantry", help="starts the names of all it makes (default: %(default)s)")
+    parser.add_argument(
+        "--stack",
+        default="tenantry",
+        help="name of the CloudFormation stack (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prefix",
+        default="tenantry",
+        help="starts the names of all it makes (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     try:
         outputs = deploy(arguments.stack, arguments.prefix)
@@ -121,7 +148,10 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except (BotoCoreError, ClientError) as error:
-        sys.stderr.write(f"AWS cannot be asked: {error} Check the credentials, and AWS_REGION or AWS_DEFAULT_REGION.\n")
+        sys.stderr.write(
+            f"AWS cannot be asked: {error} Check the credentials, and AWS_REGION or "
+            f"AWS_DEFAULT_REGION.\n"
+        )
         return 1
     width = max(map(len, outputs))
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in sorted(outputs.items()))

@@ -1,7 +1,9 @@
-"""Starts and stops the local cloud: ministack (S3, SQS, DynamoDB, …) and local_sagemaker, as child processes on loopback.
+"""Starts and stops the local cloud: ministack (S3, SQS, DynamoDB, …) and local_sagemaker, as child
+processes on loopback.
 
-Clients find both through the environment variables botocore reads itself (``AWS_ENDPOINT_URL`` and its per-service forms,
-https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html), so the product has no local branch.
+Clients find both through the environment variables botocore reads itself (``AWS_ENDPOINT_URL`` and
+its per-service forms, https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html),
+so the product has no local branch.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from infrastructure.movement import Movement
 ACCOUNT: Final = "123456789012"  # AWS's own example account id; the local cloud answers to it
 REGION: Final = "eu-west-1"
 SILENCE: Final = 120.0  # seconds without any movement after which a process that starts is given up
-_SERVICES: Final = "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events"
+_SERVICES: Final = (
+    "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events"
+)
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
@@ -43,7 +47,8 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before exec: a killed parent must not leave the local cloud behind (Linux)."""
+    """Runs in the child before exec: a killed parent must not leave the local cloud behind
+    (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -51,7 +56,8 @@ def _die_with_parent() -> None:
 def start_process(
     command: Sequence[str], log: Path, environment: dict[str, str], cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a session of its own that ends with this process, its output appended to ``log``."""
+    """Start ``command`` in a session of its own that ends with this process, its output appended to
+    ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
         return subprocess.Popen(  # prctl is async-signal-safe
@@ -67,7 +73,8 @@ def start_process(
 
 
 def stop_process(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
-    """Ask the process to end (SIGTERM), wait ``grace`` seconds, then end its whole session (SIGKILL)."""
+    """Ask the process to end (SIGTERM), wait ``grace`` seconds, then end its whole session
+    (SIGKILL)."""
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -79,8 +86,11 @@ def stop_process(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
     process.wait()
 
 
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path, silence: float = SILENCE) -> None:
-    """Poll ``url`` until it answers 200, for as long as the process, what it started, or its log is seen to move.
+def wait_until_healthy(
+    url: str, process: subprocess.Popen[bytes], log: Path, silence: float = SILENCE
+) -> None:
+    """Poll ``url`` until it answers 200, for as long as the process, what it started, or its log is
+    seen to move.
 
     Raises:
         LocalCloudError: the process ended, or nothing moved for ``silence`` seconds.
@@ -89,16 +99,19 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path, si
     while not movement.stopped(silence):
         if process.poll() is not None:
             raise LocalCloudError(
-                f"{process.args!r} ended with status {process.returncode}; see {log}:\n{end_of_log(log)}"
+                f"{process.args!r} ended with status {process.returncode}; see "
+                f"{log}:\n{end_of_log(log)}"
             )
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - a loopback address made here
+            # A loopback address made here.
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, http.client.HTTPException, OSError):
             time.sleep(0.05)
     raise LocalCloudError(
-        f"{url} does not answer, and nothing moved for {silence:.0f} s; see {log}:\n{end_of_log(log)}"
+        f"{url} does not answer, and nothing moved for {silence:.0f} s; see "
+        f"{log}:\n{end_of_log(log)}"
     )
 
 
@@ -111,7 +124,8 @@ def end_of_log(log: Path, lines: int = 15) -> str:
 class LocalCloud:
     """A running local cloud.
 
-    ``environment`` holds the variables that point any AWS SDK at it; ``state`` is the folder its data live in.
+    ``environment`` holds the variables that point any AWS SDK at it; ``state`` is the folder its
+    data live in.
     """
 
     state: Path
@@ -190,11 +204,22 @@ class LocalCloud:
         """Start local_sagemaker alone (see ``start``)."""
         log = self.state / "sagemaker.log"
         command = [
-            sys.executable, "-m", "local_sagemaker", "--port", str(self.sagemaker_port),
-            "--state", str(self.state / "sagemaker"), "--containers", str(self.containers), *self.sagemaker_arguments,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "local_sagemaker",
+            "--port",
+            str(self.sagemaker_port),
+            "--state",
+            str(self.state / "sagemaker"),
+            "--containers",
+            str(self.containers),
+            *self.sagemaker_arguments,
+        ]
         process = start_process(
-            command, log, {**os.environ, **self.environment}, cwd=Path(__file__).resolve().parents[1]
+            command,
+            log,
+            {**os.environ, **self.environment},
+            cwd=Path(__file__).resolve().parents[1],
         )
         self.processes["sagemaker"] = process
         wait_until_healthy(f"{self.sagemaker_url}/_local/health", process, log)
@@ -202,19 +227,23 @@ class LocalCloud:
     def reset(self) -> None:
         """Forget everything that was made in it, keeping the processes."""
         for url in (f"{self.sagemaker_url}/_local/reset", f"{self.ministack_url}/_ministack/reset"):
-            request = urllib.request.Request(url, method="POST")  # noqa: S310 - a loopback address made here
+            # A loopback address made here.
+            request = urllib.request.Request(url, method="POST")  # noqa: S310
             with urllib.request.urlopen(request, timeout=60):  # noqa: S310 - the same
                 pass
 
     def stop(self) -> None:
-        """End both processes, SageMaker first, so that its containers can still write their logs."""
+        """End both processes, SageMaker first, so that its containers can still write their
+        logs."""
         for name in ("sagemaker", "ministack"):
             if process := self.processes.pop(name, None):
                 stop_process(process, grace=30.0)
 
 
 @contextmanager
-def running(state: Path, containers: Path, sagemaker_arguments: tuple[str, ...] = ()) -> Iterator[LocalCloud]:
+def running(
+    state: Path, containers: Path, sagemaker_arguments: tuple[str, ...] = ()
+) -> Iterator[LocalCloud]:
     """A local cloud for the length of a ``with`` block."""
     cloud = LocalCloud(state=state, containers=containers, sagemaker_arguments=sagemaker_arguments)
     try:

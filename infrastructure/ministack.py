@@ -1,7 +1,9 @@
-"""``python -m infrastructure.ministack``: ministack, which here saves what it holds within seconds of a change.
+"""``python -m infrastructure.ministack``: ministack, which here saves what it holds within seconds
+of a change.
 
-By itself it writes objects at once and all else at a clean stop only, so that a kill would leave buckets without their tables,
-queues and stack. A snapshot is written by a forked process: it sees one moment of all services, and no request waits for it.
+By itself it writes objects at once and all else at a clean stop only, so that a kill would leave
+buckets without their tables, queues and stack. A snapshot is written by a forked process: it sees
+one moment of all services, and no request waits for it.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _SOON_SECONDS: Final = 2.0  # after a change
-_RESTS: Final = 25.0  # times as long as the last snapshot took: a large state costs a 25th of one CPU
-_MOST_SECONDS: Final = (
-    120.0  # of one snapshot; a lock that another thread held at the fork is never released in the child
+_RESTS: Final = (
+    25.0  # times as long as the last snapshot took: a large state costs a 25th of one CPU
 )
+# of one snapshot; a lock that another thread held at the fork is never released in the child
+_MOST_SECONDS: Final = 120.0
 _RESET: Final = "/_ministack/reset"
 _READS: Final = re.compile(r"(BatchGet|Describe|Get|List|PutMetricData|Query|Receive|Scan)")
-"""Operations that change nothing that has to outlive a kill: a message that was received is there again later."""
+"""Operations that change nothing that has to outlive a kill: a message that was received is there
+again later."""
 
 
 class Snapshots:
@@ -101,7 +105,8 @@ class Snapshots:
 
 
 def _write_and_exit(lock: int) -> None:
-    """In the forked process. It lets go of the sockets, which are its parent's, and keeps the lock until all is written."""
+    """In the forked process. It lets go of the sockets, which are its parent's, and keeps the lock
+    until all is written."""
     status = 1
     try:
         for fd in (int(path.name) for path in list(Path("/proc/self/fd").iterdir())):
@@ -109,7 +114,8 @@ def _write_and_exit(lock: int) -> None:
                 with suppress(OSError):
                     os.close(fd)
         gc.disable()
-        # The fork is the copy: copying once more would take most of the time, and as much memory again.
+        # The fork is the copy: copying once more would take most of the time, and as much memory
+        # again.
         copy.deepcopy = _as_it_is  # type: ignore[assignment]  # of all types
         persistence.save_all(ministack._build_persistence_save_dict())
         status = 0
@@ -158,7 +164,8 @@ def _lifespan(receive: Receive, send: Send, snapshots: Snapshots) -> tuple[Recei
 
 
 def _is_foreign(scope: Message) -> bool:
-    """Whether a browser sends it for a page of another machine, or to this one under another machine's name."""
+    """Whether a browser sends it for a page of another machine, or to this one under another
+    machine's name."""
     for name, value in scope["headers"]:
         text = value.decode("latin-1")
         if name == b"origin" and not _is_here(urlsplit(text).hostname):
@@ -169,14 +176,22 @@ def _is_foreign(scope: Message) -> bool:
 
 
 def _is_here(host: str | None) -> bool:
-    return host is not None and (host in {"127.0.0.1", "::1", "localhost"} or host.endswith(".localhost"))
+    return host is not None and (
+        host in {"127.0.0.1", "::1", "localhost"} or host.endswith(".localhost")
+    )
 
 
 async def _refuse(scope: Message, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 403,
+            "headers": [(b"content-type", b"text/plain")],
+        }
+    )
     await send(
         {
             "type": "http.response.body",
@@ -188,12 +203,15 @@ async def _refuse(scope: Message, send: Send) -> None:
 def _may_change(scope: Message) -> bool:
     if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
         return False
-    target = next((value for name, value in scope["headers"] if name == b"x-amz-target"), b"").decode("latin-1")
+    target = next(
+        (value for name, value in scope["headers"] if name == b"x-amz-target"), b""
+    ).decode("latin-1")
     return _READS.match(target.rpartition(".")[2]) is None
 
 
 def main() -> None:
-    """Start ministack; its own variables say where and how. It waits until another one on the same state has ended."""
+    """Start ministack; its own variables say where and how. It waits until another one on the same
+    state has ended."""
     state = Path(persistence.STATE_DIR)
     state.mkdir(parents=True, exist_ok=True)
     lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o644)

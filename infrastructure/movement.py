@@ -1,4 +1,5 @@
-"""Whether processes that are waited for still move: a busy machine is slow, and that is no reason to give them up."""
+"""Whether processes that are waited for still move: a busy machine is slow, and that is no reason
+to give them up."""
 
 from __future__ import annotations
 
@@ -9,11 +10,14 @@ from typing import Final
 
 import psutil
 
-_LEAST_SHARE: Final = 0.01  # of one CPU: less is what a process that only waits spends on its timers
+_LEAST_SHARE: Final = (
+    0.01  # of one CPU: less is what a process that only waits spends on its timers
+)
 
 
 class Movement:
-    """Looks at processes, with all they started, and at their logs: CPU time spent or a log that grew is movement."""
+    """Looks at processes, with all they started, and at their logs: CPU time spent or a log that
+    grew is movement."""
 
     def __init__(self, pids: Sequence[int], logs: Sequence[Path] = ()) -> None:
         self._pids = pids
@@ -22,7 +26,8 @@ class Movement:
         self._since = time.monotonic()
 
     def stopped(self, silence: float) -> bool:
-        """Whether nothing was seen to move for ``silence`` seconds. Costs nothing until so much has passed since it was."""
+        """Whether nothing was seen to move for ``silence`` seconds. Costs nothing until so much has
+        passed since it was."""
         elapsed = time.monotonic() - self._since
         if elapsed < silence:
             return False
@@ -44,4 +49,8 @@ class Movement:
                     spent += times.user + times.system + times.children_user + times.children_system
             except psutil.Error:  # it ended while it was looked at
                 continue
-        return spent, frozenset(there), sum(log.stat().st_size for log in self._logs if log.exists())
+        return (
+            spent,
+            frozenset(there),
+            sum(log.stat().st_size for log in self._logs if log.exists()),
+        )

@@ -31,15 +31,20 @@ class _PrintOperations(argparse.Action):
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, by default this process's own; what is wrong with it ends the process with status 2 and a reason."""
+    """The command line, by default this process's own; what is wrong with it ends the process with
+    status 2 and a reason."""
     parser = argparse.ArgumentParser(
         prog="python -m local_sagemaker",
-        description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform run as processes. "
-        "S3, SNS, CloudWatch and CloudWatch Logs are reached as every AWS client does, through AWS_ENDPOINT_URL.",
+        description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform "
+        "run as processes. "
+        "S3, SNS, CloudWatch and CloudWatch Logs are reached as every AWS client does, through "
+        "AWS_ENDPOINT_URL.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
-    parser.add_argument("--state", type=Path, required=True, help="folder for what is remembered across restarts")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder for what is remembered across restarts"
+    )
     parser.add_argument(
         "--containers",
         type=Path,
@@ -52,32 +57,48 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         help="region in ARNs",
     )
     parser.add_argument(
-        "--account-id", default=None, help="account id in ARNs; when it is not given, STS is asked at the start"
+        "--account-id",
+        default=None,
+        help="account id in ARNs; when it is not given, STS is asked at the start",
     )
     parser.add_argument(
-        "--create-training-job-rate", type=float, default=1.0, help="CreateTrainingJob requests per second"
+        "--create-training-job-rate",
+        type=float,
+        default=1.0,
+        help="CreateTrainingJob requests per second",
     )
-    parser.add_argument("--create-training-job-burst", type=int, default=10, help="CreateTrainingJob requests at once")
+    parser.add_argument(
+        "--create-training-job-burst",
+        type=int,
+        default=10,
+        help="CreateTrainingJob requests at once",
+    )
     parser.add_argument(
         "--instance-quota",
         type=int,
         default=20,
-        help="instances of all types that training, endpoints and transform may each hold at once on this machine",
+        help="instances of all types that training, endpoints and transform may each hold at once "
+        "on this machine",
     )
     parser.add_argument(
-        "--metrics-seconds", type=float, default=10.0, help="how often endpoint metrics are sent to CloudWatch"
+        "--metrics-seconds",
+        type=float,
+        default=10.0,
+        help="how often endpoint metrics are sent to CloudWatch",
     )
     parser.add_argument(
         "--model-disk-megabytes",
         type=int,
         default=2048,
-        help="disk for the extracted models of one multi-model instance; what was used longest ago is deleted beyond it",
+        help="disk for the extracted models of one multi-model instance; what was used longest ago "
+        "is deleted beyond it",
     )
     parser.add_argument(
         "--load-wait-seconds",
         type=float,
         default=60.0,
-        help="how long an invocation waits for its model to be loaded before it is answered with ModelNotReadyException",
+        help="how long an invocation waits for its model to be loaded before it is answered with "
+        "ModelNotReadyException",
     )
     parser.add_argument(
         "--async-payload-megabytes",
@@ -89,7 +110,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--time-lapse",
         type=float,
         default=1.0,
-        help="how many times as fast as on AWS the limits of invocations pass (the 60 seconds for a response, RequestTTLSeconds, "
+        help="how many times as fast as on AWS the limits of invocations pass (the 60 seconds for "
+        "a response, RequestTTLSeconds, "
         "InvocationTimeoutSeconds), so that tests need not wait for them",
     )
     parser.add_argument(
@@ -103,13 +125,15 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         action="append",
         default=[],
         metavar="'TYPE for USAGE usage=NUMBER'",
-        help=f"instances of one type that one usage may hold, as AWS names its quotas; may be repeated. Usages: {', '.join(USAGES)}",
+        help=f"instances of one type that one usage may hold, as AWS names its quotas; may be "
+        f"repeated. Usages: {', '.join(USAGES)}",
     )
     parser.add_argument(
         "--warm-pool-quota",
         type=int,
         default=0,
-        help="instances of each type that may wait in warm pools, where no --quota says otherwise; 0 as in a new account",
+        help="instances of each type that may wait in warm pools, where no --quota says otherwise; "
+        "0 as in a new account",
     )
     parser.add_argument(
         "--billing-time-lapse",
@@ -130,23 +154,30 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         help="share of its training time that a managed spot job is billed",
     )
     parser.add_argument(
-        "--ping-seconds", type=float, default=5.0, help="how long between two pings of a serving container"
+        "--ping-seconds",
+        type=float,
+        default=5.0,
+        help="how long between two pings of a serving container",
     )
     parser.add_argument(
         "--failed-pings",
         type=int,
         default=6,
-        help="how many pings in a row a serving container leaves unanswered (2 seconds each) before it is replaced",
+        help="how many pings in a row a serving container leaves unanswered (2 seconds each) "
+        "before it is replaced",
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME[:PORT]",
-        help="a further name in the Host header of requests, beside loopback addresses; may be repeated",
+        help="a further name in the Host header of requests, beside loopback addresses; may be "
+        "repeated",
     )
     parser.add_argument(
-        "--operations", action=_PrintOperations, help="print what is refused and what is without effect, and exit"
+        "--operations",
+        action=_PrintOperations,
+        help="print what is refused and what is without effect, and exit",
     )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     arguments = parser.parse_args(command_line)
@@ -162,7 +193,8 @@ def main() -> None:
     """Parse the command line and serve."""
     arguments = parse_arguments()
     logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
+        level=logging.INFO if arguments.verbose else logging.WARNING,
+        format="%(asctime)s %(name)s %(message)s",
     )
     settings = Settings(
         port=arguments.port,

@@ -1,6 +1,13 @@
-"""Asset checks a person can run for a tenant at any time; onboarding reports the same ones as it goes."""
+"""Asset checks a person can run for a tenant at any time; onboarding reports the same ones as it
+goes."""
 
-from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, AssetCheckSeverity, asset_check
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    asset_check,
+)
 
 from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
@@ -29,16 +36,24 @@ def _asset_check(workload: Workload, check: Check) -> AssetChecksDefinition:
         if len(findings) == 1:
             (finding,) = findings.values()
             shown = {name: metadata_value(name, value) for name, value in finding.facts.items()}
-            return AssetCheckResult(passed=finding.passed, severity=AssetCheckSeverity.WARN, metadata=shown)
+            return AssetCheckResult(
+                passed=finding.passed, severity=AssetCheckSeverity.WARN, metadata=shown
+            )
         failed = {
-            tenant: {name: value for name, value in finding.facts.items() if not isinstance(value, bytes)}
+            tenant: {
+                name: value for name, value in finding.facts.items() if not isinstance(value, bytes)
+            }
             for tenant, finding in findings.items()
             if not finding.passed
         }
         return AssetCheckResult(
             passed=not failed,
             severity=AssetCheckSeverity.WARN,
-            metadata={"tenants": len(findings), "failed": len(failed), "reasons": dict(list(failed.items())[:50])},
+            metadata={
+                "tenants": len(findings),
+                "failed": len(failed),
+                "reasons": dict(list(failed.items())[:50]),
+            },
         )
 
     return ask

@@ -23,15 +23,19 @@ _JOBS = {name: jobs_of(workload) for name, workload in _WORKLOADS.items()}
 
 def _definitions() -> Definitions:
     with warnings.catch_warnings():
-        # Partitioned asset checks are in preview, single-run backfills and owners of sensors in beta; Dagster's version is
-        # pinned, and tests of them notice a change.
+        # Partitioned asset checks are in preview, single-run backfills and owners of sensors in
+        # beta; Dagster's version is pinned, and tests of them notice a change.
         warnings.simplefilter("ignore", PreviewWarning)
         warnings.simplefilter("ignore", BetaWarning)
         made = Definitions(
             assets=[
-                asset for workload in _WORKLOADS.values() for asset in assets_of(workload, tenants_of(workload.name))
+                asset
+                for workload in _WORKLOADS.values()
+                for asset in assets_of(workload, tenants_of(workload.name))
             ],
-            asset_checks=[check for workload in _WORKLOADS.values() for check in checks_of(workload)],
+            asset_checks=[
+                check for workload in _WORKLOADS.values() for check in checks_of(workload)
+            ],
             jobs=[
                 *(job for jobs in _JOBS.values() for job in jobs.all),
                 *(job for workload in _WORKLOADS.values() for job in operator_jobs_of(workload)),
@@ -44,9 +48,12 @@ def _definitions() -> Definitions:
                 for each in scheduled_of(workload, _JOBS[name])
             ],
             sensors=sensors_of(
-                _WORKLOADS, _JOBS, timedelta(seconds=float(os.environ.get("TENANTRY_LOST_UPLOADS_SECONDS", "300")))
+                _WORKLOADS,
+                _JOBS,
+                timedelta(seconds=float(os.environ.get("TENANTRY_LOST_UPLOADS_SECONDS", "300"))),
             ),
-            executor=in_process_executor,  # a run has one or few steps; a process for each would cost seconds and win nothing
+            # a run has one or few steps; a process for each would cost seconds and win nothing
+            executor=in_process_executor,
             resources={
                 "tenantry": TenantryResource(
                     stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),

@@ -49,18 +49,27 @@ class WorkloadJobs(NamedTuple):
 class RollbackConfig(Config):
     """Whom to roll back, and why. A person who picked a partition leaves the tenants out."""
 
-    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
+    tenants: list[str] = Field(
+        default_factory=list, description="Tenants; empty for the chosen partition."
+    )
     to: str = Field(
-        "", description="The version to return to; empty for the champion's predecessor. For one tenant only."
+        "",
+        description="The version to return to; empty for the champion's predecessor. For one "
+        "tenant only.",
     )
     why: str = Field("", description="Why, as a sentence: it stands in the versions' notes.")
 
 
 class TierConfig(Config):
-    """Whom to give another tier, and which. A person who picked a partition leaves the tenants out."""
+    """Whom to give another tier, and which. A person who picked a partition leaves the tenants
+    out."""
 
-    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
-    tier: Literal["silo", "bridge", "pool"] = Field(description="The tier of their requests from now on.")
+    tenants: list[str] = Field(
+        default_factory=list, description="Tenants; empty for the chosen partition."
+    )
+    tier: Literal["silo", "bridge", "pool"] = Field(
+        description="The tier of their requests from now on."
+    )
     why: str = Field("", description="Why, as a sentence: it stands beside the setting.")
 
 
@@ -91,13 +100,16 @@ def batch_step(workload: str) -> str:
 
 
 def _batch_predictions(workload: Workload) -> JobDefinition:
-    # A job of a step of its own rather than of the asset: Dagster resolves an asset's upstream partitions as a step starts,
-    # and a run for everyone with a model has no partition key to resolve them from.
+    # A job of a step of its own rather than of the asset: Dagster resolves an asset's upstream
+    # partitions as a step starts, and a run for everyone with a model has no partition key to
+    # resolve them from.
     @op(
         name=batch_step(workload.name),
         description="Predicts the day for every tenant with a model, many to a transform job.",
     )
-    def predict_everyone(context: OpExecutionContext, config: BatchConfig, tenantry: TenantryResource) -> None:
+    def predict_everyone(
+        context: OpExecutionContext, config: BatchConfig, tenantry: TenantryResource
+    ) -> None:
         predict_day(context, config, tenantry, workload, None)
 
     @job(
@@ -128,15 +140,19 @@ def rollback_step(workload: str) -> str:
 def _rollback(workload: Workload) -> JobDefinition:
     @op(
         name=rollback_step(workload.name),
-        description="Makes the previous champion of the chosen tenant champion again, once it has answered.",
+        description="Makes the previous champion of the chosen tenant champion again, once it has "
+        "answered.",
     )
-    def roll_back_chosen(context: OpExecutionContext, config: RollbackConfig, tenantry: TenantryResource) -> None:
+    def roll_back_chosen(
+        context: OpExecutionContext, config: RollbackConfig, tenantry: TenantryResource
+    ) -> None:
         _roll_back_chosen(context, config, tenantry, workload)
 
     @job(
         name=f"{workload.name}_rollback",
         partitions_def=tenants_of(workload.name),
-        description=f"{workload.title}: back to the model before, for the tenant picked as partition.",
+        description=f"{workload.title}: back to the model before, for the tenant picked as "
+        f"partition.",
         tags={"tenantry/workload": workload.name},
     )
     def rollback() -> None:
@@ -146,11 +162,16 @@ def _rollback(workload: Workload) -> JobDefinition:
 
 
 def _roll_back_chosen(
-    context: OpExecutionContext, config: RollbackConfig, tenantry: TenantryResource, workload: Workload
+    context: OpExecutionContext,
+    config: RollbackConfig,
+    tenantry: TenantryResource,
+    workload: Workload,
 ) -> None:
     chosen = chosen_tenants(context, config.tenants)
     if config.to and len(chosen) > 1:
-        raise Failure("A version is one tenant's: leave `to` empty to roll back several.", allow_retries=False)
+        raise Failure(
+            "A version is one tenant's: leave `to` empty to roll back several.", allow_retries=False
+        )
     failures: dict[keys.TenantId, str] = {}
     by = f"run {context.run.run_id}"
     with RunReport(context, workload.name) as report:
@@ -164,7 +185,12 @@ def _roll_back_chosen(
                     why=config.why,
                     by=by,
                 )
-            except (LookupError, ArtifactUnusable, endpoints.EndpointFailed, ChampionChanged) as error:
+            except (
+                LookupError,
+                ArtifactUnusable,
+                endpoints.EndpointFailed,
+                ChampionChanged,
+            ) as error:
                 failures[tenant] = str(error)
                 context.log.warning(f"{tenant}: not rolled back: {error}")
                 continue
@@ -181,21 +207,29 @@ def tier_step(workload: str) -> str:
 def _tier(workload: Workload) -> JobDefinition:
     @op(
         name=tier_step(workload.name),
-        description="Gives the chosen tenant a tier of its own: requests taken in from now on are made and served there.",
+        description="Gives the chosen tenant a tier of its own: requests taken in from now on are "
+        "made and served there.",
     )
-    def set_tier_of_chosen(context: OpExecutionContext, config: TierConfig, tenantry: TenantryResource) -> None:
+    def set_tier_of_chosen(
+        context: OpExecutionContext, config: TierConfig, tenantry: TenantryResource
+    ) -> None:
         by = f"run {context.run.run_id}"
         with RunReport(context, workload.name) as report:
             for tenant in chosen_tenants(context, config.tenants):
-                stands = change_tier(tenantry.deployment, workload, tenant, config.tier, by=by, why=config.why)
+                stands = change_tier(
+                    tenantry.deployment, workload, tenant, config.tier, by=by, why=config.why
+                )
                 metadata = tier_metadata(stands, by=by, why=config.why)
-                report.observed("endpoint_registration", tenant, metadata, f"{tenant}: tier {config.tier}")
+                report.observed(
+                    "endpoint_registration", tenant, metadata, f"{tenant}: tier {config.tier}"
+                )
                 report.info(stands.what_moves_when)
 
     @job(
         name=f"{workload.name}_tier",
         partitions_def=tenants_of(workload.name),
-        description=f"{workload.title}: another tier for the tenant picked as partition, from its next request on.",
+        description=f"{workload.title}: another tier for the tenant picked as partition, from its "
+        f"next request on.",
         tags={"tenantry/workload": workload.name},
     )
     def tier() -> None:
@@ -205,28 +239,39 @@ def _tier(workload: Workload) -> JobDefinition:
 
 
 def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[keys.TenantId]:
-    """The tenants the configuration names, or the partition that was picked. Raises ``Failure`` where there is neither."""
+    """The tenants the configuration names, or the partition that was picked. Raises ``Failure``
+    where there is neither."""
     chosen = tenants or ([context.partition_key] if context.has_partition_key else [])
     if not chosen:
-        raise Failure("Nobody was chosen: pick a partition, or name tenants in the configuration.", allow_retries=False)
+        raise Failure(
+            "Nobody was chosen: pick a partition, or name tenants in the configuration.",
+            allow_retries=False,
+        )
     return [keys.tenant_id(tenant) for tenant in dict.fromkeys(chosen)]
 
 
 def _retraining(workload: Workload) -> JobDefinition:
     @op(
         name=f"{workload.name}_ask_for_retraining",
-        description="Puts a request into the queue for each tenant whose champion is to be challenged.",
+        description="Puts a request into the queue for each tenant whose champion is to be "
+        "challenged.",
     )
     def ask(context: OpExecutionContext, tenantry: TenantryResource) -> None:
         done = ask_for_retraining(tenantry.deployment, workload, by=f"run {context.run.run_id}")
         context.log.info(str(done))
         context.add_output_metadata(
-            {"champions": done.champions, "due": done.due, "complete": done.complete, "outcomes": dict(done.outcomes)}
+            {
+                "champions": done.champions,
+                "due": done.due,
+                "complete": done.complete,
+                "outcomes": dict(done.outcomes),
+            }
         )
 
     @job(
         name=f"{workload.name}_retraining",
-        description=f"{workload.title}: asks for a challenger of champions that are old or were made otherwise than now.",
+        description=f"{workload.title}: asks for a challenger of champions that are old or were "
+        f"made otherwise than now.",
         tags={"tenantry/workload": workload.name},
     )
     def retraining() -> None:

@@ -1,8 +1,10 @@
-"""Which packs get a run now: new ones, and those whose run died before they were finished; and who has to wait.
+"""Which packs get a run now: new ones, and those whose run died before they were finished; and who
+has to wait.
 
-The queue says what is owed; Dagster says which runs are alive. A pack is taken up again under its own id, so the new run finds
-the training job of the old one by its name and goes on from there. A pack whose runs died twice is split: whoever kills runs
-ends alone, and its neighbours go on without it.
+The queue says what is owed; Dagster says which runs are alive. A pack is taken up again under its
+own id, so the new run finds the training job of the old one by its name and goes on from there. A
+pack whose runs died twice is split: whoever kills runs ends alone, and its neighbours go on without
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from functools import partial
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunConfig, RunRecord, RunRequest, RunsFilter
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunConfig,
+    RunRecord,
+    RunRequest,
+    RunsFilter,
+)
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
@@ -46,9 +56,13 @@ DEATHS_OF_A_PACK: Final = 2
 _LOG = logging.getLogger(__name__)
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first sign of life
-_MOST_LOOKED_AT: Final = 3000  # of a backlog the longest waiting, which is several times what may start at once
+_MOST_LOOKED_AT: Final = (
+    3000  # of a backlog the longest waiting, which is several times what may start at once
+)
 _ASKED_AT_ONCE: Final = 8
-_MOST_SUPERSEDED: Final = 500  # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
+_MOST_SUPERSEDED: Final = (
+    500  # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
+)
 
 
 def runs_to_request(
@@ -72,7 +86,9 @@ def runs_to_request(
         try:
             is_busy, asked = _look_after(instance, queue, workload, pack, rows, lost_run_seconds)
         except Exception:  # noqa: BLE001 - one pack's trouble is not the others'
-            _LOG.exception("pack %s of %s could not be looked at; trying again next tick", pack, name)
+            _LOG.exception(
+                "pack %s of %s could not be looked at; trying again next tick", pack, name
+            )
             is_busy, asked = True, None
         busy += is_busy
         if asked is not None:
@@ -104,7 +120,8 @@ def _look_after(
     left = [r for r in found if r.pack == pack and r.status in IN_A_PACK]
     if not left:
         return False, None
-    # One that never began says nothing of the pack: the machine was busy, or the code could not be loaded.
+    # One that never began says nothing of the pack: the machine was busy, or the code could not be
+    # loaded.
     died = sum(record.start_time is not None for record in runs)
     if runs and runs[0].dagster_run.status == DagsterRunStatus.CANCELED:
         _give_back(queue, workload, left, "its run was cancelled", "run_cancelled")
@@ -115,17 +132,24 @@ def _look_after(
         _give_back(queue, workload, left, reason, "runs_died")
         tell_operators(queue.deployment, f"{workload.name}: a pack was given up", reason)
     else:
-        return True, _run_request(workload, pack, left, after=runs[0].dagster_run.run_id if runs else None)
+        return True, _run_request(
+            workload, pack, left, after=runs[0].dagster_run.run_id if runs else None
+        )
     return False, None
 
 
-def split(queue: RequestQueue, workload: Workload, pack: keys.PackId, left: Sequence[Request], why: str) -> None:
+def split(
+    queue: RequestQueue, workload: Workload, pack: keys.PackId, left: Sequence[Request], why: str
+) -> None:
     """Put what is left of a pack back in two halves that do not meet again; no try is counted.
 
-    Each time they wait twice as long: it may be the machine that kills runs, and no request. What could not be put back stays in
-    the pack, which is smaller then, and is split again at the next tick.
+    Each time they wait twice as long: it may be the machine that kills runs, and no request. What
+    could not be put back stays in the pack, which is smaller then, and is split again at the next
+    tick.
     """
-    pause = timedelta(seconds=workload.scheduling.retry_seconds) * 2 ** min(max(r.postponed for r in left), 10)
+    pause = timedelta(seconds=workload.scheduling.retry_seconds) * 2 ** min(
+        max(r.postponed for r in left), 10
+    )
     due = now() + min(pause, LONGEST_PAUSE)
     ordered = sorted(left, key=lambda request: request.tenant)
     half = (len(ordered) + 1) // 2
@@ -171,14 +195,19 @@ def _has_to_wait_or_fails(
     try:
         return _has_to_wait(queue, workload, at, row, champion)
     except Exception:  # noqa: BLE001 - its neighbours are claimed without it
-        _LOG.exception("request %s of %s could not be looked at; trying again next tick", row.request, row.tenant)
+        _LOG.exception(
+            "request %s of %s could not be looked at; trying again next tick",
+            row.request,
+            row.tenant,
+        )
         return True
 
 
 def _has_to_wait(
     queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
 ) -> bool:
-    """Whether a request that is about to be claimed is not to be: then it has been dealt with. New tenants cost no call."""
+    """Whether a request that is about to be claimed is not to be: then it has been dealt with. New
+    tenants cost no call."""
     most = workload.scheduling.most_per_tenant_a_day
     if row.attempt == 1 and champion is None and (most is None or (row.first and row.nth == 1)):
         return False
@@ -193,25 +222,40 @@ def _has_to_wait(
         # What a re-training is made of stays so, though it was uploaded again.
         and not (row.quiet and other.manifest_key == row.manifest_key)
     ]
-    if newer and (row.attempt > 1 or _is_overtaken(row, champion, newer)) and not _was_crowned(queue, row):
+    if (
+        newer
+        and (row.attempt > 1 or _is_overtaken(row, champion, newer))
+        and not _was_crowned(queue, row)
+    ):
         queue.supersede(row, newer[-1])
         return True
-    return most is not None and not row.quiet and row.attempt == 1 and _used_up_its_day(queue, row, rows, at, most)
+    return (
+        most is not None
+        and not row.quiet
+        and row.attempt == 1
+        and _used_up_its_day(queue, row, rows, at, most)
+    )
 
 
 def _was_crowned(queue: RequestQueue, row: Request) -> bool:
-    """Whether a run that died had made the request's model champion: its owner may have been told. Such a request is finished first."""
+    """Whether a run that died had made the request's model champion: its owner may have been told.
+    Such a request is finished first."""
     if row.version is None or (row.attempt == 1 and row.postponed == 0):
         return False
     made = ModelRegistry(queue.deployment).version(row.tenant, row.workload, row.version)
     return made is not None and made.status in {"champion", "former_champion"}
 
 
-def _used_up_its_day(queue: RequestQueue, row: Request, rows: Sequence[Request], at: datetime, most: int) -> bool:
-    """Whether as many uploads of a tenant were claimed within a day as may be: then this one waits, and its owner is told once."""
+def _used_up_its_day(
+    queue: RequestQueue, row: Request, rows: Sequence[Request], at: datetime, most: int
+) -> bool:
+    """Whether as many uploads of a tenant were claimed within a day as may be: then this one waits,
+    and its owner is told once."""
     day = timedelta(days=1)
     histories = [queue.history_of(other, since=at - day) for other in rows if not other.quiet]
-    claimed = sorted(moment for history in histories for moment in _claims(history) if moment > at - day)
+    claimed = sorted(
+        moment for history in histories for moment in _claims(history) if moment > at - day
+    )
     if len(claimed) < most:
         return False
     until = claimed[-most] + day
@@ -225,7 +269,14 @@ def _used_up_its_day(queue: RequestQueue, row: Request, rows: Sequence[Request],
             f"Models were made of {len(claimed)} of your uploads within a day; {most} may be."
             f" The newest upload waits until {until:%Y-%m-%d %H:%M} UTC. Upload less often."
         )
-        notice = Notice("upload_waits", row.workload, row.tenant, message, request=row.request, code=TOO_MANY_UPLOADS)
+        notice = Notice(
+            "upload_waits",
+            row.workload,
+            row.tenant,
+            message,
+            request=row.request,
+            code=TOO_MANY_UPLOADS,
+        )
         tell_tenant(queue.deployment, notice)
     why = f"{len(claimed)} of its uploads were claimed within a day; {most} may be"
     queue.postpone(row, why, until=until, code=TOO_MANY_UPLOADS)
@@ -233,7 +284,8 @@ def _used_up_its_day(queue: RequestQueue, row: Request, rows: Sequence[Request],
 
 
 def _claims(history: Iterable[Mapping[str, str]]) -> Iterator[datetime]:
-    """When uploads were claimed that a request was made for; not when they were claimed again, as something had failed."""
+    """When uploads were claimed that a request was made for; not when they were claimed again, as
+    something had failed."""
     uploaded = False
     for change in history:
         if change["status"] == "pending" and change["why"].startswith("uploaded"):
@@ -244,7 +296,8 @@ def _claims(history: Iterable[Mapping[str, str]]) -> Iterator[datetime]:
 
 
 def _was_followed(other: Request, champion: Champion | None) -> bool:
-    """Whether what a request made has made way for a later upload: however late it was uploaded again, it is not served."""
+    """Whether what a request made has made way for a later upload: however late it was uploaded
+    again, it is not served."""
     return (
         other.status == "registered"
         and other.version is not None
@@ -256,7 +309,8 @@ def _was_followed(other: Request, champion: Champion | None) -> bool:
 def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Request]) -> bool:
     """Whether a request's event came late: what was uploaded after it is served already.
 
-    That may be what had been uploaded before it, too: made by then, and as new as its latest upload.
+    That may be what had been uploaded before it, too: made by then, and as new as its latest
+    upload.
     """
     if row.version is None:
         return False
@@ -264,7 +318,9 @@ def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Reque
     if champion is not None and keys.upload_moment(champion.version) > moment:
         return True
     return not row.quiet and any(
-        other.status == "registered" and other.version is not None and keys.upload_moment(other.version) <= moment
+        other.status == "registered"
+        and other.version is not None
+        and keys.upload_moment(other.version) <= moment
         for other in newer
     )
 
@@ -277,13 +333,19 @@ def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
     return packs
 
 
-def _run_request(workload: Workload, pack: keys.PackId, requests: Sequence[Request], after: str | None) -> RunRequest:
-    """The run of a pack that comes after one that died. Its key is of that one, so that a tick that is repeated asks for no
-    other run, and it does not matter whether somebody deleted some of the pack's runs.
+def _run_request(
+    workload: Workload, pack: keys.PackId, requests: Sequence[Request], after: str | None
+) -> RunRequest:
+    """The run of a pack that comes after one that died. Its key is of that one, so that a tick that
+    is repeated asks for no other run, and it does not matter whether somebody deleted some of the
+    pack's runs.
     """
     config = OnboardingConfig(
         pack=pack,
-        requests=[PackedRequest(tenant=r.tenant, request=r.request) for r in sorted(requests, key=lambda r: r.tenant)],
+        requests=[
+            PackedRequest(tenant=r.tenant, request=r.request)
+            for r in sorted(requests, key=lambda r: r.tenant)
+        ],
     )
     return RunRequest(
         run_key=f"{pack}-{after}" if after else pack,
@@ -311,7 +373,8 @@ def _is_over(instance: DagsterInstance, record: RunRecord, lost_run_seconds: flo
 
 
 def fail_lost_runs(instance: DagsterInstance, lost_run_seconds: float) -> int:
-    """Mark runs as failed whose process is gone, of whatever job: else each would keep one of the places for runs for ever.
+    """Mark runs as failed whose process is gone, of whatever job: else each would keep one of the
+    places for runs for ever.
 
     Args:
         instance: where runs are looked up.
@@ -335,7 +398,9 @@ def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> boo
     return False
 
 
-def _give_back(queue: RequestQueue, workload: Workload, requests: Iterable[Request], reason: str, code: str) -> None:
+def _give_back(
+    queue: RequestQueue, workload: Workload, requests: Iterable[Request], reason: str, code: str
+) -> None:
     for request in requests:
         try:
             with suppress(NotTheirTurn):  # an operator cancelled it since it was read
@@ -347,4 +412,6 @@ def _give_back(queue: RequestQueue, workload: Workload, requests: Iterable[Reque
                     code=code,
                 )
         except (ClientError, BotoCoreError):  # the next tick gives it back
-            _LOG.exception("request %s of %s could not be given back", request.request, request.tenant)
+            _LOG.exception(
+                "request %s of %s could not be given back", request.request, request.tenant
+            )

@@ -18,18 +18,30 @@ from tenantry.workloads.schema import Workload, read_workloads
 
 
 class RetryConfig(Config):
-    """Whose latest request is tried again. A person who picked a partition leaves the tenants out."""
+    """Whose latest request is tried again. A person who picked a partition leaves the tenants
+    out."""
 
-    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
-    all_dead_lettered: bool = Field(False, description="Every dead-lettered request of the workload instead.")
-    why: str = Field("retried in the UI", description="Why, as a sentence: it stands in the requests' history.")
+    tenants: list[str] = Field(
+        default_factory=list, description="Tenants; empty for the chosen partition."
+    )
+    all_dead_lettered: bool = Field(
+        False, description="Every dead-lettered request of the workload instead."
+    )
+    why: str = Field(
+        "retried in the UI", description="Why, as a sentence: it stands in the requests' history."
+    )
 
 
 class CancelConfig(Config):
-    """Whose unfinished requests are taken out. A person who picked a partition leaves the tenants out."""
+    """Whose unfinished requests are taken out. A person who picked a partition leaves the tenants
+    out."""
 
-    tenants: list[str] = Field(default_factory=list, description="Tenants; empty for the chosen partition.")
-    why: str = Field("cancelled in the UI", description="Why, as a sentence: it stands in the requests' history.")
+    tenants: list[str] = Field(
+        default_factory=list, description="Tenants; empty for the chosen partition."
+    )
+    why: str = Field(
+        "cancelled in the UI", description="Why, as a sentence: it stands in the requests' history."
+    )
 
 
 class PauseConfig(Config):
@@ -43,8 +55,13 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     name = keys.workload_name(workload.name)
     tags = {"tenantry/workload": workload.name}
 
-    @op(name=f"{name}_retry_requests", description="Gives requests all their tries again, from now on.")
-    def retry_requests(context: OpExecutionContext, config: RetryConfig, tenantry: TenantryResource) -> None:
+    @op(
+        name=f"{name}_retry_requests",
+        description="Gives requests all their tries again, from now on.",
+    )
+    def retry_requests(
+        context: OpExecutionContext, config: RetryConfig, tenantry: TenantryResource
+    ) -> None:
         queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
         failures: dict[keys.TenantId, str] = {}
         if config.all_dead_lettered:
@@ -72,8 +89,13 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     def retry() -> None:
         retry_requests()
 
-    @op(name=f"{name}_cancel_requests", description="Takes unfinished requests out of the queue; their packs go on.")
-    def cancel_requests(context: OpExecutionContext, config: CancelConfig, tenantry: TenantryResource) -> None:
+    @op(
+        name=f"{name}_cancel_requests",
+        description="Takes unfinished requests out of the queue; their packs go on.",
+    )
+    def cancel_requests(
+        context: OpExecutionContext, config: CancelConfig, tenantry: TenantryResource
+    ) -> None:
         queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
         failures: dict[keys.TenantId, str] = {}
         for tenant in chosen_tenants(context, config.tenants):
@@ -96,11 +118,22 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     def cancel() -> None:
         cancel_requests()
 
-    @op(name=f"{name}_pause_workload", description="Claims no further requests; packs on their way go on.")
-    def pause_workload(context: OpExecutionContext, config: PauseConfig, tenantry: TenantryResource) -> None:
-        WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}").pause(name, config.why)
+    @op(
+        name=f"{name}_pause_workload",
+        description="Claims no further requests; packs on their way go on.",
+    )
+    def pause_workload(
+        context: OpExecutionContext, config: PauseConfig, tenantry: TenantryResource
+    ) -> None:
+        WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}").pause(
+            name, config.why
+        )
 
-    @job(name=f"{name}_pause", description=f"{workload.title}: claims no further requests.", tags=tags)
+    @job(
+        name=f"{name}_pause",
+        description=f"{workload.title}: claims no further requests.",
+        tags=tags,
+    )
     def pause() -> None:
         pause_workload()
 
@@ -118,7 +151,10 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
 
 
 def _latest(
-    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, failures: dict[keys.TenantId, str]
+    queue: RequestQueue,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    failures: dict[keys.TenantId, str],
 ) -> list[Request]:
     """The tenant's latest request, where it has any."""
     rows = queue.of_tenant(workload, tenant)
@@ -132,19 +168,29 @@ class WindDownConfig(Config):
     """Which workload is ended."""
 
     workload: str = Field(description="Its name; its YAML file must be gone.")
-    delete_data: bool = Field(False, description="Delete its uploads, models, predictions and rows, too.")
+    delete_data: bool = Field(
+        False, description="Delete its uploads, models, predictions and rows, too."
+    )
 
 
-@op(description="Cancels the open requests of a workload whose YAML is gone, and deletes its endpoints.")
-def end_workload(context: OpExecutionContext, config: WindDownConfig, tenantry: TenantryResource) -> None:
+@op(
+    description="Cancels the open requests of a workload whose YAML is gone, and deletes its "
+    "endpoints."
+)
+def end_workload(
+    context: OpExecutionContext, config: WindDownConfig, tenantry: TenantryResource
+) -> None:
     """The step of ``wind_down_workload``."""
     name = keys.workload_name(config.workload)
     if name in read_workloads():
         raise Failure(
-            f"{name}.yaml is still there: remove it, reload the definitions, and launch this again.",
+            f"{name}.yaml is still there: remove it, reload the definitions, and launch this "
+            f"again.",
             allow_retries=False,
         )
-    done = wind_down(tenantry.deployment, name, by=f"run {context.run.run_id}", delete_data=config.delete_data)
+    done = wind_down(
+        tenantry.deployment, name, by=f"run {context.run.run_id}", delete_data=config.delete_data
+    )
     context.add_output_metadata(
         {
             "cancelled": len(done.cancelled),
@@ -156,10 +202,16 @@ def end_workload(context: OpExecutionContext, config: WindDownConfig, tenantry: 
         }
     )
     if done.moved_on:
-        raise Failure(f"{len(done.moved_on)} requests moved on in this moment; launch this again.", allow_retries=False)
+        raise Failure(
+            f"{len(done.moved_on)} requests moved on in this moment; launch this again.",
+            allow_retries=False,
+        )
 
 
-@job(description="Ends a workload whose YAML is gone: cancels its open requests and deletes its endpoints.")
+@job(
+    description="Ends a workload whose YAML is gone: cancels its open requests and deletes its "
+    "endpoints."
+)
 def wind_down_workload() -> None:
     """What ``tenantry wind-down`` does."""
     end_workload()

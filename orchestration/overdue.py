@@ -1,6 +1,8 @@
-"""What a schedule asked for and did not get: no run came, or it was killed, or could not be launched. It is asked for again.
+"""What a schedule asked for and did not get: no run came, or it was killed, or could not be
+launched. It is asked for again.
 
-A run that ended with a verdict of its own, a ``Failure`` that names tenants, is not lost: the same would come of it again.
+A run that ended with a verdict of its own, a ``Failure`` that names tenants, is not lost: the same
+would come of it again.
 """
 
 from __future__ import annotations
@@ -31,10 +33,9 @@ class Look:
     """What ``overdue`` remembers from look to look.
 
     Attributes:
-        since: when it first looked; what was due before that is nobody's loss.
-        awake: since when it has looked without a long pause; after one the schedules are given time to catch up.
-        looked: when it last looked.
-        settled: the latest moment of each group that needs no more looking at.
+        since: when it first looked; what was due before that is nobody's loss. awake: since when it
+        has looked without a long pause; after one the schedules are given time to catch up. looked:
+        when it last looked. settled: the latest moment of each group that needs no more looking at.
     """
 
     since: datetime
@@ -50,7 +51,9 @@ class Look:
         found = json.loads(cursor)
         looked = datetime.fromisoformat(found["looked"])
         awake = now if now - looked > _GRACE else datetime.fromisoformat(found["awake"])
-        settled = {group: datetime.fromisoformat(moment) for group, moment in found["settled"].items()}
+        settled = {
+            group: datetime.fromisoformat(moment) for group, moment in found["settled"].items()
+        }
         return cls(datetime.fromisoformat(found["since"]), awake, now, settled)
 
     def cursor(self) -> str:
@@ -81,12 +84,17 @@ def overdue(
         now: this moment.
     """
     started = _started(instance, scheduled)
-    for group, members in groupby(sorted(scheduled, key=lambda each: each.group), key=lambda each: each.group):
+    for group, members in groupby(
+        sorted(scheduled, key=lambda each: each.group), key=lambda each: each.group
+    ):
         latest = [(_latest(each, now), each) for each in members if each.name in started]
         if not latest:
             continue
         moment, each = max(latest, key=lambda pair: pair[0])
-        if moment <= max(look.since, started[each.name] or look.since) or look.settled.get(group) == moment:
+        if (
+            moment <= max(look.since, started[each.name] or look.since)
+            or look.settled.get(group) == moment
+        ):
             continue
         if now - max(moment, look.awake) < _GRACE:
             continue
@@ -106,29 +114,39 @@ def _latest(scheduled: Scheduled, now: datetime) -> datetime:
     return get_latest_completed_cron_tick(scheduled.cron, now, scheduled.timezone)
 
 
-def _started(instance: DagsterInstance, scheduled: Sequence[Scheduled]) -> Mapping[str, datetime | None]:
-    """The schedules that run, and since when; all run by default, and one a person stopped is not made up for."""
+def _started(
+    instance: DagsterInstance, scheduled: Sequence[Scheduled]
+) -> Mapping[str, datetime | None]:
+    """The schedules that run, and since when; all run by default, and one a person stopped is not
+    made up for."""
     found: dict[str, datetime | None] = {each.name: None for each in scheduled}
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
         if state.instigator_name not in found:
             continue
         if state.status == InstigatorStatus.STOPPED:
             del found[state.instigator_name]
-        elif isinstance(data := state.instigator_data, ScheduleInstigatorData) and data.start_timestamp:
+        elif (
+            isinstance(data := state.instigator_data, ScheduleInstigatorData)
+            and data.start_timestamp
+        ):
             found[state.instigator_name] = datetime.fromtimestamp(data.start_timestamp, UTC)
     return found
 
 
 def _is_lost(instance: DagsterInstance, runs: Sequence[RunRecord]) -> bool:
-    """Whether none of the finished runs, newest first, did what it was for, or said itself why it could not."""
+    """Whether none of the finished runs, newest first, did what it was for, or said itself why it
+    could not."""
     newest = runs[0].dagster_run
     if any(record.dagster_run.status == DagsterRunStatus.SUCCESS for record in runs):
         return False
     if newest.status == DagsterRunStatus.CANCELED:
         return False  # a person's decision
-    failures = instance.get_records_for_run(newest.run_id, of_type=DagsterEventType.STEP_FAILURE).records
+    failures = instance.get_records_for_run(
+        newest.run_id, of_type=DagsterEventType.STEP_FAILURE
+    ).records
     return not any(
-        (event := record.event_log_entry.dagster_event) and event.step_failure_data.user_failure_data
+        (event := record.event_log_entry.dagster_event)
+        and event.step_failure_data.user_failure_data
         for record in failures
     )
 

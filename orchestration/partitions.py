@@ -1,5 +1,5 @@
-"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition (tenants × days pass what Dagster
-recommends at once); it stands in keys and metadata."""
+"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition (tenants
+× days pass what Dagster recommends at once); it stands in keys and metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def tenants_of(workload: str) -> DynamicPartitionsDefinition:
     return DynamicPartitionsDefinition(name=f"{workload}_tenants")
 
 
-def add_tenants(instance: DagsterInstance, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]) -> None:
+def add_tenants(
+    instance: DagsterInstance, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]
+) -> None:
     """Make tenants known to Dagster, through the instance and in bulk; known ones are left alone.
 
     Through ``SensorResult`` the daemon would look each key up over a connection of its own.
@@ -32,7 +34,8 @@ def add_tenants(instance: DagsterInstance, workload: keys.WorkloadName, tenants:
 
 
 def _add(instance: DagsterInstance, name: str, tenants: Sequence[keys.TenantId]) -> None:
-    """Dagster looks which are new and inserts those; another sensor that adds one in between makes the insertion fail as a whole."""
+    """Dagster looks which are new and inserts those; another sensor that adds one in between makes
+    the insertion fail as a whole."""
     for left in reversed(range(_TRIES)):
         try:
             instance.add_dynamic_partitions(name, tenants)

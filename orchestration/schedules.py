@@ -34,9 +34,11 @@ def _nothing(_: datetime) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A job and its times. ``config`` and ``tags`` are what a run of a moment (in ``timezone``) gets.
+    """A job and its times. ``config`` and ``tags`` are what a run of a moment (in ``timezone``)
+    gets.
 
-    Of all that share a ``group`` only the latest moment counts, as each undoes what the one before it did.
+    Of all that share a ``group`` only the latest moment counts, as each undoes what the one before
+    it did.
     """
 
     name: str
@@ -62,7 +64,9 @@ class Scheduled:
     def runs_of(self, instance: DagsterInstance, moment: datetime, most: int) -> list[RunRecord]:
         """The runs there are of a moment, newest first."""
         return list(
-            instance.get_run_records(RunsFilter(job_name=self.job.name, tags={DUE_TAG: _due(moment)}), limit=most)
+            instance.get_run_records(
+                RunsFilter(job_name=self.job.name, tags={DUE_TAG: _due(moment)}), limit=most
+            )
         )
 
     def definition(self) -> ScheduleDefinition:
@@ -124,7 +128,8 @@ def _capacity(workload: Workload, jobs: WorkloadJobs, change: Capacity) -> Sched
         job=jobs.endpoint_capacity,
         cron=change.cron,
         timezone=change.timezone,
-        description=f"{workload.title}: {change.instances} instances, {change.name.replace('_', ' ')}.",
+        description=f"{workload.title}: {change.instances} instances, "
+        f"{change.name.replace('_', ' ')}.",
         config=lambda _: RunConfig({f"{workload.name}__endpoint_capacity": wanted}),
     )
 

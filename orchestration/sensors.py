@@ -1,4 +1,5 @@
-"""What happens by itself: uploads become requests, requests become packs, lost events are found, failures are told."""
+"""What happens by itself: uploads become requests, requests become packs, lost events are found,
+failures are told."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,27 +39,37 @@ from tenantry.tenants.wind_down import left_behind, note_workloads
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload
 
-_DRAIN_SECONDS: Final = 2.5  # with its last handful a tick stays under five, whatever waits in the queue
+_DRAIN_SECONDS: Final = (
+    2.5  # with its last handful a tick stays under five, whatever waits in the queue
+)
 _TICK_SECONDS: Final = 5
 _RECONCILE_SECONDS: Final = 60
 _OVERDUE_SECONDS: Final = 30
-_GRACES_BETWEEN_LISTINGS: Final = 4  # a listing costs one call for a thousand objects, whoever they belong to
+_GRACES_BETWEEN_LISTINGS: Final = (
+    4  # a listing costs one call for a thousand objects, whoever they belong to
+)
 _EVENTS_A_TICK: Final = 100
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 
-class UploadsNotTakenIn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "uploads not taken in"
-    """Not one of the uploads whose events came could be taken in; the code server's log says why. Their events stay."""
+# Reads as the sentence it is: "uploads not taken in".
+class UploadsNotTakenIn(RuntimeError):  # noqa: N818
+    """Not one of the uploads whose events came could be taken in; the code server's log says why.
+    Their events stay."""
 
 
-class WorkloadsLeftBehind(RuntimeError):  # noqa: N818 - reads as the sentence it is: "workloads left behind"
-    """A workload's YAML is gone while something of it is left; the message says what, and what to do."""
+# Reads as the sentence it is: "workloads left behind".
+class WorkloadsLeftBehind(RuntimeError):  # noqa: N818
+    """A workload's YAML is gone while something of it is left; the message says what, and what to
+    do."""
 
 
 class _Look(NamedTuple):
-    """What a tick of ``lost_uploads`` lists: uploads of these moments, after this key. Its cursor is the next one.
+    """What a tick of ``lost_uploads`` lists: uploads of these moments, after this key. Its cursor
+    is the next one.
 
-    ``again``: something of this listing could not be taken in, so that all of it is listed once more.
+    ``again``: something of this listing could not be taken in, so that all of it is listed once
+    more.
     """
 
     since: datetime
@@ -72,11 +83,16 @@ class _Look(NamedTuple):
         if not cursor:
             return cls(datetime.min.replace(tzinfo=UTC), datetime.now(UTC) - grace, "")
         found = json.loads(cursor)
-        until = datetime.fromisoformat(found["until"]) if found["until"] else datetime.now(UTC) - grace
-        return cls(datetime.fromisoformat(found["since"]), until, found["after"], found.get("again", False))
+        until = (
+            datetime.fromisoformat(found["until"]) if found["until"] else datetime.now(UTC) - grace
+        )
+        return cls(
+            datetime.fromisoformat(found["since"]), until, found["after"], found.get("again", False)
+        )
 
     def followed_by(self, after: str | None, grace: timedelta, *, failed: bool) -> str:
-        """The cursor of the next look: further on in this listing, or, after its end, at what was uploaded since.
+        """The cursor of the next look: further on in this listing, or, after its end, at what was
+        uploaded since.
 
         Args:
             after: where this look ended; None at the end of the listing.
@@ -86,21 +102,27 @@ class _Look(NamedTuple):
         again = self.again or failed
         if after is not None:
             return json.dumps(
-                {"since": self.since.isoformat(), "until": self.until.isoformat(), "after": after, "again": again}
+                {
+                    "since": self.since.isoformat(),
+                    "until": self.until.isoformat(),
+                    "after": after,
+                    "again": again,
+                }
             )
         since = self.since if again else self.until - grace
         return json.dumps({"since": since.isoformat(), "until": "", "after": ""})
 
 
 def sensors_of(
-    workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJobs], lost_uploads_grace: timedelta
+    workloads: Mapping[str, Workload],
+    jobs: Mapping[str, WorkloadJobs],
+    lost_uploads_grace: timedelta,
 ) -> Sequence[SensorDefinition]:
     """All sensors; all run by default.
 
     Args:
-        workloads: what the product offers.
-        jobs: each workload's.
-        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is looked at twice.
+        workloads: what the product offers. jobs: each workload's. lost_uploads_grace: how long an
+        event is given before its upload counts as lost; as much is looked at twice.
     """
 
     @sensor(
@@ -108,11 +130,15 @@ def sensors_of(
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
-        description="Takes finished uploads off the SQS queue that S3 fills: each becomes a request, or a refusal with its reason.",
+        description="Takes finished uploads off the SQS queue that S3 fills: each becomes a "
+        "request, or a refusal with its reason.",
     )
     def new_uploads(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
         done = intake.drain_queue(
-            tenantry.deployment, workloads, partial(add_tenants, context.instance), most_seconds=_DRAIN_SECONDS
+            tenantry.deployment,
+            workloads,
+            partial(add_tenants, context.instance),
+            most_seconds=_DRAIN_SECONDS,
         )
         for key, reason in done.refused:
             context.log.warning(f"refused {key}: {reason}")
@@ -125,12 +151,19 @@ def sensors_of(
         minimum_interval_seconds=min(_RECONCILE_SECONDS, int(lost_uploads_grace.total_seconds())),
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
-        description="Lists what was uploaded since the last look, for uploads whose event never came.",
+        description="Lists what was uploaded since the last look, for uploads whose event never "
+        "came.",
     )
     def lost_uploads(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
         look = _Look.parse(context.cursor, lost_uploads_grace)
-        if not look.after and look.until - look.since < _GRACES_BETWEEN_LISTINGS * lost_uploads_grace:
-            return SkipReason(f"uploads were listed up to {look.since + lost_uploads_grace:%H:%M:%S}; not yet again")
+        if (
+            not look.after
+            and look.until - look.since < _GRACES_BETWEEN_LISTINGS * lost_uploads_grace
+        ):
+            return SkipReason(
+                f"uploads were listed up to {look.since + lost_uploads_grace:%H:%M:%S}; not yet "
+                f"again"
+            )
         listing = intake.find_lost_uploads(
             tenantry.deployment,
             workloads,
@@ -141,9 +174,12 @@ def sensors_of(
             most_seconds=_LISTING_SECONDS,
         )
         done = listing.done
-        context.update_cursor(look.followed_by(listing.after, lost_uploads_grace, failed=done.failed > 0))
+        context.update_cursor(
+            look.followed_by(listing.after, lost_uploads_grace, failed=done.failed > 0)
+        )
         return SkipReason(
-            f"{done.messages} uploads looked at: {done.accepted} had been lost, {len(done.refused)} refused"
+            f"{done.messages} uploads looked at: {done.accepted} had been lost, "
+            f"{len(done.refused)} refused"
             + (f", {done.failed} could not be taken in and are listed again" if done.failed else "")
             + (f"; goes on after {listing.after}" if listing.after else "")
         )
@@ -153,7 +189,8 @@ def sensors_of(
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         jobs=[jobs[name].fine_tuning for name in workloads],
-        description="Claims due requests, packs them, and asks for one run per pack; takes up packs whose run died, and fails lost runs.",
+        description="Claims due requests, packs them, and asks for one run per pack; takes up "
+        "packs whose run died, and fails lost runs.",
     )
     def fine_tuning_launcher(
         context: SensorEvaluationContext, tenantry: TenantryResource
@@ -169,25 +206,38 @@ def sensors_of(
                     asked += 1
                     yield request
             except Exception as error:  # one workload's trouble must not hold up the others
-                context.log.exception(f"the requests of {workload.name} could not be looked at; trying again next tick")
+                context.log.exception(
+                    f"the requests of {workload.name} could not be looked at; trying again next "
+                    f"tick"
+                )
                 troubles.append(error)
         if troubles and not asked:
             raise troubles[0]
         if not asked:
-            yield SkipReason("nothing is due, all packs that may run at once are running, or the workloads are paused")
+            yield SkipReason(
+                "nothing is due, all packs that may run at once are running, or the workloads are "
+                "paused"
+            )
 
     @sensor(
         name="asynchronous_failures",
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
-        description="Brings failures of asynchronous requests, which SageMaker puts in one place, each to its own tenant.",
+        description="Brings failures of asynchronous requests, which SageMaker puts in one place, "
+        "each to its own tenant.",
     )
-    def asynchronous_failures(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+    def asynchronous_failures(
+        context: SensorEvaluationContext, tenantry: TenantryResource
+    ) -> SkipReason:
         delivered = asynchronous.deliver_failures(tenantry.deployment)
         for failure in delivered:
             context.log.warning(f"{failure.workload}, {failure.tenant}: {failure.reason}")
-        return SkipReason(f"{len(delivered)} failures delivered" if delivered else "no asynchronous request failed")
+        return SkipReason(
+            f"{len(delivered)} failures delivered"
+            if delivered
+            else "no asynchronous request failed"
+        )
 
     @sensor(
         name="operator_events",
@@ -196,7 +246,9 @@ def sensors_of(
         target=None,
         description="Shows what operators did from the command line, on their tenants' partitions.",
     )
-    def show_operator_events(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
+    def show_operator_events(
+        context: SensorEvaluationContext, tenantry: TenantryResource
+    ) -> SkipReason:
         shown = 0
         for left in operator_events.waiting(tenantry.deployment, _EVENTS_A_TICK):
             try:
@@ -207,16 +259,23 @@ def sensors_of(
                 context.instance.report_runless_asset_event(event)
                 shown += 1
             operator_events.forget(tenantry.deployment, left)
-        return SkipReason(f"shown: {shown} changes that operators made" if shown else "no operator did anything new")
+        return SkipReason(
+            f"shown: {shown} changes that operators made"
+            if shown
+            else "no operator did anything new"
+        )
 
-    scheduled = [each for name, workload in workloads.items() for each in scheduled_of(workload, jobs[name])]
+    scheduled = [
+        each for name, workload in workloads.items() for each in scheduled_of(workload, jobs[name])
+    ]
 
     @sensor(
         name="lost_scheduled_runs",
         minimum_interval_seconds=_OVERDUE_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         jobs=list({each.job.name: each.job for each in scheduled}.values()),
-        description="Asks again for what a schedule asked for when its run never came, was killed, or could not be launched.",
+        description="Asks again for what a schedule asked for when its run never came, was killed, "
+        "or could not be launched.",
     )
     def lost_scheduled_runs(
         context: SensorEvaluationContext, tenantry: TenantryResource
@@ -226,12 +285,16 @@ def sensors_of(
         asked = 0
         for found in overdue(context.instance, scheduled, look, now):
             if isinstance(found, GivenUp):
-                what = f"{found.scheduled.job.name} of {found.moment:%Y-%m-%d %H:%M %Z} was lost {found.runs} times"
+                what = (
+                    f"{found.scheduled.job.name} of {found.moment:%Y-%m-%d %H:%M %Z} was lost "
+                    f"{found.runs} times"
+                )
                 context.log.error(what)
                 tell_operators(
                     tenantry.deployment,
                     f"{found.scheduled.workload}: a scheduled run was given up",
-                    f"{what}, and is not asked for again. Launch it by hand when what killed it is mended.",
+                    f"{what}, and is not asked for again. Launch it by hand when what killed it is "
+                    f"mended.",
                 )
             else:
                 asked += 1
@@ -245,7 +308,8 @@ def sensors_of(
         minimum_interval_seconds=_RECONCILE_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
-        description="Fails while a workload whose YAML was removed has open requests or endpoints, and says what to do.",
+        description="Fails while a workload whose YAML was removed has open requests or endpoints, "
+        "and says what to do.",
     )
     def workloads_left_behind(tenantry: TenantryResource) -> SkipReason:
         note_workloads(tenantry.deployment, workloads)
@@ -263,15 +327,20 @@ def sensors_of(
     def failed_runs(context: RunFailureSensorContext, tenantry: TenantryResource) -> None:
         run = context.dagster_run
         message = context.failure_event.message or "no message"
-        details = json.dumps({"run": run.run_id, "job": run.job_name, "tags": dict(run.tags)}, indent=1)
-        tell_operators(tenantry.deployment, f"{run.job_name} failed", f"{message[:4000]}\n\n{details[:8000]}")
+        details = json.dumps(
+            {"run": run.run_id, "job": run.job_name, "tags": dict(run.tags)}, indent=1
+        )
+        tell_operators(
+            tenantry.deployment, f"{run.job_name} failed", f"{message[:4000]}\n\n{details[:8000]}"
+        )
 
     automation = AutomationConditionSensorDefinition(
         "endpoints_follow_the_yaml",
         target=reduce(or_, (endpoint_selection(workload) for workload in workloads.values())),
         default_status=DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
-        description="Brings each workload's endpoint into service, and updates it when its YAML changes.",
+        description="Brings each workload's endpoint into service, and updates it when its YAML "
+        "changes.",
     )
     return [
         new_uploads,

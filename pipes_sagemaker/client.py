@@ -1,8 +1,8 @@
 """A Dagster Pipes client for Amazon SageMaker training jobs.
 
-It starts a job (or adopts the one of that name that an earlier run left), follows its messages and log lines while it
-runs, on any number of instances, and stops it when the Dagster run is terminated. It knows nothing of any one project.
-``docs/pipes-sagemaker.md`` has a complete example.
+It starts a job (or adopts the one of that name that an earlier run left), follows its messages and
+log lines while it runs, on any number of instances, and stops it when the Dagster run is
+terminated. It knows nothing of any one project. ``docs/pipes-sagemaker.md`` has a complete example.
 """
 
 import random
@@ -15,7 +15,13 @@ import boto3
 import dagster._check as check
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from dagster import AssetExecutionContext, MetadataValue, OpExecutionContext, PipesClient, open_pipes_session
+from dagster import (
+    AssetExecutionContext,
+    MetadataValue,
+    OpExecutionContext,
+    PipesClient,
+    open_pipes_session,
+)
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.pipes.client import PipesClientCompletedInvocation, PipesContextInjector
@@ -41,7 +47,10 @@ from pipes_sagemaker.readers import (
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker import SageMakerClient
-    from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, DescribeTrainingJobResponseTypeDef
+    from mypy_boto3_sagemaker.type_defs import (
+        CreateTrainingJobRequestTypeDef,
+        DescribeTrainingJobResponseTypeDef,
+    )
 
 __all__ = [
     "FailureClass",
@@ -63,13 +72,14 @@ MAX_TAG_VALUE: Final = 256
 _ENDED: Final = frozenset({"Completed", "Failed", "Stopped"})
 _NOT_IN_TAGS: Final = re.compile(r"[^\w .:/=+\-@]")
 _ALREADY_EXISTS: Final = re.compile(
-    r"already exist|cannot create already existing|must be unique within an aws account", re.IGNORECASE
+    r"already exist|cannot create already existing|must be unique within an aws account",
+    re.IGNORECASE,
 )
 _NOT_FOUND: Final = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
 _ENDED_ALREADY: Final = re.compile(r"is in status", re.IGNORECASE)
 
-# What makes two jobs the same work. Each field is compared as far as the request says something about it: SageMaker adds
-# defaults to what it describes.
+# What makes two jobs the same work. Each field is compared as far as the request says something
+# about it: SageMaker adds defaults to what it describes.
 _COMPARED: Final[Mapping[str, Sequence[str] | None]] = {
     "AlgorithmSpecification": (
         "TrainingImage",
@@ -83,15 +93,22 @@ _COMPARED: Final[Mapping[str, Sequence[str] | None]] = {
     "OutputDataConfig": None,
     "CheckpointConfig": None,
     "RoleArn": None,
-    "ResourceConfig": ("InstanceType", "InstanceCount", "InstanceGroups", "VolumeSizeInGB", "VolumeKmsKeyId"),
+    "ResourceConfig": (
+        "InstanceType",
+        "InstanceCount",
+        "InstanceGroups",
+        "VolumeSizeInGB",
+        "VolumeKmsKeyId",
+    ),
 }
 
 
 def first_difference(requested: Any, existing: Any, field: str) -> tuple[str, Any, Any] | None:
-    """The first place where ``existing`` is not what ``requested`` asks for: its path and both values; None if equal.
+    """The first place where ``existing`` is not what ``requested`` asks for: its path and both
+    values; None if equal.
 
-    Keys that only ``existing`` has are its defaults and do not count, save in HyperParameters. Channels are matched by
-    name, and a slash at the end of an S3 URI means nothing.
+    Keys that only ``existing`` has are its defaults and do not count, save in HyperParameters.
+    Channels are matched by name, and a slash at the end of an S3 URI means nothing.
     """
     if isinstance(requested, Mapping) and isinstance(existing, Mapping):
         extra = sorted(existing.keys() - requested.keys()) if field == "HyperParameters" else []
@@ -100,7 +117,11 @@ def first_difference(requested: Any, existing: Any, field: str) -> tuple[str, An
             if found:
                 return found
         return None
-    if isinstance(requested, Sequence) and isinstance(existing, Sequence) and not isinstance(requested, str):
+    if (
+        isinstance(requested, Sequence)
+        and isinstance(existing, Sequence)
+        and not isinstance(requested, str)
+    ):
         if len(requested) != len(existing):
             return field, requested, existing
         pairs = zip(sorted(requested, key=_channel), sorted(existing, key=_channel), strict=True)
@@ -122,23 +143,26 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
     """A pipes client for running training jobs on Amazon SageMaker, on one instance or several.
 
     Args:
-        message_reader: Reads the messages of all instances from S3.
-        client: A SageMaker client; by default ``boto3.client("sagemaker")`` with ten attempts a call.
-        context_injector: How the context reaches the container; by default through S3, beside the messages
+        message_reader: Reads the messages of all instances from S3. client: A SageMaker client; by
+            default ``boto3.client("sagemaker")`` with ten attempts a call. context_injector: How
+            the context reaches the container; by default through S3, beside the messages
             (``PipesS3ContextInjector``), because an environment value holds at most 512 characters.
         log_reader: Forwards log lines; by default a :py:class:`PipesSageMakerLogReader`.
-        forward_logs: Whether log lines are forwarded at all.
-        forward_termination: Whether to stop the job if the Dagster run is terminated.
-        poll_interval: Seconds between two DescribeTrainingJob calls, give or take a fifth. Its rate is a quota of the
-            account: count one call per interval and running job.
-        create_timeout: Seconds for which CreateTrainingJob is tried again while it is throttled or SageMaker fails; as long
-            a job that exists already may not be describable.
-        outage_timeout: Seconds for which DescribeTrainingJob may fail in a row, by throttling, faults of the service or
-            no connection, before the run gives up. The job goes on; a new run adopts it.
-        job_watch: Tells the secondary status of a job that is known to be in progress, by its name; "" when only that is known,
-            None when nothing is. While it tells the status that was described last, DescribeTrainingJob is not called: one
-            caller may watch all jobs of an account. It is asked every ``poll_interval`` and must not raise.
-        before_create: Called before each CreateTrainingJob call: the place to wait for one's turn, or to raise.
+            forward_logs: Whether log lines are forwarded at all. forward_termination: Whether to
+            stop the job if the Dagster run is terminated. poll_interval: Seconds between two
+            DescribeTrainingJob calls, give or take a fifth. Its rate is a quota of the account:
+            count one call per interval and running job.
+        create_timeout: Seconds for which CreateTrainingJob is tried again while it is throttled or
+            SageMaker fails; as long a job that exists already may not be describable.
+        outage_timeout: Seconds for which DescribeTrainingJob may fail in a row, by throttling,
+            faults of the service or no connection, before the run gives up. The job goes on; a new
+            run adopts it.
+        job_watch: Tells the secondary status of a job that is known to be in progress, by its name;
+            "" when only that is known, None when nothing is. While it tells the status that was
+            described last, DescribeTrainingJob is not called: one caller may watch all jobs of an
+            account. It is asked every ``poll_interval`` and must not raise.
+        before_create: Called before each CreateTrainingJob call: the place to wait for one's turn,
+        or to raise.
     """
 
     def __init__(
@@ -159,8 +183,12 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         self._client: SageMakerClient = client or boto3.client(
             "sagemaker", config=Config(retries={"mode": "standard", "total_max_attempts": 10})
         )
-        self._message_reader = check.inst_param(message_reader, "message_reader", PipesSageMakerMessageReader)
-        self._context_injector = check.opt_inst_param(context_injector, "context_injector", PipesContextInjector)
+        self._message_reader = check.inst_param(
+            message_reader, "message_reader", PipesSageMakerMessageReader
+        )
+        self._context_injector = check.opt_inst_param(
+            context_injector, "context_injector", PipesContextInjector
+        )
         self._log_reader = (log_reader or PipesSageMakerLogReader()) if forward_logs else None
         self.forward_termination = check.bool_param(forward_termination, "forward_termination")
         self.poll_interval = poll_interval
@@ -169,7 +197,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         self._job_watch = job_watch
         self._before_create = before_create
 
-    def run(  # type: ignore[override]  # Every Pipes client names the parameters of its own service.
+    # Every Pipes client names the parameters of its own service.
+    def run(  # type: ignore[override]
         self,
         *,
         context: OpExecutionContext | AssetExecutionContext,
@@ -178,27 +207,30 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         on_custom_message: Callable[[Any], None] | None = None,
         raise_on_failure: bool = True,
     ) -> PipesClientCompletedInvocation:
-        """Run a training job to its end, enriched with the pipes protocol; adopt it if it exists already.
+        """Run a training job to its end, enriched with the pipes protocol; adopt it if it exists
+        already.
 
         Args:
             context: The context of the currently executing Dagster op or asset.
-            create_training_job_params: Parameters of ``create_training_job``. Give a ``TrainingJobName`` that is the same
-                for the same work: it is what a new run finds a job by. They are not changed.
+                create_training_job_params: Parameters of ``create_training_job``. Give a
+                ``TrainingJobName`` that is the same for the same work: it is what a new run finds a
+                job by. They are not changed.
             extras: Additional information to pass to the Pipes session in the container.
-            on_custom_message: Called in this thread with each custom message as it arrives, those of one instance in
-                their order. An adopted job's messages are all given again. If it raises, the run ends and the job goes on.
-            raise_on_failure: Whether a job that ends without completing raises; if not, see the status in the metadata.
+                on_custom_message: Called in this thread with each custom message as it arrives,
+                those of one instance in their order. An adopted job's messages are all given again.
+                If it raises, the run ends and the job goes on.
+            raise_on_failure: Whether a job that ends without completing raises; if not, see the
+            status in the metadata.
 
         Returns:
             Results, custom messages, and the job's metadata.
 
         Raises:
-            TrainingJobFailedError: The job ended Failed or Stopped.
-            TrainingJobDiffersError: A job of this name exists that is other work.
-            TrainingJobResourceLimitExceededError: A quota is used up.
-            ValueError: The environment or the tags exceed SageMaker's limits.
-            TimeoutError: SageMaker could not be asked about the job for too long. The job, if there is one, goes on.
-            ClientError: SageMaker refused a request.
+            TrainingJobFailedError: The job ended Failed or Stopped. TrainingJobDiffersError: A job
+            of this name exists that is other work. TrainingJobResourceLimitExceededError: A quota
+            is used up. ValueError: The environment or the tags exceed SageMaker's limits.
+            TimeoutError: SageMaker could not be asked about the job for too long. The job, if there
+            is one, goes on. ClientError: SageMaker refused a request.
         """
         job_name = create_training_job_params["TrainingJobName"]
         instance_count = _instance_count(create_training_job_params)
@@ -209,15 +241,23 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         logs: TrainingJobLogs | None = None
         if self._log_reader:
             logs = self._log_reader.for_training_job(job_name, instance_count, context.log)
-        # Dagster's own session reads members of AssetExecutionContext that warn of their deprecation; these do not.
-        op_context = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
+        # Dagster's own session reads members of AssetExecutionContext that warn of their
+        # deprecation; these do not.
+        op_context = (
+            context.op_execution_context if isinstance(context, AssetExecutionContext) else context
+        )
         with open_pipes_session(
-            context=op_context, message_reader=messages, context_injector=context_injector, extras=extras
+            context=op_context,
+            message_reader=messages,
+            context_injector=context_injector,
+            extras=extras,
         ) as session:
             request = self._enrich(create_training_job_params, session)
             try:
                 self._start_or_adopt(context, request, messages)
-                described = self._wait(context, job_name, session, messages, logs, on_custom_message)
+                described = self._wait(
+                    context, job_name, session, messages, logs, on_custom_message
+                )
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):
                 if self.forward_termination:
                     self._terminate(context, request)
@@ -230,26 +270,35 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
     def _enrich(
         self, params: "CreateTrainingJobRequestTypeDef", session: PipesSession
     ) -> "CreateTrainingJobRequestTypeDef":
-        """The parameters with the Pipes environment and Dagster's tags, within SageMaker's limits."""
+        """The parameters with the Pipes environment and Dagster's tags, within SageMaker's
+        limits."""
         environment = {**params.get("Environment", {}), **session.get_bootstrap_env_vars()}
         if len(environment) > MAX_ENVIRONMENT_ENTRIES:
             raise ValueError(
                 f"Environment has {len(environment)} entries with those of Pipes"
-                f" ({', '.join(session.get_bootstrap_env_vars())}); SageMaker takes {MAX_ENVIRONMENT_ENTRIES}."
+                f" ({', '.join(session.get_bootstrap_env_vars())}); SageMaker takes "
+                f"{MAX_ENVIRONMENT_ENTRIES}."
             )
         for name, value in environment.items():
             if len(value) > MAX_ENVIRONMENT_VALUE:
                 raise ValueError(
-                    f"Environment.{name} has {len(value)} characters; SageMaker takes {MAX_ENVIRONMENT_VALUE}."
-                    " Pass what is longer through S3 (for the Pipes context: PipesS3ContextInjector)."
+                    f"Environment.{name} has {len(value)} characters; SageMaker takes "
+                    f"{MAX_ENVIRONMENT_VALUE}."
+                    " Pass what is longer through S3 (for the Pipes context: "
+                    "PipesS3ContextInjector)."
                 )
         tags = {tag["Key"]: tag["Value"] for tag in params.get("Tags", [])}
         for key, value in session.default_remote_invocation_info.items():
             tags[key] = _NOT_IN_TAGS.sub("_", value)[:MAX_TAG_VALUE]
         if len(tags) > MAX_TAGS:
-            raise ValueError(f"Tags has {len(tags)} entries with those of Dagster; SageMaker takes {MAX_TAGS}.")
+            raise ValueError(
+                f"Tags has {len(tags)} entries with those of Dagster; SageMaker takes {MAX_TAGS}."
+            )
         request = dict(params)
-        request.update(Environment=environment, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+        request.update(
+            Environment=environment,
+            Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        )
         return cast("CreateTrainingJobRequestTypeDef", request)
 
     def _start_or_adopt(
@@ -258,7 +307,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         request: "CreateTrainingJobRequestTypeDef",
         messages: PipesSageMakerMessageReader,
     ) -> None:
-        """Make the job, or attach to the one there is. An answer lost on the way leads to the second, by itself."""
+        """Make the job, or attach to the one there is. An answer lost on the way leads to the
+        second, by itself."""
         job_name = request["TrainingJobName"]
         deadline = time.monotonic() + self.create_timeout
         delay = 1.0
@@ -267,13 +317,17 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                 if self._before_create:
                     self._before_create()
             except Exception:
-                # What there is already costs no further job: a run may be here to take up another's.
+                # What there is already costs no further job: a run may be here to take up
+                # another's.
                 if self._exists(context, job_name):
                     break
                 raise
             try:
                 self._client.create_training_job(**request)
-                context.log.info(f"[pipes] SageMaker training job {job_name} started: {self._console_url(job_name)}")
+                context.log.info(
+                    f"[pipes] SageMaker training job {job_name} started: "
+                    f"{self._console_url(job_name)}"
+                )
                 return
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and _already_exists(error):
@@ -285,14 +339,17 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                 if not is_transient(error) or time.monotonic() + delay > deadline:
                     raise
                 context.log.warning(
-                    f"[pipes] CreateTrainingJob {job_name} is tried again in about {delay:.0f} s: {error}"
+                    f"[pipes] CreateTrainingJob {job_name} is tried again in about {delay:.0f} s: "
+                    f"{error}"
                 )
-            time.sleep(delay * random.uniform(0.75, 1.25))  # noqa: S311  # Jitter between callers, no secret.
+            # Jitter between callers, no secret.
+            time.sleep(delay * random.uniform(0.75, 1.25))  # noqa: S311
             delay = min(2 * delay, 30.0)
         self._adopt(context, request, messages, deadline)
 
     def _exists(self, context: OpExecutionContext | AssetExecutionContext, job_name: str) -> bool:
-        """Whether there is a job of this name; only SageMaker's word that there is none counts as no."""
+        """Whether there is a job of this name; only SageMaker's word that there is none counts as
+        no."""
         deadline = time.monotonic() + self.create_timeout
         while True:
             try:
@@ -303,7 +360,9 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     return False
                 raise
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Whether SageMaker training job {job_name} exists could not be learned.")
+                raise TimeoutError(
+                    f"Whether SageMaker training job {job_name} exists could not be learned."
+                )
             time.sleep(self.poll_interval)
 
     def _adopt(
@@ -316,7 +375,9 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         job_name = request["TrainingJobName"]
         while (existing := self._describe(job_name, context)) is None:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"SageMaker training job {job_name} exists, but cannot be described.")
+                raise TimeoutError(
+                    f"SageMaker training job {job_name} exists, but cannot be described."
+                )
             time.sleep(self.poll_interval)
         difference = _difference(request, existing)
         if difference:
@@ -326,10 +387,14 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             messages.attach(encoded)
         except ValueError as error:
             field = f"Environment.{DAGSTER_PIPES_MESSAGES_ENV_VAR}"
-            raise TrainingJobDiffersError(job_name, field, "a location for messages", encoded) from error
+            raise TrainingJobDiffersError(
+                job_name, field, "a location for messages", encoded
+            ) from error
         context.log.info(
-            f"[pipes] SageMaker training job {job_name} exists since {existing['CreationTime']:%Y-%m-%d %H:%M:%S %Z} with"
-            f" the same inputs, {existing['TrainingJobStatus']}: adopted. {self._console_url(job_name)}"
+            f"[pipes] SageMaker training job {job_name} exists since "
+            f"{existing['CreationTime']:%Y-%m-%d %H:%M:%S %Z} with"
+            f" the same inputs, {existing['TrainingJobStatus']}: adopted. "
+            f"{self._console_url(job_name)}"
         )
 
     def _describe(
@@ -341,7 +406,9 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         except (ClientError, BotoCoreError) as error:
             if not is_transient(error):
                 raise
-            context.log.warning(f"[pipes] DescribeTrainingJob {job_name} will be tried again: {error}")
+            context.log.warning(
+                f"[pipes] DescribeTrainingJob {job_name} will be tried again: {error}"
+            )
             return None
 
     def _wait(
@@ -353,7 +420,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         logs: TrainingJobLogs | None,
         on_custom_message: Callable[[Any], None] | None,
     ) -> "DescribeTrainingJobResponseTypeDef":
-        """Follow the job to its end: its status, messages and logs, each at its own pace, all in this thread."""
+        """Follow the job to its end: its status, messages and logs, each at its own pace, all in
+        this thread."""
         delivered = 0
         reported: set[tuple[str, str]] = set()
 
@@ -381,10 +449,12 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     _report_transitions(context, described, reported)
                 elif time.monotonic() - last_answer > self.outage_timeout:
                     raise TimeoutError(
-                        f"SageMaker has not described training job {job_name} for {self.outage_timeout:.0f} s."
+                        f"SageMaker has not described training job {job_name} for "
+                        f"{self.outage_timeout:.0f} s."
                         " The job goes on: run again to adopt it."
                     )
-                describe_due = time.monotonic() + self.poll_interval * random.uniform(0.8, 1.2)  # noqa: S311  # Jitter.
+                # Jitter.
+                describe_due = time.monotonic() + self.poll_interval * random.uniform(0.8, 1.2)  # noqa: S311
                 continue
             due = min(describe_due, messages_due, logs.due if logs else describe_due)
             time.sleep(max(due - time.monotonic(), 0.01))
@@ -395,34 +465,49 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         return described
 
     def _is_unchanged(self, described: "DescribeTrainingJobResponseTypeDef") -> bool:
-        """Whether whoever watches the jobs has seen this one as it was described last, so that it need not be described."""
+        """Whether whoever watches the jobs has seen this one as it was described last, so that it
+        need not be described."""
         seen = self._job_watch(described["TrainingJobName"]) if self._job_watch else None
         return seen is not None and seen in {"", described["SecondaryStatus"]}
 
     def _terminate(
-        self, context: OpExecutionContext | AssetExecutionContext, request: "CreateTrainingJobRequestTypeDef"
+        self,
+        context: OpExecutionContext | AssetExecutionContext,
+        request: "CreateTrainingJobRequestTypeDef",
     ) -> None:
-        """Stop the job, unless the name is that of other work (the interruption may have come before that was known)."""
+        """Stop the job, unless the name is that of other work (the interruption may have come
+        before that was known)."""
         job_name = request["TrainingJobName"]
         for attempt in range(5):
             try:
-                if _difference(request, self._client.describe_training_job(TrainingJobName=job_name)) is None:
+                if (
+                    _difference(
+                        request, self._client.describe_training_job(TrainingJobName=job_name)
+                    )
+                    is None
+                ):
                     context.log.warning(
-                        f"[pipes] Dagster process interrupted! Stopping SageMaker training job {job_name}."
+                        f"[pipes] Dagster process interrupted! Stopping SageMaker training job "
+                        f"{job_name}."
                     )
                     self._client.stop_training_job(TrainingJobName=job_name)
                 return
             except (ClientError, BotoCoreError) as error:
-                if isinstance(error, ClientError) and (_not_found(error) or _ENDED_ALREADY.search(str(error))):
+                if isinstance(error, ClientError) and (
+                    _not_found(error) or _ENDED_ALREADY.search(str(error))
+                ):
                     return
                 if attempt == 4 or not is_transient(error):
                     context.log.exception(
-                        f"[pipes] SageMaker training job {job_name} could not be stopped: it goes on."
+                        f"[pipes] SageMaker training job {job_name} could not be stopped: it goes "
+                        f"on."
                     )
                     return
                 time.sleep(2.0**attempt)
 
-    def _extract_dagster_metadata(self, described: "DescribeTrainingJobResponseTypeDef") -> dict[str, Any]:
+    def _extract_dagster_metadata(
+        self, described: "DescribeTrainingJobResponseTypeDef"
+    ) -> dict[str, Any]:
         job_name = described["TrainingJobName"]
         status, secondary_status = described["TrainingJobStatus"], described["SecondaryStatus"]
         resources = cast("Mapping[str, Any]", described.get("ResourceConfig", {}))
@@ -470,11 +555,17 @@ def _instance_count(params: "CreateTrainingJobRequestTypeDef") -> int:
     """The number of instances, over all groups of a heterogeneous cluster."""
     resources = cast("Mapping[str, Any]", params.get("ResourceConfig", {}))
     groups = resources.get("InstanceGroups")
-    return sum(group["InstanceCount"] for group in groups) if groups else int(resources.get("InstanceCount", 1))
+    return (
+        sum(group["InstanceCount"] for group in groups)
+        if groups
+        else int(resources.get("InstanceCount", 1))
+    )
 
 
 def _already_exists(error: ClientError) -> bool:
-    return error_code(error) in {"ResourceInUse", "ValidationException"} and bool(_ALREADY_EXISTS.search(str(error)))
+    return error_code(error) in {"ResourceInUse", "ValidationException"} and bool(
+        _ALREADY_EXISTS.search(str(error))
+    )
 
 
 def _not_found(error: ClientError) -> bool:
@@ -491,7 +582,9 @@ def _difference(
             continue
         if parts is not None:
             requested = {part: requested[part] for part in parts if part in requested}
-        found = first_difference(requested, existing.get(field) or ({} if field == "HyperParameters" else None), field)
+        found = first_difference(
+            requested, existing.get(field) or ({} if field == "HyperParameters" else None), field
+        )
         if found:
             return found
     return None
@@ -508,6 +601,6 @@ def _report_transitions(
             reported.add(key)
             message = transition.get("StatusMessage", "")
             context.log.info(
-                f"[pipes] SageMaker training job {described['TrainingJobName']}: {transition['Status']}"
-                + (f" ({message})" if message else "")
+                f"[pipes] SageMaker training job {described['TrainingJobName']}: "
+                f"{transition['Status']}" + (f" ({message})" if message else "")
             )

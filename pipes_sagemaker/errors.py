@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
 
-FailureClass = Literal["capacity", "algorithm", "client", "internal", "max_runtime", "max_wait", "stopped", "unknown"]
-"""Why a job did not complete: no machine to be had, the container's own failure, a request or data that cannot work,
-SageMaker's failure, its time was up (``StoppingCondition``), waiting for spot took too long, somebody stopped it."""
+FailureClass = Literal[
+    "capacity", "algorithm", "client", "internal", "max_runtime", "max_wait", "stopped", "unknown"
+]
+"""Why a job did not complete: no machine to be had, the container's own failure, a request or data
+that cannot work, SageMaker's failure, its time was up (``StoppingCondition``), waiting for spot
+took too long, somebody stopped it."""
 
 _FAILURE_PREFIXES: Final[Mapping[str, FailureClass]] = {
     "CapacityError": "capacity",
@@ -23,17 +26,18 @@ class TrainingJobFailedError(Exception):
     """The job ended without completing.
 
     Attributes:
-        job_name: The name of the job.
-        status: ``Failed`` or ``Stopped``.
-        secondary_status: For a stopped job why: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded`` or ``Stopped``.
-        failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing.
-        failure_class: See :py:data:`FailureClass`.
-        console_url: The job's page.
-        metadata: What the completed invocation would have had as metadata.
+        job_name: The name of the job. status: ``Failed`` or ``Stopped``. secondary_status: For a
+        stopped job why: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded`` or ``Stopped``.
+        failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing. failure_class:
+        See :py:data:`FailureClass`. console_url: The job's page. metadata: What the completed
+        invocation would have had as metadata.
     """
 
     def __init__(
-        self, described: "DescribeTrainingJobResponseTypeDef", console_url: str, metadata: Mapping[str, Any]
+        self,
+        described: "DescribeTrainingJobResponseTypeDef",
+        console_url: str,
+        metadata: Mapping[str, Any],
     ) -> None:
         self.job_name = described["TrainingJobName"]
         self.status: str = described["TrainingJobStatus"]
@@ -62,12 +66,14 @@ class TrainingJobDiffersError(Exception):
         self.field = field
         super().__init__(
             f"SageMaker training job {job_name} exists already with another {field}: requested"
-            f" {str(requested)[:200]!r}, existing {str(existing)[:200]!r}. Names cannot be used twice: choose another one."
+            f" {str(requested)[:200]!r}, existing {str(existing)[:200]!r}. Names cannot be used "
+            f"twice: choose another one."
         )
 
 
 class TrainingJobResourceLimitExceededError(Exception):
-    """A quota of the account is used up (``ResourceLimitExceeded``). No job was made; the same request may succeed later.
+    """A quota of the account is used up (``ResourceLimitExceeded``). No job was made; the same
+    request may succeed later.
 
     Attributes:
         job_name: The name of the job that was not made.
@@ -81,10 +87,14 @@ class TrainingJobResourceLimitExceededError(Exception):
 def failure_class(status: str, secondary_status: str, failure_reason: str) -> FailureClass:
     """Classify how a job ended, by its secondary status or by the prefix of its ``FailureReason``.
 
-    A reason without a known prefix is the container's own: what it wrote to ``/opt/ml/output/failure``.
+    A reason without a known prefix is the container's own: what it wrote to
+    ``/opt/ml/output/failure``.
     """
     if status == "Stopped":
-        by_status: dict[str, FailureClass] = {"MaxRuntimeExceeded": "max_runtime", "MaxWaitTimeExceeded": "max_wait"}
+        by_status: dict[str, FailureClass] = {
+            "MaxRuntimeExceeded": "max_runtime",
+            "MaxWaitTimeExceeded": "max_wait",
+        }
         return by_status.get(secondary_status, "stopped")
     for prefix, name in _FAILURE_PREFIXES.items():
         if failure_reason.startswith(prefix):

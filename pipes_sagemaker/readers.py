@@ -1,8 +1,10 @@
-"""What comes back from a SageMaker training job while it runs: Dagster Pipes messages (S3) and log lines (CloudWatch).
+"""What comes back from a SageMaker training job while it runs: Dagster Pipes messages (S3) and log
+lines (CloudWatch).
 
-Both readers are polled by :py:class:`pipes_sagemaker.client.PipesSageMakerTrainingJobClient` in its own thread, each at
-its own pace; neither starts a thread. A reader given to the client is a template: ``for_training_job`` makes the one that
-follows a single job, so that one client serves any number of jobs at once.
+Both readers are polled by :py:class:`pipes_sagemaker.client.PipesSageMakerTrainingJobClient` in its
+own thread, each at its own pace; neither starts a thread. A reader given to the client is a
+template: ``for_training_job`` makes the one that follows a single job, so that one client serves
+any number of jobs at once.
 """
 
 import copy
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 LOG_GROUP: Final = "/aws/sagemaker/TrainingJobs"
-"""https://docs.aws.amazon.com/sagemaker/latest/dg/logging-cloudwatch.html; streams are ``{job}/algo-{n}-{epoch}``."""
+"""https://docs.aws.amazon.com/sagemaker/latest/dg/logging-cloudwatch.html; streams are
+``{job}/algo-{n}-{epoch}``."""
 
 MAX_CHUNK_BYTES: Final = 64 * 1024 * 1024
 """A larger object under the messages' prefix is refused instead of being read into memory."""
@@ -65,9 +68,13 @@ _TRANSIENT_ERRORS: Final = (
 _ABSENT_CODES: Final = frozenset({"404", "NoSuchKey"})
 _DENIED_CODES: Final = frozenset({"403", "AccessDenied", "AccessDeniedException"})
 
-_STREAM_DISCOVERY_INTERVAL: Final = 60.0  # Seconds; a spot restart opens new streams for the same hosts.
+_STREAM_DISCOVERY_INTERVAL: Final = (
+    60.0  # Seconds; a spot restart opens new streams for the same hosts.
+)
 _SLOWEST_LOG_INTERVAL: Final = 60.0  # Seconds between two calls while CloudWatch Logs throttles.
-_DRAIN_PAUSE: Final = 0.2  # Seconds between two calls at the end: 5 a second, a fifth of GetLogEvents' quota of 25.
+_DRAIN_PAUSE: Final = (
+    0.2  # Seconds between two calls at the end: 5 a second, a fifth of GetLogEvents' quota of 25.
+)
 
 
 def error_code(error: ClientError) -> str:
@@ -76,7 +83,8 @@ def error_code(error: ClientError) -> str:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same call may succeed later: throttled, a fault of the service (5xx), or no connection."""
+    """Whether the same call may succeed later: throttled, a fault of the service (5xx), or no
+    connection."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return error_code(error) in _TRANSIENT_CODES or status >= 500
@@ -86,25 +94,31 @@ def is_transient(error: Exception) -> bool:
 class PipesSageMakerMessageReader(PipesMessageReader):
     """Reads the Pipes messages that each instance of a training job writes to S3.
 
-    SageMaker gives every instance of a job the same environment, so the per-writer bootstrap variables of
-    ``PipesCompositeMessageReader`` cannot reach them. Instead there is one location for the job, and each instance writes
-    below it under its own host name (``algo-1``, ``algo-2``, …, see ``current_host`` of ``resourceconfig.json``):
-    ``{key_prefix}/{job name}/{token}/messages/{host}/{1, 2, 3, …}.json``. A job of one instance may also use the stock
+    SageMaker gives every instance of a job the same environment, so the per-writer bootstrap
+    variables of ``PipesCompositeMessageReader`` cannot reach them. Instead there is one location
+    for the job, and each instance writes below it under its own host name (``algo-1``, ``algo-2``,
+    …, see ``current_host`` of ``resourceconfig.json``): ``{key_prefix}/{job
+    name}/{token}/messages/{host}/{1, 2, 3, …}.json``. A job of one instance may also use the stock
     ``dagster_pipes.PipesS3MessageWriter``, which writes ``…/messages/{1, 2, 3, …}.json``.
 
-    An instance that SageMaker restarts (spot, instance replacement) writes on after its last chunk; its second ``opened``
-    and its earlier ``closed`` are not counted.
+    An instance that SageMaker restarts (spot, instance replacement) writes on after its last chunk;
+    its second ``opened`` and its earlier ``closed`` are not counted.
 
     Args:
-        bucket: The bucket for messages and context. Nothing deletes messages: give the prefix a lifecycle rule.
-        client: An S3 client; by default ``boto3.client("s3")``.
-        key_prefix: The prefix below which all jobs' messages lie.
-        interval: Seconds between two reads, and, told to the container, between two writes of an instance: a message
-            arrives after at most twice this long. Each read costs one GET an instance.
+        bucket: The bucket for messages and context. Nothing deletes messages: give the prefix a
+            lifecycle rule. client: An S3 client; by default ``boto3.client("s3")``. key_prefix: The
+            prefix below which all jobs' messages lie. interval: Seconds between two reads, and,
+            told to the container, between two writes of an instance: a message arrives after at
+            most twice this long. Each read costs one GET an instance.
     """
 
     def __init__(
-        self, *, bucket: str, client: "S3Client | None" = None, key_prefix: str = "pipes", interval: float = 5.0
+        self,
+        *,
+        bucket: str,
+        client: "S3Client | None" = None,
+        key_prefix: str = "pipes",
+        interval: float = 5.0,
     ) -> None:
         self.bucket = bucket
         self.client: S3Client = client or boto3.client("s3")
@@ -127,14 +141,17 @@ class PipesSageMakerMessageReader(PipesMessageReader):
         reader = copy.copy(self)
         reader._log = log
         reader._instance_count = instance_count
-        reader._job_folder = "/".join(filter(None, [self.key_prefix, job_name, uuid.uuid4().hex[:12]]))
+        reader._job_folder = "/".join(
+            filter(None, [self.key_prefix, job_name, uuid.uuid4().hex[:12]])
+        )
         reader._opened, reader._closed, reader._warned = set(), {}, set()
         reader._read_from(self.bucket, f"{reader._job_folder}/messages")
         return reader
 
     @property
     def job_folder(self) -> str:
-        """The prefix of this run's own context and messages of the job, without a slash at its end."""
+        """The prefix of this run's own context and messages of the job, without a slash at its
+        end."""
         return self._job_folder
 
     @property
@@ -170,7 +187,8 @@ class PipesSageMakerMessageReader(PipesMessageReader):
         """Open the reader for a session. Messages are read when ``poll`` or ``drain`` is called."""
         if not self._next_chunk:
             raise DagsterInvariantViolationError(
-                "A PipesSageMakerMessageReader is opened by PipesSageMakerTrainingJobClient.run, for one job."
+                "A PipesSageMakerMessageReader is opened by PipesSageMakerTrainingJobClient.run, "
+                "for one job."
             )
         self._handler = handler
         try:
@@ -181,14 +199,16 @@ class PipesSageMakerMessageReader(PipesMessageReader):
             self._handler = None
 
     def poll(self) -> None:
-        """Handle every message that has arrived since the last call. A fault of S3 is warned of and tried again later."""
+        """Handle every message that has arrived since the last call. A fault of S3 is warned of and
+        tried again later."""
         for writer in self._next_chunk:
             try:
                 self._read(writer)
             except (ClientError, BotoCoreError) as error:
                 self._warn_once(
                     type(error).__name__ + str(error),
-                    f"could not read messages below s3://{self._params['bucket']}/{writer}, will try again: {error}",
+                    f"could not read messages below s3://{self._params['bucket']}/{writer}, will "
+                    f"try again: {error}",
                 )
 
     def drain(self, attempts: int = 6) -> None:
@@ -197,8 +217,9 @@ class PipesSageMakerMessageReader(PipesMessageReader):
         S3 shows an object at once after its PUT, so one pass that succeeds has seen everything.
 
         Raises:
-            ClientError, BotoCoreError: S3 failed in each of the attempts, the last a minute after the
-                first. The job is not affected; a new run adopts it and reads its messages from the start.
+            ClientError, BotoCoreError: S3 failed in each of the attempts, the last a minute after
+                the first. The job is not affected; a new run adopts it and reads its messages from
+                the start.
         """
         for writer in self._next_chunk:
             for attempt in range(1, attempts + 1):
@@ -226,13 +247,18 @@ class PipesSageMakerMessageReader(PipesMessageReader):
             if error_code(error) in _DENIED_CODES:
                 # Without s3:ListBucket, S3 answers 403 for a key that does not exist yet.
                 self._warn_once(
-                    "denied", f"s3://{self._params['bucket']}/{key}: 403. Grant s3:GetObject, s3:ListBucket."
+                    "denied",
+                    f"s3://{self._params['bucket']}/{key}: 403. Grant s3:GetObject, s3:ListBucket.",
                 )
                 return None
             raise
         with answer["Body"] as body:
             if answer["ContentLength"] > MAX_CHUNK_BYTES:
-                self._warn_once(key, f"s3://{self._params['bucket']}/{key} is skipped: over {MAX_CHUNK_BYTES} bytes.")
+                self._warn_once(
+                    key,
+                    f"s3://{self._params['bucket']}/{key} is skipped: over {MAX_CHUNK_BYTES} "
+                    f"bytes.",
+                )
                 return ""
             return body.read().decode("utf-8", errors="replace")
 
@@ -245,21 +271,25 @@ class PipesSageMakerMessageReader(PipesMessageReader):
             message = None
         if not isinstance(message, dict) or PIPES_PROTOCOL_VERSION_FIELD not in message:
             self._warn_once(
-                line[:200], f"{writer}/{self._next_chunk[writer] - 1}.json: not a Pipes message: {line[:200]}"
+                line[:200],
+                f"{writer}/{self._next_chunk[writer] - 1}.json: not a Pipes message: {line[:200]}",
             )
             return
         method = message.get("method")
         self._closed.pop(writer, None)  # It writes again after a restart.
         if method == "closed":
-            self._closed[writer] = message  # type: ignore[assignment]  # Its one key of interest was just checked.
+            # Its one key of interest was just checked.
+            self._closed[writer] = message  # type: ignore[assignment]
             return
         if method == "opened":
             if writer in self._opened:
                 return
             self._opened.add(writer)
         try:
-            self._handler.handle_message(message)  # type: ignore[arg-type]  # The handler checks each method's params.
-        except Exception:  # noqa: BLE001  # One malformed message of a container must not lose the ones behind it.
+            # The handler checks each method's params.
+            self._handler.handle_message(message)  # type: ignore[arg-type]
+        # One malformed message of a container must not lose the ones behind it.
+        except Exception:  # noqa: BLE001
             self._handler.report_pipes_framework_exception(f"a message of {writer}", sys.exc_info())
 
     def _warn_once(self, key: str, text: str) -> None:
@@ -270,23 +300,28 @@ class PipesSageMakerMessageReader(PipesMessageReader):
     def no_messages_debug_text(self) -> str:
         """What to look at when no message came."""
         return (
-            f"Attempted to read messages from s3://{self.bucket}/{self._params.get('key_prefix', self.key_prefix)}/algo-N/."
-            " Expected each instance to open dagster_pipes with a writer that adds its host name to key_prefix,"
+            f"Attempted to read messages from "
+            f"s3://{self.bucket}/{self._params.get('key_prefix', self.key_prefix)}/algo-N/."
+            " Expected each instance to open dagster_pipes with a writer that adds its host name "
+            "to key_prefix,"
             " or a single instance with PipesS3MessageWriter."
         )
 
 
 class PipesSageMakerLogReader:
-    """Forwards the CloudWatch log lines of a training job's instances to the compute log of the Dagster run.
+    """Forwards the CloudWatch log lines of a training job's instances to the compute log of the
+    Dagster run.
 
-    CloudWatch Logs counts its quotas for the whole account (GetLogEvents 25 a second, DescribeLogStreams 25,
-    https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html), so a job makes at most one call
-    every ``interval``, whatever the number of its instances, and slows down while it is throttled.
+    CloudWatch Logs counts its quotas for the whole account (GetLogEvents 25 a second,
+    DescribeLogStreams 25,
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html), so a job
+    makes at most one call every ``interval``, whatever the number of its instances, and slows down
+    while it is throttled.
 
     Args:
-        client: A CloudWatch Logs client; by default ``boto3.client("logs")``.
-        interval: Seconds between two calls. A call reads up to 10,000 lines (1 MB) of one stream, in turn.
-        settle: Seconds to wait, when the job has ended, for CloudWatch to show its last lines.
+        client: A CloudWatch Logs client; by default ``boto3.client("logs")``. interval: Seconds
+        between two calls. A call reads up to 10,000 lines (1 MB) of one stream, in turn. settle:
+        Seconds to wait, when the job has ended, for CloudWatch to show its last lines.
         drain_timeout: Seconds after which the rest of the lines is left in CloudWatch.
         target_stream: Where lines go; by default ``sys.stdout``, the compute log.
     """
@@ -306,7 +341,9 @@ class PipesSageMakerLogReader:
         self.drain_timeout = drain_timeout
         self.target_stream = target_stream
 
-    def for_training_job(self, job_name: str, instance_count: int, log: logging.Logger) -> "TrainingJobLogs":
+    def for_training_job(
+        self, job_name: str, instance_count: int, log: logging.Logger
+    ) -> "TrainingJobLogs":
         """A reader that follows one job's streams from their first line on."""
         return TrainingJobLogs(self, job_name, instance_count, log)
 
@@ -315,7 +352,11 @@ class TrainingJobLogs:
     """The log streams of one training job, read one call at a time."""
 
     def __init__(
-        self, reader: PipesSageMakerLogReader, job_name: str, instance_count: int, log: logging.Logger
+        self,
+        reader: PipesSageMakerLogReader,
+        job_name: str,
+        instance_count: int,
+        log: logging.Logger,
     ) -> None:
         self._reader = reader
         self._job_name = job_name
@@ -330,7 +371,8 @@ class TrainingJobLogs:
         """When ``poll`` next makes a call, on the clock of ``time.monotonic``."""
 
     def poll(self) -> None:
-        """Make one call if one is due: look for streams, or read on in the stream whose turn it is."""
+        """Make one call if one is due: look for streams, or read on in the stream whose turn it
+        is."""
         if time.monotonic() < self.due:
             return
         if time.monotonic() >= self._next_discovery:
@@ -338,7 +380,11 @@ class TrainingJobLogs:
         elif self._turn:
             self._turn.rotate(-1)
             self._call(partial(self._forward, self._turn[-1]))
-        self.due = math.inf if self._refused else time.monotonic() + max(self._reader.interval, self._slowed_to)
+        self.due = (
+            math.inf
+            if self._refused
+            else time.monotonic() + max(self._reader.interval, self._slowed_to)
+        )
 
     def drain(self) -> None:
         """Forward what is left when the job has ended, for at most ``drain_timeout`` seconds."""
@@ -354,7 +400,8 @@ class TrainingJobLogs:
         while left and not self._refused:
             if time.monotonic() > deadline:
                 self._log.warning(
-                    f"[pipes] the last log lines of {self._job_name} are in CloudWatch only: no time left."
+                    f"[pipes] the last log lines of {self._job_name} are in CloudWatch only: no "
+                    f"time left."
                 )
                 return
             if self._call(left[0]):
@@ -364,7 +411,8 @@ class TrainingJobLogs:
             time.sleep(max(_DRAIN_PAUSE, self._slowed_to))
 
     def _call(self, step: Callable[[], bool]) -> bool:
-        """Make one call: whether it was the last its step needs. Slow down at each fault of the service in a row."""
+        """Make one call: whether it was the last its step needs. Slow down at each fault of the
+        service in a row."""
         try:
             done = step()
         except (ClientError, BotoCoreError) as error:
@@ -383,7 +431,9 @@ class TrainingJobLogs:
                 logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._job_name}/"
             )
         except self._reader.client.exceptions.ResourceNotFoundException:
-            self._next_discovery = time.monotonic() + self._reader.interval  # An account's first job makes the group.
+            self._next_discovery = (
+                time.monotonic() + self._reader.interval
+            )  # An account's first job makes the group.
             return True
         for stream in answer["logStreams"]:
             name = stream["logStreamName"]
@@ -397,9 +447,14 @@ class TrainingJobLogs:
         return True
 
     def _forward(self, stream: str) -> bool:
-        """Write the next lines of a stream. Returns whether the stream held no more at this moment."""
+        """Write the next lines of a stream. Returns whether the stream held no more at this
+        moment."""
         token = self._tokens[stream]
-        request: dict[str, Any] = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True}
+        request: dict[str, Any] = {
+            "logGroupName": LOG_GROUP,
+            "logStreamName": stream,
+            "startFromHead": True,
+        }
         if token is not None:
             request["nextToken"] = token
         try:

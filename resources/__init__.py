@@ -1,1 +1,2 @@
-"""The Dagster resources: the deployment and the clients of SageMaker, as assets, sensors and schedules ask for them."""
+"""The Dagster resources: the deployment and the clients of SageMaker, as assets, sensors and
+schedules ask for them."""

@@ -1,4 +1,5 @@
-"""How a run that works is told from one whose process is gone: it tags itself with the time, over and over."""
+"""How a run that works is told from one whose process is gone: it tags itself with the time, over
+and over."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ ALIVE_EVERY_SECONDS: Final = 5.0
 def signs_of_life(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     """Tag the run with the time every few seconds while the block runs.
 
-    Dagster's default launcher cannot tell a killed run from a slow one; the launcher sensor can, by this tag's age.
+    Dagster's default launcher cannot tell a killed run from a slow one; the launcher sensor can, by
+    this tag's age.
     """
     stopped = threading.Event()
 
@@ -29,7 +31,8 @@ def signs_of_life(instance: DagsterInstance, run_id: str) -> Iterator[None]:
         while not stopped.wait(ALIVE_EVERY_SECONDS):
             try:
                 instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
-            except Exception:  # noqa: BLE001 - a database that is away for a moment must not make a run seem dead for ever
+            # A database that is away for a moment must not make a run seem dead for ever.
+            except Exception:  # noqa: BLE001
                 _LOG.exception("run %s could not show a sign of life; trying again", run_id)
 
     instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})

@@ -32,25 +32,31 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
     poll_seconds: float = Field(
         15.0,
         gt=0,
-        description="Seconds between looks at the running jobs; each look is one List call for all of them.",
+        description="Seconds between looks at the running jobs; each look is one List call for all "
+        "of them.",
     )
     training_job_rate: float = Field(
         default=1.0,
         gt=0,
-        description="CreateTrainingJob calls a second of all runs together; the account's quota limits it.",
+        description="CreateTrainingJob calls a second of all runs together; the account's quota "
+        "limits it.",
     )
     training_job_burst: int = Field(
-        default=3, ge=1, description="CreateTrainingJob calls that may be made at once after a quiet time."
+        default=3,
+        ge=1,
+        description="CreateTrainingJob calls that may be made at once after a quiet time.",
     )
     lost_run_seconds: float = Field(
         90.0,
         gt=0,
-        description="A run that showed no sign of life for so long is taken to be dead, and its pack is taken up again.",
+        description="A run that showed no sign of life for so long is taken to be dead, and its "
+        "pack is taken up again.",
     )
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Generator[TenantryResource]:
-        """Called by Dagster around a run, or around an evaluation of a sensor or a schedule, which is no run."""
+        """Called by Dagster around a run, or around an evaluation of a sensor or a schedule, which
+        is no run."""
         run = context.run
         if run is None or context.instance is None:
             yield self
@@ -71,7 +77,9 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         from tenantry.training.job_statuses import TrainingJobStatuses
 
         deployment = self.deployment
-        budget = RequestBudget(deployment, "CreateTrainingJob", self.training_job_rate, self.training_job_burst)
+        budget = RequestBudget(
+            deployment, "CreateTrainingJob", self.training_job_rate, self.training_job_burst
+        )
         interval = min(5.0, self.poll_seconds)
         return PipesSageMakerTrainingJobClient(
             client=deployment.sagemaker,

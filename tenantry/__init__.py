@@ -1,1 +1,2 @@
-"""The product: a machine-learning model for every tenant, on SageMaker. Nothing here imports Dagster."""
+"""The product: a machine-learning model for every tenant, on SageMaker. Nothing here imports
+Dagster."""

@@ -1,4 +1,5 @@
-"""One local cloud for the whole test session, emptied for each test that asks for it; and one more with a live Dagster on it."""
+"""One local cloud for the whole test session, emptied for each test that asks for it; and one more
+with a live Dagster on it."""
 
 from __future__ import annotations
 
@@ -29,10 +30,12 @@ from tenantry.workloads.schema import Workload, read_workloads
 ROOT = Path(__file__).resolve().parents[1]
 TODAY = last_midnight()
 TRAINED_UNTIL = datetime(2025, 4, 1, tzinfo=UTC)
-"""Where the data end that ``trained_forecasts`` are of, whatever the day: what is asked of them names its start."""
+"""Where the data end that ``trained_forecasts`` are of, whatever the day: what is asked of them
+names its start."""
 
 RECENT_UNTIL = TODAY - timedelta(days=14 + (TODAY.weekday() - 3) % 7)
-"""Where data end that a model is asked about today from: a Thursday, so that weeks look alike whatever the day."""
+"""Where data end that a model is asked about today from: a Thursday, so that weeks look alike
+whatever the day."""
 settings.register_profile("tenantry", deadline=None)  # a busy machine is no defect
 settings.load_profile("tenantry")
 
@@ -59,20 +62,23 @@ def empty_cloud(local_cloud: LocalCloud) -> LocalCloud:
 
 @pytest.fixture(scope="session")
 def aws_session(local_cloud: LocalCloud) -> boto3.Session:
-    """One session for all tests: it reads the services' descriptions once, which costs more than most tests do."""
+    """One session for all tests: it reads the services' descriptions once, which costs more than
+    most tests do."""
     return boto3.Session()
 
 
 @pytest.fixture
 def deployment(empty_cloud: LocalCloud, aws_session: boto3.Session) -> Deployment:
-    """The stack, applied to an empty local cloud: a quarter of a second, so each test gets one of its own."""
+    """The stack, applied to an empty local cloud: a quarter of a second, so each test gets one of
+    its own."""
     deploy()
     return replace(Deployment.from_stack(), session=aws_session)
 
 
 @dataclass(frozen=True)
 class TrainedForecast:
-    """What the forecast container's own training leaves for a tenant: the archive and the outcome."""
+    """What the forecast container's own training leaves for a tenant: the archive and the
+    outcome."""
 
     archive: bytes
     outcome: dict[str, Any]
@@ -80,7 +86,8 @@ class TrainedForecast:
 
 @pytest.fixture(scope="session")
 def trained_forecasts(tmp_path_factory: pytest.TempPathFactory) -> list[TrainedForecast]:
-    """Three tenants' forecasts from ninety days of data, trained by the forecast container once for the whole session."""
+    """Three tenants' forecasts from ninety days of data, trained by the forecast container once for
+    the whole session."""
     base = tmp_path_factory.mktemp("trained-forecasts")
     frame = generate(3, TRAINED_UNTIL - timedelta(days=90), TRAINED_UNTIL)
     tasks = []
@@ -90,10 +97,24 @@ def trained_forecasts(tmp_path_factory: pytest.TempPathFactory) -> list[TrainedF
         prepared = base / "input/data/training" / tenant / "v1"
         prepared.mkdir(parents=True)
         prepare([raw], prepared, {"timezone": "Europe/London"})
-        tasks.append({"task": f"{number:032x}", "tenant": tenant, "version": "v1", "tier": "bridge", "shard": 0,
-                      "data": f"{tenant}/v1", "parameters": {"timezone": "Europe/London"}})  # fmt: skip
+        tasks.append(
+            {
+                "task": f"{number:032x}",
+                "tenant": tenant,
+                "version": "v1",
+                "tier": "bridge",
+                "shard": 0,
+                "data": f"{tenant}/v1",
+                "parameters": {"timezone": "Europe/London"},
+            }
+        )
     documents = {
-        "input/data/tasks/tasks.json": {"format": 1, "workload": "energy", "pack": "p-1", "tasks": tasks},
+        "input/data/tasks/tasks.json": {
+            "format": 1,
+            "workload": "energy",
+            "pack": "p-1",
+            "tasks": tasks,
+        },
         "input/config/hyperparameters.json": {"frequency": "auto"},
         "input/config/resourceconfig.json": {"current_host": "algo-1", "hosts": ["algo-1"]},
     }
@@ -108,14 +129,18 @@ def trained_forecasts(tmp_path_factory: pytest.TempPathFactory) -> list[TrainedF
     assert done.returncode == 0, done.stdout + done.stderr
     made = [base / "checkpoints" / str(task["tenant"]) / "v1" for task in tasks]
     return [
-        TrainedForecast(path.with_suffix(".tar.gz").read_bytes(), json.loads(path.with_suffix(".json").read_text()))
+        TrainedForecast(
+            path.with_suffix(".tar.gz").read_bytes(),
+            json.loads(path.with_suffix(".json").read_text()),
+        )
         for path in made
     ]
 
 
 @pytest.fixture(scope="module")
 def serving(local_cloud: LocalCloud) -> tuple[Deployment, Workload, Endpoint]:
-    """The stack on an emptied cloud with the bridge tier's endpoint in service, shared by a module's tests."""
+    """The stack on an emptied cloud with the bridge tier's endpoint in service, shared by a
+    module's tests."""
     local_cloud.reset()
     deploy()
     deployment = Deployment.from_stack()
@@ -137,7 +162,9 @@ class LiveDagster:
 
 
 @pytest.fixture(scope="session")
-def live_dagster_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCloud, DagsterProcesses]]:
+def live_dagster_processes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[LocalCloud, DagsterProcesses]]:
     """A local cloud and a Dagster of their own, started once; tests ask for ``live_dagster``."""
     folder = tmp_path_factory.mktemp("live-dagster")
     with running(folder / "cloud", ROOT / "containers") as cloud:
@@ -145,7 +172,9 @@ def live_dagster_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator
             _point_at(cloud, variables)
             deploy()
         patience = {"TENANTRY_POLL_SECONDS": "0.5", "TENANTRY_LOST_RUN_SECONDS": "30"}
-        with dagster_processes(folder / "dagster", free_port(), {**cloud.environment, **patience}) as dagster:
+        with dagster_processes(
+            folder / "dagster", free_port(), {**cloud.environment, **patience}
+        ) as dagster:
             yield cloud, dagster
 
 

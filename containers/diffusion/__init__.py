@@ -1,1 +1,2 @@
-"""Text-to-image models, one adapter per tenant over a shared diffusion base: preparation, training and serving."""
+"""Text-to-image models, one adapter per tenant over a shared diffusion base: preparation, training
+and serving."""

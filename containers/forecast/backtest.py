@@ -1,13 +1,16 @@
-"""Choosing a customer's champion by rolling backtest, calibrating its intervals, and scoring it on a week it never saw.
+"""Choosing a customer's champion by rolling backtest, calibrating its intervals, and scoring it on
+a week it never saw.
 
-The last week is held out: from fitting, from the choice and from calibration. Before it, each candidate is fitted once and
-forecasts up to eight weeks, week by week, from what lay before each. The candidates stand in an order of trust, and the
-first is the champion unless the median of another was clearly nearer the truth: eight weeks of one customer are few, and
-taking the winner by any margin cost 5 % of MASE on daily households. The champion's quantiles are shifted, per hour of the
-day and week ahead, by the quantiles of what it missed in the backtest (split-conformal calibration of quantile forecasts:
-Romano, Patterson, Candès 2019, arXiv:1905.03222; one side at a time, and both sides together for the few points of daily
-series). Then the champion is fitted once more, on everything. Of weeks farther ahead it says what it says of the second,
-with intervals that grow (`containers.forecast.distance`).
+The last week is held out: from fitting, from the choice and from calibration. Before it, each
+candidate is fitted once and forecasts up to eight weeks, week by week, from what lay before each.
+The candidates stand in an order of trust, and the first is the champion unless the median of
+another was clearly nearer the truth: eight weeks of one customer are few, and taking the winner by
+any margin cost 5 % of MASE on daily households. The champion's quantiles are shifted, per hour of
+the day and week ahead, by the quantiles of what it missed in the backtest (split-conformal
+calibration of quantile forecasts: Romano, Patterson, Candès 2019, arXiv:1905.03222; one side at a
+time, and both sides together for the few points of daily series). Then the champion is fitted once
+more, on everything. Of weeks farther ahead it says what it says of the second, with intervals that
+grow (`containers.forecast.distance`).
 """
 
 import math
@@ -23,13 +26,15 @@ from containers.forecast.series import Floats, UnusableSeries, Weeks
 
 BACKTEST_WEEKS: Final = 8
 MARGIN: Final = 0.15
-"""By how much, relatively, a candidate must be better than the one that stands first among those it is compared with."""
+"""By how much, relatively, a candidate must be better than the one that stands first among those it
+is compared with."""
 
 RUN: Final = {24: 3.0, 1: 6.0}
-"""Errors come in runs: so many of them, by points in a day, count as one in the correction for small samples.
+"""Errors come in runs: so many of them, by points in a day, count as one in the correction for
+small samples.
 
-A household is above its profile for hours, or for the days of a week; on a third of the customers the daily errors of
-six days said as much as one.
+A household is above its profile for hours, or for the days of a week; on a third of the customers
+the daily errors of six days said as much as one.
 """
 
 AHEAD: Final = 2
@@ -38,7 +43,8 @@ AHEAD: Final = 2
 TOWARDS_PROFILE: Final = 0.5
 """The weekly median's share of the forecast from the second week on, where it may take part.
 
-What a model saw of the last days is worth little by then: with it the error eight weeks ahead was 1 to 4 % smaller.
+What a model saw of the last days is worth little by then: with it the error eight weeks ahead was 1
+to 4 % smaller.
 """
 
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
@@ -49,10 +55,11 @@ SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
 class Score:
     """How good forecasts of a window were.
 
-    `mase`: mean absolute error of the median over that of the seasonal naive forecast within the history before the window
-    (Hyndman, Koehler 2006). `wape`: summed absolute error of the median over summed consumption. `pinball`: twice the
-    pinball loss over summed consumption, mean of the levels 0.1, 0.5 and 0.9 (the weighted quantile loss). `coverage80`:
-    share of the truth between the quantiles 0.1 and 0.9.
+    `mase`: mean absolute error of the median over that of the seasonal naive forecast within the
+    history before the window (Hyndman, Koehler 2006). `wape`: summed absolute error of the median
+    over summed consumption. `pinball`: twice the pinball loss over summed consumption, mean of the
+    levels 0.1, 0.5 and 0.9 (the weighted quantile loss). `coverage80`: share of the truth between
+    the quantiles 0.1 and 0.9.
     """
 
     mase: float
@@ -65,10 +72,10 @@ class Score:
 class Chosen:
     """A customer's champion.
 
-    `final` are its forecasts of the first week after the series and of any later one, (2, points, 1 + levels); `spread` is
-    how much wider intervals are in each week from the second on. `held_out` are the forecasts of the last points, which
-    it did not see, (points, 1 + levels). All are calibrated. `errors` are the candidates' mean absolute errors in the
-    backtest, best first.
+    `final` are its forecasts of the first week after the series and of any later one, (2, points, 1
+    + levels); `spread` is how much wider intervals are in each week from the second on. `held_out`
+    are the forecasts of the last points, which it did not see, (points, 1 + levels). All are
+    calibrated. `errors` are the candidates' mean absolute errors in the backtest, best first.
     """
 
     name: str
@@ -88,7 +95,8 @@ def choose(
 ) -> Chosen:
     """Choose among `averages` and `candidates`, in that order, and forecast.
 
-    An average takes part where all its members do. Raises `UnusableSeries` where the history is too short.
+    An average takes part where all its members do. Raises `UnusableSeries` where the history is too
+    short.
     """
     count = len(weeks.values)
     held_out = count - 1
@@ -96,14 +104,28 @@ def choose(
     complete = int(np.argmax(truth_known.any(axis=1)))
     history = held_out - complete
     if history < 3 or not truth_known[held_out].any():
-        raise UnusableSeries("The series has too few weeks with readings to hold one out and backtest on others.")
+        raise UnusableSeries(
+            "The series has too few weeks with readings to hold one out and backtest on others."
+        )
     rounds = min(BACKTEST_WEEKS, history // 2)
-    # The last origin is that of the held-out week: forecast along with the others, and used for the score alone.
+    # The last origin is that of the held-out week: forecast along with the others, and used for the
+    # score alone.
     origins = list(range(held_out - rounds, held_out + 1))
-    fitting = {candidate.name: candidate for candidate in candidates if origins[0] - complete >= candidate.shortest}
+    fitting = {
+        candidate.name: candidate
+        for candidate in candidates
+        if origins[0] - complete >= candidate.shortest
+    }
     before = weeks.until(held_out)
-    backtests = {name: candidate.forecast(before, origins, AHEAD, levels) for name, candidate in fitting.items()}
-    members = {average.name: average.members for average in averages if set(average.members) <= fitting.keys()}
+    backtests = {
+        name: candidate.forecast(before, origins, AHEAD, levels)
+        for name, candidate in fitting.items()
+    }
+    members = {
+        average.name: average.members
+        for average in averages
+        if set(average.members) <= fitting.keys()
+    }
     for name, parts in members.items():
         backtests[name] = _mean([backtests[part] for part in parts])
     names = [*members, *fitting]
@@ -114,7 +136,9 @@ def choose(
         backtests[naive.name] = naive.forecast(before, origins, AHEAD, levels)
     truth = _truth(before.values, origins[:-1], AHEAD)
     median = 1 + list(levels).index(0.5)
-    errors = {name: _mean_absolute(truth[:, 0], backtests[name][:-1, 0, :, median]) for name in names}
+    errors = {
+        name: _mean_absolute(truth[:, 0], backtests[name][:-1, 0, :, median]) for name in names
+    }
     champion = _champion(names, errors)
 
     def calibrated(name: str) -> Floats:
@@ -125,7 +149,10 @@ def choose(
     actual = weeks.values[held_out:]
     held_out_forecast = calibrated(champion)
     told = _mean(
-        [fitting[part].forecast(weeks, [count], AHEAD, levels)[0] for part in members.get(champion, (champion,))]
+        [
+            fitting[part].forecast(weeks, [count], AHEAD, levels)[0]
+            for part in members.get(champion, (champion,))
+        ]
     )
     tested = backtests[champion]
     profile = WeeklyMedian()
@@ -146,7 +173,8 @@ def choose(
 
 
 def _late(told: Floats, profile: Floats) -> Floats:
-    """Forecasts, (…, weeks ahead, points, 1 + levels), from the second week on drawn towards the weekly profile's."""
+    """Forecasts, (…, weeks ahead, points, 1 + levels), from the second week on drawn towards the
+    weekly profile's."""
     drawn = told.copy()
     drawn[..., 1:, :, :] += TOWARDS_PROFILE * (profile[..., 1:, :, :] - told[..., 1:, :, :])
     return drawn
@@ -171,14 +199,16 @@ def naive_error(values: Floats) -> float:
 
 
 def score(truth: Floats, told: Floats, scale: float, levels: Sequence[float]) -> Score:
-    """Score forecasts of shape (weeks, points, 1 + levels) where the truth, (weeks, points), is known."""
+    """Score forecasts of shape (weeks, points, 1 + levels) where the truth, (weeks, points), is
+    known."""
     known = np.isfinite(truth)
     actual = truth[known]
     quantiles = {level: told[..., 1 + list(levels).index(level)][known] for level in SCORED_LEVELS}
     total = max(float(np.abs(actual).sum()), 1e-9)
     error = np.abs(actual - quantiles[0.5])
     losses = [
-        np.maximum(level * (actual - value), (level - 1) * (actual - value)).sum() for level, value in quantiles.items()
+        np.maximum(level * (actual - value), (level - 1) * (actual - value)).sum()
+        for level, value in quantiles.items()
     ]
     return Score(
         mase=float(error.mean()) / scale,
@@ -188,12 +218,16 @@ def score(truth: Floats, told: Floats, scale: float, levels: Sequence[float]) ->
     )
 
 
-def calibrate(told: Floats, truth: Floats, backtest: Floats, per_day: int, levels: Sequence[float]) -> Floats:
-    """Shift quantiles by what the backtest missed; order them and keep them from falling below zero.
+def calibrate(
+    told: Floats, truth: Floats, backtest: Floats, per_day: int, levels: Sequence[float]
+) -> Floats:
+    """Shift quantiles by what the backtest missed; order them and keep them from falling below
+    zero.
 
-    `told` has the shape (weeks ahead, points, 1 + levels), `backtest` (origins, weeks ahead, points, 1 + levels), and
-    `truth` (origins, weeks ahead, points), NaN where unknown. Mean and median stay: what they missed of late is mostly
-    chance, and correcting it made forecasts worse (MASE 0.805 instead of 0.762 on buildings).
+    `told` has the shape (weeks ahead, points, 1 + levels), `backtest` (origins, weeks ahead,
+    points, 1 + levels), and `truth` (origins, weeks ahead, points), NaN where unknown. Mean and
+    median stay: what they missed of late is mostly chance, and correcting it made forecasts worse
+    (MASE 0.805 instead of 0.762 on buildings).
     """
     result = told.copy()
     ahead, season, _ = told.shape
@@ -203,7 +237,12 @@ def calibrate(told: Floats, truth: Floats, backtest: Floats, per_day: int, level
         source = week if np.isfinite(truth[:, week]).sum() >= season * 2 else 0
         actual = truth[:, source].reshape(-1, per_day)
         if per_day == 1:
-            _widen(result[week], actual.ravel(), backtest[:, source].reshape(-1, 1 + len(levels)), levels)
+            _widen(
+                result[week],
+                actual.ravel(),
+                backtest[:, source].reshape(-1, 1 + len(levels)),
+                levels,
+            )
             continue
         for column, level in enumerate(levels, start=1):
             if level != 0.5:
@@ -214,11 +253,13 @@ def calibrate(told: Floats, truth: Floats, backtest: Floats, per_day: int, level
 
 
 def _widen(told: Floats, actual: Floats, backtest: Floats, levels: Sequence[float]) -> None:
-    """Calibrate quantiles of daily points, (points, 1 + levels), in place, by (backtested days, 1 + levels).
+    """Calibrate quantiles of daily points, (points, 1 + levels), in place, by (backtested days, 1 +
+    levels).
 
-    Eight weeks hold 56 days, of which a tenth lies outside a quantile, too few to place it well. So each quantile is the
-    mean of two: of the model's, shifted by what both sides of its interval missed together (the symmetric form of Romano,
-    Patterson, Candès 2019), and of the median, shifted by the quantile of what it missed.
+    Eight weeks hold 56 days, of which a tenth lies outside a quantile, too few to place it well. So
+    each quantile is the mean of two: of the model's, shifted by what both sides of its interval
+    missed together (the symmetric form of Romano, Patterson, Candès 2019), and of the median,
+    shifted by the quantile of what it missed.
     """
     median = 1 + list(levels).index(0.5)
     missed = actual - backtest[:, median]
@@ -233,7 +274,9 @@ def _widen(told: Floats, actual: Floats, backtest: Floats, levels: Sequence[floa
         both = told[:, column] + sign * _quantile(outside, abs(2 * level - 1), RUN[1])
         alone = middle + _quantile(missed, level, RUN[1])
         shifted = (both + alone) / 2
-        told[:, column] = np.maximum(shifted, middle) if level > 0.5 else np.minimum(shifted, middle)
+        told[:, column] = (
+            np.maximum(shifted, middle) if level > 0.5 else np.minimum(shifted, middle)
+        )
 
 
 def _nearest(levels: Sequence[float], wanted: float) -> int:
@@ -241,7 +284,8 @@ def _nearest(levels: Sequence[float], wanted: float) -> int:
 
 
 def _shift(missed: Floats, level: float) -> Floats:
-    """The quantile of what was missed, (days, hours), per hour: the mean of that of the hour and its neighbours, and of all."""
+    """The quantile of what was missed, (days, hours), per hour: the mean of that of the hour and
+    its neighbours, and of all."""
     run = RUN[24]
     overall = _quantile(missed.ravel(), level, run)
     hours = missed.shape[1]
@@ -256,7 +300,8 @@ def _shift(missed: Floats, level: float) -> Floats:
 
 
 def _quantile(values: Floats, level: float, run: float) -> float:
-    """The quantile of the known values, its level moved outwards as split-conformal prediction does for small samples."""
+    """The quantile of the known values, its level moved outwards as split-conformal prediction does
+    for small samples."""
     known = values[np.isfinite(values)]
     if len(known) == 0:
         return 0.0
@@ -272,7 +317,8 @@ def _place(count: int, level: float, run: float) -> int:
 
 
 def _truth(values: Floats, origins: Sequence[int], ahead: int) -> Floats:
-    """The weeks that follow each origin, NaN where the series has ended: (origins, ahead, points)."""
+    """The weeks that follow each origin, NaN where the series has ended: (origins, ahead,
+    points)."""
     beyond = np.full((ahead, values.shape[1]), np.nan)
     extended = np.concatenate([values, beyond])
     return np.stack([extended[origin : origin + ahead] for origin in origins])

@@ -1,8 +1,9 @@
 """Candidate models fitted on one customer's data alone.
 
-Each takes weeks of the local clock and origins, and says mean and quantiles of the weeks that follow each origin. What is
-estimated is estimated from the weeks before the first origin; what is only looked up may come from any week before the
-origin in question. Nothing else is seen, so a backtest is honest, and a customer's model depends on that customer alone.
+Each takes weeks of the local clock and origins, and says mean and quantiles of the weeks that
+follow each origin. What is estimated is estimated from the weeks before the first origin; what is
+only looked up may come from any week before the origin in question. Nothing else is seen, so a
+backtest is honest, and a customer's model depends on that customer alone.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,14 @@ class Candidate(Protocol):
     shortest: int
     """Weeks that must lie before an origin."""
 
-    def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
-        """Forecasts of shape (origins, weeks ahead, points of a week, 1 + levels): the mean, then the quantiles.
+    def forecast(
+        self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
+    ) -> Floats:
+        """Forecasts of shape (origins, weeks ahead, points of a week, 1 + levels): the mean, then
+        the quantiles.
 
-        `origins` ascend; an origin is the number of the first week that is forecast from it. Quantiles need not be
-        calibrated, and need not be ordered.
+        `origins` ascend; an origin is the number of the first week that is forecast from it.
+        Quantiles need not be calibrated, and need not be ordered.
         """
         ...
 
@@ -36,11 +40,15 @@ class SeasonalNaive:
     name = "seasonal_naive"
     shortest = 1
 
-    def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
+    def forecast(
+        self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
+    ) -> Floats:
         """All quantiles are the point itself: calibration gives them their width."""
         filled = carried_forward(weeks.values)
         last = filled[np.asarray(origins) - 1]
-        return np.broadcast_to(last[:, None, :, None], (len(origins), ahead, weeks.season, 1 + len(levels))).copy()
+        return np.broadcast_to(
+            last[:, None, :, None], (len(origins), ahead, weeks.season, 1 + len(levels))
+        ).copy()
 
 
 class WeeklyMedian:
@@ -49,7 +57,9 @@ class WeeklyMedian:
     name = "weekly_median"
     shortest = 2
 
-    def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
+    def forecast(
+        self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
+    ) -> Floats:
         """Mean and quantiles of eight values each."""
         filled = carried_forward(weeks.values)
         ordered = recent_ordered(filled, origins)
@@ -61,7 +71,8 @@ class WeeklyMedian:
 
 
 class Average:
-    """The mean of other candidates' forecasts, which are mostly better together; it says nothing of its own."""
+    """The mean of other candidates' forecasts, which are mostly better together; it says nothing of
+    its own."""
 
     def __init__(self, *members: str) -> None:
         self.members = members
@@ -71,7 +82,8 @@ class Average:
 def carried_forward(values: Floats) -> Floats:
     """Weeks with each missing point taken from the last week that has it.
 
-    What no earlier week has is the mean of that point's later weeks, or of the whole series where it has none.
+    What no earlier week has is the mean of that point's later weeks, or of the whole series where
+    it has none.
     """
     filled = values.copy()
     missing = ~np.isfinite(filled)

@@ -35,7 +35,8 @@ class Columns:
 
 
 def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
-    """Where our columns stand in the header of the file `name`; blanks and capitals do not matter. Raises `RefusedData`."""
+    """Where our columns stand in the header of the file `name`; blanks and capitals do not matter.
+    Raises `RefusedData`."""
     if len(header) > MAX_COLUMNS:
         raise RefusedData(
             f"{name} has {len(header)} columns; at most {MAX_COLUMNS:,} are read.",
@@ -49,14 +50,20 @@ def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
         exact = [place for place, column in enumerate(said) if column == ours]
         places_of = exact or [place for place, column in enumerate(said) if column.lower() == ours]
         if len(places_of) > 1:
-            raise RefusedData(f"{name} has two columns named {ours}.", ours, "Keep one of them.", code="column_twice")
+            raise RefusedData(
+                f"{name} has two columns named {ours}.",
+                ours,
+                "Keep one of them.",
+                code="column_twice",
+            )
         if places_of:
             places[ours] = places_of[0]
         elif ours != CUSTOMER:
             raise RefusedData(
                 f"{name} has no column {ours} in its first row.",
                 ours,
-                "Name the columns timestamp and consumption (and customer_id, if you like) in the first row.",
+                "Name the columns timestamp and consumption (and customer_id, if you like) in the "
+                "first row.",
                 code="column_missing",
             )
     return places
@@ -65,8 +72,9 @@ def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
 def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array":
     """A stretch of a column without dictionaries or runs, and text of any kind as plain strings.
 
-    The length of each cell is bounded before one is copied: a dictionary may hold a long one once for a million rows.
-    Raises `RefusedData`; `first_row` is the stretch's place in the file, from 0.
+    The length of each cell is bounded before one is copied: a dictionary may hold a long one once
+    for a million rows. Raises `RefusedData`; `first_row` is the stretch's place in the file, from
+    0.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -101,7 +109,10 @@ def _is_text(kind: Any) -> bool:
 
     types = pa.types
     return bool(
-        types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
     )
 
 
@@ -116,9 +127,14 @@ def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None
     lengths = compute.binary_length(column)
     longest = compute.max(lengths).as_py()
     if longest is not None and longest > MAX_CELL_BYTES:
-        where = name if first_row is None else f"{name}, row {first_row + compute.index(lengths, longest).as_py() + 1}"
+        where = (
+            name
+            if first_row is None
+            else f"{name}, row {first_row + compute.index(lengths, longest).as_py() + 1}"
+        )
         raise RefusedData(
-            f"{where}: a cell of column {ours} has {longest:,} bytes; at most {MAX_CELL_BYTES} are read.",
+            f"{where}: a cell of column {ours} has {longest:,} bytes; at most {MAX_CELL_BYTES} are "
+            f"read.",
             ours,
             "Write one timestamp, number or id to a cell.",
             code="cell_too_long",
@@ -137,4 +153,6 @@ def too_many_rows(name: str) -> RefusedData:
 
 def no_rows(name: str) -> RefusedData:
     """What is raised for a file that has a header alone."""
-    return RefusedData(f"{name} has a header and no rows.", name, "Upload a file with rows.", code="no_rows")
+    return RefusedData(
+        f"{name} has a header and no rows.", name, "Upload a file with rows.", code="no_rows"
+    )

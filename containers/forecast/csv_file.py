@@ -25,7 +25,8 @@ _MARKS: Final = (
 
 
 def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
-    """Our columns of the CSV file `name` as text, blank as null: what they mean is for others to say.
+    """Our columns of the CSV file `name` as text, blank as null: what they mean is for others to
+    say.
 
     Raises `RefusedData`.
     """
@@ -45,12 +46,14 @@ def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
     if not count:
         raise no_rows(name)
     return Columns(
-        {ours: pa.chunked_array(part, pa.string()) for ours, part in parts.items()}, len(header) - len(places)
+        {ours: pa.chunked_array(part, pa.string()) for ours, part in parts.items()},
+        len(header) - len(places),
     )
 
 
 def _utf8(name: str, content: bytes) -> bytes:
-    """The text as UTF-8. Without a mark it is UTF-8, or else taken for Latin-1: dates and numbers are the same in both."""
+    """The text as UTF-8. Without a mark it is UTF-8, or else taken for Latin-1: dates and numbers
+    are the same in both."""
     if content.startswith(_UTF8_MARK):
         content = content.removeprefix(_UTF8_MARK)
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
@@ -74,7 +77,9 @@ def _utf8(name: str, content: bytes) -> bytes:
 
 
 def _no_text(name: str) -> RefusedData:
-    return RefusedData(f"{name} is not text.", name, f"{_AS_CSV[:-1]}, or as Parquet.", code="file_not_text")
+    return RefusedData(
+        f"{name} is not text.", name, f"{_AS_CSV[:-1]}, or as Parquet.", code="file_not_text"
+    )
 
 
 def _header(name: str, text: bytes) -> tuple[list[str], bytes]:
@@ -121,9 +126,13 @@ def _batches(name: str, text: bytes, columns: int, wanted: list[int]) -> Iterato
         yield from csv.open_csv(
             pa.BufferReader(text),
             read_options=csv.ReadOptions(
-                use_threads=False, column_names=[str(place) for place in range(columns)], block_size=_BLOCK_BYTES
+                use_threads=False,
+                column_names=[str(place) for place in range(columns)],
+                block_size=_BLOCK_BYTES,
             ),
-            parse_options=csv.ParseOptions(newlines_in_values=b'"' in text, invalid_row_handler=note),
+            parse_options=csv.ParseOptions(
+                newlines_in_values=b'"' in text, invalid_row_handler=note
+            ),
             convert_options=csv.ConvertOptions(
                 include_columns=[str(place) for place in sorted(wanted)],
                 column_types={str(place): pa.string() for place in wanted},
@@ -136,9 +145,12 @@ def _batches(name: str, text: bytes, columns: int, wanted: list[int]) -> Iterato
             row = torn[0]
             where = f"row {row.number}" if row.number else "a row"
             raise RefusedData(
-                f"{name}: {where} has {row.actual_columns} cells; the header has {row.expected_columns}.",
+                f"{name}: {where} has {row.actual_columns} cells; the header has "
+                f"{row.expected_columns}.",
                 name,
                 "Give every row as many cells as the header.",
                 code="row_torn",
             ) from error
-        raise RefusedData(f"{name} is not a CSV table.", name, _AS_CSV, code="csv_unreadable") from error
+        raise RefusedData(
+            f"{name} is not a CSV table.", name, _AS_CSV, code="csv_unreadable"
+        ) from error

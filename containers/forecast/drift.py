@@ -1,8 +1,8 @@
 """A served forecast, held against the readings that came after it was made.
 
-A model forecasts from where its training data end. When newer readings come, they say what that forecast was worth: it is
-scored as the held-out week was at training, on every reading that lies within its horizon, beside the seasonal naive
-forecast from the same origin.
+A model forecasts from where its training data end. When newer readings come, they say what that
+forecast was worth: it is scored as the held-out week was at training, on every reading that lies
+within its horizon, beside the seasonal naive forecast from the same origin.
 """
 
 import zoneinfo
@@ -33,7 +33,8 @@ FEWEST_DAYS: Final = {"h": 3, "D": 7}
 """Days of readings a score rests on at least; of fewer it is mostly chance."""
 
 FEWEST_WEEKS: Final = 2
-"""Weeks that must lie before the forecast: from one to the next is how far the naive forecast is off."""
+"""Weeks that must lie before the forecast: from one to the next is how far the naive forecast is
+off."""
 
 _Floats = NDArray[np.float64]
 
@@ -42,7 +43,8 @@ _Floats = NDArray[np.float64]
 class Scored:
     """What a served forecast was worth.
 
-    `metrics` have the names and meanings of those of training. `facts` are for people; `preview` asks for a plot.
+    `metrics` have the names and meanings of those of training. `facts` are for people; `preview`
+    asks for a plot.
     """
 
     metrics: Mapping[str, float]
@@ -53,31 +55,40 @@ class Scored:
 def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
     """What to ask the served model, so that its answer covers the readings that are newer than it.
 
-    `prepared` is the folder of the fresh data, as preparation wrote it, and `card` that of the served model. None when too
-    few readings lie within the model's horizon.
+    `prepared` is the folder of the fresh data, as preparation wrote it, and `card` that of the
+    served model. None when too few readings lie within the model's horizon.
 
-    Raises `UnusableSeries`, and KeyError, TypeError or ValueError for a card that training does not write.
+    Raises `UnusableSeries`, and KeyError, TypeError or ValueError for a card that training does not
+    write.
     """
     series = _like(_read(prepared), str(card["frequency"]))
     end = datetime.strptime(str(card["data"]["end"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     count = min(_points_after(series, int(end.timestamp())), int(card["horizon_points"]))
     if not _enough(series, int(end.timestamp()), count):
         return None
-    return {("hours" if series.frequency == "h" else "period"): count, starts.FIELD: starts.DATA_END}
+    return {
+        ("hours" if series.frequency == "h" else "period"): count,
+        starts.FIELD: starts.DATA_END,
+    }
 
 
 def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:
     """Score what the served model answered to `question`.
 
-    None when it cannot be compared: the fresh data do not reach back two weeks before it, or hold too few of its hours.
+    None when it cannot be compared: the fresh data do not reach back two weeks before it, or hold
+    too few of its hours.
 
-    Raises `UnusableSeries`, and KeyError, TypeError or ValueError for an answer that the server does not give.
+    Raises `UnusableSeries`, and KeyError, TypeError or ValueError for an answer that the server
+    does not give.
     """
     series = _like(_read(prepared), str(answer["frequency"]))
     start = int(datetime.fromisoformat(str(answer["timestamps"][0])).timestamp())
     mean = np.array(answer["mean"], np.float64)
     told = np.column_stack(
-        [mean, *(np.array(answer["quantiles"][f"{level:g}"], np.float64) for level in SCORED_LEVELS)]
+        [
+            mean,
+            *(np.array(answer["quantiles"][f"{level:g}"], np.float64) for level in SCORED_LEVELS),
+        ]
     )
     if not np.isfinite(told).all():
         raise ValueError("the answer holds a value that is no number")
@@ -121,7 +132,9 @@ def _like(series: Series, frequency: str) -> Series:
     if frequency == "D" and series.frequency == "h":
         return daily(series)
     if frequency != series.frequency:
-        raise UnusableSeries(f"The fresh data are of frequency {series.frequency}, the served model of {frequency}.")
+        raise UnusableSeries(
+            f"The fresh data are of frequency {series.frequency}, the served model of {frequency}."
+        )
     return series
 
 
@@ -145,15 +158,19 @@ def _enough(series: Series, start: int, count: int) -> bool:
 
 
 def _before(series: Series, start: int) -> Series | None:
-    """The part of the series that lies before the forecast; None where there is none, or the series ends earlier."""
+    """The part of the series that lies before the forecast; None where there is none, or the series
+    ends earlier."""
     count = (start - series.start) // STEP[series.frequency]
     if not 0 < count <= len(series.values):
         return None
-    return Series(series.start, series.values[:count], series.frequency, series.timezone, series.country)
+    return Series(
+        series.start, series.values[:count], series.frequency, series.timezone, series.country
+    )
 
 
 def _preview(series: Series, start: int, truth: _Floats, told: _Floats) -> dict[str, Any]:
-    """Truth beside forecast, for a plot of the kind `forecast`, by the local clock as it stood at the beginning."""
+    """Truth beside forecast, for a plot of the kind `forecast`, by the local clock as it stood at
+    the beginning."""
     clock = UTC if series.frequency == "D" else zoneinfo.ZoneInfo(series.timezone)
     local_start = datetime.fromtimestamp(start, clock).replace(tzinfo=None)
     columns = [_rounded(column) for column in told.T]
@@ -175,4 +192,6 @@ def _rounded(values: _Floats) -> list[float]:
 
 
 def _stamp(seconds: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime(
+        "%Y-%m-%dT%H:%M:%SZ"
+    )

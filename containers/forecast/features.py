@@ -1,4 +1,5 @@
-"""What is known about a point of the coming week when the week begins: the inputs of the regressions."""
+"""What is known about a point of the coming week when the week begins: the inputs of the
+regressions."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +11,8 @@ from containers.forecast.series import Floats, Weeks
 RECENT_WEEKS: Final = 8
 
 NAMES: Final = (
-    "median_8",  # of the last eight same points of the week: the profile that the regressions shrink towards
+    # of the last eight same points of the week: the profile that the regressions shrink towards
+    "median_8",
     "quartile_1_8",
     "quartile_3_8",
     "mean_8",
@@ -34,10 +36,11 @@ FADING: Final = tuple(NAMES.index(name) for name in ("last_day_by_hour", "last_d
 
 
 def features(filled: Floats, weeks: Weeks) -> Floats:
-    """Inputs of shape (origins, points of a week, inputs), in kWh; number `o - 1` is origin `o`, which sees weeks before it.
+    """Inputs of shape (origins, points of a week, inputs), in kWh; number `o - 1` is origin `o`,
+    which sees weeks before it.
 
-    `filled` are the values of `weeks` without gaps. A week ends where the series ends, so its last day is the day before
-    the forecast.
+    `filled` are the values of `weeks` without gaps. A week ends where the series ends, so its last
+    day is the day before the forecast.
     """
     count, season = filled.shape
     days = season // weeks.per_day
@@ -81,7 +84,8 @@ def features(filled: Floats, weeks: Weeks) -> Floats:
 
 
 def recent_ordered(filled: Floats, origins: Sequence[int]) -> Floats:
-    """The last eight values of each point of the week before each origin, ascending: (origins, points, 8).
+    """The last eight values of each point of the week before each origin, ascending: (origins,
+    points, 8).
 
     Where fewer weeks are behind, the first stands for those that are missing.
     """

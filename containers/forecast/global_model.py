@@ -1,10 +1,12 @@
 """One gradient-boosted quantile model of all pool tenants of a batch, for pool tenants alone.
 
-It learns from every series it is given what no single one shows often enough, which is the pool tier's bargain: a tenant's
-model is partly made of other tenants' data, and their models of this tenant's. Bridge and silo tenants never take part.
+It learns from every series it is given what no single one shows often enough, which is the pool
+tier's bargain: a tenant's model is partly made of other tenants' data, and their models of this
+tenant's. Bridge and silo tenants never take part.
 
-It is fitted twice: on the weeks before every customer's backtest, for the choice and the calibration, and on everything,
-for the forecasts that are served. Rows are sampled up to a fixed number, so that its cost does not grow with the customers.
+It is fitted twice: on the weeks before every customer's backtest, for the choice and the
+calibration, and on everything, for the forecasts that are served. Rows are sampled up to a fixed
+number, so that its cost does not grow with the customers.
 """
 
 import os
@@ -68,7 +70,9 @@ class GlobalModel:
         """Those of the mean and of each level; the late ones have seen everything."""
         return self._late if late else self._early
 
-    def _fitted(self, members: Sequence[Weeks], left_out: int, seed: int) -> "Sequence[lightgbm.Booster]":
+    def _fitted(
+        self, members: Sequence[Weeks], left_out: int, seed: int
+    ) -> "Sequence[lightgbm.Booster]":
         import lightgbm
 
         random = np.random.default_rng(seed)
@@ -83,7 +87,11 @@ class GlobalModel:
             first = int(np.argmax(np.isfinite(values).any(axis=1)))
             # A history too short for its backtest to be left out is left out whole.
             start = max(first + WARM_UP, stop - LONGEST)
-            known = np.argwhere(np.isfinite(values[start:stop])) if stop > start else np.empty((0, 2), dtype=np.int64)
+            known = (
+                np.argwhere(np.isfinite(values[start:stop]))
+                if stop > start
+                else np.empty((0, 2), dtype=np.int64)
+            )
             if len(known) == 0:
                 continue
             chosen = known[random.choice(len(known), min(share, len(known)), replace=False)]
@@ -98,12 +106,15 @@ class GlobalModel:
 
         def fitted(level_of: float | None) -> "lightgbm.Booster":
             objective: dict[str, Any] = (
-                {"objective": "regression"} if level_of is None else {"objective": "quantile", "alpha": level_of}
+                {"objective": "regression"}
+                if level_of is None
+                else {"objective": "quantile", "alpha": level_of}
             )
             parameters = {**_PARAMETERS, **objective, "seed": seed}
             return lightgbm.train(parameters, lightgbm.Dataset(table, truth), TREES)
 
-        # Side by side, each with one thread: threads within a fit wait for each other, busily, on cores that are shared.
+        # Side by side, each with one thread: threads within a fit wait for each other, busily, on
+        # cores that are shared.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
             return list(executor.map(fitted, (None, *self._levels)))
 
@@ -119,7 +130,9 @@ class GlobalCandidate:
         # Without early boosters, no member had a history long enough to be backtested.
         self.shortest = WARM_UP + 4 if model.boosters(late=False) else 1 << 30
 
-    def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
+    def forecast(
+        self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
+    ) -> Floats:
         """Mean and quantiles, from the boosters that have seen no week from the first origin on."""
         end_of_fit = weeks.end - (len(weeks.values) - origins[0]) * weeks.season
         boosters = self._model.boosters(late=end_of_fit >= self._end)
@@ -147,8 +160,11 @@ def _level(seen: Floats) -> Floats:
     return level
 
 
-def _calendar(weeks: Weeks, origin: "np.typing.NDArray[np.int64]", point: "np.typing.NDArray[np.int64]") -> Floats:
-    """Hour, weekday, day of the year, day ahead and public holiday of points of weeks, on the local clock."""
+def _calendar(
+    weeks: Weeks, origin: "np.typing.NDArray[np.int64]", point: "np.typing.NDArray[np.int64]"
+) -> Floats:
+    """Hour, weekday, day of the year, day ahead and public holiday of points of weeks, on the local
+    clock."""
     local = weeks.end + (origin - len(weeks.values)) * weeks.season + point
     day = local // weeks.per_day
     return np.column_stack(

@@ -1,12 +1,14 @@
 """`model.json`: the forecasts of one customer's model, written by training and read by the server.
 
-A model is stored as what it says of a week on the customer's clock, point by point from where the data end: mean and
-quantiles of the held-out week as it was forecast before it came (`before`), of the first week after the data (`first`),
-and of all weeks from the second on (`later`), whose intervals grow with the distance by the factors of `spread`. Values
-have four significant digits. That is a few kilobytes for two months ahead, is read with the standard library alone in
-well under a millisecond, and cannot run anything.
+A model is stored as what it says of a week on the customer's clock, point by point from where the
+data end: mean and quantiles of the held-out week as it was forecast before it came (`before`), of
+the first week after the data (`first`), and of all weeks from the second on (`later`), whose
+intervals grow with the distance by the factors of `spread`. Values have four significant digits.
+That is a few kilobytes for two months ahead, is read with the standard library alone in well under
+a millisecond, and cannot run anything.
 
-Files of format 1, from before a request had a start, hold the points of one horizon after the data's end. They are read.
+Files of format 1, from before a request had a start, hold the points of one horizon after the
+data's end. They are read.
 """
 
 import json
@@ -45,7 +47,8 @@ class MalformedModel(ValueError):  # noqa: N818 - the sentence says it
 
 @dataclass(frozen=True)
 class Points:
-    """Forecasts in kWh of points that follow each other; `quantiles` maps a level to its values, one per point."""
+    """Forecasts in kWh of points that follow each other; `quantiles` maps a level to its values,
+    one per point."""
 
     mean: Sequence[float]
     quantiles: Mapping[float, Sequence[float]]
@@ -55,10 +58,11 @@ class Points:
 class StoredForecast:
     """A model.
 
-    `end` is where its data end (UTC); for daily models, the midnight label of the local date that follows them. A request
-    may start up to `reach` days after it, and ask for `horizon` points. `before` are the last points before the end,
-    `first` those of the week after it, and `later` those of each week from the second on: week `w` (1 is the second) is as
-    far from its median as `later` says, times `spread[w - 1]`.
+    `end` is where its data end (UTC); for daily models, the midnight label of the local date that
+    follows them. A request may start up to `reach` days after it, and ask for `horizon` points.
+    `before` are the last points before the end, `first` those of the week after it, and `later`
+    those of each week from the second on: week `w` (1 is the second) is as far from its median as
+    `later` says, times `spread[w - 1]`.
     """
 
     model: str
@@ -100,13 +104,16 @@ def write_model(folder: Path, stored: StoredForecast) -> None:
     }
     for name in ("before", "first", "later"):
         points: Points = getattr(stored, name)
-        quantiles = {f"{level:g}": list(values) for level, values in sorted(points.quantiles.items())}
+        quantiles = {
+            f"{level:g}": list(values) for level, values in sorted(points.quantiles.items())
+        }
         document[name] = {"mean": list(points.mean), "quantiles": quantiles}
     (folder / MODEL_FILE).write_text(json.dumps(document, separators=(",", ":"), allow_nan=False))
 
 
 def read_model(folder: Path) -> StoredForecast | StoredHorizon:
-    """Read `model.json`; raises `MalformedModel` for anything that training does not write, and never wrote."""
+    """Read `model.json`; raises `MalformedModel` for anything that training does not write, and
+    never wrote."""
     document = _object(folder / MODEL_FILE)
     if document.get("format") not in (1, 2):
         raise MalformedModel(f"{MODEL_FILE}: format must be 1 or 2")
@@ -128,10 +135,17 @@ def read_model(folder: Path) -> StoredForecast | StoredHorizon:
             raise MalformedModel(f"{MODEL_FILE}: {name} must be an object")
     first, later = (_points(document[name], f"{name}.", week, week) for name in ("first", "later"))
     before = _points(document["before"], "before.", 0, week)
-    if not set(before.quantiles) == set(first.quantiles) == set(later.quantiles) or 0.5 not in first.quantiles:
-        raise MalformedModel(f"{MODEL_FILE}: quantiles must be of the same levels in all weeks, 0.5 among them")
+    if (
+        not set(before.quantiles) == set(first.quantiles) == set(later.quantiles)
+        or 0.5 not in first.quantiles
+    ):
+        raise MalformedModel(
+            f"{MODEL_FILE}: quantiles must be of the same levels in all weeks, 0.5 among them"
+        )
     spread = _values(document.get("spread"), "spread", None)
-    if not 0 < len(spread) <= LARGEST_REACH // 7 or not all(1.0 <= factor <= LARGEST_SPREAD for factor in spread):
+    if not 0 < len(spread) <= LARGEST_REACH // 7 or not all(
+        1.0 <= factor <= LARGEST_SPREAD for factor in spread
+    ):
         raise MalformedModel(f"{MODEL_FILE}: spread must be factors from 1 to {LARGEST_SPREAD:g}")
     return StoredForecast(
         model=model,
@@ -157,9 +171,13 @@ def _points(document: Mapping[str, Any], prefix: str, least: int, most: int) -> 
 
 def _stamp(document: Mapping[str, Any], field: str) -> datetime:
     try:
-        stamp = datetime.strptime(str(document.get(field)), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        stamp = datetime.strptime(str(document.get(field)), "%Y-%m-%dT%H:%M:%SZ").replace(
+            tzinfo=UTC
+        )
     except ValueError as error:
-        raise MalformedModel(f"{MODEL_FILE}: {field} must be a timestamp such as 2026-01-01T00:00:00Z") from error
+        raise MalformedModel(
+            f"{MODEL_FILE}: {field} must be a timestamp such as 2026-01-01T00:00:00Z"
+        ) from error
     if not 1970 <= stamp.year < 2200:
         raise MalformedModel(f"{MODEL_FILE}: {field} lies outside 1970 to 2200")
     return stamp
@@ -169,7 +187,9 @@ def _timezone(value: Any) -> str:
     try:
         return zoneinfo.ZoneInfo(str(value)).key
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise MalformedModel(f"{MODEL_FILE}: timezone must be an IANA name that this machine knows") from error
+        raise MalformedModel(
+            f"{MODEL_FILE}: timezone must be an IANA name that this machine knows"
+        ) from error
 
 
 def _whole(document: Mapping[str, Any], field: str, most: int) -> int:

@@ -1,4 +1,5 @@
-"""Consumption from Parquet: what a file would expand to is known, and bounded, before anything is expanded."""
+"""Consumption from Parquet: what a file would expand to is known, and bounded, before anything is
+expanded."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,7 +12,8 @@ MAX_EXPANDED_BYTES: Final = 96 << 20
 """What the pages of our columns may come to, in bytes: `MAX_ROWS` rows with 240 bytes each."""
 
 MAX_FOOTER_BYTES: Final = 4 << 20
-"""Largest footer: some ten thousand descriptions of column chunks, of which an honest file has a few hundred."""
+"""Largest footer: some ten thousand descriptions of column chunks, of which an honest file has a
+few hundred."""
 
 MAX_CHUNKS: Final = 20_000
 """Most row groups times columns."""
@@ -53,17 +55,22 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
             raise too_many_rows(name)
         if file.metadata.num_row_groups * file.metadata.num_columns > MAX_CHUNKS:
             raise RefusedData(
-                f"{name} has {file.metadata.num_row_groups:,} row groups of {file.metadata.num_columns:,} columns.",
+                f"{name} has {file.metadata.num_row_groups:,} row groups of "
+                f"{file.metadata.num_columns:,} columns.",
                 name,
                 "Write the file with one row group.",
                 code="too_many_row_groups",
             )
         wanted = {ours: header[place] for ours, place in places.items()}
         in_dictionaries = _checked(name, content, file, wanted)
-        file = parquet.ParquetFile(pa.BufferReader(content), read_dictionary=in_dictionaries, **options)
+        file = parquet.ParquetFile(
+            pa.BufferReader(content), read_dictionary=in_dictionaries, **options
+        )
         parts: dict[str, list[pa.Array]] = {ours: [] for ours in wanted}
         count = 0
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(wanted.values()), use_threads=False):
+        for batch in file.iter_batches(
+            batch_size=_BATCH_ROWS, columns=list(wanted.values()), use_threads=False
+        ):
             if count + len(batch) > rows_left:
                 raise too_many_rows(name)
             for ours, column in wanted.items():
@@ -71,14 +78,20 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
             count += len(batch)
         if not count:
             raise no_rows(name)
-        return Columns({ours: pa.chunked_array(part) for ours, part in parts.items()}, len(header) - len(wanted))
+        return Columns(
+            {ours: pa.chunked_array(part) for ours, part in parts.items()},
+            len(header) - len(wanted),
+        )
     except (pa.ArrowException, OSError, UnicodeError, OverflowError, MalformedPages) as error:
         raise _unreadable(name) from error
 
 
 def _unreadable(name: str) -> RefusedData:
     return RefusedData(
-        f"{name} is not a readable Parquet file.", name, "Write it again, or upload CSV.", code="parquet_unreadable"
+        f"{name} is not a readable Parquet file.",
+        name,
+        "Write it again, or upload CSV.",
+        code="parquet_unreadable",
     )
 
 
@@ -92,7 +105,8 @@ def _nested(name: str, what: str, field: str | None = None) -> RefusedData:
 
 
 def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> list[str]:
-    """Bound what our columns expand to; returns those of text, to be read in their dictionaries. Raises `RefusedData`."""
+    """Bound what our columns expand to; returns those of text, to be read in their dictionaries.
+    Raises `RefusedData`."""
     import pyarrow as pa
 
     leaves = {file.schema.column(place).path: place for place in range(len(file.schema))}
@@ -102,7 +116,12 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
         place = leaves.get(column)
         leaf = None if place is None else file.schema.column(place)
         kind = file.schema_arrow.field(column).type
-        if leaf is None or leaf.max_repetition_level or leaf.max_definition_level > 1 or pa.types.is_nested(kind):
+        if (
+            leaf is None
+            or leaf.max_repetition_level
+            or leaf.max_definition_level > 1
+            or pa.types.is_nested(kind)
+        ):
             raise _nested(name, f"Column {ours}", ours)
         encodings, dictionaries = set(), False
         for page in _pages(content, file, place):
@@ -110,7 +129,8 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
             count += 1
             if expanded > MAX_EXPANDED_BYTES or count > MAX_PAGES:
                 raise RefusedData(
-                    f"{name} expands to more than {MAX_EXPANDED_BYTES >> 20} MB or {MAX_PAGES:,} pages.",
+                    f"{name} expands to more than {MAX_EXPANDED_BYTES >> 20} MB or {MAX_PAGES:,} "
+                    f"pages.",
                     name,
                     "Upload fewer years, or shorter ids.",
                     code="expands_too_far",
@@ -121,7 +141,8 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
             raise _encoding(name, ours)
         if leaf.physical_type != "BYTE_ARRAY":
             continue
-        # Of strings that are kept as differences a short page may make long ones, each as long as the first.
+        # Of strings that are kept as differences a short page may make long ones, each as long as
+        # the first.
         if encodings - {_PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY, _DELTA_LENGTH}:
             raise _encoding(name, ours)
         if _DELTA_LENGTH in encodings:

@@ -1,9 +1,11 @@
-"""What a Parquet file would make of memory and stack, read from its headers before a library follows them.
+"""What a Parquet file would make of memory and stack, read from its headers before a library
+follows them.
 
-The footer of a file says sizes too, but whoever writes a file to do harm writes what they like there. A page's own header
-is what the decompressor allocates by, so it cannot promise less than it takes.
-A schema is nested as deeply as its list of elements says, and who follows it by recursion falls off the stack.
-Format: https://github.com/apache/parquet-format (`PageHeader`, `FileMetaData`, in Thrift's compact protocol).
+The footer of a file says sizes too, but whoever writes a file to do harm writes what they like
+there. A page's own header is what the decompressor allocates by, so it cannot promise less than it
+takes. A schema is nested as deeply as its list of elements says, and who follows it by recursion
+falls off the stack. Format: https://github.com/apache/parquet-format (`PageHeader`, `FileMetaData`,
+in Thrift's compact protocol).
 """
 
 from collections.abc import Iterator
@@ -29,7 +31,8 @@ class MalformedPages(ValueError):  # noqa: N818 - reads as the sentence it is: "
 
 @dataclass(frozen=True)
 class Page:
-    """A page: the bytes and values that it expands to, and the number of its encoding in the format."""
+    """A page: the bytes and values that it expands to, and the number of its encoding in the
+    format."""
 
     size: int
     values: int
@@ -38,7 +41,8 @@ class Page:
 
 
 def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page]:
-    """The pages of a column chunk at `start`, as far as a reader that wants `values` values reads. Raises `MalformedPages`."""
+    """The pages of a column chunk at `start`, as far as a reader that wants `values` values reads.
+    Raises `MalformedPages`."""
     end = min(start + length, len(content))
     seen = 0
     while start < end and seen < values:
@@ -46,7 +50,12 @@ def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page
             header, begin = _struct(content, start, 0)
             kind, size, compressed = header[1], header[2], header[3]
             described = header.get(_HEADER_OF.get(kind, -1), {})
-            page = Page(size, described.get(1, 0), described.get(_ENCODING.get(kind, -1), 0), kind == _DICTIONARY)
+            page = Page(
+                size,
+                described.get(1, 0),
+                described.get(_ENCODING.get(kind, -1), 0),
+                kind == _DICTIONARY,
+            )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise MalformedPages("a page's header is not one") from error
         if min(size, compressed, page.values) < 0 or begin - start > _LONGEST_HEADER:
@@ -58,12 +67,17 @@ def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page
 
 
 def schema_depth(footer: bytes, most_elements: int) -> int:
-    """How deeply the schema at the beginning of a `FileMetaData` is nested. Raises `MalformedPages`."""
+    """How deeply the schema at the beginning of a `FileMetaData` is nested. Raises
+    `MalformedPages`."""
     try:
         # The format's version, then the list of elements, each with the number of its children.
         _, at = _number(footer, 1)
         kinds = (footer[0], footer[at], footer[at + 1] & 15)
-        count, at = (footer[at + 1] >> 4, at + 2) if footer[at + 1] >> 4 != 15 else _unsigned(footer, at + 2)
+        count, at = (
+            (footer[at + 1] >> 4, at + 2)
+            if footer[at + 1] >> 4 != 15
+            else _unsigned(footer, at + 2)
+        )
         if kinds != (0x15, 0x19, 12) or count > most_elements:
             raise MalformedPages("a footer does not begin with a schema")
         deepest = 0
@@ -83,7 +97,8 @@ def schema_depth(footer: bytes, most_elements: int) -> int:
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The numbers and structures of a Thrift structure by field, and where it ends. Raises `IndexError`, `MalformedPages`."""
+    """The numbers and structures of a Thrift structure by field, and where it ends. Raises
+    `IndexError`, `MalformedPages`."""
     if depth > _DEEPEST:
         raise MalformedPages("a page's header is nested too deeply")
     fields: dict[int, Any] = {}

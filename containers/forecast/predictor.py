@@ -1,8 +1,10 @@
-"""Answers from stored forecasts, with the standard library alone: what the server runs for each request.
+"""Answers from stored forecasts, with the standard library alone: what the server runs for each
+request.
 
-A request says when its forecast starts, or means the present (`containers.forecast.starts`); the model answers from the
-week before its data end until two months after, on the customer's clock, with intervals that grow with the distance. A
-start beyond that is `InvalidRequest`, with the date the data end; newer forecasts come with newer data, by training again.
+A request says when its forecast starts, or means the present (`containers.forecast.starts`); the
+model answers from the week before its data end until two months after, on the customer's clock,
+with intervals that grow with the distance. A start beyond that is `InvalidRequest`, with the date
+the data end; newer forecasts come with newer data, by training again.
 """
 
 import json
@@ -18,14 +20,22 @@ from time import time
 from typing import Any, Final
 
 from containers.forecast import starts
-from containers.forecast.model_file import WEEK, MalformedModel, StoredForecast, StoredHorizon, read_card, read_model
+from containers.forecast.model_file import (
+    WEEK,
+    MalformedModel,
+    StoredForecast,
+    StoredHorizon,
+    read_card,
+    read_model,
+)
 from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest
 
 LARGEST_BODY: Final = 64 << 10
 FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles")
 
 DAYS_KEPT: Final = 2
-"""Days of starts for which a model keeps its answers ready: most requests are for today or for tomorrow."""
+"""Days of starts for which a model keeps its answers ready: most requests are for today or for
+tomorrow."""
 
 _STARTS_KEPT: Final = 4
 _HOUR: Final = 3600
@@ -48,7 +58,8 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A day's starts: the points from the day's first on, as many as the last start of the day may ask for."""
+    """A day's starts: the points from the day's first on, as many as the last start of the day may
+    ask for."""
 
     timestamps: _Row
     mean: _Row
@@ -56,15 +67,21 @@ class _Rows:
 
 
 class _Values:
-    """What a model says of points numbered from where its data end, those before it being negative."""
+    """What a model says of points numbered from where its data end, those before it being
+    negative."""
 
     def __init__(self, stored: StoredForecast | StoredHorizon) -> None:
         self._stored = stored
-        parts = (stored.points,) if isinstance(stored, StoredHorizon) else (stored.before, stored.first, stored.later)
+        parts = (
+            (stored.points,)
+            if isinstance(stored, StoredHorizon)
+            else (stored.before, stored.first, stored.later)
+        )
         self.levels = tuple(sorted(parts[0].quantiles))
         # One array a part and column: the mean, then the levels.
         self._parts = [
-            [array("d", part.mean), *(array("d", part.quantiles[level]) for level in self.levels)] for part in parts
+            [array("d", part.mean), *(array("d", part.quantiles[level]) for level in self.levels)]
+            for part in parts
         ]
 
     def columns(self, first: int, count: int) -> list[list[float]]:
@@ -93,7 +110,8 @@ class _Values:
                         told = float(f"{max(median + (told - median) * factor, 0.0):.4g}")
                     result[column].append(told)
             else:
-                # A week before the end whose clock skipped an hour has a point more than it has hours.
+                # A week before the end whose clock skipped an hour has a point more than it has
+                # hours.
                 part, point = (within, place) if place >= 0 else (before, max(known + place, 0))
                 for column, values in enumerate(part):
                     result[column].append(values[point])
@@ -103,8 +121,11 @@ class _Values:
         return sum(column.itemsize * len(column) for part in self._parts for column in part)
 
     def widest(self) -> int:
-        """Characters of the longest value, and of one that an interval's growth makes longer by a digit."""
-        largest = max((max(column, default=0.0) for part in self._parts for column in part), default=0.0)
+        """Characters of the longest value, and of one that an interval's growth makes longer by a
+        digit."""
+        largest = max(
+            (max(column, default=0.0) for part in self._parts for column in part), default=0.0
+        )
         return max(len("1.234e-05"), len(repr(largest)) + 2)
 
 
@@ -118,7 +139,8 @@ def _timestamps(first: datetime, frequency: str, count: int) -> _Row:
 
 @lru_cache(maxsize=256)
 def _places(timezone: str, end: datetime, first: int, count: int) -> tuple[int, ...]:
-    """How many hours of the wall clock lie between the data's end and each of `count` hours from number `first` on."""
+    """How many hours of the wall clock lie between the data's end and each of `count` hours from
+    number `first` on."""
     zone = starts.zone(timezone)
 
     def wall(number: int) -> int:
@@ -127,8 +149,12 @@ def _places(timezone: str, end: datetime, first: int, count: int) -> tuple[int, 
         return int(moment.timestamp() + offset.total_seconds()) // _HOUR
 
     origin = wall(0)
-    # The end may lie within the hour that the clock shows twice; its second showing is the first point.
-    return tuple(max(wall(number) - origin, 0 if number >= 0 else -WEEK["h"]) for number in range(first, first + count))
+    # The end may lie within the hour that the clock shows twice; its second showing is the first
+    # point.
+    return tuple(
+        max(wall(number) - origin, 0 if number >= 0 else -WEEK["h"])
+        for number in range(first, first + count)
+    )
 
 
 @dataclass(slots=True)
@@ -147,7 +173,8 @@ class ForecastModel:
     days: "OrderedDict[int, _Rows]" = field(default_factory=OrderedDict)
     resolved: dict[str, tuple[str, int]] = field(default_factory=dict)
     present: tuple[float, str, int] = (0.0, "", 0)
-    """Until when (seconds since 1970) a request without a start has this start, and its number of points from the end."""
+    """Until when (seconds since 1970) a request without a start has this start, and its number of
+    points from the end."""
 
     @property
     def per_day(self) -> int:
@@ -155,7 +182,8 @@ class ForecastModel:
         return 24 if self.frequency == "h" else 1
 
     def start(self, request: Mapping[str, Any]) -> tuple[str, int]:
-        """The start that a request has, and its number of points from the data's end; raises `InvalidRequest`."""
+        """The start that a request has, and its number of points from the data's end; raises
+        `InvalidRequest`."""
         asked = request.get(starts.FIELD)
         if starts.FIELD not in request:
             now = time()
@@ -187,10 +215,15 @@ class ForecastModel:
         if rows is None:
             first = number * self.per_day
             count = min(self.horizon + self.per_day - 1, self.beyond - first)
-            mean, *levels = (_Row([repr(value) for value in column]) for column in self.values.columns(first, count))
+            mean, *levels = (
+                _Row([repr(value) for value in column])
+                for column in self.values.columns(first, count)
+            )
             moment = self.end + first * starts.STEP[self.frequency]
             rows = _Rows(
-                _timestamps(moment, self.frequency, count), mean, dict(zip(self.values.levels, levels, strict=True))
+                _timestamps(moment, self.frequency, count),
+                mean,
+                dict(zip(self.values.levels, levels, strict=True)),
             )
             self.days[number] = rows
             if len(self.days) > DAYS_KEPT:
@@ -220,7 +253,11 @@ class ForecastPredictor:
         per_day = 24 if stored.frequency == "h" else 1
         if isinstance(stored, StoredHorizon):
             end, horizon, beyond = stored.start, len(stored.points.mean), len(stored.points.mean)
-            first, until, timezone = end, end + beyond * starts.STEP[stored.frequency], card.get("timezone")
+            first, until, timezone = (
+                end,
+                end + beyond * starts.STEP[stored.frequency],
+                card.get("timezone"),
+            )
         else:
             end, horizon, timezone = stored.end, stored.horizon, stored.timezone
             beyond = stored.reach * per_day + horizon
@@ -251,7 +288,8 @@ class ForecastPredictor:
         return _OVERHEAD + model.values.size() + DAYS_KEPT * (columns + timestamps)
 
     def predict(self, model: ForecastModel, body: bytes, content_type: str, accept: str) -> Answer:
-        """Answer `{"period": days}` or `{"hours": n}`, perhaps from a `start`; raises `InvalidRequest`."""
+        """Answer `{"period": days}` or `{"hours": n}`, perhaps from a `start`; raises
+        `InvalidRequest`."""
         _check_types(content_type, accept)
         request = _request(body)
         count = _count(request, model)
@@ -259,17 +297,21 @@ class ForecastPredictor:
         start, number = model.start(request)
         if number + count > model.beyond:
             raise InvalidRequest(
-                f"from {start} on the model forecasts {model.beyond - number} points: its data end at "
+                f"from {start} on the model forecasts {model.beyond - number} points: its data end "
+                f"at "
                 f"{starts.stamp(model.end)}, and its forecasts {model.beyond} points later",
                 "period" if "period" in request else "hours",
                 "end_beyond_reach",
             )
         day, first = divmod(number, model.per_day)
         rows = model.day(day)
-        quantiles = ",".join(f'"{level:g}":[{rows.quantiles[level].cut(first, count)}]' for level in levels)
+        quantiles = ",".join(
+            f'"{level:g}":[{rows.quantiles[level].cut(first, count)}]' for level in levels
+        )
+        timestamps = rows.timestamps.cut(first, count)
         return Answer(
             (
-                f'{model.head},"start":"{start}","timestamps":[{rows.timestamps.cut(first, count)}],'
+                f'{model.head},"start":"{start}","timestamps":[{timestamps}],'
                 f'"mean":[{rows.mean.cut(first, count)}],"quantiles":{{{quantiles}}}}}'
             ).encode(),
             "application/json",
@@ -279,7 +321,9 @@ class ForecastPredictor:
 def _check_types(content_type: str, accept: str) -> None:
     kind = content_type.split(";")[0].strip().lower()
     if kind not in ("", "application/json"):
-        raise InvalidRequest(f"the body must be application/json, not {kind[:60]!r}", "Content-Type")
+        raise InvalidRequest(
+            f"the body must be application/json, not {kind[:60]!r}", "Content-Type"
+        )
     wanted = [part.split(";")[0].strip().lower() for part in accept.split(",")]
     if not any(part in ("", "*/*", "application/*", "application/json") for part in wanted):
         raise InvalidRequest(f"answers are application/json, not {accept[:60]!r}", "Accept")
@@ -296,7 +340,9 @@ def _request(body: bytes) -> dict[str, Any]:
         raise InvalidRequest('the body must be a JSON object such as {"period": 7}')
     for name in request:
         if name not in FIELDS:
-            raise InvalidRequest(f"there is no field {name[:60]!r}; there are {', '.join(FIELDS)}", name[:60])
+            raise InvalidRequest(
+                f"there is no field {name[:60]!r}; there are {', '.join(FIELDS)}", name[:60]
+            )
     return request
 
 
@@ -313,7 +359,9 @@ def _count(request: dict[str, Any], model: ForecastModel) -> int:
     per_unit = 24 if field == "period" and model.frequency == "h" else 1
     if value * per_unit > model.horizon:
         raise InvalidRequest(
-            f"{field} must be at most {model.horizon // per_unit}: so far ahead one forecast reaches", field
+            f"{field} must be at most {model.horizon // per_unit}: so far ahead one forecast "
+            f"reaches",
+            field,
         )
     return value * per_unit
 
@@ -326,9 +374,13 @@ def _levels(request: dict[str, Any], model: ForecastModel) -> Sequence[float]:
     if not isinstance(levels, list) or not all(type(level) in (int, float) for level in levels):
         raise InvalidRequest("quantiles must be a list of numbers", "quantiles")
     if len(levels) > len(known):
-        raise InvalidRequest(f"quantiles must name each of at most {len(known)} levels once", "quantiles")
+        raise InvalidRequest(
+            f"quantiles must name each of at most {len(known)} levels once", "quantiles"
+        )
     for level in levels:
         if level not in known:
             named = ", ".join(f"{one:g}" for one in known)
-            raise InvalidRequest(f"this model has the quantiles {named}, not {level!r:.20}", "quantiles")
+            raise InvalidRequest(
+                f"this model has the quantiles {named}, not {level!r:.20}", "quantiles"
+            )
     return sorted(set(levels))

@@ -1,20 +1,25 @@
-"""From a customer's files to one regular series: the same code before training and wherever history is read.
+"""From a customer's files to one regular series: the same code before training and wherever history
+is read.
 
 What is repaired, and counted in `Prepared.repairs`:
 
 - rows out of order are sorted (`sorted_rows`);
 - rows that repeat a timestamp and its value are merged (`merged_duplicates`);
-- rows that repeat a timestamp with another value are averaged, up to 1 % of the timestamps (`averaged_conflicts`);
+- rows that repeat a timestamp with another value are averaged, up to 1 % of the timestamps
+  (`averaged_conflicts`);
 - rows in no order, of an hour that the clock showed twice, are averaged (`averaged_clock_changes`);
-- readings every 5 to 30 minutes are summed to hours, and an hour that lacks one is missing (`incomplete_hours`);
-- readings that are missing stay missing, up to 30 % of the series (`missing`): the models cope, and nothing is invented.
+- readings every 5 to 30 minutes are summed to hours, and an hour that lacks one is missing
+  (`incomplete_hours`);
+- readings that are missing stay missing, up to 30 % of the series (`missing`): the models cope, and
+  nothing is invented.
 
 Everything else that is wrong is refused with a reason, the column or parameter, and a cure.
 
-Timestamps mark the beginning of the interval that a reading covers; those in its last minute (13:59, 13:59:59) mean the
-same interval. With a UTC offset they are instants. Without one they are wall-clock times in the parameter `timezone`; of an
-hour that the clock shows twice, `wall_clock` says which is meant. A daily series is labelled by the local date that the
-file tells, written as that date's midnight with a `Z`.
+Timestamps mark the beginning of the interval that a reading covers; those in its last minute
+(13:59, 13:59:59) mean the same interval. With a UTC offset they are instants. Without one they are
+wall-clock times in the parameter `timezone`; of an hour that the clock shows twice, `wall_clock`
+says which is meant. A daily series is labelled by the local date that the file tells, written as
+that date's midnight with a `Z`.
 """
 
 import contextlib
@@ -47,7 +52,8 @@ HOUR: Final = 3600
 DAY: Final = 86_400
 
 SHORTEST_DAYS: Final[Mapping[Frequency, int]] = {"h": 3, "D": 3}
-"""The shortest series, in days: with three, the last can be held out, and the others still differ."""
+"""The shortest series, in days: with three, the last can be held out, and the others still differ.
+"""
 
 DECIMALS: Final = 9
 """Of kWh that are computed: finer than any meter, coarser than the rounding of sums."""
@@ -59,10 +65,18 @@ LARGEST_READING: Final = 1e7
 """kWh in one interval; ten gigawatts for an hour is more than any customer takes."""
 
 SPIKE: Final = 1000.0
-"""A reading this many times the 99th percentile of the others was taken in another unit or is a meter's total."""
+"""A reading this many times the 99th percentile of the others was taken in another unit or is a
+meter's total."""
 
-PRELOADED: Final = ("pyarrow.csv", "pyarrow.parquet", "pyarrow.compute", "pandas", "holidays.registry")
-"""Imported where they are needed; who prepares many files in processes of their own imports them before."""
+PRELOADED: Final = (
+    "pyarrow.csv",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "pandas",
+    "holidays.registry",
+)
+"""Imported where they are needed; who prepares many files in processes of their own imports them
+before."""
 
 _INTERVALS: Final = (300, 600, 900, 1200, 1800, HOUR)
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
@@ -70,7 +84,8 @@ _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote: points on the grid, their first and last time, and what people want to know about it."""
+    """What `prepare` wrote: points on the grid, their first and last time, and what people want to
+    know about it."""
 
     rows: int
     first: datetime
@@ -90,11 +105,12 @@ def prepare(
 ) -> Prepared:
     """Check one customer's files and write them as a regular series into the folder `destination`.
 
-    `files` are CSV or Parquet with the columns `timestamp` and `consumption` (kWh), and perhaps `customer_id` with one
-    value. `parameters` are `timezone` (IANA name; when it is absent or UTC, the zone that Parquet's timestamps name) and `country` (ISO 3166-1 alpha-2, for public
-    holidays; absent for none). Written are `data.csv` (`timestamp,consumption`: a regular grid, blank where missing) and
-    `series.json` (frequency, timezone, country, unit, start, rows); equal content gives equal bytes.
-    `now` is the present, for the check that no reading lies in the future.
+    `files` are CSV or Parquet with the columns `timestamp` and `consumption` (kWh), and perhaps
+    `customer_id` with one value. `parameters` are `timezone` (IANA name; when it is absent or UTC,
+    the zone that Parquet's timestamps name) and `country` (ISO 3166-1 alpha-2, for public holidays;
+    absent for none). Written are `data.csv` (`timestamp,consumption`: a regular grid, blank where
+    missing) and `series.json` (frequency, timezone, country, unit, start, rows); equal content
+    gives equal bytes. `now` is the present, for the check that no reading lies in the future.
 
     Raises `RefusedData`.
     """
@@ -109,7 +125,10 @@ def prepare(
     present = np.isfinite(readings.values)
     if not present.any():
         raise RefusedData(
-            "Every consumption cell is blank.", CONSUMPTION, "Upload a file with readings.", code="all_blank"
+            "Every consumption cell is blank.",
+            CONSUMPTION,
+            "Upload a file with readings.",
+            code="all_blank",
         )
     interval = _interval(readings.times[present])
     frequency: Frequency = "D" if interval >= DAY else "h"
@@ -191,7 +210,8 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
     if isinstance(code, str) and _COUNTRY.fullmatch(code):
         from holidays.registry import EntityLoader
 
-        # holidays.list_supported_countries imports every country's module, which takes longer than all else here.
+        # holidays.list_supported_countries imports every country's module, which takes longer than
+        # all else here.
         if code in EntityLoader.get_country_codes(include_aliases=False):
             return code
     raise RefusedData(
@@ -202,27 +222,32 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
     )
 
 
-def _check_values(readings: Readings, times: NDArray[np.int64], present: NDArray[np.bool_], *, daily: bool) -> None:
+def _check_values(
+    readings: Readings, times: NDArray[np.int64], present: NDArray[np.bool_], *, daily: bool
+) -> None:
     values = readings.values
     if is_total(times[present], values[present], daily):
         raise RefusedData(
             "These are the meter's totals: they rise from row to row.",
             CONSUMPTION,
-            "Send the differences of neighbouring totals, which is the consumption of each interval in kWh.",
+            "Send the differences of neighbouring totals, which is the consumption of each "
+            "interval in kWh.",
             code="meter_totals",
         )
     with np.errstate(invalid="ignore"):
         negative, huge = values < 0, values > LARGEST_READING
     if negative.any():
         raise RefusedData(
-            f"{readings.place(int(np.argmax(negative)))}: the consumption is negative ({int(negative.sum())} rows are).",
+            f"{readings.place(int(np.argmax(negative)))}: the consumption is negative "
+            f"({int(negative.sum())} rows are).",
             CONSUMPTION,
             "Upload consumption alone; what is fed into the grid is a series of its own.",
             code="consumption_negative",
         )
     if huge.any():
         raise RefusedData(
-            f"{readings.place(int(np.argmax(huge)))}: the consumption is more than {LARGEST_READING:g} kWh.",
+            f"{readings.place(int(np.argmax(huge)))}: the consumption is more than "
+            f"{LARGEST_READING:g} kWh.",
             CONSUMPTION,
             "Write kWh per interval, not Wh and not the meter's total.",
             code="consumption_too_large",
@@ -233,9 +258,11 @@ def _check_values(readings: Readings, times: NDArray[np.int64], present: NDArray
         row = int(np.nanargmax(values))
         if values[row] > SPIKE * usual:
             raise RefusedData(
-                f"{readings.place(row)}: the consumption is more than {SPIKE:g} times what 99 % of the rows stay below.",
+                f"{readings.place(row)}: the consumption is more than {SPIKE:g} times what 99 % of "
+                f"the rows stay below.",
                 CONSUMPTION,
-                "Write all rows in kWh per interval, and leave the cell blank where the meter failed.",
+                "Write all rows in kWh per interval, and leave the cell blank where the meter "
+                "failed.",
                 code="consumption_spike",
             )
 
@@ -248,9 +275,11 @@ def _check_range(readings: Readings, now: datetime) -> None:
         beyond = times[row] < bound.timestamp() if early else times[row] > bound.timestamp()
         if beyond:
             raise RefusedData(
-                f"{readings.place(row)}: the timestamp lies {'before 1990' if early else 'in the future'}.",
+                f"{readings.place(row)}: the timestamp lies "
+                f"{'before 1990' if early else 'in the future'}.",
                 TIMESTAMP,
-                "Upload measured consumption; check the unit if timestamps were converted from numbers.",
+                "Upload measured consumption; check the unit if timestamps were converted from "
+                "numbers.",
                 code="timestamp_before_1990" if early else "timestamp_in_future",
             )
 
@@ -281,7 +310,8 @@ def _interval(times: NDArray[np.int64]) -> int:
 
 
 def _at_beginnings(times: NDArray[np.int64], interval: int) -> NDArray[np.int64]:
-    """Of rows that mark an interval by its last minute or second, its beginning; others as they are."""
+    """Of rows that mark an interval by its last minute or second, its beginning; others as they
+    are."""
     phases = times % interval
     return times - phases if (phases >= interval - DAY_END).all() else times
 
@@ -292,7 +322,8 @@ def _check_phase(readings: Readings, times: NDArray[np.int64], interval: int) ->
         off = times % interval != phases[np.argmax(counts)]
         row = int(np.argmax(off))
         raise RefusedData(
-            f"{readings.place(row)}: the timestamp is off the grid of {interval // 60} minutes that most rows keep "
+            f"{readings.place(row)}: the timestamp is off the grid of {interval // 60} minutes "
+            f"that most rows keep "
             f"({int(off.sum())} rows are).",
             TIMESTAMP,
             "Write one reading per interval, at its beginning.",
@@ -318,7 +349,8 @@ def _without_duplicates(
     conflicts = int((low != high).sum())
     if conflicts > MAX_CONFLICTS * len(unique):
         raise RefusedData(
-            f"{conflicts} timestamps have two different values; up to {MAX_CONFLICTS:.0%} of {len(unique)} are averaged.",
+            f"{conflicts} timestamps have two different values; up to {MAX_CONFLICTS:.0%} of "
+            f"{len(unique)} are averaged.",
             TIMESTAMP,
             "Upload one row per timestamp; several meters are summed before.",
             code="conflicting_rows",
@@ -341,14 +373,20 @@ def _hourly(
         repairs["incomplete_hours"] = int((~whole).sum())
     if not whole.any():
         raise RefusedData(
-            "No hour has all its readings.", TIMESTAMP, "Upload readings without gaps.", code="no_whole_hour"
+            "No hour has all its readings.",
+            TIMESTAMP,
+            "Upload readings without gaps.",
+            code="no_whole_hour",
         )
     sums = np.round(np.bincount(inverse, weights=values), DECIMALS)
     return hours[whole] * HOUR, sums[whole]
 
 
 def _grid(
-    times: NDArray[np.int64], values: NDArray[np.float64], frequency: Frequency, repairs: dict[str, int]
+    times: NDArray[np.int64],
+    values: NDArray[np.float64],
+    frequency: Frequency,
+    repairs: dict[str, int],
 ) -> tuple[int, NDArray[np.float64]]:
     """The first time and the values on the regular grid, NaN where missing."""
     step = DAY if frequency == "D" else HOUR
@@ -357,7 +395,8 @@ def _grid(
     days = count * step / DAY
     if days < SHORTEST_DAYS[frequency]:
         raise RefusedData(
-            f"The {'daily' if frequency == 'D' else 'hourly'} series spans {days:.1f} days; at least "
+            f"The {'daily' if frequency == 'D' else 'hourly'} series spans {days:.1f} days; at "
+            f"least "
             f"{SHORTEST_DAYS[frequency]} are needed.",
             TIMESTAMP,
             "Upload a longer history.",
@@ -392,15 +431,19 @@ def _longest_gap(grid: NDArray[np.float64]) -> int:
 
 
 def _csv(start: int, grid: NDArray[np.float64], step: int) -> str:
-    """The series as text. Dates are formatted once per day, which takes a tenth of formatting each timestamp."""
+    """The series as text. Dates are formatted once per day, which takes a tenth of formatting each
+    timestamp."""
     per_day = DAY // step
     midnight = start // DAY
     clock = [
-        f"T{second // HOUR:02}:{second // 60 % 60:02}:{second % 60:02}Z," for second in range(start % step, DAY, step)
+        f"T{second // HOUR:02}:{second // 60 % 60:02}:{second % 60:02}Z,"
+        for second in range(start % step, DAY, step)
     ]
     offset = (start - midnight * DAY) // step
     days = (offset + len(grid) + per_day - 1) // per_day
-    dates = np.datetime_as_string(np.arange(midnight, midnight + days).astype("datetime64[D]")).tolist()
+    dates = np.datetime_as_string(
+        np.arange(midnight, midnight + days).astype("datetime64[D]")
+    ).tolist()
     stamps = [date + time for date in dates for time in clock][offset : offset + len(grid)]
     # One call for all numbers takes half the time of one repr each, and writes them the same.
     cells = json.dumps(grid.tolist())[1:-1].replace("NaN", "").split(", ")

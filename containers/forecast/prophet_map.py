@@ -1,11 +1,12 @@
 """Prophet's model, fitted to its posterior mode in numpy for many customers at once.
 
-The model is the one of Taylor and Letham (2018), "Forecasting at scale", The American Statistician 72(1), as the library
-`prophet` fits it by default: a piecewise-linear trend with changepoints in the first 80 % of the history and a Laplace
-prior on their slopes, and Fourier series for day, week and year with normal priors. The library hands the mode to
-Stan's L-BFGS, one customer at a time; here the Laplace prior is a reweighted quadratic one (`|x| ~ x²/|x|`), so that each
-step is one small linear system per customer, and customers that share a calendar share the products that make it.
-What a customer's system holds is that customer's data alone.
+The model is the one of Taylor and Letham (2018), "Forecasting at scale", The American Statistician
+72(1), as the library `prophet` fits it by default: a piecewise-linear trend with changepoints in
+the first 80 % of the history and a Laplace prior on their slopes, and Fourier series for day, week
+and year with normal priors. The library hands the mode to Stan's L-BFGS, one customer at a time;
+here the Laplace prior is a reweighted quadratic one (`|x| ~ x²/|x|`), so that each step is one
+small linear system per customer, and customers that share a calendar share the products that make
+it. What a customer's system holds is that customer's data alone.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ _HOURS_OF_DAY: Final = 24
 
 @dataclass(frozen=True)
 class _Calendar:
-    """The design of a history and what follows: (points, coefficients); trend first, then seasonalities."""
+    """The design of a history and what follows: (points, coefficients); trend first, then
+    seasonalities."""
 
     history: Floats
     future: Floats
@@ -46,8 +48,11 @@ class Prophet:
     name = "prophet"
     shortest = 4
 
-    def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
-        """One fit for all origins; every quantile is the mean: calibration gives them their width."""
+    def forecast(
+        self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
+    ) -> Floats:
+        """One fit for all origins; every quantile is the mean: calibration gives them their
+        width."""
         first, last = origins[0], origins[-1]
         told = forecast_many([weeks.until(first)], last - first + ahead)[0]
         result = np.empty((len(origins), ahead, weeks.season, 1 + len(levels)))
@@ -57,7 +62,8 @@ class Prophet:
 
 
 def forecast_many(histories: Sequence[Weeks], ahead: int) -> list[Floats]:
-    """The mean of the `ahead` weeks after each history, (weeks, points) each, in the order given."""
+    """The mean of the `ahead` weeks after each history, (weeks, points) each, in the order
+    given."""
     results: dict[int, Floats] = {}
     groups: dict[tuple[int, int, int], list[int]] = {}
     for number, weeks in enumerate(histories):
@@ -73,7 +79,8 @@ def forecast_many(histories: Sequence[Weeks], ahead: int) -> list[Floats]:
 
 
 def _fit(calendar: _Calendar, values: Floats) -> Floats:
-    """Forecasts, (customers, future points), from values of shape (customers, points) with NaN where missing."""
+    """Forecasts, (customers, future points), from values of shape (customers, points) with NaN
+    where missing."""
     size = calendar.history.shape[1]
     scale = np.nanmax(np.abs(values), axis=1, keepdims=True) + 1e-12
     grams, moments, counts, powers = [], [], [], []
@@ -91,7 +98,9 @@ def _fit(calendar: _Calendar, values: Floats) -> Floats:
     gram, moment = np.stack(grams), np.stack(moments)
     count, power = np.array(counts), np.array(powers)
     noise = np.full(len(values), 0.01)
-    slopes = np.full((len(values), calendar.changepoints.stop - calendar.changepoints.start), CHANGEPOINT_SCALE)
+    slopes = np.full(
+        (len(values), calendar.changepoints.stop - calendar.changepoints.start), CHANGEPOINT_SCALE
+    )
     diagonal = np.arange(size)
     solution = np.zeros((len(values), size))
     for _step in range(STEPS):
@@ -103,7 +112,8 @@ def _fit(calendar: _Calendar, values: Floats) -> Floats:
         slopes = solution[:, calendar.changepoints]
         fitted = np.matmul(gram, solution[..., None])[..., 0]
         squares = power - 2 * (solution * moment).sum(axis=1) + (solution * fitted).sum(axis=1)
-        # The mode of the noise under its half-normal prior of scale 0.5, which a year of readings outweighs.
+        # The mode of the noise under its half-normal prior of scale 0.5, which a year of readings
+        # outweighs.
         noise = np.maximum(squares / count, 1e-8)
     told: Floats = np.stack([calendar.future @ row for row in solution]) * scale
     return told
@@ -114,11 +124,14 @@ def _calendar(end: int, count: int, season: int, per_day: int, ahead: int) -> _C
     points = np.arange(count + ahead * season, dtype=np.float64)
     time = points / max(count - 1, 1)
     days = (end - count + points) / per_day
-    changes = np.linspace(0, int(count * CHANGEPOINT_RANGE) - 1, CHANGEPOINTS + 1)[1:].round() / max(count - 1, 1)
+    changes = np.linspace(0, int(count * CHANGEPOINT_RANGE) - 1, CHANGEPOINTS + 1)[
+        1:
+    ].round() / max(count - 1, 1)
     columns = [np.ones_like(time), time, *(np.maximum(time - change, 0.0) for change in changes)]
     penalties = [1 / TREND_SCALE**2] * 2 + [0.0] * CHANGEPOINTS
     span = count / per_day
-    # As the library decides by default: a season needs two of its periods, the day points within it.
+    # As the library decides by default: a season needs two of its periods, the day points within
+    # it.
     for period, order, present in (
         (365.25, 10, span >= 730),
         (7.0, 3, span >= 14),

@@ -1,7 +1,7 @@
 """Reading a customer's consumption files, CSV or Parquet, whoever wrote them, into arrays.
 
-Nothing in a file is trusted: size, rows, cells and what a file expands to are bounded, and whatever cannot be read is told
-by file, row and column. No refusal quotes a cell.
+Nothing in a file is trusted: size, rows, cells and what a file expands to are bounded, and whatever
+cannot be read is told by file, row and column. No refusal quotes a cell.
 """
 
 import re
@@ -40,7 +40,12 @@ CONTENT: Final[Sequence[tuple[bytes, str, str, str]]] = (
     (b"%PDF", "is a PDF", "Export the table as CSV in UTF-8.", "file_document"),
     (b"{\\rtf", "is a text document (RTF)", "Export the table as CSV in UTF-8.", "file_document"),
     (b"PARE", "is an encrypted Parquet file", "Write it without encryption.", "file_encrypted"),
-    (b"SQLite format 3", "is an SQLite database", "Export the table as CSV in UTF-8.", "file_other_table"),
+    (
+        b"SQLite format 3",
+        "is an SQLite database",
+        "Export the table as CSV in UTF-8.",
+        "file_other_table",
+    ),
     (b"ARROW1", "is an Arrow (Feather) file", "Write it as Parquet.", "file_other_table"),
     (b"ORC", "is an ORC file", "Write it as Parquet.", "file_other_table"),
     (b"Obj\x01", "is an Avro file", "Write it as Parquet.", "file_other_table"),
@@ -56,7 +61,8 @@ _MARKUP: Final[Sequence[tuple[bytes, str]]] = (
 )
 
 _AROUND: Final = r"[\s\x{a0}\x{2000}-\x{200b}\x{202f}\x{2060}\x{feff}\"]*"
-"""Blanks of all kinds around a number, and quotes that a blank stands before, as Arrow's RE2 writes them."""
+"""Blanks of all kinds around a number, and quotes that a blank stands before, as Arrow's RE2 writes
+them."""
 
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 
@@ -65,8 +71,9 @@ _WHOLE: Final = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 class Readings:
     """The rows of all files in the order they were found.
 
-    `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock; `values` are kWh, NaN where blank.
-    `local`, `utc`, `zone` and `ends` are what the timestamps tell beside (`Stamps`).
+    `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock; `values` are kWh,
+    NaN where blank. `local`, `utc`, `zone` and `ends` are what the timestamps tell beside
+    (`Stamps`).
     """
 
     times: NDArray[np.int64]
@@ -92,7 +99,9 @@ class Readings:
 def read_files(files: Sequence[Path]) -> Readings:
     """Read all files of one customer; raises `RefusedData`."""
     if not files:
-        raise RefusedData("There is no file.", "files", "Upload at least one CSV or Parquet file.", code="no_file")
+        raise RefusedData(
+            "There is no file.", "files", "Upload at least one CSV or Parquet file.", code="no_file"
+        )
     stamps: list[Stamps] = []
     values = []
     customers: set[str] = set()
@@ -108,7 +117,8 @@ def read_files(files: Sequence[Path]) -> Readings:
             customers |= _customers(columns.found[CUSTOMER])
         if stamps[-1].zoned != stamps[0].zoned:
             raise RefusedData(
-                f"Timestamps of {file.name} {'have' if stamps[-1].zoned else 'lack'} a UTC offset, those of "
+                f"Timestamps of {file.name} {'have' if stamps[-1].zoned else 'lack'} a UTC offset, "
+                f"those of "
                 f"{files[0].name} {'do not' if stamps[-1].zoned else 'have one'}.",
                 TIMESTAMP,
                 "Write all timestamps with an offset, or all without.",
@@ -118,7 +128,8 @@ def read_files(files: Sequence[Path]) -> Readings:
         raise RefusedData(
             f"There are {len(customers):,} customers in the files.",
             CUSTOMER,
-            "Upload one customer's rows; `python -m containers.forecast.split` splits a file by customer.",
+            "Upload one customer's rows; `python -m containers.forecast.split` splits a file by "
+            "customer.",
             code="several_customers",
         )
     zones = {stamp.zone for stamp in stamps}
@@ -150,10 +161,15 @@ def _columns(file: Path, rows_left: int) -> Columns:
         content = file.read_bytes()
     except OSError as error:
         raise RefusedData(
-            f"{name} cannot be read ({error.strerror}).", name, "Upload the file again.", code="file_unreadable"
+            f"{name} cannot be read ({error.strerror}).",
+            name,
+            "Upload the file again.",
+            code="file_unreadable",
         ) from error
     if not content.strip():
-        raise RefusedData(f"{name} is empty.", name, "Upload a file with a header and rows.", code="file_empty")
+        raise RefusedData(
+            f"{name} is empty.", name, "Upload a file with a header and rows.", code="file_empty"
+        )
     if content.startswith(b"PAR1"):
         return read_parquet(name, content, rows_left)
     _check_content(name, content)
@@ -165,9 +181,13 @@ def _check_content(name: str, content: bytes) -> None:
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         inside = content[:4096] + content[-4096:]
         if b"xl/" in inside:
-            raise RefusedData(f"{name} is an Excel file (.xlsx).", name, _EXPORT, code="file_spreadsheet")
+            raise RefusedData(
+                f"{name} is an Excel file (.xlsx).", name, _EXPORT, code="file_spreadsheet"
+            )
         if b"opendocument" in inside:
-            raise RefusedData(f"{name} is an OpenDocument file.", name, _EXPORT, code="file_spreadsheet")
+            raise RefusedData(
+                f"{name} is an OpenDocument file.", name, _EXPORT, code="file_spreadsheet"
+            )
         raise RefusedData(f"{name} is a ZIP archive.", name, _PACKED, code="file_compressed")
     for mark, kind, cure, code in CONTENT:
         if content.startswith(mark):
@@ -175,7 +195,9 @@ def _check_content(name: str, content: bytes) -> None:
     begin = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
     for pattern, kind in _MARKUP:
         if re.match(pattern, begin, re.IGNORECASE):
-            raise RefusedData(f"{name} {kind}.", name, "Export the table as CSV in UTF-8.", code="file_document")
+            raise RefusedData(
+                f"{name} {kind}.", name, "Export the table as CSV in UTF-8.", code="file_document"
+            )
 
 
 def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
@@ -188,12 +210,16 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
     if pa.types.is_string(kind):
         if not _casts(column, pa.float64()):
             column = compute.replace_substring_regex(column, f"^{_AROUND}\\+?|{_AROUND}$", "")
-            column = compute.if_else(compute.equal(column, ""), pa.scalar(None, pa.string()), column)
+            column = compute.if_else(
+                compute.equal(column, ""), pa.scalar(None, pa.string()), column
+            )
         if not _casts(column, pa.float64()):
             raise RefusedData(
-                f"{name}, row {_first_failing(column, pa.float64()) + 1}: the consumption is not a number.",
+                f"{name}, row {_first_failing(column, pa.float64()) + 1}: the consumption is not a "
+                f"number.",
                 CONSUMPTION,
-                "Write kWh as a number with a decimal point, and leave the cell blank where a reading is missing.",
+                "Write kWh as a number with a decimal point, and leave the cell blank where a "
+                "reading is missing.",
                 code="consumption_not_number",
             )
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
@@ -224,7 +250,11 @@ def _customers(column: "pa.ChunkedArray") -> set[str]:
     # A float that is no number, as pandas has it for a blank one, is not equal to itself.
     told = (value for value in column.unique().to_pylist() if value is not None and value == value)
     ids = (str(value).strip() for value in told)
-    return {_WHOLE.sub(r"\1", customer) if _WHOLE.fullmatch(customer) else customer for customer in ids if customer}
+    return {
+        _WHOLE.sub(r"\1", customer) if _WHOLE.fullmatch(customer) else customer
+        for customer in ids
+        if customer
+    }
 
 
 def _casts(column: "pa.ChunkedArray", target: Any) -> bool:

@@ -1,8 +1,10 @@
-"""A prepared series, and its rearrangement into weeks of the customer's own clock, in which the models think.
+"""A prepared series, and its rearrangement into weeks of the customer's own clock, in which the
+models think.
 
-People live by the local clock: on real households, features in local time take MASE from 0.909 to 0.857 in the week of a
-clock change and lose nothing elsewhere. So the instants of UTC are laid on a wall-clock grid once (the hour that a clock
-skips is missing, the hour that it shows twice is averaged), models see weeks, and forecasts are mapped back to instants.
+People live by the local clock: on real households, features in local time take MASE from 0.909 to
+0.857 in the week of a clock change and lose nothing elsewhere. So the instants of UTC are laid on a
+wall-clock grid once (the hour that a clock skips is missing, the hour that it shows twice is
+averaged), models see weeks, and forecasts are mapped back to instants.
 """
 
 import json
@@ -34,12 +36,14 @@ Integers = NDArray[np.int64]
 
 
 class UnusableSeries(ValueError):  # noqa: N818 - the sentence is for the tenant's owner
-    """The prepared files are not what preparation writes, or do not allow what the hyperparameters ask for."""
+    """The prepared files are not what preparation writes, or do not allow what the hyperparameters
+    ask for."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A regular series: `values` in kWh (NaN where missing) from `start`, in seconds of UTC since 1970."""
+    """A regular series: `values` in kWh (NaN where missing) from `start`, in seconds of UTC since
+    1970."""
 
     start: int
     values: Floats
@@ -49,28 +53,40 @@ class Series:
 
     @property
     def end(self) -> int:
-        """The first instant after the series: where forecasts start, in seconds of UTC since 1970."""
+        """The first instant after the series: where forecasts start, in seconds of UTC since
+        1970."""
         return self.start + len(self.values) * STEP[self.frequency]
 
 
 def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) -> Series:
-    """The series in `folder`; raw files there (no `series.json`) are prepared into `workspace` first.
+    """The series in `folder`; raw files there (no `series.json`) are prepared into `workspace`
+    first.
 
     Raises `UnusableSeries`, or `RefusedData` where raw files are refused.
     """
     if not (folder / SERIES_FILE).is_file():
-        raw = sorted(path for path in folder.iterdir() if path.suffix in (".csv", ".parquet") and path.is_file())
+        raw = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix in (".csv", ".parquet") and path.is_file()
+        )
         prepare(raw, workspace, parameters)
         folder = workspace
     described = _described(folder / SERIES_FILE)
     values = _values(folder / DATA_FILE)
-    start = int(datetime.strptime(described["start"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    start = int(
+        datetime.strptime(described["start"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    )
     if len(values) != described["rows"] or not np.isfinite(values).any():
-        raise UnusableSeries(f"{DATA_FILE} does not have the {described['rows']} rows that {SERIES_FILE} promises.")
+        raise UnusableSeries(
+            f"{DATA_FILE} does not have the {described['rows']} rows that {SERIES_FILE} promises."
+        )
     with np.errstate(invalid="ignore"):
         if (values < 0).any() or np.isinf(values).any():
             raise UnusableSeries(f"{DATA_FILE} has negative or infinite consumption.")
-    return Series(start, values, described["frequency"], described["timezone"], described["country"])
+    return Series(
+        start, values, described["frequency"], described["timezone"], described["country"]
+    )
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -113,7 +129,8 @@ def _values(path: Path) -> Floats:
 
 
 def daily(series: Series) -> Series:
-    """Sums of an hourly series by local date; a day that lacks up to two hours is scaled up, one that lacks more is missing.
+    """Sums of an hourly series by local date; a day that lacks up to two hours is scaled up, one
+    that lacks more is missing.
 
     Incomplete days at both ends are left out.
     """
@@ -136,7 +153,8 @@ def daily(series: Series) -> Series:
 
 @lru_cache(maxsize=64)
 def local_hours(timezone: str, start: int, count: int) -> Integers:
-    """Hours of the wall clock since its 1970 for `count` hours of UTC from `start` (seconds): one number per hour.
+    """Hours of the wall clock since its 1970 for `count` hours of UTC from `start` (seconds): one
+    number per hour.
 
     Cached: the customers of a product mostly share clock and window.
     """
@@ -145,7 +163,11 @@ def local_hours(timezone: str, start: int, count: int) -> Integers:
         return instants // HOUR
     import pandas as pd
 
-    wall = pd.DatetimeIndex(instants.astype("datetime64[s]"), tz="UTC").tz_convert(timezone).tz_localize(None)
+    wall = (
+        pd.DatetimeIndex(instants.astype("datetime64[s]"), tz="UTC")
+        .tz_convert(timezone)
+        .tz_localize(None)
+    )
     hours: Integers = wall.to_numpy().astype("datetime64[s]").astype(np.int64) // HOUR
     hours.setflags(write=False)
     return hours
@@ -155,8 +177,9 @@ def local_hours(timezone: str, start: int, count: int) -> Integers:
 class Weeks:
     """A series as weeks of the local clock, the last of which ends where the series ends.
 
-    `values` has the shape (weeks, points of a week); what lies before the series is NaN. Its first column is therefore
-    not Monday but whatever follows the end. `end` is the local point (hour or day since 1970) after the last.
+    `values` has the shape (weeks, points of a week); what lies before the series is NaN. Its first
+    column is therefore not Monday but whatever follows the end. `end` is the local point (hour or
+    day since 1970) after the last.
     """
 
     values: Floats
@@ -177,7 +200,9 @@ class Weeks:
     def until(self, week: int) -> "Weeks":
         """The same without the weeks from `week` on."""
         left = len(self.values) - week
-        return Weeks(self.values[:week], self.end - left * self.season, self.frequency, self.country)
+        return Weeks(
+            self.values[:week], self.end - left * self.season, self.frequency, self.country
+        )
 
 
 def weeks_of(series: Series) -> Weeks:
@@ -201,10 +226,12 @@ def weeks_of(series: Series) -> Weeks:
 
 
 def future_points(series: Series, count: int) -> Integers:
-    """Where each of the `count` points after the series lies in the local weeks that follow it (0 is the first)."""
+    """Where each of the `count` points after the series lies in the local weeks that follow it (0
+    is the first)."""
     if series.frequency == "D":
         return np.arange(count, dtype=np.int64)
     local = local_hours(series.timezone, series.end, count)
-    # The end may lie within the hour that the clock shows twice; its second showing is the first point.
+    # The end may lie within the hour that the clock shows twice; its second showing is the first
+    # point.
     points: Integers = np.maximum(local - local[0], 0)
     return points

@@ -1,4 +1,5 @@
-"""The hyperparameters of a forecast training job: strings, as SageMaker passes them, parsed once."""
+"""The hyperparameters of a forecast training job: strings, as SageMaker passes them, parsed
+once."""
 
 import json
 import math
@@ -17,7 +18,8 @@ GLOBAL: Final = "global_lightgbm"
 
 DEFAULT_OWN: Final = ("ridge", "weekly_median", "seasonal_naive")
 DEFAULT_POOL: Final = (GLOBAL, *DEFAULT_OWN)
-"""Which candidates there are by default. The first stays unless another is clearly better in the backtest."""
+"""Which candidates there are by default. The first stays unless another is clearly better in the
+backtest."""
 
 DEFAULT_HORIZON_DAYS: Final = {"h": 14, "D": 28}
 LARGEST_HORIZON_DAYS: Final = {"h": 14, "D": 28}
@@ -35,12 +37,12 @@ class InvalidHyperparameter(ValueError):  # noqa: N818 - the sentence says it
 class Settings:
     """How models are made.
 
-    `frequency`: `auto` takes that of the data; `D` sums an hourly series to days.
-    `candidates`: names to choose among, or none for the defaults of the tier. `global_lightgbm` among them is for tenants
-    of tier pool; the others choose among the rest.
-    `quantiles`: levels that a model forecasts, ascending, with 0.1, 0.5 and 0.9 among them.
-    `horizon_days`: days that one forecast may reach from its start; none for 14 hourly and 28 daily.
-    `prophet`: how the candidate `prophet` is fitted: all customers at once in numpy, or by the library, one by one.
+    `frequency`: `auto` takes that of the data; `D` sums an hourly series to days. `candidates`:
+    names to choose among, or none for the defaults of the tier. `global_lightgbm` among them is for
+    tenants of tier pool; the others choose among the rest. `quantiles`: levels that a model
+    forecasts, ascending, with 0.1, 0.5 and 0.9 among them. `horizon_days`: days that one forecast
+    may reach from its start; none for 14 hourly and 28 daily. `prophet`: how the candidate
+    `prophet` is fitted: all customers at once in numpy, or by the library, one by one.
     """
 
     frequency: Literal["auto", "h", "D"] = "auto"
@@ -51,11 +53,16 @@ class Settings:
     seed: int = 0
 
 
-def parse_settings(hyperparameters: Mapping[str, str], available: tuple[str, ...] = (*OWN_DATA, GLOBAL)) -> Settings:
-    """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown or malformed."""
+def parse_settings(
+    hyperparameters: Mapping[str, str], available: tuple[str, ...] = (*OWN_DATA, GLOBAL)
+) -> Settings:
+    """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown or
+    malformed."""
     for name in hyperparameters:
         if name not in KNOWN and name not in RUNTIME and not name.startswith("sagemaker_"):
-            raise InvalidHyperparameter(f"hyperparameter {name!r} is unknown; there are {', '.join(KNOWN + RUNTIME)}")
+            raise InvalidHyperparameter(
+                f"hyperparameter {name!r} is unknown; there are {', '.join(KNOWN + RUNTIME)}"
+            )
     frequency = _one_of(hyperparameters, "frequency", ("auto", "h", "D"))
     prophet = _one_of(hyperparameters, "prophet", ("batched", "stock"))
     return Settings(
@@ -83,7 +90,8 @@ def _whole(hyperparameters: Mapping[str, str], name: str, least: int, most: int)
         return None
     if not re.fullmatch(r"[0-9]{1,10}", value) or not least <= int(value) <= most:
         raise InvalidHyperparameter(
-            f"hyperparameter {name!r} is {value[:60]!r}; it must be a whole number from {least} to {most}"
+            f"hyperparameter {name!r} is {value[:60]!r}; it must be a whole number from {least} to "
+            f"{most}"
         )
     return int(value)
 
@@ -94,7 +102,8 @@ def _candidates(text: str, available: tuple[str, ...]) -> tuple[str, ...] | None
     names = _json_list("candidates", text)
     if not names or not all(isinstance(name, str) and name in available for name in names):
         raise InvalidHyperparameter(
-            f"hyperparameter 'candidates' is {text[:60]!r}; it must be 'default' or a JSON list of some of "
+            f"hyperparameter 'candidates' is {text[:60]!r}; it must be 'default' or a JSON list of "
+            f"some of "
             f"{', '.join(available)}"
         )
     return tuple(dict.fromkeys(cast(list[str], names)))
@@ -102,10 +111,17 @@ def _candidates(text: str, available: tuple[str, ...]) -> tuple[str, ...] | None
 
 def _quantiles(text: str) -> tuple[float, ...]:
     levels = _json_list("quantiles", text)
-    usable = all(type(level) in (int, float) and math.isfinite(cast(float, level)) for level in levels)
-    if not usable or not all(0.0 < cast(float, level) < 1.0 for level in levels) or len(levels) > 19:
+    usable = all(
+        type(level) in (int, float) and math.isfinite(cast(float, level)) for level in levels
+    )
+    if (
+        not usable
+        or not all(0.0 < cast(float, level) < 1.0 for level in levels)
+        or len(levels) > 19
+    ):
         raise InvalidHyperparameter(
-            f"hyperparameter 'quantiles' is {text[:60]!r}; it must be a JSON list of at most 19 levels between 0 and 1"
+            f"hyperparameter 'quantiles' is {text[:60]!r}; it must be a JSON list of at most 19 "
+            f"levels between 0 and 1"
         )
     # The score of every model is told at these three, so that models stay comparable.
     return tuple(sorted({*(round(cast(float, level), 6) for level in levels), 0.1, 0.5, 0.9}))
@@ -117,5 +133,7 @@ def _json_list(name: str, text: str) -> list[object]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
-        raise InvalidHyperparameter(f"hyperparameter {name!r} is {text[:60]!r}; it must be a JSON list")
+        raise InvalidHyperparameter(
+            f"hyperparameter {name!r} is {text[:60]!r}; it must be a JSON list"
+        )
     return value

@@ -1,8 +1,9 @@
 """The first model of a customer whose history is shorter than eight weeks: a calendar profile.
 
-It says of each hour of the day, or of each day, the median of what was read so far, and draws each day of the week towards
-the same days of the week as far as there are any. What it misses is measured by leaving out each day in turn. Of few days
-little is known, so its intervals are those that a sample of so many days allows, and wide.
+It says of each hour of the day, or of each day, the median of what was read so far, and draws each
+day of the week towards the same days of the week as far as there are any. What it misses is
+measured by leaving out each day in turn. Of few days little is known, so its intervals are those
+that a sample of so many days allows, and wide.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from containers.forecast.series import Floats, UnusableSeries, Weeks
 NAME: Final = "calendar_profile"
 
 SHORT_DAYS: Final = 56
-"""Histories of fewer days get this model: fewer weeks are too few to choose and to calibrate others by backtest."""
+"""Histories of fewer days get this model: fewer weeks are too few to choose and to calibrate others
+by backtest."""
 
 RECENT_DAYS: Final = 28
 """Days that the profile is made of."""
@@ -39,11 +41,13 @@ def is_short(weeks: Weeks) -> bool:
 
 
 def first_model(weeks: Weeks, levels: Sequence[float]) -> Chosen:
-    """The calendar profile of a short history, scored on its last day, or on its last days where there are more.
+    """The calendar profile of a short history, scored on its last day, or on its last days where
+    there are more.
 
-    A third of the days is held out, at most a week. The baseline is the seasonal naive forecast: the same day of the week
-    before, or the day before where the history has no week to look back on; MASE is relative to its error within the
-    history. Raises `UnusableSeries` below three days, and where the last day has no reading.
+    A third of the days is held out, at most a week. The baseline is the seasonal naive forecast:
+    the same day of the week before, or the day before where the history has no week to look back
+    on; MASE is relative to its error within the history. Raises `UnusableSeries` below three days,
+    and where the last day has no reading.
     """
     days = _days(weeks)
     if len(days) < FEWEST_DAYS:
@@ -51,7 +55,9 @@ def first_model(weeks: Weeks, levels: Sequence[float]) -> Chosen:
     held = max(1, min(_DAYS_OF_WEEK, len(days) // 3))
     before, actual = days[:-held], days[-held:]
     if not np.isfinite(actual).any() or not np.isfinite(before).any():
-        raise UnusableSeries("The series has no readings on the days that would be held out, or on all others.")
+        raise UnusableSeries(
+            "The series has no readings on the days that would be held out, or on all others."
+        )
     season = _DAYS_OF_WEEK if len(before) > _DAYS_OF_WEEK else 1
     differences = np.abs(before[season:] - before[:-season])
     scale = float(np.nanmean(differences)) if np.isfinite(differences).any() else 0.0
@@ -82,7 +88,8 @@ def _days(weeks: Weeks) -> Floats:
 
 
 def _profile(filled: Floats, ages: Sequence[int], ahead: int) -> Floats:
-    """Mean and median of the day that comes `ahead` days (0 is the next) after the end, from days that are `ages` old.
+    """Mean and median of the day that comes `ahead` days (0 is the next) after the end, from days
+    that are `ages` old.
 
     Both of shape (points of a day,), stacked; the newest day is 0 days old.
     """
@@ -96,19 +103,23 @@ def _profile(filled: Floats, ages: Sequence[int], ahead: int) -> Floats:
 
 
 def _told_by_others(filled: Floats) -> Floats:
-    """For each day in turn, the median that the profile of all others says of it: (days, points of a day)."""
+    """For each day in turn, the median that the profile of all others says of it: (days, points of
+    a day)."""
     told = _medians_of_others(filled)
     for first in range(min(_DAYS_OF_WEEK, len(filled))):
         same = filled[first::_DAYS_OF_WEEK]
         others = len(same) - 1
         if others:
             share = others / (others + SAME_DAYS)
-            told[first::_DAYS_OF_WEEK] += share * (_medians_of_others(same) - told[first::_DAYS_OF_WEEK])
+            told[first::_DAYS_OF_WEEK] += share * (
+                _medians_of_others(same) - told[first::_DAYS_OF_WEEK]
+            )
     return told
 
 
 def _medians_of_others(values: Floats) -> Floats:
-    """For each row the median of all other rows, by column; both of shape (rows, columns), with two rows or more."""
+    """For each row the median of all other rows, by column; both of shape (rows, columns), with two
+    rows or more."""
     order = np.argsort(values, axis=0)
     ranks = np.argsort(order, axis=0)
     ordered = np.take_along_axis(values, order, axis=0)
@@ -138,7 +149,8 @@ def _forecast(days: Floats, levels: Sequence[float]) -> Floats:
 
 
 def _naive(days: Floats, season: int, levels: Sequence[float]) -> Floats:
-    """The seasonal naive forecast of seven days, its quantiles by what it missed within the history."""
+    """The seasonal naive forecast of seven days, its quantiles by what it missed within the
+    history."""
     filled = carried_forward(days)
     told = np.stack([filled[-season + ahead % season] for ahead in range(_DAYS_OF_WEEK)])
     shifts = _shifts(filled[season:] - filled[:-season], levels)
@@ -149,13 +161,19 @@ def _naive(days: Floats, season: int, levels: Sequence[float]) -> Floats:
 
 
 def _shifts(missed: Floats, levels: Sequence[float]) -> list[Floats]:
-    """For each level, how far its quantile lies from the median, by point of the day, from errors of shape (days, points).
+    """For each level, how far its quantile lies from the median, by point of the day, from errors
+    of shape (days, points).
 
-    Errors of one day go together, so that the sample is as large as its days. As Student's t is to the normal distribution,
-    so is each shift to the sample's quantile; it is the mean of that of the point and its neighbours, and of all.
+    Errors of one day go together, so that the sample is as large as its days. As Student's t is to
+    the normal distribution, so is each shift to the sample's quantile; it is the mean of that of
+    the point and its neighbours, and of all.
     """
     points = missed.shape[1]
-    around = np.concatenate([np.roll(missed, 1, axis=1), missed, np.roll(missed, -1, axis=1)]) if points > 1 else missed
+    around = (
+        np.concatenate([np.roll(missed, 1, axis=1), missed, np.roll(missed, -1, axis=1)])
+        if points > 1
+        else missed
+    )
     at_points = np.quantile(around, levels, axis=0)
     overall = np.quantile(missed, levels)
     shifts = []
@@ -167,7 +185,8 @@ def _shifts(missed: Floats, levels: Sequence[float]) -> list[Floats]:
 
 
 def _wider(level: float, freedom: int) -> float:
-    """The quantile of Student's t over the normal distribution's (Abramowitz, Stegun 1964, 26.7.5)."""
+    """The quantile of Student's t over the normal distribution's (Abramowitz, Stegun 1964,
+    26.7.5)."""
     z = NormalDist().inv_cdf(level)
     degrees = max(freedom, 1)
     t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -1,7 +1,9 @@
-"""A file of many customers, split into one `{customer}/data.csv` each: `python -m containers.forecast.split --help`.
+"""A file of many customers, split into one `{customer}/data.csv` each: `python -m
+containers.forecast.split --help`.
 
-A step of its own, as a SageMaker Processing job runs it: its input is mounted at `/opt/ml/processing/input`, and what it
-leaves below `/opt/ml/processing/output` goes to S3, where ShardedByS3Key deals the customers out to training instances.
+A step of its own, as a SageMaker Processing job runs it: its input is mounted at
+`/opt/ml/processing/input`, and what it leaves below `/opt/ml/processing/output` goes to S3, where
+ShardedByS3Key deals the customers out to training instances.
 """
 
 import argparse
@@ -22,10 +24,11 @@ class UnsplittableData(ValueError):  # noqa: N818 - the sentence says it
 
 
 def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
-    """Write `{customer}/data.csv` below `out` for the first `customers` (all, when none) of the file `raw`.
+    """Write `{customer}/data.csv` below `out` for the first `customers` (all, when none) of the
+    file `raw`.
 
-    Rows keep their order and their cells as they stand; whether they make a series is for preparation to say. Returns the
-    customers written, sorted. Raises `UnsplittableData`.
+    Rows keep their order and their cells as they stand; whether they make a series is for
+    preparation to say. Returns the customers written, sorted. Raises `UnsplittableData`.
     """
     import pyarrow as pa
     import pyarrow.compute as compute
@@ -41,7 +44,9 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
         raise UnsplittableData(f"{raw.name} cannot be read: {error}") from error
     lacking = [column for column in COLUMNS if column not in table.column_names]
     if lacking:
-        raise UnsplittableData(f"{raw.name} has no column {lacking[0]}; it has: {', '.join(table.column_names[:10])}")
+        raise UnsplittableData(
+            f"{raw.name} has no column {lacking[0]}; it has: {', '.join(table.column_names[:10])}"
+        )
     table = table.select(list(COLUMNS))
     stamps = table["timestamp"]
     if pa.types.is_timestamp(stamps.type):
@@ -49,8 +54,11 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
         zone = stamps.type.tz
         seconds = stamps.cast(pa.timestamp("s", tz=zone), safe=False)
         offset = "" if zone is None else "Z" if zone == "UTC" else "%z"
-        table = table.set_column(1, "timestamp", compute.strftime(seconds, format=f"%Y-%m-%dT%H:%M:%S{offset}"))
-    # Sorting by customer alone keeps each customer's rows in their order, as sort_indices is stable.
+        table = table.set_column(
+            1, "timestamp", compute.strftime(seconds, format=f"%Y-%m-%dT%H:%M:%S{offset}")
+        )
+    # Sorting by customer alone keeps each customer's rows in their order, as sort_indices is
+    # stable.
     named = table.set_column(0, "customer_id", table["customer_id"].cast(pa.string()))
     named = named.take(compute.sort_indices(named, sort_keys=[("customer_id", "ascending")]))
     runs = compute.run_end_encode(named["customer_id"].combine_chunks())
@@ -61,12 +69,17 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
             break
         if customer is None or not _CUSTOMER.fullmatch(customer):
             raise UnsplittableData(
-                f"row {begin + 1} of {raw.name}, sorted by customer_id, has an id that cannot name a folder;"
+                f"row {begin + 1} of {raw.name}, sorted by customer_id, has an id that cannot name "
+                f"a folder;"
                 " ids are small letters, digits and hyphens, at most 63"
             )
         folder = out / customer
         folder.mkdir(parents=True, exist_ok=True)
-        csv.write_csv(named.slice(begin, end - begin), folder / "data.csv", csv.WriteOptions(quoting_style="needed"))
+        csv.write_csv(
+            named.slice(begin, end - begin),
+            folder / "data.csv",
+            csv.WriteOptions(quoting_style="needed"),
+        )
         written.append(customer)
         begin = end
     return written
@@ -74,8 +87,16 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Split one file, or each file of the processing job's input folder."""
-    parser = argparse.ArgumentParser(prog="python -m containers.forecast.split", description=__doc__)
-    parser.add_argument("raw", type=Path, nargs="?", default=INPUT, help=f"CSV or Parquet file, or a folder ({INPUT})")
+    parser = argparse.ArgumentParser(
+        prog="python -m containers.forecast.split", description=__doc__
+    )
+    parser.add_argument(
+        "raw",
+        type=Path,
+        nargs="?",
+        default=INPUT,
+        help=f"CSV or Parquet file, or a folder ({INPUT})",
+    )
     parser.add_argument("--out", type=Path, default=OUTPUT, help=f"folder to write to ({OUTPUT})")
     parser.add_argument("--customers", type=int, help="the first so many customers only")
     options = parser.parse_args(arguments)
@@ -87,7 +108,9 @@ def main(arguments: list[str] | None = None) -> int:
         else [options.raw]
     )
     if len(files) != 1:
-        parser.error(f"there must be one .csv or .parquet file at {options.raw}; there are {len(files)}")
+        parser.error(
+            f"there must be one .csv or .parquet file at {options.raw}; there are {len(files)}"
+        )
     try:
         written = split(files[0], options.out, options.customers)
     except UnsplittableData as error:

@@ -1,4 +1,5 @@
-"""The library `prophet` as it comes, with its defaults: for comparison, and for whoever asks for it by hyperparameter."""
+"""The library `prophet` as it comes, with its defaults: for comparison, and for whoever asks for it
+by hyperparameter."""
 
 import logging
 from collections.abc import Sequence
@@ -17,8 +18,11 @@ class StockProphet:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def forecast(self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]) -> Floats:
-        """One fit for all origins, on the local clock; quantiles are those of the library's own samples."""
+    def forecast(
+        self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
+    ) -> Floats:
+        """One fit for all origins, on the local clock; quantiles are those of the library's own
+        samples."""
         import pandas as pd
         from prophet import Prophet
 

@@ -1,9 +1,10 @@
-"""Synthetic consumption of many customers, for trying things out: `python -m containers.forecast.synthetic --help`.
+"""Synthetic consumption of many customers, for trying things out: `python -m
+containers.forecast.synthetic --help`.
 
-Columns as in the article's data set: `customer_id` (0, 1, …), `timestamp` (UTC) and `consumption` (0 to 1,000 kWh). Each
-customer has waves of the day, the week and the year, in local time, and a level, noise and habits of its own; on public
-holidays people live as on a Sunday. The yearly wave has the length of a year, and peaks in winter or, for one customer in
-four, in summer.
+Columns as in the article's data set: `customer_id` (0, 1, …), `timestamp` (UTC) and `consumption`
+(0 to 1,000 kWh). Each customer has waves of the day, the week and the year, in local time, and a
+level, noise and habits of its own; on public holidays people live as on a Sunday. The yearly wave
+has the length of a year, and peaks in winter or, for one customer in four, in summer.
 """
 
 import argparse
@@ -22,8 +23,13 @@ LARGEST: Final = 1000.0
 
 
 def last_midnight(now: datetime | None = None) -> datetime:
-    """The midnight (UTC) at which today began: data that end there are as fresh as whole days can be, on any day's clock."""
-    return (now or datetime.now(UTC)).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    """The midnight (UTC) at which today began: data that end there are as fresh as whole days can
+    be, on any day's clock."""
+    return (
+        (now or datetime.now(UTC))
+        .astimezone(UTC)
+        .replace(hour=0, minute=0, second=0, microsecond=0)
+    )
 
 
 def generate(
@@ -36,10 +42,12 @@ def generate(
     timezone: str = "Europe/London",
     country: str | None = "GB",
 ) -> "pd.DataFrame":
-    """Consumption of `customers` from `start` until before `end` (both with a time zone), hourly or daily.
+    """Consumption of `customers` from `start` until before `end` (both with a time zone), hourly or
+    daily.
 
-    The same arguments give the same data. A daily series is labelled by local date, at midnight of UTC. Customers with
-    the same number and seed are the same whatever the number of customers. Raises `ValueError` for an empty window.
+    The same arguments give the same data. A daily series is labelled by local date, at midnight of
+    UTC. Customers with the same number and seed are the same whatever the number of customers.
+    Raises `ValueError` for an empty window.
     """
     import pandas as pd
 
@@ -49,7 +57,9 @@ def generate(
         instants = pd.date_range(start, end, freq="h", inclusive="left").tz_convert("UTC")
         local = instants.tz_convert(timezone).tz_localize(None)
     else:
-        instants = pd.date_range(start, end, freq="D", inclusive="left", normalize=True).tz_convert("UTC")
+        instants = pd.date_range(start, end, freq="D", inclusive="left", normalize=True).tz_convert(
+            "UTC"
+        )
         local = instants.tz_localize(None)
     if len(instants) == 0:
         raise ValueError("end must lie after start")
@@ -58,7 +68,10 @@ def generate(
     weekday = local.day_of_week.to_numpy().copy()
     weekday[[day in public for day in local.date]] = 6
     year = 2 * np.pi * (local.day_of_year.to_numpy() - 15) / 365.25
-    rows = [_consumption(np.random.default_rng([seed, number]), hour, weekday, year) for number in range(customers)]
+    rows = [
+        _consumption(np.random.default_rng([seed, number]), hour, weekday, year)
+        for number in range(customers)
+    ]
     stamps = np.tile(instants.tz_localize(None).to_numpy(), customers)
     return pd.DataFrame(
         {
@@ -112,11 +125,15 @@ def _holidays(country: str | None, first: int, last: int) -> frozenset[date]:
 def main(arguments: list[str] | None = None) -> int:
     """Write synthetic consumption to a CSV or Parquet file."""
     today = last_midnight()
-    parser = argparse.ArgumentParser(prog="python -m containers.forecast.synthetic", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m containers.forecast.synthetic", description=__doc__
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write, .csv or .parquet")
     parser.add_argument("--customers", type=int, default=1000)
     parser.add_argument("--start", type=_date, help="first day (default: 365 days before the end)")
-    parser.add_argument("--end", type=_date, default=today, help="day after the last (default: today, %(default)s)")
+    parser.add_argument(
+        "--end", type=_date, default=today, help="day after the last (default: today, %(default)s)"
+    )
     parser.add_argument("--frequency", choices=("h", "D"), default="h")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timezone", default="Europe/London")
@@ -137,7 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
         country=options.country or None,
     )
     if options.out.suffix == ".csv":
-        frame.assign(timestamp=frame.timestamp.dt.strftime("%Y-%m-%dT%H:%M:%SZ")).to_csv(options.out, index=False)
+        frame.assign(timestamp=frame.timestamp.dt.strftime("%Y-%m-%dT%H:%M:%SZ")).to_csv(
+            options.out, index=False
+        )
     else:
         frame.to_parquet(options.out, index=False)
     return 0

@@ -1,7 +1,8 @@
-"""Timestamps as files write them: ISO 8601 in all its forms, what common exports write, and the types of Parquet.
+"""Timestamps as files write them: ISO 8601 in all its forms, what common exports write, and the
+types of Parquet.
 
-Nothing is guessed. A form that could mean two things (`03/04/2026`) is read only where the rest of the file decides, and
-else refused with the form that is wanted.
+Nothing is guessed. A form that could mean two things (`03/04/2026`) is read only where the rest of
+the file decides, and else refused with the form that is wanted.
 """
 
 import re
@@ -21,13 +22,29 @@ if TYPE_CHECKING:
 TIMESTAMP: Final = "timestamp"
 DAY: Final = 86_400
 WANTED: Final = (
-    "Write ISO 8601, such as 2026-03-01T13:00:00Z, or 2026-03-01 13:00 in the time zone of the parameter timezone."
+    "Write ISO 8601, such as 2026-03-01T13:00:00Z, or 2026-03-01 13:00 in the time "
+    "zone of the parameter timezone."
 )
 
 _ONE_KIND: Final = "Write all timestamps with an offset, or all without."
-_UTC_NAMES: Final = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Z", "Zulu", "Etc/Zulu", "Universal", "UCT"})
+_UTC_NAMES: Final = frozenset(
+    {"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Z", "Zulu", "Etc/Zulu", "Universal", "UCT"}
+)
 _FIXED: Final = re.compile(r"([+-])(\d{2}):?(\d{2})")
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTHS: Final = (
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+)
 
 _STAMP: Final = re.compile(
     r"""
@@ -35,7 +52,7 @@ _STAMP: Final = re.compile(
             | \d{4}-?[Ww]\d{2}-?\d                  # 2026-W09-7
             | \d{4}-\d{3}                           # 2026-060
             | \d{8} | \d{7}                         # 20260301, 2026060
-            | \d{1,2}([./-])\d{1,2}\3\d{4}          # 31.12.2025, 12/31/2025: which of them, the file has to tell
+            | \d{1,2}([./-])\d{1,2}\3\d{4}          # 31.12.2025, 12/31/2025: the file has to tell
             | \d{1,2}[-./\ ]?[A-Za-z]{3}[-./\ ]\d{4}       # 01-Mar-2026
             | [A-Za-z]{3}\.?\ \d{1,2},?\ \d{4}              # Mar 1, 2026
     )
@@ -44,7 +61,8 @@ _STAMP: Final = re.compile(
                 | \d{4}(?: \d{2} )? (?: [.,]\d+ )? )
         (?: \s* (?P<half> [AaPp]\.?[Mm]\.? ) )?
     )?
-    (?: \s* (?P<zone> [Zz] | UTC | GMT | (?:UTC|GMT)?[+\-\N{MINUS SIGN}]\d{2}(?: :?\d{2} (?: :?\d{2} )? )? ) )?
+    (?: \s* (?P<zone> [Zz] | UTC | GMT
+                     | (?:UTC|GMT)?[+\-\N{MINUS SIGN}]\d{2}(?: :?\d{2} (?: :?\d{2} )? )? ) )?
     (?: \s* \[ [A-Za-z0-9_/+:-]+ \] )?
     """,
     re.VERBOSE | re.ASCII,
@@ -58,17 +76,18 @@ _EPOCH: Final = re.compile(r"(1[0-8]\d{8})(\d{3})?(?:\.\d*)?", re.ASCII)
 _COMPACT_HOUR: Final = re.compile(r"((?:19|20)\d{6})(\d{2})", re.ASCII)
 
 _EPOCHS: Final = ((1_000_000_000, 1), (10**12, 10**3), (10**15, 10**6), (10**18, 10**9))
-"""The least number of seconds, milli-, micro- and nanoseconds since 1970 that is taken for one (September 2001), and how
-many of the unit make a second; from 1.9 times it (2030) on it is not."""
+"""The least number of seconds, milli-, micro- and nanoseconds since 1970 that is taken for one
+(September 2001), and how many of the unit make a second; from 1.9 times it (2030) on it is not."""
 
 
 @dataclass(frozen=True)
 class Stamps:
     """The timestamps of a file, row by row.
 
-    `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock. `local` are seconds of the clock that the
-    file itself shows: its written offsets or the zone of its Parquet type. `utc` says that this clock is UTC in each row,
-    so that no local date is told. `zone` is the IANA name of a Parquet type's zone. `ends` marks rows written as 24:00.
+    `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock. `local` are seconds
+    of the clock that the file itself shows: its written offsets or the zone of its Parquet type.
+    `utc` says that this clock is UTC in each row, so that no local date is told. `zone` is the IANA
+    name of a Parquet type's zone. `ends` marks rows written as 24:00.
     """
 
     times: NDArray[np.int64]
@@ -80,7 +99,8 @@ class Stamps:
 
 
 def read_stamps(name: str, column: "pa.ChunkedArray") -> Stamps:
-    """The timestamps of the file `name` from its column of text, timestamps, dates or seconds since 1970.
+    """The timestamps of the file `name` from its column of text, timestamps, dates or seconds since
+    1970.
 
     Raises `RefusedData`.
     """
@@ -102,11 +122,16 @@ def read_stamps(name: str, column: "pa.ChunkedArray") -> Stamps:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         numbers = column.to_numpy().astype(np.float64)
         for least, per_second in _EPOCHS:
-            if np.isfinite(numbers).all() and numbers.min() >= least and numbers.max() < 1.9 * least:
+            if (
+                np.isfinite(numbers).all()
+                and numbers.min() >= least
+                and numbers.max() < 1.9 * least
+            ):
                 whole = column.cast(pa.int64(), safe=False).to_numpy()
                 return _of_utc(whole // per_second)
         raise RefusedData(
-            f"Column timestamp of {name} holds numbers that are not seconds or milliseconds since 1970.",
+            f"Column timestamp of {name} holds numbers that are not seconds or milliseconds since "
+            f"1970.",
             TIMESTAMP,
             f"Store it as a timestamp or as text. {WANTED}",
             code="timestamp_number",
@@ -157,10 +182,15 @@ def _of_zone(name: str, seconds: NDArray[np.int64], zone: str) -> Stamps:
 
 
 def on_clock(seconds: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
-    """What the clock of the IANA zone shows at instants, all in seconds since 1970. Raises `KeyError`, `ValueError`."""
+    """What the clock of the IANA zone shows at instants, all in seconds since 1970. Raises
+    `KeyError`, `ValueError`."""
     import pandas as pd
 
-    local = pd.DatetimeIndex(seconds.astype("datetime64[s]"), tz="UTC").tz_convert(zone).tz_localize(None)
+    local = (
+        pd.DatetimeIndex(seconds.astype("datetime64[s]"), tz="UTC")
+        .tz_convert(zone)
+        .tz_localize(None)
+    )
     return np.asarray(local.to_numpy().astype("datetime64[s]").astype(np.int64))
 
 
@@ -205,7 +235,8 @@ def _cast(column: "pa.ChunkedArray", target: Any) -> NDArray[np.int64] | None:
 
 
 def _any_text(name: str, cells: list[str]) -> Stamps:
-    """All other forms, row by row; what is repeated in a file (dates, times of day, offsets) is understood once."""
+    """All other forms, row by row; what is repeated in a file (dates, times of day, offsets) is
+    understood once."""
     clock, offset = _Known(_second_of_day), _Known(_offset)
     dates: dict[str, int] = {}
     of_row: list[int] = []
@@ -239,7 +270,8 @@ def _any_text(name: str, cells: list[str]) -> Stamps:
     for row, shift in enumerate(offsets):
         if (shift is not None) != zoned:
             raise RefusedData(
-                f"{name}, row {row + 1}: the timestamp {'has no' if zoned else 'has a'} UTC offset, unlike the rows "
+                f"{name}, row {row + 1}: the timestamp {'has no' if zoned else 'has a'} UTC "
+                f"offset, unlike the rows "
                 f"before it.",
                 TIMESTAMP,
                 _ONE_KIND,
@@ -271,12 +303,16 @@ class _Known(dict[str, int | None]):
 
 def _unreadable(name: str, row: int) -> RefusedData:
     return RefusedData(
-        f"{name}, row {row + 1}: the timestamp cannot be read.", TIMESTAMP, WANTED, code="timestamp_unreadable"
+        f"{name}, row {row + 1}: the timestamp cannot be read.",
+        TIMESTAMP,
+        WANTED,
+        code="timestamp_unreadable",
     )
 
 
 def _second_of_day(text: str) -> int | None:
-    """Of a time such as `13:00`, `1300`, `13:00:00,5`, `01:00PM`, `24:00`; after a `T` also `T13.5`."""
+    """Of a time such as `13:00`, `1300`, `13:00:00,5`, `01:00PM`, `24:00`; after a `T` also
+    `T13.5`."""
     after_t = text.startswith("T")
     time = text.removeprefix("T")
     half = ""
@@ -319,12 +355,15 @@ def _offset(text: str) -> int | None:
 
 def _days(name: str, dates: list[str]) -> list[int | None]:
     """Days since 1970 of the dates of a file; nothing for what is no date."""
-    split = {text: tuple(map(int, found.groups())) for text in dates if (found := _SPLIT.fullmatch(text))}
+    split = {
+        text: tuple(map(int, found.groups())) for text in dates if (found := _SPLIT.fullmatch(text))
+    }
     day_first = any(first > 12 for first, _, _ in split.values())
     month_first = any(second > 12 for _, second, _ in split.values())
     if split and day_first == month_first:
         raise RefusedData(
-            f"{name} writes dates by numbers whose order {'changes' if day_first else 'cannot be told'}: day first or "
+            f"{name} writes dates by numbers whose order "
+            f"{'changes' if day_first else 'cannot be told'}: day first or "
             f"month first.",
             TIMESTAMP,
             WANTED,

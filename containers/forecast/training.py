@@ -77,7 +77,9 @@ class ForecastTrainer:
             members = [(task, series) for task, series in pool if series.frequency == frequency]
             if not members:
                 continue
-            model = GlobalModel([weeks_of(series) for _, series in members], settings.quantiles, settings.seed)
+            model = GlobalModel(
+                [weeks_of(series) for _, series in members], settings.quantiles, settings.seed
+            )
             for task, series in members:
                 try:
                     yield _trained(task, series, settings, model, workspace)
@@ -85,7 +87,9 @@ class ForecastTrainer:
                     yield Refused(task, str(error))
 
 
-def _trained(task: Task, series: Series, settings: Settings, model: GlobalModel | None, workspace: Path) -> Trained:
+def _trained(
+    task: Task, series: Series, settings: Settings, model: GlobalModel | None, workspace: Path
+) -> Trained:
     weeks = weeks_of(series)
     folder = Path(tempfile.mkdtemp(prefix="model-", dir=workspace))
     if is_short(weeks):
@@ -97,7 +101,9 @@ def _trained(task: Task, series: Series, settings: Settings, model: GlobalModel 
         candidates.insert(0, model.candidate(weeks))
         averages = [Average(GLOBAL, "ridge")] if "ridge" in names else []
     if not candidates:
-        raise UnusableSeries(f"{GLOBAL} is for tenants of the pool tier, and no other candidate is allowed.")
+        raise UnusableSeries(
+            f"{GLOBAL} is for tenants of the pool tier, and no other candidate is allowed."
+        )
     chosen = choose(weeks, candidates, settings.quantiles, averages)
     return store(task, series, chosen, settings, folder)
 
@@ -120,7 +126,9 @@ def _series(task: Task, settings: Settings, workspace: Path) -> Series:
     if settings.frequency == "D" and series.frequency == "h":
         series = daily(series)
     if settings.frequency == "h" and series.frequency == "D":
-        raise UnusableSeries("The workload forecasts hours, and the data are daily. Upload hourly readings.")
+        raise UnusableSeries(
+            "The workload forecasts hours, and the data are daily. Upload hourly readings."
+        )
     if settings.horizon_days and settings.horizon_days > LARGEST_HORIZON_DAYS[series.frequency]:
         raise UnusableSeries(
             f"The workload asks for {settings.horizon_days} days ahead; hourly models reach "
@@ -197,7 +205,10 @@ def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, An
     """The held-out points, truth beside forecast, on the local clock: for a plot."""
     weeks = weeks_of(series)
     told = chosen.held_out
-    truth = [None if math.isnan(value) else value for value in _rounded(weeks.values.ravel()[-len(told) :])]
+    truth = [
+        None if math.isnan(value) else value
+        for value in _rounded(weeks.values.ravel()[-len(told) :])
+    ]
     local_start = (weeks.end - len(told)) * STEP[series.frequency]
     levels = list(settings.quantiles)
     return {

@@ -1,14 +1,17 @@
 """Which instants and which dates a file's timestamps mean, around clock changes above all.
 
-In autumn a wall clock shows an hour twice. Which of the two a row means, its place among the other rows tells:
+In autumn a wall clock shows an hour twice. Which of the two a row means, its place among the other
+rows tells:
 
-- a file is read in its own direction, oldest or newest first, and in blocks, where it begins anew (rows that stand there
-  twice, months in any order);
-- within a block the clock shows the hour, goes back, and shows it again; or, in a file that is sorted by the clock, each
-  time stands twice, and the first of them is the earlier one;
-- a block that begins in the hour and shows it once means the later one, next to what follows; else the earlier one.
+- a file is read in its own direction, oldest or newest first, and in blocks, where it begins anew
+  (rows that stand there twice, months in any order);
+- within a block the clock shows the hour, goes back, and shows it again; or, in a file that is
+  sorted by the clock, each time stands twice, and the first of them is the earlier one;
+- a block that begins in the hour and shows it once means the later one, next to what follows; else
+  the earlier one.
 
-Where the rows are in no order, nothing tells. Both hours are then given the mean of the two readings.
+Where the rows are in no order, nothing tells. Both hours are then given the mean of the two
+readings.
 """
 
 from typing import Any, Final
@@ -30,8 +33,11 @@ Seconds = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tuple[Seconds, NDArray[np.float64]]:
-    """Seconds of UTC for each row, and the readings. Raises `RefusedData` for a time that the clock never showed."""
+def instants(
+    readings: Readings, timezone: str, repairs: dict[str, int]
+) -> tuple[Seconds, NDArray[np.float64]]:
+    """Seconds of UTC for each row, and the readings. Raises `RefusedData` for a time that the clock
+    never showed."""
     if readings.zoned or timezone == "UTC":
         return readings.times, readings.values
     import pandas as pd
@@ -44,13 +50,16 @@ def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tupl
     if unclear.any():
         rows = np.flatnonzero(unclear)
         skipped = np.asarray(
-            wall[rows].tz_localize(timezone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT").isna()
+            wall[rows]
+            .tz_localize(timezone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT")
+            .isna()
         )
         # A table of every day's hours has a row for the skipped one too, which is blank.
         lost = skipped & np.isfinite(values[rows])
         if lost.any():
             raise RefusedData(
-                f"{readings.place(int(rows[np.argmax(lost)]))}: the clock of the parameter timezone never showed this "
+                f"{readings.place(int(rows[np.argmax(lost)]))}: the clock of the parameter "
+                f"timezone never showed this "
                 f"time, as it was put forward.",
                 TIMESTAMP,
                 "Write timestamps with a UTC offset, or set timezone to UTC if they are of UTC.",
@@ -58,7 +67,9 @@ def instants(readings: Readings, timezone: str, repairs: dict[str, int]) -> tupl
             )
         unclear[rows[skipped]] = False
         earlier, values = _earlier(readings, unclear, repairs)
-        seconds[rows] = _seconds(wall[rows].tz_localize(timezone, ambiguous=earlier[rows], nonexistent="shift_forward"))
+        seconds[rows] = _seconds(
+            wall[rows].tz_localize(timezone, ambiguous=earlier[rows], nonexistent="shift_forward")
+        )
     return seconds, values
 
 
@@ -67,9 +78,11 @@ def _seconds(stamps: Any) -> Seconds:
     return np.asarray(stamps.tz_convert(None).to_numpy().astype("datetime64[s]").astype(np.int64))
 
 
-def _earlier(readings: Readings, twice: Flags, repairs: dict[str, int]) -> tuple[Flags, NDArray[np.float64]]:
-    """For each row that the clock showed `twice`, whether it is the earlier one; and the readings, averaged where nothing
-    tells.
+def _earlier(
+    readings: Readings, twice: Flags, repairs: dict[str, int]
+) -> tuple[Flags, NDArray[np.float64]]:
+    """For each row that the clock showed `twice`, whether it is the earlier one; and the readings,
+    averaged where nothing tells.
     """
     earlier, values = np.ones(len(twice), dtype=bool), readings.values.copy()
     begin = 0
@@ -99,7 +112,9 @@ def _earlier(readings: Readings, twice: Flags, repairs: dict[str, int]) -> tuple
                 earlier[rows[group]] = np.concatenate([[True], np.cumsum(back) == 0])
             else:
                 first, last = wall[of_block][[0, -1]]
-                _by_count(rows[group], hour, usual, bool(hour[0] <= first and last > hour[-1]), earlier)
+                _by_count(
+                    rows[group], hour, usual, bool(hour[0] <= first and last > hour[-1]), earlier
+                )
     return earlier, values
 
 
@@ -117,8 +132,11 @@ def _repetitions(wall: Seconds) -> int:
     return max(1, round(len(wall) / len(np.unique(wall)))) if len(wall) else 1
 
 
-def _by_count(rows: NDArray[np.intp], hour: Seconds, usual: int, begins_here: bool, earlier: Flags) -> None:
-    """The clock never went back: a time that stands there twice as often as others does is both hours, in this order."""
+def _by_count(
+    rows: NDArray[np.intp], hour: Seconds, usual: int, begins_here: bool, earlier: Flags
+) -> None:
+    """The clock never went back: a time that stands there twice as often as others does is both
+    hours, in this order."""
     for time in np.unique(hour):
         same = rows[hour == time]
         if len(same) > usual:
@@ -127,7 +145,9 @@ def _by_count(rows: NDArray[np.intp], hour: Seconds, usual: int, begins_here: bo
             earlier[same] = not begins_here
 
 
-def _mixed(rows: NDArray[np.intp], hour: Seconds, usual: int, earlier: Flags, values: NDArray[np.float64]) -> bool:
+def _mixed(
+    rows: NDArray[np.intp], hour: Seconds, usual: int, earlier: Flags, values: NDArray[np.float64]
+) -> bool:
     """The rows are in no order: whether readings of the two hours differed and were averaged."""
     averaged = False
     for time in np.unique(hour):
@@ -145,9 +165,10 @@ def _mixed(rows: NDArray[np.intp], hour: Seconds, usual: int, earlier: Flags, va
 def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     """Seconds at the midnight label of each row's local date.
 
-    The date is read off the clock that shows the days' limits: that of the parameter `timezone`, or the one that the file
-    itself shows. So a file of local midnights with offsets keeps its dates, whatever the parameter. A row at the end of
-    a day is of this day. Raises `RefusedData` where the dates cannot be told.
+    The date is read off the clock that shows the days' limits: that of the parameter `timezone`, or
+    the one that the file itself shows. So a file of local midnights with offsets keeps its dates,
+    whatever the parameter. A row at the end of a day is of this day. Raises `RefusedData` where the
+    dates cannot be told.
     """
     local = readings.local - readings.ends
     clocks = [local]
@@ -157,9 +178,11 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     best = int(np.argmax(shares))
     if readings.zoned and readings.utc and timezone == "UTC" and shares[best] < 1:
         raise RefusedData(
-            "Daily rows are written in UTC and do not begin at midnight of UTC, so that their dates cannot be told.",
+            "Daily rows are written in UTC and do not begin at midnight of UTC, so that their "
+            "dates cannot be told.",
             TIMESTAMP,
-            "Set the parameter timezone to where the customer lives, or write dates alone, such as 2026-03-01.",
+            "Set the parameter timezone to where the customer lives, or write dates alone, such as "
+            "2026-03-01.",
             code="daily_timezone_unknown",
         )
     labels = clocks[best] // DAY * DAY
@@ -168,7 +191,8 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     unlike = np.diff(labels[order]) // DAY != passed
     if unlike.any():
         raise RefusedData(
-            f"{readings.place(int(order[np.argmax(unlike) + 1]))}: the date does not follow from the rows around it; "
+            f"{readings.place(int(order[np.argmax(unlike) + 1]))}: the date does not follow from "
+            f"the rows around it; "
             f"daily rows fall on one date twice, or leave one out.",
             TIMESTAMP,
             "Write one row per day, with its local date alone, such as 2026-03-01.",

@@ -1,12 +1,15 @@
-"""What a family's preparation raises: data that cannot become a model, told to the tenant's owner."""
+"""What a family's preparation raises: data that cannot become a model, told to the tenant's
+owner."""
 
 
-class RefusedData(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
+# The event has a name of its own; the sentence is its message.
+class RefusedData(ValueError):  # noqa: N818
     """Data that cannot be trained on.
 
-    ``reason`` is a sentence that says what is wrong, and quotes nothing of the tenant's data. ``field`` is the column, file or
-    parameter. ``cure`` is a sentence that says what to do. ``code`` names the kind of refusal for programs, as in
-    ``timestamp_unreadable``; it stays the same when the sentences change.
+    ``reason`` is a sentence that says what is wrong, and quotes nothing of the tenant's data.
+    ``field`` is the column, file or parameter. ``cure`` is a sentence that says what to do.
+    ``code`` names the kind of refusal for programs, as in ``timestamp_unreadable``; it stays the
+    same when the sentences change.
     """
 
     def __init__(self, reason: str, field: str, cure: str, code: str = "data_unusable") -> None:

@@ -1,1 +1,2 @@
-"""What the parts of the emulator share: settings, remembered resources, quotas, bills, tags, S3, logs and metrics."""
+"""What the parts of the emulator share: settings, remembered resources, quotas, bills, tags, S3,
+logs and metrics."""

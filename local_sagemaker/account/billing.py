@@ -1,7 +1,8 @@
-"""What AWS would bill for instances: seconds by usage, type and resource, kept across restarts, and USD where prices are given.
+"""What AWS would bill for instances: seconds by usage, type and resource, kept across restarts, and
+USD where prices are given.
 
-Instances are billed by the second that they are held (aws.amazon.com/sagemaker/pricing). The seconds of this machine may stand for longer ones:
-`time_lapse` 60 bills a minute for each.
+Instances are billed by the second that they are held (aws.amazon.com/sagemaker/pricing). The
+seconds of this machine may stand for longer ones: `time_lapse` 60 bills a minute for each.
 """
 
 import time
@@ -34,7 +35,8 @@ def read_prices(path: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Account:
-    """What instances are billed as: the usage, as AWS's quotas name it, the ARN of what holds them, and their type."""
+    """What instances are billed as: the usage, as AWS's quotas name it, the ARN of what holds them,
+    and their type."""
 
     usage: str
     resource: str
@@ -47,7 +49,8 @@ class Account:
 
 
 class BillLine(BaseModel):
-    """Billed seconds, times instances, of one instance type in one usage; of one resource, or of all where `resource` is None."""
+    """Billed seconds, times instances, of one instance type in one usage; of one resource, or of
+    all where `resource` is None."""
 
     usage: str
     instance_type: str
@@ -57,7 +60,8 @@ class BillLine(BaseModel):
 
 
 class Bill(BaseModel):
-    """The answer of `GET /_local/bill`. `usd` is None where no prices were given; types without a price are named and add nothing."""
+    """The answer of `GET /_local/bill`. `usd` is None where no prices were given; types without a
+    price are named and add nothing."""
 
     time_lapse: float
     instance_seconds: float
@@ -88,7 +92,8 @@ class Running:
 
 
 class Meter:
-    """All instances that are billed now, and what was billed before. `prices` are in USD an hour by instance type."""
+    """All instances that are billed now, and what was billed before. `prices` are in USD an hour by
+    instance type."""
 
     def __init__(self, store: Store, time_lapse: float, prices: Mapping[str, float] | None) -> None:
         self._store = store
@@ -109,7 +114,8 @@ class Meter:
             self._add(running.account, running.take())
 
     def settle(self) -> None:
-        """Write down what runs; the emulator loses no more than what came after when it is killed."""
+        """Write down what runs; the emulator loses no more than what came after when it is
+        killed."""
         for running in self._running:
             self._add(running.account, running.take())
 
@@ -118,10 +124,17 @@ class Meter:
         self.settle()
         resources, sums = [], Counter[tuple[str, str]]()
         for _, document in self._store.all(KIND):
-            usage, kind, seconds = document["usage"], document["instance_type"], document["seconds"] * self._time_lapse
+            usage, kind, seconds = (
+                document["usage"],
+                document["instance_type"],
+                document["seconds"] * self._time_lapse,
+            )
             resources.append(self._line(usage, kind, document["resource"], seconds))
             sums[usage, kind] += seconds
-        usages = [self._line(usage, kind, None, seconds) for (usage, kind), seconds in sorted(sums.items())]
+        usages = [
+            self._line(usage, kind, None, seconds)
+            for (usage, kind), seconds in sorted(sums.items())
+        ]
         return Bill(
             time_lapse=self._time_lapse,
             instance_seconds=sums.total(),
@@ -131,7 +144,9 @@ class Meter:
             without_price=sorted({kind for _, kind in sums} - set(self._prices or {})),
         )
 
-    def _line(self, usage: str, instance_type: str, resource: str | None, billed: float) -> BillLine:
+    def _line(
+        self, usage: str, instance_type: str, resource: str | None, billed: float
+    ) -> BillLine:
         price = (self._prices or {}).get(instance_type)
         return BillLine(
             usage=usage,

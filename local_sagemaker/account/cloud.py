@@ -1,4 +1,5 @@
-"""What the parts of the emulator share: settings, remembered resources, containers, the AWS clients, and names."""
+"""What the parts of the emulator share: settings, remembered resources, containers, the AWS
+clients, and names."""
 
 import base64
 import binascii
@@ -22,7 +23,15 @@ from botocore.config import Config
 
 from local_sagemaker.account.billing import Meter
 from local_sagemaker.account.logs import LogStream
-from local_sagemaker.account.rates import SPOT_TRAINING, TRAINING, USAGES, WARM_POOL, InstanceQuota, Machine, TypeQuota
+from local_sagemaker.account.rates import (
+    SPOT_TRAINING,
+    TRAINING,
+    USAGES,
+    WARM_POOL,
+    InstanceQuota,
+    Machine,
+    TypeQuota,
+)
 from local_sagemaker.account.state import Document, Store
 from local_sagemaker.errors import validation
 from local_sagemaker.faults.plan import Faults, Subject
@@ -30,7 +39,9 @@ from local_sagemaker.processes.containers import ContainerRuntime
 
 _DEFAULT_RESULTS = 10
 """What ListEndpoints and ListTransformJobs document; the other lists leave their default open."""
-_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 """The body of S3's 503 (docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
 caller: ContextVar[str] = ContextVar("caller", default="")
 """Who makes the present call: a digest of its session's credentials."""
@@ -97,19 +108,25 @@ class Cloud:
         return boto3.Session(region_name=self.settings.region)
 
     def _client(self, service: str) -> Any:
-        config = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 5})
+        config = Config(
+            max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 5}
+        )
         # The service's name is chosen here, not by boto3-stubs' overloads.
         return self._session.client(service, config=config)  # type: ignore[call-overload]
 
     @cached_property
     def s3(self) -> Any:
-        """Thread-safe S3 client; the faults that are planned for S3 befall each of its requests, retries included."""
+        """Thread-safe S3 client; the faults that are planned for S3 befall each of its requests,
+        retries included."""
         client = self._client("s3")
         client.meta.events.register("before-send.s3", self._s3_fault)
         return client
 
-    def _s3_fault(self, request: AWSPreparedRequest, event_name: str, **_: Any) -> AWSResponse | None:
-        """S3's answer under load in place of the request, where a fault is planned (botocore sends nothing then)."""
+    def _s3_fault(
+        self, request: AWSPreparedRequest, event_name: str, **_: Any
+    ) -> AWSResponse | None:
+        """S3's answer under load in place of the request, where a fault is planned (botocore sends
+        nothing then)."""
         operation = event_name.rpartition(".")[2]
         path = urlsplit(request.url).path
         if not self.faults.strikes("s3_error", Subject(f"{operation} {path}", operation=operation)):
@@ -138,11 +155,14 @@ class Cloud:
         return self.quotas[usage]
 
     def connect(self) -> None:
-        """Make the clients now rather than in the first request; each takes some tens of milliseconds."""
-        self.s3, self.logs, self.cloudwatch, self.sns  # noqa: B018 - reading the property makes the client
+        """Make the clients now rather than in the first request; each takes some tens of
+        milliseconds."""
+        # Reading the property makes the client.
+        self.s3, self.logs, self.cloudwatch, self.sns  # noqa: B018
 
     def limit(self, seconds: float) -> float:
-        """How long one of SageMaker's limits on an invocation lasts here: `seconds` shortened by `Settings.time_lapse`."""
+        """How long one of SageMaker's limits on an invocation lasts here: `seconds` shortened by
+        `Settings.time_lapse`."""
         return seconds / self.settings.time_lapse
 
     def log_stream(self, group: str, stream: str) -> LogStream:
@@ -150,14 +170,17 @@ class Cloud:
         return LogStream(self.logs, group, stream)
 
     def arn(self, kind: str, name: str) -> str:
-        """`arn:aws:sagemaker:{region}:{account}:{kind}/{name}`; SageMaker writes names in lower case here."""
-        return f"arn:aws:sagemaker:{self.settings.region}:{self.settings.account_id}:{kind}/{name.lower()}"
+        """`arn:aws:sagemaker:{region}:{account}:{kind}/{name}`; SageMaker writes names in lower
+        case here."""
+        region, account = self.settings.region, self.settings.account_id
+        return f"arn:aws:sagemaker:{region}:{account}:{kind}/{name.lower()}"
 
     def taken(self, kind: str, name: str) -> bool:
         """Whether a resource has this name, in whatever case: both would have one ARN.
 
         AWS keeps the case of a name and compares without it
-        (docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html, "The name is case-insensitive in CreateEndpoint").
+        (docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html, "The name is
+        case-insensitive in CreateEndpoint").
         """
         return self.store.get("tags", self.arn(kind, name)) is not None
 
@@ -179,17 +202,23 @@ def page(
     status: str | None = None,
     order: str = "Descending",
 ) -> tuple[list[Document], str | None]:
-    """One page of a List operation, by its common members: filters, SortBy, SortOrder, MaxResults, NextToken.
+    """One page of a List operation, by its common members: filters, SortBy, SortOrder, MaxResults,
+    NextToken.
 
-    `status` names the member that StatusEquals and `SortBy: Status` mean. The token names the last entry given, so that what is created or
-    deleted between two pages neither repeats nor hides another entry.
+    `status` names the member that StatusEquals and `SortBy: Status` mean. The token names the last
+    entry given, so that what is created or deleted between two pages neither repeats nor hides
+    another entry.
     """
 
     def wanted(name: str, document: Document) -> bool:
         created: float = document["CreationTime"]
         return (
             params.get("NameContains", "").lower() in name.lower()
-            and ("StatusEquals" not in params or status is None or document[status] == params["StatusEquals"])
+            and (
+                "StatusEquals" not in params
+                or status is None
+                or document[status] == params["StatusEquals"]
+            )
             and _within(created, params, "CreationTime")
             and _within(document.get("LastModifiedTime") or created, params, "LastModifiedTime")
         )
@@ -202,19 +231,27 @@ def page(
 
     descending = params.get("SortOrder", order) == "Descending"
     entries = sorted(
-        ((position(name, document), document) for name, document in resources if wanted(name, document)),
+        (
+            (position(name, document), document)
+            for name, document in resources
+            if wanted(name, document)
+        ),
         key=lambda entry: entry[0],
         reverse=descending,
     )
     if token := params.get("NextToken"):
         try:
             last = json.loads(base64.urlsafe_b64decode(token))
-            entries = [entry for entry in entries if (entry[0] < last if descending else entry[0] > last)]
+            entries = [
+                entry for entry in entries if (entry[0] < last if descending else entry[0] > last)
+            ]
         except (ValueError, TypeError, binascii.Error) as error:
             raise validation("Invalid NextToken") from error
     count = params.get("MaxResults", _DEFAULT_RESULTS)
     following = (
-        base64.urlsafe_b64encode(json.dumps(entries[count - 1][0]).encode()).decode() if len(entries) > count else None
+        base64.urlsafe_b64encode(json.dumps(entries[count - 1][0]).encode()).decode()
+        if len(entries) > count
+        else None
     )
     return [document for _, document in entries[:count]], following
 

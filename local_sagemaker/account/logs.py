@@ -11,12 +11,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 _log = logging.getLogger(__name__)
 _BATCH_EVENTS = 2_000
 _BATCH_BYTES = 900_000
-"""PutLogEvents takes 10,000 events and 1,048,576 bytes, each event counting 26 bytes more than its text
-(docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html)."""
+"""PutLogEvents takes 10,000 events and 1,048,576 bytes, each event counting 26 bytes more than its
+text (docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html)."""
 
 
 class LogStream:
-    """One log stream. `write` takes a line at any time; `close` waits until every line has been delivered."""
+    """One log stream. `write` takes a line at any time; `close` waits until every line has been
+    delivered."""
 
     def __init__(self, logs: Any, group: str, stream: str, flush_seconds: float = 1.0) -> None:
         self._logs = logs
@@ -29,7 +30,8 @@ class LogStream:
         self._task = asyncio.create_task(self._deliver())
 
     def write(self, line: str) -> None:
-        """Keep a line with the time of now. CloudWatch refuses empty events, so an empty line becomes a space."""
+        """Keep a line with the time of now. CloudWatch refuses empty events, so an empty line
+        becomes a space."""
         self._events.append((int(time.time() * 1000), line or " "))
 
     async def close(self) -> None:
@@ -44,7 +46,13 @@ class LogStream:
                 try:
                     await asyncio.to_thread(self._put, batch)
                 except (BotoCoreError, ClientError) as error:
-                    _log.error("%d lines of %s %s were lost: %s", len(batch), self._group, self._stream, error)
+                    _log.error(
+                        "%d lines of %s %s were lost: %s",
+                        len(batch),
+                        self._group,
+                        self._stream,
+                        error,
+                    )
             if closing:
                 return
             try:
@@ -68,11 +76,16 @@ class LogStream:
         if not self._created:
             for create, names in (
                 (self._logs.create_log_group, {"logGroupName": self._group}),
-                (self._logs.create_log_stream, {"logGroupName": self._group, "logStreamName": self._stream}),
+                (
+                    self._logs.create_log_stream,
+                    {"logGroupName": self._group, "logStreamName": self._stream},
+                ),
             ):
                 try:
                     create(**names)
                 except self._logs.exceptions.ResourceAlreadyExistsException:
                     continue
             self._created = True
-        self._logs.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=batch)
+        self._logs.put_log_events(
+            logGroupName=self._group, logStreamName=self._stream, logEvents=batch
+        )

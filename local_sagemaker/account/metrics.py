@@ -1,7 +1,8 @@
 """Endpoint metrics for CloudWatch, gathered in memory and sent in batches.
 
-Names, units and namespaces: docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html, where latencies are in microseconds, and for
-asynchronous endpoints …/dg/async-inference-monitor.html.
+Names, units and namespaces: docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html,
+where latencies are in microseconds, and for asynchronous endpoints
+…/dg/async-inference-monitor.html.
 """
 
 import asyncio
@@ -38,7 +39,8 @@ class Metrics:
         unit: str = "None",
         namespace: str = INVOCATIONS,
     ) -> None:
-        """One value of a metric of a variant, or of the endpoint as a whole where `variant` is None.
+        """One value of a metric of a variant, or of the endpoint as a whole where `variant` is
+        None.
 
         Durations are rounded to three digits, so that few different values arise.
         """
@@ -77,4 +79,6 @@ def _send(cloudwatch: Any, values: dict[_Key, "Counter[float]"]) -> None:
             )
     for namespace, data in by_namespace.items():
         for start in range(0, len(data), _DATA_PER_REQUEST):
-            cloudwatch.put_metric_data(Namespace=namespace, MetricData=data[start : start + _DATA_PER_REQUEST])
+            cloudwatch.put_metric_data(
+                Namespace=namespace, MetricData=data[start : start + _DATA_PER_REQUEST]
+            )

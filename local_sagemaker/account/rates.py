@@ -13,13 +13,15 @@ WARM_POOL = "training warm pool"
 ENDPOINT = "endpoint"
 TRANSFORM = "transform job"
 USAGES = (TRAINING, SPOT_TRAINING, WARM_POOL, ENDPOINT, TRANSFORM)
-"""As AWS names its quotas: `ml.c5.xlarge for training job usage` (docs.aws.amazon.com/general/latest/gr/sagemaker.html)."""
+"""As AWS names its quotas: `ml.c5.xlarge for training job usage`
+(docs.aws.amazon.com/general/latest/gr/sagemaker.html)."""
 
 
 class TokenBucket:
     """AWS's usual throttle: `burst` requests at once, refilled at `rate` requests per second.
 
-    `clock` returns seconds that never run backwards. Source of the scheme: docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html.
+    `clock` returns seconds that never run backwards. Source of the scheme:
+    docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
@@ -49,17 +51,20 @@ class TypeQuota:
 
     @classmethod
     def parse(cls, text: str) -> "TypeQuota":
-        """From `ml.c5.xlarge for training job usage=4`, AWS's name of the quota and its value. Raises ValueError."""
+        """From `ml.c5.xlarge for training job usage=4`, AWS's name of the quota and its value.
+        Raises ValueError."""
         found = re.fullmatch(r"(ml\.\S+) for (.+) usage\s*=\s*(\d+)", text.strip())
         if found is None or found[2] not in USAGES:
             raise ValueError(
-                f"{text!r} is no quota; write 'TYPE for USAGE usage=NUMBER' with a usage of {', '.join(USAGES)}"
+                f"{text!r} is no quota; write 'TYPE for USAGE usage=NUMBER' with a usage of "
+                f"{', '.join(USAGES)}"
             )
         return cls(found[2], found[1], int(found[3]))
 
 
 class Machine:
-    """The most instances that the quotas made `within` it may hold together, whatever their types: each is a process here."""
+    """The most instances that the quotas made `within` it may hold together, whatever their types:
+    each is a process here."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -72,13 +77,20 @@ class Machine:
 
 
 class InstanceQuota:
-    """How many instances one usage may hold at once: of each type, as AWS counts them, and of all types together.
+    """How many instances one usage may hold at once: of each type, as AWS counts them, and of all
+    types together.
 
-    `types` are the quotas that may concern it, `others` the limit of a type that has none (None: no limit), `within` what it shares.
+    `types` are the quotas that may concern it, `others` the limit of a type that has none (None: no
+    limit), `within` what it shares.
     """
 
     def __init__(
-        self, usage: str, types: Iterable[TypeQuota] = (), *, others: int | None = None, within: Machine | None = None
+        self,
+        usage: str,
+        types: Iterable[TypeQuota] = (),
+        *,
+        others: int | None = None,
+        within: Machine | None = None,
     ) -> None:
         self.usage = usage
         self._limits = {quota.instance_type: quota.limit for quota in types if quota.usage == usage}
@@ -94,7 +106,8 @@ class InstanceQuota:
         return sum(held.total() for held in self._held.values())
 
     def hold(self, owner: str, instances: Mapping[str, int]) -> None:
-        """Make `owner` hold so many instances of each type; ResourceLimitExceeded, and no change, when that passes a limit."""
+        """Make `owner` hold so many instances of each type; ResourceLimitExceeded, and no change,
+        when that passes a limit."""
         before = self._held.get(owner, Counter())
         for instance_type, count in instances.items():
             delta = count - before[instance_type]
@@ -103,17 +116,26 @@ class InstanceQuota:
             if limit is not None and delta > 0 and used + delta > limit:
                 raise self._exceeded(instance_type, limit, used, delta)
         delta = sum(instances.values()) - before.total()
-        if self._machine is not None and delta > 0 and self._machine.used + delta > self._machine.limit:
-            raise self._exceeded(next(iter(instances)), self._machine.limit, self._machine.used, delta)
+        if (
+            self._machine is not None
+            and delta > 0
+            and self._machine.used + delta > self._machine.limit
+        ):
+            raise self._exceeded(
+                next(iter(instances)), self._machine.limit, self._machine.used, delta
+            )
         self._held[owner] = Counter(instances)
 
     def _exceeded(self, instance_type: str, limit: int, used: int, delta: int) -> ServiceError:
         return ServiceError(
             "ResourceLimitExceeded",
-            f"The account-level service limit '{instance_type} for {self.usage} usage' is {limit} Instances, "
-            f"with current utilization of {used} Instances and a request delta of {delta} Instances. "
+            f"The account-level service limit '{instance_type} for {self.usage} usage' is {limit} "
+            f"Instances, "
+            f"with current utilization of {used} Instances and a request delta of {delta} "
+            f"Instances. "
             "Please use AWS Service Quotas to request an increase for this quota. "
-            "If AWS Service Quotas is not available, contact AWS support to request an increase for this quota.",
+            "If AWS Service Quotas is not available, contact AWS support to request an increase "
+            "for this quota.",
         )
 
     def release(self, owner: str) -> None:

@@ -1,4 +1,5 @@
-"""What the emulator remembers across restarts: one JSON document per resource, in SQLite under the state folder."""
+"""What the emulator remembers across restarts: one JSON document per resource, in SQLite under the
+state folder."""
 
 import fcntl
 import json
@@ -13,7 +14,8 @@ Document = dict[str, Any]
 class Store:
     """Resources by kind and name, read from memory and written through to SQLite at once.
 
-    One process may use a state folder at a time: a lock file is held as long as the store is open. Raises RuntimeError when another holds it.
+    One process may use a state folder at a time: a lock file is held as long as the store is open.
+    Raises RuntimeError when another holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,10 +26,13 @@ class Store:
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS resources"
-            " (kind TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (kind, name))"
+            " (kind TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (kind, "
+            "name))"
         )
         self._resources: dict[str, dict[str, Document]] = {}
-        for kind, name, document in self._database.execute("SELECT kind, name, document FROM resources ORDER BY rowid"):
+        for kind, name, document in self._database.execute(
+            "SELECT kind, name, document FROM resources ORDER BY rowid"
+        ):
             self._resources.setdefault(kind, {})[name] = json.loads(document)
 
     def get(self, kind: str, name: str) -> Document | None:

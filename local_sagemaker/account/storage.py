@@ -1,8 +1,9 @@
 """S3 as SageMaker uses it: prefixes, manifests, shards, downloads and uploads.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html (prefix, manifest, distribution) and
-docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html (files in the container).
-All functions block; call them from a thread.
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html (prefix, manifest,
+distribution) and
+docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html (files
+in the container). All functions block; call them from a thread.
 """
 
 import json
@@ -47,14 +48,19 @@ class S3Location:
     def child(self, name: str) -> "S3Location":
         """`name` below this prefix: a slash between, unless the prefix is empty or ends with one.
 
-        More slashes at its end are a part of it, since S3's keys are text: `out//` is another prefix than `out/`.
+        More slashes at its end are a part of it, since S3's keys are text: `out//` is another
+        prefix than `out/`.
         """
         return S3Location(self.bucket, self.folder.key + name)
 
     @property
     def folder(self) -> "S3Location":
         """This prefix with a slash at its end, unless it is empty."""
-        return self if not self.key or self.key.endswith("/") else S3Location(self.bucket, f"{self.key}/")
+        return (
+            self
+            if not self.key or self.key.endswith("/")
+            else S3Location(self.bucket, f"{self.key}/")
+        )
 
 
 @dataclass(frozen=True)
@@ -66,17 +72,25 @@ class InputObject:
 
 
 def failure_reason(error: Exception, what: str = "") -> str:
-    """FailureReason of data that could not be moved, begun with `what`. That S3 is unavailable is AWS's fault, all else the client's."""
-    transient = isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
+    """FailureReason of data that could not be moved, begun with `what`. That S3 is unavailable is
+    AWS's fault, all else the client's."""
+    transient = (
+        isinstance(error, ClientError)
+        and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
+    )
     if transient or isinstance(error, BotoCoreError):
-        return f"InternalServerError: We encountered an internal error. Please try again. {what}{error}"
+        return (
+            f"InternalServerError: We encountered an internal error. Please try again. "
+            f"{what}{error}"
+        )
     return f"ClientError: {what}{error}"
 
 
 def name_below(prefix: str, key: str) -> str:
     """The path that a key has in the folder of its prefix.
 
-    Below a folder it is the rest of the key; a prefix that is no folder counts from the folder it lies in. A name begins with no slash.
+    Below a folder it is the rest of the key; a prefix that is no folder counts from the folder it
+    lies in. A name begins with no slash.
     """
     if prefix.endswith("/") or not prefix:
         return key[len(prefix) :].lstrip("/")
@@ -88,18 +102,26 @@ def name_below(prefix: str, key: str) -> str:
 def list_prefix(s3: Any, prefix: S3Location) -> list[InputObject]:
     """All objects below a prefix, in the order of their keys; folder markers are left out."""
     objects: list[InputObject] = []
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=prefix.key):
-        keys = [entry["Key"] for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
-        objects.extend(InputObject(S3Location(prefix.bucket, key), name_below(prefix.key, key)) for key in keys)
+    for page in s3.get_paginator("list_objects_v2").paginate(
+        Bucket=prefix.bucket, Prefix=prefix.key
+    ):
+        keys = [
+            entry["Key"] for entry in page.get("Contents", []) if not entry["Key"].endswith("/")
+        ]
+        objects.extend(
+            InputObject(S3Location(prefix.bucket, key), name_below(prefix.key, key)) for key in keys
+        )
     return objects
 
 
 def read_manifest(s3: Any, manifest: S3Location) -> list[InputObject]:
-    """The objects that a ManifestFile names: `[{"prefix": "s3://…/"}, "name", …]`. Raises DataError."""
+    """The objects that a ManifestFile names: `[{"prefix": "s3://…/"}, "name", …]`. Raises
+    DataError."""
     answer = s3.get_object(Bucket=manifest.bucket, Key=manifest.key)
     if answer["ContentLength"] > MANIFEST_LIMIT_BYTES:
         raise DataError(
-            f"manifest {manifest.uri} has {answer['ContentLength']} bytes, more than {MANIFEST_LIMIT_BYTES}"
+            f"manifest {manifest.uri} has {answer['ContentLength']} bytes, more than "
+            f"{MANIFEST_LIMIT_BYTES}"
         )
     return parse_manifest(answer["Body"].read(), manifest.uri)
 
@@ -122,11 +144,14 @@ def parse_manifest(text: bytes, where: str) -> list[InputObject]:
     if not isinstance(prefix, str) or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"manifest {where}: the prefix and every entry after it must be text")
     base = S3Location.parse(prefix)
-    return [InputObject(S3Location(base.bucket, base.key + name), name.lstrip("/")) for name in names]
+    return [
+        InputObject(S3Location(base.bucket, base.key + name), name.lstrip("/")) for name in names
+    ]
 
 
 def shard(items: Sequence[Item], count: int, number: int) -> list[Item]:
-    """The items of shard `number` of `count`: every item is in exactly one shard, sizes differ by at most one."""
+    """The items of shard `number` of `count`: every item is in exactly one shard, sizes differ by
+    at most one."""
     return list(items[number::count])
 
 
@@ -146,15 +171,20 @@ def download(s3: Any, location: S3Location, path: Path) -> None:
         with path.open("wb") as file:
             shutil.copyfileobj(body, file, 1 << 20)
     except FileExistsError as error:
-        raise DataError(f"{location.uri}: a part of its path is both a folder and a file") from error
+        raise DataError(
+            f"{location.uri}: a part of its path is both a folder and a file"
+        ) from error
     except OSError as error:
         raise DataError(f"{location.uri} could not be written: {error}") from error
 
 
 def download_all(s3: Any, objects: Sequence[InputObject], folder: Path, pool: Executor) -> None:
-    """Every object to its name below `folder`, several at a time. Raises DataError or botocore's ClientError."""
+    """Every object to its name below `folder`, several at a time. Raises DataError or botocore's
+    ClientError."""
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = [pool.submit(download, s3, item.location, safe_path(folder, item.name)) for item in objects]
+    waiting = [
+        pool.submit(download, s3, item.location, safe_path(folder, item.name)) for item in objects
+    ]
     try:
         for done in waiting:
             done.result()

@@ -10,7 +10,8 @@ _LIMIT = 50
 
 
 def check_tags(tags: list[dict[str, str]]) -> None:
-    """Refuse a list that names a key twice, or a key that AWS keeps for itself. Raises ValidationException."""
+    """Refuse a list that names a key twice, or a key that AWS keeps for itself. Raises
+    ValidationException."""
     keys = [tag["Key"] for tag in tags]
     _check_keys(keys)
     if len(set(keys)) != len(keys):
@@ -53,7 +54,11 @@ class Tags:
         document = self._document(params["ResourceArn"])
         self._put(
             params["ResourceArn"],
-            {tag["Key"]: tag["Value"] for tag in document["Tags"] if tag["Key"] not in params["TagKeys"]},
+            {
+                tag["Key"]: tag["Value"]
+                for tag in document["Tags"]
+                if tag["Key"] not in params["TagKeys"]
+            },
         )
         return {}
 

@@ -1,4 +1,5 @@
-"""InvokeEndpointAsync: a request is checked, queued and answered with the places where its result will lie.
+"""InvokeEndpointAsync: a request is checked, queued and answered with the places where its result
+will lie.
 
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html.
 """
@@ -31,7 +32,9 @@ class AsyncInvocations:
         queue = self._endpoints.queue(endpoint)
         output = self._output_config(endpoint)
         if queue is None or output is None:
-            raise _refused(f"Endpoint {self._named(endpoint)} has no AsyncInferenceConfig. Use InvokeEndpoint.")
+            raise _refused(
+                f"Endpoint {self._named(endpoint)} has no AsyncInferenceConfig. Use InvokeEndpoint."
+            )
         body, location = params.get("Body") or None, params.get("InputLocation")
         if (body is None) == (location is None):
             raise _refused("Exactly one of InputLocation and Body must be given")
@@ -61,7 +64,8 @@ class AsyncInvocations:
         return {name: value for name, value in answer.items() if value is not None}
 
     def _output_config(self, endpoint: str) -> dict[str, Any] | None:
-        """OutputConfig of an endpoint that takes requests, None of one that is not asynchronous. Raises ValidationError."""
+        """OutputConfig of an endpoint that takes requests, None of one that is not asynchronous.
+        Raises ValidationError."""
         described = self._endpoints.get(endpoint)
         if described is None:
             raise _refused(f"Endpoint {self._named(endpoint)} not found.")
@@ -77,7 +81,8 @@ class AsyncInvocations:
 def _output_location(output: dict[str, Any], params: dict[str, Any], request_id: str) -> str | None:
     """Where the response will lie.
 
-    A name of its own for each request, also where the client gives the same InferenceId twice; AWS too names it otherwise than the request.
+    A name of its own for each request, also where the client gives the same InferenceId twice; AWS
+    too names it otherwise than the request.
     """
     folder = _below(output.get("S3OutputPath"), params.get("S3OutputPathExtension", "").strip("/"))
     return _below(folder, params.get("Filename") or f"{request_id}.out")

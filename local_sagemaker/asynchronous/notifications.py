@@ -1,8 +1,10 @@
 """What SageMaker publishes to SNS about asynchronous inference.
 
-The test notification stands in docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html. The members of a result's
-notification, their order and the words of `responseBody.message` are those of messages that AWS sent; AWS has no page that lists them
-(…/dg/async-inference-check-predictions.html shows the success message only).
+The test notification stands in
+docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html. The members of a
+result's notification, their order and the words of `responseBody.message` are those of messages
+that AWS sent; AWS has no page that lists them (…/dg/async-inference-check-predictions.html shows
+the success message only).
 """
 
 import base64
@@ -14,14 +16,16 @@ from typing import Any
 INCLUDED_BODY_LIMIT_BYTES = 128 * 1024
 """A larger response is not included (…/APIReference/API_AsyncInferenceNotificationConfig.html)."""
 TEST_NOTIFICATION = json.dumps(
-    {"eventVersion": "1.0", "eventSource": "aws:sagemaker", "eventName": "TestNotification"}, separators=(",", ":")
+    {"eventVersion": "1.0", "eventSource": "aws:sagemaker", "eventName": "TestNotification"},
+    separators=(",", ":"),
 )
 _BODY_MESSAGE = "Check S3 path location(if configured) or Cloudwatch for additional details."
 
 
 @dataclass(frozen=True)
 class NotificationConfig:
-    """Topic ARNs, and the topics (`SUCCESS_NOTIFICATION_TOPIC`, `ERROR_NOTIFICATION_TOPIC`) that get the response too."""
+    """Topic ARNs, and the topics (`SUCCESS_NOTIFICATION_TOPIC`, `ERROR_NOTIFICATION_TOPIC`) that
+    get the response too."""
 
     success_topic: str | None
     error_topic: str | None
@@ -48,7 +52,9 @@ class NotificationConfig:
 
     def includes_response(self, *, failed: bool) -> bool:
         """Whether a result's notification carries the response."""
-        return ("ERROR_NOTIFICATION_TOPIC" if failed else "SUCCESS_NOTIFICATION_TOPIC") in self.included
+        return (
+            "ERROR_NOTIFICATION_TOPIC" if failed else "SUCCESS_NOTIFICATION_TOPIC"
+        ) in self.included
 
 
 def result_notification(
@@ -63,8 +69,9 @@ def result_notification(
 ) -> str:
     """The message about an answered or failed request.
 
-    `received` is in seconds since 1970. `request` are the members of `requestParameters` and `response` those of `responseParameters`, without
-    those that are None. `failure` is the reason of a failure. `body` is the response to include, if it is wanted and not too large.
+    `received` is in seconds since 1970. `request` are the members of `requestParameters` and
+    `response` those of `responseParameters`, without those that are None. `failure` is the reason
+    of a failure. `body` is the response to include, if it is wanted and not too large.
     """
     message: dict[str, Any] = {
         "awsRegion": region,
@@ -79,7 +86,11 @@ def result_notification(
         message["responseParameters"] = _present(response)
     if body is not None and len(body) <= INCLUDED_BODY_LIMIT_BYTES:
         content = base64.b64encode(body).decode()
-        message["responseBody"] = {"content": content, "message": _BODY_MESSAGE, "encoding": "BASE64"}
+        message["responseBody"] = {
+            "content": content,
+            "message": _BODY_MESSAGE,
+            "encoding": "BASE64",
+        }
     message |= {
         "inferenceId": inference_id,
         "eventVersion": "1.0",
@@ -94,4 +105,8 @@ def _present(members: dict[str, str | None]) -> dict[str, str]:
 
 
 def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

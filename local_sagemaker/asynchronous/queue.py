@@ -1,11 +1,14 @@
-"""The queue of an asynchronous endpoint: requests wait for a free place on an instance, and their results go to S3 and SNS.
+"""The queue of an asynchronous endpoint: requests wait for a free place on an instance, and their
+results go to S3 and SNS.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html and its sub-pages …/async-inference-autoscale.html (requests wait while
-there are zero instances), …/async-inference-check-predictions.html and …/async-inference-monitor.html (metrics and logs).
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html and its sub-pages
+…/async-inference-autoscale.html (requests wait while there are zero instances),
+…/async-inference-check-predictions.html and …/async-inference-monitor.html (metrics and logs).
 
-A request is on disk from before its 202 until its result has been delivered. What was being processed when the emulator died is processed
-again, into the same object. Only a SIGKILL in the moment between the publishing of a message and the forgetting of its request lets the message
-come twice, which SNS does not exclude either.
+A request is on disk from before its 202 until its result has been delivered. What was being
+processed when the emulator died is processed again, into the same object. Only a SIGKILL in the
+moment between the publishing of a message and the forgetting of its request lets the message come
+twice, which SNS does not exclude either.
 """
 
 import asyncio
@@ -41,7 +44,8 @@ _LOGS = "See the SageMaker Endpoint logs in your account for more information."
 
 @dataclass(frozen=True)
 class AsyncRequest:
-    """One accepted request. Either `input_location` or `body` is given; locations are S3 URIs, `received` is in seconds since 1970."""
+    """One accepted request. Either `input_location` or `body` is given; locations are S3 URIs,
+    `received` is in seconds since 1970."""
 
     id: str
     endpoint: str
@@ -60,7 +64,9 @@ class AsyncRequest:
     def document(self) -> Document:
         """What is kept on disk."""
         kept = {name: value for name, value in vars(self).items() if value is not None}
-        return kept | ({"body": base64.b64encode(self.body).decode()} if self.body is not None else {})
+        return kept | (
+            {"body": base64.b64encode(self.body).decode()} if self.body is not None else {}
+        )
 
     @classmethod
     def parse(cls, document: Document) -> "AsyncRequest":
@@ -82,7 +88,8 @@ class AsyncRequest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended. `failure` is the reason for the client; `body` is what the container answered, also with an error status."""
+    """How a request ended. `failure` is the reason for the client; `body` is what the container
+    answered, also with an error status."""
 
     failure: str | None = None
     body: bytes | None = None
@@ -97,13 +104,19 @@ def forget_requests(store: Store, endpoint: str) -> None:
 
 
 class RequestQueue:
-    """The requests of one asynchronous endpoint, oldest first; what the state folder holds of them is taken up.
+    """The requests of one asynchronous endpoint, oldest first; what the state folder holds of them
+    is taken up.
 
     `variant_name` is the endpoint's one variant, `async_config` its AsyncInferenceConfig.
     """
 
     def __init__(
-        self, cloud: Cloud, metrics: Metrics, endpoint: str, variant_name: str, async_config: Document
+        self,
+        cloud: Cloud,
+        metrics: Metrics,
+        endpoint: str,
+        variant_name: str,
+        async_config: Document,
     ) -> None:
         self._cloud = cloud
         self._metrics = metrics
@@ -134,7 +147,8 @@ class RequestQueue:
         self.dispatch()
 
     def serve(self, variant: Variant, async_config: Document) -> None:
-        """From now on the requests that wait are processed by this variant, with this configuration."""
+        """From now on the requests that wait are processed by this variant, with this
+        configuration."""
         self._variant = variant
         self._variant_name = variant.name
         self._configure(async_config)
@@ -157,21 +171,26 @@ class RequestQueue:
     def record_backlog(self) -> None:
         """One sample of the metrics that scaling goes by.
 
-        Without instances the backlog per instance is the whole backlog, so that a target for it is passed at zero instances too, as
-        …/dg/async-inference-autoscale.html says.
+        Without instances the backlog per instance is the whole backlog, so that a target for it is
+        passed at zero instances too, as …/dg/async-inference-autoscale.html says.
         """
         instances = len(self._variant.instances) if self._variant else 0
         oldest = next(iter(self._unfinished.values()), None)
         for name, value, unit in (
             ("ApproximateBacklogSize", self.size, "Count"),
             ("ApproximateBacklogSizePerInstance", self.size / max(instances, 1), "Count"),
-            ("ApproximateAgeOfOldestRequest", time.time() - oldest.received if oldest else 0.0, "Seconds"),
+            (
+                "ApproximateAgeOfOldestRequest",
+                time.time() - oldest.received if oldest else 0.0,
+                "Seconds",
+            ),
             ("HasBacklogWithoutCapacity", 1.0 if self.size and not instances else 0.0, "Count"),
         ):
             self._metrics.record(self._endpoint, None, name, value, unit)
 
     async def close(self) -> None:
-        """Stop processing, and deliver the results that are there. The other requests stay on disk."""
+        """Stop processing, and deliver the results that are there. The other requests stay on
+        disk."""
         self._closed = True
         for expiry in self._expiries.values():
             expiry.cancel()
@@ -186,7 +205,9 @@ class RequestQueue:
 
     def _configure(self, async_config: Document) -> None:
         client = async_config.get("ClientConfig", {})
-        self._concurrency: int = client.get("MaxConcurrentInvocationsPerInstance", _DEFAULT_CONCURRENCY)
+        self._concurrency: int = client.get(
+            "MaxConcurrentInvocationsPerInstance", _DEFAULT_CONCURRENCY
+        )
         self._notifications = NotificationConfig.parse(async_config)
 
     def _record(self, name: str, value: float, unit: str) -> None:
@@ -196,12 +217,17 @@ class RequestQueue:
         self._unfinished[request.id] = request
         self._waiting[request.id] = request
         left = request.received + self._cloud.limit(request.ttl_seconds) - time.time()
-        self._expiries[request.id] = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire, request)
+        self._expiries[request.id] = asyncio.get_running_loop().call_later(
+            max(left, 0.0), self._expire, request
+        )
 
     def _expire(self, request: AsyncRequest) -> None:
         del self._waiting[request.id], self._expiries[request.id]
         self._record("ExpiredRequests", 1.0, "Count")
-        reason = f"The request waited in the queue for longer than its RequestTTLSeconds, {request.ttl_seconds}."
+        reason = (
+            f"The request waited in the queue for longer than its RequestTTLSeconds, "
+            f"{request.ttl_seconds}."
+        )
         self._finish(request, Outcome(f"ClientError: {reason}"))
 
     def _free_instance(self) -> Instance | None:
@@ -212,20 +238,24 @@ class RequestQueue:
         ]
         return min(free, key=lambda instance: instance.in_flight, default=None)
 
-    async def _process(self, request: AsyncRequest, instance: Instance, place: contextlib.ExitStack) -> None:
+    async def _process(
+        self, request: AsyncRequest, instance: Instance, place: contextlib.ExitStack
+    ) -> None:
         waited = time.time() - request.received
         try:
             with place:
                 outcome = await self._invoke(request, instance)
         except ContainerNotListeningError:
-            # The container died before it saw the request, which therefore goes to another instance or to the replacement.
+            # The container died before it saw the request, which therefore goes to another instance
+            # or to the replacement.
             if self._closed:
                 return
             self._resting.add(instance.id)
             asyncio.get_running_loop().call_later(_REST_SECONDS, self._rested, instance.id)
             self._enqueue(request)
             self._waiting.move_to_end(request.id, last=False)
-        except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the request
+        # Logged, and told to whoever waits for the request.
+        except Exception as error:  # noqa: BLE001
             _log.exception("asynchronous request %s", request.id)
             self._finish(request, Outcome(f"InternalServerError: {type(error).__name__}: {error}"))
         else:
@@ -245,14 +275,19 @@ class RequestQueue:
             body = await self._payload(request)
         except (DataError, ClientError, BotoCoreError) as error:
             self._record("RequestDownloadFailures", 1.0, "Count")
-            reason = f"Failed to download the request payload from {request.input_location}: {error}"
+            reason = (
+                f"Failed to download the request payload from {request.input_location}: {error}"
+            )
             instance.log_request(request.inference_id, reason)
             return Outcome(f"ClientError: {reason}")
         answer, said = None, ""
         sent = time.perf_counter()
         try:
             answer = await instance.send(
-                "/invocations", headers=request.headers, body=body, within=self._cloud.limit(request.timeout_seconds)
+                "/invocations",
+                headers=request.headers,
+                body=body,
+                within=self._cloud.limit(request.timeout_seconds),
             )
         except TimeoutError:
             said = "Your invocation timed out while waiting for a response from container primary."
@@ -263,14 +298,17 @@ class RequestQueue:
         status = answer.status if answer else 0
         self._record("ModelLatency", (time.perf_counter() - sent) * 1e6, "Microseconds")
         self._record("Invocation4XXErrors", 1.0 if 400 <= status < 500 else 0.0, "None")
-        self._record("Invocation5XXErrors", 1.0 if status != 200 and not 400 <= status < 500 else 0.0, "None")
+        self._record(
+            "Invocation5XXErrors", 1.0 if status != 200 and not 400 <= status < 500 else 0.0, "None"
+        )
         if answer is not None and status == 200:
             return Outcome(None, answer.body, answer.headers.get("content-type"))
         side = "client" if 400 <= status < 500 else "server"
         if answer is not None:
             said = answer.body[:2000].decode(errors="replace")
         instance.log_request(
-            request.inference_id, f'Received {side} error ({status}) from primary with message "{said}"'
+            request.inference_id,
+            f'Received {side} error ({status}) from primary with message "{said}"',
         )
         reason = f"ClientError: Received {side} error ({status}) from model. {_LOGS}"
         if answer is None:
@@ -282,9 +320,14 @@ class RequestQueue:
             return request.body or b""
         started = time.perf_counter()
         body = await asyncio.to_thread(
-            _read, self._cloud.s3, S3Location.parse(request.input_location), self._cloud.settings.async_payload_bytes
+            _read,
+            self._cloud.s3,
+            S3Location.parse(request.input_location),
+            self._cloud.settings.async_payload_bytes,
         )
-        self._record("RequestDownloadLatency", (time.perf_counter() - started) * 1e6, "Microseconds")
+        self._record(
+            "RequestDownloadLatency", (time.perf_counter() - started) * 1e6, "Microseconds"
+        )
         return body
 
     def _finish(self, request: AsyncRequest, outcome: Outcome) -> None:
@@ -302,7 +345,8 @@ class RequestQueue:
         self._record("TotalProcessingTime", (time.time() - request.received) * 1e3, "Milliseconds")
 
     async def _upload(self, request: AsyncRequest, outcome: Outcome) -> Outcome:
-        """Put the response, or what is known of the failure, where the client was told; a failed upload is a failure of the request."""
+        """Put the response, or what is known of the failure, where the client was told; a failed
+        upload is a failure of the request."""
         failed = outcome.failure is not None
         location = request.failure_location if failed else request.output_location
         if location is None:
@@ -312,14 +356,17 @@ class RequestQueue:
             body, content_type = (outcome.failure or "").encode(), "text/plain"
         started = time.perf_counter()
         try:
-            await asyncio.to_thread(_write, self._cloud.s3, S3Location.parse(location), body, content_type)
+            await asyncio.to_thread(
+                _write, self._cloud.s3, S3Location.parse(location), body, content_type
+            )
         except (ClientError, BotoCoreError) as error:
             self._record("ResponseUploadFailures", 1.0, "Count")
             _log.warning("%s: %s could not be written: %s", self._endpoint, location, error)
             if failed:
                 return outcome
             return await self._upload(
-                request, Outcome(f"ClientError: Failed to upload the response to {location}: {error}")
+                request,
+                Outcome(f"ClientError: Failed to upload the response to {location}: {error}"),
             )
         self._record("ResponseUploadLatency", (time.perf_counter() - started) * 1e6, "Microseconds")
         return outcome
@@ -340,10 +387,15 @@ class RequestQueue:
                 "inputLocation": request.input_location,
             },
             failure=outcome.failure,
-            response={"contentType": outcome.content_type, "outputLocation": request.output_location},
+            response={
+                "contentType": outcome.content_type,
+                "outputLocation": request.output_location,
+            },
             body=outcome.body if self._notifications.includes_response(failed=failed) else None,
         )
-        subject = Subject(f"notification {self._endpoint}/{request.inference_id}", endpoint=self._endpoint)
+        subject = Subject(
+            f"notification {self._endpoint}/{request.inference_id}", endpoint=self._endpoint
+        )
         if self._cloud.faults.strikes("lost_notification", subject):
             return
         times = 2 if self._cloud.faults.strikes("repeated_notification", subject) else 1
@@ -360,7 +412,8 @@ def _read(s3: Any, location: S3Location, limit_bytes: int) -> bytes:
     with contextlib.closing(found["Body"]) as stream:
         if found["ContentLength"] > limit_bytes:
             raise DataError(
-                f"the object has {found['ContentLength']} bytes, and the payload of an asynchronous request at most {limit_bytes}"
+                f"the object has {found['ContentLength']} bytes, and the payload of an "
+                f"asynchronous request at most {limit_bytes}"
             )
         body: bytes = stream.read()
         return body

@@ -1,4 +1,5 @@
-"""Extraction of model archives that come from S3: plain files and folders only, inside the target, up to a size."""
+"""Extraction of model archives that come from S3: plain files and folders only, inside the target,
+up to a size."""
 
 import shutil
 import tarfile
@@ -9,8 +10,12 @@ from local_sagemaker.account.storage import DataError, safe_path
 
 _MEMBER_LIMIT = 100_000
 _EXTENDED_TYPES = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
-)  # fmt: skip
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _EXTENDED_BYTES = 4096
 _EXTENDED_IN_A_ROW = 4
 _EXTENDED_ALLOWANCE = 64 * 1024
@@ -20,7 +25,8 @@ _EXTENDED_BYTES_PER_MEMBER = 512
 def extract(archive: Path, folder: Path, limit_bytes: int) -> int:
     """Extract a tar.gz into `folder`; the number of bytes written.
 
-    Raises DataError for anything that is no readable tar.gz, leads out of the folder, is a link or a device, or is larger than `limit_bytes`.
+    Raises DataError for anything that is no readable tar.gz, leads out of the folder, is a link or
+    a device, or is larger than `limit_bytes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = 0
@@ -29,16 +35,23 @@ def extract(archive: Path, folder: Path, limit_bytes: int) -> int:
             for number, member in enumerate(tar):
                 size += member.size
                 if member.size < 0 or size > limit_bytes or number >= _MEMBER_LIMIT:
-                    raise DataError(f"the archive holds more than {limit_bytes} bytes or {_MEMBER_LIMIT} members")
+                    raise DataError(
+                        f"the archive holds more than {limit_bytes} bytes or {_MEMBER_LIMIT} "
+                        f"members"
+                    )
                 if Path(member.name) == Path():
                     continue
                 target = safe_path(folder, member.name)
                 if member.isdir():
                     target.mkdir(parents=True, exist_ok=True)
                     continue
-                source = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+                source = (
+                    tar.extractfile(member) if member.isreg() and not member.issparse() else None
+                )
                 if source is None:
-                    raise DataError(f"the archive's member {member.name[:80]!r} is no plain file or folder")
+                    raise DataError(
+                        f"the archive's member {member.name[:80]!r} is no plain file or folder"
+                    )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
@@ -48,10 +61,12 @@ def extract(archive: Path, folder: Path, limit_bytes: int) -> int:
 
 
 def _bounded_headers() -> type[tarfile.TarInfo]:
-    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it can be refused first.
+    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it
+    can be refused first.
 
-    `_proc_member` is what tarfile's source names as the method to override. tarfile reads an extended header whole, in time that grows with its
-    square, and a row of them ends in a RecursionError.
+    `_proc_member` is what tarfile's source names as the method to override. tarfile reads an
+    extended header whole, in time that grows with its square, and a row of them ends in a
+    RecursionError.
     """
     members = in_a_row = extended_bytes = 0
 
@@ -64,11 +79,18 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
                 in_a_row += 1
                 extended_bytes += self.size
                 most = _EXTENDED_ALLOWANCE + members * _EXTENDED_BYTES_PER_MEMBER
-                if not 0 <= self.size <= _EXTENDED_BYTES or in_a_row > _EXTENDED_IN_A_ROW or extended_bytes > most:
-                    raise DataError("the archive's members have larger extended headers than plain files need")
+                if (
+                    not 0 <= self.size <= _EXTENDED_BYTES
+                    or in_a_row > _EXTENDED_IN_A_ROW
+                    or extended_bytes > most
+                ):
+                    raise DataError(
+                        "the archive's members have larger extended headers than plain files need"
+                    )
             else:
                 members += 1
                 in_a_row = 0
-            return super()._proc_member(tar)  # type: ignore[misc, no-any-return]  # typeshed leaves it out
+            # Typeshed leaves it out.
+            return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
     return Header

@@ -1,7 +1,9 @@
-"""Endpoint configurations: CreateEndpointConfig, DescribeEndpointConfig, ListEndpointConfigs, DeleteEndpointConfig.
+"""Endpoint configurations: CreateEndpointConfig, DescribeEndpointConfig, ListEndpointConfigs,
+DeleteEndpointConfig.
 
-Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances that answer in real time or asynchronously are
-emulated; serverless and shadow variants, data capture and explainers are refused.
+Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances
+that answer in real time or asynchronously are emulated; serverless and shadow variants, data
+capture and explainers are refused.
 """
 
 import time
@@ -44,12 +46,18 @@ class EndpointConfigs:
             raise validation(f'Cannot create already existing endpoint configuration "{arn}".')
         variants = [_variant(variant) for variant in params["ProductionVariants"]]
         if len({variant["VariantName"] for variant in variants}) != len(variants):
-            raise validation("The production variants of an endpoint configuration must have different names")
+            raise validation(
+                "The production variants of an endpoint configuration must have different names"
+            )
         models = [self._models.get(variant["ModelName"]) for variant in variants]
         if "AsyncInferenceConfig" in params:
             _check_asynchronous(params["AsyncInferenceConfig"], models)
-        document = {key: value for key, value in params.items() if key != "Tags"} | {"ProductionVariants": variants}
-        self._cloud.store.put(KIND, name, document | {"EndpointConfigArn": arn, "CreationTime": time.time()})
+        document = {key: value for key, value in params.items() if key != "Tags"} | {
+            "ProductionVariants": variants
+        }
+        self._cloud.store.put(
+            KIND, name, document | {"EndpointConfigArn": arn, "CreationTime": time.time()}
+        )
         self._cloud.put_tags(arn, params.get("Tags"))
         return {"EndpointConfigArn": arn}
 
@@ -78,14 +86,20 @@ def _variant(variant: Document) -> Document:
 
 
 def _check_asynchronous(config: Document, models: list[Document]) -> None:
-    """What an AsyncInferenceConfig cannot go with; InvokeEndpointAsync has no member that chooses a variant or a model.
+    """What an AsyncInferenceConfig cannot go with; InvokeEndpointAsync has no member that chooses a
+    variant or a model.
 
     The words are those of AWS's refusal of Marketplace images.
     """
     if len(models) != 1:
-        raise validation("Multiple production variants are not supported when specifying an AsyncInferenceConfig.")
+        raise validation(
+            "Multiple production variants are not supported when specifying an "
+            "AsyncInferenceConfig."
+        )
     if ContainerSpec.parse(models[0]).multi_model:
-        raise validation("Multi-model containers are not supported when specifying an AsyncInferenceConfig.")
+        raise validation(
+            "Multi-model containers are not supported when specifying an AsyncInferenceConfig."
+        )
     for member in ("S3OutputPath", "S3FailurePath"):
         if path := config["OutputConfig"].get(member):
             try:

@@ -1,7 +1,9 @@
-"""Endpoints: CreateEndpoint, DescribeEndpoint, ListEndpoints, UpdateEndpoint, UpdateEndpointWeightsAndCapacities, DeleteEndpoint.
+"""Endpoints: CreateEndpoint, DescribeEndpoint, ListEndpoints, UpdateEndpoint,
+UpdateEndpointWeightsAndCapacities, DeleteEndpoint.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html, …/API_UpdateEndpoint.html (the old fleet serves until the new
-one is healthy; a failed update leaves the endpoint InService with a FailureReason) and …/API_UpdateEndpointWeightsAndCapacities.html.
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html,
+…/API_UpdateEndpoint.html (the old fleet serves until the new one is healthy; a failed update leaves
+the endpoint InService with a FailureReason) and …/API_UpdateEndpointWeightsAndCapacities.html.
 """
 
 import asyncio
@@ -18,7 +20,11 @@ from local_sagemaker.account.metrics import Metrics
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.asynchronous.notifications import TEST_NOTIFICATION, NotificationConfig
-from local_sagemaker.asynchronous.queue import LONGEST_INVOCATION_SECONDS, RequestQueue, forget_requests
+from local_sagemaker.asynchronous.queue import (
+    LONGEST_INVOCATION_SECONDS,
+    RequestQueue,
+    forget_requests,
+)
 from local_sagemaker.endpoints.configs import EndpointConfigs
 from local_sagemaker.endpoints.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.endpoints.instances import InstanceFailedError
@@ -33,7 +39,9 @@ KIND = "endpoint"
 class Endpoints:
     """All endpoints of the account and their instances."""
 
-    def __init__(self, cloud: Cloud, models: Models, configs: EndpointConfigs, metrics: Metrics) -> None:
+    def __init__(
+        self, cloud: Cloud, models: Models, configs: EndpointConfigs, metrics: Metrics
+    ) -> None:
         self._cloud = cloud
         self._models = models
         self._configs = configs
@@ -51,7 +59,8 @@ class Endpoints:
         }
 
     def start(self) -> None:
-        """After a restart: every endpoint gets its instances again, with status SystemUpdating until they are healthy."""
+        """After a restart: every endpoint gets its instances again, with status SystemUpdating
+        until they are healthy."""
         for name, endpoint in self._cloud.store.all(KIND):
             if endpoint["EndpointStatus"] == "Deleting":
                 self._forget(name, endpoint)
@@ -76,7 +85,9 @@ class Endpoints:
         queues, self._queues = self._queues, {}
         await asyncio.gather(*(queue.close() for queue in queues.values()))
         fleets, self._fleets = self._fleets, {}
-        await asyncio.gather(*(variant.close(drain=False) for fleet in fleets.values() for variant in fleet.values()))
+        await asyncio.gather(
+            *(variant.close(drain=False) for fleet in fleets.values() for variant in fleet.values())
+        )
 
     def fleet(self, name: str) -> dict[str, Variant] | None:
         """The variants of an endpoint that serves, by name."""
@@ -87,11 +98,13 @@ class Endpoints:
         return self._queues.get(name)
 
     def get(self, name: str) -> Document | None:
-        """What is known of an endpoint, whatever its status, or None when there is none of this name."""
+        """What is known of an endpoint, whatever its status, or None when there is none of this
+        name."""
         return self._cloud.store.get(KIND, name)
 
     def record_samples(self) -> None:
-        """Sample LoadedModelCount of every multi-model instance and the backlog of every asynchronous endpoint."""
+        """Sample LoadedModelCount of every multi-model instance and the backlog of every
+        asynchronous endpoint."""
         for fleet in self._fleets.values():
             for variant in fleet.values():
                 variant.record_loaded_models()
@@ -124,20 +137,26 @@ class Endpoints:
         return {"EndpointArn": arn}
 
     async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DescribeEndpoint; CurrentInstanceCount is the number of instances that are healthy now."""
+        """DescribeEndpoint; CurrentInstanceCount is the number of instances that are healthy
+        now."""
         endpoint = self._get(params["EndpointName"])
         fleet = self._fleets.get(params["EndpointName"], {})
         variants = []
         for document in endpoint["Variants"]:
-            image = ((document["Model"].get("Containers") or [None])[0] or document["Model"]["PrimaryContainer"])[
-                "Image"
-            ]
+            image = (
+                (document["Model"].get("Containers") or [None])[0]
+                or document["Model"]["PrimaryContainer"]
+            )["Image"]
             current = fleet.get(document["VariantName"])
             variants.append(
                 {
                     "VariantName": document["VariantName"],
                     "DeployedImages": [
-                        {"SpecifiedImage": image, "ResolvedImage": image, "ResolutionTime": endpoint["CreationTime"]}
+                        {
+                            "SpecifiedImage": image,
+                            "ResolvedImage": image,
+                            "ResolutionTime": endpoint["CreationTime"],
+                        }
                     ],
                     "CurrentWeight": document["CurrentWeight"],
                     "DesiredWeight": document["CurrentWeight"],
@@ -161,15 +180,21 @@ class Endpoints:
             raise not_emulated("An update between real-time and asynchronous inference")
         variants = self._variants(config)
         if params.get("RetainAllVariantProperties"):
-            excluded = {entry["VariantPropertyType"] for entry in params.get("ExcludeRetainedVariantProperties", [])}
+            excluded = {
+                entry["VariantPropertyType"]
+                for entry in params.get("ExcludeRetainedVariantProperties", [])
+            }
             _retain(variants, endpoint["Variants"], excluded)
         self._hold(name, [*variants, *endpoint["Variants"]])
         endpoint.pop("FailureReason", None)
-        self._begin(name, endpoint, "Updating", self._replace_fleet(name, endpoint, config, variants))
+        self._begin(
+            name, endpoint, "Updating", self._replace_fleet(name, endpoint, config, variants)
+        )
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def update_weights_and_capacities(self, params: dict[str, Any]) -> dict[str, Any]:
-        """UpdateEndpointWeightsAndCapacities: weights at once, instances as they become healthy or idle."""
+        """UpdateEndpointWeightsAndCapacities: weights at once, instances as they become healthy or
+        idle."""
         name = params["EndpointName"]
         endpoint = self._in_service(name)
         known = {document["VariantName"]: document for document in endpoint["Variants"]}
@@ -179,10 +204,14 @@ class Endpoints:
         for change in changes:
             if change["VariantName"] not in known:
                 raise validation(
-                    f'The variant name(s) "{change["VariantName"]}" is/are not present within endpoint configuration.'
+                    f'The variant name(s) "{change["VariantName"]}" is/are not present within '
+                    f"endpoint configuration."
                 )
             if change.get("DesiredInstanceCount", 1) < 1 and name not in self._queues:
-                raise validation("DesiredInstanceCount must be at least 1 for a variant that answers in real time")
+                raise validation(
+                    "DesiredInstanceCount must be at least 1 for a variant that answers in real "
+                    "time"
+                )
         counts = {
             change["VariantName"]: change["DesiredInstanceCount"]
             for change in changes
@@ -191,7 +220,8 @@ class Endpoints:
         self._hold(
             name,
             [
-                document | {"DesiredInstanceCount": counts.get(variant, document["DesiredInstanceCount"])}
+                document
+                | {"DesiredInstanceCount": counts.get(variant, document["DesiredInstanceCount"])}
                 for variant, document in known.items()
             ],
         )
@@ -203,7 +233,8 @@ class Endpoints:
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint are gone.
+        """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint
+        are gone.
 
         Of an asynchronous endpoint the requests that wait or are processed are dropped.
         """
@@ -230,7 +261,8 @@ class Endpoints:
         return endpoint
 
     def _variants(self, config: Document) -> list[Document]:
-        """The variants of a configuration with their models, as the endpoint keeps them: both may be deleted later."""
+        """The variants of a configuration with their models, as the endpoint keeps them: both may
+        be deleted later."""
         return [
             {
                 "VariantName": variant["VariantName"],
@@ -245,7 +277,9 @@ class Endpoints:
     def _add_queue(self, name: str, endpoint: Document) -> None:
         if config := endpoint.get("AsyncInferenceConfig"):
             variant_name = endpoint["Variants"][0]["VariantName"]
-            self._queues[name] = RequestQueue(self._cloud, self._metrics, name, variant_name, config)
+            self._queues[name] = RequestQueue(
+                self._cloud, self._metrics, name, variant_name, config
+            )
 
     def _move(self, name: str, endpoint: Document, status: str, reason: str | None = None) -> None:
         endpoint["EndpointStatus"] = status
@@ -254,26 +288,35 @@ class Endpoints:
             endpoint["FailureReason"] = reason[:1024]
         self._cloud.store.put(KIND, name, endpoint)
 
-    def _begin(self, name: str, endpoint: Document, status: str, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(
+        self, name: str, endpoint: Document, status: str, work: Coroutine[Any, Any, None]
+    ) -> None:
         """Go into a status and do the work that leads out of it."""
         self._move(name, endpoint, status)
         task = asyncio.create_task(self._finish(name, endpoint, work))
         self._tasks[name] = task
-        task.add_done_callback(lambda done: self._tasks.pop(name) if self._tasks.get(name) is done else None)
+        task.add_done_callback(
+            lambda done: self._tasks.pop(name) if self._tasks.get(name) is done else None
+        )
 
     async def _finish(self, name: str, endpoint: Document, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the endpoint
+        # Logged, and told to whoever waits for the endpoint.
+        except Exception as error:  # noqa: BLE001
             _log.exception("endpoint %s", name)
-            self._move(name, endpoint, "Failed", f"InternalServerError: {type(error).__name__}: {error}")
+            self._move(
+                name, endpoint, "Failed", f"InternalServerError: {type(error).__name__}: {error}"
+            )
 
     def _new_fleet(self, name: str, variants: list[Document]) -> dict[str, Variant]:
         queue = self._queues.get(name)
         drain = self._cloud.limit(LONGEST_INVOCATION_SECONDS if queue else RESPONSE_TIMEOUT_SECONDS)
         added = queue.dispatch if queue else None
         return {
-            document["VariantName"]: Variant(self._cloud, self._metrics, name, document, drain, added)
+            document["VariantName"]: Variant(
+                self._cloud, self._metrics, name, document, drain, added
+            )
             for document in variants
         }
 
@@ -283,7 +326,8 @@ class Endpoints:
             queue.serve(next(iter(fleet.values())), endpoint["AsyncInferenceConfig"])
 
     async def _start_fleet(self, fleet: dict[str, Variant]) -> None:
-        """Bring all variants up. Raises InstanceFailedError, or CancelledError, with nothing left running."""
+        """Bring all variants up. Raises InstanceFailedError, or CancelledError, with nothing left
+        running."""
         try:
             async with asyncio.TaskGroup() as group:
                 for variant in fleet.values():
@@ -294,20 +338,29 @@ class Endpoints:
             if failed is None:
                 raise
             names = ", ".join(fleet)
-            raise InstanceFailedError(f"Production variant {names}: {failed.exceptions[0]}") from errors
+            raise InstanceFailedError(
+                f"Production variant {names}: {failed.exceptions[0]}"
+            ) from errors
         except asyncio.CancelledError:
             await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
             raise
 
     async def _create(self, name: str, endpoint: Document) -> None:
-        topics = NotificationConfig.parse(endpoint["AsyncInferenceConfig"]).topics if name in self._queues else []
+        topics = (
+            NotificationConfig.parse(endpoint["AsyncInferenceConfig"]).topics
+            if name in self._queues
+            else []
+        )
         for topic in topics:
             try:
-                await asyncio.to_thread(self._cloud.sns.publish, TopicArn=topic, Message=TEST_NOTIFICATION)
+                await asyncio.to_thread(
+                    self._cloud.sns.publish, TopicArn=topic, Message=TEST_NOTIFICATION
+                )
             except (ClientError, BotoCoreError) as error:
                 self._cloud.quota(ENDPOINT).release(name)
                 reason = (
-                    f'Please ensure that the role exists and has "sns:Publish" permissions for topic "{topic}": {error}'
+                    f'Please ensure that the role exists and has "sns:Publish" permissions '
+                    f'for topic "{topic}": {error}'
                 )
                 self._move(name, endpoint, "Failed", reason)
                 return
@@ -324,7 +377,9 @@ class Endpoints:
         self._put_in_service(name, endpoint, fleet)
         self._move(name, endpoint, "InService")
 
-    async def _replace_fleet(self, name: str, endpoint: Document, config: Document, variants: list[Document]) -> None:
+    async def _replace_fleet(
+        self, name: str, endpoint: Document, config: Document, variants: list[Document]
+    ) -> None:
         fleet = self._new_fleet(name, variants)
         try:
             self._fail_as_planned("UpdateEndpoint", name)
@@ -344,7 +399,8 @@ class Endpoints:
         self._move(name, endpoint, "InService")
 
     def _fail_as_planned(self, operation: str, name: str) -> None:
-        """Raises InstanceFailedError where a fault says that this update, which was accepted, comes to nothing."""
+        """Raises InstanceFailedError where a fault says that this update, which was accepted, comes
+        to nothing."""
         subject = Subject(f"{operation} {name}", operation=operation, endpoint=name)
         if self._cloud.faults.strikes("failed_update", subject):
             raise InstanceFailedError(UPDATE_REASON)
@@ -355,7 +411,10 @@ class Endpoints:
         for document in endpoint["Variants"]:
             variant = fleet[document["VariantName"]]
             if variant.name in counts:
-                before, document["DesiredInstanceCount"] = document["DesiredInstanceCount"], counts[variant.name]
+                before, document["DesiredInstanceCount"] = (
+                    document["DesiredInstanceCount"],
+                    counts[variant.name],
+                )
                 try:
                     self._fail_as_planned("UpdateEndpointWeightsAndCapacities", name)
                     await variant.scale(counts[variant.name])
@@ -388,10 +447,14 @@ class Endpoints:
 
 
 def _retain(variants: list[Document], old: list[Document], excluded: set[str]) -> None:
-    """RetainAllVariantProperties: counts and weights of variants of the same name stay as they are."""
+    """RetainAllVariantProperties: counts and weights of variants of the same name stay as they
+    are."""
     before = {document["VariantName"]: document for document in old}
     for document in variants:
         if kept := before.get(document["VariantName"]):
-            for member, kind in (("DesiredInstanceCount", "DesiredInstanceCount"), ("CurrentWeight", "DesiredWeight")):
+            for member, kind in (
+                ("DesiredInstanceCount", "DesiredInstanceCount"),
+                ("CurrentWeight", "DesiredWeight"),
+            ):
                 if kind not in excluded:
                     document[member] = kept[member]

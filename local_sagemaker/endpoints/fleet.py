@@ -1,4 +1,5 @@
-"""The instances of a production variant: brought up, replaced when they die, added and taken away, chosen for a request."""
+"""The instances of a production variant: brought up, replaced when they die, added and taken away,
+chosen for a request."""
 
 import asyncio
 import logging
@@ -11,7 +12,11 @@ from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.metrics import INSTANCES, Metrics
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
-from local_sagemaker.endpoints.instances import HEALTH_TIMEOUT_SECONDS, Instance, InstanceFailedError
+from local_sagemaker.endpoints.instances import (
+    HEALTH_TIMEOUT_SECONDS,
+    Instance,
+    InstanceFailedError,
+)
 from local_sagemaker.endpoints.models import ContainerSpec
 from local_sagemaker.endpoints.multi_model import LoadedModels
 from local_sagemaker.errors import ServiceError
@@ -20,16 +25,18 @@ from local_sagemaker.faults.plan import Subject
 _log = logging.getLogger(__name__)
 LOG_GROUP = "/aws/sagemaker/Endpoints"
 RESPONSE_TIMEOUT_SECONDS = 60.0
-"""The longest a request in real time may take (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html)."""
+"""The longest a request in real time may take
+(docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html)."""
 _LONGEST_RESTART_PAUSE_SECONDS = 30.0
 
 
 class Variant:
     """A production variant and its instances.
 
-    `document` is the variant's part of the endpoint's document: VariantName, DesiredInstanceCount, CurrentWeight, `Config` and `Model`.
-    `drain_seconds` is the longest that one of its requests may take, and so the longest that an instance that is taken away is waited for;
-    `added` is called after each instance that became healthy.
+    `document` is the variant's part of the endpoint's document: VariantName, DesiredInstanceCount,
+    CurrentWeight, `Config` and `Model`. `drain_seconds` is the longest that one of its requests may
+    take, and so the longest that an instance that is taken away is waited for; `added` is called
+    after each instance that became healthy.
     """
 
     def __init__(
@@ -61,10 +68,13 @@ class Variant:
     def record_loaded_models(self) -> None:
         """LoadedModelCount of every instance, for the sample of this period."""
         for models in self.models.values():
-            self._metrics.record(self._endpoint, self.name, "LoadedModelCount", models.count, "None", INSTANCES)
+            self._metrics.record(
+                self._endpoint, self.name, "LoadedModelCount", models.count, "None", INSTANCES
+            )
 
     async def scale(self, count: int) -> None:
-        """Have `count` healthy instances. Raises InstanceFailedError, with as many as before, when a new one does not come up."""
+        """Have `count` healthy instances. Raises InstanceFailedError, with as many as before, when
+        a new one does not come up."""
         missing = count - len(self.instances)
         if missing > 0:
             started = [self._new_instance() for _ in range(missing)]
@@ -85,26 +95,36 @@ class Variant:
 
     async def close(self, *, drain: bool) -> None:
         """Stop every instance, after the requests on their way if `drain`."""
-        await asyncio.gather(*(self._retire(instance, drain=drain) for instance in list(self.instances)))
+        await asyncio.gather(
+            *(self._retire(instance, drain=drain) for instance in list(self.instances))
+        )
         watchers = list(self._watchers.values())  # those that are bringing up a replacement
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
 
     def choose(self, target: str | None = None) -> Instance:
-        """The instance for a request: one that has the target model, else the one with the fewest; among equals, the least busy.
+        """The instance for a request: one that has the target model, else the one with the fewest;
+        among equals, the least busy.
 
         Raises ServiceUnavailable when there is no healthy instance.
         """
         candidates = self.instances
         if not candidates:
-            raise ServiceError("ServiceUnavailable", f"Variant {self.name} has no healthy instance at the moment", 503)
+            raise ServiceError(
+                "ServiceUnavailable",
+                f"Variant {self.name} has no healthy instance at the moment",
+                503,
+            )
         if len(candidates) == 1:
             return candidates[0]
         if target is not None:
             having = [instance for instance in candidates if self.models[instance.id].has(target)]
             if not having:
-                return min(candidates, key=lambda instance: (self.models[instance.id].count, instance.in_flight))
+                return min(
+                    candidates,
+                    key=lambda instance: (self.models[instance.id].count, instance.in_flight),
+                )
             candidates = having
         strategy = self.document["Config"].get("RoutingConfig", {}).get("RoutingStrategy", "RANDOM")
         if strategy == "RANDOM" and target is None:
@@ -112,15 +132,23 @@ class Variant:
         return min(candidates, key=lambda instance: instance.in_flight)
 
     def _new_instance(self) -> Instance:
-        subject = Subject(f"endpoint {self._endpoint}/{self.name}", endpoint=self._endpoint, image=self.spec.image)
-        account = Account(
-            ENDPOINT, self._cloud.arn("endpoint", self._endpoint), self.document["Config"]["InstanceType"]
+        subject = Subject(
+            f"endpoint {self._endpoint}/{self.name}", endpoint=self._endpoint, image=self.spec.image
         )
-        return Instance(self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject, account)
+        account = Account(
+            ENDPOINT,
+            self._cloud.arn("endpoint", self._endpoint),
+            self.document["Config"]["InstanceType"],
+        )
+        return Instance(
+            self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject, account
+        )
 
     async def _start(self, instance: Instance) -> None:
         config: dict[str, Any] = self.document["Config"]
-        await instance.start(config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS))
+        await instance.start(
+            config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS)
+        )
 
     def _add(self, instance: Instance) -> None:
         self.instances.append(instance)
@@ -144,7 +172,9 @@ class Variant:
 
     async def _replace_when_dead(self, instance: Instance) -> None:
         why = await instance.wait_until_unhealthy()
-        _log.warning("%s/%s: instance %s %s and is replaced", self._endpoint, self.name, instance.id, why)
+        _log.warning(
+            "%s/%s: instance %s %s and is replaced", self._endpoint, self.name, instance.id, why
+        )
         self.instances.remove(instance)
         await self._stop(instance, 0)
         pause = 0.5
@@ -154,7 +184,9 @@ class Variant:
                 try:
                     await self._start(fresh)
                 except InstanceFailedError as error:
-                    _log.warning("%s/%s: the replacement failed: %s", self._endpoint, self.name, error)
+                    _log.warning(
+                        "%s/%s: the replacement failed: %s", self._endpoint, self.name, error
+                    )
                     await fresh.stop(0)
                 except asyncio.CancelledError:
                     await fresh.stop(0)

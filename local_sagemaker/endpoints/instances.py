@@ -1,4 +1,5 @@
-"""One serving instance: a container started as `serve`, its model data in place, healthy when `/ping` answers 200.
+"""One serving instance: a container started as `serve`, its model data in place, healthy when
+`/ping` answers 200.
 
 Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
 """
@@ -26,7 +27,8 @@ from local_sagemaker.processes.containers import Container, ImageNotFoundError, 
 
 PING_TIMEOUT_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 480.0
-"""A container has 8 minutes to become healthy unless ContainerStartupHealthCheckTimeoutInSeconds says otherwise."""
+"""A container has 8 minutes to become healthy unless ContainerStartupHealthCheckTimeoutInSeconds
+says otherwise."""
 STOP_GRACE_SECONDS = 30.0
 _FIRST_PING_SECONDS = 0.02
 _LONGEST_PING_PAUSE_SECONDS = 1.0
@@ -43,9 +45,11 @@ def _free_port() -> int:
 
 
 class Instance:
-    """A container that answers requests. `start` it, `send` invocations, ask anything else through `client`, `stop` it.
+    """A container that answers requests. `start` it, `send` invocations, ask anything else through
+    `client`, `stop` it.
 
-    `subject` is its name among what faults may strike, `account` what it is billed as from `start` to `stop`.
+    `subject` is its name among what faults may strike, `account` what it is billed as from `start`
+    to `stop`.
     """
 
     def __init__(
@@ -79,7 +83,8 @@ class Instance:
         self._data_log_names = (log_group, f"{log_prefix}/{self.id}/data-log")
 
     async def start(self, within: float = HEALTH_TIMEOUT_SECONDS) -> None:
-        """Bring the model's data, start the container, wait until it is healthy. Raises InstanceFailedError."""
+        """Bring the model's data, start the container, wait until it is healthy. Raises
+        InstanceFailedError."""
         self._billed = self._cloud.meter.begin(self._account)
         try:
             await asyncio.to_thread(self._bring_data)
@@ -87,13 +92,17 @@ class Instance:
             self._container = await self._cloud.runtime.start(
                 command, folder, self.folder, self._container_environment(), self._log.write
             )
-            self._faults = ContainerFaults(self._cloud.faults, self._subject, self._container, serves=True)
+            self._faults = ContainerFaults(
+                self._cloud.faults, self._subject, self._container, serves=True
+            )
             await self._wait_until_healthy(self._container, within)
         except (ImageNotFoundError, OSError) as error:
             raise InstanceFailedError(f"The container could not be started: {error}") from error
         except (DataError, ClientError, BotoCoreError) as error:
             where = self.spec.data.uri if self.spec.data else ""
-            raise InstanceFailedError(f'Failed to download model data from URL "{where}": {error}') from error
+            raise InstanceFailedError(
+                f'Failed to download model data from URL "{where}": {error}'
+            ) from error
 
     def _bring_data(self) -> None:
         model = self.folder / "model"
@@ -132,7 +141,8 @@ class Instance:
                 while True:
                     if container.exit_code is not None:
                         raise InstanceFailedError(
-                            f"The container ended with exit code {container.exit_code} before it passed the ping health check. "
+                            f"The container ended with exit code {container.exit_code} before it "
+                            f"passed the ping health check. "
                             "Please check CloudWatch logs."
                         )
                     if await self._answers_ping():
@@ -141,20 +151,27 @@ class Instance:
                     pause = min(pause * 1.3, _LONGEST_PING_PAUSE_SECONDS)
         except TimeoutError as error:
             raise InstanceFailedError(
-                f"The container did not pass the ping health check within {within:.0f} seconds. Please check CloudWatch logs."
+                f"The container did not pass the ping health check within {within:.0f} seconds. "
+                f"Please check CloudWatch logs."
             ) from error
 
-    async def send(self, path: str, *, headers: Mapping[str, str], body: bytes, within: float) -> Answer:
-        """One invocation. Raises ContainerUnreachableError, or TimeoutError after `within` seconds."""
+    async def send(
+        self, path: str, *, headers: Mapping[str, str], body: bytes, within: float
+    ) -> Answer:
+        """One invocation. Raises ContainerUnreachableError, or TimeoutError after `within`
+        seconds."""
         delay = self._faults.delay_seconds if self._faults else 0.0
         if delay:
             await asyncio.sleep(min(delay, within))
             if delay >= within:
                 raise TimeoutError
-        return await self.client.request("POST", path, headers=headers, body=body, within=within - delay)
+        return await self.client.request(
+            "POST", path, headers=headers, body=body, within=within - delay
+        )
 
     def log_request(self, inference_id: str, line: str) -> None:
-        """A line about one asynchronous request, in the instance's data log; nothing is written once the instance was stopped.
+        """A line about one asynchronous request, in the instance's data log; nothing is written
+        once the instance was stopped.
 
         Source: docs.aws.amazon.com/sagemaker/latest/dg/async-inference-monitor.html ("Logs").
         """
@@ -176,10 +193,12 @@ class Instance:
             self._idle.set()
 
     async def wait_until_unhealthy(self) -> str:
-        """Wait until the container ends, or leaves so many pings in a row unanswered that it counts as hung; what happened.
+        """Wait until the container ends, or leaves so many pings in a row unanswered that it counts
+        as hung; what happened.
 
-        AWS pings all the while, gives each ping 2 seconds, and replaces unhealthy instances; after how many pings, its page does not tell
-        (your-algorithms-inference-code.html, "How Your Container Should Respond to Health Check (Ping) Requests").
+        AWS pings all the while, gives each ping 2 seconds, and replaces unhealthy instances; after
+        how many pings, its page does not tell (your-algorithms-inference-code.html, "How Your
+        Container Should Respond to Health Check (Ping) Requests").
         """
         if self._container is None:
             raise RuntimeError("the instance has not been started")

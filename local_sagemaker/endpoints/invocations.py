@@ -1,7 +1,7 @@
 """InvokeEndpoint: from a request to the container that answers it.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html, …/dg/your-algorithms-inference-code.html (60 seconds)
-and …/dg/invoke-multi-model-endpoint.html.
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html,
+…/dg/your-algorithms-inference-code.html (60 seconds) and …/dg/invoke-multi-model-endpoint.html.
 """
 
 import random
@@ -34,7 +34,8 @@ class Invocations:
         self._endpoints = endpoints
 
     async def invoke(self, params: dict[str, Any]) -> dict[str, Any]:
-        """InvokeEndpoint. Raises ServiceError: ValidationError, ModelError, ModelNotReadyException, ServiceUnavailable."""
+        """InvokeEndpoint. Raises ServiceError: ValidationError, ModelError, ModelNotReadyException,
+        ServiceUnavailable."""
         started = time.perf_counter()
         variant = self._variant(params["EndpointName"], params.get("TargetVariant"))
         target = params.get("TargetModel")
@@ -48,14 +49,17 @@ class Invocations:
         failed = ""
         in_container = 0.0
         try:
-            answer, in_container = await self._send(variant, params["EndpointName"], target, headers, params["Body"])
+            answer, in_container = await self._send(
+                variant, params["EndpointName"], target, headers, params["Body"]
+            )
         except ServiceError as error:
             failed = "4" if error.code in ("ValidationError", "ModelNotReadyException") else "5"
             original = error.fields.get("OriginalStatusCode")
             failed = str(original)[0] if original else failed
             raise
         finally:
-            # Waiting for a model to be loaded is overhead: ModelLatency is the container's time for the request alone.
+            # Waiting for a model to be loaded is overhead: ModelLatency is the container's time for
+            # the request alone.
             overhead = time.perf_counter() - started - in_container
             if in_container:
                 variant.record("ModelLatency", in_container * 1e6, "Microseconds")
@@ -75,11 +79,17 @@ class Invocations:
         fleet = self._endpoints.fleet(endpoint)
         if fleet is None:
             if self._endpoints.get(endpoint) is not None:
-                raise _refused(f"Endpoint {endpoint} of account {self._cloud.settings.account_id} is not in service.")
-            raise _refused(f"Endpoint {endpoint} of account {self._cloud.settings.account_id} not found.")
+                raise _refused(
+                    f"Endpoint {endpoint} of account {self._cloud.settings.account_id} is not in "
+                    f"service."
+                )
+            raise _refused(
+                f"Endpoint {endpoint} of account {self._cloud.settings.account_id} not found."
+            )
         if self._endpoints.queue(endpoint) is not None:
             raise _refused(
-                f"Endpoint {endpoint} of account {self._cloud.settings.account_id} has an AsyncInferenceConfig and takes asynchronous "
+                f"Endpoint {endpoint} of account {self._cloud.settings.account_id} has an "
+                f"AsyncInferenceConfig and takes asynchronous "
                 "invocations only. Use InvokeEndpointAsync."
             )
         if target_variant is not None:
@@ -95,7 +105,12 @@ class Invocations:
         return random.choices(variants, weights)[0]  # noqa: S311 - sharing traffic is no secret
 
     async def _send(
-        self, variant: Variant, endpoint: str, target: str | None, headers: dict[str, str], body: bytes
+        self,
+        variant: Variant,
+        endpoint: str,
+        target: str | None,
+        headers: dict[str, str],
+        body: bytes,
     ) -> tuple[Answer, float]:
         instance: Instance = variant.choose(target)
         within = self._cloud.limit(RESPONSE_TIMEOUT_SECONDS)
@@ -104,7 +119,9 @@ class Invocations:
             with instance:
                 if target is None:
                     sent = time.perf_counter()
-                    answer = await instance.send("/invocations", headers=headers, body=body, within=within)
+                    answer = await instance.send(
+                        "/invocations", headers=headers, body=body, within=within
+                    )
                     seconds = time.perf_counter() - sent
                 else:
                     models = variant.models[instance.id]
@@ -113,7 +130,9 @@ class Invocations:
             raise _model_error(refusal.answer.status, refusal.answer.text, where) from refusal
         except TimeoutError as error:
             raise _model_error(
-                0, "Your invocation timed out while waiting for a response from container primary.", where
+                0,
+                "Your invocation timed out while waiting for a response from container primary.",
+                where,
             ) from error
         except ContainerUnreachableError as error:
             raise _model_error(0, f"The container did not answer: {error}", where) from error

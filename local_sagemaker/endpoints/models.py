@@ -1,6 +1,8 @@
-"""Models: CreateModel, DescribeModel, ListModels, DeleteModel, and what a model's container needs to start.
+"""Models: CreateModel, DescribeModel, ListModels, DeleteModel, and what a model's container needs
+to start.
 
-Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html and …/API_ContainerDefinition.html.
+Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html and
+…/API_ContainerDefinition.html.
 """
 
 import asyncio
@@ -22,8 +24,9 @@ KIND = "model"
 class ContainerSpec:
     """What is needed to start a model's container.
 
-    `data` is the archive, object or prefix of the model, or the prefix of all models of a multi-model container; `compressed` says whether it
-    is a tar.gz; `cached` is False where ModelCacheSetting is Disabled.
+    `data` is the archive, object or prefix of the model, or the prefix of all models of a
+    multi-model container; `compressed` says whether it is a tar.gz; `cached` is False where
+    ModelCacheSetting is Disabled.
     """
 
     image: str
@@ -40,7 +43,9 @@ class ContainerSpec:
             raise validation("Exactly one of PrimaryContainer and Containers must be given")
         containers = model.get("Containers") or [model["PrimaryContainer"]]
         if len(containers) != 1:
-            raise not_emulated("A model of several containers (inference pipeline, multi-container endpoint)")
+            raise not_emulated(
+                "A model of several containers (inference pipeline, multi-container endpoint)"
+            )
         container = containers[0]
         if not container.get("Image"):
             raise validation("ContainerDefinition.Image is required")
@@ -53,11 +58,17 @@ class ContainerSpec:
             raise validation("A multi-model container needs ModelDataUrl, the prefix of its models")
         cache = container.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled")
         return cls(
-            container["Image"], container.get("Environment", {}), multi_model, data, compressed, cache == "Enabled"
+            container["Image"],
+            container.get("Environment", {}),
+            multi_model,
+            data,
+            compressed,
+            cache == "Enabled",
         )
 
     def model(self, target: str) -> str:
-        """The model that a TargetModel names: `/a.tar.gz` and `a.tar.gz` are one below a prefix that ends with a slash."""
+        """The model that a TargetModel names: `/a.tar.gz` and `a.tar.gz` are one below a prefix
+        that ends with a slash."""
         return target.lstrip("/") if self.data is None or self.data.folder == self.data else target
 
 
@@ -75,7 +86,10 @@ def _model_data(container: Document, multi_model: bool) -> tuple[S3Location | No
     compressed = source["CompressionType"] == "Gzip"
     prefix = source["S3DataType"] == "S3Prefix"
     if prefix and compressed:
-        raise validation("ModelDataSource: an S3Prefix must have CompressionType None; give an S3Object for a tar.gz")
+        raise validation(
+            "ModelDataSource: an S3Prefix must have CompressionType None; give an S3Object for a "
+            "tar.gz"
+        )
     if prefix and not source["S3Uri"].endswith("/"):
         raise validation("ModelDataSource: the S3Uri of an S3Prefix must end with a slash")
     return S3Location.parse(source["S3Uri"]), compressed
@@ -116,7 +130,9 @@ class Models:
 
     def _check_data(self, data: S3Location) -> None:
         try:
-            found = self._cloud.s3.list_objects_v2(Bucket=data.bucket, Prefix=data.key, MaxKeys=1).get("Contents")
+            found = self._cloud.s3.list_objects_v2(
+                Bucket=data.bucket, Prefix=data.key, MaxKeys=1
+            ).get("Contents")
         except ClientError:
             found = None
         if not found:

@@ -1,7 +1,9 @@
-"""The models of one instance of a multi-model endpoint: loaded on the first call, unloaded when the container has no memory left.
+"""The models of one instance of a multi-model endpoint: loaded on the first call, unloaded when the
+container has no memory left.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html (the container's calls), …/multi-model-endpoints.html (models stay on
-the instance's volume after unloading) and …/multi-model-caching.html.
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html (the container's calls),
+…/multi-model-endpoints.html (models stay on the instance's volume after unloading) and
+…/multi-model-caching.html.
 """
 
 import asyncio
@@ -24,7 +26,8 @@ from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
 LOAD_TIMEOUT_SECONDS = 360.0
-"""A load goes on this long; a caller waits for the first 60 seconds of it (`Settings.load_wait_seconds`)."""
+"""A load goes on this long; a caller waits for the first 60 seconds of it
+(`Settings.load_wait_seconds`)."""
 _UNLOAD_TIMEOUT_SECONDS = 60.0
 Recorder = Callable[[str, float, str], None]
 """Takes a metric's name, value and unit."""
@@ -45,7 +48,8 @@ def model_name(target: str) -> str:
 
 @dataclass
 class _Loaded:
-    """A model that is loaded or being loaded; `in_flight` requests need it, so it is not unloaded meanwhile."""
+    """A model that is loaded or being loaded; `in_flight` requests need it, so it is not unloaded
+    meanwhile."""
 
     in_flight: int = 0
     loading: asyncio.Task[None] | None = None
@@ -74,14 +78,20 @@ class LoadedModels:
         """Whether the model is loaded or being loaded here."""
         return target in self._loaded or target in self._loading
 
-    async def invoke(self, target: str, headers: dict[str, str], body: bytes, within: float) -> tuple[Answer, float]:
-        """One request to a model, which is loaded first if need be; the answer, and the seconds the container took for it.
+    async def invoke(
+        self, target: str, headers: dict[str, str], body: bytes, within: float
+    ) -> tuple[Answer, float]:
+        """One request to a model, which is loaded first if need be; the answer, and the seconds the
+        container took for it.
 
-        Raises LoadRefusedError, ServiceError (no such model, not loaded in time), ContainerUnreachableError, TimeoutError.
+        Raises LoadRefusedError, ServiceError (no such model, not loaded in time),
+        ContainerUnreachableError, TimeoutError.
         """
         path = f"/models/{model_name(target)}/invoke"
         for attempt in range(2):
-            loaded = self._loaded.get(target) or self._loading.get(target) or self._begin_loading(target)
+            loaded = (
+                self._loaded.get(target) or self._loading.get(target) or self._begin_loading(target)
+            )
             loaded.in_flight += 1
             try:
                 await self._wait_until_loaded(target, loaded)
@@ -107,7 +117,9 @@ class LoadedModels:
         loaded = self._loading[target] = _Loaded()
         loaded.loading = asyncio.create_task(self._load(target, loaded))
         # Whoever waits is told of a failure; after a minute nobody may be waiting any more.
-        loaded.loading.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
+        loaded.loading.add_done_callback(
+            lambda task: None if task.cancelled() else task.exception() and None
+        )
         return loaded
 
     async def _wait_until_loaded(self, target: str, loaded: _Loaded) -> None:
@@ -115,18 +127,27 @@ class LoadedModels:
         if (loading := loaded.loading) is not None:
             started = time.perf_counter()
             try:
-                await asyncio.wait_for(asyncio.shield(loading), self._cloud.settings.load_wait_seconds)
+                await asyncio.wait_for(
+                    asyncio.shield(loading), self._cloud.settings.load_wait_seconds
+                )
             except asyncio.CancelledError:
                 if loading.cancelled():
-                    message = f"The instance went away while model {target} was loaded. Please retry your request."
+                    message = (
+                        f"The instance went away while model {target} was loaded. Please "
+                        f"retry your request."
+                    )
                     raise ServiceError("ServiceUnavailable", message, 503) from None
                 raise
             except TimeoutError as error:
                 raise ServiceError(
-                    "ModelNotReadyException", f"Model {target} is still being loaded. Please retry your request.", 429
+                    "ModelNotReadyException",
+                    f"Model {target} is still being loaded. Please retry your request.",
+                    429,
                 ) from error
             finally:
-                self._record("ModelLoadingWaitTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+                self._record(
+                    "ModelLoadingWaitTime", (time.perf_counter() - started) * 1e6, "Microseconds"
+                )
         if target in self._loaded:
             self._loaded.move_to_end(target)
         if target in self._disk:
@@ -148,7 +169,9 @@ class LoadedModels:
             if target not in self._disk:
                 started = time.perf_counter()
                 self._disk[target] = await asyncio.to_thread(self._download, target, folder)
-                self._record("ModelDownloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+                self._record(
+                    "ModelDownloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds"
+                )
                 await self._keep_disk_within_limit(but_not=target)
             started = time.perf_counter()
             document = json.dumps({"model_name": model_name(target), "url": str(folder)}).encode()
@@ -189,26 +212,34 @@ class LoadedModels:
             return extract(archive, folder, self._cloud.settings.archive_limit_bytes)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-                message = f"Model {target} could not be downloaded at the moment: {error}. Please retry your request."
+                message = (
+                    f"Model {target} could not be downloaded at the moment: {error}. Please "
+                    f"retry your request."
+                )
                 raise ServiceError("ServiceUnavailable", message, 503) from error
             raise ServiceError(
                 "ValidationError",
-                f"Failed to download model data (bucket: {location.bucket}, key: {location.key}). Please ensure that there is an object "
-                "located at the URL and that the role passed to CreateModel has permissions to download the model.",
+                f"Failed to download model data (bucket: {location.bucket}, key: {location.key}). "
+                f"Please ensure that there is an object "
+                "located at the URL and that the role passed to CreateModel has permissions to "
+                "download the model.",
             ) from error
         except DataError as error:
             shutil.rmtree(folder.parent, ignore_errors=True)
             raise ServiceError(
                 "ValidationError",
-                f"Failed to extract model data archive (bucket: {location.bucket}, key: {location.key}): {error}",
+                f"Failed to extract model data archive (bucket: {location.bucket}, key: "
+                f"{location.key}): {error}",
             ) from error
         finally:
             archive.unlink(missing_ok=True)
 
     async def _make_room(self, but_not: str) -> bool:
-        """Unload the least recently used model; False when there is none that could be, now or soon.
+        """Unload the least recently used model; False when there is none that could be, now or
+        soon.
 
-        While all others are in use, or what fills the container is just being loaded or unloaded, it waits for that to change.
+        While all others are in use, or what fills the container is just being loaded or unloaded,
+        it waits for that to change.
         """
         while True:
             others = [target for target in self._loaded if target != but_not]
@@ -240,14 +271,19 @@ class LoadedModels:
         self._record("ModelUnloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
 
     async def _keep_disk_within_limit(self, but_not: str) -> None:
-        """Delete what was used longest ago: first copies of models that are not loaded, then loaded ones with their memory."""
+        """Delete what was used longest ago: first copies of models that are not loaded, then loaded
+        ones with their memory."""
         limit = self._cloud.settings.model_disk_bytes
         for unloaded_only in (True, False):
             for target in list(self._disk):
                 if sum(self._disk.values()) <= limit:
                     return
                 loaded = self._loaded.get(target)
-                if target == but_not or target in self._loading or (loaded and (unloaded_only or loaded.in_flight)):
+                if (
+                    target == but_not
+                    or target in self._loading
+                    or (loaded and (unloaded_only or loaded.in_flight))
+                ):
                     continue
                 if loaded:
                     await self._unload(target)

@@ -1,4 +1,5 @@
-"""A client of the fault plan, for tests and benchmarks in Python; docs/local-cloud.md tells the same calls in curl."""
+"""A client of the fault plan, for tests and benchmarks in Python; docs/local-cloud.md tells the
+same calls in curl."""
 
 import json
 import urllib.error
@@ -17,7 +18,8 @@ class NothingStruckError(LookupError):
 
 
 class FaultsClient:
-    """The faults of the emulator at `url` (`http://127.0.0.1:PORT`). Every method raises urllib.error.URLError when it is not there."""
+    """The faults of the emulator at `url` (`http://127.0.0.1:PORT`). Every method raises
+    urllib.error.URLError when it is not there."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url.rstrip('/')}/_local/faults"
@@ -46,7 +48,9 @@ class FaultsClient:
     def now(self, strike: Strike) -> list[str]:
         """One fault at once; the names of what it struck. Raises NothingStruckError."""
         try:
-            struck: list[str] = self._call("POST", "/now", strike.model_dump_json(exclude_none=True))["struck"]
+            struck: list[str] = self._call(
+                "POST", "/now", strike.model_dump_json(exclude_none=True)
+            )["struck"]
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
@@ -60,5 +64,6 @@ class FaultsClient:
             data=body.encode() if body is not None else None,
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the same
+        # The same.
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
             return json.load(answer)

@@ -1,8 +1,11 @@
-"""Faults on purpose: a seeded plan of what goes wrong, told over HTTP (`/_local/faults`), and single faults at once.
+"""Faults on purpose: a seeded plan of what goes wrong, told over HTTP (`/_local/faults`), and
+single faults at once.
 
-A rule strikes opportunities: a call, the start of a job, the life of a container, one request to S3, one notification. Whether it strikes is
-drawn from the seed, the rule's place in the plan, the opportunity's name and how often that name came before, so that the same seed and the same
-calls meet the same faults, in whatever order calls of different names happen to interleave. docs/local-cloud.md tells the kinds to users.
+A rule strikes opportunities: a call, the start of a job, the life of a container, one request to
+S3, one notification. Whether it strikes is drawn from the seed, the rule's place in the plan, the
+opportunity's name and how often that name came before, so that the same seed and the same calls
+meet the same faults, in whatever order calls of different names happen to interleave.
+docs/local-cloud.md tells the kinds to users.
 """
 
 import asyncio
@@ -37,7 +40,8 @@ Kind = Literal[
     "failed_update",
 ]
 CAPACITY_REASON: Final = (
-    "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type."
+    "CapacityError: Unable to provision requested ML compute capacity. "
+    "Please retry using a different ML instance type."
 )
 """The words of a training job that found no instances."""
 UPDATE_REASON: Final = (
@@ -84,7 +88,8 @@ class NoCapacityError(Exception):
 
 
 class _Selecting(BaseModel):
-    """What rules and single faults have in common: patterns of names, each `*` and `?` as in a shell; without one, all are meant."""
+    """What rules and single faults have in common: patterns of names, each `*` and `?` as in a
+    shell; without one, all are meant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,7 +106,8 @@ class _Selecting(BaseModel):
         kind = info.data.get("kind")
         if value is not None and kind is not None and info.field_name not in _SELECTORS[kind]:
             raise ValueError(
-                f"a rule of kind {kind} does not select by {info.field_name}, only by {' and '.join(_SELECTORS[kind])}"
+                f"a rule of kind {kind} does not select by {info.field_name}, only by "
+                f"{' and '.join(_SELECTORS[kind])}"
             )
         return value
 
@@ -110,7 +116,9 @@ class _Selecting(BaseModel):
     def _lasting(cls, value: float | None, info: ValidationInfo) -> float | None:
         kind = info.data.get("kind")
         if value is not None and kind is not None and kind not in _LASTING:
-            raise ValueError(f"{kind} has no duration; only {', '.join(_LASTING)} have one. Leave it out")
+            raise ValueError(
+                f"{kind} has no duration; only {', '.join(_LASTING)} have one. Leave it out"
+            )
         return value
 
 
@@ -118,12 +126,11 @@ class Rule(_Selecting):
     """One line of a plan.
 
     Args of the model:
-        kind: what goes wrong.
-        probability: share of the opportunities that are struck.
-        most: how often at most, or None for no bound.
-        operation, endpoint, job, image: shell patterns that the opportunity's names must match.
-        after_seconds: at what age a container is struck, drawn between the two; at once when it is not given.
-        seconds: how long it lasts, for the kinds that last.
+        kind: what goes wrong. probability: share of the opportunities that are struck. most: how
+        often at most, or None for no bound. operation, endpoint, job, image: shell patterns that
+        the opportunity's names must match. after_seconds: at what age a container is struck, drawn
+        between the two; at once when it is not given. seconds: how long it lasts, for the kinds
+        that last.
     """
 
     probability: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
@@ -132,12 +139,17 @@ class Rule(_Selecting):
 
     @field_validator("after_seconds")
     @classmethod
-    def _of_a_container(cls, value: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
+    def _of_a_container(
+        cls, value: tuple[float, float] | None, info: ValidationInfo
+    ) -> tuple[float, float] | None:
         kind = info.data.get("kind")
         if value is None or kind is None:
             return value
         if kind not in get_args(ContainerKind):
-            raise ValueError(f"{kind} strikes at once; only {', '.join(get_args(ContainerKind))} strike after a while")
+            raise ValueError(
+                f"{kind} strikes at once; only {', '.join(get_args(ContainerKind))} strike after a "
+                f"while"
+            )
         if value[0] > value[1]:
             raise ValueError("the first number must not be larger than the second")
         return value
@@ -153,7 +165,8 @@ class Plan(BaseModel):
 
 
 class Strike(_Selecting):
-    """The body of `POST /_local/faults/now`: one fault for every running container, or spot job, that the patterns select."""
+    """The body of `POST /_local/faults/now`: one fault for every running container, or spot job,
+    that the patterns select."""
 
     kind: ContainerKind
 
@@ -173,7 +186,8 @@ class RuleReport(Rule):
 
 
 class Report(BaseModel):
-    """The answer of `/_local/faults`: the plan, how often each rule struck, and the last 1,000 faults, single ones included."""
+    """The answer of `/_local/faults`: the plan, how often each rule struck, and the last 1,000
+    faults, single ones included."""
 
     seed: int
     rules: list[RuleReport]
@@ -226,14 +240,19 @@ class _Armed:
 
 
 Action = Callable[[float | None], bool]
-"""Carries a fault out; it gets the rule's `seconds` and says whether there was anything left to strike."""
+"""Carries a fault out; it gets the rule's `seconds` and says whether there was anything left to
+strike."""
 
 
 class Exposure:
     """Something that runs and may be struck, from `Faults.expose` until `withdraw`."""
 
     def __init__(
-        self, faults: "Faults", subject: Subject, actions: Mapping[ContainerKind, Action], relieve: Callable[[], None]
+        self,
+        faults: "Faults",
+        subject: Subject,
+        actions: Mapping[ContainerKind, Action],
+        relieve: Callable[[], None],
     ) -> None:
         self._faults = faults
         self.subject = subject
@@ -247,7 +266,8 @@ class Exposure:
 
 
 class Faults:
-    """The plan in force. `strikes` may be called from any thread, the rest from the event loop's."""
+    """The plan in force. `strikes` may be called from any thread, the rest from the event
+    loop's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -259,11 +279,15 @@ class Faults:
     def report(self) -> Report:
         """The plan and what came of it."""
         with self._lock:
-            rules = [RuleReport(**armed.rule.model_dump(), happened=armed.happened) for armed in self._rules]
+            rules = [
+                RuleReport(**armed.rule.model_dump(), happened=armed.happened)
+                for armed in self._rules
+            ]
             return Report(seed=self._seed, rules=rules, happened=list(self._events))
 
     def replace(self, plan: Plan) -> None:
-        """Put a plan in place of the present one; what runs already is an opportunity for it, of age zero."""
+        """Put a plan in place of the present one; what runs already is an opportunity for it, of
+        age zero."""
         self.end()
         with self._lock:
             self._seed = plan.seed
@@ -272,7 +296,8 @@ class Faults:
             self._arm(exposure)
 
     def end(self) -> None:
-        """End the plan: what was to happen does not, hung containers go on, slow ones are quick again."""
+        """End the plan: what was to happen does not, hung containers go on, slow ones are quick
+        again."""
         for exposure in self._exposures:
             for timer in exposure.timers:
                 timer.cancel()
@@ -300,7 +325,8 @@ class Faults:
         return None
 
     def refuse(self, subject: Subject) -> None:
-        """Before a call is carried out. Raises ServiceError where a rule says that the service refuses it."""
+        """Before a call is carried out. Raises ServiceError where a rule says that the service
+        refuses it."""
         if not self._rules:
             return
         if self.strikes("throttle", subject):
@@ -308,20 +334,29 @@ class Faults:
         if struck := self._strike("server_error", subject):
             if struck[1].random() < 0.5:
                 raise ServiceError(
-                    "InternalFailure", "The request processing has failed because of an unknown error.", 500
+                    "InternalFailure",
+                    "The request processing has failed because of an unknown error.",
+                    500,
                 )
-            raise ServiceError("ServiceUnavailable", "The request has failed due to a temporary failure.", 503)
+            raise ServiceError(
+                "ServiceUnavailable", "The request has failed due to a temporary failure.", 503
+            )
         if subject.operation in _HOLD_INSTANCES and self.strikes("resource_limit", subject):
             raise ServiceError(
                 "ResourceLimitExceeded",
-                "The account-level service limit for this usage is reached, by a fault that was planned. Please use AWS Service "
+                "The account-level service limit for this usage is reached, by a fault that was "
+                "planned. Please use AWS Service "
                 "Quotas to request an increase for this quota.",
             )
 
     def expose(
-        self, subject: Subject, actions: Mapping[ContainerKind, Action], relieve: Callable[[], None] = lambda: None
+        self,
+        subject: Subject,
+        actions: Mapping[ContainerKind, Action],
+        relieve: Callable[[], None] = lambda: None,
     ) -> Exposure:
-        """Something has begun that may be struck later, in the ways of `actions`; `relieve` undoes those that last."""
+        """Something has begun that may be struck later, in the ways of `actions`; `relieve` undoes
+        those that last."""
         exposure = Exposure(self, subject, actions, relieve)
         self._exposures.add(exposure)
         self._arm(exposure)
@@ -336,14 +371,21 @@ class Faults:
         exposure.timers.clear()
 
     def strike_now(self, strike: Strike) -> list[str]:
-        """Carry one fault out on everything that runs and is selected; the names of what was struck."""
+        """Carry one fault out on everything that runs and is selected; the names of what was
+        struck."""
         struck = []
         for exposure in sorted(self._exposures, key=lambda exposure: exposure.subject.where):
             action = exposure.actions.get(strike.kind)
-            if action is not None and exposure.subject.selected_by(strike) and action(strike.seconds):
+            if (
+                action is not None
+                and exposure.subject.selected_by(strike)
+                and action(strike.seconds)
+            ):
                 struck.append(exposure.subject.where)
         with self._lock:
-            self._events.extend(Event(at=time.time(), kind=strike.kind, where=where) for where in struck)
+            self._events.extend(
+                Event(at=time.time(), kind=strike.kind, where=where) for where in struck
+            )
         return struck
 
     def _arm(self, exposure: Exposure) -> None:
@@ -358,7 +400,9 @@ class Faults:
                 low, high = armed.rule.after_seconds or (0.0, 0.0)
                 self._schedule(exposure, kind, armed, fate.uniform(low, high))
 
-    def _schedule(self, exposure: Exposure, kind: ContainerKind, armed: _Armed, seconds: float) -> None:
+    def _schedule(
+        self, exposure: Exposure, kind: ContainerKind, armed: _Armed, seconds: float
+    ) -> None:
         def strike() -> None:
             exposure.timers.pop(timer, None)
             struck = exposure.actions[kind](armed.rule.seconds)
@@ -366,33 +410,44 @@ class Faults:
                 armed.reserved -= 1
                 if struck:
                     armed.happened += 1
-                    self._events.append(Event(at=time.time(), kind=kind, where=exposure.subject.where))
+                    self._events.append(
+                        Event(at=time.time(), kind=kind, where=exposure.subject.where)
+                    )
 
         timer = asyncio.get_running_loop().call_later(seconds, strike)
         exposure.timers[timer] = armed
 
     def _draw(self, armed: _Armed, kind: Kind, subject: Subject) -> random.Random | None:
-        """Fate's answer to one rule and one opportunity: None, or a source of what else there is to draw."""
+        """Fate's answer to one rule and one opportunity: None, or a source of what else there is to
+        draw."""
         rule = armed.rule
         if rule.kind != kind or not subject.selected_by(rule) or not armed.left():
             return None
         time_before = armed.seen[subject.where]
         armed.seen[subject.where] += 1
-        fate = random.Random(f"{self._seed}/{armed.number}/{subject.where}/{time_before}")  # noqa: S311 - to be repeated
+        # To be repeated.
+        fate = random.Random(f"{self._seed}/{armed.number}/{subject.where}/{time_before}")  # noqa: S311
         return fate if fate.random() < rule.probability else None
 
 
 class ContainerFaults:
-    """What can befall one container. `delay_seconds` is how much later each of its invocations gets to it."""
+    """What can befall one container. `delay_seconds` is how much later each of its invocations gets
+    to it."""
 
-    def __init__(self, faults: Faults, subject: Subject, container: Container, *, serves: bool) -> None:
+    def __init__(
+        self, faults: Faults, subject: Subject, container: Container, *, serves: bool
+    ) -> None:
         self._container = container
         self._serves = serves
         self._waking: asyncio.TimerHandle | None = None
         self.delay_seconds = 0.0
         self._exposure = faults.expose(
             subject,
-            {"kill_container": self._kill, "hang_container": self._hang, "slow_container": self._slow},
+            {
+                "kill_container": self._kill,
+                "hang_container": self._hang,
+                "slow_container": self._slow,
+            },
             self._relieve,
         )
 

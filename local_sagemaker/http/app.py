@@ -1,4 +1,5 @@
-"""The HTTP front: one port for `sagemaker`, `sagemaker-runtime` and the control calls under `/_local/`."""
+"""The HTTP front: one port for `sagemaker`, `sagemaker-runtime` and the control calls under
+`/_local/`."""
 
 import asyncio
 import contextlib
@@ -65,7 +66,8 @@ class Emulator:
 
     async def start(self) -> None:
         """Take up what the state folder holds."""
-        # Downloads of a job hold a thread for long; log lines and the models of endpoints must not wait for them.
+        # Downloads of a job hold a thread for long; log lines and the models of endpoints must not
+        # wait for them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         await asyncio.to_thread(self.cloud.connect)
         self.training.start()
@@ -95,7 +97,8 @@ class Emulator:
         """One call of `sagemaker`: JSON 1.1, the operation in `X-Amz-Target`."""
         operation = request.headers.get("x-amz-target", "").removeprefix("SageMaker.")
         session = (
-            request.headers.get("x-amz-security-token") or request.headers.get("authorization", "").partition("/")[0]
+            request.headers.get("x-amz-security-token")
+            or request.headers.get("authorization", "").partition("/")[0]
         )
         caller.set(hashlib.sha256(session.encode()).hexdigest())
         try:
@@ -106,18 +109,27 @@ class Emulator:
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:  # noqa: BLE001 - a service answers its own faults too
-            # What a service does with its own faults: a 500 that clients retry. The trace is for whoever runs it.
+            # What a service does with its own faults: a 500 that clients retry. The trace is for
+            # whoever runs it.
             _log.exception("%s", operation)
-            fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
+            fault = ServiceError(
+                "InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500
+            )
             return _respond(self.sagemaker.encode_error(fault))
 
     async def _answer(self, request: Request, operation: str, body: bytes) -> Response:
         perform = self.operations.get(operation)
         if perform is None:
             known = operation in self.sagemaker.operations
-            what = "is not emulated by local_sagemaker" if known else "is not an operation of SageMaker"
+            what = (
+                "is not emulated by local_sagemaker"
+                if known
+                else "is not an operation of SageMaker"
+            )
             raise ServiceError(
-                "UnknownOperationException", f"{operation or '(no X-Amz-Target)'} {what}", 501 if known else 404
+                "UnknownOperationException",
+                f"{operation or '(no X-Amz-Target)'} {what}",
+                501 if known else 404,
             )
         params = self.sagemaker.decode(operation, body, (), {})
         refuse_what_is_not_emulated(self.sagemaker, operation, params)
@@ -125,9 +137,15 @@ class Emulator:
         return await self._perform(request, self.sagemaker, operation, perform, params)
 
     async def _perform(
-        self, request: Request, protocol: Protocol, operation: str, perform: Operation, params: dict[str, Any]
+        self,
+        request: Request,
+        protocol: Protocol,
+        operation: str,
+        perform: Operation,
+        params: dict[str, Any],
     ) -> Response:
-        """Carry a call out, unless a fault is planned for it, and answer it, unless the answer is to be lost."""
+        """Carry a call out, unless a fault is planned for it, and answer it, unless the answer is
+        to be lost."""
         subject = Subject.of_call(operation, params)
         self.cloud.faults.refuse(subject)
         result = await perform(params)
@@ -137,19 +155,27 @@ class Emulator:
 
     async def invoke(self, request: Request) -> Response:
         """`POST /endpoints/{EndpointName}/invocations`: InvokeEndpoint."""
-        return await self._run("InvokeEndpoint", self.invocations.invoke, request, PAYLOAD_LIMIT_BYTES)
+        return await self._run(
+            "InvokeEndpoint", self.invocations.invoke, request, PAYLOAD_LIMIT_BYTES
+        )
 
     async def invoke_async(self, request: Request) -> Response:
         """`POST /endpoints/{EndpointName}/async-invocations`: InvokeEndpointAsync."""
-        return await self._run("InvokeEndpointAsync", self.async_invocations.invoke, request, INLINE_BODY_LIMIT_BYTES)
+        return await self._run(
+            "InvokeEndpointAsync", self.async_invocations.invoke, request, INLINE_BODY_LIMIT_BYTES
+        )
 
-    async def _run(self, operation: str, perform: Operation, request: Request, limit: int) -> Response:
+    async def _run(
+        self, operation: str, perform: Operation, request: Request, limit: int
+    ) -> Response:
         """One call of `sagemaker-runtime`: rest-json, with a body of at most `limit` bytes."""
         try:
             body = await _body(request, limit)
             params = self.runtime.decode(operation, body, request.headers.raw, request.path_params)
             refuse_what_is_not_emulated(self.runtime, operation, params)
-            return await self._perform(request, self.runtime, operation, perform, {"Body": body, **params})
+            return await self._perform(
+                request, self.runtime, operation, perform, {"Body": body, **params}
+            )
         except ServiceError as error:
             if error.code == "ValidationException":
                 error.code = "ValidationError"  # the name it has in this service
@@ -158,13 +184,16 @@ class Emulator:
             return Response(status_code=400)
         except Exception as error:  # noqa: BLE001 - a service answers its own faults too
             _log.exception("%s", operation)
-            fault = ServiceError("InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500)
+            fault = ServiceError(
+                "InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500
+            )
             return _respond(self.runtime.encode_error(fault))
 
     async def not_emulated(self, request: Request) -> Response:
         """The runtime's other operations."""
         error = ServiceError(
-            "ValidationError", f"{request.method} {request.url.path} is not emulated by local_sagemaker"
+            "ValidationError",
+            f"{request.method} {request.url.path} is not emulated by local_sagemaker",
         )
         return _respond(self.runtime.encode_error(error))
 
@@ -192,7 +221,8 @@ class Emulator:
         return JSONResponse(self.cloud.meter.bill().model_dump(mode="json"))
 
     async def faults(self, request: Request) -> Response:
-        """`/_local/faults`: PUT a plan, GET what came of it, DELETE it; each answers with the report."""
+        """`/_local/faults`: PUT a plan, GET what came of it, DELETE it; each answers with the
+        report."""
         if request.method == "PUT":
             plan = await _parsed(request, Plan)
             if isinstance(plan, Response):
@@ -217,7 +247,9 @@ async def _body(request: Request, limit: int) -> bytes:
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise ServiceError("ValidationException", f"The request body has more than {limit} bytes")
+            raise ServiceError(
+                "ValidationException", f"The request body has more than {limit} bytes"
+            )
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -231,12 +263,17 @@ async def _parsed(request: Request, model: type[_Parsed]) -> _Parsed | Response:
         return model.model_validate_json(await _body(request, _FAULTS_BODY_LIMIT_BYTES))
     except ValidationError as error:
         errors = [
-            {"field": ".".join(str(part) for part in wrong["loc"]) or "body", "problem": wrong["msg"]}
+            {
+                "field": ".".join(str(part) for part in wrong["loc"]) or "body",
+                "problem": wrong["msg"],
+            }
             for wrong in error.errors(include_url=False, include_context=False)
         ]
         return JSONResponse({"errors": errors}, status_code=400)
     except ServiceError as error:
-        return JSONResponse({"errors": [{"field": "body", "problem": error.message}]}, status_code=400)
+        return JSONResponse(
+            {"errors": [{"field": "body", "problem": error.message}]}, status_code=400
+        )
 
 
 def _respond(answer: WireResponse) -> Response:
@@ -258,7 +295,11 @@ def application(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             Route("/endpoints/{EndpointName}/invocations", emulator.invoke, methods=["POST"]),
-            Route("/endpoints/{EndpointName}/async-invocations", emulator.invoke_async, methods=["POST"]),
+            Route(
+                "/endpoints/{EndpointName}/async-invocations",
+                emulator.invoke_async,
+                methods=["POST"],
+            ),
             Route("/endpoints/{rest:path}", emulator.not_emulated, methods=["POST"]),
             Route("/", emulator.control_plane, methods=["POST"]),
             Route("/_local/health", emulator.health),

@@ -1,7 +1,9 @@
-"""A small HTTP/1.1 client for containers on this machine: one pool of kept connections per container, httptools as parser.
+"""A small HTTP/1.1 client for containers on this machine: one pool of kept connections per
+container, httptools as parser.
 
-It is on the path of every invocation, so it does no more than that path needs: no redirects, no cookies, no compression. It sends a
-request once: a container may have begun its work with the first byte, so nothing is sent again that was written before.
+It is on the path of every invocation, so it does no more than that path needs: no redirects, no
+cookies, no compression. It sends a request once: a container may have begun its work with the first
+byte, so nothing is sent again that was written before.
 """
 
 import asyncio
@@ -14,9 +16,11 @@ from typing import cast
 import httptools
 
 RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
-"""A batch transform's payload is at most 100 MB; an answer far beyond that is a fault of the container."""
+"""A batch transform's payload is at most 100 MB; an answer far beyond that is a fault of the
+container."""
 _LONGEST_IDLE_SECONDS = 1.0
-"""A kept connection is used again within this time: common servers close theirs after 2 seconds (gunicorn) or 5 (uvicorn)."""
+"""A kept connection is used again within this time: common servers close theirs after 2 seconds
+(gunicorn) or 5 (uvicorn)."""
 
 
 def header_text(value: bytes) -> str:
@@ -66,11 +70,16 @@ class _Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether a kept connection can take a request: it was used a moment ago, and its other end has not closed it.
+        """Whether a kept connection can take a request: it was used a moment ago, and its other end
+        has not closed it.
 
         What the event loop has not read yet (the other end's closing) makes the socket readable.
         """
-        if self._closed or self._transport is None or time.monotonic() - self._kept_since > _LONGEST_IDLE_SECONDS:
+        if (
+            self._closed
+            or self._transport is None
+            or time.monotonic() - self._kept_since > _LONGEST_IDLE_SECONDS
+        ):
             return False
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
@@ -144,13 +153,24 @@ class HttpClient:
         self._idle: list[_Connection] = []
 
     async def request(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", within: float
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        within: float,
     ) -> Answer:
-        """One request, sent once. Raises ContainerUnreachableError, or TimeoutError after `within` seconds.
+        """One request, sent once. Raises ContainerUnreachableError, or TimeoutError after `within`
+        seconds.
 
         It is ContainerNotListeningError only where nothing of the request was sent.
         """
-        lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{self._port}", f"content-length: {len(body)}"]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            f"host: 127.0.0.1:{self._port}",
+            f"content-length: {len(body)}",
+        ]
         lines.extend(f"{name}: {value}" for name, value in (headers or {}).items())
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()
         async with asyncio.timeout(within):
@@ -160,9 +180,13 @@ class HttpClient:
                     return await self._exchange(kept, head, body)
                 kept.close()
             try:
-                _, fresh = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", self._port)
+                _, fresh = await asyncio.get_running_loop().create_connection(
+                    _Connection, "127.0.0.1", self._port
+                )
             except OSError as error:
-                raise ContainerNotListeningError(f"the container does not listen on port {self._port}") from error
+                raise ContainerNotListeningError(
+                    f"the container does not listen on port {self._port}"
+                ) from error
             return await self._exchange(fresh, head, body)
 
     async def _exchange(self, connection: _Connection, head: bytes, body: bytes) -> Answer:

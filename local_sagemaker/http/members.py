@@ -1,8 +1,10 @@
-"""What requests may hold: which members of each structure are honoured, and which are taken without effect.
+"""What requests may hold: which members of each structure are honoured, and which are taken without
+effect.
 
-Every structure of an emulated request stands in `STRUCTURES`, so what a newer service model adds is refused until it stands here. A member
-that is refused may still be there when it asks for nothing: clients send `{"EnableInfraCheck": false}` and the like whatever they want.
-`python -m local_sagemaker --operations` prints the tables of docs/local-cloud.md from this module.
+Every structure of an emulated request stands in `STRUCTURES`, so what a newer service model adds is
+refused until it stands here. A member that is refused may still be there when it asks for nothing:
+clients send `{"EnableInfraCheck": false}` and the like whatever they want. `python -m
+local_sagemaker --operations` prints the tables of docs/local-cloud.md from this module.
 """
 
 from collections.abc import Iterator
@@ -17,8 +19,8 @@ from local_sagemaker.http.protocol import Protocol
 class Structure:
     """The members of one structure of the service model.
 
-    `honoured` ones do here what they do on AWS; those `without_effect` are taken and shown again. Of the members in `values` only these values
-    are honoured.
+    `honoured` ones do here what they do on AWS; those `without_effect` are taken and shown again.
+    Of the members in `values` only these values are honoured.
     """
 
     honoured: frozenset[str]
@@ -28,7 +30,9 @@ class Structure:
 
 def _structure(honoured: str, without_effect: str = "", **values: str) -> Structure:
     allowed = {member: tuple(text.split()) for member, text in values.items()}
-    return Structure(frozenset((*honoured.split(), *allowed)), frozenset(without_effect.split()), allowed)
+    return Structure(
+        frozenset((*honoured.split(), *allowed)), frozenset(without_effect.split()), allowed
+    )
 
 
 _CREATED = "CreationTimeAfter CreationTimeBefore"
@@ -38,9 +42,11 @@ _PAGE = "NameContains SortBy SortOrder MaxResults NextToken"
 STRUCTURES: dict[str, Structure] = {
     # Training
     "CreateTrainingJobRequest": _structure(
-        "TrainingJobName HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig ResourceConfig"
+        "TrainingJobName HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig "
+        "ResourceConfig"
         " StoppingCondition Tags EnableManagedSpotTraining CheckpointConfig Environment",
-        "RoleArn VpcConfig EnableNetworkIsolation EnableInterContainerTrafficEncryption SessionChainingConfig",
+        "RoleArn VpcConfig EnableNetworkIsolation EnableInterContainerTrafficEncryption "
+        "SessionChainingConfig",
     ),
     "AlgorithmSpecification": _structure(
         "TrainingImage ContainerEntrypoint ContainerArguments",
@@ -57,22 +63,25 @@ STRUCTURES: dict[str, Structure] = {
     "S3DataSource": _structure("S3Uri S3DataDistributionType", S3DataType="S3Prefix ManifestFile"),
     "OutputDataConfig": _structure("S3OutputPath CompressionType", "KmsKeyId"),
     "ResourceConfig": _structure(
-        "InstanceType InstanceCount KeepAlivePeriodInSeconds",
-        "VolumeSizeInGB VolumeKmsKeyId",
+        "InstanceType InstanceCount KeepAlivePeriodInSeconds", "VolumeSizeInGB VolumeKmsKeyId"
     ),
     "StoppingCondition": _structure("MaxRuntimeInSeconds MaxWaitTimeInSeconds"),
     "CheckpointConfig": _structure("S3Uri LocalPath"),
     "DescribeTrainingJobRequest": _structure("TrainingJobName"),
-    "ListTrainingJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals WarmPoolStatusEquals"),
+    "ListTrainingJobsRequest": _structure(
+        f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals WarmPoolStatusEquals"
+    ),
     "StopTrainingJobRequest": _structure("TrainingJobName"),
     "UpdateTrainingJobRequest": _structure("TrainingJobName ResourceConfig"),
     "ResourceConfigForUpdate": _structure("KeepAlivePeriodInSeconds"),
     # Models
     "CreateModelInput": _structure(
-        "ModelName PrimaryContainer Containers Tags", "ExecutionRoleArn VpcConfig EnableNetworkIsolation"
+        "ModelName PrimaryContainer Containers Tags",
+        "ExecutionRoleArn VpcConfig EnableNetworkIsolation",
     ),
     "ContainerDefinition": _structure(
-        "Image Mode ModelDataUrl ModelDataSource Environment MultiModelConfig", "ContainerHostname ImageConfig"
+        "Image Mode ModelDataUrl ModelDataSource Environment MultiModelConfig",
+        "ContainerHostname ImageConfig",
     ),
     "ModelDataSource": _structure("S3DataSource"),
     "S3ModelDataSource": _structure("S3Uri S3DataType CompressionType"),
@@ -90,11 +99,17 @@ STRUCTURES: dict[str, Structure] = {
         " ContainerStartupHealthCheckTimeoutInSeconds",
         "VolumeSizeInGB ModelDataDownloadTimeoutInSeconds InferenceAmiVersion EnableSSMAccess",
     ),
-    "ProductionVariantRoutingConfig": _structure("", RoutingStrategy="LEAST_OUTSTANDING_REQUESTS RANDOM"),
+    "ProductionVariantRoutingConfig": _structure(
+        "", RoutingStrategy="LEAST_OUTSTANDING_REQUESTS RANDOM"
+    ),
     "AsyncInferenceConfig": _structure("ClientConfig OutputConfig"),
     "AsyncInferenceClientConfig": _structure("MaxConcurrentInvocationsPerInstance"),
-    "AsyncInferenceOutputConfig": _structure("S3OutputPath S3FailurePath NotificationConfig", "KmsKeyId"),
-    "AsyncInferenceNotificationConfig": _structure("SuccessTopic ErrorTopic IncludeInferenceResponseIn"),
+    "AsyncInferenceOutputConfig": _structure(
+        "S3OutputPath S3FailurePath NotificationConfig", "KmsKeyId"
+    ),
+    "AsyncInferenceNotificationConfig": _structure(
+        "SuccessTopic ErrorTopic IncludeInferenceResponseIn"
+    ),
     "DescribeEndpointConfigInput": _structure("EndpointConfigName"),
     "ListEndpointConfigsInput": _structure(f"{_PAGE} {_CREATED}"),
     "DeleteEndpointConfigInput": _structure("EndpointConfigName"),
@@ -103,15 +118,19 @@ STRUCTURES: dict[str, Structure] = {
     "DescribeEndpointInput": _structure("EndpointName"),
     "ListEndpointsInput": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
     "UpdateEndpointInput": _structure(
-        "EndpointName EndpointConfigName RetainAllVariantProperties ExcludeRetainedVariantProperties"
+        "EndpointName EndpointConfigName RetainAllVariantProperties "
+        "ExcludeRetainedVariantProperties"
     ),
     "VariantProperty": _structure("", VariantPropertyType="DesiredInstanceCount DesiredWeight"),
-    "UpdateEndpointWeightsAndCapacitiesInput": _structure("EndpointName DesiredWeightsAndCapacities"),
+    "UpdateEndpointWeightsAndCapacitiesInput": _structure(
+        "EndpointName DesiredWeightsAndCapacities"
+    ),
     "DesiredWeightAndCapacity": _structure("VariantName DesiredWeight DesiredInstanceCount"),
     "DeleteEndpointInput": _structure("EndpointName"),
     # Batch transform
     "CreateTransformJobRequest": _structure(
-        "TransformJobName ModelName MaxConcurrentTransforms ModelClientConfig MaxPayloadInMB BatchStrategy Environment"
+        "TransformJobName ModelName MaxConcurrentTransforms ModelClientConfig MaxPayloadInMB "
+        "BatchStrategy Environment"
         " TransformInput TransformOutput TransformResources DataProcessing Tags"
     ),
     "ModelClientConfig": _structure("InvocationsTimeoutInSeconds InvocationsMaxRetries"),
@@ -119,7 +138,9 @@ STRUCTURES: dict[str, Structure] = {
     "TransformDataSource": _structure("S3DataSource"),
     "TransformS3DataSource": _structure("S3Uri", S3DataType="S3Prefix ManifestFile"),
     "TransformOutput": _structure("S3OutputPath Accept AssembleWith", "KmsKeyId"),
-    "TransformResources": _structure("InstanceType InstanceCount", "VolumeKmsKeyId TransformAmiVersion"),
+    "TransformResources": _structure(
+        "InstanceType InstanceCount", "VolumeKmsKeyId TransformAmiVersion"
+    ),
     "DataProcessing": _structure("InputFilter OutputFilter JoinSource"),
     "DescribeTransformJobRequest": _structure("TransformJobName"),
     "ListTransformJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
@@ -131,21 +152,29 @@ STRUCTURES: dict[str, Structure] = {
     "DeleteTagsInput": _structure("ResourceArn TagKeys"),
     # Invocations
     "InvokeEndpointInput": _structure(
-        "EndpointName Body ContentType Accept CustomAttributes TargetModel TargetVariant InferenceId"
+        "EndpointName Body ContentType Accept CustomAttributes TargetModel TargetVariant "
+        "InferenceId"
     ),
     "InvokeEndpointAsyncInput": _structure(
-        "EndpointName Body InputLocation ContentType Accept CustomAttributes InferenceId S3OutputPathExtension Filename"
+        "EndpointName Body InputLocation ContentType Accept CustomAttributes InferenceId "
+        "S3OutputPathExtension Filename"
         " RequestTTLSeconds InvocationTimeoutSeconds"
     ),
 }
-_SWITCHED_OFF = {"ProfilerConfig": ("DisableProfiler", True), "DataCaptureConfig": ("EnableCapture", False)}
-"""Structures that ask for nothing when this member has this value, whatever else they hold; without it they ask for something."""
+_SWITCHED_OFF = {
+    "ProfilerConfig": ("DisableProfiler", True),
+    "DataCaptureConfig": ("EnableCapture", False),
+}
+"""Structures that ask for nothing when this member has this value, whatever else they hold; without
+it they ask for something."""
 _PLACES = {"DebugHookConfig": {"S3OutputPath", "LocalPath"}}
-"""Structures that only name a place for output: without a collection or a parameter they ask for nothing to be put there."""
+"""Structures that only name a place for output: without a collection or a parameter they ask for
+nothing to be put there."""
 
 
 def asks_for_nothing(member: str, value: Any) -> bool:
-    """Whether a member that is not emulated has a value that leaves everything as it is without it."""
+    """Whether a member that is not emulated has a value that leaves everything as it is without
+    it."""
     if value in (None, [], {}, "", False):
         return True
     if not isinstance(value, dict):
@@ -158,7 +187,8 @@ def asks_for_nothing(member: str, value: Any) -> bool:
 
 
 def refuse_what_is_not_emulated(protocol: Protocol, operation: str, params: dict[str, Any]) -> None:
-    """Refuse each member of a request, at any depth, that asks for what is not emulated. Raises ValidationException."""
+    """Refuse each member of a request, at any depth, that asks for what is not emulated. Raises
+    ValidationException."""
     _refuse(protocol.model.operation_model(operation).input_shape, params, operation)
 
 
@@ -181,7 +211,8 @@ def _refuse(shape: Any, value: Any, where: str) -> None:
 
 
 def tables() -> str:
-    """The tables of docs/local-cloud.md: for each request and its structures, what is refused and what is without effect."""
+    """The tables of docs/local-cloud.md: for each request and its structures, what is refused and
+    what is without effect."""
     lines = ["| request | refused | without effect |", "|---|---|---|"]
     whole = []
     for service in ("sagemaker", "sagemaker-runtime"):
@@ -202,9 +233,15 @@ def _rows(shape: Any, where: str, seen: set[str]) -> Iterator[str]:
         return
     seen.add(shape.name)
     structure = STRUCTURES[shape.name]
-    refused = [f"`{member}`" for member in shape.members if member not in structure.honoured | structure.without_effect]
+    refused = [
+        f"`{member}`"
+        for member in shape.members
+        if member not in structure.honoured | structure.without_effect
+    ]
     for member, allowed in structure.values.items():
-        refused.extend(f"`{member}` {value}" for value in shape.members[member].enum if value not in allowed)
+        refused.extend(
+            f"`{member}` {value}" for value in shape.members[member].enum if value not in allowed
+        )
     ignored = [f"`{member}`" for member in shape.members if member in structure.without_effect]
     if refused or ignored:
         yield f"| `{where}` | {', '.join(refused)} | {', '.join(ignored)} |"

@@ -1,7 +1,9 @@
-"""Who may call: programs that name this address, and no page of another site in a browser on this machine.
+"""Who may call: programs that name this address, and no page of another site in a browser on this
+machine.
 
-A browser sends a page's requests to loopback too, with the name that the page's server has (DNS rebinding) or with the page's `Origin`. AWS's
-clients name the address they were given and send no `Origin`.
+A browser sends a page's requests to loopback too, with the name that the page's server has (DNS
+rebinding) or with the page's `Origin`. AWS's clients name the address they were given and send no
+`Origin`.
 """
 
 import ipaddress
@@ -12,15 +14,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _OWN_SITE = ("same-origin", "none")
-"""What a browser says in `Sec-Fetch-Site` of a request that no other site made; `same-site` is another port of this machine."""
+"""What a browser says in `Sec-Fetch-Site` of a request that no other site made; `same-site` is
+another port of this machine."""
 
 
 class KnownCallersOnly:
-    """ASGI middleware that answers 403 to a foreign `Host` or `Origin` and to whatever a browser marks as another site's.
+    """ASGI middleware that answers 403 to a foreign `Host` or `Origin` and to whatever a browser
+    marks as another site's.
 
-    A host's port makes no difference: a tunnel or a proxy on this machine has one of its own, and a page never chooses its `Host`.
-    `allowed_hosts` are further names it is called by, `NAME` for any port or `NAME:PORT`. Below `/_local/` no request
-    may have an `Origin` at all, since no page has business there.
+    A host's port makes no difference: a tunnel or a proxy on this machine has one of its own, and a
+    page never chooses its `Host`. `allowed_hosts` are further names it is called by, `NAME` for any
+    port or `NAME:PORT`. Below `/_local/` no request may have an `Origin` at all, since no page has
+    business there.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = ()) -> None:
@@ -29,11 +34,15 @@ class KnownCallersOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before a byte of its body is read."""
-        refusal = self._refusal(Headers(scope=scope), scope["path"]) if scope["type"] == "http" else None
+        refusal = (
+            self._refusal(Headers(scope=scope), scope["path"]) if scope["type"] == "http" else None
+        )
         if refusal is None:
             await self._app(scope, receive, send)
             return
-        body = json.dumps({"__type": "AccessDeniedException", "message": refusal, "Message": refusal}).encode()
+        body = json.dumps(
+            {"__type": "AccessDeniedException", "message": refusal, "Message": refusal}
+        ).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -47,14 +56,22 @@ class KnownCallersOnly:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_own(hosts[0].lower()):
             return (
-                "The Host header names no loopback address. Call it by one, or start local_sagemaker with --allow-host."
+                "The Host header names no loopback address. Call it by one, or start "
+                "local_sagemaker with --allow-host."
             )
         origins = headers.getlist("origin")
         own = f"http://{hosts[0]}".lower()
-        if any(origin.lower() != own for origin in origins) or (origins and path.startswith("/_local/")):
-            return "A page of a browser made this request, and local_sagemaker answers programs only."
+        if any(origin.lower() != own for origin in origins) or (
+            origins and path.startswith("/_local/")
+        ):
+            return (
+                "A page of a browser made this request, and local_sagemaker answers programs only."
+            )
         if any(site.lower() not in _OWN_SITE for site in headers.getlist("sec-fetch-site")):
-            return "A page of another site made this request, and local_sagemaker answers programs only."
+            return (
+                "A page of another site made this request, and local_sagemaker answers "
+                "programs only."
+            )
         return None
 
     def _is_own(self, host: str) -> bool:

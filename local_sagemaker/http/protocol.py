@@ -1,8 +1,9 @@
 """Decoding, validating and encoding of the two services' wire formats.
 
-moto.core's parsers and serializers do the wire format and botocore's own service models say what is valid: `sagemaker` speaks JSON 1.1 with
-`X-Amz-Target`, `sagemaker-runtime` speaks rest-json. botocore's validator knows required members, types and minima; `constraint_violations`
-adds enums, patterns and maxima, which it leaves to the service.
+moto.core's parsers and serializers do the wire format and botocore's own service models say what is
+valid: `sagemaker` speaks JSON 1.1 with `X-Amz-Target`, `sagemaker-runtime` speaks rest-json.
+botocore's validator knows required members, types and minima; `constraint_violations` adds enums,
+patterns and maxima, which it leaves to the service.
 """
 
 import json
@@ -47,22 +48,33 @@ class Protocol:
         self._validator = ParamValidator()
 
     def decode(
-        self, operation: str, body: bytes, headers: Iterable[tuple[bytes, bytes]], url_params: Mapping[str, str]
+        self,
+        operation: str,
+        body: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        url_params: Mapping[str, str],
     ) -> dict[str, Any]:
-        """The request as the members of the operation's input shape; ValidationException where the model refuses it."""
+        """The request as the members of the operation's input shape; ValidationException where the
+        model refuses it."""
         model = self.model.operation_model(operation)
         request: Any = {
             "body": body,
-            "headers": HeadersDict({name.decode("latin-1"): header_text(value) for name, value in headers}),
+            "headers": HeadersDict(
+                {name.decode("latin-1"): header_text(value) for name, value in headers}
+            ),
             "url_params": url_params,
             "values": {},
             "method": "",
             "url_path": "",
         }
         try:
-            params: dict[str, Any] = self._parser(model, timestamp_parser=_aware_timestamp).parse(request)
+            params: dict[str, Any] = self._parser(model, timestamp_parser=_aware_timestamp).parse(
+                request
+            )
         except (ValueError, TypeError, AttributeError, RequestParserError) as error:
-            raise ServiceError("SerializationException", f"The request body is malformed: {error}") from error
+            raise ServiceError(
+                "SerializationException", f"The request body is malformed: {error}"
+            ) from error
         if model.input_shape is None:
             return {}
         report = self._validator.validate(params, model.input_shape)
@@ -71,7 +83,9 @@ class Protocol:
         violations = list(constraint_violations(params, model.input_shape, ""))
         if violations:
             plural = "errors" if len(violations) > 1 else "error"
-            raise validation(f"{len(violations)} validation {plural} detected: {'; '.join(violations)}")
+            raise validation(
+                f"{len(violations)} validation {plural} detected: {'; '.join(violations)}"
+            )
         return params
 
     def encode(self, operation: str, result: dict[str, Any]) -> WireResponse:
@@ -82,16 +96,28 @@ class Protocol:
         if "ContentType" in result:
             # The serializer puts application/json over the modelled Content-Type of InvokeEndpoint.
             headers["Content-Type"] = result["ContentType"]
-        return _with_request_id(serialized["status_code"], headers, body.encode() if isinstance(body, str) else body)
+        return _with_request_id(
+            serialized["status_code"], headers, body.encode() if isinstance(body, str) else body
+        )
 
     def encode_error(self, error: ServiceError) -> WireResponse:
-        """The answer of an operation that failed, with the status of the model where it names the error."""
+        """The answer of an operation that failed, with the status of the model where it names the
+        error."""
         status = error.status
         for shape in self.model.error_shapes:
             if shape.name == error.code:
                 status = shape.metadata.get("error", {}).get("httpStatusCode", status)
-        document = {"__type": error.code, "message": error.message, "Message": error.message, **error.fields}
-        content_type = "application/json" if self.model.protocol == "rest-json" else "application/x-amz-json-1.1"
+        document = {
+            "__type": error.code,
+            "message": error.message,
+            "Message": error.message,
+            **error.fields,
+        }
+        content_type = (
+            "application/json"
+            if self.model.protocol == "rest-json"
+            else "application/x-amz-json-1.1"
+        )
         headers = {"Content-Type": content_type, "X-Amzn-Errortype": error.code}
         return _with_request_id(status, headers, json.dumps(document).encode())
 
@@ -109,7 +135,8 @@ def _aware_timestamp(value: Any) -> float:
 
 
 _JAVA_ONLY = {r"\p{Print}": r"\x20-\x7E", r"\p{Alnum}": "a-zA-Z0-9", r"\z": r"\Z"}
-"""What the models' patterns, which are Java's, mean otherwise or not at all here: Java's POSIX classes are ASCII."""
+"""What the models' patterns, which are Java's, mean otherwise or not at all here: Java's POSIX
+classes are ASCII."""
 _patterns: dict[str, regex.Pattern[str] | None] = {}
 
 
@@ -150,13 +177,19 @@ def constraint_violations(value: Any, shape: Any, path: str) -> Iterator[str]:
         size = len(value)
     if size is not None and "max" in limits and size > limits["max"]:
         what = "value" if size is value else "length"
-        yield _violation(value, path, f"Member must have {what} less than or equal to {limits['max']}")
+        yield _violation(
+            value, path, f"Member must have {what} less than or equal to {limits['max']}"
+        )
     if shape.type_name == "string":
         if "enum" in limits and value not in limits["enum"]:
-            yield _violation(value, path, f"Member must satisfy enum value set: [{', '.join(limits['enum'])}]")
+            yield _violation(
+                value, path, f"Member must satisfy enum value set: [{', '.join(limits['enum'])}]"
+            )
         pattern = _pattern(limits["pattern"]) if "pattern" in limits else None
         if pattern is not None and not pattern.fullmatch(value):
-            yield _violation(value, path, f"Member must satisfy regular expression pattern: {limits['pattern']}")
+            yield _violation(
+                value, path, f"Member must satisfy regular expression pattern: {limits['pattern']}"
+            )
 
 
 def _camel(name: str) -> str:

@@ -1,4 +1,5 @@
-"""The HTTP server's protocol, with one thing that ASGI lacks: a connection that is closed without an answer."""
+"""The HTTP server's protocol, with one thing that ASGI lacks: a connection that is closed without
+an answer."""
 
 import asyncio
 

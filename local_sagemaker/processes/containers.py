@@ -1,4 +1,5 @@
-"""Containers as processes: an image's name picks a folder, its entry point is run with the documented layout and environment."""
+"""Containers as processes: an image's name picks a folder, its entry point is run with the
+documented layout and environment."""
 
 import asyncio
 import contextlib
@@ -28,28 +29,36 @@ class ImageNotFoundError(Exception):
 def image_folder(containers: Path, image: str) -> Path:
     """The folder that stands for `image`: the last component of its path, without tag and digest.
 
-    `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/forecast:3` is `{containers}/forecast`. Raises ImageNotFoundError.
+    `123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/forecast:3` is `{containers}/forecast`.
+    Raises ImageNotFoundError.
     """
     name = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     folder = containers / name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not folder.is_dir():
-        raise ImageNotFoundError(f"image {image!r}: there is no folder {name!r} in the containers folder {containers}")
+        raise ImageNotFoundError(
+            f"image {image!r}: there is no folder {name!r} in the containers folder {containers}"
+        )
     return folder
 
 
 def entry_point(containers: Path, image: str, command: str) -> tuple[list[str], Path]:
-    """The command line and working folder of `train` or `serve` in an image. Raises ImageNotFoundError."""
+    """The command line and working folder of `train` or `serve` in an image. Raises
+    ImageNotFoundError."""
     folder = image_folder(containers, image)
     executable = folder / command
     if not os.access(executable, os.X_OK) or not executable.is_file():
-        raise ImageNotFoundError(f"image {image!r}: {executable} does not exist or is not executable")
+        raise ImageNotFoundError(
+            f"image {image!r}: {executable} does not exist or is not executable"
+        )
     return [str(executable)], folder
 
 
 class Container:
     """One running container: a process in a session of its own, its output read line by line."""
 
-    def __init__(self, process: asyncio.subprocess.Process, output: asyncio.Task[None], token: str) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, output: asyncio.Task[None], token: str
+    ) -> None:
         self._process = process
         self._output = output
         self._token = token
@@ -61,12 +70,14 @@ class Container:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; 128 + the signal's number when a signal ended it, as a container runtime has it."""
+        """None while it runs; 128 + the signal's number when a signal ended it, as a container
+        runtime has it."""
         code = self._process.returncode
         return 128 - code if code is not None and code < 0 else code
 
     async def wait(self) -> int:
-        """Wait for the end of the entry point; whatever it left running is killed. The exit code."""
+        """Wait for the end of the entry point; whatever it left running is killed. The exit
+        code."""
         await self._process.wait()
         self._signal(signal.SIGKILL)
         done, _ = await asyncio.wait({self._output}, timeout=0.1)
@@ -90,7 +101,8 @@ class Container:
         return await self.wait()
 
     def kill(self) -> bool:
-        """SIGKILL at once, as the kernel does it when memory runs out; False when it had ended already."""
+        """SIGKILL at once, as the kernel does it when memory runs out; False when it had ended
+        already."""
         return self._signal_if_running(signal.SIGKILL)
 
     def pause(self) -> bool:
@@ -122,7 +134,9 @@ class ContainerRuntime:
         watcher.kill_processes_with(watcher.STATE_VARIABLE, self._state, but_not=self._token)
         self._in_own_opt_ml = own_opt_ml(state.resolve(), containers)
         self._watcher = subprocess.Popen(
-            [sys.executable, "-I", watcher.__file__, self._token], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-I", watcher.__file__, self._token],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
 
     async def start(
@@ -133,7 +147,8 @@ class ContainerRuntime:
         environment: dict[str, str],
         on_line: Callable[[str], None],
     ) -> Container:
-        """Start a container with just `environment` and what every container gets; `base` is its `/opt/ml`.
+        """Start a container with just `environment` and what every container gets; `base` is its
+        `/opt/ml`.
 
         Raises OSError when it cannot be started.
         """
@@ -162,17 +177,20 @@ class ContainerRuntime:
         return Container(process, asyncio.create_task(_read_lines(reading, on_line)), token)
 
     def _base_environment(self) -> dict[str, str]:
-        """PATH with this Python first, the AWS settings of this process, and nothing else of its environment.
+        """PATH with this Python first, the AWS settings of this process, and nothing else of its
+        environment.
 
-        A Dockerfile's ENV is not read; PYTHONUNBUFFERED, which nearly each of them sets, is therefore set for all.
+        A Dockerfile's ENV is not read; PYTHONUNBUFFERED, which nearly each of them sets, is
+        therefore set for all.
         """
         kept = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         for name in ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ"):
             if name in os.environ:
                 kept[name] = os.environ[name]
+        path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         return {
             **kept,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PATH": os.pathsep.join(path),
             "PYTHONUNBUFFERED": "1",
             watcher.PROCESS_VARIABLE: self._token,
             watcher.STATE_VARIABLE: self._state,
@@ -187,10 +205,12 @@ class ContainerRuntime:
 
 
 def own_opt_ml(state: Path, containers: Path) -> list[str]:
-    """The beginning of a command line that puts a folder, its next argument, at `/opt/ml` for the rest of it.
+    """The beginning of a command line that puts a folder, its next argument, at `/opt/ml` for the
+    rest of it.
 
-    A mount namespace of its own lets a container see its own folder there; nobody else sees it. It takes root, or user namespaces and a
-    folder `/opt/ml`. Empty where this machine allows neither: programs then find their folder through SAGEMAKER_BASE_DIR alone.
+    A mount namespace of its own lets a container see its own folder there; nobody else sees it. It
+    takes root, or user namespaces and a folder `/opt/ml`. Empty where this machine allows neither:
+    programs then find their folder through SAGEMAKER_BASE_DIR alone.
     """
     tools = {name: shutil.which(name) for name in ("unshare", "mount", "sh")}
     if None in tools.values() or any(path.is_relative_to(_OPT_ML) for path in (state, containers)):
@@ -202,7 +222,10 @@ def own_opt_ml(state: Path, containers: Path) -> list[str]:
         beginning = [str(tools["unshare"]), *namespaces, str(tools["sh"]), "-c", script]
         try:
             tried = subprocess.run(
-                [*beginning, str(state), "true"], capture_output=True, timeout=_PROBE_SECONDS, check=False
+                [*beginning, str(state), "true"],
+                capture_output=True,
+                timeout=_PROBE_SECONDS,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             continue

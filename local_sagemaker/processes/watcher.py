@@ -1,8 +1,9 @@
 """Kills what an emulator left behind when it died without a word (SIGKILL).
 
-Runs as a process of its own, `python watcher.py TOKEN`, in its own session. It waits for the end of its standard input, which comes when
-the emulator ends however that happens, and then kills every process whose environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all
-their descendants have it, also those that left the process group.
+Runs as a process of its own, `python watcher.py TOKEN`, in its own session. It waits for the end of
+its standard input, which comes when the emulator ends however that happens, and then kills every
+process whose environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all their
+descendants have it, also those that left the process group.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ STATE_VARIABLE = "LOCAL_SAGEMAKER_STATE"
 
 
 def kill_processes_with(variable: str, value: str, but_not: str | None = None) -> int:
-    """Kill (SIGKILL) every process with this environment variable until none is left; the number killed.
+    """Kill (SIGKILL) every process with this environment variable until none is left; the number
+    killed.
 
     Processes of the emulator `but_not` are spared.
     """
@@ -29,7 +31,10 @@ def kill_processes_with(variable: str, value: str, but_not: str | None = None) -
                 continue
             with contextlib.suppress(psutil.Error):
                 environment = process.environ()
-                if environment.get(variable) != value or environment.get(PROCESS_VARIABLE) == but_not:
+                if (
+                    environment.get(variable) != value
+                    or environment.get(PROCESS_VARIABLE) == but_not
+                ):
                     continue
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue

@@ -1,6 +1,7 @@
 """Checkpoints: copied in from S3 before training, synced out while it runs.
 
-Source: docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html. As there, nothing is promised about the order in which files reach S3.
+Source: docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html. As there, nothing is
+promised about the order in which files reach S3.
 """
 
 from concurrent.futures import Executor, wait
@@ -30,7 +31,8 @@ class CheckpointSync:
         self._known = self._scan()
 
     def sync_out(self) -> int:
-        """Upload what is new or changed since the last time, delete in S3 what this host deleted; how many uploads did not succeed."""
+        """Upload what is new or changed since the last time, delete in S3 what this host deleted;
+        how many uploads did not succeed."""
         now = self._scan()
         changed = [name for name, seen in now.items() if self._known.get(name) != seen]
         uploads = {self._pool.submit(self._upload, name): name for name in changed}
@@ -59,5 +61,8 @@ class CheckpointSync:
             except FileNotFoundError:
                 continue
             if path.is_file():
-                found[path.relative_to(self._folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+                found[path.relative_to(self._folder).as_posix()] = (
+                    status.st_size,
+                    status.st_mtime_ns,
+                )
         return found

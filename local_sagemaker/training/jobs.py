@@ -1,10 +1,13 @@
-"""Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob, UpdateTrainingJob.
+"""Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob,
+UpdateTrainingJob.
 
 A job's containers run as processes, one per instance, and its status moves as AWS documents it
-(docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html): Starting, Downloading, Training, Uploading, then Completed,
-Failed, Stopped or MaxRuntimeExceeded; of managed spot training also Interrupted and MaxWaitTimeExceeded
-(…/dg/model-managed-spot-training-status.html). A job that was in progress when the emulator's process ended is Failed with an
-InternalServerError at the next start; it is not re-adopted, because its containers died with the emulator.
+(docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html): Starting,
+Downloading, Training, Uploading, then Completed, Failed, Stopped or MaxRuntimeExceeded; of managed
+spot training also Interrupted and MaxWaitTimeExceeded
+(…/dg/model-managed-spot-training-status.html). A job that was in progress when the emulator's
+process ended is Failed with an InternalServerError at the next start; it is not re-adopted, because
+its containers died with the emulator.
 """
 
 import asyncio
@@ -38,7 +41,12 @@ from local_sagemaker.account.storage import (
 )
 from local_sagemaker.errors import ServiceError, validation
 from local_sagemaker.faults.plan import CAPACITY_REASON, ContainerFaults, Exposure, Subject
-from local_sagemaker.processes.containers import Container, ImageNotFoundError, entry_point, image_folder
+from local_sagemaker.processes.containers import (
+    Container,
+    ImageNotFoundError,
+    entry_point,
+    image_folder,
+)
 from local_sagemaker.training.checkpoints import CheckpointSync
 from local_sagemaker.training.layout import TrainingHost, archive
 from local_sagemaker.training.warm_pools import WarmPools
@@ -47,7 +55,8 @@ _log = logging.getLogger(__name__)
 KIND = "training-job"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 STOP_GRACE_SECONDS = 120
-"""Between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a training image is stopped)."""
+"""Between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a training
+image is stopped)."""
 CHECKPOINT_SYNC_SECONDS = 1.0
 _LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
 _DEFAULT_RUNTIME_SECONDS = 24 * 3600
@@ -63,7 +72,9 @@ class TrainingJobs:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         settings = cloud.settings
-        self._rate = TokenBucket(settings.create_training_job_rate, settings.create_training_job_burst, time.monotonic)
+        self._rate = TokenBucket(
+            settings.create_training_job_rate, settings.create_training_job_burst, time.monotonic
+        )
         self._pools = WarmPools(cloud, KIND)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
@@ -76,7 +87,8 @@ class TrainingJobs:
         }
 
     def start(self) -> None:
-        """After a restart: jobs that were in progress are Failed, since their containers are gone; warm pools wait on."""
+        """After a restart: jobs that were in progress are Failed, since their containers are gone;
+        warm pools wait on."""
         self._pools.start()
         for name, job in self._cloud.store.all(KIND):
             if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
@@ -84,11 +96,13 @@ class TrainingJobs:
                     name,
                     job,
                     "Failed",
-                    "InternalServerError: local_sagemaker's process ended while the job ran. Please try again.",
+                    "InternalServerError: local_sagemaker's process ended while the job ran. "
+                    "Please try again.",
                 )
 
     async def close(self) -> None:
-        """Kill the containers of every job in progress; the jobs stay in progress on disk until the next start."""
+        """Kill the containers of every job in progress; the jobs stay in progress on disk until the
+        next start."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -110,7 +124,9 @@ class TrainingJobs:
         await asyncio.to_thread(self._check_inputs, params)
         resources = params["ResourceConfig"]
         if self._cloud.taken(KIND, name):
-            raise ServiceError("ResourceInUse", f"A training job with this name already exists ({arn})")
+            raise ServiceError(
+                "ResourceInUse", f"A training job with this name already exists ({arn})"
+            )
         job = _with_defaults(params) | {
             "TrainingJobArn": arn,
             "TrainingJobStatus": "InProgress",
@@ -119,7 +135,9 @@ class TrainingJobs:
             "SecondaryStatusTransitions": [],
         }
         job["Warm"] = self._pools.take(name, job)
-        self._cloud.quota(_usage(job)).hold(name, {resources["InstanceType"]: resources["InstanceCount"]})
+        self._cloud.quota(_usage(job)).hold(
+            name, {resources["InstanceType"]: resources["InstanceCount"]}
+        )
         self._move(name, job, "Starting", "Starting the training job")
         self._cloud.put_tags(arn, params.get("Tags"))
         self._stops[name] = asyncio.Event()
@@ -161,7 +179,8 @@ class TrainingJobs:
         job = self._job(name)
         if job["TrainingJobStatus"] not in ("InProgress", "Stopping"):
             raise validation(
-                f"The request was rejected because the training job is in status {job['TrainingJobStatus']}."
+                f"The request was rejected because the training job is in status "
+                f"{job['TrainingJobStatus']}."
             )
         if job["TrainingJobStatus"] == "InProgress":
             job["TrainingJobStatus"] = "Stopping"
@@ -190,21 +209,26 @@ class TrainingJobs:
             source = channel["DataSource"]["S3DataSource"]
             try:
                 location = S3Location.parse(source["S3Uri"])
-                found = self._cloud.s3.list_objects_v2(Bucket=location.bucket, Prefix=location.key, MaxKeys=1).get(
-                    "Contents"
-                )
+                found = self._cloud.s3.list_objects_v2(
+                    Bucket=location.bucket, Prefix=location.key, MaxKeys=1
+                ).get("Contents")
                 cause = "no object has this prefix"
             except DataError as error:
                 raise validation(str(error)) from error
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-                    raise ServiceError("InternalFailure", f"S3 is unavailable at the moment: {error}", 500) from error
+                    raise ServiceError(
+                        "InternalFailure", f"S3 is unavailable at the moment: {error}", 500
+                    ) from error
                 found, cause = None, error.response["Error"].get("Message", str(error))
             if not found:
                 raise validation(
-                    f'No S3 objects found under S3 URL "{source["S3Uri"]}" given in input data source. Please ensure that the bucket exists '
-                    f"in the selected region ({self._cloud.settings.region}), that objects exist under that S3 prefix, and that the role "
-                    f'"{params["RoleArn"]}" has "s3:ListBucket" permissions on bucket "{location.bucket}". Error message from S3: {cause}'
+                    f'No S3 objects found under S3 URL "{source["S3Uri"]}" given in input data '
+                    f"source. Please ensure that the bucket exists "
+                    f"in the selected region ({self._cloud.settings.region}), that objects exist "
+                    f"under that S3 prefix, and that the role "
+                    f'"{params["RoleArn"]}" has "s3:ListBucket" permissions on bucket '
+                    f'"{location.bucket}". Error message from S3: {cause}'
                 )
 
     def _move(self, name: str, job: Document, secondary: str, message: str) -> None:
@@ -219,7 +243,12 @@ class TrainingJobs:
         self._cloud.store.put(KIND, name, job)
 
     def _finish(
-        self, name: str, job: Document, status: str, reason: str | None = None, secondary: str | None = None
+        self,
+        name: str,
+        job: Document,
+        status: str,
+        reason: str | None = None,
+        secondary: str | None = None,
     ) -> None:
         job["TrainingJobStatus"] = status
         if secondary == "MaxWaitTimeExceeded":
@@ -233,7 +262,8 @@ class TrainingJobs:
             job["BillableTimeInSeconds"] = max(1, round(billed))
         if reason is not None:
             job["FailureReason"] = reason[:1024]
-        # Instances are kept after a fault of the algorithm or the client, not after one of AWS's own.
+        # Instances are kept after a fault of the algorithm or the client, not after one of AWS's
+        # own.
         self._pools.retain(name, job, healthy=not (reason or "").startswith("InternalServerError"))
         # Before the end is told: whoever hears of it may have the instances.
         self._release(name)
@@ -250,7 +280,12 @@ class TrainingJobs:
         folder = self._cloud.folder / KIND / name
         try:
             secondary = await _Run(self, self._cloud, name, job, folder, self._stops[name]).run()
-            self._finish(name, job, "Completed" if secondary == "Completed" else "Stopped", secondary=secondary)
+            self._finish(
+                name,
+                job,
+                "Completed" if secondary == "Completed" else "Stopped",
+                secondary=secondary,
+            )
         except JobFailedError as failure:
             self._finish(name, job, "Failed", str(failure))
         except (DataError, ClientError, BotoCoreError) as error:
@@ -258,7 +293,9 @@ class TrainingJobs:
         except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
             # A fault of the emulator must end the job, or its waiters would wait for ever.
             _log.exception("training job %s", name)
-            self._finish(name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}")
+            self._finish(
+                name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}"
+            )
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -267,7 +304,13 @@ class _Run:
     """One job from Starting to its end."""
 
     def __init__(
-        self, jobs: TrainingJobs, cloud: Cloud, name: str, job: Document, folder: Path, stop: asyncio.Event
+        self,
+        jobs: TrainingJobs,
+        cloud: Cloud,
+        name: str,
+        job: Document,
+        folder: Path,
+        stop: asyncio.Event,
     ) -> None:
         self._jobs = jobs
         self._cloud = cloud
@@ -275,7 +318,9 @@ class _Run:
         self._job = job
         self._stop = stop
         self._folder = folder
-        self._host_names = [f"algo-{number}" for number in range(1, job["ResourceConfig"]["InstanceCount"] + 1)]
+        self._host_names = [
+            f"algo-{number}" for number in range(1, job["ResourceConfig"]["InstanceCount"] + 1)
+        ]
         self._hosts: list[TrainingHost] = []
         self._spot: bool = job.get("EnableManagedSpotTraining", False)
         self._image: str = job["AlgorithmSpecification"]["TrainingImage"]
@@ -293,7 +338,11 @@ class _Run:
             self._job.setdefault("TrainingStartTime", begun)
             self._job["Attempts"] = [*self._job.get("Attempts", []), [begun, None]]
             billed = self._cloud.meter.begin(
-                Account(_usage(self._job), self._job["TrainingJobArn"], self._job["ResourceConfig"]["InstanceType"]),
+                Account(
+                    _usage(self._job),
+                    self._job["TrainingJobArn"],
+                    self._job["ResourceConfig"]["InstanceType"],
+                ),
                 len(self._host_names),
                 self._cloud.settings.spot_billed_share if self._spot else 1.0,
             )
@@ -304,14 +353,17 @@ class _Run:
                 self._job["Attempts"][-1][1] = time.time()
             if ended != "Interrupted":
                 return ended
-            self._move("Interrupted", "The managed spot instances of the training job were interrupted")
+            self._move(
+                "Interrupted", "The managed spot instances of the training job were interrupted"
+            )
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             if (ended := await self._wait(self._absent_seconds)) is not None:
                 return ended
             self._move("Starting", "Starting the training job")
 
     async def _acquire(self) -> str | None:
-        """Get the instances; the secondary status that the job ends with if it does not get them. Raises JobFailedError."""
+        """Get the instances; the secondary status that the job ends with if it does not get them.
+        Raises JobFailedError."""
         if self._job["Warm"]:
             return await self._wait(0.0)
         fault = self._cloud.faults.strikes("capacity", self._subject)
@@ -323,7 +375,8 @@ class _Run:
         return await self._wait(seconds)
 
     async def _wait(self, seconds: float) -> str | None:
-        """Let time pass without instances; the secondary status that the job ends with if it is stopped or waits too long."""
+        """Let time pass without instances; the secondary status that the job ends with if it is
+        stopped or waits too long."""
         left = self._wait_seconds_left()
         if seconds <= 0 and left > 0 and not self._stop.is_set():
             return None
@@ -338,7 +391,8 @@ class _Run:
         return "Stopped"
 
     def _wait_seconds_left(self) -> float:
-        """MaxWaitTimeInSeconds bounds a spot job's waiting and running together; other jobs wait as long as they must."""
+        """MaxWaitTimeInSeconds bounds a spot job's waiting and running together; other jobs wait as
+        long as they must."""
         if not self._spot:
             return math.inf
         limit: float = self._job["StoppingCondition"]["MaxWaitTimeInSeconds"]
@@ -346,7 +400,8 @@ class _Run:
         return created + limit - time.time()
 
     async def _attempt(self) -> str:
-        """From fresh instances to the end of the training or to their interruption. Raises JobFailedError."""
+        """From fresh instances to the end of the training or to their interruption. Raises
+        JobFailedError."""
         command, working_folder = self._command()
         self._move("Downloading", "Downloading input data")
         self._hosts = [TrainingHost(self._folder / name, name) for name in self._host_names]
@@ -372,7 +427,8 @@ class _Run:
         self._jobs._move(self._name, self._job, secondary, message)
 
     def _command(self) -> tuple[list[str], Path]:
-        """ContainerEntrypoint and ContainerArguments as AWS documents them; without an entry point, `train`."""
+        """ContainerEntrypoint and ContainerArguments as AWS documents them; without an entry point,
+        `train`."""
         algorithm = self._job["AlgorithmSpecification"]
         image = algorithm["TrainingImage"]
         arguments = algorithm.get("ContainerArguments", [])
@@ -383,7 +439,9 @@ class _Run:
                 )
             command, folder = entry_point(self._cloud.settings.containers, image, "train")
         except ImageNotFoundError as error:
-            raise JobFailedError(f"ClientError: Cannot pull algorithm container: {error}") from error
+            raise JobFailedError(
+                f"ClientError: Cannot pull algorithm container: {error}"
+            ) from error
         return [*command, *arguments], folder
 
     def _download(self) -> None:
@@ -393,7 +451,11 @@ class _Run:
             source = channel["DataSource"]["S3DataSource"]
             location = S3Location.parse(source["S3Uri"])
             manifest = source["S3DataType"] == "ManifestFile"
-            objects = read_manifest(self._cloud.s3, location) if manifest else list_prefix(self._cloud.s3, location)
+            objects = (
+                read_manifest(self._cloud.s3, location)
+                if manifest
+                else list_prefix(self._cloud.s3, location)
+            )
             for number, host in enumerate(self._hosts):
                 share = objects
                 if source.get("S3DataDistributionType") == "ShardedByS3Key":
@@ -404,7 +466,9 @@ class _Run:
         try:
             download_all(self._cloud.s3, share, host.channel(channel), self._cloud.transfers)
         except (DataError, ClientError) as error:
-            raise JobFailedError(failure_reason(error, f"Data download failed: channel {channel}: ")) from error
+            raise JobFailedError(
+                failure_reason(error, f"Data download failed: channel {channel}: ")
+            ) from error
 
     def _checkpoints(self) -> list[CheckpointSync]:
         config = self._job.get("CheckpointConfig")
@@ -414,14 +478,21 @@ class _Run:
         for host in self._hosts:
             folder = host.path_of(config.get("LocalPath", "/opt/ml/checkpoints"))
             folder.mkdir(parents=True, exist_ok=True)
-            sync = CheckpointSync(self._cloud.s3, folder, S3Location.parse(config["S3Uri"]), self._cloud.transfers)
+            sync = CheckpointSync(
+                self._cloud.s3, folder, S3Location.parse(config["S3Uri"]), self._cloud.transfers
+            )
             sync.copy_in()
             syncs.append(sync)
         return syncs
 
-    async def _train(self, command: list[str], working_folder: Path, syncs: list[CheckpointSync]) -> str:
+    async def _train(
+        self, command: list[str], working_folder: Path, syncs: list[CheckpointSync]
+    ) -> str:
         epoch = int(time.time())
-        logs = [self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}") for host in self._host_names]
+        logs = [
+            self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}")
+            for host in self._host_names
+        ]
         containers: list[Container] = []
         faults: list[ContainerFaults] = []
         ended = asyncio.Event()
@@ -431,18 +502,23 @@ class _Run:
             for host, log in zip(self._hosts, logs, strict=True):
                 container = await self._start(command, working_folder, host, log)
                 containers.append(container)
-                subject = Subject(f"{self._subject.where}/{host.name}", job=self._name, image=self._image)
+                subject = Subject(
+                    f"{self._subject.where}/{host.name}", job=self._name, image=self._image
+                )
                 faults.append(ContainerFaults(self._cloud.faults, subject, container, serves=False))
             return await self._watch(containers)
         except OSError as error:
-            raise JobFailedError(f"ClientError: the container could not be started: {error}") from error
+            raise JobFailedError(
+                f"ClientError: the container could not be started: {error}"
+            ) from error
         finally:
             if exposure is not None:
                 exposure.withdraw()
             for fault in faults:
                 fault.withdraw()
             ended.set()
-            # Whatever ended the training (a failed host, cancellation at the emulator's end): no container stays.
+            # Whatever ended the training (a failed host, cancellation at the emulator's end): no
+            # container stays.
             await asyncio.gather(*(container.stop(0) for container in containers))
             # The round of syncing that is under way ends first: it must not see the folders go.
             await asyncio.gather(syncing, *(log.close() for log in logs), return_exceptions=True)
@@ -459,28 +535,40 @@ class _Run:
 
         return self._cloud.faults.expose(self._subject, {"spot_interruption": interrupt})
 
-    async def _start(self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream) -> Container:
+    async def _start(
+        self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream
+    ) -> Container:
         environment = {
             **self._job.get("Environment", {}),
             "SAGEMAKER_REGION": self._cloud.settings.region,
             "TRAINING_JOB_NAME": self._name,
             "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
         }
-        return await self._cloud.runtime.start(command, working_folder, host.base, environment, log.write)
+        return await self._cloud.runtime.start(
+            command, working_folder, host.base, environment, log.write
+        )
 
     async def _watch(self, containers: list[Container]) -> str:
-        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of the time allowed."""
-        run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(self._job)
+        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of
+        the time allowed."""
+        run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(
+            self._job
+        )
         allowed = min(run_seconds, self._wait_seconds_left())
         deadline = asyncio.get_running_loop().time() + max(0.0, allowed)
-        running = {asyncio.create_task(container.wait()): number for number, container in enumerate(containers)}
+        running = {
+            asyncio.create_task(container.wait()): number
+            for number, container in enumerate(containers)
+        }
         stop = asyncio.create_task(self._stop.wait())
         interruption = asyncio.create_task(self._interrupted.wait())
         try:
             while running:
                 left = deadline - asyncio.get_running_loop().time()
                 done, _ = await asyncio.wait(
-                    {*running, stop, interruption}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                    {*running, stop, interruption},
+                    timeout=max(0.0, left),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
                 if stop in done:
                     await self._end(containers)
@@ -507,7 +595,10 @@ class _Run:
 
     def _failure_reason(self, number: int, exit_code: int) -> str:
         host = self._hosts[number]
-        return host.failure() or f"AlgorithmError: {host.name} ended without a failure file, exit code: {exit_code}"
+        return (
+            host.failure()
+            or f"AlgorithmError: {host.name} ended without a failure file, exit code: {exit_code}"
+        )
 
     def _upload(self) -> None:
         artifacts = _artifacts(self._job)
@@ -518,27 +609,47 @@ class _Run:
             for folder in reversed(folders):
                 upload_folder(self._cloud.s3, folder, artifacts)
         self._upload_archive(
-            [host.output_data for host in self._hosts], _output(self._job).child("output.tar.gz"), even_if_empty=False
+            [host.output_data for host in self._hosts],
+            _output(self._job).child("output.tar.gz"),
+            even_if_empty=False,
         )
 
-    def _upload_archive(self, folders: list[Path], target: S3Location, *, even_if_empty: bool) -> None:
+    def _upload_archive(
+        self, folders: list[Path], target: S3Location, *, even_if_empty: bool
+    ) -> None:
         path = self._folder / "archive.tar.gz"
         if archive(folders, path) or even_if_empty:
             upload(self._cloud.s3, path, target)
 
 
 def _with_defaults(params: dict[str, Any]) -> Document:
-    """A job's description from its request, with what AWS's answers hold where the request is silent.
+    """A job's description from its request, with what AWS's answers hold where the request is
+    silent.
 
-    The defaults are those of recorded answers of DescribeTrainingJob; SDK 2 cannot attach to a job without them.
+    The defaults are those of recorded answers of DescribeTrainingJob; SDK 2 cannot attach to a job
+    without them.
     """
     return {key: value for key, value in params.items() if key != "Tags"} | {
-        "AlgorithmSpecification": {"EnableSageMakerMetricsTimeSeries": False, **params["AlgorithmSpecification"]},
-        "InputDataConfig": [_channel_with_defaults(channel) for channel in params.get("InputDataConfig", [])],
-        "OutputDataConfig": {"KmsKeyId": "", "CompressionType": "GZIP", **params["OutputDataConfig"]},
-        "StoppingCondition": {"MaxRuntimeInSeconds": _DEFAULT_RUNTIME_SECONDS, **params.get("StoppingCondition", {})},
+        "AlgorithmSpecification": {
+            "EnableSageMakerMetricsTimeSeries": False,
+            **params["AlgorithmSpecification"],
+        },
+        "InputDataConfig": [
+            _channel_with_defaults(channel) for channel in params.get("InputDataConfig", [])
+        ],
+        "OutputDataConfig": {
+            "KmsKeyId": "",
+            "CompressionType": "GZIP",
+            **params["OutputDataConfig"],
+        },
+        "StoppingCondition": {
+            "MaxRuntimeInSeconds": _DEFAULT_RUNTIME_SECONDS,
+            **params.get("StoppingCondition", {}),
+        },
         "EnableNetworkIsolation": params.get("EnableNetworkIsolation", False),
-        "EnableInterContainerTrafficEncryption": params.get("EnableInterContainerTrafficEncryption", False),
+        "EnableInterContainerTrafficEncryption": params.get(
+            "EnableInterContainerTrafficEncryption", False
+        ),
         "EnableManagedSpotTraining": params.get("EnableManagedSpotTraining", False),
         "ProfilingStatus": "Disabled",
     }
@@ -552,7 +663,11 @@ def _channel_with_defaults(channel: Document) -> Document:
 
 def _output(job: Document) -> S3Location:
     """Where a job's outputs lie: `{S3OutputPath}/{TrainingJobName}/output`."""
-    return S3Location.parse(job["OutputDataConfig"]["S3OutputPath"]).child(job["TrainingJobName"]).child("output")
+    return (
+        S3Location.parse(job["OutputDataConfig"]["S3OutputPath"])
+        .child(job["TrainingJobName"])
+        .child("output")
+    )
 
 
 def _is_archived(job: Document) -> bool:
@@ -560,7 +675,8 @@ def _is_archived(job: Document) -> bool:
 
 
 def _artifacts(job: Document) -> S3Location:
-    """Where a job's model lies, or will: the model requires it in every answer, of unfinished jobs too."""
+    """Where a job's model lies, or will: the model requires it in every answer, of unfinished jobs
+    too."""
     return _output(job).child("model.tar.gz" if _is_archived(job) else "model/")
 
 
@@ -573,7 +689,8 @@ async def _keep_syncing(syncs: list[CheckpointSync], ended: asyncio.Event) -> No
             try:
                 await asyncio.to_thread(sync.sync_out)
             except (ClientError, BotoCoreError, OSError) as error:
-                # A folder that goes away while it is read is an OSError; the next round sees what is there then.
+                # A folder that goes away while it is read is an OSError; the next round sees what
+                # is there then.
                 _log.warning("checkpoints could not be synced, trying again: %s", error)
 
 
@@ -584,7 +701,9 @@ def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
             if not sync.sync_out():
                 break
         else:
-            raise JobFailedError(f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts")
+            raise JobFailedError(
+                f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts"
+            )
 
 
 def _usage(job: Document) -> str:
@@ -592,7 +711,8 @@ def _usage(job: Document) -> str:
 
 
 def seconds_trained(job: Document) -> float:
-    """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot job have one."""
+    """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot
+    job have one."""
     attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
     return sum((time.time() if ended is None else ended) - begun for begun, ended in attempts)
 
@@ -603,17 +723,22 @@ def _check_request(params: dict[str, Any]) -> None:
     if not algorithm.get("TrainingImage"):
         raise validation("AlgorithmSpecification.TrainingImage is required")
     if not resources.get("InstanceType") or resources.get("InstanceCount", 0) < 1:
-        raise validation("ResourceConfig.InstanceType and an InstanceCount of at least 1 are required")
+        raise validation(
+            "ResourceConfig.InstanceType and an InstanceCount of at least 1 are required"
+        )
     stopping = params.get("StoppingCondition", {})
     runtime = stopping.get("MaxRuntimeInSeconds", _DEFAULT_RUNTIME_SECONDS)
     if runtime > _LONGEST_RUNTIME_SECONDS:
-        raise validation(f"MaxRuntimeInSeconds must be at most {_LONGEST_RUNTIME_SECONDS} (28 days)")
+        raise validation(
+            f"MaxRuntimeInSeconds must be at most {_LONGEST_RUNTIME_SECONDS} (28 days)"
+        )
     if params.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
         raise validation("KeepAlivePeriodInSeconds is not supported with EnableManagedSpotTraining")
     if params.get("EnableManagedSpotTraining"):
         if stopping.get("MaxWaitTimeInSeconds", 0) < runtime:
             raise validation(
-                "MaxWaitTimeInSeconds is required for managed spot training and must be at least MaxRuntimeInSeconds"
+                "MaxWaitTimeInSeconds is required for managed spot training and must be at least "
+                "MaxRuntimeInSeconds"
             )
     elif "MaxWaitTimeInSeconds" in stopping:
         raise validation("MaxWaitTimeInSeconds is only valid with EnableManagedSpotTraining")
@@ -622,7 +747,9 @@ def _check_request(params: dict[str, Any]) -> None:
         raise validation("InputDataConfig has channels of the same name")
     for channel in params.get("InputDataConfig", []):
         if "S3DataSource" not in channel["DataSource"]:
-            raise validation(f"channel {channel['ChannelName']}: DataSource.S3DataSource is required")
+            raise validation(
+                f"channel {channel['ChannelName']}: DataSource.S3DataSource is required"
+            )
     try:
         S3Location.parse(params["OutputDataConfig"]["S3OutputPath"])
         if "CheckpointConfig" in params:

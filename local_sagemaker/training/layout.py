@@ -1,6 +1,7 @@
 """The `/opt/ml` layout of a training container, below a folder that `SAGEMAKER_BASE_DIR` names.
 
-Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html and …-output.html.
+Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
+and …-output.html.
 """
 
 import json
@@ -12,7 +13,8 @@ from local_sagemaker.account.storage import DataError
 
 FAILURE_LIMIT_CHARACTERS = 1024
 NETWORK_INTERFACE = "lo"
-"""All hosts are processes of one machine, so what listens on the loopback interface is what they share."""
+"""All hosts are processes of one machine, so what listens on the loopback interface is what they
+share."""
 
 
 class TrainingHost:
@@ -39,14 +41,19 @@ class TrainingHost:
         return self.base / "input" / "data" / name
 
     def path_of(self, container_path: str) -> Path:
-        """Where a path of the container, `/opt/ml/…`, lies here. Raises DataError for a path outside `/opt/ml`."""
+        """Where a path of the container, `/opt/ml/…`, lies here. Raises DataError for a path
+        outside `/opt/ml`."""
         path = PurePosixPath(container_path)
         if not path.is_relative_to("/opt/ml") or ".." in path.parts:
-            raise DataError(f"path {container_path!r} does not lie under /opt/ml, which is all a local container has")
+            raise DataError(
+                f"path {container_path!r} does not lie under /opt/ml, which is all a local "
+                f"container has"
+            )
         return self.base / path.relative_to("/opt/ml")
 
     def write_configuration(self, job: dict[str, Any], hosts: list[str]) -> None:
-        """Write hyperparameters.json, inputdataconfig.json and resourceconfig.json for the job's request."""
+        """Write hyperparameters.json, inputdataconfig.json and resourceconfig.json for the job's
+        request."""
         channels = {
             channel["ChannelName"]: {
                 "ContentType": channel.get("ContentType"),
@@ -54,7 +61,9 @@ class TrainingHost:
                 "S3DistributionType": channel["DataSource"]["S3DataSource"].get(
                     "S3DataDistributionType", "FullyReplicated"
                 ),
-                "TrainingInputMode": channel.get("InputMode", job["AlgorithmSpecification"]["TrainingInputMode"]),
+                "TrainingInputMode": channel.get(
+                    "InputMode", job["AlgorithmSpecification"]["TrainingInputMode"]
+                ),
             }
             for channel in job.get("InputDataConfig", [])
         }
@@ -65,7 +74,11 @@ class TrainingHost:
             "current_group_name": "homogeneousCluster",
             "hosts": hosts,
             "instance_groups": [
-                {"instance_group_name": "homogeneousCluster", "instance_type": instance_type, "hosts": hosts}
+                {
+                    "instance_group_name": "homogeneousCluster",
+                    "instance_type": instance_type,
+                    "hosts": hosts,
+                }
             ],
             "network_interface_name": NETWORK_INTERFACE,
         }
@@ -77,7 +90,8 @@ class TrainingHost:
             (self.base / "input" / "config" / file).write_text(json.dumps(content, indent=1))
 
     def failure(self) -> str | None:
-        """The first 1,024 characters of the failure file, or None when there is none or it is empty."""
+        """The first 1,024 characters of the failure file, or None when there is none or it is
+        empty."""
         if not self._failure.is_file():
             return None
         with self._failure.open(encoding="utf-8", errors="replace") as file:

@@ -1,8 +1,9 @@
 """Managed warm pools: the instances of a training job that ended wait for a matching job.
 
-Source: docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html (life cycle, what matches, what is retained),
-…/train-warm-pools-resource-limits.html (without a quota nothing is retained and nothing is refused; retained instances count towards the
-training quota too) and …/APIReference/API_WarmPoolStatus.html.
+Source: docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html (life cycle, what matches,
+what is retained), …/train-warm-pools-resource-limits.html (without a quota nothing is retained and
+nothing is refused; retained instances count towards the training quota too) and
+…/APIReference/API_WarmPoolStatus.html.
 """
 
 import asyncio
@@ -16,11 +17,13 @@ from local_sagemaker.account.state import Document
 from local_sagemaker.errors import ServiceError, validation
 
 _LONGEST_CHAIN_SECONDS = 28 * 24 * 3600.0
-"""How long one cluster may be handed from job to job (train-warm-pools.html, "Maximum warm pool duration")."""
+"""How long one cluster may be handed from job to job (train-warm-pools.html, "Maximum warm pool
+duration")."""
 
 
 class WarmPools:
-    """The pools of all training jobs; a job's document holds its own. `kind` is what the store calls training jobs."""
+    """The pools of all training jobs; a job's document holds its own. `kind` is what the store
+    calls training jobs."""
 
     def __init__(self, cloud: Cloud, kind: str) -> None:
         self._cloud = cloud
@@ -54,7 +57,8 @@ class WarmPools:
         return name in self._expiries
 
     def take(self, name: str, job: Document) -> bool:
-        """Move the oldest pool that matches to a new job, if there is one: the job has its instances at once."""
+        """Move the oldest pool that matches to a new job, if there is one: the job has its
+        instances at once."""
         now = time.time()
         job["WarmPoolKey"] = _key(job)
         job["ClusterStartTime"] = now
@@ -71,7 +75,8 @@ class WarmPools:
         return False
 
     def retain(self, name: str, job: Document, *, healthy: bool) -> None:
-        """A job ends: its instances wait for the next one when it asked for that, they are `healthy` and the quota allows it."""
+        """A job ends: its instances wait for the next one when it asked for that, they are
+        `healthy` and the quota allows it."""
         if "WarmPoolStatus" not in job:
             return
         seconds = job["ResourceConfig"].get("KeepAlivePeriodInSeconds", 0)
@@ -94,10 +99,12 @@ class WarmPools:
         return job | {"WarmPoolStatus": {"Status": "Available", **_retained(job)}}
 
     def update(self, name: str, job: Document, seconds: int) -> None:
-        """UpdateTrainingJob: another KeepAlivePeriodInSeconds, 0 to end the pool. Raises ValidationException."""
+        """UpdateTrainingJob: another KeepAlivePeriodInSeconds, 0 to end the pool. Raises
+        ValidationException."""
         if _status(job) not in ("InUse", "Available"):
             raise validation(
-                f"The training job {name} has no warm pool that could be updated; its status is {_status(job) or 'none'}."
+                f"The training job {name} has no warm pool that could be updated; its status is "
+                f"{_status(job) or 'none'}."
             )
         job["ResourceConfig"]["KeepAlivePeriodInSeconds"] = seconds
         self._cloud.store.put(self._kind, name, job)
@@ -112,7 +119,9 @@ class WarmPools:
             account = Account(WARM_POOL, job["TrainingJobArn"], resources["InstanceType"])
             self._meters[name] = self._cloud.meter.begin(account, resources["InstanceCount"])
         left = job["RetainedSince"] + resources["KeepAlivePeriodInSeconds"] - time.time()
-        self._expiries[name] = asyncio.get_running_loop().call_later(max(0.0, left), self._terminate, name)
+        self._expiries[name] = asyncio.get_running_loop().call_later(
+            max(0.0, left), self._terminate, name
+        )
 
     def _terminate(self, name: str) -> None:
         job = self._cloud.store.get(self._kind, name)
@@ -147,7 +156,8 @@ def _retained(job: Document) -> dict[str, int]:
 def _key(job: Document) -> list[Any]:
     """What two jobs must have in common ("Matching training jobs").
 
-    Session tags cannot be read here. Callers of one session have the same ones, so with tag chaining the session itself must be the same.
+    Session tags cannot be read here. Callers of one session have the same ones, so with tag
+    chaining the session itself must be the same.
     """
     resources = job["ResourceConfig"]
     vpc = job.get("VpcConfig") or {}

@@ -1,9 +1,10 @@
 """Batch transform: CreateTransformJob, DescribeTransformJob, ListTransformJobs, StopTransformJob.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/dg/batch-transform.html, …/your-algorithms-batch-code.html and
-…/APIReference/API_CreateTransformJob.html. Objects are spread over the instances; an object's output is written only when the whole object
-succeeded; one failed object fails the job while the outputs of the others stay. A job that was in progress when the emulator's process ended
-is Failed with an InternalServerError at the next start.
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/batch-transform.html,
+…/your-algorithms-batch-code.html and …/APIReference/API_CreateTransformJob.html. Objects are spread
+over the instances; an object's output is written only when the whole object succeeded; one failed
+object fails the job while the outputs of the others stay. A job that was in progress when the
+emulator's process ended is Failed with an InternalServerError at the next start.
 """
 
 import asyncio
@@ -41,7 +42,13 @@ from local_sagemaker.endpoints.models import ContainerSpec, Models
 from local_sagemaker.errors import ServiceError, not_emulated, validation
 from local_sagemaker.faults.plan import CAPACITY_REASON, NoCapacityError, Subject
 from local_sagemaker.http.client import ContainerUnreachableError
-from local_sagemaker.transform.records import DataProcessing, RecordError, assemble, batches, split_lines
+from local_sagemaker.transform.records import (
+    DataProcessing,
+    RecordError,
+    assemble,
+    batches,
+    split_lines,
+)
 
 _log = logging.getLogger(__name__)
 KIND = "transform-job"
@@ -85,10 +92,14 @@ class TransformJobs:
         }
 
     def start(self) -> None:
-        """After a restart: jobs that were in progress are Failed, since their containers are gone."""
+        """After a restart: jobs that were in progress are Failed, since their containers are
+        gone."""
         for name, job in self._cloud.store.all(KIND):
             if job["TransformJobStatus"] in ("InProgress", "Stopping"):
-                reason = "InternalServerError: local_sagemaker's process ended while the job ran. Please try again."
+                reason = (
+                    "InternalServerError: local_sagemaker's process ended while the job ran. "
+                    "Please try again."
+                )
                 self._finish(name, job, "Failed", reason)
 
     async def close(self) -> None:
@@ -114,7 +125,9 @@ class TransformJobs:
         if spec.multi_model:
             raise validation("Batch transform does not support multi-model containers")
         resources = params["TransformResources"]
-        self._cloud.quota(TRANSFORM).hold(name, {resources["InstanceType"]: resources["InstanceCount"]})
+        self._cloud.quota(TRANSFORM).hold(
+            name, {resources["InstanceType"]: resources["InstanceCount"]}
+        )
         now = time.time()
         job = {key: value for key, value in params.items() if key != "Tags"} | {
             "TransformJobArn": arn,
@@ -144,7 +157,8 @@ class TransformJobs:
         job = self._job(name)
         if job["TransformJobStatus"] not in ("InProgress", "Stopping"):
             raise validation(
-                f"The request was rejected because the transform job is in status {job['TransformJobStatus']}."
+                f"The request was rejected because the transform job is in status "
+                f"{job['TransformJobStatus']}."
             )
         if job["TransformJobStatus"] == "InProgress":
             job["TransformJobStatus"] = "Stopping"
@@ -189,7 +203,9 @@ class TransformJobs:
             self._finish(name, job, "Failed", failure_reason(error))
         except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
             _log.exception("transform job %s", name)
-            self._finish(name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}")
+            self._finish(
+                name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}"
+            )
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -197,7 +213,9 @@ class TransformJobs:
 class _Run:
     """One job from its start to its end."""
 
-    def __init__(self, cloud: Cloud, name: str, job: Document, spec: ContainerSpec, folder: Path) -> None:
+    def __init__(
+        self, cloud: Cloud, name: str, job: Document, spec: ContainerSpec, folder: Path
+    ) -> None:
         self._cloud = cloud
         self._name = name
         self._job = job
@@ -206,7 +224,9 @@ class _Run:
 
     async def run(self) -> str:
         """What to tell of the objects that failed; empty when none did."""
-        if self._cloud.faults.strikes("capacity", Subject(f"job {self._name}", job=self._name, image=self._spec.image)):
+        if self._cloud.faults.strikes(
+            "capacity", Subject(f"job {self._name}", job=self._name, image=self._spec.image)
+        ):
             raise NoCapacityError(CAPACITY_REASON)
         objects = await asyncio.to_thread(self._inputs)
         self._job["TransformStartTime"] = time.time()
@@ -214,17 +234,27 @@ class _Run:
         shares = [share for number in range(count) if (share := shard(objects, count, number))]
         async with self._instances(len(shares)) as instances:
             plan = _plan(self._job, await _execution_parameters(instances[0]))
-            work = [self._share(instance, share, plan) for instance, share in zip(instances, shares, strict=True)]
+            work = [
+                self._share(instance, share, plan)
+                for instance, share in zip(instances, shares, strict=True)
+            ]
             failures = [failure for failed in await asyncio.gather(*work) for failure in failed]
         if not failures:
             return ""
-        return f"{len(failures)} of {len(objects)} input objects failed. See job logs for more information. {'; '.join(failures)}"
+        return (
+            f"{len(failures)} of {len(objects)} input objects failed. See job logs for more "
+            f"information. {'; '.join(failures)}"
+        )
 
     def _inputs(self) -> list[InputObject]:
         source = self._job["TransformInput"]["DataSource"]["S3DataSource"]
         location = S3Location.parse(source["S3Uri"])
         manifest = source["S3DataType"] == "ManifestFile"
-        objects = read_manifest(self._cloud.s3, location) if manifest else list_prefix(self._cloud.s3, location)
+        objects = (
+            read_manifest(self._cloud.s3, location)
+            if manifest
+            else list_prefix(self._cloud.s3, location)
+        )
         if not objects:
             raise DataError(f"S3 key: {location.uri} matched no files on s3")
         return objects
@@ -236,13 +266,17 @@ class _Run:
             Subject(f"job {self._name}/{number}", job=self._name, image=self._spec.image)
             for number in range(1, count + 1)
         ]
-        account = Account(TRANSFORM, self._job["TransformJobArn"], self._job["TransformResources"]["InstanceType"])
+        account = Account(
+            TRANSFORM, self._job["TransformJobArn"], self._job["TransformResources"]["InstanceType"]
+        )
         instances = [
             Instance(self._cloud, self._spec, LOG_GROUP, self._name, environment, subject, account)
             for subject in subjects
         ]
         try:
-            starts = await asyncio.gather(*(instance.start() for instance in instances), return_exceptions=True)
+            starts = await asyncio.gather(
+                *(instance.start() for instance in instances), return_exceptions=True
+            )
             for outcome in starts:
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -258,19 +292,28 @@ class _Run:
         async def attempt(number: int, item: InputObject) -> str | None:
             async with objects:
                 try:
-                    await self._transform(instance, item, self._folder / instance.id / str(number), plan, requests)
+                    await self._transform(
+                        instance, item, self._folder / instance.id / str(number), plan, requests
+                    )
                 except (RecordError, DataError, ClientError) as error:
                     return f"{item.location.uri}: {error}"
                 return None
 
         return [
             failure
-            for failure in await asyncio.gather(*(attempt(number, item) for number, item in enumerate(share)))
+            for failure in await asyncio.gather(
+                *(attempt(number, item) for number, item in enumerate(share))
+            )
             if failure
         ]
 
     async def _transform(
-        self, instance: Instance, item: InputObject, scratch: Path, plan: _Plan, requests: asyncio.Semaphore
+        self,
+        instance: Instance,
+        item: InputObject,
+        scratch: Path,
+        plan: _Plan,
+        requests: asyncio.Semaphore,
     ) -> None:
         source, result = scratch.with_suffix(".in"), scratch.with_suffix(".out")
         await asyncio.to_thread(download, self._cloud.s3, item.location, source)
@@ -283,7 +326,9 @@ class _Run:
                         file.write(await waiting.popleft())
                 while waiting:
                     file.write(await waiting.popleft())
-            target = S3Location.parse(self._job["TransformOutput"]["S3OutputPath"]).child(f"{item.name}.out")
+            target = S3Location.parse(self._job["TransformOutput"]["S3OutputPath"]).child(
+                f"{item.name}.out"
+            )
             await asyncio.to_thread(upload, self._cloud.s3, result, target)
         finally:
             for task in waiting:
@@ -301,13 +346,18 @@ def _batches_of(path: Path, plan: _Plan) -> Iterator[list[bytes]]:
                 chunks: Iterable[bytes] = iter(lambda: file.read(_MEGABYTE), b"")
                 yield from batches(split_lines(chunks), plan.payload_bytes, single=plan.single)
             else:
-                yield from batches([file.read(plan.payload_bytes + 1)], plan.payload_bytes, single=True)
+                yield from batches(
+                    [file.read(plan.payload_bytes + 1)], plan.payload_bytes, single=True
+                )
     except (gzip.BadGzipFile, EOFError) as error:
         raise RecordError(f"the object is no gzip file: {error}") from error
 
 
-async def _answer_to(instance: Instance, batch: list[bytes], plan: _Plan, requests: asyncio.Semaphore) -> bytes:
-    """What one mini-batch adds to the output. Raises RecordError when the container refuses it or fails too often."""
+async def _answer_to(
+    instance: Instance, batch: list[bytes], plan: _Plan, requests: asyncio.Semaphore
+) -> bytes:
+    """What one mini-batch adds to the output. Raises RecordError when the container refuses it or
+    fails too often."""
     records = plan.processing.request(batch) if plan.processing else batch
     body = b"\n".join(records) + b"\n" if plan.split else records[0]
     async with requests:
@@ -322,7 +372,9 @@ async def _answer_to(instance: Instance, batch: list[bytes], plan: _Plan, reques
 async def _send(instance: Instance, body: bytes, plan: _Plan) -> bytes:
     for attempt in range(plan.retries + 1):
         try:
-            answer = await instance.send("/invocations", headers=plan.headers, body=body, within=plan.timeout_seconds)
+            answer = await instance.send(
+                "/invocations", headers=plan.headers, body=body, within=plan.timeout_seconds
+            )
         except TimeoutError:
             failure = f"the container did not answer within {plan.timeout_seconds:.0f} seconds"
         except ContainerUnreachableError as error:
@@ -339,7 +391,8 @@ async def _send(instance: Instance, body: bytes, plan: _Plan) -> bytes:
 
 
 async def _execution_parameters(instance: Instance) -> dict[str, Any]:
-    """What the container recommends, if it has an opinion (optional by …/your-algorithms-batch-code.html)."""
+    """What the container recommends, if it has an opinion (optional by
+    …/your-algorithms-batch-code.html)."""
     try:
         answer = await instance.client.request("GET", "/execution-parameters", within=2.0)
         parameters = json.loads(answer.body) if answer.status == 200 else {}
@@ -349,15 +402,26 @@ async def _execution_parameters(instance: Instance) -> dict[str, Any]:
 
 
 def _plan(job: Document, recommended: dict[str, Any]) -> _Plan:
-    """The request's own values, else the container's, else the documented ones. Raises DataError for a useless recommendation."""
+    """The request's own values, else the container's, else the documented ones. Raises DataError
+    for a useless recommendation."""
     source, output = job["TransformInput"], job["TransformOutput"]
     client = job.get("ModelClientConfig", {})
     strategy = job.get("BatchStrategy") or recommended.get("BatchStrategy") or "MultiRecord"
-    payload_mb = job.get("MaxPayloadInMB") or recommended.get("MaxPayloadInMB") or _DEFAULT_PAYLOAD_MB
-    concurrency = job.get("MaxConcurrentTransforms") or recommended.get("MaxConcurrentTransforms") or 1
-    if not isinstance(payload_mb, int) or not isinstance(concurrency, int) or payload_mb < 1 or concurrency < 1:
+    payload_mb = (
+        job.get("MaxPayloadInMB") or recommended.get("MaxPayloadInMB") or _DEFAULT_PAYLOAD_MB
+    )
+    concurrency = (
+        job.get("MaxConcurrentTransforms") or recommended.get("MaxConcurrentTransforms") or 1
+    )
+    if (
+        not isinstance(payload_mb, int)
+        or not isinstance(concurrency, int)
+        or payload_mb < 1
+        or concurrency < 1
+    ):
         raise DataError(
-            f"GET /execution-parameters answers {recommended!r}; MaxPayloadInMB and MaxConcurrentTransforms are whole numbers"
+            f"GET /execution-parameters answers {recommended!r}; MaxPayloadInMB and "
+            f"MaxConcurrentTransforms are whole numbers"
         )
     headers = {"content-type": source.get("ContentType"), "accept": output.get("Accept")}
     return _Plan(
@@ -379,7 +443,9 @@ def _environment(job: Document) -> dict[str, str]:
         **job.get("Environment", {}),
         "SAGEMAKER_BATCH": "true",
         "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(job.get("MaxPayloadInMB", _DEFAULT_PAYLOAD_MB)),
-        "SAGEMAKER_BATCH_STRATEGY": "SINGLE_RECORD" if job.get("BatchStrategy") == "SingleRecord" else "MULTI_RECORD",
+        "SAGEMAKER_BATCH_STRATEGY": "SINGLE_RECORD"
+        if job.get("BatchStrategy") == "SingleRecord"
+        else "MULTI_RECORD",
     }
     if job.get("MaxConcurrentTransforms"):
         environment["SAGEMAKER_MAX_CONCURRENT_TRANSFORMS"] = str(job["MaxConcurrentTransforms"])
@@ -396,14 +462,22 @@ def _check_request(params: dict[str, Any]) -> None:
     if payload_mb > _PAYLOAD_LIMIT_MB:
         raise validation(f"MaxPayloadInMB must be at most {_PAYLOAD_LIMIT_MB}")
     if payload_mb * (params.get("MaxConcurrentTransforms") or 1) > _PAYLOAD_LIMIT_MB:
-        raise validation(f"MaxConcurrentTransforms * MaxPayloadInMB must be at most {_PAYLOAD_LIMIT_MB} MB")
+        raise validation(
+            f"MaxConcurrentTransforms * MaxPayloadInMB must be at most {_PAYLOAD_LIMIT_MB} MB"
+        )
     if params.get("BatchStrategy") == "MultiRecord" and source.get("SplitType", "None") == "None":
         raise validation("BatchStrategy MultiRecord needs a SplitType other than None")
     try:
         S3Location.parse(data["S3Uri"])
         S3Location.parse(output["S3OutputPath"])
-        processing = DataProcessing.parse(params.get("DataProcessing", {}), source.get("ContentType"))
+        processing = DataProcessing.parse(
+            params.get("DataProcessing", {}), source.get("ContentType")
+        )
     except (DataError, RecordError) as error:
         raise validation(str(error)) from error
-    if processing and source.get("SplitType") != "Line" and source["ContentType"] != "application/json":
+    if (
+        processing
+        and source.get("SplitType") != "Line"
+        and source["ContentType"] != "application/json"
+    ):
         raise validation("DataProcessing of CSV or JSON lines needs SplitType Line")

@@ -1,6 +1,7 @@
 """Records of batch transform: splitting, batching, filtering, joining, assembling. Pure functions.
 
-Sources: docs.aws.amazon.com/sagemaker/latest/dg/batch-transform.html and …/batch-transform-data-processing.html (filters and joins).
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/batch-transform.html and
+…/batch-transform-data-processing.html (filters and joins).
 """
 
 import csv
@@ -27,7 +28,8 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def batches(records: Iterable[bytes], limit_bytes: int, *, single: bool) -> Iterator[list[bytes]]:
-    """Mini-batches for one request each: one record, or as many as fit into `limit_bytes` with a newline after each.
+    """Mini-batches for one request each: one record, or as many as fit into `limit_bytes` with a
+    newline after each.
 
     Raises RecordError for a record that does not fit by itself.
     """
@@ -36,7 +38,8 @@ def batches(records: Iterable[bytes], limit_bytes: int, *, single: bool) -> Iter
     for number, record in enumerate(records, 1):
         if len(record) > limit_bytes:
             raise RecordError(
-                f"record {number} has {len(record)} bytes, more than the maximum payload of {limit_bytes}"
+                f"record {number} has {len(record)} bytes, more than the maximum payload of "
+                f"{limit_bytes}"
             )
         if batch and (single or size + len(record) + 1 > limit_bytes):
             yield batch
@@ -48,7 +51,8 @@ def batches(records: Iterable[bytes], limit_bytes: int, *, single: bool) -> Iter
 
 
 def assemble(output: bytes, *, by_line: bool) -> bytes:
-    """What one answer adds to the output object: `AssembleWith: Line` ends it with exactly one newline."""
+    """What one answer adds to the output object: `AssembleWith: Line` ends it with exactly one
+    newline."""
     return output.removesuffix(b"\n") + b"\n" if by_line else output
 
 
@@ -60,7 +64,8 @@ Step = tuple[str, Any]
 
 
 def parse_path(text: str) -> list[Step]:
-    """The steps of a JSONPath as batch transform supports it: `$`, `.name`, `['a','b']`, `[0,-1]`, `[0,5:]`, `*`. Raises RecordError."""
+    """The steps of a JSONPath as batch transform supports it: `$`, `.name`, `['a','b']`, `[0,-1]`,
+    `[0,5:]`, `*`. Raises RecordError."""
     steps: list[Step] = []
     if not text.startswith("$"):
         raise RecordError(f"JSONPath {text!r} must start with $")
@@ -77,7 +82,9 @@ def parse_path(text: str) -> list[Step]:
         elif found["all"]:
             steps.append(("all", None))
         else:
-            steps.append(("places", [_place(place.strip(), text) for place in found["places"].split(",")]))
+            steps.append(
+                ("places", [_place(place.strip(), text) for place in found["places"].split(",")])
+            )
     return steps
 
 
@@ -93,11 +100,16 @@ def _place(text: str, path: str) -> int | slice:
 
 
 def select(value: Any, steps: Sequence[Step]) -> Any:
-    """What a path finds in a record. Several names give an object, several indexes a list. Raises RecordError when it finds nothing."""
+    """What a path finds in a record. Several names give an object, several indexes a list. Raises
+    RecordError when it finds nothing."""
     for kind, argument in steps:
         try:
             if kind == "names":
-                value = value[argument[0]] if len(argument) == 1 else {name: value[name] for name in argument}
+                value = (
+                    value[argument[0]]
+                    if len(argument) == 1
+                    else {name: value[name] for name in argument}
+                )
             elif kind == "places":
                 value = value[argument[0]] if len(argument) == 1 else _gather(value, argument)
             else:
@@ -133,7 +145,8 @@ class DataProcessing:
         kind = (content_type or "").partition(";")[0].strip().lower()
         if kind not in ("text/csv", "application/json", "application/jsonlines"):
             raise RecordError(
-                f"DataProcessing needs the ContentType text/csv, application/json or application/jsonlines, not {content_type!r}"
+                f"DataProcessing needs the ContentType text/csv, application/json or "
+                f"application/jsonlines, not {content_type!r}"
             )
         return cls(kind == "text/csv", parse_path(paths[0]), parse_path(paths[1]), join)
 
@@ -147,18 +160,26 @@ class DataProcessing:
         ]
 
     def output(self, records: Sequence[bytes], outputs: Sequence[bytes]) -> list[bytes]:
-        """The records of the output object: joined with their inputs if asked for, then what OutputFilter leaves.
+        """The records of the output object: joined with their inputs if asked for, then what
+        OutputFilter leaves.
 
         Raises RecordError when the container did not answer with one output per record.
         """
         if self.join and len(records) != len(outputs):
-            raise RecordError(f"cannot join {len(records)} input records with {len(outputs)} output records")
+            raise RecordError(
+                f"cannot join {len(records)} input records with {len(outputs)} output records"
+            )
         if not self.join and not self.output_filter:
             return list(outputs)
         values = [self._read(output) for output in outputs]
         if self.join:
-            values = [self._joined(self._read(record), value) for record, value in zip(records, values, strict=True)]
-        return [self._text(_as_list(select(value, self.output_filter), self.csv)) for value in values]
+            values = [
+                self._joined(self._read(record), value)
+                for record, value in zip(records, values, strict=True)
+            ]
+        return [
+            self._text(_as_list(select(value, self.output_filter), self.csv)) for value in values
+        ]
 
     def _joined(self, record: Any, output: Any) -> Any:
         if self.csv:

@@ -1,1 +1,2 @@
-"""Every use of Dagster's private API: what may change with a release of Dagster stands here and nowhere else."""
+"""Every use of Dagster's private API: what may change with a release of Dagster stands here and
+nowhere else."""

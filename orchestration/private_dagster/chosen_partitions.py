@@ -1,7 +1,9 @@
-"""One Dagster run for any set of tenants: each gets its own planned event, materialisation, checks and failure.
+"""One Dagster run for any set of tenants: each gets its own planned event, materialisation, checks
+and failure.
 
-Dagster itself knows runs of one partition and of contiguous ranges. For a chosen set this module writes the events itself, many
-at a time, through a part of Dagster that is not public; `tests/orchestration/private_dagster/test_chosen_partitions.py` notices when that changes.
+Dagster itself knows runs of one partition and of contiguous ranges. For a chosen set this module
+writes the events itself, many at a time, through a part of Dagster that is not public;
+`tests/orchestration/private_dagster/test_chosen_partitions.py` notices when that changes.
 """
 
 from __future__ import annotations
@@ -51,17 +53,23 @@ def asset_key(workload: str, asset: str) -> AssetKey:
     return AssetKey([workload, asset])
 
 
-def plan(context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[keys.TenantId]) -> None:
-    """Show these tenants as in progress; those without a materialisation when the run has failed show as failed.
+def plan(
+    context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[keys.TenantId]
+) -> None:
+    """Show these tenants as in progress; those without a materialisation when the run has failed
+    show as failed.
 
-    A run that has partition keys of its own was planned by Dagster; for such a run this does nothing.
+    A run that has partition keys of its own was planned by Dagster; for such a run this does
+    nothing.
     """
     if context.has_partition_key or context.has_partition_key_range:
         return
     step_key = context.get_step_execution_context().step.key
     planned = [
         DagsterEvent.build_asset_materialization_planned_event(
-            context.job_name, step_key, AssetMaterializationPlannedData(asset, partition=tenant, partitions_subset=None)
+            context.job_name,
+            step_key,
+            AssetMaterializationPlannedData(asset, partition=tenant, partitions_subset=None),
         )
         for asset in assets
         for tenant in tenants
@@ -88,8 +96,11 @@ def _store(instance: DagsterInstance, entries: Sequence[EventLogEntry]) -> None:
     if getattr(storage, "batches_every_asset_event", False):
         storage.store_event_batch(entries)
         return
-    # Dagster's own event logs batch events of one kind, and bring one asset's row up to date for each batch.
-    for (kind, _), alike in groupby(entries, key=lambda e: (e.dagster_event_type, e.get_dagster_event().asset_key)):
+    # Dagster's own event logs batch events of one kind, and bring one asset's row up to date for
+    # each batch.
+    for (kind, _), alike in groupby(
+        entries, key=lambda e: (e.dagster_event_type, e.get_dagster_event().asset_key)
+    ):
         if kind in BATCH_WRITABLE_EVENTS:
             storage.store_event_batch(list(alike))
         else:
@@ -98,10 +109,11 @@ def _store(instance: DagsterInstance, entries: Sequence[EventLogEntry]) -> None:
 
 
 def outputs_are_reported_already(context: AssetExecutionContext) -> None:
-    """Let a step end without yielding its outputs, as its tenants' materialisations were reported one by one.
+    """Let a step end without yielding its outputs, as its tenants' materialisations were reported
+    one by one.
 
-    Opening a Pipes session makes Dagster insist that every output be yielded; a yielded one would mark every partition of the
-    run as materialised, the failed ones too.
+    Opening a Pipes session makes Dagster insist that every output be yielded; a yielded one would
+    mark every partition of the run as materialised, the failed ones too.
     """
     step = context.op_execution_context.get_step_execution_context()
     step._requires_typed_event_stream = False
@@ -126,12 +138,19 @@ class RunReport:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.flush()
 
     def materialized(
-        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+        self,
+        asset: AssetName,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        data_version: str,
     ) -> None:
         """A tenant's asset exists now."""
         made = AssetMaterialization(
@@ -141,13 +160,22 @@ class RunReport:
             tags={DATA_VERSION_TAG: data_version},
         )
         self._add(
-            DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(made), f"Materialized value {made.label}."
+            DagsterEventType.ASSET_MATERIALIZATION,
+            StepMaterializationData(made),
+            f"Materialized value {made.label}.",
         )
 
     def checked(
-        self, asset: AssetName, check: str, tenant: keys.TenantId, metadata: Mapping[str, Any], *, passed: bool
+        self,
+        asset: AssetName,
+        check: str,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        *,
+        passed: bool,
     ) -> None:
-        """A tenant's asset was looked at. A failed check warns: the tenant's own outcome says what it led to."""
+        """A tenant's asset was looked at. A failed check warns: the tenant's own outcome says what
+        it led to."""
         evaluation = AssetCheckEvaluation(
             asset_key=asset_key(self._workload, asset),
             check_name=check,
@@ -157,14 +185,21 @@ class RunReport:
             partition=tenant,
         )
         verdict = "passed" if passed else "did not pass"
-        self._add(DagsterEventType.ASSET_CHECK_EVALUATION, evaluation, f"Asset check '{check}' of {tenant} {verdict}.")
+        self._add(
+            DagsterEventType.ASSET_CHECK_EVALUATION,
+            evaluation,
+            f"Asset check '{check}' of {tenant} {verdict}.",
+        )
 
     def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
-        """A tenant's asset could not be made. The reason is logged, and observed on the tenant's partition."""
+        """A tenant's asset could not be made. The reason is logged, and observed on the tenant's
+        partition."""
         self._context.log.error(f"{tenant}: no {asset}: {reason}")
         self.observed(asset, tenant, {"reason": reason}, f"{tenant}: no {asset}")
 
-    def observed(self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], message: str) -> None:
+    def observed(
+        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], message: str
+    ) -> None:
         """Something about a tenant's asset that did not make it anew."""
         observed = AssetObservation(
             asset_key(self._workload, asset),
@@ -217,12 +252,16 @@ class RunReport:
     def _flush_in_time(self) -> None:
         try:
             self.flush()
-        except Exception as error:  # noqa: BLE001 - the next flush, in the step's own thread, tries again and raises
-            logging.getLogger(__name__).warning("Dagster's events wait: they could not be written: %s", error)
+        # The next flush, in the step's own thread, tries again and raises.
+        except Exception as error:  # noqa: BLE001
+            logging.getLogger(__name__).warning(
+                "Dagster's events wait: they could not be written: %s", error
+            )
 
 
 def metadata_value(name: str, value: Any) -> Any:
-    """A value as Dagster shows it: bytes are a picture, of which ``name`` is the alternative text."""
+    """A value as Dagster shows it: bytes are a picture, of which ``name`` is the alternative
+    text."""
     if isinstance(value, Markdown):
         return MetadataValue.md(str(value))
     if isinstance(value, bytes):

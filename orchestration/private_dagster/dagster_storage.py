@@ -1,7 +1,9 @@
-"""Where Dagster keeps runs, events and ticks: SQLite below ``DAGSTER_HOME``, or PostgreSQL when one variable names it.
+"""Where Dagster keeps runs, events and ticks: SQLite below ``DAGSTER_HOME``, or PostgreSQL when one
+variable names it.
 
-``TENANTRY_DAGSTER_STORAGE=postgresql+psycopg2://user:password@host:5432/dagster``, for every process of Dagster: webserver,
-daemon, code server and runs. ``dagster.yaml`` stays as it is (docs/scaling.md).
+``TENANTRY_DAGSTER_STORAGE=postgresql+psycopg2://user:password@host:5432/dagster``, for every
+process of Dagster: webserver, daemon, code server and runs. ``dagster.yaml`` stays as it is
+(docs/scaling.md).
 """
 
 import os
@@ -31,7 +33,8 @@ class UnusableStorage(ValueError):  # noqa: N818 - reads as the sentence it is: 
 
 
 class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
-    """The storage of Dagster's instance, as ``TENANTRY_DAGSTER_STORAGE`` says; SQLite under ``base_dir`` without it."""
+    """The storage of Dagster's instance, as ``TENANTRY_DAGSTER_STORAGE`` says; SQLite under
+    ``base_dir`` without it."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._inst_data = inst_data
@@ -44,7 +47,9 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
             from dagster_postgres.run_storage import PostgresRunStorage
             from dagster_postgres.schedule_storage import PostgresScheduleStorage
 
-            from orchestration.private_dagster.postgres_event_log import BatchedPostgresEventLogStorage
+            from orchestration.private_dagster.postgres_event_log import (
+                BatchedPostgresEventLogStorage,
+            )
 
             _check(url)
             self._events = BatchedPostgresEventLogStorage(url)
@@ -105,10 +110,13 @@ def _check(url: str) -> None:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise UnusableStorage(f"{STORAGE_VARIABLE} is no URL; write {example}, or leave it out for SQLite") from error
+        raise UnusableStorage(
+            f"{STORAGE_VARIABLE} is no URL; write {example}, or leave it out for SQLite"
+        ) from error
     # A bare `postgresql://` is another driver than Dagster's with SQLAlchemy 2.1.
     if parsed.drivername != _DIALECT or not parsed.database:
         raise UnusableStorage(
-            f"{STORAGE_VARIABLE} begins with {parsed.drivername!r} and names the database {parsed.database!r};"
+            f"{STORAGE_VARIABLE} begins with {parsed.drivername!r} and names the database "
+            f"{parsed.database!r};"
             f" write {example}, or leave it out for SQLite"
         )

@@ -1,7 +1,7 @@
 """Dagster's SQLite event log, with its engines kept and its asset events written in batches.
 
-Dagster's own class makes a new SQLAlchemy engine for every event, up to three a materialisation, and with each one compiles
-the same statements again: a third to half of an event's CPU time.
+Dagster's own class makes a new SQLAlchemy engine for every event, up to three a materialisation,
+and with each one compiles the same statements again: a third to half of an event's CPU time.
 """
 
 import sqlite3
@@ -24,13 +24,14 @@ _MOST_ENGINES = 64  # one a run that is read or written; the oldest goes first
 
 
 def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: object) -> None:
-    """With a write-ahead log, NORMAL loses no consistency; a power cut may cost the last events, which the queue outlives
-    (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
+    """With a write-ahead log, NORMAL loses no consistency; a power cut may cost the last events,
+    which the queue outlives (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStorage):
-    """The event log under ``{base_dir}/history/runs``, where Dagster's own has it below ``DAGSTER_HOME``."""
+    """The event log under ``{base_dir}/history/runs``, where Dagster's own has it below
+    ``DAGSTER_HOME``."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: dict[str, Engine] = {}
@@ -63,14 +64,16 @@ class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStor
             yield connection
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the index has a table. Once it has, it is not looked at again: Dagster asks for every event with tags."""
+        """Whether the index has a table. Once it has, it is not looked at again: Dagster asks for
+        every event with tags."""
         if table_name not in self._tables and super().has_table(table_name):
             self._tables.add(table_name)
         return table_name in self._tables
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         rows = self._rows(events)
-        # The runs' own files are committed after the index: whoever writes a failed batch again finds none of it anywhere.
+        # The runs' own files are committed after the index: whoever writes a failed batch again
+        # finds none of it anywhere.
         with ExitStack() as open_runs:
             for run_id, of_run in groupby(sorted(rows, key=_run_id), key=_run_id):
                 connection = open_runs.enter_context(self.run_connection(run_id))

@@ -1,6 +1,8 @@
-"""What stands in the account: the stack's outputs as typed values, and the boto3 clients that reach them.
+"""What stands in the account: the stack's outputs as typed values, and the boto3 clients that reach
+them.
 
-The same code finds AWS or the local cloud: botocore reads where to send its calls from the environment.
+The same code finds AWS or the local cloud: botocore reads where to send its calls from the
+environment.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 STACK_VARIABLE: Final = "TENANTRY_STACK"
 DEFAULT_STACK: Final = "tenantry"
-# Throttling is retried by botocore; SageMaker's endpoints answer within 60 s, so reads wait a little longer.
+# Throttling is retried by botocore; SageMaker's endpoints answer within 60 s, so reads wait a
+# little longer.
 _RETRIES: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 10},
     connect_timeout=5,
@@ -36,26 +39,30 @@ _RETRIES: Final = Config(
     # botocore puts its own together anew for every call: a twentieth of a call's CPU time.
     user_agent=f"Tenantry Boto3/{boto3.__version__}",
 )
-# SageMaker's control plane has quotas of few calls a second for the whole account: a client that was throttled slows down.
+# SageMaker's control plane has quotas of few calls a second for the whole account: a client that
+# was throttled slows down.
 _SLOWS_DOWN: Final = _RETRIES.merge(Config(retries={"mode": "adaptive", "total_max_attempts": 10}))
 
 
 def aws_session() -> boto3.Session:
-    """A session in the region that ``AWS_REGION`` names, else where boto3 itself looks: ``AWS_DEFAULT_REGION``, the profile.
+    """A session in the region that ``AWS_REGION`` names, else where boto3 itself looks:
+    ``AWS_DEFAULT_REGION``, the profile.
 
-    AWS's other SDKs and its command line read ``AWS_REGION``, and ECS sets that one alone; boto3 does not read it
-    (https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html).
+    AWS's other SDKs and its command line read ``AWS_REGION``, and ECS sets that one alone; boto3
+    does not read it (https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html).
     """
     return boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
 
 
-class DeploymentMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "deployment missing"
+# Reads as the sentence it is: "deployment missing".
+class DeploymentMissing(RuntimeError):  # noqa: N818
     """The stack is not there, or lacks an output; the message says how to make it."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The names of everything the stack made, and clients for it (each made once, when first used)."""
+    """The names of everything the stack made, and clients for it (each made once, when first
+    used)."""
 
     prefix: str
     uploads_bucket: str
@@ -81,7 +88,8 @@ class Deployment:
 
     @classmethod
     def from_stack(cls, stack: str | None = None) -> Self:
-        """Read the outputs of ``stack`` (default: the variable ``TENANTRY_STACK``, or ``tenantry``).
+        """Read the outputs of ``stack`` (default: the variable ``TENANTRY_STACK``, or
+        ``tenantry``).
 
         Raises:
             DeploymentMissing: there is no such stack, or it is of another version.
@@ -89,13 +97,18 @@ class Deployment:
         stack = stack or os.environ.get(STACK_VARIABLE, DEFAULT_STACK)
         session = aws_session()
         try:
-            found = session.client("cloudformation", config=_RETRIES).describe_stacks(StackName=stack)["Stacks"][0]
+            found = session.client("cloudformation", config=_RETRIES).describe_stacks(
+                StackName=stack
+            )["Stacks"][0]
         except (BotoCoreError, ClientError) as error:
             raise DeploymentMissing(
                 f"CloudFormation stack {stack!r} cannot be read ({error}); make it with "
-                f"`python -m infrastructure.deploy --stack {stack}` and check AWS_ENDPOINT_URL and credentials"
+                f"`python -m infrastructure.deploy --stack {stack}` and check AWS_ENDPOINT_URL and "
+                f"credentials"
             ) from error
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        outputs = {
+            output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])
+        }
         try:
             return cls(
                 prefix=outputs["Prefix"],
@@ -121,7 +134,8 @@ class Deployment:
             )
         except KeyError as error:
             raise DeploymentMissing(
-                f"stack {stack!r} has no output {error}; update it with `python -m infrastructure.deploy --stack {stack}`"
+                f"stack {stack!r} has no output {error}; update it with `python -m "
+                f"infrastructure.deploy --stack {stack}`"
             ) from error
 
     def image(self, container: str, tag: str) -> str:
@@ -131,11 +145,14 @@ class Deployment:
     def console_url(self, kind: str, name: str) -> str:
         """The page of a SageMaker job (``jobs``) or endpoint (``endpoints``) in AWS's console."""
         region = self.session.region_name
-        return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{name}"
+        return (
+            f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{name}"
+        )
 
     def _client(self, service: str) -> Any:
         config = _SLOWS_DOWN if service == "sagemaker" else _RETRIES
-        client = self.session.client(service, config=config)  # type: ignore[call-overload]  # the name is a variable
+        # The name is a variable.
+        client = self.session.client(service, config=config)  # type: ignore[call-overload]
 
         def count(event_name: str, **_: Any) -> None:
             self.aws_calls[f"{service}:{event_name.rpartition('.')[2]}"] += 1

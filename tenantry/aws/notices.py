@@ -1,4 +1,5 @@
-"""Tells people: a tenant's owner through the product's app (SNS topic, and the queue the app reads), and the operators."""
+"""Tells people: a tenant's owner through the product's app (SNS topic, and the queue the app
+reads), and the operators."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 NoticeKind = Literal[
-    "model_ready", "upload_refused", "model_not_made", "model_kept", "model_rolled_back", "data_too_old", "upload_waits"
+    "model_ready",
+    "upload_refused",
+    "model_not_made",
+    "model_kept",
+    "model_rolled_back",
+    "data_too_old",
+    "upload_waits",
 ]
 
 
@@ -24,7 +31,8 @@ _NOTICES_AT_ONCE: Final = 10  # SNS takes no more in a call
 
 @dataclass(frozen=True)
 class Notice:
-    """What a tenant's owner is told. ``message`` is a sentence for a person; ``code`` names the kind of refusal for programs."""
+    """What a tenant's owner is told. ``message`` is a sentence for a person; ``code`` names the
+    kind of refusal for programs."""
 
     kind: NoticeKind
     workload: keys.WorkloadName
@@ -38,18 +46,25 @@ class Notice:
 def tell_tenant(deployment: Deployment, notice: Notice) -> None:
     """Publish a notice; the app's queue holds it until the app has read it."""
     deployment.sns.publish(
-        TopicArn=deployment.tenants_topic, Message=_document(notice), MessageAttributes=_attributes(notice)
+        TopicArn=deployment.tenants_topic,
+        Message=_document(notice),
+        MessageAttributes=_attributes(notice),
     )
 
 
 def tell_tenants(deployment: Deployment, notices: Sequence[Notice]) -> None:
-    """Publish notices, ten to a call; one that SNS did not take with the others is published by itself."""
+    """Publish notices, ten to a call; one that SNS did not take with the others is published by
+    itself."""
     for start in range(0, len(notices), _NOTICES_AT_ONCE):
         some = notices[start : start + _NOTICES_AT_ONCE]
         answer = deployment.sns.publish_batch(
             TopicArn=deployment.tenants_topic,
             PublishBatchRequestEntries=[
-                {"Id": str(number), "Message": _document(notice), "MessageAttributes": _attributes(notice)}
+                {
+                    "Id": str(number),
+                    "Message": _document(notice),
+                    "MessageAttributes": _attributes(notice),
+                }
                 for number, notice in enumerate(some)
             ],
         )
@@ -70,4 +85,6 @@ def _attributes(notice: Notice) -> dict[str, MessageAttributeValueTypeDef]:
 
 def tell_operators(deployment: Deployment, subject: str, message: str) -> None:
     """Publish to the operators' topic (SNS takes subjects of at most 100 characters)."""
-    deployment.sns.publish(TopicArn=deployment.operators_topic, Subject=subject[:100], Message=message)
+    deployment.sns.publish(
+        TopicArn=deployment.operators_topic, Subject=subject[:100], Message=message
+    )

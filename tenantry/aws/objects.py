@@ -37,7 +37,8 @@ def error_code(error: ClientError) -> str:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as it was read; ``metadata`` is what its writer put beside the content, ``written`` when S3 took it."""
+    """An object as it was read; ``metadata`` is what its writer put beside the content, ``written``
+    when S3 took it."""
 
     content: bytes
     content_type: str
@@ -60,16 +61,25 @@ def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredO
         raise
     with answer["Body"] as body:
         if answer["ContentLength"] > most_bytes:
-            raise ObjectTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is {most_bytes}")
+            raise ObjectTooLarge(
+                f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is "
+                f"{most_bytes}"
+            )
         content: bytes = body.read()
-    return StoredObject(content, answer.get("ContentType", ""), answer.get("Metadata", {}), answer.get("LastModified"))
+    return StoredObject(
+        content,
+        answer.get("ContentType", ""),
+        answer.get("Metadata", {}),
+        answer.get("LastModified"),
+    )
 
 
 def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject | None:
     """The object, or None where there is none that may be seen.
 
     To whoever may not list a bucket S3 answers 403 for a key that is not there
-    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html); a tenant's session may not.
+    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html); a tenant's session may
+    not.
 
     Raises:
         ObjectTooLarge: it has more than ``most_bytes``.
@@ -103,12 +113,20 @@ def write_bytes(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Put an object, replacing what is there."""
-    s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type, Metadata=dict(metadata or {}))
+    s3.put_object(
+        Bucket=bucket,
+        Key=key,
+        Body=content,
+        ContentType=content_type,
+        Metadata=dict(metadata or {}),
+    )
 
 
 def write_json(s3: S3Client, bucket: str, key: str, document: Any) -> None:
     """Put a JSON document."""
-    write_bytes(s3, bucket, key, json.dumps(document, separators=(",", ":")).encode(), "application/json")
+    write_bytes(
+        s3, bucket, key, json.dumps(document, separators=(",", ":")).encode(), "application/json"
+    )
 
 
 def size(s3: S3Client, bucket: str, key: str) -> int:
@@ -130,7 +148,9 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
     return True
 
 
-def copy(s3: S3Client, bucket: str, source: str, destination: str, *, etag: str | None = None) -> None:
+def copy(
+    s3: S3Client, bucket: str, source: str, destination: str, *, etag: str | None = None
+) -> None:
     """Copy inside a bucket, without the bytes passing here.
 
     Args:
@@ -146,7 +166,12 @@ def copy(s3: S3Client, bucket: str, source: str, destination: str, *, etag: str 
     """
     condition: Any = {} if etag is None else {"CopySourceIfMatch": etag}
     try:
-        s3.copy_object(Bucket=bucket, Key=destination, CopySource={"Bucket": bucket, "Key": source}, **condition)
+        s3.copy_object(
+            Bucket=bucket,
+            Key=destination,
+            CopySource={"Bucket": bucket, "Key": source},
+            **condition,
+        )
     except ClientError as error:
         if error_code(error) in {"NoSuchKey", "404"}:
             raise ObjectMissing(f"s3://{bucket}/{source} is not there") from error
@@ -157,7 +182,8 @@ def copy(s3: S3Client, bucket: str, source: str, destination: str, *, etag: str 
 
 @dataclass(frozen=True)
 class Digest:
-    """What an object's bytes are: how many, their hexadecimal SHA-256, and S3's own name for them."""
+    """What an object's bytes are: how many, their hexadecimal SHA-256, and S3's own name for
+    them."""
 
     size: int
     sha256: str

@@ -1,9 +1,10 @@
-"""A rate limit that all processes of a deployment share: AWS counts an operation's calls for the whole account.
+"""A rate limit that all processes of a deployment share: AWS counts an operation's calls for the
+whole account.
 
-A bucket of ``burst`` tokens that ``rate`` tokens a second run into, kept as one number, the moment at which it will be full
-again: the generic cell rate algorithm (ITU-T I.371, "Traffic control and congestion control in B-ISDN", annex A). Whoever
-wants to call takes the next free moment by a conditional write and waits for it: callers are served in order, and nobody asks
-twice.
+A bucket of ``burst`` tokens that ``rate`` tokens a second run into, kept as one number, the moment
+at which it will be full again: the generic cell rate algorithm (ITU-T I.371, "Traffic control and
+congestion control in B-ISDN", annex A). Whoever wants to call takes the next free moment by a
+conditional write and waits for it: callers are served in order, and nobody asks twice.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _LONGEST_PAUSE: Final = 0.02  # seconds, after somebody else was faster
 
 
 class BudgetSpent(RuntimeError):  # noqa: N818 - reads as the sentence it is: "budget spent"
-    """So many calls are waiting that this one's turn would come too late; it took none, and may be tried again later."""
+    """So many calls are waiting that this one's turn would come too late; it took none, and may be
+    tried again later."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,11 @@ class RequestBudget:
     """The calls of one operation that all processes together may make.
 
     Args:
-        deployment: whose requests table holds the bucket; the clocks of its machines should agree to well under a second.
-        operation: the operation's name, as ``CreateTrainingJob``.
-        rate: calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A shows an account's own.
-        burst: calls that may be made at once after a quiet time.
-        longest_wait: seconds that a call may have to wait for its turn.
-        clock: seconds since the epoch.
+        deployment: whose requests table holds the bucket; the clocks of its machines should agree
+        to well under a second. operation: the operation's name, as ``CreateTrainingJob``. rate:
+        calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A shows an
+        account's own. burst: calls that may be made at once after a quiet time. longest_wait:
+        seconds that a call may have to wait for its turn. clock: seconds since the epoch.
     """
 
     deployment: Deployment
@@ -53,17 +54,20 @@ class RequestBudget:
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.burst >= 1):
             raise ValueError(
-                f"rate is {self.rate} and burst {self.burst}; a rate above 0 and a burst of at least 1 are needed"
+                f"rate is {self.rate} and burst {self.burst}; a rate above 0 and a burst of at "
+                f"least 1 are needed"
             )
 
     def wait(self) -> None:
-        """Wait for the next call's turn. Raises ``BudgetSpent`` at once when it would take longer than ``longest_wait``."""
+        """Wait for the next call's turn. Raises ``BudgetSpent`` at once when it would take longer
+        than ``longest_wait``."""
         left = self.take() - self.clock()
         if left > 0:
             time.sleep(left)
 
     def take(self) -> float:
-        """Take the next call's turn; returns when it is, in seconds since the epoch, and may be now.
+        """Take the next call's turn; returns when it is, in seconds since the epoch, and may be
+        now.
 
         Raises:
             BudgetSpent: it would be later than ``longest_wait`` from now; no turn was taken.
@@ -75,12 +79,14 @@ class RequestBudget:
             turn = now if full is None else max(now, full - (self.burst - 1) * interval)
             if turn - now > self.longest_wait * _MICROSECONDS:
                 raise BudgetSpent(
-                    f"{self.operation} is called {self.rate:g} times a second, and {(turn - now) / _MICROSECONDS:.0f} s of calls"
+                    f"{self.operation} is called {self.rate:g} times a second, and "
+                    f"{(turn - now) / _MICROSECONDS:.0f} s of calls"
                     " are waiting; try again later, or raise the rate if AWS's quota allows it"
                 )
             if self._set_full_at(full, max(now, full or 0) + interval):
                 return turn / _MICROSECONDS
-            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - no secret: callers that met should part
+            # No secret: callers that met should part.
+            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311
 
     def _full_at(self) -> int | None:
         answer = self.deployment.dynamodb.get_item(

@@ -1,4 +1,5 @@
-"""``batch_predictions``: each tenant's champion, asked for many tenants in one transform job, each answer under its tenant."""
+"""``batch_predictions``: each tenant's champion, asked for many tenants in one transform job, each
+answer under its tenant."""
 
 from __future__ import annotations
 
@@ -39,14 +40,16 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
     """Cut champions into batches.
 
     Args:
-        champions: whom to predict for.
-        tenants_per_job: the most tenants in one job.
-        salt: names this round of batches (a run's id), so that a new round makes new jobs and a repeated one finds its own.
+        champions: whom to predict for. tenants_per_job: the most tenants in one job. salt: names
+        this round of batches (a run's id), so that a new round makes new jobs and a repeated one
+        finds its own.
     """
     ordered = sorted(champions, key=lambda champion: champion.tenant)
     shared = [[c for c in ordered if c.tier == tier] for tier in ("bridge", "pool")]
     groups = [
-        group[start : start + tenants_per_job] for group in shared for start in range(0, len(group), tenants_per_job)
+        group[start : start + tenants_per_job]
+        for group in shared
+        for start in range(0, len(group), tenants_per_job)
     ]
     groups += [[c] for c in ordered if c.tier == "silo"]
     for group in groups:
@@ -86,7 +89,9 @@ def predict(
     champions = [
         champion
         for champion in (
-            registry.champions(name) if tenants is None else [registry.champion(tenant, name) for tenant in tenants]
+            registry.champions(name)
+            if tenants is None
+            else [registry.champion(tenant, name) for tenant in tenants]
         )
         if champion is not None
     ]
@@ -98,7 +103,9 @@ def predict(
             report.failed("batch_predictions", tenant, failures[tenant])
     too_old = _too_old(deployment, workload, champions, day, report)
     champions = [champion for champion in champions if champion.tenant not in too_old]
-    if tenants is not None:  # somebody asked for just these; in a round for everyone they are left out
+    if (
+        tenants is not None
+    ):  # somebody asked for just these; in a round for everyone they are left out
         for tenant, reason in too_old.items():
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
@@ -113,14 +120,23 @@ def predict(
             failures |= _report_batch(deployment, workload, day, outcome, report)
     if failures:
         lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
-        tell_operators(deployment, f"{workload.name}: {len(failures)} tenants without a prediction for {day}", lines)
+        tell_operators(
+            deployment,
+            f"{workload.name}: {len(failures)} tenants without a prediction for {day}",
+            lines,
+        )
     return failures
 
 
 def _too_old(
-    deployment: Deployment, workload: Workload, champions: Sequence[Champion], day: date, report: Report
+    deployment: Deployment,
+    workload: Workload,
+    champions: Sequence[Champion],
+    day: date,
+    report: Report,
 ) -> dict[keys.TenantId, str]:
-    """Check how old each champion's data are; tell the owner, once, of one that cannot reach the day.
+    """Check how old each champion's data are; tell the owner, once, of one that cannot reach the
+    day.
 
     Returns:
         The reason of each tenant whose champion cannot reach the day.
@@ -133,17 +149,26 @@ def _too_old(
             continue
         reason = too_old_for(workload, champion.card, day)
         facts = age_facts(age, at, reason)
-        report.checked("fine_tuned_artifact", DATA_AGE, champion.tenant, facts, passed=reason is None)
+        report.checked(
+            "fine_tuned_artifact", DATA_AGE, champion.tenant, facts, passed=reason is None
+        )
         if reason is None:
             continue
         reasons[champion.tenant] = reason
         if not champion.told_too_old:
             try:
                 _tell_too_old(deployment, champion, day, reason)
-            except (ClientError, BotoCoreError) as error:  # the next batch tells it; the others' predictions go on
-                report.info(f"{champion.tenant} could not be told that its data are too old: {error}")
+            except (
+                ClientError,
+                BotoCoreError,
+            ) as error:  # the next batch tells it; the others' predictions go on
+                report.info(
+                    f"{champion.tenant} could not be told that its data are too old: {error}"
+                )
     if reasons:
-        report.info(f"{len(reasons)} tenants are left out: their data are too old for {day.isoformat()}")
+        report.info(
+            f"{len(reasons)} tenants are left out: their data are too old for {day.isoformat()}"
+        )
     return reasons
 
 
@@ -151,15 +176,24 @@ def _tell_too_old(deployment: Deployment, champion: Champion, day: date, reason:
     """Tell the owner, then note it: an owner may be told twice, and is never left untold."""
     message = f"There is no prediction for {day.isoformat()}: {reason}"
     tell_tenant(
-        deployment, Notice("data_too_old", champion.workload, champion.tenant, message, version=champion.version)
+        deployment,
+        Notice(
+            "data_too_old", champion.workload, champion.tenant, message, version=champion.version
+        ),
     )
     ModelRegistry(deployment).note_told_too_old(champion)
 
 
 def _side_by_side(
-    deployment: Deployment, workload: Workload, day: date, batches: Iterable[Batch], report: Report, poll: float
+    deployment: Deployment,
+    workload: Workload,
+    day: date,
+    batches: Iterable[Batch],
+    report: Report,
+    poll: float,
 ) -> Iterator[tuple[Batch, BatchResult | TransformJobFailed | ClientError | BotoCoreError]]:
-    """Run the batches' jobs, ``batch.most_jobs_at_once`` at the same time, and give each one's outcome as it comes."""
+    """Run the batches' jobs, ``batch.most_jobs_at_once`` at the same time, and give each one's
+    outcome as it comes."""
     deployment.s3, deployment.sagemaker  # noqa: B018 - made once here rather than by each thread
     pool = ThreadPoolExecutor(workload.batch.most_jobs_at_once, thread_name_prefix="batch")
     given_up = threading.Event()
@@ -168,11 +202,17 @@ def _side_by_side(
         for batch in batches:
             report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
             going = partial(predict_batch, poll=poll, show=_pictures, given_up=given_up)
-            asked[pool.submit(going, deployment, workload, day, batch.name, batch.champions)] = batch
+            asked[pool.submit(going, deployment, workload, day, batch.name, batch.champions)] = (
+                batch
+            )
         for future in as_completed(asked):
             try:
                 outcome: Any = future.result()
-            except (TransformJobFailed, ClientError, BotoCoreError) as error:  # a quota, say: the other batches go on
+            except (
+                TransformJobFailed,
+                ClientError,
+                BotoCoreError,
+            ) as error:  # a quota, say: the other batches go on
                 outcome = error
             yield asked.pop(future), outcome
     finally:
@@ -185,7 +225,11 @@ def _report_batch(
     deployment: Deployment, workload: Workload, day: date, result: BatchResult, report: Report
 ) -> dict[keys.TenantId, str]:
     usd = (
-        result.seconds / 3600 * workload.batch.usd_per_hour * workload.batch.instances / max(1, len(result.predictions))
+        result.seconds
+        / 3600
+        * workload.batch.usd_per_hour
+        * workload.batch.instances
+        / max(1, len(result.predictions))
     )
     failures = {}
     for prediction in result.predictions:
@@ -203,7 +247,12 @@ def _report_batch(
             "job_seconds": result.seconds,
             "cost_usd": round(usd, 8),
         }
-        report.materialized("batch_predictions", prediction.tenant, metadata, f"{day.isoformat()}-{prediction.version}")
+        report.materialized(
+            "batch_predictions",
+            prediction.tenant,
+            metadata,
+            f"{day.isoformat()}-{prediction.version}",
+        )
     return failures
 
 

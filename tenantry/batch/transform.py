@@ -1,8 +1,9 @@
 """Batch transform: one job predicts for many tenants, each with its own model and its own object.
 
 SageMaker gives a transform job one model. The model here is a folder of the batch's archives
-(``ModelDataSource`` with ``S3Prefix``, https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3ModelDataSource.html);
-each record names the archive it is for. A silo tenant's batch holds that tenant alone.
+(``ModelDataSource`` with ``S3Prefix``,
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3ModelDataSource.html); each record
+names the archive it is for. A silo tenant's batch holds that tenant alone.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ _MOST_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 _CALLS_AT_ONCE: Final = 8
 
 
-class TransformJobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "transform job failed"
-    """The transform job ended without being able to answer anything; the message holds SageMaker's reason."""
+# Reads as the sentence it is: "transform job failed".
+class TransformJobFailed(RuntimeError):  # noqa: N818
+    """The transform job ended without being able to answer anything; the message holds SageMaker's
+    reason."""
 
 
 @dataclass(frozen=True)
 class TenantPrediction:
-    """What a batch left for one tenant: where its prediction lies, or why there is none; ``shown`` is about it, for people."""
+    """What a batch left for one tenant: where its prediction lies, or why there is none; ``shown``
+    is about it, for people."""
 
     tenant: keys.TenantId
     version: keys.Version
@@ -77,14 +81,11 @@ def predict_batch(
     The job's name is made from the batch's, so that a repeated call takes up the job of the first.
 
     Args:
-        deployment: buckets, role, clients.
-        workload: the batch's request, instances and limits.
-        day: whose prediction this is.
-        batch: name of the batch.
-        champions: the tenants' champions, all of one tier; a silo tenant alone.
-        poll: seconds between looks at the job.
-        show: makes of a tenant's answer what people should see of it.
-        given_up: set by another thread when nobody waits for the job any more; it goes on, and a repeated call takes it up.
+        deployment: buckets, role, clients. workload: the batch's request, instances and limits.
+        day: whose prediction this is. batch: name of the batch. champions: the tenants' champions,
+        all of one tier; a silo tenant alone. poll: seconds between looks at the job. show: makes of
+        a tenant's answer what people should see of it. given_up: set by another thread when nobody
+        waits for the job any more; it goes on, and a repeated call takes it up.
 
     Raises:
         TransformJobFailed: it failed before any record, or was stopped.
@@ -95,31 +96,49 @@ def predict_batch(
     described = _describe(deployment, job)
     if described is None:
         with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-            written = list(pool.map(lambda c: _write_input(deployment, workload, day, batch, c), champions))
+            written = list(
+                pool.map(lambda c: _write_input(deployment, workload, day, batch, c), champions)
+            )
         if not any(written):
-            raise TransformJobFailed(f"no archive is there to predict with for any of the {len(champions)} tenants")
+            raise TransformJobFailed(
+                f"no archive is there to predict with for any of the {len(champions)} tenants"
+            )
         create_once(client.create_model, _model_request(deployment, workload, day, batch, job))
-        create_once(client.create_transform_job, _job_request(deployment, workload, day, batch, job))
+        create_once(
+            client.create_transform_job, _job_request(deployment, workload, day, batch, job)
+        )
     described = _wait(deployment, job, workload.batch.most_seconds + 1800, poll, given_up)
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-        predictions = tuple(pool.map(lambda c: _collect(deployment, name, day, batch, c, reason, show), champions))
+        predictions = tuple(
+            pool.map(lambda c: _collect(deployment, name, day, batch, c, reason, show), champions)
+        )
     try:
         client.delete_model(ModelName=job)
     except ClientError as error:
         if not is_missing(error):  # an earlier call deleted it
             raise
-    if status == "Stopped" or (status == "Failed" and not any(prediction.key for prediction in predictions)):
+    if status == "Stopped" or (
+        status == "Failed" and not any(prediction.key for prediction in predictions)
+    ):
         raise TransformJobFailed(f"transform job {job} is {status}: {reason}")
     started, ended = described.get("TransformStartTime"), described.get("TransformEndTime")
-    return BatchResult(job, status, (ended - started).total_seconds() if started and ended else 0.0, predictions)
+    return BatchResult(
+        job, status, (ended - started).total_seconds() if started and ended else 0.0, predictions
+    )
 
 
-def _write_input(deployment: Deployment, workload: Workload, day: date, batch: str, champion: Champion) -> bool:
-    """Put a tenant's archive and record where the job reads them. Returns False when its archive is gone."""
+def _write_input(
+    deployment: Deployment, workload: Workload, day: date, batch: str, champion: Champion
+) -> bool:
+    """Put a tenant's archive and record where the job reads them. Returns False when its archive is
+    gone."""
     name = keys.workload_name(workload.name)
-    record = {"model": keys.target_model(champion.tenant, champion.version), "request": of_the_day(workload, day)}
+    record = {
+        "model": keys.target_model(champion.tenant, champion.version),
+        "request": of_the_day(workload, day),
+    }
     kept = keys.artifact(name, champion.tenant, champion.version)
     # A version from before archives were kept lies under its endpoint's prefix alone.
     placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
@@ -140,7 +159,9 @@ def _write_input(deployment: Deployment, workload: Workload, day: date, batch: s
     return True
 
 
-def _model_request(deployment: Deployment, workload: Workload, day: date, batch: str, job: str) -> Any:
+def _model_request(
+    deployment: Deployment, workload: Workload, day: date, batch: str, job: str
+) -> Any:
     prefix = keys.batch_prefix(keys.workload_name(workload.name), day, batch)
     source = {
         "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
@@ -159,8 +180,11 @@ def _model_request(deployment: Deployment, workload: Workload, day: date, batch:
     }
 
 
-def _job_request(deployment: Deployment, workload: Workload, day: date, batch: str, job: str) -> Any:
-    prefix = f"s3://{deployment.data_bucket}/{keys.batch_prefix(keys.workload_name(workload.name), day, batch)}"
+def _job_request(
+    deployment: Deployment, workload: Workload, day: date, batch: str, job: str
+) -> Any:
+    batch_prefix = keys.batch_prefix(keys.workload_name(workload.name), day, batch)
+    prefix = f"s3://{deployment.data_bucket}/{batch_prefix}"
     return {
         "TransformJobName": job,
         "ModelName": job,
@@ -171,13 +195,24 @@ def _job_request(deployment: Deployment, workload: Workload, day: date, batch: s
             "ContentType": "application/jsonlines",
             "SplitType": "Line",
         },
-        "TransformOutput": {"S3OutputPath": f"{prefix}output", "Accept": "application/json", "AssembleWith": "Line"},
+        "TransformOutput": {
+            "S3OutputPath": f"{prefix}output",
+            "Accept": "application/json",
+            "AssembleWith": "Line",
+        },
         "TransformResources": {
             "InstanceType": workload.batch.instance_type,
             "InstanceCount": workload.batch.instances,
-            **({} if workload.batch.ami_version is None else {"TransformAmiVersion": workload.batch.ami_version}),
+            **(
+                {}
+                if workload.batch.ami_version is None
+                else {"TransformAmiVersion": workload.batch.ami_version}
+            ),
         },
-        "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:batch", "Value": batch}],
+        "Tags": [
+            {"Key": "tenantry:workload", "Value": workload.name},
+            {"Key": "tenantry:batch", "Value": batch},
+        ],
     }
 
 
@@ -200,7 +235,9 @@ def _wait(
         if described["TransformJobStatus"] in {"Completed", "Failed", "Stopped"}:
             return described
         if given_up.wait(poll):
-            raise TransformJobFailed(f"nobody waits for transform job {job} any more; it goes on by itself")
+            raise TransformJobFailed(
+                f"nobody waits for transform job {job} any more; it goes on by itself"
+            )
     raise TransformJobFailed(f"transform job {job} was not finished after {timeout:.0f} s")
 
 
@@ -215,12 +252,18 @@ def _collect(
 ) -> TenantPrediction:
     source = keys.batch_output(workload, day, batch, champion.tenant)
     try:
-        content = objects.read_bytes(deployment.s3, deployment.data_bucket, source, _MOST_OUTPUT_BYTES)
+        content = objects.read_bytes(
+            deployment.s3, deployment.data_bucket, source, _MOST_OUTPUT_BYTES
+        )
     except objects.ObjectMissing:
         archive = keys.batch_model(workload, day, batch, champion.tenant, champion.version)
         if not objects.exists(deployment.s3, deployment.data_bucket, archive):
             reason = f"the archive of version {champion.version} is not there any more"
         return TenantPrediction(champion.tenant, champion.version, None, 0, reason)
     key = keys.prediction(workload, champion.tenant, day)
-    objects.write_bytes(deployment.s3, deployment.data_bucket, key, content, "application/jsonlines")
-    return TenantPrediction(champion.tenant, champion.version, key, content.count(b"\n") or 1, None, show(content))
+    objects.write_bytes(
+        deployment.s3, deployment.data_bucket, key, content, "application/jsonlines"
+    )
+    return TenantPrediction(
+        champion.tenant, champion.version, key, content.count(b"\n") or 1, None, show(content)
+    )

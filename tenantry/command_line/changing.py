@@ -1,5 +1,5 @@
-"""The commands that change something: retry, cancel, wind-down, pause, resume, drain, rollback, tier, capacity, retrain,
-redrive. Each says who did it."""
+"""The commands that change something: retry, cancel, wind-down, pause, resume, drain, rollback,
+tier, capacity, retrain, redrive. Each says who did it."""
 
 from __future__ import annotations
 
@@ -43,15 +43,21 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 @dataclass
 class _Changes:
-    """What a change of several requests came to: those that were changed, and why others were not."""
+    """What a change of several requests came to: those that were changed, and why others were
+    not."""
 
     done: list[Request] = field(default_factory=list)
     not_done: list[tuple[Request, str]] = field(default_factory=list)
 
     def make(
-        self, requests: Sequence[Request], change: Callable[[Request], Request], invocation: Invocation, verb: str
+        self,
+        requests: Sequence[Request],
+        change: Callable[[Request], Request],
+        invocation: Invocation,
+        verb: str,
     ) -> None:
-        """Change each request, with a progress bar where there are several. One that moved on stops nobody else's."""
+        """Change each request, with a progress bar where there are several. One that moved on stops
+        nobody else's."""
         with invocation.progress(shown=len(requests) > 1) as progress:
             bar = progress.add_task(verb, total=len(requests))
             for request in requests:
@@ -72,17 +78,24 @@ class _Changes:
                 {
                     "format": 1,
                     verb: [_named(request) for request in self.done],
-                    "not_done": [{**_named(request), "reason": reason} for request, reason in self.not_done],
+                    "not_done": [
+                        {**_named(request), "reason": reason} for request, reason in self.not_done
+                    ],
                 }
             )
         else:
             for request in self.done:
-                invocation.console.print(f"{verb}: {request.tenant}, {request.workload}, request {request.request}")
+                invocation.console.print(
+                    f"{verb}: {request.tenant}, {request.workload}, request {request.request}"
+                )
         if len(self.not_done) == 1 and not self.done:
             raise NotDone(self.not_done[0][1])
         if self.not_done:
             reasons = "\n".join(f"  {reason}" for _, reason in self.not_done)
-            raise NotDone(f"{len(self.not_done)} of {len(self.done) + len(self.not_done)} moved on first:\n{reasons}")
+            raise NotDone(
+                f"{len(self.not_done)} of {len(self.done) + len(self.not_done)} moved on "
+                f"first:\n{reasons}"
+            )
 
 
 def _named(request: Request) -> dict[str, str]:
@@ -94,25 +107,32 @@ def _named(request: Request) -> dict[str, str]:
     }
 
 
-# ---- retry and cancel ---------------------------------------------------------------------------------------------------
+# ---- retry and cancel ----------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("tenant", type=TENANT, required=False)
-@click.option("--all-dead-lettered", is_flag=True, help="Every dead-lettered request instead of a tenant's.")
+@click.option(
+    "--all-dead-lettered", is_flag=True, help="Every dead-lettered request instead of a tenant's."
+)
 @click.option("--workload", type=WORKLOAD, help="Of this workload only.")
 @click.option("--request", type=REQUEST, help="This request of the tenant's instead of its latest.")
 @click.option("--why", default="an operator retries it", show_default=True, help="For the history.")
 @yes_option
 @common_options
 def retry(
-    invocation: Invocation, tenant: keys.TenantId | None, all_dead_lettered: bool, workload: Workload | None,
-    request: keys.RequestId | None, why: str, yes: bool,
-) -> None:  # fmt: skip
+    invocation: Invocation,
+    tenant: keys.TenantId | None,
+    all_dead_lettered: bool,
+    workload: Workload | None,
+    request: keys.RequestId | None,
+    why: str,
+    yes: bool,
+) -> None:
     """Give TENANT's latest request all its tries again, from now on; or every dead-lettered one.
 
-    For requests that failed, were dead-lettered, cancelled, or refused while they were worked on. One that was refused when it came
-    in never was a request: its tenant uploads again.
+    For requests that failed, were dead-lettered, cancelled, or refused while they were worked on.
+    One that was refused when it came in never was a request: its tenant uploads again.
 
     \b
     Examples:
@@ -137,16 +157,25 @@ def retry(
 
 
 def _retried_of(
-    queue: RequestQueue, workloads: Sequence[Workload], tenant: keys.TenantId, request: keys.RequestId | None
+    queue: RequestQueue,
+    workloads: Sequence[Workload],
+    tenant: keys.TenantId,
+    request: keys.RequestId | None,
 ) -> Request:
     """The one request of a tenant's that is meant. Raises ``NotDone``."""
     rows = [queue.of_tenant(keys.workload_name(workload.name), tenant) for workload in workloads]
     if request is not None:
         named = [row for of_workload in rows for row in of_workload if row.request == request]
         if not named:
-            raise NotDone(f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them")
+            raise NotDone(
+                f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them"
+            )
         return named[0]
-    latest = [max(of_workload, key=lambda row: (row.uploaded, row.accepted)) for of_workload in rows if of_workload]
+    latest = [
+        max(of_workload, key=lambda row: (row.uploaded, row.accepted))
+        for of_workload in rows
+        if of_workload
+    ]
     if not latest:
         raise NotDone(f"{tenant} has no request; it never uploaded, or not for this workload")
     meant = [row for row in latest if row.status in _RETRIED] if len(latest) > 1 else latest
@@ -155,7 +184,8 @@ def _retried_of(
         raise NotDone(f"there is nothing to retry of {tenant}; its latest requests: {stand}")
     if len(meant) > 1:
         raise NotDone(
-            f"{tenant} could be retried for {' and '.join(row.workload for row in meant)}; name one with --workload"
+            f"{tenant} could be retried for {' and '.join(row.workload for row in meant)}; name "
+            f"one with --workload"
         )
     return meant[0]
 
@@ -163,20 +193,29 @@ def _retried_of(
 @click.command()
 @click.argument("tenant", type=TENANT, required=False)
 @click.option(
-    "--pack", type=PACK, help="Every request of this pack instead of a tenant's; its training job is stopped, too."
+    "--pack",
+    type=PACK,
+    help="Every request of this pack instead of a tenant's; its training job is stopped, too.",
 )
 @click.option("--workload", type=WORKLOAD, help="Of this workload only.")
-@click.option("--why", default="an operator cancelled it", show_default=True, help="For the history.")
+@click.option(
+    "--why", default="an operator cancelled it", show_default=True, help="For the history."
+)
 @yes_option
 @common_options
 def cancel(
-    invocation: Invocation, tenant: keys.TenantId | None, pack: keys.PackId | None, workload: Workload | None, why: str,
+    invocation: Invocation,
+    tenant: keys.TenantId | None,
+    pack: keys.PackId | None,
+    workload: Workload | None,
+    why: str,
     yes: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Take TENANT's unfinished requests out of the queue, or all requests of a pack.
 
-    A pack on its way goes on without a tenant that was cancelled. A pack that is cancelled as a whole has its job stopped; what was
-    registered of it already stays. `tenantry retry` brings a cancelled request back.
+    A pack on its way goes on without a tenant that was cancelled. A pack that is cancelled as a
+    whole has its job stopped; what was registered of it already stays. `tenantry retry` brings a
+    cancelled request back.
 
     \b
     Examples:
@@ -188,7 +227,9 @@ def cancel(
     queue = RequestQueue(invocation.deployment, by=invocation.operator)
     names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
     if tenant is not None:
-        found = [row for name in names for row in queue.of_tenant(name, tenant) if row.status in OPEN]
+        found = [
+            row for name in names for row in queue.of_tenant(name, tenant) if row.status in OPEN
+        ]
         what = f"{tenant} has no unfinished request"
     else:
         found = [row for name in names for row in queue.in_packs(name) if row.pack == pack]
@@ -215,19 +256,25 @@ def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys
         invocation.aside.print(f"training job {job} is being stopped")
 
 
-# ---- the end of a workload ------------------------------------------------------------------------------------------------
+# ---- the end of a workload -----------------------------------------------------------------------
 
 
 @click.command("wind-down")
 @click.argument("workload", type=WORKLOAD_NAME)
-@click.option("--delete-data", is_flag=True, help="Delete its uploads, models, predictions and rows, too.")
+@click.option(
+    "--delete-data", is_flag=True, help="Delete its uploads, models, predictions and rows, too."
+)
 @yes_option
 @common_options
-def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: bool, yes: bool) -> None:
-    """Cancel all open requests of WORKLOAD, tell their tenants, and delete its endpoints with their configurations and models.
+def wind_down(
+    invocation: Invocation, workload: keys.WorkloadName, delete_data: bool, yes: bool
+) -> None:
+    """Cancel all open requests of WORKLOAD, tell their tenants, and delete its endpoints with their
+    configurations and models.
 
-    First remove the workload's YAML, and have Dagster load its definitions again: else its sensors make the endpoint anew. Its schedules
-    are gone with the file. The tenants' data and models stay, unless --delete-data says otherwise.
+    First remove the workload's YAML, and have Dagster load its definitions again: else its sensors
+    make the endpoint anew. Its schedules are gone with the file. The tenants' data and models stay,
+    unless --delete-data says otherwise.
 
     \b
     Example:
@@ -235,14 +282,18 @@ def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: 
     """
     if workload in invocation.workloads:
         raise NotDone(
-            f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, and repeat this"
+            f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, "
+            f"and repeat this"
         )
     open_requests = len(RequestQueue(invocation.deployment).open(workload))
     data = "its data are deleted" if delete_data else "its data stay"
     invocation.confirm(
-        f"Cancel {open_requests} open requests of {workload} and delete its endpoints ({data})?", yes=yes
+        f"Cancel {open_requests} open requests of {workload} and delete its endpoints ({data})?",
+        yes=yes,
     )
-    done = ending.wind_down(invocation.deployment, workload, by=invocation.operator, delete_data=delete_data)
+    done = ending.wind_down(
+        invocation.deployment, workload, by=invocation.operator, delete_data=delete_data
+    )
     if invocation.as_json:
         invocation.write_json(
             {
@@ -258,7 +309,8 @@ def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: 
         )
     else:
         invocation.console.print(
-            f"{workload} is wound down: {len(done.cancelled)} requests cancelled, {len(done.endpoints)} endpoints,"
+            f"{workload} is wound down: {len(done.cancelled)} requests cancelled, "
+            f"{len(done.endpoints)} endpoints,"
             f" {len(done.configurations)} configurations and {len(done.models)} models deleted"
             + (f", {done.objects} objects and {done.rows} rows" if delete_data else "")
         )
@@ -266,7 +318,7 @@ def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: 
         raise NotDone(f"{len(done.moved_on)} requests moved on in this moment; repeat this")
 
 
-# ---- pause, resume, drain -----------------------------------------------------------------------------------------------
+# ---- pause, resume, drain ------------------------------------------------------------------------
 
 
 @click.command()
@@ -274,7 +326,8 @@ def wind_down(invocation: Invocation, workload: keys.WorkloadName, delete_data: 
 @click.option("--why", required=True, help="Shown to whoever looks at the status.")
 @common_options
 def pause(invocation: Invocation, workload: Workload, why: str) -> None:
-    """Claim no further requests of WORKLOAD. Uploads go on becoming requests, and packs on their way go on.
+    """Claim no further requests of WORKLOAD. Uploads go on becoming requests, and packs on their
+    way go on.
 
     \b
     Example:
@@ -286,7 +339,9 @@ def pause(invocation: Invocation, workload: Workload, why: str) -> None:
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": workload.name, "paused": paused})
     else:
-        invocation.console.print(f"{workload.name} is paused; `tenantry resume {workload.name}` ends it")
+        invocation.console.print(
+            f"{workload.name} is paused; `tenantry resume {workload.name}` ends it"
+        )
 
 
 @click.command()
@@ -311,9 +366,16 @@ def resume(invocation: Invocation, workload: Workload) -> None:
 
 @click.command()
 @click.argument("workload", type=WORKLOAD)
-@click.option("--why", default="an operator drains it", show_default=True, help="Shown to whoever looks at the status.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; as long as it takes if not given."
+    "--why",
+    default="an operator drains it",
+    show_default=True,
+    help="Shown to whoever looks at the status.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds to wait at most; as long as it takes if not given.",
 )
 @common_options
 def drain(invocation: Invocation, workload: Workload, why: str, timeout: float | None) -> None:
@@ -342,27 +404,42 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
             total = max(left, int(progress.tasks[0].total or 0))
             progress.update(bar, total=total, completed=total - left)
     if invocation.as_json:
-        invocation.write_json({"format": 1, "workload": name, "on_their_way": left, "requests": queue.counts(name)})
+        invocation.write_json(
+            {"format": 1, "workload": name, "on_their_way": left, "requests": queue.counts(name)}
+        )
     if left:
         raise NotDone(
-            f"{left} requests of {name} are still on their way after {timeout:g} s; it stays paused. Wait on with `tenantry drain {name}`"
+            f"{left} requests of {name} are still on their way after {timeout:g} s; it stays "
+            f"paused. Wait on with `tenantry drain {name}`"
         )
     if not invocation.as_json:
-        invocation.console.print(f"nothing of {name} is on its way; it stays paused until `tenantry resume {name}`")
+        invocation.console.print(
+            f"nothing of {name} is on its way; it stays paused until `tenantry resume {name}`"
+        )
 
 
-# ---- rollback -----------------------------------------------------------------------------------------------------------
+# ---- rollback ------------------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("tenant", type=TENANT)
 @click.option("--workload", type=WORKLOAD, required=True, help="Whose model.")
 @click.option("--to", type=VERSION, help="This version instead of the previous champion.")
-@click.option("--why", default="an operator rolled it back", show_default=True, help="For the versions' notes.")
+@click.option(
+    "--why",
+    default="an operator rolled it back",
+    show_default=True,
+    help="For the versions' notes.",
+)
 @yes_option
 @common_options
 def rollback(
-    invocation: Invocation, tenant: keys.TenantId, workload: Workload, to: keys.Version | None, why: str, yes: bool
+    invocation: Invocation,
+    tenant: keys.TenantId,
+    workload: Workload,
+    to: keys.Version | None,
+    why: str,
+    yes: bool,
 ) -> None:
     """Serve TENANT by its previous champion again, once that has answered; its owner is told.
 
@@ -377,12 +454,16 @@ def rollback(
     from tenantry.onboarding.registration import ArtifactUnusable, roll_back
     from tenantry.shown.asset_metadata import rollback_metadata
 
-    champion = ModelRegistry(invocation.deployment).champion(tenant, keys.workload_name(workload.name))
+    champion = ModelRegistry(invocation.deployment).champion(
+        tenant, keys.workload_name(workload.name)
+    )
     wanted = to or (champion.previous if champion is not None else None)
     if champion is not None and wanted is not None:
         invocation.confirm(f"Serve {tenant} by {wanted} instead of {champion.version}?", yes=yes)
     try:
-        crowned = roll_back(invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator)
+        crowned = roll_back(
+            invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator
+        )
     except (LookupError, ArtifactUnusable) as error:
         raise NotDone(str(error)) from error
     if champion is None or crowned.turn != champion.turn:
@@ -391,33 +472,51 @@ def rollback(
     if invocation.as_json:
         invocation.write_json({"format": 1, "champion": crowned})
     else:
-        invocation.console.print(f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again")
+        invocation.console.print(
+            f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again"
+        )
 
 
 def _show_in_dagster(
-    invocation: Invocation, kind: operator_events.Kind, workload: Workload, tenant: keys.TenantId,
-    metadata: Mapping[str, Any], data_version: str = "",
-) -> None:  # fmt: skip
-    """Let Dagster's sensor show what was done, on the tenant's partition of ``endpoint_registration``."""
+    invocation: Invocation,
+    kind: operator_events.Kind,
+    workload: Workload,
+    tenant: keys.TenantId,
+    metadata: Mapping[str, Any],
+    data_version: str = "",
+) -> None:
+    """Let Dagster's sensor show what was done, on the tenant's partition of
+    ``endpoint_registration``."""
     name = keys.workload_name(workload.name)
-    event = operator_events.OperatorEvent(kind, name, "endpoint_registration", tenant, metadata, data_version)
+    event = operator_events.OperatorEvent(
+        kind, name, "endpoint_registration", tenant, metadata, data_version
+    )
     operator_events.leave(invocation.deployment, event)
 
 
-# ---- a tenant's tier ----------------------------------------------------------------------------------------------------
+# ---- a tenant's tier -----------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("tenant", type=TENANT)
 @click.argument("workload", type=WORKLOAD)
 @click.argument("tier", type=click.Choice(get_args(keys.Tier)), required=False)
-@click.option("--why", default="an operator set it", show_default=True, help="Stands beside the setting.")
+@click.option(
+    "--why", default="an operator set it", show_default=True, help="Stands beside the setting."
+)
 @common_options
-def tier(invocation: Invocation, tenant: keys.TenantId, workload: Workload, tier: keys.Tier | None, why: str) -> None:
-    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it stands.
+def tier(
+    invocation: Invocation,
+    tenant: keys.TenantId,
+    workload: Workload,
+    tier: keys.Tier | None,
+    why: str,
+) -> None:
+    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it
+    stands.
 
-    It holds for requests that are taken in from now on: an upload, or a re-training. Until the model of such a request is
-    registered, the tenant is served as before.
+    It holds for requests that are taken in from now on: an upload, or a re-training. Until the
+    model of such a request is registered, the tenant is served as before.
 
     \b
     Examples:
@@ -429,17 +528,21 @@ def tier(invocation: Invocation, tenant: keys.TenantId, workload: Workload, tier
     if tier is None:
         stands = tier_of(invocation.deployment, workload, tenant)
     else:
-        stands = change_tier(invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why)
+        stands = change_tier(
+            invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why
+        )
         metadata = tier_metadata(stands, by=invocation.operator, why=why)
         _show_in_dagster(invocation, "observation", workload, tenant, metadata)
     if invocation.as_json:
         invocation.write_json({"format": 1, "tier": stands})
         return
     whose = "its own" if stands.own else f"that of {workload.name}"
-    invocation.console.print(plain(f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}"))
+    invocation.console.print(
+        plain(f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}")
+    )
 
 
-# ---- what else the Dagster UI does, too -------------------------------------------------------------------------------------
+# ---- what else the Dagster UI does, too ----------------------------------------------------------
 
 
 @click.command()
@@ -462,7 +565,9 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
         invocation.deployment.prefix, name, "bridge" if workload.tier == "silo" else workload.tier
     )
     invocation.confirm(
-        f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour each?", yes=yes
+        f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour "
+        f"each?",
+        yes=yes,
     )
     done = endpoints.set_capacity(invocation.deployment, endpoint, instances)
     metadata = {**capacity_metadata(done, workload.serving.usd_per_hour), "by": invocation.operator}
@@ -492,7 +597,10 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
     from tenantry.training.retraining import ask_for_retraining
 
     if workload.retraining is None:
-        raise NotDone(f"{workload.name}.yaml has no section `retraining`; add one, which says which champions are due")
+        raise NotDone(
+            f"{workload.name}.yaml has no section `retraining`; add one, which says which "
+            f"champions are due"
+        )
     most = workload.retraining.most_at_once
     invocation.confirm(f"Ask for up to {most} re-trainings of {workload.name}?", yes=yes)
     done = ask_for_retraining(invocation.deployment, workload, by=invocation.operator)
@@ -502,7 +610,7 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
         invocation.console.print(plain(str(done)))
 
 
-# ---- the uploads' dead letters ------------------------------------------------------------------------------------------
+# ---- the uploads' dead letters -------------------------------------------------------------------
 
 
 @click.command()
@@ -511,7 +619,8 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
 def redrive(invocation: Invocation, yes: bool) -> None:
     """Send the events in the uploads' dead-letter queue back to be taken in.
 
-    An event lies there when taking its upload in failed fifty times: mostly because a table or a bucket was away.
+    An event lies there when taking its upload in failed fifty times: mostly because a table or a
+    bucket was away.
 
     \b
     Example:

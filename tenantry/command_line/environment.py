@@ -1,6 +1,8 @@
-"""The file that tells where a local cloud is: the variables botocore reads, a line each, as a shell reads them too.
+"""The file that tells where a local cloud is: the variables botocore reads, a line each, as a shell
+reads them too.
 
-Whoever starts a local cloud writes it; ``tenantry --local`` reads it. It holds no secrets: a local cloud's credentials are none.
+Whoever starts a local cloud writes it; ``tenantry --local`` reads it. It holds no secrets: a local
+cloud's credentials are none.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _PATIENCE_SECONDS: Final = 3.0
 
 
 class NoLocalCloud(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no local cloud"
-    """There is no local cloud where the file says, or no such file; the message says how to start one."""
+    """There is no local cloud where the file says, or no such file; the message says how to start
+    one."""
 
 
 @contextmanager
@@ -35,7 +38,9 @@ def written(path: Path, variables: Mapping[str, str]) -> Iterator[None]:
     lines = [f"{name}={value}" for name, value in variables.items()]
     for line in lines:
         if not _LINE.fullmatch(line):
-            raise ValueError(f"{line[:80]!r} cannot stand in an environment file; it must match {_LINE.pattern}")
+            raise ValueError(
+                f"{line[:80]!r} cannot stand in an environment file; it must match {_LINE.pattern}"
+            )
     beside = path.with_suffix(".new")
     beside.write_text("".join(f"{line}\n" for line in lines))
     beside.replace(path)
@@ -56,14 +61,16 @@ def read(path: Path) -> dict[str, str]:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise NoLocalCloud(
-            f"there is no local cloud: {path} cannot be read ({error.strerror}); start one with `make run`"
+            f"there is no local cloud: {path} cannot be read ({error.strerror}); start one with "
+            f"`make run`"
         ) from error
     found = {}
     for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
         matched = _LINE.fullmatch(line)
         if matched is None or len(content) > _MOST_BYTES:
             raise NoLocalCloud(
-                f"{path}, line {number}: not NAME=value of an AWS_ or TENANTRY_ variable; `make run` writes it anew"
+                f"{path}, line {number}: not NAME=value of an AWS_ or TENANTRY_ variable; `make "
+                f"run` writes it anew"
             )
         found[matched[1]] = matched[2]
     return found
@@ -81,7 +88,8 @@ def use(path: Path) -> None:
 
 
 def must_answer(variables: Mapping[str, str]) -> None:
-    """See that something listens where the variables send calls to. An SDK would try for a minute before it said so.
+    """See that something listens where the variables send calls to. An SDK would try for a minute
+    before it said so.
 
     Raises:
         NoLocalCloud: nothing does.
@@ -91,7 +99,9 @@ def must_answer(variables: Mapping[str, str]) -> None:
             continue
         try:
             address = urlsplit(url)
-            with socket.create_connection((address.hostname or "", address.port or 443), timeout=_PATIENCE_SECONDS):
+            with socket.create_connection(
+                (address.hostname or "", address.port or 443), timeout=_PATIENCE_SECONDS
+            ):
                 pass
         except (OSError, ValueError) as error:
             raise NoLocalCloud(

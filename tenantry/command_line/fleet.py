@@ -1,4 +1,5 @@
-"""What is on its way and what serves: packs with their training jobs, endpoints, and the numbers of the queue."""
+"""What is on its way and what serves: packs with their training jobs, endpoints, and the numbers of
+the queue."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from tenantry.workloads.schema import Workload
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
 
-ENDPOINTS_LISTED: Final = 100  # SageMaker gives at most so many a call, and takes few calls a second
+ENDPOINTS_LISTED: Final = (
+    100  # SageMaker gives at most so many a call, and takes few calls a second
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class PackOnItsWay:
-    """Requests that share a job: how many have which status, since when the first was due, and the job once there is one."""
+    """Requests that share a job: how many have which status, since when the first was due, and the
+    job once there is one."""
 
     pack: keys.PackId
     tier: keys.Tier
@@ -50,7 +54,8 @@ class PackOnItsWay:
 
 @dataclass(frozen=True)
 class EndpointInUse:
-    """An endpoint; ``models`` counts the champions it serves (an asynchronous one serves those of its tier)."""
+    """An endpoint; ``models`` counts the champions it serves (an asynchronous one serves those of
+    its tier)."""
 
     name: str
     status: str
@@ -63,7 +68,8 @@ class EndpointInUse:
 
 @dataclass(frozen=True)
 class WorkloadStatus:
-    """How a workload stands. ``oldest_wait`` is how long, in seconds, the longest waiting request has been due."""
+    """How a workload stands. ``oldest_wait`` is how long, in seconds, the longest waiting request
+    has been due."""
 
     workload: str
     paused: Pause | None
@@ -75,7 +81,8 @@ class WorkloadStatus:
 
 @dataclass(frozen=True)
 class UploadEvents:
-    """The queue that S3 fills: how many events wait to be read, are being read, and could not be handled."""
+    """The queue that S3 fills: how many events wait to be read, are being read, and could not be
+    handled."""
 
     waiting: int
     being_read: int
@@ -95,18 +102,28 @@ def _training_job(found: DescribeTrainingJobResponseTypeDef) -> TrainingJob:
     )
 
 
-def newest_training_jobs(deployment: Deployment, workload: Workload | None, most: int) -> list[TrainingJob]:
-    """The newest jobs of a workload, or of all. One ListTrainingJobs call, and a Describe for each."""
-    prefix = f"{deployment.prefix}-{workload.name}-" if workload is not None else f"{deployment.prefix}-"
+def newest_training_jobs(
+    deployment: Deployment, workload: Workload | None, most: int
+) -> list[TrainingJob]:
+    """The newest jobs of a workload, or of all. One ListTrainingJobs call, and a Describe for
+    each."""
+    prefix = (
+        f"{deployment.prefix}-{workload.name}-" if workload is not None else f"{deployment.prefix}-"
+    )
     pages = deployment.sagemaker.get_paginator("list_training_jobs").paginate(
-        NameContains=prefix, SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": most}
+        NameContains=prefix,
+        SortBy="CreationTime",
+        SortOrder="Descending",
+        PaginationConfig={"MaxItems": most},
     )
     names = [job["TrainingJobName"] for page in pages for job in page["TrainingJobSummaries"]]
     found = (describe_job(deployment, name) for name in names if name.startswith(prefix))
     return [_training_job(job) for job in found if job is not None]
 
 
-def packs_on_their_way(deployment: Deployment, requests: Sequence[Request]) -> Iterator[PackOnItsWay]:
+def packs_on_their_way(
+    deployment: Deployment, requests: Sequence[Request]
+) -> Iterator[PackOnItsWay]:
     """The packs that some requests are in, each with its job."""
     packs: dict[keys.PackId, list[Request]] = {}
     for request in requests:
@@ -159,7 +176,10 @@ def shared_endpoints(deployment: Deployment, workload: Workload) -> list[Endpoin
 
 def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[EndpointInUse]:
     """Every endpoint of a workload, those of silo tenants included, the latest changed first."""
-    models = Counter(one.endpoint for one in ModelRegistry(deployment).champions(keys.workload_name(workload.name)))
+    models = Counter(
+        one.endpoint
+        for one in ModelRegistry(deployment).champions(keys.workload_name(workload.name))
+    )
     prefix = f"{deployment.prefix}-{workload.name}-"
     pages = deployment.sagemaker.get_paginator("list_endpoints").paginate(
         NameContains=prefix, SortBy="CreationTime", SortOrder="Descending"
@@ -192,9 +212,12 @@ def upload_events(deployment: Deployment) -> UploadEvents:
 
     def counted(url: str) -> tuple[int, int]:
         found = deployment.sqs.get_queue_attributes(
-            QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+            QueueUrl=url,
+            AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
         )["Attributes"]
-        return int(found["ApproximateNumberOfMessages"]), int(found["ApproximateNumberOfMessagesNotVisible"])
+        return int(found["ApproximateNumberOfMessages"]), int(
+            found["ApproximateNumberOfMessagesNotVisible"]
+        )
 
     waiting, being_read = counted(deployment.uploads_queue_url)
     return UploadEvents(waiting, being_read, sum(counted(deployment.uploads_dead_letters_url)))

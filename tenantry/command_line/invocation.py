@@ -1,4 +1,5 @@
-"""What all commands share: where the cloud is, how results are written, what an error says and the status it ends with."""
+"""What all commands share: where the cloud is, how results are written, what an error says and the
+status it ends with."""
 
 from __future__ import annotations
 
@@ -52,13 +53,19 @@ class WorkloadParameter(click.ParamType[Workload]):
 
     name = "workload"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Workload:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Workload:
         """The workload of that name."""
         if isinstance(value, Workload):
             return value
         workloads = read_workloads()
         if value not in workloads:
-            self.fail(f"there is no workload {value!r}; there are: {', '.join(sorted(workloads))}", param, ctx)
+            self.fail(
+                f"there is no workload {value!r}; there are: {', '.join(sorted(workloads))}",
+                param,
+                ctx,
+            )
         return workloads[value]
 
 
@@ -151,7 +158,8 @@ class Invocation:
         return Progress(*columns, console=self.aside, refresh_per_second=4, disable=not shown)
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before a change, unless ``--yes`` was given. Raises ``NotDone`` when the answer is no."""
+        """Ask before a change, unless ``--yes`` was given. Raises ``NotDone`` when the answer is
+        no."""
         if yes:
             return
         try:
@@ -178,7 +186,8 @@ def _as_json(value: object) -> Any:
 
 
 def plain(value: object) -> str:
-    """A value as a table shows it. What came from outside may hold control characters, which a terminal would obey."""
+    """A value as a table shows it. What came from outside may hold control characters, which a
+    terminal would obey."""
     if value is None:
         return "–"
     if isinstance(value, datetime):
@@ -226,13 +235,20 @@ def _errors_in_words() -> Iterator[None]:
 
 
 def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Callable[..., None]:
-    """Give a command ``--local``, ``--environment`` and ``--json``, and words for what can go wrong."""
+    """Give a command ``--local``, ``--environment`` and ``--json``, and words for what can go
+    wrong."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Write one JSON document instead of tables.")
     @click.option(
-        "--environment", "file", type=click.Path(dir_okay=False, path_type=Path), envvar="TENANTRY_ENVIRONMENT",
-        help="Read the variables that say where the cloud is from this file. [env: TENANTRY_ENVIRONMENT]",
-    )  # fmt: skip
+        "--json", "as_json", is_flag=True, help="Write one JSON document instead of tables."
+    )
+    @click.option(
+        "--environment",
+        "file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="TENANTRY_ENVIRONMENT",
+        help="Read the variables that say where the cloud is from this file. [env: "
+        "TENANTRY_ENVIRONMENT]",
+    )
     @click.option("--local", is_flag=True, help="Reach the local cloud that `make run` has up.")
     @functools.wraps(function)
     def run(*args: Any, local: bool, file: Path | None, as_json: bool, **options: Any) -> None:

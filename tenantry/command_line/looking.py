@@ -14,7 +14,16 @@ from rich.live import Live
 from rich.text import Text
 
 from tenantry.command_line import fleet, story
-from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, age, common_options, duration, plain
+from tenantry.command_line.invocation import (
+    TENANT,
+    WORKLOAD,
+    Invocation,
+    NotDone,
+    age,
+    common_options,
+    duration,
+    plain,
+)
 from tenantry.names import keys
 from tenantry.requests.queue import INDEXED, Request, RequestQueue, Status, now
 from tenantry.serving.moments import data_age
@@ -22,7 +31,13 @@ from tenantry.tenants.wind_down import Leftover, left_behind
 from tenantry.workloads.schema import Workload
 
 _SHORTEST_SECONDS: Final = 1.0  # between two redraws: each is a dozen calls to AWS
-_WORSE: Final = {"dead_lettered": "red", "failed": "yellow", "refused": "yellow", "Failed": "red", "Stopped": "yellow"}
+_WORSE: Final = {
+    "dead_lettered": "red",
+    "failed": "yellow",
+    "refused": "yellow",
+    "Failed": "red",
+    "Stopped": "yellow",
+}
 
 # A run's id as the Dagster UI shows it in lists; --json has all of it.
 _SHORT_RUN: Final = re.compile(r"(run [0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f-]{22}[0-9a-f]*")
@@ -32,22 +47,26 @@ def _coloured(status: str) -> Text:
     return Text(status, style=_WORSE.get(status, ""))
 
 
-# ---- status -------------------------------------------------------------------------------------------------------------
+# ---- status --------------------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("workload", type=WORKLOAD, required=False)
 @click.option("--watch", is_flag=True, help="Look again and again until Ctrl-C.")
 @click.option(
-    "--every", type=click.FloatRange(min=_SHORTEST_SECONDS), default=2.0, show_default=True,
+    "--every",
+    type=click.FloatRange(min=_SHORTEST_SECONDS),
+    default=2.0,
+    show_default=True,
     help="Seconds between two looks of --watch.",
-)  # fmt: skip
+)
 @common_options
 def status(invocation: Invocation, workload: Workload | None, watch: bool, every: float) -> None:
     """How the queue, the packs and the endpoints stand: of WORKLOAD, or of all.
 
-    Requests are counted by status; the oldest wait is how long the longest waiting one has been due. Each pack on its way is
-    shown with its training job, each shared endpoint with the models it serves.
+    Requests are counted by status; the oldest wait is how long the longest waiting one has been
+    due. Each pack on its way is shown with its training job, each shared endpoint with the models
+    it serves.
 
     \b
     Example:
@@ -63,7 +82,9 @@ def status(invocation: Invocation, workload: Workload | None, watch: bool, every
                 time.sleep(every)
         with Live(console=invocation.console, auto_refresh=False) as live:
             while True:
-                live.update(_shown_status(invocation, *_statuses(invocation, workload)), refresh=True)
+                live.update(
+                    _shown_status(invocation, *_statuses(invocation, workload)), refresh=True
+                )
                 time.sleep(every)
     except KeyboardInterrupt:  # the way to end it
         return
@@ -74,7 +95,9 @@ Statuses = tuple[fleet.UploadEvents, Sequence[fleet.WorkloadStatus], Sequence[Le
 
 def _statuses(invocation: Invocation, workload: Workload | None) -> Statuses:
     at = now()
-    found = [fleet.workload_status(invocation.deployment, one, at) for one in invocation.chosen(workload)]
+    found = [
+        fleet.workload_status(invocation.deployment, one, at) for one in invocation.chosen(workload)
+    ]
     left = left_behind(invocation.deployment, invocation.workloads) if workload is None else []
     return fleet.upload_events(invocation.deployment), found, left, at
 
@@ -82,7 +105,15 @@ def _statuses(invocation: Invocation, workload: Workload | None) -> Statuses:
 def _write_status(invocation: Invocation, statuses: Statuses) -> None:
     events, found, left, at = statuses
     if invocation.as_json:
-        invocation.write_json({"format": 1, "at": at, "upload_events": events, "workloads": found, "left_behind": left})
+        invocation.write_json(
+            {
+                "format": 1,
+                "at": at,
+                "upload_events": events,
+                "workloads": found,
+                "left_behind": left,
+            }
+        )
     else:
         invocation.console.print(_shown_status(invocation, *statuses))
 
@@ -98,7 +129,10 @@ def _shown_status(
     parts: list[RenderableType] = [Text(head)]
     if events.dead_letters:
         parts.append(
-            Text(f"Uploads in the dead-letter queue: {events.dead_letters}; see `tenantry redrive`", style="red")
+            Text(
+                f"Uploads in the dead-letter queue: {events.dead_letters}; see `tenantry redrive`",
+                style="red",
+            )
         )
     parts += [Text(plain(str(one)), style="red") for one in left]
     for one in found:
@@ -110,7 +144,9 @@ def _shown_workload(invocation: Invocation, one: fleet.WorkloadStatus) -> Iterat
     yield Text(one.workload, style="bold")
     if one.paused is not None:
         since = duration(age(one.paused.at))
-        yield Text(plain(f"  paused for {since} by {one.paused.by}: {one.paused.why}"), style="yellow")
+        yield Text(
+            plain(f"  paused for {since} by {one.paused.by}: {one.paused.why}"), style="yellow"
+        )
     counts = Text("  requests: ")
     for number, (name, count) in enumerate(one.requests.items()):
         counts.append(", " if number else "")
@@ -130,11 +166,17 @@ def _shown_workload(invocation: Invocation, one: fleet.WorkloadStatus) -> Iterat
         ]
         yield invocation.table(("  pack", "tier", "requests", "job", "", "instances", "age"), rows)
     if one.endpoints:
-        yield invocation.table(("  endpoint", "", "instances", "models", "reason"), _endpoint_rows(one.endpoints))
+        yield invocation.table(
+            ("  endpoint", "", "instances", "models", "reason"), _endpoint_rows(one.endpoints)
+        )
 
 
 def _job_cells(job: fleet.TrainingJob) -> tuple[object, ...]:
-    said = job.status if job.secondary_status in {job.status, ""} else f"{job.status}, {job.secondary_status}"
+    said = (
+        job.status
+        if job.secondary_status in {job.status, ""}
+        else f"{job.status}, {job.secondary_status}"
+    )
     ran = (job.ended - job.created).total_seconds() if job.ended is not None else age(job.created)
     shown = Text(said, style=_WORSE.get(job.status, ""))
     return job.name, shown, f"{job.instances} × {job.instance_type}", duration(ran)
@@ -145,7 +187,9 @@ def _endpoint_rows(endpoints: Sequence[fleet.EndpointInUse]) -> list[Sequence[ob
         (
             f"  {one.name}",
             _coloured(one.status),
-            str(one.instances) if one.instances == one.wanted else f"{one.instances} of {one.wanted}",
+            str(one.instances)
+            if one.instances == one.wanted
+            else f"{one.instances} of {one.wanted}",
             one.models,
             one.reason or "",
         )
@@ -153,29 +197,42 @@ def _endpoint_rows(endpoints: Sequence[fleet.EndpointInUse]) -> list[Sequence[ob
     ]
 
 
-# ---- a tenant -----------------------------------------------------------------------------------------------------------
+# ---- a tenant ------------------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("tenant", type=TENANT)
 @click.option("--workload", type=WORKLOAD, help="Of this workload only.")
-@click.option("--most", type=click.IntRange(min=1), default=200, show_default=True, help="Events shown, the latest.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Events shown, the latest.",
+)
 @common_options
-def tenant(invocation: Invocation, tenant: keys.TenantId, workload: Workload | None, most: int) -> None:
-    """The whole story of TENANT in the order of time: uploads, requests, versions, champion, latest prediction.
+def tenant(
+    invocation: Invocation, tenant: keys.TenantId, workload: Workload | None, most: int
+) -> None:
+    """The whole story of TENANT in the order of time: uploads, requests, versions, champion, latest
+    prediction.
 
-    Each change of a request says who made it and why; the reason of a refused or dead-lettered one is what the tenant's owner
-    was told. Times are UTC.
+    Each change of a request says who made it and why; the reason of a refused or dead-lettered one
+    is what the tenant's owner was told. Times are UTC.
 
     \b
     Example:
       tenantry tenant acme --workload energy
     """
-    stories = [story.story_of(invocation.deployment, one, tenant) for one in invocation.chosen(workload)]
+    stories = [
+        story.story_of(invocation.deployment, one, tenant) for one in invocation.chosen(workload)
+    ]
     known = [one for one in stories if one.known]
     if not known:
         where = "" if workload is None else f" of {workload.name}"
-        raise NotDone(f"nothing is known of tenant {tenant}{where}: it never uploaded; is the id right?")
+        raise NotDone(
+            f"nothing is known of tenant {tenant}{where}: it never uploaded; is the id right?"
+        )
     if invocation.as_json:
         invocation.write_json({"format": 1, "tenant": tenant, "workloads": known})
         return
@@ -184,9 +241,17 @@ def tenant(invocation: Invocation, tenant: keys.TenantId, workload: Workload | N
         invocation.console.print(plain(_served(one)))
         left_out = len(one.events) - most
         if left_out > 0:
-            invocation.console.print(f"({left_out} earlier events are left out; --most {len(one.events)} shows them)")
+            invocation.console.print(
+                f"({left_out} earlier events are left out; --most {len(one.events)} shows them)"
+            )
         rows = [
-            (event.at, event.kind, event.id[:24], _what_happened(event), _SHORT_RUN.sub(r"\1", event.by))
+            (
+                event.at,
+                event.kind,
+                event.id[:24],
+                _what_happened(event),
+                _SHORT_RUN.sub(r"\1", event.by),
+            )
             for event in one.events[-most:]
         ]
         invocation.console.print(invocation.table(("at", "", "id", "what", "by"), rows))
@@ -216,16 +281,23 @@ def _served(one: story.Story) -> str:
     )
 
 
-# ---- lists --------------------------------------------------------------------------------------------------------------
+# ---- lists ---------------------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("workload", type=WORKLOAD)
 @click.option("--status", "wanted", type=click.Choice(INDEXED), help="Of this status only.")
-@click.option("--most", type=click.IntRange(min=1), default=100, show_default=True, help="Rows of each status.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Rows of each status.",
+)
 @common_options
 def requests(invocation: Invocation, workload: Workload, wanted: Status | None, most: int) -> None:
-    """The requests of WORKLOAD that are not finished, and those that are dead-lettered; the first due first.
+    """The requests of WORKLOAD that are not finished, and those that are dead-lettered; the first
+    due first.
 
     Finished ones are part of their tenant's story: `tenantry tenant`.
 
@@ -238,7 +310,9 @@ def requests(invocation: Invocation, workload: Workload, wanted: Status | None, 
     found = [(one, queue.with_status(name, one)) for one in statuses]
     listed = [row for _, rows in found for row in rows[:most]]
     if invocation.as_json:
-        invocation.write_json({"format": 1, "workload": workload.name, "requests": [_listed(row) for row in listed]})
+        invocation.write_json(
+            {"format": 1, "workload": workload.name, "requests": [_listed(row) for row in listed]}
+        )
         return
     for one, rows in found:
         if len(rows) > most:
@@ -268,10 +342,17 @@ def _listed(row: Request) -> dict[str, Any]:
 
 @click.command()
 @click.argument("workload", type=WORKLOAD, required=False)
-@click.option("--most", type=click.IntRange(1, 100), default=20, show_default=True, help="Jobs shown, the newest.")
+@click.option(
+    "--most",
+    type=click.IntRange(1, 100),
+    default=20,
+    show_default=True,
+    help="Jobs shown, the newest.",
+)
 @common_options
 def jobs(invocation: Invocation, workload: Workload | None, most: int) -> None:
-    """The newest training jobs, of WORKLOAD or of all: status, instances, how long they ran or are running.
+    """The newest training jobs, of WORKLOAD or of all: status, instances, how long they ran or are
+    running.
 
     \b
     Example:
@@ -299,11 +380,16 @@ def endpoints(invocation: Invocation, workload: Workload | None) -> None:
       tenantry endpoints --json
     """
     found = [
-        one for chosen in invocation.chosen(workload) for one in fleet.all_endpoints(invocation.deployment, chosen)
+        one
+        for chosen in invocation.chosen(workload)
+        for one in fleet.all_endpoints(invocation.deployment, chosen)
     ]
     if invocation.as_json:
         invocation.write_json({"format": 1, "endpoints": found})
         return
-    rows = [(*row[:4], one.changed, row[4]) for row, one in zip(_endpoint_rows(found), found, strict=True)]
+    rows = [
+        (*row[:4], one.changed, row[4])
+        for row, one in zip(_endpoint_rows(found), found, strict=True)
+    ]
     columns = ("  endpoint", "", "instances", "models", "changed", "reason")
     invocation.console.print(invocation.table(columns, rows) if rows else "There are none.")

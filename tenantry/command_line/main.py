@@ -29,8 +29,9 @@ from tenantry.command_line.uploading import upload
 def tenantry() -> None:
     """Watch and steer Tenantry's queue, training jobs, endpoints and tenants.
 
-    The commands reach AWS as any AWS tool does (AWS_PROFILE, AWS_REGION), and the stack that TENANTRY_STACK names
-    (`tenantry` if it is not set). With --local they reach the local cloud of `make run`.
+    The commands reach AWS as any AWS tool does (AWS_PROFILE, AWS_REGION), and the stack that
+    TENANTRY_STACK names (`tenantry` if it is not set). With --local they reach the local cloud of
+    `make run`.
 
     \b
     Exit status:

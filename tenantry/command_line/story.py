@@ -1,4 +1,5 @@
-"""A tenant's whole story: what it uploaded, what became of it and why, its models, and what it was last predicted."""
+"""A tenant's whole story: what it uploaded, what became of it and why, its models, and what it was
+last predicted."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ _MOST_UPLOADED_OBJECTS: Final = 20_000
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a tenant: when, what, who did it, and why; ``code`` names the kind of reason.
+    """Something that happened to a tenant: when, what, who did it, and why; ``code`` names the kind
+    of reason.
 
-    ``kind`` is ``upload``, ``request``, ``version``, ``champion`` or ``prediction``; ``id`` is that thing's.
+    ``kind`` is ``upload``, ``request``, ``version``, ``champion`` or ``prediction``; ``id`` is that
+    thing's.
     """
 
     at: datetime
@@ -71,15 +74,22 @@ def story_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) 
         *_crowned(champion),
         *_latest_prediction(deployment, name, tenant),
     ]
-    return Story(tenant, name, champion, requests, versions, sorted(events, key=lambda event: event.at))
+    return Story(
+        tenant, name, champion, requests, versions, sorted(events, key=lambda event: event.at)
+    )
 
 
 def _uploads(
-    deployment: Deployment, workload: keys.WorkloadName, tenant: keys.TenantId, requests: Sequence[Request]
+    deployment: Deployment,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    requests: Sequence[Request],
 ) -> Iterator[Event]:
     prefix = keys.tenant_uploads_prefix(workload, tenant)
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=deployment.uploads_bucket, Prefix=prefix, PaginationConfig={"MaxItems": _MOST_UPLOADED_OBJECTS}
+        Bucket=deployment.uploads_bucket,
+        Prefix=prefix,
+        PaginationConfig={"MaxItems": _MOST_UPLOADED_OBJECTS},
     )
     found: dict[str, _Upload] = {}
     for page in pages:
@@ -103,7 +113,9 @@ def _uploads(
 
 
 def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
-    last_trained = max((at for at, entry in enumerate(history) if entry["status"] == "training"), default=None)
+    last_trained = max(
+        (at for at, entry in enumerate(history) if entry["status"] == "training"), default=None
+    )
     given = ", ".join(f"{name} {value}" for name, value in sorted(request.hyperparameters.items()))
     for at, entry in enumerate(history):
         with_them = f"; trained with {given}" if given and at == last_trained else ""
@@ -146,9 +158,13 @@ def _crowned(champion: Champion | None) -> Iterator[Event]:
         )
 
 
-def _latest_prediction(deployment: Deployment, workload: keys.WorkloadName, tenant: keys.TenantId) -> Iterator[Event]:
+def _latest_prediction(
+    deployment: Deployment, workload: keys.WorkloadName, tenant: keys.TenantId
+) -> Iterator[Event]:
     prefix = keys.predictions_prefix(workload, tenant)
-    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=deployment.data_bucket, Prefix=prefix)
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=deployment.data_bucket, Prefix=prefix
+    )
     latest: Mapping[str, Any] | None = None
     for page in pages:
         for entry in page.get("Contents", []):  # by name, so by day

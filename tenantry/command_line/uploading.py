@@ -20,31 +20,52 @@ _LOOK_SECONDS: Final = 1.0
 
 @click.command()
 @click.argument("tenant", type=TENANT)
-@click.argument("files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True)
+@click.argument(
+    "files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True
+)
 @click.option("--workload", type=WORKLOAD, required=True, help="For which a model is made.")
-@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the upload; may be repeated.")
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of the upload; may be repeated.",
+)
 @click.option("--wait", is_flag=True, help="Follow it until its model serves, or it is refused.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="Seconds --wait waits."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    help="Seconds --wait waits.",
 )
 @common_options
 def upload(
-    invocation: Invocation, tenant: keys.TenantId, files: tuple[Path, ...], workload: Workload, parameters: tuple[str, ...],
-    wait: bool, timeout: float,
-) -> None:  # fmt: skip
+    invocation: Invocation,
+    tenant: keys.TenantId,
+    files: tuple[Path, ...],
+    workload: Workload,
+    parameters: tuple[str, ...],
+    wait: bool,
+    timeout: float,
+) -> None:
     """Upload FILES for TENANT, as the product's app does; a model is made of them by itself.
 
     \b
     Example:
-      tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London --wait
+      tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London
+      --wait
     """
-    from tenantry.serving.client import TenantClient  # what asks endpoints is not needed by any other command
+    from tenantry.serving.client import (
+        TenantClient,
+    )  # what asks endpoints is not needed by any other command
 
     values = dict(_parameter(text, workload.upload.parameters) for text in parameters)
     together = sum(file.stat().st_size for file in files)
     if together > workload.upload.most_bytes:
         raise NotDone(
-            f"the files have {together:,} bytes together; {workload.name} takes at most {workload.upload.most_megabytes:g} MB"
+            f"the files have {together:,} bytes together; {workload.name} takes at most "
+            f"{workload.upload.most_megabytes:g} MB"
         )
     if len({file.name for file in files}) != len(files):
         raise NotDone("two of the files have one name; an upload has no folders, rename one")
@@ -57,25 +78,39 @@ def upload(
         if invocation.as_json:
             invocation.write_json({"format": 1, "upload": made, "request": None})
         else:
-            invocation.console.print(f"upload {made} is complete; `tenantry tenant {tenant}` tells what becomes of it")
+            invocation.console.print(
+                f"upload {made} is complete; `tenantry tenant {tenant}` tells what becomes of it"
+            )
         return
     row = _follow(invocation, workload, tenant, made, timeout)
     if invocation.as_json:
         invocation.write_json(
-            {"format": 1, "upload": made, "request": row.request, "status": row.status, "version": row.version}
+            {
+                "format": 1,
+                "upload": made,
+                "request": row.request,
+                "status": row.status,
+                "version": row.version,
+            }
         )
     if row.status != "registered":
-        raise NotDone(f"request {row.request} is {row.status}: {row.reason or 'see `tenantry tenant`'}")
+        raise NotDone(
+            f"request {row.request} is {row.status}: {row.reason or 'see `tenantry tenant`'}"
+        )
     if not invocation.as_json:
         invocation.console.print(f"request {row.request} is registered as version {row.version}")
 
 
-def _parameter(text: str, declared: Mapping[str, Parameter]) -> tuple[str, str | int | float | bool]:
+def _parameter(
+    text: str, declared: Mapping[str, Parameter]
+) -> tuple[str, str | int | float | bool]:
     """A parameter of the upload, of the type that the workload gives it."""
     name, equals, value = text.partition("=")
     known = declared.get(name)
     if not equals or known is None:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE with a name of: {', '.join(declared) or 'none'}")
+        raise click.BadParameter(
+            f"{text!r} is not NAME=VALUE with a name of: {', '.join(declared) or 'none'}"
+        )
     try:
         parsed: str | int | float | bool
         match known.type:
@@ -88,14 +123,21 @@ def _parameter(text: str, declared: Mapping[str, Parameter]) -> tuple[str, str |
             case "boolean":
                 parsed = {"true": True, "false": False}[value.lower()]
     except (ValueError, KeyError) as error:
-        raise click.BadParameter(f"{name} must be a {known.type}, which {value!r} is not") from error
+        raise click.BadParameter(
+            f"{name} must be a {known.type}, which {value!r} is not"
+        ) from error
     return name, parsed
 
 
 def _follow(
-    invocation: Invocation, workload: Workload, tenant: keys.TenantId, made: keys.UploadId, timeout: float
+    invocation: Invocation,
+    workload: Workload,
+    tenant: keys.TenantId,
+    made: keys.UploadId,
+    timeout: float,
 ) -> Request:
-    """The upload's request once it is no longer open. Raises ``NotDone`` when that takes too long."""
+    """The upload's request once it is no longer open. Raises ``NotDone`` when that takes too
+    long."""
     queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
     manifest, deadline = keys.upload_manifest(name, tenant, made), time.monotonic() + timeout
     request: keys.RequestId | None = None  # a later upload of the same content may become the row's
@@ -103,7 +145,11 @@ def _follow(
     with invocation.progress() as progress:
         bar = progress.add_task("uploaded", total=len(_STAGES) - 1)
         while True:
-            rows = [r for r in queue.of_tenant(name, tenant) if r.manifest_key == manifest or r.request == request]
+            rows = [
+                r
+                for r in queue.of_tenant(name, tenant)
+                if r.manifest_key == manifest or r.request == request
+            ]
             if rows:
                 row = rows[0]
                 request = row.request
@@ -116,6 +162,7 @@ def _follow(
                 progress.update(bar, description=row.status, completed=stage)
             if time.monotonic() >= deadline:
                 raise NotDone(
-                    f"after {timeout:g} s upload {made} {stands}; `tenantry tenant {tenant}` tells how it goes on"
+                    f"after {timeout:g} s upload {made} {stands}; `tenantry tenant {tenant}` tells "
+                    f"how it goes on"
                 )
             time.sleep(_LOOK_SECONDS)

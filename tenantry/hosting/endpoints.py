@@ -1,4 +1,5 @@
-"""Endpoints: a tier's multi-model endpoint and its asynchronous one, their capacity, and invocations of a tenant's model."""
+"""Endpoints: a tier's multi-model endpoint and its asynchronous one, their capacity, and
+invocations of a tenant's model."""
 
 from __future__ import annotations
 
@@ -24,11 +25,14 @@ VARIANT: Final = "AllTraffic"
 # ModelNotReadyException: loading may go on for 360 s; botocore does not retry it.
 # https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
 MODEL_LOADING_SECONDS: Final = 360.0
-# A container that has too much to do says 429, and 504 when the time a request gave has passed (docs/contracts.md).
+# A container that has too much to do says 429, and 504 when the time a request gave has passed
+# (docs/contracts.md).
 BUSY_SECONDS: Final = 20.0
 _TRIES_TO_UPDATE: Final = 5
 MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
-MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"  # where an asynchronous endpoint's container finds archives
+MODELS_VARIABLE: Final = (
+    "TENANTRY_MODELS_URI"  # where an asynchronous endpoint's container finds archives
+)
 JSON: Final = "application/json"
 
 
@@ -37,10 +41,12 @@ class EndpointFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is:
 
 
 class EndpointBusy(EndpointFailed):
-    """The endpoint has more to do than it takes, or did not answer in the request's time; ask again later."""
+    """The endpoint has more to do than it takes, or did not answer in the request's time; ask again
+    later."""
 
 
-class InvocationRefused(ValueError):  # noqa: N818 - reads as the sentence it is: "invocation refused"
+# Reads as the sentence it is: "invocation refused".
+class InvocationRefused(ValueError):  # noqa: N818
     """The model's container refused the request or the model itself; the message is its answer."""
 
 
@@ -69,24 +75,29 @@ class Endpoint:
 
 
 def ensure_endpoint(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0,
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    tenant: keys.TenantId,
+    *,
+    timeout: float = 1800.0,
     began: datetime | None = None,
-) -> Endpoint:  # fmt: skip
-    """Bring the endpoint that serves ``tenant`` into service, creating or updating it where it is not as the workload says.
+) -> Endpoint:
+    """Bring the endpoint that serves ``tenant`` into service, creating or updating it where it is
+    not as the workload says.
 
-    Model and endpoint configuration are named by what is in them, so that an existing one is the right one. An update keeps
-    the instance count the capacity schedule chose.
+    Model and endpoint configuration are named by what is in them, so that an existing one is the
+    right one. An update keeps the instance count the capacity schedule chose.
 
-    Who only needs an endpoint that serves says when it ``began``. An endpoint that was changed since is left as it is, as
-    its configuration may be that of a later release; and one whose update was rolled back serves on, and will do.
+    Who only needs an endpoint that serves says when it ``began``. An endpoint that was changed
+    since is left as it is, as its configuration may be that of a later release; and one whose
+    update was rolled back serves on, and will do.
 
     Args:
-        deployment: names of buckets and roles.
-        workload: container, instance type and count.
-        tier: the tenant's tier; a shared tier has one endpoint, whoever the tenant is.
-        tenant: the tenant.
-        timeout: seconds to wait for it.
-        began: when the caller began, and read the workload; None for who is to see to it that the endpoint follows it.
+        deployment: names of buckets and roles. workload: container, instance type and count. tier:
+        the tenant's tier; a shared tier has one endpoint, whoever the tenant is. tenant: the
+        tenant. timeout: seconds to wait for it. began: when the caller began, and read the
+        workload; None for who is to see to it that the endpoint follows it.
 
     Raises:
         EndpointFailed: it ended in another state, or took too long.
@@ -97,19 +108,27 @@ def ensure_endpoint(
 
 
 def ensure_async_endpoint(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, *, timeout: float = 1800.0,
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    tenant: keys.TenantId,
+    *,
+    timeout: float = 1800.0,
     began: datetime | None = None,
-) -> Endpoint:  # fmt: skip
-    """Bring the endpoint that answers ``tenant`` asynchronously into service, as ``ensure_endpoint`` does with the other.
+) -> Endpoint:
+    """Bring the endpoint that answers ``tenant`` asynchronously into service, as
+    ``ensure_endpoint`` does with the other.
 
-    An asynchronous endpoint is not multi-model on AWS: its container fetches the archives it is asked for from the prefix of the
-    tier's multi-model endpoint.
+    An asynchronous endpoint is not multi-model on AWS: its container fetches the archives it is
+    asked for from the prefix of the tier's multi-model endpoint.
 
     Raises:
         NotAsynchronous: the workload's file has no ``serving.asynchronous``.
         EndpointFailed: it ended in another state, or took too long.
     """
-    name = keys.async_endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
+    name = keys.async_endpoint_name(
+        deployment.prefix, keys.workload_name(workload.name), tier, tenant
+    )
     model, config = async_endpoint_requests(deployment, workload, tier, tenant)
     # IAM holds a tenant's session to the endpoint that bears its tag.
     tags = [{"Key": "tenantry:tenant", "Value": tenant}] if tier == "silo" else []
@@ -119,7 +138,8 @@ def ensure_async_endpoint(
 def endpoint_requests(
     deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The requests for the model and the configuration of the endpoint that serves ``tenant``, as SageMaker takes them."""
+    """The requests for the model and the configuration of the endpoint that serves ``tenant``, as
+    SageMaker takes them."""
     name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
     model = _model_request(deployment, workload, name)
     return model, _config_request(workload, tier, name, model["ModelName"])
@@ -131,9 +151,13 @@ def async_endpoint_requests(
     """Those of the endpoint that answers ``tenant`` asynchronously. Raises ``NotAsynchronous``."""
     workload_name = keys.workload_name(workload.name)
     name = keys.async_endpoint_name(deployment.prefix, workload_name, tier, tenant)
-    models = keys.endpoint_models_prefix(keys.endpoint_name(deployment.prefix, workload_name, tier, tenant))
+    models = keys.endpoint_models_prefix(
+        keys.endpoint_name(deployment.prefix, workload_name, tier, tenant)
+    )
     model = _async_model_request(deployment, workload, name, models)
-    return model, _async_config_request(deployment, workload, tier, tenant, name, model["ModelName"])
+    return model, _async_config_request(
+        deployment, workload, tier, tenant, name, model["ModelName"]
+    )
 
 
 def _ensure(
@@ -167,7 +191,8 @@ def _ensure(
         if began is not None:
             return _endpoint(ready, "unchanged")
         raise EndpointFailed(
-            f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: {ready.get('FailureReason', 'no reason given')}"
+            f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: "
+            f"{ready.get('FailureReason', 'no reason given')}"
         )
     return _endpoint(ready, made)
 
@@ -194,13 +219,19 @@ def _update(
                 raise
         else:
             return "updated"
-    raise EndpointFailed(f"endpoint {name} was being changed by others each time it was to be updated")
+    raise EndpointFailed(
+        f"endpoint {name} was being changed by others each time it was to be updated"
+    )
 
 
-def _remove(deployment: Deployment, name: str, described: DescribeEndpointOutputTypeDef, timeout: float) -> None:
-    """Delete an endpoint that failed, which is all that can be done with one, and wait until it is gone or another is there.
+def _remove(
+    deployment: Deployment, name: str, described: DescribeEndpointOutputTypeDef, timeout: float
+) -> None:
+    """Delete an endpoint that failed, which is all that can be done with one, and wait until it is
+    gone or another is there.
 
-    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeEndpoint.html, EndpointStatus
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeEndpoint.html,
+    EndpointStatus
 
     Raises:
         EndpointFailed: it is still there after ``timeout`` seconds.
@@ -213,10 +244,16 @@ def _remove(deployment: Deployment, name: str, described: DescribeEndpointOutput
                 deployment.sagemaker.delete_endpoint(EndpointName=name)
             except ClientError as error:
                 # Another run deleted it, or has made the new one already.
-                if error_code(error) not in {"ValidationException", "ResourceNotFound", "ResourceInUse"}:
+                if error_code(error) not in {
+                    "ValidationException",
+                    "ResourceNotFound",
+                    "ResourceInUse",
+                }:
                     raise
         if time.monotonic() > deadline:
-            raise EndpointFailed(f"endpoint {name} failed and could not be deleted within {timeout:.0f} s")
+            raise EndpointFailed(
+                f"endpoint {name} failed and could not be deleted within {timeout:.0f} s"
+            )
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
         found = describe_endpoint(deployment, name)
@@ -237,7 +274,9 @@ def _model_request(deployment: Deployment, workload: Workload, endpoint: str) ->
     return {"ModelName": keys.name_of_content(endpoint, request), **request}
 
 
-def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: str) -> dict[str, Any]:
+def _config_request(
+    workload: Workload, tier: keys.Tier, endpoint: str, model: str
+) -> dict[str, Any]:
     variant = {
         "VariantName": VARIANT,
         "ModelName": model,
@@ -247,12 +286,17 @@ def _config_request(workload: Workload, tier: keys.Tier, endpoint: str, model: s
     }
     request = {
         "ProductionVariants": [variant],
-        "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
+        "Tags": [
+            {"Key": "tenantry:workload", "Value": workload.name},
+            {"Key": "tenantry:tier", "Value": tier},
+        ],
     }
     return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
 
 
-def _async_model_request(deployment: Deployment, workload: Workload, endpoint: str, models: str) -> dict[str, Any]:
+def _async_model_request(
+    deployment: Deployment, workload: Workload, endpoint: str, models: str
+) -> dict[str, Any]:
     models_uri = f"s3://{deployment.data_bucket}/{models}"
     request = {
         "ExecutionRoleArn": deployment.async_role,
@@ -267,10 +311,16 @@ def _async_model_request(deployment: Deployment, workload: Workload, endpoint: s
 
 
 def _async_config_request(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId, endpoint: str, model: str
+    deployment: Deployment,
+    workload: Workload,
+    tier: keys.Tier,
+    tenant: keys.TenantId,
+    endpoint: str,
+    model: str,
 ) -> dict[str, Any]:
     settings, name = asynchronous(workload), keys.workload_name(workload.name)
-    # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request says.
+    # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request
+    # says.
     output = keys.async_tenant_prefix(name, tenant) if tier == "silo" else keys.ASYNC_ROOT
     failures = output if tier == "silo" else keys.async_failures_prefix(name)
     variant = {
@@ -293,9 +343,14 @@ def _async_config_request(
                     "IncludeInferenceResponseIn": ["ERROR_NOTIFICATION_TOPIC"],
                 },
             },
-            "ClientConfig": {"MaxConcurrentInvocationsPerInstance": settings.concurrent_per_instance},
+            "ClientConfig": {
+                "MaxConcurrentInvocationsPerInstance": settings.concurrent_per_instance
+            },
         },
-        "Tags": [{"Key": "tenantry:workload", "Value": workload.name}, {"Key": "tenantry:tier", "Value": tier}],
+        "Tags": [
+            {"Key": "tenantry:workload", "Value": workload.name},
+            {"Key": "tenantry:tier", "Value": tier},
+        ],
     }
     return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
 
@@ -311,22 +366,33 @@ def asynchronous(workload: Workload) -> Asynchronous:
     settings = workload.serving.asynchronous
     if settings is None:
         raise NotAsynchronous(
-            f"workload {workload.name} has no asynchronous endpoint; add serving.asynchronous to {workload.name}.yaml"
+            f"workload {workload.name} has no asynchronous endpoint; add serving.asynchronous to "
+            f"{workload.name}.yaml"
         )
     return settings
 
 
 def already_exists(error: ClientError) -> bool:
-    """Whether SageMaker refused a creation because the name is taken; it words that in several ways."""
+    """Whether SageMaker refused a creation because the name is taken; it words that in several
+    ways."""
     message = str(error.response.get("Error", {}).get("Message", "")).lower()
-    taken = ("already exist", "cannot create already existing", "must be unique within an aws account")
-    return error_code(error) in {"ResourceInUse", "ValidationException"} and any(words in message for words in taken)
+    taken = (
+        "already exist",
+        "cannot create already existing",
+        "must be unique within an aws account",
+    )
+    return error_code(error) in {"ResourceInUse", "ValidationException"} and any(
+        words in message for words in taken
+    )
 
 
 def is_missing(error: ClientError) -> bool:
     """Whether SageMaker knows nothing of the name."""
     message = str(error.response.get("Error", {}).get("Message", "")).lower()
-    return error_code(error) in {"ValidationException", "ResourceNotFound"} and "could not find" in message
+    return (
+        error_code(error) in {"ValidationException", "ResourceNotFound"}
+        and "could not find" in message
+    )
 
 
 def create_once(create: Any, request: Mapping[str, Any]) -> None:
@@ -348,7 +414,9 @@ def describe_endpoint(deployment: Deployment, name: str) -> DescribeEndpointOutp
         raise
 
 
-def wait_in_service(deployment: Deployment, name: str, *, timeout: float = 1800.0) -> DescribeEndpointOutputTypeDef:
+def wait_in_service(
+    deployment: Deployment, name: str, *, timeout: float = 1800.0
+) -> DescribeEndpointOutputTypeDef:
     """Poll the endpoint until it is in service. Raises ``EndpointFailed``."""
     deadline, pause = time.monotonic() + timeout, 0.1
     while True:
@@ -359,14 +427,18 @@ def wait_in_service(deployment: Deployment, name: str, *, timeout: float = 1800.
         if status == "InService":
             return described
         if status in {"Failed", "OutOfService", "Deleting", "UpdateRollbackFailed"}:
-            raise EndpointFailed(f"endpoint {name} is {status}: {described.get('FailureReason', 'no reason given')}")
+            raise EndpointFailed(
+                f"endpoint {name} is {status}: {described.get('FailureReason', 'no reason given')}"
+            )
         if time.monotonic() > deadline:
             raise EndpointFailed(f"endpoint {name} was still {status} after {timeout:.0f} s")
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 
 
-def _endpoint(described: DescribeEndpointOutputTypeDef, made: Literal["created", "updated", "unchanged"]) -> Endpoint:
+def _endpoint(
+    described: DescribeEndpointOutputTypeDef, made: Literal["created", "updated", "unchanged"]
+) -> Endpoint:
     return Endpoint(
         name=described["EndpointName"],
         arn=described["EndpointArn"],
@@ -377,12 +449,14 @@ def _endpoint(described: DescribeEndpointOutputTypeDef, made: Literal["created",
     )
 
 
-def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeout: float = 1800.0) -> Endpoint:
+def set_capacity(
+    deployment: Deployment, endpoint: str, instances: int, *, timeout: float = 1800.0
+) -> Endpoint:
     """Give an endpoint a number of instances and wait until it has them.
 
     Raises:
-        EndpointFailed: it is not there, the account may not have so many, there were no machines, or it did not come back into
-            service.
+        EndpointFailed: it is not there, the account may not have so many, there were no machines,
+            or it did not come back into service.
     """
     before = wait_in_service(deployment, endpoint, timeout=timeout)
     if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:
@@ -394,20 +468,27 @@ def set_capacity(deployment: Deployment, endpoint: str, instances: int, *, timeo
         )
     except ClientError as error:
         if error_code(error) == "ResourceLimitExceeded":
-            raise EndpointFailed(f"endpoint {endpoint} cannot have {instances} instances: {error}") from error
+            raise EndpointFailed(
+                f"endpoint {endpoint} cannot have {instances} instances: {error}"
+            ) from error
         raise
     after = wait_in_service(deployment, endpoint, timeout=timeout)
     variant = after["ProductionVariants"][0]
     if variant.get("DesiredInstanceCount") != instances:
         raise EndpointFailed(
-            f"endpoint {endpoint} still has {variant.get('CurrentInstanceCount')} instances where {instances} were wanted;"
+            f"endpoint {endpoint} still has {variant.get('CurrentInstanceCount')} instances where "
+            f"{instances} were wanted;"
             f" the change was rolled back: {after.get('FailureReason', 'no reason given')}"
         )
     return _endpoint(after, "updated")
 
 
 def invoke(
-    deployment: Deployment, endpoint: str, target_model: str, request: Mapping[str, Any] | bytes, accept: str = JSON
+    deployment: Deployment,
+    endpoint: str,
+    target_model: str,
+    request: Mapping[str, Any] | bytes,
+    accept: str = JSON,
 ) -> Answer:
     """Ask a tenant's model on its endpoint.
 
@@ -419,14 +500,16 @@ def invoke(
         accept: content type of the answer that is asked for.
 
     Raises:
-        InvocationRefused: the container refused the request or the archive; its own words are in the message.
-        EndpointFailed: there is no such endpoint, or it is not in service.
-        EndpointBusy: it has too much to do, or has not loaded the model, also after it was asked again for a while.
-        botocore.exceptions.ClientError: anything else.
+        InvocationRefused: the container refused the request or the archive; its own words are in
+        the message. EndpointFailed: there is no such endpoint, or it is not in service.
+        EndpointBusy: it has too much to do, or has not loaded the model, also after it was asked
+        again for a while. botocore.exceptions.ClientError: anything else.
     """
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
     if len(body) > MOST_PAYLOAD_BYTES:
-        raise InvocationRefused(f"the request has {len(body)} bytes; an endpoint takes at most {MOST_PAYLOAD_BYTES}")
+        raise InvocationRefused(
+            f"the request has {len(body)} bytes; an endpoint takes at most {MOST_PAYLOAD_BYTES}"
+        )
     began, pause = time.monotonic(), 0.2
     while True:
         try:
@@ -440,13 +523,21 @@ def invoke(
         except ClientError as error:
             code, status = error_code(error), error.response.get("OriginalStatusCode")
             busy = code == "ModelError" and status == 429
-            patience = BUSY_SECONDS if busy else MODEL_LOADING_SECONDS if code == "ModelNotReadyException" else 0.0
+            patience = (
+                BUSY_SECONDS
+                if busy
+                else MODEL_LOADING_SECONDS
+                if code == "ModelNotReadyException"
+                else 0.0
+            )
             if time.monotonic() - began < patience:
                 time.sleep(pause)
                 pause = min(pause * 2, 10.0)
                 continue
             if code == "ModelNotReadyException":
-                raise EndpointBusy(f"{target_model} was not loaded within {patience:.0f} s: {error}") from error
+                raise EndpointBusy(
+                    f"{target_model} was not loaded within {patience:.0f} s: {error}"
+                ) from error
             if code == "ModelError":
                 message = str(error.response.get("OriginalMessage") or error)
                 if busy or status == 504:

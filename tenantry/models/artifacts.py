@@ -1,4 +1,5 @@
-"""Versions' archives: kept for good once they are what their training promised, and put where an endpoint serves from."""
+"""Versions' archives: kept for good once they are what their training promised, and put where an
+endpoint serves from."""
 
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ def keep(
             return kept
 
 
-def place(deployment: Deployment, model: ModelVersion, endpoint: str, *, verified: bool = False) -> None:
+def place(
+    deployment: Deployment, model: ModelVersion, endpoint: str, *, verified: bool = False
+) -> None:
     """Copy a version's archive under the prefix that an endpoint serves.
 
     Args:
@@ -99,7 +102,8 @@ def place(deployment: Deployment, model: ModelVersion, endpoint: str, *, verifie
 
 
 def _copy_verified(deployment: Deployment, source: str, destination: str, promise: Promise) -> None:
-    """Copy just the bytes that were verified: a job that writes in between makes S3 refuse, and they are verified anew."""
+    """Copy just the bytes that were verified: a job that writes in between makes S3 refuse, and
+    they are verified anew."""
     while True:
         etag = _verified(deployment, source, promise)
         try:
@@ -110,11 +114,13 @@ def _copy_verified(deployment: Deployment, source: str, destination: str, promis
 
 
 def _verified(deployment: Deployment, key: str, promise: Promise) -> str:
-    """The ETag of an archive that is what was promised. Raises ``objects.ObjectMissing`` and ``ArchiveDiffers``."""
+    """The ETag of an archive that is what was promised. Raises ``objects.ObjectMissing`` and
+    ``ArchiveDiffers``."""
     found = objects.digest(deployment.s3, deployment.data_bucket, key)
     if found.size != promise.size:
         raise ArchiveDiffers(
-            f"the archive has {found.size} bytes where its outcome promised {promise.size}; it may be truncated",
+            f"the archive has {found.size} bytes where its outcome promised {promise.size}; it may "
+            f"be truncated",
             "archive_size_differs",
         )
     if found.sha256 != promise.sha256:

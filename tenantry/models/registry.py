@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
-_MOST_CARD: Final = 4096  # characters of a card that stands beside the pointer: reading all champions reads them all
+# characters of a card that stands beside the pointer: reading all champions reads them all
+_MOST_CARD: Final = 4096
 
 _MOST_WHY: Final = 1000  # characters kept of a reason
 ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
@@ -33,7 +34,8 @@ class ChampionChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is
 
 @dataclass(frozen=True)
 class FreshScore:
-    """What a served version was worth on data that came after it was made: those prepared as ``data``, for another version."""
+    """What a served version was worth on data that came after it was made: those prepared as
+    ``data``, for another version."""
 
     data: keys.Version
     metrics: Mapping[str, float]
@@ -43,11 +45,12 @@ class FreshScore:
 class ModelVersion:
     """An artifact: an immutable version of a tenant's model.
 
-    ``archive`` is the key of its ``tar.gz`` in the data bucket, where nothing expires; ``left`` is the one under which its
-    training left it, beside its outcome and its other files, all of which expire. Versions from before archives were kept
-    have the second alone. ``size`` is in bytes; ``metrics`` are the container's.
-    ``recipe`` is the workload's when it was made: another one would have made another model of the same data. ``fresh`` is its
-    latest score on newer data, if there were any.
+    ``archive`` is the key of its ``tar.gz`` in the data bucket, where nothing expires; ``left`` is
+    the one under which its training left it, beside its outcome and its other files, all of which
+    expire. Versions from before archives were kept have the second alone. ``size`` is in bytes;
+    ``metrics`` are the container's. ``recipe`` is the workload's when it was made: another one
+    would have made another model of the same data. ``fresh`` is its latest score on newer data, if
+    there were any.
     """
 
     tenant: keys.TenantId
@@ -70,7 +73,8 @@ class ModelVersion:
 
     @property
     def beside(self) -> str:
-        """The key of the archive beside which its training left the outcome and other files, for as long as they last."""
+        """The key of the archive beside which its training left the outcome and other files, for as
+        long as they last."""
         return self.left or self.archive
 
 
@@ -78,10 +82,12 @@ class ModelVersion:
 class Champion:
     """The pointer to the version a tenant is served by.
 
-    ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned away from to come back to
-    this one. ``made`` is when the version was made, and ``recipe`` how; both are unknown of a champion from before they were
-    kept. ``retraining`` names the occasion on which a re-training was last asked for. ``card`` is the version's, so that asking
-    needs one read; it is empty where it is large. ``told_too_old``: its owner was told that its data are too old to predict from.
+    ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned
+    away from to come back to this one. ``made`` is when the version was made, and ``recipe`` how;
+    both are unknown of a champion from before they were kept. ``retraining`` names the occasion on
+    which a re-training was last asked for. ``card`` is the version's, so that asking needs one
+    read; it is empty where it is large. ``told_too_old``: its owner was told that its data are too
+    old to predict from.
     """
 
     tenant: keys.TenantId
@@ -120,7 +126,9 @@ class ModelRegistry:
 
     deployment: Deployment
 
-    def _get(self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str) -> dict[str, Any] | None:
+    def _get(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str
+    ) -> dict[str, Any] | None:
         answer = self.deployment.dynamodb.get_item(
             TableName=self.deployment.models_table,
             Key={"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": item}},
@@ -129,7 +137,12 @@ class ModelRegistry:
         return _row(answer["Item"]) if "Item" in answer else None
 
     def _put(
-        self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str, row: Mapping[str, Any], **condition: Any
+        self,
+        tenant: keys.TenantId,
+        workload: keys.WorkloadName,
+        item: str,
+        row: Mapping[str, Any],
+        **condition: Any,
     ) -> None:
         whole = {"tenant": keys.table_partition(tenant, workload), "item": item, **row}
         self.deployment.dynamodb.put_item(
@@ -138,14 +151,17 @@ class ModelRegistry:
             **condition,
         )
 
-    # ---- tenants' settings -----------------------------------------------------------------------------------------------
+    # ---- tenants' settings -----------------------------------------------------------------------
 
-    def tier(self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier) -> keys.Tier:
+    def tier(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
+    ) -> keys.Tier:
         """The tenant's own tier, or the workload's."""
         return self.own_tier(tenant, workload) or default
 
     def own_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> keys.Tier | None:
-        """The tier that was set for the tenant; None where none was, so that the workload's holds."""
+        """The tier that was set for the tenant; None where none was, so that the workload's
+        holds."""
         row = self._get(tenant, workload, "tenant")
         return row["tier"] if row else None
 
@@ -157,7 +173,9 @@ class ModelRegistry:
         partition = {"S": keys.table_partition(tenant, workload)}
         wanted: Any = {
             table: {
-                "Keys": [{"tenant": partition, "item": {"S": item}} for item in ("tenant", "champion")],
+                "Keys": [
+                    {"tenant": partition, "item": {"S": item}} for item in ("tenant", "champion")
+                ],
                 "ConsistentRead": True,
             }
         }
@@ -167,7 +185,9 @@ class ModelRegistry:
             found |= {row["item"]: row for row in map(_row, answer["Responses"].get(table, []))}
             wanted = answer.get("UnprocessedKeys")
         champion = found.get("champion")
-        return found["tenant"]["tier"] if "tenant" in found else default, _champion(champion) if champion else None
+        return found["tenant"]["tier"] if "tenant" in found else default, _champion(
+            champion
+        ) if champion else None
 
     def set_tier(
         self,
@@ -178,11 +198,12 @@ class ModelRegistry:
         by: str = "tenantry",
         why: str = "",
     ) -> None:
-        """Give a tenant a tier of its own: models of requests that are taken in from now on are made and served there."""
+        """Give a tenant a tier of its own: models of requests that are taken in from now on are
+        made and served there."""
         said = {"tier": tier, "by": by[:100], "why": why[:_MOST_WHY], "at": now().isoformat()}
         self._put(tenant, workload, "tenant", said)
 
-    # ---- versions --------------------------------------------------------------------------------------------------------
+    # ---- versions --------------------------------------------------------------------------------
 
     def add(self, model: ModelVersion) -> None:
         """Record a version; recording the same one again changes nothing."""
@@ -215,7 +236,9 @@ class ModelRegistry:
             if error_code(error) != "ConditionalCheckFailedException":
                 raise
 
-    def version(self, tenant: keys.TenantId, workload: keys.WorkloadName, version: keys.Version) -> ModelVersion | None:
+    def version(
+        self, tenant: keys.TenantId, workload: keys.WorkloadName, version: keys.Version
+    ) -> ModelVersion | None:
         """One version."""
         row = self._get(tenant, workload, keys.version_item(version))
         return _model(row) if row else None
@@ -232,7 +255,10 @@ class ModelRegistry:
             },
             ConsistentRead=True,
         )
-        return sorted((_model(_row(item)) for page in pages for item in page["Items"]), key=lambda model: model.made)
+        return sorted(
+            (_model(_row(item)) for page in pages for item in page["Items"]),
+            key=lambda model: model.made,
+        )
 
     def note(self, model: ModelVersion, status: ModelStatus, note: str) -> None:
         """Write what became of a version."""
@@ -261,7 +287,7 @@ class ModelRegistry:
             },
         )
 
-    # ---- champions -------------------------------------------------------------------------------------------------------
+    # ---- champions -------------------------------------------------------------------------------
 
     def champion(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> Champion | None:
         """The version a tenant is served by, read consistently."""
@@ -271,7 +297,8 @@ class ModelRegistry:
     def champions_of(
         self, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]
     ) -> dict[keys.TenantId, Champion]:
-        """The champions of some tenants, read consistently, a hundred to a call. A tenant without one is missing."""
+        """The champions of some tenants, read consistently, a hundred to a call. A tenant without
+        one is missing."""
         wanted, found = list(dict.fromkeys(tenants)), dict[keys.TenantId, Champion]()
         table = self.deployment.models_table
         for start in range(0, len(wanted), 100):
@@ -306,15 +333,22 @@ class ModelRegistry:
                 yield _champion(_row(item))
 
     def crown(self, model: ModelVersion, endpoint: str, instead_of: Champion | None) -> Champion:
-        """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is none).
+        """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is
+        none).
 
         Raises:
             ChampionChanged: somebody else flipped the pointer first.
         """
-        return self._flip(model, endpoint, instead_of, instead_of.version if instead_of else None, None)
+        return self._flip(
+            model, endpoint, instead_of, instead_of.version if instead_of else None, None
+        )
 
     def return_to(
-        self, model: ModelVersion, endpoint: str, instead_of: Champion, previous: keys.Version | None
+        self,
+        model: ModelVersion,
+        endpoint: str,
+        instead_of: Champion,
+        previous: keys.Version | None,
     ) -> Champion:
         """Make a version its tenant's champion again, instead of one that is turned away from.
 
@@ -330,9 +364,13 @@ class ModelRegistry:
         return self._flip(model, endpoint, instead_of, previous, instead_of.version)
 
     def _flip(
-        self, model: ModelVersion, endpoint: str, instead_of: Champion | None, previous: keys.Version | None,
+        self,
+        model: ModelVersion,
+        endpoint: str,
+        instead_of: Champion | None,
+        previous: keys.Version | None,
         rolled_back_from: keys.Version | None,
-    ) -> Champion:  # fmt: skip
+    ) -> Champion:
         champion = Champion(
             tenant=model.tenant,
             workload=model.workload,
@@ -377,17 +415,20 @@ class ModelRegistry:
         except ClientError as error:
             if error_code(error) == "ConditionalCheckFailedException":
                 raise ChampionChanged(
-                    f"the champion of {model.tenant} changed while {model.version} was compared with it"
+                    f"the champion of {model.tenant} changed while {model.version} was compared "
+                    f"with it"
                 ) from error
             raise
         return champion
 
     def note_retraining(self, champion: Champion, occasion: str) -> None:
-        """Remember on a champion, as long as it is one, on which occasion its re-training was asked for."""
+        """Remember on a champion, as long as it is one, on which occasion its re-training was asked
+        for."""
         self._note_on(champion, "retraining", occasion)
 
     def note_told_too_old(self, champion: Champion) -> None:
-        """Remember on a champion, as long as it is one, that its owner was told its data are too old to predict from."""
+        """Remember on a champion, as long as it is one, that its owner was told its data are too
+        old to predict from."""
         self._note_on(champion, "told_too_old", True)
 
     def _note_on(self, champion: Champion, attribute: str, value: str | bool) -> None:
@@ -401,7 +442,10 @@ class ModelRegistry:
                 UpdateExpression="SET #attribute = :value",
                 ConditionExpression="#turn = :turn",
                 ExpressionAttributeNames={"#turn": "turn", "#attribute": attribute},
-                ExpressionAttributeValues={":value": _serialize(value), ":turn": _serialize(champion.turn)},
+                ExpressionAttributeValues={
+                    ":value": _serialize(value),
+                    ":turn": _serialize(champion.turn),
+                },
             )
         except ClientError as error:
             if error_code(error) != "ConditionalCheckFailedException":
@@ -444,7 +488,9 @@ def _champion(row: Mapping[str, Any]) -> Champion:
         turn=int(row["turn"]),
         made=datetime.fromisoformat(row["made"]) if "made" in row else None,
         recipe=row.get("recipe", ""),
-        rolled_back_from=keys.Version(row["rolled_back_from"]) if row.get("rolled_back_from") else None,
+        rolled_back_from=keys.Version(row["rolled_back_from"])
+        if row.get("rolled_back_from")
+        else None,
         retraining=row.get("retraining", ""),
         card=json.loads(row["card"]) if "card" in row else {},
         told_too_old=bool(row.get("told_too_old", False)),

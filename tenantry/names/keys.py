@@ -1,10 +1,12 @@
-"""Every S3 key, table key, SageMaker name and TargetModel, built from validated ids. Nothing else formats one.
+"""Every S3 key, table key, SageMaker name and TargetModel, built from validated ids. Nothing else
+formats one.
 
-Ids become values of their own type when they enter (``tenant_id("acme")``); the builders below take only those, so a
-string that nobody checked cannot become part of a key.
+Ids become values of their own type when they enter (``tenant_id("acme")``); the builders below take
+only those, so a string that nobody checked cannot become part of a key.
 
-What a tenant's session may touch has the tenant directly after a fixed prefix: IAM's ``*`` spans slashes, so a policy with a wildcard
-before the tenant would take any other part of a key for the tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
+What a tenant's session may touch has the tenant directly after a fixed prefix: IAM's ``*`` spans
+slashes, so a policy with a wildcard before the tenant would take any other part of a key for the
+tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def tenant_id(text: object) -> TenantId:
 
 
 def workload_name(text: object) -> WorkloadName:
-    """A workload's name; letters and digits, so that it can stand in partition and job names. Raises ``InvalidId``."""
+    """A workload's name; letters and digits, so that it can stand in partition and job names.
+    Raises ``InvalidId``."""
     return WorkloadName(_checked("workload name", _WORKLOAD, text))
 
 
@@ -76,7 +79,8 @@ _TURNS_TEXT_ROUND: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u20
 
 
 def file_name(text: object) -> FileName:
-    """A file inside an upload, named as people name files: no folder, no leading dot, nothing that hides what it is.
+    """A file inside an upload, named as people name files: no folder, no leading dot, nothing that
+    hides what it is.
 
     Raises ``InvalidId`` with a sentence that says what is wrong.
     """
@@ -129,11 +133,12 @@ def question_id(text: object) -> QuestionId:
     return QuestionId(_checked("question id", _QUESTION, text))
 
 
-# ---- ids that are derived ------------------------------------------------------------------------------------------
+# ---- ids that are derived ------------------------------------------------------------------------
 
 
 def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> RequestId:
-    """The id of a request: the hash of tenant, workload and content, so that a repeated event is nothing new.
+    """The id of a request: the hash of tenant, workload and content, so that a repeated event is
+    nothing new.
 
     Args:
         workload: whose model is asked for.
@@ -144,13 +149,15 @@ def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> Req
 
 
 def version_of(request: RequestId | str, at: datetime) -> Version:
-    """A new version's name: when it was asked for (UTC), and a digest that tells apart what was asked at once."""
+    """A new version's name: when it was asked for (UTC), and a digest that tells apart what was
+    asked at once."""
     digest = hashlib.sha256(str(request).encode()).hexdigest()[:8]
     return Version(f"{moment_of(at)}-{digest}")
 
 
 def moment_of(at: datetime) -> str:
-    """A moment (UTC) to the second, as text that sorts by time, as it stands in a version's name."""
+    """A moment (UTC) to the second, as text that sorts by time, as it stands in a version's
+    name."""
     return f"{at.astimezone(UTC):%Y%m%dt%H%M%S}"
 
 
@@ -163,13 +170,17 @@ def upload_moment(version: Version) -> str:
 
 
 def pack_id_of(members: list[str]) -> PackId:
-    """The id of a pack: the hash of what is in it, so that the same pack gets the same training job."""
+    """The id of a pack: the hash of what is in it, so that the same pack gets the same training
+    job."""
     digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
     return PackId(f"p-{digest}")
 
 
-def question_id_of(workload: WorkloadName, tenant: TenantId, version: Version, content: str) -> QuestionId:
-    """The id of what a version of a tenant's model was asked: the same question has the same id, another tenant's never.
+def question_id_of(
+    workload: WorkloadName, tenant: TenantId, version: Version, content: str
+) -> QuestionId:
+    """The id of what a version of a tenant's model was asked: the same question has the same id,
+    another tenant's never.
 
     Args:
         workload: whose model is asked.
@@ -181,7 +192,7 @@ def question_id_of(workload: WorkloadName, tenant: TenantId, version: Version, c
     return QuestionId(hashlib.sha256(said.encode()).hexdigest()[:32])
 
 
-# ---- uploads bucket ---------------------------------------------------------------------------------------------------
+# ---- uploads bucket ------------------------------------------------------------------------------
 
 
 UPLOADS_ROOT: Final = "uploads/"
@@ -212,21 +223,32 @@ def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
     """The ids in a manifest's key. Raises ``InvalidId`` when it is not one."""
     parts = key.split("/")
     if len(parts) != 5 or f"{parts[0]}/" != UPLOADS_ROOT or parts[4] != MANIFEST:
-        raise InvalidId(f"{key[:200]!r} is not {UPLOADS_ROOT}{{tenant}}/{{workload}}/{{upload}}/{MANIFEST}")
+        raise InvalidId(
+            f"{key[:200]!r} is not {UPLOADS_ROOT}{{tenant}}/{{workload}}/{{upload}}/{MANIFEST}"
+        )
     return workload_name(parts[2]), tenant_id(parts[1]), upload_id(parts[3])
 
 
 TENANT_ROOTS: Final = ("predictions/", "archive/", "cache/", "async/")
-"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is ``UPLOADS_ROOT``."""
+"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is ``UPLOADS_ROOT``.
+"""
 
-WORKLOAD_ROOTS: Final = ("training-data/", "jobs/", "checkpoints/", "artifacts/", "batches/", "async-failures/")
+WORKLOAD_ROOTS: Final = (
+    "training-data/",
+    "jobs/",
+    "checkpoints/",
+    "artifacts/",
+    "batches/",
+    "async-failures/",
+)
 """Of the data bucket, above ``{workload}/``."""
 
-# ---- data bucket --------------------------------------------------------------------------------------------------------
+# ---- data bucket ---------------------------------------------------------------------------------
 
 
 def training_data_folder(tenant: TenantId, version: Version) -> str:
-    """A tenant's folder below the workload's training data; also its folder in the job's channel."""
+    """A tenant's folder below the workload's training data; also its folder in the job's
+    channel."""
     return f"{tenant}/{version}"
 
 
@@ -235,7 +257,9 @@ def training_data_root(workload: WorkloadName) -> str:
     return f"training-data/{workload}/"
 
 
-def training_data_file(workload: WorkloadName, tenant: TenantId, version: Version, name: FileName) -> str:
+def training_data_file(
+    workload: WorkloadName, tenant: TenantId, version: Version, name: FileName
+) -> str:
     """One prepared file."""
     return f"{training_data_root(workload)}{training_data_folder(tenant, version)}/{name}"
 
@@ -255,13 +279,16 @@ def checkpoint_prefix(workload: WorkloadName, pack: PackId) -> str:
     return f"checkpoints/{workload}/{pack}"
 
 
-def checkpoint_archive(workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version) -> str:
+def checkpoint_archive(
+    workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version
+) -> str:
     """The archive a task of the job left."""
     return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
 
 
 def artifact(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
-    """A version's archive for good: nothing expires here, whatever becomes of jobs and endpoints."""
+    """A version's archive for good: nothing expires here, whatever becomes of jobs and
+    endpoints."""
     return f"artifacts/{workload}/{tenant}/{version}.tar.gz"
 
 
@@ -276,7 +303,8 @@ def files_beside(archive: str) -> str:
 
 
 def target_model(tenant: TenantId, version: Version) -> str:
-    """What ``InvokeEndpoint`` takes as ``TargetModel``; the tenant leads, so that IAM can hold to ``{tenant}/*``."""
+    """What ``InvokeEndpoint`` takes as ``TargetModel``; the tenant leads, so that IAM can hold to
+    ``{tenant}/*``."""
     return f"{tenant}/{version}.tar.gz"
 
 
@@ -300,13 +328,16 @@ def batch_input(workload: WorkloadName, day: date, batch: str, tenant: TenantId)
     return f"{batch_prefix(workload, day, batch)}input/{tenant}.jsonl"
 
 
-def batch_model(workload: WorkloadName, day: date, batch: str, tenant: TenantId, version: Version) -> str:
+def batch_model(
+    workload: WorkloadName, day: date, batch: str, tenant: TenantId, version: Version
+) -> str:
     """A tenant's archive in a batch."""
     return f"{batch_prefix(workload, day, batch)}models/{target_model(tenant, version)}"
 
 
 def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
-    """What the transform job answered for a tenant: the input's name and ``.out``, as SageMaker has it."""
+    """What the transform job answered for a tenant: the input's name and ``.out``, as SageMaker has
+    it."""
     return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
 
 
@@ -325,7 +356,9 @@ def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, nam
     return f"archive/{tenant}/{workload}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
 
 
-def cached_answer(workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId) -> str:
+def cached_answer(
+    workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId
+) -> str:
     """What a version of a tenant's model answered."""
     return f"cache/{tenant}/{workload}/{version}_{question}"
 
@@ -335,17 +368,20 @@ ASYNC_ROOT: Final = "async"
 
 
 def async_extension(workload: WorkloadName, tenant: TenantId) -> str:
-    """A shared tier's ``S3OutputPathExtension``: what leads from ``ASYNC_ROOT`` to a tenant's answers."""
+    """A shared tier's ``S3OutputPathExtension``: what leads from ``ASYNC_ROOT`` to a tenant's
+    answers."""
     return f"{tenant}/{workload}"
 
 
 def async_tenant_prefix(workload: WorkloadName, tenant: TenantId) -> str:
-    """Above what a tenant asks asynchronously: the ``S3OutputPath`` and ``S3FailurePath`` of a silo tenant's endpoint."""
+    """Above what a tenant asks asynchronously: the ``S3OutputPath`` and ``S3FailurePath`` of a silo
+    tenant's endpoint."""
     return f"{ASYNC_ROOT}/{async_extension(workload, tenant)}"
 
 
 def async_failures_prefix(workload: WorkloadName) -> str:
-    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No tenant's session reaches it."""
+    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No
+    tenant's session reaches it."""
     return f"async-failures/{workload}"
 
 
@@ -373,7 +409,9 @@ def async_output(workload: WorkloadName, tenant: TenantId, question: QuestionId)
     return f"{async_tenant_prefix(workload, tenant)}/{question}"
 
 
-def async_failure(workload: WorkloadName, tenant: TenantId, question: QuestionId, attempt: int) -> str:
+def async_failure(
+    workload: WorkloadName, tenant: TenantId, question: QuestionId, attempt: int
+) -> str:
     """Why an attempt at the question failed, copied to the tenant from where SageMaker put it."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}.failure-{attempt:d}"
 
@@ -384,28 +422,32 @@ def inference_id(question: QuestionId, attempt: int) -> str:
 
 
 def parse_inference_id(text: str) -> tuple[QuestionId, int]:
-    """The question and the attempt in an ``InferenceId``. Raises ``InvalidId`` when it is not one."""
+    """The question and the attempt in an ``InferenceId``. Raises ``InvalidId`` when it is not
+    one."""
     question, _, attempt = text.partition("-")
     if not (attempt.isascii() and attempt.isdigit() and len(attempt) <= 9):
         raise InvalidId(f"{text[:80]!r} is not the id of an attempt at a question")
     return question_id(question), int(attempt)
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key of both tables; the tenant leads, so that ``dynamodb:LeadingKeys`` can hold to it."""
+    """Partition key of both tables; the tenant leads, so that ``dynamodb:LeadingKeys`` can hold to
+    it."""
     return f"{tenant}#{workload}"
 
 
 def history_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key, in the requests table, of what no longer fits into the histories of a tenant's requests."""
+    """Partition key, in the requests table, of what no longer fits into the histories of a tenant's
+    requests."""
     return f"{table_partition(tenant, workload)}#history"
 
 
 def history_item(request: RequestId, since: str) -> str:
-    """Sort key of a request's changes from a moment on; without a moment, what all of them begin with."""
+    """Sort key of a request's changes from a moment on; without a moment, what all of them begin
+    with."""
     return f"{request}#{since}"
 
 
@@ -415,11 +457,13 @@ def upload_counts_partition(tenant: TenantId, workload: WorkloadName) -> str:
 
 
 ACCOUNT_PARTITION: Final = "_account"
-"""Partition key, in the requests table, of what all workloads share; no tenant's id begins with ``_``."""
+"""Partition key, in the requests table, of what all workloads share; no tenant's id begins with
+``_``."""
 
 
 def workload_partition(workload: WorkloadName) -> str:
-    """Partition key, in the requests table, of what belongs to a workload rather than to a tenant."""
+    """Partition key, in the requests table, of what belongs to a workload rather than to a
+    tenant."""
     return f"_workload#{workload}"
 
 
@@ -433,21 +477,25 @@ def queue_key(workload: WorkloadName, status: str) -> str:
     return f"{workload}#{status}"
 
 
-# ---- SageMaker names (63 characters at most) --------------------------------------------------------------------------------
+# ---- SageMaker names (63 characters at most) -----------------------------------------------------
 
 _MOST_NAME: Final = 63
 _DIGEST: Final = 10
 
 
 def _fitted(name: str) -> str:
-    """The name; where SageMaker would not take it, too long or ending in a hyphen, its end gives way to a digest of all of it."""
+    """The name; where SageMaker would not take it, too long or ending in a hyphen, its end gives
+    way to a digest of all of it."""
     if len(name) <= _MOST_NAME and not name.endswith("-"):
         return name
-    return f"{name[: _MOST_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+    return (
+        f"{name[: _MOST_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+    )
 
 
 def training_job_name(prefix: str, workload: WorkloadName, pack: PackId, number: int = 1) -> str:
-    """The name of a pack's training job; ``number`` counts its jobs, when one found no machine and another took its place."""
+    """The name of a pack's training job; ``number`` counts its jobs, when one found no machine and
+    another took its place."""
     return _fitted(f"{prefix}-{workload}-{pack}" + (f"-{number}" if number > 1 else ""))
 
 
@@ -462,20 +510,24 @@ def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: st
 
 
 def endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
-    """The endpoint a tenant is served by: one for each silo tenant, one for all of a shared tier."""
+    """The endpoint a tenant is served by: one for each silo tenant, one for all of a shared
+    tier."""
     if tier == "silo":
         digest = hashlib.sha256(tenant.encode()).hexdigest()[:16]
         return _fitted(f"{prefix}-{workload}-silo-{digest}")
     return shared_endpoint_name(prefix, workload, tier)
 
 
-def shared_endpoint_name(prefix: str, workload: WorkloadName, tier: Literal["bridge", "pool"]) -> str:
+def shared_endpoint_name(
+    prefix: str, workload: WorkloadName, tier: Literal["bridge", "pool"]
+) -> str:
     """The endpoint of a shared tier."""
     return _fitted(f"{prefix}-{workload}-{tier}")
 
 
 def async_endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
-    """The endpoint that answers a tenant asynchronously: one for each silo tenant, one for all of a shared tier."""
+    """The endpoint that answers a tenant asynchronously: one for each silo tenant, one for all of a
+    shared tier."""
     return _fitted(f"{endpoint_name(prefix, workload, tier, tenant)}-async")
 
 

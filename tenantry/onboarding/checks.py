@@ -1,4 +1,5 @@
-"""What a tenant's assets are checked for, as plain questions with an answer and the facts behind it."""
+"""What a tenant's assets are checked for, as plain questions with an answer and the facts behind
+it."""
 
 from __future__ import annotations
 
@@ -45,11 +46,17 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: keys.Tenant
     if last.status == "refused":
         return Finding(passed=False, facts={"reason": last.reason or "no reason recorded"})
     prepared = last.facts.get("training_data")
-    return Finding(passed=True, facts=dict(json.loads(prepared)["repairs"]) if prepared else {"status": last.status})
+    return Finding(
+        passed=True,
+        facts=dict(json.loads(prepared)["repairs"]) if prepared else {"status": last.status},
+    )
 
 
-def better_than_baseline(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
-    """Whether the champion scored better than the workload's baseline, on data neither had seen, and as required."""
+def better_than_baseline(
+    deployment: Deployment, workload: Workload, tenant: keys.TenantId
+) -> Finding:
+    """Whether the champion scored better than the workload's baseline, on data neither had seen,
+    and as required."""
     registry, name = ModelRegistry(deployment), keys.workload_name(workload.name)
     champion = registry.champion(tenant, name)
     model = registry.version(tenant, name, champion.version) if champion else None
@@ -59,14 +66,16 @@ def better_than_baseline(deployment: Deployment, workload: Workload, tenant: key
     verdict = quality.verdict(model.metrics)
     if verdict is None:
         return Finding(
-            passed=False, facts={"reason": f"version {model.version} has no {quality.metric} or no baseline"}
+            passed=False,
+            facts={"reason": f"version {model.version} has no {quality.metric} or no baseline"},
         )
     passed, found = verdict
     return Finding(passed, {"version": model.version, **found})
 
 
 def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
-    """Whether the endpoint answers the workload's smoke request with this tenant's champion, now."""
+    """Whether the endpoint answers the workload's smoke request with this tenant's champion,
+    now."""
     champion = ModelRegistry(deployment).champion(tenant, keys.workload_name(workload.name))
     if champion is None:
         return Finding(passed=False, facts={"reason": "it has no model yet"})
@@ -102,7 +111,10 @@ def young_enough(deployment: Deployment, workload: Workload, tenant: keys.Tenant
     at = datetime.now(UTC)
     age = data_age(champion.card)
     if age is None:
-        return Finding(passed=False, facts={"reason": f"version {champion.version} does not tell how old its data are"})
+        return Finding(
+            passed=False,
+            facts={"reason": f"version {champion.version} does not tell how old its data are"},
+        )
     reason = too_old_for(workload, champion.card, at.date())
     return Finding(reason is None, age_facts(age, at, reason))
 
@@ -131,7 +143,8 @@ CHECKS: Final = (
     Check(
         "endpoint_registration",
         DRIFT,
-        "The served model is about as good, on data that came after it was made, as it was at training.",
+        "The served model is about as good, on data that came after it was made, as it was at "
+        "training.",
         drift_of,
         lambda workload: workload.drift is not None,
     ),

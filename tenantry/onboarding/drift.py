@@ -1,8 +1,10 @@
-"""Drift: served models, asked about the days that fresh data tell of, and held against what they promised at training.
+"""Drift: served models, asked about the days that fresh data tell of, and held against what they
+promised at training.
 
-Fresh data come with uploads, so the question is asked when a newer upload has been prepared, before its own model is made;
-and whenever a person asks it for a tenant. The family's module says what to ask and what the answer was worth: a workload's
-``drift.module`` has ``question(prepared, card)`` and ``score(answer, prepared)``, which are called in a process apart.
+Fresh data come with uploads, so the question is asked when a newer upload has been prepared, before
+its own model is made; and whenever a person asks it for a tenant. The family's module says what to
+ask and what the answer was worth: a workload's ``drift.module`` has ``question(prepared, card)``
+and ``score(answer, prepared)``, which are called in a process apart.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _MOST_NAMED: Final = 50  # tenants named in one message to the operators
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a served model's answer was worth: metrics as training names them, facts and a preview for people."""
+    """What a served model's answer was worth: metrics as training names them, facts and a preview
+    for people."""
 
     metrics: Mapping[str, float]
     facts: Mapping[str, Any]
@@ -52,7 +55,10 @@ class _Scored:
         """From what came back of the family's module. Raises ``CallFailed``."""
         match said:
             case {"metrics": dict(metrics), "facts": dict(facts), "preview": dict(preview)}:
-                if all(isinstance(value, int | float) and not isinstance(value, bool) for value in metrics.values()):
+                if all(
+                    isinstance(value, int | float) and not isinstance(value, bool)
+                    for value in metrics.values()
+                ):
                     return cls(metrics, facts, preview)
         raise CallFailed("the score of the served model is not metrics, facts and preview")
 
@@ -65,9 +71,11 @@ def check_drift(
     *,
     most_seconds: float = _MOST_SECONDS,
 ) -> None:
-    """Hold served models against freshly prepared data, report the check ``drift`` of each, and tell operators who drifted.
+    """Hold served models against freshly prepared data, report the check ``drift`` of each, and
+    tell operators who drifted.
 
-    It asks nothing of tenants who had no model when they uploaded, and whatever goes wrong is only told to ``report``.
+    It asks nothing of tenants who had no model when they uploaded, and whatever goes wrong is only
+    told to ``report``.
 
     Args:
         deployment: buckets and clients.
@@ -83,12 +91,16 @@ def check_drift(
         return
     pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="drift")
     asked: dict[Future[Finding | None], keys.TenantId] = {
-        pool.submit(drift_against, deployment, workload, request, data): request.tenant for request, data in challengers
+        pool.submit(drift_against, deployment, workload, request, data): request.tenant
+        for request, data in challengers
     }
     done, late = wait(asked, timeout=most_seconds)
     pool.shutdown(wait=False, cancel_futures=True)
     if late:
-        report.info(f"drift: {len(late)} of {len(asked)} tenants were not looked at within {most_seconds:g} s")
+        report.info(
+            f"drift: {len(late)} of {len(asked)} tenants were not looked at within "
+            f"{most_seconds:g} s"
+        )
     drifted: dict[keys.TenantId, Finding] = {}
     for future, tenant in asked.items():
         if future not in done:
@@ -104,19 +116,24 @@ def check_drift(
             drifted[tenant] = finding
     try:
         _tell_operators(deployment, workload, drifted)
-    except Exception as error:  # noqa: BLE001 - the checks stand in Dagster; an onboarding does not fail for a message
+    # The checks stand in Dagster; an onboarding does not fail for a message.
+    except Exception as error:  # noqa: BLE001
         report.info(f"operators could not be told of drift: {type(error).__name__}: {error}")
 
 
-def drift_against(deployment: Deployment, workload: Workload, request: Request, data: TrainingData) -> Finding | None:
-    """Whether the tenant's served model is still as good as it promised, by data prepared of a newer upload.
+def drift_against(
+    deployment: Deployment, workload: Workload, request: Request, data: TrainingData
+) -> Finding | None:
+    """Whether the tenant's served model is still as good as it promised, by data prepared of a
+    newer upload.
 
     Returns:
-        The finding; None when there is nothing to tell: no champion, one made of the same upload or of a newer one, or too
-        little that is new.
+        The finding; None when there is nothing to tell: no champion, one made of the same upload or
+        of a newer one, or too little that is new.
 
     Raises:
-        hosting.InvocationRefused, hosting.EndpointFailed, storage.ObjectMissing, ValueError, and what the family's module raises.
+        hosting.InvocationRefused, hosting.EndpointFailed, storage.ObjectMissing, ValueError, and
+        what the family's module raises.
     """
     registry = ModelRegistry(deployment)
     champion = registry.champion(request.tenant, request.workload)
@@ -127,13 +144,19 @@ def drift_against(deployment: Deployment, workload: Workload, request: Request, 
     ):
         return None
     model = registry.version(request.tenant, request.workload, champion.version)
-    return None if model is None else _compare(deployment, workload, workload.drift, champion, model, data)
+    return (
+        None
+        if model is None
+        else _compare(deployment, workload, workload.drift, champion, model, data)
+    )
 
 
 def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
     """The same of a tenant's newest prepared upload, at a person's wish."""
     name = keys.workload_name(workload.name)
-    requests = sorted(RequestQueue(deployment).of_tenant(name, tenant), key=lambda request: request.uploaded)
+    requests = sorted(
+        RequestQueue(deployment).of_tenant(name, tenant), key=lambda request: request.uploaded
+    )
     prepared = [request for request in requests if request.facts.get("training_data")]
     if not prepared:
         return Finding(passed=True, facts={"reason": "no upload of it was prepared yet"})
@@ -149,9 +172,13 @@ def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) 
         ValueError,
         TypeError,
     ) as error:
-        return Finding(passed=False, facts={"reason": f"it could not be told: {type(error).__name__}: {error}"})
+        return Finding(
+            passed=False, facts={"reason": f"it could not be told: {type(error).__name__}: {error}"}
+        )
     if finding is None:
-        return Finding(passed=True, facts={"reason": "nothing tells of days after its champion was made"})
+        return Finding(
+            passed=True, facts={"reason": "nothing tells of days after its champion was made"}
+        )
     return finding
 
 
@@ -163,12 +190,19 @@ def _compare(
     model: ModelVersion,
     data: TrainingData,
 ) -> Finding | None:
-    call = partial(calls_of(workload).call, drift.module, limits=call_limits(workload), alone=model.tier == "silo")
+    call = partial(
+        calls_of(workload).call,
+        drift.module,
+        limits=call_limits(workload),
+        alone=model.tier == "silo",
+    )
     with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
         folder = Path(scratch)
         for name in data.files:
             key = keys.training_data_file(model.workload, model.tenant, data.version, name)
-            content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, _MOST_FILE_BYTES)
+            content = objects.read_bytes(
+                deployment.s3, deployment.data_bucket, key, _MOST_FILE_BYTES
+            )
             (folder / name).write_bytes(content)
         question = call("question", paths={"prepared": folder}, values={"card": dict(model.card)})
         if question is None:
@@ -176,21 +210,28 @@ def _compare(
         if not isinstance(question, dict):
             raise CallFailed("the question to the served model is no JSON object")
         target = keys.target_model(model.tenant, model.version)
-        answer = json.loads(endpoints.invoke(deployment, champion.endpoint, target, question).content)
+        answer = json.loads(
+            endpoints.invoke(deployment, champion.endpoint, target, question).content
+        )
         said = call("score", paths={"prepared": folder}, values={"answer": answer})
     if said is None:
         return None
     scored = _Scored.parse(said)
     # The challenger made of these data is compared with what the champion was worth on them.
-    ModelRegistry(deployment).note_fresh_score(model, FreshScore(data.version, dict(scored.metrics)))
+    ModelRegistry(deployment).note_fresh_score(
+        model, FreshScore(data.version, dict(scored.metrics))
+    )
     return _finding(workload, drift, model, scored)
 
 
-def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: _Scored) -> Finding | None:
-    """Whether the metric is worse than at training by more than is tolerated. None when one of the two is missing.
+def _finding(
+    workload: Workload, drift: Drift, model: ModelVersion, scored: _Scored
+) -> Finding | None:
+    """Whether the metric is worse than at training by more than is tolerated. None when one of the
+    two is missing.
 
-    The metric itself is compared, not its share of the baseline's as between versions: what takes a model by surprise takes
-    its baseline by surprise as well.
+    The metric itself is compared, not its share of the baseline's as between versions: what takes a
+    model by surprise takes its baseline by surprise as well.
     """
     quality = workload.quality
     promised, found = model.metrics.get(quality.metric), scored.metrics.get(quality.metric)
@@ -198,11 +239,16 @@ def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: _Sco
         return None
     sign = 1 if quality.lower_is_better else -1
     drifted = quality.is_worse(sign * found, sign * promised, drift.tolerance)
-    comparison = {name: {"promised": model.metrics.get(name), "found": value} for name, value in scored.metrics.items()}
+    comparison = {
+        name: {"promised": model.metrics.get(name), "found": value}
+        for name, value in scored.metrics.items()
+    }
     return Finding(
         passed=not drifted,
         facts={
-            **pictures_of_preview(scored.preview, title=f"{model.tenant}, {model.version}: what it said and what came"),
+            **pictures_of_preview(
+                scored.preview, title=f"{model.tenant}, {model.version}: what it said and what came"
+            ),
             "version": model.version,
             quality.metric: float(found),
             f"promised_{quality.metric}": float(promised),
@@ -213,7 +259,9 @@ def _finding(workload: Workload, drift: Drift, model: ModelVersion, scored: _Sco
     )
 
 
-def _tell_operators(deployment: Deployment, workload: Workload, drifted: Mapping[keys.TenantId, Finding]) -> None:
+def _tell_operators(
+    deployment: Deployment, workload: Workload, drifted: Mapping[keys.TenantId, Finding]
+) -> None:
     """One message for a pack: where one customer drifts, hundreds may."""
     if not drifted:
         return
@@ -226,7 +274,8 @@ def _tell_operators(deployment: Deployment, workload: Workload, drifted: Mapping
     if len(drifted) > _MOST_NAMED:
         lines.append(f"… and {len(drifted) - _MOST_NAMED} more")
     lines.append(
-        "Their newer uploads are being trained on now; the check `drift` of endpoint_registration has the plots."
+        "Their newer uploads are being trained on now; the check `drift` of endpoint_registration "
+        "has the plots."
     )
     whose = "a served model" if len(drifted) == 1 else f"{len(drifted)} served models"
     tell_operators(deployment, f"{workload.name}: {whose} drifted", "\n".join(lines))

@@ -1,7 +1,8 @@
-"""From a pack of requests to served models: prepares, trains in one packed job, and registers each tenant as soon as its own
-part is ready. A tenant's failure is that tenant's alone.
+"""From a pack of requests to served models: prepares, trains in one packed job, and registers each
+tenant as soon as its own part is ready. A tenant's failure is that tenant's alone.
 
-This is plain code: it is told whom to work for and where to report, and calls ``train`` to run the job.
+This is plain code: it is told whom to work for and where to report, and calls ``train`` to run the
+job.
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _PREPARED_AT_ONCE: Final = 4
-# Checkpoints are synced a moment after the container reports; that long a message waits for its archive.
+# Checkpoints are synced a moment after the container reports; that long a message waits for its
+# archive.
 _SYNC_SECONDS: Final = 5.0
 
 
 @dataclass
 class Onboarding:
-    """One pack on its way. ``run`` does it; ``failures`` holds each failed tenant's reason afterwards."""
+    """One pack on its way. ``run`` does it; ``failures`` holds each failed tenant's reason
+    afterwards."""
 
     deployment: Deployment
     workload: Workload
@@ -80,7 +83,7 @@ class Onboarding:
         self._durations: list[tuple[float, float]] = []
         self._began = datetime.now(UTC)
 
-    # ---- the whole way ----------------------------------------------------------------------------------------------------
+    # ---- the whole way ---------------------------------------------------------------------------
 
     def run(self, work: Sequence[Work]) -> None:
         """Take the work through the chosen stages.
@@ -105,8 +108,13 @@ class Onboarding:
             return
         untrained = []
         for item in work:
-            # An earlier try may have come as far as a model, and failed after that: at its endpoint, or because its run died.
-            tried = item.request.status == "trained" or item.request.attempt > 1 or item.request.postponed > 0
+            # An earlier try may have come as far as a model, and failed after that: at its
+            # endpoint, or because its run died.
+            tried = (
+                item.request.status == "trained"
+                or item.request.attempt > 1
+                or item.request.postponed > 0
+            )
             if item.owed and tried and self._take_up_trained(item):
                 continue
             untrained.append(item)
@@ -115,11 +123,14 @@ class Onboarding:
             self._train(tasks)
 
     def _tasks(self, work: Sequence[Work]) -> list[TrainingTask]:
-        """The job's tasks: those an earlier run of this pack wrote down, or new ones from freshly prepared data."""
+        """The job's tasks: those an earlier run of this pack wrote down, or new ones from freshly
+        prepared data."""
         written = jobs.written_pack(self.deployment, self.workload, self.pack)
         if written is not None:
             count = len(written.versions)
-            self.report.info(f"pack {self.pack} was written down before, with {count} tasks; taking it up again")
+            self.report.info(
+                f"pack {self.pack} was written down before, with {count} tasks; taking it up again"
+            )
             self._instances = written.instances
             for request, version in written.versions.items():
                 if (item := self._work.get(request)) is not None:
@@ -127,14 +138,19 @@ class Onboarding:
                     self._report_data_again(self._work[request])
             for item in work:
                 if item.owed and item.request.request not in written.versions:
-                    # Its claim came late, or its data could not be prepared by a run that died before it could say so.
-                    self._postpone(item, "training_data", f"pack {self.pack} was written down without it")
+                    # Its claim came late, or its data could not be prepared by a run that died
+                    # before it could say so.
+                    self._postpone(
+                        item, "training_data", f"pack {self.pack} was written down without it"
+                    )
             return [
                 TrainingTask(request, item.tenant, version, version, (), 0.0)
                 for request, version in written.versions.items()
                 if (item := self._work.get(request)) is not None and request not in self._settled
             ]
-        ready = self._prepare(work) if "training_data" in self.stages else self._prepared_before(work)
+        ready = (
+            self._prepare(work) if "training_data" in self.stages else self._prepared_before(work)
+        )
         if not ready:
             return []
         durations = learned_durations(self.deployment, keys.workload_name(self.workload.name))
@@ -152,12 +168,16 @@ class Onboarding:
         ]
         expected = [task.expected_seconds for task in tasks]
         self._instances = jobs.instance_count(self.workload, expected, learned=durations.learned)
-        jobs.write_job_inputs(self.deployment, self.workload, self.tier, self.pack, tasks, self._instances)
+        jobs.write_job_inputs(
+            self.deployment, self.workload, self.tier, self.pack, tasks, self._instances
+        )
         return tasks
 
-    def _moved(self, item: Work, to: Status, *, why: str, changes: Mapping[str, Any] | None = None) -> Work | None:
-        """The work with its row moved along. None when the row is no longer this pack's: it was cancelled, or another run took
-        it over, and nothing more is done for it here.
+    def _moved(
+        self, item: Work, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
+    ) -> Work | None:
+        """The work with its row moved along. None when the row is no longer this pack's: it was
+        cancelled, or another run took it over, and nothing more is done for it here.
         """
         try:
             moved = self._queue.move(item.request, to, why=why, changes=changes)
@@ -165,7 +185,10 @@ class Onboarding:
             self._settled.add(item.request.request)
             self.report.info(str(error))
             return None
-        except (ClientError, BotoCoreError) as error:  # its neighbours go on; its pack's next run takes it up
+        except (
+            ClientError,
+            BotoCoreError,
+        ) as error:  # its neighbours go on; its pack's next run takes it up
             self._settled.add(item.request.request)
             self.failures[item.tenant] = f"its request could not be moved: {error}"
             self.report.info(f"{item.tenant}: {self.failures[item.tenant]}")
@@ -174,14 +197,19 @@ class Onboarding:
         self._work[item.request.request] = item
         return item
 
-    # ---- training data ------------------------------------------------------------------------------------------------------
+    # ---- training data ---------------------------------------------------------------------------
 
     def _prepare(self, work: Sequence[Work]) -> list[tuple[Work, TrainingData]]:
         ready = []
-        self.deployment.s3, self.deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
+        # Made once here rather than by each thread.
+        self.deployment.s3, self.deployment.dynamodb  # noqa: B018
         with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
             made = [
-                (item, pool.submit(make_training_data, self.deployment, self.workload, item.request)) for item in work
+                (
+                    item,
+                    pool.submit(make_training_data, self.deployment, self.workload, item.request),
+                )
+                for item in work
             ]
             for item, future in made:
                 try:
@@ -195,10 +223,16 @@ class Onboarding:
                         passed=False,
                     )
                     self._fail(
-                        item, "training_data", str(error), retryable=False, tell="upload_refused", code=error.code
+                        item,
+                        "training_data",
+                        str(error),
+                        retryable=False,
+                        tell="upload_refused",
+                        code=error.code,
                     )
                     continue
-                except Exception as error:  # noqa: BLE001 - whatever one tenant's files provoke, its neighbours go on
+                # Whatever one tenant's files provoke, its neighbours go on.
+                except Exception as error:  # noqa: BLE001
                     self._fail(
                         item,
                         "training_data",
@@ -207,17 +241,27 @@ class Onboarding:
                     )
                     continue
                 self._data[item.request.request] = data
-                self.report.checked("training_data", "data_quality", item.tenant, dict(data.repairs), passed=True)
+                self.report.checked(
+                    "training_data", "data_quality", item.tenant, dict(data.repairs), passed=True
+                )
                 self._report_data(item, data)
                 ready.append((item, data))
         noted = [(self._note_training_data(item, data), data) for item, data in ready]
         ready = [(item, data) for item, data in noted if item is not None]
-        check_drift(self.deployment, self.workload, [(item.request, data) for item, data in ready], self.report)
+        check_drift(
+            self.deployment,
+            self.workload,
+            [(item.request, data) for item, data in ready],
+            self.report,
+        )
         return ready
 
     def _note_training_data(self, item: Work, data: TrainingData) -> Work | None:
-        """The work with its row moved along; None when the row is no longer this pack's: somebody cancelled it."""
-        if not (item.owed and item.request.status == "claimed" and "fine_tuned_artifact" in self.stages):
+        """The work with its row moved along; None when the row is no longer this pack's: somebody
+        cancelled it."""
+        if not (
+            item.owed and item.request.status == "claimed" and "fine_tuned_artifact" in self.stages
+        ):
             return item
         job = keys.training_job_name(self.deployment.prefix, item.request.workload, self.pack)
         changes = {
@@ -242,7 +286,8 @@ class Onboarding:
         return ready
 
     def _report_data_again(self, item: Work) -> None:
-        """Report data that an earlier try prepared: this run has announced them, and that one may have died before it told."""
+        """Report data that an earlier try prepared: this run has announced them, and that one may
+        have died before it told."""
         text = item.request.facts.get("training_data")
         if text:
             data = self._data[item.request.request] = TrainingData.from_json(text)
@@ -253,7 +298,7 @@ class Onboarding:
         metadata = training_data_metadata(self.deployment, item.request, data)
         self.report.materialized("training_data", item.tenant, metadata, data.fingerprint)
 
-    # ---- fine-tuned artifact ------------------------------------------------------------------------------------------------
+    # ---- fine-tuned artifact ---------------------------------------------------------------------
 
     def _train(self, tasks: Sequence[TrainingTask]) -> None:
         try:
@@ -266,13 +311,18 @@ class Onboarding:
         finally:
             self._learn_durations()
         for item in self._unsettled(tasks):
-            reason = str(failure) if failure else "the training job ended without an outcome for this tenant"
+            reason = (
+                str(failure)
+                if failure
+                else "the training job ended without an outcome for this tenant"
+            )
             self._fail(item, "fine_tuned_artifact", reason, tell=None, code="training_job_failed")
         if failure is not None:
             raise failure
 
     def _run_jobs(self, tasks: Sequence[TrainingTask]) -> JobFailed | None:
-        """Run the pack's jobs, one after the other, until one completes or no other can help; returns why the last one failed.
+        """Run the pack's jobs, one after the other, until one completes or no other can help;
+        returns why the last one failed.
 
         Raises:
             NoCapacityYet: no machine was to be had, or no further job.
@@ -281,9 +331,15 @@ class Onboarding:
         ladder = jobs.Ladder(jobs.rungs(self.workload))
         while True:
             request = jobs.create_training_job_request(
-                self.deployment, self.workload, self.tier, self.pack, self._instances, tenant,
-                ladder.rung, ladder.number,
-            )  # fmt: skip
+                self.deployment,
+                self.workload,
+                self.tier,
+                self.pack,
+                self._instances,
+                tenant,
+                ladder.rung,
+                ladder.number,
+            )
             self._job, self._rung = request["TrainingJobName"], ladder.rung
             failure: JobFailed | None = None
             try:
@@ -297,15 +353,20 @@ class Onboarding:
                 return failure
             if not ladder.climb(failure.kind):
                 break
-            self.report.info(f"{failure} Next is job {ladder.number} of the pack, on {ladder.rung}.")
+            self.report.info(
+                f"{failure} Next is job {ladder.number} of the pack, on {ladder.rung}."
+            )
         if failure.kind not in jobs.NO_MACHINE:
             return failure
         waiting = len(self._unsettled(tasks))
-        reason = f"no machine was to be had for pack {self.pack}, at last on {self._rung}: {failure}"
+        reason = (
+            f"no machine was to be had for pack {self.pack}, at last on {self._rung}: {failure}"
+        )
         tell_operators(
             self.deployment,
             f"{self.workload.name}: no machines for training",
-            f"{reason} {waiting} requests wait and are tried again by themselves. If it lasts, add types to"
+            f"{reason} {waiting} requests wait and are tried again by themselves. If it lasts, add "
+            f"types to"
             f" training.other_instance_types of {self.workload.name}.yaml.",
         )
         raise NoCapacityYet(f"{reason} {waiting} requests went back to the queue.") from failure
@@ -315,8 +376,13 @@ class Onboarding:
 
     def _learn_durations(self) -> None:
         try:
-            learn_durations(self.deployment, keys.workload_name(self.workload.name), self._durations)
-        except (ClientError, BotoCoreError) as error:  # the next packs are shared out a little worse; this one is done
+            learn_durations(
+                self.deployment, keys.workload_name(self.workload.name), self._durations
+            )
+        except (
+            ClientError,
+            BotoCoreError,
+        ) as error:  # the next packs are shared out a little worse; this one is done
             self.report.info(f"how long its tasks took could not be noted: {error}")
         self._durations = []
 
@@ -338,23 +404,31 @@ class Onboarding:
             self._awaiting_archive.append(outcome)
 
     def _trained_one(self, outcome: Outcome, *, wait: float, last: bool = False) -> bool:
-        """Take over one task's outcome. Returns False when its archive has not reached S3 within ``wait`` seconds.
+        """Take over one task's outcome. Returns False when its archive has not reached S3 within
+        ``wait`` seconds.
 
-        What lies there may still be an earlier try's, until the job has ended, and ``last`` says so.
+        What lies there may still be an earlier try's, until the job has ended, and ``last`` says
+        so.
         """
         item = self._work[outcome.key[1]]
         if outcome.status == "failed" or outcome.archive is None:
             reason = outcome.reason or "the training container gave no reason"
             self._fail(
-                item, "fine_tuned_artifact", reason, retryable=outcome.retryable,
-                tell=None if outcome.retryable else "upload_refused", code="training_failed",
-            )  # fmt: skip
+                item,
+                "fine_tuned_artifact",
+                reason,
+                retryable=outcome.retryable,
+                tell=None if outcome.retryable else "upload_refused",
+                code="training_failed",
+            )
             return True
         workload = item.request.workload
         left = keys.checkpoint_archive(workload, self.pack, item.tenant, item.version)
         promise = artifacts.Promise(outcome.archive.bytes, outcome.archive.sha256)
         try:
-            archive = artifacts.keep(self.deployment, left, workload, item.tenant, item.version, promise, wait=wait)
+            archive = artifacts.keep(
+                self.deployment, left, workload, item.tenant, item.version, promise, wait=wait
+            )
         except artifacts.ArchiveDiffers as error:
             if last:
                 self._fail(item, "fine_tuned_artifact", str(error))
@@ -389,7 +463,9 @@ class Onboarding:
         self._settled.add(item.request.request)
         price = self._rung.usd_per_hour
         trained_with = item.request.hyperparameters or self.workload.training.hyperparameters
-        metadata = artifact_metadata(self.deployment, self.workload, model, outcome, price, trained_with, self.report)
+        metadata = artifact_metadata(
+            self.deployment, self.workload, model, outcome, price, trained_with, self.report
+        )
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
         self._check_quality(item, model)
         if "endpoint_registration" in self.stages:
@@ -401,27 +477,39 @@ class Onboarding:
         if verdict is None:
             return
         good, found = verdict
-        self.report.checked("fine_tuned_artifact", "better_than_baseline", item.tenant, found, passed=good)
+        self.report.checked(
+            "fine_tuned_artifact", "better_than_baseline", item.tenant, found, passed=good
+        )
 
-    # ---- endpoint registration ------------------------------------------------------------------------------------------------
+    # ---- endpoint registration -------------------------------------------------------------------
 
     def _endpoint_of(self, tenant: keys.TenantId, tier: keys.Tier) -> endpoints.Endpoint:
-        name = keys.endpoint_name(self.deployment.prefix, keys.workload_name(self.workload.name), tier, tenant)
+        name = keys.endpoint_name(
+            self.deployment.prefix, keys.workload_name(self.workload.name), tier, tenant
+        )
         if name not in self._endpoint:
-            endpoint = endpoints.ensure_endpoint(self.deployment, self.workload, tier, tenant, began=self._began)
-            # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another asks another endpoint.
+            endpoint = endpoints.ensure_endpoint(
+                self.deployment, self.workload, tier, tenant, began=self._began
+            )
+            # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another
+            # asks another endpoint.
             if self.workload.serving.asynchronous is not None and tier != self.workload.tier:
-                endpoints.ensure_async_endpoint(self.deployment, self.workload, tier, tenant, began=self._began)
+                endpoints.ensure_async_endpoint(
+                    self.deployment, self.workload, tier, tenant, began=self._began
+                )
             self._endpoint[name] = endpoint
         return self._endpoint[name]
 
     def _take_up_trained(self, item: Work) -> bool:
-        """Register a version that an earlier run trained and did not register. Returns False when it is not there."""
+        """Register a version that an earlier run trained and did not register. Returns False when
+        it is not there."""
         model = self._registry.version(item.tenant, item.request.workload, item.version)
         if model is None or model.status == "rejected":
             return False
         if item.request.status != "trained":
-            moved = self._moved(item, "trained", why=f"version {item.version}, made by an earlier try")
+            moved = self._moved(
+                item, "trained", why=f"version {item.version}, made by an earlier try"
+            )
             if moved is None:
                 return True
             item = moved
@@ -433,7 +521,8 @@ class Onboarding:
         return True
 
     def _report_artifact_again(self, item: Work, model: ModelVersion) -> None:
-        """Report what an earlier try trained: this run has announced it, and that one may have died before it told."""
+        """Report what an earlier try trained: this run has announced it, and that one may have died
+        before it told."""
         price = self._rung.usd_per_hour
         try:
             outcome = stored_outcome(self.deployment, model.beside)
@@ -448,10 +537,16 @@ class Onboarding:
 
     def _register_latest(self, item: Work) -> None:
         out = {"rejected", "rolled_back"}
-        versions = [v for v in self._registry.versions(item.tenant, item.request.workload) if v.status not in out]
+        versions = [
+            v
+            for v in self._registry.versions(item.tenant, item.request.workload)
+            if v.status not in out
+        ]
         if not versions:
             self._fail(
-                item, "endpoint_registration", "it has no usable artifact; materialise fine_tuned_artifact first"
+                item,
+                "endpoint_registration",
+                "it has no usable artifact; materialise fine_tuned_artifact first",
             )
             return
         self._register(item, versions[-1])
@@ -463,9 +558,13 @@ class Onboarding:
         except NotGoodEnough as error:
             # Training on the same data again would score the same.
             self._fail(
-                item, "endpoint_registration", str(error), retryable=False, tell="model_not_made",
+                item,
+                "endpoint_registration",
+                str(error),
+                retryable=False,
+                tell="model_not_made",
                 code="model_not_good_enough",
-            )  # fmt: skip
+            )
             return
         except endpoints.EndpointFailed as error:
             # Nothing is wrong with the model: it is registered when its endpoint is back.
@@ -477,9 +576,14 @@ class Onboarding:
             return
         except (ArtifactUnusable, objects.ObjectMissing) as error:
             self.report.checked(
-                "endpoint_registration", "endpoint_answers", item.tenant, {"reason": str(error)}, passed=False
+                "endpoint_registration",
+                "endpoint_answers",
+                item.tenant,
+                {"reason": str(error)},
+                passed=False,
             )
-            # An archive that was refused keeps its name at the endpoint; the next try needs another.
+            # An archive that was refused keeps its name at the endpoint; the next try needs
+            # another.
             self._fail(
                 item,
                 "endpoint_registration",
@@ -497,10 +601,12 @@ class Onboarding:
         )
         self.registered += 1
         metadata = registration_metadata(self.deployment, self.workload, model, endpoint.name, done)
-        self.report.materialized("endpoint_registration", item.tenant, metadata, done.champion.version)
+        self.report.materialized(
+            "endpoint_registration", item.tenant, metadata, done.champion.version
+        )
         self._endings.registered(item.request, model.version, done, owed=item.owed)
 
-    # ---- failures ----------------------------------------------------------------------------------------------------------------
+    # ---- failures --------------------------------------------------------------------------------
 
     def _postpone(self, item: Work, asset: AssetName, reason: str) -> None:
         """Leave it to a later pack, without counting a try."""
@@ -513,19 +619,34 @@ class Onboarding:
     def _postpone_row(self, item: Work, reason: str) -> None:
         try:
             self._queue.postpone(item.request, reason)
-        except (ClientError, BotoCoreError) as error:  # its pack has it still, and the next run takes it up
+        except (
+            ClientError,
+            BotoCoreError,
+        ) as error:  # its pack has it still, and the next run takes it up
             self.report.info(f"{item.tenant}: its request could not be put off: {error}")
 
     def _fail(
-        self, item: Work, asset: AssetName, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None,
-        new_version: bool = False, code: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        item: Work,
+        asset: AssetName,
+        reason: str,
+        *,
+        retryable: bool = True,
+        tell: NoticeKind | None = None,
+        new_version: bool = False,
+        code: str | None = None,
+    ) -> None:
         self._settled.add(item.request.request)
         self.failures[item.tenant] = reason
         self.report.failed(asset, item.tenant, reason)
         if item.owed:
             self._endings.failed(
-                item.request, reason, retryable=retryable, tell=tell, new_version=new_version, code=code
+                item.request,
+                reason,
+                retryable=retryable,
+                tell=tell,
+                new_version=new_version,
+                code=code,
             )
 
 

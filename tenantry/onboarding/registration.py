@@ -1,5 +1,5 @@
-"""``endpoint_registration``: a tenant's artifact, put where its endpoint serves from, asked once, compared with the champion,
-and made champion itself if it is not worse."""
+"""``endpoint_registration``: a tenant's artifact, put where its endpoint serves from, asked once,
+compared with the champion, and made champion itself if it is not worse."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ _TRIES_AT_THE_POINTER: Final = 5
 
 
 class ArtifactUnusable(ValueError):  # noqa: N818 - reads as the sentence it is: "artifact unusable"
-    """The archive is not what was promised, or its container refuses to load it or to answer with it.
+    """The archive is not what was promised, or its container refuses to load it or to answer with
+    it.
 
-    ``code`` is ``archive_size_differs``, ``archive_digest_differs``, ``model_not_answering`` or ``model_not_good_enough``.
+    ``code`` is ``archive_size_differs``, ``archive_digest_differs``, ``model_not_answering`` or
+    ``model_not_good_enough``.
     """
 
     def __init__(self, message: str, code: str) -> None:
@@ -45,8 +47,9 @@ class NotGoodEnough(ArtifactUnusable):
 class Registration:
     """What became of an artifact.
 
-    ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one. ``reigning`` is the version it was
-    compared with, if any; ``skill`` and ``champion_skill`` are what was compared (``Quality.skill``, lower being better).
+    ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one.
+    ``reigning`` is the version it was compared with, if any; ``skill`` and ``champion_skill`` are
+    what was compared (``Quality.skill``, lower being better).
     """
 
     champion: Champion
@@ -60,9 +63,15 @@ class Registration:
 
 
 def register(
-    deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str, *, verified: bool = False
+    deployment: Deployment,
+    workload: Workload,
+    model: ModelVersion,
+    endpoint: str,
+    *,
+    verified: bool = False,
 ) -> Registration:
-    """Register a version with the tenant's endpoint. Doing it again changes nothing, and puts back what the endpoint has lost.
+    """Register a version with the tenant's endpoint. Doing it again changes nothing, and puts back
+    what the endpoint has lost.
 
     Args:
         deployment: buckets and clients.
@@ -72,10 +81,10 @@ def register(
         verified: whether its archive has just been found to be what its training promised.
 
     Raises:
-        storage.ObjectMissing: its archive is not in S3 (yet).
-        ArtifactUnusable: the archive is not the one that was promised, or its model does not answer.
-        NotGoodEnough: it scored worse than the workload requires, and the tenant has no champion to stay with.
-        hosting.EndpointFailed: the endpoint is not in service; the version is none the worse for it.
+        storage.ObjectMissing: its archive is not in S3 (yet). ArtifactUnusable: the archive is not
+        the one that was promised, or its model does not answer. NotGoodEnough: it scored worse than
+        the workload requires, and the tenant has no champion to stay with. hosting.EndpointFailed:
+        the endpoint is not in service; the version is none the worse for it.
     """
     registry = ModelRegistry(deployment)
     try:
@@ -86,11 +95,16 @@ def register(
     began = time.perf_counter()
     try:
         smoke = endpoints.invoke(
-            deployment, endpoint, keys.target_model(model.tenant, model.version), dict(workload.serving.smoke_request)
+            deployment,
+            endpoint,
+            keys.target_model(model.tenant, model.version),
+            dict(workload.serving.smoke_request),
         )
     except endpoints.InvocationRefused as error:
         _reject(registry, model, f"its endpoint did not answer with it: {error}")
-        raise ArtifactUnusable(f"the endpoint refused the model: {error}", "model_not_answering") from error
+        raise ArtifactUnusable(
+            f"the endpoint refused the model: {error}", "model_not_answering"
+        ) from error
     milliseconds = (time.perf_counter() - began) * 1000
     outcome = partial(
         Registration,
@@ -109,44 +123,65 @@ def register(
             decision = "the tenant's first model"
         else:
             reigning = registry.version(model.tenant, model.workload, champion.version)
-            champion_skill = workload.quality.skill(_comparable(model, reigning)) if reigning else None
+            champion_skill = (
+                workload.quality.skill(_comparable(model, reigning)) if reigning else None
+            )
             if reigning is not None and reigning.status != "champion":
                 former = (
-                    registry.version(model.tenant, model.workload, champion.previous) if champion.previous else None
+                    registry.version(model.tenant, model.workload, champion.previous)
+                    if champion.previous
+                    else None
                 )
-                _note_crowned(registry, reigning, former, "crowned by a run that ended before it could say why")
+                _note_crowned(
+                    registry,
+                    reigning,
+                    former,
+                    "crowned by a run that ended before it could say why",
+                )
             if champion.version == model.version:
                 return outcome(champion, True, "it is the champion", champion_skill=champion_skill)
             if _was_rolled_back(registry, model, champion):
                 # Its own note stays: it says who turned away from it, and why.
                 decision = f"it was rolled back from; {champion.version} is the champion"
                 _put_back(deployment, champion, reigning)
-                return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
+                return outcome(
+                    champion, False, decision, champion_skill=champion_skill, reigning=reigning
+                )
             follows, decision = _compared(workload, model, champion, reigning)
             if not follows:
                 _put_back(deployment, champion, reigning)
                 known = registry.version(model.tenant, model.workload, model.version)
-                if known is None or known.status != "former_champion":  # else a run that died had crowned it
+                if (
+                    known is None or known.status != "former_champion"
+                ):  # else a run that died had crowned it
                     registry.note(model, "rejected", decision)
-                return outcome(champion, False, decision, champion_skill=champion_skill, reigning=reigning)
+                return outcome(
+                    champion, False, decision, champion_skill=champion_skill, reigning=reigning
+                )
         try:
             crowned = registry.crown(model, endpoint, champion)
         except ChampionChanged:
             continue
         _note_crowned(registry, model, reigning, decision)
         return outcome(crowned, True, decision, champion_skill=champion_skill, reigning=reigning)
-    raise ChampionChanged(f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing")
+    raise ChampionChanged(
+        f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing"
+    )
 
 
-def _note_crowned(registry: ModelRegistry, model: ModelVersion, former: ModelVersion | None, decision: str) -> None:
-    """Write what became of both versions, the new champion's last: where that is missing, the other's may be missing too."""
+def _note_crowned(
+    registry: ModelRegistry, model: ModelVersion, former: ModelVersion | None, decision: str
+) -> None:
+    """Write what became of both versions, the new champion's last: where that is missing, the
+    other's may be missing too."""
     if former is not None:
         registry.note(former, "former_champion", f"followed by {model.version}: {decision}")
     registry.note(model, "champion", decision)
 
 
 def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Champion) -> bool:
-    """Whether somebody turned away from the version, as the registry has it now: a run may hold an older view of it."""
+    """Whether somebody turned away from the version, as the registry has it now: a run may hold an
+    older view of it."""
     if champion.rolled_back_from == model.version:
         return True
     known = registry.version(model.tenant, model.workload, model.version)
@@ -161,7 +196,8 @@ def _reject(registry: ModelRegistry, model: ModelVersion, reason: str) -> None:
 
 
 def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion | None) -> None:
-    """Give the champion's endpoint its archive again, should it have lost it. What is kept nowhere cannot be put back."""
+    """Give the champion's endpoint its archive again, should it have lost it. What is kept nowhere
+    cannot be put back."""
     placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     if reigning is None or objects.exists(deployment.s3, deployment.data_bucket, placed):
         return
@@ -171,7 +207,10 @@ def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion
 
 def _not_sufficient(workload: Workload, model: ModelVersion) -> str:
     quality = workload.quality
-    return f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is required"
+    return (
+        f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is "
+        f"required"
+    )
 
 
 def _compared(
@@ -187,10 +226,19 @@ def _compared(
     champion_skill = quality.skill(_comparable(model, reigning)) if reigning else None
     if skill is None or champion_skill is None:
         lacking = model.version if skill is None else champion.version
-        return True, f"it follows {champion.version} without a comparison: {lacking} has no {quality.compared}"
+        return (
+            True,
+            (
+                f"it follows {champion.version} without a comparison: {lacking} has no "
+                f"{quality.compared}"
+            ),
+        )
     better = "lower" if quality.lower_is_better else "higher"
     where = " on the same data" if reigning and _has_fresh_score(model, reigning) else ""
-    scores = f"it scored {quality.shown(skill):.3f} where the champion has {quality.shown(champion_skill):.3f}{where} ({better} is better)"
+    scores = (
+        f"it scored {quality.shown(skill):.3f} where the champion has "
+        f"{quality.shown(champion_skill):.3f}{where} ({better} is better)"
+    )
     if quality.is_worse(skill, champion_skill, quality.tolerance):
         return False, scores
     return True, f"not worse than {champion.version}: {scores}"
@@ -199,41 +247,62 @@ def _compared(
 def _has_fresh_score(challenger: ModelVersion, champion: ModelVersion) -> bool:
     """Whether it is known what the champion was worth on the challenger's data."""
     fresh = champion.fresh
-    return fresh is not None and keys.upload_moment(fresh.data) == keys.upload_moment(challenger.version)
+    return fresh is not None and keys.upload_moment(fresh.data) == keys.upload_moment(
+        challenger.version
+    )
 
 
 def _comparable(challenger: ModelVersion, champion: ModelVersion) -> Mapping[str, float]:
-    """The champion's metrics on the challenger's data where they are known, and at its own training elsewhere.
+    """The champion's metrics on the challenger's data where they are known, and at its own training
+    elsewhere.
 
-    What it promised when it was made is no measure once its world has changed: any challenger would seem to be worse.
+    What it promised when it was made is no measure once its world has changed: any challenger would
+    seem to be worse.
     """
     fresh = champion.fresh
-    return fresh.metrics if fresh is not None and _has_fresh_score(challenger, champion) else champion.metrics
+    return (
+        fresh.metrics
+        if fresh is not None and _has_fresh_score(challenger, champion)
+        else champion.metrics
+    )
 
 
 def comparison(workload: Workload, challenger: ModelVersion, champion: ModelVersion) -> Markdown:
-    """Challenger and champion side by side: every figure either has, and when and how each was made.
+    """Challenger and champion side by side: every figure either has, and when and how each was
+    made.
 
-    The first row is what is compared, between the first two columns of figures; the others are for people.
+    The first row is what is compared, between the first two columns of figures; the others are for
+    people.
     """
     quality = workload.quality
     better = "lower" if quality.lower_is_better else "higher"
     columns = {f"challenger {challenger.version}": (challenger, challenger.metrics)}
     if _has_fresh_score(challenger, champion):
-        columns[f"champion {champion.version} on the same data"] = (champion, _comparable(challenger, champion))
+        columns[f"champion {champion.version} on the same data"] = (
+            champion,
+            _comparable(challenger, champion),
+        )
         columns["champion at its training"] = (champion, champion.metrics)
     else:
         columns[f"champion {champion.version}"] = (champion, champion.metrics)
     skills = [quality.skill(metrics) for _, metrics in columns.values()]
     rows = [
-        [f"**{quality.compared}**", *(_figure(None if skill is None else quality.shown(skill)) for skill in skills)]
+        [
+            f"**{quality.compared}**",
+            *(_figure(None if skill is None else quality.shown(skill)) for skill in skills),
+        ]
     ]
     names = dict.fromkeys(name for _, metrics in columns.values() for name in metrics)
-    rows += [[name, *(_figure(metrics.get(name)) for _, metrics in columns.values())] for name in names]
+    rows += [
+        [name, *(_figure(metrics.get(name)) for _, metrics in columns.values())] for name in names
+    ]
     rows.append(["made", *(f"{model.made:%Y-%m-%d %H:%M} UTC" for model, _ in columns.values())])
     rows.append(["recipe", *(model.recipe or "unknown" for model, _ in columns.values())])
     table = [[f"{better} is better", *columns], ["---"] * (len(columns) + 1), *rows]
-    note = f"A challenger up to {quality.tolerance:.0%} worse than the champion follows it: it has seen newer data."
+    note = (
+        f"A challenger up to {quality.tolerance:.0%} worse than the champion follows it: it "
+        f"has seen newer data."
+    )
     return Markdown("\n".join(f"| {' | '.join(row)} |" for row in table) + f"\n\n{note}")
 
 
@@ -250,10 +319,12 @@ def roll_back(
     why: str = "",
     by: str = "an operator",
 ) -> Champion:
-    """Make an earlier champion champion again, on the endpoint of its tier, once it has answered there; tell its owner.
+    """Make an earlier champion champion again, on the endpoint of its tier, once it has answered
+    there; tell its owner.
 
-    The version that is turned away from will not become champion again unless somebody names it in ``to``: neither by
-    registering it again, nor by rolling back further, nor by a re-training of the same data in the same way.
+    The version that is turned away from will not become champion again unless somebody names it in
+    ``to``: neither by registering it again, nor by rolling back further, nor by a re-training of
+    the same data in the same way.
 
     Args:
         deployment: tables, bucket and endpoints.
@@ -267,16 +338,19 @@ def roll_back(
         The champion; the one that is, when it is the version to return to already.
 
     Raises:
-        LookupError: there is no such version, none to return to, or its archive was deleted everywhere.
-        ArtifactUnusable: its archive is not what was promised, or its container refuses to answer with it; the champion stays.
-        hosting.EndpointFailed: its endpoint is not in service; the champion stays.
-        ChampionChanged: another version became champion meanwhile. Look at that one; nobody has judged it yet.
+        LookupError: there is no such version, none to return to, or its archive was deleted
+        everywhere. ArtifactUnusable: its archive is not what was promised, or its container refuses
+        to answer with it; the champion stays. hosting.EndpointFailed: its endpoint is not in
+        service; the champion stays. ChampionChanged: another version became champion meanwhile.
+        Look at that one; nobody has judged it yet.
     """
     registry = ModelRegistry(deployment)
     name = keys.workload_name(workload.name)
     seen = registry.champion(tenant, name)
     if seen is None:
-        raise LookupError(f"{tenant} has no {workload.name} model yet, so there is none to return to")
+        raise LookupError(
+            f"{tenant} has no {workload.name} model yet, so there is none to return to"
+        )
     returned_to = to or seen.previous
     if returned_to == seen.version:
         return seen
@@ -284,7 +358,9 @@ def roll_back(
     if returned_to is None:
         left = [model.version for model in versions.values() if model.status == "rolled_back"]
         hint = f"; versions rolled back from, which can be named: {', '.join(left)}" if left else ""
-        raise LookupError(f"{tenant} has no {workload.name} model before {seen.version} to return to{hint}")
+        raise LookupError(
+            f"{tenant} has no {workload.name} model before {seen.version} to return to{hint}"
+        )
     previous = versions.get(returned_to)
     if previous is None:
         raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
@@ -296,33 +372,47 @@ def roll_back(
         raise ArtifactUnusable(said, error.code) from error
     try:
         endpoints.invoke(
-            deployment, endpoint, keys.target_model(tenant, previous.version), dict(workload.serving.smoke_request)
+            deployment,
+            endpoint,
+            keys.target_model(tenant, previous.version),
+            dict(workload.serving.smoke_request),
         )
     except endpoints.InvocationRefused as error:
         raise ArtifactUnusable(
-            f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}", "model_not_answering"
+            f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}",
+            "model_not_answering",
         ) from error
     try:
-        crowned = registry.return_to(previous, endpoint, seen, _predecessor(list(versions.values()), previous, seen))
+        crowned = registry.return_to(
+            previous, endpoint, seen, _predecessor(list(versions.values()), previous, seen)
+        )
     except ChampionChanged as error:
         champion = registry.champion(tenant, name)
         if champion is not None and champion.version == previous.version:
             return champion  # somebody else rolled back at the same time
         raise ChampionChanged(
-            f"{tenant} was to be rolled back from {seen.version}, and {champion.version if champion else 'none'} became"
+            f"{tenant} was to be rolled back from {seen.version}, and "
+            f"{champion.version if champion else 'none'} became"
             " champion meanwhile; look at that one, and roll back from it if need be"
         ) from error
     said = f" by {by}" + (f": {why}" if why else "")
     registry.note(previous, "champion", f"rolled back to from {seen.version}{said}")
     if (outgoing := versions.get(seen.version)) is not None:
         registry.note(outgoing, "rolled_back", f"rolled back to {previous.version}{said}")
-    message = f"Your {workload.title.lower()} are made by your model of {previous.made:%d %B %Y} again."
-    tell_tenant(deployment, Notice("model_rolled_back", name, tenant, message, version=previous.version))
+    message = (
+        f"Your {workload.title.lower()} are made by your model of {previous.made:%d %B %Y} again."
+    )
+    tell_tenant(
+        deployment, Notice("model_rolled_back", name, tenant, message, version=previous.version)
+    )
     return crowned
 
 
-def _predecessor(versions: Sequence[ModelVersion], model: ModelVersion, seen: Champion) -> keys.Version | None:
-    """What a further rollback would return to: the last champion made before, of those nobody turned away from.
+def _predecessor(
+    versions: Sequence[ModelVersion], model: ModelVersion, seen: Champion
+) -> keys.Version | None:
+    """What a further rollback would return to: the last champion made before, of those nobody
+    turned away from.
 
     One whose note was lost with the process that was to write it is still called a champion.
     """

@@ -1,6 +1,7 @@
 """How a request ends, failed or registered: its tenant hears of it, then its row says so.
 
-In this order, and after Dagster has heard: whatever dies on the way does it twice rather than never.
+In this order, and after Dagster has heard: whatever dies on the way does it twice rather than
+never.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ _ROWS_FOLLOW_SECONDS: Final = 1.0
 
 
 class RequestEndings:
-    """The endings of a pack's requests. Failures are told at once; registrations in batches, of about a second each."""
+    """The endings of a pack's requests. Failures are told at once; registrations in batches, of
+    about a second each."""
 
-    def __init__(self, deployment: Deployment, workload: Workload, queue: RequestQueue, report: Report) -> None:
+    def __init__(
+        self, deployment: Deployment, workload: Workload, queue: RequestQueue, report: Report
+    ) -> None:
         self._deployment = deployment
         self._workload = workload
         self._queue = queue
@@ -36,23 +40,30 @@ class RequestEndings:
         self._told = time.monotonic()
 
     def failed(
-        self, request: Request, reason: str, *, retryable: bool = True, tell: NoticeKind | None = None,
-        new_version: bool = False, code: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        request: Request,
+        reason: str,
+        *,
+        retryable: bool = True,
+        tell: NoticeKind | None = None,
+        new_version: bool = False,
+        code: str | None = None,
+    ) -> None:
         """Tell the tenant of a try that failed, where there is something to tell, and move the row.
 
         Args:
-            request: the row as it was read.
-            reason: why it failed, as a sentence.
-            retryable: whether trying the same data again can help; the queue tells the tenant when the last try failed.
-            tell: what the tenant is told at once.
-            new_version: whether the next try makes another version (``RequestQueue.fail``).
-            code: names the kind of ``reason`` for programs.
+            request: the row as it was read. reason: why it failed, as a sentence. retryable:
+            whether trying the same data again can help; the queue tells the tenant when the last
+            try failed. tell: what the tenant is told at once. new_version: whether the next try
+            makes another version (``RequestQueue.fail``). code: names the kind of ``reason`` for
+            programs.
         """
         self._report.flush()
         if tell is not None and not request.quiet:
             blame = (
-                "Your upload cannot be used" if tell == "upload_refused" else "No model could be made from your upload"
+                "Your upload cannot be used"
+                if tell == "upload_refused"
+                else "No model could be made from your upload"
             )
             tell_tenant(self._deployment, _notice(request, tell, f"{blame}: {reason}", None, code))
         try:
@@ -70,11 +81,17 @@ class RequestEndings:
             )
         except NotTheirTurn as error:
             self._report.info(str(error))
-        except (ClientError, BotoCoreError) as error:  # its pack has it still, and the next run takes it up
+        except (
+            ClientError,
+            BotoCoreError,
+        ) as error:  # its pack has it still, and the next run takes it up
             self._report.info(f"{request.tenant}: its request could not be moved: {error}")
 
-    def registered(self, request: Request, version: keys.Version, done: Registration, *, owed: bool) -> None:
-        """Note that ``version`` was registered. Its tenant is told with the next batch, and then, if it is owed, its row moved."""
+    def registered(
+        self, request: Request, version: keys.Version, done: Registration, *, owed: bool
+    ) -> None:
+        """Note that ``version`` was registered. Its tenant is told with the next batch, and then,
+        if it is owed, its row moved."""
         self._registered.append((request, version, done, owed))
         if time.monotonic() - self._told > _ROWS_FOLLOW_SECONDS:
             self.tell_registered()
@@ -89,23 +106,47 @@ class RequestEndings:
         self._told = time.monotonic()
         tell_tenants(
             self._deployment,
-            [self._outcome(request, version, done) for request, version, done, _ in finished if not request.quiet],
+            [
+                self._outcome(request, version, done)
+                for request, version, done, _ in finished
+                if not request.quiet
+            ],
         )
         for request, _, done, owed in finished:
             if owed and request.status == "trained":
                 try:
                     self._queue.move(request, "registered", why=done.decision)
-                except (NotTheirTurn, ClientError, BotoCoreError) as error:  # the next run of its pack moves it
-                    self._report.info(f"{request.tenant}: its request did not become registered: {error}")
+                except (
+                    NotTheirTurn,
+                    ClientError,
+                    BotoCoreError,
+                ) as error:  # the next run of its pack moves it
+                    self._report.info(
+                        f"{request.tenant}: its request did not become registered: {error}"
+                    )
 
     def _outcome(self, request: Request, version: keys.Version, done: Registration) -> Notice:
         if done.crowned:
-            return _notice(request, "model_ready", f"Your {self._workload.title.lower()} are ready.", version)
+            return _notice(
+                request, "model_ready", f"Your {self._workload.title.lower()} are ready.", version
+            )
         kept = f"Your model stays as it was: {done.decision}."
         return _notice(request, "model_kept", kept, done.champion.version)
 
 
 def _notice(
-    request: Request, kind: NoticeKind, message: str, version: keys.Version | None, code: str | None = None
+    request: Request,
+    kind: NoticeKind,
+    message: str,
+    version: keys.Version | None,
+    code: str | None = None,
 ) -> Notice:
-    return Notice(kind, request.workload, request.tenant, message, request=request.request, version=version, code=code)
+    return Notice(
+        kind,
+        request.workload,
+        request.tenant,
+        message,
+        request=request.request,
+        version=version,
+        code=code,
+    )

@@ -14,8 +14,8 @@ from tenantry.workloads.schema import Workload
 class Work:
     """A request to work on, and the version its model will have.
 
-    ``owed`` tells whether the queue waits for it: then its row is moved along. A person who materialises an asset by hand
-    makes a new version and leaves the queue alone.
+    ``owed`` tells whether the queue waits for it: then its row is moved along. A person who
+    materialises an asset by hand makes a new version and leaves the queue alone.
     """
 
     request: Request
@@ -47,9 +47,18 @@ def work_by_hand(
     """
     name = keys.workload_name(workload.name)
     for tenant in tenants:
-        usable = [r for r in queue.of_tenant(name, tenant) if r.version is not None and r.status != "refused"]
+        usable = [
+            r
+            for r in queue.of_tenant(name, tenant)
+            if r.version is not None and r.status != "refused"
+        ]
         if usable:
             latest = max(usable, key=lambda request: (request.uploaded, request.accepted))
-            yield tenant, Work(latest, keys.version_of(f"{latest.request}{run}", latest.uploaded), owed=False)
+            yield (
+                tenant,
+                Work(
+                    latest, keys.version_of(f"{latest.request}{run}", latest.uploaded), owed=False
+                ),
+            )
         else:
             yield tenant, None

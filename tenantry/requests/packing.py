@@ -1,15 +1,19 @@
-"""Which requests share a training job, and whose turn it is: plain functions over rows, without a call to anything.
+"""Which requests share a training job, and whose turn it is: plain functions over rows, without a
+call to anything.
 
 The rules, which ``docs/concepts.md`` gives with their bounds:
 
 - Of several requests of a tenant only the newest is worth making; the others are superseded.
-- A tenant has one request on its way at a time, so however much it uploads it takes one seat in one pack.
-- Within a tier whoever has waited longest goes first; a tenant's first model has a head start of a fixed number of seconds,
-  so that anybody who has waited longer than that goes before it: nobody starves.
-- Between tiers the next pack goes to the tier that has the fewest packs on their way for its weight.
-- A pack holds requests of one tier and one group, and of those that were set apart only such that were together; a silo
-  tenant's is alone. One that is not full waits for company until its
-  longest waiting request has waited ``wait_seconds``: that is how long a lone request waits for others.
+- A tenant has one request on its way at a time, so however much it uploads it takes one seat in one
+  pack.
+- Within a tier whoever has waited longest goes first; a tenant's first model has a head start of a
+  fixed number of seconds, so that anybody who has waited longer than that goes before it: nobody
+  starves.
+- Between tiers the next pack goes to the tier that has the fewest packs on their way for its
+  weight.
+- A pack holds requests of one tier and one group, and of those that were set apart only such that
+  were together; a silo tenant's is alone. One that is not full waits for company until its longest
+  waiting request has waited ``wait_seconds``: that is how long a lone request waits for others.
 """
 
 from __future__ import annotations
@@ -26,15 +30,19 @@ from tenantry.workloads.schema import Pack, Scheduling
 
 @dataclass(frozen=True)
 class PlannedPack:
-    """Requests that will share a job: one tier, one group, one request a tenant, a silo tenant alone."""
+    """Requests that will share a job: one tier, one group, one request a tenant, a silo tenant
+    alone."""
 
     pack: keys.PackId
     tier: keys.Tier
     requests: tuple[Request, ...]
 
 
-def newest_of_each_tenant(requests: Iterable[Request]) -> tuple[list[Request], list[tuple[Request, Request]]]:
-    """Each tenant's newest request, by when it was uploaded; and the others, each with the one that supersedes it."""
+def newest_of_each_tenant(
+    requests: Iterable[Request],
+) -> tuple[list[Request], list[tuple[Request, Request]]]:
+    """Each tenant's newest request, by when it was uploaded; and the others, each with the one that
+    supersedes it."""
     newest: dict[keys.TenantId, Request] = {}
     rows = sorted(requests, key=lambda r: (r.uploaded, r.accepted, r.request))
     for row in rows:
@@ -65,7 +73,11 @@ def plan_packs(
     head_start = timedelta(seconds=scheduling.first_model_seconds)
 
     def turn(request: Request) -> tuple[datetime, datetime, str]:
-        return request.due - head_start if request.first else request.due, request.accepted, request.request
+        return (
+            request.due - head_start if request.first else request.due,
+            request.accepted,
+            request.request,
+        )
 
     busy = {request.tenant for request in on_their_way}
     waiting: dict[tuple[keys.Tier, str, str], list[Request]] = {}
@@ -86,12 +98,15 @@ def plan_packs(
     running = Counter({tier: len(packs) for tier, packs in _packs_by_tier(on_their_way).items()})
     planned: list[PlannedPack] = []
     while ready and len(planned) < most_packs:
-        tier = min(ready, key=lambda t: (running[t] / scheduling.weight(t), min(map(turn, ready[t][0]))))
+        tier = min(
+            ready, key=lambda t: (running[t] / scheduling.weight(t), min(map(turn, ready[t][0])))
+        )
         requests = ready[tier].pop(0)
         if not ready[tier]:
             del ready[tier]
         running[tier] += 1
-        # A request that comes back is due at another moment, so the pack it is in then has another id and another job.
+        # A request that comes back is due at another moment, so the pack it is in then has another
+        # id and another job.
         members = [f"{r.tenant}/{r.request}/{r.due.isoformat()}" for r in requests]
         planned.append(PlannedPack(keys.pack_id_of(members), tier, tuple(requests)))
     return planned

@@ -36,7 +36,8 @@ class WorkloadControls:
         return {"tenant": {"S": keys.workload_partition(workload)}, "request": {"S": _ITEM}}
 
     def pause(self, workload: keys.WorkloadName, why: str) -> Pause:
-        """Claim no further requests of a workload. Uploads go on becoming requests, and packs on their way go on."""
+        """Claim no further requests of a workload. Uploads go on becoming requests, and packs on
+        their way go on."""
         pause = Pause(now(), self.by, why[:_MOST_WHY])
         item = {"at": {"S": pause.at.isoformat()}, "by": {"S": pause.by}, "why": {"S": pause.why}}
         self.deployment.dynamodb.put_item(
@@ -46,7 +47,9 @@ class WorkloadControls:
 
     def resume(self, workload: keys.WorkloadName) -> None:
         """Claim requests again; a workload that is not paused stays as it is."""
-        self.deployment.dynamodb.delete_item(TableName=self.deployment.requests_table, Key=self._key(workload))
+        self.deployment.dynamodb.delete_item(
+            TableName=self.deployment.requests_table, Key=self._key(workload)
+        )
 
     def paused(self, workload: keys.WorkloadName) -> Pause | None:
         """The pause a workload is in, read consistently; None when it is not paused."""
@@ -55,5 +58,7 @@ class WorkloadControls:
         )
         item = answer.get("Item")
         return (
-            None if item is None else Pause(datetime.fromisoformat(item["at"]["S"]), item["by"]["S"], item["why"]["S"])
+            None
+            if item is None
+            else Pause(datetime.fromisoformat(item["at"]["S"]), item["by"]["S"], item["why"]["S"])
         )

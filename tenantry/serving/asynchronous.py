@@ -1,8 +1,11 @@
-"""Asynchronous questions: asked through S3 and an endpoint's queue, answered under the tenant's own prefix.
+"""Asynchronous questions: asked through S3 and an endpoint's queue, answered under the tenant's own
+prefix.
 
-The question's id makes the keys of its input and its answer (``tenantry.names.keys``), so that asking again finds what was asked before. SageMaker
-puts an answer where the request says (``S3OutputPathExtension`` and ``Filename``); of a failure it chooses the place itself, below
-the endpoint's ``S3FailurePath``, so a shared endpoint's failures are brought to their tenants from its messages: ``deliver_failures``.
+The question's id makes the keys of its input and its answer (``tenantry.names.keys``), so that
+asking again finds what was asked before. SageMaker puts an answer where the request says
+(``S3OutputPathExtension`` and ``Filename``); of a failure it chooses the place itself, below the
+endpoint's ``S3FailurePath``, so a shared endpoint's failures are brought to their tenants from its
+messages: ``deliver_failures``.
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html
 """
 
@@ -36,7 +39,8 @@ _MOST_REASON_CHARACTERS: Final = 2000
 # Content types S3 gives what was written without one.
 _SAY_NOTHING: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
 _MESSAGES_A_CALL: Final = 10  # the most ReceiveMessage gives
-# What passes between a request's last moment in its queue or its container and what SageMaker says of it.
+# What passes between a request's last moment in its queue or its container and what SageMaker says
+# of it.
 _SETTLING: Final = timedelta(seconds=120)
 
 
@@ -44,9 +48,10 @@ _SETTLING: Final = timedelta(seconds=120)
 class Submitted:
     """A question that was asked, and where its answer or its failure will lie in the data bucket.
 
-    ``failure_key`` is where SageMaker puts a failure, if it said so to whoever asked. What a tenant could have written itself, as
-    the record of a question, names no key outside the tenant's own prefix.
-    ``answer`` is there when it was known at once. After ``due`` there will be none. ``attempt`` counts how often it was asked.
+    ``failure_key`` is where SageMaker puts a failure, if it said so to whoever asked. What a tenant
+    could have written itself, as the record of a question, names no key outside the tenant's own
+    prefix. ``answer`` is there when it was known at once. After ``due`` there will be none.
+    ``attempt`` counts how often it was asked.
     """
 
     question: Question
@@ -65,8 +70,12 @@ class Submitted:
 
 
 def input_record(question: Question, request: Mapping[str, Any]) -> bytes:
-    """What the endpoint's container gets: the archive and the request (docs/contracts.md, "Serving container")."""
-    document = {"model": keys.target_model(question.tenant, question.version), "request": dict(request)}
+    """What the endpoint's container gets: the archive and the request (docs/contracts.md, "Serving
+    container")."""
+    document = {
+        "model": keys.target_model(question.tenant, question.version),
+        "request": dict(request),
+    }
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -78,7 +87,8 @@ def submit(
     request: Mapping[str, Any],
     submitter: Deployment | None = None,
 ) -> Submitted:
-    """Ask a question asynchronously; one that was asked before and is answered, or still may be, is not asked again.
+    """Ask a question asynchronously; one that was asked before and is answered, or still may be, is
+    not asked again.
 
     Two who ask the same at the same moment may both ask the endpoint, and find one answer.
 
@@ -105,10 +115,16 @@ def submit(
         except (InvocationRefused, objects.ObjectMissing):
             attempt = before.attempt + 1
     key = keys.async_input(name, tenant, question.id)
-    objects.write_bytes(deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON)
+    objects.write_bytes(
+        deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON
+    )
     endpoint = keys.async_endpoint_name(deployment.prefix, name, champion.tier, tenant)
     # A silo tenant's endpoint writes below the tenant's prefix anyway.
-    extension: Any = {} if champion.tier == "silo" else {"S3OutputPathExtension": keys.async_extension(name, tenant)}
+    extension: Any = (
+        {}
+        if champion.tier == "silo"
+        else {"S3OutputPathExtension": keys.async_extension(name, tenant)}
+    )
     at = datetime.now(UTC)
     try:
         taken = (submitter or deployment).runtime.invoke_endpoint_async(
@@ -140,7 +156,8 @@ def submit(
     )
     if submitted.output_key != keys.async_output(name, tenant, question.id):
         raise EndpointFailed(
-            f"endpoint {endpoint} answers to {taken.get('OutputLocation')!r}, which is not the tenant's own place; "
+            f"endpoint {endpoint} answers to {taken.get('OutputLocation')!r}, which is not the "
+            f"tenant's own place; "
             "bring it up to date with the stack and the workload"
         )
     objects.write_json(
@@ -163,9 +180,9 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     """The answer, or None while there is none.
 
     Raises:
-        InvocationRefused: it could not be answered; the message is the container's or SageMaker's reason.
-        storage.ObjectMissing: the time for an answer has passed, and neither it nor a failure is there.
-        storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
+        InvocationRefused: it could not be answered; the message is the container's or SageMaker's
+        reason. storage.ObjectMissing: the time for an answer has passed, and neither it nor a
+        failure is there. storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
     """
     if submitted.answer is not None:
         return submitted.answer
@@ -183,7 +200,8 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
             raise InvocationRefused(_reason(failure.content))
     if datetime.now(UTC) > submitted.due:
         raise objects.ObjectMissing(
-            f"the question of {submitted.at:%Y-%m-%d %H:%M} UTC was neither answered nor refused in its time; ask it again"
+            f"the question of {submitted.at:%Y-%m-%d %H:%M} UTC was neither answered nor refused "
+            f"in its time; ask it again"
         )
     return None
 
@@ -192,8 +210,11 @@ def _find(deployment: Deployment, key: str, most_bytes: int) -> objects.StoredOb
     return objects.find_object(deployment.s3, deployment.data_bucket, key, most_bytes)
 
 
-def _read_record(deployment: Deployment, question: Question, request: Mapping[str, Any]) -> Submitted | None:
-    """What is known of a question that was asked before; None when it was not, or the record is not whole."""
+def _read_record(
+    deployment: Deployment, question: Question, request: Mapping[str, Any]
+) -> Submitted | None:
+    """What is known of a question that was asked before; None when it was not, or the record is not
+    whole."""
     if not question.repeatable:
         return None
     key = keys.async_submitted(question.workload, question.tenant, question.id)
@@ -243,7 +264,7 @@ def _reason(content: bytes) -> str:
     return said[:_MOST_REASON_CHARACTERS] if isinstance(said, str) else text
 
 
-# ---- failures of shared endpoints ---------------------------------------------------------------------------------------
+# ---- failures of shared endpoints ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -258,10 +279,12 @@ class Failure:
 
     @classmethod
     def parse(cls, deployment: Deployment, message: str) -> Self | None:
-        """Read the message; None for one that is about no question of this deployment's, as a test notification is.
+        """Read the message; None for one that is about no question of this deployment's, as a test
+        notification is.
 
-        https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-check-predictions.html has its form. The container's own words are
-        in ``responseBody``, which an endpoint made by ``hosting.ensure_async_endpoint`` asks for.
+        https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-check-predictions.html has
+        its form. The container's own words are in ``responseBody``, which an endpoint made by
+        ``hosting.ensure_async_endpoint`` asks for.
         """
         try:
             document = json.loads(message)
@@ -273,14 +296,21 @@ class Failure:
             if asked != question:
                 return None
             body = document.get("responseBody")
-            content = base64.b64decode(body["content"]) if body else str(document.get("failureReason", "")).encode()
+            content = (
+                base64.b64decode(body["content"])
+                if body
+                else str(document.get("failureReason", "")).encode()
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        return cls(workload, tenant, question, attempt, _reason(content) or "SageMaker gave no reason")
+        return cls(
+            workload, tenant, question, attempt, _reason(content) or "SageMaker gave no reason"
+        )
 
 
 def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
-    """Bring failures of asynchronous questions to their tenants' prefixes; returns those that were brought.
+    """Bring failures of asynchronous questions to their tenants' prefixes; returns those that were
+    brought.
 
     Doing it again changes nothing: a message is deleted when its failure has been written.
 
@@ -299,9 +329,13 @@ def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
             try:
                 failure = _deliver(deployment, message["Body"])
                 deployment.sqs.delete_message(
-                    QueueUrl=deployment.async_failures_queue_url, ReceiptHandle=message["ReceiptHandle"]
+                    QueueUrl=deployment.async_failures_queue_url,
+                    ReceiptHandle=message["ReceiptHandle"],
                 )
-            except (ClientError, BotoCoreError):  # it is received again; the others are brought meanwhile
+            except (
+                ClientError,
+                BotoCoreError,
+            ):  # it is received again; the others are brought meanwhile
                 _LOG.exception("a failure could not be brought to its tenant")
                 continue
             if failure is not None:
@@ -310,13 +344,18 @@ def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
 
 
 def _deliver(deployment: Deployment, message: str) -> Failure | None:
-    """Write a failure that a message tells of to its tenant's prefix; None for a message about nothing of ours."""
+    """Write a failure that a message tells of to its tenant's prefix; None for a message about
+    nothing of ours."""
     failure = Failure.parse(deployment, message)
     if failure is None:
         _LOG.info("a message about no question of ours was left out: %.200s", message)
         return None
     key = keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
     objects.write_bytes(
-        deployment.s3, deployment.data_bucket, key, failure.reason.encode(), "text/plain; charset=utf-8"
+        deployment.s3,
+        deployment.data_bucket,
+        key,
+        failure.reason.encode(),
+        "text/plain; charset=utf-8",
     )
     return failure

@@ -1,7 +1,7 @@
 """The tenant-facing client: what the product's own app calls for one tenant it has identified.
 
-It uploads, asks the tenant's champion, at once or asynchronously, and reads what was predicted. The tenant comes from the app's verified
-identity, once, when the client is made; no call takes another.
+It uploads, asks the tenant's champion, at once or asynchronously, and reads what was predicted. The
+tenant comes from the app's verified identity, once, when the client is made; no call takes another.
 """
 
 from __future__ import annotations
@@ -46,17 +46,20 @@ class NoModelYet(LookupError):  # noqa: N818 - reads as the sentence it is: "no 
 
 
 class AnswerUnreadable(ValueError):  # noqa: N818 - reads as the sentence it is: "answer unreadable"
-    """The model answered with something else than the JSON object that was asked for; the message says with what."""
+    """The model answered with something else than the JSON object that was asked for; the message
+    says with what."""
 
 
 @dataclass
 class TenantClient:
     """One tenant's way to one workload.
 
-    Use it in a ``with`` block: leaving waits for the archive and the kept answers to be written, and sends the counts.
+    Use it in a ``with`` block: leaving waits for the archive and the kept answers to be written,
+    and sends the counts.
 
-    ``metrics`` may be shared by many clients, whose counts then go out together; whoever made it closes it. ``submitter`` is the
-    deployment with the app's own session, where the tenant's may not ask the shared asynchronous endpoint.
+    ``metrics`` may be shared by many clients, whose counts then go out together; whoever made it
+    closes it. ``submitter`` is the deployment with the app's own session, where the tenant's may
+    not ask the shared asynchronous endpoint.
     """
 
     deployment: Deployment
@@ -64,7 +67,9 @@ class TenantClient:
     tenant: keys.TenantId
     metrics: InferenceMetrics | None = None
     submitter: Deployment | None = None
-    _archivist: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False, repr=False)
+    _archivist: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1), init=False, repr=False
+    )
     _counts: InferenceMetrics = field(init=False, repr=False)
     _cache: ResultCache = field(init=False, repr=False)
 
@@ -80,14 +85,19 @@ class TenantClient:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._archivist.shutdown(wait=True)
         if self.metrics is None:
             self._counts.close()
 
     def upload(
-        self, files: Mapping[str, bytes], parameters: Mapping[str, str | int | float | bool] | None = None
+        self,
+        files: Mapping[str, bytes],
+        parameters: Mapping[str, str | int | float | bool] | None = None,
     ) -> keys.UploadId:
         """Hand in files to make a model from. Returns the upload's id; the model is made by itself.
 
@@ -111,7 +121,9 @@ class TenantClient:
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
             requests = self.requests()
-            last = max(requests, key=lambda request: (request.uploaded, request.accepted), default=None)
+            last = max(
+                requests, key=lambda request: (request.uploaded, request.accepted), default=None
+            )
             stands = f"its last upload is {last.status}" if last else "nothing was uploaded"
             if last and last.reason:
                 stands += f": {last.reason}"
@@ -127,7 +139,8 @@ class TenantClient:
         return _document(self.predict_bytes(request))
 
     def predict_bytes(self, request: Mapping[str, Any], accept: str = JSON) -> Answer:
-        """Ask the tenant's model; the answer to the same question before is given again where the workload says so.
+        """Ask the tenant's model; the answer to the same question before is given again where the
+        workload says so.
 
         Request and response are archived to S3, and the answer is kept, off the way of the answer.
 
@@ -147,20 +160,28 @@ class TenantClient:
         kept = self._cache.find(question, at)
         self._counts.count(self._name, hit=kept is not None)
         answer = kept or endpoints.invoke(
-            self.deployment, champion.endpoint, keys.target_model(self.tenant, champion.version), dict(request), accept
+            self.deployment,
+            champion.endpoint,
+            keys.target_model(self.tenant, champion.version),
+            dict(request),
+            accept,
         )
         milliseconds = (time.perf_counter() - began) * 1000
-        self._later(lambda: self._archive(question, request, at, milliseconds, None if kept else answer))
+        self._later(
+            lambda: self._archive(question, request, at, milliseconds, None if kept else answer)
+        )
         if kept is None and question.repeatable:
             self._later(lambda: self._cache.keep(question, answer, at))
         return answer
 
-    # ---- asynchronously --------------------------------------------------------------------------------------------------
+    # ---- asynchronously --------------------------------------------------------------------------
 
     def submit(self, request: Mapping[str, Any], accept: str = JSON) -> Submitted:
-        """Ask the tenant's model asynchronously: for what takes long, or may wait until there is an instance.
+        """Ask the tenant's model asynchronously: for what takes long, or may wait until there is an
+        instance.
 
-        The same question asked again, in this process or another, finds what was submitted before, unless that failed or its time passed.
+        The same question asked again, in this process or another, finds what was submitted before,
+        unless that failed or its time passed.
 
         Args:
             request: the request, as the workload's container has it.
@@ -180,13 +201,16 @@ class TenantClient:
         if kept is not None:
             submitted = Submitted(question, dict(request), at, at, "", "", answer=kept)
         else:
-            submitted = asynchronous.submit(self.deployment, self.workload, champion, question, request, self.submitter)
+            submitted = asynchronous.submit(
+                self.deployment, self.workload, champion, question, request, self.submitter
+            )
         # What was submitted before costs no inference either, whether it is answered or on its way.
         self._counts.count(self._name, hit=kept is not None or submitted.at < at)
         return submitted
 
     def result(self, submitted: Submitted) -> Answer | None:
-        """The answer to a submitted question, or None while there is none; it is archived and kept as ``predict``'s are.
+        """The answer to a submitted question, or None while there is none; it is archived and kept
+        as ``predict``'s are.
 
         Raises:
             hosting.InvocationRefused: it could not be answered, with the reason.
@@ -196,8 +220,15 @@ class TenantClient:
             raise keys.InvalidId(f"the question is not of tenant {self.tenant}; ask its own client")
         answer = asynchronous.result(self.deployment, submitted)
         if answer is not None and submitted.answer is None:
-            question, milliseconds = submitted.question, (datetime.now(UTC) - submitted.at).total_seconds() * 1000
-            self._later(lambda: self._archive(question, submitted.request, submitted.at, milliseconds, answer))
+            question, milliseconds = (
+                submitted.question,
+                (datetime.now(UTC) - submitted.at).total_seconds() * 1000,
+            )
+            self._later(
+                lambda: self._archive(
+                    question, submitted.request, submitted.at, milliseconds, answer
+                )
+            )
             self._later(lambda: self._cache.keep(question, answer))
         return answer
 
@@ -216,20 +247,28 @@ class TenantClient:
         deadline, pause = time.monotonic() + timeout, 0.1
         while (answer := self.result(submitted)) is None:
             if time.monotonic() + pause > deadline:
-                raise TimeoutError(f"question {submitted.id} has no answer after {timeout:g} s; it may still come")
+                raise TimeoutError(
+                    f"question {submitted.id} has no answer after {timeout:g} s; it may still come"
+                )
             time.sleep(pause)
             pause = min(pause * 1.5, 5.0)
         return answer
 
-    # ---- off the way of the answer -----------------------------------------------------------------------------------------
+    # ---- off the way of the answer ---------------------------------------------------------------
 
     def _later(self, work: Callable[[], object]) -> None:
         self._archivist.submit(work).add_done_callback(_log_failure)
 
     def _archive(
-        self, question: Question, request: Mapping[str, Any], at: datetime, milliseconds: float, answer: Answer | None
+        self,
+        question: Question,
+        request: Mapping[str, Any],
+        at: datetime,
+        milliseconds: float,
+        answer: Answer | None,
     ) -> None:
-        """Archive an exchange; one without an answer was given what an earlier one of the same question has."""
+        """Archive an exchange; one without an answer was given what an earlier one of the same
+        question has."""
         record: dict[str, Any] = {
             "format": 1,
             "at": at.isoformat(),
@@ -241,7 +280,9 @@ class TenantClient:
         }
         if answer is not None:
             record["response"] = _archived(answer)
-        key = keys.archived_request(self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}")
+        key = keys.archived_request(
+            self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
+        )
         objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
 
     def predictions(self, day: date) -> list[dict[str, Any]]:
@@ -251,9 +292,13 @@ class TenantClient:
             storage.ObjectMissing: there is none for that day.
         """
         key = keys.prediction(self._name, self.tenant, day)
-        found = objects.find_object(self.deployment.s3, self.deployment.data_bucket, key, _MOST_PREDICTION_BYTES)
+        found = objects.find_object(
+            self.deployment.s3, self.deployment.data_bucket, key, _MOST_PREDICTION_BYTES
+        )
         if found is None:
-            raise objects.ObjectMissing(f"{self.tenant} has no {self.workload.name} prediction of {day.isoformat()}")
+            raise objects.ObjectMissing(
+                f"{self.tenant} has no {self.workload.name} prediction of {day.isoformat()}"
+            )
         return [json.loads(line) for line in found.content.splitlines() if line.strip()]
 
 
@@ -261,18 +306,26 @@ def _document(answer: Answer) -> dict[str, Any]:
     try:
         document = json.loads(answer.content)
     except ValueError as error:
-        raise AnswerUnreadable(f"the model answered with {answer.content_type or 'bytes'}, not JSON") from error
+        raise AnswerUnreadable(
+            f"the model answered with {answer.content_type or 'bytes'}, not JSON"
+        ) from error
     if not isinstance(document, dict):
-        raise AnswerUnreadable(f"the model answered with a JSON {type(document).__name__}, not an object")
+        raise AnswerUnreadable(
+            f"the model answered with a JSON {type(document).__name__}, not an object"
+        )
     return document
 
 
 def _archived(answer: Answer) -> Any:
-    """An answer as an archived exchange has it: a JSON document as it is, anything else with its type."""
+    """An answer as an archived exchange has it: a JSON document as it is, anything else with its
+    type."""
     if answer.content_type.split(";")[0].strip() == JSON:
         with contextlib.suppress(ValueError):  # else it is kept as the bytes it is
             return json.loads(answer.content)
-    return {"content_type": answer.content_type, "base64": base64.b64encode(answer.content).decode()}
+    return {
+        "content_type": answer.content_type,
+        "base64": base64.b64encode(answer.content).decode(),
+    }
 
 
 def _log_failure(done: Future[Any]) -> None:

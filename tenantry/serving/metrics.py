@@ -1,7 +1,9 @@
-"""Counts of requests for CloudWatch: how many were asked, and how many of those were answered without an endpoint.
+"""Counts of requests for CloudWatch: how many were asked, and how many of those were answered
+without an endpoint.
 
-Namespace ``Tenantry``, dimensions ``Workload`` and ``Environment`` (the stack's prefix). ``NumberOfInferenceRequests`` is always the sum
-of ``CacheHits`` and ``CacheMisses``. A request is one sample of value 1, so that ``Sum`` and ``SampleCount`` both count them.
+Namespace ``Tenantry``, dimensions ``Workload`` and ``Environment`` (the stack's prefix).
+``NumberOfInferenceRequests`` is always the sum of ``CacheHits`` and ``CacheMisses``. A request is
+one sample of value 1, so that ``Sum`` and ``SampleCount`` both count them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ REQUESTS: Final = "NumberOfInferenceRequests"
 HITS: Final = "CacheHits"
 MISSES: Final = "CacheMisses"
 _LOG = logging.getLogger(__name__)
-# A request of PutMetricData: https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html
+# A request of PutMetricData:
+# https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html
 _MOST_DATA: Final = 1000
 _MOST_KEPT: Final = 10_000
 
@@ -39,8 +42,8 @@ _Series = tuple[keys.WorkloadName, str, int]
 class InferenceMetrics:
     """Gathers counts in memory and sends them together, on a thread of its own.
 
-    Counting never waits for the network and never fails; what could not be sent is sent with the next. Many clients may share one; leave its
-    ``with`` block, or call ``close``, to send the rest.
+    Counting never waits for the network and never fails; what could not be sent is sent with the
+    next. Many clients may share one; leave its ``with`` block, or call ``close``, to send the rest.
     """
 
     def __init__(self, deployment: Deployment, seconds: float = 30.0) -> None:
@@ -57,14 +60,19 @@ class InferenceMetrics:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def count(self, workload: keys.WorkloadName, *, hit: bool) -> None:
         """One request of a workload, answered from what was kept (``hit``) or by an endpoint."""
         minute = int(time.time()) // 60 * 60
-        _ = self._deployment.cloudwatch  # made on the caller's thread: a boto3 session is for one thread at a time
+        _ = (
+            self._deployment.cloudwatch
+        )  # made on the caller's thread: a boto3 session is for one thread at a time
         with self._lock:
             for name in (REQUESTS, HITS if hit else MISSES):
                 self._counts[workload, name, minute] += 1
@@ -86,7 +94,8 @@ class InferenceMetrics:
                 part = series[start : start + _MOST_DATA]
                 try:
                     self._deployment.cloudwatch.put_metric_data(
-                        Namespace=NAMESPACE, MetricData=[self._datum(one, counts[one]) for one in part]
+                        Namespace=NAMESPACE,
+                        MetricData=[self._datum(one, counts[one]) for one in part],
                     )
                 except (ClientError, BotoCoreError) as error:
                     _LOG.warning("counts of requests could not be sent: %s", error)

@@ -1,8 +1,9 @@
 """The moment that a prediction is about, for workloads whose requests name one.
 
-A forecast is of the days after a start. Who leaves the start out means now, and now is another moment in an hour: so the
-request is given its moment before it is asked, kept or put into a batch. The workload's container family knows what moments
-look like; it also tells, in a model's card, until when that model can be asked.
+A forecast is of the days after a start. Who leaves the start out means now, and now is another
+moment in an hour: so the request is given its moment before it is asked, kept or put into a batch.
+The workload's container family knows what moments look like; it also tells, in a model's card,
+until when that model can be asked.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from tenantry.workloads.schema import Moment, Workload
 class MomentModule(Protocol):
     """A module that a workload names as its ``moment.module``."""
 
-    def resolve(self, request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-        """The request with its moment as an absolute one. Raises ``ValueError`` where the request names none that is."""
+    def resolve(
+        self, request: Mapping[str, Any], card: Mapping[str, Any], now: datetime
+    ) -> dict[str, Any]:
+        """The request with its moment as an absolute one. Raises ``ValueError`` where the request
+        names none that is."""
         ...
 
     def check(self, request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
-        """Raise ``ValueError``, with a sentence for the model's owner, where the model does not reach a resolved moment."""
+        """Raise ``ValueError``, with a sentence for the model's owner, where the model does not
+        reach a resolved moment."""
         ...
 
 
@@ -33,7 +38,8 @@ class MomentModule(Protocol):
 class DataAge:
     """How old the data are that a model was made of, and until when it can be asked.
 
-    ``end`` is the end of its data. ``usable_until`` is the first moment it cannot be asked about. Both are in UTC.
+    ``end`` is the end of its data. ``usable_until`` is the first moment it cannot be asked about.
+    Both are in UTC.
     """
 
     end: datetime
@@ -47,7 +53,8 @@ class DataAge:
 def at_its_moment(
     workload: Workload, card: Mapping[str, Any], request: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The request with the absolute moment it asks about; as it is where the workload's requests name none.
+    """The request with the absolute moment it asks about; as it is where the workload's requests
+    name none.
 
     Args:
         workload: whose ``moment`` section says how.
@@ -59,7 +66,9 @@ def at_its_moment(
         InvocationRefused: it names something that is no moment.
     """
     if workload.moment is None or not card:
-        return dict(request)  # the container knows its model, and gives the request its moment itself
+        return dict(
+            request
+        )  # the container knows its model, and gives the request its moment itself
     try:
         return _module(workload.moment).resolve(request, card, now)
     except ValueError as error:
@@ -84,7 +93,8 @@ def data_age(card: Mapping[str, Any]) -> DataAge | None:
 
 
 def too_old_for(workload: Workload, card: Mapping[str, Any], day: date) -> str | None:
-    """Why a model's data are too old to predict a day, as a sentence for its owner; None when they are not, or cannot be told."""
+    """Why a model's data are too old to predict a day, as a sentence for its owner; None when they
+    are not, or cannot be told."""
     if workload.moment is None or data_age(card) is None:
         return None
     module = _module(workload.moment)

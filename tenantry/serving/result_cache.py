@@ -1,8 +1,10 @@
-"""The result cache: what a version of a tenant's model answered, kept in S3 and given again to who asks the same.
+"""The result cache: what a version of a tenant's model answered, kept in S3 and given again to who
+asks the same.
 
-A question's id is the hash of all that decides its answer, the tenant and the champion's version among it, so a new champion
-or another tenant never finds an old entry. What an entry holds says of itself whose it is, and is checked when it is read. Only a
-whole answer is kept: no error, nothing that was cut off.
+A question's id is the hash of all that decides its answer, the tenant and the champion's version
+among it, so a new champion or another tenant never finds an old entry. What an entry holds says of
+itself whose it is, and is checked when it is read. Only a whole answer is kept: no error, nothing
+that was cut off.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ _FORMAT: Final = "1"
 class Question:
     """What a champion is asked.
 
-    ``repeatable`` tells whether the same question may be answered the same way; one that is not has an id no other has.
+    ``repeatable`` tells whether the same question may be answered the same way; one that is not has
+    an id no other has.
     """
 
     id: keys.QuestionId
@@ -45,14 +48,15 @@ class Question:
     repeatable: bool
 
 
-def question_of(workload: Workload, champion: Champion, request: Mapping[str, Any], accept: str) -> Question:
+def question_of(
+    workload: Workload, champion: Champion, request: Mapping[str, Any], accept: str
+) -> Question:
     """The question that asking ``champion`` this request is.
 
     Args:
-        workload: says which requests are repeatable; another container or other settings of it make another question.
-        champion: whose model, and which version.
-        request: the request; the order of its fields makes no difference.
-        accept: the content type that is asked for.
+        workload: says which requests are repeatable; another container or other settings of it make
+        another question. champion: whose model, and which version. request: the request; the order
+        of its fields makes no difference. accept: the content type that is asked for.
 
     Raises:
         InvocationRefused: the request cannot be written as JSON.
@@ -89,7 +93,8 @@ class ResultCache:
     def find(self, question: Question, at: datetime | None = None) -> Answer | None:
         """The kept answer; None when there is none that may be given.
 
-        An entry that is past its day, of another question, or damaged is none; so is one that S3 cannot give now.
+        An entry that is past its day, of another question, or damaged is none; so is one that S3
+        cannot give now.
 
         Args:
             question: what is asked.
@@ -109,7 +114,9 @@ class ResultCache:
             return None
         if found is None:
             return None
-        if _label(question, found.content) != {name: found.metadata.get(name) for name in _label(question, b"")}:
+        if _label(question, found.content) != {
+            name: found.metadata.get(name) for name in _label(question, b"")
+        }:
             _LOG.warning("the kept answer %s is not what it should be", _key(question))
             return None
         try:
@@ -121,7 +128,8 @@ class ResultCache:
         return answer if in_time and is_whole(answer, question.accept) else None
 
     def keep(self, question: Question, answer: Answer, at: datetime | None = None) -> bool:
-        """Keep an answer, unless its question is not repeatable, or it is too large or no whole answer. Returns whether it was kept.
+        """Keep an answer, unless its question is not repeatable, or it is too large or no whole
+        answer. Returns whether it was kept.
 
         Args:
             question: what was asked.
@@ -132,7 +140,9 @@ class ResultCache:
         if not question.repeatable or len(answer.content) > settings.most_bytes:
             return False
         if not is_whole(answer, question.accept):
-            _LOG.warning("an answer of %s to %s is none that can be kept", question.tenant, question.accept)
+            _LOG.warning(
+                "an answer of %s to %s is none that can be kept", question.tenant, question.accept
+            )
             return False
         until = (at or datetime.now(UTC)) + timedelta(days=settings.days)
         objects.write_bytes(
@@ -154,7 +164,8 @@ _ENDS: Final[Mapping[str, tuple[bytes, bytes]]] = {
 
 
 def is_whole(answer: Answer, accept: str) -> bool:
-    """Whether this is an answer, of the kind that was asked for: not nothing, not cut off, not a container's error document."""
+    """Whether this is an answer, of the kind that was asked for: not nothing, not cut off, not a
+    container's error document."""
     asked, kind = (said.split(";")[0].strip().lower() for said in (accept, answer.content_type))
     if not answer.content or ("*" not in asked and kind != asked):
         return False

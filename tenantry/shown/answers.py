@@ -25,7 +25,8 @@ _COLOURS: Final = 256
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """An answer for people. ``document`` is the JSON, its pictures left out; ``picture`` is a PNG of them, if it has any."""
+    """An answer for people. ``document`` is the JSON, its pictures left out; ``picture`` is a PNG
+    of them, if it has any."""
 
     document: Any
     picture: bytes | None = None
@@ -34,8 +35,9 @@ class ShownAnswer:
 def answer_for_people(content: bytes) -> ShownAnswer:
     """What an answer says and shows.
 
-    An answer with pictures is a JSON object whose ``images`` are objects with ``png`` (base64) and perhaps ``prompt``. Pictures
-    that cannot be drawn are left out: an answer is never spoiled by how it is shown.
+    An answer with pictures is a JSON object whose ``images`` are objects with ``png`` (base64) and
+    perhaps ``prompt``. Pictures that cannot be drawn are left out: an answer is never spoiled by
+    how it is shown.
     """
     try:
         document = json.loads(content)
@@ -45,14 +47,22 @@ def answer_for_people(content: bytes) -> ShownAnswer:
     if not isinstance(images, list):
         return ShownAnswer(document)
     captioned = [
-        (picture, str(image.get("prompt", ""))) for image in images[:_MOST_PICTURES] if (picture := _picture(image))
+        (picture, str(image.get("prompt", "")))
+        for image in images[:_MOST_PICTURES]
+        if (picture := _picture(image))
     ]
-    words = [{k: v for k, v in image.items() if k != "png"} if isinstance(image, dict) else image for image in images]
-    return ShownAnswer({**document, "images": words}, contact_sheet(captioned) if captioned else None)
+    words = [
+        {k: v for k, v in image.items() if k != "png"} if isinstance(image, dict) else image
+        for image in images
+    ]
+    return ShownAnswer(
+        {**document, "images": words}, contact_sheet(captioned) if captioned else None
+    )
 
 
 def contact_sheet(pictures: Sequence[tuple[Image.Image, str]]) -> bytes:
-    """Pictures side by side with their captions, as PNG; small ones are enlarged without smoothing."""
+    """Pictures side by side with their captions, as PNG; small ones are enlarged without
+    smoothing."""
     from PIL import Image, ImageDraw
 
     across = min(_ACROSS, len(pictures))
@@ -60,7 +70,10 @@ def contact_sheet(pictures: Sequence[tuple[Image.Image, str]]) -> bytes:
     sheet = Image.new("RGB", (across * (_SIDE + 4) + 4, down * (_SIDE + _CAPTION + 4) + 4), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (picture, caption) in enumerate(pictures):
-        left, upper = 4 + number % across * (_SIDE + 4), 4 + number // across * (_SIDE + _CAPTION + 4)
+        left, upper = (
+            4 + number % across * (_SIDE + 4),
+            4 + number // across * (_SIDE + _CAPTION + 4),
+        )
         sheet.paste(_fitted(picture), (left, upper))
         draw.text((left, upper + _SIDE + 2), _cut(draw, caption), fill="black", font=_font())
     sink = io.BytesIO()
@@ -76,7 +89,9 @@ def _picture(image: Any) -> Image.Image | None:
     if not isinstance(encoded, str) or len(encoded) > _MOST_PICTURE_BYTES * 4 // 3:
         return None
     try:
-        with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=["PNG"]) as picture:
+        with Image.open(
+            io.BytesIO(base64.b64decode(encoded, validate=True)), formats=["PNG"]
+        ) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 return None
             return picture.convert("RGB")
@@ -89,7 +104,9 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
     longest = max(picture.size)
     size = (max(1, picture.width * _SIDE // longest), max(1, picture.height * _SIDE // longest))
-    return picture.resize(size, Image.Resampling.NEAREST if longest < _SIDE else Image.Resampling.LANCZOS)
+    return picture.resize(
+        size, Image.Resampling.NEAREST if longest < _SIDE else Image.Resampling.LANCZOS
+    )
 
 
 def _cut(draw: Any, caption: str) -> str:

@@ -1,4 +1,5 @@
-"""What people see in Dagster beside a tenant's materialised assets: where things lie, how good they are, what they cost."""
+"""What people see in Dagster beside a tenant's materialised assets: where things lie, how good they
+are, what they cost."""
 
 from __future__ import annotations
 
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 
-def training_data_metadata(deployment: Deployment, request: Request, data: TrainingData) -> dict[str, Any]:
-    """Of ``training_data``: its rows, what was repaired, its preparation's own facts, and the upload it was made from."""
-    folder = keys.training_data_root(request.workload) + keys.training_data_folder(request.tenant, data.version)
+def training_data_metadata(
+    deployment: Deployment, request: Request, data: TrainingData
+) -> dict[str, Any]:
+    """Of ``training_data``: its rows, what was repaired, its preparation's own facts, and the
+    upload it was made from."""
+    folder = keys.training_data_root(request.workload) + keys.training_data_folder(
+        request.tenant, data.version
+    )
     return {
         "dagster/partition_row_count": data.rows,
         "dagster/uri": f"s3://{deployment.data_bucket}/{folder}/",
@@ -42,16 +48,15 @@ def artifact_metadata(
     hyperparameters: Mapping[str, str],
     report: Report,
 ) -> dict[str, Any]:
-    """Of ``fine_tuned_artifact``: pictures of its preview, its metrics, its archive, and what its training took.
+    """Of ``fine_tuned_artifact``: pictures of its preview, its metrics, its archive, and what its
+    training took.
 
     Args:
-        deployment: buckets, and the console to link to.
-        workload: how quality is compared.
-        model: the version.
-        outcome: what its training told.
-        usd_per_hour: the price of the machine it was trained on, on demand; ``cost_usd`` is its task's share.
-        hyperparameters: those it was trained with; none for one from before rows kept them.
-        report: hears why a preview gives no picture; the rest is shown all the same.
+        deployment: buckets, and the console to link to. workload: how quality is compared. model:
+        the version. outcome: what its training told. usd_per_hour: the price of the machine it was
+        trained on, on demand; ``cost_usd`` is its task's share. hyperparameters: those it was
+        trained with; none for one from before rows kept them. report: hears why a preview gives no
+        picture; the rest is shown all the same.
     """
     quality = workload.quality
     skill = quality.skill(model.metrics)
@@ -74,8 +79,12 @@ def artifact_metadata(
 
 
 def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
-    """Of ``fine_tuned_artifact``, what the registry alone tells: all there is when the outcome cannot be read any more."""
-    return {"version": model.version, **{name: float(value) for name, value in model.metrics.items()}}
+    """Of ``fine_tuned_artifact``, what the registry alone tells: all there is when the outcome
+    cannot be read any more."""
+    return {
+        "version": model.version,
+        **{name: float(value) for name, value in model.metrics.items()},
+    }
 
 
 def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
@@ -92,9 +101,14 @@ def _pictures(model: ModelVersion, outcome: Outcome, report: Report) -> dict[str
 
 
 def registration_metadata(
-    deployment: Deployment, workload: Workload, model: ModelVersion, endpoint: str, done: Registration
+    deployment: Deployment,
+    workload: Workload,
+    model: ModelVersion,
+    endpoint: str,
+    done: Registration,
 ) -> dict[str, Any]:
-    """Of ``endpoint_registration``: who serves the tenant now and why, and how the endpoint called ``endpoint`` answered."""
+    """Of ``endpoint_registration``: who serves the tenant now and why, and how the endpoint called
+    ``endpoint`` answered."""
     quality = workload.quality
     return {
         **({"first_pictures": done.answer.picture} if done.answer.picture else {}),
@@ -118,7 +132,8 @@ def registration_metadata(
 
 
 def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str, Any]:
-    """Of ``endpoint_registration``, after somebody returned to an earlier version: from what to what, who did it, and why."""
+    """Of ``endpoint_registration``, after somebody returned to an earlier version: from what to
+    what, who did it, and why."""
     turned_away = champion.rolled_back_from or "another version before"
     return {
         "version": champion.version,
@@ -133,7 +148,8 @@ def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str
 
 
 def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]:
-    """Of ``endpoint_capacity``: how many instances the endpoint has, and what they cost together."""
+    """Of ``endpoint_capacity``: how many instances the endpoint has, and what they cost
+    together."""
     return {
         "endpoint": endpoint.name,
         "instances": endpoint.instances,

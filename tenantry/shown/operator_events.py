@@ -1,7 +1,8 @@
 """What operators did from the command line, until Dagster has shown it.
 
-The command line reaches AWS and no Dagster, which may run anywhere. So it leaves a row, and a sensor brings it into the
-event log. A row is deleted once it is shown: whoever dies in between shows it twice rather than never.
+The command line reaches AWS and no Dagster, which may run anywhere. So it leaves a row, and a
+sensor brings it into the event log. A row is deleted once it is shown: whoever dies in between
+shows it twice rather than never.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 Kind = Literal["materialization", "observation"]
-_KINDS: Final[Mapping[str, Kind]] = {"materialization": "materialization", "observation": "observation"}
+_KINDS: Final[Mapping[str, Kind]] = {
+    "materialization": "materialization",
+    "observation": "observation",
+}
 _PREFIX: Final = "operator_event#"
 
 
@@ -55,7 +59,8 @@ def leave(deployment: Deployment, event: OperatorEvent) -> None:
     }
     item = f"{_PREFIX}{now().isoformat()}#{uuid.uuid4().hex[:8]}"
     deployment.dynamodb.put_item(
-        TableName=deployment.requests_table, Item={**_key(item), "document": {"S": json.dumps(document)}}
+        TableName=deployment.requests_table,
+        Item={**_key(item), "document": {"S": json.dumps(document)}},
     )
 
 
@@ -92,12 +97,16 @@ class LeftEvent:
 
 
 def waiting(deployment: Deployment, most: int) -> Iterator[LeftEvent]:
-    """The events that wait to be shown, oldest first, at most so many; one call finds whether there are any."""
+    """The events that wait to be shown, oldest first, at most so many; one call finds whether there
+    are any."""
     answer = deployment.dynamodb.query(
         TableName=deployment.requests_table,
         KeyConditionExpression="tenant = :account AND begins_with(#request, :events)",
         ExpressionAttributeNames={"#request": "request"},
-        ExpressionAttributeValues={":account": {"S": keys.ACCOUNT_PARTITION}, ":events": {"S": _PREFIX}},
+        ExpressionAttributeValues={
+            ":account": {"S": keys.ACCOUNT_PARTITION},
+            ":events": {"S": _PREFIX},
+        },
         ConsistentRead=True,
         Limit=most,
     )

@@ -40,16 +40,25 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
         start = datetime.fromisoformat(str(preview["local_start"]))
         step = _STEP[str(preview["frequency"])]
         truth = [float("nan") if value is None else float(value) for value in preview["truth"]]
-        mean, low, high = ([float(value) for value in preview[name]] for name in ("mean", "q10", "q90"))
+        mean, low, high = (
+            [float(value) for value in preview[name]] for name in ("mean", "q10", "q90")
+        )
         unit = str(preview["unit"])
         times = [start + step * number for number in range(len(mean))]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a forecast preview lacks or malforms {error}") from error
     if len(times) < 2 or not len(truth) == len(mean) == len(low) == len(high):
-        raise ValueError("a forecast preview needs truth, mean, q10 and q90 of one length, at least two points")
+        raise ValueError(
+            "a forecast preview needs truth, mean, q10 and q90 of one length, at least two points"
+        )
     # The truth may have gaps; a forecast has none.
-    if not all(abs(value) <= _LARGEST for value in (*mean, *low, *high, *(v for v in truth if not math.isnan(v)))):
-        raise ValueError(f"a forecast preview holds a value that is no number or beyond {_LARGEST:g}")
+    if not all(
+        abs(value) <= _LARGEST
+        for value in (*mean, *low, *high, *(v for v in truth if not math.isnan(v)))
+    ):
+        raise ValueError(
+            f"a forecast preview holds a value that is no number or beyond {_LARGEST:g}"
+        )
     return _draw(times, truth, mean, low, high, unit, title)
 
 
@@ -63,13 +72,17 @@ def plot_of_losses(points: Any, title: str) -> bytes:
         steps, losses = zip(*((float(step), float(loss)) for step, loss in points), strict=True)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a loss curve needs pairs of step and loss: {error}") from error
-    if not 2 <= len(steps) <= _MOST_POINTS or any(after <= before for before, after in pairwise(steps)):
+    if not 2 <= len(steps) <= _MOST_POINTS or any(
+        after <= before for before, after in pairwise(steps)
+    ):
         raise ValueError(f"a loss curve needs 2 to {_MOST_POINTS} points in order of step")
     if not all(abs(value) <= _LARGEST for value in (*steps, *losses)):
         raise ValueError(f"a loss curve holds a value that is no number or beyond {_LARGEST:g}")
     axes = _Axes(min(0.0, *losses), max(losses))
     across = [(step - steps[0]) / (steps[-1] - steps[0]) for step in steps]
-    axes.draw.line([axes.place(x, y) for x, y in zip(across, losses, strict=True)], fill=_MEAN, width=_FINER)
+    axes.draw.line(
+        [axes.place(x, y) for x, y in zip(across, losses, strict=True)], fill=_MEAN, width=_FINER
+    )
     axes.frame(title, "loss")
     for value in _ticks(steps[0], steps[-1]):
         axes.tick((value - steps[0]) / (steps[-1] - steps[0]), f"{value:g}")
@@ -93,7 +106,9 @@ def _draw(
         return axes.place(number / (len(times) - 1), value)
 
     draw.polygon(
-        [place(n, v) for n, v in enumerate(low)] + [place(n, v) for n, v in reversed(list(enumerate(high)))], fill=_BAND
+        [place(n, v) for n, v in enumerate(low)]
+        + [place(n, v) for n, v in reversed(list(enumerate(high)))],
+        fill=_BAND,
     )
     for run in _runs_of_numbers(truth):
         draw.line([place(n, truth[n]) for n in run], fill=_TRUTH, width=_FINER)
@@ -107,7 +122,8 @@ def _draw(
 
 
 class _Axes:
-    """An empty plot whose vertical axis goes from ``bottom`` to a little above ``top``; drawn with Pillow.
+    """An empty plot whose vertical axis goes from ``bottom`` to a little above ``top``; drawn with
+    Pillow.
 
     A pack draws hundreds of plots, and a plotting library takes twenty times as long for each.
     """
@@ -123,33 +139,52 @@ class _Axes:
 
     def place(self, across: float, value: float) -> tuple[float, float]:
         """Where a value lies, a share ``across`` of the way from left to right."""
-        down = self._lower - (self._lower - self._upper) * (value - self._bottom) / (self._top - self._bottom)
+        down = self._lower - (self._lower - self._upper) * (value - self._bottom) / (
+            self._top - self._bottom
+        )
         return self._left + (self._right - self._left) * across, down
 
     def frame(self, title: str, unit: str) -> None:
         """Draw frame, vertical ticks, title and unit over what is there."""
-        self.draw.rectangle((self._left, self._upper, self._right, self._lower), outline="black", width=_FINER // 2)
+        self.draw.rectangle(
+            (self._left, self._upper, self._right, self._lower), outline="black", width=_FINER // 2
+        )
         for value in _ticks(self._bottom, self._top):
             left, down = self.place(0, value)
             self.draw.line((left - 3 * _FINER, down, left, down), fill="black", width=_FINER // 2)
-            self.draw.text((left - 5 * _FINER, down), f"{value:g}", font=_font(9), fill="black", anchor="rm")
+            self.draw.text(
+                (left - 5 * _FINER, down), f"{value:g}", font=_font(9), fill="black", anchor="rm"
+            )
         middle = (self._left + self._right) / 2
         self.draw.text((middle, 6 * _FINER), title[:100], font=_font(11), fill="black", anchor="mt")
-        self.draw.text((4 * _FINER, 6 * _FINER), unit[:20], font=_font(10), fill="black", anchor="lt")
+        self.draw.text(
+            (4 * _FINER, 6 * _FINER), unit[:20], font=_font(10), fill="black", anchor="lt"
+        )
 
     def tick(self, across: float, label: str) -> None:
         """A tick on the horizontal axis."""
         x, _ = self.place(across, 0.0)
-        self.draw.line((x, self._lower, x, self._lower + 3 * _FINER), fill="black", width=_FINER // 2)
-        self.draw.text((x, self._lower + 5 * _FINER), label, font=_font(9), fill="black", anchor="mt")
+        self.draw.line(
+            (x, self._lower, x, self._lower + 3 * _FINER), fill="black", width=_FINER // 2
+        )
+        self.draw.text(
+            (x, self._lower + 5 * _FINER), label, font=_font(9), fill="black", anchor="mt"
+        )
 
     def legend(self, entries: Sequence[tuple[str, str]]) -> None:
         """What the colours mean, in the upper right corner."""
         across: float = self._right - 8 * _FINER
         for name, colour in reversed(entries):
-            self.draw.text((across, self._upper + 5 * _FINER), name, font=_font(9), fill="black", anchor="rt")
+            self.draw.text(
+                (across, self._upper + 5 * _FINER), name, font=_font(9), fill="black", anchor="rt"
+            )
             across -= self.draw.textlength(name, font=_font(9)) + 4 * _FINER
-            patch = (across - 14 * _FINER, self._upper + 7 * _FINER, across, self._upper + 11 * _FINER)
+            patch = (
+                across - 14 * _FINER,
+                self._upper + 7 * _FINER,
+                across,
+                self._upper + 11 * _FINER,
+            )
             self.draw.rectangle(patch, fill=colour)
             across -= 24 * _FINER
 
@@ -171,11 +206,14 @@ def _palette() -> Any:
     """
     from PIL import Image, ImageColor
 
-    white, band, truth, mean, black = (ImageColor.getrgb(c)[:3] for c in ("white", _BAND, _TRUTH, _MEAN, "black"))
+    white, band, truth, mean, black = (
+        ImageColor.getrgb(c)[:3] for c in ("white", _BAND, _TRUTH, _MEAN, "black")
+    )
     colours: list[tuple[int, ...]] = [white, band, truth, mean, black]
     colours += [_blend(white, black, share) for share in (0.2, 0.4, 0.6, 0.8)]
     colours += [
-        _blend(*pair, 0.5) for pair in ((white, band), (white, mean), (band, truth), (band, mean), (truth, mean))
+        _blend(*pair, 0.5)
+        for pair in ((white, band), (white, mean), (band, truth), (band, mean), (truth, mean))
     ]
     colours += [_blend(band, mean, 0.25), _blend(band, truth, 0.25)]
     palette = Image.new("P", (1, 1))

@@ -17,25 +17,32 @@ _MOST_SHEET_SIDE: Final = 4096  # pixels
 def pictures_of_preview(preview: Mapping[str, Any], title: str) -> dict[str, bytes]:
     """What a preview asks to be shown; nothing for a preview of a kind that is not known here.
 
-    A preview of kind ``forecast`` gives ``plot``: the held-out truth beside mean and interval. One of kind ``pictures`` gives
-    ``contact_sheet``, drawn by the container, and ``loss_curve``, its training's curve.
+    A preview of kind ``forecast`` gives ``plot``: the held-out truth beside mean and interval. One
+    of kind ``pictures`` gives ``contact_sheet``, drawn by the container, and ``loss_curve``, its
+    training's curve.
 
     Raises:
         ValueError: it says it is of a kind known here and lacks or malforms what that kind needs.
     """
     if preview.get("kind") == "pictures":
-        return {"contact_sheet": _sheet(preview), "loss_curve": plot_of_losses(preview.get("loss"), title)}
+        return {
+            "contact_sheet": _sheet(preview),
+            "loss_curve": plot_of_losses(preview.get("loss"), title),
+        }
     plot = plot_of_preview(preview, title)
     return {} if plot is None else {"plot": plot}
 
 
 def _sheet(preview: Mapping[str, Any]) -> bytes:
-    """The sheet's bytes, once they are known to be a picture of a size a browser should be given."""
+    """The sheet's bytes, once they are known to be a picture of a size a browser should be
+    given."""
     from PIL import Image, UnidentifiedImageError
 
     encoded = preview.get("sheet")
     if not isinstance(encoded, str) or len(encoded) > _MOST_SHEET_BYTES * 4 // 3:
-        raise ValueError(f"a pictures preview needs a sheet of at most {_MOST_SHEET_BYTES} bytes in base64")
+        raise ValueError(
+            f"a pictures preview needs a sheet of at most {_MOST_SHEET_BYTES} bytes in base64"
+        )
     try:
         content = base64.b64decode(encoded, validate=True)
         with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as sheet:

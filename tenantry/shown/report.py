@@ -8,8 +8,14 @@ from typing import Any, Final, Literal, Protocol
 
 from tenantry.names import keys
 
-AssetName = Literal["training_data", "fine_tuned_artifact", "endpoint_registration", "batch_predictions"]
-ONBOARDING: Final[tuple[AssetName, ...]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
+AssetName = Literal[
+    "training_data", "fine_tuned_artifact", "endpoint_registration", "batch_predictions"
+]
+ONBOARDING: Final[tuple[AssetName, ...]] = (
+    "training_data",
+    "fine_tuned_artifact",
+    "endpoint_registration",
+)
 
 
 class Markdown(str):
@@ -20,7 +26,8 @@ class Markdown(str):
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to a question about a tenant's asset, and what it rests on; bytes among the facts are pictures."""
+    """The answer to a question about a tenant's asset, and what it rests on; bytes among the facts
+    are pictures."""
 
     passed: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -30,13 +37,23 @@ class Report(Protocol):
     """Receives each tenant's outcome as soon as it is known."""
 
     def materialized(
-        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+        self,
+        asset: AssetName,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        data_version: str,
     ) -> None:
         """A tenant's asset exists now; ``data_version`` is a digest or name of its content."""
         ...
 
     def checked(
-        self, asset: AssetName, check: str, tenant: keys.TenantId, metadata: Mapping[str, Any], *, passed: bool
+        self,
+        asset: AssetName,
+        check: str,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        *,
+        passed: bool,
     ) -> None:
         """A tenant's asset was looked at."""
         ...

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class TenantTier:
     """The tier a tenant's next request is made in, and where it is served until then.
 
-    ``own`` tells whether it is the tenant's own setting or the workload's. ``on_their_way`` counts unfinished requests that
-    were taken in with another tier, and keep it.
+    ``own`` tells whether it is the tenant's own setting or the workload's. ``on_their_way`` counts
+    unfinished requests that were taken in with another tier, and keep it.
     """
 
     tenant: keys.TenantId
@@ -34,7 +34,8 @@ class TenantTier:
     def what_moves_when(self) -> str:
         """For people, in sentences."""
         said = (
-            f"Requests of {self.tenant} for {self.workload} that are taken in from now on are made in tier {self.tier}."
+            f"Requests of {self.tenant} for {self.workload} that are taken in from now on are "
+            f"made in tier {self.tier}."
         )
         if self.on_their_way:
             said += (
@@ -45,11 +46,15 @@ class TenantTier:
         if self.champion is None:
             return f"{said} It has no model yet."
         served = (
-            f"It is served by version {self.champion.version} from {self.champion.endpoint}, tier {self.champion.tier}"
+            f"It is served by version {self.champion.version} from {self.champion.endpoint}, "
+            f"tier {self.champion.tier}"
         )
         if self.champion.tier == self.tier:
             return f"{said} {served}."
-        return f"{said} {served}, until the model of such a request is registered: upload again to move it."
+        return (
+            f"{said} {served}, until the model of such a request is registered: upload again "
+            f"to move it."
+        )
 
 
 def tier_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> TenantTier:
@@ -63,19 +68,32 @@ def tier_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -
 
 
 def change_tier(
-    deployment: Deployment, workload: Workload, tenant: keys.TenantId, tier: keys.Tier, *, by: str, why: str = ""
+    deployment: Deployment,
+    workload: Workload,
+    tenant: keys.TenantId,
+    tier: keys.Tier,
+    *,
+    by: str,
+    why: str = "",
 ) -> TenantTier:
     """Give a tenant a tier of its own. Doing it again changes nothing but who said so last."""
-    ModelRegistry(deployment).set_tier(tenant, keys.workload_name(workload.name), tier, by=by, why=why)
+    ModelRegistry(deployment).set_tier(
+        tenant, keys.workload_name(workload.name), tier, by=by, why=why
+    )
     return tier_of(deployment, workload, tenant)
 
 
 def tier_metadata(stands: TenantTier, *, by: str, why: str = "") -> Mapping[str, Any]:
-    """What people see of the change in Dagster, on the tenant's partition of ``endpoint_registration``."""
+    """What people see of the change in Dagster, on the tenant's partition of
+    ``endpoint_registration``."""
     return {
         "decision": f"tier {stands.tier} from the next request on",
         "tier": stands.tier,
-        **({"served_by": stands.champion.version, "served_in_tier": stands.champion.tier} if stands.champion else {}),
+        **(
+            {"served_by": stands.champion.version, "served_in_tier": stands.champion.tier}
+            if stands.champion
+            else {}
+        ),
         "by": by,
         **({"why": why} if why else {}),
     }

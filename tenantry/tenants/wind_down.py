@@ -1,6 +1,8 @@
-"""The end of a workload: noticing that its YAML was removed while something of it is left, and taking what is left away.
+"""The end of a workload: noticing that its YAML was removed while something of it is left, and
+taking what is left away.
 
-Which workloads there ever were stands in the requests table, as no file tells of one that was removed.
+Which workloads there ever were stands in the requests table, as no file tells of one that was
+removed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 _ITEM: Final = "workloads"
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
-_MOST_OF_AN_ENDPOINT: Final = 52  # characters of its name in its models' and configurations' (``keys.name_of_content``)
+_MOST_OF_AN_ENDPOINT: Final = (
+    52  # characters of its name in its models' and configurations' (``keys.name_of_content``)
+)
 _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
 
@@ -41,7 +45,8 @@ class Leftover:
     def __str__(self) -> str:
         endpoints = ", ".join(self.endpoints) or "no endpoint"
         return (
-            f"{self.workload}.yaml is gone, but {self.workload} has {self.open_requests} open requests and {endpoints}."
+            f"{self.workload}.yaml is gone, but {self.workload} has {self.open_requests} open "
+            f"requests and {endpoints}."
             f" Run `tenantry wind-down {self.workload}`, or put the file back."
         )
 
@@ -57,28 +62,38 @@ def note_workloads(deployment: Deployment, offered: Collection[str]) -> None:
 
 
 def _known(deployment: Deployment) -> set[str]:
-    found = deployment.dynamodb.get_item(TableName=deployment.requests_table, Key=_key(), ConsistentRead=True)
+    found = deployment.dynamodb.get_item(
+        TableName=deployment.requests_table, Key=_key(), ConsistentRead=True
+    )
     return set(found.get("Item", {}).get("names", {}).get("SS", []))
 
 
 def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftover]:
-    """What is left of workloads that once were offered (``note_workloads``) and are not any more."""
+    """What is left of workloads that once were offered (``note_workloads``) and are not any
+    more."""
     found = []
     for name in map(keys.workload_name, sorted(_known(deployment) - set(offered))):
         counts = RequestQueue(deployment).counts(name)
-        leftover = Leftover(name, sum(counts[status] for status in OPEN), tuple(_endpoints_by_name(deployment, name)))
+        leftover = Leftover(
+            name,
+            sum(counts[status] for status in OPEN),
+            tuple(_endpoints_by_name(deployment, name)),
+        )
         if leftover.open_requests or leftover.endpoints:
             found.append(leftover)
     return found
 
 
 def _endpoints_by_name(deployment: Deployment, workload: keys.WorkloadName) -> Iterator[str]:
-    """The endpoints a workload would have, looked up by their names: the shared ones, and some of its champions'."""
+    """The endpoints a workload would have, looked up by their names: the shared ones, and some of
+    its champions'."""
     anyone = keys.TenantId("")
     tiers: tuple[keys.Tier, ...] = ("bridge", "pool")
     names = [keys.endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
     names += [keys.async_endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
-    served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)} - set(names)
+    served = {
+        champion.endpoint for champion in ModelRegistry(deployment).champions(workload)
+    } - set(names)
     for name in [*names, *sorted(served)[:_SILO_ENDPOINTS_LOOKED_AT]]:
         found = endpoints.describe_endpoint(deployment, name)
         if found is not None and found["EndpointStatus"] != "Deleting":
@@ -99,7 +114,7 @@ def _change_known(deployment: Deployment, action: str, names: Collection[str]) -
     )
 
 
-# ---- winding down -------------------------------------------------------------------------------------------------------
+# ---- winding down --------------------------------------------------------------------------------
 
 
 @dataclass
@@ -115,7 +130,9 @@ class WoundDown:
     rows: int = 0
 
 
-def wind_down(deployment: Deployment, workload: keys.WorkloadName, *, by: str, delete_data: bool) -> WoundDown:
+def wind_down(
+    deployment: Deployment, workload: keys.WorkloadName, *, by: str, delete_data: bool
+) -> WoundDown:
     """Cancel a workload's open requests and delete its endpoints. Doing it again does what is left.
 
     Args:
@@ -131,7 +148,9 @@ def wind_down(deployment: Deployment, workload: keys.WorkloadName, *, by: str, d
         if not row.quiet:
             # First: whoever dies between the two tells twice rather than never.
             message = "No model is made from your upload: this product is no longer offered."
-            notice = Notice("model_not_made", workload, row.tenant, message, request=row.request, code=_ENDED)
+            notice = Notice(
+                "model_not_made", workload, row.tenant, message, request=row.request, code=_ENDED
+            )
             tell_tenant(deployment, notice)
         try:
             done.cancelled.append(queue.cancel(row, why="the workload is wound down"))
@@ -150,20 +169,42 @@ def wind_down(deployment: Deployment, workload: keys.WorkloadName, *, by: str, d
 
 
 def _delete_endpoints(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
-    """Delete what serves a workload: what is named as its endpoints are, and no other deployment's."""
+    """Delete what serves a workload: what is named as its endpoints are, and no other
+    deployment's."""
     sagemaker = deployment.sagemaker
     start = f"{deployment.prefix}-{workload}-"
-    # Names that are too long end in a digest (``keys``): they are the workload's by what champions say.
+    # Names that are too long end in a digest (``keys``): they are the workload's by what champions
+    # say.
     served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)}
-    endpoint = rf"(?:{re.escape(start)}(?:bridge|pool|silo-[0-9a-f]{{16}})|{'|'.join(map(re.escape, served)) or '(?!)'})(?:-async)?"
-    known = r"|".join(re.escape(name[:_MOST_OF_AN_ENDPOINT]) for name in _found(sagemaker, endpoint, start)) or "(?!)"
+    of_champions = "|".join(map(re.escape, served)) or "(?!)"
+    of_tiers = rf"{re.escape(start)}(?:bridge|pool|silo-[0-9a-f]{{16}})"
+    endpoint = rf"(?:{of_tiers}|{of_champions})(?:-async)?"
+    known = (
+        r"|".join(
+            re.escape(name[:_MOST_OF_AN_ENDPOINT]) for name in _found(sagemaker, endpoint, start)
+        )
+        or "(?!)"
+    )
     made = re.compile(rf"(?:{endpoint}|{known})-[0-9a-f]{{10}}")
     lists: tuple[tuple[str, str, str, Any, re.Pattern[str], list[str]], ...] = (
-        ("list_endpoints", "Endpoints", "EndpointName", sagemaker.delete_endpoint, re.compile(endpoint), done.endpoints),
-        ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", sagemaker.delete_endpoint_config, made,
-         done.configurations),
+        (
+            "list_endpoints",
+            "Endpoints",
+            "EndpointName",
+            sagemaker.delete_endpoint,
+            re.compile(endpoint),
+            done.endpoints,
+        ),
+        (
+            "list_endpoint_configs",
+            "EndpointConfigs",
+            "EndpointConfigName",
+            sagemaker.delete_endpoint_config,
+            made,
+            done.configurations,
+        ),
         ("list_models", "Models", "ModelName", sagemaker.delete_model, made, done.models),
-    )  # fmt: skip
+    )
     for operation, listed, field_name, delete, pattern, deleted in lists:
         pages = sagemaker.get_paginator(operation).paginate(NameContains=start)  # type: ignore[call-overload]
         found = [one for page in pages for one in page[listed]]
@@ -190,10 +231,14 @@ def _delete_objects(deployment: Deployment, workload: keys.WorkloadName, done: W
     prefixes = [(data, f"{root}{workload}/") for root in keys.WORKLOAD_ROOTS]
     prefixes += [(data, keys.endpoint_models_prefix(name)) for name in done.endpoints]
     prefixes += [
-        (bucket, f"{tenant}{workload}/") for bucket, root in roots for tenant in _tenants(deployment, bucket, root)
+        (bucket, f"{tenant}{workload}/")
+        for bucket, root in roots
+        for tenant in _tenants(deployment, bucket, root)
     ]
     for bucket, prefix in prefixes:
-        pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix
+        )
         for page in pages:
             found: Any = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
             for start in range(0, len(found), _KEYS_A_CALL):
@@ -204,7 +249,9 @@ def _delete_objects(deployment: Deployment, workload: keys.WorkloadName, done: W
 
 def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:
     """The folders of all tenants, whatever their workloads, below a root."""
-    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root, Delimiter="/")
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=root, Delimiter="/"
+    )
     for page in pages:
         for folder in page.get("CommonPrefixes", []):
             yield folder["Prefix"]

@@ -1,7 +1,9 @@
-"""How long a workload's tasks take, learned from those that ended: a line through seconds over rows.
+"""How long a workload's tasks take, learned from those that ended: a line through seconds over
+rows.
 
-Each workload has one item of five sums, which is all that least squares needs. A pack adds its tasks to it by one atomic
-ADD, so any number of runs may do so at once, and nothing is read to be written.
+Each workload has one item of five sums, which is all that least squares needs. A pack adds its
+tasks to it by one atomic ADD, so any number of runs may do so at once, and nothing is read to be
+written.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
 
 _ITEM: Final = "durations"
 _SUMS: Final = ("n", "rows", "seconds", "rows_rows", "rows_seconds")
-# Before anything was learned: a task costs something by itself and something for its data. Only the proportions count then.
+# Before anything was learned: a task costs something by itself and something for its data. Only the
+# proportions count then.
 _PRIOR_SECONDS: Final = 1.0
 _PRIOR_SECONDS_PER_ROW: Final = 0.001
 LEAST_SECONDS: Final = 0.001
 """No task is expected to take less; what takes no time at all could not be shared out."""
-# Rows that differ by less, relative to their size, say nothing about a slope; their sums' difference is rounding.
+# Rows that differ by less, relative to their size, say nothing about a slope; their sums'
+# difference is rounding.
 _LEAST_SPREAD: Final = 1e-9
 _EXACT: Final = Decimal("1e-6")
 
@@ -40,15 +44,16 @@ class Durations:
 
     @property
     def learned(self) -> bool:
-        """Whether anything was. Before that, expectations are good for proportions, not as seconds."""
+        """Whether anything was. Before that, expectations are good for proportions, not as
+        seconds."""
         return self.n > 0
 
     def line(self) -> tuple[float, float]:
         """Seconds of a task without rows, and seconds for each row, neither of them negative.
 
-        Least squares under that condition (Lawson & Hanson, "Solving Least Squares Problems", 1974, chapter 23; with two
-        unknowns the best point is the free one or lies on one of the two edges, and with rows and seconds ≥ 0 it is plain
-        on which).
+        Least squares under that condition (Lawson & Hanson, "Solving Least Squares Problems", 1974,
+        chapter 23; with two unknowns the best point is the free one or lies on one of the two
+        edges, and with rows and seconds ≥ 0 it is plain on which).
         """
         if self.n == 0:
             return _PRIOR_SECONDS, _PRIOR_SECONDS_PER_ROW
@@ -99,8 +104,11 @@ def learned_durations(deployment: Deployment, workload: keys.WorkloadName) -> Du
     return Durations(n=int(found.pop("n", 0)), **found)
 
 
-def learn_durations(deployment: Deployment, workload: keys.WorkloadName, tasks: Iterable[tuple[float, float]]) -> None:
-    """Add tasks that ended to what is known, each given as its rows and its seconds, in one atomic write."""
+def learn_durations(
+    deployment: Deployment, workload: keys.WorkloadName, tasks: Iterable[tuple[float, float]]
+) -> None:
+    """Add tasks that ended to what is known, each given as its rows and its seconds, in one atomic
+    write."""
     added = _sums(tasks)
     if not added.n:
         return
@@ -110,7 +118,9 @@ def learn_durations(deployment: Deployment, workload: keys.WorkloadName, tasks: 
         Key=_key(workload),
         UpdateExpression="ADD " + ", ".join(f"#{name} :{name}" for name in _SUMS),
         ExpressionAttributeNames={f"#{name}": name for name in _SUMS},
-        ExpressionAttributeValues={f":{name}": {"N": f"{value:f}"} for name, value in values.items()},
+        ExpressionAttributeValues={
+            f":{name}": {"N": f"{value:f}"} for name, value in values.items()
+        },
     )
 
 

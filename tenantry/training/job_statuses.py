@@ -1,7 +1,8 @@
-"""What state the training jobs are in, asked for all of them at once: SageMaker takes few calls a second from an account.
+"""What state the training jobs are in, asked for all of them at once: SageMaker takes few calls a
+second from an account.
 
-One item holds the jobs in progress. Whoever finds it older than the poll interval and takes its lease lists the jobs for
-everybody; the others read it.
+One item holds the jobs in progress. Whoever finds it older than the poll interval and takes its
+lease lists the jobs for everybody; the others read it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _LEASE_SECONDS: Final = 30.0
 """Whoever took the lease and was not heard of for so long is taken for dead."""
 _STALE_INTERVALS: Final = 3.0
 """A list older than so many poll intervals says nothing any more."""
-# 100 jobs a call (API_ListTrainingJobs). Jobs beyond are not known here, and are described one by one.
+# 100 jobs a call (API_ListTrainingJobs). Jobs beyond are not known here, and are described one by
+# one.
 _MOST_CALLS: Final = 5
 
 
@@ -34,7 +36,8 @@ _MOST_CALLS: Final = 5
 class TrainingJobStatuses:
     """The deployment's jobs in progress, as somebody saw them within the last poll intervals.
 
-    An instance, called with a job's name, is a ``job_watch`` of ``PipesSageMakerTrainingJobClient``.
+    An instance, called with a job's name, is a ``job_watch`` of
+    ``PipesSageMakerTrainingJobClient``.
     """
 
     deployment: Deployment
@@ -42,18 +45,26 @@ class TrainingJobStatuses:
     clock: Callable[[], float] = time.time
 
     def __call__(self, job_name: str) -> str | None:
-        """The secondary status of a job in progress ("" if SageMaker lists none); None for a job not known to be in progress.
+        """The secondary status of a job in progress ("" if SageMaker lists none); None for a job
+        not known to be in progress.
 
-        None may mean that it ended, that it is newer than the list, or that nothing could be learned now: describe it.
+        None may mean that it ended, that it is newer than the list, or that nothing could be
+        learned now: describe it.
         """
         try:
             return self._in_progress().get(job_name)
         except (ClientError, BotoCoreError) as error:
-            _log.warning("the list of training jobs could not be had; job %s is described instead: %s", job_name, error)
+            _log.warning(
+                "the list of training jobs could not be had; job %s is described instead: %s",
+                job_name,
+                error,
+            )
             return None
 
     def _in_progress(self) -> Mapping[str, str]:
-        answer = self.deployment.dynamodb.get_item(TableName=self.deployment.requests_table, Key=_KEY)
+        answer = self.deployment.dynamodb.get_item(
+            TableName=self.deployment.requests_table, Key=_KEY
+        )
         item = answer.get("Item", {})
         seen = float(item["seen"]["N"]) if "seen" in item else 0.0
         now = self.clock()
@@ -64,7 +75,8 @@ class TrainingJobStatuses:
         return {name: value["S"] for name, value in item["jobs"]["M"].items()}
 
     def _take_lease(self, now: float) -> bool:
-        """Whether this caller is the one to list; the reader may have read a copy that lags behind, the condition does not."""
+        """Whether this caller is the one to list; the reader may have read a copy that lags behind,
+        the condition does not."""
         try:
             self.deployment.dynamodb.update_item(
                 TableName=self.deployment.requests_table,
@@ -86,7 +98,8 @@ class TrainingJobStatuses:
 
     def _refresh(self, now: float) -> Mapping[str, str]:
         jobs = self._list()
-        # Seen when the listing began: a job that ends meanwhile is seen to have ended by the next one.
+        # Seen when the listing began: a job that ends meanwhile is seen to have ended by the next
+        # one.
         self.deployment.dynamodb.update_item(
             TableName=self.deployment.requests_table,
             Key=_KEY,

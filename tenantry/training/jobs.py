@@ -1,5 +1,5 @@
-"""Packed training: which tasks go to which instance, on which machines they are tried, the job's input documents, and the
-CreateTrainingJob request.
+"""Packed training: which tasks go to which instance, on which machines they are tried, the job's
+input documents, and the CreateTrainingJob request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from tenantry.names import keys
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
-    from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, DescribeTrainingJobResponseTypeDef
+    from mypy_boto3_sagemaker.type_defs import (
+        CreateTrainingJobRequestTypeDef,
+        DescribeTrainingJobResponseTypeDef,
+    )
 
     from pipes_sagemaker.errors import FailureClass
     from tenantry.aws.deployment import Deployment
@@ -58,7 +61,8 @@ class Rung:
 
 
 def rungs(workload: Workload) -> tuple[Rung, ...]:
-    """The machines to try, in this order: spot ones first where the workload allows it, then those on demand."""
+    """The machines to try, in this order: spot ones first where the workload allows it, then those
+    on demand."""
     given = workload.training
     types = {given.instance_type: given.usd_per_hour, **given.other_instance_types}
     kinds = (True, False) if given.spot else (False,)
@@ -66,8 +70,9 @@ def rungs(workload: Workload) -> tuple[Rung, ...]:
 
 
 class Ladder:
-    """Which job of a pack comes next. What earlier jobs ended with decides it, and nothing else, so that a run that takes the
-    pack up again finds the same jobs under the same names, adopts them one after the other, and goes on where they end.
+    """Which job of a pack comes next. What earlier jobs ended with decides it, and nothing else, so
+    that a run that takes the pack up again finds the same jobs under the same names, adopts them
+    one after the other, and goes on where they end.
     """
 
     def __init__(self, rungs: Sequence[Rung]) -> None:
@@ -85,8 +90,8 @@ class Ladder:
     def climb(self, kind: FailureClass) -> bool:
         """Go to the job that follows one that ended so; False when none does.
 
-        No machine to be had, or none for long enough: the next machines. A failure of SageMaker itself: once more on the same
-        ones. Any other failure would repeat itself.
+        No machine to be had, or none for long enough: the next machines. A failure of SageMaker
+        itself: once more on the same ones. Any other failure would repeat itself.
         """
         if kind == "internal" and not self._tried_again:
             self._tried_again = True
@@ -99,18 +104,21 @@ class Ladder:
 
 
 NO_MACHINE: Final[frozenset[FailureClass]] = frozenset({"capacity", "max_wait"})
-"""How a job ends that got no machine, or a spot one that was taken away for too long: nothing is wrong with its tasks."""
+"""How a job ends that got no machine, or a spot one that was taken away for too long: nothing is
+wrong with its tasks."""
 
 
 def instance_count(workload: Workload, seconds: Sequence[float], *, learned: bool) -> int:
-    """How many instances a pack gets: the fewest that are expected to meet ``training.deadline_seconds``.
+    """How many instances a pack gets: the fewest that are expected to meet
+    ``training.deadline_seconds``.
 
-    The fewest are the cheapest: the tasks cost the same wherever they run, and each instance pays for its start.
+    The fewest are the cheapest: the tasks cost the same wherever they run, and each instance pays
+    for its start.
 
     Args:
-        workload: its limits; the deadline may ask for more than ``tenants_per_instance`` would, never for fewer.
-        seconds: how long each task is expected to take.
-        learned: whether that can be measured against a deadline.
+        workload: its limits; the deadline may ask for more than ``tenants_per_instance`` would,
+        never for fewer. seconds: how long each task is expected to take. learned: whether that can
+        be measured against a deadline.
     """
     limits = workload.training
     tasks = len(seconds)
@@ -135,7 +143,8 @@ def slowest(seconds: Sequence[float], shards: Sequence[int]) -> float:
 def balance(weights: Sequence[float], shards: int) -> list[int]:
     """The shard of each task, so that shards take about equal time: longest processing time first.
 
-    Graham, "Bounds on multiprocessing timing anomalies" (1969): the longest shard is at most 4/3 of the best possible.
+    Graham, "Bounds on multiprocessing timing anomalies" (1969): the longest shard is at most 4/3 of
+    the best possible.
 
     Args:
         weights: expected duration of each task, any unit.
@@ -161,7 +170,8 @@ def write_job_inputs(
     tasks: Sequence[TrainingTask],
     instances: int,
 ) -> None:
-    """Put ``tasks.json`` and the S3 manifest of the training channel where the pack's jobs will read them."""
+    """Put ``tasks.json`` and the S3 manifest of the training channel where the pack's jobs will
+    read them."""
     name = keys.workload_name(workload.name)
     shards = balance([task.expected_seconds for task in tasks], instances)
     listed = [
@@ -178,10 +188,13 @@ def write_job_inputs(
     ]
     document = {"format": 1, "workload": name, "pack": pack, "tasks": listed}
     s3, bucket = deployment.s3, deployment.data_bucket
-    # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType ManifestFile
+    # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType
+    # ManifestFile
     manifest: list[Any] = [{"prefix": f"s3://{bucket}/{keys.training_data_root(name)}"}]
     manifest += [
-        f"{keys.training_data_folder(task.tenant, task.data_version)}/{file}" for task in tasks for file in task.files
+        f"{keys.training_data_folder(task.tenant, task.data_version)}/{file}"
+        for task in tasks
+        for file in task.files
     ]
     objects.write_json(s3, bucket, keys.job_file(name, pack, MANIFEST_FILE), manifest)
     # Last: its presence says that the pack was written down.
@@ -190,22 +203,29 @@ def write_job_inputs(
 
 @dataclass(frozen=True)
 class WrittenPack:
-    """What an earlier run of a pack wrote down: the requests, the versions they become, and how many instances share them."""
+    """What an earlier run of a pack wrote down: the requests, the versions they become, and how
+    many instances share them."""
 
     versions: Mapping[keys.RequestId, keys.Version]
     instances: int
 
 
-def written_pack(deployment: Deployment, workload: Workload, pack: keys.PackId) -> WrittenPack | None:
+def written_pack(
+    deployment: Deployment, workload: Workload, pack: keys.PackId
+) -> WrittenPack | None:
     """The ``tasks.json`` an earlier run of this pack wrote; None without one."""
     key = keys.job_file(keys.workload_name(workload.name), pack, TASKS_FILE)
     try:
-        content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, most_bytes=16 * 1024 * 1024)
+        content = objects.read_bytes(
+            deployment.s3, deployment.data_bucket, key, most_bytes=16 * 1024 * 1024
+        )
     except objects.ObjectMissing:
         return None
     tasks = json.loads(content)["tasks"]
     versions = {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in tasks}
-    return WrittenPack(versions, 1 + max(int(task["shard"]) for task in tasks))  # every instance has a task
+    return WrittenPack(
+        versions, 1 + max(int(task["shard"]) for task in tasks)
+    )  # every instance has a task
 
 
 def create_training_job_request(
@@ -220,7 +240,8 @@ def create_training_job_request(
 ) -> CreateTrainingJobRequestTypeDef:
     """The request for a pack's job; equal packs make equal requests.
 
-    All jobs of a pack share its inputs and its checkpoints: what one of them finished the next one finds.
+    All jobs of a pack share its inputs and its checkpoints: what one of them finished the next one
+    finds.
 
     Args:
         deployment: names of the buckets and roles.
@@ -249,7 +270,9 @@ def create_training_job_request(
         "HyperParameters": dict(workload.training.hyperparameters),
         "InputDataConfig": [
             _channel("tasks", "S3Prefix", f"{bucket}/{keys.job_file(name, pack, TASKS_FILE)}"),
-            _channel("training", "ManifestFile", f"{bucket}/{keys.job_file(name, pack, MANIFEST_FILE)}"),
+            _channel(
+                "training", "ManifestFile", f"{bucket}/{keys.job_file(name, pack, MANIFEST_FILE)}"
+            ),
         ],
         "OutputDataConfig": {"S3OutputPath": f"{bucket}/{keys.job_output_prefix(name, pack)}"},
         "CheckpointConfig": {"S3Uri": f"{bucket}/{keys.checkpoint_prefix(name, pack)}"},
@@ -286,10 +309,13 @@ def describe_job(deployment: Deployment, name: str) -> DescribeTrainingJobRespon
 def newest_job_of_pack(
     deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId
 ) -> DescribeTrainingJobResponseTypeDef | None:
-    """The pack's last job; where one ended without a machine, another takes its place under the next number."""
+    """The pack's last job; where one ended without a machine, another takes its place under the
+    next number."""
     found: DescribeTrainingJobResponseTypeDef | None = None
     for number in itertools.count(1):
-        job = describe_job(deployment, keys.training_job_name(deployment.prefix, workload, pack, number))
+        job = describe_job(
+            deployment, keys.training_job_name(deployment.prefix, workload, pack, number)
+        )
         if job is None:
             return found
         found = job
@@ -298,7 +324,9 @@ def newest_job_of_pack(
     return found
 
 
-def stop_job_of_pack(deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId) -> str | None:
+def stop_job_of_pack(
+    deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId
+) -> str | None:
     """Stop the training job of a pack. Returns its name; None when none is in progress."""
     job = newest_job_of_pack(deployment, workload, pack)
     if job is None or job["TrainingJobStatus"] != "InProgress":
@@ -316,11 +344,13 @@ _TIERS: Final[tuple[keys.Tier, ...]] = ("silo", "bridge", "pool")
 
 
 def volume_gigabytes(workload: Workload, tier: keys.Tier) -> int:
-    """The size of a job's volumes: at least the workload's, and one that jobs of no other tier have.
+    """The size of a job's volumes: at least the workload's, and one that jobs of no other tier
+    have.
 
     A job gets the machines of a warm pool only if their volumes have the size it asks for
-    (https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html, "Matching training jobs"). Sizes of different tiers
-    leave different remainders, so that no job is ever given a machine that worked for another tier, of whichever workload.
+    (https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html, "Matching training
+    jobs"). Sizes of different tiers leave different remainders, so that no job is ever given a
+    machine that worked for another tier, of whichever workload.
     """
     given = workload.training.volume_gigabytes
     return given + (_TIERS.index(tier) - given) % len(_TIERS)
@@ -331,6 +361,10 @@ def _channel(name: str, kind: str, uri: str) -> dict[str, Any]:
         "ChannelName": name,
         "InputMode": "File",
         "DataSource": {
-            "S3DataSource": {"S3DataType": kind, "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"},
+            "S3DataSource": {
+                "S3DataType": kind,
+                "S3Uri": uri,
+                "S3DataDistributionType": "FullyReplicated",
+            }
         },
     }

@@ -1,4 +1,5 @@
-"""``fine_tuned_artifact``: what a task of a packed training job left: an archive and an outcome, read at this boundary."""
+"""``fine_tuned_artifact``: what a task of a packed training job left: an archive and an outcome,
+read at this boundary."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def outcome_in_message(message: Any) -> Outcome | None:
         keys.tenant_id(outcome.tenant)
         keys.version_name(outcome.version)
     except (ValidationError, keys.InvalidId) as error:
-        raise MalformedOutcome(f"a training container reported a malformed outcome: {error}") from error
+        raise MalformedOutcome(
+            f"a training container reported a malformed outcome: {error}"
+        ) from error
     if outcome.status == "succeeded" and outcome.archive is None:
         raise MalformedOutcome(f"task {outcome.task} succeeded without an archive")
     return outcome

@@ -1,4 +1,5 @@
-"""The job that trains a whole pack, as an onboarding sees it: a call that runs it, and the ways it may end."""
+"""The job that trains a whole pack, as an onboarding sees it: a call that runs it, and the ways it
+may end."""
 
 from __future__ import annotations
 
@@ -12,19 +13,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A training job that ended well, for people: its name and what Dagster should show about it."""
+    """A training job that ended well, for people: its name and what Dagster should show about
+    it."""
 
     name: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
-"""Runs a CreateTrainingJob request to its end, handing over each progress message as it comes. Raises ``JobFailed`` when it
-does not complete, and ``NoCapacityYet`` when SageMaker does not take it now."""
+"""Runs a CreateTrainingJob request to its end, handing over each progress message as it comes.
+Raises ``JobFailed`` when it does not complete, and ``NoCapacityYet`` when SageMaker does not take
+it now."""
 
 
 class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
-    """The packed job as a whole did not end well; tenants whose part was done are registered all the same.
+    """The packed job as a whole did not end well; tenants whose part was done are registered all
+    the same.
 
     ``kind`` says why; it decides whether another job of the pack may do better.
     """
@@ -35,4 +39,5 @@ class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job
 
 
 class NoCapacityYet(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no capacity yet"
-    """SageMaker takes no further job now; the requests went back to the queue, no try was counted."""
+    """SageMaker takes no further job now; the requests went back to the queue, no try was
+    counted."""

@@ -1,7 +1,9 @@
-"""Re-training on a schedule: a challenger for every champion that is old, or was made otherwise than models are made now.
+"""Re-training on a schedule: a challenger for every champion that is old, or was made otherwise
+than models are made now.
 
-A tenant that uploads anew gets its challenger by that alone. For the others this module puts requests into the queue, made
-from their latest registered upload; from there they go the way of any other, and are compared at registration.
+A tenant that uploads anew gets its challenger by that alone. For the others this module puts
+requests into the queue, made from their latest registered upload; from there they go the way of any
+other, and are compared at registration.
 """
 
 from __future__ import annotations
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 Outcome = Literal[
-    "asked", "asked before", "nothing registered to train on", "rolled back from the same", "could not be asked"
+    "asked",
+    "asked before",
+    "nothing registered to train on",
+    "rolled back from the same",
+    "could not be asked",
 ]
 
 
 @dataclass(frozen=True)
 class Occasion:
-    """Why a champion is challenged. ``name`` is the same for as long as it is the same occasion, and another next time."""
+    """Why a champion is challenged. ``name`` is the same for as long as it is the same occasion,
+    and another next time."""
 
     name: str
     why: str
@@ -47,23 +54,37 @@ class Round:
     complete: bool = True  # whether every champion was looked at
 
     def __str__(self) -> str:
-        said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items())) or "none"
+        said = (
+            ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+            or "none"
+        )
         rest = "" if self.complete else "; the others are looked at next time"
-        return f"{self.champions} champions looked at, {self.due} due for a challenger: {said}{rest}"
+        return (
+            f"{self.champions} champions looked at, {self.due} due for a challenger: {said}{rest}"
+        )
 
 
-def occasion_of(champion: Champion, recipe: str, settings: Retraining, at: datetime) -> Occasion | None:
+def occasion_of(
+    champion: Champion, recipe: str, settings: Retraining, at: datetime
+) -> Occasion | None:
     """The occasion on which a champion is to be challenged at a moment; None when there is none.
 
-    One made otherwise than ``recipe``, and one older than ``older_than_days``, is challenged once in each stretch of so many
-    days, and once more when the recipe changes: a challenger that loses is not trained again the next night.
+    One made otherwise than ``recipe``, and one older than ``older_than_days``, is challenged once
+    in each stretch of so many days, and once more when the recipe changes: a challenger that loses
+    is not trained again the next night.
     """
     made = champion.made or champion.since
-    stretches = 0 if settings.older_than_days is None else (at - made) // timedelta(days=settings.older_than_days)
+    stretches = (
+        0
+        if settings.older_than_days is None
+        else (at - made) // timedelta(days=settings.older_than_days)
+    )
     if settings.when_made_otherwise and champion.recipe and champion.recipe != recipe:
         why = f"{champion.version} was made by another image or other hyperparameters"
     elif stretches >= 1:
-        why = f"{champion.version}, of {made:%Y-%m-%d}, is older than {settings.older_than_days} days"
+        why = (
+            f"{champion.version}, of {made:%Y-%m-%d}, is older than {settings.older_than_days} days"
+        )
     else:
         return None
     return Occasion(f"{champion.version}/{recipe}/{stretches}", why)
@@ -72,10 +93,12 @@ def occasion_of(champion: Champion, recipe: str, settings: Retraining, at: datet
 def ask_for_retraining(
     deployment: Deployment, workload: Workload, *, by: str = "tenantry", at: datetime | None = None
 ) -> Round:
-    """Put a request into the queue for each tenant whose champion is to be challenged. Doing it again asks for nothing new.
+    """Put a request into the queue for each tenant whose champion is to be challenged. Doing it
+    again asks for nothing new.
 
-    Champions are read page by page, and what each tenant's row says decides; only for those that are due, at most
-    ``most_at_once`` of them, is anything more read. Tenants with an open request are left alone: they get a new model anyhow.
+    Champions are read page by page, and what each tenant's row says decides; only for those that
+    are due, at most ``most_at_once`` of them, is anything more read. Tenants with an open request
+    are left alone: they get a new model anyhow.
 
     Args:
         deployment: the tables.
@@ -100,7 +123,8 @@ def ask_for_retraining(
             _LOG.exception("no re-training of %s could be asked for", champion.tenant)
             done.outcomes["could not be asked"] += 1
             continue
-        # Last, so that a process that dies before it asks the same once more, which makes nothing new.
+        # Last, so that a process that dies before it asks the same once more, which makes nothing
+        # new.
         registry.note_retraining(champion, occasion.name)
     return done
 
@@ -117,33 +141,48 @@ def _due(
     for champion in registry.each_champion(keys.workload_name(workload.name)):
         done.champions += 1
         occasion = occasion_of(champion, recipe, settings, at)
-        if occasion is not None and occasion.name != champion.retraining and champion.tenant not in busy:
+        if (
+            occasion is not None
+            and occasion.name != champion.retraining
+            and champion.tenant not in busy
+        ):
             yield champion, occasion
 
 
 def _ask(
-    queue: RequestQueue, registry: ModelRegistry, workload: Workload, champion: Champion, occasion: Occasion
+    queue: RequestQueue,
+    registry: ModelRegistry,
+    workload: Workload,
+    champion: Champion,
+    occasion: Occasion,
 ) -> Outcome:
     tenant, name = champion.tenant, champion.workload
     requests = queue.of_tenant(name, tenant)
     registered = [
-        (request.version, request) for request in requests if request.status == "registered" and request.version
+        (request.version, request)
+        for request in requests
+        if request.status == "registered" and request.version
     ]
     if not registered:
         return "nothing registered to train on"
     # By what was made last, not by what was uploaded again.
     _, latest = max(registered, key=lambda made: (keys.upload_moment(made[0]), made[1].accepted))
-    if champion.rolled_back_from is not None and _same_again(registry, workload, champion, latest, requests):
+    if champion.rolled_back_from is not None and _same_again(
+        registry, workload, champion, latest, requests
+    ):
         return "rolled back from the same"
     new = queue.accept(
         name,
         tenant,
-        keys.request_id_of(name, tenant, f"re-training of {latest.manifest_key} on {occasion.name}"),
+        keys.request_id_of(
+            name, tenant, f"re-training of {latest.manifest_key} on {occasion.name}"
+        ),
         latest.manifest_key,
         registry.tier(tenant, name, workload.tier),
         first=False,
         why=f"re-training: {occasion.why}",
-        # The upload's own moment: an upload that came since is newer, in the queue and at registration.
+        # The upload's own moment: an upload that came since is newer, in the queue and at
+        # registration.
         uploaded=latest.uploaded,
         group=latest.group,
         quiet=True,
@@ -152,10 +191,17 @@ def _ask(
 
 
 def _same_again(
-    registry: ModelRegistry, workload: Workload, champion: Champion, latest: Request, requests: list[Request]
+    registry: ModelRegistry,
+    workload: Workload,
+    champion: Champion,
+    latest: Request,
+    requests: list[Request],
 ) -> bool:
-    """Whether a re-training would only make again, of the same upload and in the same way, what somebody turned away from."""
-    turned_away = registry.version(champion.tenant, champion.workload, champion.rolled_back_from or keys.Version(""))
+    """Whether a re-training would only make again, of the same upload and in the same way, what
+    somebody turned away from."""
+    turned_away = registry.version(
+        champion.tenant, champion.workload, champion.rolled_back_from or keys.Version("")
+    )
     if turned_away is None or turned_away.recipe != workload.recipe:
         return False
     manifests = {request.request: request.manifest_key for request in requests}

@@ -1,1 +1,2 @@
-"""From a tenant's files to checked training data; strangers' files are read in processes with limits."""
+"""From a tenant's files to checked training data; strangers' files are read in processes with
+limits."""

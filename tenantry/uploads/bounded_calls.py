@@ -1,10 +1,13 @@
-"""Calls into the code that parses strangers' files, each made in a process of its own, within limits.
+"""Calls into the code that parses strangers' files, each made in a process of its own, within
+limits.
 
-A file that takes too much memory or time, or kills whoever reads it, takes nothing with it but its own call. The process has
-no credentials in its environment. ``tenantry.uploads.bounded_calls_server`` is what runs there.
+A file that takes too much memory or time, or kills whoever reads it, takes nothing with it but its
+own call. The process has no credentials in its environment.
+``tenantry.uploads.bounded_calls_server`` is what runs there.
 
-A worker makes some calls one after the other, which saves two forks a call, unless a call asks for one of its own. What goes
-wrong in a worker that had other calls before is made once more in a new one, and only that counts.
+A worker makes some calls one after the other, which saves two forks a call, unless a call asks for
+one of its own. What goes wrong in a worker that had other calls before is made once more in a new
+one, and only that counts.
 """
 
 from __future__ import annotations
@@ -46,16 +49,20 @@ _KEPT_VARIABLES: Final = (
     "LD_PRELOAD",
 )
 _KEPT_PREFIXES: Final = ("FAKETIME", "PYTHON")
-_ONE_THREAD: Final = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "ARROW")}
+_ONE_THREAD: Final = {
+    f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "ARROW")
+}
 
 
 class CallFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "call failed"
-    """The called code raised an error that is none of the data's; the message names it and its place, and quotes no data."""
+    """The called code raised an error that is none of the data's; the message names it and its
+    place, and quotes no data."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take. ``seconds`` are of the clock on the wall; memory is what comes on top of the code itself."""
+    """What one call may take. ``seconds`` are of the clock on the wall; memory is what comes on top
+    of the code itself."""
 
     memory_bytes: int
     cpu_seconds: int
@@ -71,9 +78,11 @@ def bounded_calls(*modules: str) -> BoundedCalls:
 
 @dataclass
 class BoundedCalls:
-    """Calls functions of some modules in a process that has imported them. Threads may call at the same time.
+    """Calls functions of some modules in a process that has imported them. Threads may call at the
+    same time.
 
-    What is started for the calls ends by itself when there was none for ``idle_seconds``, and starts anew for the next.
+    What is started for the calls ends by itself when there was none for ``idle_seconds``, and
+    starts anew for the next.
     """
 
     modules: Sequence[str]
@@ -106,8 +115,8 @@ class BoundedCalls:
             What it returned, as JSON gives it; a dataclass as a dictionary of its fields.
 
         Raises:
-            RefusedData: the function raised it; or the call took more than its limits, or its process crashed.
-            CallFailed: the function raised anything else.
+            RefusedData: the function raised it; or the call took more than its limits, or its
+            process crashed. CallFailed: the function raised anything else.
         """
         with tempfile.TemporaryDirectory(prefix="tenantry-call-") as scratch:
             request = {
@@ -151,7 +160,8 @@ class BoundedCalls:
             return fitting[-1] if fitting else None
 
     def _put_back(self, worker: _Worker, ended: Mapping[str, Any], *, alone: bool) -> bool:
-        """Keep the worker for another call if it may make one. Returns whether it did this one as it should."""
+        """Keep the worker for another call if it may make one. Returns whether it did this one as
+        it should."""
         done = "died" not in ended
         if done and not alone and worker.calls < _CALLS_A_WORKER:
             with self._lock:
@@ -279,7 +289,8 @@ class _Server:
         return self.process.poll() is None
 
     def new_worker(self, limits: Limits) -> _Worker | None:
-        """A worker that is ready for its first call; None when the server, or what it forked, died."""
+        """A worker that is ready for its first call; None when the server, or what it forked,
+        died."""
         connection = socket.socket(socket.AF_UNIX)
         worker = _Worker(connection, limits)
         try:
@@ -304,7 +315,8 @@ class _Server:
 
 @contextmanager
 def _address(folder: str) -> Iterator[str]:
-    """Where the server is reached: by a path that is short wherever the folder lies, as a socket's takes 107 bytes (unix(7))."""
+    """Where the server is reached: by a path that is short wherever the folder lies, as a socket's
+    takes 107 bytes (unix(7))."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/calls"
@@ -315,21 +327,27 @@ def _address(folder: str) -> Iterator[str]:
 def _environment(home: str) -> dict[str, str]:
     """What libraries need of this process's environment: no credentials, and one thread each."""
     kept = {
-        name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
     }
     path = os.pathsep.join(filter(None, [str(_ROOT), kept.get("PYTHONPATH")]))
     return {**kept, **_ONE_THREAD, "PYTHONPATH": path, "HOME": home, "TMPDIR": home}
 
 
 def _absolute(value: Path | Sequence[Path]) -> str | list[str]:
-    return str(value.resolve()) if isinstance(value, Path) else [str(path.resolve()) for path in value]
+    return (
+        str(value.resolve()) if isinstance(value, Path) else [str(path.resolve()) for path in value]
+    )
 
 
 def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
-    """What a call came to, from what its worker answered or how it died. Raises as ``BoundedCalls.call`` does."""
+    """What a call came to, from what its worker answered or how it died. Raises as
+    ``BoundedCalls.call`` does."""
     if said == _TOO_LATE or said.get("died") == signal.SIGXCPU:
         raise RefusedData(
-            f"Reading the files took longer than {limits.cpu_seconds:g} s of a processor, or {limits.seconds:g} s in all.",
+            f"Reading the files took longer than {limits.cpu_seconds:g} s of a processor, or "
+            f"{limits.seconds:g} s in all.",
             "files",
             "Upload fewer or smaller files.",
             "preparation_timed_out",
@@ -364,7 +382,8 @@ def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
 
 
 def read_regular_file(path: Path, most_bytes: int) -> bytes:
-    """A file that a worker wrote. Raises ``OSError`` for a link or a pipe, and when it is larger than ``most_bytes``."""
+    """A file that a worker wrote. Raises ``OSError`` for a link or a pipe, and when it is larger
+    than ``most_bytes``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

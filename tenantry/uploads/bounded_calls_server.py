@@ -1,12 +1,15 @@
 """The process that strangers' files are parsed in: children of it make the calls, within limits.
 
-It imports the modules it is told once, so that a child costs a fork rather than their import. For each connection it forks a
-keeper, and the keeper forks the worker that makes the calls of that connection, one after the other. The worker has limits on
-memory, CPU time, files' sizes and processes. When the worker dies, or whoever called closes the connection, the keeper ends
-the worker and every process it started. All end when the server's standard input does, or when nobody came for a while.
+It imports the modules it is told once, so that a child costs a fork rather than their import. For
+each connection it forks a keeper, and the keeper forks the worker that makes the calls of that
+connection, one after the other. The worker has limits on memory, CPU time, files' sizes and
+processes. When the worker dies, or whoever called closes the connection, the keeper ends the worker
+and every process it started. All end when the server's standard input does, or when nobody came for
+a while.
 
-``tenantry.uploads.bounded_calls`` starts it and speaks with it: one JSON line each way for each call, and one before the first, which
-says that the worker is there. When it dies the keeper says so, on a line of its own.
+``tenantry.uploads.bounded_calls`` starts it and speaks with it: one JSON line each way for each
+call, and one before the first, which says that the worker is there. When it dies the keeper says
+so, on a line of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY: Final = 77
 """The worker's exit status when it had no memory left, not even to say so."""
 _MOST_DESCRIPTORS: Final = 256
-_FURTHER_PROCESSES: Final = 256  # threads of libraries count as processes, those of the user's other programs too
+_FURTHER_PROCESSES: Final = (
+    256  # threads of libraries count as processes, those of the user's other programs too
+)
 _RESERVED: Final = 4  # address space may be reserved for so many times the memory that may be used
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -46,12 +51,13 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
-    """Import ``modules`` and what they name in ``PRELOADED``, and answer calls until standard input ends.
+    """Import ``modules`` and what they name in ``PRELOADED``, and answer calls until standard input
+    ends.
 
     Args:
-        descriptor: of the listening socket that calls come in by.
-        idle_seconds: after so long without a call a worker ends; after so long without a worker, this.
-        modules: whose functions will be called.
+        descriptor: of the listening socket that calls come in by. idle_seconds: after so long
+        without a call a worker ends; after so long without a worker, this. modules: whose functions
+        will be called.
     """
     for name in modules:
         with suppress(Exception):  # whoever calls it hears of it
@@ -77,11 +83,14 @@ def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
 
 
 def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
-    """Have a worker make a connection's calls; say how it ended, if it did, and leave nothing of it behind."""
+    """Have a worker make a connection's calls; say how it ended, if it did, and leave nothing of it
+    behind."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _leave)
     _die_with(server, signal.SIGTERM)
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whatever the worker leaves behind becomes this process's child
+    _libc.prctl(
+        _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
+    )  # whatever the worker leaves behind becomes this process's child
     keeper = os.getpid()
     worker = os.fork()
     if worker == 0:
@@ -94,11 +103,16 @@ def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
         process = os.pidfd_open(worker)
         waiting = select.poll()
         waiting.register(process, select.POLLIN)
-        waiting.register(connection, 0)  # what it says is for the worker; that it is closed is told all the same
+        waiting.register(
+            connection, 0
+        )  # what it says is for the worker; that it is closed is told all the same
         died = any(descriptor == process for descriptor, _ in waiting.poll())
         if died:
             _, status = os.waitpid(worker, 0)
-            ended = {"died": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "status": status >> 8}
+            ended = {
+                "died": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+                "status": status >> 8,
+            }
             # The worker may have died in the middle of a line.
             connection.sendall(b"\n" + json.dumps(ended).encode() + b"\n")
     finally:
@@ -110,7 +124,8 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _end_descendants() -> None:
-    """Kill what the worker started, wherever it put itself: it is this process's child by now, or its child's child."""
+    """Kill what the worker started, wherever it put itself: it is this process's child by now, or
+    its child's child."""
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -138,11 +153,12 @@ def _children() -> list[int]:
     return found
 
 
-# ---- the worker ---------------------------------------------------------------------------------------------------------
+# ---- the worker ----------------------------------------------------------------------------------
 
 
 def _work(connection: socket.socket, keeper: int, idle_seconds: float) -> int:
-    """Make the calls of a connection, until it is closed or none comes for a while. Returns the exit status."""
+    """Make the calls of a connection, until it is closed or none comes for a while. Returns the
+    exit status."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(keeper, signal.SIGKILL)
@@ -177,7 +193,8 @@ def _work(connection: socket.socket, keeper: int, idle_seconds: float) -> int:
 
 
 def _make(call: dict[str, Any]) -> dict[str, Any]:
-    """What a call gave. Raises ``MemoryError`` when that came of too little memory, whatever the called code made of it."""
+    """What a call gave. Raises ``MemoryError`` when that came of too little memory, whatever the
+    called code made of it."""
     paths = {name: _paths(value) for name, value in call["paths"].items()}
     try:
         function: Any = getattr(importlib.import_module(call["module"]), call["function"])
@@ -193,7 +210,11 @@ def _make(call: dict[str, Any]) -> dict[str, Any]:
             return {"too_large": True}
         # Its message may quote what was parsed.
         return {"failed": [type(error).__name__, _place(error.__traceback__)]}
-    return {"returned": asdict(returned) if is_dataclass(returned) and not isinstance(returned, type) else returned}
+    return {
+        "returned": asdict(returned)
+        if is_dataclass(returned) and not isinstance(returned, type)
+        else returned
+    }
 
 
 def _paths(value: Any) -> Any:
@@ -219,7 +240,8 @@ def _place(trace: TracebackType | None) -> str:
 
 
 def _limit(limits: dict[str, Any]) -> None:
-    """Hold this process to its limits. What it has of memory already is not counted: it was there before the call."""
+    """Hold this process to its limits. What it has of memory already is not counted: it was there
+    before the call."""
     data, space = _memory_now()
     _set(resource.RLIMIT_DATA, data + limits["memory_bytes"])
     _set(resource.RLIMIT_AS, space + _RESERVED * limits["memory_bytes"])
@@ -236,7 +258,8 @@ def _limit_time(cpu_seconds: int) -> None:
     _, hardest = resource.getrlimit(resource.RLIMIT_CPU)
     most = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds
     resource.setrlimit(
-        resource.RLIMIT_CPU, (most if hardest == resource.RLIM_INFINITY else min(most, hardest), hardest)
+        resource.RLIMIT_CPU,
+        (most if hardest == resource.RLIM_INFINITY else min(most, hardest), hardest),
     )
 
 
@@ -249,7 +272,11 @@ def _set(kind: int, most: int) -> None:
 
 def _memory_now() -> tuple[int, int]:
     """Private writable memory and address space of this process, in bytes."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    status = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if ":" in line
+    )
     return int(status["VmData"].split()[0]) * 1024, int(status["VmSize"].split()[0]) * 1024
 
 

@@ -1,4 +1,5 @@
-"""From S3's events to rows in the queue: each upload becomes a request, or a refusal with a reason, exactly once."""
+"""From S3's events to rows in the queue: each upload becomes a request, or a refusal with a reason,
+exactly once."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ _TENANTS_IN_HAND: Final = 128  # as many have their turn; who else waits is look
 _MANIFESTS_A_HANDFUL: Final = 32
 
 _TAKEN_IN_FOR_ONE_MADE: Final = 10
-"""So many times as many uploads are taken in of a tenant in a day as models may be made of: most are superseded before that."""
+"""So many times as many uploads are taken in of a tenant in a day as models may be made of: most
+are superseded before that."""
 
 _ONE_AT_A_TIME: Final = threading.Lock()
 AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
@@ -52,23 +54,34 @@ class Intake:
 
     def __str__(self) -> str:
         return (
-            f"{self.messages} events: {self.accepted} accepted, {self.repeated} known already, {len(self.refused)} refused"
-            + (f", {self.failed} could not be taken in and stay in the queue" if self.failed else "")
+            f"{self.messages} events: {self.accepted} accepted, {self.repeated} known already, "
+            f"{len(self.refused)} refused"
+            + (
+                f", {self.failed} could not be taken in and stay in the queue"
+                if self.failed
+                else ""
+            )
         )
 
 
 def drain_queue(
-    deployment: Deployment, workloads: Mapping[str, Workload], add_tenants: AddTenants, *, most_seconds: float
+    deployment: Deployment,
+    workloads: Mapping[str, Workload],
+    add_tenants: AddTenants,
+    *,
+    most_seconds: float,
 ) -> Intake:
     """Take events off the uploads queue until it is empty or the time is up.
 
-    What lies in the queue is received until some four handfuls of tenants are found, a thousand messages at most. Of those each
-    tenant's latest upload goes before anybody's further ones, with another look into the queue after every handful: a tenant
-    that uploads a thousand times does not keep the others waiting, and of ten thousand that upload at once only those are
-    received whose turn comes.
+    What lies in the queue is received until some four handfuls of tenants are found, a thousand
+    messages at most. Of those each tenant's latest upload goes before anybody's further ones, with
+    another look into the queue after every handful: a tenant that uploads a thousand times does not
+    keep the others waiting, and of ten thousand that upload at once only those are received whose
+    turn comes.
 
-    A message is deleted only after its request's row is durable and its tenant is known to Dagster; whatever goes wrong
-    before, or is not reached in time, leaves it in the queue, to be seen again in a quarter of a minute.
+    A message is deleted only after its request's row is durable and its tenant is known to Dagster;
+    whatever goes wrong before, or is not reached in time, leaves it in the queue, to be seen again
+    in a quarter of a minute.
 
     Args:
         deployment: queue, buckets, tables.
@@ -107,33 +120,43 @@ def drain_queue(
             done.failed += len(handful) - len(taken)
             for outcome in taken:
                 _count(done, outcome)
-            _delete(deployment, finished + [handle for outcome in taken for handle in handles[outcome.key]])
+            _delete(
+                deployment,
+                finished + [handle for outcome in taken for handle in handles[outcome.key]],
+            )
     return done
 
 
 def redrive(deployment: Deployment) -> Iterator[int]:
-    """Send the events in the dead-letter queue back to be taken in. Yields how many were sent, after each."""
+    """Send the events in the dead-letter queue back to be taken in. Yields how many were sent,
+    after each."""
     sqs, moved = deployment.sqs, 0
     while messages := sqs.receive_message(
         QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE
     ).get("Messages"):
         for message in messages:
-            # First: whoever dies between the two has the event twice, which is nothing new, rather than never.
+            # First: whoever dies between the two has the event twice, which is nothing new, rather
+            # than never.
             sqs.send_message(QueueUrl=deployment.uploads_queue_url, MessageBody=message["Body"])
-            sqs.delete_message(QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"])
+            sqs.delete_message(
+                QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"]
+            )
             moved += 1
             yield moved
 
 
 def _receive(deployment: Deployment) -> Sequence[MessageTypeDef]:
     answer = deployment.sqs.receive_message(
-        QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, WaitTimeSeconds=0
+        QueueUrl=deployment.uploads_queue_url,
+        MaxNumberOfMessages=_MESSAGES_AT_ONCE,
+        WaitTimeSeconds=0,
     )
     return answer.get("Messages", [])
 
 
 def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
-    """Manifest keys by the tenant and workload whose they are, in the order in which they were found."""
+    """Manifest keys by the tenant and workload whose they are, in the order in which they were
+    found."""
     owners: dict[str, list[str]] = {}
     for key in found:
         owners.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
@@ -142,7 +165,12 @@ def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
 
 def _next_in_turn(found: Iterable[str]) -> list[str]:
     """A handful of manifest keys: everybody's latest event first, then everybody's next."""
-    turns = (key for turn in zip_longest(*map(reversed, _by_owner(found).values())) for key in turn if key)
+    turns = (
+        key
+        for turn in zip_longest(*map(reversed, _by_owner(found).values()))
+        for key in turn
+        if key
+    )
     return list(islice(turns, _MANIFESTS_A_HANDFUL))
 
 
@@ -164,10 +192,12 @@ def find_lost_uploads(
     after: str = "",
     most_seconds: float = 20.0,
 ) -> Listing:
-    """List uploads for manifests that landed between two moments and take in those whose event never came.
+    """List uploads for manifests that landed between two moments and take in those whose event
+    never came.
 
-    A listing names a thousand objects at a time, whoever they belong to; one that takes longer than ``most_seconds`` says
-    where the next one goes on. Whatever could not be taken in is counted as ``failed``: it has to be listed again.
+    A listing names a thousand objects at a time, whoever they belong to; one that takes longer than
+    ``most_seconds`` says where the next one goes on. Whatever could not be taken in is counted as
+    ``failed``: it has to be listed again.
 
     Args:
         deployment: bucket and tables.
@@ -188,7 +218,8 @@ def find_lost_uploads(
             manifests = [
                 entry["Key"]
                 for entry in entries
-                if entry["Key"].endswith(f"/{keys.MANIFEST}") and since <= entry["LastModified"] < until
+                if entry["Key"].endswith(f"/{keys.MANIFEST}")
+                and since <= entry["LastModified"] < until
             ]
             outcomes = list(pool.map(partial(_guarded, deployment, workloads), manifests))
             taken = [outcome for outcome in outcomes if outcome is not None]
@@ -215,12 +246,19 @@ def _manifest_keys(deployment: Deployment, body: str) -> list[str]:
     try:
         return list(manifests.manifest_keys_in_event(body, deployment.uploads_bucket))
     except ValueError as error:
-        tell_operators(deployment, "A message in the uploads queue is not an S3 event", f"{error}\n\n{body[:2000]}")
+        tell_operators(
+            deployment,
+            "A message in the uploads queue is not an S3 event",
+            f"{error}\n\n{body[:2000]}",
+        )
         return []
 
 
-def _guarded(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome | None:
-    """One manifest's outcome; None when it must be tried again, because something of ours failed."""
+def _guarded(
+    deployment: Deployment, workloads: Mapping[str, Workload], key: str
+) -> _Outcome | None:
+    """One manifest's outcome; None when it must be tried again, because something of ours
+    failed."""
     try:
         return take_in(deployment, workloads, key)
     except Exception:  # noqa: BLE001 - one upload's trouble must not stop its neighbours'
@@ -229,11 +267,14 @@ def _guarded(deployment: Deployment, workloads: Mapping[str, Workload], key: str
 
 
 def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome:
-    """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it changes nothing."""
+    """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it
+    changes nothing."""
     try:
         workload, tenant, upload = keys.parse_manifest_key(key)
     except keys.InvalidId as error:
-        tell_operators(deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}")
+        tell_operators(
+            deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}"
+        )
         return _Outcome(key, None, None, new=True, reason=str(error))
     queue = RequestQueue(deployment, by="intake")
     try:
@@ -256,22 +297,39 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         if counted is None:
             return _refuse_flood(queue, workload, tenant, key, manifest.uploaded, most)
         nth = counted
-    tier, champion = ModelRegistry(deployment).tier_and_champion(tenant, workload, workloads[workload].tier)
+    tier, champion = ModelRegistry(deployment).tier_and_champion(
+        tenant, workload, workloads[workload].tier
+    )
     first = champion is None
     group = manifest.group(workloads[workload].training.pack.together)
     new = queue.accept(
-        workload, tenant, manifest.request, key, tier, first=first, uploaded=manifest.uploaded, group=group, nth=nth
+        workload,
+        tenant,
+        manifest.request,
+        key,
+        tier,
+        first=first,
+        uploaded=manifest.uploaded,
+        group=group,
+        nth=nth,
     )
     return _Outcome(key, workload, tenant, new, None)
 
 
 def _refuse_flood(
-    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, key: str, uploaded: datetime, most: int
+    queue: RequestQueue,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    key: str,
+    uploaded: datetime,
+    most: int,
 ) -> _Outcome:
-    """Refuse what is one upload too many. There is one row of it a day, and its owner is told once a day."""
+    """Refuse what is one upload too many. There is one row of it a day, and its owner is told once
+    a day."""
     day = f"{uploaded.astimezone(UTC):%Y-%m-%d}"
     reason = (
-        f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the newest again the day after"
+        f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the "
+        f"newest again the day after"
     )
     request = keys.request_id_of(workload, tenant, f"refused:{TOO_MANY_UPLOADS}:{day}")
     with _ONE_AT_A_TIME:  # many of a flood are taken in side by side, and one of them tells
@@ -291,7 +349,9 @@ def _tell_refused(
     code: str,
 ) -> None:
     message = f"Your upload cannot be used: {reason}"
-    tell_tenant(deployment, Notice("upload_refused", workload, tenant, message, request=request, code=code))
+    tell_tenant(
+        deployment, Notice("upload_refused", workload, tenant, message, request=request, code=code)
+    )
 
 
 def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:
@@ -319,6 +379,7 @@ def _delete(deployment: Deployment, handles: Sequence[str]) -> None:
     unique = list(dict.fromkeys(handles))
     for start in range(0, len(unique), _MESSAGES_AT_ONCE):
         entries: Any = [
-            {"Id": str(n), "ReceiptHandle": h} for n, h in enumerate(unique[start : start + _MESSAGES_AT_ONCE])
+            {"Id": str(n), "ReceiptHandle": h}
+            for n, h in enumerate(unique[start : start + _MESSAGES_AT_ONCE])
         ]
         deployment.sqs.delete_message_batch(QueueUrl=deployment.uploads_queue_url, Entries=entries)

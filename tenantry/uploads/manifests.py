@@ -27,7 +27,8 @@ LEFT_BEHIND: Final = frozenset(
 """Files that macOS and Windows leave in people's folders, in small letters."""
 
 LEFT_BEHIND_BEGINNINGS: Final = ("._", "__MACOSX/", "~$", ".~lock.")
-"""What the names of others begin with: macOS's forks of a file, and the locks of Office and LibreOffice."""
+"""What the names of others begin with: macOS's forks of a file, and the locks of Office and
+LibreOffice."""
 
 MOST_LEFT_OUT: Final = 20
 MOST_LEFT_OUT_CHARACTERS: Final = 80
@@ -37,8 +38,8 @@ MOST_LEFT_OUT_CHARACTERS: Final = 80
 class RefusedUpload(ValueError):  # noqa: N818 - reads as the sentence it is: "refused upload"
     """An upload that cannot become a model.
 
-    The message is a sentence for the tenant's owner: what is wrong, and the cure. ``code`` names the kind of refusal for
-    programs; it stays the same when the sentence changes.
+    The message is a sentence for the tenant's owner: what is wrong, and the cure. ``code`` names
+    the kind of refusal for programs; it stays the same when the sentence changes.
     """
 
     def __init__(self, message: str, code: str = "upload_unusable") -> None:
@@ -59,7 +60,8 @@ class UploadedFile:
 class Manifest:
     """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second).
 
-    ``left_out`` names the files that it lists and nobody meant to upload, such as ``.DS_Store``: they are not fetched.
+    ``left_out`` names the files that it lists and nobody meant to upload, such as ``.DS_Store``:
+    they are not fetched.
     """
 
     workload: keys.WorkloadName
@@ -71,7 +73,8 @@ class Manifest:
     left_out: tuple[str, ...] = ()
 
     def group(self, together: Sequence[str]) -> str:
-        """Digest of the parameters that all tenants of a pack must share; empty when there are none."""
+        """Digest of the parameters that all tenants of a pack must share; empty when there are
+        none."""
         if not together:
             return ""
         said = json.dumps([self.parameters.get(name) for name in together])
@@ -79,11 +82,14 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Digest of what the upload says: its files' names and bytes and its parameters, not their order or its id.
+        """Digest of what the upload says: its files' names and bytes and its parameters, not their
+        order or its id.
 
         A name may be content, as a picture's is its caption.
         """
-        files = sorted([unicodedata.normalize("NFC", file.name), file.sha256] for file in self.files)
+        files = sorted(
+            [unicodedata.normalize("NFC", file.name), file.sha256] for file in self.files
+        )
         said = json.dumps([files, dict(sorted(self.parameters.items()))])
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -104,7 +110,9 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     offered = workloads.get(workload)
     if offered is None:
         known = ", ".join(sorted(workloads))
-        raise RefusedUpload(f"there is no workload {workload!r}; upload under one of: {known}", "workload_unknown")
+        raise RefusedUpload(
+            f"there is no workload {workload!r}; upload under one of: {known}", "workload_unknown"
+        )
     if len(content) > MOST_MANIFEST_BYTES:
         raise _too_large()
     try:
@@ -113,30 +121,42 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise RefusedUpload(
-            "manifest.json holds text that is not Unicode; write it as UTF-8 JSON", "manifest_not_unicode"
+            "manifest.json holds text that is not Unicode; write it as UTF-8 JSON",
+            "manifest_not_unicode",
         ) from error
     except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise RefusedUpload(f"manifest.json is not JSON{where}; write it as UTF-8 JSON", "manifest_not_json") from error
+        where = (
+            f" (line {error.lineno}, column {error.colno})"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
+        raise RefusedUpload(
+            f"manifest.json is not JSON{where}; write it as UTF-8 JSON", "manifest_not_json"
+        ) from error
     if not isinstance(document, dict):
         raise RefusedUpload(
-            "manifest.json must be a JSON object with workload, tenant, files and parameters", "manifest_not_object"
+            "manifest.json must be a JSON object with workload, tenant, files and parameters",
+            "manifest_not_object",
         )
     if document.get("format") != 1 or isinstance(document["format"], bool):
-        raise RefusedUpload("manifest.json: format is not 1; this version reads format 1", "manifest_format")
+        raise RefusedUpload(
+            "manifest.json: format is not 1; this version reads format 1", "manifest_format"
+        )
     for name, expected, code in (
         ("workload", workload, "manifest_other_workload"),
         ("tenant", tenant, "manifest_other_tenant"),
     ):
         if document.get(name) != expected:
             raise RefusedUpload(
-                f"manifest.json: {name} is not {expected!r}, under which it was uploaded; they must agree",
+                f"manifest.json: {name} is not {expected!r}, under which it was uploaded; they "
+                f"must agree",
                 code,
             )
     unknown = set(document) - {"format", "workload", "tenant", "files", "parameters"}
     if unknown:
         raise RefusedUpload(
-            f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it", "manifest_field_unknown"
+            f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it",
+            "manifest_field_unknown",
         )
     files, left_out = _files(document.get("files"), offered)
     parameters = _parameters(document.get("parameters", {}), offered.upload.parameters)
@@ -145,7 +165,8 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
 
 def _too_large() -> RefusedUpload:
     return RefusedUpload(
-        f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read", "manifest_too_large"
+        f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read",
+        "manifest_too_large",
     )
 
 
@@ -157,46 +178,64 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
     """The files of a manifest, and the names of those that are left out."""
     limits = offered.upload
     if not isinstance(listed, list) or not listed:
-        raise RefusedUpload("manifest.json: files must be a list with at least one file", "manifest_no_files")
+        raise RefusedUpload(
+            "manifest.json: files must be a list with at least one file", "manifest_no_files"
+        )
     files: list[UploadedFile] = []
     left_out: list[str] = []
     for number, entry in enumerate(listed):
         where = f"manifest.json: files[{number}]"
         if not isinstance(entry, dict) or set(entry) != {"name", "bytes", "sha256"}:
-            raise RefusedUpload(f"{where} must have exactly name, bytes and sha256", "manifest_file_fields")
+            raise RefusedUpload(
+                f"{where} must have exactly name, bytes and sha256", "manifest_file_fields"
+            )
         if _nobody_meant(entry["name"]):
             left_out.append(_shown(entry["name"]))
             continue
         try:
             name = keys.file_name(entry["name"])
         except keys.InvalidId as error:
-            raise RefusedUpload(f"{where}.name cannot be used; {error}", "file_name_unusable") from error
+            raise RefusedUpload(
+                f"{where}.name cannot be used; {error}", "file_name_unusable"
+            ) from error
         if Path(name).suffix[1:].lower() not in limits.file_types:
             raise RefusedUpload(
-                f"{where}.name is not one of the types {offered.name} takes: {', '.join(limits.file_types)}",
+                f"{where}.name is not one of the types {offered.name} takes: "
+                f"{', '.join(limits.file_types)}",
                 "file_type_not_taken",
             )
         size, digest = entry["bytes"], entry["sha256"]
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise RefusedUpload(f"{where}.bytes must be a whole number", "manifest_file_bytes")
-        if not isinstance(digest, str) or len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
-            raise RefusedUpload(f"{where}.sha256 must be 64 hexadecimal digits", "manifest_file_sha256")
+        if (
+            not isinstance(digest, str)
+            or len(digest) != 64
+            or set(digest.lower()) - set("0123456789abcdef")
+        ):
+            raise RefusedUpload(
+                f"{where}.sha256 must be 64 hexadecimal digits", "manifest_file_sha256"
+            )
         files.append(UploadedFile(name, size, digest.lower()))
     if not files:
         raise RefusedUpload(
-            "manifest.json: files names none but files that systems leave behind, such as .DS_Store; "
+            "manifest.json: files names none but files that systems leave behind, such as "
+            ".DS_Store; "
             "upload at least one with data",
             "manifest_no_files",
         )
     if len(files) > limits.most_files:
         raise RefusedUpload(
-            f"manifest.json: {len(files)} files; {offered.name} takes at most {limits.most_files}", "too_many_files"
+            f"manifest.json: {len(files)} files; {offered.name} takes at most {limits.most_files}",
+            "too_many_files",
         )
     if len({unicodedata.normalize("NFC", file.name) for file in files}) != len(files):
-        raise RefusedUpload("manifest.json: files names one file twice; name each once", "file_twice")
+        raise RefusedUpload(
+            "manifest.json: files names one file twice; name each once", "file_twice"
+        )
     if sum(file.size for file in files) > limits.most_bytes:
         raise RefusedUpload(
-            f"manifest.json: the files have too many bytes together; {offered.name} takes at most {limits.most_megabytes:g} MB",
+            f"manifest.json: the files have too many bytes together; {offered.name} takes at most "
+            f"{limits.most_megabytes:g} MB",
             "upload_too_large",
         )
     return tuple(files), tuple(left_out[:MOST_LEFT_OUT])
@@ -204,7 +243,9 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
 
 def _shown(name: str) -> str:
     """The name of a file that is left out, fit to be told."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:MOST_LEFT_OUT_CHARACTERS])
+    return "".join(
+        letter if letter.isprintable() else "?" for letter in name[:MOST_LEFT_OUT_CHARACTERS]
+    )
 
 
 def _nobody_meant(name: Any) -> bool:
@@ -214,13 +255,16 @@ def _nobody_meant(name: Any) -> bool:
     return name.lower() in LEFT_BEHIND or name.startswith(LEFT_BEHIND_BEGINNINGS)
 
 
-def _parameters(given: Any, declared: Mapping[str, Parameter]) -> dict[str, str | int | float | bool]:
+def _parameters(
+    given: Any, declared: Mapping[str, Parameter]
+) -> dict[str, str | int | float | bool]:
     if not isinstance(given, dict):
         raise RefusedUpload("manifest.json: parameters must be an object", "parameters_not_object")
     unknown = set(given) - set(declared)
     if unknown:
         raise RefusedUpload(
-            f"manifest.json: parameters.{sorted(unknown)[0][:80]} is not known; known are: {', '.join(declared) or 'none'}",
+            f"manifest.json: parameters.{sorted(unknown)[0][:80]} is not known; known are: "
+            f"{', '.join(declared) or 'none'}",
             "parameter_unknown",
         )
     values: dict[str, str | int | float | bool] = {}
@@ -229,13 +273,18 @@ def _parameters(given: Any, declared: Mapping[str, Parameter]) -> dict[str, str 
         if value is None:
             if parameter.required:
                 raise RefusedUpload(
-                    f"manifest.json: parameters.{name} is missing: {parameter.description}", "parameter_missing"
+                    f"manifest.json: parameters.{name} is missing: {parameter.description}",
+                    "parameter_missing",
                 )
             continue
         if not parameter.takes(value):
             raise RefusedUpload(
                 f"manifest.json: parameters.{name} must be a {parameter.type}"
-                + (f" of at most {parameter.most_characters} characters" if parameter.type == "string" else ""),
+                + (
+                    f" of at most {parameter.most_characters} characters"
+                    if parameter.type == "string"
+                    else ""
+                ),
                 "parameter_type",
             )
         values[name] = value
@@ -249,7 +298,9 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
         RefusedUpload, keys.InvalidId, storage.ObjectMissing
     """
     try:
-        found = objects.read_object(deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES)
+        found = objects.read_object(
+            deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES
+        )
     except objects.ObjectTooLarge as error:
         raise _too_large() from error
     return replace(parse_manifest(found.content, key, workloads), uploaded=found.written)
@@ -268,17 +319,20 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
             content = objects.read_bytes(deployment.s3, deployment.uploads_bucket, key, file.size)
         except objects.ObjectMissing as error:
             raise RefusedUpload(
-                f"{file.name} is named by the manifest but was not uploaded; upload it and then the manifest",
+                f"{file.name} is named by the manifest but was not uploaded; upload it and then "
+                f"the manifest",
                 "file_not_uploaded",
             ) from error
         except objects.ObjectTooLarge as error:
             raise RefusedUpload(
-                f"{file.name} is larger than the {file.size} bytes its manifest declares; upload again",
+                f"{file.name} is larger than the {file.size} bytes its manifest declares; upload "
+                f"again",
                 "file_size_differs",
             ) from error
         if len(content) != file.size or objects.sha256(content) != file.sha256:
             raise RefusedUpload(
-                f"{file.name} is not the file its manifest declares (size or sha256 differ); upload again",
+                f"{file.name} is not the file its manifest declares (size or sha256 differ); "
+                f"upload again",
                 "file_digest_differs",
             )
         path = folder / file.name
@@ -295,12 +349,16 @@ def put_upload(
     files: Mapping[str, bytes],
     parameters: Mapping[str, str | int | float | bool] | None = None,
 ) -> str:
-    """Write an upload as the product's app does: the files, then the manifest. Returns the manifest's key."""
+    """Write an upload as the product's app does: the files, then the manifest. Returns the
+    manifest's key."""
     listed = []
     for name, content in files.items():
         checked = keys.file_name(name)
         objects.write_bytes(
-            deployment.s3, deployment.uploads_bucket, keys.upload_file(workload, tenant, upload, checked), content
+            deployment.s3,
+            deployment.uploads_bucket,
+            keys.upload_file(workload, tenant, upload, checked),
+            content,
         )
         listed.append({"name": checked, "bytes": len(content), "sha256": objects.sha256(content)})
     key = keys.upload_manifest(workload, tenant, upload)
@@ -308,7 +366,13 @@ def put_upload(
         deployment.s3,
         deployment.uploads_bucket,
         key,
-        {"format": 1, "workload": workload, "tenant": tenant, "files": listed, "parameters": dict(parameters or {})},
+        {
+            "format": 1,
+            "workload": workload,
+            "tenant": tenant,
+            "files": listed,
+            "parameters": dict(parameters or {}),
+        },
     )
     return key
 
@@ -326,7 +390,8 @@ def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
     except RecursionError as error:
         raise ValueError("not an S3 event: nested too deeply") from error
     if not isinstance(event, dict):
-        raise ValueError("not an S3 event: not an object")  # noqa: TRY004 - the message is wrong, not a type of ours
+        # The message is wrong, not a type of ours.
+        raise ValueError("not an S3 event: not an object")  # noqa: TRY004
     if event.get("Event") == "s3:TestEvent":
         return
     records: Sequence[Any] = event.get("Records", ())
@@ -335,7 +400,9 @@ def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
     for record in records:
         try:
             described = record["s3"]
-            if described["bucket"]["name"] == bucket and str(record["eventName"]).startswith("ObjectCreated:"):
+            if described["bucket"]["name"] == bucket and str(record["eventName"]).startswith(
+                "ObjectCreated:"
+            ):
                 yield unquote_plus(described["object"]["key"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an S3 event: a record lacks or malforms {error}") from error

@@ -1,4 +1,5 @@
-"""``training_data``: a tenant's upload, checked and prepared by its workload's own preparation code in a process apart, versioned."""
+"""``training_data``: a tenant's upload, checked and prepared by its workload's own preparation code
+in a process apart, versioned."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from containers.runtime.refused_data import RefusedData
 from tenantry.aws import objects
 from tenantry.names import keys
 from tenantry.uploads import manifests
-from tenantry.uploads.bounded_calls import BoundedCalls, CallFailed, Limits, bounded_calls, read_regular_file
+from tenantry.uploads.bounded_calls import (
+    BoundedCalls,
+    CallFailed,
+    Limits,
+    bounded_calls,
+    read_regular_file,
+)
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -29,7 +36,8 @@ _MOST_NAME: Final = 200  # characters of a repair's name
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from; ``facts`` are for people."""
+    """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from;
+    ``facts`` are for people."""
 
     version: keys.Version
     files: tuple[keys.FileName, ...]
@@ -47,7 +55,9 @@ class TrainingData:
     def from_json(cls, text: str) -> TrainingData:
         """From the request's row."""
         document = json.loads(text)
-        return cls(**{**document, "files": tuple(keys.file_name(name) for name in document["files"])})
+        return cls(
+            **{**document, "files": tuple(keys.file_name(name) for name in document["files"])}
+        )
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,25 @@ class _Prepared:
     def parse(cls, said: Any) -> _Prepared:
         """From what came back. Raises ``CallFailed``."""
         match said:
-            case {"rows": int(rows), "repairs": dict(repairs), "facts": dict(facts), "fingerprint": str(fingerprint)}:
-                counted = all(len(name) <= _MOST_NAME and type(count) is int for name, count in repairs.items())
+            case {
+                "rows": int(rows),
+                "repairs": dict(repairs),
+                "facts": dict(facts),
+                "fingerprint": str(fingerprint),
+            }:
+                counted = all(
+                    len(name) <= _MOST_NAME and type(count) is int
+                    for name, count in repairs.items()
+                )
                 small = (
-                    len(fingerprint) <= _MOST_NAME and len(json.dumps(facts)) + len(json.dumps(repairs)) <= _MOST_FACTS
+                    len(fingerprint) <= _MOST_NAME
+                    and len(json.dumps(facts)) + len(json.dumps(repairs)) <= _MOST_FACTS
                 )
                 if type(rows) is int and rows >= 0 and counted and small:
                     return cls(rows, repairs, facts, fingerprint)
-        raise CallFailed("the preparation returned something else than rows, repairs, facts and fingerprint")
+        raise CallFailed(
+            "the preparation returned something else than rows, repairs, facts and fingerprint"
+        )
 
 
 def call_limits(workload: Workload) -> Limits:
@@ -86,31 +107,41 @@ def call_limits(workload: Workload) -> Limits:
 
 def calls_of(workload: Workload) -> BoundedCalls:
     """The calls into the modules of a workload that read its tenants' files."""
-    return bounded_calls(workload.preparation, *([workload.drift.module] if workload.drift is not None else []))
+    return bounded_calls(
+        workload.preparation, *([workload.drift.module] if workload.drift is not None else [])
+    )
 
 
-def make_training_data(deployment: Deployment, workload: Workload, request: Request) -> TrainingData:
-    """Fetch a request's upload, check and prepare it, and put the result under the tenant's training data.
+def make_training_data(
+    deployment: Deployment, workload: Workload, request: Request
+) -> TrainingData:
+    """Fetch a request's upload, check and prepare it, and put the result under the tenant's
+    training data.
 
-    The files are read in a process of its own, within the limits of ``upload.preparation``: not by this one.
+    The files are read in a process of its own, within the limits of ``upload.preparation``: not by
+    this one.
 
     Args:
-        deployment: buckets and clients.
-        workload: its limits and its preparation.
-        request: whose upload; its version names the result, so that making it again replaces it with the same.
+        deployment: buckets and clients. workload: its limits and its preparation. request: whose
+        upload; its version names the result, so that making it again replaces it with the same.
 
     Raises:
-        uploads.RefusedUpload: the data cannot become a model; the message tells the tenant's owner why and what to do.
-        CallFailed: the preparation failed for a reason that is none of the data's.
+        uploads.RefusedUpload: the data cannot become a model; the message tells the tenant's owner
+        why and what to do. CallFailed: the preparation failed for a reason that is none of the
+        data's.
     """
     try:
-        manifest = manifests.read_manifest(deployment, request.manifest_key, {workload.name: workload})
+        manifest = manifests.read_manifest(
+            deployment, request.manifest_key, {workload.name: workload}
+        )
     except objects.ObjectMissing as error:
         raise manifests.RefusedUpload(
             "the upload's manifest.json is not there any more; upload again", "manifest_gone"
         ) from error
     if request.version is None:
-        raise manifests.RefusedUpload("this request was refused when it came in; upload again", "refused_before")
+        raise manifests.RefusedUpload(
+            "this request was refused when it came in; upload again", "refused_before"
+        )
     limits = call_limits(workload)
     with tempfile.TemporaryDirectory(prefix="tenantry-") as scratch:
         raw, prepared_folder = Path(scratch, "raw"), Path(scratch, "prepared")
@@ -131,7 +162,9 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
         prepared = _Prepared.parse(said)
         names = tuple(keys.file_name(path.name) for path in sorted(prepared_folder.iterdir()))
         if len(names) > _MOST_FILES:
-            raise CallFailed(f"the preparation wrote {len(names)} files; at most {_MOST_FILES} are taken")
+            raise CallFailed(
+                f"the preparation wrote {len(names)} files; at most {_MOST_FILES} are taken"
+            )
         for name in names:
             key = keys.training_data_file(request.workload, request.tenant, request.version, name)
             content = read_regular_file(prepared_folder / name, limits.file_bytes)
@@ -142,6 +175,7 @@ def make_training_data(deployment: Deployment, workload: Workload, request: Requ
         rows=prepared.rows,
         fingerprint=prepared.fingerprint,
         repairs=dict(prepared.repairs),
-        facts=dict(prepared.facts) | ({"left_out": list(manifest.left_out)} if manifest.left_out else {}),
+        facts=dict(prepared.facts)
+        | ({"left_out": list(manifest.left_out)} if manifest.left_out else {}),
         parameters=dict(manifest.parameters),
     )

@@ -1,4 +1,5 @@
-"""Reads and checks the workloads' YAML files. A new workload is one file here, and a container when none fits."""
+"""Reads and checks the workloads' YAML files. A new workload is one file here, and a container when
+none fits."""
 
 from __future__ import annotations
 
@@ -41,11 +42,15 @@ def _time_zone(name: str) -> str:
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-FileType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")]  # the end of a file's name, without the dot
-# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type starts so.
+FileType = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")
+]  # the end of a file's name, without the dot
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type
+# starts so.
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
 Container = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
-# Of InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources): it decides the GPU's driver.
+# Of InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources):
+# it decides the GPU's driver.
 AmiVersion = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$")]
 
 
@@ -67,7 +72,8 @@ class Parameter(_Section):
     most_characters: int = Field(default=200, ge=1, le=10_000)
 
     def takes(self, value: object) -> bool:
-        """Whether a value is of this parameter's type; a number is finite, and no boolean is one."""
+        """Whether a value is of this parameter's type; a number is finite, and no boolean is
+        one."""
         match self.type:
             case "string":
                 return isinstance(value, str) and len(value) <= self.most_characters
@@ -77,22 +83,30 @@ class Parameter(_Section):
                 return isinstance(value, int) and not isinstance(value, bool)
             case "number":
                 return (
-                    isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+                    isinstance(value, int | float)
+                    and not isinstance(value, bool)
+                    and abs(value) <= sys.float_info.max
                 )
 
     @model_validator(mode="after")
     def _default_fits(self) -> Parameter:
         if self.default is not None and not self.takes(self.default):
-            raise ValueError(f"default is {self.default!r}, which its type {self.type} does not take")
+            raise ValueError(
+                f"default is {self.default!r}, which its type {self.type} does not take"
+            )
         return self
 
 
 class Preparation(_Section):
     """What preparing one upload may take; whoever's takes more is refused."""
 
-    memory_megabytes: int = Field(default=1024, ge=64, le=65_536, description="on top of the code's own")
+    memory_megabytes: int = Field(
+        default=1024, ge=64, le=65_536, description="on top of the code's own"
+    )
     cpu_seconds: int = Field(default=60, ge=1, le=3600, description="of a processor")
-    seconds: float = Field(default=300, ge=1, le=7200, description="of the clock on the wall, on a busy machine too")
+    seconds: float = Field(
+        default=300, ge=1, le=7200, description="of the clock on the wall, on a busy machine too"
+    )
 
 
 class Upload(_Section):
@@ -114,12 +128,15 @@ class Pack(_Section):
     """When requests become one training job."""
 
     most_tenants: int = Field(ge=1, le=1000)
-    wait_seconds: float = Field(ge=0, description="a request does not wait longer than this for company")
+    wait_seconds: float = Field(
+        ge=0, description="a request does not wait longer than this for company"
+    )
     most_at_once: int = Field(
         default=2, ge=1, le=100, description="how many packs may be on their way at the same time"
     )
     together: tuple[str, ...] = Field(
-        default=(), description="upload parameters whose values must be the same for all tenants of a pack"
+        default=(),
+        description="upload parameters whose values must be the same for all tenants of a pack",
     )
 
 
@@ -127,33 +144,44 @@ class Training(_Section):
     """The training job of a pack."""
 
     instance_type: InstanceType
-    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    usd_per_hour: float = Field(
+        ge=0, description="what an instance costs in your region and contract"
+    )
     other_instance_types: Mapping[InstanceType, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         max_length=10,
-        description="types to fall back on when instance_type is not to be had, in this order, and their usd_per_hour",
+        description="types to fall back on when instance_type is not to be had, in this order, and "
+        "their usd_per_hour",
     )
-    spot: bool = Field(default=False, description="try spot machines of every type before those on demand")
+    spot: bool = Field(
+        default=False, description="try spot machines of every type before those on demand"
+    )
     max_wait_seconds: int | None = Field(
         default=None,
         le=28 * 24 * 3600,
-        description="with spot: how long a job may take, waiting for machines included (MaxWaitTimeInSeconds)",
+        description="with spot: how long a job may take, waiting for machines included "
+        "(MaxWaitTimeInSeconds)",
     )
-    # KeepAlivePeriodInSeconds, https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
+    # KeepAlivePeriodInSeconds,
+    # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
     keep_alive_seconds: int = Field(
         default=0,
         ge=0,
         le=21_600,
-        description="how long the machines of a shared pack are kept, and paid, for the next one; needs a quota of its own",
+        description="how long the machines of a shared pack are kept, and paid, for the next one; "
+        "needs a quota of its own",
     )
     most_instances: int = Field(ge=1, le=100)
     tenants_per_instance: int = Field(ge=1)
     deadline_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="a pack gets as many instances as it takes to train all its tenants in that time",
+        description="a pack gets as many instances as it takes to train all its tenants in that "
+        "time",
     )
-    volume_gigabytes: int = Field(ge=1, le=16_382)  # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
+    volume_gigabytes: int = Field(
+        ge=1, le=16_382
+    )  # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
     most_seconds: int = Field(ge=60, le=28 * 24 * 3600)
     attempts: int = Field(ge=1, le=20)
     pack: Pack
@@ -161,13 +189,21 @@ class Training(_Section):
 
     @model_validator(mode="after")
     def _spot_waits_long_enough(self) -> Training:
-        if self.spot and (self.max_wait_seconds is None or self.max_wait_seconds < self.most_seconds):
-            raise ValueError("max_wait_seconds must be at least most_seconds when spot is true; SageMaker demands it")
+        if self.spot and (
+            self.max_wait_seconds is None or self.max_wait_seconds < self.most_seconds
+        ):
+            raise ValueError(
+                "max_wait_seconds must be at least most_seconds when spot is true; SageMaker "
+                "demands it"
+            )
         if not self.spot and self.max_wait_seconds is not None:
-            raise ValueError("max_wait_seconds is for spot machines only; remove it, or set spot: true")
+            raise ValueError(
+                "max_wait_seconds is for spot machines only; remove it, or set spot: true"
+            )
         if self.instance_type in self.other_instance_types:
             raise ValueError(
-                f"other_instance_types names {self.instance_type}, which is instance_type already; remove it"
+                f"other_instance_types names {self.instance_type}, which is instance_type already; "
+                f"remove it"
             )
         return self
 
@@ -176,7 +212,10 @@ class Scheduling(_Section):
     """Whose request goes next, when more is due than may be on its way."""
 
     first_model_seconds: float = Field(
-        default=600, ge=0, le=86_400, description="the head start of a tenant's first model, in seconds of waiting"
+        default=600,
+        ge=0,
+        le=86_400,
+        description="the head start of a tenant's first model, in seconds of waiting",
     )
     tier_weights: Mapping[Literal["silo", "bridge", "pool"], float] = Field(
         default_factory=dict,
@@ -185,11 +224,15 @@ class Scheduling(_Section):
     most_per_tenant_a_day: int | None = Field(
         default=24,  # one an hour: nobody's data change faster than a model of them is worth
         ge=1,
-        description="models are made of so many of a tenant's uploads within 24 hours, first models included, and ten times as"
+        description="models are made of so many of a tenant's uploads within 24 hours, first "
+        "models included, and ten times as"
         " many uploads are taken in; further ones wait, or are refused. No limit if null",
     )
     retry_seconds: float = Field(
-        default=20, gt=0, le=3600, description="before a failed request's second try; doubled with each further one"
+        default=20,
+        gt=0,
+        le=3600,
+        description="before a failed request's second try; doubled with each further one",
     )
 
     @field_validator("tier_weights")
@@ -198,7 +241,8 @@ class Scheduling(_Section):
         for tier, weight in weights.items():
             if not 0 < weight < 1e6:
                 raise ValueError(
-                    f"the weight of {tier} is {weight:g}; it must be above 0, or its tenants would never be served"
+                    f"the weight of {tier} is {weight:g}; it must be above 0, or its tenants would "
+                    f"never be served"
                 )
         return weights
 
@@ -208,13 +252,16 @@ class Scheduling(_Section):
 
 
 class Quality(_Section):
-    """How a challenger is compared with the champion, and what a model must reach to serve at all."""
+    """How a challenger is compared with the champion, and what a model must reach to serve at
+    all."""
 
     metric: str
     baseline: str | None = None
     lower_is_better: bool
     tolerance: float = Field(ge=0, le=1)
-    required: float | None = Field(default=None, description="a model whose metric is worse than this serves nobody")
+    required: float | None = Field(
+        default=None, description="a model whose metric is worse than this serves nobody"
+    )
 
     def suffices(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metric reaches what is required; a metric that is not there does not."""
@@ -226,7 +273,8 @@ class Quality(_Section):
         return score <= self.required if self.lower_is_better else score >= self.required
 
     def verdict(self, metrics: Mapping[str, float]) -> tuple[bool, dict[str, float]] | None:
-        """Whether a model is good of its own: better than its baseline, and what is required; and the figures behind it.
+        """Whether a model is good of its own: better than its baseline, and what is required; and
+        the figures behind it.
 
         None when the workload has neither, or the metrics lack one of them.
         """
@@ -247,7 +295,8 @@ class Quality(_Section):
 
     @staticmethod
     def is_worse(skill: float, than: float, tolerance: float) -> bool:
-        """Whether a skill is worse than another by more than a share of it. All skills of a workload are of one sign."""
+        """Whether a skill is worse than another by more than a share of it. All skills of a
+        workload are of one sign."""
         return skill > than + abs(than) * tolerance
 
     @property
@@ -260,10 +309,11 @@ class Quality(_Section):
         return round(skill if self.lower_is_better else -skill, 4)
 
     def skill(self, metrics: Mapping[str, float]) -> float | None:
-        """The score compared between versions, lower being better: the metric as a share of the baseline's.
+        """The score compared between versions, lower being better: the metric as a share of the
+        baseline's.
 
-        Scores of two versions come from different weeks; as shares of what a naive forecast scored in the same week
-        they can be compared. None when the metrics lack the score.
+        Scores of two versions come from different weeks; as shares of what a naive forecast scored
+        in the same week they can be compared. None when the metrics lack the score.
         """
         score = metrics.get(self.metric)
         if score is None:
@@ -290,10 +340,18 @@ class Cache(_Section):
 
     enabled: bool = False
     repeatable_with: tuple[str, ...] = Field(
-        default=(), description="fields a request must have for its answer to be repeatable, as a seed is"
+        default=(),
+        description="fields a request must have for its answer to be repeatable, as a seed is",
     )
-    most_kilobytes: int = Field(default=1024, ge=1, le=65_536, description="a larger answer is not kept")
-    days: int = Field(default=7, ge=1, le=30, description="how long an answer is kept; stack.yaml deletes after 30")
+    most_kilobytes: int = Field(
+        default=1024, ge=1, le=65_536, description="a larger answer is not kept"
+    )
+    days: int = Field(
+        default=7,
+        ge=1,
+        le=30,
+        description="how long an answer is kept; stack.yaml deletes after 30",
+    )
 
     @property
     def most_bytes(self) -> int:
@@ -301,32 +359,48 @@ class Cache(_Section):
         return self.most_kilobytes * 1024
 
     def takes(self, request: Mapping[str, Any]) -> bool:
-        """Whether the answer to this request may be kept: the same request would be answered the same way."""
-        return self.enabled and all(request.get(field) is not None for field in self.repeatable_with)
+        """Whether the answer to this request may be kept: the same request would be answered the
+        same way."""
+        return self.enabled and all(
+            request.get(field) is not None for field in self.repeatable_with
+        )
 
 
 class Asynchronous(_Section):
-    """The asynchronous endpoint of a shared tier (and, with one instance, of a silo tenant), for jobs that take long.
+    """The asynchronous endpoint of a shared tier (and, with one instance, of a silo tenant), for
+    jobs that take long.
 
-    Limits: docs.aws.amazon.com/sagemaker/latest/APIReference/API_AsyncInferenceClientConfig.html and …/API_runtime_InvokeEndpointAsync.html.
+    Limits: docs.aws.amazon.com/sagemaker/latest/APIReference/API_AsyncInferenceClientConfig.html
+    and …/API_runtime_InvokeEndpointAsync.html.
     """
 
     instance_type: InstanceType
-    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    usd_per_hour: float = Field(
+        ge=0, description="what an instance costs in your region and contract"
+    )
     instances: int = Field(ge=1, le=1000, description="when it is made")
-    concurrent_per_instance: int = Field(default=4, ge=1, le=1000, description="requests the container gets at a time")
-    most_seconds: int = Field(default=900, ge=1, le=3600, description="how long the container may take for one")
-    queue_seconds: int = Field(default=21_600, ge=60, le=21_600, description="how long a request may wait its turn")
+    concurrent_per_instance: int = Field(
+        default=4, ge=1, le=1000, description="requests the container gets at a time"
+    )
+    most_seconds: int = Field(
+        default=900, ge=1, le=3600, description="how long the container may take for one"
+    )
+    queue_seconds: int = Field(
+        default=21_600, ge=60, le=21_600, description="how long a request may wait its turn"
+    )
 
 
 class Serving(_Section):
     """The multi-model endpoint of a shared tier (and, with one instance, of a silo tenant)."""
 
     instance_type: InstanceType
-    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    usd_per_hour: float = Field(
+        ge=0, description="what an instance costs in your region and contract"
+    )
     instances: int = Field(ge=1, le=1000)
     container: Container | None = Field(
-        default=None, description="another than the workload's, where serving has an image of its own"
+        default=None,
+        description="another than the workload's, where serving has an image of its own",
     )
     ami_version: AmiVersion | None = Field(
         default=None, description="the endpoints' machine image; AWS's default if none"
@@ -359,12 +433,19 @@ class Batch(_Section):
     timezone: TimeZone = "UTC"
     request: Mapping[str, Any]
     instance_type: InstanceType
-    usd_per_hour: float = Field(ge=0, description="what an instance costs in your region and contract")
+    usd_per_hour: float = Field(
+        ge=0, description="what an instance costs in your region and contract"
+    )
     instances: int = Field(ge=1, le=100)
-    ami_version: AmiVersion | None = Field(default=None, description="the job's machine image; AWS's default if none")
+    ami_version: AmiVersion | None = Field(
+        default=None, description="the job's machine image; AWS's default if none"
+    )
     tenants_per_job: int = Field(ge=1, le=1000)
     most_jobs_at_once: int = Field(
-        default=8, ge=1, le=100, description="transform jobs at the same time: each silo tenant has one of its own"
+        default=8,
+        ge=1,
+        le=100,
+        description="transform jobs at the same time: each silo tenant has one of its own",
     )
     most_seconds: int = Field(ge=60)
 
@@ -382,16 +463,23 @@ class Retraining(_Section):
     )
     when_made_otherwise: bool = Field(
         default=True,
-        description="a champion made by another image or other hyperparameters than the file's is challenged, once",
+        description="a champion made by another image or other hyperparameters than the file's is "
+        "challenged, once",
     )
     most_at_once: int = Field(
-        default=300, ge=1, le=10_000, description="how many are asked for at one time of the schedule"
+        default=300,
+        ge=1,
+        le=10_000,
+        description="how many are asked for at one time of the schedule",
     )
 
     @model_validator(mode="after")
     def _has_an_occasion(self) -> Retraining:
         if self.older_than_days is None and not self.when_made_otherwise:
-            raise ValueError("nothing would ever be re-trained: give older_than_days, or set when_made_otherwise: true")
+            raise ValueError(
+                "nothing would ever be re-trained: give older_than_days, or set "
+                "when_made_otherwise: true"
+            )
         return self
 
 
@@ -400,16 +488,21 @@ class Drift(_Section):
 
     module: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
     tolerance: float = Field(
-        ge=0, le=10, description="a score this much worse than the one at training, as a share of it, is a warning"
+        ge=0,
+        le=10,
+        description="a score this much worse than the one at training, as a share of it, is a "
+        "warning",
     )
 
 
 class Moment(_Section):
-    """How a request says which moment its prediction is about, where predictions are of a moment."""
+    """How a request says which moment its prediction is about, where predictions are of a
+    moment."""
 
     module: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
     field: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")] = Field(
-        default="start", description="the request's field; a batch puts its own day there, as YYYY-MM-DD"
+        default="start",
+        description="the request's field; a batch puts its own day there, as YYYY-MM-DD",
     )
 
 
@@ -443,29 +536,41 @@ class Workload(_Section):
     @property
     def serving_version(self) -> str:
         """Changes whenever an endpoint would have to be updated, and not with what one costs."""
-        left_out: Any = dict.fromkeys(("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True)
+        left_out: Any = dict.fromkeys(
+            ("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True
+        )
         left_out["asynchronous"] = {"usd_per_hour"}
-        said = f"{self.serving_container}:{self.image_tag} {self.serving.model_dump_json(exclude=left_out)}"
+        said = (
+            f"{self.serving_container}:{self.image_tag} "
+            f"{self.serving.model_dump_json(exclude=left_out)}"
+        )
         return hashlib.sha256(said.encode()).hexdigest()[:10]
 
     @model_validator(mode="after")
     def _packs_are_grouped_by_what_uploads_carry(self) -> Workload:
         for name in self.training.pack.together:
             if name not in self.upload.parameters:
-                raise ValueError(f"training.pack.together names {name!r}, which is not among upload.parameters")
+                raise ValueError(
+                    f"training.pack.together names {name!r}, which is not among upload.parameters"
+                )
         return self
 
     @property
     def recipe(self) -> str:
-        """Changes whenever the same data would become another model: with the image or the hyperparameters."""
+        """Changes whenever the same data would become another model: with the image or the
+        hyperparameters."""
         said = [self.container, self.image_tag, sorted(self.training.hyperparameters.items())]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
 
     @model_validator(mode="after")
     def _packs_fit_their_instances(self) -> Workload:
-        if self.training.pack.most_tenants > self.training.most_instances * self.training.tenants_per_instance:
+        if (
+            self.training.pack.most_tenants
+            > self.training.most_instances * self.training.tenants_per_instance
+        ):
             raise ValueError(
-                "training.pack.most_tenants is more than most_instances × tenants_per_instance; raise one of those"
+                "training.pack.most_tenants is more than most_instances × tenants_per_instance; "
+                "raise one of those"
             )
         return self
 
@@ -474,13 +579,18 @@ def read_workload(path: Path) -> Workload:
     """Read one workload's file.
 
     Raises:
-        InvalidWorkload: it is too large, not YAML, or a field is wrong; the message names file, field and cure.
+        InvalidWorkload: it is too large, not YAML, or a field is wrong; the message names file,
+        field and cure.
     """
     if path.stat().st_size > _MOST_BYTES:
         raise InvalidWorkload(f"{path.name}: larger than {_MOST_BYTES} bytes")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a date that is none is a ValueError
         raise InvalidWorkload(f"{path.name}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise InvalidWorkload(f"{path.name}: must be a mapping of fields, as in energy.yaml")
@@ -493,15 +603,19 @@ def read_workload(path: Path) -> Workload:
         )
         raise InvalidWorkload(f"{path.name}:\n{faults}") from error
     if workload.name != path.stem:
-        raise InvalidWorkload(f"{path.name}: name is {workload.name!r}; it must be the file's, {path.stem!r}")
+        raise InvalidWorkload(
+            f"{path.name}: name is {workload.name!r}; it must be the file's, {path.stem!r}"
+        )
     return workload
 
 
 def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
-    """All workloads of a folder, by name. Raises ``InvalidWorkload`` for the first file that cannot be used.
+    """All workloads of a folder, by name. Raises ``InvalidWorkload`` for the first file that cannot
+    be used.
 
     Args:
-        folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or the product's own.
+        folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
+        the product's own.
     """
     folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
     workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}

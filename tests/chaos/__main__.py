@@ -1,7 +1,8 @@
 """One seed of the chaos test: ``python -m tests.chaos --seed 1 --tenants 24``.
 
-Tenants upload to a real local cloud with a real Dagster, while processes are killed, calls fail, events are lost and come twice.
-When that is over and the queue is at rest, everything is reckoned up. Exit status 0: all of it adds up.
+Tenants upload to a real local cloud with a real Dagster, while processes are killed, calls fail,
+events are lost and come twice. When that is over and the queue is at rest, everything is reckoned
+up. Exit status 0: all of it adds up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,11 +33,21 @@ from tests.chaos.world import World, world
 _UPLOADS_AT_ONCE: Final = 4
 _PATIENCE_SECONDS: Final = 90.0  # for one of the processes to kill to come into being
 _FEW: Final[Mapping[Victim, int]] = {
-    "run": 1, "daemon": 1, "code_server": 1, "sagemaker": 1, "training": 1, "serving": 1,
-}  # fmt: skip
+    "run": 1,
+    "daemon": 1,
+    "code_server": 1,
+    "sagemaker": 1,
+    "training": 1,
+    "serving": 1,
+}
 _MANY: Final[Mapping[Victim, int]] = {
-    "run": 4, "daemon": 2, "code_server": 2, "sagemaker": 2, "training": 3, "serving": 2,
-}  # fmt: skip
+    "run": 4,
+    "daemon": 2,
+    "code_server": 2,
+    "sagemaker": 2,
+    "training": 3,
+    "serving": 2,
+}
 
 
 class NotAtRest(RuntimeError):  # noqa: N818 - reads as the sentence it is: "not at rest"
@@ -61,14 +73,15 @@ class Chaos:
         """All of it. Raises ``NotAtRest``."""
         self.mischief.faults_on()
         left = [victim for victim, times in self._kills.items() for _ in range(times)]
-        # The last kills come when everything has been uploaded, the release before the last uploads.
+        # The last kills come when everything has been uploaded, the release before the last
+        # uploads.
         upload_waves = -(-len(left) // 2)
         waves = [*_parts(self._uploads, upload_waves), *([[]] * (len(left) // 2))]
         for number, wave in enumerate(waves):
             if number == upload_waves - 1:
                 self._release()
             waiting = deque(wave)
-            killed = self.mischief.strike(left, lambda waiting=waiting: self._go_on(waiting), _PATIENCE_SECONDS)  # type: ignore[misc]
+            killed = self.mischief.strike(left, partial(self._go_on, waiting), _PATIENCE_SECONDS)
             while waiting:
                 self._go_on(waiting)
             if killed is None:
@@ -87,7 +100,8 @@ class Chaos:
         self._mark("reckoning")
 
     def _release(self) -> None:
-        """Deploy another version, once there is an endpoint to update, whose first update will fail."""
+        """Deploy another version, once there is an endpoint to update, whose first update will
+        fail."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._world.serves() and time.monotonic() < deadline:
             self._go_on(deque())
@@ -102,7 +116,8 @@ class Chaos:
         self.mischief.bring_back()
 
     def _until_rest(self, seconds: float, *, late: bool) -> None:
-        """Until nothing is on its way any more; ``late``: with faults off, when that must come about."""
+        """Until nothing is on its way any more; ``late``: with faults off, when that must come
+        about."""
         instance, deadline, shown = DagsterInstance.get(), time.monotonic() + seconds, 0.0
         while True:
             self.mischief.bring_back()
@@ -113,7 +128,9 @@ class Chaos:
                 return
             if time.monotonic() > deadline:
                 if late:
-                    raise NotAtRest(f"{seconds:.0f} s after the last fault there are {dict(waiting)}")
+                    raise NotAtRest(
+                        f"{seconds:.0f} s after the last fault there are {dict(waiting)}"
+                    )
                 return
             if time.monotonic() - shown > 10:
                 shown = time.monotonic()
@@ -154,7 +171,10 @@ def _messages(deployment: Deployment) -> Iterator[str]:
     """Everything in the app's queue of notices."""
     while True:
         answer = deployment.sqs.receive_message(
-            QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0, VisibilityTimeout=600
+            QueueUrl=deployment.notices_queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=0,
+            VisibilityTimeout=600,
         )
         if not answer.get("Messages"):
             return
@@ -173,16 +193,27 @@ def _table(summary: Mapping[str, Any]) -> str:
 def main() -> int:
     """Command line of one seed."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tenants", type=int, default=24)
-    parser.add_argument("--rest-seconds", type=float, default=240, help="how long rest may take to come (%(default)s)")
     parser.add_argument(
-        "--folder", type=Path, help="where state and logs go; kept. Without it a temporary one is removed"
+        "--rest-seconds",
+        type=float,
+        default=240,
+        help="how long rest may take to come (%(default)s)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where state and logs go; kept. Without it a temporary one is removed",
     )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # with all that it started, as on Ctrl-C
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # with all that it started, as on Ctrl-C
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
     left_over: list[str] = []
     with world(folder, arguments.seed, tenants=arguments.tenants) as here:

@@ -1,4 +1,5 @@
-"""An HTTP proxy that lets some of the calls that pass it fail, as AWS's services and networks do; which ones, the seed says."""
+"""An HTTP proxy that lets some of the calls that pass it fail, as AWS's services and networks do;
+which ones, the seed says."""
 
 from __future__ import annotations
 
@@ -47,12 +48,13 @@ class Call:
 
 
 class FaultyProxy:
-    """Passes HTTP calls on to a port of loopback. The n-th call of an operation has the same fate whenever the seed is the same.
+    """Passes HTTP calls on to a port of loopback. The n-th call of an operation has the same fate
+    whenever the seed is the same.
 
     Args:
-        target: the port calls are passed on to.
-        seed: decides which calls fail.
-        most_expired: credentials_expired is the one fault that SDKs do not try again after, so it has a limit of its own.
+        target: the port calls are passed on to. seed: decides which calls fail. most_expired:
+        credentials_expired is the one fault that SDKs do not try again after, so it has a limit of
+        its own.
     """
 
     def __init__(self, target: int, seed: str, most_expired: int) -> None:
@@ -145,7 +147,8 @@ class FaultyProxy:
         return None, fate
 
     async def _passed_on(self, call: Call, request: bytes) -> bytes:
-        """The whole answer. A connection to the service is used once: it may be killed and be back at any time."""
+        """The whole answer. A connection to the service is used once: it may be killed and be back
+        at any time."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.target, limit=_MOST_HEAD)
         try:
             writer.write(request)
@@ -161,7 +164,8 @@ class FaultyProxy:
 
 
 def _parsed(head: bytes) -> Call:
-    """The first line's first two words (an answer's are the protocol and its status) and the headers, names in lower case."""
+    """The first line's first two words (an answer's are the protocol and its status) and the
+    headers, names in lower case."""
     first, *lines = head.decode("latin-1").split("\r\n")
     method, _, target = first.partition(" ")
     pairs = (line.partition(":") for line in lines if line)
@@ -180,7 +184,8 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
 
 
 def _refusal(service: str, *, expired: bool) -> bytes:
-    """How the services say that they are overloaded, or that the caller's credentials are no longer good.
+    """How the services say that they are overloaded, or that the caller's credentials are no longer
+    good.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CommonErrors.html
@@ -188,11 +193,17 @@ def _refusal(service: str, *, expired: bool) -> bytes:
     status = "400 Bad Request" if expired else "503 Service Unavailable"
     if service == "s3":
         code = "ExpiredToken" if expired else "SlowDown"
-        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Please try again.</Message></Error>"
+        content = (
+            f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Please try "
+            f"again.</Message></Error>"
+        )
         kind = "application/xml"
     elif service in {"sns", "cloudformation", "monitoring"}:
         code = "ExpiredToken" if expired else "ServiceUnavailable"
-        content = f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>Please try again.</Message></Error></ErrorResponse>"
+        content = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>Please "
+            f"try again.</Message></Error></ErrorResponse>"
+        )
         kind = "text/xml"
     else:
         code = "ExpiredTokenException" if expired else "ServiceUnavailable"

@@ -16,23 +16,48 @@ from local_sagemaker.faults.plan import Rule
 from tests.chaos.world import World, kill
 
 Victim = Literal["run", "daemon", "code_server", "sagemaker", "training", "serving"]
-_WORKERS: Final = frozenset({"run", "training", "serving"})  # they come and go; the others are always there
+_WORKERS: Final = frozenset(
+    {"run", "training", "serving"}
+)  # they come and go; the others are always there
 
 
 def fault_rules(tenants: int) -> Sequence[Rule]:
-    """Every kind of fault of local_sagemaker that can meet this workload, the costly ones a few times at most."""
+    """Every kind of fault of local_sagemaker that can meet this workload, the costly ones a few
+    times at most."""
     few = max(1, tenants // 60)
     return [
         Rule(kind="throttle", probability=0.05),
         Rule(kind="server_error", probability=0.03),
         Rule(kind="lost_answer", probability=0.03),
         Rule(kind="resource_limit", probability=0.2, most=few),
-        Rule(kind="capacity", probability=0.2, most=few, seconds=3.0),  # spot jobs wait; others would fail
+        Rule(
+            kind="capacity", probability=0.2, most=few, seconds=3.0
+        ),  # spot jobs wait; others would fail
         Rule(kind="spot_interruption", probability=0.2, most=few, after_seconds=(0.5, 3.0)),
         Rule(kind="kill_container", probability=0.1, most=few, job="*", after_seconds=(0.5, 3.0)),
-        Rule(kind="kill_container", probability=0.2, most=few, endpoint="*", after_seconds=(2.0, 20.0)),
-        Rule(kind="hang_container", probability=0.1, most=few, job="*", after_seconds=(0.5, 3.0), seconds=3.0),
-        Rule(kind="hang_container", probability=0.2, most=few, endpoint="*", after_seconds=(2.0, 20.0), seconds=5.0),
+        Rule(
+            kind="kill_container",
+            probability=0.2,
+            most=few,
+            endpoint="*",
+            after_seconds=(2.0, 20.0),
+        ),
+        Rule(
+            kind="hang_container",
+            probability=0.1,
+            most=few,
+            job="*",
+            after_seconds=(0.5, 3.0),
+            seconds=3.0,
+        ),
+        Rule(
+            kind="hang_container",
+            probability=0.2,
+            most=few,
+            endpoint="*",
+            after_seconds=(2.0, 20.0),
+            seconds=5.0,
+        ),
         Rule(kind="slow_container", probability=0.2, seconds=0.3),
         Rule(kind="s3_error", probability=0.05),
         Rule(kind="failed_update", most=1),
@@ -53,7 +78,7 @@ class Mischief:
     def __post_init__(self) -> None:
         self._fate = Random(f"{self.seed}/kills")
 
-    # ---- faults -------------------------------------------------------------------------------------------------------
+    # ---- faults ----------------------------------------------------------------------------------
 
     def faults_on(self) -> None:
         """From now on calls fail, in the proxies and in local_sagemaker."""
@@ -65,7 +90,9 @@ class Mischief:
         """From now on nothing fails by plan."""
         for name, proxy in self.world.proxies.items():
             proxy.faults_on = False
-            self.faults.update({f"{kind} (calls to {name})": count for kind, count in proxy.happened.items()})
+            self.faults.update(
+                {f"{kind} (calls to {name})": count for kind, count in proxy.happened.items()}
+            )
         self._count_faults()
         self._client().end()
 
@@ -74,7 +101,9 @@ class Mischief:
 
     def _plan_faults(self) -> None:
         # After a restart it is another seed: the names of calls are counted anew.
-        self._client().plan(fault_rules(self.tenants), seed=self.seed + 1000 * self.done["sagemaker"])
+        self._client().plan(
+            fault_rules(self.tenants), seed=self.seed + 1000 * self.done["sagemaker"]
+        )
 
     def _count_faults(self) -> None:
         for rule in self._client().report().rules:
@@ -82,10 +111,13 @@ class Mischief:
                 whose = " of an endpoint" if rule.endpoint else " of a job" if rule.job else ""
                 self.faults[f"{rule.kind}{whose} (local_sagemaker)"] += rule.happened
 
-    # ---- kills --------------------------------------------------------------------------------------------------------
+    # ---- kills -----------------------------------------------------------------------------------
 
-    def strike(self, victims: Sequence[Victim], meanwhile: Callable[[], None], patience: float) -> Victim | None:
-        """Wait until a pack is being worked on, and a moment more; then kill one of the victims that are there.
+    def strike(
+        self, victims: Sequence[Victim], meanwhile: Callable[[], None], patience: float
+    ) -> Victim | None:
+        """Wait until a pack is being worked on, and a moment more; then kill one of the victims
+        that are there.
 
         Args:
             victims: what may be killed, one of them now.
@@ -129,7 +161,11 @@ class Mischief:
             return self.world.containers("train" if victim == "training" else "serve")
         if victim == "run":
             return self.world.run_processes()
-        process = self.world.cloud.processes["sagemaker"] if victim == "sagemaker" else self.world.processes[victim]
+        process = (
+            self.world.cloud.processes["sagemaker"]
+            if victim == "sagemaker"
+            else self.world.processes[victim]
+        )
         return [psutil.Process(process.pid)] if process.poll() is None else []
 
     def bring_back(self) -> None:

@@ -1,4 +1,5 @@
-"""The reckoning at the end: every upload accounted for, and S3, DynamoDB, Dagster and SageMaker telling the same."""
+"""The reckoning at the end: every upload accounted for, and S3, DynamoDB, Dagster and SageMaker
+telling the same."""
 
 from __future__ import annotations
 
@@ -26,11 +27,18 @@ from tenantry.workloads.schema import Workload
 from tests.chaos.tenants import ENERGY, Upload, Uploader
 from tests.chaos.world import RELEASED
 
-_ASSETS: Final[Sequence[AssetName]] = ("training_data", "fine_tuned_artifact", "endpoint_registration")
+_ASSETS: Final[Sequence[AssetName]] = (
+    "training_data",
+    "fine_tuned_artifact",
+    "endpoint_registration",
+)
 _FINAL: Final = frozenset({"registered", "superseded", "refused", "dead_lettered"})
-_RUN_OVER: Final = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
+_RUN_OVER: Final = frozenset(
+    {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+)
 _CROWNED: Final = frozenset({"champion", "former_champion"})
-# What a dead letter may say: each is something that was done to the system, none is a defect of the tenant's data.
+# What a dead letter may say: each is something that was done to the system, none is a defect of the
+# tenant's data.
 _FAULTS: Final = re.compile(
     r"AlgorithmError|InternalServerError|CapacityError|capacity|interrupt|Expired|SlowDown|Throttl|Unavailable|Connection"
     r"|did not answer|not in service|died before|without an outcome|SIGKILL|timed out|endpoint",
@@ -45,7 +53,8 @@ _NOTICE_OF: Final[Mapping[str, frozenset[str]]] = {
 
 @dataclass
 class Reckoning:
-    """What is found at the end. ``wrong`` holds, by tenant (``""``: nobody's in particular), what does not add up."""
+    """What is found at the end. ``wrong`` holds, by tenant (``""``: nobody's in particular), what
+    does not add up."""
 
     deployment: Deployment
     workload: Workload
@@ -65,13 +74,18 @@ class Reckoning:
     def _say(self, tenant: str, sentence: str) -> None:
         self.wrong[tenant].append(sentence)
 
-    # ---- is it at rest? -------------------------------------------------------------------------------------------------
+    # ---- is it at rest? --------------------------------------------------------------------------
 
     def unsettled(self) -> Counter[str]:
-        """What is still on its way: uploads without a row, and open requests by status. Empty at rest."""
+        """What is still on its way: uploads without a row, and open requests by status. Empty at
+        rest."""
         waiting = Counter[str](request.status for request in self._queue.open(ENERGY))
         if not waiting:
-            known = {row.manifest_key for tenant in self.tenants for row in self._queue.of_tenant(ENERGY, tenant)}
+            known = {
+                row.manifest_key
+                for tenant in self.tenants
+                for row in self._queue.of_tenant(ENERGY, tenant)
+            }
             for upload in self.uploads:
                 if upload.manifest_key not in known and not self._is_known_by_content(upload):
                     waiting["uploads without a request"] += 1
@@ -80,17 +94,22 @@ class Reckoning:
         return waiting
 
     def _is_released(self) -> bool:
-        """Whether the endpoint is in service and its container has what the release in the middle gave it."""
-        name = keys.endpoint_name(self.deployment.prefix, ENERGY, self.workload.tier, keys.tenant_id("anyone"))
+        """Whether the endpoint is in service and its container has what the release in the middle
+        gave it."""
+        name = keys.endpoint_name(
+            self.deployment.prefix, ENERGY, self.workload.tier, keys.tenant_id("anyone")
+        )
         client = self.deployment.sagemaker
         try:
             endpoint = endpoints.describe_endpoint(self.deployment, name)
             if endpoint is None or endpoint["EndpointStatus"] != "InService":
                 return False
-            config = client.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
-            container = client.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])[
-                "PrimaryContainer"
-            ]
+            config = client.describe_endpoint_config(
+                EndpointConfigName=endpoint["EndpointConfigName"]
+            )
+            container = client.describe_model(
+                ModelName=config["ProductionVariants"][0]["ModelName"]
+            )["PrimaryContainer"]
         except (ClientError, BotoCoreError):  # a fault meets this call, too
             return False
         return RELEASED.items() <= container.get("Environment", {}).items()
@@ -102,9 +121,12 @@ class Reckoning:
     def open_runs(self, instance: DagsterInstance) -> list[str]:
         """Runs that are not over."""
         statuses = [status for status in DagsterRunStatus if status not in _RUN_OVER]
-        return [f"{run.run_id} {run.status.value}" for run in instance.get_runs(RunsFilter(statuses=statuses))]
+        return [
+            f"{run.run_id} {run.status.value}"
+            for run in instance.get_runs(RunsFilter(statuses=statuses))
+        ]
 
-    # ---- the accounts ---------------------------------------------------------------------------------------------------
+    # ---- the accounts ----------------------------------------------------------------------------
 
     def settle(self, instance: DagsterInstance, messages: Iterator[str]) -> None:
         """Compare everything with everything. ``messages`` are the bodies of the app's queue."""
@@ -131,7 +153,10 @@ class Reckoning:
             if row is None:
                 self._say(upload.tenant, f"upload {upload.upload} never became a request")
             elif upload.spoiled and row.status != "refused" and row.status != "superseded":
-                self._say(upload.tenant, f"upload {upload.upload} ({upload.spoiled}) is {row.status}, not refused")
+                self._say(
+                    upload.tenant,
+                    f"upload {upload.upload} ({upload.spoiled}) is {row.status}, not refused",
+                )
             elif not upload.spoiled and row.status == "refused":
                 self._say(upload.tenant, f"good upload {upload.upload} was refused: {row.reason}")
         for tenant, rows in self.rows.items():
@@ -148,10 +173,15 @@ class Reckoning:
             if after not in NEXT[before]:  # type: ignore[index]  # a status as the history has it
                 self._say(tenant, f"request {row.request} went from {before} to {after}")
         if told[-1] != row.status:
-            self._say(tenant, f"request {row.request} is {row.status} and its history ends with {told[-1]}")
+            self._say(
+                tenant,
+                f"request {row.request} is {row.status} and its history ends with {told[-1]}",
+            )
         times = [str(change["at"]) for change in row.history]
         if row.status == "registered" and told.count("registered") != 1:
-            self._say(tenant, f"request {row.request} was registered {told.count('registered')} times")
+            self._say(
+                tenant, f"request {row.request} was registered {told.count('registered')} times"
+            )
         if times != sorted(times):
             self.counts["histories out of order"] += 1
         if row.status in {"refused", "dead_lettered"}:
@@ -159,36 +189,54 @@ class Reckoning:
             if not row.reason:
                 self._say(tenant, f"request {row.request} is {row.status} without a reason")
         if row.status == "dead_lettered" and not _FAULTS.search(row.reason or ""):
-            self._say(tenant, f"request {row.request} is dead-lettered for no fault of ours: {row.reason}")
+            self._say(
+                tenant, f"request {row.request} is dead-lettered for no fault of ours: {row.reason}"
+            )
 
     def _newest(self, tenant: keys.TenantId, rows: Sequence[Request]) -> None:
-        """A request is superseded by one that is no older, which then has an end of its own. S3 tells times to the second."""
+        """A request is superseded by one that is no older, which then has an end of its own. S3
+        tells times to the second."""
         champion = self._registry.champion(tenant, ENERGY)
 
         def moment(row: Request) -> str:
-            """As new as its latest upload; but what was made and then followed by something newer, only as what it was made of."""
+            """As new as its latest upload; but what was made and then followed by something newer,
+            only as what it was made of."""
             made = keys.upload_moment(row.version) if row.version else ""
             followed = champion is not None and made < keys.upload_moment(champion.version)
             return made if row.status == "registered" and followed else keys.moment_of(row.uploaded)
 
-        latest = max((moment(row) for row in rows if row.version and row.status != "superseded"), default="")
+        latest = max(
+            (moment(row) for row in rows if row.version and row.status != "superseded"), default=""
+        )
         for row in rows:
             if row.status == "superseded" and keys.moment_of(row.uploaded) > latest:
-                self._say(tenant, f"request {row.request} was superseded, and there is nothing newer")
+                self._say(
+                    tenant, f"request {row.request} was superseded, and there is nothing newer"
+                )
 
     def _versions_and_champions(self) -> None:
         for tenant, versions in self.versions.items():
-            registered = {row.request: row for row in self.rows[tenant] if row.status == "registered"}
+            registered = {
+                row.request: row for row in self.rows[tenant] if row.status == "registered"
+            }
             by_request = defaultdict(list)
             for version in versions:
                 by_request[version.request].append(version)
                 self.counts[f"versions {version.status}"] += 1
             for request, row in registered.items():
-                made = [version for version in by_request[request] if version.version == row.version]
+                made = [
+                    version for version in by_request[request] if version.version == row.version
+                ]
                 if len(made) != 1:
-                    self._say(tenant, f"request {request} is registered, with {len(made)} versions {row.version}")
+                    self._say(
+                        tenant,
+                        f"request {request} is registered, with {len(made)} versions {row.version}",
+                    )
                 elif made[0].status == "trained":
-                    self._say(tenant, f"version {row.version} is registered, and nobody noted what became of it")
+                    self._say(
+                        tenant,
+                        f"version {row.version} is registered, and nobody noted what became of it",
+                    )
             champion = self._registry.champion(tenant, ENERGY)
             if champion is None:
                 if registered:
@@ -196,45 +244,79 @@ class Reckoning:
                 continue
             self.counts["champions"] += 1
             crowned = [version for version in versions if version.status in _CROWNED]
-            if [version.version for version in versions if version.status == "champion"] != [champion.version]:
+            if [version.version for version in versions if version.status == "champion"] != [
+                champion.version
+            ]:
                 told = {version.version: version.status for version in versions}
-                self._say(tenant, f"the champion is {champion.version}, and the versions say {told}")
+                self._say(
+                    tenant, f"the champion is {champion.version}, and the versions say {told}"
+                )
             if champion.turn != len(crowned):
-                self._say(tenant, f"turn {champion.turn} of the champion, and {len(crowned)} versions were crowned")
+                self._say(
+                    tenant,
+                    f"turn {champion.turn} of the champion, and {len(crowned)} versions were "
+                    f"crowned",
+                )
             if not registered:
-                self._say(tenant, f"the champion is {champion.version}, and no request of it is registered")
+                self._say(
+                    tenant,
+                    f"the champion is {champion.version}, and no request of it is registered",
+                )
             elif keys.upload_moment(champion.version) != max(
                 (keys.upload_moment(version.version) for version in crowned), default=""
             ):
-                self._say(tenant, f"the champion {champion.version} is not the newest that was crowned")
+                self._say(
+                    tenant, f"the champion {champion.version} is not the newest that was crowned"
+                )
 
     def _last_wishes(self) -> None:
         """What a tenant uploaded last is what it is served, unless it came to nothing."""
         bucket = self.deployment.uploads_bucket
-        pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="uploads/")
-        moments = {entry["Key"]: entry["LastModified"] for page in pages for entry in page.get("Contents", [])}
+        pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix="uploads/"
+        )
+        moments = {
+            entry["Key"]: entry["LastModified"]
+            for page in pages
+            for entry in page.get("Contents", [])
+        }
         for tenant, versions in self.versions.items():
             uploads = [upload for upload in self.uploads if upload.tenant == tenant]
             latest = max(moments[upload.manifest_key].replace(microsecond=0) for upload in uploads)
             last = [u for u in uploads if moments[u.manifest_key].replace(microsecond=0) == latest]
             wanted = {self.uploader.request_of(upload, {ENERGY: self.workload}) for upload in last}
-            rows = sorted((r for r in self.rows[tenant] if r.content in wanted), key=lambda r: (r.uploaded, r.accepted))
+            rows = sorted(
+                (r for r in self.rows[tenant] if r.content in wanted),
+                key=lambda r: (r.uploaded, r.accepted),
+            )
             champion = self._registry.champion(tenant, ENERGY)
             if len(last) > 1 or not rows or rows[-1].status != "registered" or champion is None:
                 continue
-            own = next((version for version in versions if version.version == rows[-1].version), None)
+            own = next(
+                (version for version in versions if version.version == rows[-1].version), None
+            )
             if own is not None and own.status == "rejected" and "a newer version" not in own.note:
                 continue  # it scored worse than what it would have followed
             self.counts["last uploads served"] += 1
-            served = {row.content for row in self.rows[tenant] for version in versions
-                      if version.version == champion.version and version.request == row.request}  # fmt: skip
+            served = {
+                row.content
+                for row in self.rows[tenant]
+                for version in versions
+                if version.version == champion.version and version.request == row.request
+            }
             if served != wanted:
-                self._say(tenant, f"{last[0].upload} was uploaded last, and {champion.version} of another is served")
+                self._say(
+                    tenant,
+                    f"{last[0].upload} was uploaded last, and {champion.version} of another is "
+                    f"served",
+                )
 
     def _objects(self) -> None:
         bucket = self.deployment.data_bucket
         stored = {
-            str(key) for prefix in ("endpoints/", "checkpoints/", "artifacts/") for key in self._listed(bucket, prefix)
+            str(key)
+            for prefix in ("endpoints/", "checkpoints/", "artifacts/")
+            for key in self._listed(bucket, prefix)
         }
         known = {version.archive for versions in self.versions.values() for version in versions}
         served: dict[str, ModelVersion] = {
@@ -256,22 +338,36 @@ class Reckoning:
             self._say(missing.split("/")[-2], f"version's archive {missing} is not in S3")
         for tenant in self.tenants:
             champion = self._registry.champion(tenant, ENERGY)
-            if champion and keys.endpoint_model(champion.endpoint, tenant, champion.version) not in stored:
-                self._say(tenant, f"the champion's archive {champion.version} is not under its endpoint's prefix")
+            if (
+                champion
+                and keys.endpoint_model(champion.endpoint, tenant, champion.version) not in stored
+            ):
+                self._say(
+                    tenant,
+                    f"the champion's archive {champion.version} is not under its endpoint's prefix",
+                )
         self.counts["uploads"] = sum(
-            key.endswith(f"/{keys.MANIFEST}") for key in self._listed(self.deployment.uploads_bucket, "uploads/")
+            key.endswith(f"/{keys.MANIFEST}")
+            for key in self._listed(self.deployment.uploads_bucket, "uploads/")
         )
         if self.counts["uploads"] != len(self.uploads):
-            self._say("", f"{len(self.uploads)} uploads were made, {self.counts['uploads']} manifests are in S3")
+            self._say(
+                "",
+                f"{len(self.uploads)} uploads were made, {self.counts['uploads']} manifests are in "
+                f"S3",
+            )
 
     def _listed(self, bucket: str, prefix: str) -> Iterator[str]:
-        pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix
+        )
         for page in pages:
             for entry in page.get("Contents", []):
                 yield entry["Key"]
 
     def _told(self) -> None:
-        """Each owner was told of each of its requests' ends, at least once, and of nothing that did not happen."""
+        """Each owner was told of each of its requests' ends, at least once, and of nothing that did
+        not happen."""
         for tenant, rows in self.rows.items():
             for row in rows:
                 kinds = [notice["kind"] for notice in self.notices.get(row.request, [])]
@@ -280,10 +376,15 @@ class Reckoning:
                 self.counts["notices given again"] += max(0, len(kinds) - 1)
                 if expected and not expected & set(kinds):
                     self._say(
-                        tenant, f"request {row.request} is {row.status}, and its owner was told {kinds or 'nothing'}"
+                        tenant,
+                        f"request {row.request} is {row.status}, and its owner was told "
+                        f"{kinds or 'nothing'}",
                     )
                 if set(kinds) - expected:
-                    self._say(tenant, f"request {row.request} is {row.status}, and its owner was told {kinds}")
+                    self._say(
+                        tenant,
+                        f"request {row.request} is {row.status}, and its owner was told {kinds}",
+                    )
 
     def _dagster(self, instance: DagsterInstance) -> None:
         for run in self.open_runs(instance):
@@ -292,7 +393,12 @@ class Reckoning:
             self.counts[f"runs {over.value}"] = instance.get_runs_count(RunsFilter(statuses=[over]))
         known = set(instance.get_dynamic_partitions(tenants_of(ENERGY).name or ""))
         for asset in _ASSETS:
-            found = instance.get_status_by_partition(asset_key(ENERGY, asset), self.tenants, tenants_of(ENERGY)) or {}
+            found = (
+                instance.get_status_by_partition(
+                    asset_key(ENERGY, asset), self.tenants, tenants_of(ENERGY)
+                )
+                or {}
+            )
             for tenant in self.tenants:
                 status = found.get(tenant)
                 last = [row.status for row in self.rows[tenant] if row.status != "superseded"]
@@ -300,9 +406,15 @@ class Reckoning:
                     self.counts[f"{asset} {status.value}"] += 1
                 if status == AssetPartitionStatus.IN_PROGRESS:
                     self._say(tenant, f"{asset} is in progress for ever")
-                if last and set(last) == {"registered"} and status != AssetPartitionStatus.MATERIALIZED:
+                if (
+                    last
+                    and set(last) == {"registered"}
+                    and status != AssetPartitionStatus.MATERIALIZED
+                ):
                     self._say(
-                        tenant, f"{asset} is {status.value if status else 'missing'}, and its requests are registered"
+                        tenant,
+                        f"{asset} is {status.value if status else 'missing'}, and its requests are "
+                        f"registered",
                     )
                 if "registered" in last and tenant not in known:
                     self._say(tenant, "it is no partition")
@@ -327,26 +439,44 @@ class Reckoning:
                 continue
             try:
                 target = keys.target_model(tenant, champion.version)
-                endpoints.invoke(self.deployment, champion.endpoint, target, dict(self.workload.serving.smoke_request))
+                endpoints.invoke(
+                    self.deployment,
+                    champion.endpoint,
+                    target,
+                    dict(self.workload.serving.smoke_request),
+                )
             except (endpoints.InvocationRefused, ClientError) as error:
                 self._say(tenant, f"the champion does not answer: {error}")
             else:
                 self.counts["champions that answer"] += 1
 
-    # ---- for people -------------------------------------------------------------------------------------------------------
+    # ---- for people ------------------------------------------------------------------------------
 
     def story(self, tenant: str) -> str:
         """Everything there is to know about a tenant, in lines."""
         who = keys.tenant_id(tenant)
         lines = [f"--- {tenant} ---"]
-        lines += [f"upload {u.upload}: {u.spoiled or 'good'}, event {u.event}" for u in self.uploads if u.tenant == who]
+        lines += [
+            f"upload {u.upload}: {u.spoiled or 'good'}, event {u.event}"
+            for u in self.uploads
+            if u.tenant == who
+        ]
         for row in self.rows.get(who, []):
             lines.append(
-                f"request {row.request} {row.status} version {row.version} pack {row.pack} from {row.manifest_key}"
+                f"request {row.request} {row.status} version {row.version} pack {row.pack} from "
+                f"{row.manifest_key}"
             )
-            lines += [f"    {c['at'][11:23]} {c.get('by', '')}: {c['status']}: {c['why']}" for c in row.history]
-            lines += [f"    told: {n['kind']}: {n['message']}" for n in self.notices.get(row.request, [])]
-        lines += [f"version {v.version} {v.status} job {v.job}: {v.note}" for v in self.versions.get(who, [])]
+            lines += [
+                f"    {c['at'][11:23]} {c.get('by', '')}: {c['status']}: {c['why']}"
+                for c in row.history
+            ]
+            lines += [
+                f"    told: {n['kind']}: {n['message']}" for n in self.notices.get(row.request, [])
+            ]
+        lines += [
+            f"version {v.version} {v.status} job {v.job}: {v.note}"
+            for v in self.versions.get(who, [])
+        ]
         lines.append(f"champion {self._registry.champion(who, ENERGY)}")
         return "\n".join(lines)
 

@@ -1,4 +1,5 @@
-"""Who uploads what: tenants with good data, with several uploads, with spoiled ones, and one that floods; the seed decides."""
+"""Who uploads what: tenants with good data, with several uploads, with spoiled ones, and one that
+floods; the seed decides."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ _DAYS: Final = 35
 _CUSTOMERS: Final = 12
 _PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
 
-Spoiled = Literal["a word for a reading", "too few days", "a file that never came", "another file", "no JSON"]
+Spoiled = Literal[
+    "a word for a reading", "too few days", "a file that never came", "another file", "no JSON"
+]
 Event = Literal["kept", "lost", "repeated"]
 _SPOILED: Final[Sequence[Spoiled]] = (
     "a word for a reading",
@@ -43,7 +46,8 @@ _MEDDLING_SECONDS: Final = 1.0  # an event that the sensor was quicker to take i
 
 @dataclass(frozen=True)
 class Upload:
-    """One upload that will be made. ``hours`` of the customer's data are in it, so that another number is another content."""
+    """One upload that will be made. ``hours`` of the customer's data are in it, so that another
+    number is another content."""
 
     tenant: keys.TenantId
     upload: keys.UploadId
@@ -66,11 +70,20 @@ def planned(seed: int, tenants: int) -> list[Upload]:
         tenant = keys.tenant_id(f"chaos-{number:03d}")
         usual = fate.choice((2, 3)) if fate.random() < _REPEATED_SHARE else 1
         count = max(4, tenants // 8) if number == 0 else usual  # the first one floods
-        spoiled_at = fate.randrange(count) if fate.random() < _SPOILED_SHARE or number in {1, 2} else None
+        spoiled_at = (
+            fate.randrange(count) if fate.random() < _SPOILED_SHARE or number in {1, 2} else None
+        )
         began = fate.random()
         for turn in range(count):
             spoiled = fate.choice(_SPOILED) if turn == spoiled_at else None
-            slots.append((began + turn * (0.02 if number == 0 else fate.random() * 0.5), tenant, turn, spoiled))
+            slots.append(
+                (
+                    began + turn * (0.02 if number == 0 else fate.random() * 0.5),
+                    tenant,
+                    turn,
+                    spoiled,
+                )
+            )
     slots.sort(key=lambda slot: slot[0])
     made: dict[keys.TenantId, int] = {}
     before: dict[keys.TenantId, list[Upload]] = defaultdict(list)
@@ -79,9 +92,14 @@ def planned(seed: int, tenants: int) -> list[Upload]:
         turn = made[tenant] = made.get(tenant, 0) + 1
         drawn = fate.random()
         event: Event = (
-            "lost" if drawn < _LOST_EVENTS else "repeated" if drawn < _LOST_EVENTS + _REPEATED_EVENTS else "kept"
+            "lost"
+            if drawn < _LOST_EVENTS
+            else "repeated"
+            if drawn < _LOST_EVENTS + _REPEATED_EVENTS
+            else "kept"
         )
-        # Now and then a tenant uploads what it uploaded before, be it its last upload or an earlier one.
+        # Now and then a tenant uploads what it uploaded before, be it its last upload or an earlier
+        # one.
         good = [one for one in before[tenant] if not one.spoiled]
         same = good and not spoiled and fate.random() < _SAME_AGAIN_SHARE
         hours = fate.choice(good).hours if same else 24 * _DAYS - turn
@@ -93,7 +111,8 @@ def planned(seed: int, tenants: int) -> list[Upload]:
 
 
 class Uploader:
-    """Uploads as tenants' apps do, straight to S3, and plays the network between S3 and the uploads queue."""
+    """Uploads as tenants' apps do, straight to S3, and plays the network between S3 and the uploads
+    queue."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -116,21 +135,35 @@ class Uploader:
             lines = lines[: 24 * 2]
         content = b"".join(lines)
         s3, bucket = self._deployment.s3, self._deployment.uploads_bucket
-        file = keys.upload_file(ENERGY, upload.tenant, upload.upload, keys.file_name("consumption.csv"))
-        declared = {"name": "consumption.csv", "bytes": len(content), "sha256": objects.sha256(content)}
+        file = keys.upload_file(
+            ENERGY, upload.tenant, upload.upload, keys.file_name("consumption.csv")
+        )
+        declared = {
+            "name": "consumption.csv",
+            "bytes": len(content),
+            "sha256": objects.sha256(content),
+        }
         if upload.spoiled == "another file":
             content = content.replace(b",", b";")
         if upload.spoiled != "a file that never came":
             objects.write_bytes(s3, bucket, file, content)
         document = json.dumps(
-            {"format": 1, "workload": ENERGY, "tenant": upload.tenant, "files": [declared], "parameters": _PARAMETERS}
+            {
+                "format": 1,
+                "workload": ENERGY,
+                "tenant": upload.tenant,
+                "files": [declared],
+                "parameters": _PARAMETERS,
+            }
         ).encode()
         if upload.spoiled == "no JSON":
             document = document[:-1]
         self._fates[upload.manifest_key] = upload.event, time.monotonic()
         objects.write_bytes(s3, bucket, upload.manifest_key, document, "application/json")
 
-    def request_of(self, upload: Upload, workloads: Mapping[str, Workload]) -> keys.RequestId | None:
+    def request_of(
+        self, upload: Upload, workloads: Mapping[str, Workload]
+    ) -> keys.RequestId | None:
         """The id of the request an upload makes; None when its manifest makes none."""
         try:
             return manifests.read_manifest(self._deployment, upload.manifest_key, workloads).request
@@ -138,12 +171,19 @@ class Uploader:
             return None
 
     def meddle_with_events(self) -> None:
-        """Take events off the queue before the sensor sees them: some are lost, some come twice more, the rest go back."""
+        """Take events off the queue before the sensor sees them: some are lost, some come twice
+        more, the rest go back."""
         now = time.monotonic()
-        self._fates = {key: fate for key, fate in self._fates.items() if now - fate[1] < _MEDDLING_SECONDS}
+        self._fates = {
+            key: fate for key, fate in self._fates.items() if now - fate[1] < _MEDDLING_SECONDS
+        }
         if not self._fates:
             return
-        sqs, queue, bucket = self._deployment.sqs, self._deployment.uploads_queue_url, self._deployment.uploads_bucket
+        sqs, queue, bucket = (
+            self._deployment.sqs,
+            self._deployment.uploads_queue_url,
+            self._deployment.uploads_bucket,
+        )
         answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=0)
         for message in answer.get("Messages", []):
             told = [

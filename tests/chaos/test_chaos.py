@@ -1,4 +1,5 @@
-"""Whatever is killed, lost or refused on the way: every upload comes to one end, and all books agree about it."""
+"""Whatever is killed, lost or refused on the way: every upload comes to one end, and all books
+agree about it."""
 
 from __future__ import annotations
 
@@ -15,12 +16,24 @@ from tests.chaos.world import ROOT
 
 
 def run_seed(folder: Path, seed: int, tenants: int, rest_seconds: int) -> dict[str, Any]:
-    """One seed in a process of its own, as its surroundings are replaced by the world's. What it printed is printed again."""
+    """One seed in a process of its own, as its surroundings are replaced by the world's. What it
+    printed is printed again."""
     command = [
-        sys.executable, "-m", "tests.chaos", "--seed", str(seed), "--tenants", str(tenants), "--folder", str(folder),
-        "--rest-seconds", str(rest_seconds),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+        sys.executable,
+        "-m",
+        "tests.chaos",
+        "--seed",
+        str(seed),
+        "--tenants",
+        str(tenants),
+        "--folder",
+        str(folder),
+        "--rest-seconds",
+        str(rest_seconds),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     print(done.stdout[-20_000:], done.stderr[-5_000:])
     assert done.returncode in {0, 1}, done.stderr[-5_000:]
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -42,7 +55,15 @@ def test_two_hundred_tenants_and_several_kills_of_each_kind(tmp_path: Path) -> N
     summary = run_seed(tmp_path, seed=1, tenants=200, rest_seconds=600)
     assert summary["wrong"] == {}
     assert summary["left_over"] == []
-    assert set(summary["kills"]) == {"run", "daemon", "code_server", "sagemaker", "training", "serving"}
+    assert set(summary["kills"]) == {
+        "run",
+        "daemon",
+        "code_server",
+        "sagemaker",
+        "training",
+        "serving",
+    }
     assert summary["counts"]["requests registered"] >= 140
-    # Training containers are killed several times over, and those of a pack are tried again together.
+    # Training containers are killed several times over, and those of a pack are tried again
+    # together.
     assert summary["counts"].get("requests dead_lettered", 0) <= 40

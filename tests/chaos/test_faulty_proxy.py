@@ -1,4 +1,5 @@
-"""The proxy lets calls fail as AWS does, the same ones for the same seed, and harms none when faults are off."""
+"""The proxy lets calls fail as AWS does, the same ones for the same seed, and harms none when
+faults are off."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ CALLS = 120
 
 @pytest.fixture
 def bucket(empty_cloud: LocalCloud) -> str:
-    boto3.client("s3").create_bucket(Bucket="faulty", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    boto3.client("s3").create_bucket(
+        Bucket="faulty", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
     return "faulty"
 
 
@@ -46,7 +49,9 @@ def outcomes(proxy: FaultyProxy, bucket: str) -> list[str]:
     return seen
 
 
-def test_the_same_seed_lets_the_same_calls_fail_and_another_others(empty_cloud: LocalCloud, bucket: str) -> None:
+def test_the_same_seed_lets_the_same_calls_fail_and_another_others(
+    empty_cloud: LocalCloud, bucket: str
+) -> None:
     seen = []
     for proxy in proxies(empty_cloud, "1", "1", "2"):
         proxy.faults_on = True

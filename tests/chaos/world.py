@@ -1,5 +1,5 @@
-"""Everything that runs: the local cloud behind faulty proxies, Dagster's daemon and code server, each of which may be killed and
-comes back, as a supervisor would bring it back."""
+"""Everything that runs: the local cloud behind faulty proxies, Dagster's daemon and code server,
+each of which may be killed and comes back, as a supervisor would bring it back."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ from tests.chaos.faulty_proxy import FaultyProxy
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONTAINERS: Final = ROOT / "containers"
-# A sweep of the whole machine for what belongs to a world: every process of it has the world's folder in its environment.
+# A sweep of the whole machine for what belongs to a world: every process of it has the world's
+# folder in its environment.
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
-RELEASED: Final = {"TENANTRY_PREDICT_THREADS": "2"}  # in the middle of it all, the endpoint's container gets this
+RELEASED: Final = {
+    "TENANTRY_PREDICT_THREADS": "2"
+}  # in the middle of it all, the endpoint's container gets this
 
 
 class WorldBroken(RuntimeError):  # noqa: N818 - reads as the sentence it is: "world broken"
@@ -41,7 +44,8 @@ class WorldBroken(RuntimeError):  # noqa: N818 - reads as the sentence it is: "w
 
 @dataclass
 class World:
-    """The processes under test. ``deployment`` reaches the cloud past the proxies, as the tenants' app does."""
+    """The processes under test. ``deployment`` reaches the cloud past the proxies, as the tenants'
+    app does."""
 
     folder: Path
     cloud: LocalCloud
@@ -61,24 +65,47 @@ class World:
         """The log of a process."""
         return self.folder / f"{name}.log"
 
-    # ---- starting -----------------------------------------------------------------------------------------------------
+    # ---- starting --------------------------------------------------------------------------------
 
     def start_code_server(self) -> None:
-        """Start the process that holds the definitions, evaluates sensors and starts runs; it is waited for elsewhere."""
+        """Start the process that holds the definitions, evaluates sensors and starts runs; it is
+        waited for elsewhere."""
         command = [
-            sys.executable, "-m", "dagster", "api", "grpc", "--port", str(self.code_server_port), "--host", "127.0.0.1",
-            "--module-name", "orchestration.definitions", "--working-directory", str(ROOT), "--location-name", "tenantry",
+            sys.executable,
+            "-m",
+            "dagster",
+            "api",
+            "grpc",
+            "--port",
+            str(self.code_server_port),
+            "--host",
+            "127.0.0.1",
+            "--module-name",
+            "orchestration.definitions",
+            "--working-directory",
+            str(ROOT),
+            "--location-name",
+            "tenantry",
             "--use-python-environment-entry-point",
-        ]  # fmt: skip
+        ]
         self._start("code_server", command)
 
     def start_daemon(self) -> None:
         """Start the daemon: sensors' ticks, schedules, the queue of runs."""
-        command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(self.folder / "workspace.yaml")]
+        command = [
+            sys.executable,
+            "-m",
+            "dagster._daemon",
+            "run",
+            "--workspace",
+            str(self.folder / "workspace.yaml"),
+        ]
         self._start("daemon", command)
 
     def _start(self, name: str, command: list[str]) -> None:
-        self.processes[name] = start_process(command, self.log(name), dict(self.environment), cwd=ROOT)
+        self.processes[name] = start_process(
+            command, self.log(name), dict(self.environment), cwd=ROOT
+        )
 
     def wait_for_code_server(self, seconds: float) -> None:
         """Until it listens. Raises ``WorldBroken``."""
@@ -86,7 +113,10 @@ class World:
         while time.monotonic() < deadline:
             if self.processes["code_server"].poll() is not None:
                 break
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.code_server_port), timeout=1):
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.code_server_port), timeout=1),
+            ):
                 return
             time.sleep(0.1)
         raise WorldBroken(f"the code server did not come up; see {self.log('code_server')}")
@@ -112,24 +142,32 @@ class World:
         return bool(answer["Endpoints"])
 
     def release(self) -> None:
-        """Another version of the product is deployed: the energy workload's endpoint is to have ``RELEASED`` in its environment."""
+        """Another version of the product is deployed: the energy workload's endpoint is to have
+        ``RELEASED`` in its environment."""
         path = self.workloads / "energy.yaml"
         document = yaml.safe_load(path.read_text())
-        document["serving"]["environment"] = {**document["serving"].get("environment", {}), **RELEASED}
+        document["serving"]["environment"] = {
+            **document["serving"].get("environment", {}),
+            **RELEASED,
+        }
         path.write_text(yaml.safe_dump(document))
         stop_process(self.processes["code_server"], grace=30)
         self.bring_back()
 
-    # ---- what runs --------------------------------------------------------------------------------------------------
+    # ---- what runs -------------------------------------------------------------------------------
 
     def own_processes(self) -> Iterator[psutil.Process]:
-        """Every process that belongs to this world, however it came to be and whoever its parent is now."""
+        """Every process that belongs to this world, however it came to be and whoever its parent is
+        now."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 environment = process.environ()
-                if any(str(self.folder) in environment.get(name, "") for name in ("TMPDIR", "LOCAL_SAGEMAKER_STATE")):
+                if any(
+                    str(self.folder) in environment.get(name, "")
+                    for name in ("TMPDIR", "LOCAL_SAGEMAKER_STATE")
+                ):
                     yield process
 
     def run_processes(self) -> list[psutil.Process]:
@@ -137,15 +175,19 @@ class World:
         return [p for p in self.own_processes() if _is(p, "multiprocessing", "spawn_main")]
 
     def containers(self, command: str) -> list[psutil.Process]:
-        """The main processes of containers that train, or serve: those that lead a process group."""
+        """The main processes of containers that train, or serve: those that lead a process
+        group."""
         return [
-            p for p in self.own_processes() if _is(p, f"/containers/forecast/{command}") and os.getpgid(p.pid) == p.pid
+            p
+            for p in self.own_processes()
+            if _is(p, f"/containers/forecast/{command}") and os.getpgid(p.pid) == p.pid
         ]
 
-    # ---- the end ----------------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------
 
     def stop(self) -> list[str]:
-        """End everything in good order. Returns what was left over although nothing should have been; it is killed then."""
+        """End everything in good order. Returns what was left over although nothing should have
+        been; it is killed then."""
         for name in ("daemon", "code_server"):
             # As any supervisor does: what does not end when asked is killed.
             stop_process(self.processes[name], grace=30)
@@ -198,7 +240,9 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     os.environ.clear()
     os.environ.update(kept, TMPDIR=str(folder / "temporary"), PYTHONUNBUFFERED="1")
-    cloud = LocalCloud(folder / "cloud", CONTAINERS, sagemaker_arguments=("--create-training-job-burst", "30"))
+    cloud = LocalCloud(
+        folder / "cloud", CONTAINERS, sagemaker_arguments=("--create-training-job-burst", "30")
+    )
     made: World | None = None
     try:
         cloud.start()
@@ -224,7 +268,9 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
             "TENANTRY_TRAINING_JOB_BURST": "30",
             "TENANTRY_WORKLOADS": str(folder / "workloads"),
         }
-        made = World(folder, cloud, proxies, Deployment.from_stack(), environment, folder / "workloads")
+        made = World(
+            folder, cloud, proxies, Deployment.from_stack(), environment, folder / "workloads"
+        )
         _write_settings(made, tenants)
         made.start_code_server()
         made.wait_for_code_server(120)
@@ -239,15 +285,23 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
 def _write_settings(made: World, tenants: int) -> None:
     shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", made.dagster_home / "dagster.yaml")
     (made.folder / "workspace.yaml").write_text(
-        f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {made.code_server_port}, location_name: tenantry}}\n"
+        f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {made.code_server_port}, "
+        f"location_name: tenantry}}\n"
     )
-    made.workloads.joinpath("energy.yaml").write_text(impatient((FOLDER / "energy.yaml").read_text(), tenants))
+    made.workloads.joinpath("energy.yaml").write_text(
+        impatient((FOLDER / "energy.yaml").read_text(), tenants)
+    )
 
 
 def impatient(workload: str, tenants: int) -> str:
-    """The energy workload, with packs small enough that there are several, which hardly wait, on spot machines, and with short pauses between tries."""
+    """The energy workload, with packs small enough that there are several, which hardly wait, on
+    spot machines, and with short pauses between tries."""
     document = yaml.safe_load(workload)
-    document["training"]["pack"] |= {"most_tenants": max(12, tenants // 5), "wait_seconds": 2, "most_at_once": 4}
+    document["training"]["pack"] |= {
+        "most_tenants": max(12, tenants // 5),
+        "wait_seconds": 2,
+        "most_at_once": 4,
+    }
     document["training"] |= {"spot": True, "max_wait_seconds": document["training"]["most_seconds"]}
     document["scheduling"] = {**document.get("scheduling", {}), "retry_seconds": 1}
     return str(yaml.safe_dump(document))

@@ -1,4 +1,5 @@
-"""What Airflow's SageMaker operators do, run in Airflow's environment with a bucket's name; it prints what it saw."""
+"""What Airflow's SageMaker operators do, run in Airflow's environment with a bucket's name; it
+prints what it saw."""
 
 import json
 import sys
@@ -28,7 +29,10 @@ def main(bucket: str) -> dict[str, Any]:
     prefix = bucket.removeprefix("test-")
     training = {
         "TrainingJobName": f"{prefix}-job",
-        "AlgorithmSpecification": {"TrainingImage": f"{REGISTRY}/recorder:1", "TrainingInputMode": "File"},
+        "AlgorithmSpecification": {
+            "TrainingImage": f"{REGISTRY}/recorder:1",
+            "TrainingInputMode": "File",
+        },
         "RoleArn": ROLE,
         "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/out"},
         "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
@@ -42,7 +46,12 @@ def main(bucket: str) -> dict[str, Any]:
     ).poke({})
     # The same name once more: the operator finds the job, and gives its own another name.
     again = SageMakerTrainingOperator(
-        task_id="again", config=dict(training), print_log=False, action_if_job_exists="timestamp", **WAITING, **COMMON
+        task_id="again",
+        config=dict(training),
+        print_log=False,
+        action_if_job_exists="timestamp",
+        **WAITING,
+        **COMMON,
     ).execute({})
     failing = {
         **training,
@@ -50,7 +59,9 @@ def main(bucket: str) -> dict[str, Any]:
         "HyperParameters": {"fail_on": "all", "failure": "no column y"},
     }
     try:
-        SageMakerTrainingOperator(task_id="fail", config=failing, print_log=False, **WAITING, **COMMON).execute({})
+        SageMakerTrainingOperator(
+            task_id="fail", config=failing, print_log=False, **WAITING, **COMMON
+        ).execute({})
         failure = ""
     except AirflowException as error:
         failure = str(error)
@@ -62,9 +73,15 @@ def main(bucket: str) -> dict[str, Any]:
     SageMakerModelOperator(task_id="model", config=model, **COMMON).execute({})
     config: dict[str, Any] = {
         "EndpointConfigName": f"{prefix}-config",
-        "ProductionVariants": [{"VariantName": "v", "ModelName": model["ModelName"], "InitialInstanceCount": 1,
-                                "InstanceType": "ml.m5.large"}],
-    }  # fmt: skip
+        "ProductionVariants": [
+            {
+                "VariantName": "v",
+                "ModelName": model["ModelName"],
+                "InitialInstanceCount": 1,
+                "InstanceType": "ml.m5.large",
+            }
+        ],
+    }
     SageMakerEndpointConfigOperator(task_id="config", config=config, **COMMON).execute({})
     endpoint: dict[str, Any] = {
         "EndpointName": f"{prefix}-endpoint",
@@ -73,7 +90,9 @@ def main(bucket: str) -> dict[str, Any]:
     SageMakerEndpointOperator(
         task_id="endpoint", config={"Endpoint": endpoint}, operation="create", **WAITING, **COMMON
     ).execute({})
-    answer = boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName=endpoint["EndpointName"], Body=b"hello")
+    answer = boto3.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=endpoint["EndpointName"], Body=b"hello"
+    )
     source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}}
     transform = {
         "TransformJobName": f"{prefix}-transform",
@@ -82,11 +101,17 @@ def main(bucket: str) -> dict[str, Any]:
         "TransformOutput": {"S3OutputPath": f"s3://{bucket}/transformed"},
         "TransformResources": {"InstanceType": "ml.m5.large", "InstanceCount": 1},
     }
-    SageMakerTransformOperator(task_id="transform", config=transform, **WAITING, **COMMON).execute({})
-    status = SageMakerHook(**COMMON).describe_transform_job(transform["TransformJobName"])["TransformJobStatus"]
+    SageMakerTransformOperator(task_id="transform", config=transform, **WAITING, **COMMON).execute(
+        {}
+    )
+    status = SageMakerHook(**COMMON).describe_transform_job(transform["TransformJobName"])[
+        "TransformJobStatus"
+    ]
     client = boto3.client("sagemaker")
     client.delete_endpoint(EndpointName=endpoint["EndpointName"])
-    SageMakerDeleteModelOperator(task_id="delete", config={"ModelName": model["ModelName"]}, **COMMON).execute({})
+    SageMakerDeleteModelOperator(
+        task_id="delete", config={"ModelName": model["ModelName"]}, **COMMON
+    ).execute({})
     return {
         "training": json.loads(json.dumps(first, default=str))["Training"]["TrainingJobStatus"],
         "sensed": bool(sensed),

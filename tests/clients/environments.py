@@ -1,4 +1,5 @@
-"""Environments of clients that cannot share this project's: each pins another botocore, or half of what is installed here."""
+"""Environments of clients that cannot share this project's: each pins another botocore, or half of
+what is installed here."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ _FOLDER = Path(__file__).resolve().parents[2] / ".tenantry" / "clients"
 
 
 def python_of(client: str) -> Path:
-    """The Python of an environment with what `requirements-{client}.txt` pins; made once for each content of that file."""
+    """The Python of an environment with what `requirements-{client}.txt` pins; made once for each
+    content of that file."""
     requirements = Path(__file__).with_name(f"requirements-{client}.txt")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
@@ -24,7 +26,15 @@ def python_of(client: str) -> Path:
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            pip = [str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, "install", "--no-deps", "--requirement", str(requirements)], check=True)
+            pip = [
+                str(folder / "bin" / "python"),
+                "-m",
+                "pip",
+                "--quiet",
+                "--disable-pip-version-check",
+            ]
+            subprocess.run(
+                [*pip, "install", "--no-deps", "--requirement", str(requirements)], check=True
+            )
             (folder / "ready").touch()
     return folder / "bin" / "python"

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from tests.clients.environments import python_of
-from tests.local_sagemaker.conftest import ECHO, RECORDER, ROLE, Emulator, keys, tar_gz, unique, wait_for
+from tests.local_sagemaker.conftest import (
+    ECHO,
+    RECORDER,
+    ROLE,
+    Emulator,
+    keys,
+    tar_gz,
+    unique,
+    wait_for,
+)
 
 
 class Cli:
@@ -31,7 +40,8 @@ class Cli:
         )
 
     def run(self, command: str, **options: Any) -> tuple[int, str, str]:
-        """`aws {command} --option value`; its status, output and errors. Objects and lists are written as JSON, True as a flag."""
+        """`aws {command} --option value`; its status, output and errors. Objects and lists are
+        written as JSON, True as a flag."""
         arguments = command.split()
         for name, value in options.items():
             arguments.append(f"--{name.replace('_', '-')}")
@@ -71,7 +81,8 @@ def aws(emulator: Emulator, tmp_path: Path) -> Iterator[Cli]:
 def training_job(bucket: str, name: str, **changes: Any) -> dict[str, Any]:
     return {
         "training_job_name": name,
-        "algorithm_specification": f"TrainingImage={RECORDER},TrainingInputMode=File",  # the CLI's shorthand
+        # the CLI's shorthand
+        "algorithm_specification": f"TrainingImage={RECORDER},TrainingInputMode=File",
         "role_arn": ROLE,
         "output_data_config": {"S3OutputPath": f"s3://{bucket}/out"},
         "resource_config": "InstanceType=ml.m5.large,InstanceCount=1,VolumeSizeInGB=1",
@@ -85,28 +96,46 @@ def test_training_step_by_step(aws: Cli, s3: Any, bucket: str) -> None:
     name = unique("cli")
     source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}}
     job = training_job(
-        bucket, name, hyper_parameters="depth=3", tags="Key=tenant,Value=acme",
+        bucket,
+        name,
+        hyper_parameters="depth=3",
+        tags="Key=tenant,Value=acme",
         input_data_config=[{"ChannelName": "training", "DataSource": source}],
-    )  # fmt: skip
+    )
     arn = aws("create-training-job", **job)["TrainingJobArn"]
-    assert aws("describe-training-job", training_job_name=name)["ModelArtifacts"]["S3ModelArtifacts"]
-    assert "ResourceInUse" in aws.refused("create-training-job", **{**job, "training_job_name": name.upper()})
+    assert aws("describe-training-job", training_job_name=name)["ModelArtifacts"][
+        "S3ModelArtifacts"
+    ]
+    assert "ResourceInUse" in aws.refused(
+        "create-training-job", **{**job, "training_job_name": name.upper()}
+    )
     wait_for(
         lambda: aws("describe-training-job", training_job_name=name)["TrainingJobStatus"],
         lambda status: status == "Completed",
     )
-    _, waited, errors = aws.run("sagemaker wait training-job-completed-or-stopped", training_job_name=name)
+    _, waited, errors = aws.run(
+        "sagemaker wait training-job-completed-or-stopped", training_job_name=name
+    )
     assert (waited, errors) == ("", "")
-    listed = aws("list-training-jobs", name_contains=name, query="TrainingJobSummaries[].TrainingJobStatus")
+    listed = aws(
+        "list-training-jobs", name_contains=name, query="TrainingJobSummaries[].TrainingJobStatus"
+    )
     assert listed == ["Completed"]
     aws("add-tags", resource_arn=arn, tags="Key=tier,Value=silo")
     aws("delete-tags", resource_arn=arn, tag_keys="tenant")
     assert aws("list-tags", resource_arn=arn)["Tags"] == [{"Key": "tier", "Value": "silo"}]
-    assert "System prefix 'aws:' reserved" in aws.refused("add-tags", resource_arn=arn, tags="Key=aws:x,Value=1")
-    assert "Requested resource not found" in aws.refused("describe-training-job", training_job_name="nowhere")
+    assert "System prefix 'aws:' reserved" in aws.refused(
+        "add-tags", resource_arn=arn, tags="Key=aws:x,Value=1"
+    )
+    assert "Requested resource not found" in aws.refused(
+        "describe-training-job", training_job_name="nowhere"
+    )
     assert "InProgress" in aws.refused("list-training-jobs", status_equals="Nonsense")
     running = unique("cli")
-    aws("create-training-job", **training_job(bucket, running, hyper_parameters="sleep=600,on_stop=x"))
+    aws(
+        "create-training-job",
+        **training_job(bucket, running, hyper_parameters="sleep=600,on_stop=x"),
+    )
     aws("stop-training-job", training_job_name=running)
     wait_for(
         lambda: aws("describe-training-job", training_job_name=running)["TrainingJobStatus"],
@@ -119,32 +148,49 @@ def test_hosting_and_transform_step_by_step(aws: Cli, s3: Any, bucket: str) -> N
     s3.put_object(Bucket=bucket, Key="models/a.tar.gz", Body=tar_gz(weights="1"))
     s3.put_object(Bucket=bucket, Key="in/größe.txt", Body=b"alpha")
     model, config, endpoint = unique("cli"), unique("cli"), unique("cli")
-    container = {"Image": ECHO, "ModelDataUrl": f"s3://{bucket}/models/a.tar.gz", "Environment": {"ECHO_AS_IS": "1"}}
+    container = {
+        "Image": ECHO,
+        "ModelDataUrl": f"s3://{bucket}/models/a.tar.gz",
+        "Environment": {"ECHO_AS_IS": "1"},
+    }
     aws("create-model", model_name=model, execution_role_arn=ROLE, primary_container=container)
     variant = f"VariantName=v,ModelName={model},InitialInstanceCount=1,InstanceType=ml.m5.large"
     aws("create-endpoint-config", endpoint_config_name=config, production_variants=variant)
     aws("create-endpoint", endpoint_name=endpoint, endpoint_config_name=config)
     wait_for(
-        lambda: aws("describe-endpoint", endpoint_name=endpoint)["EndpointStatus"], lambda status: status == "InService"
+        lambda: aws("describe-endpoint", endpoint_name=endpoint)["EndpointStatus"],
+        lambda status: status == "InService",
     )
     status, _, errors = aws.run(
-        "sagemaker-runtime invoke-endpoint answer.txt", endpoint_name=endpoint, body="hello", content_type="text/plain"
+        "sagemaker-runtime invoke-endpoint answer.txt",
+        endpoint_name=endpoint,
+        body="hello",
+        content_type="text/plain",
     )
     assert (status, errors) == (0, "")
     assert (aws.folder / "answer.txt").read_text() == "HELLO"
     weights = "VariantName=v,DesiredWeight=1,DesiredInstanceCount=2"
-    aws("update-endpoint-weights-and-capacities", endpoint_name=endpoint, desired_weights_and_capacities=weights)
+    aws(
+        "update-endpoint-weights-and-capacities",
+        endpoint_name=endpoint,
+        desired_weights_and_capacities=weights,
+    )
     wait_for(
-        lambda: aws("describe-endpoint", endpoint_name=endpoint)["ProductionVariants"][0]["CurrentInstanceCount"],
+        lambda: aws("describe-endpoint", endpoint_name=endpoint)["ProductionVariants"][0][
+            "CurrentInstanceCount"
+        ],
         lambda count: count == 2,
     )
     transform = unique("cli")
     source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}}
     aws(
-        "create-transform-job", transform_job_name=transform, model_name=model,
-        transform_input={"DataSource": source}, transform_output={"S3OutputPath": f"s3://{bucket}/out"},
+        "create-transform-job",
+        transform_job_name=transform,
+        model_name=model,
+        transform_input={"DataSource": source},
+        transform_output={"S3OutputPath": f"s3://{bucket}/out"},
         transform_resources="InstanceType=ml.m5.large,InstanceCount=1",
-    )  # fmt: skip
+    )
     wait_for(
         lambda: aws("describe-transform-job", transform_job_name=transform)["TransformJobStatus"],
         lambda status: status == "Completed",

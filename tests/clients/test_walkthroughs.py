@@ -13,7 +13,10 @@ import pytest
 from tests.clients.environments import python_of
 from tests.local_sagemaker.conftest import Emulator, keys
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the environments are made with the first run
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]  # the environments are made with the first run
 
 
 def walk(client: str, script: str, emulator: Emulator, bucket: str, **variables: str) -> Any:
@@ -34,10 +37,15 @@ def test_sdk_2(emulator: Emulator, s3: Any, bucket: str, tmp_path: Path) -> None
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body=b"alpha")
     configuration = tmp_path / "config.yaml"
     configuration.write_text(
-        "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"
+        "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: "
+        "true\n"
     )
     seen = walk(
-        "sagemaker2", "sagemaker2_walkthrough.py", emulator, bucket, SAGEMAKER_USER_CONFIG_OVERRIDE=str(configuration)
+        "sagemaker2",
+        "sagemaker2_walkthrough.py",
+        emulator,
+        bucket,
+        SAGEMAKER_USER_CONFIG_OVERRIDE=str(configuration),
     )
     image, hyperparameters, output, model = seen.pop("attached")
     assert image.endswith("/recorder:1")
@@ -56,7 +64,12 @@ def test_airflow(emulator: Emulator, s3: Any, bucket: str, tmp_path: Path) -> No
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body=b"alpha")
     seen = walk("airflow", "airflow_operators.py", emulator, bucket, AIRFLOW_HOME=str(tmp_path))
     assert seen == {
-        "training": "Completed", "sensed": True, "renamed": True, "failure": True, "answer": "HELLO",
-        "transform": "Completed", "models": 0,
-    }  # fmt: skip
+        "training": "Completed",
+        "sensed": True,
+        "renamed": True,
+        "failure": True,
+        "answer": "HELLO",
+        "transform": "Completed",
+        "models": 0,
+    }
     assert keys(s3, bucket, "transformed/") == ["transformed/a.txt.out"]

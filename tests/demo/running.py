@@ -16,18 +16,31 @@ from infrastructure.local_cloud import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 # The demo's own main, with its state in the test's folder instead of the checkout's.
-DEMO = "import sys, pathlib, demo.__main__ as m; m.STATE = pathlib.Path(sys.argv.pop()); sys.exit(m.main())"
+DEMO = (
+    "import sys, pathlib, demo.__main__ as m; m.STATE = pathlib.Path(sys.argv.pop()); "
+    "sys.exit(m.main())"
+)
 HAPPENS_WITHIN = 240.0  # seconds; a busy machine starts processes slowly
 
 
 class RunningDemo:
     """A demo in a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder / "state-of-this-test"
         self.output = folder / f"output-{uuid.uuid4().hex}.txt"
         self.port = free_port()
-        command = [sys.executable, "-c", DEMO, *arguments, "--port", str(self.port), str(self.folder)]
+        command = [
+            sys.executable,
+            "-c",
+            DEMO,
+            *arguments,
+            "--port",
+            str(self.port),
+            str(self.folder),
+        ]
         with self.output.open("wb") as sink:
             self.process = subprocess.Popen(
                 command,
@@ -39,12 +52,15 @@ class RunningDemo:
             )
 
     def processes(self) -> dict[int, str]:
-        """The processes that have the test's folder in their command line or environment, with their command lines."""
+        """The processes that have the test's folder in their command line or environment, with
+        their command lines."""
         found = {}
         for process in psutil.process_iter():
             try:
                 command = process.cmdline()
-                if any(str(self.folder) in text for text in (*command, *process.environ().values())):
+                if any(
+                    str(self.folder) in text for text in (*command, *process.environ().values())
+                ):
                     found[process.pid] = " ".join(command)
             except psutil.Error:  # it ended while it was looked at
                 continue
@@ -53,7 +69,9 @@ class RunningDemo:
     def wait(self, happened: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + HAPPENS_WITHIN
         while not happened():
-            assert time.monotonic() < deadline, f"{what} did not come about: {self.processes()}\n{self.said()}"
+            assert time.monotonic() < deadline, (
+                f"{what} did not come about: {self.processes()}\n{self.said()}"
+            )
             time.sleep(0.2)
 
     def wait_for_process(self, words: str) -> None:

@@ -1,4 +1,5 @@
-"""The whole demo under other clocks: data that are made, taken in, trained and predicted from know no fixed year."""
+"""The whole demo under other clocks: data that are made, taken in, trained and predicted from know
+no fixed year."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ DAY = 24 * 3600
 @pytest.mark.parametrize("days", [-730, 365], ids="{:+} days".format)
 def test_the_demo_runs_whatever_the_clock_says(tmp_path: Path, days: int) -> None:
     library = tmp_path / "other_clock.so"
-    subprocess.run([str(COMPILER), "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
+    subprocess.run(
+        [str(COMPILER), "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True
+    )
     clock = {"LD_PRELOAD": str(library), "OTHER_CLOCK_SECONDS": str(days * DAY)}
     demo = RunningDemo(tmp_path, "--tenants", "2", "--once", environment=clock)
     try:

@@ -20,7 +20,9 @@ NOW = datetime.now(UTC)
 
 
 @pytest.mark.parametrize("days", [-730, 0, 365, 3650], ids="{:+} days".format)
-def test_made_up_readings_are_of_the_year_before_whatever_the_clock_says(tmp_path: Path, days: int) -> None:
+def test_made_up_readings_are_of_the_year_before_whatever_the_clock_says(
+    tmp_path: Path, days: int
+) -> None:
     clock = NOW + timedelta(days=days)
     tenants = synthetic_tenants(3, tmp_path, clock)
     assert [tenant.good for tenant in tenants] == [True, True, False]
@@ -50,7 +52,8 @@ def own_file(folder: Path, ids: list[str], suffix: str = ".csv") -> Path:
     path = folder / f"own{suffix}"
     stamps = pd.date_range("2026-01-01", periods=3, freq="h", tz="UTC")
     frame = pd.DataFrame(
-        [(i, stamp, 1.25) for i in ids for stamp in stamps], columns=["customer_id", "timestamp", "consumption"]
+        [(i, stamp, 1.25) for i in ids for stamp in stamps],
+        columns=["customer_id", "timestamp", "consumption"],
     )
     if suffix == ".csv":
         frame.to_csv(path, index=False)
@@ -60,7 +63,9 @@ def own_file(folder: Path, ids: list[str], suffix: str = ".csv") -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(tmp_path: Path, suffix: str) -> None:
+def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(
+    tmp_path: Path, suffix: str
+) -> None:
     ids = [f"MAC{number:06}" for number in range(20)] + ["plain-7", "jane@example.org", "Zürich/1"]
     tenants = tenants_of_file(own_file(tmp_path, ids, suffix), tmp_path)
     assert len(tenants) == 23
@@ -77,7 +82,9 @@ def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(tmp_pa
     assert len(tenants_of_file(tmp_path / f"own{suffix}", tmp_path / "few", most=2)) == 2
 
 
-@given(st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), min_size=1, max_size=8))
+@given(
+    st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), min_size=1, max_size=8)
+)
 def test_any_customers_get_ids_of_their_own_that_a_tenant_may_have(customers: set[str]) -> None:
     ids = tenant_ids(customers | {"A_1", "a-1", "a_1"})
     assert len(set(ids.values())) == len(ids)
@@ -88,15 +95,23 @@ def test_any_customers_get_ids_of_their_own_that_a_tenant_may_have(customers: se
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"customer,timestamp,consumption\na,2026-01-01,1\n", "has no column customer_id; it needs customer_id, timestamp, consumption"),
+        (
+            b"customer,timestamp,consumption\na,2026-01-01,1\n",
+            "has no column customer_id; it needs customer_id, timestamp, consumption",
+        ),
         (b"customer_id,timestamp,consumption\n", "has no rows"),
         (b"", "cannot be read"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "cannot be read|has no column"),
-        (b"customer_id,timestamp,consumption\na,2026-01-01T00:00Z,1\n,2026-01-01T01:00Z,1\n", "row 2: customer_id is empty"),
+        (
+            b"customer_id,timestamp,consumption\na,2026-01-01T00:00Z,1\n,2026-01-01T01:00Z,1\n",
+            "row 2: customer_id is empty",
+        ),
         (b"customer_id,timestamp,consumption\na,1\n", "cannot be read"),
     ],
-)  # fmt: skip
-def test_a_file_that_cannot_be_used_is_told_in_words(tmp_path: Path, content: bytes, words: str) -> None:
+)
+def test_a_file_that_cannot_be_used_is_told_in_words(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     raw = tmp_path / "own.csv"
     raw.write_bytes(content)
     with pytest.raises(ValueError, match=words):

@@ -1,4 +1,5 @@
-"""However the demo ends, it leaves no process behind: not Dagster's, not the local cloud's, not a container's."""
+"""However the demo ends, it leaves no process behind: not Dagster's, not the local cloud's, not a
+container's."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_a_demo_that_was_killed_takes_its_processes_along(demo: RunningDemo) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_demo_that_has_shown_everything_ends_well_and_leaves_no_process_behind(demo: RunningDemo) -> None:
+def test_a_demo_that_has_shown_everything_ends_well_and_leaves_no_process_behind(
+    demo: RunningDemo,
+) -> None:
     assert demo.process.wait(HAPPENS_WITHIN) == 0, demo.said()
     assert "first forecast" in demo.said()
     assert demo.processes() == {}

@@ -1,4 +1,5 @@
-"""Questions to a Dagster that is busy are asked again; to one that refuses or is gone, they are not."""
+"""Questions to a Dagster that is busy are asked again; to one that refuses or is gone, they are
+not."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from infrastructure.local_cloud import start_process, stop_process
 WORDS = {
     "unreachable": (
         200,
-        {"errors": [{"message": "DagsterUserCodeUnreachableError: Could not reach user code server"}]},
+        {
+            "errors": [
+                {"message": "DagsterUserCodeUnreachableError: Could not reach user code server"}
+            ]
+        },
     ),
     "starting": (503, {}),
     "closes": (0, {}),
@@ -45,16 +50,24 @@ def dagster(tmp_path: Path) -> Iterator[tuple[DagsterProcesses, list[str]]]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server gives it
+        # The name http.server gives it.
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Webserver)
     thread = Thread(target=server.serve_forever)
     thread.start()
     log = tmp_path / "dagster.log"
-    process = start_process([sys.executable, "-c", "print('it says why'); input()"], log, dict(os.environ))
+    process = start_process(
+        [sys.executable, "-c", "print('it says why'); input()"], log, dict(os.environ)
+    )
     try:
-        yield DagsterProcesses(process, f"http://127.0.0.1:{server.server_address[1]}", tmp_path, log), says
+        yield (
+            DagsterProcesses(
+                process, f"http://127.0.0.1:{server.server_address[1]}", tmp_path, log
+            ),
+            says,
+        )
     finally:
         stop_process(process)
         server.shutdown()
@@ -65,12 +78,14 @@ def dagster(tmp_path: Path) -> Iterator[tuple[DagsterProcesses, list[str]]]:
 def test_one_that_is_busy_is_asked_again(dagster: tuple[DagsterProcesses, list[str]]) -> None:
     running, says = dagster
     running.process.wait(30)
-    living = start_process([sys.executable, "-c", "import time; time.sleep(60)"], running.log, dict(os.environ))
+    living = start_process(
+        [sys.executable, "-c", "import time; time.sleep(60)"], running.log, dict(os.environ)
+    )
     try:
         says += ["unreachable", "starting", "closes", "answers"]
-        assert DagsterProcesses(living, running.url, running.home, running.log).graphql("{ version }") == {
-            "version": "1"
-        }
+        assert DagsterProcesses(living, running.url, running.home, running.log).graphql(
+            "{ version }"
+        ) == {"version": "1"}
         assert says == []
     finally:
         stop_process(living)

@@ -49,7 +49,9 @@ def listeners(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
     found = set()
     for process in processes:
         for connection in process.net_connections(kind="inet"):
-            if connection.status == psutil.CONN_LISTEN or (connection.type == socket.SOCK_DGRAM and connection.laddr):
+            if connection.status == psutil.CONN_LISTEN or (
+                connection.type == socket.SOCK_DGRAM and connection.laddr
+            ):
                 found.add((connection.laddr.ip, connection.laddr.port))
     return found
 
@@ -79,7 +81,9 @@ def test_a_web_page_of_another_machine_is_refused(
     connection = http.client.HTTPConnection("127.0.0.1", local_cloud.ministack_port, timeout=60)
     reset = status == 403
     connection.request(
-        "POST" if reset else "GET", "/_ministack/reset" if reset else "/_ministack/health", headers={header: value}
+        "POST" if reset else "GET",
+        "/_ministack/reset" if reset else "/_ministack/health",
+        headers={header: value},
     )
     assert connection.getresponse().status == status
     connection.close()
@@ -87,7 +91,9 @@ def test_a_web_page_of_another_machine_is_refused(
 
 def test_emptied_it_holds_nothing_and_goes_on(local_cloud: LocalCloud) -> None:
     s3 = boto3.client("s3")
-    s3.create_bucket(Bucket="anything", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    s3.create_bucket(
+        Bucket="anything", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
     before = {name: process.pid for name, process in local_cloud.processes.items()}
     local_cloud.reset()
     assert s3.list_buckets()["Buckets"] == []
@@ -96,7 +102,9 @@ def test_emptied_it_holds_nothing_and_goes_on(local_cloud: LocalCloud) -> None:
 
 def test_a_process_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "logs/process.log"
-    process = start_process([sys.executable, "-c", "raise SystemExit('no such disk')"], log, dict(os.environ))
+    process = start_process(
+        [sys.executable, "-c", "raise SystemExit('no such disk')"], log, dict(os.environ)
+    )
     with pytest.raises(LocalCloudError, match="no such disk"):
         wait_until_healthy(f"http://127.0.0.1:{free_port()}/", process, log)
     stop_process(process)
@@ -104,7 +112,9 @@ def test_a_process_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: P
 
 def test_a_process_that_never_answers_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     log = tmp_path / "process.log"
-    process = start_process([sys.executable, "-c", "import time; time.sleep(600)"], log, dict(os.environ))
+    process = start_process(
+        [sys.executable, "-c", "import time; time.sleep(600)"], log, dict(os.environ)
+    )
     with pytest.raises(LocalCloudError, match="nothing moved for 0 s"):
         wait_until_healthy(f"http://127.0.0.1:{free_port()}/", process, log, silence=0.4)
     stop_process(process)
@@ -127,7 +137,9 @@ http.server.HTTPServer(("127.0.0.1", port), Answers).serve_forever()
 
 
 @pytest.mark.parametrize("how", ["itself", "a child", "its log"])
-def test_a_process_that_starts_slowly_is_waited_for_as_long_as_it_moves(tmp_path: Path, how: str) -> None:
+def test_a_process_that_starts_slowly_is_waited_for_as_long_as_it_moves(
+    tmp_path: Path, how: str
+) -> None:
     log, port = tmp_path / "process.log", free_port()
     began = time.monotonic()
     process = start_process([sys.executable, "-c", WORKING, how, str(port)], log, dict(os.environ))
@@ -138,11 +150,14 @@ def test_a_process_that_starts_slowly_is_waited_for_as_long_as_it_moves(tmp_path
         stop_process(process)
 
 
-def test_nothing_of_it_listens_where_another_machine_could_reach_it(local_cloud: LocalCloud) -> None:
+def test_nothing_of_it_listens_where_another_machine_could_reach_it(
+    local_cloud: LocalCloud,
+) -> None:
     roots = [psutil.Process(process.pid) for process in local_cloud.processes.values()]
     tree = [process for root in roots for process in (root, *root.children(recursive=True))]
     # It binds its ports one after the other; the last are there when this is answered.
-    with urllib.request.urlopen(f"{local_cloud.ministack_url}/_ministack/ready", timeout=30) as answer:  # noqa: S310 - loopback
+    ready = f"{local_cloud.ministack_url}/_ministack/ready"
+    with urllib.request.urlopen(ready, timeout=30) as answer:  # noqa: S310
         assert answer.status == 200
     heard = listeners(tree)
     assert {local_cloud.ministack_port, local_cloud.sagemaker_port} <= {port for _, port in heard}
@@ -183,7 +198,12 @@ with running(Path(sys.argv[1]), Path("containers")) as cloud:
 def test_whatever_ends_its_owner_the_cloud_is_gone_too(tmp_path: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as owner:
         assert owner.stdout is not None
         children = [int(pid) for pid in owner.stdout.readline().split()]

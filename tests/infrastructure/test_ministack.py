@@ -1,4 +1,5 @@
-"""ministack, killed: what was in its tables and queues seconds before is there again, and the stack can be deployed."""
+"""ministack, killed: what was in its tables and queues seconds before is there again, and the stack
+can be deployed."""
 
 from __future__ import annotations
 
@@ -51,11 +52,15 @@ def test_a_killed_ministack_has_its_tables_and_stack_again(
 ) -> None:
     outputs = deploy()
     deployment = Deployment.from_stack()
-    deployment.s3.put_object(Bucket=deployment.uploads_bucket, Key="uploads/acme/energy/u1/manifest.json", Body=b"{}")
+    deployment.s3.put_object(
+        Bucket=deployment.uploads_bucket, Key="uploads/acme/energy/u1/manifest.json", Body=b"{}"
+    )
     row = {"pk": {"S": "energy"}, "sk": {"S": "acme"}}
     keys = [
         k["AttributeName"]
-        for k in deployment.dynamodb.describe_table(TableName=deployment.models_table)["Table"]["KeySchema"]
+        for k in deployment.dynamodb.describe_table(TableName=deployment.models_table)["Table"][
+            "KeySchema"
+        ]
     ]
     item = dict(zip(keys, row.values(), strict=False))
     deployment.dynamodb.put_item(TableName=deployment.models_table, Item=item)
@@ -68,7 +73,9 @@ def test_a_killed_ministack_has_its_tables_and_stack_again(
     assert deploy() == outputs
     found = Deployment.from_stack()
     assert found.dynamodb.get_item(TableName=found.models_table, Key=item)["Item"] == item
-    waiting = found.sqs.receive_message(QueueUrl=found.uploads_queue_url, MaxNumberOfMessages=10)["Messages"]
+    waiting = found.sqs.receive_message(QueueUrl=found.uploads_queue_url, MaxNumberOfMessages=10)[
+        "Messages"
+    ]
     assert any("manifest.json" in message["Body"] for message in waiting)
 
 
@@ -77,7 +84,9 @@ def test_buckets_that_lost_their_stack_are_told_with_what_to_do(
 ) -> None:
     deploy()
     deployment = Deployment.from_stack()
-    deployment.s3.put_object(Bucket=deployment.uploads_bucket, Key="uploads/acme/energy/u1/manifest.json", Body=b"{}")
+    deployment.s3.put_object(
+        Bucket=deployment.uploads_bucket, Key="uploads/acme/energy/u1/manifest.json", Body=b"{}"
+    )
     kill(ministack)
     for saved in (ministack.state / "ministack").glob("*.json"):
         saved.unlink()

@@ -14,7 +14,8 @@ from cfnlint.decode.cfn_yaml import load
 from infrastructure.deploy import TEMPLATE
 from tenantry.names import keys
 
-# https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for these.
+# https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for
+# these.
 KNOW_NO_RESOURCE = {
     "cloudwatch:PutMetricData",
     "ecr:GetAuthorizationToken",
@@ -37,7 +38,9 @@ def documents() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every identity policy of the template: name and statement."""
     for name, resource in resources().items():
         properties = resource["Properties"]
-        found = [properties["PolicyDocument"]] if resource["Type"] == "AWS::IAM::ManagedPolicy" else []
+        found = (
+            [properties["PolicyDocument"]] if resource["Type"] == "AWS::IAM::ManagedPolicy" else []
+        )
         found += [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
         for document in found:
             for statement in document["Statement"]:
@@ -48,7 +51,9 @@ def as_text(value: Any) -> Iterator[str]:
     """Every text in a part of the template."""
     if isinstance(value, str):
         yield value
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for item in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from as_text(item)
 
 
@@ -75,14 +80,26 @@ def test_a_statement_allows_named_actions_on_named_resources(name: str) -> None:
 
 def test_no_role_has_a_policy_that_is_not_of_this_template() -> None:
     roles = {name: role for name, role in resources().items() if role["Type"] == "AWS::IAM::Role"}
-    assert set(roles) == {"TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole"}
+    assert set(roles) == {
+        "TrainingRole",
+        "ServingRole",
+        "AsyncRole",
+        "BatchRole",
+        "TenantClientRole",
+    }
     for role in roles.values():
-        assert role["Properties"].get("ManagedPolicyArns", [{"Ref": "ContainerPolicy"}]) == [{"Ref": "ContainerPolicy"}]
+        assert role["Properties"].get("ManagedPolicyArns", [{"Ref": "ContainerPolicy"}]) == [
+            {"Ref": "ContainerPolicy"}
+        ]
 
 
 def test_nothing_deletes_a_models_archive_by_itself() -> None:
     rules = resources()["DataBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
-    workload, tenant, version = keys.workload_name("energy"), keys.tenant_id("acme"), keys.version_name("v1")
+    workload, tenant, version = (
+        keys.workload_name("energy"),
+        keys.tenant_id("acme"),
+        keys.version_name("v1"),
+    )
     kept = keys.artifact(workload, tenant, version)
     deleting = [rule for rule in rules if "ExpirationInDays" in rule]
     assert deleting
@@ -92,8 +109,11 @@ def test_nothing_deletes_a_models_archive_by_itself() -> None:
 def test_no_wildcard_stands_before_a_tenants_tag() -> None:
     """IAM's ``*`` spans slashes: it would take another part of a key for the tenant."""
     tagged = [
-        text for statement in STATEMENTS.values() for text in as_text(statement) if "aws:PrincipalTag/tenant}" in text
-    ]  # fmt: skip
+        text
+        for statement in STATEMENTS.values()
+        for text in as_text(statement)
+        if "aws:PrincipalTag/tenant}" in text
+    ]
     assert len(tagged) >= 10
     assert not [text for text in tagged if "*" in text.partition("aws:PrincipalTag")[0]]
 

@@ -29,11 +29,14 @@ class Call:
 def recorded() -> Iterator[list[Call]]:
     """Every call that botocore makes in a ``with`` block; each goes its way."""
     calls: list[Call] = []
-    make = BaseClient._make_api_call  # type: ignore[attr-defined]  # botocore has one place for all calls and no public one
+    # Botocore has one place for all calls and no public one.
+    make = BaseClient._make_api_call  # type: ignore[attr-defined]
 
     def record(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
         access_key = client._request_signer._credentials.access_key
-        calls.append(Call(client.meta.service_model.service_name, operation, parameters, access_key))
+        calls.append(
+            Call(client.meta.service_model.service_name, operation, parameters, access_key)
+        )
         return make(client, operation, parameters)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +44,11 @@ def recorded() -> Iterator[list[Call]]:
         yield calls
 
 
-_S3: Final = {"GetObject": "s3:GetObject", "HeadObject": "s3:GetObject", "PutObject": "s3:PutObject"}
+_S3: Final = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+}
 
 
 def as_requests(
@@ -53,7 +60,8 @@ def as_requests(
         LookupError: nobody said what it is asked.
     """
     given = call.parameters
-    action = f"{call.service.removesuffix('-runtime').replace('monitoring', 'cloudwatch')}:{call.operation}"
+    service = call.service.removesuffix("-runtime").replace("monitoring", "cloudwatch")
+    action = f"{service}:{call.operation}"
 
     def request(
         action: str, resource: str, context: dict[str, str | list[str]], attached: str | None = None
@@ -62,31 +70,57 @@ def as_requests(
 
     match call.service:
         case "s3":
-            return [request(_S3[call.operation], f"arn:aws:s3:::{given['Bucket']}/{given['Key']}", {})]
+            return [
+                request(_S3[call.operation], f"arn:aws:s3:::{given['Bucket']}/{given['Key']}", {})
+            ]
         case "dynamodb":
             arn = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{given['TableName']}"
             if call.operation == "GetItem":
-                return [request(action, arn, {"dynamodb:LeadingKeys": [given["Key"]["tenant"]["S"]]})]
-            if call.operation == "Query" and given["KeyConditionExpression"].split()[:2] == ["tenant", "="]:
-                partition = given["ExpressionAttributeValues"][given["KeyConditionExpression"].split()[2]]["S"]
+                return [
+                    request(action, arn, {"dynamodb:LeadingKeys": [given["Key"]["tenant"]["S"]]})
+                ]
+            if call.operation == "Query" and given["KeyConditionExpression"].split()[:2] == [
+                "tenant",
+                "=",
+            ]:
+                partition = given["ExpressionAttributeValues"][
+                    given["KeyConditionExpression"].split()[2]
+                ]["S"]
                 index = f"/index/{given['IndexName']}" if "IndexName" in given else ""
                 return [request(action, arn + index, {"dynamodb:LeadingKeys": [partition]})]
         case "sagemaker-runtime":
             model: dict[str, str | list[str]] = (
                 {"sagemaker:TargetModel": given["TargetModel"]} if "TargetModel" in given else {}
             )
-            return [request(action, f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{given['EndpointName']}", model)]
+            return [
+                request(
+                    action,
+                    f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{given['EndpointName']}",
+                    model,
+                )
+            ]
         case "cloudwatch":
             metrics = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:dataset/default"
             return [request(action, metrics, {"cloudwatch:namespace": given["Namespace"]})]
         case "sqs":
-            return [request(action, f"arn:aws:sqs:{REGION}:{ACCOUNT}:{given['QueueUrl'].rpartition('/')[2]}", {})]
+            return [
+                request(
+                    action,
+                    f"arn:aws:sqs:{REGION}:{ACCOUNT}:{given['QueueUrl'].rpartition('/')[2]}",
+                    {},
+                )
+            ]
         case "cloudformation":
             return [request(action, STACK, {})]
         case "sts":
-            tags: dict[str, str | list[str]] = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in given["Tags"]}
+            tags: dict[str, str | list[str]] = {
+                f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in given["Tags"]
+            }
             tags["aws:TagKeys"] = [tag["Key"] for tag in given["Tags"]]
             role = template.arn("TenantClientRole")  # whose name AWS makes
             trust = f"{TRUST}TenantClientRole"
-            return [request(action, role, tags, trust) for action in ("sts:AssumeRole", "sts:TagSession")]
+            return [
+                request(action, role, tags, trust)
+                for action in ("sts:AssumeRole", "sts:TagSession")
+            ]
     raise LookupError(f"nobody said what IAM is asked for {call}")

@@ -1,7 +1,9 @@
-"""An outside judge of IAM policies: npm's ``@cloud-copilot/iam-simulate`` in a process of its own, asked in JSON lines.
+"""An outside judge of IAM policies: npm's ``@cloud-copilot/iam-simulate`` in a process of its own,
+asked in JSON lines.
 
-It knows policy variables, set operators, ``dynamodb:LeadingKeys``, ``sagemaker:TargetModel`` and trust policies. It is licensed under
-the AGPL: a tool of the tests, which nothing of Tenantry links (docs/decisions/0002-dependencies.md).
+It knows policy variables, set operators, ``dynamodb:LeadingKeys``, ``sagemaker:TargetModel`` and
+trust policies. It is licensed under the AGPL: a tool of the tests, which nothing of Tenantry links
+(docs/decisions/0002-dependencies.md).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class CannotJudge(ValueError):  # noqa: N818 - reads as the sentence it is: "can
 class Request:
     """A call to AWS, as IAM sees it.
 
-    ``identity`` names the caller's policies, ``attached`` the one of the resource or, for a role, its trust policy.
+    ``identity`` names the caller's policies, ``attached`` the one of the resource or, for a role,
+    its trust policy.
     """
 
     action: str
@@ -56,7 +59,9 @@ def installed() -> Path:
     Raises:
         JudgeMissing: npm could not install it.
     """
-    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in _FILES)).hexdigest()[:16]
+    digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in _FILES)).hexdigest()[
+        :16
+    ]
     folder = CACHE / f"policy-judge-{digest}"
     if folder.is_dir():
         return folder
@@ -68,7 +73,9 @@ def installed() -> Path:
             shutil.copy(HERE / file, made)
         npm = [str(_NODE / "bin/node"), str(_NODE / "lib/node_modules/npm/bin/npm-cli.js")]
         command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(
+            command, cwd=made, capture_output=True, text=True, timeout=240, check=False
+        )
         if done.returncode:
             raise JudgeMissing(f"npm ci failed: {done.stderr[-2000:]}")
         try:
@@ -88,16 +95,21 @@ class Judge:
     def __enter__(self) -> Self:
         folder = installed()
         self._process = subprocess.Popen(
-            [_NODE / "bin/node", folder / "judge.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [_NODE / "bin/node", folder / "judge.mjs"],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={"PATH": os.environ["PATH"]},
-        )  # fmt: skip
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=30)
 
     def decide(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[bool | None]:
-        """Which of the requests IAM allows; None for one that AWS does not know: such a resource or such a condition key of the action.
+        """Which of the requests IAM allows; None for one that AWS does not know: such a resource or
+        such a condition key of the action.
 
         Args:
             policies: documents by the names that the requests use.
@@ -109,7 +121,11 @@ class Judge:
         said: list[bool | None] = []
         for start in range(0, len(requests), _MANY):
             chunk = requests[start : start + _MANY]
-            names = {name for request in chunk for name in (*request.identity, *filter(None, [request.attached]))}
+            names = {
+                name
+                for request in chunk
+                for name in (*request.identity, *filter(None, [request.attached]))
+            }
             question = {
                 "policies": {name: policies[name] for name in names},
                 "requests": [vars(request) for request in chunk],
@@ -117,7 +133,9 @@ class Judge:
             for request, answer in zip(chunk, self._ask(question), strict=True):
                 if "error" in answer:
                     raise CannotJudge(f"{request}: {answer['error']}")
-                said.append(None if answer["decision"] == "Unknown" else answer["decision"] == "Allowed")
+                said.append(
+                    None if answer["decision"] == "Unknown" else answer["decision"] == "Allowed"
+                )
         return said
 
     def _ask(self, question: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""Who may do what: the rules that the template's policies are held to, written down apart from them.
+"""Who may do what: the rules that the template's policies are held to, written down apart from
+them.
 
 A rule names an action and the targets it is allowed on. Whatever no rule names is denied.
 """
@@ -16,110 +17,186 @@ OWN, OTHER = "acme", "globex"
 PRINCIPAL: Final = f"arn:aws:sts::{ACCOUNT}:assumed-role/somebody/session"
 
 # Of a role: its identity policies. What is attached to roles outside the template stands for those.
-IDENTITIES: Final = ("TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole", "AppPolicy", "AsyncClientPolicy",
-                     "OrchestratorPolicy", "OperatorPolicy", "WindDownPolicy")  # fmt: skip
+IDENTITIES: Final = (
+    "TrainingRole",
+    "ServingRole",
+    "AsyncRole",
+    "BatchRole",
+    "TenantClientRole",
+    "AppPolicy",
+    "AsyncClientPolicy",
+    "OrchestratorPolicy",
+    "OperatorPolicy",
+    "WindDownPolicy",
+)
 
-# Everything that lies in the data bucket, by the first part of its key. What only the control plane touches bears no tenant there.
+# Everything that lies in the data bucket, by the first part of its key. What only the control plane
+# touches bears no tenant there.
 OF_TENANTS: Final = ("predictions", "archive", "cache", "async")
-OF_THE_CONTROL_PLANE: Final = ("training-data", "jobs", "checkpoints", "endpoints", "batches", "async-failures", "artifacts", "pipes",
-                               "bases")  # fmt: skip
+OF_THE_CONTROL_PLANE: Final = (
+    "training-data",
+    "jobs",
+    "checkpoints",
+    "endpoints",
+    "batches",
+    "async-failures",
+    "artifacts",
+    "pipes",
+    "bases",
+)
 _ALL_DATA: Final = " ".join((*OF_TENANTS, "question", "record", "data", *OF_THE_CONTROL_PLANE))
-_LIST_ALL: Final = "list-uploads list " + " ".join(f"list:{name}" for name in (*OF_TENANTS, *OF_THE_CONTROL_PLANE))
+_LIST_ALL: Final = "list-uploads list " + " ".join(
+    f"list:{name}" for name in (*OF_TENANTS, *OF_THE_CONTROL_PLANE)
+)
 _TABLES: Final = "RequestsTable ModelsTable RequestsTable/index ModelsTable/index"
 _CONTAINER: Final = {
     "s3:GetObject": "bases",
     "s3:ListBucket": "list:bases",
-    "logs:CreateLogGroup logs:CreateLogStream logs:DescribeLogStreams logs:PutLogEvents": "log-group log-stream",
+    "logs:CreateLogGroup logs:CreateLogStream logs:DescribeLogStreams logs:PutLogEvents": (
+        "log-group log-stream"
+    ),
     "cloudwatch:PutMetricData": "metric:/aws/sagemaker/Endpoints metric:AWS/SageMaker",
     "ecr:BatchCheckLayerAvailability ecr:BatchGetImage ecr:GetDownloadUrlForLayer": "repository",
     "ecr:GetAuthorizationToken": "any",
 }
 MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
-    "TrainingRole": [_CONTAINER, {
-        "s3:GetObject": "training-data jobs checkpoints pipes",
-        "s3:PutObject": "jobs checkpoints pipes",
-        "s3:ListBucket": "list:training-data list:jobs list:checkpoints list:pipes",
-    }],
+    "TrainingRole": [
+        _CONTAINER,
+        {
+            "s3:GetObject": "training-data jobs checkpoints pipes",
+            "s3:PutObject": "jobs checkpoints pipes",
+            "s3:ListBucket": "list:training-data list:jobs list:checkpoints list:pipes",
+        },
+    ],
     "ServingRole": [_CONTAINER, {"s3:GetObject": "endpoints", "s3:ListBucket": "list:endpoints"}],
-    "AsyncRole": [_CONTAINER, {
-        "s3:GetObject": "endpoints question",
-        "s3:PutObject s3:AbortMultipartUpload": "async question record async-failures",
-        "s3:ListBucket": "list:endpoints list:async list:async-failures",
-        "sns:Publish": "AsyncSuccessTopic AsyncErrorTopic",
-    }],
-    "BatchRole": [_CONTAINER, {"s3:GetObject s3:PutObject": "batches", "s3:ListBucket": "list:batches"}],
-    "TenantClientRole": [{
-        "s3:GetObject": "predictions@own archive@own cache@own async@own question@own record@own",
-        "s3:PutObject": "uploads@own archive@own cache@own question@own record@own",
-        "dynamodb:GetItem dynamodb:Query": "RequestsTable@own ModelsTable@own",
-        "sagemaker:InvokeEndpoint": "endpoint@own",
-        "sagemaker:InvokeEndpointAsync": "tagged-endpoint@own",
-        "cloudwatch:PutMetricData": "metric:Tenantry",
-    }],
-    "AppPolicy": [{
-        "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility sqs:GetQueueAttributes": "NoticesQueue",
-        "cloudformation:DescribeStacks": "stack",
-    }],
+    "AsyncRole": [
+        _CONTAINER,
+        {
+            "s3:GetObject": "endpoints question",
+            "s3:PutObject s3:AbortMultipartUpload": "async question record async-failures",
+            "s3:ListBucket": "list:endpoints list:async list:async-failures",
+            "sns:Publish": "AsyncSuccessTopic AsyncErrorTopic",
+        },
+    ],
+    "BatchRole": [
+        _CONTAINER,
+        {"s3:GetObject s3:PutObject": "batches", "s3:ListBucket": "list:batches"},
+    ],
+    "TenantClientRole": [
+        {
+            "s3:GetObject": "predictions@own archive@own cache@own async@own question@own "
+            "record@own",
+            "s3:PutObject": "uploads@own archive@own cache@own question@own record@own",
+            "dynamodb:GetItem dynamodb:Query": "RequestsTable@own ModelsTable@own",
+            "sagemaker:InvokeEndpoint": "endpoint@own",
+            "sagemaker:InvokeEndpointAsync": "tagged-endpoint@own",
+            "cloudwatch:PutMetricData": "metric:Tenantry",
+        }
+    ],
+    "AppPolicy": [
+        {
+            "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility "
+            "sqs:GetQueueAttributes": "NoticesQueue",
+            "cloudformation:DescribeStacks": "stack",
+        }
+    ],
     "AsyncClientPolicy": [{"sagemaker:InvokeEndpointAsync": "async-endpoint tagged-endpoint"}],
-    "OrchestratorPolicy": [{
-        "s3:GetObject": f"uploads {_ALL_DATA}",
-        "s3:PutObject s3:DeleteObject": _ALL_DATA,
-        "s3:ListBucket": _LIST_ALL,
-        "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility sqs:GetQueueAttributes": "UploadsQueue AsyncFailuresQueue",
-        "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
-        "sqs:ReceiveMessage sqs:DeleteMessage ": "UploadsDeadLetterQueue",
-        "sqs:SendMessage": "UploadsQueue",
-        "sns:Publish": "TenantsTopic OperatorsTopic",
-        "sagemaker:AddTags sagemaker:CreateEndpoint sagemaker:CreateEndpointConfig sagemaker:CreateModel sagemaker:CreateTrainingJob "
-        "sagemaker:CreateTransformJob sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel "
-        "sagemaker:DescribeEndpoint sagemaker:DescribeEndpointConfig sagemaker:DescribeModel sagemaker:DescribeTrainingJob "
-        "sagemaker:DescribeTransformJob sagemaker:InvokeEndpoint sagemaker:InvokeEndpointAsync sagemaker:StopTrainingJob "
-        "sagemaker:StopTransformJob sagemaker:UpdateEndpoint sagemaker:UpdateEndpointWeightsAndCapacities":
-            "endpoint async-endpoint tagged-endpoint endpoint-config model training-job transform-job",
-        "sagemaker:ListTrainingJobs": "any",
-        "iam:PassRole": "hand:TrainingRole hand:ServingRole hand:AsyncRole hand:BatchRole",
-        "logs:GetLogEvents logs:DescribeLogStreams logs:FilterLogEvents": "log-group log-stream",
-        "cloudformation:DescribeStacks": "stack",
-    }],
-    "OperatorPolicy": [{
-        "s3:PutObject": "uploads endpoints",
-        "s3:GetObject": "artifacts checkpoints endpoints",
-        "s3:ListBucket": _LIST_ALL,
-        "sqs:GetQueueAttributes": "UploadsQueue UploadsDeadLetterQueue",
-        "sqs:SendMessage": "UploadsQueue",
-        "sqs:ReceiveMessage sqs:DeleteMessage": "UploadsDeadLetterQueue",
-        "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
-        "sns:Publish": "TenantsTopic",
-        "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint sagemaker:StopTrainingJob "
-        "sagemaker:UpdateEndpointWeightsAndCapacities":
-            "endpoint async-endpoint tagged-endpoint training-job",
-        "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
-        "cloudformation:DescribeStacks": "stack",
-    }],
-    "WindDownPolicy": [{
-        "s3:DeleteObject": f"uploads {_ALL_DATA}",
-        "dynamodb:Scan": "RequestsTable ModelsTable",
-        "sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel":
-            "endpoint async-endpoint tagged-endpoint endpoint-config model",
-        "sagemaker:ListEndpoints sagemaker:ListEndpointConfigs sagemaker:ListModels": "any",
-    }],
-}  # fmt: skip
+    "OrchestratorPolicy": [
+        {
+            "s3:GetObject": f"uploads {_ALL_DATA}",
+            "s3:PutObject s3:DeleteObject": _ALL_DATA,
+            "s3:ListBucket": _LIST_ALL,
+            "sqs:ReceiveMessage sqs:DeleteMessage sqs:ChangeMessageVisibility "
+            "sqs:GetQueueAttributes": "UploadsQueue AsyncFailuresQueue",
+            "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem "
+            "dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
+            "sqs:ReceiveMessage sqs:DeleteMessage ": "UploadsDeadLetterQueue",
+            "sqs:SendMessage": "UploadsQueue",
+            "sns:Publish": "TenantsTopic OperatorsTopic",
+            "sagemaker:AddTags sagemaker:CreateEndpoint sagemaker:CreateEndpointConfig "
+            "sagemaker:CreateModel sagemaker:CreateTrainingJob "
+            "sagemaker:CreateTransformJob sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig "
+            "sagemaker:DeleteModel "
+            "sagemaker:DescribeEndpoint sagemaker:DescribeEndpointConfig sagemaker:DescribeModel "
+            "sagemaker:DescribeTrainingJob "
+            "sagemaker:DescribeTransformJob sagemaker:InvokeEndpoint sagemaker:InvokeEndpointAsync "
+            "sagemaker:StopTrainingJob "
+            "sagemaker:StopTransformJob sagemaker:UpdateEndpoint "
+            "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
+            "tagged-endpoint endpoint-config model "
+            "training-job transform-job",
+            "sagemaker:ListTrainingJobs": "any",
+            "iam:PassRole": "hand:TrainingRole hand:ServingRole hand:AsyncRole hand:BatchRole",
+            "logs:GetLogEvents logs:DescribeLogStreams logs:FilterLogEvents": "log-group "
+            "log-stream",
+            "cloudformation:DescribeStacks": "stack",
+        }
+    ],
+    "OperatorPolicy": [
+        {
+            "s3:PutObject": "uploads endpoints",
+            "s3:GetObject": "artifacts checkpoints endpoints",
+            "s3:ListBucket": _LIST_ALL,
+            "sqs:GetQueueAttributes": "UploadsQueue UploadsDeadLetterQueue",
+            "sqs:SendMessage": "UploadsQueue",
+            "sqs:ReceiveMessage sqs:DeleteMessage": "UploadsDeadLetterQueue",
+            "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem "
+            "dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
+            "sns:Publish": "TenantsTopic",
+            "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint "
+            "sagemaker:StopTrainingJob "
+            "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
+            "tagged-endpoint training-job",
+            "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
+            "cloudformation:DescribeStacks": "stack",
+        }
+    ],
+    "WindDownPolicy": [
+        {
+            "s3:DeleteObject": f"uploads {_ALL_DATA}",
+            "dynamodb:Scan": "RequestsTable ModelsTable",
+            "sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel": (
+                "endpoint async-endpoint tagged-endpoint endpoint-config model"
+            ),
+            "sagemaker:ListEndpoints sagemaker:ListEndpointConfigs sagemaker:ListModels": "any",
+        }
+    ],
+}
 
 # What nobody may do, besides whatever the template allows somebody else.
 FORBIDDEN: Final = (
-    "s3:DeleteObjectVersion", "s3:GetObjectVersion", "s3:PutObjectAcl", "s3:PutBucketPolicy", "s3:ListBucketVersions",
-    "dynamodb:Scan", "dynamodb:DeleteTable", "dynamodb:BatchWriteItem", "dynamodb:PartiQLSelect", "dynamodb:PartiQLUpdate",
-    "sqs:PurgeQueue", "sqs:SetQueueAttributes", "sns:Subscribe", "sns:SetTopicAttributes", "ecr:PutImage",
-    "iam:CreateRole", "iam:PutRolePolicy", "iam:UpdateAssumeRolePolicy", "cloudformation:UpdateStack", "cloudformation:DeleteStack",
-    "logs:DeleteLogGroup", "sagemaker:CreateNotebookInstance", "sagemaker:DeleteTags",
-)  # fmt: skip
+    "s3:DeleteObjectVersion",
+    "s3:GetObjectVersion",
+    "s3:PutObjectAcl",
+    "s3:PutBucketPolicy",
+    "s3:ListBucketVersions",
+    "dynamodb:Scan",
+    "dynamodb:DeleteTable",
+    "dynamodb:BatchWriteItem",
+    "dynamodb:PartiQLSelect",
+    "dynamodb:PartiQLUpdate",
+    "sqs:PurgeQueue",
+    "sqs:SetQueueAttributes",
+    "sns:Subscribe",
+    "sns:SetTopicAttributes",
+    "ecr:PutImage",
+    "iam:CreateRole",
+    "iam:PutRolePolicy",
+    "iam:UpdateAssumeRolePolicy",
+    "cloudformation:UpdateStack",
+    "cloudformation:DeleteStack",
+    "logs:DeleteLogGroup",
+    "sagemaker:CreateNotebookInstance",
+    "sagemaker:DeleteTags",
+)
 
 
 @dataclass(frozen=True)
 class Target:
     """Something an action may be asked for: a resource, and what else AWS knows of the call.
 
-    ``whose`` is ``own`` for what belongs to the tenant of the session's tag, and something else for what does not.
+    ``whose`` is ``own`` for what belongs to the tenant of the session's tag, and something else for
+    what does not.
     """
 
     label: str
@@ -128,12 +205,14 @@ class Target:
     context: Mapping[str, str | list[str]]
 
     def named_by(self, rule: str) -> bool:
-        """Whether a rule's list of targets names this one: with ``@``, of one tenant; without, of whichever. A name is all or none."""
+        """Whether a rule's list of targets names this one: with ``@``, of one tenant; without, of
+        whichever. A name is all or none."""
         return bool({self.label, f"{self.label}@{self.whose}"} & set(rule.split()))
 
 
 def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[Target]:
-    """Everything of the stack, of two tenants where it belongs to one, and what is not of the stack."""
+    """Everything of the stack, of two tenants where it belongs to one, and what is not of the
+    stack."""
     data, uploads = template.arn("DataBucket"), template.arn("UploadsBucket")
     for whose, tenant in (("own", own), ("other", other)):
         yield Target("uploads", whose, f"{uploads}/uploads/{tenant}/energy/u1/manifest.json", {})
@@ -148,17 +227,28 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
             yield Target(name, whose, f"{data}/{name}/{tenant}/0123", {})
         # Another tenant's, in whose key this tenant's id stands too.
         foreign = {"own": other, "other": own}[whose]
-        yield Target("uploads", whose, f"{uploads}/uploads/{tenant}/energy/{foreign}/manifest.json", {})
-        yield Target("archive", whose, f"{data}/archive/{tenant}/{foreign}/{foreign}/{foreign}.json", {})
+        yield Target(
+            "uploads", whose, f"{uploads}/uploads/{tenant}/energy/{foreign}/manifest.json", {}
+        )
+        yield Target(
+            "archive", whose, f"{data}/archive/{tenant}/{foreign}/{foreign}/{foreign}.json", {}
+        )
         for name in OF_TENANTS:
             yield Target(name, whose, f"{data}/{name}/{tenant}/{foreign}/{foreign}/0123", {})
         yield Target("question", whose, f"{data}/async/{tenant}/{foreign}/{foreign}/0123.input", {})
-        yield Target("record", whose, f"{data}/async/{tenant}/{foreign}/{foreign}/0123.submitted", {})
+        yield Target(
+            "record", whose, f"{data}/async/{tenant}/{foreign}/{foreign}/0123.submitted", {}
+        )
     # A tenant whose id begins with this one's, and what is nobody's.
     for name in (*OF_TENANTS, "uploads"):
         bucket = uploads if name == "uploads" else data
         yield Target(name, "neighbour", f"{bucket}/{name}/{own}-2/energy/0123", {})
-        yield Target("nothing" if name == "uploads" else "data", "nobody", f"{bucket}/{name}-of/{own}/energy/0123", {})
+        yield Target(
+            "nothing" if name == "uploads" else "data",
+            "nobody",
+            f"{bucket}/{name}-of/{own}/energy/0123",
+            {},
+        )
     yield Target("question", "neighbour", f"{data}/async/{own}-2/energy/0123.input", {})
     yield Target("record", "neighbour", f"{data}/async/{own}-2/energy/0123.submitted", {})
     yield Target("nothing", "nobody", f"{uploads}/elsewhere/{own}/x", {})
@@ -178,14 +268,23 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     yield Target("foreign", "nobody", f"arn:aws:sqs:{REGION}:{ACCOUNT}:another", {})
     yield Target("foreign", "nobody", f"arn:aws:sns:{REGION}:{ACCOUNT}:another", {})
 
-    leading = {"own": [f"{own}#energy"], "other": [f"{other}#energy"], "both": [f"{own}#energy", f"{other}#energy"],
-               "neighbour": [f"{own}-2#energy"], "workload": ["_workload#energy"], "account": ["_account"]}  # fmt: skip
+    leading = {
+        "own": [f"{own}#energy"],
+        "other": [f"{other}#energy"],
+        "both": [f"{own}#energy", f"{other}#energy"],
+        "neighbour": [f"{own}-2#energy"],
+        "workload": ["_workload#energy"],
+        "account": ["_account"],
+    }
     for name in template.named("AWS::DynamoDB::Table"):
         for whose, partitions in leading.items():
             yield Target(name, whose, template.arn(name), {"dynamodb:LeadingKeys": partitions})
         yield Target(name, "unnamed", template.arn(name), {})
         yield Target(
-            f"{name}/index", "all", f"{template.arn(name)}/index/queue", {"dynamodb:LeadingKeys": [f"{own}#energy"]}
+            f"{name}/index",
+            "all",
+            f"{template.arn(name)}/index/queue",
+            {"dynamodb:LeadingKeys": [f"{own}#energy"]},
         )
         # AWS tells no leading keys of a scan.
         yield Target(f"{name}/index", "unnamed", f"{template.arn(name)}/index/queue", {})
@@ -197,7 +296,9 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         model = {"sagemaker:TargetModel": f"{tenant}/v1.tar.gz"}
         yield Target("endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-bridge", model)
         tag = {"aws:ResourceTag/tenantry:tenant": tenant}
-        yield Target("tagged-endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-silo-0123-async", tag)
+        yield Target(
+            "tagged-endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-silo-0123-async", tag
+        )
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge", {})
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge-async-2", {})
     yield Target("async-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-async", {})
@@ -207,25 +308,57 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     for kind in ("endpoint", "endpoint-config", "model", "training-job", "transform-job"):
         yield Target("foreign", "nobody", f"{sagemaker}:{kind}/another-energy-async", {})
     yield Target("foreign", "nobody", f"{sagemaker}:endpoint/another-energy-async", foreign_tag)
-    yield Target("foreign", "nobody", f"{sagemaker}:endpoint/another", {"sagemaker:TargetModel": f"{own}/v1.tar.gz"})
+    yield Target(
+        "foreign",
+        "nobody",
+        f"{sagemaker}:endpoint/another",
+        {"sagemaker:TargetModel": f"{own}/v1.tar.gz"},
+    )
 
-    for namespace in ("Tenantry", "/aws/sagemaker/Endpoints", "AWS/SageMaker", "/aws/sagemakers", "AWS/Billing"):
+    for namespace in (
+        "Tenantry",
+        "/aws/sagemaker/Endpoints",
+        "AWS/SageMaker",
+        "/aws/sagemakers",
+        "AWS/Billing",
+    ):
         metrics = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:dataset/default"
         yield Target(f"metric:{namespace}", "all", metrics, {"cloudwatch:namespace": namespace})
     yield Target("any", "all", "*", {})
     groups = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group"
-    for label, group in (("log", "/aws/sagemaker/TrainingJobs"), ("foreign", "/aws/lambda/another")):
+    for label, group in (
+        ("log", "/aws/sagemaker/TrainingJobs"),
+        ("foreign", "/aws/lambda/another"),
+    ):
         yield Target("log-group" if label == "log" else label, "all", f"{groups}:{group}", {})
-        yield Target("log-stream" if label == "log" else label, "all", f"{groups}:{group}:log-stream:x", {})
+        yield Target(
+            "log-stream" if label == "log" else label, "all", f"{groups}:{group}:log-stream:x", {}
+        )
     for label, repository in (("repository", "tenantry/forecast"), ("foreign", "another/forecast")):
         yield Target(label, "all", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository}", {})
     yield Target("stack", "all", STACK, {})
-    for ours, foreign_name in (("stack/tenantry/", "stack/another/"), ("0a1b2c3d", "ffffffff"), ("45555", "45555-2")):
+    for ours, foreign_name in (
+        ("stack/tenantry/", "stack/another/"),
+        ("0a1b2c3d", "ffffffff"),
+        ("45555", "45555-2"),
+    ):
         yield Target("foreign", "nobody", STACK.replace(ours, foreign_name), {})
     for name in template.named("AWS::IAM::Role"):
-        yield Target(f"hand:{name}", "all", template.arn(name), {"iam:PassedToService": "sagemaker.amazonaws.com"})
-        yield Target("foreign", "nobody", f"{template.arn(name)}2", {"iam:PassedToService": "sagemaker.amazonaws.com"})
-        yield Target("foreign", "nobody", template.arn(name), {"iam:PassedToService": "ec2.amazonaws.com"})
+        yield Target(
+            f"hand:{name}",
+            "all",
+            template.arn(name),
+            {"iam:PassedToService": "sagemaker.amazonaws.com"},
+        )
+        yield Target(
+            "foreign",
+            "nobody",
+            f"{template.arn(name)}2",
+            {"iam:PassedToService": "sagemaker.amazonaws.com"},
+        )
+        yield Target(
+            "foreign", "nobody", template.arn(name), {"iam:PassedToService": "ec2.amazonaws.com"}
+        )
     another = f"arn:aws:iam::{ACCOUNT}:role/another"
     yield Target("foreign", "nobody", another, {"iam:PassedToService": "sagemaker.amazonaws.com"})
 
@@ -234,24 +367,36 @@ def allowed(role: str, action: str, target: Target) -> bool:
     """Whether a rule lets a role's holder do this."""
     return any(
         action in actions.split() and target.named_by(named)
-        for rules in MAY[role] for actions, named in rules.items()
-    )  # fmt: skip
+        for rules in MAY[role]
+        for actions, named in rules.items()
+    )
 
 
 def actions_of(document: Mapping[str, Any]) -> set[str]:
     """Every action that a policy names."""
-    return {str(action) for statement in document["Statement"] for action in as_list(statement["Action"])}
+    return {
+        str(action)
+        for statement in document["Statement"]
+        for action in as_list(statement["Action"])
+    }
 
 
 def every_action(template: Template) -> list[str]:
-    """Every action of every policy, and those nobody may do. Taking on a role is judged with the role's trust policy, elsewhere."""
-    named = set().union(*(actions_of(document) for document in template.identity_policies().values()))
+    """Every action of every policy, and those nobody may do. Taking on a role is judged with the
+    role's trust policy, elsewhere."""
+    named = set().union(
+        *(actions_of(document) for document in template.identity_policies().values())
+    )
     return sorted(action for action in named | set(FORBIDDEN) if not action.startswith("sts:"))
 
 
 def policies_of(template: Template, identity: str) -> tuple[str, ...]:
     """The names of the policies that a holder of an identity has."""
-    return template.policies_of(identity) if identity in template.named("AWS::IAM::Role") else (identity,)
+    return (
+        template.policies_of(identity)
+        if identity in template.named("AWS::IAM::Role")
+        else (identity,)
+    )
 
 
 def asked(
@@ -265,7 +410,9 @@ def asked(
         service = target.resource.split(":")[2] if target.resource != "*" else None
         for action in actions:
             if service is None or action.split(":")[0] == service:
-                request = Request(action, target.resource, {**target.context, **tag}, PRINCIPAL, names)
+                request = Request(
+                    action, target.resource, {**target.context, **tag}, PRINCIPAL, names
+                )
                 made.append((request, allowed(identity, action, target)))
     return made
 
@@ -273,27 +420,42 @@ def asked(
 APP: Final = f"arn:aws:iam::{ACCOUNT}:role/app"
 STRANGER: Final = "999999999999"
 TRUST, ATTACHED = "trust of ", "policy of "
-# May take on any role, as far as its own policies go: what then holds it back is the role's trust policy.
+# May take on any role, as far as its own policies go: what then holds it back is the role's trust
+# policy.
 ADMINISTRATOR: Final[Mapping[str, Any]] = {
     "Version": "2012-10-17",
-    "Statement": [{
-        "Effect": "Allow",
-        "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "sqs:SendMessage", "s3:GetObject"],
-        "Resource": "*",
-    }],
-}  # fmt: skip
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": [
+                "sts:AssumeRole",
+                "sts:TagSession",
+                "sts:SetSourceIdentity",
+                "sqs:SendMessage",
+                "s3:GetObject",
+            ],
+            "Resource": "*",
+        }
+    ],
+}
 
 
 def every_policy(template: Template) -> dict[str, Any]:
     """All policies by name, those of roles' trust and of buckets and queues among them."""
     (may_take_on,) = ADMINISTRATOR["Statement"]
-    root = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": may_take_on["Action"]}
+    root = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"},
+        "Action": may_take_on["Action"],
+    }
     return {
         "Administrator": ADMINISTRATOR,
         f"{TRUST}another": {"Version": "2012-10-17", "Statement": [root]},
         **template.identity_policies(),
         **{f"{TRUST}{name}": document for name, document in template.trust_policies().items()},
-        **{f"{ATTACHED}{name}": document for name, document in template.resource_policies().items()},
+        **{
+            f"{ATTACHED}{name}": document for name, document in template.resource_policies().items()
+        },
     }
 
 
@@ -303,11 +465,17 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
     for role in template.named("AWS::IAM::Role"):
         arn, trust = template.arn(role), f"{TRUST}{role}"
         for_app = role == "TenantClientRole"
-        yield Request("sts:SetSourceIdentity", arn, own, APP, ("AppPolicy",), f"{TRUST}another"), False
+        yield (
+            Request("sts:SetSourceIdentity", arn, own, APP, ("AppPolicy",), f"{TRUST}another"),
+            False,
+        )
         yield Request("sts:SetSourceIdentity", arn, own, APP, ("Administrator",), trust), False
         for action in ("sts:AssumeRole", "sts:TagSession"):
             # A role that trusts the whole account, of the stack or not.
-            for foreign in (arn if not for_app else f"{arn}2", f"arn:aws:iam::{ACCOUNT}:role/another"):
+            for foreign in (
+                arn if not for_app else f"{arn}2",
+                f"arn:aws:iam::{ACCOUNT}:role/another",
+            ):
                 yield Request(action, foreign, own, APP, ("AppPolicy",), f"{TRUST}another"), False
             tags: list[tuple[Mapping[str, str | list[str]], bool]] = [
                 (own, for_app),
@@ -317,7 +485,11 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
                 ({"aws:TagKeys": ["tenant"], "aws:RequestTag/tenant": f"{OWN}/energy"}, False),
                 ({"aws:TagKeys": ["project"], "aws:RequestTag/project": OWN}, False),
                 (
-                    {"aws:TagKeys": ["tenant", "project"], "aws:RequestTag/tenant": OWN, "aws:RequestTag/project": "x"},
+                    {
+                        "aws:TagKeys": ["tenant", "project"],
+                        "aws:RequestTag/tenant": OWN,
+                        "aws:RequestTag/project": "x",
+                    },
                     False,
                 ),
             ]
@@ -326,8 +498,14 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
                 yield Request(action, arn, context, APP, ("Administrator",), trust), may
             for identity in set(IDENTITIES) - {"AppPolicy"}:  # a tenant's session among them
                 session = f"arn:aws:sts::{ACCOUNT}:assumed-role/tenantry-{identity}/session"
-                context = {**own, **({"aws:PrincipalTag/tenant": OWN} if identity == "TenantClientRole" else {})}
-                yield Request(action, arn, context, session, policies_of(template, identity), trust), False
+                context = {
+                    **own,
+                    **({"aws:PrincipalTag/tenant": OWN} if identity == "TenantClientRole" else {}),
+                }
+                yield (
+                    Request(action, arn, context, session, policies_of(template, identity), trust),
+                    False,
+                )
             stranger = f"arn:aws:iam::{STRANGER}:role/app"
             yield Request(action, arn, own, stranger, ("Administrator",), trust), False
             for service, account in (
@@ -337,23 +515,36 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
                 ("ec2", ACCOUNT),
             ):
                 context = {"aws:SourceAccount": account} if account else {}
-                may = not for_app and service == "sagemaker" and account == ACCOUNT and action == "sts:AssumeRole"
+                may = (
+                    not for_app
+                    and service == "sagemaker"
+                    and account == ACCOUNT
+                    and action == "sts:AssumeRole"
+                )
                 yield Request(action, arn, context, f"{service}.amazonaws.com", (), trust), may
 
 
 def attached(template: Template) -> Iterator[tuple[Request, bool]]:
-    """What the policies of buckets and queues add to those of who asks, and whether it is to be allowed."""
+    """What the policies of buckets and queues add to those of who asks, and whether it is to be
+    allowed."""
     for bucket in template.named("AWS::S3::Bucket"):
         for secure in ("true", "false"):
             context = {"aws:SecureTransport": secure}
             key = f"{template.arn(bucket)}/any/key"
             yield (
-                Request("s3:GetObject", key, context, APP, ("Administrator",), f"{ATTACHED}{bucket}"),
+                Request(
+                    "s3:GetObject", key, context, APP, ("Administrator",), f"{ATTACHED}{bucket}"
+                ),
                 secure == "true",
             )
             yield Request("s3:GetObject", key, context, APP, (), f"{ATTACHED}{bucket}"), False
             list_it = Request(
-                "s3:ListBucket", template.arn(bucket), context, APP, ("OrchestratorPolicy",), f"{ATTACHED}{bucket}"
+                "s3:ListBucket",
+                template.arn(bucket),
+                context,
+                APP,
+                ("OrchestratorPolicy",),
+                f"{ATTACHED}{bucket}",
             )
             yield list_it, secure == "true"
     tells = {
@@ -362,10 +553,13 @@ def attached(template: Template) -> Iterator[tuple[Request, bool]]:
         "AsyncFailuresQueue": ("sns", template.arn("AsyncErrorTopic")),
     }
     sources = [
-        ("s3", template.arn("UploadsBucket")), ("s3", template.arn("DataBucket")), ("s3", "arn:aws:s3:::another-bucket"),
+        ("s3", template.arn("UploadsBucket")),
+        ("s3", template.arn("DataBucket")),
+        ("s3", "arn:aws:s3:::another-bucket"),
         *(("sns", template.arn(topic)) for topic in template.named("AWS::SNS::Topic")),
-        ("sns", f"arn:aws:sns:{REGION}:{STRANGER}:tenantry-tenants"), ("events", template.arn("TenantsTopic")),
-    ]  # fmt: skip
+        ("sns", f"arn:aws:sns:{REGION}:{STRANGER}:tenantry-tenants"),
+        ("events", template.arn("TenantsTopic")),
+    ]
     for queue, teller in tells.items():
         policy, arn = f"{ATTACHED}{queue}", template.arn(queue)
         for service, source in [*sources, ("ec2", teller[1]), (teller[0], f"{teller[1]}-2")]:
@@ -378,6 +572,13 @@ def attached(template: Template) -> Iterator[tuple[Request, bool]]:
                     asked = Request(action, arn, context, f"{service}.amazonaws.com", (), policy)
                     yield asked, may and action == "sqs:SendMessage"
         yield (
-            Request("sqs:SendMessage", arn, {}, f"arn:aws:iam::{STRANGER}:role/app", ("Administrator",), policy),
+            Request(
+                "sqs:SendMessage",
+                arn,
+                {},
+                f"arn:aws:iam::{STRANGER}:role/app",
+                ("Administrator",),
+                policy,
+            ),
             False,
         )

@@ -1,4 +1,5 @@
-"""The template's roles and policies as IAM gets them: CloudFormation's functions resolved, as far as the template uses them."""
+"""The template's roles and policies as IAM gets them: CloudFormation's functions resolved, as far
+as the template uses them."""
 
 from __future__ import annotations
 
@@ -12,10 +13,16 @@ from infrastructure.deploy import TEMPLATE
 
 ACCOUNT: Final = "123456789012"
 REGION: Final = "eu-west-1"
-STACK: Final = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/tenantry/0a1b2c3d-0000-1111-2222-333344445555"
+STACK: Final = (
+    f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/tenantry/0a1b2c3d-0000-1111-2222-333344445555"
+)
 _PSEUDO: Final = {
-    "AWS::AccountId": ACCOUNT, "AWS::Region": REGION, "AWS::Partition": "aws", "AWS::StackId": STACK, "AWS::StackName": "tenantry",
-}  # fmt: skip
+    "AWS::AccountId": ACCOUNT,
+    "AWS::Region": REGION,
+    "AWS::Partition": "aws",
+    "AWS::StackId": STACK,
+    "AWS::StackName": "tenantry",
+}
 _IN_SUB: Final = re.compile(r"\$\{(!?)([^}]+)\}")
 
 
@@ -28,7 +35,9 @@ def as_list(value: Any) -> list[Any]:
 class Template:
     """``stack.yaml`` with the default of each parameter."""
 
-    _document: dict[str, Any] = field(default_factory=lambda: cast("dict[str, Any]", load(str(TEMPLATE))), repr=False)
+    _document: dict[str, Any] = field(
+        default_factory=lambda: cast("dict[str, Any]", load(str(TEMPLATE))), repr=False
+    )
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -40,7 +49,8 @@ class Template:
         return [name for name, resource in self.resources.items() if resource["Type"] == kind]
 
     def arn(self, name: str) -> str:
-        """``Arn`` of a resource; of those that have no name in the template, one as CloudFormation makes it."""
+        """``Arn`` of a resource; of those that have no name in the template, one as CloudFormation
+        makes it."""
         resource = self.resources[name]
         known = resource["Properties"]
         match resource["Type"]:
@@ -51,7 +61,9 @@ class Template:
             case "AWS::SNS::Topic":
                 return f"arn:aws:sns:{REGION}:{ACCOUNT}:{self.resolved(known['TopicName'])}"
             case "AWS::DynamoDB::Table":
-                return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{self.resolved(known['TableName'])}"
+                return (
+                    f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{self.resolved(known['TableName'])}"
+                )
             case "AWS::IAM::Role":
                 return f"arn:aws:iam::{ACCOUNT}:role/tenantry-{name}-ABCDEFGHIJKL"
             case "AWS::IAM::ManagedPolicy":
@@ -67,7 +79,9 @@ class Template:
         if kind in {"AWS::SNS::Topic", "AWS::IAM::ManagedPolicy"}:
             return self.arn(name)
         if kind == "AWS::SQS::Queue":
-            return f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{self.arn(name).rpartition(':')[2]}"
+            return (
+                f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{self.arn(name).rpartition(':')[2]}"
+            )
         return self.arn(name).rpartition(":")[2].rpartition("/")[2]
 
     def _attribute(self, name: str, attribute: str) -> str:
@@ -101,7 +115,8 @@ class Template:
     def identity_policies(self) -> dict[str, Any]:
         """Each managed policy, and each role's own, by its logical name."""
         found = {
-            name: self.resources[name]["Properties"]["PolicyDocument"] for name in self.named("AWS::IAM::ManagedPolicy")
+            name: self.resources[name]["Properties"]["PolicyDocument"]
+            for name in self.named("AWS::IAM::ManagedPolicy")
         }
         for name in self.named("AWS::IAM::Role"):
             (only,) = self.resources[name]["Properties"]["Policies"]
@@ -118,7 +133,10 @@ class Template:
     def resource_policies(self) -> dict[str, Any]:
         """Each policy of a bucket or a queue, by the logical name of what it is attached to."""
         found = {}
-        for kind, attached in (("AWS::S3::BucketPolicy", "Bucket"), ("AWS::SQS::QueuePolicy", "Queues")):
+        for kind, attached in (
+            ("AWS::S3::BucketPolicy", "Bucket"),
+            ("AWS::SQS::QueuePolicy", "Queues"),
+        ):
             for name in self.named(kind):
                 known = self.resources[name]["Properties"]
                 for target in as_list(known[attached]):

@@ -1,4 +1,5 @@
-"""The code that docs/for-the-app.md shows works, and its calls are allowed by the policies the page names."""
+"""The code that docs/for-the-app.md shows works, and its calls are allowed by the policies the page
+names."""
 
 from __future__ import annotations
 
@@ -56,30 +57,48 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     assert with_app is not None
     by_sessions = [call for call in calls if call.access_key != with_app.access_key]
     # The page's own call is acme's; a session is one tenant's.
-    tags = dict(zip(dict.fromkeys(call.access_key for call in by_sessions), ("acme", str(tenant)), strict=True))
+    tags = dict(
+        zip(
+            dict.fromkeys(call.access_key for call in by_sessions),
+            ("acme", str(tenant)),
+            strict=True,
+        )
+    )
     asked = []
     for call in calls:
         if call.access_key == with_app.access_key:
             asked += as_requests(template, call, rules.APP, ("AppPolicy", "AsyncClientPolicy"), {})
         else:
-            session = (
-                f"arn:aws:sts::{ACCOUNT}:assumed-role/tenantry-TenantClientRole-ABCDEFGHIJKL/@{tags[call.access_key]}"
-            )
+            role = f"arn:aws:sts::{ACCOUNT}:assumed-role/tenantry-TenantClientRole-ABCDEFGHIJKL"
+            session = f"{role}/@{tags[call.access_key]}"
             tag = {"aws:PrincipalTag/tenant": tags[call.access_key]}
             asked += as_requests(template, call, session, ("TenantClientRole",), tag)
     decided = judge.decide(rules.every_policy(template), asked)
     refused = [request for request, said in zip(asked, decided, strict=True) if said is not True]
-    # The client looks where SageMaker puts a shared endpoint's failures, too: in vain, and goes on without.
+    # The client looks where SageMaker puts a shared endpoint's failures, too: in vain, and goes on
+    # without.
     assert [request for request in refused if "/async-failures/" not in request.resource] == []
     of_the_client = {(call.service, call.operation) for call in by_sessions}
     assert of_the_client >= {
-        ("s3", "GetObject"), ("s3", "PutObject"), ("dynamodb", "GetItem"), ("dynamodb", "Query"), ("sagemaker-runtime", "InvokeEndpoint"),
+        ("s3", "GetObject"),
+        ("s3", "PutObject"),
+        ("dynamodb", "GetItem"),
+        ("dynamodb", "Query"),
+        ("sagemaker-runtime", "InvokeEndpoint"),
         ("cloudwatch", "PutMetricData"),
-    }  # fmt: skip
+    }
     assert ("sagemaker-runtime", "InvokeEndpointAsync") not in of_the_client
     # And all that the client did is refused to the session of another tenant, but for the counts.
     others = [
-        request for call in by_sessions if call.service != "cloudwatch"
-        for request in as_requests(template, call, rules.PRINCIPAL, ("TenantClientRole",), {"aws:PrincipalTag/tenant": "globex"})
-    ]  # fmt: skip
+        request
+        for call in by_sessions
+        if call.service != "cloudwatch"
+        for request in as_requests(
+            template,
+            call,
+            rules.PRINCIPAL,
+            ("TenantClientRole",),
+            {"aws:PrincipalTag/tenant": "globex"},
+        )
+    ]
     assert set(judge.decide(rules.every_policy(template), others)) == {False}

@@ -1,4 +1,5 @@
-"""A policy that says more, or less, than it should is noticed: each statement is changed in every way below, and the judge must tell."""
+"""A policy that says more, or less, than it should is noticed: each statement is changed in every
+way below, and the judge must tell."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from tests.isolation.template import Template, as_list
 
 _AT_ONCE: Final = 40  # requests a look: the first that tells of a change ends it
 TAG: Final = "${aws:PrincipalTag/tenant}"
-# Changes that make no difference: the statement's condition asks for a key that AWS gives with no other action of the service.
+# Changes that make no difference: the statement's condition asks for a key that AWS gives with no
+# other action of the service.
 SURVIVORS: Final = {
-    "TenantClientRole/OwnModelsOnly allows all of sagemaker:InvokeEndpoint",  # sagemaker:TargetModel
+    "TenantClientRole/OwnModelsOnly allows all of sagemaker:InvokeEndpoint",
     "TenantClientRole/CountRequests allows all of cloudwatch:PutMetricData",  # cloudwatch:namespace
     "ContainerPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
     "OrchestratorPolicy/HandRolesToSageMaker allows all of iam:PassRole",  # iam:PassedToService
@@ -52,13 +54,19 @@ def without(values: Sequence[Any], number: int) -> list[Any]:
 def changes(statement: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Every way in which a statement is changed: what was done to it, and what is left of it."""
     yield "is not there", None
-    yield "has the other effect", {**statement, "Effect": "Deny" if statement["Effect"] == "Allow" else "Allow"}
+    yield (
+        "has the other effect",
+        {**statement, "Effect": "Deny" if statement["Effect"] == "Allow" else "Allow"},
+    )
     actions = as_list(statement["Action"])
     for number, action in enumerate(actions):
         if len(actions) > 1:
             yield f"lacks the action {action}", {**statement, "Action": without(actions, number)}
         if not action.endswith("*"):
-            yield f"allows all of {action}", {**statement, "Action": [*actions, f"{action.split(':')[0]}:*"]}
+            yield (
+                f"allows all of {action}",
+                {**statement, "Action": [*actions, f"{action.split(':')[0]}:*"]},
+            )
     resources = as_list(statement.get("Resource", []))
     for number, resource in enumerate(resources):
         if len(resources) > 1:
@@ -66,7 +74,10 @@ def changes(statement: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any] 
         # The policy of a bucket or a queue is about that one, whatever it names.
         for wide in dict.fromkeys(widened(resource)) if "Principal" not in statement else ():
             if wide != resource:
-                yield f"takes {wide} for {resource}", {**statement, "Resource": [*without(resources, number), wide]}
+                yield (
+                    f"takes {wide} for {resource}",
+                    {**statement, "Resource": [*without(resources, number), wide]},
+                )
     for operator, keys in statement.get("Condition", {}).items():
         rest = {name: values for name, values in statement["Condition"].items() if name != operator}
         for key, value in keys.items():
@@ -77,56 +88,92 @@ def changes(statement: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any] 
             values = as_list(value)
             for number, text in enumerate(values):
                 if len(values) > 1:
-                    changed = {**statement["Condition"], operator: {**keys, key: without(values, number)}}
+                    changed = {
+                        **statement["Condition"],
+                        operator: {**keys, key: without(values, number)},
+                    }
                     yield f"lacks {operator} {key} {text}", {**statement, "Condition": changed}
                 if "Like" in operator and "Not" not in operator:
                     for wide in dict.fromkeys(widened(text)):
-                        changed = {**statement["Condition"], operator: {**keys, key: [*without(values, number), wide]}}
+                        changed = {
+                            **statement["Condition"],
+                            operator: {**keys, key: [*without(values, number), wide]},
+                        }
                         if wide != text:
-                            yield f"takes {wide} for {operator} {key} {text}", {**statement, "Condition": changed}
+                            yield (
+                                f"takes {wide} for {operator} {key} {text}",
+                                {**statement, "Condition": changed},
+                            )
     match statement.get("Principal"):
         case {"Service": str(service)}:
-            yield "trusts another service too", {**statement, "Principal": {"Service": [service, "ec2.amazonaws.com"]}}
+            yield (
+                "trusts another service too",
+                {**statement, "Principal": {"Service": [service, "ec2.amazonaws.com"]}},
+            )
             yield "trusts everybody", {**statement, "Principal": "*"}
         case {"AWS": str(account)}:
             stranger = re.sub(r"\d{12}", rules.STRANGER, account)
-            yield "trusts another account too", {**statement, "Principal": {"AWS": [account, stranger]}}
+            yield (
+                "trusts another account too",
+                {**statement, "Principal": {"AWS": [account, stranger]}},
+            )
             yield "trusts everybody", {**statement, "Principal": "*"}
 
 
-def changed_policies(name: str, document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], set[str]]]:
-    """A policy with one change each: what it is, the policy, and the actions that the change may matter to."""
+def changed_policies(
+    name: str, document: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any], set[str]]]:
+    """A policy with one change each: what it is, the policy, and the actions that the change may
+    matter to."""
     for number, statement in enumerate(document["Statement"]):
         services = {action.split(":")[0] for action in as_list(statement["Action"])}
         for what, changed in changes(statement):
             left = [*document["Statement"]]
             left[number : number + 1] = [changed] if changed else []
             # A policy without statements is none: one that says nothing of interest stands for it.
-            left = left or [{"Effect": "Allow", "Action": "health:DescribeEvents", "Resource": "*", **(
-                {"Principal": {"AWS": f"arn:aws:iam::{rules.STRANGER}:root"}} if "Principal" in statement else {}
-            )}]  # fmt: skip
+            left = left or [
+                {
+                    "Effect": "Allow",
+                    "Action": "health:DescribeEvents",
+                    "Resource": "*",
+                    **(
+                        {"Principal": {"AWS": f"arn:aws:iam::{rules.STRANGER}:root"}}
+                        if "Principal" in statement
+                        else {}
+                    ),
+                }
+            ]
             named = set(as_list(statement["Action"]))
             if " lacks the action " in f" {what}":
                 named = {what.rpartition(" ")[2]}
             elif " all of " in what:
                 named = {f"{service}:*" for service in services}
-            yield f"{name}/{statement.get('Sid', number)} {what}", {**document, "Statement": left}, named
+            yield (
+                f"{name}/{statement.get('Sid', number)} {what}",
+                {**document, "Statement": left},
+                named,
+            )
 
 
-def survivors(judge: Judge, template: Template, name: str, asked: Sequence[tuple[Request, bool]]) -> list[str]:
+def survivors(
+    judge: Judge, template: Template, name: str, asked: Sequence[tuple[Request, bool]]
+) -> list[str]:
     """The changes of a policy that no answer to ``asked`` tells of."""
     policies = rules.every_policy(template)
     found = []
     for what, changed, named in changed_policies(name, policies[name]):
         matters = [
-            (request, may) for request, may in asked if request.action in named or f"{request.action.split(':')[0]}:*" in named
-        ]  # fmt: skip
+            (request, may)
+            for request, may in asked
+            if request.action in named or f"{request.action.split(':')[0]}:*" in named
+        ]
         if what not in SURVIVORS and not any(
             said not in {may, None}
             for start in range(0, len(matters), _AT_ONCE)
             for said, (_, may) in zip(
                 judge.decide(
-                    {**policies, name: changed}, [request for request, _ in matters[start : start + _AT_ONCE]]
+                    {**policies, name: changed},
+                    [request for request, _ in matters[start : start + _AT_ONCE]],
                 ),
                 matters[start : start + _AT_ONCE],
                 strict=True,
@@ -141,22 +188,39 @@ def test_a_change_of_a_tenants_role_is_noticed(judge: Judge, template: Template)
     assert survivors(judge, template, "TenantClientRole", asked) == []
 
 
-@pytest.mark.parametrize("role", ["TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole"])
-def test_a_change_of_whom_a_role_trusts_is_noticed(role: str, judge: Judge, template: Template) -> None:
-    asked = [(request, may) for request, may in rules.trusted(template) if request.resource == template.arn(role)]
+@pytest.mark.parametrize(
+    "role", ["TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole"]
+)
+def test_a_change_of_whom_a_role_trusts_is_noticed(
+    role: str, judge: Judge, template: Template
+) -> None:
+    asked = [
+        (request, may)
+        for request, may in rules.trusted(template)
+        if request.resource == template.arn(role)
+    ]
     assert survivors(judge, template, f"{rules.TRUST}{role}", asked) == []
 
 
-@pytest.mark.parametrize("name", ["UploadsBucket", "DataBucket", "UploadsQueue", "NoticesQueue", "AsyncFailuresQueue"])
-def test_a_change_of_what_a_bucket_or_queue_allows_is_noticed(name: str, judge: Judge, template: Template) -> None:
+@pytest.mark.parametrize(
+    "name", ["UploadsBucket", "DataBucket", "UploadsQueue", "NoticesQueue", "AsyncFailuresQueue"]
+)
+def test_a_change_of_what_a_bucket_or_queue_allows_is_noticed(
+    name: str, judge: Judge, template: Template
+) -> None:
     policy = f"{rules.ATTACHED}{name}"
-    asked = [(request, may) for request, may in rules.attached(template) if request.attached == policy]
+    asked = [
+        (request, may) for request, may in rules.attached(template) if request.attached == policy
+    ]
     assert survivors(judge, template, policy, asked) == []
 
 
 @pytest.mark.parametrize(
     ("name", "identity"),
-    [("ContainerPolicy", "ServingRole"), *((name, name) for name in rules.IDENTITIES if name != "TenantClientRole")],
+    [
+        ("ContainerPolicy", "ServingRole"),
+        *((name, name) for name in rules.IDENTITIES if name != "TenantClientRole"),
+    ],
 )
 def test_a_change_of_another_roles_policy_is_noticed(
     name: str, identity: str, judge: Judge, template: Template

@@ -17,15 +17,32 @@ from tests.isolation.template import Template
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 # Attributes of ``Deployment``, and what IAM calls their services.
-SERVICES: Final = {"s3": "s3", "sqs": "sqs", "sns": "sns", "dynamodb": "dynamodb", "logs": "logs", "cloudwatch": "cloudwatch",
-                   "sagemaker": "sagemaker", "runtime": "sagemaker-runtime"}  # fmt: skip
+SERVICES: Final = {
+    "s3": "s3",
+    "sqs": "sqs",
+    "sns": "sns",
+    "dynamodb": "dynamodb",
+    "logs": "logs",
+    "cloudwatch": "cloudwatch",
+    "sagemaker": "sagemaker",
+    "runtime": "sagemaker-runtime",
+}
 # IAM's actions where they are not called as the operations are.
 ACTIONS: Final = {
-    "s3:HeadObject": ["s3:GetObject"], "s3:ListObjectsV2": ["s3:ListBucket"], "s3:CopyObject": ["s3:GetObject", "s3:PutObject"],
-    "s3:DeleteObjects": ["s3:DeleteObject"], "sqs:DeleteMessageBatch": ["sqs:DeleteMessage"], "sqs:SendMessageBatch": ["sqs:SendMessage"],
-    "sns:PublishBatch": ["sns:Publish"], "dynamodb:BatchWriteItem": ["dynamodb:PutItem", "dynamodb:DeleteItem"],
-    "dynamodb:TransactWriteItems": ["dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"],
-}  # fmt: skip
+    "s3:HeadObject": ["s3:GetObject"],
+    "s3:ListObjectsV2": ["s3:ListBucket"],
+    "s3:CopyObject": ["s3:GetObject", "s3:PutObject"],
+    "s3:DeleteObjects": ["s3:DeleteObject"],
+    "sqs:DeleteMessageBatch": ["sqs:DeleteMessage"],
+    "sqs:SendMessageBatch": ["sqs:SendMessage"],
+    "sns:PublishBatch": ["sns:Publish"],
+    "dynamodb:BatchWriteItem": ["dynamodb:PutItem", "dynamodb:DeleteItem"],
+    "dynamodb:TransactWriteItems": [
+        "dynamodb:PutItem",
+        "dynamodb:UpdateItem",
+        "dynamodb:DeleteItem",
+    ],
+}
 # What of ``resources`` Dagster's code does not call, and who does.
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
@@ -37,13 +54,18 @@ NOT_DAGSTERS: Final = {
 
 
 def operations(folders: list[str]) -> Iterator[str]:
-    """``service:Operation`` of each method of a client that the code names, and of each paginator."""
+    """``service:Operation`` of each method of a client that the code names, and of each
+    paginator."""
     session = boto3.Session(region_name="eu-west-1")
-    models = {attribute: session.client(service).meta.service_model for attribute, service in SERVICES.items()}  # type: ignore[call-overload]
+    models = {
+        attribute: session.client(service).meta.service_model  # type: ignore[call-overload]
+        for attribute, service in SERVICES.items()
+    }
     known = {
         (attribute, xform_name(operation)): operation
-        for attribute, model in models.items() for operation in model.operation_names
-    }  # fmt: skip
+        for attribute, model in models.items()
+        for operation in model.operation_names
+    }
     for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             named = node.func if isinstance(node, ast.Call) else node
@@ -51,11 +73,25 @@ def operations(folders: list[str]) -> Iterator[str]:
                 continue
             method, owner = named.attr, named.value
             attribute = (
-                owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
+                owner.attr
+                if isinstance(owner, ast.Attribute)
+                else owner.id
+                if isinstance(owner, ast.Name)
+                else ""
             )
-            if isinstance(node, ast.Call) and method == "get_paginator" and isinstance(node.args[0], ast.Constant):
+            if (
+                isinstance(node, ast.Call)
+                and method == "get_paginator"
+                and isinstance(node.args[0], ast.Constant)
+            ):
                 method = str(node.args[0].value)
-            clients = [attribute] if attribute in SERVICES else [*SERVICES] if "client" in attribute else []
+            clients = (
+                [attribute]
+                if attribute in SERVICES
+                else [*SERVICES]
+                if "client" in attribute
+                else []
+            )
             for client in clients:
                 if operation := known.get((client, method)):
                     yield f"{client.replace('runtime', 'sagemaker')}:{operation}"
@@ -63,7 +99,10 @@ def operations(folders: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folders", "identity", "least"),
-    [(["resources", "assets", "orchestration"], "OrchestratorPolicy", 30), (["command_line"], "OperatorPolicy", 4)],
+    [
+        (["resources", "assets", "orchestration"], "OrchestratorPolicy", 30),
+        (["command_line"], "OperatorPolicy", 4),
+    ],
 )
 def test_every_call_in_the_code_is_allowed_to_whom_it_runs_as(
     folders: list[str], identity: str, least: int, judge: Judge, template: Template
@@ -71,7 +110,10 @@ def test_every_call_in_the_code_is_allowed_to_whom_it_runs_as(
     called = set(operations(folders))
     needed = {action for operation in called for action in ACTIONS.get(operation, [operation])}
     assert len(needed) >= least, needed
-    asked = {who: rules.asked(template, who, sorted(needed)) for who in {identity, *NOT_DAGSTERS.values()}}
+    asked = {
+        who: rules.asked(template, who, sorted(needed))
+        for who in {identity, *NOT_DAGSTERS.values()}
+    }
     for who, requests in asked.items():
         decided = judge.decide(rules.every_policy(template), [request for request, _ in requests])
         may = {request.action for (request, _), said in zip(requests, decided, strict=True) if said}

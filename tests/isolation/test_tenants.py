@@ -1,4 +1,5 @@
-"""Whatever two tenants are called, and whatever else bears such a name: each reaches its own keys, rows and models, and not the other's."""
+"""Whatever two tenants are called, and whatever else bears such a name: each reaches its own keys,
+rows and models, and not the other's."""
 
 from __future__ import annotations
 
@@ -16,31 +17,99 @@ from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import ACCOUNT, REGION, Template
 
-# What ``keys`` makes besides keys of buckets. Everything else there is taken for the builder of a key.
+# What ``keys`` makes besides keys of buckets. Everything else there is taken for the builder of a
+# key.
 NO_BUCKET_KEYS: Final = {
-    "tenant_id", "workload_name", "upload_id", "file_name", "version_name", "pack_id", "request_id", "question_id",
-    "request_id_of", "version_of", "moment_of", "upload_moment", "pack_id_of", "question_id_of",
-    "parse_manifest_key", "parse_async_input", "parse_inference_id",
-    "training_data_folder", "async_extension", "target_model", "inference_id",
-    "table_partition", "history_partition", "history_item", "upload_counts_partition", "workload_partition", "version_item", "queue_key",
-    "training_job_name", "training_job_prefix", "transform_job_name", "endpoint_name", "shared_endpoint_name", "async_endpoint_name",
+    "tenant_id",
+    "workload_name",
+    "upload_id",
+    "file_name",
+    "version_name",
+    "pack_id",
+    "request_id",
+    "question_id",
+    "request_id_of",
+    "version_of",
+    "moment_of",
+    "upload_moment",
+    "pack_id_of",
+    "question_id_of",
+    "parse_manifest_key",
+    "parse_async_input",
+    "parse_inference_id",
+    "training_data_folder",
+    "async_extension",
+    "target_model",
+    "inference_id",
+    "table_partition",
+    "history_partition",
+    "history_item",
+    "upload_counts_partition",
+    "workload_partition",
+    "version_item",
+    "queue_key",
+    "training_job_name",
+    "training_job_prefix",
+    "transform_job_name",
+    "endpoint_name",
+    "shared_endpoint_name",
+    "async_endpoint_name",
     "name_of_content",
-}  # fmt: skip
-S3_ACTIONS: Final = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:GetObjectVersion", "s3:PutObjectAcl",
-                     "s3:AbortMultipartUpload")  # fmt: skip
-DYNAMODB_ACTIONS: Final = ("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem",
-                           "dynamodb:BatchGetItem")  # fmt: skip
+}
+S3_ACTIONS: Final = (
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:GetObjectVersion",
+    "s3:PutObjectAcl",
+    "s3:AbortMultipartUpload",
+)
+DYNAMODB_ACTIONS: Final = (
+    "dynamodb:GetItem",
+    "dynamodb:Query",
+    "dynamodb:PutItem",
+    "dynamodb:UpdateItem",
+    "dynamodb:DeleteItem",
+    "dynamodb:BatchGetItem",
+)
 # Ids of every kind that may be tenants' ids too, and ids that begin as others do.
 TENANTS: Final = st.sampled_from(
-    ["acme", "acme-2", "acme2", "a", "energy", "portraits", "2026-01-02", "20260102", "20260102t030405-1a2b3c4d", "u1", "v1", "0" * 32,
-     "f" * 32, "p-0123456789abcdef", "manifest", "models", "input", "output", "uploads", "archive", "async", "cache", "async-failures"]
-) | st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)  # fmt: skip
+    [
+        "acme",
+        "acme-2",
+        "acme2",
+        "a",
+        "energy",
+        "portraits",
+        "2026-01-02",
+        "20260102",
+        "20260102t030405-1a2b3c4d",
+        "u1",
+        "v1",
+        "0" * 32,
+        "f" * 32,
+        "p-0123456789abcdef",
+        "manifest",
+        "models",
+        "input",
+        "output",
+        "uploads",
+        "archive",
+        "async",
+        "cache",
+        "async-failures",
+    ]
+) | st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 
 
 def builders() -> Iterator[tuple[str, Callable[..., str]]]:
     """Every function of ``keys`` that builds a key of a bucket."""
     for name, function in inspect.getmembers(keys, inspect.isfunction):
-        if function.__module__ == keys.__name__ and not name.startswith("_") and name not in NO_BUCKET_KEYS:
+        if (
+            function.__module__ == keys.__name__
+            and not name.startswith("_")
+            and name not in NO_BUCKET_KEYS
+        ):
             yield name, function
 
 
@@ -58,25 +127,40 @@ def ids(kind: str, fallback: str, *names: str) -> Any:
 
 @st.composite
 def built_keys(draw: st.DrawFn, tenant: keys.TenantId, other: keys.TenantId) -> dict[str, str]:
-    """A key from each builder, for ``tenant``; every other part of it may be called as either tenant is."""
+    """A key from each builder, for ``tenant``; every other part of it may be called as either
+    tenant is."""
     names = (tenant, other)
     version, day = draw(ids("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
-    workload, pack = draw(ids("workload_name", "energy", *names)), draw(ids("pack_id", "p-0123456789abcdef", *names))
+    workload, pack = (
+        draw(ids("workload_name", "energy", *names)),
+        draw(ids("pack_id", "p-0123456789abcdef", *names)),
+    )
     question = draw(ids("question_id", "0" * 32, *names))
     known: dict[str, Any] = {
-        "tenant": tenant, "workload": workload, "version": version, "pack": pack, "question": question,
-        "upload": draw(ids("upload_id", "u1", *names)), "day": day, "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        "batch": draw(ids("version_name", "b-1", *names)), "attempt": 1, "endpoint": "tenantry-energy-bridge",
+        "tenant": tenant,
+        "workload": workload,
+        "version": version,
+        "pack": pack,
+        "question": question,
+        "upload": draw(ids("upload_id", "u1", *names)),
+        "day": day,
+        "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "batch": draw(ids("version_name", "b-1", *names)),
+        "attempt": 1,
+        "endpoint": "tenantry-energy-bridge",
         "archive": keys.checkpoint_archive(workload, pack, tenant, version),
-    }  # fmt: skip
+    }
     made = {}
     for builder, function in builders():
         taken = dict(known)
         hints = get_type_hints(function)
-        taken["name"] = draw(ids("file_name" if hints.get("name") is keys.FileName else "version_name", "x1", *names))
+        taken["name"] = draw(
+            ids("file_name" if hints.get("name") is keys.FileName else "version_name", "x1", *names)
+        )
         unknown = set(inspect.signature(function).parameters) - set(taken)
         assert not unknown, (
-            f"keys.{builder} takes {unknown}, of which this test knows nothing: give it examples, or say what it builds"
+            f"keys.{builder} takes {unknown}, of which this test knows nothing: give it examples, "
+            f"or say what it builds"
         )
         key = function(**{name: taken[name] for name in inspect.signature(function).parameters})
         folder = builder.endswith(("_prefix", "_root")) or key.endswith("/")
@@ -97,9 +181,12 @@ def a_session_may(key: str) -> set[str]:
         "async": rest.endswith((".input", ".submitted")),
     }
     assert root in written, (
-        f"nobody said whose {key} is: add its root to the rules, and a statement for whoever may touch it"
+        f"nobody said whose {key} is: add its root to the rules, and a statement for whoever may "
+        f"touch it"
     )
-    return ({"s3:PutObject"} if written[root] else set()) | (set() if root == "uploads" else {"s3:GetObject"})
+    return ({"s3:PutObject"} if written[root] else set()) | (
+        set() if root == "uploads" else {"s3:GetObject"}
+    )
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -113,7 +200,12 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
 
     def ask(action: str, resource: str, may: bool, **context: str | list[str]) -> None:
         given = {name.replace("__", ":"): value for name, value in context.items()}
-        asked.append((Request(action, resource, {**given, **tag}, rules.PRINCIPAL, ("TenantClientRole",)), may))
+        asked.append(
+            (
+                Request(action, resource, {**given, **tag}, rules.PRINCIPAL, ("TenantClientRole",)),
+                may,
+            )
+        )
 
     for tenant, foreign in ((own, other), (other, own)):
         for builder, key in data.draw(built_keys(tenant, foreign)).items():
@@ -127,20 +219,42 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
         for table in template.named("AWS::DynamoDB::Table"):
             for action in DYNAMODB_ACTIONS:
                 may = tenant == own and action in {"dynamodb:GetItem", "dynamodb:Query"}
-                for of_tenants in (keys.table_partition, keys.history_partition, keys.upload_counts_partition):
-                    ask(action, template.arn(table), may, dynamodb__LeadingKeys=[of_tenants(tenant, workload)])
+                for of_tenants in (
+                    keys.table_partition,
+                    keys.history_partition,
+                    keys.upload_counts_partition,
+                ):
+                    ask(
+                        action,
+                        template.arn(table),
+                        may,
+                        dynamodb__LeadingKeys=[of_tenants(tenant, workload)],
+                    )
                 for partition in (keys.workload_partition(workload), keys.ACCOUNT_PARTITION):
                     ask(action, template.arn(table), False, dynamodb__LeadingKeys=[partition])
-        endpoint = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{keys.endpoint_name('tenantry', workload, 'bridge', tenant)}"
+        endpoints = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint"
+        endpoint = f"{endpoints}/{keys.endpoint_name('tenantry', workload, 'bridge', tenant)}"
         model = keys.target_model(tenant, data.draw(ids("version_name", "v1", own, other)))
         ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
-        silo = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/{keys.async_endpoint_name('tenantry', workload, 'silo', tenant)}"
-        asked.append((
-            Request("sagemaker:InvokeEndpointAsync", silo, {"aws:ResourceTag/tenantry:tenant": tenant, **tag}, rules.PRINCIPAL,
-                    ("TenantClientRole",)), tenant == own,
-        ))  # fmt: skip
+        silo = f"{endpoints}/{keys.async_endpoint_name('tenantry', workload, 'silo', tenant)}"
+        asked.append(
+            (
+                Request(
+                    "sagemaker:InvokeEndpointAsync",
+                    silo,
+                    {"aws:ResourceTag/tenantry:tenant": tenant, **tag},
+                    rules.PRINCIPAL,
+                    ("TenantClientRole",),
+                ),
+                tenant == own,
+            )
+        )
     decided = judge.decide(template.identity_policies(), [request for request, _ in asked])
-    wrong = [(request, said) for (request, may), said in zip(asked, decided, strict=True) if said is not may]
+    wrong = [
+        (request, said)
+        for (request, may), said in zip(asked, decided, strict=True)
+        if said is not may
+    ]
     assert not wrong
 
 
@@ -155,7 +269,10 @@ def test_the_app_may_speak_for_any_tenant_and_for_nothing_that_is_no_tenants_id(
             may = bool(keys.tenant_id(tag))
         except keys.InvalidId:
             may = False
-        context: dict[str, str | list[str]] = {"aws:RequestTag/tenant": tag, "aws:TagKeys": ["tenant"]}
+        context: dict[str, str | list[str]] = {
+            "aws:RequestTag/tenant": tag,
+            "aws:TagKeys": ["tenant"],
+        }
         request = Request(
             action,
             template.arn("TenantClientRole"),

@@ -1,4 +1,5 @@
-"""An emulator of its own for these tests, with their containers, on the ministack of `local_cloud`."""
+"""An emulator of its own for these tests, with their containers, on the ministack of
+`local_cloud`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ import psutil
 import pytest
 from botocore.config import Config
 
-from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
+from infrastructure.local_cloud import (
+    LocalCloud,
+    free_port,
+    start_process,
+    stop_process,
+    wait_until_healthy,
+)
 from local_sagemaker.faults.client import FaultsClient
 
 CONTAINERS = Path(__file__).parent / "containers"
@@ -54,9 +61,17 @@ class Emulator:
     def start(self) -> None:
         log = self.state.with_suffix(".log")
         command = [
-            sys.executable, "-m", "local_sagemaker", "--port", str(self.port), "--state", str(self.state),
-            "--containers", str(CONTAINERS), *self._arguments,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "local_sagemaker",
+            "--port",
+            str(self.port),
+            "--state",
+            str(self.state),
+            "--containers",
+            str(CONTAINERS),
+            *self._arguments,
+        ]
         root = Path(__file__).resolve().parents[2]
         self.process = start_process(command, log, {**os.environ, **self.environment}, cwd=root)
         wait_until_healthy(f"{self.url}/_local/health", self.process, log)
@@ -74,17 +89,24 @@ class Emulator:
         self.process = None
 
     def client(self, service: str) -> Any:
-        config = Config(retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=32)
-        return boto3.Session().client(service, endpoint_url=self.url, region_name="eu-west-1", config=config)  # type: ignore[call-overload]
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=32
+        )
+        return boto3.Session().client(
+            service, endpoint_url=self.url, region_name="eu-west-1", config=config
+        )  # type: ignore[call-overload]
 
     def containers(self) -> list[int]:
         """Process ids of everything that any emulator on this state folder started."""
         return [
-            pid for pid, environment in _environments() if environment.get("LOCAL_SAGEMAKER_STATE") == str(self.state)
+            pid
+            for pid, environment in _environments()
+            if environment.get("LOCAL_SAGEMAKER_STATE") == str(self.state)
         ]
 
     def control(self, method: str, path: str) -> Any:
-        request = urllib.request.Request(f"{self.url}{path}", method=method)  # noqa: S310 - a loopback address made here
+        # A loopback address made here.
+        request = urllib.request.Request(f"{self.url}{path}", method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             return json.load(answer)
 
@@ -99,12 +121,26 @@ def _environments() -> Iterator[tuple[int, dict[str, str]]]:
 
 
 @pytest.fixture(scope="session")
-def emulator(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+def emulator(
+    local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator]:
     """One emulator for all tests that do not restart it."""
     running = Emulator(
-        local_cloud, tmp_path_factory.mktemp("emulator") / "state", "--create-training-job-rate", "100",
-        "--create-training-job-burst", "100", "--instance-quota", "12", "--metrics-seconds", "1", "--load-wait-seconds", "1.5", "--model-disk-megabytes", "8",
-    )  # fmt: skip
+        local_cloud,
+        tmp_path_factory.mktemp("emulator") / "state",
+        "--create-training-job-rate",
+        "100",
+        "--create-training-job-burst",
+        "100",
+        "--instance-quota",
+        "12",
+        "--metrics-seconds",
+        "1",
+        "--load-wait-seconds",
+        "1.5",
+        "--model-disk-megabytes",
+        "8",
+    )
     running.start()
     yield running
     running.stop()
@@ -120,12 +156,20 @@ def faults(emulator: Emulator) -> Iterator[FaultsClient]:
 
 
 @pytest.fixture(scope="session")
-def hurried_emulator(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+def hurried_emulator(
+    local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator]:
     """An emulator whose limits on invocations pass 60 times as fast: a minute in a second."""
     running = Emulator(
-        local_cloud, tmp_path_factory.mktemp("hurried") / "state", "--time-lapse", "60", "--metrics-seconds", "1",
-        "--async-payload-megabytes", "1",
-    )  # fmt: skip
+        local_cloud,
+        tmp_path_factory.mktemp("hurried") / "state",
+        "--time-lapse",
+        "60",
+        "--metrics-seconds",
+        "1",
+        "--async-payload-megabytes",
+        "1",
+    )
     running.start()
     yield running
     running.stop()
@@ -140,7 +184,8 @@ def sagemaker(emulator: Emulator) -> Any:
 
 @pytest.fixture
 def api(request: pytest.FixtureRequest) -> Any:
-    """boto3's sagemaker client for tests that also hold on AWS, where they go when TENANTRY_AWS_VERIFIED=1."""
+    """boto3's sagemaker client for tests that also hold on AWS, where they go when
+    TENANTRY_AWS_VERIFIED=1."""
     if os.environ.get("TENANTRY_AWS_VERIFIED") == "1":
         return boto3.client("sagemaker")
     return request.getfixturevalue("sagemaker")
@@ -195,20 +240,32 @@ def tar_gz(**files: str) -> bytes:
 
 def keys(s3: Any, bucket: str, prefix: str = "") -> list[str]:
     """The keys below a prefix."""
-    return [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
+    return [
+        entry["Key"]
+        for entry in s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+    ]
 
 
-def create_training_job(client: Any, bucket: str, name: str | None = None, /, *, hosts: int = 1, **changes: Any) -> str:
-    """A job of the recorder container; keyword arguments replace members of the request, `hyperparameters` sets those."""
+def create_training_job(
+    client: Any, bucket: str, name: str | None = None, /, *, hosts: int = 1, **changes: Any
+) -> str:
+    """A job of the recorder container; keyword arguments replace members of the request,
+    `hyperparameters` sets those."""
     name = name or unique("job")
     request: dict[str, Any] = {
         "TrainingJobName": name,
         "AlgorithmSpecification": {"TrainingImage": RECORDER, "TrainingInputMode": "File"},
         "RoleArn": ROLE,
         "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/out/"},
-        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": hosts, "VolumeSizeInGB": 1},
+        "ResourceConfig": {
+            "InstanceType": "ml.m5.large",
+            "InstanceCount": hosts,
+            "VolumeSizeInGB": 1,
+        },
         "StoppingCondition": {"MaxRuntimeInSeconds": 60},
-        "HyperParameters": {key: str(value) for key, value in changes.pop("hyperparameters", {}).items()},
+        "HyperParameters": {
+            key: str(value) for key, value in changes.pop("hyperparameters", {}).items()
+        },
         **changes,
     }
     client.create_training_job(**request)
@@ -235,14 +292,21 @@ def model_files(s3: Any, job: Any) -> dict[str, str]:
 def create_model(client: Any, **container: Any) -> str:
     """A model of the echo container."""
     name = unique("model")
-    client.create_model(ModelName=name, PrimaryContainer={"Image": ECHO, **container}, ExecutionRoleArn=ROLE)
+    client.create_model(
+        ModelName=name, PrimaryContainer={"Image": ECHO, **container}, ExecutionRoleArn=ROLE
+    )
     return name
 
 
 def create_endpoint_config(
-    client: Any, *models: str, instances: int = 1, asynchronous: dict[str, Any] | None = None, **variant: Any
+    client: Any,
+    *models: str,
+    instances: int = 1,
+    asynchronous: dict[str, Any] | None = None,
+    **variant: Any,
 ) -> str:
-    """A configuration with one variant per model, `variant-1` and so on; `asynchronous` is its AsyncInferenceConfig."""
+    """A configuration with one variant per model, `variant-1` and so on; `asynchronous` is its
+    AsyncInferenceConfig."""
     name = unique("config")
     variants = [
         {
@@ -280,6 +344,8 @@ def endpoint(sagemaker: Any) -> Iterator[Callable[..., str]]:
         return name
 
     yield make
-    left = {entry["EndpointName"] for entry in sagemaker.list_endpoints(MaxResults=100)["Endpoints"]}
+    left = {
+        entry["EndpointName"] for entry in sagemaker.list_endpoints(MaxResults=100)["Endpoints"]
+    }
     for name in left.intersection(made):
         sagemaker.delete_endpoint(EndpointName=name)

@@ -1,4 +1,5 @@
-"""What a user of the SageMaker SDK does, from training to batch transform; run as a script with a bucket's name, it prints what it saw."""
+"""What a user of the SageMaker SDK does, from training to batch transform; run as a script with a
+bucket's name, it prints what it saw."""
 
 import json
 import sys
@@ -32,7 +33,9 @@ def main(bucket: str) -> dict[str, Any]:
             training_image=f"{REGISTRY}/recorder:1", training_input_mode="File"
         ),
         output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/out"),
-        resource_config=ResourceConfig(instance_type="ml.m5.large", instance_count=1, volume_size_in_gb=1),
+        resource_config=ResourceConfig(
+            instance_type="ml.m5.large", instance_count=1, volume_size_in_gb=1
+        ),
         stopping_condition=StoppingCondition(max_runtime_in_seconds=60),
         hyper_parameters={"depth": "3"},
     )
@@ -50,7 +53,10 @@ def main(bucket: str) -> dict[str, Any]:
         endpoint_config_name="sdk-config",
         production_variants=[
             ProductionVariant(
-                variant_name="all", model_name="sdk-model", initial_instance_count=1, instance_type="ml.m5.large"
+                variant_name="all",
+                model_name="sdk-model",
+                initial_instance_count=1,
+                instance_type="ml.m5.large",
             )
         ],
     )
@@ -62,7 +68,9 @@ def main(bucket: str) -> dict[str, Any]:
         model_name="sdk-model",
         transform_input=TransformInput(
             data_source=TransformDataSource(
-                s3_data_source=TransformS3DataSource(s3_data_type="S3Prefix", s3_uri=f"s3://{bucket}/in/")
+                s3_data_source=TransformS3DataSource(
+                    s3_data_type="S3Prefix", s3_uri=f"s3://{bucket}/in/"
+                )
             )
         ),
         transform_output=TransformOutput(s3_output_path=f"s3://{bucket}/transformed"),
@@ -71,7 +79,9 @@ def main(bucket: str) -> dict[str, Any]:
     transform.wait(poll=1)
     seen = {
         "training": job.training_job_status,
-        "listed": [found.training_job_name for found in TrainingJob.get_all(name_contains="sdk-job")],
+        "listed": [
+            found.training_job_name for found in TrainingJob.get_all(name_contains="sdk-job")
+        ],
         "answer": answer.body.read().decode(),
         "content_type": answer.content_type,
         "transform": transform.transform_job_status,

@@ -1,4 +1,5 @@
-"""What a user of SDK 3's ModelTrainer does with code of their own; run as a script with a bucket's name, it prints what it saw.
+"""What a user of SDK 3's ModelTrainer does with code of their own; run as a script with a bucket's
+name, it prints what it saw.
 
 The scripts that the SDK sends along have absolute paths below `/opt/ml`.
 """
@@ -9,7 +10,13 @@ import tempfile
 from pathlib import Path
 
 from sagemaker.core.helper.session_helper import Session
-from sagemaker.core.training.configs import Compute, InputData, OutputDataConfig, SourceCode, StoppingCondition
+from sagemaker.core.training.configs import (
+    Compute,
+    InputData,
+    OutputDataConfig,
+    SourceCode,
+    StoppingCondition,
+)
 from sagemaker.train import ModelTrainer
 
 CODE = """
@@ -34,7 +41,10 @@ def main(bucket: str) -> dict[str, str]:
             output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/out"),
         )
         trainer.train(
-            input_data_config=[InputData(channel_name="training", data_source=f"s3://{bucket}/in/")], logs=False
+            input_data_config=[
+                InputData(channel_name="training", data_source=f"s3://{bucket}/in/")
+            ],
+            logs=False,
         )
     job = trainer._latest_training_job
     job.refresh()

@@ -16,7 +16,8 @@ from tests.containers.runtime.tar_bombs import HEADER_BOMBS
 
 @pytest.mark.parametrize("bomb", HEADER_BOMBS)
 def test_header_bombs_are_refused(bomb: str, tmp_path: Path) -> None:
-    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's time."""
+    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's
+    time."""
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(HEADER_BOMBS[bomb]))
     with pytest.raises(DataError):
         extract(tmp_path / "bomb.tar.gz", tmp_path / "model", 1 << 20)

@@ -1,4 +1,5 @@
-"""Asynchronous endpoints, through boto3 unchanged: S3 in and out, SNS messages (read from an SQS queue), CloudWatch metrics."""
+"""Asynchronous endpoints, through boto3 unchanged: S3 in and out, SNS messages (read from an SQS
+queue), CloudWatch metrics."""
 
 from __future__ import annotations
 
@@ -30,18 +31,25 @@ from tests.local_sagemaker.conftest import (
 )
 
 VARIANT = "variant-1"
-TEST_NOTIFICATION = {"eventVersion": "1.0", "eventSource": "aws:sagemaker", "eventName": "TestNotification"}
+TEST_NOTIFICATION = {
+    "eventVersion": "1.0",
+    "eventSource": "aws:sagemaker",
+    "eventName": "TestNotification",
+}
 
 
 class Mailbox:
-    """A success and an error topic whose messages land in one queue; what arrived, by InferenceId."""
+    """A success and an error topic whose messages land in one queue; what arrived, by
+    InferenceId."""
 
     def __init__(self, cloud: LocalCloud) -> None:
         place: dict[str, Any] = {"endpoint_url": cloud.ministack_url, "region_name": "eu-west-1"}
         self._sns: Any = boto3.client("sns", **place)
         self._sqs: Any = boto3.client("sqs", **place)
         self._queue = self._sqs.create_queue(QueueName=unique("results"))["QueueUrl"]
-        queue_arn = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])["Attributes"]
+        queue_arn = self._sqs.get_queue_attributes(
+            QueueUrl=self._queue, AttributeNames=["QueueArn"]
+        )["Attributes"]
         self.success = self._sns.create_topic(Name=unique("success"))["TopicArn"]
         self.error = self._sns.create_topic(Name=unique("error"))["TopicArn"]
         for topic in (self.success, self.error):
@@ -79,7 +87,8 @@ class Mailbox:
         return message
 
     def wait_for_all(self, inference_ids: set[str]) -> None:
-        """Until there is a message about each request; then it is made sure that there is just one, and none about another."""
+        """Until there is a message about each request; then it is made sure that there is just one,
+        and none about another."""
 
         def missing() -> set[str]:
             self.collect()
@@ -87,11 +96,14 @@ class Mailbox:
 
         wait_for(missing, lambda left: not left)
         self.collect(wait_seconds=1)
-        assert {name: len(found) for name, found in self.messages.items()} == dict.fromkeys(inference_ids, 1)
+        assert {name: len(found) for name, found in self.messages.items()} == dict.fromkeys(
+            inference_ids, 1
+        )
 
 
 class Async:
-    """Makes asynchronous endpoints of the echo container and sends them requests whose bodies are objects in a bucket."""
+    """Makes asynchronous endpoints of the echo container and sends them requests whose bodies are
+    objects in a bucket."""
 
     def __init__(self, emulator: Emulator, s3: Any, bucket: str, mailbox: Mailbox) -> None:
         self.sagemaker = emulator.client("sagemaker")
@@ -101,8 +113,11 @@ class Async:
         self.mailbox = mailbox
         self.made: list[str] = []
 
-    def config(self, *, concurrency: int | None = None, include: list[str] | None = None, **changes: Any) -> str:
-        """The name of a configuration; `changes` are of OutputConfig (None leaves a member out), `environment` of the container."""
+    def config(
+        self, *, concurrency: int | None = None, include: list[str] | None = None, **changes: Any
+    ) -> str:
+        """The name of a configuration; `changes` are of OutputConfig (None leaves a member out),
+        `environment` of the container."""
         environment = changes.pop("environment", {})
         output = {
             "S3OutputPath": f"s3://{self.bucket}/out",
@@ -114,20 +129,30 @@ class Async:
             },
             **changes,
         }
-        client = {} if concurrency is None else {"ClientConfig": {"MaxConcurrentInvocationsPerInstance": concurrency}}
+        client = (
+            {}
+            if concurrency is None
+            else {"ClientConfig": {"MaxConcurrentInvocationsPerInstance": concurrency}}
+        )
         return create_endpoint_config(
             self.sagemaker,
             create_model(self.sagemaker, Environment=environment),
             asynchronous={
-                "OutputConfig": {name: value for name, value in output.items() if value is not None},
+                "OutputConfig": {
+                    name: value for name, value in output.items() if value is not None
+                },
                 **client,
             },
         )
 
-    def endpoint(self, config: str | None = None, *, instances: int = 1, name: str | None = None) -> str:
+    def endpoint(
+        self, config: str | None = None, *, instances: int = 1, name: str | None = None
+    ) -> str:
         """An endpoint that is InService with so many instances."""
         name = name or unique("async")
-        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config or self.config())
+        self.sagemaker.create_endpoint(
+            EndpointName=name, EndpointConfigName=config or self.config()
+        )
         self.made.append(name)
         assert settled_endpoint(self.sagemaker, name)["EndpointStatus"] == "InService"
         if instances != 1:
@@ -137,7 +162,9 @@ class Async:
 
     def scale(self, name: str, instances: int) -> None:
         change = [{"VariantName": VARIANT, "DesiredInstanceCount": instances}]
-        self.sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=change)
+        self.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=name, DesiredWeightsAndCapacities=change
+        )
 
     def instances(self, name: str) -> int:
         variants = settled_endpoint(self.sagemaker, name)["ProductionVariants"]
@@ -170,7 +197,10 @@ class Async:
         return message["failureReason"], self.read(sent["FailureLocation"])["Body"].read()
 
     def close(self) -> None:
-        left = {entry["EndpointName"] for entry in self.sagemaker.list_endpoints(MaxResults=100)["Endpoints"]}
+        left = {
+            entry["EndpointName"]
+            for entry in self.sagemaker.list_endpoints(MaxResults=100)["Endpoints"]
+        }
         for name in left.intersection(self.made):
             settled_endpoint(self.sagemaker, name)
             self.sagemaker.delete_endpoint(EndpointName=name)
@@ -194,11 +224,15 @@ def shared(hurried_emulator: Emulator, s3: Any, shared_mailbox: Mailbox) -> Iter
 @pytest.fixture(scope="module")
 def steady(shared: Async) -> str:
     """An endpoint with one instance, which includes responses in its messages."""
-    return shared.endpoint(shared.config(include=["SUCCESS_NOTIFICATION_TOPIC", "ERROR_NOTIFICATION_TOPIC"]))
+    return shared.endpoint(
+        shared.config(include=["SUCCESS_NOTIFICATION_TOPIC", "ERROR_NOTIFICATION_TOPIC"])
+    )
 
 
 @pytest.fixture
-def own(hurried_emulator: Emulator, s3: Any, bucket: str, local_cloud: LocalCloud) -> Iterator[Async]:
+def own(
+    hurried_emulator: Emulator, s3: Any, bucket: str, local_cloud: LocalCloud
+) -> Iterator[Async]:
     """With a bucket and topics of its own."""
     made = Async(hurried_emulator, s3, bucket, Mailbox(local_cloud))
     yield made
@@ -207,7 +241,12 @@ def own(hurried_emulator: Emulator, s3: Any, bucket: str, local_cloud: LocalClou
 
 def test_a_request_is_answered_in_s3_and_told_through_sns(shared: Async, steady: str) -> None:
     sent = shared.send(
-        steady, "upper abc", ContentType="text/csv", Accept="text/plain", InferenceId="my-own", CustomAttributes="t=7"
+        steady,
+        "upper abc",
+        ContentType="text/csv",
+        Accept="text/plain",
+        InferenceId="my-own",
+        CustomAttributes="t=7",
     )
     assert sent["ResponseMetadata"]["HTTPStatusCode"] == 202
     assert sent["InferenceId"] == "my-own"
@@ -217,18 +256,28 @@ def test_a_request_is_answered_in_s3_and_told_through_sns(shared: Async, steady:
     message = shared.mailbox.message("my-own")
     output = shared.read(sent["OutputLocation"])
     assert (output["Body"].read(), output["ContentType"]) == (b"ABC", "text/plain")
-    moments = [datetime.datetime.fromisoformat(message.pop(name)) for name in ("receivedTime", "eventTime")]
+    moments = [
+        datetime.datetime.fromisoformat(message.pop(name)) for name in ("receivedTime", "eventTime")
+    ]
     assert moments[0] < moments[1]
     request = message["requestParameters"]
     assert request.pop("inputLocation").startswith(f"s3://{shared.bucket}/in/")
     assert message == {
         "awsRegion": "eu-west-1",
         "invocationStatus": "Completed",
-        "requestParameters": {"accept": "text/plain", "contentType": "text/csv", "endpointName": steady},
-        "responseParameters": {"contentType": "text/plain", "outputLocation": sent["OutputLocation"]},
+        "requestParameters": {
+            "accept": "text/plain",
+            "contentType": "text/csv",
+            "endpointName": steady,
+        },
+        "responseParameters": {
+            "contentType": "text/plain",
+            "outputLocation": sent["OutputLocation"],
+        },
         "responseBody": {
             "content": base64.b64encode(b"ABC").decode(),
-            "message": "Check S3 path location(if configured) or Cloudwatch for additional details.",
+            "message": "Check S3 path location(if configured) or Cloudwatch for additional "
+            "details.",
             "encoding": "BASE64",
         },
         "inferenceId": "my-own",
@@ -240,7 +289,9 @@ def test_a_request_is_answered_in_s3_and_told_through_sns(shared: Async, steady:
         shared.read(sent["FailureLocation"])
 
 
-def test_the_container_gets_the_request_s_headers_and_an_id_is_made_up(shared: Async, steady: str) -> None:
+def test_the_container_gets_the_request_s_headers_and_an_id_is_made_up(
+    shared: Async, steady: str
+) -> None:
     sent = shared.send(steady, "hello", Accept="application/json")
     answer = shared.answer(sent)
     assert (answer["body"], answer["accept"]) == ("hello", "application/json")
@@ -251,7 +302,9 @@ def test_the_container_gets_the_request_s_headers_and_an_id_is_made_up(shared: A
 def test_a_body_may_come_inline(shared: Async, steady: str) -> None:
     sent = shared.runtime.invoke_endpoint_async(EndpointName=steady, Body=b"x" * 128_000)
     assert len(shared.answer(sent)["body"]) == 128_000
-    assert shared.mailbox.message(sent["InferenceId"])["requestParameters"] == {"endpointName": steady}
+    assert shared.mailbox.message(sent["InferenceId"])["requestParameters"] == {
+        "endpointName": steady
+    }
 
 
 def test_a_request_may_name_the_place_of_its_output(shared: Async, steady: str) -> None:
@@ -292,17 +345,33 @@ def test_an_error_of_the_container_lies_under_the_failure_path(
     assert json.loads(body) == {"error": "as you wished"}
     message = shared.mailbox.message(sent["InferenceId"])
     assert list(message) == [
-        "awsRegion", "eventTime", "receivedTime", "invocationStatus", "failureReason", "requestParameters",
-        "responseBody", "inferenceId", "eventVersion", "eventSource", "eventName",
-    ]  # fmt: skip
+        "awsRegion",
+        "eventTime",
+        "receivedTime",
+        "invocationStatus",
+        "failureReason",
+        "requestParameters",
+        "responseBody",
+        "inferenceId",
+        "eventVersion",
+        "eventSource",
+        "eventName",
+    ]
     assert base64.b64decode(message["responseBody"]["content"]) == body
-    logs: Any = boto3.client("logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
+    logs: Any = boto3.client(
+        "logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
+    )
 
     def lines() -> list[str]:
         found = logs.filter_log_events(
-            logGroupName=f"/aws/sagemaker/Endpoints/{steady}", filterPattern=f'"{sent["InferenceId"]}"'
+            logGroupName=f"/aws/sagemaker/Endpoints/{steady}",
+            filterPattern=f'"{sent["InferenceId"]}"',
         )
-        return [event["message"] for event in found["events"] if event["logStreamName"].endswith("/data-log")]
+        return [
+            event["message"]
+            for event in found["events"]
+            if event["logStreamName"].endswith("/data-log")
+        ]
 
     (line,) = wait_for(lines, bool)
     assert f"Received {side} error ({status}) from primary with message" in line
@@ -375,11 +444,17 @@ def test_an_output_that_cannot_be_written_is_a_failure(own: Async) -> None:
     assert own.read(sent["FailureLocation"])["Body"].read().decode() == reason
 
 
-def test_fifty_requests_sent_at_zero_instances_are_each_answered_once_after_scaling_up(own: Async) -> None:
+def test_fifty_requests_sent_at_zero_instances_are_each_answered_once_after_scaling_up(
+    own: Async,
+) -> None:
     name = own.endpoint(own.config(concurrency=3), instances=0)
-    bodies = {number: "fail 400" if number % 10 == 0 else f"upper n{number}" for number in range(50)}
+    bodies = {
+        number: "fail 400" if number % 10 == 0 else f"upper n{number}" for number in range(50)
+    }
     with ThreadPoolExecutor(8) as pool:
-        sent = dict(zip(bodies, pool.map(lambda body: own.send(name, body), bodies.values()), strict=True))
+        sent = dict(
+            zip(bodies, pool.map(lambda body: own.send(name, body), bodies.values()), strict=True)
+        )
     own.mailbox.collect()
     assert own.mailbox.messages == {}
     own.scale(name, 2)
@@ -394,7 +469,10 @@ def test_fifty_requests_sent_at_zero_instances_are_each_answered_once_after_scal
 
 def test_a_request_that_waits_longer_than_its_ttl_fails(own: Async) -> None:
     name = own.endpoint(instances=0)
-    expiring, patient = own.send(name, "a", RequestTTLSeconds=60), own.send(name, "b", RequestTTLSeconds=21_600)
+    expiring, patient = (
+        own.send(name, "a", RequestTTLSeconds=60),
+        own.send(name, "b", RequestTTLSeconds=21_600),
+    )
     reason, body = own.failure(expiring)
     assert "RequestTTLSeconds, 60" in reason
     assert body.decode() == reason
@@ -402,21 +480,28 @@ def test_a_request_that_waits_longer_than_its_ttl_fails(own: Async) -> None:
     assert own.answer(patient)["body"] == "b"
 
 
-def test_an_instance_gets_no_more_requests_at_once_than_it_may(own: Async, local_cloud: LocalCloud) -> None:
+def test_an_instance_gets_no_more_requests_at_once_than_it_may(
+    own: Async, local_cloud: LocalCloud
+) -> None:
     name = own.endpoint(own.config(concurrency=2), instances=0)
     sent = [own.send(name, f"sleep 0.1 {number}") for number in range(6)]
     own.scale(name, 1)
     for one in sent:
         own.answer(one)
-    logs: Any = boto3.client("logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
+    logs: Any = boto3.client(
+        "logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
+    )
 
     def concurrent() -> list[str]:
-        events = logs.filter_log_events(logGroupName=f"/aws/sagemaker/Endpoints/{name}", filterPattern="concurrent")[
-            "events"
-        ]
+        events = logs.filter_log_events(
+            logGroupName=f"/aws/sagemaker/Endpoints/{name}", filterPattern="concurrent"
+        )["events"]
         return [event["message"] for event in events]
 
-    assert set(wait_for(concurrent, lambda lines: len(lines) == 6)) <= {"concurrent 1", "concurrent 2"}
+    assert set(wait_for(concurrent, lambda lines: len(lines) == 6)) <= {
+        "concurrent 1",
+        "concurrent 2",
+    }
 
 
 def test_scaling_to_zero_answers_what_is_being_processed(own: Async) -> None:
@@ -434,10 +519,15 @@ def test_scaling_to_zero_answers_what_is_being_processed(own: Async) -> None:
 def test_requests_that_wait_during_an_update_are_answered_by_the_new_fleet(own: Async) -> None:
     name = own.endpoint(own.config(environment={"ECHO_VERSION": "1"}), instances=0)
     sent = [own.send(name, "hello") for _ in range(3)]
-    own.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=own.config(environment={"ECHO_VERSION": "2"}))
+    own.sagemaker.update_endpoint(
+        EndpointName=name, EndpointConfigName=own.config(environment={"ECHO_VERSION": "2"})
+    )
     assert {own.answer(one)["environment"]["ECHO_VERSION"] for one in sent} == {"2"}
     described = settled_endpoint(own.sagemaker, name)
-    assert described["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"] == f"s3://{own.bucket}/out"
+    assert (
+        described["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]
+        == f"s3://{own.bucket}/out"
+    )
     real_time = create_endpoint_config(own.sagemaker, create_model(own.sagemaker))
     with pytest.raises(ClientError, match="between real-time and asynchronous"):
         own.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=real_time)
@@ -464,7 +554,9 @@ def test_deleting_an_endpoint_drops_its_queue(own: Async) -> None:
 
 
 @pytest.fixture
-def mortal(local_cloud: LocalCloud, tmp_path: Path, s3: Any, bucket: str) -> Iterator[tuple[Emulator, Async]]:
+def mortal(
+    local_cloud: LocalCloud, tmp_path: Path, s3: Any, bucket: str
+) -> Iterator[tuple[Emulator, Async]]:
     """An emulator that a test may kill."""
     running = Emulator(local_cloud, tmp_path / "state")
     running.start()
@@ -480,7 +572,11 @@ def test_a_restart_loses_and_doubles_no_request(mortal: tuple[Emulator, Async]) 
     before = [own.send(busy, f"upper {number}") for number in range(3)]
     for one in before:
         own.mailbox.message(one["InferenceId"])
-    after = [own.send(busy, "sleep 2 interrupted"), own.send(busy, "upper waits"), own.send(idle, "upper still")]
+    after = [
+        own.send(busy, "sleep 2 interrupted"),
+        own.send(busy, "upper waits"),
+        own.send(idle, "upper still"),
+    ]
     inline = own.runtime.invoke_endpoint_async(EndpointName=busy, Body=b"upper inline")
 
     emulator.kill()
@@ -495,7 +591,10 @@ def test_a_restart_loses_and_doubles_no_request(mortal: tuple[Emulator, Async]) 
     settled_endpoint(own.sagemaker, idle)
     own.scale(idle, 1)
     own.mailbox.wait_for_all({one["InferenceId"] for one in (*before, *after, inline, queued)})
-    contents = {own.read(one["OutputLocation"])["Body"].read() for one in (after[1], after[2], inline, queued)}
+    contents = {
+        own.read(one["OutputLocation"])["Body"].read()
+        for one in (after[1], after[2], inline, queued)
+    }
     assert contents == {b"WAITS", b"STILL", b"INLINE", b"LATER"}
 
 
@@ -533,7 +632,9 @@ def test_an_asynchronous_endpoint_takes_no_other_invocations_and_no_other_endpoi
         ({"Body": b"x", "Filename": "a/b"}, "regular expression pattern"),
     ],
 )
-def test_requests_beyond_the_limits_are_refused(shared: Async, steady: str, request_: Any, words: str) -> None:
+def test_requests_beyond_the_limits_are_refused(
+    shared: Async, steady: str, request_: Any, words: str
+) -> None:
     with pytest.raises(ClientError, match=words) as error:
         shared.runtime.invoke_endpoint_async(EndpointName=steady, **request_)
     assert error.value.response["Error"]["Code"] == "ValidationError"
@@ -547,14 +648,28 @@ def test_a_ttl_below_a_minute_does_not_leave_the_client(shared: Async, steady: s
 def test_what_an_asynchronous_configuration_cannot_go_with_is_refused(shared: Async) -> None:
     output = {"OutputConfig": {"S3OutputPath": f"s3://{shared.bucket}/out"}}
     model = create_model(shared.sagemaker)
-    multi_model = create_model(shared.sagemaker, Mode="MultiModel", ModelDataUrl=f"s3://{shared.bucket}/models/")
+    multi_model = create_model(
+        shared.sagemaker, Mode="MultiModel", ModelDataUrl=f"s3://{shared.bucket}/models/"
+    )
     https = {"OutputConfig": {"S3OutputPath": "https://b.s3.amazonaws.com/out"}}
     too_many = {**output, "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 1_001}}
     refused: list[tuple[Callable[[], Any], str]] = [
-        (lambda: create_endpoint_config(shared.sagemaker, model, model, asynchronous=output), "Multiple production"),
-        (lambda: create_endpoint_config(shared.sagemaker, multi_model, asynchronous=output), "Multi-model containers"),
-        (lambda: create_endpoint_config(shared.sagemaker, model, asynchronous=https), "S3OutputPath: .* not an S3 URI"),
-        (lambda: create_endpoint_config(shared.sagemaker, model, asynchronous=too_many), "less than or equal to 1000"),
+        (
+            lambda: create_endpoint_config(shared.sagemaker, model, model, asynchronous=output),
+            "Multiple production",
+        ),
+        (
+            lambda: create_endpoint_config(shared.sagemaker, multi_model, asynchronous=output),
+            "Multi-model containers",
+        ),
+        (
+            lambda: create_endpoint_config(shared.sagemaker, model, asynchronous=https),
+            "S3OutputPath: .* not an S3 URI",
+        ),
+        (
+            lambda: create_endpoint_config(shared.sagemaker, model, asynchronous=too_many),
+            "less than or equal to 1000",
+        ),
     ]
     for create, words in refused:
         with pytest.raises(ClientError, match=words) as error:
@@ -565,7 +680,9 @@ def test_what_an_asynchronous_configuration_cannot_go_with_is_refused(shared: As
     assert described["AsyncInferenceConfig"] == output
 
 
-def test_each_topic_gets_a_test_notification_and_a_missing_topic_fails_the_endpoint(own: Async) -> None:
+def test_each_topic_gets_a_test_notification_and_a_missing_topic_fails_the_endpoint(
+    own: Async,
+) -> None:
     own.endpoint()
     own.mailbox.collect()
     assert own.mailbox.tests == {own.mailbox.success: 1, own.mailbox.error: 1}
@@ -580,18 +697,26 @@ def test_each_topic_gets_a_test_notification_and_a_missing_topic_fails_the_endpo
         own.send(name, "hello")
 
 
-def test_the_metrics_of_an_asynchronous_endpoint_reach_cloudwatch(own: Async, local_cloud: LocalCloud) -> None:
-    cloudwatch: Any = boto3.client("cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
+def test_the_metrics_of_an_asynchronous_endpoint_reach_cloudwatch(
+    own: Async, local_cloud: LocalCloud
+) -> None:
+    cloudwatch: Any = boto3.client(
+        "cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
+    )
     name = own.endpoint(instances=0)
     of_endpoint = [{"Name": "EndpointName", "Value": name}]
     now = datetime.datetime.now(datetime.UTC)
 
     def statistic(metric: str, which: str = "Sum", dimensions: Any = None) -> float:
         points = cloudwatch.get_metric_statistics(
-            Namespace="AWS/SageMaker", MetricName=metric, Statistics=[which], Period=86_400,
+            Namespace="AWS/SageMaker",
+            MetricName=metric,
+            Statistics=[which],
+            Period=86_400,
             Dimensions=dimensions or [*of_endpoint, {"Name": "VariantName", "Value": VARIANT}],
-            StartTime=now - datetime.timedelta(hours=1), EndTime=now + datetime.timedelta(hours=1),
-        )["Datapoints"]  # fmt: skip
+            StartTime=now - datetime.timedelta(hours=1),
+            EndTime=now + datetime.timedelta(hours=1),
+        )["Datapoints"]
         return float(max((point[which] for point in points), default=0.0))
 
     def sampled(metric: str) -> float:
@@ -612,13 +737,19 @@ def test_the_metrics_of_an_asynchronous_endpoint_reach_cloudwatch(own: Async, lo
     assert statistic("InvocationFailures") == 3
     assert statistic("ExpiredRequests") == 1
     assert (statistic("Invocation4XXErrors"), statistic("Invocation5XXErrors")) == (1, 1)
-    assert statistic("TimeInBacklog", "SampleCount") == statistic("ModelLatency", "SampleCount") == 4
+    assert (
+        statistic("TimeInBacklog", "SampleCount") == statistic("ModelLatency", "SampleCount") == 4
+    )
     assert statistic("TimeInBacklog") / 1e6 < statistic("TotalProcessingTime") / 1e3
     assert statistic("Invocations") == statistic("OverheadLatency", "SampleCount") == 0
-    wait_for(lambda: statistic("ApproximateBacklogSize", "Minimum", of_endpoint), lambda size: size == 0)
+    wait_for(
+        lambda: statistic("ApproximateBacklogSize", "Minimum", of_endpoint), lambda size: size == 0
+    )
 
 
-def test_notifications_are_lost_and_repeated_as_planned(own: Async, hurried_emulator: Emulator) -> None:
+def test_notifications_are_lost_and_repeated_as_planned(
+    own: Async, hurried_emulator: Emulator
+) -> None:
     faults = FaultsClient(hurried_emulator.url)
     name = own.endpoint()
     with faults.planned(Rule(kind="lost_notification", endpoint=name)):

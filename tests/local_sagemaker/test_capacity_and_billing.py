@@ -1,4 +1,5 @@
-"""Quotas by instance type, warm pools, hung instances, and the bill, on an emulator with flags of its own."""
+"""Quotas by instance type, warm pools, hung instances, and the bill, on an emulator with flags of
+its own."""
 
 from __future__ import annotations
 
@@ -16,7 +17,14 @@ from hypothesis import strategies as st
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.__main__ import parse_arguments
 from local_sagemaker.account.billing import Account, Bill, Meter, read_prices
-from local_sagemaker.account.rates import SPOT_TRAINING, TRAINING, WARM_POOL, InstanceQuota, Machine, TypeQuota
+from local_sagemaker.account.rates import (
+    SPOT_TRAINING,
+    TRAINING,
+    WARM_POOL,
+    InstanceQuota,
+    Machine,
+    TypeQuota,
+)
 from local_sagemaker.account.state import Store
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults.client import FaultsClient
@@ -39,15 +47,34 @@ LAPSE = 60.0
 
 @pytest.fixture(scope="module")
 def frugal(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator that takes a second to provision, has small quotas, prices, and no patience with hung containers."""
+    """An emulator that takes a second to provision, has small quotas, prices, and no patience with
+    hung containers."""
     folder = tmp_path_factory.mktemp("frugal")
     (folder / "prices.json").write_text(json.dumps(PRICES))
     running = Emulator(
-        local_cloud, folder / "state", "--provisioning-seconds", "1", "--create-training-job-rate", "100",
-        "--quota", f"{TYPE} for training warm pool usage=2", "--quota", f"{LARGER} for training job usage=1",
-        "--quota", "ml.m5.4xlarge for endpoint usage=0", "--prices", str(folder / "prices.json"),
-        "--billing-time-lapse", str(LAPSE), "--ping-seconds", "0.1", "--failed-pings", "2", "--metrics-seconds", "1",
-    )  # fmt: skip
+        local_cloud,
+        folder / "state",
+        "--provisioning-seconds",
+        "1",
+        "--create-training-job-rate",
+        "100",
+        "--quota",
+        f"{TYPE} for training warm pool usage=2",
+        "--quota",
+        f"{LARGER} for training job usage=1",
+        "--quota",
+        "ml.m5.4xlarge for endpoint usage=0",
+        "--prices",
+        str(folder / "prices.json"),
+        "--billing-time-lapse",
+        str(LAPSE),
+        "--ping-seconds",
+        "0.1",
+        "--failed-pings",
+        "2",
+        "--metrics-seconds",
+        "1",
+    )
     running.start()
     yield running
     running.stop()
@@ -60,14 +87,21 @@ def api(frugal: Emulator) -> Any:
 
 
 def job(api: Any, bucket: str, *, keep: int = 0, name: str | None = None, **changes: Any) -> str:
-    resources = {"InstanceType": TYPE, "InstanceCount": 1, "VolumeSizeInGB": 1, **changes.pop("resources", {})}
+    resources = {
+        "InstanceType": TYPE,
+        "InstanceCount": 1,
+        "VolumeSizeInGB": 1,
+        **changes.pop("resources", {}),
+    }
     if keep:
         resources["KeepAlivePeriodInSeconds"] = keep
     return create_training_job(api, bucket, name, ResourceConfig=resources, **changes)
 
 
 def pool(api: Any, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = api.describe_training_job(TrainingJobName=name).get("WarmPoolStatus", {})
+    found: dict[str, Any] = api.describe_training_job(TrainingJobName=name).get(
+        "WarmPoolStatus", {}
+    )
     return found
 
 
@@ -79,7 +113,9 @@ def bill(emulator: Emulator) -> Bill:
     return Bill.model_validate(emulator.control("GET", "/_local/bill"))
 
 
-def test_a_matching_job_takes_the_warm_pool_and_is_not_provisioned(api: Any, frugal: Emulator, bucket: str) -> None:
+def test_a_matching_job_takes_the_warm_pool_and_is_not_provisioned(
+    api: Any, frugal: Emulator, bucket: str
+) -> None:
     role = "arn:aws:iam::123456789012:role/matching"
     first = job(api, bucket, keep=600, RoleArn=role)
     assert pool(api, first) == {"Status": "InUse"}
@@ -105,9 +141,13 @@ def test_a_matching_job_takes_the_warm_pool_and_is_not_provisioned(api: Any, fru
     api.update_training_job(TrainingJobName=second, ResourceConfig={"KeepAlivePeriodInSeconds": 0})
     wait_for(lambda: pool(api, second)["Status"], lambda status: status == "Terminated")
     with pytest.raises(ClientError, match="no warm pool that could be updated"):
-        api.update_training_job(TrainingJobName=second, ResourceConfig={"KeepAlivePeriodInSeconds": 60})
+        api.update_training_job(
+            TrainingJobName=second, ResourceConfig={"KeepAlivePeriodInSeconds": 60}
+        )
     retained = {
-        line.resource.rpartition("/")[2] for line in bill(frugal).resources if line.usage == WARM_POOL and line.resource
+        line.resource.rpartition("/")[2]
+        for line in bill(frugal).resources
+        if line.usage == WARM_POOL and line.resource
     }
     assert retained == {first, second}
 
@@ -117,11 +157,17 @@ def test_a_pool_ends_by_itself_and_is_made_within_the_quota_only(api: Any, bucke
     brief = job(api, bucket, keep=1, RoleArn=role)
     large = job(api, bucket, keep=600, RoleArn=role, resources={"InstanceCount": 3})
     failed = job(
-        api, bucket, keep=600, RoleArn=role, hyperparameters={"fail_on": "all"}, resources={"VolumeSizeInGB": 3}
+        api,
+        bucket,
+        keep=600,
+        RoleArn=role,
+        hyperparameters={"fail_on": "all"},
+        resources={"VolumeSizeInGB": 3},
     )
     for name in (brief, large, failed):
         ended_training_job(api, name)
-    # Nobody is told that the quota of 2 is too small for 3 instances; a fault of the algorithm does not cost the pool.
+    # Nobody is told that the quota of 2 is too small for 3 instances; a fault of the algorithm does
+    # not cost the pool.
     assert pool(api, large)["Status"] == "Terminated"
     assert pool(api, failed)["Status"] == "Available"
     wait_for(lambda: pool(api, brief)["Status"], lambda status: status == "Terminated")
@@ -155,7 +201,8 @@ def test_a_type_has_a_quota_of_its_own(api: Any, frugal: Emulator, bucket: str) 
     larger = {"InstanceType": LARGER}
     running = job(api, bucket, resources=larger, hyperparameters={"sleep": 600})
     with pytest.raises(
-        ClientError, match=rf"'{LARGER} for training job usage' is 1 Instances, with current utilization of 1"
+        ClientError,
+        match=rf"'{LARGER} for training job usage' is 1 Instances, with current utilization of 1",
     ):
         job(api, bucket, resources=larger)
     job(api, bucket)
@@ -167,7 +214,9 @@ def test_a_type_has_a_quota_of_its_own(api: Any, frugal: Emulator, bucket: str) 
     assert error.value.response["Error"]["Code"] == "ResourceLimitExceeded"
 
 
-def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(api: Any, frugal: Emulator, bucket: str) -> None:
+def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(
+    api: Any, frugal: Emulator, bucket: str
+) -> None:
     name = job(api, bucket, hyperparameters={"sleep": 0.5}, resources={"InstanceCount": 2})
     ended = ended_training_job(api, name)
     total = bill(frugal)
@@ -177,13 +226,21 @@ def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(api: Any, f
     assert 2 * 0.5 * LAPSE < line.instance_seconds <= 2 * (real_seconds + 0.01) * LAPSE
     assert line.usd == pytest.approx(line.instance_seconds / 3600 * PRICES[TYPE])
     assert total.usd == pytest.approx(sum(line.usd or 0 for line in total.resources))
-    assert total.instance_seconds == pytest.approx(sum(line.instance_seconds for line in total.usages))
+    assert total.instance_seconds == pytest.approx(
+        sum(line.instance_seconds for line in total.usages)
+    )
     assert total.without_price == []
 
 
 def test_a_spot_job_is_billed_less_than_it_trained(api: Any, frugal: Emulator, bucket: str) -> None:
     stopping = {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60}
-    name = job(api, bucket, EnableManagedSpotTraining=True, StoppingCondition=stopping, hyperparameters={"sleep": 2})
+    name = job(
+        api,
+        bucket,
+        EnableManagedSpotTraining=True,
+        StoppingCondition=stopping,
+        hyperparameters={"sleep": 2},
+    )
     ended = ended_training_job(api, name)
     assert 1 <= ended["BillableTimeInSeconds"] < ended["TrainingTimeInSeconds"]
     (line,) = [line for line in bill(frugal).resources if line.resource == ended["TrainingJobArn"]]
@@ -194,11 +251,15 @@ def test_a_spot_job_is_billed_less_than_it_trained(api: Any, frugal: Emulator, b
 def test_a_hung_instance_is_replaced_and_its_requests_fail(api: Any, frugal: Emulator) -> None:
     runtime, faults = frugal.client("sagemaker-runtime"), FaultsClient(frugal.url)
     name = unique("endpoint")
-    api.create_endpoint(EndpointName=name, EndpointConfigName=create_endpoint_config(api, create_model(api)))
+    api.create_endpoint(
+        EndpointName=name, EndpointConfigName=create_endpoint_config(api, create_model(api))
+    )
     assert settled_endpoint(api, name)["EndpointStatus"] == "InService"
 
     def pid() -> Any:
-        return json.loads(runtime.invoke_endpoint(EndpointName=name, Body=b"x")["Body"].read())["pid"]
+        return json.loads(runtime.invoke_endpoint(EndpointName=name, Body=b"x")["Body"].read())[
+            "pid"
+        ]
 
     before = pid()
     faults.now(Strike(kind="hang_container", endpoint=name))
@@ -215,7 +276,11 @@ def test_a_hung_instance_is_replaced_and_its_requests_fail(api: Any, frugal: Emu
 
     wait_for(answering, lambda found: found != before)
     api.delete_endpoint(EndpointName=name)
-    (line,) = [line for line in bill(frugal).resources if line.resource and line.resource.endswith(f"endpoint/{name}")]
+    (line,) = [
+        line
+        for line in bill(frugal).resources
+        if line.resource and line.resource.endswith(f"endpoint/{name}")
+    ]
     assert line.instance_seconds > 0
 
 
@@ -261,10 +326,14 @@ types = st.sampled_from([TYPE, LARGER])
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), types, st.integers(0, 4))))
-def test_no_quota_is_ever_passed_and_a_refusal_changes_nothing(steps: list[tuple[str, bool, str, int]]) -> None:
+def test_no_quota_is_ever_passed_and_a_refusal_changes_nothing(
+    steps: list[tuple[str, bool, str, int]],
+) -> None:
     machine = Machine(6)
     limits = [TypeQuota(TRAINING, TYPE, 3), TypeQuota(SPOT_TRAINING, LARGER, 2)]
-    quotas = {usage: InstanceQuota(usage, limits, within=machine) for usage in (TRAINING, SPOT_TRAINING)}
+    quotas = {
+        usage: InstanceQuota(usage, limits, within=machine) for usage in (TRAINING, SPOT_TRAINING)
+    }
     held: dict[tuple[str, str], tuple[str, int]] = {}
     for owner, spot, kind, count in steps:
         usage = SPOT_TRAINING if spot else TRAINING
@@ -277,18 +346,38 @@ def test_no_quota_is_ever_passed_and_a_refusal_changes_nothing(steps: list[tuple
         assert refused in (None, "ResourceLimitExceeded")
         assert refused is None or machine.used == before
         assert machine.used == sum(count for _, count in held.values()) <= 6
-        assert sum(count for (used, _), (kind, count) in held.items() if (used, kind) == (TRAINING, TYPE)) <= 3
-        assert sum(count for (used, _), (kind, count) in held.items() if (used, kind) == (SPOT_TRAINING, LARGER)) <= 2
+        assert (
+            sum(
+                count
+                for (used, _), (kind, count) in held.items()
+                if (used, kind) == (TRAINING, TYPE)
+            )
+            <= 3
+        )
+        assert (
+            sum(
+                count
+                for (used, _), (kind, count) in held.items()
+                if (used, kind) == (SPOT_TRAINING, LARGER)
+            )
+            <= 2
+        )
 
 
 def test_a_slow_instance_is_not_taken_for_a_hung_one(api: Any, frugal: Emulator) -> None:
     runtime, faults = frugal.client("sagemaker-runtime"), FaultsClient(frugal.url)
     name = unique("endpoint")
-    api.create_endpoint(EndpointName=name, EndpointConfigName=create_endpoint_config(api, create_model(api)))
+    api.create_endpoint(
+        EndpointName=name, EndpointConfigName=create_endpoint_config(api, create_model(api))
+    )
     settled_endpoint(api, name)
     pids = set()
     with faults.planned(Rule(kind="slow_container", endpoint=name, seconds=0.5)):
         for _ in range(3):
-            pids.add(json.loads(runtime.invoke_endpoint(EndpointName=name, Body=b"x")["Body"].read())["pid"])
+            pids.add(
+                json.loads(runtime.invoke_endpoint(EndpointName=name, Body=b"x")["Body"].read())[
+                    "pid"
+                ]
+            )
     assert len(pids) == 1
     api.delete_endpoint(EndpointName=name)

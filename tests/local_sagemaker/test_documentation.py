@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_lists_of_what_is_refused_and_without_effect_are_printed_by_the_code() -> None:
-    """To bring the page up to date, put what `python -m local_sagemaker --operations` prints between its two marks."""
+    """To bring the page up to date, put what `python -m local_sagemaker --operations` prints
+    between its two marks."""
     page = (ROOT / "docs" / "local-cloud.md").read_text()
     _, _, rest = page.partition("<!-- begin: python -m local_sagemaker --operations -->\n")
     written, mark, _ = rest.partition("<!-- end: python -m local_sagemaker --operations -->\n")
@@ -25,7 +26,11 @@ def test_the_lists_of_what_is_refused_and_without_effect_are_printed_by_the_code
 
 def test_the_command_line_prints_them() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "local_sagemaker", "--operations"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "local_sagemaker", "--operations"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == tables()
 
@@ -36,15 +41,20 @@ def test_they_tell_of_every_operation_that_is_answered(emulator: Emulator) -> No
     listed = {
         operation
         for operation in sagemaker.operations
-        if (shape := sagemaker.model.operation_model(operation).input_shape) is not None and shape.name in STRUCTURES
+        if (shape := sagemaker.model.operation_model(operation).input_shape) is not None
+        and shape.name in STRUCTURES
     }
     assert answered == listed
 
 
 def test_what_they_name_exists() -> None:
     """A member that the service model renamed or dropped would be honoured in words only."""
-    shapes: dict[str, Any] = {name: protocol.model.shape_for(name) for protocol in (Protocol("sagemaker"), Protocol("sagemaker-runtime"))
-              for name in STRUCTURES if name in protocol.model.shape_names}  # fmt: skip
+    shapes: dict[str, Any] = {
+        name: protocol.model.shape_for(name)
+        for protocol in (Protocol("sagemaker"), Protocol("sagemaker-runtime"))
+        for name in STRUCTURES
+        if name in protocol.model.shape_names
+    }
     assert set(shapes) == set(STRUCTURES)
     for name, structure in STRUCTURES.items():
         assert structure.honoured | structure.without_effect <= set(shapes[name].members), name

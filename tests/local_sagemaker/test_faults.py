@@ -35,9 +35,12 @@ Endpoint = Callable[..., str]
 
 
 def put(emulator: Emulator, path: str, body: bytes, method: str = "PUT") -> tuple[int, Any]:
-    request = urllib.request.Request(f"{emulator.url}/_local/faults{path}", method=method, data=body)  # noqa: S310
+    request = urllib.request.Request(  # noqa: S310
+        f"{emulator.url}/_local/faults{path}", method=method, data=body
+    )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - a loopback address
+        # A loopback address.
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -47,12 +50,20 @@ def put(emulator: Emulator, path: str, body: bytes, method: str = "PUT") -> tupl
     ("rule", "field", "problem"),
     [
         ({"kind": "gremlin"}, "rules.0.kind", "Input should be"),
-        ({"kind": "throttle", "probability": 1.5}, "rules.0.probability", "less than or equal to 1"),
+        (
+            {"kind": "throttle", "probability": 1.5},
+            "rules.0.probability",
+            "less than or equal to 1",
+        ),
         ({"kind": "throttle", "endpiont": "x"}, "rules.0.endpiont", "not permitted"),
         ({"kind": "lost_notification", "job": "x"}, "rules.0.job", "only by endpoint"),
         ({"kind": "throttle", "seconds": 3}, "rules.0.seconds", "Leave it out"),
         ({"kind": "throttle", "after_seconds": [0, 1]}, "rules.0.after_seconds", "strikes at once"),
-        ({"kind": "kill_container", "after_seconds": [2, 1]}, "rules.0.after_seconds", "must not be larger"),
+        (
+            {"kind": "kill_container", "after_seconds": [2, 1]},
+            "rules.0.after_seconds",
+            "must not be larger",
+        ),
         ({"kind": "kill_container", "most": -1}, "rules.0.most", "greater than or equal to 0"),
     ],
 )
@@ -70,14 +81,20 @@ def test_a_plan_that_is_wrong_is_refused_with_the_field_and_changes_nothing(
 def test_a_body_that_is_no_plan_is_refused(emulator: Emulator) -> None:
     assert put(emulator, "", b"no json")[0] == 400
     assert put(emulator, "", b"[]")[0] == 400
-    assert put(emulator, "", b'{"rules": [' + b" " * 300_000 + b"]}")[1]["errors"][0]["field"] == "body"
+    assert (
+        put(emulator, "", b'{"rules": [' + b" " * 300_000 + b"]}")[1]["errors"][0]["field"]
+        == "body"
+    )
     status, answer = put(emulator, "/now", b'{"kind": "throttle"}', "POST")
     assert (status, answer["errors"][0]["field"]) == (400, "kind")
 
 
 def test_a_call_is_throttled_as_often_as_planned(sagemaker: Any, faults: FaultsClient) -> None:
     faults.plan(
-        [Rule(kind="throttle", operation="List*Models", most=0), Rule(kind="throttle", operation="List*", most=2)]
+        [
+            Rule(kind="throttle", operation="List*Models", most=0),
+            Rule(kind="throttle", operation="List*", most=2),
+        ]
     )
     for _ in range(2):
         with pytest.raises(ClientError, match="Rate exceeded") as error:
@@ -88,20 +105,26 @@ def test_a_call_is_throttled_as_often_as_planned(sagemaker: Any, faults: FaultsC
         sagemaker.describe_model(ModelName="none")
     report = faults.report()
     assert [rule.happened for rule in report.rules] == [0, 2]
-    assert [(event.kind, event.where) for event in report.happened] == [("throttle", "ListModels")] * 2
+    assert [(event.kind, event.where) for event in report.happened] == [
+        ("throttle", "ListModels")
+    ] * 2
     assert abs(report.happened[0].at - time.time()) < 60
 
 
 def test_the_same_seed_and_calls_meet_the_same_faults(sagemaker: Any, faults: FaultsClient) -> None:
     def struck(seed: int) -> list[bool]:
         outcomes = []
-        with faults.planned(Rule(kind="server_error", operation="ListModels", probability=0.5), seed=seed):
+        with faults.planned(
+            Rule(kind="server_error", operation="ListModels", probability=0.5), seed=seed
+        ):
             for _ in range(30):
                 try:
                     sagemaker.list_models()
                     outcomes.append(False)
                 except ClientError as error:
-                    outcomes.append(error.response["ResponseMetadata"]["HTTPStatusCode"] in (500, 503))
+                    outcomes.append(
+                        error.response["ResponseMetadata"]["HTTPStatusCode"] in (500, 503)
+                    )
         return outcomes
 
     first = struck(7)
@@ -113,7 +136,9 @@ def test_the_same_seed_and_calls_meet_the_same_faults(sagemaker: Any, faults: Fa
 names = st.sampled_from(["a", "b", "c"])
 
 
-@given(calls=st.lists(names, max_size=40), seed=st.integers(0, 9), most=st.none() | st.integers(0, 5))
+@given(
+    calls=st.lists(names, max_size=40), seed=st.integers(0, 9), most=st.none() | st.integers(0, 5)
+)
 def test_what_strikes_a_name_depends_on_its_own_calls_and_never_exceeds_the_bound(
     calls: list[str], seed: int, most: int | None
 ) -> None:
@@ -122,7 +147,9 @@ def test_what_strikes_a_name_depends_on_its_own_calls_and_never_exceeds_the_boun
         faults.replace(Plan(seed=seed, rules=[Rule(kind="throttle", probability=0.4, most=most)]))
         found: dict[str, list[bool]] = {name: [] for name in order}
         for name in order:
-            found[name].append(faults.strikes("throttle", Subject(name, operation=name)) is not None)
+            found[name].append(
+                faults.strikes("throttle", Subject(name, operation=name)) is not None
+            )
         report = faults.report()
         assert report.rules[0].happened == len(report.happened) == sum(map(sum, found.values()))
         assert most is None or report.rules[0].happened <= most
@@ -136,7 +163,9 @@ def test_what_strikes_a_name_depends_on_its_own_calls_and_never_exceeds_the_boun
 def test_a_strike_that_waits_for_what_ended_before_hits_another() -> None:
     async def run() -> list[str]:
         faults, struck = Faults(), list[str]()
-        faults.replace(Plan(seed=0, rules=[Rule(kind="kill_container", most=1, after_seconds=(0, 0))]))
+        faults.replace(
+            Plan(seed=0, rules=[Rule(kind="kill_container", most=1, after_seconds=(0, 0))])
+        )
 
         def kill(name: str, running: bool = True) -> Callable[[float | None], bool]:
             def strike(_: float | None) -> bool:
@@ -157,9 +186,14 @@ def test_a_strike_that_waits_for_what_ended_before_hits_another() -> None:
     assert asyncio.run(run()) == ["ended", "hit"]
 
 
-def test_a_lost_answer_leaves_what_was_carried_out(sagemaker: Any, runtime: Any, faults: FaultsClient) -> None:
+def test_a_lost_answer_leaves_what_was_carried_out(
+    sagemaker: Any, runtime: Any, faults: FaultsClient
+) -> None:
     faults.plan(
-        [Rule(kind="lost_answer", operation="CreateModel", most=1), Rule(kind="lost_answer", endpoint="lost-*")]
+        [
+            Rule(kind="lost_answer", operation="CreateModel", most=1),
+            Rule(kind="lost_answer", endpoint="lost-*"),
+        ]
     )
     name = unique("model")
     with pytest.raises((ConnectionClosedError, HTTPClientError)):
@@ -184,23 +218,35 @@ def test_a_limit_that_is_reached_by_plan_is_told_before_anything_is_made(
     assert error.value.response["Error"]["Code"] == "ResourceLimitExceeded"
     with pytest.raises(ClientError, match="Requested resource not found"):
         sagemaker.describe_training_job(TrainingJobName=name)
-    assert ended_training_job(sagemaker, create_training_job(sagemaker, bucket))["TrainingJobStatus"] == "Completed"
+    assert (
+        ended_training_job(sagemaker, create_training_job(sagemaker, bucket))["TrainingJobStatus"]
+        == "Completed"
+    )
 
 
-def test_a_job_without_capacity_is_accepted_and_fails(sagemaker: Any, bucket: str, faults: FaultsClient) -> None:
+def test_a_job_without_capacity_is_accepted_and_fails(
+    sagemaker: Any, bucket: str, faults: FaultsClient
+) -> None:
     faults.plan([Rule(kind="capacity", image="*/recorder:*", most=1)])
     job = ended_training_job(sagemaker, create_training_job(sagemaker, bucket))
     assert job["TrainingJobStatus"] == "Failed"
-    assert job["FailureReason"].startswith("CapacityError: Unable to provision requested ML compute capacity")
+    assert job["FailureReason"].startswith(
+        "CapacityError: Unable to provision requested ML compute capacity"
+    )
     assert "TrainingStartTime" not in job
-    assert ended_training_job(sagemaker, create_training_job(sagemaker, bucket))["TrainingJobStatus"] == "Completed"
+    assert (
+        ended_training_job(sagemaker, create_training_job(sagemaker, bucket))["TrainingJobStatus"]
+        == "Completed"
+    )
 
 
 def test_a_killed_training_container_fails_its_job_and_no_other(
     sagemaker: Any, bucket: str, faults: FaultsClient
 ) -> None:
     faults.plan([Rule(kind="kill_container", job="doomed-*", after_seconds=(0.0, 0.2))])
-    doomed = create_training_job(sagemaker, bucket, unique("doomed"), hosts=2, hyperparameters={"sleep": 600})
+    doomed = create_training_job(
+        sagemaker, bucket, unique("doomed"), hosts=2, hyperparameters={"sleep": 600}
+    )
     spared = create_training_job(sagemaker, bucket)
     job = ended_training_job(sagemaker, doomed)
     assert job["FailureReason"].startswith("AlgorithmError: ")
@@ -213,46 +259,74 @@ def test_a_hung_training_container_goes_on_when_the_plan_ends(
 ) -> None:
     settings, checkpoints = {"checkpoint": "up", "sleep": 0.5}, {"S3Uri": f"s3://{bucket}/up"}
     faults.plan([Rule(kind="hang_container", job="*", after_seconds=(0.0, 0.0))])
-    name = create_training_job(sagemaker, bucket, hyperparameters=settings, CheckpointConfig=checkpoints)
+    name = create_training_job(
+        sagemaker, bucket, hyperparameters=settings, CheckpointConfig=checkpoints
+    )
     wait_for(faults.report, lambda report: bool(report.happened))
     time.sleep(1.0)
-    assert sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+    assert (
+        sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+    )
     faults.end()
     assert ended_training_job(sagemaker, name)["TrainingJobStatus"] == "Completed"
 
 
-def test_a_slow_training_container_stands_still_for_a_while(sagemaker: Any, bucket: str, faults: FaultsClient) -> None:
+def test_a_slow_training_container_stands_still_for_a_while(
+    sagemaker: Any, bucket: str, faults: FaultsClient
+) -> None:
     faults.plan([Rule(kind="slow_container", job="*", seconds=0.7)])
     begun = time.monotonic()
     job = ended_training_job(sagemaker, create_training_job(sagemaker, bucket))
     assert (job["TrainingJobStatus"], time.monotonic() - begun > 0.7) == ("Completed", True)
 
 
-def test_s3_under_load_is_asked_again(sagemaker: Any, s3: Any, bucket: str, faults: FaultsClient) -> None:
+def test_s3_under_load_is_asked_again(
+    sagemaker: Any, s3: Any, bucket: str, faults: FaultsClient
+) -> None:
     s3.put_object(Bucket=bucket, Key="data/1", Body="one")
     source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/data/"}}
     faults.plan(
-        [Rule(kind="s3_error", operation="GetObject", most=1), Rule(kind="s3_error", operation="PutObject", most=1)]
+        [
+            Rule(kind="s3_error", operation="GetObject", most=1),
+            Rule(kind="s3_error", operation="PutObject", most=1),
+        ]
     )
     channels = [{"ChannelName": "training", "DataSource": source}]
-    job = ended_training_job(sagemaker, create_training_job(sagemaker, bucket, InputDataConfig=channels))
+    job = ended_training_job(
+        sagemaker, create_training_job(sagemaker, bucket, InputDataConfig=channels)
+    )
     assert job["TrainingJobStatus"] == "Completed"
-    assert {event.where.partition(" ")[0] for event in faults.report().happened} == {"GetObject", "PutObject"}
+    assert {event.where.partition(" ")[0] for event in faults.report().happened} == {
+        "GetObject",
+        "PutObject",
+    }
 
 
 @pytest.mark.parametrize(
     ("status", "blamed"),
-    [(503, "InternalServerError"), (500, "InternalServerError"), (404, "ClientError"), (403, "ClientError")],
+    [
+        (503, "InternalServerError"),
+        (500, "InternalServerError"),
+        (404, "ClientError"),
+        (403, "ClientError"),
+    ],
 )
-def test_a_failure_reason_blames_the_client_only_for_what_is_its_own(status: int, blamed: str) -> None:
-    answer: Any = {"Error": {"Code": "Code", "Message": "told"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+def test_a_failure_reason_blames_the_client_only_for_what_is_its_own(
+    status: int, blamed: str
+) -> None:
+    answer: Any = {
+        "Error": {"Code": "Code", "Message": "told"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
     reason = failure_reason(ClientError(answer, "GetObject"), "Data download failed: ")
     assert reason.startswith(f"{blamed}: ")
     assert "Data download failed: " in reason
     assert reason.endswith("told")
 
 
-def spot_job(sagemaker: Any, bucket: str, max_wait: int = 60, max_runtime: int = 60, **settings: Any) -> str:
+def spot_job(
+    sagemaker: Any, bucket: str, max_wait: int = 60, max_runtime: int = 60, **settings: Any
+) -> str:
     return create_training_job(
         sagemaker,
         bucket,
@@ -271,14 +345,23 @@ def test_an_interrupted_spot_job_goes_on_from_its_checkpoints(
     assert faults.now(Strike(kind="spot_interruption", job=name)) == [f"job {name}"]
     job = ended_training_job(sagemaker, name)
     assert [transition["Status"] for transition in job["SecondaryStatusTransitions"]] == [
-        "Starting", "Downloading", "Training", "Interrupted",
-        "Starting", "Downloading", "Training", "Uploading", "Completed",
-    ]  # fmt: skip
+        "Starting",
+        "Downloading",
+        "Training",
+        "Interrupted",
+        "Starting",
+        "Downloading",
+        "Training",
+        "Uploading",
+        "Completed",
+    ]
     assert json.loads(model_files(s3, job)["algo-1.json"])["checkpoints"] == ["algo-1.new"]
     assert job["TrainingTimeInSeconds"] >= 1
 
 
-def test_a_spot_job_that_never_gets_capacity_is_stopped(sagemaker: Any, bucket: str, faults: FaultsClient) -> None:
+def test_a_spot_job_that_never_gets_capacity_is_stopped(
+    sagemaker: Any, bucket: str, faults: FaultsClient
+) -> None:
     faults.plan([Rule(kind="capacity", job="*")])
     job = ended_training_job(sagemaker, spot_job(sagemaker, bucket, max_wait=1, max_runtime=1))
     assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxWaitTimeExceeded")
@@ -291,7 +374,9 @@ def test_a_spot_job_that_is_interrupted_for_too_long_is_stopped(
     sagemaker: Any, bucket: str, faults: FaultsClient
 ) -> None:
     faults.plan([Rule(kind="spot_interruption", after_seconds=(0.1, 0.1), seconds=600)])
-    job = ended_training_job(sagemaker, spot_job(sagemaker, bucket, max_wait=3, max_runtime=3, sleep=600))
+    job = ended_training_job(
+        sagemaker, spot_job(sagemaker, bucket, max_wait=3, max_runtime=3, sleep=600)
+    )
     assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxWaitTimeExceeded")
     assert "ModelArtifacts" not in job
 
@@ -299,7 +384,8 @@ def test_a_spot_job_that_is_interrupted_for_too_long_is_stopped(
 def test_only_spot_jobs_are_interrupted(sagemaker: Any, bucket: str, faults: FaultsClient) -> None:
     name = create_training_job(sagemaker, bucket, hyperparameters={"sleep": 600})
     wait_for(
-        lambda: sagemaker.describe_training_job(TrainingJobName=name), lambda job: job["SecondaryStatus"] == "Training"
+        lambda: sagemaker.describe_training_job(TrainingJobName=name),
+        lambda job: job["SecondaryStatus"] == "Training",
     )
     with pytest.raises(NothingStruckError):
         faults.now(Strike(kind="spot_interruption", job=name))
@@ -308,7 +394,11 @@ def test_only_spot_jobs_are_interrupted(sagemaker: Any, bucket: str, faults: Fau
 
 def pid(runtime: Any, endpoint: str) -> int | None:
     try:
-        return int(json.loads(runtime.invoke_endpoint(EndpointName=endpoint, Body=b"x")["Body"].read())["pid"])
+        return int(
+            json.loads(runtime.invoke_endpoint(EndpointName=endpoint, Body=b"x")["Body"].read())[
+                "pid"
+            ]
+        )
     except ClientError:
         return None
 

@@ -1,4 +1,5 @@
-"""Models, endpoint configurations, endpoints and single-model invocations, through boto3 unchanged."""
+"""Models, endpoint configurations, endpoints and single-model invocations, through boto3
+unchanged."""
 
 from __future__ import annotations
 
@@ -35,10 +36,16 @@ def test_an_archive_is_served_and_the_headers_of_a_request_reach_the_container(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
     s3.put_object(Bucket=bucket, Key="model.tar.gz", Body=tar_gz(**{"weights.json": "[1]"}))
-    model = create_model(sagemaker, ModelDataUrl=f"s3://{bucket}/model.tar.gz", Environment={"ECHO_COLOUR": "blue"})
+    model = create_model(
+        sagemaker, ModelDataUrl=f"s3://{bucket}/model.tar.gz", Environment={"ECHO_COLOUR": "blue"}
+    )
     name = endpoint(create_endpoint_config(sagemaker, model))
     answer = runtime.invoke_endpoint(
-        EndpointName=name, Body=b"hello", ContentType="text/csv", Accept="application/json", CustomAttributes="trace=7"
+        EndpointName=name,
+        Body=b"hello",
+        ContentType="text/csv",
+        Accept="application/json",
+        CustomAttributes="trace=7",
     )
     assert answer["ContentType"] == "application/json"
     assert answer["CustomAttributes"] == "trace=7"
@@ -50,7 +57,9 @@ def test_an_archive_is_served_and_the_headers_of_a_request_reach_the_container(
     assert document["environment"]["SAGEMAKER_MULTI_MODEL"] == "false"
 
 
-def test_the_content_type_of_an_answer_is_the_container_s(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
+def test_the_content_type_of_an_answer_is_the_container_s(
+    sagemaker: Any, runtime: Any, endpoint: Endpoint
+) -> None:
     name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker)))
     answer = runtime.invoke_endpoint(EndpointName=name, Body=b"upper abc")
     assert (answer["ContentType"], answer["Body"].read()) == ("text/plain", b"ABC")
@@ -61,7 +70,11 @@ def test_the_objects_of_an_uncompressed_prefix_lie_in_the_model_folder(
 ) -> None:
     s3.put_object(Bucket=bucket, Key="models/acme/1.txt", Body="one")
     s3.put_object(Bucket=bucket, Key="models/zeta/2.txt", Body="two")
-    source = {"S3Uri": f"s3://{bucket}/models/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    source = {
+        "S3Uri": f"s3://{bucket}/models/",
+        "S3DataType": "S3Prefix",
+        "CompressionType": "None",
+    }
     model = create_model(sagemaker, ModelDataSource={"S3DataSource": source})
     name = endpoint(create_endpoint_config(sagemaker, model))
     assert ask(runtime, name)["files"] == {"acme/1.txt": "one", "zeta/2.txt": "two"}
@@ -80,7 +93,9 @@ def test_an_error_of_the_container_is_a_model_error_with_its_status_and_message(
     assert json.loads(response["OriginalMessage"]) == {"error": "as you wished"}
 
 
-def test_a_payload_over_the_limit_is_refused(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
+def test_a_payload_over_the_limit_is_refused(
+    sagemaker: Any, runtime: Any, endpoint: Endpoint
+) -> None:
     name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker)))
     assert len(ask(runtime, name, "x" * 6_291_456)["body"]) == 6_291_456
     with pytest.raises(ClientError) as error:
@@ -88,10 +103,17 @@ def test_a_payload_over_the_limit_is_refused(sagemaker: Any, runtime: Any, endpo
     assert error.value.response["Error"]["Code"] == "ValidationError"
 
 
-def test_a_response_that_takes_longer_than_the_limit_is_a_model_error(hurried_emulator: Emulator) -> None:
-    client, runtime = hurried_emulator.client("sagemaker"), hurried_emulator.client("sagemaker-runtime")
+def test_a_response_that_takes_longer_than_the_limit_is_a_model_error(
+    hurried_emulator: Emulator,
+) -> None:
+    client, runtime = (
+        hurried_emulator.client("sagemaker"),
+        hurried_emulator.client("sagemaker-runtime"),
+    )
     name = unique("endpoint")
-    client.create_endpoint(EndpointName=name, EndpointConfigName=create_endpoint_config(client, create_model(client)))
+    client.create_endpoint(
+        EndpointName=name, EndpointConfigName=create_endpoint_config(client, create_model(client))
+    )
     assert settled_endpoint(client, name)["EndpointStatus"] == "InService"
     assert ask(runtime, name)["body"] == "hello"
     with pytest.raises(ClientError, match="timed out while waiting for a response") as error:
@@ -100,7 +122,9 @@ def test_a_response_that_takes_longer_than_the_limit_is_a_model_error(hurried_em
     client.delete_endpoint(EndpointName=name)
 
 
-def test_an_instance_that_dies_is_replaced(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
+def test_an_instance_that_dies_is_replaced(
+    sagemaker: Any, runtime: Any, endpoint: Endpoint
+) -> None:
     name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker)))
     before = ask(runtime, name)["pid"]
     with pytest.raises(ClientError) as error:
@@ -122,8 +146,13 @@ def test_variants_share_traffic_by_weight_and_can_be_asked_for(
     config = create_endpoint_config(sagemaker, create_model(sagemaker), create_model(sagemaker))
     name = endpoint(config)
     assert ask(runtime, name, TargetVariant="variant-2")["variant"] == "variant-2"
-    weights = [{"VariantName": "variant-1", "DesiredWeight": 0.0}, {"VariantName": "variant-2", "DesiredWeight": 1.0}]
-    sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=weights)
+    weights = [
+        {"VariantName": "variant-1", "DesiredWeight": 0.0},
+        {"VariantName": "variant-2", "DesiredWeight": 1.0},
+    ]
+    sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=name, DesiredWeightsAndCapacities=weights
+    )
     settled_endpoint(sagemaker, name)
     assert Counter(ask(runtime, name)["variant"] for _ in range(20)) == {"variant-2": 20}
     with pytest.raises(ClientError, match="variant-3"):
@@ -134,11 +163,15 @@ def test_capacity_follows_what_is_desired_and_no_request_is_lost(
     sagemaker: Any, runtime: Any, emulator: Emulator, endpoint: Endpoint
 ) -> None:
     routing = {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"}
-    name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker), RoutingConfig=routing))
+    name = endpoint(
+        create_endpoint_config(sagemaker, create_model(sagemaker), RoutingConfig=routing)
+    )
 
     def scale(count: int) -> Any:
         change = [{"VariantName": "variant-1", "DesiredInstanceCount": count}]
-        sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=change)
+        sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=name, DesiredWeightsAndCapacities=change
+        )
 
     scale(3)
     assert settled_endpoint(sagemaker, name)["ProductionVariants"][0]["CurrentInstanceCount"] == 3
@@ -154,19 +187,31 @@ def test_capacity_follows_what_is_desired_and_no_request_is_lost(
 
 
 def test_an_update_replaces_the_fleet(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
-    name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker, Environment={"ECHO_VERSION": "1"})))
+    name = endpoint(
+        create_endpoint_config(
+            sagemaker, create_model(sagemaker, Environment={"ECHO_VERSION": "1"})
+        )
+    )
     assert ask(runtime, name)["environment"]["ECHO_VERSION"] == "1"
-    config = create_endpoint_config(sagemaker, create_model(sagemaker, Environment={"ECHO_VERSION": "2"}))
+    config = create_endpoint_config(
+        sagemaker, create_model(sagemaker, Environment={"ECHO_VERSION": "2"})
+    )
     sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config)
     assert sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "Updating"
     assert settled_endpoint(sagemaker, name)["EndpointConfigName"] == config
     assert ask(runtime, name)["environment"]["ECHO_VERSION"] == "2"
 
 
-def test_a_failed_update_leaves_the_old_fleet_serving(sagemaker: Any, runtime: Any, endpoint: Endpoint) -> None:
-    config = create_endpoint_config(sagemaker, create_model(sagemaker, Environment={"ECHO_VERSION": "1"}))
+def test_a_failed_update_leaves_the_old_fleet_serving(
+    sagemaker: Any, runtime: Any, endpoint: Endpoint
+) -> None:
+    config = create_endpoint_config(
+        sagemaker, create_model(sagemaker, Environment={"ECHO_VERSION": "1"})
+    )
     name = endpoint(config)
-    broken = create_endpoint_config(sagemaker, create_model(sagemaker, Environment={"ECHO_BROKEN": "1"}))
+    broken = create_endpoint_config(
+        sagemaker, create_model(sagemaker, Environment={"ECHO_BROKEN": "1"})
+    )
     sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=broken)
     description = settled_endpoint(sagemaker, name)
     assert description["EndpointStatus"] == "InService"
@@ -179,14 +224,22 @@ def test_an_update_can_retain_counts(sagemaker: Any, endpoint: Endpoint) -> None
     config = create_endpoint_config(sagemaker, create_model(sagemaker))
     name = endpoint(config)
     change = [{"VariantName": "variant-1", "DesiredInstanceCount": 2}]
-    sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=change)
+    sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=name, DesiredWeightsAndCapacities=change
+    )
     settled_endpoint(sagemaker, name)
-    sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config, RetainAllVariantProperties=True)
+    sagemaker.update_endpoint(
+        EndpointName=name, EndpointConfigName=config, RetainAllVariantProperties=True
+    )
     assert settled_endpoint(sagemaker, name)["ProductionVariants"][0]["CurrentInstanceCount"] == 2
 
 
-def test_a_container_that_never_becomes_healthy_fails_the_endpoint(sagemaker: Any, runtime: Any) -> None:
-    config = create_endpoint_config(sagemaker, create_model(sagemaker, Environment={"ECHO_BROKEN": "1"}))
+def test_a_container_that_never_becomes_healthy_fails_the_endpoint(
+    sagemaker: Any, runtime: Any
+) -> None:
+    config = create_endpoint_config(
+        sagemaker, create_model(sagemaker, Environment={"ECHO_BROKEN": "1"})
+    )
     name = unique("endpoint")
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
     description = settled_endpoint(sagemaker, name)
@@ -197,10 +250,13 @@ def test_a_container_that_never_becomes_healthy_fails_the_endpoint(sagemaker: An
     sagemaker.delete_endpoint(EndpointName=name)
 
 
-def test_a_deleted_endpoint_is_gone_with_its_processes(sagemaker: Any, runtime: Any, emulator: Emulator) -> None:
+def test_a_deleted_endpoint_is_gone_with_its_processes(
+    sagemaker: Any, runtime: Any, emulator: Emulator
+) -> None:
     name = unique("endpoint")
     sagemaker.create_endpoint(
-        EndpointName=name, EndpointConfigName=create_endpoint_config(sagemaker, create_model(sagemaker))
+        EndpointName=name,
+        EndpointConfigName=create_endpoint_config(sagemaker, create_model(sagemaker)),
     )
     settled_endpoint(sagemaker, name)
     pid = ask(runtime, name)["pid"]
@@ -233,7 +289,9 @@ def test_an_endpoint_can_be_deleted_while_it_is_created(sagemaker: Any, emulator
 def test_names_are_used_once(sagemaker: Any) -> None:
     model = create_model(sagemaker)
     with pytest.raises(ClientError, match="Cannot create already existing model"):
-        sagemaker.create_model(ModelName=model, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE)
+        sagemaker.create_model(
+            ModelName=model, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE
+        )
     config = create_endpoint_config(sagemaker, model)
     variants = sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
     with pytest.raises(ClientError, match="Cannot create already existing endpoint configuration"):
@@ -243,7 +301,9 @@ def test_names_are_used_once(sagemaker: Any) -> None:
 def test_models_and_configurations_are_listed_and_deleted(sagemaker: Any) -> None:
     model = create_model(sagemaker)
     config = create_endpoint_config(sagemaker, model)
-    assert [entry["ModelName"] for entry in sagemaker.list_models(NameContains=model)["Models"]] == [model]
+    assert [
+        entry["ModelName"] for entry in sagemaker.list_models(NameContains=model)["Models"]
+    ] == [model]
     listed = sagemaker.list_endpoint_configs(NameContains=config)["EndpointConfigs"]
     assert [entry["EndpointConfigName"] for entry in listed] == [config]
     sagemaker.delete_endpoint_config(EndpointConfigName=config)
@@ -261,11 +321,19 @@ def test_model_data_must_be_there(sagemaker: Any, bucket: str) -> None:
     ("member", "value"),
     [
         ("ShadowProductionVariants", [{"VariantName": "shadow", "ModelName": "m"}]),
-        ("DataCaptureConfig",
-         {"InitialSamplingPercentage": 1, "DestinationS3Uri": "s3://b", "CaptureOptions": [{"CaptureMode": "Input"}]}),
+        (
+            "DataCaptureConfig",
+            {
+                "InitialSamplingPercentage": 1,
+                "DestinationS3Uri": "s3://b",
+                "CaptureOptions": [{"CaptureMode": "Input"}],
+            },
+        ),
     ],
-)  # fmt: skip
-def test_hosting_options_that_are_not_emulated_are_refused_by_name(sagemaker: Any, member: str, value: Any) -> None:
+)
+def test_hosting_options_that_are_not_emulated_are_refused_by_name(
+    sagemaker: Any, member: str, value: Any
+) -> None:
     variants = [
         {
             "VariantName": "v",
@@ -275,7 +343,9 @@ def test_hosting_options_that_are_not_emulated_are_refused_by_name(sagemaker: An
         }
     ]
     with pytest.raises(ClientError) as error:
-        sagemaker.create_endpoint_config(EndpointConfigName=unique("c"), ProductionVariants=variants, **{member: value})
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=unique("c"), ProductionVariants=variants, **{member: value}
+        )
     assert error.value.response["Error"]["Code"] == "ValidationException"
     assert member in str(error.value) or member[0].lower() + member[1:] in str(error.value)
 
@@ -295,6 +365,8 @@ def test_a_missing_endpoint_is_a_validation_exception(api: Any) -> None:
 
 def test_invoking_a_missing_endpoint_is_a_validation_error(runtime: Any) -> None:
     name = unique("nowhere")
-    with pytest.raises(ClientError, match=f"Endpoint {name} of account 123456789012 not found") as error:
+    with pytest.raises(
+        ClientError, match=f"Endpoint {name} of account 123456789012 not found"
+    ) as error:
         ask(runtime, name)
     assert error.value.response["Error"]["Code"] == "ValidationError"

@@ -16,7 +16,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
-from tests.local_sagemaker.conftest import create_endpoint_config, create_model, settled_endpoint, tar_gz, wait_for
+from tests.local_sagemaker.conftest import (
+    create_endpoint_config,
+    create_model,
+    settled_endpoint,
+    tar_gz,
+    wait_for,
+)
 
 Endpoint = Callable[..., str]
 
@@ -25,8 +31,12 @@ Endpoint = Callable[..., str]
 def models(s3: Any, bucket: str) -> str:
     """The prefix of ten models, `t0/v.tar.gz` to `t9/v.tar.gz`, and some bad ones."""
     for number in range(10):
-        s3.put_object(Bucket=bucket, Key=f"models/t{number}/v.tar.gz", Body=tar_gz(weights=str(number)))
-    s3.put_object(Bucket=bucket, Key="models/refused.tar.gz", Body=tar_gz(refuse="weights of another family"))
+        s3.put_object(
+            Bucket=bucket, Key=f"models/t{number}/v.tar.gz", Body=tar_gz(weights=str(number))
+        )
+    s3.put_object(
+        Bucket=bucket, Key="models/refused.tar.gz", Body=tar_gz(refuse="weights of another family")
+    )
     s3.put_object(Bucket=bucket, Key="models/junk.tar.gz", Body=b"junk")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
@@ -38,12 +48,17 @@ def models(s3: Any, bucket: str) -> str:
     return f"s3://{bucket}/models/"
 
 
-def multi_model(sagemaker: Any, prefix: str, instances: int = 1, *, cache: str = "Enabled", **environment: str) -> str:
+def multi_model(
+    sagemaker: Any, prefix: str, instances: int = 1, *, cache: str = "Enabled", **environment: str
+) -> str:
     """The name of an endpoint configuration."""
     model = create_model(
-        sagemaker, Mode="MultiModel", ModelDataUrl=prefix, Environment=environment,
+        sagemaker,
+        Mode="MultiModel",
+        ModelDataUrl=prefix,
+        Environment=environment,
         MultiModelConfig={"ModelCacheSetting": cache},
-    )  # fmt: skip
+    )
     return create_endpoint_config(sagemaker, model, instances=instances)
 
 
@@ -60,7 +75,9 @@ def log_lines(cloud: LocalCloud, endpoint: str) -> Counter[str]:
     if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
         return found
     for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
-        events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True)
+        events = logs.get_log_events(
+            logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True
+        )
         found.update(event["message"].split()[0] for event in events["events"])
     return found
 
@@ -70,7 +87,11 @@ def test_a_model_is_loaded_on_its_first_call_and_kept(
 ) -> None:
     name = endpoint(multi_model(sagemaker, models))
     first = ask(runtime, name, "t3/v.tar.gz")
-    assert (first["files"], first["target"], first["loaded"]) == ({"weights": "3"}, "t3/v.tar.gz", 1)
+    assert (first["files"], first["target"], first["loaded"]) == (
+        {"weights": "3"},
+        "t3/v.tar.gz",
+        1,
+    )
     assert ask(runtime, name, "t4/v.tar.gz")["files"] == {"weights": "4"}
     assert ask(runtime, name, "t3/v.tar.gz")["loaded"] == 2
 
@@ -94,7 +115,9 @@ def test_models_are_spread_over_instances_and_found_again(
     name = endpoint(multi_model(sagemaker, models, instances=2))
     homes = {number: ask(runtime, name, f"t{number}/v.tar.gz")["pid"] for number in range(6)}
     assert sorted(Counter(homes.values()).values()) == [3, 3]
-    assert homes == {number: ask(runtime, name, f"t{number}/v.tar.gz")["pid"] for number in range(6)}
+    assert homes == {
+        number: ask(runtime, name, f"t{number}/v.tar.gz")["pid"] for number in range(6)
+    }
 
 
 def test_concurrent_first_calls_load_a_model_once(
@@ -104,7 +127,10 @@ def test_concurrent_first_calls_load_a_model_once(
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(runtime, name, "t1/v.tar.gz"), range(8)))
     assert len({answer["pid"] for answer in answers}) == 1
-    assert wait_for(lambda: log_lines(local_cloud, name), lambda found: found["loaded"] > 0)["loaded"] == 1
+    assert (
+        wait_for(lambda: log_lines(local_cloud, name), lambda found: found["loaded"] > 0)["loaded"]
+        == 1
+    )
 
 
 def test_many_threads_over_more_models_than_fit_all_get_their_own_model(
@@ -126,15 +152,21 @@ def test_a_model_that_loads_slowly_is_not_ready_and_its_load_goes_on(
     assert error.value.response["Error"]["Code"] == "ModelNotReadyException"
     assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 429
     assert ask(runtime, name, "t1/v.tar.gz")["files"] == {"weights": "1"}
-    assert wait_for(lambda: log_lines(local_cloud, name), lambda found: found["loaded"] > 0)["loaded"] == 1
+    assert (
+        wait_for(lambda: log_lines(local_cloud, name), lambda found: found["loaded"] > 0)["loaded"]
+        == 1
+    )
 
 
 def test_disk_copies_beyond_the_limit_are_deleted_with_their_models(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
-    """Eight megabytes hold two models of three: the third drives the first one out, of the disk and of memory."""
+    """Eight megabytes hold two models of three: the third drives the first one out, of the disk and
+    of memory."""
     for number in range(3):
-        s3.put_object(Bucket=bucket, Key=f"big/{number}.tar.gz", Body=tar_gz(weights=str(number) * 3_000_000))
+        s3.put_object(
+            Bucket=bucket, Key=f"big/{number}.tar.gz", Body=tar_gz(weights=str(number) * 3_000_000)
+        )
     name = endpoint(multi_model(sagemaker, f"s3://{bucket}/big/"))
     assert [ask(runtime, name, f"{number}.tar.gz")["loaded"] for number in (0, 1, 2)] == [1, 2, 2]
     assert ask(runtime, name, "0.tar.gz")["files"]["weights"][0] == "0"
@@ -145,7 +177,9 @@ def test_a_container_without_room_for_any_model_says_so(
 ) -> None:
     name = endpoint(multi_model(sagemaker, models, ECHO_CAPACITY="0"))
     with ThreadPoolExecutor(3) as pool:
-        for waiting in [pool.submit(ask, runtime, name, f"t{number}/v.tar.gz") for number in range(3)]:
+        for waiting in [
+            pool.submit(ask, runtime, name, f"t{number}/v.tar.gz") for number in range(3)
+        ]:
             error: Any = waiting.exception()
             assert error.response["OriginalStatusCode"] == 507
 
@@ -187,7 +221,9 @@ def test_a_model_that_the_container_refuses_is_a_model_error_with_the_reason(
     assert (response["Error"]["Code"], response["OriginalStatusCode"]) == ("ModelError", 400)
 
 
-def test_target_model_is_required_just_here(sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint) -> None:
+def test_target_model_is_required_just_here(
+    sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint
+) -> None:
     name = endpoint(multi_model(sagemaker, models))
     with pytest.raises(ClientError, match="TargetModel is required"):
         runtime.invoke_endpoint(EndpointName=name, Body=b"x")
@@ -196,13 +232,17 @@ def test_target_model_is_required_just_here(sagemaker: Any, runtime: Any, models
         ask(runtime, single, "t1/v.tar.gz")
 
 
-def test_after_a_death_models_are_loaded_again(sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint) -> None:
+def test_after_a_death_models_are_loaded_again(
+    sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint
+) -> None:
     name = endpoint(multi_model(sagemaker, models))
     before = ask(runtime, name, "t1/v.tar.gz")["pid"]
     with pytest.raises(ClientError):
         ask(runtime, name, "t1/v.tar.gz", "die")
     wait_for(
-        lambda: sagemaker.describe_endpoint(EndpointName=name)["ProductionVariants"][0]["CurrentInstanceCount"],
+        lambda: sagemaker.describe_endpoint(EndpointName=name)["ProductionVariants"][0][
+            "CurrentInstanceCount"
+        ],
         lambda count: count == 1,
     )
 
@@ -221,15 +261,25 @@ def test_the_metrics_of_a_multi_model_endpoint_reach_cloudwatch(
     name = endpoint(multi_model(sagemaker, models))
     for _ in range(4):
         ask(runtime, name, "t1/v.tar.gz")
-    cloudwatch: Any = boto3.client("cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
-    dimensions = [{"Name": "EndpointName", "Value": name}, {"Name": "VariantName", "Value": "variant-1"}]
+    cloudwatch: Any = boto3.client(
+        "cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
+    )
+    dimensions = [
+        {"Name": "EndpointName", "Value": name},
+        {"Name": "VariantName", "Value": "variant-1"},
+    ]
     now = datetime.datetime.now(datetime.UTC)
 
     def total(metric: str, statistic: str = "Sum", namespace: str = "AWS/SageMaker") -> float:
         points = cloudwatch.get_metric_statistics(
-            Namespace=namespace, MetricName=metric, Dimensions=dimensions, Statistics=[statistic],
-            StartTime=now - datetime.timedelta(hours=1), EndTime=now + datetime.timedelta(hours=1), Period=60,
-        )["Datapoints"]  # fmt: skip
+            Namespace=namespace,
+            MetricName=metric,
+            Dimensions=dimensions,
+            Statistics=[statistic],
+            StartTime=now - datetime.timedelta(hours=1),
+            EndTime=now + datetime.timedelta(hours=1),
+            Period=60,
+        )["Datapoints"]
         return float(sum(point[statistic] for point in points))
 
     assert wait_for(lambda: total("Invocations"), lambda count: count >= 4) == 4
@@ -242,10 +292,16 @@ def test_the_metrics_of_a_multi_model_endpoint_reach_cloudwatch(
     assert total("LoadedModelCount", "Maximum", "/aws/sagemaker/Endpoints") == 1
 
 
-def test_scaling_out_gives_room_for_more_models(sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint) -> None:
+def test_scaling_out_gives_room_for_more_models(
+    sagemaker: Any, runtime: Any, models: str, endpoint: Endpoint
+) -> None:
     name = endpoint(multi_model(sagemaker, models, ECHO_CAPACITY="3"))
     change = [{"VariantName": "variant-1", "DesiredInstanceCount": 2}]
-    sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=change)
+    sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=name, DesiredWeightsAndCapacities=change
+    )
     settled_endpoint(sagemaker, name)
     homes = {number: ask(runtime, name, f"t{number}/v.tar.gz")["pid"] for number in range(6)}
-    assert homes == {number: ask(runtime, name, f"t{number}/v.tar.gz")["pid"] for number in range(6)}
+    assert homes == {
+        number: ask(runtime, name, f"t{number}/v.tar.gz")["pid"] for number in range(6)
+    }

@@ -1,4 +1,5 @@
-"""What a page in a browser on this machine can do: nothing. Its requests are forged here header by header."""
+"""What a page in a browser on this machine can do: nothing. Its requests are forged here header by
+header."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def status(emulator: Emulator, method: str, path: str, headers: dict[str, str]) 
         connection.putheader(name, value)
     connection.endheaders()
     answer = connection.getresponse()
-    assert not [name for name, _ in answer.getheaders() if name.lower().startswith("access-control-")]
+    assert not [
+        name for name, _ in answer.getheaders() if name.lower().startswith("access-control-")
+    ]
     connection.close()
     return answer.status
 
@@ -36,7 +39,11 @@ FOREIGN: list[dict[str, str]] = [
     {"Host": "127.0.0.1:{port}", "Sec-Fetch-Site": "same-site"},
     {"Host": "evil.example:{port}"},
     {"Host": "evil.example"},
-    {"Host": "evil.example:{port}", "Origin": "http://evil.example:{port}", "Sec-Fetch-Site": "same-origin"},
+    {
+        "Host": "evil.example:{port}",
+        "Origin": "http://evil.example:{port}",
+        "Sec-Fetch-Site": "same-origin",
+    },
     {"Host": "127.0.0.1.evil.example:{port}"},
     {"Host": "localhost.evil.example:{port}"},
     {"Host": "169.254.169.254:{port}"},
@@ -95,13 +102,22 @@ def test_no_other_host_is_taken_for_this_machine(host: str) -> None:
     refusal = callers._refusal(Headers({"host": host}), "/")
     name = host.lower().partition(":")[0]
     if refusal is None:
-        assert name in ("localhost", "localhost.", "cloud.test", "mapped.test") or name.startswith(("127.", "["))
+        assert name in ("localhost", "localhost.", "cloud.test", "mapped.test") or name.startswith(
+            ("127.", "[")
+        )
 
 
-@pytest.mark.parametrize(("host", "refused"), [
-    ("cloud.test", False), ("cloud.test:1234", False), ("mapped.test:80", False), ("mapped.test:81", True),
-    ("other.cloud.test", True), ("127.0.0.1:4570", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("host", "refused"),
+    [
+        ("cloud.test", False),
+        ("cloud.test:1234", False),
+        ("mapped.test:80", False),
+        ("mapped.test:81", True),
+        ("other.cloud.test", True),
+        ("127.0.0.1:4570", False),
+    ],
+)
 def test_further_names_are_allowed_by_the_command_line(host: str, refused: bool) -> None:
     callers = KnownCallersOnly(nothing, ["cloud.test", "mapped.test:80"])
     assert (callers._refusal(Headers({"host": host}), "/") is not None) == refused

@@ -35,7 +35,9 @@ def test_every_item_is_in_one_shard_and_shards_are_even(items: list[int], count:
 
 
 @given(st.lists(lines), st.booleans(), st.lists(st.integers(1, 7), min_size=1))
-def test_lines_survive_any_cut_of_the_stream(records: list[bytes], ended: bool, cuts: list[int]) -> None:
+def test_lines_survive_any_cut_of_the_stream(
+    records: list[bytes], ended: bool, cuts: list[int]
+) -> None:
     stream = b"\n".join(records) + (b"\n" if ended and records else b"")
     chunks, position, turn = [], 0, 0
     while position < len(stream):
@@ -46,7 +48,9 @@ def test_lines_survive_any_cut_of_the_stream(records: list[bytes], ended: bool, 
 
 
 @given(st.lists(lines), st.integers(21, 100), st.booleans())
-def test_batches_keep_all_records_in_order_within_the_limit(records: list[bytes], limit: int, single: bool) -> None:
+def test_batches_keep_all_records_in_order_within_the_limit(
+    records: list[bytes], limit: int, single: bool
+) -> None:
     made = list(batches(records, limit, single=single))
     assert [record for batch in made for record in batch] == records
     assert all(sum(len(record) + 1 for record in batch) <= limit for batch in made)
@@ -102,19 +106,26 @@ def test_a_path_that_finds_nothing_fails_the_record() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner),
+    max_leaves=5,
 )
 
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.dictionaries(st.text(), json_values), json_values), min_size=1))
-def test_a_json_join_keeps_the_input_and_adds_the_output(pairs: list[tuple[dict[str, Any], Any]]) -> None:
+def test_a_json_join_keeps_the_input_and_adds_the_output(
+    pairs: list[tuple[dict[str, Any], Any]],
+) -> None:
     processing = DataProcessing.parse({"JoinSource": "Input"}, "application/jsonlines")
     assert processing is not None
     joined = processing.output(
-        [json.dumps(record).encode() for record, _ in pairs], [json.dumps(output).encode() for _, output in pairs]
+        [json.dumps(record).encode() for record, _ in pairs],
+        [json.dumps(output).encode() for _, output in pairs],
     )
-    assert [json.loads(line) for line in joined] == [{**record, "SageMakerOutput": output} for record, output in pairs]
+    assert [json.loads(line) for line in joined] == [
+        {**record, "SageMakerOutput": output} for record, output in pairs
+    ]
 
 
 def test_a_join_needs_one_output_per_record() -> None:
@@ -139,7 +150,9 @@ def test_a_key_below_its_prefix_has_the_rest_as_name(prefix: str, key: str, name
 
 
 @given(st.floats(0.1, 50), st.integers(1, 20), st.lists(st.floats(0, 3), max_size=60))
-def test_a_token_bucket_never_gives_more_than_burst_and_rate(rate: float, burst: int, pauses: list[float]) -> None:
+def test_a_token_bucket_never_gives_more_than_burst_and_rate(
+    rate: float, burst: int, pauses: list[float]
+) -> None:
     now = 0.0
     bucket = TokenBucket(rate, burst, lambda: now)
     taken: list[float] = []
@@ -148,7 +161,8 @@ def test_a_token_bucket_never_gives_more_than_burst_and_rate(rate: float, burst:
         try:
             bucket.take()
         except ServiceError as error:
-            assert error.code == "ThrottlingException"  # noqa: PT017 - a refusal is one of two right outcomes here
+            # A refusal is one of two right outcomes here.
+            assert error.code == "ThrottlingException"  # noqa: PT017
         else:
             taken.append(now)
     for start, first in enumerate(taken):
@@ -173,7 +187,9 @@ def test_a_quota_counts_what_each_owner_holds() -> None:
     quota.hold("a", {"ml.m5.large": 3})
     quota.hold("a", {"ml.m5.large": 2})
     quota.hold("b", {"ml.m5.large": 3})
-    with pytest.raises(ServiceError, match="current utilization of 5 Instances and a request delta of 1"):
+    with pytest.raises(
+        ServiceError, match="current utilization of 5 Instances and a request delta of 1"
+    ):
         quota.hold("b", {"ml.m5.large": 4})
     quota.release("a")
     quota.hold("b", {"ml.m5.large": 5})

@@ -1,4 +1,5 @@
-"""Requests as clients send them, and what they are answered: one case a row, beside the tests of what the resources do."""
+"""Requests as clients send them, and what they are answered: one case a row, beside the tests of
+what the resources do."""
 
 from __future__ import annotations
 
@@ -31,10 +32,16 @@ NOTHING_ASKED: list[dict[str, Any]] = [
     {"DebugHookConfig": {"S3OutputPath": "s3://bucket/tensors", "CollectionConfigurations": []}},
     {"DebugRuleConfigurations": [], "ProfilerRuleConfigurations": [], "ExperimentConfig": {}},
     {"SessionChainingConfig": {"EnableSessionTagChaining": False}},
-    {"AlgorithmSpecification": {"TrainingImage": RECORDER, "TrainingInputMode": "File", "MetricDefinitions": [],
-                                "EnableSageMakerMetricsTimeSeries": False,
-                                "TrainingImageConfig": {"TrainingRepositoryAccessMode": "Platform"}}},
-]  # fmt: skip
+    {
+        "AlgorithmSpecification": {
+            "TrainingImage": RECORDER,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [],
+            "EnableSageMakerMetricsTimeSeries": False,
+            "TrainingImageConfig": {"TrainingRepositoryAccessMode": "Platform"},
+        }
+    },
+]
 SOMETHING_ASKED: list[tuple[dict[str, Any], str]] = [
     ({"ProfilerConfig": {"S3OutputPath": "s3://bucket/profile"}}, "ProfilerConfig"),
     ({"ProfilerConfig": {"DisableProfiler": False}}, "ProfilerConfig"),
@@ -50,7 +57,10 @@ SOMETHING_ASKED: list[tuple[dict[str, Any], str]] = [
         "DebugHookConfig",
     ),
     ({"TensorBoardOutputConfig": {"S3OutputPath": "s3://b/t"}}, "TensorBoardOutputConfig"),
-    ({"StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxPendingTimeInSeconds": 7200}}, "MaxPendingTimeInSeconds"),
+    (
+        {"StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxPendingTimeInSeconds": 7200}},
+        "MaxPendingTimeInSeconds",
+    ),
 ]
 
 
@@ -72,11 +82,22 @@ def test_a_training_job_that_wants_more_is_refused_by_name(
         create_training_job(sagemaker, bucket, **members)
 
 
-def test_data_capture_that_is_switched_off_is_taken_and_other_members_are_refused_at_any_depth(sagemaker: Any) -> None:
-    variants = [{"VariantName": "v", "ModelName": create_model(sagemaker), "InitialInstanceCount": 1,
-                 "InstanceType": "ml.m5.large"}]  # fmt: skip
-    capture = {"InitialSamplingPercentage": 1, "DestinationS3Uri": "s3://bucket",
-               "CaptureOptions": [{"CaptureMode": "Input"}]}  # fmt: skip
+def test_data_capture_that_is_switched_off_is_taken_and_other_members_are_refused_at_any_depth(
+    sagemaker: Any,
+) -> None:
+    variants = [
+        {
+            "VariantName": "v",
+            "ModelName": create_model(sagemaker),
+            "InitialInstanceCount": 1,
+            "InstanceType": "ml.m5.large",
+        }
+    ]
+    capture = {
+        "InitialSamplingPercentage": 1,
+        "DestinationS3Uri": "s3://bucket",
+        "CaptureOptions": [{"CaptureMode": "Input"}],
+    }
     sagemaker.create_endpoint_config(
         EndpointConfigName=unique("c"),
         ProductionVariants=variants,
@@ -91,7 +112,11 @@ def test_data_capture_that_is_switched_off_is_taken_and_other_members_are_refuse
             "ProductionVariants.ManagedInstanceScaling",
         ),
         (
-            {"ProductionVariants": [{**variants[0], "RoutingConfig": {"RoutingStrategy": "PREFIX_AWARE"}}]},
+            {
+                "ProductionVariants": [
+                    {**variants[0], "RoutingConfig": {"RoutingStrategy": "PREFIX_AWARE"}}
+                ]
+            },
             "RoutingConfig.RoutingStrategy PREFIX_AWARE",
         ),
     ):
@@ -100,7 +125,9 @@ def test_data_capture_that_is_switched_off_is_taken_and_other_members_are_refuse
             sagemaker.create_endpoint_config(**request)
 
 
-def test_a_job_is_described_with_the_defaults_of_its_request(sagemaker: Any, s3: Any, bucket: str) -> None:
+def test_a_job_is_described_with_the_defaults_of_its_request(
+    sagemaker: Any, s3: Any, bucket: str
+) -> None:
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body=b"a")
     source = {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}
     channels = [{"ChannelName": "training", "DataSource": {"S3DataSource": source}}]
@@ -110,22 +137,38 @@ def test_a_job_is_described_with_the_defaults_of_its_request(sagemaker: Any, s3:
     for job in (begun, ended_training_job(sagemaker, name)):
         assert job["ModelArtifacts"] == place
         assert job["OutputDataConfig"] == {
-            "KmsKeyId": "", "S3OutputPath": f"s3://{bucket}/out/", "CompressionType": "GZIP"
-        }  # fmt: skip
+            "KmsKeyId": "",
+            "S3OutputPath": f"s3://{bucket}/out/",
+            "CompressionType": "GZIP",
+        }
         assert job["InputDataConfig"] == [
-            {"ChannelName": "training", "CompressionType": "None", "RecordWrapperType": "None",
-             "DataSource": {"S3DataSource": {**source, "S3DataDistributionType": "FullyReplicated"}}}
-        ]  # fmt: skip
+            {
+                "ChannelName": "training",
+                "CompressionType": "None",
+                "RecordWrapperType": "None",
+                "DataSource": {
+                    "S3DataSource": {**source, "S3DataDistributionType": "FullyReplicated"}
+                },
+            }
+        ]
         assert job["AlgorithmSpecification"]["EnableSageMakerMetricsTimeSeries"] is False
         assert job["StoppingCondition"] == {"MaxRuntimeInSeconds": 86_400}
-        switches = ("EnableNetworkIsolation", "EnableInterContainerTrafficEncryption", "EnableManagedSpotTraining")
+        switches = (
+            "EnableNetworkIsolation",
+            "EnableInterContainerTrafficEncryption",
+            "EnableManagedSpotTraining",
+        )
         assert [job[switch] for switch in switches] == [False] * 3
         assert job["ProfilingStatus"] == "Disabled"
 
 
 def test_a_failed_job_is_described_with_the_place_of_its_model(sagemaker: Any, bucket: str) -> None:
-    name = create_training_job(sagemaker, bucket, hyperparameters={"fail_on": "all"},
-                               OutputDataConfig={"S3OutputPath": f"s3://{bucket}/out", "CompressionType": "NONE"})  # fmt: skip
+    name = create_training_job(
+        sagemaker,
+        bucket,
+        hyperparameters={"fail_on": "all"},
+        OutputDataConfig={"S3OutputPath": f"s3://{bucket}/out", "CompressionType": "NONE"},
+    )
     job = ended_training_job(sagemaker, name)
     assert job["TrainingJobStatus"] == "Failed"
     assert job["ModelArtifacts"]["S3ModelArtifacts"] == f"s3://{bucket}/out/{name}/output/model/"
@@ -133,7 +176,12 @@ def test_a_failed_job_is_described_with_the_place_of_its_model(sagemaker: Any, b
 
 def test_jobs_are_listed_by_the_status_of_their_warm_pool(sagemaker: Any, bucket: str) -> None:
     prefix = unique("pool")
-    resources = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1, "KeepAlivePeriodInSeconds": 60}
+    resources = {
+        "InstanceType": "ml.m5.large",
+        "InstanceCount": 1,
+        "VolumeSizeInGB": 1,
+        "KeepAlivePeriodInSeconds": 60,
+    }
     kept = create_training_job(sagemaker, bucket, f"{prefix}-kept", ResourceConfig=resources)
     plain = create_training_job(sagemaker, bucket, f"{prefix}-plain")
     for name in (kept, plain):
@@ -150,17 +198,23 @@ def test_jobs_are_listed_by_the_status_of_their_warm_pool(sagemaker: Any, bucket
 
 
 @pytest.mark.parametrize("end", ["", "/", "//", "/deep//"])
-def test_outputs_lie_below_the_prefix_as_it_was_written(sagemaker: Any, s3: Any, bucket: str, end: str) -> None:
+def test_outputs_lie_below_the_prefix_as_it_was_written(
+    sagemaker: Any, s3: Any, bucket: str, end: str
+) -> None:
     path = f"s3://{bucket}/out{end}"
     name = create_training_job(sagemaker, bucket, OutputDataConfig={"S3OutputPath": path})
     job = ended_training_job(sagemaker, name)
     below = path if path.endswith("/") else f"{path}/"
     assert job["ModelArtifacts"]["S3ModelArtifacts"] == f"{below}{name}/output/model.tar.gz"
-    assert keys(s3, bucket, "") == [f"{below}{name}/output/model.tar.gz".removeprefix(f"s3://{bucket}/")]
+    assert keys(s3, bucket, "") == [
+        f"{below}{name}/output/model.tar.gz".removeprefix(f"s3://{bucket}/")
+    ]
 
 
 def test_outputs_may_lie_at_the_root_of_a_bucket(sagemaker: Any, s3: Any, bucket: str) -> None:
-    name = create_training_job(sagemaker, bucket, OutputDataConfig={"S3OutputPath": f"s3://{bucket}/"})
+    name = create_training_job(
+        sagemaker, bucket, OutputDataConfig={"S3OutputPath": f"s3://{bucket}/"}
+    )
     ended_training_job(sagemaker, name)
     assert keys(s3, bucket, "") == [f"{name}/output/model.tar.gz"]
 
@@ -173,12 +227,18 @@ def test_names_that_differ_in_case_only_are_one_name(sagemaker: Any, bucket: str
     arn = sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobArn"]
     variants = sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
     with pytest.raises(ClientError, match="already existing model") as error:
-        sagemaker.create_model(ModelName=model.upper(), PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE)
+        sagemaker.create_model(
+            ModelName=model.upper(), PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE
+        )
     assert error.value.response["Error"]["Code"] == "ValidationException"
     with pytest.raises(ClientError, match="already existing endpoint configuration"):
-        sagemaker.create_endpoint_config(EndpointConfigName=config.upper(), ProductionVariants=variants)
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=config.upper(), ProductionVariants=variants
+        )
     with pytest.raises(ClientError, match="already exists") as error:
-        create_training_job(sagemaker, bucket, job.upper(), Tags=[{"Key": "tenant", "Value": "globex"}])
+        create_training_job(
+            sagemaker, bucket, job.upper(), Tags=[{"Key": "tenant", "Value": "globex"}]
+        )
     assert error.value.response["Error"]["Code"] == "ResourceInUse"
     assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "tenant", "Value": "acme"}]
     ended_training_job(sagemaker, job)
@@ -199,7 +259,9 @@ def test_the_case_of_an_endpoint_s_name_counts_when_it_is_invoked(
 def test_a_name_is_free_again_when_its_resource_was_deleted(sagemaker: Any) -> None:
     model = create_model(sagemaker)
     sagemaker.delete_model(ModelName=model)
-    sagemaker.create_model(ModelName=model.upper(), PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE)
+    sagemaker.create_model(
+        ModelName=model.upper(), PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE
+    )
     assert sagemaker.describe_model(ModelName=model.upper())["ModelName"] == model.upper()
 
 
@@ -214,10 +276,14 @@ def test_a_name_is_free_again_when_its_resource_was_deleted(sagemaker: Any) -> N
         ([{"Key": str(number), "Value": ""} for number in range(51)], "less than or equal to 50"),
     ],
 )
-def test_tags_that_aws_refuses_are_refused_wherever_they_are_given(sagemaker: Any, tags: Any, words: str) -> None:
+def test_tags_that_aws_refuses_are_refused_wherever_they_are_given(
+    sagemaker: Any, tags: Any, words: str
+) -> None:
     name = unique("model")
     with pytest.raises(ClientError, match=words) as error:
-        sagemaker.create_model(ModelName=name, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE, Tags=tags)
+        sagemaker.create_model(
+            ModelName=name, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE, Tags=tags
+        )
     assert error.value.response["Error"]["Code"] == "ValidationException"
     sagemaker.create_model(ModelName=name, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE)
     arn = sagemaker.describe_model(ModelName=name)["ModelArn"]
@@ -233,7 +299,9 @@ def test_keys_that_differ_in_case_and_letters_of_any_language_are_tags(sagemaker
         {"Key": "awsome", "Value": ""},
     ]
     name = unique("model")
-    sagemaker.create_model(ModelName=name, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE, Tags=tags)
+    sagemaker.create_model(
+        ModelName=name, PrimaryContainer={"Image": ECHO}, ExecutionRoleArn=ROLE, Tags=tags
+    )
     arn = sagemaker.describe_model(ModelName=name)["ModelArn"]
     assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == tags
     with pytest.raises(ClientError, match="System prefix 'aws:' reserved"):
@@ -242,20 +310,31 @@ def test_keys_that_differ_in_case_and_letters_of_any_language_are_tags(sagemaker
 
 def test_a_variant_is_named_once(sagemaker: Any, endpoint: Endpoint) -> None:
     model = create_model(sagemaker)
-    variant = {"VariantName": "v", "ModelName": model, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    variant = {
+        "VariantName": "v",
+        "ModelName": model,
+        "InitialInstanceCount": 1,
+        "InstanceType": "ml.m5.large",
+    }
     with pytest.raises(ClientError, match="different names"):
-        sagemaker.create_endpoint_config(EndpointConfigName=unique("c"), ProductionVariants=[variant, variant])
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=unique("c"), ProductionVariants=[variant, variant]
+        )
     name = endpoint(create_endpoint_config(sagemaker, model))
     changes = [{"VariantName": "variant-1", "DesiredInstanceCount": count} for count in (1, 2)]
     with pytest.raises(ClientError, match="each variant once"):
-        sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=changes)
+        sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=name, DesiredWeightsAndCapacities=changes
+        )
 
 
 def test_headers_are_utf_8_where_text_may_be_any_and_ascii_where_aws_says_so(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
     output = {"S3OutputPath": f"s3://{bucket}/größe/aus"}
-    config = create_endpoint_config(sagemaker, create_model(sagemaker), asynchronous={"OutputConfig": output})
+    config = create_endpoint_config(
+        sagemaker, create_model(sagemaker), asynchronous={"OutputConfig": output}
+    )
     name = endpoint(config)
     s3.put_object(Bucket=bucket, Key="größe/日本 ü.json", Body=b"upper \xc3\xbc")
     sent = runtime.invoke_endpoint_async(
@@ -274,7 +353,8 @@ def test_headers_are_utf_8_where_text_may_be_any_and_ascii_where_aws_says_so(
 def test_a_target_model_may_begin_with_a_slash(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
-    """It is the same model as without: loaded once, and found below a prefix with or without a slash at its end."""
+    """It is the same model as without: loaded once, and found below a prefix with or without a
+    slash at its end."""
     s3.put_object(Bucket=bucket, Key="models/a.tar.gz", Body=tar_gz(weights="1"))
     for prefix, targets in (("models/", ("a.tar.gz", "/a.tar.gz")), ("models", ("/a.tar.gz",))):
         model = create_model(sagemaker, Mode="MultiModel", ModelDataUrl=f"s3://{bucket}/{prefix}")
@@ -282,13 +362,21 @@ def test_a_target_model_may_begin_with_a_slash(
         for target in targets:
             answer = runtime.invoke_endpoint(EndpointName=name, Body=b"x", TargetModel=target)
             document = json.loads(answer["Body"].read())
-            assert (document["files"], document["loaded"], document["target"]) == ({"weights": "1"}, 1, target)
+            assert (document["files"], document["loaded"], document["target"]) == (
+                {"weights": "1"},
+                1,
+                target,
+            )
 
 
 def test_switching_the_profiler_off_changes_nothing(sagemaker: Any, bucket: str) -> None:
     name = create_training_job(sagemaker, bucket)
-    answer = sagemaker.update_training_job(TrainingJobName=name, ProfilerConfig={"DisableProfiler": True})
+    answer = sagemaker.update_training_job(
+        TrainingJobName=name, ProfilerConfig={"DisableProfiler": True}
+    )
     assert answer["TrainingJobArn"].endswith(name)
     with pytest.raises(ClientError, match="ProfilerConfig is not emulated yet"):
-        sagemaker.update_training_job(TrainingJobName=name, ProfilerConfig={"S3OutputPath": "s3://bucket/p"})
+        sagemaker.update_training_job(
+            TrainingJobName=name, ProfilerConfig={"S3OutputPath": "s3://bucket/p"}
+        )
     ended_training_job(sagemaker, name)

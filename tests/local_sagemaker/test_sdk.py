@@ -15,7 +15,9 @@ from tests.local_sagemaker.conftest import Emulator, keys, model_files
 
 
 @pytest.mark.slow
-def test_the_sdk_trains_with_a_folder_of_source_code(emulator: Emulator, s3: Any, bucket: str) -> None:
+def test_the_sdk_trains_with_a_folder_of_source_code(
+    emulator: Emulator, s3: Any, bucket: str
+) -> None:
     """test_training.py has the short one: what lies at `/opt/ml` in a container."""
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
     done = subprocess.run(
@@ -33,7 +35,9 @@ def test_the_sdk_trains_with_a_folder_of_source_code(emulator: Emulator, s3: Any
     assert model_files(s3, job) == {"found.txt": "ALPHA"}
 
 
-def test_the_sdk_s_resource_classes_work_unchanged(emulator: Emulator, s3: Any, bucket: str) -> None:
+def test_the_sdk_s_resource_classes_work_unchanged(
+    emulator: Emulator, s3: Any, bucket: str
+) -> None:
     """In a process of its own: the SDK keeps one client per process and takes 200 MB."""
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
     script = Path(__file__).with_name("sdk_walkthrough.py")

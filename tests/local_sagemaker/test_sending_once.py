@@ -1,4 +1,5 @@
-"""A container that closes the connection without an answer gets the request once, however many connections are kept to it."""
+"""A container that closes the connection without an answer gets the request once, however many
+connections are kept to it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,14 @@ from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.http.client import HttpClient
-from tests.local_sagemaker.conftest import Emulator, create_endpoint_config, create_model, keys, unique, wait_for
+from tests.local_sagemaker.conftest import (
+    Emulator,
+    create_endpoint_config,
+    create_model,
+    keys,
+    unique,
+    wait_for,
+)
 from tests.local_sagemaker.test_hosting import Endpoint
 from tests.local_sagemaker.test_transform import ended, put, transform
 
@@ -24,7 +32,8 @@ KEPT = 6
 
 
 class Closing(BaseHTTPRequestHandler):
-    """Keeps the connection after an answer by its headers, and closes it all the same, a moment later."""
+    """Keeps the connection after an answer by its headers, and closes it all the same, a moment
+    later."""
 
     protocol_version = "HTTP/1.1"
     closed = threading.Event()
@@ -53,7 +62,9 @@ def test_a_kept_connection_that_the_container_has_closed_is_not_used() -> None:
         statuses = []
         for _ in range(3):
             Closing.closed.clear()
-            statuses.append((await client.request("POST", "/invocations", body=b"x", within=10)).status)
+            statuses.append(
+                (await client.request("POST", "/invocations", body=b"x", within=10)).status
+            )
             assert Closing.closed.wait(10)  # the loop stands still meanwhile
         client.close()
         return statuses
@@ -70,7 +81,9 @@ def test_a_kept_connection_that_the_container_has_closed_is_not_used() -> None:
 
 
 def invoke(runtime: Any, endpoint: str, body: str) -> Any:
-    return json.loads(runtime.invoke_endpoint(EndpointName=endpoint, Body=body.encode())["Body"].read())
+    return json.loads(
+        runtime.invoke_endpoint(EndpointName=endpoint, Body=body.encode())["Body"].read()
+    )
 
 
 def keep_connections(runtime: Any, endpoint: str) -> None:
@@ -92,7 +105,9 @@ def test_an_invocation_is_sent_once(sagemaker: Any, runtime: Any, endpoint: Endp
 def test_an_asynchronous_request_is_sent_once(emulator: Emulator, s3: Any, bucket: str) -> None:
     client, runtime = emulator.client("sagemaker"), emulator.client("sagemaker-runtime")
     output = {"S3OutputPath": f"s3://{bucket}/out", "S3FailurePath": f"s3://{bucket}/failed"}
-    config = create_endpoint_config(client, create_model(client), asynchronous={"OutputConfig": output})
+    config = create_endpoint_config(
+        client, create_model(client), asynchronous={"OutputConfig": output}
+    )
     name = unique("async")
     client.create_endpoint(EndpointName=name, EndpointConfigName=config)
 
@@ -100,7 +115,8 @@ def test_an_asynchronous_request_is_sent_once(emulator: Emulator, s3: Any, bucke
         return runtime.invoke_endpoint_async(EndpointName=name, Body=body.encode())
 
     wait_for(
-        lambda: client.describe_endpoint(EndpointName=name)["EndpointStatus"], lambda status: status == "InService"
+        lambda: client.describe_endpoint(EndpointName=name)["EndpointStatus"],
+        lambda status: status == "InService",
     )
     for _ in range(4):
         send("sleep 0.5")
@@ -119,13 +135,26 @@ def test_a_transform_job_tries_again_as_often_as_it_was_told(
 ) -> None:
     put(s3, bucket, **{"lines.txt": "\n".join([*["sleep 0.5"] * 4, "close it"])})
     name = transform(
-        sagemaker, bucket, {}, input_={"SplitType": "Line"}, BatchStrategy="SingleRecord", MaxConcurrentTransforms=4,
+        sagemaker,
+        bucket,
+        {},
+        input_={"SplitType": "Line"},
+        BatchStrategy="SingleRecord",
+        MaxConcurrentTransforms=4,
         ModelClientConfig={"InvocationsMaxRetries": retries},
-    )  # fmt: skip
+    )
     assert ended(sagemaker, name)["TransformJobStatus"] == "Failed"
-    logs: Any = boto3.client("logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1")
+    logs: Any = boto3.client(
+        "logs", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
+    )
     group = "/aws/sagemaker/TransformJobs"
-    (stream,) = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]
-    events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True)
-    tries = [event for event in events["events"] if event["message"].startswith("closed a connection")]
+    (stream,) = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")[
+        "logStreams"
+    ]
+    events = logs.get_log_events(
+        logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True
+    )
+    tries = [
+        event for event in events["events"] if event["message"].startswith("closed a connection")
+    ]
     assert len(tries) == retries + 1

@@ -15,16 +15,28 @@ AS_IS = {"ECHO_AS_IS": "1"}
 
 
 def transform(
-    client: Any, bucket: str, environment: dict[str, str] | None = None, /, *, input_: dict[str, Any] | None = None,
-    output: dict[str, Any] | None = None, instances: int = 1, **changes: Any,
-) -> str:  # fmt: skip
-    """A job of the echo container over `in/`, which by default answers with its input in capitals."""
+    client: Any,
+    bucket: str,
+    environment: dict[str, str] | None = None,
+    /,
+    *,
+    input_: dict[str, Any] | None = None,
+    output: dict[str, Any] | None = None,
+    instances: int = 1,
+    **changes: Any,
+) -> str:
+    """A job of the echo container over `in/`, which by default answers with its input in
+    capitals."""
     name = unique("transform")
-    source = {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}}}
+    source = {
+        "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}}
+    }
     client.create_transform_job(
         **{
             "TransformJobName": name,
-            "ModelName": create_model(client, Environment=AS_IS if environment is None else environment),
+            "ModelName": create_model(
+                client, Environment=AS_IS if environment is None else environment
+            ),
             "TransformInput": {**source, **(input_ or {})},
             "TransformOutput": {"S3OutputPath": f"s3://{bucket}/out", **(output or {})},
             "TransformResources": {"InstanceType": "ml.m5.large", "InstanceCount": instances},
@@ -50,7 +62,9 @@ def read(s3: Any, bucket: str, key: str) -> str:
     return str(s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode())
 
 
-def test_every_object_has_an_output_beside_its_relative_key(sagemaker: Any, s3: Any, bucket: str) -> None:
+def test_every_object_has_an_output_beside_its_relative_key(
+    sagemaker: Any, s3: Any, bucket: str
+) -> None:
     put(s3, bucket, **{"a.txt": "alpha", "deep/b.txt": "beta", "c.txt": "gamma"})
     job = ended(sagemaker, transform(sagemaker, bucket, instances=2))
     assert job["TransformJobStatus"] == "Completed"
@@ -60,24 +74,37 @@ def test_every_object_has_an_output_beside_its_relative_key(sagemaker: Any, s3: 
 
 
 @pytest.mark.parametrize("strategy", ["SingleRecord", "MultiRecord"])
-def test_lines_are_transformed_in_order(sagemaker: Any, s3: Any, bucket: str, strategy: str) -> None:
+def test_lines_are_transformed_in_order(
+    sagemaker: Any, s3: Any, bucket: str, strategy: str
+) -> None:
     lines = [f"line {number}" for number in range(50)]
     put(s3, bucket, **{"lines.txt": "\n".join(lines)})
     name = transform(
-        sagemaker, bucket, input_={"SplitType": "Line"}, output={"AssembleWith": "Line"}, BatchStrategy=strategy,
+        sagemaker,
+        bucket,
+        input_={"SplitType": "Line"},
+        output={"AssembleWith": "Line"},
+        BatchStrategy=strategy,
         MaxConcurrentTransforms=4,
-    )  # fmt: skip
+    )
     assert ended(sagemaker, name)["TransformJobStatus"] == "Completed"
     assert read(s3, bucket, "out/lines.txt.out") == "".join(f"{line.upper()}\n" for line in lines)
 
 
 def test_records_are_batched_up_to_the_payload(sagemaker: Any, s3: Any, bucket: str) -> None:
-    """Without the container's echo mode each answer tells the body it got: 1 MB holds two records of 400 KB."""
+    """Without the container's echo mode each answer tells the body it got: 1 MB holds two records
+    of 400 KB."""
     put(s3, bucket, **{"lines.txt": "\n".join("x" * 400_000 for _ in range(5))})
     name = transform(
-        sagemaker, bucket, {}, input_={"SplitType": "Line"}, output={"AssembleWith": "Line"}, MaxPayloadInMB=1,
-        BatchStrategy="MultiRecord", MaxConcurrentTransforms=3,
-    )  # fmt: skip
+        sagemaker,
+        bucket,
+        {},
+        input_={"SplitType": "Line"},
+        output={"AssembleWith": "Line"},
+        MaxPayloadInMB=1,
+        BatchStrategy="MultiRecord",
+        MaxConcurrentTransforms=3,
+    )
     ended(sagemaker, name)
     answers = [json.loads(line) for line in read(s3, bucket, "out/lines.txt.out").splitlines()]
     assert [len(answer["body"].split()) for answer in answers] == [2, 2, 1]
@@ -88,21 +115,37 @@ def test_records_are_batched_up_to_the_payload(sagemaker: Any, s3: Any, bucket: 
     assert environment["SAGEMAKER_MAX_CONCURRENT_TRANSFORMS"] == "3"
 
 
-def test_the_container_recommends_what_the_request_leaves_open(sagemaker: Any, s3: Any, bucket: str) -> None:
-    recommended = {"MaxConcurrentTransforms": 2, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 1}
+def test_the_container_recommends_what_the_request_leaves_open(
+    sagemaker: Any, s3: Any, bucket: str
+) -> None:
+    recommended = {
+        "MaxConcurrentTransforms": 2,
+        "BatchStrategy": "SINGLE_RECORD",
+        "MaxPayloadInMB": 1,
+    }
     put(s3, bucket, **{"lines.txt": "a\nb\nc"})
     name = transform(
-        sagemaker, bucket, {"ECHO_EXECUTION_PARAMETERS": json.dumps(recommended)}, input_={"SplitType": "Line"},
+        sagemaker,
+        bucket,
+        {"ECHO_EXECUTION_PARAMETERS": json.dumps(recommended)},
+        input_={"SplitType": "Line"},
         output={"AssembleWith": "Line"},
-    )  # fmt: skip
+    )
     ended(sagemaker, name)
-    answers = [json.loads(line)["body"] for line in read(s3, bucket, "out/lines.txt.out").splitlines()]
+    answers = [
+        json.loads(line)["body"] for line in read(s3, bucket, "out/lines.txt.out").splitlines()
+    ]
     assert answers == ["a\n", "b\n", "c\n"]
 
 
-def test_a_failed_object_fails_the_job_and_keeps_the_others(sagemaker: Any, s3: Any, bucket: str) -> None:
+def test_a_failed_object_fails_the_job_and_keeps_the_others(
+    sagemaker: Any, s3: Any, bucket: str
+) -> None:
     put(s3, bucket, **{"bad.txt": "fine\npoison\nfine", "good.txt": "fine"})
-    job = ended(sagemaker, transform(sagemaker, bucket, input_={"SplitType": "Line"}, BatchStrategy="SingleRecord"))
+    job = ended(
+        sagemaker,
+        transform(sagemaker, bucket, input_={"SplitType": "Line"}, BatchStrategy="SingleRecord"),
+    )
     assert job["TransformJobStatus"] == "Failed"
     assert "1 of 2 input objects failed" in job["FailureReason"]
     assert "in/bad.txt: the container answered 400" in job["FailureReason"]
@@ -112,10 +155,16 @@ def test_a_failed_object_fails_the_job_and_keeps_the_others(sagemaker: Any, s3: 
 def test_json_records_are_joined_with_their_answers(sagemaker: Any, s3: Any, bucket: str) -> None:
     put(s3, bucket, **{"r.jsonl": '{"id": 1, "f": ["a"]}\n{"id": 2, "f": ["b"]}\n'})
     name = transform(
-        sagemaker, bucket, input_={"SplitType": "Line", "ContentType": "application/jsonlines"},
+        sagemaker,
+        bucket,
+        input_={"SplitType": "Line", "ContentType": "application/jsonlines"},
         output={"AssembleWith": "Line", "Accept": "application/jsonlines"},
-        DataProcessing={"InputFilter": "$.f", "JoinSource": "Input", "OutputFilter": "$['id','SageMakerOutput']"},
-    )  # fmt: skip
+        DataProcessing={
+            "InputFilter": "$.f",
+            "JoinSource": "Input",
+            "OutputFilter": "$['id','SageMakerOutput']",
+        },
+    )
     assert ended(sagemaker, name)["TransformJobStatus"] == "Completed"
     lines = [json.loads(line) for line in read(s3, bucket, "out/r.jsonl.out").splitlines()]
     assert lines == [{"id": 1, "SageMakerOutput": ["A"]}, {"id": 2, "SageMakerOutput": ["B"]}]
@@ -124,18 +173,26 @@ def test_json_records_are_joined_with_their_answers(sagemaker: Any, s3: Any, buc
 def test_csv_rows_get_the_answer_as_further_columns(sagemaker: Any, s3: Any, bucket: str) -> None:
     put(s3, bucket, **{"r.csv": '7,a,"x, y"\n8,b,z\n'})
     name = transform(
-        sagemaker, bucket, input_={"SplitType": "Line", "ContentType": "text/csv"},
+        sagemaker,
+        bucket,
+        input_={"SplitType": "Line", "ContentType": "text/csv"},
         output={"AssembleWith": "Line", "Accept": "text/csv"},
         DataProcessing={"InputFilter": "$[1:]", "JoinSource": "Input", "OutputFilter": "$[0,-1]"},
-    )  # fmt: skip
+    )
     assert ended(sagemaker, name)["TransformJobStatus"] == "Completed"
     assert read(s3, bucket, "out/r.csv.out") == '7,"X, Y"\n8,Z\n'
 
 
 def test_gzip_and_manifest_inputs(sagemaker: Any, s3: Any, bucket: str) -> None:
     put(s3, bucket, **{"a.gz": gzip.compress(b"alpha"), "b.gz": b"not gzip"})
-    s3.put_object(Bucket=bucket, Key="manifest", Body=json.dumps([{"prefix": f"s3://{bucket}/in/"}, "a.gz"]))
-    source = {"DataSource": {"S3DataSource": {"S3DataType": "ManifestFile", "S3Uri": f"s3://{bucket}/manifest"}}}
+    s3.put_object(
+        Bucket=bucket, Key="manifest", Body=json.dumps([{"prefix": f"s3://{bucket}/in/"}, "a.gz"])
+    )
+    source = {
+        "DataSource": {
+            "S3DataSource": {"S3DataType": "ManifestFile", "S3Uri": f"s3://{bucket}/manifest"}
+        }
+    }
     name = transform(sagemaker, bucket, input_={**source, "CompressionType": "Gzip"})
     assert ended(sagemaker, name)["TransformJobStatus"] == "Completed"
     assert read(s3, bucket, "out/a.gz.out") == "ALPHA"
@@ -144,7 +201,9 @@ def test_gzip_and_manifest_inputs(sagemaker: Any, s3: Any, bucket: str) -> None:
 
 
 def test_a_job_without_input_fails(sagemaker: Any, bucket: str) -> None:
-    assert "matched no files on s3" in ended(sagemaker, transform(sagemaker, bucket))["FailureReason"]
+    assert (
+        "matched no files on s3" in ended(sagemaker, transform(sagemaker, bucket))["FailureReason"]
+    )
 
 
 def test_a_broken_container_fails_the_job(sagemaker: Any, s3: Any, bucket: str) -> None:
@@ -156,7 +215,10 @@ def test_a_broken_container_fails_the_job(sagemaker: Any, s3: Any, bucket: str) 
 def test_a_job_can_be_stopped(sagemaker: Any, s3: Any, bucket: str, emulator: Emulator) -> None:
     put(s3, bucket, **{"a.txt": "sleep 500"})
     name = transform(sagemaker, bucket)
-    wait_for(lambda: emulator.control("GET", "/_local/health")["instances"]["transform job"], lambda used: used == 1)
+    wait_for(
+        lambda: emulator.control("GET", "/_local/health")["instances"]["transform job"],
+        lambda used: used == 1,
+    )
     sagemaker.stop_transform_job(TransformJobName=name)
     assert ended(sagemaker, name)["TransformJobStatus"] == "Stopped"
     assert keys(s3, bucket, "out/") == []
@@ -173,7 +235,10 @@ def test_a_job_can_be_stopped(sagemaker: Any, s3: Any, bucket: str, emulator: Em
         ({"input_": {"SplitType": "RecordIO"}}, "SplitType RecordIO is not emulated yet"),
         ({"DataProcessing": {"JoinSource": "Input"}}, "DataProcessing needs the ContentType"),
         (
-            {"DataProcessing": {"OutputFilter": "$..a"}, "input_": {"ContentType": "application/json"}},
+            {
+                "DataProcessing": {"OutputFilter": "$..a"},
+                "input_": {"ContentType": "application/json"},
+            },
             "is not supported",
         ),
         ({"ExperimentConfig": {"TrialName": "t"}}, "ExperimentConfig is not emulated yet"),
@@ -191,5 +256,7 @@ def test_transform_jobs_are_listed(sagemaker: Any, s3: Any, bucket: str) -> None
     put(s3, bucket, **{"a.txt": "a"})
     name = transform(sagemaker, bucket)
     ended(sagemaker, name)
-    listed = sagemaker.list_transform_jobs(NameContains=name, StatusEquals="Completed")["TransformJobSummaries"]
+    listed = sagemaker.list_transform_jobs(NameContains=name, StatusEquals="Completed")[
+        "TransformJobSummaries"
+    ]
     assert [job["TransformJobName"] for job in listed] == [name]

@@ -40,7 +40,9 @@ def consumption() -> dict[str, bytes]:
 
 @pytest.fixture
 def dagster_instance(tmp_path: Path) -> Iterator[DagsterInstance]:
-    with DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}) as instance:
+    with DagsterInstance.local_temp(
+        str(tmp_path), overrides={"telemetry": {"enabled": False}}
+    ) as instance:
         yield instance
 
 

@@ -3,7 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from dagster import AssetSelection, AutomationCondition, DagsterInstance, evaluate_automation_conditions
+from dagster import (
+    AssetSelection,
+    AutomationCondition,
+    DagsterInstance,
+    evaluate_automation_conditions,
+)
 
 from orchestration.definitions import defs
 from orchestration.private_dagster.chosen_partitions import asset_key
@@ -13,9 +18,16 @@ ENDPOINT = asset_key("energy", "serving_endpoint")
 ONLY = AssetSelection.assets(ENDPOINT)
 
 
-def test_a_missing_endpoint_is_asked_for_once_at_the_first_look(dagster_instance: DagsterInstance) -> None:
-    assert defs.resolve_asset_graph().get(ENDPOINT).automation_condition != AutomationCondition.on_missing()
-    first = evaluate_automation_conditions(defs=defs, instance=dagster_instance, asset_selection=ONLY)
+def test_a_missing_endpoint_is_asked_for_once_at_the_first_look(
+    dagster_instance: DagsterInstance,
+) -> None:
+    assert (
+        defs.resolve_asset_graph().get(ENDPOINT).automation_condition
+        != AutomationCondition.on_missing()
+    )
+    first = evaluate_automation_conditions(
+        defs=defs, instance=dagster_instance, asset_selection=ONLY
+    )
     assert first.get_num_requested(ENDPOINT) == 1
     again = evaluate_automation_conditions(
         defs=defs, instance=dagster_instance, asset_selection=ONLY, cursor=first.cursor
@@ -35,14 +47,19 @@ def test_one_that_could_not_be_made_is_asked_for_again_after_some_minutes(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     tenantry_resource._deployment.cache_clear()  # a test before this one may have reached the cloud
     job = defs.resolve_implicit_global_asset_job_def()
-    failed = job.execute_in_process(instance=dagster_instance, asset_selection=[ENDPOINT], raise_on_error=False)
+    failed = job.execute_in_process(
+        instance=dagster_instance, asset_selection=[ENDPOINT], raise_on_error=False
+    )
     assert not failed.success
     cursor, asked = first.cursor, []
     for minutes in (1, 3, 5, 7, 10):
         result = evaluate_automation_conditions(
-            defs=defs, instance=dagster_instance, asset_selection=ONLY, cursor=cursor,
+            defs=defs,
+            instance=dagster_instance,
+            asset_selection=ONLY,
+            cursor=cursor,
             evaluation_time=at + timedelta(minutes=minutes),
-        )  # fmt: skip
+        )
         cursor = result.cursor
         asked.append(result.get_num_requested(ENDPOINT))
     assert asked == [0, 0, 1, 0, 1]

@@ -1,4 +1,5 @@
-"""Champion and challenger inside Dagster, on the local cloud with the real container: drift, comparison, rollback, re-training."""
+"""Champion and challenger inside Dagster, on the local cloud with the real container: drift,
+comparison, rollback, re-training."""
 
 from __future__ import annotations
 
@@ -26,7 +27,15 @@ from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import RECENT_UNTIL
 from tests.orchestration.conftest import DAYS, Upload
-from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
+from tests.orchestration.running import (
+    TENANTRY,
+    at_once,
+    metadata_of,
+    onboard,
+    run,
+    statuses,
+    take_in,
+)
 
 ENERGY = keys.workload_name("energy")
 REGISTRATION = asset_key("energy", "endpoint_registration")
@@ -59,13 +68,19 @@ def drift_checks(instance: DagsterInstance) -> dict[str, tuple[bool, Mapping[str
 def told_operators(deployment: Deployment) -> str:
     """The URL of a queue that hears what operators are told."""
     url = deployment.sqs.create_queue(QueueName="operators-of-a-test")["QueueUrl"]
-    arn = deployment.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = deployment.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
+        "Attributes"
+    ]["QueueArn"]
     deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
     return url
 
 
 def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
-    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, upload: Upload, told_operators: str
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
+    upload: Upload,
+    told_operators: str,
 ) -> None:
     workload = at_once(energy)
     steady, grown = upload("acme", readings(DAYS)), upload("globex", readings(DAYS))
@@ -83,13 +98,18 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     take_in(deployment, dagster_instance)
     assert all(result.success for result in onboard(deployment, dagster_instance, workload))
     checks = drift_checks(dagster_instance)
-    assert {tenant: passed for tenant, (passed, _) in checks.items()} == {steady: True, grown: False}
+    assert {tenant: passed for tenant, (passed, _) in checks.items()} == {
+        steady: True,
+        grown: False,
+    }
     _, warned = checks[grown]
     assert warned["version"] == first.version
     assert warned["mase"] > 2 * warned["promised_mase"]
     assert warned["readings"] == 7 * 24
     assert warned["plot"].startswith("![plot](data:image/png;base64,")
-    messages = deployment.sqs.receive_message(QueueUrl=told_operators, MaxNumberOfMessages=10)["Messages"]
+    messages = deployment.sqs.receive_message(QueueUrl=told_operators, MaxNumberOfMessages=10)[
+        "Messages"
+    ]
     (said,) = [json.loads(message["Body"]) for message in messages]
     assert said["Subject"] == "energy: a served model drifted"
     assert said["Message"].startswith(f"globex: mase {warned['mase']:g} where {first.version} had")
@@ -106,7 +126,10 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     rollback = defs.resolve_job_def("energy_rollback")
     config = {"ops": {"energy_roll_back": {"config": {"why": "its nights are wrong"}}}}
     done = rollback.execute_in_process(
-        instance=dagster_instance, partition_key=grown, run_config=config, resources={"tenantry": TENANTRY}
+        instance=dagster_instance,
+        partition_key=grown,
+        run_config=config,
+        resources={"tenantry": TENANTRY},
     )
     assert done.success
     back = registry.champion(grown, ENERGY)
@@ -117,11 +140,14 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
         f"rolled back to {first.version} from {second.version}",
         "its nights are wrong",
     )
-    assert statuses(dagster_instance, "energy", "endpoint_registration", [grown]) == {grown: "MATERIALIZED"}
+    assert statuses(dagster_instance, "energy", "endpoint_registration", [grown]) == {
+        grown: "MATERIALIZED"
+    }
     with TenantClient(deployment, workload, grown) as client:
         assert client.predict({"period": 1})["version"] == first.version
 
-    # Neither a person who materialises the registration nor the schedule brings the turned-away version back.
+    # Neither a person who materialises the registration nor the schedule brings the turned-away
+    # version back.
     job = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={REGISTRATION}, asset_check_selection=set()
     )
@@ -132,21 +158,29 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     assert run(dagster_instance, "energy_retraining", None).success
     assert RequestQueue(deployment).open(ENERGY) == []
 
-    # The check is there for a person, too: the rolled-back champion is older than the newest upload.
+    # The check is there for a person, too: the rolled-back champion is older than the newest
+    # upload.
     by_hand = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection=set(), asset_check_selection={DRIFT}
     )
     assert by_hand.execute_in_process(
-        instance=dagster_instance, tags={PARTITION_NAME_TAG: grown}, resources={"tenantry": TENANTRY}
+        instance=dagster_instance,
+        tags={PARTITION_NAME_TAG: grown},
+        resources={"tenantry": TENANTRY},
     ).success, "drift warns, and fails nothing"
     passed, again = drift_checks(dagster_instance)[grown]
     assert (passed, again["mase"]) == (False, warned["mase"])
 
 
-def test_re_training_is_asked_for_at_the_times_the_yaml_says_where_it_says_any(energy: Workload) -> None:
+def test_re_training_is_asked_for_at_the_times_the_yaml_says_where_it_says_any(
+    energy: Workload,
+) -> None:
     schedule = defs.resolve_schedule_def("energy_retraining_schedule")
     assert energy.retraining is not None
-    assert (schedule.cron_schedule, schedule.execution_timezone) == (energy.retraining.cron, "Europe/London")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (
+        energy.retraining.cron,
+        "Europe/London",
+    )
     assert schedule.job_name == "energy_retraining"
     never = energy.model_copy(update={"retraining": None})
     jobs = jobs_of(never)
@@ -158,7 +192,9 @@ def test_a_rollback_of_several_says_whom_it_could_not_help(
     deployment: Deployment, dagster_instance: DagsterInstance
 ) -> None:
     def rolled_back(**config: object) -> str:
-        result = run(dagster_instance, "energy_rollback", {"ops": {"energy_roll_back": {"config": config}}})
+        result = run(
+            dagster_instance, "energy_rollback", {"ops": {"energy_roll_back": {"config": config}}}
+        )
         assert not result.success
         (failure,) = [event for event in result.all_node_events if event.is_step_failure]
         return failure.step_failure_data.error_display_string

@@ -1,4 +1,5 @@
-"""A run process that is killed in the middle of a pack costs nothing: the sensors take the pack up where it stood."""
+"""A run process that is killed in the middle of a pack costs nothing: the sensors take the pack up
+where it stood."""
 
 from __future__ import annotations
 
@@ -60,7 +61,10 @@ def training_jobs(live: LiveDagster) -> set[str]:
 
 @pytest.mark.timeout(900)
 def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
-    live_dagster: LiveDagster, energy: Workload, consumption: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    live_dagster: LiveDagster,
+    energy: Workload,
+    consumption: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(live_dagster.dagster.home))
     deployment = live_dagster.deployment
@@ -71,7 +75,10 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
         # Every tenant's file differs by a few hours, so that each request is its own.
         lines = consumption[f"tenant-{number % 6}"].splitlines(keepends=True)
         with TenantClient(deployment, energy, tenant) as client:
-            client.upload({"consumption.csv": b"".join(lines[: len(lines) - number])}, {"timezone": "Europe/London"})
+            client.upload(
+                {"consumption.csv": b"".join(lines[: len(lines) - number])},
+                {"timezone": "Europe/London"},
+            )
 
     def latest() -> list[Request]:
         return [rows[-1] for tenant in tenants if (rows := queue.of_tenant(ENERGY, tenant))]
@@ -94,7 +101,10 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
 
         wait_for(
             "every tenant registered",
-            lambda: len(rows := latest()) == len(tenants) and all(row.status == "registered" for row in rows),
+            lambda: (
+                len(rows := latest()) == len(tenants)
+                and all(row.status == "registered" for row in rows)
+            ),
             400,
         )
 
@@ -102,11 +112,7 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
             run = instance.get_run_by_id(run_id)
             assert run is not None
             assert run.status == DagsterRunStatus.FAILURE
-        wait_for(
-            "every tenant materialised",
-            lambda: served_in_dagster(instance, tenants),
-            60,
-        )
+        wait_for("every tenant materialised", lambda: served_in_dagster(instance, tenants), 60)
 
     for tenant in tenants:
         (request,) = queue.of_tenant(ENERGY, tenant)
@@ -117,13 +123,14 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
         assert champion is not None
         assert (champion.version, champion.turn) == (version.version, 1)
     assert registered_before, "the kill came in the middle"
-    assert {str(request.job) for request in latest()} == training_jobs(live_dagster) - jobs_before, (
-        "each request was trained by one job, and no other job was made"
-    )
+    assert {str(request.job) for request in latest()} == training_jobs(
+        live_dagster
+    ) - jobs_before, "each request was trained by one job, and no other job was made"
 
 
 class _LosesAnAnswer(BaseHTTPRequestHandler):
-    """Passes questions on to Dagster, and closes the connection instead of giving the first answer about a launch."""
+    """Passes questions on to Dagster, and closes the connection instead of giving the first answer
+    about a launch."""
 
     dagster = ""
     lost = 0
@@ -144,11 +151,14 @@ class _LosesAnAnswer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server gives it
+    # The name http.server gives it.
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
 
-def test_a_launch_whose_answer_was_lost_is_found_and_not_repeated(live_dagster: LiveDagster) -> None:
+def test_a_launch_whose_answer_was_lost_is_found_and_not_repeated(
+    live_dagster: LiveDagster,
+) -> None:
     _LosesAnAnswer.dagster = live_dagster.dagster.url
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _LosesAnAnswer)
     thread = Thread(target=proxy.serve_forever)
@@ -161,6 +171,7 @@ def test_a_launch_whose_answer_was_lost_is_found_and_not_repeated(live_dagster: 
         proxy.server_close()
         thread.join()
     assert _LosesAnAnswer.lost == 1
-    query = """{ runsOrError(filter: {pipelineName: "energy_retraining"}) { ... on Runs { results { runId } } } }"""
+    query = """{ runsOrError(filter: {pipelineName: "energy_retraining"}) {
+        ... on Runs { results { runId } } } }"""
     runs = live_dagster.dagster.graphql(query)["runsOrError"]["results"]
     assert [run["runId"] for run in runs] == [launched]

@@ -1,4 +1,5 @@
-"""A tick of the launcher: what it claims, what it supersedes, who has to wait, and what an operator's word changes."""
+"""A tick of the launcher: what it claims, what it supersedes, who has to wait, and what an
+operator's word changes."""
 
 from __future__ import annotations
 
@@ -40,12 +41,19 @@ def queue(deployment: Deployment) -> RequestQueue:
 
 
 def ask(
-    queue: RequestQueue, tenant: str, content: str = "one", *, first: bool = True, uploaded: datetime | None = None,
+    queue: RequestQueue,
+    tenant: str,
+    content: str = "one",
+    *,
+    first: bool = True,
+    uploaded: datetime | None = None,
     nth: int = 1,
-) -> Request:  # fmt: skip
+) -> Request:
     who = keys.tenant_id(tenant)
     request = keys.request_id_of(ENERGY, who, content)
-    assert queue.accept(ENERGY, who, request, "k", "bridge", first=first, uploaded=uploaded, nth=nth)
+    assert queue.accept(
+        ENERGY, who, request, "k", "bridge", first=first, uploaded=uploaded, nth=nth
+    )
     row = queue.get(ENERGY, who, request)
     assert row is not None
     return row
@@ -53,12 +61,17 @@ def ask(
 
 def tick(instance: DagsterInstance, queue: RequestQueue, workload: Workload) -> list[str]:
     """The packs that get a run now."""
-    return [run.tags[PACK_TAG] for run in runs_to_request(instance, queue, workload, lost_run_seconds=60)]
+    return [
+        run.tags[PACK_TAG]
+        for run in runs_to_request(instance, queue, workload, lost_run_seconds=60)
+    ]
 
 
 def notices(queue: RequestQueue) -> list[dict[str, str]]:
     """What the app was told."""
-    received = queue.deployment.sqs.receive_message(QueueUrl=queue.deployment.notices_queue_url, MaxNumberOfMessages=10)
+    received = queue.deployment.sqs.receive_message(
+        QueueUrl=queue.deployment.notices_queue_url, MaxNumberOfMessages=10
+    )
     return [json.loads(message["Body"]) for message in received.get("Messages", [])]
 
 
@@ -92,7 +105,9 @@ def test_a_paused_workload_goes_on_with_the_packs_on_their_way(
     ask(queue, "acme")
     (pack,) = tick(dagster_instance, queue, workload)
     WorkloadControls(queue.deployment).pause(ENERGY, "")
-    assert tick(dagster_instance, queue, workload) == [pack], "its run was never made: the same pack again"
+    assert tick(dagster_instance, queue, workload) == [pack], (
+        "its run was never made: the same pack again"
+    )
 
 
 def test_only_the_newest_upload_of_a_tenant_is_claimed_whichever_event_came_first(
@@ -105,7 +120,11 @@ def test_only_the_newest_upload_of_a_tenant_is_claimed_whichever_event_came_firs
         ask(queue, "acme", "older", uploaded=at + timedelta(hours=1)),
     )
     assert len(tick(dagster_instance, queue, workload)) == 1
-    assert [again(queue, row).status for row in (newest, oldest, older)] == ["claimed", "superseded", "superseded"]
+    assert [again(queue, row).status for row in (newest, oldest, older)] == [
+        "claimed",
+        "superseded",
+        "superseded",
+    ]
     assert newest.request in again(queue, oldest).history[-1]["why"]
 
 
@@ -133,14 +152,16 @@ def test_a_tenant_has_one_request_on_its_way_and_the_next_goes_when_that_is_done
     first = ask(queue, "acme")
     tick(dagster_instance, queue, workload)
     second = ask(queue, "acme", "two")
-    assert len(tick(dagster_instance, queue, workload)) == 1, "the pack that has no run yet, and no other"
+    assert len(tick(dagster_instance, queue, workload)) == 1, (
+        "the pack that has no run yet, and no other"
+    )
     assert again(queue, second).status == "pending"
     queue.move(queue.move(again(queue, first), "trained", why=""), "registered", why="")
     tick(dagster_instance, queue, workload)
     assert again(queue, second).status == "claimed"
 
 
-def test_a_failed_request_is_claimed_again_in_a_pack_of_its_own_unless_a_newer_one_was_made_meanwhile(
+def test_a_failed_request_is_claimed_again_in_its_own_pack_unless_a_newer_one_was_made_meanwhile(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
     at = now()
@@ -165,15 +186,23 @@ def test_a_failed_request_is_claimed_again_in_a_pack_of_its_own_unless_a_newer_o
 def test_what_a_run_that_died_had_crowned_is_finished_before_what_was_uploaded_after_it(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload, crowned: bool
 ) -> None:
-    """Its owner may have been told that the model is ready; a superseded request would say that there is none."""
+    """Its owner may have been told that the model is ready; a superseded request would say that
+    there is none."""
     at, registry = now(), ModelRegistry(queue.deployment)
     row = ask(queue, "acme", uploaded=at)
     made = queue.move(queue.claim([row], keys.pack_id("p-other"))[0], "trained", why="")
     assert made.version is not None
     model = ModelVersion(
-        tenant=made.tenant, workload=ENERGY, version=made.version, tier="bridge", archive="a", size=1, sha256="0",
-        request=made.request, job="job",
-    )  # fmt: skip
+        tenant=made.tenant,
+        workload=ENERGY,
+        version=made.version,
+        tier="bridge",
+        archive="a",
+        size=1,
+        sha256="0",
+        request=made.request,
+        job="job",
+    )
     registry.add(model)
     if crowned:
         registry.crown(model, "endpoint", None)
@@ -194,9 +223,16 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
     newer = ask(queue, "acme", "two", uploaded=at + timedelta(minutes=1))
     done = queue.move(queue.claim([newer], keys.pack_id("p-other"))[0], "trained", why="")
     model = ModelVersion(
-        tenant=done.tenant, workload=ENERGY, version=keys.version_of(done.request, done.uploaded), tier="bridge",
-        archive="a", size=1, sha256="0", request=done.request, job="job",
-    )  # fmt: skip
+        tenant=done.tenant,
+        workload=ENERGY,
+        version=keys.version_of(done.request, done.uploaded),
+        tier="bridge",
+        archive="a",
+        size=1,
+        sha256="0",
+        request=done.request,
+        job="job",
+    )
     ModelRegistry(queue.deployment).add(model)
     ModelRegistry(queue.deployment).crown(model, "endpoint", None)
     queue.move(done, "registered", why="")
@@ -208,19 +244,32 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
 def test_an_upload_whose_event_came_late_is_made_though_something_older_was_uploaded_again_in_vain(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
-    at, who, registry = now() - timedelta(hours=1), keys.tenant_id("acme"), ModelRegistry(queue.deployment)
+    at, who, registry = (
+        now() - timedelta(hours=1),
+        keys.tenant_id("acme"),
+        ModelRegistry(queue.deployment),
+    )
     for minute, content in enumerate("ab"):
         row = ask(queue, "acme", content, uploaded=at + timedelta(minutes=minute))
         done = queue.move(queue.claim([row], keys.pack_id(f"p-{content}"))[0], "trained", why="")
         model = ModelVersion(
-            tenant=who, workload=ENERGY, version=keys.version_of(done.request, done.uploaded), tier="bridge",
-            archive="a", size=1, sha256="0", request=done.request, job="job",
-        )  # fmt: skip
+            tenant=who,
+            workload=ENERGY,
+            version=keys.version_of(done.request, done.uploaded),
+            tier="bridge",
+            archive="a",
+            size=1,
+            sha256="0",
+            request=done.request,
+            job="job",
+        )
         registry.add(model)
         registry.crown(model, "endpoint", registry.champion(who, ENERGY))
         queue.move(done, "registered", why="")
     again_a = keys.request_id_of(ENERGY, who, "a")
-    assert queue.accept(ENERGY, who, again_a, "k4", "bridge", first=False, uploaded=at + timedelta(minutes=3))
+    assert queue.accept(
+        ENERGY, who, again_a, "k4", "bridge", first=False, uploaded=at + timedelta(minutes=3)
+    )
     (last,) = queue.due(ENERGY)
     queue.cancel(last, why="")
     late = ask(queue, "acme", "late", first=False, uploaded=at + timedelta(minutes=2))
@@ -233,7 +282,11 @@ def test_what_an_operator_retries_is_made_though_a_later_upload_was_registered_a
 ) -> None:
     at = now() - timedelta(hours=1)
     later = ask(queue, "acme", "later", uploaded=at + timedelta(minutes=1))
-    queue.move(queue.move(queue.claim([later], keys.pack_id("p-other"))[0], "trained", why=""), "registered", why="")
+    queue.move(
+        queue.move(queue.claim([later], keys.pack_id("p-other"))[0], "trained", why=""),
+        "registered",
+        why="",
+    )
     row = ask(queue, "acme", "earlier", first=False, uploaded=at)
     row = queue.retry(queue.cancel(row, why="a mistake"), why="it was none")
     tick(dagster_instance, queue, workload)
@@ -245,13 +298,27 @@ def test_a_re_training_that_is_tried_again_stays_though_what_it_is_made_of_was_u
 ) -> None:
     at, who = now() - timedelta(hours=1), keys.tenant_id("acme")
     made_of = ask(queue, "acme", uploaded=at)
-    queue.move(queue.move(queue.claim([made_of], keys.pack_id("p-other"))[0], "trained", why=""), "registered", why="")
+    queue.move(
+        queue.move(queue.claim([made_of], keys.pack_id("p-other"))[0], "trained", why=""),
+        "registered",
+        why="",
+    )
     name = keys.request_id_of(ENERGY, who, "re-training")
-    queue.accept(ENERGY, who, name, made_of.manifest_key, "bridge", first=False, uploaded=at, quiet=True)
+    queue.accept(
+        ENERGY, who, name, made_of.manifest_key, "bridge", first=False, uploaded=at, quiet=True
+    )
     (row,) = queue.due(ENERGY)
-    queue.fail(queue.claim([row], keys.pack_id("p-lost"))[0], "lost", attempts=3, first_retry=timedelta(0))
+    queue.fail(
+        queue.claim([row], keys.pack_id("p-lost"))[0], "lost", attempts=3, first_retry=timedelta(0)
+    )
     assert not queue.accept(
-        ENERGY, who, made_of.request, "k2", "bridge", first=False, uploaded=at + timedelta(minutes=1)
+        ENERGY,
+        who,
+        made_of.request,
+        "k2",
+        "bridge",
+        first=False,
+        uploaded=at + timedelta(minutes=1),
     )
     tick(dagster_instance, queue, workload)
     assert again(queue, row).status == "claimed"
@@ -260,15 +327,27 @@ def test_a_re_training_that_is_tried_again_stays_though_what_it_is_made_of_was_u
 @given(
     contents=st.lists(st.sampled_from("abc"), min_size=2, max_size=6),
     order=st.randoms(use_true_random=False),
-    works=st.lists(st.sampled_from(["nothing", "made", "failed", "postponed", "claimed"]), min_size=6, max_size=6),
+    works=st.lists(
+        st.sampled_from(["nothing", "made", "failed", "postponed", "claimed"]),
+        min_size=6,
+        max_size=6,
+    ),
 )
 @example(contents=["a", "b", "a"], order=Random(1), works=["made"] * 6)
-@example(contents=["a", "b", "a"], order=Random(1), works=["claimed", "failed", "made", "made", "made", "made"])
+@example(
+    contents=["a", "b", "a"],
+    order=Random(1),
+    works=["claimed", "failed", "made", "made", "made", "made"],
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_came(
-    dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload, contents: list[str], order: Random,
+    dagster_instance: DagsterInstance,
+    queue: RequestQueue,
+    workload: Workload,
+    contents: list[str],
+    order: Random,
     works: list[str],
-) -> None:  # fmt: skip
+) -> None:
     tenant, at = keys.tenant_id(f"t-{uuid.uuid4().hex}"), now() - timedelta(days=1)
     registry = ModelRegistry(queue.deployment)
     wanted = {content: keys.request_id_of(ENERGY, tenant, content) for content in contents}
@@ -284,12 +363,21 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
             elif row.status == "claimed" and row.version is not None and end == "made":
                 made = queue.move(row, "trained", why="")
                 model = ModelVersion(
-                    tenant=tenant, workload=ENERGY, version=row.version, tier="bridge", archive="a", size=1, sha256="0",
-                    request=row.request, job="job",
-                )  # fmt: skip
+                    tenant=tenant,
+                    workload=ENERGY,
+                    version=row.version,
+                    tier="bridge",
+                    archive="a",
+                    size=1,
+                    sha256="0",
+                    request=row.request,
+                    job="job",
+                )
                 registry.add(model)
                 champion = registry.champion(tenant, ENERGY)
-                if champion is None or keys.upload_moment(champion.version) <= keys.upload_moment(row.version):
+                if champion is None or keys.upload_moment(champion.version) <= keys.upload_moment(
+                    row.version
+                ):
                     registry.crown(model, "endpoint", champion)
                 queue.move(made, "registered", why="")
 
@@ -297,7 +385,15 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
     order.shuffle(events)
     for (content, moment), work in zip(events, works, strict=False):
         champion = registry.champion(tenant, ENERGY)
-        queue.accept(ENERGY, tenant, wanted[content], f"{moment}", "bridge", first=champion is None, uploaded=moment)
+        queue.accept(
+            ENERGY,
+            tenant,
+            wanted[content],
+            f"{moment}",
+            "bridge",
+            first=champion is None,
+            uploaded=moment,
+        )
         if work != "nothing":
             make(work)
     while any(row.status in OPEN for row in queue.of_tenant(ENERGY, tenant)):
@@ -338,7 +434,9 @@ def test_a_tenant_that_used_up_its_day_is_told_once_and_retries_and_re_trainings
         tick(dagster_instance, queue, limited)
         queue.fail(again(queue, row), "lost", attempts=9, first_retry=timedelta(0))
     quiet = keys.request_id_of(ENERGY, who, "re-training")
-    queue.accept(ENERGY, who, quiet, "k", "bridge", first=False, quiet=True, why="re-training: it is old")
+    queue.accept(
+        ENERGY, who, quiet, "k", "bridge", first=False, quiet=True, why="re-training: it is old"
+    )
     tick(dagster_instance, queue, limited)
     assert notices(queue) == []
     for name in ("two", "three", "four"):
@@ -349,7 +447,11 @@ def test_a_tenant_that_used_up_its_day_is_told_once_and_retries_and_re_trainings
         tick(dagster_instance, queue, limited)
         assert again(queue, row).status == ("claimed" if name == "two" else "pending")
     (told,) = notices(queue)
-    assert (told["kind"], told["code"], told["tenant"]) == ("upload_waits", "too_many_uploads", "busy")
+    assert (told["kind"], told["code"], told["tenant"]) == (
+        "upload_waits",
+        "too_many_uploads",
+        "busy",
+    )
     assert again(queue, row).history[-1]["code"] == "too_many_uploads"
 
 
@@ -364,14 +466,25 @@ def test_one_broken_file_uploaded_over_and_over_is_held_back_by_default(
         if again(queue, row).status != "claimed":
             break
         claims += 1
-        queue.fail(again(queue, row), "it is no table", attempts=3, retryable=False, code="not_a_table")
+        queue.fail(
+            again(queue, row), "it is no table", attempts=3, retryable=False, code="not_a_table"
+        )
         moment = at + timedelta(seconds=number)
-        assert queue.accept(ENERGY, row.tenant, row.request, "k", "bridge", first=True, uploaded=moment, nth=number + 2)
+        assert queue.accept(
+            ENERGY,
+            row.tenant,
+            row.request,
+            "k",
+            "bridge",
+            first=True,
+            uploaded=moment,
+            nth=number + 2,
+        )
     assert claims == workload.scheduling.most_per_tenant_a_day == 24
     assert again(queue, row).status == "pending"
 
 
-# ---- packs that kill their runs -----------------------------------------------------------------------------------------
+# ---- packs that kill their runs ------------------------------------------------------------------
 
 
 def begun(instance: DagsterInstance, asked: RunRequest) -> DagsterRun:
@@ -383,9 +496,15 @@ def begun(instance: DagsterInstance, asked: RunRequest) -> DagsterRun:
 
 
 def work_off(
-    instance: DagsterInstance, queue: RequestQueue, workload: Workload, poison: set[str], *, most_ticks: int
+    instance: DagsterInstance,
+    queue: RequestQueue,
+    workload: Workload,
+    poison: set[str],
+    *,
+    most_ticks: int,
 ) -> list[set[str]]:
-    """Ticks until nothing is owed. A run with a poisoned tenant dies, any other registers its pack. Returns the tenants of those that died."""
+    """Ticks until nothing is owed. A run with a poisoned tenant dies, any other registers its pack.
+    Returns the tenants of those that died."""
     died = []
     for _ in range(most_ticks):
         for asked in list(runs_to_request(instance, queue, workload, lost_run_seconds=60)):
@@ -398,7 +517,9 @@ def work_off(
                 continue
             for row in rows:
                 queue.move(queue.move(again(queue, row), "trained", why=""), "registered", why="")
-            instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_SUCCESS.value, run.job_name), run.run_id)
+            instance.report_dagster_event(
+                DagsterEvent(DagsterEventType.RUN_SUCCESS.value, run.job_name), run.run_id
+            )
         if not queue.open(ENERGY):
             return died
     raise AssertionError("something is still owed")
@@ -406,7 +527,9 @@ def work_off(
 
 def impatient(workload: Workload, attempts: int = 2) -> Workload:
     """The workload, with next tries that come at once."""
-    scheduling = workload.scheduling.model_copy(update={"retry_seconds": 1e-6, "most_per_tenant_a_day": None})
+    scheduling = workload.scheduling.model_copy(
+        update={"retry_seconds": 1e-6, "most_per_tenant_a_day": None}
+    )
     training = workload.training.model_copy(update={"attempts": attempts})
     return workload.model_copy(update={"scheduling": scheduling, "training": training})
 
@@ -418,7 +541,9 @@ def test_a_tenant_that_kills_every_run_is_the_only_one_given_up(
     guilty = ask(queue, "guilty")
     died = work_off(dagster_instance, queue, impatient(workload), {"guilty"}, most_ticks=60)
     assert {again(queue, row).status for row in innocent} == {"registered"}
-    assert all(again(queue, row).attempt == 1 for row in innocent), "the guilty one's deaths are no try of theirs"
+    assert all(again(queue, row).attempt == 1 for row in innocent), (
+        "the guilty one's deaths are no try of theirs"
+    )
     found = again(queue, guilty)
     assert (found.status, found.reason_code) == ("dead_lettered", "runs_died")
     assert died[-1] == {"guilty"}
@@ -426,7 +551,11 @@ def test_a_tenant_that_kills_every_run_is_the_only_one_given_up(
     assert (told["tenant"], told["code"]) == ("guilty", "runs_died")
 
 
-@given(count=st.integers(2, 12), poisoned=st.sets(st.integers(0, 11), max_size=3), size=st.integers(2, 12))
+@given(
+    count=st.integers(2, 12),
+    poisoned=st.sets(st.integers(0, 11), max_size=3),
+    size=st.integers(2, 12),
+)
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whoever_kills_runs_ends_alone_whatever_the_pack(
     dagster_instance: DagsterInstance,
@@ -442,10 +571,14 @@ def test_whoever_kills_runs_ends_alone_whatever_the_pack(
     rows = [ask(queue, name) for name in names]
     hurried = impatient(workload, attempts=1)
     pack = hurried.training.pack.model_copy(update={"most_tenants": size, "most_at_once": 20})
-    hurried = hurried.model_copy(update={"training": hurried.training.model_copy(update={"pack": pack})})
+    hurried = hurried.model_copy(
+        update={"training": hurried.training.model_copy(update={"pack": pack})}
+    )
     died = work_off(dagster_instance, queue, hurried, poison, most_ticks=200)
     for row in rows:
-        assert again(queue, row).status == ("dead_lettered" if row.tenant in poison else "registered")
+        assert again(queue, row).status == (
+            "dead_lettered" if row.tenant in poison else "registered"
+        )
     for row in rows:
         if row.tenant not in poison:
             deaths = sum(row.tenant in tenants for tenants in died)
@@ -492,14 +625,20 @@ def test_a_row_that_cannot_be_changed_holds_up_nobody_elses(
     def refuse(request: AWSPreparedRequest, **_: object) -> Any:
         if stuck.request not in str(request.body):
             return None
-        answer = json.dumps({"__type": "ValidationException", "message": "the item cannot be changed"}).encode()
+        answer = json.dumps(
+            {"__type": "ValidationException", "message": "the item cannot be changed"}
+        ).encode()
         return AWSResponse(request.url, 400, HTTPHeaders(), Body(answer))
 
     events = queue.deployment.dynamodb.meta.events
     events.register("before-send.dynamodb.UpdateItem", refuse)
     try:
         packs = tick(dagster_instance, queue, workload)
-        assert (len(packs), again(queue, neighbour).status, again(queue, stuck).status) == (1, "claimed", "pending")
+        assert (len(packs), again(queue, neighbour).status, again(queue, stuck).status) == (
+            1,
+            "claimed",
+            "pending",
+        )
         queue.move(queue.move(again(queue, neighbour), "trained", why=""), "registered", why="")
         later = ask(queue, "later")
         assert len(tick(dagster_instance, queue, workload)) == 1
@@ -531,7 +670,9 @@ def test_the_owner_of_a_request_that_is_given_up_as_its_runs_died_is_told(
     assert tick(dagster_instance, queue, workload.model_copy(update={"training": training})) == []
     given_up = again(queue, row)
     assert given_up.status == "dead_lettered"
-    (message,) = queue.deployment.sqs.receive_message(QueueUrl=queue.deployment.notices_queue_url)["Messages"]
+    (message,) = queue.deployment.sqs.receive_message(QueueUrl=queue.deployment.notices_queue_url)[
+        "Messages"
+    ]
     notice = json.loads(message["Body"])
     assert (notice["kind"], notice["request"]) == ("model_not_made", row.request)
     assert "4 runs of pack" in notice["message"]

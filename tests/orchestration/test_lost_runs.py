@@ -20,7 +20,9 @@ def left_behind(instance: DagsterInstance, silent_for: float) -> DagsterRun:
     """A run as a killed process leaves it."""
     job = defs.resolve_job_def("energy_endpoint_capacity")
     made = instance.create_run_for_job(job, tags={ALIVE_TAG: f"{time.time() - silent_for:.0f}"})
-    instance.handle_run_event(made.run_id, DagsterEvent(DagsterEventType.RUN_START.value, made.job_name))
+    instance.handle_run_event(
+        made.run_id, DagsterEvent(DagsterEventType.RUN_START.value, made.job_name)
+    )
     return made
 
 
@@ -28,15 +30,25 @@ def test_a_silent_run_is_failed_and_a_live_one_goes_on(dagster_instance: Dagster
     silent, alive = left_behind(dagster_instance, 100), left_behind(dagster_instance, 1)
     assert fail_lost_runs(dagster_instance, lost_run_seconds=60) == 1
     status = {made.run_id: made.status for made in dagster_instance.get_runs()}
-    assert status == {silent.run_id: DagsterRunStatus.FAILURE, alive.run_id: DagsterRunStatus.STARTED}
+    assert status == {
+        silent.run_id: DagsterRunStatus.FAILURE,
+        alive.run_id: DagsterRunStatus.STARTED,
+    }
     assert fail_lost_runs(dagster_instance, lost_run_seconds=60) == 0
 
 
 def test_a_run_of_any_job_gives_signs_of_life(
-    deployment: Deployment, local_cloud: LocalCloud, dagster_instance: DagsterInstance, energy: Workload
+    deployment: Deployment,
+    local_cloud: LocalCloud,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
 ) -> None:
     began = time.time()
-    done = run(dagster_instance, "energy_batch_predictions", {"ops": {"energy_predict_everyone": {"config": {}}}})
+    done = run(
+        dagster_instance,
+        "energy_batch_predictions",
+        {"ops": {"energy_predict_everyone": {"config": {}}}},
+    )
     (made,) = dagster_instance.get_runs()
     assert done.run_id == made.run_id
     assert float(made.tags[ALIVE_TAG]) >= began - 1

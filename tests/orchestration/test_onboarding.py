@@ -21,7 +21,15 @@ from tenantry.serving.client import NoModelYet, TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import TODAY
 from tests.orchestration.conftest import Upload
-from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
+from tests.orchestration.running import (
+    TENANTRY,
+    at_once,
+    metadata_of,
+    onboard,
+    run,
+    statuses,
+    take_in,
+)
 
 ENERGY = keys.workload_name("energy")
 
@@ -61,14 +69,21 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         "refused",
     ]
     trained_with = [queue.of_tenant(ENERGY, tenant)[-1].hyperparameters for tenant in everyone]
-    assert trained_with == [energy_at_once.training.hyperparameters, energy_at_once.training.hyperparameters, {}]
+    assert trained_with == [
+        energy_at_once.training.hyperparameters,
+        energy_at_once.training.hyperparameters,
+        {},
+    ]
     refused = queue.of_tenant(ENERGY, bad)[-1]
     assert "consumption.csv" in (refused.reason or "")
 
     with TenantClient(deployment, energy_at_once, good[0]) as client:
         forecast = client.predict({"period": 2})
         assert len(forecast["mean"]) == 48
-    with TenantClient(deployment, energy_at_once, bad) as client, pytest.raises(NoModelYet, match="refused"):
+    with (
+        TenantClient(deployment, energy_at_once, bad) as client,
+        pytest.raises(NoModelYet, match="refused"),
+    ):
         client.predict({"period": 2})
 
     artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
@@ -80,28 +95,42 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         assert artifact["plot"].startswith("![plot](data:image/png;base64,")
         assert artifact["mase"] > 0
 
-    told = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)["Messages"]
+    told = deployment.sqs.receive_message(
+        QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
+    )["Messages"]
     notices = {(n["tenant"], n["kind"]) for n in (json.loads(message["Body"]) for message in told)}
-    assert notices == {("acme", "model_ready"), ("globex", "model_ready"), ("initech", "upload_refused")}
+    assert notices == {
+        ("acme", "model_ready"),
+        ("globex", "model_ready"),
+        ("initech", "upload_refused"),
+    }
     assert list(runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)) == []
 
 
 def test_a_model_is_registered_again_when_its_job_and_its_endpoint_have_left_nothing_of_it(
-    deployment: Deployment, dagster_instance: DagsterInstance, energy_at_once: Workload, consumption: dict[str, bytes],
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy_at_once: Workload,
+    consumption: dict[str, bytes],
     upload: Upload,
-) -> None:  # fmt: skip
+) -> None:
     acme = upload("acme", consumption["tenant-0"])
     take_in(deployment, dagster_instance)
     assert onboard(deployment, dagster_instance, energy_at_once)[0].success
     for prefix in ("checkpoints/", "jobs/", "endpoints/"):
-        for entry in deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=prefix)["Contents"]:
+        for entry in deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=prefix)[
+            "Contents"
+        ]:
             deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=entry["Key"])
 
     job = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={asset_key("energy", "endpoint_registration")}, asset_check_selection=set()
     )
     assert job.execute_in_process(
-        instance=dagster_instance, partition_key=acme, resources={"tenantry": TENANTRY}, raise_on_error=False
+        instance=dagster_instance,
+        partition_key=acme,
+        resources={"tenantry": TENANTRY},
+        raise_on_error=False,
     ).success
     champion = ModelRegistry(deployment).champion(acme, ENERGY)
     assert champion is not None
@@ -156,13 +185,17 @@ def test_of_a_request_the_tenant_did_not_make_its_owner_hears_nothing(
     (row,) = queue.due(ENERGY)
     queue.cancel(row, why="asked for below by the schedule")
     request = keys.request_id_of(ENERGY, bad, "re-training")
-    assert queue.accept(ENERGY, bad, request, row.manifest_key, "bridge", first=False, why="re-training", quiet=True)
+    assert queue.accept(
+        ENERGY, bad, request, row.manifest_key, "bridge", first=False, why="re-training", quiet=True
+    )
 
     (result,) = onboard(deployment, dagster_instance, energy_at_once)
 
     assert not result.success
     assert [r.status for r in queue.of_tenant(ENERGY, bad)] == ["cancelled", "refused"]
-    told = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)
+    told = deployment.sqs.receive_message(
+        QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
+    )
     assert "Messages" not in told
 
 
@@ -182,12 +215,16 @@ def test_a_person_materialises_one_tenants_artifact_alone(
     job = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={asset_key("energy", "fine_tuned_artifact")}, asset_check_selection=set()
     )
-    result = job.execute_in_process(instance=dagster_instance, partition_key=acme, resources={"tenantry": TENANTRY})
+    result = job.execute_in_process(
+        instance=dagster_instance, partition_key=acme, resources={"tenantry": TENANTRY}
+    )
 
     assert result.success
     versions = registry.versions(acme, ENERGY)
     assert [version.status for version in versions] == ["champion", "trained"]
-    assert registry.champion(acme, ENERGY) == champion, "materialising the artifact alone does not serve it"
+    assert registry.champion(acme, ENERGY) == champion, (
+        "materialising the artifact alone does not serve it"
+    )
     assert RequestQueue(deployment).of_tenant(ENERGY, acme)[-1].status == "registered"
 
 
@@ -208,7 +245,10 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
 
     assert result.success
     made = AssetPartitionStatus.MATERIALIZED.value
-    assert statuses(dagster_instance, "energy", "batch_predictions", tenants) == {"acme": made, "globex": made}
+    assert statuses(dagster_instance, "energy", "batch_predictions", tenants) == {
+        "acme": made,
+        "globex": made,
+    }
     for tenant in tenants:
         with TenantClient(deployment, energy_at_once, tenant) as client:
             (prediction,) = client.predictions(day)
@@ -229,7 +269,9 @@ def test_a_pack_whose_run_is_gone_is_taken_up_again_and_a_cancelled_one_goes_bac
     queue = RequestQueue(deployment)
     (asked,) = runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)
     (again,) = runs_to_request(dagster_instance, queue, energy_at_once, lost_run_seconds=60)
-    assert again.tags[PACK_TAG] == asked.tags[PACK_TAG], "the tick died before its run was made: the same pack"
+    assert again.tags[PACK_TAG] == asked.tags[PACK_TAG], (
+        "the tick died before its run was made: the same pack"
+    )
     result = run(dagster_instance, str(again.job_name), again.run_config, dict(again.tags))
     assert result.success
     assert len(deployment.sagemaker.list_training_jobs()["TrainingJobSummaries"]) == 1

@@ -1,4 +1,5 @@
-"""What an operator does in the UI: the jobs that steer a workload's requests, as the commands do."""
+"""What an operator does in the UI: the jobs that steer a workload's requests, as the commands
+do."""
 
 from __future__ import annotations
 
@@ -30,9 +31,11 @@ def test_requests_are_retried_and_cancelled_by_a_run_that_says_so_in_their_histo
     waiting, on_its_way = pending(queue, "cone"), claimed(queue, "dune")
     retry = defs.resolve_job_def("energy_retry")
     done = retry.execute_in_process(
-        instance=dagster_instance, partition_key="acme", resources={"tenantry": TENANTRY},
+        instance=dagster_instance,
+        partition_key="acme",
+        resources={"tenantry": TENANTRY},
         run_config={"ops": {"energy_retry_requests": {"config": {"why": "the image is fixed"}}}},
-    )  # fmt: skip
+    )
     assert done.success
     assert [now_of(queue, row).status for row in lost] == ["pending", "dead_lettered"]
     last = now_of(queue, lost[0]).history[-1]
@@ -41,13 +44,21 @@ def test_requests_are_retried_and_cancelled_by_a_run_that_says_so_in_their_histo
     assert run(dagster_instance, "energy_retry", config).success
     assert now_of(queue, lost[1]).status == "pending"
     config = {"ops": {"energy_retry_requests": {"config": {"tenants": ["acme", "nobody"]}}}}
-    assert not run(dagster_instance, "energy_retry", config).success, "one waits already, the other never uploaded"
+    assert not run(dagster_instance, "energy_retry", config).success, (
+        "one waits already, the other never uploaded"
+    )
 
-    config = {"ops": {"energy_cancel_requests": {"config": {"tenants": ["cone", "dune", "nobody"], "why": "it ended"}}}}
+    config = {
+        "ops": {
+            "energy_cancel_requests": {
+                "config": {"tenants": ["cone", "dune", "nobody"], "why": "it ended"}
+            }
+        }
+    }
     assert not run(dagster_instance, "energy_cancel", config).success, "nobody has a request"
-    assert [(now_of(queue, row).status, now_of(queue, row).reason) for row in (waiting, on_its_way)] == [
-        ("cancelled", "it ended")
-    ] * 2
+    assert [
+        (now_of(queue, row).status, now_of(queue, row).reason) for row in (waiting, on_its_way)
+    ] == [("cancelled", "it ended")] * 2
 
 
 def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
@@ -63,9 +74,13 @@ def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
     assert run(dagster_instance, "energy_resume", None).success
     assert controls.paused(ENERGY) is None
 
-    deployment.sqs.send_message(QueueUrl=deployment.uploads_dead_letters_url, MessageBody="an event")
+    deployment.sqs.send_message(
+        QueueUrl=deployment.uploads_dead_letters_url, MessageBody="an event"
+    )
     assert run(dagster_instance, "redrive_uploads", None).success
-    back = deployment.sqs.receive_message(QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=10)["Messages"]
+    back = deployment.sqs.receive_message(
+        QueueUrl=deployment.uploads_queue_url, MaxNumberOfMessages=10
+    )["Messages"]
     assert "an event" in [message["Body"] for message in back]
 
 
@@ -73,7 +88,14 @@ def test_a_workload_whose_file_is_gone_is_wound_down_by_a_run_and_no_other_is(
     queue: RequestQueue, dagster_instance: DagsterInstance
 ) -> None:
     open_, gone = pending(queue, "acme"), keys.workload_name("weather")
-    queue.accept(gone, open_.tenant, open_.request, "uploads/acme/weather/u/manifest.json", "bridge", first=True)
+    queue.accept(
+        gone,
+        open_.tenant,
+        open_.request,
+        "uploads/acme/weather/u/manifest.json",
+        "bridge",
+        first=True,
+    )
     config = {"ops": {"end_workload": {"config": {"workload": "energy"}}}}
     assert not run(dagster_instance, "wind_down_workload", config).success
     config = {"ops": {"end_workload": {"config": {"workload": "weather"}}}}

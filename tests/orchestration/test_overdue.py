@@ -1,4 +1,5 @@
-"""A scheduled run that was lost is made up for: within bounds, and only where nobody and nothing decided otherwise."""
+"""A scheduled run that was lost is made up for: within bounds, and only where nobody and nothing
+decided otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from dagster import (
 )
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+)
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from orchestration.definitions import defs
@@ -44,22 +49,36 @@ def batch_of(energy: Workload) -> Scheduled:
     return scheduled_of(energy, jobs_of(energy))[0]
 
 
-def asked(instance: DagsterInstance, scheduled: list[Scheduled], look: Look, now: datetime = NOW) -> list[Any]:
+def asked(
+    instance: DagsterInstance, scheduled: list[Scheduled], look: Look, now: datetime = NOW
+) -> list[Any]:
     return list(overdue(instance, scheduled, look, now))
 
 
-def lose(instance: DagsterInstance, request: RunRequest, ended: DagsterEventType = DagsterEventType.RUN_FAILURE) -> str:
+def lose(
+    instance: DagsterInstance,
+    request: RunRequest,
+    ended: DagsterEventType = DagsterEventType.RUN_FAILURE,
+) -> str:
     """A run that was launched and ended without a word of its own."""
-    made = instance.create_run_for_job(defs.resolve_job_def(str(request.job_name)), tags=dict(request.tags))
-    instance.handle_run_event(made.run_id, DagsterEvent(DagsterEventType.RUN_START.value, made.job_name))
+    made = instance.create_run_for_job(
+        defs.resolve_job_def(str(request.job_name)), tags=dict(request.tags)
+    )
+    instance.handle_run_event(
+        made.run_id, DagsterEvent(DagsterEventType.RUN_START.value, made.job_name)
+    )
     instance.handle_run_event(made.run_id, DagsterEvent(ended.value, made.job_name))
     return made.run_id
 
 
 @pytest.mark.parametrize(
     ("ended", "again"),
-    [(DagsterEventType.RUN_FAILURE, True), (DagsterEventType.RUN_SUCCESS, False), (DagsterEventType.RUN_CANCELED, False)],
-)  # fmt: skip
+    [
+        (DagsterEventType.RUN_FAILURE, True),
+        (DagsterEventType.RUN_SUCCESS, False),
+        (DagsterEventType.RUN_CANCELED, False),
+    ],
+)
 def test_what_was_killed_is_asked_for_again_and_what_was_done_or_cancelled_is_not(
     dagster_instance: DagsterInstance, energy: Workload, ended: DagsterEventType, again: bool
 ) -> None:
@@ -78,7 +97,10 @@ def test_what_was_killed_is_asked_for_again_and_what_was_done_or_cancelled_is_no
         assert request.job_name == BATCH
         assert lost in request.run_key
         assert request.tags["tenantry/day"] == moment.date().isoformat()
-        assert request.run_config["ops"]["energy_predict_everyone"]["config"]["day"] == moment.date().isoformat()
+        assert (
+            request.run_config["ops"]["energy_predict_everyone"]["config"]["day"]
+            == moment.date().isoformat()
+        )
 
 
 def batch_latest(batch: Scheduled, now: datetime) -> datetime:
@@ -95,16 +117,24 @@ def test_a_run_that_never_came_is_asked_for_once_its_schedule_had_time_to(
     (request,) = asked(dagster_instance, [batch], looked_before())
     assert request.tags[DUE_TAG] == DUE.isoformat()
     new = Look.parse(None, NOW)
-    assert asked(dagster_instance, [batch], new) == [], "what was due before it was installed is nobody's loss"
+    assert asked(dagster_instance, [batch], new) == [], (
+        "what was due before it was installed is nobody's loss"
+    )
     back = Look.parse(looked_before(NOW - timedelta(days=2)).cursor(), NOW)
-    assert asked(dagster_instance, [batch], back) == [], "the schedules come first after a pause of the daemon"
+    assert asked(dagster_instance, [batch], back) == [], (
+        "the schedules come first after a pause of the daemon"
+    )
     assert len(asked(dagster_instance, [batch], back, NOW + timedelta(minutes=6))) == 1
 
 
-def test_a_run_that_waits_or_works_is_left_alone(dagster_instance: DagsterInstance, energy: Workload) -> None:
+def test_a_run_that_waits_or_works_is_left_alone(
+    dagster_instance: DagsterInstance, energy: Workload
+) -> None:
     batch = batch_of(energy)
     job = defs.resolve_job_def(BATCH)
-    dagster_instance.create_run_for_job(job, tags={DUE_TAG: DUE.isoformat()}, status=DagsterRunStatus.STARTED)
+    dagster_instance.create_run_for_job(
+        job, tags={DUE_TAG: DUE.isoformat()}, status=DagsterRunStatus.STARTED
+    )
     assert asked(dagster_instance, [batch], looked_before()) == []
 
 
@@ -117,7 +147,9 @@ def test_a_run_that_says_itself_why_it_failed_is_not_repeated(
     tags = {DUE_TAG: batch_latest(batch, later).astimezone(UTC).isoformat()}
     failed = run(dagster_instance, "energy_rollback", rollback, tags)
     assert not failed.success
-    asking = Scheduled("s", "g", "energy", defs.resolve_job_def("energy_rollback"), batch.cron, batch.timezone, "")
+    asking = Scheduled(
+        "s", "g", "energy", defs.resolve_job_def("energy_rollback"), batch.cron, batch.timezone, ""
+    )
     assert asked(dagster_instance, [asking], looked_before(later), later) == []
 
 
@@ -143,7 +175,9 @@ def test_it_is_asked_for_a_few_times_with_growing_pauses_and_then_given_up(
         lose(dagster_instance, request)
         ended = datetime.now(UTC)
         for minutes in range(60):
-            found = asked(dagster_instance, [batch], look, ended + timedelta(minutes=minutes, seconds=1))
+            found = asked(
+                dagster_instance, [batch], look, ended + timedelta(minutes=minutes, seconds=1)
+            )
             if found:
                 break
         pauses.append(minutes)
@@ -154,10 +188,16 @@ def test_it_is_asked_for_a_few_times_with_growing_pauses_and_then_given_up(
     assert asked(dagster_instance, [batch], look, ended + timedelta(minutes=59)) == []
 
 
-def test_of_capacities_only_the_latest_counts(dagster_instance: DagsterInstance, energy: Workload) -> None:
-    capacities = [each for each in scheduled_of(energy, jobs_of(energy)) if "capacity" in each.group]
+def test_of_capacities_only_the_latest_counts(
+    dagster_instance: DagsterInstance, energy: Workload
+) -> None:
+    capacities = [
+        each for each in scheduled_of(energy, jobs_of(energy)) if "capacity" in each.group
+    ]
     assert len(capacities) > 1
-    evening = NOW.replace(hour=21)  # a Thursday: business hours and night were both due, and night came last
+    evening = NOW.replace(
+        hour=21
+    )  # a Thursday: business hours and night were both due, and night came last
     (request,) = asked(dagster_instance, capacities, looked_before(evening), evening)
     assert request.run_config["ops"]["energy__endpoint_capacity"]["config"]["instances"] == 1
 
@@ -166,7 +206,9 @@ def test_a_schedule_that_a_person_stopped_is_not_made_up_for(
     dagster_instance: DagsterInstance, energy: Workload
 ) -> None:
     batch = batch_of(energy)
-    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(python_file="x.py"), location_name="tenantry")
+    location = InProcessCodeLocationOrigin(
+        LoadableTargetOrigin(python_file="x.py"), location_name="tenantry"
+    )
     origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin(batch.name)
 
     def state(status: InstigatorStatus, started: datetime | None = None) -> InstigatorState:
@@ -175,17 +217,28 @@ def test_a_schedule_that_a_person_stopped_is_not_made_up_for(
 
     dagster_instance.add_instigator_state(state(InstigatorStatus.STOPPED))
     assert asked(dagster_instance, [batch], looked_before()) == []
-    dagster_instance.update_instigator_state(state(InstigatorStatus.RUNNING, NOW - timedelta(hours=1)))
-    assert asked(dagster_instance, [batch], looked_before()) == [], "it was due before it was started again"
-    dagster_instance.update_instigator_state(state(InstigatorStatus.RUNNING, NOW - timedelta(days=1)))
+    dagster_instance.update_instigator_state(
+        state(InstigatorStatus.RUNNING, NOW - timedelta(hours=1))
+    )
+    assert asked(dagster_instance, [batch], looked_before()) == [], (
+        "it was due before it was started again"
+    )
+    dagster_instance.update_instigator_state(
+        state(InstigatorStatus.RUNNING, NOW - timedelta(days=1))
+    )
     assert len(asked(dagster_instance, [batch], looked_before())) == 1
 
 
-def test_the_schedule_asks_for_its_day_unless_that_was_asked_for_already(dagster_instance: DagsterInstance) -> None:
+def test_the_schedule_asks_for_its_day_unless_that_was_asked_for_already(
+    dagster_instance: DagsterInstance,
+) -> None:
     schedule = defs.resolve_schedule_def("energy_batch_predictions_schedule")
     with build_schedule_context(instance=dagster_instance, scheduled_execution_time=DUE) as context:
         (request,) = schedule.evaluate_tick(context).run_requests or ()
-        assert (request.tags["tenantry/day"], request.tags[DUE_TAG]) == ("2026-03-12", DUE.isoformat())
+        assert (request.tags["tenantry/day"], request.tags[DUE_TAG]) == (
+            "2026-03-12",
+            DUE.isoformat(),
+        )
         lose(dagster_instance, RunRequest(job_name=BATCH, tags=request.tags))
         assert not schedule.evaluate_tick(context).run_requests
 
@@ -194,15 +247,23 @@ def test_the_sensor_asks_for_a_lost_batch_and_tells_operators_when_it_gives_up(
     deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload
 ) -> None:
     told = deployment.sqs.create_queue(QueueName="operators-of-a-test")["QueueUrl"]
-    arn = deployment.sqs.get_queue_attributes(QueueUrl=told, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = deployment.sqs.get_queue_attributes(QueueUrl=told, AttributeNames=["QueueArn"])[
+        "Attributes"
+    ]["QueueArn"]
     deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
     now = datetime.now(UTC)
     at = now - timedelta(hours=1)
-    batch = energy.batch.model_copy(update={"cron": f"{at.minute} {at.hour} * * *", "timezone": "UTC"})
+    batch = energy.batch.model_copy(
+        update={"cron": f"{at.minute} {at.hour} * * *", "timezone": "UTC"}
+    )
     serving = energy.serving.model_copy(update={"capacity": ()})
-    hourly = {"energy": energy.model_copy(update={"batch": batch, "retraining": None, "serving": serving})}
+    hourly = {
+        "energy": energy.model_copy(update={"batch": batch, "retraining": None, "serving": serving})
+    }
     jobs = {"energy": jobs_of(hourly["energy"])}
-    (sensor,) = [s for s in sensors_of(hourly, jobs, timedelta(seconds=1)) if s.name == "lost_scheduled_runs"]
+    (sensor,) = [
+        s for s in sensors_of(hourly, jobs, timedelta(seconds=1)) if s.name == "lost_scheduled_runs"
+    ]
 
     def tick(cursor: str) -> tuple[list[RunRequest], str]:
         with build_sensor_context(

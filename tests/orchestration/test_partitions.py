@@ -28,7 +28,9 @@ def test_sensors_that_add_the_same_tenants_at_once_all_succeed(home: Path) -> No
     def sensor(number: int) -> None:
         with DagsterInstance.from_config(str(home)) as instance:
             for turn in range(ROUNDS):
-                tenants = [keys.tenant_id(f"t-{turn:02d}-{n:03d}") for n in range(number, number + 50)]
+                tenants = [
+                    keys.tenant_id(f"t-{turn:02d}-{n:03d}") for n in range(number, number + 50)
+                ]
                 ready.wait(60)
                 add_tenants(instance, ENERGY, tenants)
 

@@ -1,4 +1,5 @@
-"""Portraits in Dagster, from pictures to champions and tonight's pictures: nothing of Dagster's knows the workload but its YAML."""
+"""Portraits in Dagster, from pictures to champions and tonight's pictures: nothing of Dagster's
+knows the workload but its YAML."""
 
 from __future__ import annotations
 
@@ -34,12 +35,18 @@ def portraits() -> Workload:
 
 def pictures(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
     """The pictures of an answer, (n, 32, 32, 3)."""
-    decoded = [Image.open(io.BytesIO(base64.b64decode(image["png"]))).convert("RGB") for image in answer["images"]]
+    decoded = [
+        Image.open(io.BytesIO(base64.b64decode(image["png"]))).convert("RGB")
+        for image in answer["images"]
+    ]
     return np.stack([np.asarray(picture) for picture in decoded])
 
 
 def uploaded(tenant: DemoTenant) -> np.ndarray[Any, Any]:
-    images = [Image.open(io.BytesIO(file)).convert("RGB").resize((32, 32)) for file in tenant.files.values()]
+    images = [
+        Image.open(io.BytesIO(file)).convert("RGB").resize((32, 32))
+        for file in tenant.files.values()
+    ]
     return np.stack([np.asarray(image) for image in images])
 
 
@@ -70,8 +77,12 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
     for asset in ("training_data", "fine_tuned_artifact", "endpoint_registration"):
         found = statuses(dagster_instance, "portraits", asset, everyone)
         assert found == {good[0].tenant: MADE, good[1].tenant: MADE, mallory: FAILED}, asset
-    told = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)["Messages"]
-    notices = {notice["tenant"]: notice for notice in (json.loads(message["Body"]) for message in told)}
+    told = deployment.sqs.receive_message(
+        QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
+    )["Messages"]
+    notices = {
+        notice["tenant"]: notice for notice in (json.loads(message["Body"]) for message in told)
+    }
     assert notices[mallory]["kind"] == "upload_refused"
     assert "large.png" in notices[mallory]["message"]
 
@@ -83,7 +94,9 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
         assert artifact["contact_sheet"].startswith("![contact_sheet](data:image/png;base64,")
         assert artifact["loss_curve"].startswith("![loss_curve](data:image/png;base64,")
         assert artifact["personalisation"] >= portraits.quality.required
-        assert registrations[tenant.tenant]["first_pictures"].startswith("![first_pictures](data:image/png;base64,")
+        assert registrations[tenant.tenant]["first_pictures"].startswith(
+            "![first_pictures](data:image/png;base64,"
+        )
         with TenantClient(deployment, portraits, tenant.tenant) as client:
             answer = client.predict({"prompts": list(PROMPTS), "seed": 3})
         assert [image["prompt"] for image in answer["images"]] == list(PROMPTS)
@@ -95,6 +108,8 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
     for tenant in good:
         with TenantClient(deployment, portraits, tenant.tenant) as client:
             (prediction,) = client.predictions(DAY)
-        assert [image["prompt"] for image in prediction["images"]] == list(PROMPTS), "its own list, from its upload"
+        assert [image["prompt"] for image in prediction["images"]] == list(PROMPTS), (
+            "its own list, from its upload"
+        )
         assert nearest(styles, pictures(prediction)) == tenant.tenant
         assert shown[tenant.tenant]["pictures"].startswith("![pictures](data:image/png;base64,")

@@ -1,4 +1,5 @@
-"""Ten thousand tenants at rest cost the sensors nothing, and a daemon that dies in the middle of a pack costs nobody a model."""
+"""Ten thousand tenants at rest cost the sensors nothing, and a daemon that dies in the middle of a
+pack costs nobody a model."""
 
 from __future__ import annotations
 
@@ -48,19 +49,30 @@ def finish_one(deployment: Deployment, tenant: keys.TenantId) -> None:
     """A tenant's first request and model, from the queue to the champion."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     request = keys.request_id_of(ENERGY, tenant, "content")
-    queue.accept(ENERGY, tenant, request, f"uploads/{tenant}/energy/first/manifest.json", "bridge", first=True)
+    queue.accept(
+        ENERGY,
+        tenant,
+        request,
+        f"uploads/{tenant}/energy/first/manifest.json",
+        "bridge",
+        first=True,
+    )
     (row,) = queue.of_tenant(ENERGY, tenant)
     pack = keys.pack_id_of([request])
     (row,) = queue.claim([row], pack)
     for status in ("training", "trained", "registered"):
         row = queue.move(row, status, why="a test")
     assert row.version is not None
-    model = ModelVersion(tenant, ENERGY, row.version, "bridge", "archive", 1, "0" * 64, request, "job")
+    model = ModelVersion(
+        tenant, ENERGY, row.version, "bridge", "archive", 1, "0" * 64, request, "job"
+    )
     registry.add(model)
     registry.crown(model, "endpoint", None)
 
 
-def multiply(deployment: Deployment, table: str, one: keys.TenantId, others: Sequence[keys.TenantId]) -> None:
+def multiply(
+    deployment: Deployment, table: str, one: keys.TenantId, others: Sequence[keys.TenantId]
+) -> None:
     """Give other tenants the same rows as one has."""
     answer = deployment.dynamodb.query(
         TableName=table,
@@ -73,7 +85,9 @@ def multiply(deployment: Deployment, table: str, one: keys.TenantId, others: Seq
             item["tenant"] = {"S": keys.table_partition(other, ENERGY)}
             puts.append({"PutRequest": {"Item": item}})
     for start in range(0, len(puts), 25):
-        written = deployment.dynamodb.batch_write_item(RequestItems={table: puts[start : start + 25]})
+        written = deployment.dynamodb.batch_write_item(
+            RequestItems={table: puts[start : start + 25]}
+        )
         assert not written.get("UnprocessedItems")
 
 
@@ -83,7 +97,9 @@ def calls_of_idle_ticks(instance: DagsterInstance) -> dict[str, dict[str, int]]:
     found = {}
     for name in SENSORS:
         before = Counter(counted)
-        with build_sensor_context(instance=instance, resources={"tenantry": TENANTRY}, definitions=defs) as context:
+        with build_sensor_context(
+            instance=instance, resources={"tenantry": TENANTRY}, definitions=defs
+        ) as context:
             result = defs.resolve_sensor_def(name)(context)
             said = list(result) if isinstance(result, Iterator) else [result]
         assert [type(entry) for entry in said] == [SkipReason], f"{name} found something to do"
@@ -111,10 +127,14 @@ def test_ticks_with_nothing_new_cost_the_same_calls_for_ten_and_for_ten_thousand
     assert all(sum(calls.values()) > 0 for calls in few.values()), "they did look"
 
 
-def test_the_documented_instances_are_ones_dagster_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_instances_are_ones_dagster_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("DAGSTER_HOME", "DAGSTER_LOGS_BUCKET"):
         monkeypatch.setenv(variable, "anything")
-    fragments = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL)
+    fragments = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL
+    )
     assert len(fragments) == 2
     checked = []
     for fragment in fragments:
@@ -122,7 +142,11 @@ def test_the_documented_instances_are_ones_dagster_accepts(tmp_path: Path, monke
         dagster_instance_config(str(tmp_path))  # refuses an unknown field
         document = yaml.safe_load(fragment)
         assert document["run_queue"]["max_user_code_failure_retries"] == 5, "as on one machine"
-        for part in (document["storage"]["custom"], document["run_launcher"], document["compute_logs"]):
+        for part in (
+            document["storage"]["custom"],
+            document["run_launcher"],
+            document["compute_logs"],
+        ):
             if part["module"] == "dagster_k8s":
                 continue  # not a dependency of this project
             configurable = getattr(importlib.import_module(part["module"]), part["class"])
@@ -131,7 +155,13 @@ def test_the_documented_instances_are_ones_dagster_accepts(tmp_path: Path, monke
             outcome = process_config(schema, part["config"])
             assert outcome.success, outcome.errors
             checked.append(part["class"])
-    assert checked == ["ChosenStorage", "EcsRunLauncher", "S3ComputeLogManager", "ChosenStorage", "S3ComputeLogManager"]
+    assert checked == [
+        "ChosenStorage",
+        "EcsRunLauncher",
+        "S3ComputeLogManager",
+        "ChosenStorage",
+        "S3ComputeLogManager",
+    ]
 
 
 def test_on_a_busy_machine_a_launch_is_tried_again_and_code_may_take_long_to_load(
@@ -142,7 +172,9 @@ def test_on_a_busy_machine_a_launch_is_tried_again_and_code_may_take_long_to_loa
     with DagsterInstance.from_config(str(tmp_path)) as instance:
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
-        assert queue.max_user_code_failure_retries == 5, "Dagster's own default fails the run at once"
+        assert queue.max_user_code_failure_retries == 5, (
+            "Dagster's own default fails the run at once"
+        )
         assert instance.code_server_process_startup_timeout >= 1800
 
 
@@ -158,7 +190,11 @@ def test_a_daemon_killed_in_the_middle_of_a_pack_is_started_again_and_all_is_don
         deploy()
         deployment = Deployment.from_stack()
         queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
-        environment = {**cloud.environment, "TENANTRY_POLL_SECONDS": "0.5", "TENANTRY_LOST_RUN_SECONDS": "20"}
+        environment = {
+            **cloud.environment,
+            "TENANTRY_POLL_SECONDS": "0.5",
+            "TENANTRY_LOST_RUN_SECONDS": "20",
+        }
 
         def in_the_middle() -> bool:
             rows = [row for tenant in who for row in queue.of_tenant(ENERGY, tenant)]
@@ -168,10 +204,17 @@ def test_a_daemon_killed_in_the_middle_of_a_pack_is_started_again_and_all_is_don
             for number, tenant in enumerate(who):
                 lines = consumption[f"tenant-{number % 6}"].splitlines(keepends=True)
                 with TenantClient(deployment, energy, tenant) as client:
-                    client.upload({"consumption.csv": b"".join(lines[: len(lines) - number])}, {"timezone": "UTC"})
+                    client.upload(
+                        {"consumption.csv": b"".join(lines[: len(lines) - number])},
+                        {"timezone": "UTC"},
+                    )
             wait_for("a pack is on its way", in_the_middle, 120, every=0.05)
             family = psutil.Process(dagster.process.pid).children(recursive=True)
-            daemons = [process for process in family if re.search(r"dagster[._-]+daemon", " ".join(process.cmdline()))]
+            daemons = [
+                process
+                for process in family
+                if re.search(r"dagster[._-]+daemon", " ".join(process.cmdline()))
+            ]
             assert daemons, "there is a daemon to kill"
             for daemon in daemons:
                 os.kill(daemon.pid, signal.SIGKILL)
@@ -180,7 +223,9 @@ def test_a_daemon_killed_in_the_middle_of_a_pack_is_started_again_and_all_is_don
             wait_for("all are served", lambda: len(registry.champions(ENERGY)) == len(who), 300)
             with DagsterInstance.from_config(str(dagster.home)) as instance:
                 wait_for("all are materialised", lambda: served_in_dagster(instance, who), 60)
-                packs = Counter(str(run.tags[PACK_TAG]) for run in instance.get_runs() if PACK_TAG in run.tags)
+                packs = Counter(
+                    str(run.tags[PACK_TAG]) for run in instance.get_runs() if PACK_TAG in run.tags
+                )
             wait_for("no row is open", lambda: not queue.open(ENERGY), 60)
         for tenant in who:
             (row,) = queue.of_tenant(ENERGY, tenant)

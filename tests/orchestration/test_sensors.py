@@ -46,18 +46,25 @@ def away(operation: str) -> Iterator[None]:
         events.unregister(f"before-send.dynamodb.{operation}", refuse)
 
 
-def evaluate(sensor: SensorDefinition, instance: DagsterInstance, cursor: str | None = None) -> tuple[str, str | None]:
+def evaluate(
+    sensor: SensorDefinition, instance: DagsterInstance, cursor: str | None = None
+) -> tuple[str, str | None]:
     """What a tick says, and its cursor afterwards."""
-    with build_sensor_context(instance=instance, cursor=cursor, resources={"tenantry": TENANTRY}) as context:
+    with build_sensor_context(
+        instance=instance, cursor=cursor, resources={"tenantry": TENANTRY}
+    ) as context:
         said = sensor(context)
         assert isinstance(said, SkipReason)
         return str(said.skip_message), context.cursor
 
 
 def test_a_lost_upload_that_could_not_be_taken_in_is_listed_again(
-    deployment: Deployment, dagster_instance: DagsterInstance, upload: Upload, consumption: dict[str, bytes],
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    upload: Upload,
+    consumption: dict[str, bytes],
     sensors: dict[str, SensorDefinition],
-) -> None:  # fmt: skip
+) -> None:
     upload("acme", consumption["tenant-0"])
     deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
     time.sleep(2.1)  # S3 tells the time to the second, and an event gets a second to come
@@ -73,11 +80,17 @@ def test_a_lost_upload_that_could_not_be_taken_in_is_listed_again(
 
 
 def test_a_tick_that_took_nothing_in_though_uploads_came_fails_and_the_next_one_takes_them_in(
-    deployment: Deployment, dagster_instance: DagsterInstance, upload: Upload, consumption: dict[str, bytes],
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    upload: Upload,
+    consumption: dict[str, bytes],
     sensors: dict[str, SensorDefinition],
-) -> None:  # fmt: skip
+) -> None:
     upload("acme", consumption["tenant-0"])
-    with away("PutItem"), pytest.raises(UploadsNotTakenIn, match="1 could not be taken in and stay in the queue"):
+    with (
+        away("PutItem"),
+        pytest.raises(UploadsNotTakenIn, match="1 could not be taken in and stay in the queue"),
+    ):
         evaluate(sensors["new_uploads"], dagster_instance)
     deadline = time.monotonic() + 30
     while not RequestQueue(deployment).open(ENERGY) and time.monotonic() < deadline:
@@ -90,7 +103,9 @@ def test_a_tick_of_the_launcher_that_could_look_at_no_workload_fails(
     deployment: Deployment, dagster_instance: DagsterInstance, sensors: dict[str, SensorDefinition]
 ) -> None:
     launcher = sensors["fine_tuning_launcher"]
-    with build_sensor_context(instance=dagster_instance, resources={"tenantry": TENANTRY}) as context:
+    with build_sensor_context(
+        instance=dagster_instance, resources={"tenantry": TENANTRY}
+    ) as context:
         with away("Query"), pytest.raises(ConnectionError, match="DynamoDB is away"):
             launcher.evaluate_tick(context)
         said = launcher.evaluate_tick(context)

@@ -1,4 +1,5 @@
-"""A pack whose run died is taken up: what the dead run had made stays made in Dagster's eyes, whatever becomes of the next run."""
+"""A pack whose run died is taken up: what the dead run had made stays made in Dagster's eyes,
+whatever becomes of the next run."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.workloads.schema import Workload
 from tests.orchestration.conftest import Upload
-from tests.orchestration.running import TENANTRY, at_once, metadata_of, onboard, run, statuses, take_in
+from tests.orchestration.running import (
+    TENANTRY,
+    at_once,
+    metadata_of,
+    onboard,
+    run,
+    statuses,
+    take_in,
+)
 
 
 def test_what_an_earlier_run_made_stays_made_though_the_next_run_dies_too(
@@ -28,7 +37,9 @@ def test_what_an_earlier_run_made_stays_made_though_the_next_run_dies_too(
 
     def seen() -> dict[str, str]:
         assets = ("training_data", "fine_tuned_artifact", "endpoint_registration")
-        return {asset: statuses(dagster_instance, "energy", asset, [tenant])[tenant] for asset in assets}
+        return {
+            asset: statuses(dagster_instance, "energy", asset, [tenant])[tenant] for asset in assets
+        }
 
     def die(**_: object) -> None:
         raise MemoryError("the run's process is out of memory")
@@ -76,7 +87,10 @@ def test_a_request_that_its_pack_was_written_down_without_waits_for_another_pack
     assert row is not None
     assert (row.status, row.pack, row.attempt, row.postponed) == ("pending", None, 1, 1)
     assert "was written down without it" in row.history[-1]["why"]
-    assert statuses(dagster_instance, "energy", "endpoint_registration", [acme])[acme] == "MATERIALIZED"
+    assert (
+        statuses(dagster_instance, "energy", "endpoint_registration", [acme])[acme]
+        == "MATERIALIZED"
+    )
 
 
 def test_an_endpoint_that_cannot_be_had_now_makes_its_tenants_wait_and_costs_them_no_try(
@@ -89,7 +103,9 @@ def test_an_endpoint_that_cannot_be_had_now_makes_its_tenants_wait_and_costs_the
 ) -> None:
     tenant = upload("acme", consumption["tenant-0"])
     take_in(deployment, dagster_instance)
-    with FaultsClient(local_cloud.sagemaker_url).planned(Rule(kind="resource_limit", operation="CreateEndpoint")):
+    with FaultsClient(local_cloud.sagemaker_url).planned(
+        Rule(kind="resource_limit", operation="CreateEndpoint")
+    ):
         (done,) = onboard(deployment, dagster_instance, at_once(energy))
     assert not done.success
     (row,) = RequestQueue(deployment).of_tenant(keys.workload_name("energy"), tenant)

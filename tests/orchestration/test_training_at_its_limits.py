@@ -1,4 +1,5 @@
-"""Packs that SageMaker has no machine for, or whose start nobody heard of, inside Dagster on the local cloud."""
+"""Packs that SageMaker has no machine for, or whose start nobody heard of, inside Dagster on the
+local cloud."""
 
 from __future__ import annotations
 
@@ -36,13 +37,22 @@ def jobs(deployment: Deployment) -> dict[str, str]:
 
 
 def test_a_pack_without_a_machine_tries_the_other_types_and_a_lost_answer_makes_no_second_job(
-    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, consumption: dict[str, bytes],
-    upload: Upload, faults: FaultsClient,
-) -> None:  # fmt: skip
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+    faults: FaultsClient,
+) -> None:
     tenants = [upload("acme", consumption["tenant-0"]), upload("globex", consumption["tenant-1"])]
     take_in(deployment, dagster_instance)
     types = [rung.instance_type for rung in rungs(energy)]
-    faults.plan([Rule(kind="capacity", most=len(types) - 1), Rule(kind="lost_answer", operation="CreateTrainingJob")])
+    faults.plan(
+        [
+            Rule(kind="capacity", most=len(types) - 1),
+            Rule(kind="lost_answer", operation="CreateTrainingJob"),
+        ]
+    )
 
     (result,) = onboard(deployment, dagster_instance, at_once(energy))
 
@@ -52,24 +62,35 @@ def test_a_pack_without_a_machine_tries_the_other_types_and_a_lost_answer_makes_
     made = jobs(deployment)
     first = next(iter(made))
     assert list(made.items()) == [
-        (first, types[0]), *((f"{first}-{number}", name) for number, name in enumerate(types[1:], start=2))
-    ]  # fmt: skip
+        (first, types[0]),
+        *((f"{first}-{number}", name) for number, name in enumerate(types[1:], start=2)),
+    ]
     queue = RequestQueue(deployment)
     rows = [queue.of_tenant(ENERGY, tenant)[-1] for tenant in tenants]
     assert [(row.status, row.attempt, row.postponed) for row in rows] == [("registered", 1, 0)] * 2
     versions = [ModelRegistry(deployment).versions(tenant, ENERGY)[-1] for tenant in tenants]
-    assert {version.job for version in versions} == {list(made)[-1]}, "a model names the job that made it"
-    assert not learned_durations(deployment, ENERGY).learned, "other machines teach nothing about the usual ones"
+    assert {version.job for version in versions} == {list(made)[-1]}, (
+        "a model names the job that made it"
+    )
+    assert not learned_durations(deployment, ENERGY).learned, (
+        "other machines teach nothing about the usual ones"
+    )
 
 
 def test_when_no_machine_is_to_be_had_at_all_the_requests_wait_and_no_try_is_counted(
-    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, consumption: dict[str, bytes],
-    upload: Upload, faults: FaultsClient,
-) -> None:  # fmt: skip
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
+    consumption: dict[str, bytes],
+    upload: Upload,
+    faults: FaultsClient,
+) -> None:
     acme = upload("acme", consumption["tenant-0"])
     take_in(deployment, dagster_instance)
     told = deployment.sqs.create_queue(QueueName="operators")["QueueUrl"]
-    arn = deployment.sqs.get_queue_attributes(QueueUrl=told, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = deployment.sqs.get_queue_attributes(QueueUrl=told, AttributeNames=["QueueArn"])[
+        "Attributes"
+    ]["QueueArn"]
     deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
     faults.plan([Rule(kind="capacity")])
 
@@ -86,9 +107,12 @@ def test_when_no_machine_is_to_be_had_at_all_the_requests_wait_and_no_try_is_cou
 
 
 def test_what_tasks_took_is_learned_with_their_rows(
-    deployment: Deployment, dagster_instance: DagsterInstance, energy: Workload, consumption: dict[str, bytes],
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    energy: Workload,
+    consumption: dict[str, bytes],
     upload: Upload,
-) -> None:  # fmt: skip
+) -> None:
     for number in range(2):
         upload(f"tenant-{number}", consumption[f"tenant-{number}"])
     take_in(deployment, dagster_instance)

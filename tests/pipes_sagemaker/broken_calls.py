@@ -33,4 +33,6 @@ def break_calls(client: Any, operation: str, times: int, code: str, status: int)
             body = json.dumps({"__type": code, "message": "broken"}).encode()
         return AWSResponse(request.url, status, HTTPHeaders(), Body(body))
 
-    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}.{operation}", answer)
+    client.meta.events.register(
+        f"before-send.{client.meta.service_model.service_name}.{operation}", answer
+    )

@@ -1,4 +1,5 @@
-"""PipesSageMakerTrainingJobClient in real Dagster runs, against real training containers on the local cloud."""
+"""PipesSageMakerTrainingJobClient in real Dagster runs, against real training containers on the
+local cloud."""
 
 import io
 import json
@@ -24,7 +25,13 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
+from infrastructure.local_cloud import (
+    LocalCloud,
+    free_port,
+    start_process,
+    stop_process,
+    wait_until_healthy,
+)
 from pipes_sagemaker.client import (
     PipesSageMakerLogReader,
     PipesSageMakerMessageReader,
@@ -56,9 +63,13 @@ def example_code(language_line: str) -> str:
 
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images of this folder, and ``example`` of the docs page; each holds the runtime, as its Dockerfile would."""
+    """The images of this folder, and ``example`` of the docs page; each holds the runtime, as its
+    Dockerfile would."""
     folder = tmp_path_factory.mktemp("containers")
-    programs = {path.parent.name: path.read_text() for path in (Path(__file__).parent / "containers").glob("*/train")}
+    programs = {
+        path.parent.name: path.read_text()
+        for path in (Path(__file__).parent / "containers").glob("*/train")
+    }
     for name, code in {**programs, "example": example_code("#!/usr/bin/env python3")}.items():
         (folder / name).mkdir()
         (folder / name / "train").write_text(code, encoding="utf-8")
@@ -68,13 +79,26 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def endpoint(local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def endpoint(
+    local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A SageMaker of its own, that knows these images."""
     folder, port = tmp_path_factory.mktemp("sagemaker"), free_port()
     command = [
-        sys.executable, "-m", "local_sagemaker", "--port", str(port), "--state", str(folder / "state"),
-        "--containers", str(containers), "--create-training-job-burst", "100", "--instance-quota", "4",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "local_sagemaker",
+        "--port",
+        str(port),
+        "--state",
+        str(folder / "state"),
+        "--containers",
+        str(containers),
+        "--create-training-job-burst",
+        "100",
+        "--instance-quota",
+        "4",
+    ]
     process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, folder / "log")
@@ -86,7 +110,9 @@ def endpoint(local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest
 @pytest.fixture(scope="module")
 def s3(endpoint: str) -> "S3Client":
     client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    client.create_bucket(
+        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
     return client
 
 
@@ -110,11 +136,18 @@ def counting(*, instances: int = 1, name: str | None = None, **hyperparameters: 
     """A request for the counting container."""
     return {
         "TrainingJobName": name or f"counting-{uuid.uuid4().hex[:12]}",
-        "AlgorithmSpecification": {"TrainingImage": "registry/counting:1", "TrainingInputMode": "File"},
+        "AlgorithmSpecification": {
+            "TrainingImage": "registry/counting:1",
+            "TrainingInputMode": "File",
+        },
         "HyperParameters": {"count": "3", **hyperparameters},
         "RoleArn": "arn:aws:iam::123456789012:role/training",
         "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/output"},
-        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": instances, "VolumeSizeInGB": 1},
+        "ResourceConfig": {
+            "InstanceType": "ml.m5.large",
+            "InstanceCount": instances,
+            "VolumeSizeInGB": 1,
+        },
         "StoppingCondition": {"MaxRuntimeInSeconds": 120},
     }
 
@@ -140,11 +173,14 @@ def run_asset(
     outcome = Outcome(success=False)
 
     @asset
-    def counted(context: AssetExecutionContext, pipes: PipesSageMakerTrainingJobClient) -> MaterializeResult[Any]:
+    def counted(
+        context: AssetExecutionContext, pipes: PipesSageMakerTrainingJobClient
+    ) -> MaterializeResult[Any]:
         try:
             completed = pipes.run(
                 context=context,
-                create_training_job_params=params,  # type: ignore[arg-type]  # The tests build it as plain JSON.
+                # The tests build it as plain JSON.
+                create_training_job_params=params,  # type: ignore[arg-type]
                 on_custom_message=on_custom_message,
                 **options,
             )
@@ -155,7 +191,9 @@ def run_asset(
         return completed.get_materialize_result()
 
     with DagsterInstance.ephemeral() as instance:
-        result = materialize([counted], instance=instance, resources={"pipes": pipes}, raise_on_error=False)
+        result = materialize(
+            [counted], instance=instance, resources={"pipes": pipes}, raise_on_error=False
+        )
         outcome.success = result.success
         outcome.log = [entry.user_message for entry in instance.all_logs(result.run_id)]
         if result.success:
@@ -197,7 +235,9 @@ def test_one_instance_reports_its_messages_log_lines_and_metadata(
     assert not [key for key in keys(s3, params) if "/messages/" not in key]  # The context is gone.
     assert "Environment" not in params
     assert "Tags" not in params
-    tags = {tag["Key"] for tag in sagemaker.list_tags(ResourceArn=described["TrainingJobArn"])["Tags"]}
+    tags = {
+        tag["Key"] for tag in sagemaker.list_tags(ResourceArn=described["TrainingJobArn"])["Tags"]
+    }
     assert {"dagster/run-id", "dagster/job"} <= tags
 
 
@@ -206,21 +246,29 @@ def test_three_instances_each_report_everything(
 ) -> None:
     outcome = run_asset(pipes, counting(instances=3))
     assert outcome.success
-    assert numbers_by_host(outcome.custom_messages) == {host: [0, 1, 2] for host in ("algo-1", "algo-2", "algo-3")}
+    assert numbers_by_host(outcome.custom_messages) == {
+        host: [0, 1, 2] for host in ("algo-1", "algo-2", "algo-3")
+    }
     lines = [line for line in capfd.readouterr().out.splitlines() if "counted" in line]
     assert sorted(lines) == sorted(
-        f"{host} | {host} counted {number}" for host in ("algo-1", "algo-2", "algo-3") for number in range(3)
+        f"{host} | {host} counted {number}"
+        for host in ("algo-1", "algo-2", "algo-3")
+        for number in range(3)
     )
     assert not [text for text in outcome.log if "did not receive" in text or "after closed" in text]
 
 
-def test_a_message_arrives_while_the_job_still_runs(pipes: PipesSageMakerTrainingJobClient, s3: "S3Client") -> None:
+def test_a_message_arrives_while_the_job_still_runs(
+    pipes: PipesSageMakerTrainingJobClient, s3: "S3Client"
+) -> None:
     key = f"go/{uuid.uuid4()}"
     seen: list[tuple[Any, threading.Thread]] = []
 
     def on_custom_message(message: Any) -> None:
         seen.append((message, threading.current_thread()))
-        s3.put_object(Bucket=BUCKET, Key=key, Body=b"")  # Without it the container waits until its time is up.
+        s3.put_object(
+            Bucket=BUCKET, Key=key, Body=b""
+        )  # Without it the container waits until its time is up.
 
     outcome = run_asset(pipes, counting(wait_for=f"{BUCKET}/{key}"), on_custom_message)
     assert outcome.success
@@ -231,7 +279,9 @@ def test_a_message_arrives_while_the_job_still_runs(pipes: PipesSageMakerTrainin
 def count_calls(client: Any, operation: str) -> list[float]:
     """A list that grows with each call of an operation."""
     calls: list[float] = []
-    client.meta.events.register(f"before-send.sagemaker.{operation}", lambda **_: calls.append(time.monotonic()))
+    client.meta.events.register(
+        f"before-send.sagemaker.{operation}", lambda **_: calls.append(time.monotonic())
+    )
     return calls
 
 
@@ -242,24 +292,33 @@ def test_a_watched_job_is_described_when_its_status_changes_and_not_each_time(
     described = count_calls(sagemaker, "DescribeTrainingJob")
 
     def watch(job_name: str) -> str | None:
-        listed = sagemaker.list_training_jobs(NameContains=job_name, StatusEquals="InProgress")["TrainingJobSummaries"]
+        listed = sagemaker.list_training_jobs(NameContains=job_name, StatusEquals="InProgress")[
+            "TrainingJobSummaries"
+        ]
         looks.append(listed[0]["SecondaryStatus"] if listed else None)
         if len(looks) == 12:
             s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
         return looks[-1]
 
     pipes = PipesSageMakerTrainingJobClient(
-        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        forward_logs=False, poll_interval=0.1, job_watch=watch,
-    )  # fmt: skip
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.1,
+        job_watch=watch,
+    )
     params = counting(wait_for=f"{BUCKET}/{key}")
     outcome = run_asset(pipes, params)
     assert outcome.success
     assert outcome.metadata["AWS SageMaker Training Job Status"] == "Completed"
     assert len(looks) >= 12
-    assert len(described) <= 6, "the five statuses of such a job, and one at its end that the list did not show"
+    assert len(described) <= 6, (
+        "the five statuses of such a job, and one at its end that the list did not show"
+    )
     transitions = {
-        text.rpartition(": ")[2].partition(" (")[0] for text in outcome.log if params["TrainingJobName"] in text
+        text.rpartition(": ")[2].partition(" (")[0]
+        for text in outcome.log
+        if params["TrainingJobName"] in text
     }
     assert {"Starting", "Training", "Completed"} <= transitions
 
@@ -275,9 +334,12 @@ def test_a_job_of_which_only_the_progress_is_known_is_not_described_meanwhile(
         return "" if len(looks) < 10 else None
 
     pipes = PipesSageMakerTrainingJobClient(
-        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        forward_logs=False, poll_interval=0.1, job_watch=watch,
-    )  # fmt: skip
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.1,
+        job_watch=watch,
+    )
     params = counting()
     assert run_asset(pipes, params).success
     assert set(looks) == {params["TrainingJobName"]}
@@ -295,9 +357,12 @@ def test_a_turn_is_waited_for_before_each_job_is_made_and_whoever_gets_none_make
             raise TimeoutError("no turn in sight")
 
     pipes = PipesSageMakerTrainingJobClient(
-        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        forward_logs=False, poll_interval=0.1, before_create=turn,
-    )  # fmt: skip
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.1,
+        before_create=turn,
+    )
     created = count_calls(sagemaker, "CreateTrainingJob")
     break_calls(sagemaker, "CreateTrainingJob", 1, "ValidationException", 400)
     assert isinstance(run_asset(pipes, counting()).error, ClientError)
@@ -310,13 +375,22 @@ def test_a_turn_is_waited_for_before_each_job_is_made_and_whoever_gets_none_make
 
 
 def test_a_killed_run_is_continued_by_the_next_one(
-    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient", s3: "S3Client", endpoint: str
+    pipes: PipesSageMakerTrainingJobClient,
+    sagemaker: "SageMakerClient",
+    s3: "S3Client",
+    endpoint: str,
 ) -> None:
     key = f"go/{uuid.uuid4()}"
     params = counting(instances=2, wait_for=f"{BUCKET}/{key}")
-    code = "import sys, json; from tests.pipes_sagemaker.test_client import *; run_and_tell(*sys.argv[1:])"
+    code = (
+        "import sys, json; from tests.pipes_sagemaker.test_client import *; "
+        "run_and_tell(*sys.argv[1:])"
+    )
     first = subprocess.Popen(
-        [sys.executable, "-c", code, endpoint, json.dumps(params)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, endpoint, json.dumps(params)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with first:
         assert first.stdout is not None
@@ -324,7 +398,9 @@ def test_a_killed_run_is_continued_by_the_next_one(
         first.kill()
     assert first.returncode == -signal.SIGKILL
     name = params["TrainingJobName"]
-    assert sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+    assert (
+        sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+    )
 
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
     outcome = run_asset(pipes, params)
@@ -399,7 +475,10 @@ def test_a_stopped_job_is_no_success_and_its_last_messages_arrive(
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_an_interrupted_run_stops_its_job_only_if_told_to(
-    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient", s3: "S3Client", forward: bool
+    pipes: PipesSageMakerTrainingJobClient,
+    sagemaker: "SageMakerClient",
+    s3: "S3Client",
+    forward: bool,
 ) -> None:
     key = f"go/{uuid.uuid4()}"
     params = counting(wait_for=f"{BUCKET}/{key}")
@@ -407,9 +486,13 @@ def test_an_interrupted_run_stops_its_job_only_if_told_to(
     interrupted = run_asset(pipes, params, lambda _message: os.kill(os.getpid(), signal.SIGINT))
     assert isinstance(interrupted.error, DagsterExecutionInterruptedError)
     described = sagemaker.describe_training_job(TrainingJobName=params["TrainingJobName"])
-    assert described["TrainingJobStatus"] in (("Stopping", "Stopped") if forward else ("InProgress",))
+    assert described["TrainingJobStatus"] in (
+        ("Stopping", "Stopped") if forward else ("InProgress",)
+    )
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
-    assert run_asset(pipes, params).success is not forward  # The next run adopts it, whichever it became.
+    assert (
+        run_asset(pipes, params).success is not forward
+    )  # The next run adopts it, whichever it became.
 
 
 def test_an_interruption_does_not_stop_other_work_of_the_same_name(
@@ -439,13 +522,18 @@ def test_an_interruption_does_not_stop_other_work_of_the_same_name(
     ],
 )
 def test_an_environment_over_the_limits_is_refused_by_name(
-    pipes: PipesSageMakerTrainingJobClient, sagemaker: "SageMakerClient", environment: dict[str, str], words: str
+    pipes: PipesSageMakerTrainingJobClient,
+    sagemaker: "SageMakerClient",
+    environment: dict[str, str],
+    words: str,
 ) -> None:
     params = {**counting(), "Environment": environment}
     outcome = run_asset(pipes, params)
     assert isinstance(outcome.error, ValueError)
     assert words in str(outcome.error)
-    assert not sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])["TrainingJobSummaries"]
+    assert not sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])[
+        "TrainingJobSummaries"
+    ]
 
 
 def test_a_used_up_quota_is_an_error_of_its_own(pipes: PipesSageMakerTrainingJobClient) -> None:
@@ -460,26 +548,48 @@ def test_a_quota_that_is_spent_on_the_very_job_does_not_keep_a_run_from_adopting
     assert run_asset(pipes, params).success
     break_calls(sagemaker, "CreateTrainingJob", 1, "ResourceLimitExceeded", 400)
     assert run_asset(pipes, params).success
-    assert len(sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])["TrainingJobSummaries"]) == 1
+    assert (
+        len(
+            sagemaker.list_training_jobs(NameContains=params["TrainingJobName"])[
+                "TrainingJobSummaries"
+            ]
+        )
+        == 1
+    )
 
 
-def test_an_existing_job_is_found_though_it_cannot_be_described_just_then(endpoint: str, s3: "S3Client") -> None:
+def test_an_existing_job_is_found_though_it_cannot_be_described_just_then(
+    endpoint: str, s3: "S3Client"
+) -> None:
     once = Config(retries={"mode": "standard", "total_max_attempts": 1})
     sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
     client = PipesSageMakerTrainingJobClient(
-        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        forward_logs=False, poll_interval=0.1,
-    )  # fmt: skip
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.1,
+    )
     params = counting()
     assert run_asset(client, params).success
     break_calls(sagemaker, "CreateTrainingJob", 1, "ResourceLimitExceeded", 400)
     break_calls(sagemaker, "DescribeTrainingJob", 2, "ThrottlingException", 400)
     outcome = run_asset(client, params)
     assert outcome.success
-    assert len([text for text in outcome.log if "DescribeTrainingJob" in text and "tried again" in text]) == 2
+    assert (
+        len(
+            [
+                text
+                for text in outcome.log
+                if "DescribeTrainingJob" in text and "tried again" in text
+            ]
+        )
+        == 2
+    )
 
 
-def test_a_long_wait_for_ones_turn_leaves_time_to_ask_whether_the_job_exists(endpoint: str, s3: "S3Client") -> None:
+def test_a_long_wait_for_ones_turn_leaves_time_to_ask_whether_the_job_exists(
+    endpoint: str, s3: "S3Client"
+) -> None:
     once = Config(retries={"mode": "standard", "total_max_attempts": 1})
     sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
     had_turn = False
@@ -493,9 +603,13 @@ def test_a_long_wait_for_ones_turn_leaves_time_to_ask_whether_the_job_exists(end
         had_turn = True
 
     client = PipesSageMakerTrainingJobClient(
-        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        forward_logs=False, poll_interval=0.1, create_timeout=1.0, before_create=turn,
-    )  # fmt: skip
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.1,
+        create_timeout=1.0,
+        before_create=turn,
+    )
     params = counting()
     assert run_asset(client, params).success
     assert run_asset(client, params).success, "the job that exists is adopted"
@@ -511,16 +625,21 @@ def test_a_job_that_cannot_be_asked_about_is_not_taken_for_none(
     once = Config(retries={"mode": "standard", "total_max_attempts": 1})
     sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
     client = PipesSageMakerTrainingJobClient(
-        client=sagemaker, message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        forward_logs=False, poll_interval=0.1, create_timeout=create_timeout,
-    )  # fmt: skip
+        client=sagemaker,
+        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
+        forward_logs=False,
+        poll_interval=0.1,
+        create_timeout=create_timeout,
+    )
     break_calls(sagemaker, "CreateTrainingJob", 1, "ResourceLimitExceeded", 400)
     break_calls(sagemaker, "DescribeTrainingJob", 1000, code, 400)
     outcome = run_asset(client, counting())
     assert isinstance(outcome.error, expected)
 
 
-def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: str, s3: "S3Client") -> None:
+def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(
+    endpoint: str, s3: "S3Client"
+) -> None:
     once = Config(retries={"mode": "standard", "total_max_attempts": 1})
     sagemaker = boto3.client("sagemaker", endpoint_url=endpoint, config=once)
     storage, logs = boto3.client("s3", config=once), boto3.client("logs", config=once)
@@ -532,7 +651,9 @@ def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: st
     client = PipesSageMakerTrainingJobClient(
         client=sagemaker,
         message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=storage, interval=0.1),
-        log_reader=PipesSageMakerLogReader(client=logs, interval=0.1, settle=0.0, target_stream=lines),
+        log_reader=PipesSageMakerLogReader(
+            client=logs, interval=0.1, settle=0.0, target_stream=lines
+        ),
         poll_interval=0.2,
     )
     outcome = run_asset(client, counting())
@@ -545,12 +666,18 @@ def test_throttling_and_faults_of_the_services_do_not_disturb_a_run(endpoint: st
 def test_an_instance_that_is_restarted_reports_on(pipes: PipesSageMakerTrainingJobClient) -> None:
     outcome = run_asset(pipes, counting(instances=2, restart="once"))
     assert outcome.success
-    assert numbers_by_host(outcome.custom_messages) == {host: [0, 1, 2, 0, 1, 2] for host in ("algo-1", "algo-2")}
+    assert numbers_by_host(outcome.custom_messages) == {
+        host: [0, 1, 2, 0, 1, 2] for host in ("algo-1", "algo-2")
+    }
     assert not [text for text in outcome.log if "after closed" in text or "did not receive" in text]
 
 
-def test_a_container_with_the_stock_message_writer_reports(pipes: PipesSageMakerTrainingJobClient) -> None:
-    stock = {"AlgorithmSpecification": {"TrainingImage": "registry/stock:1", "TrainingInputMode": "File"}}
+def test_a_container_with_the_stock_message_writer_reports(
+    pipes: PipesSageMakerTrainingJobClient,
+) -> None:
+    stock = {
+        "AlgorithmSpecification": {"TrainingImage": "registry/stock:1", "TrainingInputMode": "File"}
+    }
     outcome = run_asset(pipes, {**counting(), **stock})
     assert outcome.success
     assert outcome.metadata["rows"] == 7
@@ -565,14 +692,17 @@ def test_however_rarely_it_reads_every_message_and_line_has_come_at_the_end(
     client = PipesSageMakerTrainingJobClient(
         client=sagemaker,
         message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=1000.0),
-        log_reader=PipesSageMakerLogReader(client=logs, interval=1000.0, settle=0.0, target_stream=lines),
+        log_reader=PipesSageMakerLogReader(
+            client=logs, interval=1000.0, settle=0.0, target_stream=lines
+        ),
         poll_interval=0.2,
     )
     outcome = run_asset(client, counting(instances=2))
     assert outcome.success
     assert numbers_by_host(outcome.custom_messages) == {"algo-1": [0, 1, 2], "algo-2": [0, 1, 2]}
     assert len(lines.getvalue().splitlines()) == 6
-    # One while it ran; at its end one to find the streams, and two for each: its lines, and that there are no more.
+    # One while it ran; at its end one to find the streams, and two for each: its lines, and that
+    # there are no more.
     assert sorted(calls) == ["DescribeLogStreams"] * 2 + ["GetLogEvents"] * 4
 
 
@@ -587,12 +717,17 @@ def test_log_lines_stay_in_cloudwatch_when_forwarding_is_off(
     assert "counted" not in capfd.readouterr().out
 
 
-def test_the_example_of_the_docs_page_runs(endpoint: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_docs_page_runs(
+    endpoint: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", endpoint)
     example: dict[str, Any] = {}
-    exec(compile(example_code("import dagster as dg"), str(PAGE), "exec"), example)  # noqa: S102  # Our own page.
+    # Our own page.
+    exec(compile(example_code("import dagster as dg"), str(PAGE), "exec"), example)  # noqa: S102
     with DagsterInstance.ephemeral() as instance:
-        result = materialize([example["model"]], instance=instance, resources=example["defs"].resources)
+        result = materialize(
+            [example["model"]], instance=instance, resources=example["defs"].resources
+        )
         [event] = result.asset_materializations_for_node("model")
         assert event.metadata["loss"].value == 0.125
         said = [entry.user_message for entry in instance.all_logs(result.run_id)]
@@ -602,7 +737,12 @@ def test_the_example_of_the_docs_page_runs(endpoint: str, s3: "S3Client", monkey
 @pytest.mark.parametrize(
     ("status", "secondary_status", "reason", "expected"),
     [
-        ("Failed", "Failed", "CapacityError: Unable to provision requested ML compute capacity.", "capacity"),
+        (
+            "Failed",
+            "Failed",
+            "CapacityError: Unable to provision requested ML compute capacity.",
+            "capacity",
+        ),
         ("Failed", "Failed", "InternalServerError: We encountered an internal error.", "internal"),
         ("Failed", "Failed", "out of memory", "algorithm"),
         ("Failed", "Failed", "", "unknown"),
@@ -611,33 +751,50 @@ def test_the_example_of_the_docs_page_runs(endpoint: str, s3: "S3Client", monkey
         ("Stopped", "Stopped", "", "stopped"),
     ],
 )
-def test_failures_are_classified(status: str, secondary_status: str, reason: str, expected: str) -> None:
+def test_failures_are_classified(
+    status: str, secondary_status: str, reason: str, expected: str
+) -> None:
     assert failure_class(status, secondary_status, reason) == expected
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
-@given(requested=st.dictionaries(st.text(max_size=3), json_values, max_size=4), defaults=json_values)
-def test_what_sagemaker_adds_by_itself_is_no_difference(requested: dict[str, Any], defaults: Any) -> None:
+@given(
+    requested=st.dictionaries(st.text(max_size=3), json_values, max_size=4), defaults=json_values
+)
+def test_what_sagemaker_adds_by_itself_is_no_difference(
+    requested: dict[str, Any], defaults: Any
+) -> None:
     described = {**json.loads(json.dumps(requested)), "added by SageMaker": defaults}
     assert first_difference(requested, described, "ResourceConfig") is None
 
 
-@given(requested=st.dictionaries(st.text(max_size=3), json_values, min_size=1, max_size=4), data=st.data())
+@given(
+    requested=st.dictionaries(st.text(max_size=3), json_values, min_size=1, max_size=4),
+    data=st.data(),
+)
 def test_a_changed_value_is_found_and_named(requested: dict[str, Any], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(requested)))
-    found = first_difference(requested, {**requested, key: "no drawn text is this long"}, "InputDataConfig")
+    found = first_difference(
+        requested, {**requested, key: "no drawn text is this long"}, "InputDataConfig"
+    )
     assert found is not None
     assert found[0].startswith(f"InputDataConfig.{key}")
 
 
 def test_an_added_hyperparameter_is_a_difference() -> None:
-    assert first_difference({"a": "1"}, {"a": "1", "b": "2"}, "HyperParameters") == ("HyperParameters.b", None, "2")
+    assert first_difference({"a": "1"}, {"a": "1", "b": "2"}, "HyperParameters") == (
+        "HyperParameters.b",
+        None,
+        "2",
+    )
 
 
 def test_channels_are_compared_by_name_and_their_uris_without_a_last_slash() -> None:
@@ -646,10 +803,14 @@ def test_channels_are_compared_by_name_and_their_uris_without_a_last_slash() -> 
 
     requested = [channel("a", "s3://b/one"), channel("b", "s3://b/two/")]
     assert (
-        first_difference(requested, [channel("b", "s3://b/two"), channel("a", "s3://b/one/")], "InputDataConfig")
+        first_difference(
+            requested, [channel("b", "s3://b/two"), channel("a", "s3://b/one/")], "InputDataConfig"
+        )
         is None
     )
-    found = first_difference(requested, [channel("a", "s3://b/one"), channel("b", "s3://b/2")], "InputDataConfig")
+    found = first_difference(
+        requested, [channel("a", "s3://b/one"), channel("b", "s3://b/2")], "InputDataConfig"
+    )
     assert found == ("InputDataConfig[b].DataSource.S3DataSource.S3Uri", "s3://b/two", "s3://b/2")
 
 

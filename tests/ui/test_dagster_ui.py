@@ -1,4 +1,5 @@
-"""A platform engineer's afternoon in the Dagster UI: the real processes, and a real browser that clicks."""
+"""A platform engineer's afternoon in the Dagster UI: the real processes, and a real browser that
+clicks."""
 
 from __future__ import annotations
 
@@ -41,18 +42,25 @@ def browser() -> Iterator[WebDriver]:
 
 @pytest.fixture
 def ui(browser: WebDriver, live_dagster: LiveDagster) -> DagsterUI:
-    """``browser`` stands first, so that Dagster is not started for nothing on a machine without one."""
+    """``browser`` stands first, so that Dagster is not started for nothing on a machine without
+    one."""
     return DagsterUI(browser, live_dagster.dagster.url)
 
 
 def onboard(live: LiveDagster, tenant: str) -> keys.TenantId:
-    """Upload ten weeks of hours as the tenant's app does, and wait until the sensors have brought a model into service."""
+    """Upload ten weeks of hours as the tenant's app does, and wait until the sensors have brought a
+    model into service."""
     who = keys.tenant_id(tenant)
     end = last_midnight()
     sink = io.StringIO()
-    generate(1, end - timedelta(days=70), end, seed=5)[["timestamp", "consumption"]].to_csv(sink, index=False)
+    generate(1, end - timedelta(days=70), end, seed=5)[["timestamp", "consumption"]].to_csv(
+        sink, index=False
+    )
     with TenantClient(live.deployment, read_workloads()["energy"], who) as client:
-        client.upload({"consumption.csv": sink.getvalue().encode()}, {"timezone": "Europe/London", "country": "GB"})
+        client.upload(
+            {"consumption.csv": sink.getvalue().encode()},
+            {"timezone": "Europe/London", "country": "GB"},
+        )
         deadline = time.monotonic() + _ONBOARDED_WITHIN
         while not (requests := client.requests()) or requests[-1].status != "registered":
             assert time.monotonic() < deadline, f"not onboarded: {requests}; see {live.dagster.log}"

@@ -1,8 +1,10 @@
-"""A tenant's model as files: ``adapter.safetensors`` with a LoRA's weights under diffusers' own names, and a small card.
+"""A tenant's model as files: ``adapter.safetensors`` with a LoRA's weights under diffusers' own
+names, and a small card.
 
-Any file that diffusers' ``load_lora_weights`` takes for these layers is taken here with the strength it has there, and what is
-written here is taken there (``lora_file`` reads names and header). Nothing in the files is trusted: names, shapes, types and
-sizes are checked against the base before a tensor is made.
+Any file that diffusers' ``load_lora_weights`` takes for these layers is taken here with the
+strength it has there, and what is written here is taken there (``lora_file`` reads names and
+header). Nothing in the files is trusted: names, shapes, types and sizes are checked against the
+base before a tensor is made.
 """
 
 import itertools
@@ -41,9 +43,14 @@ MOST_WEIGHT_BYTES: Final = 256 * 1024 * 1024
 MOST_HEADER_BYTES: Final = 4 * 1024 * 1024
 MOST_CARD_BYTES: Final = 64 * 1024
 LARGEST_WEIGHT: Final = 1e4
-"""No trained low-rank weight comes near this; one beyond it overflows in half precision soon after."""
+"""No trained low-rank weight comes near this; one beyond it overflows in half precision soon after.
+"""
 
-_DTYPES: Final[Mapping[str, torch.dtype]] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 _ALPHA_DTYPES: Final[Mapping[str, torch.dtype]] = {
     **_DTYPES,
     "F64": torch.float64,
@@ -90,25 +97,41 @@ class AdapterCard:
                 raise _malformed_card(f"{name!r} must be a text of at most {most} characters")
             return value
 
-        targets, rank, prompts = text("targets", 100), document.get("rank"), document.get("prompts", [])
+        targets, rank, prompts = (
+            text("targets", 100),
+            document.get("rank"),
+            document.get("prompts", []),
+        )
         if targets not in TARGETS:
             raise _malformed_card(f"'targets' is {targets!r}; known are {', '.join(TARGETS)}")
         if type(rank) is not int or not 1 <= rank <= 1024:
             raise _malformed_card("'rank' must be a whole number from 1 to 1024")
         if not isinstance(prompts, list) or len(prompts) > 64:
             raise _malformed_card("'prompts' must be a list of at most 64 texts")
-        if not all(isinstance(prompt, str) and prompt.strip() and len(prompt) <= 1000 for prompt in prompts):
-            raise _malformed_card("each of 'prompts' must be a text of 1 to 1000 characters, not all blank")
+        if not all(
+            isinstance(prompt, str) and prompt.strip() and len(prompt) <= 1000 for prompt in prompts
+        ):
+            raise _malformed_card(
+                "each of 'prompts' must be a text of 1 to 1000 characters, not all blank"
+            )
         return cls(
-            text("base", 500), text("base_digest", 64), targets, rank, text("subject", 200, ""), tuple(prompts), {}
+            text("base", 500),
+            text("base_digest", 64),
+            targets,
+            rank,
+            text("subject", 200, ""),
+            tuple(prompts),
+            {},
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter in host memory: its card and, by layer, A (rank, …) and B (out, rank) with alpha/rank in B.
+    """An adapter in host memory: its card and, by layer, A (rank, …) and B (out, rank) with
+    alpha/rank in B.
 
-    Two of them are equal only when they are the same object: each load of a model is a model of its own.
+    Two of them are equal only when they are the same object: each load of a model is a model of its
+    own.
     """
 
     card: AdapterCard
@@ -118,14 +141,18 @@ class Adapter:
     @property
     def bytes(self) -> int:
         """Memory the weights take."""
-        return sum(a.numel() * a.element_size() + b.numel() * b.element_size() for a, b in self.weights.values())
+        return sum(
+            a.numel() * a.element_size() + b.numel() * b.element_size()
+            for a, b in self.weights.values()
+        )
 
 
 def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) -> int:
     """Write a LoRA's weights in half precision into ``folder``; returns the file's bytes.
 
-    Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B. Where ranks differ, the header tells alpha as the rank.
-    Raises `UnusableAdapter` when a weight is no finite number in half precision: a training that went wrong.
+    Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B. Where ranks differ, the
+    header tells alpha as the rank. Raises `UnusableAdapter` when a weight is no finite number in
+    half precision: a training that went wrong.
     """
     tensors: dict[str, Tensor] = {}
     for layer, (a, b) in weights.items():
@@ -136,7 +163,8 @@ def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) ->
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise UnusableAdapter(
-                f"{name} is not finite in half precision; train with a lower learning rate", "adapter_not_finite"
+                f"{name} is not finite in half precision; train with a lower learning rate",
+                "adapter_not_finite",
             )
     content = save(tensors, metadata_of({layer: a.shape[0] for layer, (a, _) in weights.items()}))
     (folder / WEIGHTS_FILE).write_bytes(content)
@@ -156,20 +184,24 @@ def read_adapter(
         dtype: what the weights are wanted in.
 
     Raises:
-        UnusableAdapter: anything is missing, malformed, too large, not finite, or meant for another base.
+        UnusableAdapter: anything is missing, malformed, too large, not finite, or meant for another
+        base.
     """
     document = _card(folder)
     card = AdapterCard.from_json(document)
     if card.base_digest != base_digest:
         raise UnusableAdapter(
-            f"it was made for base {card.base!r} with weights {card.base_digest[:12]}…; this server has weights"
+            f"it was made for base {card.base!r} with weights {card.base_digest[:12]}…; this "
+            f"server has weights"
             f" {base_digest[:12]}…: train it again on this base",
             "adapter_base_differs",
         )
     content = _weights(folder)
     header = _header(content)
     metadata = header.pop("__metadata__", None)
-    if any(name.startswith(PEFT) for name in header) and not (isinstance(metadata, dict) and METADATA in metadata):
+    if any(name.startswith(PEFT) for name in header) and not (
+        isinstance(metadata, dict) and METADATA in metadata
+    ):
         metadata = {METADATA: _peft_config(folder)}
     try:
         file = read_names(header, metadata, shapes)
@@ -177,16 +209,22 @@ def read_adapter(
         entries = dict(deserialize(content))
         weights = _weights_of(file, entries, ranks, dtype)
     except SafetensorError as error:
-        raise UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file: {error}", "adapter_not_safetensors") from error
+        raise UnusableAdapter(
+            f"{WEIGHTS_FILE} is no safetensors file: {error}", "adapter_not_safetensors"
+        ) from error
     except UnusableAdapter as error:
         raise UnusableAdapter(f"{WEIGHTS_FILE}: {error}", error.code) from error
     return Adapter(card, str(document.get("version", ""))[:100], weights)
 
 
 def _weights_of(
-    file: LoraFile, entries: Mapping[str, Mapping[str, Any]], ranks: Mapping[str, int], dtype: torch.dtype
+    file: LoraFile,
+    entries: Mapping[str, Mapping[str, Any]],
+    ranks: Mapping[str, int],
+    dtype: torch.dtype,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B by layer, as parts of one tensor: what is done to all of them is done at once, for loading takes milliseconds."""
+    """A and B by layer, as parts of one tensor: what is done to all of them is done at once, for
+    loading takes milliseconds."""
     alphas: dict[str, float] = {}
     kept = []
     for name, place in file.places.items():
@@ -199,13 +237,17 @@ def _weights_of(
             kept.append(((place.layer, place.part), entry))
     kept.sort(key=lambda entry: entry[1]["dtype"])
     buffers = [
-        torch.frombuffer(bytearray().join(entry["data"] for _, entry in alike), dtype=_DTYPES[kind]).to(dtype)
+        torch.frombuffer(
+            bytearray().join(entry["data"] for _, entry in alike), dtype=_DTYPES[kind]
+        ).to(dtype)
         for kind, alike in itertools.groupby(kept, key=lambda entry: entry[1]["dtype"])
     ]
     whole = torch.cat(buffers) if len(buffers) > 1 else buffers[0]
     shapes = [entry["shape"] for _, entry in kept]
     flat = torch.split(whole, [math.prod(shape) for shape in shapes])
-    tensors = {place: (part, shape) for (place, _), part, shape in zip(kept, flat, shapes, strict=True)}
+    tensors = {
+        place: (part, shape) for (place, _), part, shape in zip(kept, flat, shapes, strict=True)
+    }
     scales = file.scales(ranks, alphas)
     weights: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, rank in ranks.items():
@@ -225,7 +267,8 @@ def _peft_config(folder: Path) -> str | None:
     try:
         if path.stat().st_size > MOST_CARD_BYTES:
             raise UnusableAdapter(
-                f"{PEFT_CONFIG_FILE} is larger than {MOST_CARD_BYTES} bytes", "adapter_config_too_large"
+                f"{PEFT_CONFIG_FILE} is larger than {MOST_CARD_BYTES} bytes",
+                "adapter_config_too_large",
             )
         return path.read_text(errors="replace")
     except OSError:
@@ -244,7 +287,9 @@ def _card(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UnusableAdapter(f"{CARD_FILE} is not there", "adapter_card_missing") from error
     if size > MOST_CARD_BYTES:
-        raise UnusableAdapter(f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes", "adapter_card_too_large")
+        raise UnusableAdapter(
+            f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes", "adapter_card_too_large"
+        )
     try:
         document = json.loads(content)
         # JSON can write half a surrogate pair, which is no character and cannot be written again.
@@ -260,19 +305,23 @@ def _weights(folder: Path) -> bytes:
     path = folder / WEIGHTS_FILE
     try:
         if path.stat().st_size > MOST_WEIGHT_BYTES:
-            raise UnusableAdapter(f"{WEIGHTS_FILE} is larger than {MOST_WEIGHT_BYTES} bytes", "adapter_too_large")
+            raise UnusableAdapter(
+                f"{WEIGHTS_FILE} is larger than {MOST_WEIGHT_BYTES} bytes", "adapter_too_large"
+            )
         return path.read_bytes()
     except OSError as error:
         others = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
         raise UnusableAdapter(
-            f"{WEIGHTS_FILE} is not there; found {', '.join(ascii(name) for name in others) or 'nothing'}."
+            f"{WEIGHTS_FILE} is not there; found "
+            f"{', '.join(ascii(name) for name in others) or 'nothing'}."
             " Weights are read from safetensors alone, never from pickles",
             "adapter_weights_missing",
         ) from error
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    """The file's header (https://huggingface.co/docs/safetensors), its tensors in the order in which they lie in the file."""
+    """The file's header (https://huggingface.co/docs/safetensors), its tensors in the order in
+    which they lie in the file."""
     if len(content) < 8:
         raise _no_safetensors("")
     (length,) = struct.unpack("<Q", content[:8])
@@ -305,9 +354,13 @@ def _checked_ranks(
     for key, place in file.places.items():
         entry, allowed = header[key], _ALPHA_DTYPES if place.part == "alpha" else _DTYPES
         if not isinstance(entry, dict) or entry.get("dtype") not in allowed:
-            raise UnusableAdapter(f"{key} must be of type {', '.join(sorted(_DTYPES))}", "adapter_dtype")
+            raise UnusableAdapter(
+                f"{key} must be of type {', '.join(sorted(_DTYPES))}", "adapter_dtype"
+            )
         shape = entry.get("shape")
-        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+        if not isinstance(shape, list) or not all(
+            type(side) is int and side >= 0 for side in shape
+        ):
             raise UnusableAdapter(f"{key} has no shape", "adapter_shape")
         parts.setdefault(place.layer, {})[place.part] = tuple(shape)
     if not parts:
@@ -318,14 +371,21 @@ def _checked_ranks(
 def _rank(layer: str, found: Mapping[str, tuple[int, ...]], shape: Shape, most_rank: int) -> int:
     a, b = found.get("A"), found.get("B")
     if a is None or b is None:
-        raise UnusableAdapter(f"{layer} lacks its lora_{'A' if a is None else 'B'}.weight", "adapter_half_layer")
+        raise UnusableAdapter(
+            f"{layer} lacks its lora_{'A' if a is None else 'B'}.weight", "adapter_half_layer"
+        )
     rank = a[0] if a else 0
     if not 1 <= rank <= most_rank:
-        raise UnusableAdapter(f"{layer} has rank {rank}; this server takes 1 to {most_rank}", "adapter_rank")
-    allowed = {(shape.up, rank), (shape.up, rank, 1, 1)} if len(shape.down) == 3 else {(shape.up, rank)}
+        raise UnusableAdapter(
+            f"{layer} has rank {rank}; this server takes 1 to {most_rank}", "adapter_rank"
+        )
+    allowed = (
+        {(shape.up, rank), (shape.up, rank, 1, 1)} if len(shape.down) == 3 else {(shape.up, rank)}
+    )
     if a[1:] != shape.down or b not in allowed:
         raise UnusableAdapter(
-            f"{layer} has shapes {a} and {b}; this base needs {(rank, *shape.down)} and {(shape.up, rank)}",
+            f"{layer} has shapes {a} and {b}; this base needs {(rank, *shape.down)} and "
+            f"{(shape.up, rank)}",
             "adapter_shape",
         )
     if found.get("alpha", ()) not in {(), (1,)}:
@@ -340,5 +400,6 @@ def _refuse_values(weights: Mapping[str, tuple[Tensor, Tensor]]) -> NoReturn:
         if not all(float(tensor.abs().max()) <= LARGEST_WEIGHT for tensor in pair)
     )
     raise UnusableAdapter(
-        f"{layer} holds a weight that is no number or beyond {LARGEST_WEIGHT:g}", "adapter_not_finite"
+        f"{layer} holds a weight that is no number or beyond {LARGEST_WEIGHT:g}",
+        "adapter_not_finite",
     )

@@ -1,8 +1,9 @@
 """Many tenants' low-rank adapters on one frozen UNet, a different one for each sample of a batch.
 
-Every targeted layer holds stacks of A and B (Hu et al. 2021, https://arxiv.org/abs/2106.09685), one slot a tenant. Before a
-batch is run, each of its samples is given its slot; the layer then adds ``B[slot] · (A[slot] · x)`` to what it computes anyway.
-Training uses the same layers with slots that require gradients, so what was trained is what is served.
+Every targeted layer holds stacks of A and B (Hu et al. 2021, https://arxiv.org/abs/2106.09685), one
+slot a tenant. Before a batch is run, each of its samples is given its slot; the layer then adds
+``B[slot] · (A[slot] · x)`` to what it computes anyway. Training uses the same layers with slots
+that require gradients, so what was trained is what is served.
 """
 
 import itertools
@@ -38,8 +39,8 @@ class Routing:
     def route(self, slots: Sequence[int], device: torch.device) -> None:
         """Give sample i of the next batches slot ``slots[i]``.
 
-        Samples of a slot that lie side by side, as many of each slot, are computed together; and slots that are neighbours
-        and in order (5, 5, 6, 6, 7, 7) are used as they lie.
+        Samples of a slot that lie side by side, as many of each slot, are computed together; and
+        slots that are neighbours and in order (5, 5, 6, 6, 7, 7) are used as they lie.
         """
         each = math.gcd(*(len(list(same)) for _, same in itertools.groupby(slots)))
         chosen = slots[::each]
@@ -52,7 +53,8 @@ class Routing:
             self.slots = torch.tensor(chosen, device=device)
 
     def chosen(self, stack: Tensor) -> Tensor:
-        """The stack's slots that the batch uses, in its order: one for each equal share of neighbouring samples."""
+        """The stack's slots that the batch uses, in its order: one for each equal share of
+        neighbouring samples."""
         if self.run is not None:
             return stack[self.run]
         if self.slots is None:
@@ -63,13 +65,20 @@ class Routing:
 class LoraLayer(nn.Module):
     """A frozen Linear or Conv2d with ``slots`` adapters of rank up to ``rank``; slot 0 is the base.
 
-    ``down`` is (slots, rank, in) or (slots, rank, in, kh, kw), ``up`` is (slots, out, rank). Lower ranks are padded with zeros.
+    ``down`` is (slots, rank, in) or (slots, rank, in, kh, kw), ``up`` is (slots, out, rank). Lower
+    ranks are padded with zeros.
     """
 
     def __init__(
-        self, layer: nn.Linear | nn.Conv2d, routing: Routing, slots: int, rank: int, dtype: torch.dtype | None = None
+        self,
+        layer: nn.Linear | nn.Conv2d,
+        routing: Routing,
+        slots: int,
+        rank: int,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap ``layer``; all slots begin at zero. They are kept in ``dtype``, the layer's own when not given."""
+        """Wrap ``layer``; all slots begin at zero. They are kept in ``dtype``, the layer's own when
+        not given."""
         super().__init__()
         self.layer = layer
         self.routing = routing
@@ -93,21 +102,30 @@ class LoraLayer(nn.Module):
         return plain + _projected(x, down, up)
 
     def _chosen(self, stack: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the batch uses of a stack: one slot for all samples, or one for each equal share of them."""
+        """What the batch uses of a stack: one slot for all samples, or one for each equal share of
+        them."""
         only = self.routing.only
-        return (stack[only : only + 1] if only is not None else self.routing.chosen(stack)).to(dtype)
+        return (stack[only : only + 1] if only is not None else self.routing.chosen(stack)).to(
+            dtype
+        )
 
     def _merges(self, x: Tensor, count: int) -> bool:
-        """Whether it is quicker to form ``W + B · A`` for each of ``count`` slots than to take every sample through A and B.
+        """Whether it is quicker to form ``W + B · A`` for each of ``count`` slots than to take
+        every sample through A and B.
 
-        It is where a slot has more positions than the layer has outputs, for that many rows W has. Only in single precision
-        on a CPU: in half precision the sum would lose most of an adapter's digits, and a GPU hides what A and B cost behind
-        the layer itself, whose channels are many times the rank. In training it saves a quarter of a step of 16 tenants, though
-        the gradient then goes by way of W's.
+        It is where a slot has more positions than the layer has outputs, for that many rows W has.
+        Only in single precision on a CPU: in half precision the sum would lose most of an adapter's
+        digits, and a GPU hides what A and B cost behind the layer itself, whose channels are many
+        times the rank. In training it saves a quarter of a step of 16 tenants, though the gradient
+        then goes by way of W's.
         """
         if x.dtype != torch.float32 or x.device.type != "cpu":
             return False
-        positions = x.shape[-2] * x.shape[-1] if isinstance(self.layer, nn.Conv2d) else x[0].numel() // x.shape[-1]
+        positions = (
+            x.shape[-2] * x.shape[-1]
+            if isinstance(self.layer, nn.Conv2d)
+            else x[0].numel() // x.shape[-1]
+        )
         return positions * x.shape[0] >= count * self.up.shape[1]
 
     def _merged(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -133,7 +151,13 @@ class LoraLayer(nn.Module):
     def _convolved(self, x: Tensor, layer: nn.Conv2d, down: Tensor, up: Tensor) -> Tensor:
         count, rank = down.shape[:2]
         low = F.conv2d(
-            _side_by_side(x, count), down.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, count
+            _side_by_side(x, count),
+            down.flatten(0, 1),
+            None,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            count,
         )
         each, (height, width) = low.shape[0], low.shape[-2:]
         # Samples of a slot side by side, so that one product a slot does for all of them.
@@ -148,7 +172,8 @@ def _projected(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 def _side_by_side(x: Tensor, count: int) -> Tensor:
-    """Samples of ``count`` slots as groups of channels, so that one grouped convolution gives each slot its own filters."""
+    """Samples of ``count`` slots as groups of channels, so that one grouped convolution gives each
+    slot its own filters."""
     if count == 1:
         return x
     each = x.shape[0] // count
@@ -172,18 +197,19 @@ class Shape:
 
 
 class LoraLayers:
-    """The adapted layers of a UNet. Making it wraps them in place; ``remove`` puts the UNet back as it was."""
+    """The adapted layers of a UNet. Making it wraps them in place; ``remove`` puts the UNet back as
+    it was."""
 
-    def __init__(self, unet: nn.Module, targets: str, slots: int, rank: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, unet: nn.Module, targets: str, slots: int, rank: int, dtype: torch.dtype | None = None
+    ) -> None:
         """Wrap every layer of ``unet`` whose name ends as the target set says.
 
         Args:
-            unet: the base's UNet.
-            targets: a name of ``TARGETS``.
-            slots: adapters held at once, the base in slot 0 included.
-            rank: the highest rank an adapter may have.
-            dtype: what adapters are kept in; the base's when not given. Training keeps them in fp32 beside any base, as
-                half precision would swallow small updates.
+            unet: the base's UNet. targets: a name of ``TARGETS``. slots: adapters held at once, the
+                base in slot 0 included. rank: the highest rank an adapter may have. dtype: what
+                adapters are kept in; the base's when not given. Training keeps them in fp32 beside
+                any base, as half precision would swallow small updates.
         """
         self.routing = Routing()
         self.targets = targets
@@ -195,7 +221,9 @@ class LoraLayers:
         self._ranks = [0] * slots
         endings = TARGETS[targets]
         for name, module in list(unet.named_modules()):
-            if isinstance(module, nn.Linear | nn.Conv2d) and any(name.endswith(f".{end}") for end in endings):
+            if isinstance(module, nn.Linear | nn.Conv2d) and any(
+                name.endswith(f".{end}") for end in endings
+            ):
                 parent_name, _, attribute = name.rpartition(".")
                 parent = unet.get_submodule(parent_name)
                 wrapped = LoraLayer(module, self.routing, slots, rank, dtype)
@@ -207,14 +235,21 @@ class LoraLayers:
 
     def shapes(self) -> dict[str, Shape]:
         """What an adapter may hold: its layers by name."""
-        return {name: Shape(tuple(layer.down.shape[2:]), layer.up.shape[1]) for name, layer in self.layers.items()}
+        return {
+            name: Shape(tuple(layer.down.shape[2:]), layer.up.shape[1])
+            for name, layer in self.layers.items()
+        }
 
     @torch.no_grad()
     def put(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Fill a slot with an adapter: A and B by layer, alpha/r already in B; layers it lacks are zero."""
+        """Fill a slot with an adapter: A and B by layer, alpha/r already in B; layers it lacks are
+        zero."""
         if slot == BASE_SLOT:
             raise ValueError("slot 0 is the base's")
-        before, self._ranks[slot] = self._ranks[slot], max((a.shape[0] for a, _ in weights.values()), default=0)
+        before, self._ranks[slot] = (
+            self._ranks[slot],
+            max((a.shape[0] for a, _ in weights.values()), default=0),
+        )
         for name, layer in self.layers.items():
             pair = weights.get(name)
             down, up = layer.down[slot], layer.up[slot]
@@ -238,9 +273,11 @@ class LoraLayers:
 
     @torch.no_grad()
     def initialise(self, slot: int, generator: torch.Generator) -> None:
-        """A fresh adapter: A drawn as PyTorch draws a layer's weights (Kaiming uniform, a = √5, as in peft), B zero.
+        """A fresh adapter: A drawn as PyTorch draws a layer's weights (Kaiming uniform, a = √5, as
+        in peft), B zero.
 
-        ``generator`` is on the CPU: the same seed gives the same adapter on any device and beside any neighbours.
+        ``generator`` is on the CPU: the same seed gives the same adapter on any device and beside
+        any neighbours.
         """
         self._ranks[slot] = self.rank
         for layer in self.layers.values():
@@ -259,7 +296,9 @@ class LoraLayers:
     @property
     def bytes_per_slot(self) -> int:
         """Memory a slot takes on the device."""
-        return sum(parameter[0].numel() * parameter.element_size() for parameter in self.parameters())
+        return sum(
+            parameter[0].numel() * parameter.element_size() for parameter in self.parameters()
+        )
 
     @contextmanager
     def trainable(self) -> Iterator[None]:

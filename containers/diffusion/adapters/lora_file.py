@@ -1,13 +1,18 @@
-"""What the names and the header of a LoRA's safetensors file say, as diffusers' ``load_lora_weights`` (0.42) reads them.
+"""What the names and the header of a LoRA's safetensors file say, as diffusers'
+``load_lora_weights`` (0.42) reads them.
 
-Read here, and not by diffusers, because its loader changes the UNet that all tenants share, and skips what it does not know.
-Sources: ``diffusers/loaders`` (``peft.py``, ``lora_conversion_utils.py``), ``diffusers/utils`` (``state_dict_utils.py``,
-``peft_utils.py``), and ``peft/tuners/lora``. Namings, with ``…`` for a layer's place:
+Read here, and not by diffusers, because its loader changes the UNet that all tenants share, and
+skips what it does not know. Sources: ``diffusers/loaders`` (``peft.py``,
+``lora_conversion_utils.py``), ``diffusers/utils`` (``state_dict_utils.py``, ``peft_utils.py``), and
+``peft/tuners/lora``. Namings, with ``…`` for a layer's place:
 
-- ``unet.….to_q.lora_A.weight`` and ``lora_B``: PEFT's, with or without ``unet.`` and ``base_model.model.`` before it;
-- ``unet.….to_q.lora.down.weight`` and ``up`` (or ``lora_linear_layer.down``): what diffusers' ``save_lora_weights`` writes;
+- ``unet.….to_q.lora_A.weight`` and ``lora_B``: PEFT's, with or without ``unet.`` and
+  ``base_model.model.`` before it;
+- ``unet.….to_q.lora.down.weight`` and ``up`` (or ``lora_linear_layer.down``): what diffusers'
+  ``save_lora_weights`` writes;
 - ``unet.….processor.to_q_lora.down.weight`` and ``up``: attention processors of older diffusers;
-- ``lora_unet_…_to_q.lora_down.weight``, ``lora_up`` and ``alpha``: Kohya's, by diffusers' or by Stability's names of blocks.
+- ``lora_unet_…_to_q.lora_down.weight``, ``lora_up`` and ``alpha``: Kohya's, by diffusers' or by
+  Stability's names of blocks.
 """
 
 import json
@@ -21,7 +26,8 @@ from typing import Any, Final, Literal, cast
 from containers.diffusion.adapters.lora import Shape
 
 METADATA: Final = "lora_adapter_metadata"
-"""Entry of a safetensors header in which diffusers keeps PEFT's ``LoraConfig`` as JSON, each field behind ``unet.``."""
+"""Entry of a safetensors header in which diffusers keeps PEFT's ``LoraConfig`` as JSON, each field
+behind ``unet.``."""
 
 UNET: Final = "unet."
 PEFT: Final = "base_model.model."
@@ -51,10 +57,17 @@ _ENDING_FORMS: Final[tuple[tuple[str, str, Part], ...]] = (
 )
 """How names end, what of that belongs to the layer's, and what the tensor is."""
 _ENDINGS: Final = tuple(
-    (re.compile(rf"(?P<layer>[a-z0-9_.]{{1,200}}?){ending}"), layer, part) for ending, layer, part in _ENDING_FORMS
+    (re.compile(rf"(?P<layer>[a-z0-9_.]{{1,200}}?){ending}"), layer, part)
+    for ending, layer, part in _ENDING_FORMS
 )
-_KOHYA_PARTS: Final[Mapping[str, Part]] = {"lora_down.weight": "A", "lora_up.weight": "B", "alpha": "alpha"}
-_TEXT_ENCODER: Final = re.compile(r"text_encoder|text_model|lora_te|te[12]?_|base_model\.model\.text_")
+_KOHYA_PARTS: Final[Mapping[str, Part]] = {
+    "lora_down.weight": "A",
+    "lora_up.weight": "B",
+    "alpha": "alpha",
+}
+_TEXT_ENCODER: Final = re.compile(
+    r"text_encoder|text_model|lora_te|te[12]?_|base_model\.model\.text_"
+)
 _OTHER_METHODS: Final = (
     ("lora_magnitude_vector", "DoRA", "adapter_dora"),
     ("dora_scale", "DoRA", "adapter_dora"),
@@ -80,23 +93,47 @@ _READ: Final = frozenset(
     }
 )
 _WITHOUT_EFFECT: Final = frozenset(
-    {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules"}
-    | {"fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout"}
-    | {"lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size", "revision"}
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+    }
+    | {
+        "fan_in_fan_out",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_dropout",
+    }
+    | {
+        "lora_ga_config",
+        "megatron_config",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+    }
     | {"runtime_config", "target_modules", "task_type"}
 )
-"""Fields of ``LoraConfig`` that change training, or which layers are adapted (the weights themselves say that)."""
+"""Fields of ``LoraConfig`` that change training, or which layers are adapted (the weights
+themselves say that)."""
 _INITIAL_WEIGHTS: Final = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin that leave the base as it is; PiSSA, OLoRA and others correct a changed base."""
 
 _PATTERN: Final = re.compile(
     r"\^?(?:[A-Za-z0-9_-]|\.[*+]?|\\\.|\\d[*+]?|\[0-9\][*+]?|\((?:\?:)?[A-Za-z0-9_]+(?:\|[A-Za-z0-9_]+)*\))+\$?"
 )
-"""Regular expressions that are tried on layers' names: with one repetition and one choice at most they take no time."""
+"""Regular expressions that are tried on layers' names: with one repetition and one choice at most
+they take no time."""
 
 
 class UnusableAdapter(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable adapter"
-    """The files are not an adapter for this base; the message says what is wrong, and ``code`` its kind, for programs."""
+    """The files are not an adapter for this base; the message says what is wrong, and ``code`` its
+    kind, for programs."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -113,7 +150,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Config:
-    """What PEFT's ``LoraConfig`` says of strength: (alpha or its pattern's) / (rank, or its root with rsLoRA)."""
+    """What PEFT's ``LoraConfig`` says of strength: (alpha or its pattern's) / (rank, or its root
+    with rsLoRA)."""
 
     rank: int
     alpha: float
@@ -122,11 +160,13 @@ class Config:
     rslora: bool = False
 
     def scale(self, layer: str, rank: int) -> float:
-        """The factor of B · A in ``layer``; raises `UnusableAdapter` when the layer's rank is another than is told."""
+        """The factor of B · A in ``layer``; raises `UnusableAdapter` when the layer's rank is
+        another than is told."""
         told = _matched(self.ranks, layer, self.rank)
         if told != rank:
             raise UnusableAdapter(
-                f"the header's {METADATA} tell rank {told:g} for {layer}, whose weights have rank {rank}",
+                f"the header's {METADATA} tell rank {told:g} for {layer}, whose weights have rank "
+                f"{rank}",
                 "adapter_rank_differs",
             )
         return _matched(self.alphas, layer, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
@@ -134,7 +174,8 @@ class Config:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """Every tensor's place, in the order in which they lie in the file, and what the header says of strength."""
+    """Every tensor's place, in the order in which they lie in the file, and what the header says of
+    strength."""
 
     places: Mapping[str, Place]
     kohya: bool
@@ -148,23 +189,34 @@ class LoraFile:
         if self.config is not None:
             if alphas:
                 raise UnusableAdapter(
-                    f"alpha is told twice, in the header's {METADATA} and beside the weights", "adapter_alpha_twice"
+                    f"alpha is told twice, in the header's {METADATA} and beside the weights",
+                    "adapter_alpha_twice",
                 )
             return {layer: self.config.scale(layer, rank) for layer, rank in ranks.items()}
         if not alphas:
             return dict.fromkeys(ranks, 1.0)
         if not self.kohya:
-            return {layer: alphas[layer] / rank if layer in alphas else 1.0 for layer, rank in ranks.items()}
-        # diffusers gives every layer the alpha that most have, the first of equally many, and keeps a layer's own for
-        # convolutions alone: the names it notes for attention match no layer.
-        ordered = [place.layer for place in self.places.values() if place.part == "A" and place.layer in alphas]
+            return {
+                layer: alphas[layer] / rank if layer in alphas else 1.0
+                for layer, rank in ranks.items()
+            }
+        # diffusers gives every layer the alpha that most have, the first of equally many, and keeps
+        # a layer's own for convolutions alone: the names it notes for attention match no layer.
+        ordered = [
+            place.layer
+            for place in self.places.values()
+            if place.part == "A" and place.layer in alphas
+        ]
         usual = Counter(alphas[layer] for layer in ordered).most_common(1)[0][0]
-        own = {layer: alpha for layer, alpha in alphas.items() if not _kind(layer).startswith("to_")}
+        own = {
+            layer: alpha for layer, alpha in alphas.items() if not _kind(layer).startswith("to_")
+        }
         return {layer: own.get(layer, usual) / rank for layer, rank in ranks.items()}
 
 
 def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape]) -> LoraFile:
-    """What the tensors of a file are, by their names, for a UNet with the adapted layers ``shapes``.
+    """What the tensors of a file are, by their names, for a UNet with the adapted layers
+    ``shapes``.
 
     Args:
         keys: the tensors' names, in the order in which they lie in the file.
@@ -172,8 +224,8 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
         shapes: the layers that may be spoken of, from ``LoraLayers.shapes``.
 
     Raises:
-        UnusableAdapter: a name is not understood or means no adapted layer, two mean the same, or the header cannot be
-            followed. Nothing is left out.
+        UnusableAdapter: a name is not understood or means no adapted layer, two mean the same, or
+            the header cannot be followed. Nothing is left out.
     """
     names = list(keys)
     for name in names:
@@ -181,7 +233,8 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
     kohya = any(name.startswith(_KOHYA) for name in names)
     if kohya and not all(name.startswith(_KOHYA) for name in names):
         raise UnusableAdapter(
-            "it mixes Kohya's names with others; export it again in one naming", "adapter_namings_mixed"
+            "it mixes Kohya's names with others; export it again in one naming",
+            "adapter_namings_mixed",
         )
     aliases = _kohya_names(shapes) if kohya else {}
     places: dict[str, Place] = {}
@@ -195,7 +248,8 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
         if place.layer not in shapes:
             endings = ", ".join(sorted({_kind(layer) for layer in shapes}))
             raise UnusableAdapter(
-                f"{_shown(name)} is no adapted layer of this base; adapted are its {endings}", "adapter_layer_unknown"
+                f"{_shown(name)} is no adapted layer of this base; adapted are its {endings}",
+                "adapter_layer_unknown",
             )
         places[name] = place
     twice = next((place for place, count in Counter(places.values()).items() if count > 1), None)
@@ -206,7 +260,8 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
 
 
 def metadata_of(ranks: Mapping[str, int]) -> dict[str, str] | None:
-    """The header's ``__metadata__`` for weights whose alpha is in B: diffusers then gives them a factor of 1.
+    """The header's ``__metadata__`` for weights whose alpha is in B: diffusers then gives them a
+    factor of 1.
 
     Of layers of one rank it needs none: diffusers takes an alpha that nothing tells for the rank.
     """
@@ -239,13 +294,15 @@ def _shown(text: object) -> str:
 def _refuse_other_methods(name: str) -> None:
     if _TEXT_ENCODER.match(name):
         raise UnusableAdapter(
-            f"{_shown(name)} adapts a text encoder, and only the UNet is adapted here; export the UNet's part alone",
+            f"{_shown(name)} adapts a text encoder, and only the UNet is adapted here; export the "
+            f"UNet's part alone",
             "adapter_of_text_encoder",
         )
     for part, method, code in _OTHER_METHODS:
         if part in name:
             raise UnusableAdapter(
-                f"{_shown(name)} is of {method}, which is not applied here; export a plain LoRA", code
+                f"{_shown(name)} is of {method}, which is not applied here; export a plain LoRA",
+                code,
             )
 
 
@@ -267,19 +324,29 @@ def _kohya_place(name: str, aliases: Mapping[str, str]) -> Place | None:
 def _kohya_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
     """Layers by Kohya's names for them: diffusers' names, and those of Stability's own UNet."""
     names: dict[str, str] = {}
-    numbers = [re.match(r"down_blocks\.\d+\.(?:resnets|attentions)\.(\d+)\.", layer) for layer in shapes]
-    # A down block has so many resnets, each with an attention where it has any, and one place for what halves the size.
+    numbers = [
+        re.match(r"down_blocks\.\d+\.(?:resnets|attentions)\.(\d+)\.", layer) for layer in shapes
+    ]
+    # A down block has so many resnets, each with an attention where it has any, and one place for
+    # what halves the size.
     each = 2 + max((int(match[1]) for match in numbers if match is not None), default=0)
     for layer in shapes:
         for alias in (layer, _stability_name(layer, each)):
-            for short in (alias, alias.replace("conv1", "in_layers.2").replace("conv2", "out_layers.3")):
+            for short in (
+                alias,
+                alias.replace("conv1", "in_layers.2").replace("conv2", "out_layers.3"),
+            ):
                 names[_KOHYA + short.replace(".", "_")] = layer
     return names
 
 
 def _stability_name(layer: str, each: int) -> str:
-    """A layer's place in the blocks of Stability's UNet, ``each`` of which make a block of diffusers'."""
-    match = re.match(r"(?P<block>down_blocks\.|up_blocks\.|mid_block)(?P<n>\d*)\.(?P<kind>\w+)\.(?P<i>\d+)\.", layer)
+    """A layer's place in the blocks of Stability's UNet, ``each`` of which make a block of
+    diffusers'."""
+    match = re.match(
+        r"(?P<block>down_blocks\.|up_blocks\.|mid_block)(?P<n>\d*)\.(?P<kind>\w+)\.(?P<i>\d+)\.",
+        layer,
+    )
     if match is None or match["kind"] not in ("resnets", "attentions"):
         return layer
     attention, inner, rest = match["kind"] == "attentions", int(match["i"]), layer[match.end() :]
@@ -292,24 +359,32 @@ def _stability_name(layer: str, each: int) -> str:
 
 
 def _config(metadata: object, prefixed: bool) -> Config | None:
-    """What the header says of strength, None where it says nothing; ``prefixed`` says whether names begin with ``unet.``."""
+    """What the header says of strength, None where it says nothing; ``prefixed`` says whether names
+    begin with ``unet.``."""
     raw = metadata.get(METADATA) if isinstance(metadata, dict) else None
     if not raw:
         return None
     try:
         document = json.loads(raw)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UnusableAdapter(f"the header's {METADATA} are not JSON", "adapter_metadata_not_json") from error
+        raise UnusableAdapter(
+            f"the header's {METADATA} are not JSON", "adapter_metadata_not_json"
+        ) from error
     if document is None:
         return None
     if not isinstance(document, dict):
-        raise UnusableAdapter(f"the header's {METADATA} are no JSON object", "adapter_metadata_not_json")
-    told = {name.removeprefix(UNET): value for name, value in document.items() if name.startswith(UNET)}
+        raise UnusableAdapter(
+            f"the header's {METADATA} are no JSON object", "adapter_metadata_not_json"
+        )
+    told = {
+        name.removeprefix(UNET): value for name, value in document.items() if name.startswith(UNET)
+    }
     if not told and not prefixed:
         told = document
     if not told:
         raise UnusableAdapter(
-            f"the header's {METADATA} say nothing of the UNet; save it again with diffusers' save_lora_weights",
+            f"the header's {METADATA} say nothing of the UNet; save it again with diffusers' "
+            f"save_lora_weights",
             "adapter_metadata_of_others",
         )
     _refuse_other_settings(told)
@@ -317,8 +392,14 @@ def _config(metadata: object, prefixed: bool) -> Config | None:
     return Config(
         rank=_whole(told.get("r", _DEFAULT_RANK), "r"),
         alpha=_number(told.get("lora_alpha", _DEFAULT_ALPHA), "lora_alpha"),
-        ranks={name: _whole(value, "rank_pattern") for name, value in _patterns(told, "rank_pattern").items()},
-        alphas={name: _number(value, "alpha_pattern") for name, value in _patterns(told, "alpha_pattern").items()},
+        ranks={
+            name: _whole(value, "rank_pattern")
+            for name, value in _patterns(told, "rank_pattern").items()
+        },
+        alphas={
+            name: _number(value, "alpha_pattern")
+            for name, value in _patterns(told, "alpha_pattern").items()
+        },
         rslora=bool(rslora),
     )
 
@@ -327,18 +408,24 @@ def _refuse_other_settings(told: Mapping[str, Any]) -> None:
     """Refuse what would change the layers in a way that is not done here."""
     if told.get("use_dora"):
         raise UnusableAdapter(
-            f"the header's {METADATA} say DoRA, which is not applied here; export a plain LoRA", "adapter_dora"
+            f"the header's {METADATA} say DoRA, which is not applied here; export a plain LoRA",
+            "adapter_dora",
         )
     kind = told.get("peft_type")
     wrong = [
         *(name for name, value in told.items() if name not in _READ | _WITHOUT_EFFECT and value),
-        *(["peft_type"] if kind is not None and str(kind).upper() not in ("LORA", "PEFTTYPE.LORA") else []),
+        *(
+            ["peft_type"]
+            if kind is not None and str(kind).upper() not in ("LORA", "PEFTTYPE.LORA")
+            else []
+        ),
         *(["bias"] if told.get("bias") not in (None, "none") else []),
         *(["init_lora_weights"] if told.get("init_lora_weights") not in _INITIAL_WEIGHTS else []),
     ]
     if wrong:
         raise UnusableAdapter(
-            f"the header's {METADATA} set {_shown(wrong[0])} to what is not applied here; export a plain LoRA",
+            f"the header's {METADATA} set {_shown(wrong[0])} to what is not applied here; export a "
+            f"plain LoRA",
             "adapter_setting_unsupported",
         )
 
@@ -346,7 +433,8 @@ def _refuse_other_settings(told: Mapping[str, Any]) -> None:
 def _whole(value: object, name: str) -> int:
     if type(value) is not int or not 1 <= value <= 100_000:
         raise UnusableAdapter(
-            f"the header's {METADATA}: {name} must be whole numbers from 1", "adapter_metadata_number"
+            f"the header's {METADATA}: {name} must be whole numbers from 1",
+            "adapter_metadata_number",
         )
     return value
 
@@ -355,7 +443,8 @@ def _number(value: object, name: str) -> float:
     # Whole numbers may be too long for a float; NaN is not within any bounds.
     if type(value) not in (int, float) or not -1e6 <= cast(float, value) <= 1e6:
         raise UnusableAdapter(
-            f"the header's {METADATA}: {name} must be numbers of at most a million", "adapter_metadata_number"
+            f"the header's {METADATA}: {name} must be numbers of at most a million",
+            "adapter_metadata_number",
         )
     return float(cast(float, value))
 
@@ -372,7 +461,8 @@ def _patterns(told: Mapping[str, Any], name: str) -> Mapping[str, object]:
         known = len(pattern) <= MOST_PATTERN_CHARACTERS and _PATTERN.fullmatch(pattern) is not None
         if not known or choices > 1 or repetitions > 1:
             raise UnusableAdapter(
-                f"the header's {METADATA}: {name} has {_shown(pattern)}; write layers' names, with one choice"
+                f"the header's {METADATA}: {name} has {_shown(pattern)}; write layers' names, with "
+                f"one choice"
                 " in brackets and one repetition at most",
                 "adapter_pattern_unsupported",
             )
@@ -380,7 +470,8 @@ def _patterns(told: Mapping[str, Any], name: str) -> Mapping[str, object]:
 
 
 def _matched(patterns: Mapping[str, float], layer: str, otherwise: float) -> float:
-    """The number of the first pattern that is ``layer`` or its end (peft.utils.other.get_pattern_key), else the other."""
+    """The number of the first pattern that is ``layer`` or its end
+    (peft.utils.other.get_pattern_key), else the other."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", layer):
             return value

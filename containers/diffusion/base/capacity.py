@@ -1,6 +1,8 @@
-"""How much memory a base and a tenant's slot take, counted from configurations alone: `python -m containers.diffusion.base.capacity`.
+"""How much memory a base and a tenant's slot take, counted from configurations alone: `python -m
+containers.diffusion.base.capacity`.
 
-The networks are built without weights (on PyTorch's meta device), so SDXL is counted in a second on any machine.
+The networks are built without weights (on PyTorch's meta device), so SDXL is counted in a second on
+any machine.
 """
 
 import argparse
@@ -21,8 +23,20 @@ GIB: Final = 1 << 30
 Configurations = Mapping[str, Mapping[str, Any]]
 """A pipeline's networks: each component's name and configuration, as its ``config.json`` has it."""
 
-_CLIP_L: Final[Mapping[str, Any]] = {"projection_dim": 768, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}  # fmt: skip
-_CLIP_BIG_G: Final[Mapping[str, Any]] = {"projection_dim": 1280, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}  # fmt: skip
+_CLIP_L: Final[Mapping[str, Any]] = {
+    "projection_dim": 768,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+_CLIP_BIG_G: Final[Mapping[str, Any]] = {
+    "projection_dim": 1280,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+}
 _VAE: Final[Mapping[str, Any]] = {
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -65,7 +79,8 @@ PUBLISHED: Final[Mapping[str, Configurations]] = {
         "text_encoder_2": _CLIP_BIG_G,
     },
 }
-"""The networks of two well-known bases, where they differ from the defaults of diffusers and transformers."""
+"""The networks of two well-known bases, where they differ from the defaults of diffusers and
+transformers."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,12 @@ class Memory:
 
 def configurations_of(folder: Path) -> Configurations:
     """The configurations of a saved pipeline's networks. Raises `OSError` where one is missing."""
-    names = ["unet", "vae", "text_encoder", *(["text_encoder_2"] if (folder / "text_encoder_2").is_dir() else [])]
+    names = [
+        "unet",
+        "vae",
+        "text_encoder",
+        *(["text_encoder_2"] if (folder / "text_encoder_2").is_dir() else []),
+    ]
     return {name: json.loads((folder / name / "config.json").read_bytes()) for name in names}
 
 
@@ -97,10 +117,15 @@ def networks(configurations: Configurations) -> dict[str, Any]:
         "unet": UNet2DConditionModel.from_config,
         "vae": AutoencoderKL.from_config,
         "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
-        "text_encoder_2": lambda config: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config)),
+        "text_encoder_2": lambda config: CLIPTextModelWithProjection(
+            CLIPTextConfig.from_dict(config)
+        ),
     }
     with torch.device("meta"):
-        return {name: makers[name](dict(configuration)) for name, configuration in configurations.items()}
+        return {
+            name: makers[name](dict(configuration))
+            for name, configuration in configurations.items()
+        }
 
 
 def parameters_of(network: Any) -> int:
@@ -109,7 +134,8 @@ def parameters_of(network: Any) -> int:
 
 
 def memory_of(made: Mapping[str, Any], targets: str, rank: int, dtype: str) -> Memory:
-    """What a base of these networks takes in ``dtype``, and an adapter of ``rank`` on ``targets``."""
+    """What a base of these networks takes in ``dtype``, and an adapter of ``rank`` on
+    ``targets``."""
     kind = DTYPES[dtype]
     base = sum(parameters_of(network) for network in made.values()) * kind.itemsize
     layers = LoraLayers(made["unet"], targets, 1, rank, kind)
@@ -137,22 +163,36 @@ def table(bases: Mapping[str, Configurations], rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         memory = memory_of(made[row.name], row.targets, row.rank, row.dtype)
-        figures = f"{memory.base / 1e6:,.1f} MB | {memory.slot / 1e6:,.2f} MB | {memory.slots_per_gib:,}"
-        lines.append(f"| {row.name} | {row.dtype} | {row.targets.replace('+', ' and ')} | {row.rank} | {figures} |")
+        figures = (
+            f"{memory.base / 1e6:,.1f} MB | {memory.slot / 1e6:,.2f} MB | {memory.slots_per_gib:,}"
+        )
+        lines.append(
+            f"| {row.name} | {row.dtype} | {row.targets.replace('+', ' and ')} | {row.rank} | "
+            f"{figures} |"
+        )
     return "\n".join(lines)
 
 
 def usual_table() -> str:
     """The shipped base as it is served on a CPU, and two well-known ones as on a GPU."""
     rows = [Row(TINY, "fp32", targets, 8) for targets in TARGETS]
-    rows += [Row(name, "bf16", targets, rank) for name in PUBLISHED for targets in TARGETS for rank in (8, 32)]
+    rows += [
+        Row(name, "bf16", targets, rank)
+        for name in PUBLISHED
+        for targets in TARGETS
+        for rank in (8, 32)
+    ]
     return table({TINY: configurations_of(TINY_FOLDER), **PUBLISHED}, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, of one base when the command line names one."""
-    parser = argparse.ArgumentParser(prog="python -m containers.diffusion.base.capacity", description=__doc__)
-    parser.add_argument("base", nargs="?", help=f"a folder with a saved pipeline, {TINY}, or {', '.join(PUBLISHED)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m containers.diffusion.base.capacity", description=__doc__
+    )
+    parser.add_argument(
+        "base", nargs="?", help=f"a folder with a saved pipeline, {TINY}, or {', '.join(PUBLISHED)}"
+    )
     parser.add_argument("--targets", choices=TARGETS, default="attention+convolutions")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
@@ -161,7 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(usual_table() + "\n")
         return 0
     try:
-        found = PUBLISHED.get(given.base) or configurations_of(TINY_FOLDER if given.base == TINY else Path(given.base))
+        found = PUBLISHED.get(given.base) or configurations_of(
+            TINY_FOLDER if given.base == TINY else Path(given.base)
+        )
     except OSError as error:
         parser.error(f"{given.base} is no saved pipeline: {error}")
     row = Row(given.base, given.dtype, given.targets, given.rank)

@@ -1,8 +1,9 @@
-"""The base model that all tenants share: a diffusers text-to-image pipeline, found, loaded and asked for what training and
-serving need of it.
+"""The base model that all tenants share: a diffusers text-to-image pipeline, found, loaded and
+asked for what training and serving need of it.
 
-Any base of the Stable Diffusion family is used the same way: the tiny one this package ships, a hub id, a folder, or an
-S3 prefix. What differs between SD 1.5 and SDXL (a second text encoder, pooled states, size conditioning) ends in this module.
+Any base of the Stable Diffusion family is used the same way: the tiny one this package ships, a hub
+id, a folder, or an S3 prefix. What differs between SD 1.5 and SDXL (a second text encoder, pooled
+states, size conditioning) ends in this module.
 """
 
 import hashlib
@@ -23,7 +24,11 @@ TINY: Final = "tiny"
 TINY_FOLDER: Final = Path(__file__).resolve().parents[1] / "tiny_base" / "model"
 WEIGHTS: Final = "*.safetensors"
 KINDS: Final = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 
 # Names of Hugging Face repositories: an owner and a name (huggingface_hub.utils.validate_repo_id).
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -36,7 +41,8 @@ class UnusableBase(ValueError):  # noqa: N818 - reads as the sentence it is: "un
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told of one prompt: ``states`` (tokens, width), and for SDXL ``pooled`` (width)."""
+    """What the UNet is told of one prompt: ``states`` (tokens, width), and for SDXL ``pooled``
+    (width)."""
 
     states: Tensor
     pooled: Tensor | None = None
@@ -45,15 +51,20 @@ class Conditioning:
     def bytes(self) -> int:
         """Memory it takes."""
         return sum(
-            tensor.numel() * tensor.element_size() for tensor in (self.states, self.pooled) if tensor is not None
+            tensor.numel() * tensor.element_size()
+            for tensor in (self.states, self.pooled)
+            if tensor is not None
         )
 
 
 class Base:
     """A loaded base. One thread uses it at a time: diffusers' pipelines are not safe for two."""
 
-    def __init__(self, name: str, digest: str, pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """Hold a pipeline whose modules are frozen, on ``device`` in ``dtype``; ``digest`` tells its weights apart."""
+    def __init__(
+        self, name: str, digest: str, pipeline: Any, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Hold a pipeline whose modules are frozen, on ``device`` in ``dtype``; ``digest`` tells
+        its weights apart."""
         self.name = name
         self.digest = digest
         self.pipeline = pipeline
@@ -74,7 +85,8 @@ class Base:
     def alphas_cumprod(self) -> Tensor:
         """The share of signal left at each training timestep, fp32 (timesteps).
 
-        From diffusers' DDIM with this base's own configuration, so that zero-terminal-SNR rescaling is included.
+        From diffusers' DDIM with this base's own configuration, so that zero-terminal-SNR rescaling
+        is included.
         """
         table: Tensor = self._ddim.alphas_cumprod
         return table.to(self.device)
@@ -92,24 +104,30 @@ class Base:
 
     @property
     def clips(self) -> float | None:
-        """How far from 0 the clean picture of a step may be for this base, or None when it is not cut off."""
+        """How far from 0 the clean picture of a step may be for this base, or None when it is not
+        cut off."""
         config = self._ddim.config
         return float(config.clip_sample_range) if config.clip_sample else None
 
     def timesteps(self, steps: int) -> list[int]:
-        """The timesteps of a generation in ``steps`` steps, from noise to picture, as DDIM spaces them for this base."""
+        """The timesteps of a generation in ``steps`` steps, from noise to picture, as DDIM spaces
+        them for this base."""
         self._ddim.set_timesteps(steps)
         return [int(step) for step in self._ddim.timesteps]
 
     def alphas_of(self, steps: int) -> tuple[list[float], list[float]]:
-        """Share of signal before and after each of ``steps`` DDIM steps (Song et al. 2021, eq. 12, with eta 0)."""
+        """Share of signal before and after each of ``steps`` DDIM steps (Song et al. 2021, eq. 12,
+        with eta 0)."""
         table = self._ddim.alphas_cumprod
-        # As diffusers' DDIM: the step before the first timestep is the last trained one, or fully clean.
+        # As diffusers' DDIM: the step before the first timestep is the last trained one, or fully
+        # clean.
         spacing = len(table) // steps
         now = self.timesteps(steps)
         before = [float(table[step]) for step in now]
         after = [
-            float(table[step - spacing]) if step - spacing >= 0 else float(self._ddim.final_alpha_cumprod)
+            float(table[step - spacing])
+            if step - spacing >= 0
+            else float(self._ddim.final_alpha_cumprod)
             for step in now
         ]
         return before, after
@@ -131,32 +149,49 @@ class Base:
 
     @property
     def size_multiple(self) -> int:
-        """Width and height must be multiples of this, in pixels: the UNet halves latents once per level but the last."""
+        """Width and height must be multiples of this, in pixels: the UNet halves latents once per
+        level but the last."""
         return int(self.scale * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """The text encoders' word on each prompt. Longer prompts than the tokenizer takes are cut, as diffusers does."""
+        """The text encoders' word on each prompt. Longer prompts than the tokenizer takes are cut,
+        as diffusers does."""
         if self.is_xl:
             states, _, pooled, _ = self.pipeline.encode_prompt(
-                list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                list(prompts),
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
             )
             return [Conditioning(s, p) for s, p in zip(states, pooled, strict=True)]
         states, _ = self.pipeline.encode_prompt(
-            list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            list(prompts),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
         )
         return [Conditioning(state) for state in states]
 
     @torch.no_grad()
     def unconditional(self) -> Conditioning:
-        """What guidance leads away from when a request names nothing: the empty prompt, or SDXL's zeros."""
+        """What guidance leads away from when a request names nothing: the empty prompt, or SDXL's
+        zeros."""
         (empty,) = self.encode([""])
-        if self.is_xl and self.pipeline.config.force_zeros_for_empty_prompt and empty.pooled is not None:
+        if (
+            self.is_xl
+            and self.pipeline.config.force_zeros_for_empty_prompt
+            and empty.pooled is not None
+        ):
             return Conditioning(torch.zeros_like(empty.states), torch.zeros_like(empty.pooled))
         return empty
 
     def predict(
-        self, latents: Tensor, timesteps: Tensor, conditioning: Sequence[Conditioning], size: tuple[int, int]
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Sequence[Conditioning],
+        size: tuple[int, int],
     ) -> Tensor:
         """The UNet's prediction for a batch.
 
@@ -171,11 +206,17 @@ class Base:
         if self.is_xl:
             width, height = size
             # Original size, crop, target size: https://arxiv.org/abs/2307.01952, section 2.2.
-            ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
+            ids = torch.tensor(
+                [[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device
+            )
             pooled = torch.stack([item.pooled for item in conditioning if item.pooled is not None])
             added = {"text_embeds": pooled, "time_ids": ids.expand(len(conditioning), -1)}
         prediction: Tensor = self.unet(
-            latents, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+            latents,
+            timesteps,
+            encoder_hidden_states=states,
+            added_cond_kwargs=added,
+            return_dict=False,
         )[0]
         return prediction
 
@@ -189,9 +230,12 @@ class Base:
 
     @torch.no_grad()
     def to_images(self, latents: Tensor) -> Tensor:
-        """The pictures of latents (n, channels, h, w) as uint8 (n, height, width, 3), on the CPU."""
+        """The pictures of latents (n, channels, h, w) as uint8 (n, height, width, 3), on the
+        CPU."""
         vae = self.pipeline.vae
-        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[
+            0
+        ]
         pixels: Tensor = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous().cpu()
 
@@ -200,13 +244,15 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
     """Load a base.
 
     Args:
-        source: ``tiny``, an ``s3://bucket/prefix`` or a folder with a saved diffusers pipeline, or a hub id such as
-            ``stable-diffusion-v1-5/stable-diffusion-v1-5`` (fetched, or found in the hub's cache).
+        source: ``tiny``, an ``s3://bucket/prefix`` or a folder with a saved diffusers pipeline, or
+            a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5`` (fetched, or found in
+            the hub's cache).
         device: ``cuda``, ``cpu``, …; a GPU where there is one when not given.
         dtype: ``fp32``, ``fp16`` or ``bf16``; bf16 on CUDA and fp32 elsewhere when not given.
 
     Raises:
-        UnusableBase: it is not there, not a Stable Diffusion pipeline, or of settings that do not exist.
+        UnusableBase: it is not there, not a Stable Diffusion pipeline, or of settings that do not
+        exist.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = dtype or ("bf16" if chosen.type == "cuda" else "fp32")
@@ -221,7 +267,8 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
             module.requires_grad_(False).eval()
     base = Base(source, digest_of_weights(folder), pipeline, chosen, DTYPES[name])
     if name == "fp16" and base.is_xl and pipeline.vae.config.force_upcast:
-        # SDXL's autoencoder leaves the range of half precision and says so; its pictures would be black.
+        # SDXL's autoencoder leaves the range of half precision and says so; its pictures would be
+        # black.
         pipeline.vae.to(torch.float32)
     return base
 
@@ -229,8 +276,8 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
 def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging as transformers_logging
 
-    # What the libraries say while they load would stand between the lines of the container's log, and their warning about a
-    # prompt that is cut would show a tenant's words there.
+    # What the libraries say while they load would stand between the lines of the container's log,
+    # and their warning about a prompt that is cut would show a tenant's words there.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     import diffusers
@@ -239,14 +286,20 @@ def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     kind = _class_of(folder, source)
-    quiet = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
+    quiet = (
+        {"safety_checker": None, "requires_safety_checker": False}
+        if kind == "StableDiffusionPipeline"
+        else {}
+    )
     try:
         # Pickled weights are refused: use_safetensors=True raises where there are no others.
         return getattr(diffusers, kind).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, **quiet
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableBase(f"base {source!r} is no diffusers pipeline with safetensors weights: {error}") from error
+        raise UnusableBase(
+            f"base {source!r} is no diffusers pipeline with safetensors weights: {error}"
+        ) from error
 
 
 def _class_of(folder: Path, source: str) -> str:
@@ -255,14 +308,19 @@ def _class_of(folder: Path, source: str) -> str:
         document = json.loads((folder / "model_index.json").read_bytes())
         kind = document["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableBase(f"base {source!r} has no model_index.json as diffusers writes it: {error}") from error
+        raise UnusableBase(
+            f"base {source!r} has no model_index.json as diffusers writes it: {error}"
+        ) from error
     if kind not in KINDS:
-        raise UnusableBase(f"base {source!r} is a {str(kind)[:60]}; one of {', '.join(KINDS)} is needed")
+        raise UnusableBase(
+            f"base {source!r} is a {str(kind)[:60]}; one of {', '.join(KINDS)} is needed"
+        )
     return str(kind)
 
 
 def folder_of(source: str) -> Path:
-    """The folder the pipeline of a source (see `load_base`) lies in, fetched if it must be. Raises `UnusableBase`."""
+    """The folder the pipeline of a source (see `load_base`) lies in, fetched if it must be. Raises
+    `UnusableBase`."""
     if source == TINY:
         return TINY_FOLDER
     if source.startswith("s3://"):
@@ -270,13 +328,17 @@ def folder_of(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if source.startswith(("/", ".")) or not _HUB_ID.fullmatch(source):
-        raise UnusableBase(f"base {source!r} is no folder, no s3:// prefix and no hub id; {TINY!r} is always there")
+        raise UnusableBase(
+            f"base {source!r} is no folder, no s3:// prefix and no hub id; {TINY!r} is always there"
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(source, allow_patterns=list(_HUB_FILES)))
     except Exception as error:  # the hub's client raises a dozen kinds, all meaning: not to be had
-        raise UnusableBase(f"base {source!r} cannot be had from the hub or its cache: {error}") from error
+        raise UnusableBase(
+            f"base {source!r} cannot be had from the hub or its cache: {error}"
+        ) from error
 
 
 def _fetch_from_s3(source: str) -> Path:
@@ -305,7 +367,9 @@ def _fetch_from_s3(source: str) -> Path:
             found += 1
     if not found:
         partial.rmdir()
-        raise UnusableBase(f"base {source!r}: there is nothing under this prefix; copy a saved pipeline there")
+        raise UnusableBase(
+            f"base {source!r}: there is nothing under this prefix; copy a saved pipeline there"
+        )
     try:
         partial.rename(folder)
     except OSError:  # another process of this machine was quicker
@@ -316,7 +380,8 @@ def _fetch_from_s3(source: str) -> Path:
 def digest_of_weights(folder: Path) -> str:
     """SHA-256 (hexadecimal) over the names and contents of all weights of a saved pipeline.
 
-    An adapter names it, and is refused by a base of another: low-rank corrections of one set of weights mean nothing to others.
+    An adapter names it, and is refused by a base of another: low-rank corrections of one set of
+    weights mean nothing to others.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob(f"*/{WEIGHTS}")):

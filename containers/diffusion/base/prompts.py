@@ -1,4 +1,5 @@
-"""What the text encoders say of prompts, kept: tenants ask for the same words again, and adapters do not change them."""
+"""What the text encoders say of prompts, kept: tenants ask for the same words again, and adapters
+do not change them."""
 
 from collections import OrderedDict
 
@@ -21,9 +22,11 @@ class PromptCache:
         self.misses = 0
 
     def of(self, prompt: str | None) -> Conditioning:
-        """The conditioning of ``prompt``; of None, of what guidance leads away from when nothing is named.
+        """The conditioning of ``prompt``; of None, of what guidance leads away from when nothing is
+        named.
 
-        Each prompt is encoded by itself, so that it means the same to the last bit whatever is encoded beside it.
+        Each prompt is encoded by itself, so that it means the same to the last bit whatever is
+        encoded beside it.
         """
         kept = self._kept.get(prompt)
         if kept is not None:

@@ -1,7 +1,9 @@
-"""One deterministic DDIM step for a batch whose samples are each at a step of their own (Song et al. 2021,
-https://arxiv.org/abs/2010.02502, eq. 12, with eta 0), and the noise a picture begins from.
+"""One deterministic DDIM step for a batch whose samples are each at a step of their own (Song et
+al. 2021, https://arxiv.org/abs/2010.02502, eq. 12, with eta 0), and the noise a picture begins
+from.
 
-It computes what diffusers' ``DDIMScheduler.step`` computes, which takes one timestep for all samples.
+It computes what diffusers' ``DDIMScheduler.step`` computes, which takes one timestep for all
+samples.
 """
 
 from collections.abc import Sequence
@@ -13,14 +15,16 @@ from torch import Tensor
 
 from containers.diffusion.base.pipeline import Base, UnusableBase
 
-# What a step is made of, each a number for one sample: the share of the latents and of the prediction in the clean picture
-# and in the noise, then the shares of clean picture and noise in the next latents.
+# What a step is made of, each a number for one sample: the share of the latents and of the
+# prediction in the clean picture and in the noise, then the shares of clean picture and noise in
+# the next latents.
 _Step = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A generation's steps, from noise to picture: the UNet's timestep and the numbers of the DDIM step at each."""
+    """A generation's steps, from noise to picture: the UNet's timestep and the numbers of the DDIM
+    step at each."""
 
     timesteps: tuple[int, ...]
     steps: tuple[_Step, ...]
@@ -32,7 +36,9 @@ class Sampler:
     def __init__(self, base: Base) -> None:
         """Raises `UnusableBase` when the base predicts something that is not handled here."""
         if base.predicts not in ("epsilon", "v_prediction"):
-            raise UnusableBase(f"base {base.name!r} predicts {base.predicts!r}; epsilon or v_prediction is needed")
+            raise UnusableBase(
+                f"base {base.name!r} predicts {base.predicts!r}; epsilon or v_prediction is needed"
+            )
         self._base = base
         self._schedules: dict[int, Schedule] = {}
 
@@ -41,7 +47,9 @@ class Sampler:
         if steps not in self._schedules:
             before, after = self._base.alphas_of(steps)
             if self._base.predicts == "epsilon" and min(before) <= 0:
-                raise UnusableBase(f"base {self._base.name!r} predicts noise at a step where there is nothing else")
+                raise UnusableBase(
+                    f"base {self._base.name!r} predicts noise at a step where there is nothing else"
+                )
             made = tuple(self._step(*pair) for pair in zip(before, after, strict=True))
             self._schedules[steps] = Schedule(tuple(self._base.timesteps(steps)), made)
         return self._schedules[steps]
@@ -56,9 +64,19 @@ class Sampler:
         return (*clean, *rest, after**0.5, (1 - after) ** 0.5)
 
     def step(self, latents: Tensor, prediction: Tensor, steps: Sequence[_Step]) -> Tensor:
-        """The next latents (n, channels, h, w) of samples at ``steps``, given the UNet's prediction of the same shape."""
-        table = torch.tensor(steps, dtype=latents.dtype, device=latents.device)[..., None, None, None]
-        of_latents, of_prediction, noise_of_latents, noise_of_prediction, next_signal, next_noise = table.unbind(1)
+        """The next latents (n, channels, h, w) of samples at ``steps``, given the UNet's prediction
+        of the same shape."""
+        table = torch.tensor(steps, dtype=latents.dtype, device=latents.device)[
+            ..., None, None, None
+        ]
+        (
+            of_latents,
+            of_prediction,
+            noise_of_latents,
+            noise_of_prediction,
+            next_signal,
+            next_noise,
+        ) = table.unbind(1)
         clean = of_latents * latents + of_prediction * prediction
         noise = noise_of_latents * latents + noise_of_prediction * prediction
         if self._base.clips is not None:
@@ -67,13 +85,15 @@ class Sampler:
 
 
 LATENT_DTYPE: Final = torch.float32
-"""Latents are kept in single precision whatever the UNet computes in, so that rounding does not add up over the steps."""
+"""Latents are kept in single precision whatever the UNet computes in, so that rounding does not add
+up over the steps."""
 
 
 def noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
     """The latents (channels, h, w) a picture begins from.
 
-    Drawn on the CPU by a generator of its own, so that a seed means the same on every device and beside any neighbours.
+    Drawn on the CPU by a generator of its own, so that a seed means the same on every device and
+    beside any neighbours.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=LATENT_DTYPE)

@@ -1,4 +1,5 @@
-"""What the compiler leaves beside a base: its graphs, and a file that says what they were compiled for."""
+"""What the compiler leaves beside a base: its graphs, and a file that says what they were compiled
+for."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +25,8 @@ class CompiledCard:
     """What graphs were compiled for; they compute nothing else."""
 
     compiler: Compiler
-    """``torchscript`` graphs are not compiled but recorded: the same path, for machines without Neuron's compiler."""
+    """``torchscript`` graphs are not compiled but recorded: the same path, for machines without
+    Neuron's compiler."""
     base_digest: str
     targets: str
     rank: int
@@ -40,7 +42,8 @@ class CompiledCard:
 
     @classmethod
     def read(cls, folder: Path) -> "CompiledCard":
-        """Read the card of a base's folder. Raises `UnusableBase` that says how to get one, or names the field."""
+        """Read the card of a base's folder. Raises `UnusableBase` that says how to get one, or
+        names the field."""
         path = folder / FOLDER / CARD
         try:
             if path.stat().st_size > MOST_CARD_BYTES:
@@ -48,7 +51,8 @@ class CompiledCard:
             document: Any = json.loads(path.read_bytes())
         except OSError as error:
             raise UnusableBase(
-                f"the base has no {FOLDER}/{CARD}; compile it with python -m containers.diffusion.neuron.compile"
+                f"the base has no {FOLDER}/{CARD}; compile it with python -m "
+                f"containers.diffusion.neuron.compile"
             ) from error
         except (ValueError, RecursionError) as error:
             raise UnusableBase(f"{FOLDER}/{CARD} is not JSON; compile the base again") from error
@@ -57,7 +61,10 @@ class CompiledCard:
         values: dict[str, Any] = {field.name: document.get(field.name) for field in fields(cls)}
         for name, value in values.items():
             if not _is_valid(name, value):
-                raise UnusableBase(f"{FOLDER}/{CARD}: {name!r} cannot be {str(value)[:60]!r}; compile the base again")
+                raise UnusableBase(
+                    f"{FOLDER}/{CARD}: {name!r} cannot be {str(value)[:60]!r}; compile the base "
+                    f"again"
+                )
         return cls(**values)
 
 

@@ -1,8 +1,10 @@
-"""Compile a base for Inferentia2, ahead of time: `python -m containers.diffusion.neuron.compile FOLDER`.
+"""Compile a base for Inferentia2, ahead of time: `python -m containers.diffusion.neuron.compile
+FOLDER`.
 
-FOLDER holds a saved diffusers pipeline; the graphs go into its subfolder `neuron`, and the whole folder is then what
-`TENANTRY_BASE` names. Run it where the Neuron SDK is (the image of this folder's Dockerfile); it takes tens of minutes for a
-base of Stable Diffusion's size, once for all tenants. `--compiler torchscript` records the same graphs without a compiler.
+FOLDER holds a saved diffusers pipeline; the graphs go into its subfolder `neuron`, and the whole
+folder is then what `TENANTRY_BASE` names. Run it where the Neuron SDK is (the image of this
+folder's Dockerfile); it takes tens of minutes for a base of Stable Diffusion's size, once for all
+tenants. `--compiler torchscript` records the same graphs without a compiler.
 """
 
 import argparse
@@ -20,7 +22,8 @@ from containers.diffusion.neuron.artifacts import DECODER, FOLDER, TEXT_ENCODERS
 from containers.diffusion.neuron.graphs import AdaptedUnet, AdapterRow, PictureOfLatents, TextStates
 
 Trace = Callable[[nn.Module, tuple[Tensor, ...], Sequence[str]], Any]
-"""Compiles a module for inputs of these shapes, with these arguments for the compiler, to what ``torch.jit.save`` takes."""
+"""Compiles a module for inputs of these shapes, with these arguments for the compiler, to what
+``torch.jit.save`` takes."""
 
 # https://awsdocs-neuron.readthedocs-hosted.com/en/latest/compiler/neuronx-cc/api-reference-guide/neuron-compiler-cli-reference-guide.html
 _CONVOLUTIONS: Final = ("--model-type=unet-inference",)
@@ -32,12 +35,15 @@ def neuron_trace(module: nn.Module, inputs: tuple[Tensor, ...], arguments: Seque
         import torch_neuronx
     except ImportError as error:
         raise UnusableBase(
-            "torch_neuronx is not installed: compile in the image of containers/diffusion/neuron/Dockerfile"
+            "torch_neuronx is not installed: compile in the image of "
+            "containers/diffusion/neuron/Dockerfile"
         ) from error
     return torch_neuronx.trace(module, inputs, compiler_args=list(arguments))
 
 
-def torchscript_trace(module: nn.Module, inputs: tuple[Tensor, ...], _arguments: Sequence[str]) -> Any:
+def torchscript_trace(
+    module: nn.Module, inputs: tuple[Tensor, ...], _arguments: Sequence[str]
+) -> Any:
     """Record with PyTorch alone: the graph runs on this machine's CPU."""
     return torch.jit.trace(module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
 
@@ -46,11 +52,13 @@ def torchscript_trace(module: nn.Module, inputs: tuple[Tensor, ...], _arguments:
 def compile_base(base: Base, folder: Path, card: CompiledCard, trace: Trace) -> None:
     """Compile ``base`` as ``card`` says, into the subfolder `neuron` of ``folder``.
 
-    The base cannot draw afterwards. Raises `UnusableBase` when the base cannot draw pictures of that size.
+    The base cannot draw afterwards. Raises `UnusableBase` when the base cannot draw pictures of
+    that size.
     """
     if card.size % base.size_multiple:
         raise UnusableBase(
-            f"size {card.size} is not a multiple of {base.size_multiple} pixels, as this base needs; ask for one"
+            f"size {card.size} is not a multiple of {base.size_multiple} pixels, as this base "
+            f"needs; ask for one"
         )
     target = folder / FOLDER
     target.mkdir(exist_ok=True)
@@ -61,10 +69,14 @@ def compile_base(base: Base, folder: Path, card: CompiledCard, trace: Trace) -> 
             tokens = torch.zeros(1, base.pipeline.tokenizer.model_max_length, dtype=torch.int64)
             torch.jit.save(trace(TextStates(encoder), (tokens,), ()), target / f"{name}.pt")
     latents = torch.zeros(1, base.channels, side, side, dtype=base.dtype)
-    torch.jit.save(trace(PictureOfLatents(base.pipeline.vae), (latents,), _CONVOLUTIONS), target / DECODER)
+    torch.jit.save(
+        trace(PictureOfLatents(base.pipeline.vae), (latents,), _CONVOLUTIONS), target / DECODER
+    )
     layers = LoraLayers(base.unet, card.targets, 1, card.rank)
     inputs = example_inputs(base, layers, card)
-    torch.jit.save(trace(AdaptedUnet(base.unet, layers, card.samples), inputs, _CONVOLUTIONS), target / UNET)
+    torch.jit.save(
+        trace(AdaptedUnet(base.unet, layers, card.samples), inputs, _CONVOLUTIONS), target / UNET
+    )
     card.write(target)
 
 
@@ -87,12 +99,17 @@ def example_inputs(base: Base, layers: LoraLayers, card: CompiledCard) -> tuple[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile as the command line says; 1 when it cannot be done, with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m containers.diffusion.neuron.compile", description=__doc__)
+    """Compile as the command line says; 1 when it cannot be done, with the reason on standard
+    error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m containers.diffusion.neuron.compile", description=__doc__
+    )
     parser.add_argument("folder", type=Path, help="a saved Stable Diffusion pipeline")
     parser.add_argument("--targets", choices=TARGETS, default="attention+convolutions")
     parser.add_argument("--rank", type=int, default=8, help="the highest rank of an adapter")
-    parser.add_argument("--samples", type=int, default=8, help="samples of a call; a guided picture is two")
+    parser.add_argument(
+        "--samples", type=int, default=8, help="samples of a call; a guided picture is two"
+    )
     parser.add_argument("--size", type=int, help="pixels a side; the base's own when not given")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--compiler", choices=("neuron", "torchscript"), default="neuron")
@@ -100,8 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         base = load_base(str(given.folder), device="cpu", dtype=given.dtype)
         size = given.size or base.default_size
-        card = CompiledCard(given.compiler, base.digest, given.targets, given.rank, given.samples, size, given.dtype)
-        compile_base(base, given.folder, card, neuron_trace if given.compiler == "neuron" else torchscript_trace)
+        card = CompiledCard(
+            given.compiler, base.digest, given.targets, given.rank, given.samples, size, given.dtype
+        )
+        compile_base(
+            base,
+            given.folder,
+            card,
+            neuron_trace if given.compiler == "neuron" else torchscript_trace,
+        )
     except UnusableBase as error:
         sys.stderr.write(f"{error}\n")
         return 1

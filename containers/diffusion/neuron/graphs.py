@@ -1,7 +1,8 @@
 """What is compiled: modules of tensors alone, of fixed shapes, as the Neuron compiler needs them.
 
-A tenant's adapter is an input like the latents: a graph is compiled once for a base, and no tenant ever waits for a compiler.
-All adapters of a call are one tensor with a row for each sample, so that moving them to the device is one copy.
+A tenant's adapter is an input like the latents: a graph is compiled once for a base, and no tenant
+ever waits for a compiler. All adapters of a call are one tensor with a row for each sample, so that
+moving them to the device is one copy.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from containers.diffusion.adapters.lora import LoraLayers
 
 @dataclass(frozen=True)
 class AdapterRow:
-    """How an adapter lies in a row of numbers: A, then B of every layer, in the order of ``LoraLayers.layers``."""
+    """How an adapter lies in a row of numbers: A, then B of every layer, in the order of
+    ``LoraLayers.layers``."""
 
     parts: tuple[tuple[str, tuple[int, ...]], ...]
-    """Name of each stack in the UNet, as ``{layer}.down`` and ``{layer}.up``, and its shape in one slot."""
+    """Name of each stack in the UNet, as ``{layer}.down`` and ``{layer}.up``, and its shape in one
+    slot."""
 
     @classmethod
     def of(cls, layers: LoraLayers) -> "AdapterRow":
@@ -47,7 +50,8 @@ class AdapterRow:
 
 
 def keep_in_rows(layers: LoraLayers) -> Tensor:
-    """Move the slots of ``layers`` into rows (slots, width) that the layers go on to fill; returns the rows."""
+    """Move the slots of ``layers`` into rows (slots, width) that the layers go on to fill; returns
+    the rows."""
     row = AdapterRow.of(layers)
     parameters = list(layers.parameters())
     rows = parameters[0].new_zeros(layers.slots, row.width)
@@ -60,7 +64,8 @@ def keep_in_rows(layers: LoraLayers) -> Tensor:
 class AdaptedUnet(nn.Module):
     """A UNet whose samples each come with an adapter of their own.
 
-    It takes the slots of ``layers`` away: from then on the layers compute with what each call brings.
+    It takes the slots of ``layers`` away: from then on the layers compute with what each call
+    brings.
     """
 
     def __init__(self, unet: nn.Module, layers: LoraLayers, samples: int) -> None:
@@ -68,14 +73,22 @@ class AdaptedUnet(nn.Module):
         super().__init__()
         self.unet = unet
         self._row = AdapterRow.of(layers)
-        self._stacks = [(layer, part) for layer in layers.layers.values() for part in ("down", "up")]
+        self._stacks = [
+            (layer, part) for layer in layers.layers.values() for part in ("down", "up")
+        ]
         for layer, part in self._stacks:
             # Not a parameter any more: tracing would make a constant of it.
             delattr(layer, part)
         # Sample i meets slot i: the stacks are used as they lie, slot 0 too.
-        layers.routing.only, layers.routing.run, layers.routing.slots = None, slice(0, samples), None
+        layers.routing.only, layers.routing.run, layers.routing.slots = (
+            None,
+            slice(0, samples),
+            None,
+        )
 
-    def forward(self, latents: Tensor, timesteps: Tensor, states: Tensor, adapters: Tensor, *added: Tensor) -> Tensor:
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, states: Tensor, adapters: Tensor, *added: Tensor
+    ) -> Tensor:
         """The prediction for a batch.
 
         Args:
@@ -89,7 +102,11 @@ class AdaptedUnet(nn.Module):
             setattr(layer, part, stack)
         conditions = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
         prediction: Tensor = self.unet(
-            latents, timesteps, encoder_hidden_states=states, added_cond_kwargs=conditions, return_dict=False
+            latents,
+            timesteps,
+            encoder_hidden_states=states,
+            added_cond_kwargs=conditions,
+            return_dict=False,
         )[0]
         return prediction
 
@@ -103,7 +120,8 @@ class TextStates(nn.Module):
         self.encoder = encoder
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What diffusers' pipelines take of it for ``tokens`` (1, length): its first output, and its last hidden state but one."""
+        """What diffusers' pipelines take of it for ``tokens`` (1, length): its first output, and
+        its last hidden state but one."""
         answer: Any = self.encoder(tokens, output_hidden_states=True)
         return answer[0], answer.hidden_states[-2]
 

@@ -1,4 +1,5 @@
-"""The compiled base as the engine uses any base: slots of adapters in host memory, their rows given to the graph at each step."""
+"""The compiled base as the engine uses any base: slots of adapters in host memory, their rows given
+to the graph at each step."""
 
 import logging
 from collections.abc import Callable
@@ -18,10 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class CompiledUnet:
-    """A compiled UNet behind the call of a ``UNet2DConditionModel``, for batches of any number of samples."""
+    """A compiled UNet behind the call of a ``UNet2DConditionModel``, for batches of any number of
+    samples."""
 
-    def __init__(self, graph: Any, config: Any, rows: Tensor, routing: Routing, samples: int) -> None:
-        """Use ``graph`` for ``samples`` at a time; ``rows`` (slots, width) are the adapters, ``routing`` says whose is whose.
+    def __init__(
+        self, graph: Any, config: Any, rows: Tensor, routing: Routing, samples: int
+    ) -> None:
+        """Use ``graph`` for ``samples`` at a time; ``rows`` (slots, width) are the adapters,
+        ``routing`` says whose is whose.
 
         ``config`` is the UNet's own.
         """
@@ -42,12 +47,18 @@ class CompiledUnet:
     ) -> tuple[Tensor]:
         """The prediction for ``latents`` (n, channels, height, width) at ``timesteps`` (n,)."""
         adapters = self.rows.index_select(0, slots_of_samples(self._routing, len(latents)))
-        added = () if added_cond_kwargs is None else (added_cond_kwargs["text_embeds"], added_cond_kwargs["time_ids"])
+        added = (
+            ()
+            if added_cond_kwargs is None
+            else (added_cond_kwargs["text_embeds"], added_cond_kwargs["time_ids"])
+        )
         inputs = (latents, timesteps.float(), encoder_hidden_states, adapters, *added)
         answers = []
         for start in range(0, len(latents), self._samples):
             part = [tensor[start : start + self._samples] for tensor in inputs]
-            answers.append(self._graph(*(_filled_up(tensor, self._samples) for tensor in part))[: len(part[0])])
+            answers.append(
+                self._graph(*(_filled_up(tensor, self._samples) for tensor in part))[: len(part[0])]
+            )
         return (torch.cat(answers),)
 
 
@@ -55,7 +66,11 @@ def slots_of_samples(routing: Routing, count: int) -> Tensor:
     """The slot of each of ``count`` samples, as ``routing`` was told."""
     if routing.only is not None:
         return torch.full((count,), routing.only)
-    slots = torch.arange(routing.run.start, routing.run.stop) if routing.run is not None else routing.slots
+    slots = (
+        torch.arange(routing.run.start, routing.run.stop)
+        if routing.run is not None
+        else routing.slots
+    )
     if slots is None:
         raise RuntimeError("no sample was given a slot; call Routing.route before the batch")
     return slots.repeat_interleave(count // len(slots))
@@ -64,11 +79,16 @@ def slots_of_samples(routing: Routing, count: int) -> Tensor:
 def _filled_up(tensor: Tensor, samples: int) -> Tensor:
     """``tensor`` with its last sample repeated until there are ``samples``."""
     missing = samples - len(tensor)
-    return tensor.contiguous() if not missing else torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+    return (
+        tensor.contiguous()
+        if not missing
+        else torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+    )
 
 
 class _TextAnswer(tuple[Tensor, ...]):
-    """What a pipeline takes of a text encoder's answer: its first output, and the last hidden state but one."""
+    """What a pipeline takes of a text encoder's answer: its first output, and the last hidden state
+    but one."""
 
     @property
     def hidden_states(self) -> tuple[Tensor, Tensor]:
@@ -101,7 +121,8 @@ class CompiledDecoder(nn.Module):
         self.dtype = vae.dtype
         self._graph = graph
 
-    def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:  # noqa: ARG002 - as diffusers has it
+    # As diffusers has it.
+    def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:  # noqa: ARG002
         """The pictures (n, 3, height, width) of scaled latents (n, channels, h, w)."""
         return (torch.cat([self._graph(one[None]) for one in latents]),)
 
@@ -135,7 +156,8 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
     """The base that ``settings`` name, compiled, and the slots of its adapters, in host memory.
 
     Raises:
-        UnusableBase: it is not compiled, or for another rank, other targets or other weights; the message says the cure.
+        UnusableBase: it is not compiled, or for another rank, other targets or other weights; the
+        message says the cure.
     """
     folder = folder_of(settings.base)
     card = CompiledCard.read(folder)
@@ -146,7 +168,8 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
     ):
         if wanted != compiled:
             raise UnusableBase(
-                f"{variable} is {wanted!r}, and the base was compiled for {compiled!r}; set it so or compile again"
+                f"{variable} is {wanted!r}, and the base was compiled for {compiled!r}; set it so "
+                f"or compile again"
             )
     base = load_base(settings.base, device="cpu", dtype=card.dtype)
     if base.digest != card.base_digest:
@@ -165,7 +188,11 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
     pipeline.vae = CompiledDecoder(load(DECODER), pipeline.vae)
     unet = CompiledUnet(load(UNET), config, rows, layers.routing, card.samples)
     _log.info(
-        "compiled_base compiler=%s samples=%d size=%d row=%d", card.compiler, card.samples, card.size, rows.shape[1]
+        "compiled_base compiler=%s samples=%d size=%d row=%d",
+        card.compiler,
+        card.samples,
+        card.size,
+        rows.shape[1],
     )
     return CompiledBase(base, unet, card.size), layers
 
@@ -178,7 +205,8 @@ def _loader(card: CompiledCard, folder: Path) -> Callable[[str], Any]:
             import torch_neuronx  # noqa: F401
         except ImportError as error:
             raise UnusableBase(
-                "the base is compiled for Neuron, and torch_neuronx is not installed: serve it on Inferentia2 in the image"
+                "the base is compiled for Neuron, and torch_neuronx is not installed: serve it on "
+                "Inferentia2 in the image"
                 " of containers/diffusion/neuron/Dockerfile"
             ) from error
 
@@ -186,6 +214,8 @@ def _loader(card: CompiledCard, folder: Path) -> Callable[[str], Any]:
         try:
             return torch.jit.load(folder / name)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, RuntimeError) as error:
-            raise UnusableBase(f"{FOLDER}/{name} cannot be loaded; compile the base again: {error}") from error
+            raise UnusableBase(
+                f"{FOLDER}/{name} cannot be loaded; compile the base again: {error}"
+            ) from error
 
     return load

@@ -1,4 +1,5 @@
-"""Colours of a file as they are meant: brought to sRGB by the file's ICC profile (ICC.1:2022), or by a PNG's gamma."""
+"""Colours of a file as they are meant: brought to sRGB by the file's ICC profile (ICC.1:2022), or
+by a PNG's gamma."""
 
 import io
 import struct
@@ -13,10 +14,12 @@ MAX_PROFILE_BYTES: Final = 4 << 20
 """Largest profile read: those of printing presses take up to 3 MB."""
 
 _DEVICES: Final = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})
-"""Classes of profiles that say what a picture's colours are; others link devices, name colours or change looks."""
+"""Classes of profiles that say what a picture's colours are; others link devices, name colours or
+change looks."""
 
 _SAME: Final = 2
-"""Largest difference, of 255, that a profile makes to any colour where it says sRGB in other words."""
+"""Largest difference, of 255, that a profile makes to any colour where it says sRGB in other words.
+"""
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
 _SRGB_GAMMA: Final = 1 / 2.2
@@ -24,7 +27,9 @@ _SRGB_POINTS: Final = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 """x and y of white, red, green and blue (IEC 61966-2-1)."""
 
 _D50: Final = np.array([0.9642, 1.0, 0.8249])
-_BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_BRADFORD: Final = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 
 
 class ColoursUnreadable(ValueError):  # noqa: N818 - says what is: "colours unreadable"
@@ -32,11 +37,16 @@ class ColoursUnreadable(ValueError):  # noqa: N818 - says what is: "colours unre
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """A picture of mode L, RGB or CMYK in sRGB by its profile; None where the profile says sRGB already.
+    """A picture of mode L, RGB or CMYK in sRGB by its profile; None where the profile says sRGB
+    already.
 
     Raises `ColoursUnreadable`.
     """
-    if not 128 <= len(profile) <= MAX_PROFILE_BYTES or profile[36:40] != b"acsp" or profile[12:16] not in _DEVICES:
+    if (
+        not 128 <= len(profile) <= MAX_PROFILE_BYTES
+        or profile[36:40] != b"acsp"
+        or profile[12:16] not in _DEVICES
+    ):
         raise ColoursUnreadable
     space = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}.get(profile[16:20])
     if image.mode == "L" and space == "RGB":
@@ -45,7 +55,11 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         raise ColoursUnreadable
     try:
         transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, space, "RGB", ImageCms.Intent.PERCEPTUAL
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            _SRGB,
+            space,
+            "RGB",
+            ImageCms.Intent.PERCEPTUAL,
         )
         if space != "CMYK":
             probe = _probe(space)
@@ -66,10 +80,11 @@ def _probe(mode: str) -> Image.Image:
 
 
 def profile_of(gamma: float, points: Sequence[float] | None) -> bytes | None:
-    """A profile for a PNG's gAMA and cHRM (third edition, 11.3.2): samples are light to the power of ``gamma``.
+    """A profile for a PNG's gAMA and cHRM (third edition, 11.3.2): samples are light to the power
+    of ``gamma``.
 
-    ``points`` are x and y of white, red, green and blue, those of sRGB when not given. None where both are sRGB's, which
-    programs write for sRGB itself; no bytes where they are no colours.
+    ``points`` are x and y of white, red, green and blue, those of sRGB when not given. None where
+    both are sRGB's, which programs write for sRGB itself; no bytes where they are no colours.
     """
     usual = points is None or np.allclose(points, _SRGB_POINTS, atol=0.005)
     if usual and abs(gamma - _SRGB_GAMMA) < 0.02:
@@ -91,7 +106,8 @@ def profile_of(gamma: float, points: Sequence[float] | None) -> bytes | None:
 
 
 def _matrix_profile(columns: NDArray[np.float64], exponent: float) -> bytes:
-    """A display profile (ICC.1:2022, 8.3.3) of three colours' XYZ and one curve: a version 2 header, a table, seven tags."""
+    """A display profile (ICC.1:2022, 8.3.3) of three colours' XYZ and one curve: a version 2
+    header, a table, seven tags."""
 
     def xyz(values: Sequence[float]) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
@@ -106,6 +122,15 @@ def _matrix_profile(columns: NDArray[np.float64], exponent: float) -> bytes:
         table += tag + struct.pack(">II", at + len(data), len(content))
         data += content
     size = at + len(data)
-    header = struct.pack(">I4sI4s4s4s12x4s28x3i48x", size, b"\0\0\0\0", 0x02400000, b"mntr", b"RGB ", b"XYZ ", b"acsp",
-                         *(round(value * 65536) for value in _D50))  # fmt: skip
+    header = struct.pack(
+        ">I4sI4s4s4s12x4s28x3i48x",
+        size,
+        b"\0\0\0\0",
+        0x02400000,
+        b"mntr",
+        b"RGB ",
+        b"XYZ ",
+        b"acsp",
+        *(round(value * 65536) for value in _D50),
+    )
     return header + struct.pack(">I", len(tags)) + table + data

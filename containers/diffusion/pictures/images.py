@@ -1,12 +1,13 @@
 """Decoding pictures that strangers uploaded.
 
-Nothing in a file is trusted. Its type is told from its content, its size, frames and structure from its header, all before
-a pixel is decoded. The decoder is then given only the parts that draw the picture: EXIF, colour profiles, text and
-thumbnails are left out before it sees them. Of these the EXIF orientation is read here, and the colour profile is applied
-(`colours`); nothing of them is kept.
+Nothing in a file is trusted. Its type is told from its content, its size, frames and structure from
+its header, all before a pixel is decoded. The decoder is then given only the parts that draw the
+picture: EXIF, colour profiles, text and thumbnails are left out before it sees them. Of these the
+EXIF orientation is read here, and the colour profile is applied (`colours`); nothing of them is
+kept.
 
-Limits are chosen so that a photo of a 40 megapixel camera is read, in at most `BYTES_PER_PIXEL` bytes of memory for each of
-its pixels, and so that no file takes more than seconds.
+Limits are chosen so that a photo of a 40 megapixel camera is read, in at most `BYTES_PER_PIXEL`
+bytes of memory for each of its pixels, and so that no file takes more than seconds.
 """
 
 import io
@@ -23,7 +24,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from containers.diffusion.pictures.colours import MAX_PROFILE_BYTES, ColoursUnreadable, profile_of, to_srgb
+from containers.diffusion.pictures.colours import (
+    MAX_PROFILE_BYTES,
+    ColoursUnreadable,
+    profile_of,
+    to_srgb,
+)
 from containers.diffusion.pictures.other_formats import name_of_no_picture, name_of_other
 
 __all__ = [
@@ -55,17 +61,20 @@ LONGEST_SIDE: Final = 8192
 """Bounds of width and height, in pixels."""
 
 BYTES_PER_PIXEL: Final = 20
-"""Peak of memory while decoding, per pixel of the file: 17 were measured for WebP, 10 for other types."""
+"""Peak of memory while decoding, per pixel of the file: 17 were measured for WebP, 10 for other
+types."""
 
 MAX_PARTS: Final = 20_000
-"""Most chunks or segments in one file: a PNG of `MAX_FILE_BYTES` in the usual chunks of 8 KiB has 4,096."""
+"""Most chunks or segments in one file: a PNG of `MAX_FILE_BYTES` in the usual chunks of 8 KiB has
+4,096."""
 
 MAX_SCANNED_PIXELS: Final = 16 * MAX_PIXELS
-"""Most pixels times scans of a JPEG. Each scan of a progressive one passes over the whole picture (ten are usual), so that
-thousands of empty ones in a small file would take hours."""
+"""Most pixels times scans of a JPEG. Each scan of a progressive one passes over the whole picture
+(ten are usual), so that thousands of empty ones in a small file would take hours."""
 
 ONE_COLOUR_RANGE: Final = 8
-"""Largest difference within each channel, of 255, of a picture that shows one colour: what JPEG adds to a plain one."""
+"""Largest difference within each channel, of 255, of a picture that shows one colour: what JPEG
+adds to a plain one."""
 
 _BEGINNING: Final = 4096
 """Bytes that tell a file's type."""
@@ -93,11 +102,12 @@ _TRANSPOSITIONS: Final = {
 """What brings a picture upright, by its EXIF orientation."""
 
 
-class RefusedImage(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
+# The event has a name of its own; the sentence is its message.
+class RefusedImage(ValueError):  # noqa: N818
     """A picture that cannot be used.
 
-    `problem` is a short key for counting. `reason` says what is wrong, as the end of a sentence that begins with the file's
-    name; `cure` is a sentence.
+    `problem` is a short key for counting. `reason` says what is wrong, as the end of a sentence
+    that begins with the file's name; `cure` is a sentence.
     """
 
     def __init__(self, problem: str, reason: str, cure: str) -> None:
@@ -111,15 +121,16 @@ class RefusedImage(ValueError):  # noqa: N818 - the event has a name of its own;
 
 
 class HostileImage(RefusedImage):
-    """A picture that no camera or drawing program writes, or that would cost too much to read: not a mistake to look over."""
+    """A picture that no camera or drawing program writes, or that would cost too much to read: not
+    a mistake to look over."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
     """A picture as a person sees it: RGB, upright, without transparency or metadata.
 
-    `width` and `height` are those of the whole picture, upright, in pixels; `image` may have been reduced.
-    `changes` says what was done to it.
+    `width` and `height` are those of the whole picture, upright, in pixels; `image` may have been
+    reduced. `changes` says what was done to it.
     """
 
     image: Image.Image
@@ -137,7 +148,8 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of itself before it is decoded; `drawn` is the file without what does not draw the picture.
+    """What a file says of itself before it is decoded; `drawn` is the file without what does not
+    draw the picture.
 
     `profile` is its ICC profile, None where there is none; an empty one cannot be read.
     """
@@ -153,14 +165,16 @@ class _Header:
 
 
 def read_image(source: Path | bytes, longest: int | None = None) -> Image.Image:
-    """The picture in a file or its bytes as `decode_image` gives it; raises `RefusedImage`, `OSError`."""
+    """The picture in a file or its bytes as `decode_image` gives it; raises `RefusedImage`,
+    `OSError`."""
     if isinstance(source, Path):
         source = read_file(source)
     return decode_image(source, longest).image
 
 
 def read_file(path: Path) -> bytes:
-    """A picture's file; raises `RefusedImage` for one that is too large, by its type where it is of another, and `OSError`."""
+    """A picture's file; raises `RefusedImage` for one that is too large, by its type where it is of
+    another, and `OSError`."""
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         with path.open("rb") as file:
@@ -172,13 +186,15 @@ def read_file(path: Path) -> bytes:
 def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
     """Check and decode a PNG, JPEG or WebP.
 
-    The EXIF orientation is applied, transparency is laid on white, and grey, palette, CMYK and 16-bit pictures become RGB of
-    8 bits. Colours are brought from the file's profile to sRGB; a profile that cannot be used is ignored, as `changes`
-    says. With `longest`, a picture whose longer side has more pixels is reduced to that many, never enlarged.
+    The EXIF orientation is applied, transparency is laid on white, and grey, palette, CMYK and
+    16-bit pictures become RGB of 8 bits. Colours are brought from the file's profile to sRGB; a
+    profile that cannot be used is ignored, as `changes` says. With `longest`, a picture whose
+    longer side has more pixels is reduced to that many, never enlarged.
 
     Raises:
-        HostileImage: the content is a program, an archive or the like, or is made to exhaust whoever reads it.
-        RefusedImage: it is empty, truncated, corrupt, animated, too small or of another type.
+        HostileImage: the content is a program, an archive or the like, or is made to exhaust
+        whoever reads it. RefusedImage: it is empty, truncated, corrupt, animated, too small or of
+        another type.
     """
     if not content:
         raise RefusedImage("empty", "is empty", "Upload the file again.")
@@ -202,8 +218,11 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
     image = _plain(_loaded(header, longest))
     longer = max(header.width, header.height)
     if longest is not None and longer > longest:
-        width, height = (max(1, round(side * longest / longer)) for side in (header.width, header.height))
-        # Transparent pixels have no say in the colour of their neighbours: Pillow weighs by alpha here.
+        width, height = (
+            max(1, round(side * longest / longer)) for side in (header.width, header.height)
+        )
+        # Transparent pixels have no say in the colour of their neighbours: Pillow weighs by alpha
+        # here.
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         changes.add("reduced")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
@@ -230,7 +249,9 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
     if header.orientation in _TRANSPOSITIONS:
         image = image.transpose(_TRANSPOSITIONS[header.orientation])
         changes.add("rotated")
-    if isinstance(image, ImageFile.ImageFile):  # it would hold on to the compressed bytes and the decoder
+    if isinstance(
+        image, ImageFile.ImageFile
+    ):  # it would hold on to the compressed bytes and the decoder
         image = image.copy()
     image.info = {}
     return image, changes
@@ -238,7 +259,9 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
 
 def _plain(image: Image.Image) -> Image.Image:
     """The same picture in a mode that can be resized: L, LA, RGB, RGBA or CMYK, of 8 bits."""
-    if image.mode.startswith("I"):  # 16 bits of grey, read by their upper byte as Pillow reads 16-bit colours
+    if image.mode.startswith(
+        "I"
+    ):  # 16 bits of grey, read by their upper byte as Pillow reads 16-bit colours
         samples = np.asarray(image)
         grey = Image.fromarray((samples >> 8).astype(np.uint8))
         clear = image.info.get("transparency")
@@ -266,9 +289,13 @@ def _loaded(header: _Header, longest: int | None) -> ImageFile.ImageFile:
         case "WebP":
             image = WebPImageFile(stream)
     if image.size != (header.width, header.height):
-        raise ValueError(f"it tells two sizes, {header.width} × {header.height} and {image.width} × {image.height}")
+        raise ValueError(
+            f"it tells two sizes, {header.width} × {header.height} and {image.width} × "
+            f"{image.height}"
+        )
     if longest is not None:
-        # A JPEG is decoded at a half, a quarter or an eighth where that is still no smaller than what is wanted.
+        # A JPEG is decoded at a half, a quarter or an eighth where that is still no smaller than
+        # what is wanted.
         image.draft(None, (longest, longest))
     image.load()
     clear = image.info.get("transparency")
@@ -283,7 +310,8 @@ def _check(header: _Header) -> None:
     if width * height > MAX_PIXELS or max(width, height) > LONGEST_SIDE:
         raise HostileImage(
             "too_large",
-            f"is {width:,} × {height:,} pixels; at most {MAX_PIXELS // 1_000_000} million pixels and {LONGEST_SIDE:,} a side "
+            f"is {width:,} × {height:,} pixels; at most {MAX_PIXELS // 1_000_000} million pixels "
+            f"and {LONGEST_SIDE:,} a side "
             "are decoded",
             "Reduce it; 1,024 pixels a side are enough.",
         )
@@ -320,7 +348,9 @@ def _corrupt(what: str) -> RefusedImage:
 
 
 def _too_many_parts() -> HostileImage:
-    return HostileImage("too_many_parts", f"consists of more than {MAX_PARTS:,} parts", "Export it again.")
+    return HostileImage(
+        "too_many_parts", f"consists of more than {MAX_PARTS:,} parts", "Export it again."
+    )
 
 
 def _header(content: bytes) -> _Header:
@@ -338,15 +368,20 @@ def _refuse_other_types(begin: bytes) -> None:
     no_picture = name_of_no_picture(begin)
     if no_picture is not None:
         raise HostileImage(
-            "no_picture", f"is {no_picture}, whatever its name says", "Upload pictures alone, as PNG, JPEG or WebP."
+            "no_picture",
+            f"is {no_picture}, whatever its name says",
+            "Upload pictures alone, as PNG, JPEG or WebP.",
         )
     raise RefusedImage(
-        "other_type", f"is {name_of_other(begin)}, whatever its name says", "Save it as PNG, JPEG or WebP."
+        "other_type",
+        f"is {name_of_other(begin)}, whatever its name says",
+        "Save it as PNG, JPEG or WebP.",
     )
 
 
 def _png_header(content: bytes) -> _Header:
-    """PNG (W3C, third edition), 5.3: chunks of length, type, data and CRC; 11.2.1: IHDR; acTL counts an animation's frames."""
+    """PNG (W3C, third edition), 5.3: chunks of length, type, data and CRC; 11.2.1: IHDR; acTL
+    counts an animation's frames."""
     width, height, frames, orientation = 0, 0, 1, 1
     drawn = [_PNG_SIGNATURE]
     about: dict[bytes, bytes] = {}
@@ -373,7 +408,9 @@ def _png_header(content: bytes) -> _Header:
         if kind in _PNG_DRAWS:
             drawn.append(content[at:end])
         if kind == b"IEND":
-            return _Header("PNG", width, height, frames, orientation, b"".join(drawn), _png_profile(about))
+            return _Header(
+                "PNG", width, height, frames, orientation, b"".join(drawn), _png_profile(about)
+            )
         at = end
     raise _too_many_parts()
 
@@ -392,21 +429,30 @@ def _png_profile(chunks: dict[bytes, bytes]) -> bytes | None:
         return None
     gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 100_000
     points = chunks.get(b"cHRM", b"")
-    return profile_of(gamma, [value / 100_000 for value in struct.unpack(">8I", points)] if len(points) == 32 else None)
+    return profile_of(
+        gamma,
+        [value / 100_000 for value in struct.unpack(">8I", points)] if len(points) == 32 else None,
+    )
 
 
 def _jpeg_profile(segments: list[bytes]) -> bytes | None:
-    """An ICC profile out of its segments (ICC.1:2022, B.4), each with its number from 1 and how many there are."""
+    """An ICC profile out of its segments (ICC.1:2022, B.4), each with its number from 1 and how
+    many there are."""
     if not segments:
         return None
     parts = {segment[0]: segment[2:] for segment in segments if len(segment) >= 2}
     counts = {segment[1] for segment in segments if len(segment) >= 2}
-    whole = len(parts) == len(segments) and counts == {len(parts)} and sorted(parts) == list(range(1, len(parts) + 1))
+    whole = (
+        len(parts) == len(segments)
+        and counts == {len(parts)}
+        and sorted(parts) == list(range(1, len(parts) + 1))
+    )
     return b"".join(parts[number] for number in sorted(parts)) if whole else b""
 
 
 def _jpeg_header(content: bytes) -> _Header:
-    """JPEG (ITU-T T.81), B.1.1 and B.2.2: marker segments up to the first scan; what follows is handed over as it is."""
+    """JPEG (ITU-T T.81), B.1.1 and B.2.2: marker segments up to the first scan; what follows is
+    handed over as it is."""
     width, height, orientation = 0, 0, 1
     drawn = [content[:2]]
     profile: list[bytes] = []
@@ -430,10 +476,19 @@ def _jpeg_header(content: bytes) -> _Header:
             if not width or not height:
                 raise _corrupt("it does not tell its size before its first scan")
             drawn.append(content[at:])
-            # In a scan's data 0xFF is followed by 0x00 or a restart marker, so that this finds scans alone (and a few of
-            # the pictures that phones append).
+            # In a scan's data 0xFF is followed by 0x00 or a restart marker, so that this finds
+            # scans alone (and a few of the pictures that phones append).
             scans = content.count(b"\xff\xda", at)
-            return _Header("JPEG", width, height, 1, orientation, b"".join(drawn), _jpeg_profile(profile), scans)
+            return _Header(
+                "JPEG",
+                width,
+                height,
+                1,
+                orientation,
+                b"".join(drawn),
+                _jpeg_profile(profile),
+                scans,
+            )
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             if width or height or length < 7:
                 raise _corrupt("it tells its size twice or not at all")
@@ -472,7 +527,9 @@ def _webp_header(content: bytes) -> _Header:
             profile = data
     if size is None:
         raise _truncated()
-    return _Header("WebP", *size, max(frames, 2 if animated else 1), orientation, content[:riff], profile)
+    return _Header(
+        "WebP", *size, max(frames, 2 if animated else 1), orientation, content[:riff], profile
+    )
 
 
 def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -495,7 +552,9 @@ def _webp_size(kind: bytes, data: bytes) -> tuple[int, int] | None:
     if kind == b"VP8X" and len(data) >= 10:
         return int.from_bytes(data[4:7], "little") + 1, int.from_bytes(data[7:10], "little") + 1
     if kind == b"VP8 " and len(data) >= 10 and data[3:6] == b"\x9d\x01\x2a":
-        return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+        return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(
+            data[8:10], "little"
+        ) & 0x3FFF
     if kind == b"VP8L" and len(data) >= 5 and data[0] == 0x2F:
         bits = int.from_bytes(data[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -503,9 +562,11 @@ def _webp_size(kind: bytes, data: bytes) -> tuple[int, int] | None:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in the first directory of a TIFF structure (EXIF 2.32, 4.5 and 4.6.4), 1 where there is none to read.
+    """The orientation in the first directory of a TIFF structure (EXIF 2.32, 4.5 and 4.6.4), 1
+    where there is none to read.
 
-    Read here, for Pillow's reader warns about each tag that it does not like, and only this one matters.
+    Read here, for Pillow's reader warns about each tag that it does not like, and only this one
+    matters.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:

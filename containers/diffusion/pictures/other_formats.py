@@ -1,7 +1,7 @@
 """What a file is that is no PNG, JPEG or WebP, told from its content; nothing of it is decoded.
 
-Pictures and films of other types, and the small files that systems put beside pictures, come from people in good faith.
-Programs, archives and pages do not.
+Pictures and films of other types, and the small files that systems put beside pictures, come from
+people in good faith. Programs, archives and pages do not.
 """
 
 import re
@@ -122,7 +122,8 @@ def name_of_no_picture(content: bytes) -> str | None:
 
 
 def name_of_other(content: bytes) -> str:
-    """What a file is, as in "a JPEG XL"; "of a type that is not read here" where that cannot be told."""
+    """What a file is, as in "a JPEG XL"; "of a type that is not read here" where that cannot be
+    told."""
     begin = content[:_BEGIN]
     if begin.startswith((b"II*\0", b"MM\0*")):
         return _tiff(content)
@@ -142,7 +143,10 @@ def name_of_other(content: bytes) -> str:
 
 
 def _found(content: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> str | None:
-    return next((name for offset, signature, name in signatures if content.startswith(signature, offset)), None)
+    return next(
+        (name for offset, signature, name in signatures if content.startswith(signature, offset)),
+        None,
+    )
 
 
 def _media(begin: bytes) -> str:
@@ -166,7 +170,8 @@ def _markup(begin: bytes) -> str:
 
 
 def _tiff(content: bytes) -> str:
-    """A TIFF, or one of the cameras' raw files that are built like it, by the tags of its first directory."""
+    """A TIFF, or one of the cameras' raw files that are built like it, by the tags of its first
+    directory."""
     if content[8:10] == b"CR":
         return "a camera's raw file (CR2)"
     order = "<" if content.startswith(b"II") else ">"

@@ -1,23 +1,28 @@
 """From a tenant's uploaded pictures to checked ones, the same for every base: what training reads.
 
-A tenant uploads 5 to 20 pictures (PNG, JPEG or WebP, by their content) and perhaps one `captions.json`, `{file: caption}`.
-A picture that cannot be used is left out and counted in `Prepared.repairs`, as long as enough others remain:
+A tenant uploads 5 to 20 pictures (PNG, JPEG or WebP, by their content) and perhaps one
+`captions.json`, `{file: caption}`. A picture that cannot be used is left out and counted in
+`Prepared.repairs`, as long as enough others remain:
 
-- `empty`, `truncated`, `corrupt`, `animated`, `too_small` and `other_type` files, as `images.RefusedImage` tells them: what
-  is no PNG, JPEG or WebP is named by what its content says it is;
+- `empty`, `truncated`, `corrupt`, `animated`, `too_small` and `other_type` files, as
+  `images.RefusedImage` tells them: what is no PNG, JPEG or WebP is named by what its content says
+  it is;
 - pictures of one colour (`one_colour`), after transparency was laid on white;
-- the same picture again, byte for byte or pixel for pixel (`duplicates`), or recompressed or resized (`near_duplicates`): the
-  largest stays.
+- the same picture again, byte for byte or pixel for pixel (`duplicates`), or recompressed or
+  resized (`near_duplicates`): the largest stays.
 
-What is changed in a picture that is used is counted too: `rotated` (by its EXIF orientation), `flattened` (transparency laid
-on white), `converted` (to RGB of 8 bits), `recoloured` (from its colour profile to sRGB), `profile_ignored` (a colour profile
-that cannot be used), `reduced` (to `LONGEST_PREPARED` pixels). All metadata is left behind.
+What is changed in a picture that is used is counted too: `rotated` (by its EXIF orientation),
+`flattened` (transparency laid on white), `converted` (to RGB of 8 bits), `recoloured` (from its
+colour profile to sRGB), `profile_ignored` (a colour profile that cannot be used), `reduced` (to
+`LONGEST_PREPARED` pixels). All metadata is left behind.
 
-A program, an archive or a page, or a file made to exhaust whoever reads it, refuses the whole upload, as do parameters or
-captions that cannot be used: a sentence says which, and the cure; a code says the kind.
+A program, an archive or a page, or a file made to exhaust whoever reads it, refuses the whole
+upload, as do parameters or captions that cannot be used: a sentence says which, and the cure; a
+code says the kind.
 
-A caption is what `captions.json` says. Without it, it is the file's name where that reads as words, the number at the end
-and what is no letter left out (`red-circle-3.png` and `red+circle (3).png` are "a red circle", `IMG_2041.jpg` is nothing), else the parameter `subject` ("an icon").
+A caption is what `captions.json` says. Without it, it is the file's name where that reads as words,
+the number at the end and what is no letter left out (`red-circle-3.png` and `red+circle (3).png`
+are "a red circle", `IMG_2041.jpg` is nothing), else the parameter `subject` ("an icon").
 """
 
 import hashlib
@@ -74,7 +79,8 @@ MOST_TOLD: Final = 20
 """Most files that a refusal lists with their reasons."""
 
 LONGEST_PREPARED: Final = 1024
-"""Longer side of a prepared picture, in pixels: what Stable Diffusion XL, the largest base, is trained at."""
+"""Longer side of a prepared picture, in pixels: what Stable Diffusion XL, the largest base, is
+trained at."""
 
 MOST_PROMPTS: Final = 16
 MOST_CHARACTERS: Final = 200
@@ -87,11 +93,13 @@ MAX_IMAGES_FILE_BYTES: Final = 256 << 10
 
 NEAR_DIFFERENCE: Final = 0.08
 NEAR_LARGEST: Final = 0.15
-"""Two pictures are the same one recompressed or resized when, at 32 × 32 pixels, the root mean square of their difference and
-the largest mean difference over 4 × 4 pixels are at most these shares of their contrast (its standard deviation, the smaller
-of both). Flat icons that differ in a shape, its place or a colour differ by 0.2 and more, those that differ by a turn of 8°
-by 0.14; a picture of 256 pixels saved as JPEG or resized differs by 0.01, a small one of low contrast by up to 0.5 (such a
-one stays). Hashes of gradients tell flat icons apart less well: most of their gradients are zero."""
+"""Two pictures are the same one recompressed or resized when, at 32 × 32 pixels, the root mean
+square of their difference and the largest mean difference over 4 × 4 pixels are at most these
+shares of their contrast (its standard deviation, the smaller of both). Flat icons that differ in a
+shape, its place or a colour differ by 0.2 and more, those that differ by a turn of 8° by 0.14; a
+picture of 256 pixels saved as JPEG or resized differs by 0.01, a small one of low contrast by up to
+0.5 (such a one stays). Hashes of gradients tell flat icons apart less well: most of their gradients
+are zero."""
 
 _THUMBNAIL: Final = 32
 _BLOCK: Final = 4
@@ -101,7 +109,20 @@ _BETWEEN_WORDS: Final = re.compile(r"[^\w]+|_+")
 _WORD: Final = re.compile(r"[^\W\d_]{2,24}")
 _VOWEL: Final = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôû]", re.IGNORECASE)
 _NAMELESS: Final = frozenset(
-    {"bild", "bildschirmfoto", "copy", "download", "file", "final", "foto", "image", "images", "img", "kopie", "pic"}
+    {
+        "bild",
+        "bildschirmfoto",
+        "copy",
+        "download",
+        "file",
+        "final",
+        "foto",
+        "image",
+        "images",
+        "img",
+        "kopie",
+        "pic",
+    }
     | {"picture", "photo", "scan", "screenshot", "unbenannt", "unnamed", "untitled", "upload"}
 )
 """Words of file names that programs give, which say nothing of the picture."""
@@ -109,7 +130,8 @@ _DETERMINERS: Final = frozenset({"a", "an", "the", "my", "our", "two", "three", 
 
 
 class RefusedText(ValueError):  # noqa: N818 - reads as the sentence it is: "refused text"
-    """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence, ``code`` for programs."""
+    """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence,
+    ``code`` for programs."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -118,9 +140,11 @@ class RefusedText(ValueError):  # noqa: N818 - reads as the sentence it is: "ref
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote: how many pictures, what was mended or left out, and what people want to know about them.
+    """What `prepare` wrote: how many pictures, what was mended or left out, and what people want to
+    know about them.
 
-    `fingerprint` is a SHA-256 of pixels, texts and uploaded names: it does not depend on how the files were compressed.
+    `fingerprint` is a SHA-256 of pixels, texts and uploaded names: it does not depend on how the
+    files were compressed.
     """
 
     rows: int
@@ -143,7 +167,10 @@ class PreparedImage:
             return read_image(self.path)
         except (RefusedImage, OSError) as error:
             raise RefusedData(
-                f"{self.path.name}: {error}", self.path.name, "Prepare the upload again.", "prepared_picture_unreadable"
+                f"{self.path.name}: {error}",
+                self.path.name,
+                "Prepare the upload again.",
+                "prepared_picture_unreadable",
             ) from error
 
 
@@ -158,7 +185,8 @@ class PreparedImages:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A picture that can be used, on its way. `png` are the bytes to be written, `thumbnail` is [32, 32, 3] of 0 to 255."""
+    """A picture that can be used, on its way. `png` are the bytes to be written, `thumbnail` is
+    [32, 32, 3] of 0 to 255."""
 
     source: str
     png: bytes
@@ -175,18 +203,24 @@ class _Candidate:
 def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, Any]) -> Prepared:
     """Check one tenant's pictures and write them into the folder `destination`.
 
-    `parameters` are `subject` (what the pictures show, "icon" when absent or empty) and `prompts` (what the tenant wants
-    pictures of every night, one to a line, at most `MOST_PROMPTS` of at most `MOST_CHARACTERS`; may be empty).
+    `parameters` are `subject` (what the pictures show, "icon" when absent or empty) and `prompts`
+    (what the tenant wants pictures of every night, one to a line, at most `MOST_PROMPTS` of at most
+    `MOST_CHARACTERS`; may be empty).
 
-    Written are `image-00.png` and so on (RGB, the longer side at most `LONGEST_PREPARED` pixels), in the order of the
-    uploaded names, and `images.json`: `{"format": 1, "subject", "prompts", "images": [{"file", "caption", "source"}]}`.
-    Equal content gives equal bytes. Nothing is written when the upload is refused. One picture is decoded at a time.
+    Written are `image-00.png` and so on (RGB, the longer side at most `LONGEST_PREPARED` pixels),
+    in the order of the uploaded names, and `images.json`: `{"format": 1, "subject", "prompts",
+    "images": [{"file", "caption", "source"}]}`. Equal content gives equal bytes. Nothing is written
+    when the upload is refused. One picture is decoded at a time.
 
     Raises `RefusedData`.
     """
-    subject = _text(parameters.get("subject") or DEFAULT_SUBJECT, "subject", "The subject", "subject")
+    subject = _text(
+        parameters.get("subject") or DEFAULT_SUBJECT, "subject", "The subject", "subject"
+    )
     prompts = _prompts(parameters.get("prompts"))
-    pictures = sorted((file for file in files if file.name != CAPTIONS_FILE), key=lambda file: file.name)
+    pictures = sorted(
+        (file for file in files if file.name != CAPTIONS_FILE), key=lambda file: file.name
+    )
     if len(pictures) > MOST_FILES:
         raise RefusedData(
             f"There are {len(pictures)} pictures.",
@@ -204,7 +238,10 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
             candidates.append(_candidate(file))
         except HostileImage as error:
             raise RefusedData(
-                f"{_shown(file.name)} {error.reason}.", file.name, error.cure, f"picture_{error.problem}"
+                f"{_shown(file.name)} {error.reason}.",
+                file.name,
+                error.cure,
+                f"picture_{error.problem}",
             ) from error
         except RefusedImage as error:
             repairs[error.problem] += 1
@@ -218,7 +255,13 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
     for number, candidate in enumerate(kept):
         caption, origin = _caption(candidate.source, captions, subject)
         origins[origin] += 1
-        entries.append({"file": f"image-{number:02}.png", "caption": caption, "source": _shown(candidate.source)})
+        entries.append(
+            {
+                "file": f"image-{number:02}.png",
+                "caption": caption,
+                "source": _shown(candidate.source),
+            }
+        )
     document = {"format": 1, "subject": subject, "prompts": prompts, "images": entries}
     described = (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     destination.mkdir(parents=True, exist_ok=True)
@@ -246,13 +289,23 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
 
 
 def read_prepared(folder: Path) -> PreparedImages:
-    """What `prepare` wrote into a folder, held to the same limits; pictures are decoded when they are asked for.
+    """What `prepare` wrote into a folder, held to the same limits; pictures are decoded when they
+    are asked for.
 
     Raises `RefusedData`.
     """
-    document = _json(folder / IMAGES_FILE, MAX_IMAGES_FILE_BYTES, "Prepare the upload again.", "prepared")
-    if not isinstance(document, dict) or set(document) != {"format", "subject", "prompts", "images"}:
-        raise _changed(f"{IMAGES_FILE} has other fields than format, subject, prompts and images.", IMAGES_FILE)
+    document = _json(
+        folder / IMAGES_FILE, MAX_IMAGES_FILE_BYTES, "Prepare the upload again.", "prepared"
+    )
+    if not isinstance(document, dict) or set(document) != {
+        "format",
+        "subject",
+        "prompts",
+        "images",
+    }:
+        raise _changed(
+            f"{IMAGES_FILE} has other fields than format, subject, prompts and images.", IMAGES_FILE
+        )
     if document["format"] != 1:
         raise _changed(f"{IMAGES_FILE} is of another format than 1.", "format")
     prompts, entries = document["prompts"], document["images"]
@@ -281,7 +334,8 @@ def read_prepared(folder: Path) -> PreparedImages:
     return PreparedImages(
         subject=_text(document["subject"], "subject", "The subject", "subject"),
         prompts=tuple(
-            _text(prompt, f"prompts[{number}]", "A prompt", "prompt") for number, prompt in enumerate(prompts)
+            _text(prompt, f"prompts[{number}]", "A prompt", "prompt")
+            for number, prompt in enumerate(prompts)
         ),
         images=tuple(images),
     )
@@ -292,7 +346,8 @@ def _changed(reason: str, field: str) -> RefusedData:
 
 
 def clean_text(text: object) -> str:
-    """A caption or a prompt as it is kept: composed (NFC), one space between words, without what cannot be printed.
+    """A caption or a prompt as it is kept: composed (NFC), one space between words, without what
+    cannot be printed.
 
     Raises `RefusedText` for what is no text, empty, or longer than `MOST_CHARACTERS`.
     """
@@ -301,7 +356,9 @@ def clean_text(text: object) -> str:
     # Composing takes time with the length, and shortens a text to a third at most.
     if len(text) <= 4 * MOST_CHARACTERS:
         spaced = " ".join(unicodedata.normalize("NFC", text).split())
-        printable = " ".join("".join(character for character in spaced if character.isprintable()).split())
+        printable = " ".join(
+            "".join(character for character in spaced if character.isprintable()).split()
+        )
         if not printable:
             raise RefusedText("is empty", "is_empty")
         if len(printable) <= MOST_CHARACTERS:
@@ -326,10 +383,15 @@ def _prompts(given: object) -> list[str]:
     if given is None:
         return []
     if not isinstance(given, str):
-        raise RefusedData("The prompts are no text.", "prompts", "Write one prompt to a line.", "prompts_no_text")
+        raise RefusedData(
+            "The prompts are no text.", "prompts", "Write one prompt to a line.", "prompts_no_text"
+        )
     lines = [line for line in given.split("\n", 8 * MOST_PROMPTS) if line.strip()]
     prompts = list(
-        dict.fromkeys(_text(line, "prompts", f"Prompt {number}", "prompt") for number, line in enumerate(lines, 1))
+        dict.fromkeys(
+            _text(line, "prompts", f"Prompt {number}", "prompt")
+            for number, line in enumerate(lines, 1)
+        )
     )
     if len(prompts) > MOST_PROMPTS:
         raise RefusedData(
@@ -350,10 +412,15 @@ def _json(path: Path, most_bytes: int, cure: str, code: str) -> Any:
             f"{path.name} cannot be read ({error.strerror}).", path.name, cure, f"{code}_unreadable"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RefusedData(f"{path.name} is not JSON.", path.name, cure, f"{code}_not_json") from error
+        raise RefusedData(
+            f"{path.name} is not JSON.", path.name, cure, f"{code}_not_json"
+        ) from error
     if size > most_bytes:
         raise RefusedData(
-            f"{path.name} has {size:,} bytes; at most {most_bytes:,} are read.", path.name, cure, f"{code}_too_large"
+            f"{path.name} has {size:,} bytes; at most {most_bytes:,} are read.",
+            path.name,
+            cure,
+            f"{code}_too_large",
         )
     return document
 
@@ -366,7 +433,10 @@ def _captions(files: Sequence[Path], names: set[str]) -> dict[str, str]:
     document = _json(found[0], MAX_CAPTIONS_BYTES, cure, "captions")
     if not isinstance(document, dict):
         raise RefusedData(
-            f"{CAPTIONS_FILE} is no object of files and captions.", CAPTIONS_FILE, cure, "captions_no_object"
+            f"{CAPTIONS_FILE} is no object of files and captions.",
+            CAPTIONS_FILE,
+            cure,
+            "captions_no_object",
         )
     # A file system may spell an umlaut in two characters where the captions have one.
     spelled = {unicodedata.normalize("NFC", name): name for name in names}
@@ -381,7 +451,9 @@ def _captions(files: Sequence[Path], names: set[str]) -> dict[str, str]:
                 "Name the uploaded files as they are called.",
                 "captions_of_no_file",
             )
-        captions[name] = _text(caption, CAPTIONS_FILE, f"The caption of entry {number} in {CAPTIONS_FILE}", "caption")
+        captions[name] = _text(
+            caption, CAPTIONS_FILE, f"The caption of entry {number} in {CAPTIONS_FILE}", "caption"
+        )
     return captions
 
 
@@ -426,7 +498,9 @@ def _candidate(file: Path) -> _Candidate:
     decoded = decode_image(content, LONGEST_PREPARED)
     if decoded.one_colour:
         raise RefusedImage(
-            "one_colour", "shows one colour (transparency is laid on white)", "Upload pictures that show something."
+            "one_colour",
+            "shows one colour (transparency is laid on white)",
+            "Upload pictures that show something.",
         )
     png = io.BytesIO()
     decoded.image.save(png, "PNG")
@@ -445,12 +519,16 @@ def _candidate(file: Path) -> _Candidate:
 def _without_duplicates(
     candidates: Sequence[_Candidate], repairs: Counter[str], dropped: dict[str, str]
 ) -> list[_Candidate]:
-    """Those that stay, in their order: of equal pictures the largest, of equally large ones the first."""
+    """Those that stay, in their order: of equal pictures the largest, of equally large ones the
+    first."""
     kept: list[int] = []
     for place in sorted(range(len(candidates)), key=lambda place: -candidates[place].pixels):
         candidate = candidates[place]
         for other in (candidates[known] for known in kept):
-            equal = candidate.content_hash == other.content_hash or candidate.pixel_hash == other.pixel_hash
+            equal = (
+                candidate.content_hash == other.content_hash
+                or candidate.pixel_hash == other.pixel_hash
+            )
             if equal or _near(candidate, other):
                 repairs["duplicates" if equal else "near_duplicates"] += 1
                 dropped[candidate.source] = (
@@ -467,11 +545,17 @@ def _near(one: _Candidate, other: _Candidate) -> bool:
     ratios = [candidate.decoded.width / candidate.decoded.height for candidate in (one, other)]
     if max(ratios) > 1.05 * min(ratios):
         return False
-    contrast = min(float(np.std(each.thumbnail - each.thumbnail.mean((0, 1)))) for each in (one, other))
+    contrast = min(
+        float(np.std(each.thumbnail - each.thumbnail.mean((0, 1)))) for each in (one, other)
+    )
     difference = one.thumbnail - other.thumbnail
-    blocks = difference.reshape(_THUMBNAIL // _BLOCK, _BLOCK, _THUMBNAIL // _BLOCK, _BLOCK, 3).mean((1, 3))
+    blocks = difference.reshape(_THUMBNAIL // _BLOCK, _BLOCK, _THUMBNAIL // _BLOCK, _BLOCK, 3).mean(
+        (1, 3)
+    )
     rms = float(np.sqrt(np.mean(difference**2)))
-    return rms <= NEAR_DIFFERENCE * contrast and float(np.abs(blocks).max()) <= NEAR_LARGEST * contrast
+    return (
+        rms <= NEAR_DIFFERENCE * contrast and float(np.abs(blocks).max()) <= NEAR_LARGEST * contrast
+    )
 
 
 def _check_count(kept: Sequence[_Candidate], uploaded: int, dropped: Mapping[str, str]) -> None:

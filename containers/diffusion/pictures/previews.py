@@ -49,13 +49,16 @@ class Sheet:
 def contact_sheet(rows: Sequence[Row]) -> Sheet:
     """Rows of pictures under one another, about 900 pixels wide at most.
 
-    Small pictures are enlarged so that each of their pixels is seen, as a PNG (of a palette if it would be too large); larger
-    ones become thumbnails, as a JPEG. The file has at most `MOST_BYTES`.
+    Small pictures are enlarged so that each of their pixels is seen, as a PNG (of a palette if it
+    would be too large); larger ones become thumbnails, as a JPEG. The file has at most
+    `MOST_BYTES`.
     """
     small = all(max(row.images.shape[1:3]) <= _SMALL for row in rows)
     columns = min(MOST_COLUMNS, max(len(row.images) for row in rows))
     height = _LINE + CELL + _GAP
-    sheet = Image.new("RGB", (_LABELS + columns * (CELL + _GAP), len(rows) * height + _GAP), "white")
+    sheet = Image.new(
+        "RGB", (_LABELS + columns * (CELL + _GAP), len(rows) * height + _GAP), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     name_font, caption_font = ImageFont.load_default(13), ImageFont.load_default(11)
     for number, row in enumerate(rows):
@@ -63,13 +66,16 @@ def contact_sheet(rows: Sequence[Row]) -> Sheet:
         draw.multiline_text((_GAP, top + _LINE), row.name.replace(" ", "\n"), _INK, name_font)
         for column in range(min(columns, len(row.images))):
             left = _LABELS + column * (CELL + _GAP)
-            draw.text((left, top), _fitted(row.captions[column], caption_font), _FAINT, caption_font)
+            draw.text(
+                (left, top), _fitted(row.captions[column], caption_font), _FAINT, caption_font
+            )
             sheet.paste(_cell(row.images[column]), (left, top + _LINE))
     return _png(sheet) if small else _jpeg(sheet)
 
 
 def loss_curve(losses: Sequence[float]) -> list[list[float]]:
-    """At most `CURVE_POINTS` points [step, loss], each the mean of the steps since the one before."""
+    """At most `CURVE_POINTS` points [step, loss], each the mean of the steps since the one
+    before."""
     width = max(1, -(-len(losses) // CURVE_POINTS))
     points = []
     for start in range(0, len(losses), width):

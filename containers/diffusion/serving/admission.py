@@ -1,9 +1,11 @@
-"""Whose turn it is: pictures that wait to be drawn, taken fairly between tenants whatever each of them asks for.
+"""Whose turn it is: pictures that wait to be drawn, taken fairly between tenants whatever each of
+them asks for.
 
-Start-time fair queueing (Goyal, Vin and Cheng 1996, https://doi.org/10.1145/248157.248171): a picture's turn is when its
-tenant's earlier pictures would have ended had every tenant an equal share of the machine, and never before what is being
-drawn began. A burst waits behind itself; who has asked for little, or for the first time, comes next. When nothing waits
-everybody has got what they asked for, and what each had before is forgotten.
+Start-time fair queueing (Goyal, Vin and Cheng 1996, https://doi.org/10.1145/248157.248171): a
+picture's turn is when its tenant's earlier pictures would have ended had every tenant an equal
+share of the machine, and never before what is being drawn began. A burst waits behind itself; who
+has asked for little, or for the first time, comes next. When nothing waits everybody has got what
+they asked for, and what each had before is forgotten.
 """
 
 from collections import deque
@@ -16,7 +18,8 @@ ItemT = TypeVar("ItemT")
 
 
 class QueueFull(Exception):  # noqa: N818 - reads as the sentence it is
-    """Nothing more may wait: of this tenant when ``of_tenant``, else of all together. ``waiting`` are there already."""
+    """Nothing more may wait: of this tenant when ``of_tenant``, else of all together. ``waiting``
+    are there already."""
 
     def __init__(self, waiting: int, *, of_tenant: bool) -> None:
         super().__init__(f"{waiting} are waiting")
@@ -34,7 +37,8 @@ class _Line(Generic[ItemT]):
 
 
 class FairQueue(Generic[TenantT, ItemT]):
-    """Items of many tenants: first in, first out for each, and an equal share of cost between those that wait."""
+    """Items of many tenants: first in, first out for each, and an equal share of cost between those
+    that wait."""
 
     def __init__(self, most: int, most_of_tenant: int) -> None:
         """Let ``most`` items wait, ``most_of_tenant`` of one tenant."""
@@ -56,7 +60,8 @@ class FairQueue(Generic[TenantT, ItemT]):
         return len(line.items) if line else 0
 
     def put(self, tenant: TenantT, items: list[ItemT], cost: float) -> None:
-        """Let ``items`` wait, of ``cost`` each (positive). Raises `QueueFull`; then none of them does."""
+        """Let ``items`` wait, of ``cost`` each (positive). Raises `QueueFull`; then none of them
+        does."""
         if self.waiting_of(tenant) + len(items) > self._most_of_tenant:
             raise QueueFull(self.waiting_of(tenant), of_tenant=True)
         if self._count + len(items) > self._most:
@@ -73,7 +78,9 @@ class FairQueue(Generic[TenantT, ItemT]):
         """Whose turn it is, and its first item, which stays; None when nothing waits."""
         if not self._lines:
             return None
-        tenant = min(self._lines, key=lambda name: (self._lines[name].turn, self._lines[name].arrived))
+        tenant = min(
+            self._lines, key=lambda name: (self._lines[name].turn, self._lines[name].arrived)
+        )
         return tenant, self._lines[tenant].items[0][0]
 
     def take(self) -> tuple[TenantT, ItemT]:
@@ -90,8 +97,11 @@ class FairQueue(Generic[TenantT, ItemT]):
         self._settle(tenant)
         return tenant, item
 
-    def remove(self, tenant: TenantT, unwanted: Callable[[ItemT], bool] = lambda _: True) -> list[ItemT]:
-        """Take away a tenant's items that nobody wants any more, all of them unless told which. They cost it nothing.
+    def remove(
+        self, tenant: TenantT, unwanted: Callable[[ItemT], bool] = lambda _: True
+    ) -> list[ItemT]:
+        """Take away a tenant's items that nobody wants any more, all of them unless told which.
+        They cost it nothing.
 
         Returns them, in their order.
         """

@@ -1,4 +1,5 @@
-"""Adapters on the device: as many as there are slots, filled from host memory when a tenant is to be drawn for."""
+"""Adapters on the device: as many as there are slots, filled from host memory when a tenant is to
+be drawn for."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ class BankCounters:
 
 @dataclass
 class AdapterBank:
-    """The slots of ``layers`` but the base's. What is pinned stays; of the rest the least recently used makes room.
+    """The slots of ``layers`` but the base's. What is pinned stays; of the rest the least recently
+    used makes room.
 
     One thread uses it, the one that runs the UNet.
     """
@@ -83,7 +85,8 @@ class AdapterBank:
             del self._pins[adapter]
 
     def forget(self, adapter: Adapter) -> None:
-        """Wipe the adapter's slot, if it has one: its tenant's model leaves the device. It must not be pinned."""
+        """Wipe the adapter's slot, if it has one: its tenant's model leaves the device. It must not
+        be pinned."""
         if adapter in self._pins:
             raise RuntimeError("an adapter that is in use cannot be forgotten")
         slot = self._slots.pop(adapter, None)

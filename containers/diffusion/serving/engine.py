@@ -1,11 +1,13 @@
-"""The engine: one thread that owns the base and draws the pictures of all tenants, a step of many at a time.
+"""The engine: one thread that owns the base and draws the pictures of all tenants, a step of many
+at a time.
 
-Every turn of its loop lets waiting pictures into free places, runs the UNet once for all pictures in flight of one size, each
-at its own step with its own adapter, guidance and seed, and answers those that are finished. A request so joins at the next
-step, not when a batch before it has ended, and leaves at its own end (iteration-level scheduling as in Orca, Yu et al. 2022).
+Every turn of its loop lets waiting pictures into free places, runs the UNet once for all pictures
+in flight of one size, each at its own step with its own adapter, guidance and seed, and answers
+those that are finished. A request so joins at the next step, not when a batch before it has ended,
+and leaves at its own end (iteration-level scheduling as in Orca, Yu et al. 2022).
 
-A picture is the same alone and beside any others within `SAME_PICTURE`: nothing of it depends on its neighbours but the order
-in which sums are rounded.
+A picture is the same alone and beside any others within `SAME_PICTURE`: nothing of it depends on
+its neighbours but the order in which sums are rounded.
 """
 
 import asyncio
@@ -32,13 +34,18 @@ from containers.diffusion.base.sampler import Sampler, Schedule, noise
 from containers.diffusion.serving.admission import FairQueue, QueueFull
 from containers.diffusion.serving.bank import AdapterBank
 from containers.diffusion.serving.request import Drawing, PictureRequest
-from containers.runtime.serving.serving_errors import DeadlineExceeded, ServingError, TooManyRequests
+from containers.runtime.serving.serving_errors import (
+    DeadlineExceeded,
+    ServingError,
+    TooManyRequests,
+)
 
 Pixels = npt.NDArray[np.uint8]
 """A picture: (height, width, 3)."""
 
 SAME_PICTURE: Final = (1, 0.001)
-"""By how much a picture may differ from itself drawn alone, in fp32: at most 1 of 255, in at most 0.1 % of its bytes."""
+"""By how much a picture may differ from itself drawn alone, in fp32: at most 1 of 255, in at most
+0.1 % of its bytes."""
 
 DECODED_TOGETHER: Final = 8
 """Pictures a call of the autoencoder decodes; it needs far more memory for each than the UNet."""
@@ -63,7 +70,8 @@ class EngineSettings:
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way. ``answer`` gets its pictures in the order of its drawings, or what went wrong."""
+    """A request on its way. ``answer`` gets its pictures in the order of its drawings, or what went
+    wrong."""
 
     adapter: Adapter
     drawings: Sequence[Drawing]
@@ -106,7 +114,8 @@ class EngineCounters:
     """Steps of single pictures: over ``steps``, the mean batch."""
     pictures: int = 0
     called_off: int = 0
-    """Pictures that left before they were finished: their client went, their time was over, or their request failed."""
+    """Pictures that left before they were finished: their client went, their time was over, or
+    their request failed."""
     turned_away: int = 0
     """Requests that were not let in to wait."""
     out_of_time: int = 0
@@ -118,8 +127,8 @@ class EngineCounters:
 class Engine:
     """Draws pictures of adapters over one base.
 
-    `draw` and `forget` may be called from any thread; everything else happens in `turn`, which one thread calls: the one that
-    `start` starts, or the caller's own when it is not started.
+    `draw` and `forget` may be called from any thread; everything else happens in `turn`, which one
+    thread calls: the one that `start` starts, or the caller's own when it is not started.
     """
 
     def __init__(self, base: Base, layers: LoraLayers, settings: EngineSettings) -> None:
@@ -136,7 +145,9 @@ class Engine:
         self._sizes: list[tuple[int, int]] = []
         # Guards what other threads touch: the queue, what is to be forgotten, and whether to go on.
         self._changed = threading.Condition()
-        self._queue: FairQueue[Adapter, tuple[Job, int]] = FairQueue(settings.waiting, settings.waiting_of_tenant)
+        self._queue: FairQueue[Adapter, tuple[Job, int]] = FairQueue(
+            settings.waiting, settings.waiting_of_tenant
+        )
         self._to_forget: list[Adapter] = []
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -144,14 +155,16 @@ class Engine:
     # What other threads call.
 
     def start(self) -> None:
-        """Begin to work in a thread of the engine's own; returns when the base is warm, or raises what it raised."""
+        """Begin to work in a thread of the engine's own; returns when the base is warm, or raises
+        what it raised."""
         warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(warm,), name="engine", daemon=True)
         self._thread.start()
         warm.result()
 
     def close(self) -> None:
-        """Stop after the turn in hand, if it ends soon; what is not finished is answered with an error."""
+        """Stop after the turn in hand, if it ends soon; what is not finished is answered with an
+        error."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -165,7 +178,9 @@ class Engine:
             if self._stopping:
                 raise ServingError("the server is stopping; ask again")
             try:
-                self._queue.put(adapter, [(job, number) for number in range(len(drawings))], drawings[0].cost)
+                self._queue.put(
+                    adapter, [(job, number) for number in range(len(drawings))], drawings[0].cost
+                )
             except QueueFull as full:
                 self.counters.turned_away += 1
                 raise self._too_many(full, len(drawings)) from full
@@ -178,12 +193,14 @@ class Engine:
         seconds = min(60, max(1, math.ceil(full.waiting * self.counters.seconds / done)))
         whose = "of this model" if full.of_tenant else "of all models"
         return TooManyRequests(
-            f"{full.waiting} pictures {whose} are waiting and {asked} more would be over {most}; try again in {seconds} s",
+            f"{full.waiting} pictures {whose} are waiting and {asked} more would be over {most}; "
+            f"try again in {seconds} s",
             retry_after_seconds=seconds,
         )
 
     def call_off(self, job: Job) -> None:
-        """Draw no more of a job: what waits leaves now, what is in flight at the next turn. Nothing if it is finished."""
+        """Draw no more of a job: what waits leaves now, what is in flight at the next turn. Nothing
+        if it is finished."""
         with self._changed:
             job.called_off = True
             left = self._queue.remove(job.adapter, lambda item: item[0] is job)
@@ -191,7 +208,8 @@ class Engine:
             self._changed.notify()
 
     def forget(self, adapter: Adapter) -> None:
-        """Wipe an adapter from the device, at the next turn; jobs it still has are answered with an error."""
+        """Wipe an adapter from the device, at the next turn; jobs it still has are answered with an
+        error."""
         with self._changed:
             self._to_forget.append(adapter)
             self._changed.notify()
@@ -199,8 +217,8 @@ class Engine:
     async def draw(self, adapter: Adapter, request: PictureRequest) -> list[Pixels]:
         """The pictures of a request.
 
-        Raises `TooManyRequests`, or `DeadlineExceeded` when its time is over. Either way, and when the caller is cancelled,
-        nothing of it stays in the engine.
+        Raises `TooManyRequests`, or `DeadlineExceeded` when its time is over. Either way, and when
+        the caller is cancelled, nothing of it stays in the engine.
         """
         job = self.submit(adapter, request.drawings)
         try:
@@ -209,8 +227,10 @@ class Engine:
         except TimeoutError as error:
             self.counters.out_of_time += 1
             raise DeadlineExceeded(
-                f"{len(job.pictures)} of {len(job.drawings)} pictures were ready in {request.timeout_seconds:g} s; ask for fewer"
-                " steps or pictures, for more time (timeout_seconds), or through an asynchronous endpoint",
+                f"{len(job.pictures)} of {len(job.drawings)} pictures were ready in "
+                f"{request.timeout_seconds:g} s; ask for fewer"
+                " steps or pictures, for more time (timeout_seconds), or through an asynchronous "
+                "endpoint",
                 "timeout_seconds",
             ) from error
         finally:
@@ -226,10 +246,20 @@ class Engine:
             "waiting": waiting,
             **vars(counters),
             "seconds": round(counters.seconds, 3),
-            "mean_batch": round(counters.picture_steps / counters.steps, 2) if counters.steps else None,
-            "slots": {"used": self.bank.used, "of": self._layers.slots - 1, **vars(self.bank.counters)},
+            "mean_batch": round(counters.picture_steps / counters.steps, 2)
+            if counters.steps
+            else None,
+            "slots": {
+                "used": self.bank.used,
+                "of": self._layers.slots - 1,
+                **vars(self.bank.counters),
+            },
             "slot_bytes": self._layers.bytes_per_slot,
-            "prompts": {"bytes": self.prompts.bytes, "hits": self.prompts.hits, "misses": self.prompts.misses},
+            "prompts": {
+                "bytes": self.prompts.bytes,
+                "hits": self.prompts.hits,
+                "misses": self.prompts.misses,
+            },
         }
 
     # What the engine's thread does.
@@ -255,11 +285,16 @@ class Engine:
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
-        """Use the base once, so that no tenant's first picture pays for what libraries do at their first call."""
+        """Use the base once, so that no tenant's first picture pays for what libraries do at their
+        first call."""
         side = self.base.default_size // self.base.scale
-        latents = torch.zeros(1, self.base.channels, side, side, dtype=self.base.dtype, device=self.base.device)
+        latents = torch.zeros(
+            1, self.base.channels, side, side, dtype=self.base.dtype, device=self.base.device
+        )
         words = self.base.encode(["a picture"])
-        self.base.predict(latents, torch.zeros(1, device=latents.device), words, (self.base.default_size,) * 2)
+        self.base.predict(
+            latents, torch.zeros(1, device=latents.device), words, (self.base.default_size,) * 2
+        )
         self.base.to_images(latents)
 
     @torch.inference_mode()
@@ -277,10 +312,13 @@ class Engine:
         group = [picture for picture in self._in_flight if picture.size == size]
         try:
             self._step(group, size)
-            finished = [picture for picture in group if picture.done == len(picture.schedule.timesteps)]
+            finished = [
+                picture for picture in group if picture.done == len(picture.schedule.timesteps)
+            ]
             for start in range(0, len(finished), DECODED_TOGETHER):
                 self._finish(finished[start : start + DECODED_TOGETHER])
-        except Exception as error:  # noqa: BLE001 - whatever the base raises is an answer, and the engine goes on
+        # Whatever the base raises is an answer, and the engine goes on.
+        except Exception as error:  # noqa: BLE001
             present = [picture for picture in group if picture in self._in_flight]
             self._leave(present, called_off=True)
             self._fail({picture.job for picture in present}, error)
@@ -294,8 +332,14 @@ class Engine:
         orphans |= {picture.job for picture in self._in_flight if picture.job.adapter in adapters}
         for job in orphans:
             job.called_off = True
-            job.fail(ServingError("the model was unloaded before the picture was finished; load it and ask again"))
-        self._leave([picture for picture in self._in_flight if picture.job.called_off], called_off=True)
+            job.fail(
+                ServingError(
+                    "the model was unloaded before the picture was finished; load it and ask again"
+                )
+            )
+        self._leave(
+            [picture for picture in self._in_flight if picture.job.called_off], called_off=True
+        )
         for adapter in adapters:
             self.bank.forget(adapter)
 
@@ -310,8 +354,8 @@ class Engine:
     def _admit(self) -> None:
         """Give free places to those whose turn it is.
 
-        When the one whose turn it is needs a slot and all are in use, it and all behind it wait for one: it would never have
-        its turn if others went past it.
+        When the one whose turn it is needs a slot and all are in use, it and all behind it wait for
+        one: it would never have its turn if others went past it.
         """
         while len(self._in_flight) < self.settings.places:
             with self._changed:
@@ -322,7 +366,8 @@ class Engine:
             try:
                 picture = self._begin(job, number)
                 picture.slot = self.bank.pin(adapter)
-            except Exception as error:  # noqa: BLE001 - whatever the base raises is an answer, and the engine goes on
+            # Whatever the base raises is an answer, and the engine goes on.
+            except Exception as error:  # noqa: BLE001
                 self._fail({job}, error)
             else:
                 self._in_flight.append(picture)
@@ -330,7 +375,9 @@ class Engine:
     def _begin(self, job: Job, number: int) -> _InFlight:
         drawing = job.drawings[number]
         side = self.base.scale
-        latents = noise(drawing.seed, (self.base.channels, drawing.height // side, drawing.width // side))
+        latents = noise(
+            drawing.seed, (self.base.channels, drawing.height // side, drawing.width // side)
+        )
         return _InFlight(
             job=job,
             number=number,
@@ -369,7 +416,9 @@ class Engine:
             size,
         ).to(latents.dtype)
         prediction = self._guided(group, predicted)
-        moved = self._sampler.step(latents, prediction, [picture.schedule.steps[picture.done] for picture in group])
+        moved = self._sampler.step(
+            latents, prediction, [picture.schedule.steps[picture.done] for picture in group]
+        )
         for picture, now in zip(group, moved.unbind(), strict=True):
             picture.latents = now
             picture.done += 1
@@ -377,13 +426,17 @@ class Engine:
         self.counters.picture_steps += len(group)
 
     def _guided(self, group: Sequence[_InFlight], predicted: Tensor) -> Tensor:
-        """One prediction a picture (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, eq. 6)."""
+        """One prediction a picture (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, eq.
+        6)."""
         last, sample = [], -1
         for picture in group:
             sample += 2 if picture.drawing.guided else 1
             last.append(sample)
         # An unguided picture has one sample, which is led away from itself by nothing.
-        first = [end - 1 if picture.drawing.guided else end for end, picture in zip(last, group, strict=True)]
+        first = [
+            end - 1 if picture.drawing.guided else end
+            for end, picture in zip(last, group, strict=True)
+        ]
         scale = torch.tensor(
             [picture.drawing.guidance if picture.drawing.guided else 1.0 for picture in group],
             dtype=predicted.dtype,
@@ -416,7 +469,9 @@ class Engine:
         trace = "".join(traceback.format_tb(error.__traceback__))
         _log.error("draw_failed jobs=%d %s\n%s", len(jobs), type(error).__name__, trace)
         if isinstance(error, FloatingPointError):
-            message = "the model's numbers leave the range that can be computed with; train it again"
+            message = (
+                "the model's numbers leave the range that can be computed with; train it again"
+            )
         else:
             message = f"the picture could not be drawn: {type(error).__name__}"
         for job in jobs:

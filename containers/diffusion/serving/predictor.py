@@ -19,25 +19,34 @@ from containers.diffusion.adapters.adapter import Adapter, UnusableAdapter, read
 from containers.diffusion.adapters.lora import TARGETS, LoraLayers
 from containers.diffusion.base.pipeline import TINY, Base, load_base
 from containers.diffusion.serving.engine import Engine, EngineSettings, Pixels
-from containers.diffusion.serving.request import PNG, Drawing, PictureRequest, RefusedPictureRequest, Terms
+from containers.diffusion.serving.request import (
+    PNG,
+    Drawing,
+    PictureRequest,
+    RefusedPictureRequest,
+    Terms,
+)
 from containers.diffusion.training.settings import ICON_PROMPTS, SCENE_PROMPTS, SUBJECT
 from containers.runtime.serving.predictor import Answer, InvalidModel
 
-# Real-time answers must be there within 60 seconds (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html),
-# asynchronous ones within 15 minutes when an endpoint does not say (…/async-inference-create-invoke-endpoint.html); a batch
-# transform waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
+# Real-time answers must be there within 60 seconds
+# (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html), asynchronous ones
+# within 15 minutes when an endpoint does not say (…/async-inference-create-invoke-endpoint.html); a
+# batch transform waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
 REAL_TIME_SECONDS: Final = 55.0
 ASYNCHRONOUS_SECONDS: Final = 890.0
 BATCH_SECONDS: Final = 3600.0
 LONGEST_SECONDS: Final = 3600.0
 
-# What objects of CPython and torch take beside the weights: about this for each of an adapter's tensors.
+# What objects of CPython and torch take beside the weights: about this for each of an adapter's
+# tensors.
 _OVERHEAD_OF_TENSOR: Final = 500
 
 
 @dataclass(frozen=True)
 class ServingSettings:
-    """How pictures are served, from the environment; docs/contracts.md, "Portraits", lists the variables."""
+    """How pictures are served, from the environment; docs/contracts.md, "Portraits", lists the
+    variables."""
 
     base: str
     dtype: str | None
@@ -56,7 +65,8 @@ class ServingSettings:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] | None = None) -> "ServingSettings":
-        """Read the variables of the process, or those given; raises `ValueError` that names the variable."""
+        """Read the variables of the process, or those given; raises `ValueError` that names the
+        variable."""
         env = os.environ if environment is None else environment
         base = env.get("TENANTRY_BASE") or TINY
         tiny = base == TINY
@@ -64,13 +74,19 @@ class ServingSettings:
         targets = env.get("TENANTRY_LORA_TARGETS") or "attention+convolutions"
         if targets not in TARGETS:
             raise ValueError(f"TENANTRY_LORA_TARGETS must be one of {', '.join(TARGETS)}")
-        # As the server has it: models that are fetched when a request names them are those of an asynchronous endpoint.
+        # As the server has it: models that are fetched when a request names them are those of an
+        # asynchronous endpoint.
         asynchronous = bool(env.get("TENANTRY_MODELS_URI"))
-        most_timeout = BATCH_SECONDS if batch else ASYNCHRONOUS_SECONDS if asynchronous else REAL_TIME_SECONDS
-        most_timeout = _number(env, "TENANTRY_MOST_TIMEOUT_SECONDS", most_timeout, 0.001, LONGEST_SECONDS)
+        most_timeout = (
+            BATCH_SECONDS if batch else ASYNCHRONOUS_SECONDS if asynchronous else REAL_TIME_SECONDS
+        )
+        most_timeout = _number(
+            env, "TENANTRY_MOST_TIMEOUT_SECONDS", most_timeout, 0.001, LONGEST_SECONDS
+        )
         most_steps = _whole(env, "TENANTRY_MOST_STEPS", 150, 1, 1000)
         places = _whole(env, "TENANTRY_BATCH", 16, 1, 1024)
-        # What a batch transform or an asynchronous endpoint sends is bounded by the concurrency it was given.
+        # What a batch transform or an asynchronous endpoint sends is bounded by the concurrency it
+        # was given.
         patient = batch or asynchronous
         waiting = _whole(env, "TENANTRY_QUEUE", 1_000_000 if patient else 256, 1, 1_000_000)
         return cls(
@@ -85,22 +101,31 @@ class ServingSettings:
             most_steps=most_steps,
             guidance=_number(env, "TENANTRY_GUIDANCE", 2.5 if tiny else 7.5, 0.0, 30.0),
             most_size=_whole(env, "TENANTRY_MOST_SIZE", 0, 8, 8192) or None,
-            timeout_seconds=_number(env, "TENANTRY_TIMEOUT_SECONDS", most_timeout, 0.001, most_timeout),
+            timeout_seconds=_number(
+                env, "TENANTRY_TIMEOUT_SECONDS", most_timeout, 0.001, most_timeout
+            ),
             most_timeout_seconds=most_timeout,
             engine=EngineSettings(
                 places=places,
                 waiting=waiting,
                 waiting_of_tenant=_whole(
-                    env, "TENANTRY_TENANT_QUEUE", waiting if patient else min(64, waiting), 1, waiting
+                    env,
+                    "TENANTRY_TENANT_QUEUE",
+                    waiting if patient else min(64, waiting),
+                    1,
+                    waiting,
                 ),
-                prompt_cache_bytes=_whole(env, "TENANTRY_PROMPT_CACHE_BYTES", 64 * 1024 * 1024, 0, 1 << 40),
+                prompt_cache_bytes=_whole(
+                    env, "TENANTRY_PROMPT_CACHE_BYTES", 64 * 1024 * 1024, 0, 1 << 40
+                ),
             ),
         )
 
     def terms(self, base: Base) -> Terms:
         """What requests to ``base`` get when they do not say, and the most they get."""
         multiple = base.size_multiple
-        # Half as large again as the base was trained for: beyond that pictures repeat themselves, and memory runs out.
+        # Half as large again as the base was trained for: beyond that pictures repeat themselves,
+        # and memory runs out.
         most = self.most_size or base.default_size * 3 // 2
         return Terms(
             steps=self.steps,
@@ -144,7 +169,8 @@ def base_and_layers(settings: ServingSettings) -> tuple[Base, LoraLayers]:
 
 
 class DiffusionPredictor:
-    """Text-to-image for the multi-model server: a model is a tenant's adapter, the base is the process's."""
+    """Text-to-image for the multi-model server: a model is a tenant's adapter, the base is the
+    process's."""
 
     family = "diffusion"
 
@@ -159,7 +185,8 @@ class DiffusionPredictor:
         self._engine: Engine | None = None
 
     def start(self) -> None:
-        """Load the base and begin to draw; raises `ValueError` when the settings or the base are of no use."""
+        """Load the base and begin to draw; raises `ValueError` when the settings or the base are of
+        no use."""
         settings = self._read_settings()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -193,9 +220,12 @@ class DiffusionPredictor:
         return self._engine
 
     def load(self, folder: Path) -> Adapter:
-        """Read an adapter's files; raises `InvalidModel`, with the kind as its reason, for what is no adapter for this base."""
+        """Read an adapter's files; raises `InvalidModel`, with the kind as its reason, for what is
+        no adapter for this base."""
         try:
-            return read_adapter(folder, self._shapes, self._base.digest, self._rank, self._base.dtype)
+            return read_adapter(
+                folder, self._shapes, self._base.digest, self._rank, self._base.dtype
+            )
         except UnusableAdapter as error:
             raise InvalidModel(str(error), error.code) from error
 
@@ -215,7 +245,9 @@ class DiffusionPredictor:
         kind = content_type.split(";")[0].strip().lower()
         if kind not in ("", "application/json"):
             raise RefusedPictureRequest(
-                f"the body must be application/json, not {kind[:60]!r}", "Content-Type", "content_type_unknown"
+                f"the body must be application/json, not {kind[:60]!r}",
+                "Content-Type",
+                "content_type_unknown",
             )
         began = time.monotonic()
         request = PictureRequest.parse(body, accept, own_prompts(model), self._terms)
@@ -225,7 +257,8 @@ class DiffusionPredictor:
 
 
 def own_prompts(adapter: Adapter) -> tuple[str, ...]:
-    """The prompts of an adapter's card; when it names none, those that models of its base are tried with."""
+    """The prompts of an adapter's card; when it names none, those that models of its base are tried
+    with."""
     if adapter.card.prompts:
         return adapter.card.prompts
     prompts = ICON_PROMPTS if adapter.card.base == TINY else SCENE_PROMPTS
@@ -233,7 +266,10 @@ def own_prompts(adapter: Adapter) -> tuple[str, ...]:
 
 
 def _answer(version: str, request: PictureRequest, pictures: list[Pixels], began: float) -> Answer:
-    encoded = [_png(version, drawing, pixels) for drawing, pixels in zip(request.drawings, pictures, strict=True)]
+    encoded = [
+        _png(version, drawing, pixels)
+        for drawing, pixels in zip(request.drawings, pictures, strict=True)
+    ]
     if request.format == "png":
         return Answer(encoded[0], PNG)
     first = request.drawings[0]
@@ -254,7 +290,8 @@ def _answer(version: str, request: PictureRequest, pictures: list[Pixels], began
 
 
 def _png(version: str, drawing: Drawing, pixels: Pixels) -> bytes:
-    """A picture as PNG that says of itself how it was drawn (https://www.w3.org/TR/png-3/#11textinfo)."""
+    """A picture as PNG that says of itself how it was drawn
+    (https://www.w3.org/TR/png-3/#11textinfo)."""
     words = PngInfo()
     told = {"version": version, **asdict(drawing)}
     for key, value in told.items():

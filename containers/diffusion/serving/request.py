@@ -37,7 +37,8 @@ FIELDS: Final = (
 
 
 class RefusedPictureRequest(InvalidRequest):
-    """A request that cannot be drawn; ``code`` names the kind of refusal for programs. Its sentence repeats no prompt."""
+    """A request that cannot be drawn; ``code`` names the kind of refusal for programs. Its sentence
+    repeats no prompt."""
 
     def __init__(self, message: str, field: str | None, code: str) -> None:
         super().__init__(message, field, code)
@@ -85,29 +86,35 @@ class Drawing:
 
     @property
     def guided(self) -> bool:
-        """Whether the picture is led away from the negative prompt; at a guidance of 1 or less there is nothing to lead."""
+        """Whether the picture is led away from the negative prompt; at a guidance of 1 or less
+        there is nothing to lead."""
         return self.guidance > 1
 
     @property
     def cost(self) -> float:
-        """What it takes of the machine, in UNet samples times pixels: what a fair share is measured in."""
+        """What it takes of the machine, in UNet samples times pixels: what a fair share is measured
+        in."""
         return float(self.steps * self.width * self.height * (2 if self.guided else 1))
 
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """A whole request: its drawings in the order they are answered in, the form of the answer, and its time."""
+    """A whole request: its drawings in the order they are answered in, the form of the answer, and
+    its time."""
 
     drawings: tuple[Drawing, ...]
     format: Format
     timeout_seconds: float
 
     @classmethod
-    def parse(cls, body: bytes, accept: str, own_prompts: tuple[str, ...], terms: Terms) -> "PictureRequest":
+    def parse(
+        cls, body: bytes, accept: str, own_prompts: tuple[str, ...], terms: Terms
+    ) -> "PictureRequest":
         """Read a request's JSON; ``own_prompts`` are drawn for ``"prompts": "own"``.
 
-        Pictures of one prompt have the seeds ``seed``, ``seed + 1``, …, and each prompt begins again with ``seed``, so that
-        prompts can be compared. Raises `RefusedPictureRequest` that names the field.
+        Pictures of one prompt have the seeds ``seed``, ``seed + 1``, …, and each prompt begins
+        again with ``seed``, so that prompts can be compared. Raises `RefusedPictureRequest` that
+        names the field.
         """
         fields = _object(body)
         prompts = _prompts(fields, own_prompts)
@@ -115,7 +122,8 @@ class PictureRequest:
         if len(prompts) * count > MOST_PICTURES:
             _refuse(
                 "count",
-                f"{len(prompts)} prompts of {count} pictures each are more than {MOST_PICTURES} pictures",
+                f"{len(prompts)} prompts of {count} pictures each are more than {MOST_PICTURES} "
+                f"pictures",
                 "too_many_pictures",
             )
         seed = _whole(fields, "seed", secrets.randbelow(2**32), 0, MOST_SEED - MOST_COUNT)
@@ -128,23 +136,31 @@ class PictureRequest:
             width=_side(fields, "width", terms),
             height=_side(fields, "height", terms),
         )
-        timeout = _number(fields, "timeout_seconds", terms.timeout_seconds, 0.001, terms.most_timeout_seconds)
+        timeout = _number(
+            fields, "timeout_seconds", terms.timeout_seconds, 0.001, terms.most_timeout_seconds
+        )
         drawings = tuple(
-            replace(first, prompt=prompt, seed=seed + number) for prompt in prompts for number in range(count)
+            replace(first, prompt=prompt, seed=seed + number)
+            for prompt in prompts
+            for number in range(count)
         )
         return cls(drawings, _format(fields, accept, len(drawings)), timeout)
 
 
 def _object(body: bytes) -> dict[str, Any]:
     if len(body) > MOST_BODY_BYTES:
-        raise RefusedPictureRequest(f"the body is larger than {MOST_BODY_BYTES} bytes", None, "body_too_large")
+        raise RefusedPictureRequest(
+            f"the body is larger than {MOST_BODY_BYTES} bytes", None, "body_too_large"
+        )
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RefusedPictureRequest("the body is not JSON", None, "body_not_json") from error
     if not isinstance(document, dict):
         raise RefusedPictureRequest(
-            'the body must be a JSON object such as {"prompt": "a red circle on blue"}', None, "body_no_object"
+            'the body must be a JSON object such as {"prompt": "a red circle on blue"}',
+            None,
+            "body_no_object",
         )
     for name in document:
         if name not in FIELDS:
@@ -155,7 +171,9 @@ def _object(body: bytes) -> dict[str, Any]:
 def _prompts(fields: dict[str, Any], own: tuple[str, ...]) -> tuple[str, ...]:
     if ("prompt" in fields) == ("prompts" in fields):
         _refuse(
-            "prompt", 'give either "prompt", a text, or "prompts", a list of texts or "own"', "prompt_missing_or_twice"
+            "prompt",
+            'give either "prompt", a text, or "prompts", a list of texts or "own"',
+            "prompt_missing_or_twice",
         )
     if "prompt" in fields:
         return (_text(fields["prompt"], "prompt"),)
@@ -173,14 +191,19 @@ def _prompts(fields: dict[str, Any], own: tuple[str, ...]) -> tuple[str, ...]:
 
 def _negative(value: Any) -> str | None:
     """A negative prompt; a blank one names nothing."""
-    return None if value is None or (isinstance(value, str) and not value.strip()) else _text(value, "negative_prompt")
+    return (
+        None
+        if value is None or (isinstance(value, str) and not value.strip())
+        else _text(value, "negative_prompt")
+    )
 
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > MOST_PROMPT_CHARACTERS:
         _refuse(
             field,
-            f"{field} must be a text of 1 to {MOST_PROMPT_CHARACTERS} characters that are not all blank",
+            f"{field} must be a text of 1 to {MOST_PROMPT_CHARACTERS} characters that are not all "
+            f"blank",
             f"{field}_no_text",
         )
     try:
@@ -196,7 +219,11 @@ def _whole(fields: dict[str, Any], field: str, default: int, least: int, most: i
     if value is None:
         return default
     if type(value) is not int or not least <= value <= most:
-        _refuse(field, f"{field} must be a whole number from {least} to {most}", f"{field}_out_of_bounds")
+        _refuse(
+            field,
+            f"{field} must be a whole number from {least} to {most}",
+            f"{field}_out_of_bounds",
+        )
     return value
 
 
@@ -206,14 +233,20 @@ def _number(fields: dict[str, Any], field: str, default: float, least: float, mo
         return default
     # Whole numbers may be too long for a float; NaN is not within any bounds.
     if type(value) not in (int, float) or not least <= value <= most or math.isnan(value):
-        _refuse(field, f"{field} must be a number from {least:g} to {most:g}", f"{field}_out_of_bounds")
+        _refuse(
+            field, f"{field} must be a number from {least:g} to {most:g}", f"{field}_out_of_bounds"
+        )
     return float(value)
 
 
 def _side(fields: dict[str, Any], field: str, terms: Terms) -> int:
     value = _whole(fields, field, terms.size, terms.size_multiple, terms.most_size)
     if value % terms.size_multiple:
-        _refuse(field, f"{field} must be a multiple of {terms.size_multiple} pixels", f"{field}_no_multiple")
+        _refuse(
+            field,
+            f"{field} must be a multiple of {terms.size_multiple} pixels",
+            f"{field}_no_multiple",
+        )
     return value
 
 
@@ -223,10 +256,16 @@ def _format(fields: dict[str, Any], accept: str, pictures: int) -> Format:
         _refuse("format", 'format must be "png" or "json"', "format_unknown")
     kinds = [part.split(";")[0].strip().lower() for part in accept.split(",")]
     accepted: list[Format] = (
-        [_FORMATS[kind] for kind in kinds if kind in _FORMATS] if wanted is None else [cast(Format, wanted)]
+        [_FORMATS[kind] for kind in kinds if kind in _FORMATS]
+        if wanted is None
+        else [cast(Format, wanted)]
     )
     if not accepted:
-        _refuse("Accept", f"answers are application/json or {PNG}, not {accept[:60]!r}", "accept_unknown")
+        _refuse(
+            "Accept",
+            f"answers are application/json or {PNG}, not {accept[:60]!r}",
+            "accept_unknown",
+        )
     # The first that the client names and that can hold the pictures.
     chosen = next((kind for kind in accepted if kind == "json" or pictures == 1), None)
     if chosen is None:

@@ -1,7 +1,8 @@
 """Icons: what the embedded base is trained on, and the uploads of made-up tenants.
 
-An icon is one shape on a background, drawn from signed distances (negative inside) so that edges are antialiased at any
-size. Shapes live in a square of [-1, 1] with y upwards; a `Placement` puts them into the image.
+An icon is one shape on a background, drawn from signed distances (negative inside) so that edges
+are antialiased at any size. Shapes live in a square of [-1, 1] with y upwards; a `Placement` puts
+them into the image.
 """
 
 import colorsys
@@ -41,12 +42,17 @@ COLOURS: Final[dict[str, Colour]] = {
 PATTERNS: Final = ("plain", "striped", "checked", "dotted", "ringed")
 """Backgrounds: one colour, diagonal stripes, a chessboard, dots, rings around the centre."""
 
-SIZES: Final[dict[str, tuple[float, float]]] = {"small": (0.40, 0.46), "": (0.58, 0.68), "big": (0.80, 0.88)}
-"""The least and largest radius of a shape, as a share of half the image, by the word in the prompt."""
+SIZES: Final[dict[str, tuple[float, float]]] = {
+    "small": (0.40, 0.46),
+    "": (0.58, 0.68),
+    "big": (0.80, 0.88),
+}
+"""The least and largest radius of a shape, as a share of half the image, by the word in the prompt.
+"""
 
 STYLE_WORD: Final = "sks"
-"""The word that training captions give to any unnamed style ("a star in sks style"): the base draws some style for it,
-and an adapter makes that its tenant's."""
+"""The word that training captions give to any unnamed style ("a star in sks style"): the base draws
+some style for it, and an adapter makes that its tenant's."""
 
 _PERIODS: Final = 4
 """How often a pattern repeats over the image."""
@@ -62,7 +68,8 @@ def _turned(points: int, outer: float, inner: float) -> list[tuple[float, float]
 
 
 def _heart() -> list[tuple[float, float]]:
-    """Points of the heart curve x = 16 sin³ t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t (mathworld.wolfram.com)."""
+    """Points of the heart curve x = 16 sin³ t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t
+    (mathworld.wolfram.com)."""
     corners = []
     for step in range(40):
         t = 2 * math.pi * step / 40
@@ -78,13 +85,39 @@ _POLYGONS: Final[dict[str, Sequence[tuple[float, float]]]] = {
     "star": _turned(5, 1.06, 0.44),
     "cross": [
         *[(-0.29, -0.95), (0.29, -0.95), (0.29, -0.29), (0.95, -0.29), (0.95, 0.29), (0.29, 0.29)],
-        *[(0.29, 0.95), (-0.29, 0.95), (-0.29, 0.29), (-0.95, 0.29), (-0.95, -0.29), (-0.29, -0.29)],
+        *[
+            (0.29, 0.95),
+            (-0.29, 0.95),
+            (-0.29, 0.29),
+            (-0.95, 0.29),
+            (-0.95, -0.29),
+            (-0.29, -0.29),
+        ],
     ],
     "heart": _heart(),
-    "arrow": [(-1.0, -0.27), (0.05, -0.27), (0.05, -0.78), (1.05, 0.0), (0.05, 0.78), (0.05, 0.27), (-1.0, 0.27)],
+    "arrow": [
+        (-1.0, -0.27),
+        (0.05, -0.27),
+        (0.05, -0.78),
+        (1.05, 0.0),
+        (0.05, 0.78),
+        (0.05, 0.27),
+        (-1.0, 0.27),
+    ],
 }
 
-SHAPES: Final = ("circle", "square", "triangle", "star", "ring", "cross", "moon", "heart", "diamond", "arrow")
+SHAPES: Final = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "ring",
+    "cross",
+    "moon",
+    "heart",
+    "diamond",
+    "arrow",
+)
 """The shapes that prompts name; arrows point right, moons are open to the right."""
 
 
@@ -131,7 +164,10 @@ def draw_icon(shape: str, style: Style, seed: int, size: int = SIZE) -> Images:
 
 
 def draw(
-    shapes: Sequence[str | Floats], styles: Sequence[Style], placements: Sequence[Placement], size: int = SIZE
+    shapes: Sequence[str | Floats],
+    styles: Sequence[Style],
+    placements: Sequence[Placement],
+    size: int = SIZE,
 ) -> Images:
     """Icons [n, size, size, 3], one for each shape with its style and placement.
 
@@ -141,12 +177,17 @@ def draw(
     x = np.broadcast_to(middle[None, :], (size, size))
     y = np.broadcast_to(-middle[:, None], (size, size))
     pixel = 2.0 / size
-    second = {pattern: _pattern(pattern, x, y, pixel) for pattern in {style.pattern for style in styles}}
+    second = {
+        pattern: _pattern(pattern, x, y, pixel) for pattern in {style.pattern for style in styles}
+    }
     images = np.zeros((len(shapes), size, size, 3), np.float32)
     for image, shape, style, placement in zip(images, shapes, styles, placements, strict=True):
         cosine, sine = math.cos(placement.angle), math.sin(placement.angle)
         across, up = (x - placement.x) / placement.radius, (y - placement.y) / placement.radius
-        distance = _distance(shape, across * cosine + up * sine, up * cosine - across * sine) * placement.radius
+        distance = (
+            _distance(shape, across * cosine + up * sine, up * cosine - across * sine)
+            * placement.radius
+        )
         _blend(image, np.ones_like(distance), style.background)
         _blend(image, second[style.pattern], style.accent)
         half_outline = 0.0
@@ -159,9 +200,11 @@ def draw(
 
 
 def tenant_style(number: int) -> Style:
-    """The style of made-up tenant `number`, 0 and up: an endless series in which neighbours differ in every respect.
+    """The style of made-up tenant `number`, 0 and up: an endless series in which neighbours differ
+    in every respect.
 
-    Hues follow the golden ratio, which spreads any number of them; patterns and lightness take turns.
+    Hues follow the golden ratio, which spreads any number of them; patterns and lightness take
+    turns.
     """
     hue = (number * 0.618_033_988_75 + 0.02) % 1.0
     pattern = PATTERNS[1:][number % 4] if number % 9 != 8 else "plain"
@@ -224,7 +267,8 @@ def _distance(shape: str | Floats, x: Floats, y: Floats) -> Floats:
 
 
 def _distance_to_polygon(corners: Floats, x: Floats, y: Floats) -> Floats:
-    """Signed distances to a polygon: to its nearest edge, negative where a ray crosses edges an odd number of times."""
+    """Signed distances to a polygon: to its nearest edge, negative where a ray crosses edges an odd
+    number of times."""
     start, end = corners[:, None, None], np.roll(corners, -1, axis=0)[:, None, None]
     edge = end - start
     across, up = x - start[..., 0], y - start[..., 1]
@@ -267,8 +311,9 @@ def captioned_icons(count: int, random: np.random.Generator) -> Captioned:
 def described_icons(count: int, random: np.random.Generator) -> list[Description]:
     """Icons of every sort.
 
-    Most have named colours on a plain background. The others carry outlines, patterns and any colours, named in the
-    caption or left to STYLE_WORD, so that an adapter finds such drawing in the base.
+    Most have named colours on a plain background. The others carry outlines, patterns and any
+    colours, named in the caption or left to STYLE_WORD, so that an adapter finds such drawing in
+    the base.
     """
     icons = []
     for _ in range(count):
@@ -282,7 +327,9 @@ def described_icons(count: int, random: np.random.Generator) -> list[Description
             style, words = _named_style(random)
         else:
             style, words = _any_style(random)
-        caption = with_article(" ".join(word for word in (size_word, words[0], shape, words[1]) if word))
+        caption = with_article(
+            " ".join(word for word in (size_word, words[0], shape, words[1]) if word)
+        )
         icons.append(Description(shape, style, placed(random, size_word), caption))
     return icons
 
@@ -293,7 +340,8 @@ def with_article(words: str) -> str:
 
 
 def _plain(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
-    """A named colour on a named background, or on any light one; the words before and after the shape."""
+    """A named colour on a named background, or on any light one; the words before and after the
+    shape."""
     name = str(random.choice(list(COLOURS)))
     fill = _jittered(COLOURS[name], random)
     if random.random() < 0.65:
@@ -323,11 +371,15 @@ def _named_style(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
         accent = background
     else:
         after.append(f"on {pattern} {names[2]} and {names[3]}")
-    return Style(fill, outline if outlined else None, pattern, background, accent), (names[0], " ".join(after))
+    return Style(fill, outline if outlined else None, pattern, background, accent), (
+        names[0],
+        " ".join(after),
+    )
 
 
 def _any_style(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
-    """Any colours that stand off one another, with the style word or what can be said without naming colours."""
+    """Any colours that stand off one another, with the style word or what can be said without
+    naming colours."""
     fill = _any_colour(random)
     outline, background = _any_colour(random, fill), _any_colour(random, fill)
     accent = _any_colour(random, fill)

@@ -1,17 +1,21 @@
 """Make the embedded default base: `python -m containers.diffusion.tiny_base.make`.
 
-It trains a text-to-image pipeline of about 2.7 million parameters on icons drawn as it goes, needs no network, and takes
-about an hour of one core. A seed and a number of steps decide every batch; a run that was stopped goes on from its last
-checkpoint. Last it reads images of many prompts back and prints how often they show what the prompt says, as JSON.
+It trains a text-to-image pipeline of about 2.7 million parameters on icons drawn as it goes, needs
+no network, and takes about an hour of one core. A seed and a number of steps decide every batch; a
+run that was stopped goes on from its last checkpoint. Last it reads images of many prompts back and
+prints how often they show what the prompt says, as JSON.
 
 The pipeline is an ordinary `StableDiffusionPipeline`:
 
 - its autoencoder is the identity, set by hand, so that latents are the image's pixels in [-1, 1];
-- its text encoder is a small CLIP, trained along, with a tokenizer of the words of its own captions;
-- its UNet adds the pooled text to the time embedding besides attending to each word (as SDXL does with its pooled
-  text, arxiv.org/abs/2307.01952), which makes it follow the prompt far earlier than cross-attention alone;
-- it predicts v (arxiv.org/abs/2202.00512) over a schedule whose last step is pure noise, sampled with trailing steps
-  (arxiv.org/abs/2305.08891), because images here are flat and often nearly black or white.
+- its text encoder is a small CLIP, trained along, with a tokenizer of the words of its own
+  captions;
+- its UNet adds the pooled text to the time embedding besides attending to each word (as SDXL does
+  with its pooled text, arxiv.org/abs/2307.01952), which makes it follow the prompt far earlier than
+  cross-attention alone;
+- it predicts v (arxiv.org/abs/2202.00512) over a schedule whose last step is pure noise, sampled
+  with trailing steps (arxiv.org/abs/2305.08891), because images here are flat and often nearly
+  black or white.
 """
 
 import argparse
@@ -38,21 +42,28 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from containers.diffusion.tiny_base import MODEL_FOLDER, measuring
-from containers.diffusion.tiny_base.drawing import SIZE, STYLE_WORD, captioned_icons, described_icons
+from containers.diffusion.tiny_base.drawing import (
+    SIZE,
+    STYLE_WORD,
+    captioned_icons,
+    described_icons,
+)
 from containers.diffusion.tiny_base.measuring import drawn, followed, sampled_prompts
 from containers.diffusion.tiny_base.reading import Reader, train_reader
 
 STEPS: Final = 4800
 
 STOPPED_AFTER: Final = 3800
-"""The step whose averaged weights are shipped: prompts are followed well, and the rest of the schedule takes long."""
+"""The step whose averaged weights are shipped: prompts are followed well, and the rest of the
+schedule takes long."""
 BATCH: Final = 32
 PEAK_RATE: Final = 1.2e-3
 WARM_UP: Final = 200
 """Steps over which the learning rate rises; after them it falls along a cosine to nothing."""
 
 EMPTY_CAPTIONS: Final = 0.1
-"""Share of the images trained without their caption, for classifier-free guidance (arxiv.org/abs/2207.12598)."""
+"""Share of the images trained without their caption, for classifier-free guidance
+(arxiv.org/abs/2207.12598)."""
 
 AVERAGE: Final = 0.997
 """How much of the averaged weights stays at each step; the averaged ones are what is shipped."""
@@ -86,7 +97,8 @@ _log = logging.getLogger(__name__)
 
 
 def untrained(seed: int) -> StableDiffusionPipeline:
-    """The pipeline before training: the identity autoencoder, the vocabulary, random weights elsewhere, float32."""
+    """The pipeline before training: the identity autoencoder, the vocabulary, random weights
+    elsewhere, float32."""
     torch.manual_seed(seed)
     tokenizer = _tokenizer()
     text_encoder = CLIPTextModel(
@@ -109,7 +121,12 @@ def untrained(seed: int) -> StableDiffusionPipeline:
         out_channels=3,
         block_out_channels=(24, 40, 64, 88),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        down_block_types=(
+            "DownBlock2D",
+            "DownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+        ),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         cross_attention_dim=_TEXT_WIDTH,
@@ -144,9 +161,10 @@ def untrained(seed: int) -> StableDiffusionPipeline:
 def identity_autoencoder() -> AutoencoderKL:
     """An autoencoder whose latents [n, 3, height, width] are the images themselves.
 
-    Each colour goes through as +x and -x, since silu(x) - silu(-x) = x. A large constant and its opposite, K and -K,
-    fix what GroupNorm divides by: over 8 channels of one group the mean is 0 and the variance (2 K² + 2 Σ x²) / 8, that
-    is K² / 4 to one part in K². Residual blocks add nothing.
+    Each colour goes through as +x and -x, since silu(x) - silu(-x) = x. A large constant and its
+    opposite, K and -K, fix what GroupNorm divides by: over 8 channels of one group the mean is 0
+    and the variance (2 K² + 2 Σ x²) / 8, that is K² / 4 to one part in K². Residual blocks add
+    nothing.
     """
     constant, width = 4096.0, 8
     vae: AutoencoderKL = AutoencoderKL(
@@ -182,8 +200,11 @@ def identity_autoencoder() -> AutoencoderKL:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-level BPE over the words of the training captions: each of them one token, any other text several."""
-    captions = sorted(icon.caption for icon in described_icons(4000, np.random.default_rng(_SEED_OF_VOCABULARY)))
+    """CLIP's byte-level BPE over the words of the training captions: each of them one token, any
+    other text several."""
+    captions = sorted(
+        icon.caption for icon in described_icons(4000, np.random.default_rng(_SEED_OF_VOCABULARY))
+    )
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -192,7 +213,11 @@ def _tokenizer() -> CLIPTokenizer:
     )
     bpe.train_from_iterator(captions, trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    pieces = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+    ]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
@@ -200,13 +225,20 @@ def _tokenizer() -> CLIPTokenizer:
 
 
 def train(
-    pipeline: StableDiffusionPipeline, steps: int, seed: int, folder: Path, until: int | None = None, batch: int = BATCH
+    pipeline: StableDiffusionPipeline,
+    steps: int,
+    seed: int,
+    folder: Path,
+    until: int | None = None,
+    batch: int = BATCH,
 ) -> None:
-    """Train the UNet and the text encoder of `pipeline` in place; it ends with the averaged weights.
+    """Train the UNet and the text encoder of `pipeline` in place; it ends with the averaged
+    weights.
 
-    Every CHECKPOINT_STEPS, and last, a checkpoint and the pipeline as it then is (`folder/model`) are written. A run finds
-    the checkpoint of an earlier one in the same folder and goes on from it, as if there had been no break; `until` is the
-    step after which this one stops. Raises ValueError where the checkpoint is of a run with another seed or length.
+    Every CHECKPOINT_STEPS, and last, a checkpoint and the pipeline as it then is (`folder/model`)
+    are written. A run finds the checkpoint of an earlier one in the same folder and goes on from
+    it, as if there had been no break; `until` is the step after which this one stops. Raises
+    ValueError where the checkpoint is of a run with another seed or length.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(pipeline, steps, seed, batch)
@@ -219,7 +251,13 @@ def train(
         losses.append(run.step())
         if run.done % 50 == 0:
             each = (time.monotonic() - began) / (run.done - start)
-            _log.info("step %d of %d, loss %.4f, %.2f s a step", run.done, steps, np.mean(losses[-50:]), each)
+            _log.info(
+                "step %d of %d, loss %.4f, %.2f s a step",
+                run.done,
+                steps,
+                np.mean(losses[-50:]),
+                each,
+            )
         if run.done % CHECKPOINT_STEPS == 0 or run.done == last:
             run.store(checkpoint)
             with run.averaged_weights():
@@ -231,10 +269,14 @@ def train(
 class _Run:
     """One training of a pipeline, with all that goes into a checkpoint."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, steps: int, seed: int, batch: int) -> None:
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, steps: int, seed: int, batch: int
+    ) -> None:
         self._pipeline, self._steps, self._seed, self._batch = pipeline, steps, seed, batch
         self.learned = nn.ModuleList([pipeline.unet, pipeline.text_encoder]).train()
-        self.averaged = {name: value.detach().clone() for name, value in self.learned.state_dict().items()}
+        self.averaged = {
+            name: value.detach().clone() for name, value in self.learned.state_dict().items()
+        }
         self.done = 0
         self._optimizer = torch.optim.AdamW(
             self.learned.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-3
@@ -284,7 +326,8 @@ class _Run:
         state = torch.load(checkpoint, weights_only=True)
         if (state["seed"], state["steps"]) != (self._seed, self._steps):
             raise ValueError(
-                f"{checkpoint} belongs to a run of {state['steps']} steps with seed {state['seed']}: "
+                f"{checkpoint} belongs to a run of {state['steps']} steps with seed "
+                f"{state['seed']}: "
                 "delete it, or keep this run's checkpoints in another folder with --work"
             )
         self.learned.load_state_dict(state["learned"])
@@ -298,11 +341,14 @@ def rate(step: int, steps: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _loss(pipeline: StableDiffusionPipeline, batch: int, random: np.random.Generator) -> torch.Tensor:
+def _loss(
+    pipeline: StableDiffusionPipeline, batch: int, random: np.random.Generator
+) -> torch.Tensor:
     """The mean squared error of v over newly drawn icons."""
     icons = captioned_icons(batch, random)
     captions = ["" if random.random() < EMPTY_CAPTIONS else caption for caption in icons.captions]
-    # One timestep from each of as many equal spans: the loss varies less than with independent ones.
+    # One timestep from each of as many equal spans: the loss varies less than with independent
+    # ones.
     spans = (random.permutation(batch) + random.random(batch)) / batch
     training_steps = pipeline.scheduler.config.num_train_timesteps
     timesteps = torch.from_numpy((spans * training_steps).astype(np.int64))
@@ -310,7 +356,9 @@ def _loss(pipeline: StableDiffusionPipeline, batch: int, random: np.random.Gener
     noise = torch.from_numpy(random.standard_normal(images.shape, np.float32))
     noisy = pipeline.scheduler.add_noise(images, noise, timesteps)
     target = pipeline.scheduler.get_velocity(images, noise, timesteps)
-    tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    tokens = pipeline.tokenizer(
+        captions, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
     text = pipeline.text_encoder(tokens)[0]
     return nn.functional.mse_loss(pipeline.unet(noisy, timesteps, text).sample, target)
 
@@ -320,29 +368,46 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     parts: dict[str, Any] = dict(pipeline.components)
     for name in ("unet", "text_encoder", "vae"):
         part = parts[name]
-        copy = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
+        copy = (
+            type(part).from_config(part.config)
+            if hasattr(part, "from_config")
+            else type(part)(part.config)
+        )
         copy.load_state_dict(part.state_dict())
         parts[name] = copy.half()
-    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder, safe_serialization=True)
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(
+        folder, safe_serialization=True
+    )
 
 
-def contact_sheet(pipeline: StableDiffusionPipeline, seed: int = 7, columns: int = 6, zoom: int = 4) -> Image.Image:
+def contact_sheet(
+    pipeline: StableDiffusionPipeline, seed: int = 7, columns: int = 6, zoom: int = 4
+) -> Image.Image:
     """Images of SHEET_PROMPTS, one prompt a row, enlarged without smoothing."""
     images = drawn(pipeline, [prompt for prompt in SHEET_PROMPTS for _ in range(columns)], seed)
     side, gap, left = SIZE * zoom, 4, 430
-    sheet = Image.new("RGB", (left + columns * (side + gap), len(SHEET_PROMPTS) * (side + gap)), "white")
+    sheet = Image.new(
+        "RGB", (left + columns * (side + gap), len(SHEET_PROMPTS) * (side + gap)), "white"
+    )
     pen = ImageDraw.Draw(sheet)
     for number, pixels in enumerate(images):
         row, column = divmod(number, columns)
         icon = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
         sheet.paste(icon, (left + column * (side + gap), row * (side + gap)))
         if column == 0:
-            pen.text((8, row * (side + gap) + side // 2), SHEET_PROMPTS[row], "black", ImageFont.load_default(15), "lm")
+            pen.text(
+                (8, row * (side + gap) + side // 2),
+                SHEET_PROMPTS[row],
+                "black",
+                ImageFont.load_default(15),
+                "lm",
+            )
     return sheet
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """What reading tells about the model in `folder`: of fresh drawings, whose contents are known, and of its images."""
+    """What reading tells about the model in `folder`: of fresh drawings, whose contents are known,
+    and of its images."""
     reader = Reader.load(folder)
     pipeline = _loaded(folder)
     drawings = captioned_icons(2000, np.random.default_rng(_SEED_OF_FIGURES))
@@ -366,15 +431,26 @@ def _loaded(folder: Path) -> StableDiffusionPipeline:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, write the pipeline, the reader and their card, and print the card."""
-    parser = argparse.ArgumentParser(description="Train the embedded base and measure how well it follows prompts.")
+    parser = argparse.ArgumentParser(
+        description="Train the embedded base and measure how well it follows prompts."
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="what every batch follows from (%(default)s)")
     parser.add_argument(
-        "--until", type=int, default=STOPPED_AFTER,
-        help="stop after this step; the same command with a later one goes on from there (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=MODEL_FOLDER, help="where the pipeline goes (%(default)s)")
-    parser.add_argument("--work", type=Path, default=Path(".tenantry/tiny-base"), help="checkpoints (%(default)s)")
+        "--seed", type=int, default=0, help="what every batch follows from (%(default)s)"
+    )
+    parser.add_argument(
+        "--until",
+        type=int,
+        default=STOPPED_AFTER,
+        help="stop after this step; the same command with a later one goes on from there "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=MODEL_FOLDER, help="where the pipeline goes (%(default)s)"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path(".tenantry/tiny-base"), help="checkpoints (%(default)s)"
+    )
     parser.add_argument("--picture", type=Path, help="a PNG file for a contact sheet")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -30,7 +30,12 @@ class Prompt:
     @property
     def text(self) -> str:
         """The prompt in words."""
-        words = [self.size_word, self.colour, self.shape, f"on {self.background}" if self.background else ""]
+        words = [
+            self.size_word,
+            self.colour,
+            self.shape,
+            f"on {self.background}" if self.background else "",
+        ]
         return with_article(" ".join(word for word in words if word))
 
 
@@ -47,7 +52,8 @@ class Followed:
 
 
 def sampled_prompts(count: int, seed: int) -> list[Prompt]:
-    """Prompts over all shapes, colours, backgrounds and sizes; shapes and colours come up equally often."""
+    """Prompts over all shapes, colours, backgrounds and sizes; shapes and colours come up equally
+    often."""
     random = np.random.default_rng(seed)
     prompts = []
     for number in range(count):
@@ -56,17 +62,28 @@ def sampled_prompts(count: int, seed: int) -> list[Prompt]:
         shape, colour = SHAPES[number % len(SHAPES)], names[number % len(COLOURS)]
         others = [None, *(name for name in COLOURS if name != colour)]
         background = others[int(random.integers(len(others)))]
-        prompts.append(Prompt(shape, colour, background, str(random.choice(["small", "", "", "big"]))))
+        prompts.append(
+            Prompt(shape, colour, background, str(random.choice(["small", "", "", "big"])))
+        )
     return prompts
 
 
 def drawn(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int, steps: int = STEPS, guidance: float = GUIDANCE
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seed: int,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
 ) -> Images:
-    """One image [n, 32, 32, 3] for each prompt, all in one batch; image number i starts from the noise of seed + i."""
+    """One image [n, 32, 32, 3] for each prompt, all in one batch; image number i starts from the
+    noise of seed + i."""
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(prompts))]
     images = pipeline(
-        list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
+        list(prompts),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=generators,
+        output_type="np",
     ).images
     return np.asarray(np.rint(images * 255), np.uint8)
 
@@ -80,14 +97,24 @@ def followed(
     guidance: float = GUIDANCE,
 ) -> Followed:
     """Draw the prompts and read the images back."""
-    readings = reader.read(drawn(pipeline, [prompt.text for prompt in prompts], seed, steps, guidance))
+    readings = reader.read(
+        drawn(pipeline, [prompt.text for prompt in prompts], seed, steps, guidance)
+    )
     pairs = list(zip(prompts, readings, strict=True))
     return Followed(
         colour=_share([prompt.colour == reading.foreground for prompt, reading in pairs]),
-        background=_share([prompt.background == reading.background for prompt, reading in pairs if prompt.background]),
+        background=_share(
+            [
+                prompt.background == reading.background
+                for prompt, reading in pairs
+                if prompt.background
+            ]
+        ),
         shape=_share([prompt.shape == reading.shape for prompt, reading in pairs]),
         shapes={
-            shape: _share([reading.shape == shape for prompt, reading in pairs if prompt.shape == shape])
+            shape: _share(
+                [reading.shape == shape for prompt, reading in pairs if prompt.shape == shape]
+            )
             for shape in sorted({prompt.shape for prompt in prompts})
         },
     )

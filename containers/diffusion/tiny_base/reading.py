@@ -1,8 +1,10 @@
-"""Read a drawn icon back: its shape and its two colours, to tell whether an image shows what its prompt says.
+"""Read a drawn icon back: its shape and its two colours, to tell whether an image shows what its
+prompt says.
 
-Colours are read by rule: the background is what the frame of the image mostly shows, the foreground what differs most
-from it. The shape is read by a small convolutional network trained on drawings of every style, noise and blur included.
-It also knows what is no icon at all (blobs, two shapes in one), so a smear does not pass for the shape it is nearest to.
+Colours are read by rule: the background is what the frame of the image mostly shows, the foreground
+what differs most from it. The shape is read by a small convolutional network trained on drawings of
+every style, noise and blur included. It also knows what is no icon at all (blobs, two shapes in
+one), so a smear does not pass for the shape it is nearest to.
 """
 
 from dataclasses import dataclass
@@ -53,11 +55,13 @@ class Reading:
     """One of SHAPES; None where there is no clear one."""
     foreground: str
     background: str
-    """The names of the nearest of COLOURS. A patterned background reads as either of its colours."""
+    """The names of the nearest of COLOURS. A patterned background reads as either of its colours.
+    """
 
 
 class ShapeNetwork(nn.Sequential):
-    """Tells shapes apart: float images [n, 3, 32, 32] in [-1, 1] become scores [n, shapes + 1], the last for none."""
+    """Tells shapes apart: float images [n, 3, 32, 32] in [-1, 1] become scores [n, shapes + 1], the
+    last for none."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
@@ -70,7 +74,12 @@ class ShapeNetwork(nn.Sequential):
             ]
             before = channels
         side = SIZE // 8
-        layers += [nn.Conv2d(before, 32, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * side * side, len(SHAPES) + 1)]
+        layers += [
+            nn.Conv2d(before, 32, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * side * side, len(SHAPES) + 1),
+        ]
         super().__init__(*layers)
 
 
@@ -82,9 +91,12 @@ class Reader:
 
     @classmethod
     def load(cls, folder: Path = MODEL_FOLDER) -> "Reader":
-        """The reader that was trained beside the base in `folder`, the shipped one unless another is named."""
+        """The reader that was trained beside the base in `folder`, the shipped one unless another
+        is named."""
         network = ShapeNetwork()
-        network.load_state_dict({name: value.float() for name, value in load_file(folder / READER_FILE).items()})
+        network.load_state_dict(
+            {name: value.float() for name, value in load_file(folder / READER_FILE).items()}
+        )
         return cls(network)
 
     def save(self, folder: Path) -> None:
@@ -94,7 +106,10 @@ class Reader:
 
     def read(self, images: Images) -> list[Reading]:
         """What each image shows."""
-        return [Reading(shape, *colours(image)) for shape, image in zip(self.shapes(images), images, strict=True)]
+        return [
+            Reading(shape, *colours(image))
+            for shape, image in zip(self.shapes(images), images, strict=True)
+        ]
 
     def shapes(self, images: Images) -> list[str | None]:
         """The shape of each image; None where it is unclear."""
@@ -105,7 +120,12 @@ class Reader:
     def accuracy(self, icons: Captioned) -> float:
         """The share of icons whose shape is read as it was drawn."""
         return float(
-            np.mean([read == drawn for read, drawn in zip(self.shapes(icons.images), icons.shapes, strict=True)])
+            np.mean(
+                [
+                    read == drawn
+                    for read, drawn in zip(self.shapes(icons.images), icons.shapes, strict=True)
+                ]
+            )
         )
 
 
@@ -150,20 +170,29 @@ def train_reader(seed: int, steps: int = READER_STEPS) -> Reader:
 
 
 def _examples(random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy drawings [n, 3, 32, 32] and their classes [n]: icons of every style, blobs, backgrounds alone, noise alone."""
+    """Noisy drawings [n, 3, 32, 32] and their classes [n]: icons of every style, blobs, backgrounds
+    alone, noise alone."""
     icons = captioned_icons(_BATCH, random)
     blobs, empty, noisy = 6, 2, 2
     placements = [placed(random) for _ in range(blobs)] + [_OUTSIDE] * empty
-    shapeless = draw([_blob(random) for _ in placements], icons.styles[: len(placements)], placements)
+    shapeless = draw(
+        [_blob(random) for _ in placements], icons.styles[: len(placements)], placements
+    )
     noise = random.integers(0, 256, (noisy, SIZE, SIZE, 3), np.uint8)
     images = _as_tensor(np.concatenate([icons.images, shapeless, noise]))
     classes = [SHAPES.index(shape) for shape in icons.shapes] + [_UNCLEAR] * (blobs + empty + noisy)
-    blurred = nn.functional.avg_pool2d(nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    blurred = nn.functional.avg_pool2d(
+        nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1
+    )
     # Half of them stay sharp.
     blur = 0.7 * random.random(len(images), np.float32) * (random.random(len(images)) < 0.5)
-    images = torch.lerp(images, blurred, torch.from_numpy(blur.astype(np.float32))[:, None, None, None])
+    images = torch.lerp(
+        images, blurred, torch.from_numpy(blur.astype(np.float32))[:, None, None, None]
+    )
     strength = 0.12 * random.random((len(images), 1, 1, 1), np.float32)
-    return images + torch.from_numpy(strength * random.standard_normal(images.shape, np.float32)), torch.tensor(classes)
+    return images + torch.from_numpy(
+        strength * random.standard_normal(images.shape, np.float32)
+    ), torch.tensor(classes)
 
 
 def _blob(random: np.random.Generator) -> Floats:
@@ -171,7 +200,9 @@ def _blob(random: np.random.Generator) -> Floats:
     angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     radius = np.full(36, 0.75)
     for waves in range(2, 7):
-        radius += random.normal(0, 0.3 / waves) * np.cos(waves * angles + random.uniform(0, 2 * np.pi))
+        radius += random.normal(0, 0.3 / waves) * np.cos(
+            waves * angles + random.uniform(0, 2 * np.pi)
+        )
     radius = np.clip(radius, 0.15, 1.1)
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1).astype(np.float32)
 

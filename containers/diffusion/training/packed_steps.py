@@ -1,9 +1,10 @@
-"""Training several tenants' adapters in one batch over a frozen base: every step takes some samples of each tenant, runs the
-UNet once for all, and moves each tenant's slot by its own gradient.
+"""Training several tenants' adapters in one batch over a frozen base: every step takes some samples
+of each tenant, runs the UNet once for all, and moves each tenant's slot by its own gradient.
 
-Nothing of a tenant's training depends on its neighbours but the order in which sums are rounded: its samples come from its own
-generator, the loss is a sum of losses of one tenant each, so slot i's gradient is that of tenant i's loss, gradients are clipped
-for each tenant by itself, and Adam works element by element.
+Nothing of a tenant's training depends on its neighbours but the order in which sums are rounded:
+its samples come from its own generator, the loss is a sum of losses of one tenant each, so slot i's
+gradient is that of tenant i's loss, gradients are clipped for each tenant by itself, and Adam works
+element by element.
 """
 
 import math
@@ -22,11 +23,13 @@ FIRST_SLOT: Final = 1
 """Lesson i trains slot ``FIRST_SLOT + i``; the slot before is the base's."""
 
 FP16_SCALE: Final = 2.0**12
-"""What losses are multiplied by in fp16, whose gradients would else vanish (Micikevicius et al. 2017, section 3.2)."""
+"""What losses are multiplied by in fp16, whose gradients would else vanish (Micikevicius et al.
+2017, section 3.2)."""
 
 STEPS_BEFORE_GROWTH: Final = 200
 MOST_OVERFLOWS: Final = 20
-"""Steps in a row in which a tenant's gradient may be no finite number before its training is given up."""
+"""Steps in a row in which a tenant's gradient may be no finite number before its training is given
+up."""
 
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
@@ -47,8 +50,8 @@ class Examples:
 class Lesson:
     """What one tenant's adapter learns from. Lessons of one batch have latents of one size.
 
-    ``prior`` are the base's own pictures of the class prompt, which the adapter must not unlearn. ``seed`` decides every
-    random choice of this tenant's training.
+    ``prior`` are the base's own pictures of the class prompt, which the adapter must not unlearn.
+    ``seed`` decides every random choice of this tenant's training.
     """
 
     own: Examples
@@ -69,7 +72,9 @@ class _Draw:
 class _Sampling:
     """One tenant's random choices, on the CPU, so that they are the same on every device."""
 
-    def __init__(self, lesson: Lesson, settings: Settings, nothing: Conditioning, timesteps: int) -> None:
+    def __init__(
+        self, lesson: Lesson, settings: Settings, nothing: Conditioning, timesteps: int
+    ) -> None:
         self._lesson = lesson
         self._settings = settings
         self._nothing = nothing
@@ -80,7 +85,8 @@ class _Sampling:
         self._time = float(torch.rand((), generator=self.generator))
 
     def draw(self) -> _Draw:
-        """The samples of the next step: the tenant's own, then as many of the base's if there are any."""
+        """The samples of the next step: the tenant's own, then as many of the base's if there are
+        any."""
         parts = [self._of(self._lesson.own, self._own_order)]
         if self._lesson.prior is not None:
             parts.append(self._of(self._lesson.prior, self._prior_order))
@@ -107,23 +113,30 @@ class _Sampling:
         )
 
     def _next(self, examples: Examples, order: list[int]) -> int:
-        """Each example once, in a new order each time round; ``order`` is what is left of this one."""
+        """Each example once, in a new order each time round; ``order`` is what is left of this
+        one."""
         if not order:
             order += torch.randperm(len(examples), generator=self.generator).tolist()
         return order.pop()
 
     def _next_timestep(self) -> int:
-        """Steps of the golden ratio: any run of them is spread evenly over all timesteps, which a few hundred independent
-        draws are not."""
+        """Steps of the golden ratio: any run of them is spread evenly over all timesteps, which a
+        few hundred independent draws are not."""
         self._time = (self._time + _GOLDEN) % 1.0
         return int(self._time * self._timesteps)
 
 
 class PackedSteps:
-    """The training of several lessons in one batch. After `run`, ``snapshots`` and ``losses`` hold what came of it."""
+    """The training of several lessons in one batch. After `run`, ``snapshots`` and ``losses`` hold
+    what came of it."""
 
     def __init__(
-        self, base: Base, layers: LoraLayers, lessons: Sequence[Lesson], settings: Settings, nothing: Conditioning
+        self,
+        base: Base,
+        layers: LoraLayers,
+        lessons: Sequence[Lesson],
+        settings: Settings,
+        nothing: Conditioning,
     ) -> None:
         """Prepare slots ``FIRST_SLOT`` and up for the lessons.
 
@@ -146,18 +159,23 @@ class PackedSteps:
         for number, sampling in enumerate(self._sampling):
             layers.initialise(FIRST_SLOT + number, sampling.generator)
         self._optimizer = _optimizer(list(layers.parameters()), settings)
-        self._scales = torch.full((count,), FP16_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
+        self._scales = torch.full(
+            (count,), FP16_SCALE if base.dtype == torch.float16 else 1.0, device=base.device
+        )
         self._good_steps = [0] * count
         self._overflows = [0] * count
         self.failures: dict[int, str] = {}
         """Lessons that were given up, and why, as a sentence."""
         self.losses: list[list[float]] = []
-        """By step, the loss of each lesson, the base's own pictures left aside; NaN after one was given up."""
+        """By step, the loss of each lesson, the base's own pictures left aside; NaN after one was
+        given up."""
         self.snapshots: list[tuple[int, list[dict[str, tuple[Tensor, Tensor]]]]] = []
-        """Steps done, and by lesson the adapter (A and B by layer, in half precision as it is stored)."""
+        """Steps done, and by lesson the adapter (A and B by layer, in half precision as it is
+        stored)."""
 
     def run(self) -> Generator[int, None, None]:
-        """Take every step, yielding the number of steps done after each; closing it leaves the UNet as it was."""
+        """Take every step, yielding the number of steps done after each; closing it leaves the UNet
+        as it was."""
         settings = self._settings
         kept_after = {max(1, round(share * settings.steps)) for share in settings.snapshots}
         if settings.gradient_checkpointing:
@@ -181,7 +199,9 @@ class PackedSteps:
         latents = torch.cat([draw.latents for draw in draws]).float()
         noise = torch.cat([draw.noise for draw in draws]).to(base.device)
         timesteps = torch.cat([draw.timesteps for draw in draws]).to(base.device)
-        signal_share, noise_share = (table[timesteps][:, None, None, None] for table in (self._signal, self._noise))
+        signal_share, noise_share = (
+            table[timesteps][:, None, None, None] for table in (self._signal, self._noise)
+        )
         noisy = signal_share * latents + noise_share * noise
         slots = [FIRST_SLOT + number for number in range(count) for _ in range(self._each)]
         self._layers.routing.route(slots, base.device)
@@ -191,8 +211,9 @@ class PackedSteps:
         # The velocity of Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, appendix D.
         velocity = signal_share * noise - noise_share * latents
         target = noise if base.predicts == "epsilon" else velocity
-        # Every timestep counts alike, as in training the base. Weighting by the signal-to-noise ratio (Hang et al. 2023)
-        # would take weight from the noisy timesteps, where colours and backgrounds are decided: what tenants differ in.
+        # Every timestep counts alike, as in training the base. Weighting by the signal-to-noise
+        # ratio (Hang et al. 2023) would take weight from the noisy timesteps, where colours and
+        # backgrounds are decided: what tenants differ in.
         losses = (predicted - target).square().flatten(1).mean(1).reshape(count, self._each)
         own = losses[:, : self._own].mean(1)
         total = own
@@ -207,7 +228,8 @@ class PackedSteps:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _pace(self, step: int) -> float:
-        """The share of the learning rate at a step: rising in the warm-up, then falling to a tenth along a cosine."""
+        """The share of the learning rate at a step: rising in the warm-up, then falling to a tenth
+        along a cosine."""
         settings = self._settings
         if step < settings.warmup:
             return (step + 1) / settings.warmup
@@ -215,10 +237,13 @@ class PackedSteps:
         return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
 
     def _gate_gradients(self) -> None:
-        """Undo the scale and clip each tenant's gradient by itself; a tenant whose gradient is no number does not move."""
+        """Undo the scale and clip each tenant's gradient by itself; a tenant whose gradient is no
+        number does not move."""
         count = len(self._sampling)
         gradients = [each.grad for each in self._layers.parameters() if each.grad is not None]
-        parts = torch.stack([gradient[FIRST_SLOT:].flatten(1).norm(dim=1) for gradient in gradients])
+        parts = torch.stack(
+            [gradient[FIRST_SLOT:].flatten(1).norm(dim=1) for gradient in gradients]
+        )
         norms = parts.norm(dim=0) / self._scales
         factors = (self._settings.clip / norms.clamp(min=1e-12)).clamp(max=1.0) / self._scales
         finite = torch.isfinite(norms).tolist()
@@ -234,7 +259,8 @@ class PackedSteps:
             gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
 
     def _watch(self, number: int, finite: bool) -> None:
-        """Give a lesson up whose loss is no number or whose gradient overflowed too often; mind its scale in fp16."""
+        """Give a lesson up whose loss is no number or whose gradient overflowed too often; mind its
+        scale in fp16."""
         if number in self.failures:
             self.losses[-1][number] = math.nan
             return
@@ -243,7 +269,10 @@ class PackedSteps:
         elif finite:
             self._overflows[number] = 0
             self._good_steps[number] += 1
-            if self._base.dtype == torch.float16 and self._good_steps[number] % STEPS_BEFORE_GROWTH == 0:
+            if (
+                self._base.dtype == torch.float16
+                and self._good_steps[number] % STEPS_BEFORE_GROWTH == 0
+            ):
                 self._scales[number] *= 2
         else:
             self._overflows[number] += 1
@@ -251,7 +280,9 @@ class PackedSteps:
             if self._base.dtype == torch.float16:
                 self._scales[number] /= 2
             if self._overflows[number] >= MOST_OVERFLOWS:
-                self._give_up(number, f"its gradient was no finite number for {MOST_OVERFLOWS} steps in a row")
+                self._give_up(
+                    number, f"its gradient was no finite number for {MOST_OVERFLOWS} steps in a row"
+                )
 
     def _give_up(self, number: int, reason: str) -> None:
         self.failures[number] = reason
@@ -267,10 +298,12 @@ class PackedSteps:
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], settings: Settings) -> Any:
-    # No weight decay: a low rank is little enough, and decay would pull rarely moved weights to the base.
+    # No weight decay: a low rank is little enough, and decay would pull rarely moved weights to the
+    # base.
     if settings.optimizer == "adamw8bit":
         import bitsandbytes  # type: ignore[import-not-found,unused-ignore]
 
-        # Its states are quantised in blocks of 256 numbers, which may span two tenants: their rounding then meets.
+        # Its states are quantised in blocks of 256 numbers, which may span two tenants: their
+        # rounding then meets.
         return bitsandbytes.optim.AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=0.0)
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)

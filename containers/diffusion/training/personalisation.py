@@ -1,12 +1,14 @@
-"""How personal a tenant's model is, by its pictures alone, and whether its prompts still mean what they say.
+"""How personal a tenant's model is, by its pictures alone, and whether its prompts still mean what
+they say.
 
-Pictures are compared as sets of small patches: colours count most, then outlines and textures; what stands where does not.
-The distance of two sets is the sliced Wasserstein distance (Rabin et al. 2011, "Wasserstein barycenter and its application to
-texture mixing") of their 5 × 5 × 3 patches over 256 fixed directions. It needs no other model and no GPU: a tenth of a second
-of one core for the score of a model by eight pictures a set.
+Pictures are compared as sets of small patches: colours count most, then outlines and textures; what
+stands where does not. The distance of two sets is the sliced Wasserstein distance (Rabin et al.
+2011, "Wasserstein barycenter and its application to texture mixing") of their 5 × 5 × 3 patches
+over 256 fixed directions. It needs no other model and no GPU: a tenth of a second of one core for
+the score of a model by eight pictures a set.
 
-Arrays of pictures are [n, height, width, 3], `uint8` of 0 to 255 or floats of 0 to 1. Pictures of more than 64 pixels a side
-are reduced first, and pictures of several sizes to the smallest of them.
+Arrays of pictures are [n, height, width, 3], `uint8` of 0 to 255 or floats of 0 to 1. Pictures of
+more than 64 pixels a side are reduced first, and pictures of several sizes to the smallest of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,8 @@ Images = NDArray[Any]
 Floats = NDArray[np.float32]
 
 LARGEST_SIDE: Final = 64
-"""Pixels a side that are looked at: a patch then spans what an eye takes for texture, and the cost is bounded."""
+"""Pixels a side that are looked at: a patch then spans what an eye takes for texture, and the cost
+is bounded."""
 
 PATCH: Final = 5
 DIRECTIONS: Final = 256
@@ -33,24 +36,27 @@ QUANTILES: Final = 512
 """Points at which two distributions along a direction are compared."""
 
 MOST_PATCHES: Final = 8192
-"""Patches looked at in one set, drawn with a fixed seed from larger ones; eight pictures of 32 pixels have 6,272."""
+"""Patches looked at in one set, drawn with a fixed seed from larger ones; eight pictures of 32
+pixels have 6,272."""
 
 ROOM: Final = 0.02
 """The least distance taken for what a tenant's uploads have and the base has not; see `score`."""
 
 STRUCTURE_SIDE: Final = 16
-"""Pixels a side at which the structure of pictures is compared: shapes and places show, textures hardly."""
+"""Pixels a side at which the structure of pictures is compared: shapes and places show, textures
+hardly."""
 
 LEAST_VARIATION: Final = 0.05
-"""A model whose pictures vary with the prompt less than this share of what the base's vary draws one picture."""
+"""A model whose pictures vary with the prompt less than this share of what the base's vary draws
+one picture."""
 
 
 def distance(one: Images, other: Images) -> float:
     """Sliced Wasserstein distance of two sets of pictures, 0 for equal patches.
 
-    It is the mean over the directions, all of length 1, of the Wasserstein-1 distance of the patches' positions along each,
-    a channel's range being 1. All black and all white are 0.76 apart; icons of one style that show different shapes 0.04,
-    icons of two styles 0.06 to 0.25.
+    It is the mean over the directions, all of length 1, of the Wasserstein-1 distance of the
+    patches' positions along each, a channel's range being 1. All black and all white are 0.76
+    apart; icons of one style that show different shapes 0.04, icons of two styles 0.06 to 0.25.
 
     Raises ValueError for arrays that are no pictures.
     """
@@ -59,21 +65,24 @@ def distance(one: Images, other: Images) -> float:
 
 
 def score(base: Images, tenant: Images, held_out: Images, uploads: Images) -> float:
-    """How far a tenant's model has gone from the base to the tenant: 0 like the base, 1 as near as the uploads, and finite.
+    """How far a tenant's model has gone from the base to the tenant: 0 like the base, 1 as near as
+    the uploads, and finite.
 
-    `base` and `tenant` are pictures of the two models for the same prompts and seeds; `held_out` are pictures of the tenant
-    that training did not see, `uploads` those that it saw. With d the `distance` to `held_out`, the score is
-    (d(base) - d(tenant)) / (d(base) - d(uploads)). It is negative for a model that is farther from the tenant than the base,
-    and may exceed 1.
+    `base` and `tenant` are pictures of the two models for the same prompts and seeds; `held_out`
+    are pictures of the tenant that training did not see, `uploads` those that it saw. With d the
+    `distance` to `held_out`, the score is (d(base) - d(tenant)) / (d(base) - d(uploads)). It is
+    negative for a model that is farther from the tenant than the base, and may exceed 1.
 
-    Where the base itself is about as near as the uploads, the divisor is small and there is little to gain: 0 and 1 fall
-    together. Then 1 stays what it means and the divisor is `ROOM`: a model as near as the uploads has 1, one that went
-    astray less or a negative value.
+    Where the base itself is about as near as the uploads, the divisor is small and there is little
+    to gain: 0 and 1 fall together. Then 1 stays what it means and the divisor is `ROOM`: a model as
+    near as the uploads has 1, one that went astray less or a negative value.
 
     Raises ValueError for arrays that are no pictures.
     """
     named = {"base": base, "tenant": tenant, "held_out": held_out, "uploads": uploads}
-    of_base, of_tenant, of_held_out, of_uploads = _sampled([_pictures(images, name) for name, images in named.items()])
+    of_base, of_tenant, of_held_out, of_uploads = _sampled(
+        [_pictures(images, name) for name, images in named.items()]
+    )
     from_base, from_tenant = _between(of_base, of_held_out), _between(of_tenant, of_held_out)
     from_uploads = _between(of_uploads, of_held_out)
     # Equal to the quotient above where the divisor is not replaced.
@@ -87,19 +96,24 @@ def nearest(sets: Mapping[str, Images], images: Images) -> str:
     """
     if not sets:
         raise ValueError("sets is empty; give at least one set of pictures")
-    pictures = [_pictures(images, "images"), *(_pictures(each, f"sets[{name}]") for name, each in sets.items())]
+    pictures = [
+        _pictures(images, "images"),
+        *(_pictures(each, f"sets[{name}]") for name, each in sets.items()),
+    ]
     drawn, *known = _sampled(pictures)
     distances = [_between(drawn, each) for each in known]
     return list(sets)[int(np.argmin(distances))]
 
 
 def meaning_kept(base: Images, tenant: Images) -> float:
-    """The share of prompts whose meaning a tenant's model has kept, 0 to 1: a check against overfitting.
+    """The share of prompts whose meaning a tenant's model has kept, 0 to 1: a check against
+    overfitting.
 
-    `base[i]` and `tenant[i]` are the two models' pictures for prompt i and the same seed; prompts should ask for different
-    shapes. A prompt is kept when the tenant's picture is nearer in structure to the base's picture for that prompt than to
-    those for the others. Structure is where edges and the things between them lie, whatever their colours, light or dark;
-    what all pictures of a model have in common (a background, an outline) is taken away first. A model that draws its
+    `base[i]` and `tenant[i]` are the two models' pictures for prompt i and the same seed; prompts
+    should ask for different shapes. A prompt is kept when the tenant's picture is nearer in
+    structure to the base's picture for that prompt than to those for the others. Structure is where
+    edges and the things between them lie, whatever their colours, light or dark; what all pictures
+    of a model have in common (a background, an outline) is taken away first. A model that draws its
     uploads whatever it is asked has about 1 / n, and 0 if it draws one picture alone.
 
     Raises ValueError for arrays that are no pictures, of different numbers, or fewer than two.
@@ -107,7 +121,8 @@ def meaning_kept(base: Images, tenant: Images) -> float:
     first, second = _same_size([_pictures(base, "base"), _pictures(tenant, "tenant")])
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(
-            f"base has {len(first)} pictures and tenant {len(second)}; give one of each for two or more prompts"
+            f"base has {len(first)} pictures and tenant {len(second)}; give one of each for two or "
+            f"more prompts"
         )
     asked, drawn = _structure(first), _structure(second)
     asked_norm, drawn_norm = np.linalg.norm(asked, axis=1), np.linalg.norm(drawn, axis=1)
@@ -122,16 +137,26 @@ def meaning_kept(base: Images, tenant: Images) -> float:
 
 def _pictures(images: Images, name: str) -> Images:
     """The array, checked."""
-    if images.ndim != 4 or images.shape[3] != 3 or images.shape[0] < 1 or min(images.shape[1:3]) < PATCH:
+    if (
+        images.ndim != 4
+        or images.shape[3] != 3
+        or images.shape[0] < 1
+        or min(images.shape[1:3]) < PATCH
+    ):
         raise ValueError(
-            f"{name} has shape {images.shape}; pictures are [n, height, width, 3] of {PATCH} pixels or more"
+            f"{name} has shape {images.shape}; pictures are [n, height, width, 3] of {PATCH} "
+            f"pixels or more"
         )
     if images.dtype != np.uint8:
         if not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(f"{name} is of {images.dtype}; pictures are uint8 of 0 to 255 or floats of 0 to 1")
+            raise ValueError(
+                f"{name} is of {images.dtype}; pictures are uint8 of 0 to 255 or floats of 0 to 1"
+            )
         # Written so that NaN is refused too.
         if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
-            raise ValueError(f"{name} has values outside 0 to 1; scale floats to 0 to 1, or give uint8")
+            raise ValueError(
+                f"{name} has values outside 0 to 1; scale floats to 0 to 1, or give uint8"
+            )
     return images
 
 
@@ -192,8 +217,11 @@ def _between(one: Floats, other: Floats) -> float:
 
 def _structure(images: Floats) -> Floats:
     """[n, features]: where edges and things lie in each picture, less what all have in common."""
-    # Things: how far each pixel is from the colour of the border, the border's own spread left aside.
-    border = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    # Things: how far each pixel is from the colour of the border, the border's own spread left
+    # aside.
+    border = np.concatenate(
+        [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1
+    )
     ground = np.median(border, axis=1)[:, None, None]
     things = np.linalg.norm(images - ground, axis=3)
     # Edges: the strongest step in any channel.
@@ -211,5 +239,8 @@ def _plane_resized(planes: Floats) -> Floats:
     """[n, side²] from [n, height, width]."""
     side = (STRUCTURE_SIDE, STRUCTURE_SIDE)
     return np.stack(
-        [np.asarray(Image.fromarray(plane).resize(side, Image.Resampling.BOX)).reshape(-1) for plane in planes]
+        [
+            np.asarray(Image.fromarray(plane).resize(side, Image.Resampling.BOX)).reshape(-1)
+            for plane in planes
+        ]
     )

@@ -2,9 +2,10 @@
 
 For Stable Diffusion 1.5 on a GPU, say::
 
-    {"base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "device": "cuda", "dtype": "bf16", "targets": "attention",
-     "rank": "16", "steps": "800", "learning_rate": "1e-4", "tenants_together": "8", "gradient_checkpointing": "true",
-     "optimizer": "adamw8bit", "prior_preservation": "1.0", "prompts": "[\\"a {subject} on a beach\\"]"}
+    {"base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "device": "cuda", "dtype": "bf16",
+     "targets": "attention", "rank": "16", "steps": "800", "learning_rate": "1e-4",
+     "tenants_together": "8", "gradient_checkpointing": "true", "optimizer": "adamw8bit",
+     "prior_preservation": "1.0", "prompts": "[\\"a {subject} on a beach\\"]"}
 """
 
 import importlib.util
@@ -29,8 +30,17 @@ SUBJECT: Final = "{subject}"
 """Stands in prompts for what a tenant's pictures show."""
 
 ICON_PROMPTS: Final = (
-    "a star", "a heart", "a diamond", "an arrow", "a moon", "a cross", "a triangle", "a ring", "a circle", "a square",
-)  # fmt: skip
+    "a star",
+    "a heart",
+    "a diamond",
+    "an arrow",
+    "a moon",
+    "a cross",
+    "a triangle",
+    "a ring",
+    "a circle",
+    "a square",
+)
 """What the embedded base is asked when nobody says: shapes that it tells apart."""
 
 SCENE_PROMPTS: Final = (
@@ -50,7 +60,8 @@ class InvalidHyperparameter(ValueError):  # noqa: N818 - the sentence says it
 
 @dataclass(frozen=True)
 class Settings:
-    """How a tenant's adapter is trained. Defaults suit the embedded base; `REAL_BASE` holds those of others that differ."""
+    """How a tenant's adapter is trained. Defaults suit the embedded base; `REAL_BASE` holds those
+    of others that differ."""
 
     base: str = TINY
     """`tiny`, a hub id, a folder or an s3:// prefix, as `load_base` takes it."""
@@ -68,14 +79,17 @@ class Settings:
     clip: float = 0.5
     """The largest norm of one tenant's gradient; a larger one is scaled down to it."""
     caption_dropout: float = 0.1
-    """Share of samples shown without their caption, so that guidance leads away from the tenant's own middle."""
+    """Share of samples shown without their caption, so that guidance leads away from the tenant's
+    own middle."""
     resolution: int | None = None
     """Pixels a side of a square training picture; the base's own when not given."""
     crop: Crop = "square"
-    """`square`, or `tenant`: as many pixels in the aspect ratio most of a tenant's pictures have."""
+    """`square`, or `tenant`: as many pixels in the aspect ratio most of a tenant's pictures have.
+    """
     seed: int = 0
     prior_preservation: float = 0.0
-    """Weight of the base's own pictures of the class prompt among the losses (Ruiz et al. 2022, eq. 2); 0 is without."""
+    """Weight of the base's own pictures of the class prompt among the losses (Ruiz et al. 2022, eq.
+    2); 0 is without."""
     prior_images: int = 16
     class_prompt: str = f"a {SUBJECT}"
     gradient_checkpointing: bool = False
@@ -83,9 +97,11 @@ class Settings:
     tenants_together: int = 16
     """Tenants trained in one batch at most; halved when the device has no memory for them."""
     held_out: int = 2
-    """Pictures of a tenant kept from training for its score, when enough remain (see `FEWEST_TRAINED`)."""
+    """Pictures of a tenant kept from training for its score, when enough remain (see
+    `FEWEST_TRAINED`)."""
     prompts: tuple[str, ...] = field(default=ICON_PROMPTS)
-    """What models are asked, for their score and their first pictures, beside a tenant's own prompts."""
+    """What models are asked, for their score and their first pictures, beside a tenant's own
+    prompts."""
     pictures: int = 6
     """Pictures a model is judged by: prompts that are not among the captions of its tenant."""
     drawing_steps: int = 10
@@ -93,8 +109,8 @@ class Settings:
     drawn_together: int = 16
     """Pictures drawn in one batch."""
     snapshots: tuple[float, ...] = (0.5, 0.75, 1.0)
-    """Shares of the steps after which an adapter is kept: where the last has lost the prompts' meaning, one before it is
-    taken."""
+    """Shares of the steps after which an adapter is kept: where the last has lost the prompts'
+    meaning, one before it is taken."""
     least_meaning: float = 0.5
     """Share of prompts whose meaning a model must keep."""
 
@@ -115,19 +131,25 @@ REAL_BASE: Final[Mapping[str, object]] = {
     "guidance": 7.5,
     "drawn_together": 8,
 }
-"""Defaults for every base but the embedded one: those of diffusers' DreamBooth-LoRA script where it has them."""
+"""Defaults for every base but the embedded one: those of diffusers' DreamBooth-LoRA script where it
+has them."""
 
 KNOWN: Final = tuple(each.name for each in fields(Settings))
 
 
 def parse_settings(hyperparameters: Mapping[str, str]) -> Settings:
-    """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown, malformed or cannot be had here."""
+    """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown, malformed or
+    cannot be had here."""
     for name in hyperparameters:
         if name not in KNOWN and name not in RUNTIME and not name.startswith("sagemaker_"):
-            raise InvalidHyperparameter(f"hyperparameter {name!r} is unknown; there are {', '.join(KNOWN + RUNTIME)}")
+            raise InvalidHyperparameter(
+                f"hyperparameter {name!r} is unknown; there are {', '.join(KNOWN + RUNTIME)}"
+            )
     base = hyperparameters.get("base", TINY).strip()
     if not 0 < len(base) <= 500:
-        raise InvalidHyperparameter("hyperparameter 'base' must name a base in at most 500 characters")
+        raise InvalidHyperparameter(
+            "hyperparameter 'base' must name a base in at most 500 characters"
+        )
     read = _Reading(hyperparameters, REAL_BASE if base != TINY else {})
     settings = Settings(
         base=base,
@@ -161,7 +183,8 @@ def parse_settings(hyperparameters: Mapping[str, str]) -> Settings:
     )
     if settings.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise InvalidHyperparameter(
-            "hyperparameter 'optimizer' is 'adamw8bit', and bitsandbytes is not installed in this container; install it, or"
+            "hyperparameter 'optimizer' is 'adamw8bit', and bitsandbytes is not installed in this "
+            "container; install it, or"
             " use 'adamw'"
         )
     return settings
@@ -172,7 +195,9 @@ class _Reading:
 
     def __init__(self, given: Mapping[str, str], instead: Mapping[str, object]) -> None:
         self._given = given
-        self._defaults = {each.name: instead.get(each.name, each.default) for each in fields(Settings)}
+        self._defaults = {
+            each.name: instead.get(each.name, each.default) for each in fields(Settings)
+        }
 
     def whole(self, name: str, least: int, most: int) -> int:
         value = self._given.get(name)
@@ -247,4 +272,6 @@ class _Reading:
             raise InvalidHyperparameter(f"hyperparameter {name!r}: a text in it {error}") from error
 
     def _refused(self, name: str, what: str) -> InvalidHyperparameter:
-        return InvalidHyperparameter(f"hyperparameter {name!r} is {self._given[name][:60]!r}; it must be {what}")
+        return InvalidHyperparameter(
+            f"hyperparameter {name!r} is {self._given[name][:60]!r}; it must be {what}"
+        )

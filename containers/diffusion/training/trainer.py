@@ -1,5 +1,6 @@
-"""Training of text-to-image models: each tenant's pictures become an adapter on the shared base, several tenants in one batch,
-judged by what it draws, with the tenant's first pictures beside it."""
+"""Training of text-to-image models: each tenant's pictures become an adapter on the shared base,
+several tenants in one batch, judged by what it draws, with the tenant's first pictures beside it.
+"""
 
 import contextlib
 import gc
@@ -22,7 +23,12 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from containers.diffusion.adapters.adapter import Adapter, AdapterCard, UnusableAdapter, write_adapter
+from containers.diffusion.adapters.adapter import (
+    Adapter,
+    AdapterCard,
+    UnusableAdapter,
+    write_adapter,
+)
 from containers.diffusion.adapters.lora import LoraLayers
 from containers.diffusion.base.pipeline import Base, UnusableBase, load_base
 from containers.diffusion.base.prompts import PromptCache
@@ -42,7 +48,8 @@ from containers.runtime.training.packed_training import Refused, Task, Trained, 
 from containers.runtime.training.training_input import InvalidTrainingInput
 
 ASPECTS: Final = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
-"""Widths over heights that pictures are cropped to where tenants keep their own: few, so that tenants share batches."""
+"""Widths over heights that pictures are cropped to where tenants keep their own: few, so that
+tenants share batches."""
 
 ENCODED_TOGETHER: Final = 8
 PROMPT_BYTES: Final = 64 * 1024 * 1024
@@ -64,7 +71,8 @@ class _Upload:
 
 @dataclass(frozen=True)
 class _Pupil:
-    """A tenant in training: the pictures it learns from, those held out, and what its model will be asked."""
+    """A tenant in training: the pictures it learns from, those held out, and what its model will be
+    asked."""
 
     task: Task
     prepared: PreparedImages
@@ -78,7 +86,8 @@ class _Pupil:
 
     @property
     def first_prompts(self) -> tuple[str, ...]:
-        """What its first pictures show, and those of every night: what the tenant asked for, if anything."""
+        """What its first pictures show, and those of every night: what the tenant asked for, if
+        anything."""
         return self.prepared.prompts or self.prompts
 
 
@@ -107,9 +116,11 @@ class DiffusionTrainer:
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
     ) -> Iterator[Trained | Refused | Underway]:
-        """Yield the model of each tenant, group by group: those of one picture size are trained in one batch.
+        """Yield the model of each tenant, group by group: those of one picture size are trained in
+        one batch.
 
-        Raises `InvalidTrainingInput` for hyperparameters or a base that no task can be trained with.
+        Raises `InvalidTrainingInput` for hyperparameters or a base that no task can be trained
+        with.
         """
         try:
             settings = parse_settings(hyperparameters)
@@ -144,7 +155,8 @@ def _resolution(settings: Settings, base: Base) -> int:
     resolution = settings.resolution or base.default_size
     if resolution % base.size_multiple:
         raise InvalidTrainingInput(
-            f"hyperparameter 'resolution' is {resolution}; base {base.name!r} needs a multiple of {base.size_multiple}"
+            f"hyperparameter 'resolution' is {resolution}; base {base.name!r} needs a multiple of "
+            f"{base.size_multiple}"
         )
     return resolution
 
@@ -174,7 +186,8 @@ class _Session:
         self._prior: dict[tuple[str, Size], Examples] = {}
 
     def train(self, members: Sequence[_Upload]) -> Iterator[Trained | Refused | Underway]:
-        """Train uploads of one size, as many together as are allowed and the device has memory for."""
+        """Train uploads of one size, as many together as are allowed and the device has memory
+        for."""
         left = list(members)
         while left:
             group = left[: self._together]
@@ -195,7 +208,9 @@ class _Session:
 
     def _train_group(self, group: Sequence[_Upload]) -> Iterator[Trained | Refused | Underway]:
         base, settings = self._base, self._settings
-        layers = LoraLayers(base.unet, settings.targets, FIRST_SLOT + len(group), settings.rank, torch.float32)
+        layers = LoraLayers(
+            base.unet, settings.targets, FIRST_SLOT + len(group), settings.rank, torch.float32
+        )
         trial = Trial(base, layers, settings)
         try:
             pupils = []
@@ -263,13 +278,17 @@ class _Session:
     def _encoded(self, pixels: Images) -> Tensor:
         parts = [
             self._base.to_latents(
-                torch.from_numpy(pixels[start : start + ENCODED_TOGETHER]).permute(0, 3, 1, 2) / 127.5 - 1
+                torch.from_numpy(pixels[start : start + ENCODED_TOGETHER]).permute(0, 3, 1, 2)
+                / 127.5
+                - 1
             )
             for start in range(0, len(pixels), ENCODED_TOGETHER)
         ]
         return torch.cat(parts)
 
-    def _prior_of(self, upload: _Upload, trial: Trial) -> Generator[Underway, None, Examples | None]:
+    def _prior_of(
+        self, upload: _Upload, trial: Trial
+    ) -> Generator[Underway, None, Examples | None]:
         """The base's own pictures of the class prompt, drawn once for tenants of one subject."""
         settings = self._settings
         if settings.prior_preservation == 0:
@@ -278,9 +297,13 @@ class _Session:
         key = (prompt, upload.size)
         if key not in self._prior:
             first = drawing_of(prompt, upload.size, settings)
-            drawings = [replace(first, seed=first.seed + number) for number in range(settings.prior_images)]
+            drawings = [
+                replace(first, seed=first.seed + number) for number in range(settings.prior_images)
+            ]
             bare = _bare(self._base, settings)
-            drawn = _of_base((yield from _telling(trial, {bare: drawings}, [upload.task], settings))[bare])
+            drawn = _of_base(
+                (yield from _telling(trial, {bare: drawings}, [upload.task], settings))[bare]
+            )
             self._prior[key] = Examples(self._encoded(drawn), [self._words.of(prompt)] * len(drawn))
         return self._prior[key]
 
@@ -289,15 +312,23 @@ class _Session:
     def _judge(
         self, pupils: Sequence[_Pupil], steps: PackedSteps, trial: Trial
     ) -> Iterator[Trained | Refused | Underway]:
-        """Yield the models that keep their prompts' meaning: the last snapshot of each that does."""
+        """Yield the models that keep their prompts' meaning: the last snapshot of each that
+        does."""
         base_pictures = yield from self._base_pictures(pupils, trial)
-        pending = {number: pupil for number, pupil in enumerate(pupils) if number not in steps.failures}
+        pending = {
+            number: pupil for number, pupil in enumerate(pupils) if number not in steps.failures
+        }
         best: dict[int, float] = {}
         for step, snapshot in reversed(steps.snapshots):
-            adapters = {number: self._adapter(pupil, snapshot[number]) for number, pupil in pending.items()}
+            adapters = {
+                number: self._adapter(pupil, snapshot[number]) for number, pupil in pending.items()
+            }
             drawn = yield from _telling(
                 trial,
-                {adapters[number]: self._drawings(pupil.prompts, pupil) for number, pupil in pending.items()},
+                {
+                    adapters[number]: self._drawings(pupil.prompts, pupil)
+                    for number, pupil in pending.items()
+                },
                 [pupil.task for pupil in pending.values()],
                 self._settings,
             )
@@ -305,24 +336,32 @@ class _Session:
             for number, pupil in list(pending.items()):
                 pictures = drawn[adapters[number]]
                 if isinstance(pictures, Exception):
-                    yield Refused(pupil.task, f"The trained model draws nothing: {pictures}", retryable=True)
+                    yield Refused(
+                        pupil.task, f"The trained model draws nothing: {pictures}", retryable=True
+                    )
                     del pending[number]
                     continue
-                of_base = np.stack([base_pictures[drawing] for drawing in self._drawings(pupil.prompts, pupil)])
+                of_base = np.stack(
+                    [base_pictures[drawing] for drawing in self._drawings(pupil.prompts, pupil)]
+                )
                 kept = personalisation.meaning_kept(of_base, pictures)
                 best[number] = max(best.get(number, 0.0), kept)
                 if kept >= self._settings.least_meaning:
                     score = personalisation.score(of_base, pictures, pupil.held_out, pupil.trained)
                     judged[number] = _Judged(adapters[number], step, of_base, pictures, score, kept)
                     del pending[number]
-            yield from self._finish({number: (pupils[number], judged[number]) for number in judged}, steps, trial)
+            yield from self._finish(
+                {number: (pupils[number], judged[number]) for number in judged}, steps, trial
+            )
             if not pending:
                 return
         for number, pupil in pending.items():
             yield Refused(
                 pupil.task,
-                f"The model draws the uploads whatever it is asked: {best[number]:.0%} of prompts kept their meaning, and"
-                f" {self._settings.least_meaning:.0%} are needed. Upload pictures that differ more, with captions that say what"
+                f"The model draws the uploads whatever it is asked: {best[number]:.0%} of prompts "
+                f"kept their meaning, and"
+                f" {self._settings.least_meaning:.0%} are needed. Upload pictures that differ "
+                f"more, with captions that say what"
                 " each shows.",
             )
 
@@ -330,10 +369,14 @@ class _Session:
         self, pupils: Sequence[_Pupil], trial: Trial
     ) -> Generator[Underway, None, dict[Drawing, Images]]:
         """What the base draws for all prompts of a group, each once."""
-        drawings = list(dict.fromkeys(each for pupil in pupils for each in self._drawings(pupil.prompts, pupil)))
+        drawings = list(
+            dict.fromkeys(each for pupil in pupils for each in self._drawings(pupil.prompts, pupil))
+        )
         bare = _bare(self._base, self._settings)
         tasks = [pupil.task for pupil in pupils]
-        drawn = _of_base((yield from _telling(trial, {bare: drawings}, tasks, self._settings))[bare])
+        drawn = _of_base(
+            (yield from _telling(trial, {bare: drawings}, tasks, self._settings))[bare]
+        )
         return dict(zip(drawings, drawn, strict=True))
 
     def _finish(
@@ -341,18 +384,28 @@ class _Session:
     ) -> Iterator[Trained | Refused | Underway]:
         """Draw the first pictures of models that are good, all in one batch, and yield them."""
         missing = {
-            model.adapter: self._drawings([each for each in pupil.first_prompts if each not in pupil.prompts], pupil)
+            model.adapter: self._drawings(
+                [each for each in pupil.first_prompts if each not in pupil.prompts], pupil
+            )
             for pupil, model in judged.values()
         }
-        drawn = yield from _telling(trial, missing, [pupil.task for pupil, _ in judged.values()], self._settings)
+        drawn = yield from _telling(
+            trial, missing, [pupil.task for pupil, _ in judged.values()], self._settings
+        )
         for number, (pupil, model) in judged.items():
             more = drawn.get(model.adapter)
             if isinstance(more, Exception):
-                yield Refused(pupil.task, f"The trained model draws nothing: {more}", retryable=True)
+                yield Refused(
+                    pupil.task, f"The trained model draws nothing: {more}", retryable=True
+                )
                 continue
             pictures = dict(zip(self._drawings(pupil.prompts, pupil), model.pictures, strict=True))
-            pictures.update(zip(missing[model.adapter], more if more is not None else (), strict=True))
-            first = {drawing: pictures[drawing] for drawing in self._drawings(pupil.first_prompts, pupil)}
+            pictures.update(
+                zip(missing[model.adapter], more if more is not None else (), strict=True)
+            )
+            first = {
+                drawing: pictures[drawing] for drawing in self._drawings(pupil.first_prompts, pupil)
+            }
             losses = [row[number] for row in steps.losses[: model.step]]
             try:
                 yield self._trained(pupil, model, first, losses)
@@ -360,7 +413,11 @@ class _Session:
                 yield Refused(pupil.task, f"The training went astray: {error}.")
 
     def _trained(
-        self, pupil: _Pupil, model: _Judged, first: Mapping[Drawing, Images], losses: Sequence[float]
+        self,
+        pupil: _Pupil,
+        model: _Judged,
+        first: Mapping[Drawing, Images],
+        losses: Sequence[float],
     ) -> Trained:
         settings, task = self._settings, pupil.task
         folder = Path(tempfile.mkdtemp(prefix="model-", dir=self._workspace))
@@ -418,7 +475,9 @@ class _Session:
 
     def _adapter(self, pupil: _Pupil, weights: Mapping[str, tuple[Tensor, Tensor]]) -> Adapter:
         card = replace(
-            _bare(self._base, self._settings).card, subject=pupil.prepared.subject, prompts=pupil.first_prompts
+            _bare(self._base, self._settings).card,
+            subject=pupil.prepared.subject,
+            prompts=pupil.first_prompts,
         )
         return Adapter(card, pupil.task.version, weights)
 
@@ -435,7 +494,10 @@ def _of_base(drawn: Images | Exception) -> Images:
 
 
 def _telling(
-    trial: Trial, wanted: Mapping[Adapter, Sequence[Drawing]], tasks: Sequence[Task], settings: Settings
+    trial: Trial,
+    wanted: Mapping[Adapter, Sequence[Drawing]],
+    tasks: Sequence[Task],
+    settings: Settings,
 ) -> Generator[Underway, None, dict[Adapter, Images | Exception]]:
     """Draw, telling how it goes."""
     drawing = trial.draw(wanted)
@@ -449,13 +511,17 @@ def _telling(
 
 
 def _fitted(image: Image.Image, size: Size) -> NDArray[np.uint8]:
-    """A picture's pixels (height, width, 3): its middle, as large as it is whole in one direction."""
+    """A picture's pixels (height, width, 3): its middle, as large as it is whole in one
+    direction."""
     return np.asarray(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
 
 
 def _seed(task: Task, prepared: PreparedImages, pixels: Images, settings: Settings) -> int:
-    """From tenant and data, so that a tenant's model is the same in any pack, and two tenants' luck is not."""
-    digest = hashlib.sha256(repr((settings.seed, task.tenant, prepared.subject, pixels.shape)).encode())
+    """From tenant and data, so that a tenant's model is the same in any pack, and two tenants' luck
+    is not."""
+    digest = hashlib.sha256(
+        repr((settings.seed, task.tenant, prepared.subject, pixels.shape)).encode()
+    )
     for image in prepared.images:
         digest.update(image.caption.encode() + b"\0")
     digest.update(np.ascontiguousarray(pixels).tobytes())
@@ -465,7 +531,11 @@ def _seed(task: Task, prepared: PreparedImages, pixels: Images, settings: Settin
 def _png(pixels: NDArray[np.uint8], drawing: Drawing, task: Task) -> bytes:
     """A picture as a file that says what it shows (PNG's text chunks)."""
     words = PngInfo()
-    for name, value in {"prompt": drawing.prompt, "seed": drawing.seed, "version": task.version}.items():
+    for name, value in {
+        "prompt": drawing.prompt,
+        "seed": drawing.seed,
+        "version": task.version,
+    }.items():
         words.add_itxt(name, str(value))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", pnginfo=words)

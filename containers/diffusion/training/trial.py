@@ -1,5 +1,5 @@
-"""What trained adapters draw, and how they are judged by it: drawn by the very engine that serves them, all tenants' pictures in
-one batch."""
+"""What trained adapters draw, and how they are judged by it: drawn by the very engine that serves
+them, all tenants' pictures in one batch."""
 
 import hashlib
 import re
@@ -20,21 +20,26 @@ Images = NDArray[np.uint8]
 """[n, height, width, 3], of 0 to 255."""
 
 FEWEST_JUDGED: Final = 4
-"""Prompts a model is judged by at least; where fewer are not among its captions, some that are come after them."""
+"""Prompts a model is judged by at least; where fewer are not among its captions, some that are come
+after them."""
 
 
-def prompts_for(own: Sequence[str], captions: Sequence[str], subject: str, settings: Settings) -> tuple[list[str], int]:
+def prompts_for(
+    own: Sequence[str], captions: Sequence[str], subject: str, settings: Settings
+) -> tuple[list[str], int]:
     """The prompts a tenant's model is judged by, and how many of them are not among its captions.
 
-    A tenant's own prompts come first, then the workload's. Those that are captions of its uploads say little: a model that
-    repeats its uploads draws them well.
+    A tenant's own prompts come first, then the workload's. Those that are captions of its uploads
+    say little: a model that repeats its uploads draws them well.
     """
     filled = [about(prompt, subject) for prompt in settings.prompts]
     wanted: dict[str, str] = {}
     for prompt in (*own, *filled):
         wanted.setdefault(prompt.casefold(), prompt)
     known = {caption.casefold() for caption in captions}
-    unseen = [prompt for folded, prompt in wanted.items() if folded not in known][: settings.pictures]
+    unseen = [prompt for folded, prompt in wanted.items() if folded not in known][
+        : settings.pictures
+    ]
     seen = [prompt for folded, prompt in wanted.items() if folded in known]
     return unseen + seen[: max(0, FEWEST_JUDGED - len(unseen))], len(unseen)
 
@@ -47,7 +52,8 @@ def about(prompt: str, subject: str) -> str:
 
 
 def drawing_of(prompt: str, size: tuple[int, int], settings: Settings) -> Drawing:
-    """One picture of a prompt; its seed follows from the prompt, so that base and tenants' models begin with the same noise."""
+    """One picture of a prompt; its seed follows from the prompt, so that base and tenants' models
+    begin with the same noise."""
     seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") ^ settings.seed
     return Drawing(prompt, None, seed, settings.drawing_steps, settings.guidance, *size)
 
@@ -70,15 +76,23 @@ class Trial:
         """
         total = sum(len(drawings) for drawings in wanted.values())
         most = max((len(drawings) for drawings in wanted.values()), default=1)
-        engine = Engine(self._base, self._layers, EngineSettings(self._together, max(1, total), most))
-        jobs = {adapter: engine.submit(adapter, drawings) for adapter, drawings in wanted.items() if drawings}
+        engine = Engine(
+            self._base, self._layers, EngineSettings(self._together, max(1, total), most)
+        )
+        jobs = {
+            adapter: engine.submit(adapter, drawings)
+            for adapter, drawings in wanted.items()
+            if drawings
+        }
         while not all(job.answer.done() for job in jobs.values()):
             engine.turn()
             yield engine.counters.pictures, total
         drawn: dict[Adapter, Images | Exception] = {}
         for adapter, job in jobs.items():
             error = job.answer.exception()
-            drawn[adapter] = np.stack(job.answer.result()) if error is None else _as_exception(error)
+            drawn[adapter] = (
+                np.stack(job.answer.result()) if error is None else _as_exception(error)
+            )
         return drawn
 
 

@@ -1,1 +1,2 @@
-"""Serving behind NVIDIA Triton: one Triton model that holds the base, and fetches tenants' adapters itself."""
+"""Serving behind NVIDIA Triton: one Triton model that holds the base, and fetches tenants' adapters
+itself."""

@@ -1,11 +1,14 @@
-"""A Triton model (Python backend) that answers for all tenants of a process, as the project's own server does.
+"""A Triton model (Python backend) that answers for all tenants of a process, as the project's own
+server does.
 
-Its input is the record of an asynchronous request or a batch, `{"model": "{tenant}/{version}.tar.gz", "request": {…}}`; what
-answers it is the server's own application, called without HTTP in between. So there is one base on the GPU, one engine that
-draws all tenants' pictures together, and one way to fetch, check, hold and evict adapters.
+Its input is the record of an asynchronous request or a batch, `{"model":
+"{tenant}/{version}.tar.gz", "request": {…}}`; what answers it is the server's own application,
+called without HTTP in between. So there is one base on the GPU, one engine that draws all tenants'
+pictures together, and one way to fetch, check, hold and evict adapters.
 
-The interface is that of https://github.com/triton-inference-server/python_backend, of release 24.06 or later: `execute` hands
-requests over and returns, and each answer is sent when it is ready, so that later requests join the pictures in flight.
+The interface is that of https://github.com/triton-inference-server/python_backend, of release 24.06
+or later: `execute` hands requests over and returns, and each answer is sent when it is ready, so
+that later requests join the pictures in flight.
 """
 
 import asyncio
@@ -42,15 +45,19 @@ class TritonPythonModel:
     """What Triton makes of `1/model.py`: one for each GPU, or one on a machine without."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the base and begin to draw; raises `TritonModelException` when the settings or the base are of no use.
+        """Load the base and begin to draw; raises `TritonModelException` when the settings or the
+        base are of no use.
 
-        Settings come from the environment, as for the server. `args` are Triton's: the GPU is taken from them.
+        Settings come from the environment, as for the server. `args` are Triton's: the GPU is taken
+        from them.
         """
         on_gpu = args["model_instance_kind"] == "GPU"
 
         def settings() -> ServingSettings:
             read = ServingSettings.of_environment()
-            return replace(read, device=f"cuda:{args['model_instance_device_id']}") if on_gpu else read
+            return (
+                replace(read, device=f"cuda:{args['model_instance_device_id']}") if on_gpu else read
+            )
 
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="answers", daemon=True)
@@ -64,10 +71,13 @@ class TritonPythonModel:
                 raise
         except Exception as error:
             self._end_loop()
-            raise pb_utils.TritonModelException(f"{args['model_name']} cannot be served: {error}") from error
+            raise pb_utils.TritonModelException(
+                f"{args['model_name']} cannot be served: {error}"
+            ) from error
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Hand requests to the application; their answers are sent as they become ready, from another thread."""
+        """Hand requests to the application; their answers are sent as they become ready, from
+        another thread."""
         for request in requests:
             # The request's tensors are gone when this returns: what is needed of them is read here.
             record = pb_utils.get_input_tensor_by_name(request, RECORD).as_numpy().item()
@@ -105,7 +115,13 @@ class TritonPythonModel:
         async def send(message: MutableMapping[str, Any]) -> None:
             messages.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/invocations", "query_string": b"", "headers": []}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/invocations",
+            "query_string": b"",
+            "headers": [],
+        }
         await self.app(scope, receive, send)
         if not messages:
             return _error("CANCELLED", "the client went away")
@@ -114,8 +130,14 @@ class TritonPythonModel:
         if start["status"] != 200:
             error = json.loads(body)["error"]
             field = f" (field {error['field']})" if "field" in error else ""
-            return _error(_CODES.get(start["status"], "INTERNAL"), f"{error['code']}: {error['message']}{field}")
-        outputs = [_text(ANSWER, body), _text(CONTENT_TYPE, dict(start["headers"])[b"content-type"])]
+            return _error(
+                _CODES.get(start["status"], "INTERNAL"),
+                f"{error['code']}: {error['message']}{field}",
+            )
+        outputs = [
+            _text(ANSWER, body),
+            _text(CONTENT_TYPE, dict(start["headers"])[b"content-type"]),
+        ]
         return pb_utils.InferenceResponse(output_tensors=outputs)
 
     def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
@@ -135,13 +157,17 @@ class TritonPythonModel:
 
 
 def _application(settings: Callable[[], ServingSettings]) -> ServingApp[Adapter]:
-    """The server's application over archives of many tenants; raises `ValueError` when it is told of none."""
+    """The server's application over archives of many tenants; raises `ValueError` when it is told
+    of none."""
     server = Settings.of_environment()
     if server.multi_model:
-        raise ValueError("a Triton model that answers for all tenants is for an endpoint of Mode SingleModel")
+        raise ValueError(
+            "a Triton model that answers for all tenants is for an endpoint of Mode SingleModel"
+        )
     if server.models_uri is None and not is_model_folder(server.model_folder):
         raise ValueError(
-            f"there are no models: set TENANTRY_MODELS_URI to the s3://bucket/prefix/ of the archives, or put them into"
+            f"there are no models: set TENANTRY_MODELS_URI to the s3://bucket/prefix/ of the "
+            f"archives, or put them into"
             f" {server.model_folder} as {{tenant}}/{{version}}.tar.gz"
         )
     return ServingApp(DiffusionPredictor(settings), server)

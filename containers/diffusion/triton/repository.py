@@ -1,7 +1,7 @@
 """Write Triton's model repository: `python -m containers.diffusion.triton.repository OUT`.
 
-The repository holds one model for all tenants. It is small because the code it runs is the image's own
-(containers/diffusion/triton/Dockerfile), which must be importable where Triton runs.
+The repository holds one model for all tenants. It is small because the code it runs is the image's
+own (containers/diffusion/triton/Dockerfile), which must be importable where Triton runs.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def write_repository(folder: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the repository where the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m containers.diffusion.triton.repository", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m containers.diffusion.triton.repository", description=__doc__
+    )
     parser.add_argument("out", type=Path, help="the repository's folder")
     write_repository(parser.parse_args(arguments).out)
     return 0

@@ -1,7 +1,9 @@
-"""A model's archive: written so that the same content gives the same bytes, read as if a stranger had written it.
+"""A model's archive: written so that the same content gives the same bytes, read as if a stranger
+had written it.
 
-An archive is a gzipped tar of plain files. Nothing in it is trusted: counts and sizes are bounded while it is read, and
-whatever is not a plain file or folder inside the target is refused before a byte of it is written.
+An archive is a gzipped tar of plain files. Nothing in it is trusted: counts and sizes are bounded
+while it is read, and whatever is not a plain file or folder inside the target is refused before a
+byte of it is written.
 """
 
 import gzip
@@ -18,21 +20,29 @@ from typing import BinaryIO, Final, cast
 
 _CHUNK: Final = 1 << 20
 _MIB: Final = 1 << 20
-# Bytes beside the files' own: headers and padding of each member; end marker, folders and tar's own read-ahead once.
+# Bytes beside the files' own: headers and padding of each member; end marker, folders and tar's own
+# read-ahead once.
 _MEMBER_ALLOWANCE: Final = 4096
 _STREAM_ALLOWANCE: Final = 1 << 20
-# Extended headers (names, times, attributes of the member that follows): tarfile reads each whole, in time that grows with its square.
+# Extended headers (names, times, attributes of the member that follows): tarfile reads each whole,
+# in time that grows with its square.
 _EXTENDED_TYPES: Final = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
-)  # fmt: skip
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _EXTENDED_BYTES: Final = 4096
 _EXTENDED_IN_A_ROW: Final = 4
 _EXTENDED_ALLOWANCE: Final = 64 << 10
 _EXTENDED_BYTES_PER_MEMBER: Final = 512
 
 
-class RefusedArchive(ValueError):  # noqa: N818 - the event has a name of its own; the sentence is its message
-    """The archive or folder of a model is not one that may be read; the message says what is wrong with it."""
+# The event has a name of its own; the sentence is its message.
+class RefusedArchive(ValueError):  # noqa: N818
+    """The archive or folder of a model is not one that may be read; the message says what is wrong
+    with it."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,15 @@ class _HashingWriter(io.RawIOBase):
         return self._target.write(data)
 
 
-def write_archive(folder: Path, target: Path, extra: Mapping[str, bytes] | None = None) -> ArchiveDigest:
-    """Archive the files of `folder`, and `extra` (name to content, which wins), as `target`, reproducibly.
+def write_archive(
+    folder: Path, target: Path, extra: Mapping[str, bytes] | None = None
+) -> ArchiveDigest:
+    """Archive the files of `folder`, and `extra` (name to content, which wins), as `target`,
+    reproducibly.
 
-    Names are sorted, and times, owners and modes are constant, so the same content gives the same SHA-256 anywhere with
-    the same zlib. Raises `RefusedArchive` for a link, a device or a name that `extract_archive` would refuse.
+    Names are sorted, and times, owners and modes are constant, so the same content gives the same
+    SHA-256 anywhere with the same zlib. Raises `RefusedArchive` for a link, a device or a name that
+    `extract_archive` would refuse.
     """
     contents: dict[str, Path | bytes] = {}
     for path in _plain_files(folder, DEFAULT_LIMITS):
@@ -84,7 +98,9 @@ def write_archive(folder: Path, target: Path, extra: Mapping[str, bytes] | None 
     with target.open("wb") as file:
         hashing = _HashingWriter(file)
         with (
-            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=hashing, mtime=0) as zipped,
+            gzip.GzipFile(
+                filename="", mode="wb", compresslevel=6, fileobj=hashing, mtime=0
+            ) as zipped,
             tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
             for name in sorted(contents):
@@ -119,9 +135,10 @@ def digest_of(path: Path) -> ArchiveDigest:
 def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
     """Extract `archive` into the existing, empty `folder`.
 
-    Raises `RefusedArchive` for anything that is not a whole gzipped tar of plain files inside `folder` within `limits`:
-    truncated or corrupt data, links, devices, absolute names, `..`, a name twice, too many members, too many bytes.
-    What was extracted before that point stays in `folder`, for the caller to delete.
+    Raises `RefusedArchive` for anything that is not a whole gzipped tar of plain files inside
+    `folder` within `limits`: truncated or corrupt data, links, devices, absolute names, `..`, a
+    name twice, too many members, too many bytes. What was extracted before that point stays in
+    `folder`, for the caller to delete.
     """
     try:
         with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as zipped:
@@ -129,22 +146,32 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
     except RefusedArchive:
         raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise RefusedArchive(f"{archive.name} is not a whole gzipped tar archive: {error}") from error
+        raise RefusedArchive(
+            f"{archive.name} is not a whole gzipped tar archive: {error}"
+        ) from error
     except (UnicodeError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise RefusedArchive(f"{archive.name} has members whose names contradict each other: {error}") from error
+        raise RefusedArchive(
+            f"{archive.name} has members whose names contradict each other: {error}"
+        ) from error
     except FileNotFoundError as error:
         raise RefusedArchive(f"there is no archive at {archive}") from error
-    except (ValueError, OverflowError) as error:  # what tarfile lets through of numbers that are none
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # what tarfile lets through of numbers that are none
         raise RefusedArchive(f"{archive.name} has a member whose header cannot be read") from error
 
 
 def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
     remaining = limits.extracted_bytes
-    # The stream is bounded by what its members have announced: extended headers, which tarfile reads whole, and padding
-    # count against a small allowance.
+    # The stream is bounded by what its members have announced: extended headers, which tarfile
+    # reads whole, and padding count against a small allowance.
     bounded = _BoundedReader(zipped)
-    # Read as a stream ("r|"): members are seen in the order of the file, and only one header is held at a time.
-    with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r|", tarinfo=_bounded_headers()) as tar:
+    # Read as a stream ("r|"): members are seen in the order of the file, and only one header is
+    # held at a time.
+    with tarfile.open(
+        fileobj=cast(BinaryIO, bounded), mode="r|", tarinfo=_bounded_headers()
+    ) as tar:
         for count, member in enumerate(tar, start=1):
             if count > limits.members:
                 raise RefusedArchive(f"the archive has more than {limits.members} members")
@@ -153,10 +180,14 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             if not member.isreg() or member.issparse() or member.size < 0:
-                raise RefusedArchive(f"{_shown(member.name)} is not a plain file; links and devices are refused")
+                raise RefusedArchive(
+                    f"{_shown(member.name)} is not a plain file; links and devices are refused"
+                )
             remaining -= member.size
             if remaining < 0:
-                raise RefusedArchive(f"the archive's files are larger than {limits.extracted_bytes} bytes")
+                raise RefusedArchive(
+                    f"the archive's files are larger than {limits.extracted_bytes} bytes"
+                )
             bounded.allow(member.size + _MEMBER_ALLOWANCE)
             path.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(member)
@@ -171,10 +202,12 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
 
 
 def _bounded_headers() -> type[tarfile.TarInfo]:
-    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it can be refused first.
+    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it
+    can be refused first.
 
-    `_proc_member` is what tarfile's source names as the method to override. Without the limits one archive of some kilobytes keeps a
-    processor for hours, and a row of extended headers ends in a RecursionError.
+    `_proc_member` is what tarfile's source names as the method to override. Without the limits one
+    archive of some kilobytes keeps a processor for hours, and a row of extended headers ends in a
+    RecursionError.
     """
     members = in_a_row = extended_bytes = 0
 
@@ -187,12 +220,19 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
                 in_a_row += 1
                 extended_bytes += self.size
                 most = _EXTENDED_ALLOWANCE + members * _EXTENDED_BYTES_PER_MEMBER
-                if not 0 <= self.size <= _EXTENDED_BYTES or in_a_row > _EXTENDED_IN_A_ROW or extended_bytes > most:
-                    raise RefusedArchive("the archive's members have larger extended headers than plain files need")
+                if (
+                    not 0 <= self.size <= _EXTENDED_BYTES
+                    or in_a_row > _EXTENDED_IN_A_ROW
+                    or extended_bytes > most
+                ):
+                    raise RefusedArchive(
+                        "the archive's members have larger extended headers than plain files need"
+                    )
             else:
                 members += 1
                 in_a_row = 0
-            return super()._proc_member(tar)  # type: ignore[misc, no-any-return]  # typeshed leaves it out
+            # Typeshed leaves it out.
+            return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
     return Header
 
@@ -216,7 +256,8 @@ class _BoundedReader:
 
 
 def check_folder(folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
-    """Hold an already extracted model to the same rules: plain files and folders only, within `limits`.
+    """Hold an already extracted model to the same rules: plain files and folders only, within
+    `limits`.
 
     Raises `RefusedArchive`; a folder that is missing is refused as well.
     """
@@ -226,7 +267,8 @@ def check_folder(folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
 
 
 def _plain_files(folder: Path, limits: ArchiveLimits) -> list[Path]:
-    """The plain files below `folder`; raises `RefusedArchive` for anything that is neither file nor folder."""
+    """The plain files below `folder`; raises `RefusedArchive` for anything that is neither file nor
+    folder."""
     files: list[Path] = []
     pending = [folder]
     members = total = 0
@@ -241,19 +283,31 @@ def _plain_files(folder: Path, limits: ArchiveLimits) -> list[Path]:
                     total += status.st_size
                     files.append(Path(entry.path))
                 else:
-                    raise RefusedArchive(f"{_shown(entry.name)} is not a plain file; links and devices are refused")
+                    raise RefusedArchive(
+                        f"{_shown(entry.name)} is not a plain file; links and devices are refused"
+                    )
                 if members > limits.members:
                     raise RefusedArchive(f"the model has more than {limits.members} files")
                 if total > limits.extracted_bytes:
-                    raise RefusedArchive(f"the model's files are larger than {limits.extracted_bytes} bytes")
+                    raise RefusedArchive(
+                        f"the model's files are larger than {limits.extracted_bytes} bytes"
+                    )
     return files
 
 
 def _checked_name(name: str) -> str:
-    """`name` if it stays inside the folder it is extracted into; raises `RefusedArchive` otherwise."""
+    """`name` if it stays inside the folder it is extracted into; raises `RefusedArchive`
+    otherwise."""
     parts = PurePosixPath(name).parts
     encoded = name.encode("utf-8", "surrogateescape")
-    if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or len(encoded) > 255:
+    if (
+        not name
+        or name.startswith("/")
+        or ".." in parts
+        or "\\" in name
+        or "\0" in name
+        or len(encoded) > 255
+    ):
         raise RefusedArchive(f"{_shown(name)} is not a name inside the archive's own folder")
     return name
 

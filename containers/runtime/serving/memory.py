@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Final
 
-# The rest is for the interpreter, the libraries, requests in flight, and models while they are being read.
+# The rest is for the interpreter, the libraries, requests in flight, and models while they are
+# being read.
 SHARE: Final = 0.6
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def default_budget() -> int:
@@ -14,10 +18,15 @@ def default_budget() -> int:
     return int(SHARE * memory_limit())
 
 
-def memory_limit(cgroup_limits: tuple[Path, ...] = _CGROUP_LIMITS, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """The memory of this container (control groups 2 and 1), or of the machine where it has no limit, in bytes."""
+def memory_limit(
+    cgroup_limits: tuple[Path, ...] = _CGROUP_LIMITS, meminfo: Path = Path("/proc/meminfo")
+) -> int:
+    """The memory of this container (control groups 2 and 1), or of the machine where it has no
+    limit, in bytes."""
     machine = next(
-        1024 * int(line.split()[1]) for line in meminfo.read_text().splitlines() if line.startswith("MemTotal:")
+        1024 * int(line.split()[1])
+        for line in meminfo.read_text().splitlines()
+        if line.startswith("MemTotal:")
     )
     for path in cgroup_limits:
         try:

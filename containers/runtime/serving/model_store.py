@@ -1,7 +1,8 @@
-"""The models in memory: loaded once each, within a budget, never taken away from a request that is using them.
+"""The models in memory: loaded once each, within a budget, never taken away from a request that is
+using them.
 
-All state belongs to the event loop's thread; only reading archives and `Predictor.load` run in threads. So no step
-between two awaits can be interleaved with another, and there are no locks.
+All state belongs to the event loop's thread; only reading archives and `Predictor.load` run in
+threads. So no step between two awaits can be interleaved with another, and there are no locks.
 """
 
 import asyncio
@@ -18,9 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic
 
-from containers.runtime.archives.archive import ArchiveLimits, RefusedArchive, check_folder, extract_archive
+from containers.runtime.archives.archive import (
+    ArchiveLimits,
+    RefusedArchive,
+    check_folder,
+    extract_archive,
+)
 from containers.runtime.serving.predictor import InvalidModel, ModelT, Predictor
-from containers.runtime.serving.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel, ServingError
+from containers.runtime.serving.serving_errors import (
+    AlreadyLoaded,
+    NotFound,
+    OutOfMemory,
+    RefusedModel,
+    ServingError,
+)
 
 PAGE: Final = 100
 
@@ -52,9 +64,10 @@ class Counters:
 class ModelStore(Generic[ModelT]):
     """Models by name, at most `budget` bytes of them.
 
-    With `evict`, a load that does not fit takes the place of the least recently used models that no request is using;
-    without it, the load is answered with `OutOfMemory`, and SageMaker chooses what to unload. `fetch` gives the folder or
-    archive file at a model's URL while it is being read; without it, the URL is that path.
+    With `evict`, a load that does not fit takes the place of the least recently used models that no
+    request is using; without it, the load is answered with `OutOfMemory`, and SageMaker chooses
+    what to unload. `fetch` gives the folder or archive file at a model's URL while it is being
+    read; without it, the URL is that path.
     """
 
     def __init__(
@@ -85,7 +98,8 @@ class ModelStore(Generic[ModelT]):
         return len(self._loaded)
 
     def acquire(self, name: str) -> Loaded[ModelT]:
-        """The model of that name, to be given back with `release`; raises `NotFound` when it is not loaded."""
+        """The model of that name, to be given back with `release`; raises `NotFound` when it is not
+        loaded."""
         entry = self._loaded.get(name)
         if entry is None:
             raise NotFound(f"model {name!r} is not loaded", "model_name")
@@ -102,8 +116,8 @@ class ModelStore(Generic[ModelT]):
     async def load(self, name: str, url: str) -> None:
         """Load the model at `url`.
 
-        Raises `AlreadyLoaded`, also to those that asked while it was being loaded; `RefusedModel` when the files are
-        not a model; `OutOfMemory` when it does not fit.
+        Raises `AlreadyLoaded`, also to those that asked while it was being loaded; `RefusedModel`
+        when the files are not a model; `OutOfMemory` when it does not fit.
         """
         if name in self._loaded:
             raise AlreadyLoaded(f"model {name!r} is loaded already", "model_name")
@@ -131,7 +145,9 @@ class ModelStore(Generic[ModelT]):
             await unloading
         started = time.monotonic()
         try:
-            model, size = await asyncio.get_running_loop().run_in_executor(self._loaders, self._fetch_and_read, url)
+            model, size = await asyncio.get_running_loop().run_in_executor(
+                self._loaders, self._fetch_and_read, url
+            )
             self._make_room(name, size)
         except ServingError as error:
             self.counters.load_failures += 1
@@ -140,7 +156,12 @@ class ModelStore(Generic[ModelT]):
         self._loaded[name] = Loaded(name, url, model, size)
         self.used += size
         self.counters.loads += 1
-        _log.info("model_loaded model=%r bytes=%d ms=%.1f", name, size, 1000 * (time.monotonic() - started))
+        _log.info(
+            "model_loaded model=%r bytes=%d ms=%.1f",
+            name,
+            size,
+            1000 * (time.monotonic() - started),
+        )
 
     def _fetch_and_read(self, url: str) -> tuple[ModelT, int]:
         """Read a model from its URL; runs in a thread."""
@@ -172,7 +193,9 @@ class ModelStore(Generic[ModelT]):
 
     def _make_room(self, name: str, size: int) -> None:
         if size > self.budget:
-            raise OutOfMemory(f"model {name!r} takes {size} bytes; the server has {self.budget} for all models")
+            raise OutOfMemory(
+                f"model {name!r} takes {size} bytes; the server has {self.budget} for all models"
+            )
         while self._evict and self.used + size > self.budget:
             victim = next((entry for entry in self._loaded.values() if entry.users == 0), None)
             if victim is None:
@@ -182,10 +205,14 @@ class ModelStore(Generic[ModelT]):
             self.counters.evictions += 1
             _log.info("model_evicted model=%r bytes=%d", victim.name, victim.size)
         if self.used + size > self.budget:
-            raise OutOfMemory(f"model {name!r} takes {size} bytes; {self.budget - self.used} of {self.budget} are free")
+            raise OutOfMemory(
+                f"model {name!r} takes {size} bytes; {self.budget - self.used} of {self.budget} "
+                f"are free"
+            )
 
     async def unload(self, name: str) -> None:
-        """Take a model out of memory, after the requests that are using it; raises `NotFound` when it is not loaded.
+        """Take a model out of memory, after the requests that are using it; raises `NotFound` when
+        it is not loaded.
 
         New requests do not find it from the moment of this call.
         """
@@ -214,7 +241,8 @@ class ModelStore(Generic[ModelT]):
             self._free(entry.model)
 
     def page(self, after: str | None) -> tuple[list[tuple[str, str]], str | None]:
-        """A hundred models as (name, url), in order of name after `after`, and the name to go on from, if any."""
+        """A hundred models as (name, url), in order of name after `after`, and the name to go on
+        from, if any."""
         names = sorted(self._loaded)
         start = 0 if after is None else bisect.bisect_right(names, after)
         page = names[start : start + PAGE]

@@ -1,4 +1,5 @@
-"""Records: how the body of a batch transform falls into them, and which of many tenants' models a record is for."""
+"""Records: how the body of a batch transform falls into them, and which of many tenants' models a
+record is for."""
 
 import json
 import re
@@ -8,7 +9,12 @@ from typing import Any, Final
 from containers.runtime.serving.serving_errors import BadRequest
 
 _JSON: Final = "application/json"
-_LINES: Final = ("application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
+_LINES: Final = (
+    "application/jsonlines",
+    "application/x-jsonlines",
+    "application/jsonl",
+    "application/x-ndjson",
+)
 _MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}\.tar\.gz")
 
 
@@ -20,8 +26,9 @@ def is_model_folder(folder: Path) -> bool:
 def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
     """The records of a body and the content type of each; raises `BadRequest` when there is none.
 
-    SageMaker sends several lines in one body with `BatchStrategy=MultiRecord`, and one otherwise. Lines of JSON are
-    records; a single JSON document, which may be written over several lines, and a body of any other type are one.
+    SageMaker sends several lines in one body with `BatchStrategy=MultiRecord`, and one otherwise.
+    Lines of JSON are records; a single JSON document, which may be written over several lines, and
+    a body of any other type are one.
     """
     kind = content_type.split(";")[0].strip().lower()
     if kind not in (*_LINES, _JSON):
@@ -60,4 +67,6 @@ def one_line(body: bytes) -> bytes:
     try:
         return json.dumps(json.loads(body)).encode() + b"\n"
     except ValueError as error:
-        raise BadRequest("the answer to this record is not JSON and cannot be one line of a batch") from error
+        raise BadRequest(
+            "the answer to this record is not JSON and cannot be one line of a batch"
+        ) from error

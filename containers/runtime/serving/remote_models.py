@@ -1,7 +1,9 @@
-"""Archives below an S3 prefix, fetched when they are asked for: the models of a server that SageMaker loads none into.
+"""Archives below an S3 prefix, fetched when they are asked for: the models of a server that
+SageMaker loads none into.
 
 An asynchronous endpoint is not multi-model on SageMaker
-(docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html), so its server reads the tenants' archives itself.
+(docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html), so its server reads
+the tenants' archives itself.
 """
 
 import logging
@@ -33,13 +35,15 @@ def parse_models_uri(uri: str) -> tuple[str, str]:
 class RemoteModels:
     """The archives of one prefix; safe to use from several threads.
 
-    `uri` is `s3://bucket/prefix/` (`ValueError` otherwise); an archive of more than `most_bytes` is not fetched.
+    `uri` is `s3://bucket/prefix/` (`ValueError` otherwise); an archive of more than `most_bytes` is
+    not fetched.
     """
 
     def __init__(self, uri: str, most_bytes: int) -> None:
         self._bucket, self._prefix = parse_models_uri(uri)
         self._most_bytes = most_bytes
-        # A server whose models are brought to it does without boto3, which takes half a second and 35 MB.
+        # A server whose models are brought to it does without boto3, which takes half a second and
+        # 35 MB.
         import boto3
         from botocore.config import Config
 
@@ -55,14 +59,19 @@ class RemoteModels:
     def fetched(self, name: str) -> Iterator[Path]:
         """The archive of that name as a file, for the length of a `with` block.
 
-        `name` is one that `records.model_of_record` let pass. Raises `NotFound` when there is none, `RefusedModel` when it
-        is too large, `ServingError` when S3 does not give it.
+        `name` is one that `records.model_of_record` let pass. Raises `NotFound` when there is none,
+        `RefusedModel` when it is too large, `ServingError` when S3 does not give it.
         """
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="archive-") as folder:
             path = Path(folder) / name.rpartition("/")[2]
             count = self._fetch(name, path)
-            _log.info("model_fetched model=%r bytes=%d ms=%.1f", name, count, 1000 * (time.monotonic() - started))
+            _log.info(
+                "model_fetched model=%r bytes=%d ms=%.1f",
+                name,
+                count,
+                1000 * (time.monotonic() - started),
+            )
             yield path
 
     def _fetch(self, name: str, path: Path) -> int:
@@ -74,7 +83,9 @@ class RemoteModels:
                 count = int(answer["ContentLength"])
                 if count > self._most_bytes:
                     raise RefusedModel(
-                        f"the archive of {name!r} has {count} bytes; this server takes {self._most_bytes}", "model"
+                        f"the archive of {name!r} has {count} bytes; this server takes "
+                        f"{self._most_bytes}",
+                        "model",
                     )
                 with path.open("xb") as file:
                     for chunk in body.iter_chunks(_CHUNK):
@@ -85,5 +96,7 @@ class RemoteModels:
                 raise NotFound(f"there is no model {name!r}", "model") from error
             raise ServingError(f"the archive of {name!r} could not be fetched: {code}") from error
         except BotoCoreError as error:
-            raise ServingError(f"the archive of {name!r} could not be fetched: {type(error).__name__}") from error
+            raise ServingError(
+                f"the archive of {name!r} could not be fetched: {type(error).__name__}"
+            ) from error
         return count

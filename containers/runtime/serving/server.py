@@ -1,9 +1,11 @@
-"""The model server of every family: an ASGI application on uvicorn, started by a container's `serve` script.
+"""The model server of every family: an ASGI application on uvicorn, started by a container's
+`serve` script.
 
-It speaks SageMaker's three contracts on one port, as docs/contracts.md, "Serving container", has them: many models
-(docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html), one model (…/your-algorithms-inference-code.html), and
-batch transform (…/your-algorithms-batch-code.html), there also over a folder of many tenants' archives. With
-TENANTRY_MODELS_URI it fetches the archive each request names from S3, as an asynchronous endpoint's server must.
+It speaks SageMaker's three contracts on one port, as docs/contracts.md, "Serving container", has
+them: many models (docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html), one model
+(…/your-algorithms-inference-code.html), and batch transform (…/your-algorithms-batch-code.html),
+there also over a folder of many tenants' archives. With TENANTRY_MODELS_URI it fetches the archive
+each request names from S3, as an asynchronous endpoint's server must.
 
 A family gives a `Predictor`; `main(predictor)` is all its script calls.
 """
@@ -31,7 +33,12 @@ from containers.runtime.archives.archive import ArchiveLimits
 from containers.runtime.serving.memory import default_budget
 from containers.runtime.serving.model_store import Loaded, ModelStore
 from containers.runtime.serving.predictor import Answer, InvalidRequest, ModelT, Predictor
-from containers.runtime.serving.records import is_model_folder, model_of_record, one_line, split_records
+from containers.runtime.serving.records import (
+    is_model_folder,
+    model_of_record,
+    one_line,
+    split_records,
+)
 from containers.runtime.serving.remote_models import RemoteModels, parse_models_uri
 from containers.runtime.serving.serving_errors import (
     BadRequest,
@@ -41,7 +48,8 @@ from containers.runtime.serving.serving_errors import (
     ServingError,
 )
 
-# InvokeEndpoint's body limit in the API's model (botocore): 6,291,456 bytes. CreateTransformJob's MaxPayloadInMB: 100.
+# InvokeEndpoint's body limit in the API's model (botocore): 6,291,456 bytes. and 100 MB
+# is the most that CreateTransformJob takes as MaxPayloadInMB.
 REAL_TIME_BYTES: Final = 6 * 1024 * 1024
 LARGEST_BATCH_MB: Final = 100
 # SageMaker sends SIGKILL 30 seconds after SIGTERM.
@@ -77,13 +85,16 @@ class Settings:
 
     @classmethod
     def of_environment(cls) -> "Settings":
-        """Read the variables that SageMaker, and whoever runs the container, set; raises `ValueError`."""
+        """Read the variables that SageMaker, and whoever runs the container, set; raises
+        `ValueError`."""
         env = os.environ
         batch = env.get("SAGEMAKER_BATCH", "").lower() == "true"
         limit = REAL_TIME_BYTES
         if batch:
             # 0 means no limit of SageMaker's own; the server keeps one.
-            megabytes = _whole("SAGEMAKER_MAX_PAYLOAD_IN_MB", 6, 0, LARGEST_BATCH_MB) or LARGEST_BATCH_MB
+            megabytes = (
+                _whole("SAGEMAKER_MAX_PAYLOAD_IN_MB", 6, 0, LARGEST_BATCH_MB) or LARGEST_BATCH_MB
+            )
             limit = megabytes * 1024 * 1024
         multi_model = env.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true"
         evict = env.get("TENANTRY_EVICT", "none")
@@ -91,7 +102,9 @@ class Settings:
             raise ValueError("TENANTRY_EVICT must be 'none' or 'lru'")
         models_uri = env.get("TENANTRY_MODELS_URI") or None
         if models_uri and (multi_model or batch):
-            raise ValueError("TENANTRY_MODELS_URI is not for a multi-model endpoint or a batch transform")
+            raise ValueError(
+                "TENANTRY_MODELS_URI is not for a multi-model endpoint or a batch transform"
+            )
         if models_uri:
             parse_models_uri(models_uri)
         local = "SAGEMAKER_BASE_DIR" in env
@@ -101,10 +114,13 @@ class Settings:
             model_folder=Path(env.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute() / "model",
             models_uri=models_uri,
             port=_whole("SAGEMAKER_BIND_TO_PORT", 8080, 1, 65535),
-            # In its container the server is reached from outside it; as a process of one machine, from there alone.
-            host=env.get("TENANTRY_BIND_HOST") or ("127.0.0.1" if local else "0.0.0.0"),  # noqa: S104 - as said above
+            # In its container the server is reached from outside it; as a process of one machine,
+            # from there alone.
+            # As said above.
+            host=env.get("TENANTRY_BIND_HOST") or ("127.0.0.1" if local else "0.0.0.0"),  # noqa: S104
             memory_bytes=_whole("TENANTRY_MODEL_MEMORY_BYTES", default_budget(), 1, 1 << 60),
-            # SageMaker unloads models of a multi-model endpoint itself; over a batch's folder nobody else would.
+            # SageMaker unloads models of a multi-model endpoint itself; over a batch's folder
+            # nobody else would.
             evict=evict == "lru" or not multi_model,
             body_bytes=limit,
             threads=_whole("TENANTRY_PREDICT_THREADS", os.cpu_count() or 1, 1, 1024),
@@ -131,7 +147,9 @@ class ServingApp(Generic[ModelT]):
         limits = ArchiveLimits()
         # What does not fit in memory, or could not be extracted, is not fetched either.
         most_bytes = min(settings.memory_bytes, limits.extracted_bytes)
-        self._remote = RemoteModels(settings.models_uri, most_bytes) if settings.models_uri else None
+        self._remote = (
+            RemoteModels(settings.models_uri, most_bytes) if settings.models_uri else None
+        )
         self.store: ModelStore[ModelT] = ModelStore(
             predictor,
             settings.memory_bytes,
@@ -142,14 +160,17 @@ class ServingApp(Generic[ModelT]):
         )
         self._asynchronous = inspect.iscoroutinefunction(predictor.predict)
         self._inline = self._asynchronous or bool(getattr(predictor, "inline", False))
-        self._many = not settings.multi_model and not self._remote and is_model_folder(settings.model_folder)
+        self._many = (
+            not settings.multi_model and not self._remote and is_model_folder(settings.model_folder)
+        )
         self._started = time.monotonic()
         self._answers: dict[int, int] = {}
 
     async def start(self) -> None:
         """Make the family ready, and load the one model of a server that has one.
 
-        Raises `ServingError` when the model cannot be loaded, `ValueError` when the family's settings are wrong.
+        Raises `ServingError` when the model cannot be loaded, `ValueError` when the family's
+        settings are wrong.
         """
         if (start := getattr(self._predictor, "start", None)) is not None:
             start()
@@ -163,7 +184,9 @@ class ServingApp(Generic[ModelT]):
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+    async def __call__(
+        self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send
+    ) -> None:
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
@@ -174,16 +197,29 @@ class ServingApp(Generic[ModelT]):
         except ServingError as error:
             status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
         except InvalidRequest as error:
-            status, body, content_type = 400, BadRequest(error.message, error.field, error.reason).body(), _JSON
+            status, body, content_type = (
+                400,
+                BadRequest(error.message, error.field, error.reason).body(),
+                _JSON,
+            )
         except _ClientGoneError:
             return
-        except Exception as error:  # noqa: BLE001 - whatever a family raises is an answer, and the server goes on
+        # Whatever a family raises is an answer, and the server goes on.
+        except Exception as error:  # noqa: BLE001
             # The place is logged, the message is not: it may hold a tenant's data.
-            _log.error("request_failed %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            _log.error(
+                "request_failed %s\n%s",
+                type(error).__name__,
+                "".join(traceback.format_tb(error.__traceback__)),
+            )
             message = f"the prediction failed: {type(error).__name__}"
             status, body, content_type = 500, ServingError(message).body(), _JSON
         self._answers[status] = self._answers.get(status, 0) + 1
-        headers = [(b"content-type", content_type.encode("latin-1")), (b"content-length", b"%d" % len(body)), *more]
+        headers = [
+            (b"content-type", content_type.encode("latin-1")),
+            (b"content-length", b"%d" % len(body)),
+            *more,
+        ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -214,13 +250,19 @@ class ServingApp(Generic[ModelT]):
             return self._execution_parameters()
         if path == b"/_status" and method == "GET":
             return self._status()
-        raise NotFound(f"there is no {method} {unquote(path.decode('latin-1'))[:200]} on this server")
+        raise NotFound(
+            f"there is no {method} {unquote(path.decode('latin-1'))[:200]} on this server"
+        )
 
-    async def _invoke_model(self, name: str, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+    async def _invoke_model(
+        self, name: str, scope: MutableMapping[str, Any], receive: _Receive
+    ) -> Answer:
         body = await self._body(scope, receive)
         entry = self.store.acquire(name)
         try:
-            return await self._while_connected(receive, self._predict(entry.model, body, *_types(scope)))
+            return await self._while_connected(
+                receive, self._predict(entry.model, body, *_types(scope))
+            )
         finally:
             self.store.release(entry)
 
@@ -237,7 +279,8 @@ class ServingApp(Generic[ModelT]):
         return cast(Answer, result)
 
     async def _while_connected(self, receive: _Receive, work: Awaitable[_Result]) -> _Result:
-        """Wait for `work`; for a family that answers in its own time, call it off when the client goes away first."""
+        """Wait for `work`; for a family that answers in its own time, call it off when the client
+        goes away first."""
         if not self._asynchronous:
             return await work
         task = asyncio.ensure_future(work)
@@ -262,7 +305,12 @@ class ServingApp(Generic[ModelT]):
         name, url = request.get("model_name"), request.get("url")
         if not isinstance(name, str) or not _is_name(name):
             raise BadRequest("'model_name' must be 1 to 1024 printable characters", "model_name")
-        if not isinstance(url, str) or not 0 < len(url) <= 4096 or not url.startswith("/") or "\0" in url:
+        if (
+            not isinstance(url, str)
+            or not 0 < len(url) <= 4096
+            or not url.startswith("/")
+            or "\0" in url
+        ):
             raise BadRequest("'url' must be the absolute path of a folder or an archive", "url")
         await self.store.load(name, url)
         return Answer(b"{}")
@@ -275,9 +323,13 @@ class ServingApp(Generic[ModelT]):
             try:
                 after = base64.b64decode(token, altchars=b"-_", validate=True).decode()
             except ValueError as error:
-                raise BadRequest("the token is not one of this server's", "next_page_token") from error
+                raise BadRequest(
+                    "the token is not one of this server's", "next_page_token"
+                ) from error
         page, last = self.store.page(after)
-        document: dict[str, Any] = {"models": [{"modelName": name, "modelUrl": url} for name, url in page]}
+        document: dict[str, Any] = {
+            "models": [{"modelName": name, "modelUrl": url} for name, url in page]
+        }
         if last is not None:
             document["nextPageToken"] = base64.urlsafe_b64encode(last.encode()).decode()
         return _json(document)
@@ -299,12 +351,15 @@ class ServingApp(Generic[ModelT]):
             else:
                 entry = self.store.acquire(SINGLE)
             try:
-                return await self._while_connected(receive, self._predict(entry.model, body, content_type, accept))
+                return await self._while_connected(
+                    receive, self._predict(entry.model, body, content_type, accept)
+                )
             finally:
                 self.store.release(entry)
         records, content_type = split_records(body, content_type)
         answers: list[bytes] = []
-        # An inline family answers one after another; others are given several at once, for their threads or batches.
+        # An inline family answers one after another; others are given several at once, for their
+        # threads or batches.
         step = 1 if self._inline and not self._asynchronous else TOGETHER
         for start in range(0, len(records), step):
             group = [
@@ -314,35 +369,49 @@ class ServingApp(Generic[ModelT]):
             try:
                 answers += await self._while_connected(receive, asyncio.gather(*group))
             finally:
-                # One that cannot be answered fails them all: a family with work in hand for the others may drop it.
+                # One that cannot be answered fails them all: a family with work in hand for the
+                # others may drop it.
                 for unwanted in group if self._asynchronous else ():
                     unwanted.cancel()
         return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
 
     async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
-        """The line that answers one record of a batch; what is wrong with it is told with its number."""
+        """The line that answers one record of a batch; what is wrong with it is told with its
+        number."""
         try:
             entry: Loaded[ModelT]
             if self._many:
                 name, record = model_of_record(record)
                 content_type = _JSON
-                entry = await self.store.acquire_or_load(name, str(self._settings.model_folder / name))
+                entry = await self.store.acquire_or_load(
+                    name, str(self._settings.model_folder / name)
+                )
             else:
                 entry = self.store.acquire(SINGLE)
             try:
-                return one_line((await self._predict(entry.model, record, content_type, _JSON)).body)
+                return one_line(
+                    (await self._predict(entry.model, record, content_type, _JSON)).body
+                )
             finally:
                 self.store.release(entry)
         except InvalidRequest as error:
-            raise BadRequest(f"record {number}: {error.message}", error.field, error.reason) from error
+            raise BadRequest(
+                f"record {number}: {error.message}", error.field, error.reason
+            ) from error
         except ServingError as error:
             raise type(error)(f"record {number}: {error.message}", error.field) from error
 
     def _execution_parameters(self) -> Answer:
-        concurrency = 2 if self._inline and not self._asynchronous else max(2, self._settings.threads)
+        concurrency = (
+            2 if self._inline and not self._asynchronous else max(2, self._settings.threads)
+        )
         megabytes = self._settings.body_bytes // (1024 * 1024)
         return _json(
-            {"MaxConcurrentTransforms": concurrency, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": megabytes}
+            {
+                "MaxConcurrentTransforms": concurrency,
+                "BatchStrategy": "MULTI_RECORD",
+                "MaxPayloadInMB": megabytes,
+            }
         )
 
     def _status(self) -> Answer:
@@ -401,12 +470,15 @@ def _name(raw: bytes) -> str:
     except UnicodeError as error:
         raise BadRequest("the model's name in the path is not UTF-8", "model_name") from error
     if not _is_name(name):
-        raise BadRequest("the model's name in the path must be 1 to 1024 printable characters", "model_name")
+        raise BadRequest(
+            "the model's name in the path must be 1 to 1024 printable characters", "model_name"
+        )
     return name
 
 
 def _is_name(name: str) -> bool:
-    # A name is only ever a key of a dictionary, never a path; printable, so that it can stand in a log line.
+    # A name is only ever a key of a dictionary, never a path; printable, so that it can stand in a
+    # log line.
     return 0 < len(name) <= 1024 and name.isprintable()
 
 
@@ -415,9 +487,11 @@ def _json(document: dict[str, Any]) -> Answer:
 
 
 def main(predictor: Predictor[ModelT]) -> int:
-    """Serve until SIGTERM or SIGINT, then finish the requests in flight; returns the process's exit status.
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight; returns the process's exit
+    status.
 
-    1 when the settings are wrong, the one model cannot be loaded, or the port is taken; the reason is in the log.
+    1 when the settings are wrong, the one model cannot be loaded, or the port is taken; the reason
+    is in the log.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     # uvicorn is imported here, so that a family's own tests import only the protocol.
@@ -426,8 +500,12 @@ def main(predictor: Predictor[ModelT]) -> int:
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # uvicorn's own would raise the signal again at the end, and the process would not exit with 0.
-            previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+            # uvicorn's own would raise the signal again at the end, and the process would not exit
+            # with 0.
+            previous = {
+                number: signal.signal(number, self.handle_exit)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
             try:
                 yield
             finally:
@@ -449,7 +527,8 @@ def main(predictor: Predictor[ModelT]) -> int:
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                # Longer than a proxy in front keeps its connections, so that it is the one to close them.
+                # Longer than a proxy in front keeps its connections, so that it is the one to close
+                # them.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 backlog=2048,
@@ -463,8 +542,11 @@ def main(predictor: Predictor[ModelT]) -> int:
                 return 1
             _log.info(
                 "serving family=%s host=%s port=%d memory_bytes=%d",
-                predictor.family, settings.host, settings.port, settings.memory_bytes,
-            )  # fmt: skip
+                predictor.family,
+                settings.host,
+                settings.port,
+                settings.memory_bytes,
+            )
             await server.serve()
         finally:
             app.close()

@@ -1,4 +1,5 @@
-"""What the server answers when it cannot answer: one class per status code, JSON bodies as in docs/contracts.md."""
+"""What the server answers when it cannot answer: one class per status code, JSON bodies as in
+docs/contracts.md."""
 
 # ruff: noqa: N818 - named for the answers they are, as the codes in their bodies
 import json
@@ -6,7 +7,8 @@ from typing import ClassVar
 
 
 class ServingError(Exception):
-    """An answer that is not a prediction; `field` names what is at fault in the request, where something is."""
+    """An answer that is not a prediction; `field` names what is at fault in the request, where
+    something is."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "InternalError"
@@ -30,7 +32,8 @@ class ServingError(Exception):
 
 
 class BadRequest(ServingError):
-    """400: the request, or the archive it names, cannot be used as it is; `reason` names the kind of fault for programs."""
+    """400: the request, or the archive it names, cannot be used as it is; `reason` names the kind
+    of fault for programs."""
 
     status = 400
     code = "InvalidRequest"
@@ -75,12 +78,15 @@ class BodyTooLarge(ServingError):
 
 
 class TooManyRequests(ServingError):
-    """429: as much is waiting as the server lets wait, for this model or for all; nothing of the request was begun."""
+    """429: as much is waiting as the server lets wait, for this model or for all; nothing of the
+    request was begun."""
 
     status = 429
     code = "TooManyRequests"
 
-    def __init__(self, message: str, field: str | None = None, *, retry_after_seconds: int = 1) -> None:
+    def __init__(
+        self, message: str, field: str | None = None, *, retry_after_seconds: int = 1
+    ) -> None:
         super().__init__(message, field)
         self.retry_after_seconds = retry_after_seconds
 
@@ -97,7 +103,8 @@ class DeadlineExceeded(ServingError):
 
 
 class OutOfMemory(ServingError):
-    """507: the model does not fit beside those that are loaded; SageMaker then unloads some and tries again."""
+    """507: the model does not fit beside those that are loaded; SageMaker then unloads some and
+    tries again."""
 
     status = 507
     code = "InsufficientMemory"

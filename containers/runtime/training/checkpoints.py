@@ -1,8 +1,9 @@
-"""What each task leaves in /opt/ml/checkpoints: its files if it has any, its archive, then its outcome.
+"""What each task leaves in /opt/ml/checkpoints: its files if it has any, its archive, then its
+outcome.
 
 SageMaker copies this folder to S3 while the job runs and back when it starts again
-(docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), so a file appears here whole or not at all, and an
-outcome stands here only after the archive and the files it speaks of.
+(docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), so a file appears here whole or
+not at all, and an outcome stands here only after the archive and the files it speaks of.
 """
 
 import errno
@@ -32,7 +33,8 @@ _log = logging.getLogger(__name__)
 
 
 class UnusableResult(ValueError):  # noqa: N818 - the task's reason begins with its sentence
-    """What a family gave as a task's result cannot be stored; the message says what is wrong with it."""
+    """What a family gave as a task's result cannot be stored; the message says what is wrong with
+    it."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ class Checkpoints:
         return self._folder / task.tenant / task.version
 
     def existing(self, task: Task) -> dict[str, Any] | None:
-        """The outcome an earlier run of this job left for `task`, or None when there is none that holds.
+        """The outcome an earlier run of this job left for `task`, or None when there is none that
+        holds.
 
-        It holds when it is of this very task and, if it succeeded, when its archive and its files are there, byte for byte.
+        It holds when it is of this very task and, if it succeeded, when its archive and its files
+        are there, byte for byte.
         """
         path = self.outcome_path(task)
         try:
@@ -76,7 +80,11 @@ class Checkpoints:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):
-            _log.warning("outcome_unreadable tenant=%s version=%s: the task is done again", task.tenant, task.version)
+            _log.warning(
+                "outcome_unreadable tenant=%s version=%s: the task is done again",
+                task.tenant,
+                task.version,
+            )
             return None
         if not isinstance(outcome, dict) or outcome.get("format") != 1:
             return None
@@ -93,7 +101,11 @@ class Checkpoints:
             found = asdict(digest_of(archive))
             if found == outcome.get("archive") and self._files_hold(task, outcome.get("files", {})):
                 return outcome
-        _log.warning("archive_differs tenant=%s version=%s: the task is done again", task.tenant, task.version)
+        _log.warning(
+            "archive_differs tenant=%s version=%s: the task is done again",
+            task.tenant,
+            task.version,
+        )
         return None
 
     def _files_hold(self, task: Task, files: Any) -> bool:
@@ -101,7 +113,8 @@ class Checkpoints:
             return False
         folder = self.files_folder(task)
         return all(
-            (folder / name).is_file() and asdict(digest_of(folder / name)) == digest for name, digest in files.items()
+            (folder / name).is_file() and asdict(digest_of(folder / name)) == digest
+            for name, digest in files.items()
         )
 
     def succeeded(
@@ -115,11 +128,13 @@ class Checkpoints:
         spent: Spent,
         workspace: Path,
     ) -> dict[str, Any]:
-        """Archive `folder` with its card, put files, archive and outcome in place, and return the outcome.
+        """Archive `folder` with its card, put files, archive and outcome in place, and return the
+        outcome.
 
-        `files` are moved, by the names they get. Raises `UnusableResult` for metrics that are no finite numbers, a card
-        that is no JSON or too large, files of other names, numbers or sizes than are taken, or a folder that cannot be
-        archived (`RefusedArchive`, `OSError`); then nothing was put in place.
+        `files` are moved, by the names they get. Raises `UnusableResult` for metrics that are no
+        finite numbers, a card that is no JSON or too large, files of other names, numbers or sizes
+        than are taken, or a folder that cannot be archived (`RefusedArchive`, `OSError`); then
+        nothing was put in place.
         """
         numbers = _finite(metrics)
         own_card = _json_value(card, "card")
@@ -138,7 +153,9 @@ class Checkpoints:
             raise UnusableResult(f"the card is larger than {CARD_BYTES} bytes")
         temporary = workspace / "archive.tar.gz"
         digest = write_archive(folder, temporary, {"card.json": card_bytes})
-        outcome = _outcome(task, "succeeded", spent, metrics=numbers, card=own_card, archive=digest, files=digests)
+        outcome = _outcome(
+            task, "succeeded", spent, metrics=numbers, card=own_card, archive=digest, files=digests
+        )
         content = _with_preview(outcome, preview, task)
         # Files of a run that was cut off may be here, of other names than these.
         shutil.rmtree(self.files_folder(task), ignore_errors=True)
@@ -148,7 +165,9 @@ class Checkpoints:
         self._put_outcome(task, content, workspace)
         return outcome
 
-    def failed(self, task: Task, reason: str, *, retryable: bool, spent: Spent, workspace: Path) -> dict[str, Any]:
+    def failed(
+        self, task: Task, reason: str, *, retryable: bool, spent: Spent, workspace: Path
+    ) -> dict[str, Any]:
         """Put the outcome of a task that failed in place, and return it."""
         outcome = _outcome(task, "failed", spent, reason=_sentence(reason), retryable=retryable)
         # Files and an archive without an outcome may be here from a run that was cut off before it.
@@ -197,8 +216,8 @@ def _outcome(
 
 
 def _with_preview(outcome: dict[str, Any], preview: Mapping[str, Any], task: Task) -> bytes:
-    """The outcome as bytes, with `preview` if it is JSON and fits; raises `UnusableResult` when it is too large even
-    without."""
+    """The outcome as bytes, with `preview` if it is JSON and fits; raises `UnusableResult` when it
+    is too large even without."""
     try:
         outcome["preview"] = _json_value(preview, "preview")
         content = _dumps(outcome)
@@ -229,20 +248,29 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _digests(files: Mapping[str, Path]) -> dict[str, ArchiveDigest]:
-    """Size and hash of each file by its name; raises `UnusableResult` for names, numbers and sizes that are not taken."""
+    """Size and hash of each file by its name; raises `UnusableResult` for names, numbers and sizes
+    that are not taken."""
     if len(files) > FILES:
-        raise UnusableResult(f"there are {len(files)} files beside the archive; at most {FILES} are taken")
+        raise UnusableResult(
+            f"there are {len(files)} files beside the archive; at most {FILES} are taken"
+        )
     digests: dict[str, ArchiveDigest] = {}
     for name, path in files.items():
         if not _FILE_NAME.fullmatch(name):
-            raise UnusableResult(f"{ascii(name)[:120]} is no file's name of up to 100 of a-z, 0-9 and ._-")
+            raise UnusableResult(
+                f"{ascii(name)[:120]} is no file's name of up to 100 of a-z, 0-9 and ._-"
+            )
         if path.is_symlink() or not path.is_file():
             raise UnusableResult(f"{name} is not a plain file; links and devices are refused")
         if path.stat().st_size > FILE_BYTES:
-            raise UnusableResult(f"{name} has {path.stat().st_size} bytes; at most {FILE_BYTES} are taken")
+            raise UnusableResult(
+                f"{name} has {path.stat().st_size} bytes; at most {FILE_BYTES} are taken"
+            )
         digests[name] = digest_of(path)
     if sum(digest.bytes for digest in digests.values()) > FILES_BYTES:
-        raise UnusableResult(f"the files beside the archive have more than {FILES_BYTES} bytes together")
+        raise UnusableResult(
+            f"the files beside the archive have more than {FILES_BYTES} bytes together"
+        )
     return digests
 
 

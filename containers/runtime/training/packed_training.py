@@ -1,9 +1,9 @@
 """The loop of a training container that makes many tenants' models in one job.
 
-A family gives a `Trainer`; `main(trainer)` is all a container's `train` script calls. The loop reads the tasks, hands
-them to the family in batches, and stores each result as soon as the family yields it, so that whatever interrupts the
-job costs only the work in hand, and a tenant's bad data fail that tenant alone. The contract stands in
-docs/contracts.md, "Training container".
+A family gives a `Trainer`; `main(trainer)` is all a container's `train` script calls. The loop
+reads the tasks, hands them to the family in batches, and stores each result as soon as the family
+yields it, so that whatever interrupts the job costs only the work in hand, and a tenant's bad data
+fail that tenant alone. The contract stands in docs/contracts.md, "Training container".
 """
 
 import contextlib
@@ -32,7 +32,16 @@ from containers.runtime.training.training_input import (
     read_training_input,
 )
 
-__all__ = ["InvalidTrainingInput", "Progress", "Refused", "Task", "Trained", "Trainer", "Underway", "main"]
+__all__ = [
+    "InvalidTrainingInput",
+    "Progress",
+    "Refused",
+    "Task",
+    "Trained",
+    "Trainer",
+    "Underway",
+    "main",
+]
 
 # SageMaker shows the first 1,024 characters of output/failure as the job's FailureReason.
 FAILURE_CHARACTERS: Final = 1024
@@ -48,8 +57,9 @@ Progress = Callable[[Mapping[str, Any]], None]
 class Trained:
     """A model that was made. `folder` holds the files to archive; the runtime adds card.json.
 
-    `metrics` are finite numbers; `card` says what the model is; `preview` is small data for people to look at. `files` are
-    what the tenant gets at once, beside the archive and before the job ends: the names they get, and where they lie.
+    `metrics` are finite numbers; `card` says what the model is; `preview` is small data for people
+    to look at. `files` are what the tenant gets at once, beside the archive and before the job
+    ends: the names they get, and where they lie.
     """
 
     task: Task
@@ -62,10 +72,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Underway:
-    """How far `tasks` are that are worked on together: `step` of `steps`, and figures such as the loss.
+    """How far `tasks` are that are worked on together: `step` of `steps`, and figures such as the
+    loss.
 
-    A family whose results are minutes apart yields it after each step: the loop ends between two of them when it is asked
-    to stop, tells it every few seconds, and counts the time since the last one to `tasks` in equal parts.
+    A family whose results are minutes apart yields it after each step: the loop ends between two of
+    them when it is asked to stop, tells it every few seconds, and counts the time since the last
+    one to `tasks` in equal parts.
     """
 
     tasks: Sequence[Task]
@@ -94,22 +106,25 @@ class Trainer(Protocol):
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
     ) -> Iterator[Trained | Refused | Underway]:
-        """Yield the result of each of `tasks`, each as soon as it is known, in any order, and what is under way between.
+        """Yield the result of each of `tasks`, each as soon as it is known, in any order, and what
+        is under way between.
 
-        `workspace` is an empty folder for this call, deleted after it. An exception costs only what was not yielded:
-        those tasks are given again one by one. `InvalidTrainingInput`, for hyperparameters that no task can be trained
-        with, fails the job.
+        `workspace` is an empty folder for this call, deleted after it. An exception costs only what
+        was not yielded: those tasks are given again one by one. `InvalidTrainingInput`, for
+        hyperparameters that no task can be trained with, fails the job.
         """
         ...
 
 
 def main(
-    trainer: Trainer, open_progress: Callable[[], contextlib.AbstractContextManager[Progress]] | None = None
+    trainer: Trainer,
+    open_progress: Callable[[], contextlib.AbstractContextManager[Progress]] | None = None,
 ) -> int:
     """Run the training job that the surroundings describe, and return the process's exit status.
 
-    0 when every task of this instance has an outcome, whatever it is; 1 when the loop could not run, with the reason in
-    output/failure; 143 when SIGTERM or SIGINT ended it early. `open_progress` is where progress is told.
+    0 when every task of this instance has an outcome, whatever it is; 1 when the loop could not
+    run, with the reason in output/failure; 143 when SIGTERM or SIGINT ended it early.
+    `open_progress` is where progress is told.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     base = base_folder()
@@ -155,14 +170,18 @@ class _Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the shape of a signal handler
+    # The shape of a signal handler.
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.asked = True
 
 
@@ -185,7 +204,8 @@ class _Stopwatch:
 
 
 class _Account:
-    """What each task of a batch has cost: the time since the result before, and its part of what was done together."""
+    """What each task of a batch has cost: the time since the result before, and its part of what
+    was done together."""
 
     def __init__(self) -> None:
         self._watch = _Stopwatch()
@@ -197,7 +217,8 @@ class _Account:
         for task in tasks:
             before = self._shares.get(task.task, Spent(0.0, 0.0))
             self._shares[task.task] = Spent(
-                before.seconds + spent.seconds / len(tasks), before.cpu_seconds + spent.cpu_seconds / len(tasks)
+                before.seconds + spent.seconds / len(tasks),
+                before.cpu_seconds + spent.cpu_seconds / len(tasks),
             )
 
     def settle(self, task: Task) -> Spent:
@@ -209,7 +230,9 @@ class _Account:
 class _Loop:
     """One instance's work on a packed training job."""
 
-    def __init__(self, trainer: Trainer, work: TrainingInput, base: Path, progress: Progress, stop: _Stop) -> None:
+    def __init__(
+        self, trainer: Trainer, work: TrainingInput, base: Path, progress: Progress, stop: _Stop
+    ) -> None:
         self._trainer = trainer
         self._work = work
         self._base = base
@@ -224,9 +247,15 @@ class _Loop:
         started = time.monotonic()
         _log.info(
             "training_started workload=%s pack=%s host=%s instances=%d tasks=%d batch_size=%d",
-            work.workload, work.pack, work.current_host, len(work.hosts), len(work.tasks), work.batch_size,
-        )  # fmt: skip
-        # Beside checkpoints, so that results are renamed into place on one file system; and never synced to S3.
+            work.workload,
+            work.pack,
+            work.current_host,
+            len(work.hosts),
+            len(work.tasks),
+            work.batch_size,
+        )
+        # Beside checkpoints, so that results are renamed into place on one file system; and never
+        # synced to S3.
         self._base.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix="workspace-", dir=self._base))
         try:
@@ -246,7 +275,8 @@ class _Loop:
         return len(self._work.tasks) - self._counts["succeeded"] - self._counts["failed"]
 
     def _without_those_done(self, workspace: Path) -> list[Task]:
-        """The tasks to compute; those an earlier run of the job ended are reported again, those without data fail."""
+        """The tasks to compute; those an earlier run of the job ended are reported again, those
+        without data fail."""
         left = []
         for task in self._work.tasks:
             outcome = self._checkpoints.existing(task)
@@ -257,13 +287,18 @@ class _Loop:
                 self._started(task)
                 reason = "the training data of this task did not reach the training job"
                 nothing = Spent(0.0, 0.0)
-                self._ended(self._checkpoints.failed(task, reason, retryable=True, spent=nothing, workspace=workspace))
+                self._ended(
+                    self._checkpoints.failed(
+                        task, reason, retryable=True, spent=nothing, workspace=workspace
+                    )
+                )
             else:
                 left.append(task)
         return left
 
     def _do(self, batch: Sequence[Task], workspace: Path) -> None:
-        """Train a batch; where it raises with several tasks left, train those one by one to find the bad one."""
+        """Train a batch; where it raises with several tasks left, train those one by one to find
+        the bad one."""
         for task in batch:
             self._started(task)
         left = self._attempt(batch, workspace, last=len(batch) == 1)
@@ -273,7 +308,8 @@ class _Loop:
             self._attempt([task], workspace, last=True)
 
     def _attempt(self, tasks: Sequence[Task], workspace: Path, *, last: bool) -> list[Task]:
-        """Give `tasks` to the family once and store what it yields; returns those to be tried again.
+        """Give `tasks` to the family once and store what it yields; returns those to be tried
+        again.
 
         With `last`, a task that is not yielded fails here.
         """
@@ -287,11 +323,14 @@ class _Loop:
         try:
             while pending and not self._stop.asked:
                 try:
-                    results = results or iter(self._trainer.train(tasks, self._work.hyperparameters, folder))
+                    results = results or iter(
+                        self._trainer.train(tasks, self._work.hyperparameters, folder)
+                    )
                     result = next(results, None)
                 except InvalidTrainingInput:
                     raise
-                except (Exception, SystemExit) as error:  # noqa: BLE001 - a family's failure is its tasks' failure
+                # A family's failure is its tasks' failure.
+                except (Exception, SystemExit) as error:  # noqa: BLE001
                     raised = True
                     problem = f"{type(error).__name__}: {error}"
                     _log.exception("trainer_raised tasks=%s", ",".join(list(pending)[:20]))
@@ -299,13 +338,19 @@ class _Loop:
                 if result is None:
                     break
                 if isinstance(result, Underway):
-                    account.share([task for task in result.tasks if task.task in pending] or list(pending.values()))
+                    account.share(
+                        [task for task in result.tasks if task.task in pending]
+                        or list(pending.values())
+                    )
                     if time.monotonic() - told >= PROGRESS_SECONDS:
                         told = time.monotonic()
                         self._underway(result)
                     continue
                 if not isinstance(result, Trained | Refused) or result.task.task not in pending:
-                    _log.error("result_ignored: it is neither Trained nor Refused, not of this batch, or came twice")
+                    _log.error(
+                        "result_ignored: it is neither Trained nor Refused, not of this batch, or "
+                        "came twice"
+                    )
                     continue
                 task = pending.pop(result.task.task)
                 self._ended(self._store(task, result, account.settle(task), workspace))
@@ -321,48 +366,89 @@ class _Loop:
             return list(pending.values())
         for task in pending.values():
             spent = account.settle(task)
-            self._ended(self._checkpoints.failed(task, problem, retryable=True, spent=spent, workspace=workspace))
+            self._ended(
+                self._checkpoints.failed(
+                    task, problem, retryable=True, spent=spent, workspace=workspace
+                )
+            )
         return []
 
-    def _store(self, task: Task, result: Trained | Refused, spent: Spent, workspace: Path) -> dict[str, Any]:
+    def _store(
+        self, task: Task, result: Trained | Refused, spent: Spent, workspace: Path
+    ) -> dict[str, Any]:
         if isinstance(result, Refused):
             return self._checkpoints.failed(
                 task, result.reason, retryable=result.retryable, spent=spent, workspace=workspace
             )
         try:
             return self._checkpoints.succeeded(
-                task, result.folder, result.metrics, result.card, result.preview, result.files, spent, workspace
+                task,
+                result.folder,
+                result.metrics,
+                result.card,
+                result.preview,
+                result.files,
+                spent,
+                workspace,
             )
         except (UnusableResult, RefusedArchive, FileNotFoundError) as error:
             reason = f"the model could not be stored: {error}"
-            return self._checkpoints.failed(task, reason, retryable=False, spent=spent, workspace=workspace)
+            return self._checkpoints.failed(
+                task, reason, retryable=False, spent=spent, workspace=workspace
+            )
 
     def _started(self, task: Task) -> None:
         _log.info("task_started task=%s tenant=%s version=%s", task.task, task.tenant, task.version)
-        self._tell({"event": "task_started", "task": task.task, "tenant": task.tenant, "version": task.version})
+        self._tell(
+            {
+                "event": "task_started",
+                "task": task.task,
+                "tenant": task.tenant,
+                "version": task.version,
+            }
+        )
 
     def _underway(self, result: Underway) -> None:
         figures = " ".join(f"{name}={value:.4g}" for name, value in result.figures.items())
-        _log.info("training_underway tasks=%d step=%d/%d %s", len(result.tasks), result.step, result.steps, figures)
+        _log.info(
+            "training_underway tasks=%d step=%d/%d %s",
+            len(result.tasks),
+            result.step,
+            result.steps,
+            figures,
+        )
         for task in result.tasks:
-            self._tell({"event": "task_progress", "task": task.task, "step": result.step, "steps": result.steps})
+            self._tell(
+                {
+                    "event": "task_progress",
+                    "task": task.task,
+                    "step": result.step,
+                    "steps": result.steps,
+                }
+            )
 
     def _ended(self, outcome: Mapping[str, Any]) -> None:
         self._counts[outcome["status"]] += 1
         _log.info(
             "task_finished task=%s tenant=%s version=%s status=%s seconds=%s",
-            outcome["task"], outcome["tenant"], outcome["version"], outcome["status"], outcome.get("seconds"),
-        )  # fmt: skip
+            outcome["task"],
+            outcome["tenant"],
+            outcome["version"],
+            outcome["status"],
+            outcome.get("seconds"),
+        )
         self._tell({"event": "task_finished", "outcome": outcome})
 
     def _tell(self, payload: Mapping[str, Any]) -> None:
         try:
             self._progress(payload)
-        except Exception:  # noqa: BLE001 - the outcome in checkpoints is what counts, a message is only its herald
+        # The outcome in checkpoints is what counts, a message is only its herald.
+        except Exception:  # noqa: BLE001
             _log.exception("progress_lost event=%s", payload["event"])
 
     def _write_summary(self, seconds: float) -> None:
-        """Counts for SageMaker's own model.tar.gz, which merges the folders of all instances: one name each."""
+        """Counts for SageMaker's own model.tar.gz, which merges the folders of all instances: one
+        name each."""
         work = self._work
         summary = {
             "format": 1,

@@ -1,8 +1,9 @@
 """Progress of a training container, sent to Dagster while it runs.
 
-Started by Dagster (its Pipes variables are in the environment), each instance writes its messages to S3 below its own
-host name; started otherwise, each message is a line of standard output. Progress never fails a training: what goes wrong
-here is told on standard error, and the training goes on.
+Started by Dagster (its Pipes variables are in the environment), each instance writes its messages
+to S3 below its own host name; started otherwise, each message is a line of standard output.
+Progress never fails a training: what goes wrong here is told on standard error, and the training
+goes on.
 """
 
 import json
@@ -39,7 +40,8 @@ DEFAULT_INTERVAL: Final = 1.0
 
 CLOSE_TIMEOUT: Final = 60.0
 """Seconds to bring the last messages to S3. SageMaker kills a container 120 s after SIGTERM
-(https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html)."""
+(https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
+"""
 
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
 _SLOWEST_RETRY: Final = 30.0
@@ -49,9 +51,10 @@ _SLOWEST_RETRY: Final = 30.0
 def open_pipes_progress() -> Iterator[Report]:
     """Open the way progress is reported, and bring every message out before it closes.
 
-    With Dagster's Pipes variables in the environment, messages go to S3 from a thread of their own, about every second (or as
-    often as the Dagster side asks). A SIGTERM nobody handles ends the block as ``SystemExit`` would, so that nothing is
-    lost when SageMaker stops the job. Without the variables, each message is printed as a line of JSON.
+    With Dagster's Pipes variables in the environment, messages go to S3 from a thread of their own,
+    about every second (or as often as the Dagster side asks). A SIGTERM nobody handles ends the
+    block as ``SystemExit`` would, so that nothing is lost when SageMaker stops the job. Without the
+    variables, each message is printed as a line of JSON.
     """
     with ExitStack() as stack:
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
@@ -62,10 +65,13 @@ def open_pipes_progress() -> Iterator[Report]:
 
 
 def current_host() -> str:
-    """This instance's name, ``algo-1``, ``algo-2``, …, as SageMaker wrote it; ``algo-1`` where it wrote nothing."""
+    """This instance's name, ``algo-1``, ``algo-2``, …, as SageMaker wrote it; ``algo-1`` where it
+    wrote nothing."""
     folder = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
-        resources = json.loads((folder / "input/config/resourceconfig.json").read_text(encoding="utf-8"))
+        resources = json.loads(
+            (folder / "input/config/resourceconfig.json").read_text(encoding="utf-8")
+        )
         return str(resources["current_host"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         _tell(f"resourceconfig.json does not name this instance ({error!r}): it reports as algo-1")
@@ -77,7 +83,11 @@ def _open(stack: ExitStack) -> Report:
         import boto3
         from botocore.config import Config
 
-        retries = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=5, read_timeout=20)
+        retries = Config(
+            retries={"mode": "standard", "total_max_attempts": 5},
+            connect_timeout=5,
+            read_timeout=20,
+        )
         client = boto3.client("s3", config=retries)
         pipes = stack.enter_context(
             open_dagster_pipes(
@@ -85,7 +95,8 @@ def _open(stack: ExitStack) -> Report:
                 message_writer=InstanceMessageWriter(client, current_host()),
             )
         )
-    except Exception as error:  # noqa: BLE001  # Whatever it is, the training is worth more than its progress.
+    # Whatever it is, the training is worth more than its progress.
+    except Exception as error:  # noqa: BLE001
         _tell(f"Dagster Pipes could not be opened, progress goes to standard output: {error!r}")
         return _print_line
 
@@ -99,10 +110,12 @@ def _open(stack: ExitStack) -> Report:
 
 
 class InstanceMessageWriter(PipesMessageWriter["InstanceMessageChannel"]):
-    """Writes this instance's Pipes messages to S3, below the job's ``key_prefix`` and its own host name.
+    """Writes this instance's Pipes messages to S3, below the job's ``key_prefix`` and its own host
+    name.
 
-    ``dagster_pipes.PipesS3MessageWriter`` would have all instances write over each other (they share one environment),
-    ends for good at the first fault of S3, and begins anew over its old chunks when an instance is restarted.
+    ``dagster_pipes.PipesS3MessageWriter`` would have all instances write over each other (they
+    share one environment), ends for good at the first fault of S3, and begins anew over its old
+    chunks when an instance is restarted.
     """
 
     def __init__(self, client: "S3Client", host: str) -> None:
@@ -111,7 +124,8 @@ class InstanceMessageWriter(PipesMessageWriter["InstanceMessageChannel"]):
 
     @contextmanager
     def open(self, params: PipesParams) -> Iterator["InstanceMessageChannel"]:
-        """Open the channel; closing it waits until everything is in S3, for at most ``CLOSE_TIMEOUT`` seconds."""
+        """Open the channel; closing it waits until everything is in S3, for at most
+        ``CLOSE_TIMEOUT`` seconds."""
         prefix = "/".join(filter(None, [params.get("key_prefix"), self._host]))
         channel = InstanceMessageChannel(
             self._client, params["bucket"], prefix, float(params.get("interval", DEFAULT_INTERVAL))
@@ -127,9 +141,11 @@ class InstanceMessageWriter(PipesMessageWriter["InstanceMessageChannel"]):
 
 
 class InstanceMessageChannel(PipesMessageWriterChannel):
-    """Messages of one instance on their way to ``s3://{bucket}/{prefix}/{1, 2, 3, …}.json``, one JSON document a line.
+    """Messages of one instance on their way to ``s3://{bucket}/{prefix}/{1, 2, 3, …}.json``, one
+    JSON document a line.
 
-    Chunk n + 1 is written only once chunk n is there, so a reader that finds no next chunk has read everything.
+    Chunk n + 1 is written only once chunk n is there, so a reader that finds no next chunk has read
+    everything.
     """
 
     def __init__(self, client: "S3Client", bucket: str, prefix: str, interval: float) -> None:
@@ -152,7 +168,10 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
         self._closing.set()
         self._thread.join(CLOSE_TIMEOUT)
         if self._thread.is_alive():
-            _tell(f"messages were not written to s3://{self._bucket}/{self._prefix} within {CLOSE_TIMEOUT:.0f} s: lost")
+            _tell(
+                f"messages were not written to s3://{self._bucket}/{self._prefix} within "
+                f"{CLOSE_TIMEOUT:.0f} s: lost"
+            )
 
     def _upload(self) -> None:
         chunk = b""
@@ -167,10 +186,15 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
             try:
                 if self._next_chunk is None:
                     self._next_chunk = self._last_chunk() + 1
-                self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{self._next_chunk}.json", Body=chunk)
-            except Exception as error:  # noqa: BLE001  # The thread must outlive any fault of S3; the chunk is kept.
+                self._client.put_object(
+                    Bucket=self._bucket, Key=f"{self._prefix}/{self._next_chunk}.json", Body=chunk
+                )
+            # The thread must outlive any fault of S3; the chunk is kept.
+            except Exception as error:  # noqa: BLE001
                 pause = min(max(2 * pause, 1.0), _SLOWEST_RETRY)
-                _tell(f"messages could not be written, next try in at most {pause:.0f} s: {error!r}")
+                _tell(
+                    f"messages could not be written, next try in at most {pause:.0f} s: {error!r}"
+                )
                 if closing:
                     time.sleep(1.0)
                 continue
@@ -188,9 +212,12 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
         return b"\n".join(taken)
 
     def _last_chunk(self) -> int:
-        """The number of the last chunk this host has written: more than 0 if SageMaker restarted the instance."""
+        """The number of the last chunk this host has written: more than 0 if SageMaker restarted
+        the instance."""
         last = 0
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._prefix}/")
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=f"{self._prefix}/"
+        )
         for page in pages:
             for item in page.get("Contents", []):
                 number = item["Key"].rpartition("/")[2].removesuffix(".json")
@@ -200,12 +227,17 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM, where nobody handles it, run the ends of ``with`` blocks before the process ends."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    """Let SIGTERM, where nobody handles it, run the ends of ``with`` blocks before the process
+    ends."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
         yield
         return
 
-    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # The signature signal asks for.
+    # The signature signal asks for.
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)

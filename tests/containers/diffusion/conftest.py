@@ -56,11 +56,22 @@ def random_weights(layers: LoraLayers, seed: int, rank: int = RANK, scale: float
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator) * scale
 
-    return {name: (drawn(rank, *shape.down), drawn(shape.up, rank)) for name, shape in layers.shapes().items()}
+    return {
+        name: (drawn(rank, *shape.down), drawn(shape.up, rank))
+        for name, shape in layers.shapes().items()
+    }
 
 
 def card(base: Base, **fields: Any) -> AdapterCard:
-    return AdapterCard(**{"base": base.name, "base_digest": base.digest, "targets": TARGETS, "rank": RANK, **fields})
+    return AdapterCard(
+        **{
+            "base": base.name,
+            "base_digest": base.digest,
+            "targets": TARGETS,
+            "rank": RANK,
+            **fields,
+        }
+    )
 
 
 @pytest.fixture
@@ -73,7 +84,9 @@ def adapter(loaded_base: Base, layers: LoraLayers) -> Callable[..., Adapter]:
     return made
 
 
-def write_model(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]], card: AdapterCard, **more: Any) -> Path:
+def write_model(
+    folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]], card: AdapterCard, **more: Any
+) -> Path:
     """An adapter's files, as training leaves them in an archive."""
     folder.mkdir(parents=True, exist_ok=True)
     write_adapter(folder, weights)

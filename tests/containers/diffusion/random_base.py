@@ -1,4 +1,5 @@
-"""Tiny Stable Diffusion pipelines with random weights, SD 1.5's and SDXL's shape: what runs through them is real, what comes out is noise."""
+"""Tiny Stable Diffusion pipelines with random weights, SD 1.5's and SDXL's shape: what runs through
+them is real, what comes out is noise."""
 
 import json
 from pathlib import Path
@@ -106,7 +107,9 @@ def _tokenizer(folder: Path) -> Any:
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(
+        json.dumps({word: number for number, word in enumerate(words)})
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer.model_max_length = 24

@@ -1,4 +1,5 @@
-"""An adapter's files: written and read back, taken by diffusers and from it, and refused when they are anything else."""
+"""An adapter's files: written and read back, taken by diffusers and from it, and refused when they
+are anything else."""
 
 import json
 import pickle
@@ -12,7 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from containers.diffusion.adapters import adapter as adapter_files
-from containers.diffusion.adapters.adapter import Adapter, AdapterCard, UnusableAdapter, read_adapter, write_adapter
+from containers.diffusion.adapters.adapter import (
+    Adapter,
+    AdapterCard,
+    UnusableAdapter,
+    read_adapter,
+    write_adapter,
+)
 from containers.diffusion.adapters.lora import LoraLayers
 from containers.diffusion.base.pipeline import Base
 from tests.containers.diffusion.conftest import RANK, card, random_weights, write_model
@@ -21,7 +28,11 @@ from tests.containers.diffusion.conftest import RANK, card, random_weights, writ
 @pytest.fixture
 def folder(tmp_path: Path, loaded_base: Base, layers: LoraLayers) -> Path:
     """A good adapter's files."""
-    return write_model(tmp_path / "model", random_weights(layers, 1), card(loaded_base, prompts=("a star", "a heart")))
+    return write_model(
+        tmp_path / "model",
+        random_weights(layers, 1),
+        card(loaded_base, prompts=("a star", "a heart")),
+    )
 
 
 @pytest.fixture
@@ -47,7 +58,9 @@ def test_what_is_written_is_read_in_half_precision(
 def test_a_training_that_went_wrong_writes_nothing(tmp_path: Path, layers: LoraLayers) -> None:
     weights = random_weights(layers, 1)
     next(iter(weights.values()))[0][0] = 1e6
-    with pytest.raises(UnusableAdapter, match=r"not finite in half precision; train with a lower learning rate"):
+    with pytest.raises(
+        UnusableAdapter, match=r"not finite in half precision; train with a lower learning rate"
+    ):
         write_adapter(tmp_path, weights)
     assert not list(tmp_path.iterdir())
 
@@ -64,7 +77,9 @@ def test_a_file_with_alphas_is_scaled_by_them(
     assert torch.equal(scaled.weights[layer][1], 2 * plain.weights[layer][1])
 
 
-def test_a_part_of_the_layers_is_enough(folder: Path, layers: LoraLayers, read: Callable[[Path], Adapter]) -> None:
+def test_a_part_of_the_layers_is_enough(
+    folder: Path, layers: LoraLayers, read: Callable[[Path], Adapter]
+) -> None:
     names = list(layers.shapes())[:2]
     weights = random_weights(layers, 3, rank=2)
     write_adapter(folder, {name: weights[name] for name in names})
@@ -102,14 +117,19 @@ def pickled_under_the_name(folder: Path) -> None:
 
 
 def header_of(**entries: Any) -> bytes:
-    return json.dumps({A: {"dtype": "F32", "shape": [2, 64], "data_offsets": [0, 512], **entries}}).encode()
+    return json.dumps(
+        {A: {"dtype": "F32", "shape": [2, 64], "data_offsets": [0, 512], **entries}}
+    ).encode()
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (pickled, r"is not there; found .*pytorch_lora_weights\.bin.*never from pickles"),
     "pickle under the name": (pickled_under_the_name, "no safetensors file"),
     "nothing": (lambda folder: (folder / "adapter.safetensors").unlink(), "is not there"),
-    "empty": (lambda folder: (folder / "adapter.safetensors").write_bytes(b""), "no safetensors file"),
+    "empty": (
+        lambda folder: (folder / "adapter.safetensors").write_bytes(b""),
+        "no safetensors file",
+    ),
     "cut": (
         lambda folder: (folder / "adapter.safetensors").write_bytes(
             (folder / "adapter.safetensors").read_bytes()[:-100]
@@ -117,43 +137,77 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         "no safetensors file",
     ),
     "endless header": (lambda folder: with_header(folder, b"{}", 2**63), "its header would have"),
-    "header beyond the file": (lambda folder: with_header(folder, b"{}", 3), "its header would have"),
+    "header beyond the file": (
+        lambda folder: with_header(folder, b"{}", 3),
+        "its header would have",
+    ),
     "header of noise": (lambda folder: with_header(folder, b"\xff" * 64), "its header is not JSON"),
     "deep header": (lambda folder: with_header(folder, b"[" * 100_000), "its header is not JSON"),
-    "header that is a list": (lambda folder: with_header(folder, b"[1, 2]"), "its header is no object"),
+    "header that is a list": (
+        lambda folder: with_header(folder, b"[1, 2]"),
+        "its header is no object",
+    ),
     "no tensors": (lambda folder: with_header(folder, b"{}"), "holds no weights"),
     "tensor beyond the file": (
         lambda folder: rewritten_header(folder, {"data_offsets": [0, 2**40]}),
         "no safetensors file",
     ),
-    "tensor that is a word": (lambda folder: with_header(folder, json.dumps({A: "x"}).encode()), "must be of type"),
-    "negative side": (lambda folder: with_header(folder, header_of(shape=[-1, 64])), "has no shape"),
-    "sides that are words": (lambda folder: with_header(folder, header_of(shape=["2", 64])), "has no shape"),
-    "another type": (lambda folder: with_header(folder, header_of(dtype="F64")), "must be of type BF16, F16, F32"),
+    "tensor that is a word": (
+        lambda folder: with_header(folder, json.dumps({A: "x"}).encode()),
+        "must be of type",
+    ),
+    "negative side": (
+        lambda folder: with_header(folder, header_of(shape=[-1, 64])),
+        "has no shape",
+    ),
+    "sides that are words": (
+        lambda folder: with_header(folder, header_of(shape=["2", 64])),
+        "has no shape",
+    ),
+    "another type": (
+        lambda folder: with_header(folder, header_of(dtype="F64")),
+        "must be of type BF16, F16, F32",
+    ),
     "another layer": (
-        lambda folder: rewritten(folder, lambda t: t.update({"unet.mid_block.lora_A.weight": torch.zeros(1)})),
+        lambda folder: rewritten(
+            folder, lambda t: t.update({"unet.mid_block.lora_A.weight": torch.zeros(1)})
+        ),
         "is no adapted layer of this base",
     ),
     "another model's file": (
-        lambda folder: rewritten(folder, lambda t: t.update({"transformer.x.lora_A.weight": torch.zeros(1)})),
+        lambda folder: rewritten(
+            folder, lambda t: t.update({"transformer.x.lora_A.weight": torch.zeros(1)})
+        ),
         "is no adapted layer of this base",
     ),
-    "half a layer": (lambda folder: rewritten(folder, lambda t: t.pop(B)), rf"{LAYER} lacks its lora_B\.weight"),
+    "half a layer": (
+        lambda folder: rewritten(folder, lambda t: t.pop(B)),
+        rf"{LAYER} lacks its lora_B\.weight",
+    ),
     "too high a rank": (
-        lambda folder: rewritten(folder, lambda t: t.update({A: torch.zeros(5, 64), B: torch.zeros(64, 5)})),
+        lambda folder: rewritten(
+            folder, lambda t: t.update({A: torch.zeros(5, 64), B: torch.zeros(64, 5)})
+        ),
         "has rank 5; this server takes 1 to 4",
     ),
     "no rank": (
-        lambda folder: rewritten(folder, lambda t: t.update({A: torch.zeros(0, 64), B: torch.zeros(64, 0)})),
+        lambda folder: rewritten(
+            folder, lambda t: t.update({A: torch.zeros(0, 64), B: torch.zeros(64, 0)})
+        ),
         "has rank 0",
     ),
     "another width": (
         lambda folder: rewritten(folder, lambda t: t.update({A: torch.zeros(4, 63)})),
         r"has shapes \(4, 63\) and \(64, 4\); this base needs \(4, 64\) and \(64, 4\)",
     ),
-    "ranks that differ": (lambda folder: rewritten(folder, lambda t: t.update({B: torch.zeros(64, 3)})), "has shapes"),
+    "ranks that differ": (
+        lambda folder: rewritten(folder, lambda t: t.update({B: torch.zeros(64, 3)})),
+        "has shapes",
+    ),
     "alpha of several numbers": (
-        lambda folder: rewritten(folder, lambda t: t.update({f"unet.{LAYER}.alpha": torch.zeros(2)})),
+        lambda folder: rewritten(
+            folder, lambda t: t.update({f"unet.{LAYER}.alpha": torch.zeros(2)})
+        ),
         "must be one number",
     ),
     "not a number": (
@@ -169,27 +223,56 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         f"{LAYER} holds a weight that is no number or beyond 10000",
     ),
     "absurd alpha": (
-        lambda folder: rewritten(folder, lambda t: t.update({f"unet.{LAYER}.alpha": torch.tensor(torch.nan)})),
+        lambda folder: rewritten(
+            folder, lambda t: t.update({f"unet.{LAYER}.alpha": torch.tensor(torch.nan)})
+        ),
         f"{LAYER} holds a weight that is no number",
     ),
     "no card": (lambda folder: (folder / "card.json").unlink(), r"card\.json is not there"),
-    "card that is no JSON": (lambda folder: (folder / "card.json").write_text("{"), r"card\.json is not JSON"),
-    "deep card": (lambda folder: (folder / "card.json").write_text("[" * 50_000), r"card\.json is not JSON"),
+    "card that is no JSON": (
+        lambda folder: (folder / "card.json").write_text("{"),
+        r"card\.json is not JSON",
+    ),
+    "deep card": (
+        lambda folder: (folder / "card.json").write_text("[" * 50_000),
+        r"card\.json is not JSON",
+    ),
     "card that is a list": (
         lambda folder: (folder / "card.json").write_text("[]"),
         r"card\.json must be a JSON object",
     ),
-    "large card": (lambda folder: (folder / "card.json").write_text(" " * 70_000), r"card\.json is larger than"),
+    "large card": (
+        lambda folder: (folder / "card.json").write_text(" " * 70_000),
+        r"card\.json is larger than",
+    ),
     "another base": (
         lambda folder: recarded(folder, base="other/base", base_digest="f" * 64),
-        r"it was made for base 'other/base' with weights ffffffffffff…; .*train it again on this base",
+        (
+            r"it was made for base 'other/base' with weights ffffffffffff…; .*"
+            r"train it again on this base"
+        ),
     ),
     "no base": (lambda folder: recarded(folder, base_digest=None), "'base_digest' must be a text"),
-    "unknown targets": (lambda folder: recarded(folder, targets="everything"), "'targets' is 'everything'; known are"),
-    "rank that is a word": (lambda folder: recarded(folder, rank="4"), "'rank' must be a whole number"),
-    "prompts that are a word": (lambda folder: recarded(folder, prompts="a star"), "'prompts' must be a list"),
-    "blank prompt": (lambda folder: recarded(folder, prompts=[" "]), "each of 'prompts' must be a text"),
-    "prompt that is no text": (lambda folder: recarded(folder, prompts=["\ud800"]), r"card\.json is not JSON"),
+    "unknown targets": (
+        lambda folder: recarded(folder, targets="everything"),
+        "'targets' is 'everything'; known are",
+    ),
+    "rank that is a word": (
+        lambda folder: recarded(folder, rank="4"),
+        "'rank' must be a whole number",
+    ),
+    "prompts that are a word": (
+        lambda folder: recarded(folder, prompts="a star"),
+        "'prompts' must be a list",
+    ),
+    "blank prompt": (
+        lambda folder: recarded(folder, prompts=[" "]),
+        "each of 'prompts' must be a text",
+    ),
+    "prompt that is no text": (
+        lambda folder: recarded(folder, prompts=["\ud800"]),
+        r"card\.json is not JSON",
+    ),
 }
 
 
@@ -243,7 +326,9 @@ CODES = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_anything_else_is_refused_with_the_reason(folder: Path, read: Callable[[Path], Adapter], kind: str) -> None:
+def test_anything_else_is_refused_with_the_reason(
+    folder: Path, read: Callable[[Path], Adapter], kind: str
+) -> None:
     spoil, reason = HOSTILE[kind]
     spoil(folder)
     with pytest.raises(UnusableAdapter, match=reason) as refused:

@@ -38,7 +38,8 @@ def test_who_comes_late_is_next_and_not_before_its_own_debt() -> None:
     assert [queue.take()[0] for _ in range(5)] == ["ant"] * 5
     queue.put("bee", [1], 5.0)
     assert [queue.take()[0] for _ in range(2)].count("bee") == 1
-    # What bee had weighs as much as five of ant's: asking again at once does not put it first again.
+    # What bee had weighs as much as five of ant's: asking again at once does not put it first
+    # again.
     queue.put("bee", [2], 5.0)
     order = [queue.take()[0] for _ in range(6)]
     assert order.index("bee") >= 3
@@ -63,7 +64,13 @@ def test_no_more_waits_than_may_and_what_does_not_fit_leaves_no_trace() -> None:
     with pytest.raises(QueueFull) as full:
         queue.put("cow", [8], 1.0)
     assert (full.value.of_tenant, full.value.waiting) == (False, 5)
-    assert [queue.take() for _ in range(5)] == [("ant", 1), ("bee", 5), ("ant", 2), ("bee", 6), ("bee", 7)]
+    assert [queue.take() for _ in range(5)] == [
+        ("ant", 1),
+        ("bee", 5),
+        ("ant", 2),
+        ("bee", 6),
+        ("bee", 7),
+    ]
     assert queue.next() is None
     with pytest.raises(IndexError):
         queue.take()
@@ -81,7 +88,9 @@ def test_what_nobody_wants_leaves_the_line_and_costs_nothing() -> None:
     assert [queue.take() for _ in range(1)] == [("bee", 6)]
 
 
-@given(st.dictionaries(st.sampled_from(TENANTS), st.lists(costs, min_size=1, max_size=12), min_size=2))
+@given(
+    st.dictionaries(st.sampled_from(TENANTS), st.lists(costs, min_size=1, max_size=12), min_size=2)
+)
 def test_tenants_that_wait_together_get_equal_shares(asked: dict[str, list[float]]) -> None:
     """Goyal, Vin and Cheng 1996, theorem 1: shares differ by at most the largest item of each."""
     queue: FairQueue[str, float] = FairQueue(1000, 1000)
@@ -106,7 +115,9 @@ def test_tenants_that_wait_together_get_equal_shares(asked: dict[str, list[float
         max_size=60,
     )
 )
-def test_every_item_comes_out_once_in_its_tenants_order(commands: list[tuple[str, str, int, float]]) -> None:
+def test_every_item_comes_out_once_in_its_tenants_order(
+    commands: list[tuple[str, str, int, float]],
+) -> None:
     queue: FairQueue[str, int] = FairQueue(40, 12)
     expected: dict[str, list[int]] = {tenant: [] for tenant in TENANTS}
     numbers = itertools.count()
@@ -138,7 +149,9 @@ def test_every_item_comes_out_once_in_its_tenants_order(commands: list[tuple[str
 
 
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=3), st.integers(0, 20))
-def test_a_newcomer_waits_for_one_item_of_each_who_waits_at_most(others: list[int], before: int) -> None:
+def test_a_newcomer_waits_for_one_item_of_each_who_waits_at_most(
+    others: list[int], before: int
+) -> None:
     queue: FairQueue[str, int] = FairQueue(1000, 1000)
     for tenant, count in zip(TENANTS, others, strict=False):
         queue.put(tenant, list(range(count)), 1.0)

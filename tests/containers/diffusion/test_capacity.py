@@ -27,21 +27,30 @@ DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "gpu-serving.md"
         ("sd15", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
         (
             "sdxl",
-            {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+            {
+                "unet": 2_567_463_684,
+                "vae": 83_653_863,
+                "text_encoder": 123_060_480,
+                "text_encoder_2": 694_659_840,
+            },
         ),
     ],
 )
 def test_the_networks_of_well_known_bases_have_as_many_parameters_as_their_weights(
     base: str, counts: dict[str, int]
 ) -> None:
-    assert {name: parameters_of(network) for name, network in networks(PUBLISHED[base]).items()} == counts
+    assert {
+        name: parameters_of(network) for name, network in networks(PUBLISHED[base]).items()
+    } == counts
 
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_what_is_counted_is_what_a_loaded_base_takes(base_folder: Path, targets: str) -> None:
     counted = memory_of(networks(configurations_of(base_folder)), targets, 4, "bf16")
     base = load_base(str(base_folder), device="cpu", dtype="bf16")
-    parts = [part for part in base.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    parts = [
+        part for part in base.pipeline.components.values() if isinstance(part, torch.nn.Module)
+    ]
     measured = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
     assert counted.base == measured
     assert counted.slot == LoraLayers(base.unet, targets, 3, 4).bytes_per_slot
@@ -58,7 +67,9 @@ def test_one_base_can_be_asked_for(base_folder: Path, capsys: pytest.CaptureFixt
     assert "| tiny | bf16 |" in capsys.readouterr().out
 
 
-def test_a_folder_that_is_no_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_base_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert "is no saved pipeline" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Dockerfiles, read: this cannot build an image, but it finds what would make a build fail or differ from day to day."""
+"""Dockerfiles, read: this cannot build an image, but it finds what would make a build fail or
+differ from day to day."""
 
 import ast
 import fnmatch
@@ -53,7 +54,9 @@ def instructions(content: str) -> list[Instruction]:
     lines = [line for line in content.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [
-        Instruction(line.split()[0], shlex.split(line)[1:] if line.split()[0] != "RUN" else line.split()[1:])
+        Instruction(
+            line.split()[0], shlex.split(line)[1:] if line.split()[0] != "RUN" else line.split()[1:]
+        )
         for line in joined.splitlines()
         if line.strip()
     ]
@@ -62,7 +65,9 @@ def instructions(content: str) -> list[Instruction]:
 def problems(content: str) -> list[str]:
     """What is wrong with a Dockerfile built from the repository's root."""
     parsed = instructions(content)
-    found = [f"there is no instruction {each.name}" for each in parsed if each.name not in INSTRUCTIONS]
+    found = [
+        f"there is no instruction {each.name}" for each in parsed if each.name not in INSTRUCTIONS
+    ]
     arguments: dict[str, str] = {}
     for each in parsed:
         match each.name:
@@ -70,12 +75,16 @@ def problems(content: str) -> list[str]:
                 name, _, default = each.text.partition("=")
                 arguments[name] = default
             case "FROM":
-                image = re.sub(r"\$\{(\w+)\}", lambda name: arguments.get(name[1], ""), each.words[0])
+                image = re.sub(
+                    r"\$\{(\w+)\}", lambda name: arguments.get(name[1], ""), each.words[0]
+                )
                 tag = image.rpartition("/")[2].partition(":")[2]
                 if not tag or tag == "latest":
                     found.append(f"image {image!r} has no fixed tag")
             case "COPY" | "ADD":
-                found += [problem for source in each.words[:-1] for problem in _source_problems(source)]
+                found += [
+                    problem for source in each.words[:-1] for problem in _source_problems(source)
+                ]
             case "RUN":
                 found += _run_problems(each.text)
     if not parsed or not any(each.name == "FROM" for each in parsed):
@@ -86,7 +95,8 @@ def problems(content: str) -> list[str]:
 def _source_problems(source: str) -> list[str]:
     if not (ROOT / source).exists():
         return [f"{source} does not exist"]
-    # The last pattern that matches decides (https://docs.docker.com/build/concepts/context/#dockerignore-files).
+    # The last pattern that matches decides
+    # (https://docs.docker.com/build/concepts/context/#dockerignore-files).
     ignored = False
     for pattern in (ROOT / ".dockerignore").read_text().splitlines():
         if not pattern or pattern.startswith("#"):
@@ -100,7 +110,9 @@ def _source_problems(source: str) -> list[str]:
 
 def _run_problems(text: str) -> list[str]:
     found = []
-    if "apt-get install" in text and not ("--no-install-recommends" in text and "/var/lib/apt/lists" in text):
+    if "apt-get install" in text and not (
+        "--no-install-recommends" in text and "/var/lib/apt/lists" in text
+    ):
         found.append("apt-get leaves behind what nobody needs")
     for command in text.split("&&"):
         words = command.split()
@@ -117,7 +129,9 @@ def _run_problems(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "dockerfile", DOCKERFILES, ids=lambda path: str(path.parent.relative_to(ROOT))
+)
 def test_a_dockerfile_can_be_built_and_means_the_same_tomorrow(dockerfile: Path) -> None:
     assert problems(dockerfile.read_text()) == []
 
@@ -141,17 +155,23 @@ def test_what_is_wrong_with_one_is_found(content: str, problem: str) -> None:
     assert problem in " ".join(problems(content))
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "dockerfile", DOCKERFILES, ids=lambda path: str(path.parent.relative_to(ROOT))
+)
 def test_an_image_serves_and_says_what_it_can(dockerfile: Path) -> None:
     parsed = instructions(dockerfile.read_text())
-    (path,) = re.findall(r"PATH=/opt/program/(\S+):\$\{PATH\}", " ".join(e.text for e in parsed if e.name == "ENV"))
+    (path,) = re.findall(
+        r"PATH=/opt/program/(\S+):\$\{PATH\}", " ".join(e.text for e in parsed if e.name == "ENV")
+    )
     # A folder of the image is the repository's of the same name.
     assert any(e.name == "COPY" and f"/opt/program/{path}".startswith(e.words[-1]) for e in parsed)
     assert os.access(ROOT / path / "serve", os.X_OK)
     labels = {e.text for e in parsed if e.name == "LABEL"}
     assert "com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true" in labels
     many = "com.amazonaws.sagemaker.capabilities.multi-models=true" in labels
-    assert many == (dockerfile.parent.name != "triton"), "Triton's model answers for all tenants of one endpoint"
+    assert many == (dockerfile.parent.name != "triton"), (
+        "Triton's model answers for all tenants of one endpoint"
+    )
 
 
 @pytest.mark.parametrize("container", ["forecast", "diffusion"])
@@ -164,20 +184,31 @@ def test_requirements_are_the_locked_ones(container: str) -> None:
 
 
 def test_torch_is_the_locked_one() -> None:
-    (locked,) = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith("torch==")]
+    (locked,) = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line.startswith("torch==")
+    ]
     diffusion = ROOT / "containers" / "diffusion"
-    assert f"pytorch/pytorch:{locked.removeprefix('torch==')}-" in (diffusion / "Dockerfile").read_text()
+    assert (
+        f"pytorch/pytorch:{locked.removeprefix('torch==')}-"
+        in (diffusion / "Dockerfile").read_text()
+    )
     assert f" {locked} " in (diffusion / "triton" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("container", ["forecast", "diffusion"])
 def test_what_a_container_imports_is_required(container: str) -> None:
-    required = (ROOT / "containers" / container / "requirements.txt").read_text().lower().replace("_", "-")
+    required = (
+        (ROOT / "containers" / container / "requirements.txt").read_text().lower().replace("_", "-")
+    )
     names = set(re.findall(r"^([a-z0-9-]+)==", required, re.MULTILINE))
     # botocore comes with boto3, in the version that boto3 takes.
     names |= {"botocore"} if "boto3" in names else set()
     distributions = importlib.metadata.packages_distributions()
-    for module in sorted(_imports(ROOT / "containers" / container) | _imports(ROOT / "containers" / "runtime")):
+    for module in sorted(
+        _imports(ROOT / "containers" / container) | _imports(ROOT / "containers" / "runtime")
+    ):
         if module not in NOT_INSTALLED:
             providers = {name.lower().replace("_", "-") for name in distributions[module]}
             assert providers & names, f"{module} is imported and not in requirements.txt"
@@ -195,7 +226,11 @@ def _imports(folder: Path) -> set[str]:
 
 
 def _runtime_imports(node: ast.AST) -> set[str]:
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+    if (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    ):
         return set()
     if isinstance(node, ast.Import):
         return {alias.name.partition(".")[0] for alias in node.names}

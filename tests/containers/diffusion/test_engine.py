@@ -1,4 +1,5 @@
-"""The engine: pictures of many tenants in one batch, each the same as alone, taken fairly, and nobody's trouble another's."""
+"""The engine: pictures of many tenants in one batch, each the same as alone, taken fairly, and
+nobody's trouble another's."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -17,15 +18,26 @@ from containers.diffusion.base.prompts import PromptCache
 from containers.diffusion.base.sampler import Sampler
 from containers.diffusion.serving.engine import SAME_PICTURE, Engine, EngineSettings, Job, Pixels
 from containers.diffusion.serving.request import Drawing, PictureRequest
-from containers.runtime.serving.serving_errors import DeadlineExceeded, ServingError, TooManyRequests
+from containers.runtime.serving.serving_errors import (
+    DeadlineExceeded,
+    ServingError,
+    TooManyRequests,
+)
 from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights
 
 Adapters = Callable[..., Adapter]
 
 
-def drawing(prompt: str = "a star", seed: int = 0, steps: int = 4, guidance: float = 4.0, **more: Any) -> Drawing:
-    return Drawing(**{"negative_prompt": None, "width": 32, "height": 32, **more},
-                   prompt=prompt, seed=seed, steps=steps, guidance=guidance)  # fmt: skip
+def drawing(
+    prompt: str = "a star", seed: int = 0, steps: int = 4, guidance: float = 4.0, **more: Any
+) -> Drawing:
+    return Drawing(
+        **{"negative_prompt": None, "width": 32, "height": 32, **more},
+        prompt=prompt,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+    )
 
 
 def engine_over(base: Base, layers: LoraLayers, **settings: int) -> Engine:
@@ -77,7 +89,10 @@ def test_pictures_are_those_of_diffusers_with_the_same_lora(
     base = load_base(str(folder), device="cpu")
     layers = LoraLayers(base.unet, TARGETS, 2, RANK)
     # Half precision is what a file holds.
-    weights = {name: (a.half().float(), b.half().float()) for name, (a, b) in random_weights(layers, 1).items()}
+    weights = {
+        name: (a.half().float(), b.half().float())
+        for name, (a, b) in random_weights(layers, 1).items()
+    }
     write_adapter(tmp_path, weights)
     theirs = DiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
@@ -89,7 +104,9 @@ def test_pictures_are_those_of_diffusers_with_the_same_lora(
     adapter = Adapter(card(base), "v1", weights)
     for asked in (
         drawing("a red star", seed=3, steps=5, guidance=6.0),
-        drawing("a circle", seed=4, steps=7, guidance=3.0, negative_prompt="grey", width=24, height=40),
+        drawing(
+            "a circle", seed=4, steps=7, guidance=3.0, negative_prompt="grey", width=24, height=40
+        ),
         drawing("a heart", seed=5, steps=3, guidance=1.0),
     ):
         (ours,) = drawn(engine, adapter, asked)
@@ -118,7 +135,12 @@ def pictures_of(pipeline: Any, asked: Drawing) -> Pixels:
 @pytest.mark.parametrize(
     "scheduler",
     [
-        {"prediction_type": "epsilon", "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False},
+        {
+            "prediction_type": "epsilon",
+            "steps_offset": 1,
+            "set_alpha_to_one": False,
+            "clip_sample": False,
+        },
         {"prediction_type": "epsilon", "clip_sample": True, "clip_sample_range": 0.7},
         {"prediction_type": "v_prediction", "clip_sample": False},
         {
@@ -140,7 +162,9 @@ def test_a_step_is_the_schedulers_step_for_every_sample(
     sampler = Sampler(base)
     schedule = sampler.schedule(steps)
     assert list(schedule.timesteps) == reference.timesteps.tolist()
-    latents, prediction = torch.randn(2, steps, 4, 3, 3, generator=torch.Generator().manual_seed(1)).unbind()
+    latents, prediction = torch.randn(
+        2, steps, 4, 3, 3, generator=torch.Generator().manual_seed(1)
+    ).unbind()
     # All steps of the schedule at once: each sample is at a step of its own.
     moved = sampler.step(latents, prediction, schedule.steps)
     for number, timestep in enumerate(reference.timesteps):
@@ -148,11 +172,15 @@ def test_a_step_is_the_schedulers_step_for_every_sample(
         torch.testing.assert_close(moved[number], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(xl_folder: Path, base_folder: Path) -> None:
+def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(
+    xl_folder: Path, base_folder: Path
+) -> None:
     xl = load_base(str(xl_folder), device="cpu", dtype="fp16")
     assert (xl.unet.dtype, xl.pipeline.vae.dtype) == (torch.float16, torch.float32)
     assert xl.to_images(torch.zeros(1, 4, 4, 4, dtype=torch.float16)).shape == (1, 8, 8, 3)
-    assert load_base(str(base_folder), device="cpu", dtype="fp16").pipeline.vae.dtype == torch.float16
+    assert (
+        load_base(str(base_folder), device="cpu", dtype="fp16").pipeline.vae.dtype == torch.float16
+    )
 
 
 def test_a_base_that_cannot_be_sampled_is_refused(base_folder: Path) -> None:
@@ -161,14 +189,19 @@ def test_a_base_that_cannot_be_sampled_is_refused(base_folder: Path) -> None:
     with pytest.raises(UnusableBase, match="predicts 'sample'; epsilon or v_prediction is needed"):
         Sampler(base)
     base = load_base(str(base_folder), device="cpu")
-    base.pipeline.scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    base.pipeline.scheduler = DDIMScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
     with pytest.raises(UnusableBase, match="predicts noise at a step where there is nothing else"):
         Sampler(base).schedule(5)
 
 
-def test_a_picture_is_the_same_alone_and_beside_any_others(engine: Engine, adapter: Adapters) -> None:
+def test_a_picture_is_the_same_alone_and_beside_any_others(
+    engine: Engine, adapter: Adapters
+) -> None:
     tenants = [adapter(seed) for seed in range(4)]
-    # Who asks, at which turn, and for what: other seeds, numbers of steps, guidance, words and sizes.
+    # Who asks, at which turn, and for what: other seeds, numbers of steps, guidance, words and
+    # sizes.
     asked: list[tuple[int, int, Drawing]] = [
         (0, 0, drawing("a star", 1, steps=9)),
         (0, 1, drawing("a star", 1, steps=9)),
@@ -185,19 +218,25 @@ def test_a_picture_is_the_same_alone_and_beside_any_others(engine: Engine, adapt
     jobs: list[Job] = []
     before = engine.status()
     for turn in range(7):
-        jobs += [engine.submit(tenants[tenant], [what]) for when, tenant, what in asked if when == turn]
+        jobs += [
+            engine.submit(tenants[tenant], [what]) for when, tenant, what in asked if when == turn
+        ]
         engine.turn()
     turns_until(engine, *jobs)
     for picture, job, (_, _, what) in zip(alone, jobs, asked, strict=True):
         assert same(picture, job.answer.result()[0]), what
     after = engine.status()
-    assert after["picture_steps"] - before["picture_steps"] == sum(what.steps for _, _, what in asked)
+    assert after["picture_steps"] - before["picture_steps"] == sum(
+        what.steps for _, _, what in asked
+    )
     # They were drawn together, not one after another.
     assert after["steps"] - before["steps"] < 25
     assert_at_rest(engine)
 
 
-def test_several_pictures_of_a_request_are_those_of_its_seeds(engine: Engine, adapter: Adapters) -> None:
+def test_several_pictures_of_a_request_are_those_of_its_seeds(
+    engine: Engine, adapter: Adapters
+) -> None:
     tenant = adapter(1)
     together = drawn(engine, tenant, *(drawing(seed=seed) for seed in range(11)))
     for seed in (0, 7, 10):
@@ -205,7 +244,9 @@ def test_several_pictures_of_a_request_are_those_of_its_seeds(engine: Engine, ad
     assert_at_rest(engine)
 
 
-def test_a_request_joins_at_the_next_step_and_leaves_at_its_own_end(engine: Engine, adapter: Adapters) -> None:
+def test_a_request_joins_at_the_next_step_and_leaves_at_its_own_end(
+    engine: Engine, adapter: Adapters
+) -> None:
     slow = engine.submit(adapter(1), [drawing(steps=30)])
     for _ in range(3):
         engine.turn()
@@ -223,7 +264,9 @@ def test_sizes_take_turns(engine: Engine, adapter: Adapters) -> None:
     assert steps == 10
 
 
-def test_a_burst_does_not_hold_up_others(loaded_base: Base, layers: LoraLayers, adapter: Adapters) -> None:
+def test_a_burst_does_not_hold_up_others(
+    loaded_base: Base, layers: LoraLayers, adapter: Adapters
+) -> None:
     engine = engine_over(loaded_base, layers, places=4)
     bursts = [engine.submit(adapter(1), [drawing(seed=seed)] * 8) for seed in range(5)]
     for _ in range(6):
@@ -237,10 +280,15 @@ def test_a_burst_does_not_hold_up_others(loaded_base: Base, layers: LoraLayers, 
     assert_at_rest(engine)
 
 
-def test_more_than_may_wait_is_turned_away(loaded_base: Base, layers: LoraLayers, adapter: Adapters) -> None:
+def test_more_than_may_wait_is_turned_away(
+    loaded_base: Base, layers: LoraLayers, adapter: Adapters
+) -> None:
     engine = engine_over(loaded_base, layers, places=1, waiting=6, waiting_of_tenant=4)
     patient = engine.submit(adapter(1), [drawing(steps=1)] * 3)
-    with pytest.raises(TooManyRequests, match=r"3 pictures of this model are waiting and 2 more would be over 4; try"):
+    with pytest.raises(
+        TooManyRequests,
+        match=r"3 pictures of this model are waiting and 2 more would be over 4; try",
+    ):
         engine.submit(patient.adapter, [drawing()] * 2)
     other = engine.submit(adapter(2), [drawing(steps=1)] * 3)
     with pytest.raises(
@@ -260,11 +308,15 @@ def request_for(*drawings: Drawing, seconds: float = 30.0) -> PictureRequest:
 
 @pytest.mark.parametrize("turns", [0, 2], ids=["waiting", "in flight"])
 @pytest.mark.parametrize("leaves", ["its time is over", "its client goes"])
-def test_who_leaves_early_leaves_nothing_behind(engine: Engine, adapter: Adapters, turns: int, leaves: str) -> None:
+def test_who_leaves_early_leaves_nothing_behind(
+    engine: Engine, adapter: Adapters, turns: int, leaves: str
+) -> None:
     async def scenario() -> None:
         neighbour = engine.submit(adapter(1), [drawing(steps=6)])
         seconds = 0.05 if leaves == "its time is over" else 30.0
-        late = asyncio.create_task(engine.draw(adapter(2), request_for(*[drawing(steps=20)] * 9, seconds=seconds)))
+        late = asyncio.create_task(
+            engine.draw(adapter(2), request_for(*[drawing(steps=20)] * 9, seconds=seconds))
+        )
         await asyncio.sleep(0)
         for _ in range(turns):
             engine.turn()
@@ -301,16 +353,26 @@ def test_tenants_share_slots_that_are_fewer_than_they_are(
         assert engine.bank.used <= 2
     for picture, job in zip(alone, jobs, strict=True):
         assert same(picture, job.answer.result()[0])
-    assert engine.status()["slots"] | {"hits": 0} == {"used": 2, "of": 2, "hits": 0, "misses": 10, "evictions": 8}
+    assert engine.status()["slots"] | {"hits": 0} == {
+        "used": 2,
+        "of": 2,
+        "hits": 0,
+        "misses": 10,
+        "evictions": 8,
+    }
     assert_at_rest(engine)
 
 
-def test_hundreds_of_tenants_take_no_more_than_the_slots(engine: Engine, adapter: Adapters, loaded_base: Base) -> None:
+def test_hundreds_of_tenants_take_no_more_than_the_slots(
+    engine: Engine, adapter: Adapters, loaded_base: Base
+) -> None:
     weights = adapter(1).weights
     smallest = drawing(steps=1, guidance=0.0, width=8, height=8)
     alone = drawn(engine, Adapter(card(loaded_base), "v1", weights), smallest)[0]
     for _ in range(40):
-        jobs = [engine.submit(Adapter(card(loaded_base), "v1", weights), [smallest]) for _ in range(8)]
+        jobs = [
+            engine.submit(Adapter(card(loaded_base), "v1", weights), [smallest]) for _ in range(8)
+        ]
         turns_until(engine, *jobs)
         assert all(same(alone, job.answer.result()[0]) for job in jobs)
     status = engine.status()
@@ -330,11 +392,15 @@ def test_an_unloaded_model_leaves_the_device_and_its_neighbours_alone(
     (slot,) = [
         slot
         for slot in range(1, 9)
-        if torch.equal(layers.take(slot)[name := next(iter(layers.shapes()))][0], gone.weights[name][0])
+        if torch.equal(
+            layers.take(slot)[name := next(iter(layers.shapes()))][0], gone.weights[name][0]
+        )
     ]
     engine.forget(gone)
     engine.turn()
-    with pytest.raises(ServingError, match="the model was unloaded before the picture was finished"):
+    with pytest.raises(
+        ServingError, match="the model was unloaded before the picture was finished"
+    ):
         jobs[0].answer.result(0)
     assert not any(tensor.any() for pair in layers.take(slot).values() for tensor in pair)
     turns_until(engine, jobs[1])
@@ -376,7 +442,9 @@ def test_the_engines_thread_draws_until_it_is_closed(engine: Engine, adapter: Ad
     engine.start()
 
     async def both() -> Sequence[list[Pixels]]:
-        return await asyncio.gather(*(engine.draw(tenant, request_for(drawing())) for _ in range(3)))
+        return await asyncio.gather(
+            *(engine.draw(tenant, request_for(drawing())) for _ in range(3))
+        )
 
     assert all(same(alone, picture) for (picture,) in asyncio.run(both()))
     endless = engine.submit(tenant, [drawing(steps=1000)] * 9)
@@ -387,7 +455,9 @@ def test_the_engines_thread_draws_until_it_is_closed(engine: Engine, adapter: Ad
         engine.submit(tenant, [drawing()])
 
 
-def test_an_engine_whose_base_cannot_be_used_does_not_start(loaded_base: Base, layers: LoraLayers) -> None:
+def test_an_engine_whose_base_cannot_be_used_does_not_start(
+    loaded_base: Base, layers: LoraLayers
+) -> None:
     mistaken = Base("mistaken", "", loaded_base.pipeline, loaded_base.device, torch.float64)
     engine = engine_over(mistaken, layers)
     with pytest.raises(RuntimeError, match="type"):

@@ -1,4 +1,5 @@
-"""Adapters on the layers of a UNet: each sample gets its own, and exactly what adding it to the weights would give."""
+"""Adapters on the layers of a UNet: each sample gets its own, and exactly what adding it to the
+weights would give."""
 
 import itertools
 from collections.abc import Sequence
@@ -34,15 +35,19 @@ def samples(base: Base, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def drawn(base: Base, layers: LoraLayers, slots: Sequence[int]) -> Tensor:
-    """The UNet's output for samples of these slots; sample i is the same whatever its slot and neighbours."""
+    """The UNet's output for samples of these slots; sample i is the same whatever its slot and
+    neighbours."""
     latents, timesteps, states = samples(base, len(slots))
     layers.routing.route(slots, base.device)
     output: Tensor = base.unet(latents, timesteps, states, return_dict=False)[0]
     return output
 
 
-def drawn_with_added_weights(base: Base, layers: LoraLayers, weights: Weights | None, count: int) -> Tensor:
-    """The output when W + B · A is what the layers themselves hold, without any of our code at work."""
+def drawn_with_added_weights(
+    base: Base, layers: LoraLayers, weights: Weights | None, count: int
+) -> Tensor:
+    """The output when W + B · A is what the layers themselves hold, without any of our code at
+    work."""
     before = {name: layer.layer.weight.clone() for name, layer in layers.layers.items()}
     for name, (a, b) in (weights or {}).items():
         weight = layers.layers[name].layer.weight
@@ -72,11 +77,16 @@ def drawn_with_added_weights(base: Base, layers: LoraLayers, weights: Weights | 
 )
 @pytest.mark.parametrize("for_training", [False, True])
 def test_each_sample_is_drawn_with_the_weights_of_its_own_slot(
-    loaded_base: Base, layers: LoraLayers, filled: dict[int, Weights], slots: list[int], for_training: bool
+    loaded_base: Base,
+    layers: LoraLayers,
+    filled: dict[int, Weights],
+    slots: list[int],
+    for_training: bool,
 ) -> None:
     with torch.no_grad():
         expected = {
-            slot: drawn_with_added_weights(loaded_base, layers, filled.get(slot), len(slots)) for slot in set(slots)
+            slot: drawn_with_added_weights(loaded_base, layers, filled.get(slot), len(slots))
+            for slot in set(slots)
         }
     # Training takes samples through A and B; drawing may add them to the weights.
     with torch.set_grad_enabled(for_training):

@@ -1,4 +1,5 @@
-"""LoRAs of other programs: read with the strength that diffusers gives them, drawn as diffusers draws them, or refused."""
+"""LoRAs of other programs: read with the strength that diffusers gives them, drawn as diffusers
+draws them, or refused."""
 
 import json
 import warnings
@@ -19,7 +20,14 @@ from containers.diffusion.adapters.adapter import Adapter, UnusableAdapter, read
 from containers.diffusion.adapters.lora import LoraLayers
 from containers.diffusion.base.pipeline import Base, load_base
 from containers.diffusion.serving.engine import Engine
-from tests.containers.diffusion.conftest import RANK, TARGETS, Weights, card, random_weights, write_model
+from tests.containers.diffusion.conftest import (
+    RANK,
+    TARGETS,
+    Weights,
+    card,
+    random_weights,
+    write_model,
+)
 from tests.containers.diffusion.test_engine import drawing, drawn, engine_over, pictures_of, same
 
 QUERY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -38,11 +46,12 @@ Tensors = dict[str, Tensor]
 Header = dict[str, Any]
 
 
-# ---- how other programs write them ------------------------------------------------------------------------------------
+# ---- how other programs write them ---------------------------------------------------------------
 
 
 def named(weights: Weights, name: Callable[[str], tuple[str, str]]) -> Tensors:
-    """The tensors under the names that ``name`` gives a layer's A and B; a convolution's B is a 1 × 1 convolution."""
+    """The tensors under the names that ``name`` gives a layer's A and B; a convolution's B is a 1 ×
+    1 convolution."""
     tensors = {}
     for layer, (a, b) in weights.items():
         tensors[name(layer)[0]] = a
@@ -60,7 +69,9 @@ def diffusers(layer: str) -> tuple[str, str]:
 
 def processor(layer: str, between: str = ".processor") -> tuple[str, str]:
     parent, _, kind = layer.removesuffix(".0").rpartition(".")
-    place = f"unet.{parent}{between}.{kind}_lora" if kind.startswith("to_") else f"unet.{layer}.lora"
+    place = (
+        f"unet.{parent}{between}.{kind}_lora" if kind.startswith("to_") else f"unet.{layer}.lora"
+    )
     return f"{place}.down.weight", f"{place}.up.weight"
 
 
@@ -76,14 +87,23 @@ def kohya(layer: str) -> tuple[str, str]:
 def stability(layer: str) -> tuple[str, str]:
     """Kohya's names on Stability's UNet, for a base of two blocks with a resnet each."""
     places = {
-        "down_blocks.0.": "input_blocks.1.", "down_blocks.1.": "input_blocks.3.", "mid_block.": "middle_block.",
-        "up_blocks.0.resnets.0": "output_blocks.0.0", "up_blocks.0.attentions.0": "output_blocks.0.1",
-        "up_blocks.0.resnets.1": "output_blocks.1.0", "up_blocks.0.attentions.1": "output_blocks.1.1",
-        "up_blocks.1.resnets.0": "output_blocks.2.0", "up_blocks.1.resnets.1": "output_blocks.3.0",
-        "middle_block.resnets.0": "middle_block.0", "middle_block.resnets.1": "middle_block.2",
-        "middle_block.attentions.0": "middle_block.1", ".resnets.0.": ".0.", ".attentions.0.": ".1.",
-        "conv1": "in_layers.2", "conv2": "out_layers.3",
-    }  # fmt: skip
+        "down_blocks.0.": "input_blocks.1.",
+        "down_blocks.1.": "input_blocks.3.",
+        "mid_block.": "middle_block.",
+        "up_blocks.0.resnets.0": "output_blocks.0.0",
+        "up_blocks.0.attentions.0": "output_blocks.0.1",
+        "up_blocks.0.resnets.1": "output_blocks.1.0",
+        "up_blocks.0.attentions.1": "output_blocks.1.1",
+        "up_blocks.1.resnets.0": "output_blocks.2.0",
+        "up_blocks.1.resnets.1": "output_blocks.3.0",
+        "middle_block.resnets.0": "middle_block.0",
+        "middle_block.resnets.1": "middle_block.2",
+        "middle_block.attentions.0": "middle_block.1",
+        ".resnets.0.": ".0.",
+        ".attentions.0.": ".1.",
+        "conv1": "in_layers.2",
+        "conv2": "out_layers.3",
+    }
     for ours, theirs in places.items():
         layer = layer.replace(ours, theirs)
     return kohya(layer)
@@ -117,10 +137,16 @@ class Case:
     def write(self, folder: Path, layers: LoraLayers, base: Base) -> None:
         drawn_weights = random_weights(layers, 5)
         weights = {
-            layer: (drawn_weights[layer][0][:rank].to(self.dtype), drawn_weights[layer][1][:, :rank].to(self.dtype))
+            layer: (
+                drawn_weights[layer][0][:rank].to(self.dtype),
+                drawn_weights[layer][1][:, :rank].to(self.dtype),
+            )
             for layer, rank in self.ranks.items()
         }
-        tensors = named({layer: (a.clone(), b.clone()) for layer, (a, b) in weights.items()}, NAMINGS[self.naming])
+        tensors = named(
+            {layer: (a.clone(), b.clone()) for layer, (a, b) in weights.items()},
+            NAMINGS[self.naming],
+        )
         for layer, alpha in self.alphas.items():
             tensors[kohya(layer)[0].replace("lora_down.weight", "alpha")] = torch.tensor(alpha)
         write_file(folder, tensors, header(**self.told) if self.told is not None else None, base)
@@ -128,7 +154,11 @@ class Case:
 
 def write_file(folder: Path, tensors: Tensors, metadata: dict[str, str] | None, base: Base) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter.safetensors", metadata)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / "adapter.safetensors",
+        metadata,
+    )
     (folder / "card.json").write_text(json.dumps(card(base).to_json()))
 
 
@@ -141,7 +171,11 @@ def cases(draw: st.DrawFn) -> Case:
     alpha = st.sampled_from([0.5, 1, 2, 3, 8])
     if naming == "kohya" and draw(st.booleans()):
         return Case(
-            naming, ranks, dtype, None, {layer: draw(alpha) for layer in draw(st.sets(st.sampled_from(chosen)))}
+            naming,
+            ranks,
+            dtype,
+            None,
+            {layer: draw(alpha) for layer in draw(st.sets(st.sampled_from(chosen)))},
         )
     if draw(st.booleans()):
         return Case(naming, ranks, dtype)
@@ -162,7 +196,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(naming, ranks, dtype, told)
 
 
-# ---- held against diffusers -------------------------------------------------------------------------------------------
+# ---- held against diffusers ----------------------------------------------------------------------
 
 
 def pipeline_of(folder: Path) -> Any:
@@ -209,7 +243,9 @@ def assert_as_in_diffusers(folder: Path, base: Base, engine: Engine, pipeline: A
         pipeline.unload_lora_weights()
     assert set(changes) == set(adapter.weights)
     for layer, (a, b) in adapter.weights.items():
-        torch.testing.assert_close((b @ a.flatten(1)).view(changes[layer].shape), changes[layer], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            (b @ a.flatten(1)).view(changes[layer].shape), changes[layer], rtol=1e-4, atol=1e-5
+        )
     assert same(drawn(engine, adapter, asked)[0], expected)
 
 
@@ -217,12 +253,20 @@ EVERY = dict.fromkeys(LAYERS, 2)
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(case=cases())
 @example(Case("diffusers", EVERY, told={"r": 2, "lora_alpha": 2}))
 @example(Case("peft", EVERY, told={"r": 2, "lora_alpha": 4}))
-@example(Case("processor", EVERY, told={"r": 2, "lora_alpha": 0, "alpha_pattern": {"to_q": 4}, "use_rslora": True}))
+@example(
+    Case(
+        "processor",
+        EVERY,
+        told={"r": 2, "lora_alpha": 0, "alpha_pattern": {"to_q": 4}, "use_rslora": True},
+    )
+)
 @example(Case("kohya", EVERY, alphas={QUERY: 1, OUT: 4, CONVOLUTION: 8}))
 @example(Case("kohya", {QUERY: 4, OUT: 1, CONVOLUTION: 2}, torch.bfloat16, alphas={CONVOLUTION: 8}))
 def test_a_lora_changes_weights_and_pictures_as_in_diffusers(
@@ -236,26 +280,36 @@ def test_a_lora_of_stabilitys_names_is_as_in_diffusers(xl_folder: Path, tmp_path
     base = load_base(str(xl_folder), device="cpu")
     layers = LoraLayers(base.unet, TARGETS, 2, RANK)
     tensors = named(random_weights(layers, 1), stability)
-    alphas = {name.replace("lora_down.weight", "alpha"): torch.tensor(2) for name in tensors if "lora_down" in name}
+    alphas = {
+        name.replace("lora_down.weight", "alpha"): torch.tensor(2)
+        for name in tensors
+        if "lora_down" in name
+    }
     write_file(tmp_path, tensors | alphas, None, base)
     assert_as_in_diffusers(tmp_path, base, engine_over(base, layers), pipeline_of(xl_folder))
 
 
-@pytest.mark.parametrize("ranks", [(4, 4, 4, 2, 3, 4), (3, 3, 3, 3, 3, 3)], ids=["several ranks", "one rank"])
+@pytest.mark.parametrize(
+    "ranks", [(4, 4, 4, 2, 3, 4), (3, 3, 3, 3, 3, 3)], ids=["several ranks", "one rank"]
+)
 def test_what_training_writes_has_the_same_strength_in_diffusers(
     tmp_path: Path, loaded_base: Base, ours: Engine, theirs: Any, ranks: tuple[int, ...]
 ) -> None:
     drawn_weights = random_weights(ours.bank.layers, 5)
-    mixed = {layer: (drawn_weights[layer][0][:rank], drawn_weights[layer][1][:, :rank])
-             for layer, rank in zip(LAYERS, ranks, strict=True)}  # fmt: skip
+    mixed = {
+        layer: (drawn_weights[layer][0][:rank], drawn_weights[layer][1][:, :rank])
+        for layer, rank in zip(LAYERS, ranks, strict=True)
+    }
     write_model(tmp_path, mixed, card(loaded_base))
-    told = theirs.lora_state_dict(tmp_path, weight_name="adapter.safetensors", return_lora_metadata=True)[2]
+    told = theirs.lora_state_dict(
+        tmp_path, weight_name="adapter.safetensors", return_lora_metadata=True
+    )[2]
     assert (told is None) == (len(set(ranks)) == 1)
     assert told is None or (told["unet.r"], told["unet.lora_alpha"]) == (4, 4)
     assert_as_in_diffusers(tmp_path, loaded_base, ours, theirs)
 
 
-# ---- namings that diffusers reads by other doors ----------------------------------------------------------------------
+# ---- namings that diffusers reads by other doors -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -273,11 +327,15 @@ def test_a_unets_own_files_are_taken_too(
     tmp_path: Path, loaded_base: Base, ours: Engine, before: str, ends: tuple[str, str]
 ) -> None:
     weights = {layer: random_weights(ours.bank.layers, 5)[layer] for layer in (QUERY, CONVOLUTION)}
-    tensors = named(weights, lambda layer: (f"{before}{layer}.{ends[0]}", f"{before}{layer}.{ends[1]}"))
+    tensors = named(
+        weights, lambda layer: (f"{before}{layer}.{ends[0]}", f"{before}{layer}.{ends[1]}")
+    )
     # Such files tell their strength without a prefix, as their names.
     told = {"lora_adapter_metadata": json.dumps({"r": RANK, "lora_alpha": 2 * RANK})}
     prefixed = before.startswith("unet.")
-    write_file(tmp_path, tensors, header(r=RANK, lora_alpha=2 * RANK) if prefixed else told, loaded_base)
+    write_file(
+        tmp_path, tensors, header(r=RANK, lora_alpha=2 * RANK) if prefixed else told, loaded_base
+    )
     found = read(tmp_path, loaded_base, ours.bank.layers).weights
     assert set(found) == set(weights)
     for layer, (a, b) in weights.items():
@@ -285,22 +343,31 @@ def test_a_unets_own_files_are_taken_too(
         assert torch.equal(found[layer][1], 2 * b)
 
 
-def test_pefts_own_files_tell_their_alpha_beside_the_weights(tmp_path: Path, loaded_base: Base, ours: Engine) -> None:
+def test_pefts_own_files_tell_their_alpha_beside_the_weights(
+    tmp_path: Path, loaded_base: Base, ours: Engine
+) -> None:
     tensors = tensors_of(
-        lambda layer: (f"base_model.model.{layer}.lora_A.weight", f"base_model.model.{layer}.lora_B.weight")
+        lambda layer: (
+            f"base_model.model.{layer}.lora_A.weight",
+            f"base_model.model.{layer}.lora_B.weight",
+        )
     )
     write_file(tmp_path, tensors, None, loaded_base)
     layers = ours.bank.layers
     assert torch.equal(read(tmp_path, loaded_base, layers).weights[QUERY][1], torch.ones(64, 2))
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 6}))
-    assert torch.equal(read(tmp_path, loaded_base, layers).weights[QUERY][1], torch.full((64, 2), 3.0))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 6})
+    )
+    assert torch.equal(
+        read(tmp_path, loaded_base, layers).weights[QUERY][1], torch.full((64, 2), 3.0)
+    )
     (tmp_path / "adapter_config.json").write_text(" " * 70_000)
     with pytest.raises(UnusableAdapter) as refused:
         read(tmp_path, loaded_base, layers)
     assert refused.value.code == "adapter_config_too_large"
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 def tensors_of(name: Callable[[str], tuple[str, str]], *layers: str) -> Tensors:
@@ -320,22 +387,40 @@ REFUSED: dict[str, tuple[str, Callable[[], tuple[Tensors, dict[str, str] | None]
         "adapter_dora",
         lambda: (tensors_of(kohya) | {f"{KOHYA_QUERY}.dora_scale": torch.ones(64)}, None),
     ),
-    "DoRA by the header": ("adapter_dora", lambda: (tensors_of(peft), header(**LORA, use_dora=True))),
+    "DoRA by the header": (
+        "adapter_dora",
+        lambda: (tensors_of(peft), header(**LORA, use_dora=True)),
+    ),
     "LoHa": ("adapter_loha", lambda: ({f"{KOHYA_QUERY}.hada_w1_a": torch.ones(64, 2)}, None)),
     "LoKr": ("adapter_lokr", lambda: ({f"{KOHYA_QUERY}.lokr_w1": torch.ones(8, 8)}, None)),
     "LoKr of PEFT": ("adapter_lokr", lambda: ({f"unet.{QUERY}.lokr_w2_a": torch.ones(8, 8)}, None)),
-    "Tucker": ("adapter_tucker", lambda: (tensors_of(kohya) | {f"{KOHYA_QUERY}.lora_mid.weight": torch.ones(2)}, None)),
-    "bias": ("adapter_bias", lambda: (tensors_of(peft) | {f"unet.{QUERY}.lora_B.bias": torch.ones(64)}, None)),
-    "whole weights": ("adapter_whole_weights", lambda: ({f"{KOHYA_QUERY}.diff": torch.ones(64, 64)}, None)),
+    "Tucker": (
+        "adapter_tucker",
+        lambda: (tensors_of(kohya) | {f"{KOHYA_QUERY}.lora_mid.weight": torch.ones(2)}, None),
+    ),
+    "bias": (
+        "adapter_bias",
+        lambda: (tensors_of(peft) | {f"unet.{QUERY}.lora_B.bias": torch.ones(64)}, None),
+    ),
+    "whole weights": (
+        "adapter_whole_weights",
+        lambda: ({f"{KOHYA_QUERY}.diff": torch.ones(64, 64)}, None),
+    ),
     "text encoder": (
         "adapter_of_text_encoder",
-        lambda: (tensors_of(peft) | {"text_encoder.x.lora_linear_layer.up.weight": torch.ones(2)}, None),
+        lambda: (
+            tensors_of(peft) | {"text_encoder.x.lora_linear_layer.up.weight": torch.ones(2)},
+            None,
+        ),
     ),
     "text encoder of Kohya": (
         "adapter_of_text_encoder",
         lambda: (tensors_of(kohya) | {"lora_te1_text_model_x.lora_up.weight": torch.ones(2)}, None),
     ),
-    "layer that is not adapted": ("adapter_layer_unknown", lambda: (tensors_of(peft, "conv_in"), None)),
+    "layer that is not adapted": (
+        "adapter_layer_unknown",
+        lambda: (tensors_of(peft, "conv_in"), None),
+    ),
     "layer of Kohya that is not adapted": (
         "adapter_layer_unknown",
         lambda: (tensors_of(kohya, QUERY.replace("attn1.to_q", "ff.net.0.proj")), None),
@@ -348,8 +433,14 @@ REFUSED: dict[str, tuple[str, Callable[[], tuple[Tensors, dict[str, str] | None]
         "adapter_layer_unknown",
         lambda: (tensors_of(peft) | {f"unet.{QUERY}.lora.alpha": torch.tensor(2)}, None),
     ),
-    "two namings": ("adapter_namings_mixed", lambda: (tensors_of(peft) | tensors_of(kohya, OUT), None)),
-    "a layer twice": ("adapter_layer_twice", lambda: (tensors_of(peft) | tensors_of(diffusers), None)),
+    "two namings": (
+        "adapter_namings_mixed",
+        lambda: (tensors_of(peft) | tensors_of(kohya, OUT), None),
+    ),
+    "a layer twice": (
+        "adapter_layer_twice",
+        lambda: (tensors_of(peft) | tensors_of(diffusers), None),
+    ),
     "alpha told twice": (
         "adapter_alpha_twice",
         lambda: (tensors_of(kohya) | {f"{KOHYA_QUERY}.alpha": torch.tensor(2)}, header(**LORA)),
@@ -368,12 +459,18 @@ REFUSED: dict[str, tuple[str, Callable[[], tuple[Tensors, dict[str, str] | None]
         "adapter_metadata_not_json",
         lambda: (tensors_of(peft), {"lora_adapter_metadata": "[1]"}),
     ),
-    "alpha that is a word": ("adapter_metadata_number", lambda: (tensors_of(peft), header(r=2, lora_alpha="4"))),
+    "alpha that is a word": (
+        "adapter_metadata_number",
+        lambda: (tensors_of(peft), header(r=2, lora_alpha="4")),
+    ),
     "alpha that is no number": (
         "adapter_metadata_number",
         lambda: (tensors_of(peft), header(r=2, lora_alpha=float("nan"))),
     ),
-    "endless alpha": ("adapter_metadata_number", lambda: (tensors_of(peft), header(r=2, lora_alpha=10**400))),
+    "endless alpha": (
+        "adapter_metadata_number",
+        lambda: (tensors_of(peft), header(r=2, lora_alpha=10**400)),
+    ),
     "patterns in a list": (
         "adapter_metadata_patterns",
         lambda: (tensors_of(peft), header(**LORA, rank_pattern=["to_q"])),
@@ -394,17 +491,25 @@ REFUSED: dict[str, tuple[str, Callable[[], tuple[Tensors, dict[str, str] | None]
         "adapter_setting_unsupported",
         lambda: (tensors_of(peft), header(**LORA, init_lora_weights="pissa_niter_4")),
     ),
-    "another method": ("adapter_setting_unsupported", lambda: (tensors_of(peft), header(**LORA, peft_type="BOFT"))),
+    "another method": (
+        "adapter_setting_unsupported",
+        lambda: (tensors_of(peft), header(**LORA, peft_type="BOFT")),
+    ),
     "a setting of tomorrow": (
         "adapter_setting_unsupported",
         lambda: (tensors_of(peft), header(**LORA, use_twist=True)),
     ),
-    "biases by the header": ("adapter_setting_unsupported", lambda: (tensors_of(peft), header(**LORA, lora_bias=True))),
+    "biases by the header": (
+        "adapter_setting_unsupported",
+        lambda: (tensors_of(peft), header(**LORA, lora_bias=True)),
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_followed_is_refused_by_name(tmp_path: Path, loaded_base: Base, ours: Engine, kind: str) -> None:
+def test_what_cannot_be_followed_is_refused_by_name(
+    tmp_path: Path, loaded_base: Base, ours: Engine, kind: str
+) -> None:
     code, content = REFUSED[kind]
     write_file(tmp_path, *content(), loaded_base)
     with pytest.raises(UnusableAdapter) as refused:
@@ -413,10 +518,19 @@ def test_what_cannot_be_followed_is_refused_by_name(tmp_path: Path, loaded_base:
     assert len(str(refused.value)) < 400
 
 
-def test_settings_of_training_are_no_reason_to_refuse(tmp_path: Path, loaded_base: Base, ours: Engine) -> None:
+def test_settings_of_training_are_no_reason_to_refuse(
+    tmp_path: Path, loaded_base: Base, ours: Engine
+) -> None:
     from peft import LoraConfig
 
-    config = LoraConfig(r=2, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_q"], lora_dropout=0.1)
-    told = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    config = LoraConfig(
+        r=2, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_q"], lora_dropout=0.1
+    )
+    told = {
+        name: sorted(value) if isinstance(value, set) else value
+        for name, value in config.to_dict().items()
+    }
     write_file(tmp_path, tensors_of(peft), header(**told), loaded_base)
-    assert torch.equal(read(tmp_path, loaded_base, ours.bank.layers).weights[QUERY][1], torch.full((64, 2), 2.0))
+    assert torch.equal(
+        read(tmp_path, loaded_base, ours.bank.layers).weights[QUERY][1], torch.full((64, 2), 2.0)
+    )

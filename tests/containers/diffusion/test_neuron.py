@@ -1,4 +1,5 @@
-"""Everything of the Inferentia2 variant but the compiler itself, for which PyTorch's own tracing stands in."""
+"""Everything of the Inferentia2 variant but the compiler itself, for which PyTorch's own tracing
+stands in."""
 
 import json
 import runpy
@@ -37,7 +38,8 @@ pytestmark = [
 
 
 class StandInCompiler(ModuleType):
-    """`torch_neuronx`, as far as it is called: the signature is that of its documentation, the graph runs on this CPU.
+    """`torch_neuronx`, as far as it is called: the signature is that of its documentation, the
+    graph runs on this CPU.
 
     https://awsdocs-neuron.readthedocs-hosted.com/en/latest/frameworks/torch/torch-neuronx/api-reference-guide/inference/api-torch-neuronx-trace.html
     """
@@ -64,7 +66,8 @@ class StandInCompiler(ModuleType):
 
 @pytest.fixture(scope="module")
 def compiler(loaded_base: Base) -> Iterator[type[StandInCompiler]]:
-    # After the base is loaded: as it is imported, diffusers asks which version of torch_neuronx is installed.
+    # After the base is loaded: as it is imported, diffusers asks which version of torch_neuronx is
+    # installed.
     sys.modules["torch_neuronx"] = StandInCompiler("torch_neuronx")
     yield StandInCompiler
     del sys.modules["torch_neuronx"]
@@ -73,31 +76,47 @@ def compiler(loaded_base: Base) -> Iterator[type[StandInCompiler]]:
 def compiled(folder: Path, target: Path) -> Path:
     """A copy of a saved base, compiled."""
     shutil.copytree(folder, target)
-    assert main([str(target), "--dtype", "fp32", "--rank", str(RANK), "--samples", str(SAMPLES)]) == 0
+    assert (
+        main([str(target), "--dtype", "fp32", "--rank", str(RANK), "--samples", str(SAMPLES)]) == 0
+    )
     return target
 
 
 @pytest.fixture(scope="module")
-def compiled_folder(compiler: object, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled_folder(
+    compiler: object, base_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     return compiled(base_folder, tmp_path_factory.mktemp("compiled") / "base")
 
 
 @pytest.fixture(scope="module")
-def compiled_xl_folder(compiler: object, xl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled_xl_folder(
+    compiler: object, xl_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     return compiled(xl_folder, tmp_path_factory.mktemp("compiled-xl") / "base")
 
 
 def settings(folder: Path, **variables: str) -> ServingSettings:
-    given = {"TENANTRY_BASE": str(folder), "TENANTRY_RANK": str(RANK), "TENANTRY_SLOTS": "3", **variables}
+    given = {
+        "TENANTRY_BASE": str(folder),
+        "TENANTRY_RANK": str(RANK),
+        "TENANTRY_SLOTS": "3",
+        **variables,
+    }
     return ServingSettings.of_environment(given)
 
 
 def drawn(base: Base, layers: LoraLayers, weights: Sequence[Any]) -> list[Pixels]:
-    """Pictures of two tenants and more samples than a graph takes, at different steps and guidances, in shared batches."""
+    """Pictures of two tenants and more samples than a graph takes, at different steps and
+    guidances, in shared batches."""
     engine = Engine(base, layers, EngineSettings(places=8))
-    acme, borealis = (Adapter(card(base), f"v{number}", each) for number, each in enumerate(weights))
+    acme, borealis = (
+        Adapter(card(base), f"v{number}", each) for number, each in enumerate(weights)
+    )
     jobs = [
-        engine.submit(acme, [Drawing("a red circle", None, seed, 3, 2.5, 32, 32) for seed in (1, 2)]),
+        engine.submit(
+            acme, [Drawing("a red circle", None, seed, 3, 2.5, 32, 32) for seed in (1, 2)]
+        ),
         engine.submit(borealis, [Drawing("a red circle", None, 1, 2, 1.0, 32, 32)]),
         engine.submit(borealis, [Drawing("a star", "blue", 3, 3, 5.0, 32, 32)]),
     ]
@@ -121,7 +140,9 @@ def test_compiled_graphs_draw_what_the_base_draws_for_adapters_they_were_not_com
         difference = np.abs(picture.astype(int) - expected.astype(int))
         assert difference.max() <= most
         assert (difference > 0).mean() <= share
-    assert np.abs(pictures[0].astype(int) - pictures[2].astype(int)).mean() > 1, "each tenant has its own adapter"
+    assert np.abs(pictures[0].astype(int) - pictures[2].astype(int)).mean() > 1, (
+        "each tenant has its own adapter"
+    )
 
 
 def test_the_compiler_is_asked_for_each_network_with_its_arguments(
@@ -136,12 +157,16 @@ def test_the_compiler_is_asked_for_each_network_with_its_arguments(
     assert (found.compiler, found.samples, found.size, found.rank) == ("neuron", SAMPLES, 32, RANK)
 
 
-def test_the_server_draws_compiled_pictures_of_one_size(compiled_folder: Path, tmp_path: Path) -> None:
+def test_the_server_draws_compiled_pictures_of_one_size(
+    compiled_folder: Path, tmp_path: Path
+) -> None:
     predictor = DiffusionPredictor(lambda: settings(compiled_folder), load=load_compiled)
     predictor.start()
     try:
         adapter = Adapter(card(load_base(str(compiled_folder), device="cpu")), "v1", {})
-        call = predictor.predict(adapter, b'{"prompt": "a star", "width": 16}', "application/json", "")
+        call = predictor.predict(
+            adapter, b'{"prompt": "a star", "width": 16}', "application/json", ""
+        )
         with pytest.raises(InvalidRequest, match="width must be a whole number from 32 to 32"):
             call.send(None)
     finally:
@@ -173,7 +198,10 @@ def test_each_sample_finds_the_slot_it_was_given(slots: list[int], loaded_base: 
     [
         ({"TENANTRY_RANK": "8"}, "TENANTRY_RANK is 8, and the base was compiled for 4"),
         ({"TENANTRY_LORA_TARGETS": "attention"}, "TENANTRY_LORA_TARGETS is 'attention'"),
-        ({"TENANTRY_DTYPE": "bf16"}, "TENANTRY_DTYPE is 'bf16', and the base was compiled for 'fp32'"),
+        (
+            {"TENANTRY_DTYPE": "bf16"},
+            "TENANTRY_DTYPE is 'bf16', and the base was compiled for 'fp32'",
+        ),
     ],
 )
 def test_settings_that_graphs_were_not_compiled_for_are_refused(
@@ -218,19 +246,28 @@ def test_a_graph_that_was_cut_is_refused(compiled_folder: Path, tmp_path: Path) 
 
 
 def test_without_the_neuron_sdk_neither_side_works_and_both_say_so(
-    base_folder: Path, compiled_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base_folder: Path,
+    compiled_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch_neuronx", None)  # an import of it fails, as where it is not installed
+    monkeypatch.setitem(
+        sys.modules, "torch_neuronx", None
+    )  # an import of it fails, as where it is not installed
     assert main([str(base_folder)]) == 1
     assert "torch_neuronx is not installed" in capsys.readouterr().err
     with pytest.raises(UnusableBase, match="torch_neuronx is not installed"):
         load_compiled(settings(compiled_folder))
 
 
-def test_a_size_the_base_cannot_draw_is_refused(base_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_size_the_base_cannot_draw_is_refused(
+    base_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(base_folder), "--size", "33"]) == 1
     assert "not a multiple of 4 pixels" in capsys.readouterr().err
 
 
 def test_the_entry_point_can_be_started() -> None:
-    assert "load_compiled" in runpy.run_path("containers/diffusion/neuron/serve", run_name="imported")
+    assert "load_compiled" in runpy.run_path(
+        "containers/diffusion/neuron/serve", run_name="imported"
+    )

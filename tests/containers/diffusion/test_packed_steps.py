@@ -15,8 +15,8 @@ from containers.diffusion.training.settings import Settings, parse_settings
 Weights = dict[str, tuple[Tensor, Tensor]]
 
 SAME_ADAPTER = 1e-3
-"""By how much what an adapter adds to the weights may differ, relatively, between trained alone and in a pack: it is written in
-half precision, whose rounding is 5e-4."""
+"""By how much what an adapter adds to the weights may differ, relatively, between trained alone and
+in a pack: it is written in half precision, whose rounding is 5e-4."""
 
 
 def settings(**given: Any) -> Settings:
@@ -28,12 +28,18 @@ def lesson(base: Base, seed: int, prior: Examples | None = None) -> Lesson:
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(4, base.channels, 16, 16, generator=generator).cumsum(-1) * 0.2
     return Lesson(
-        Examples(latents.to(base.dtype), base.encode([f"thing {seed} {number}" for number in range(4)])), seed, prior
+        Examples(
+            latents.to(base.dtype), base.encode([f"thing {seed} {number}" for number in range(4)])
+        ),
+        seed,
+        prior,
     )
 
 
 def train(base: Base, lessons: Sequence[Lesson], chosen: Settings) -> PackedSteps:
-    layers = LoraLayers(base.unet, chosen.targets, FIRST_SLOT + len(lessons), chosen.rank, torch.float32)
+    layers = LoraLayers(
+        base.unet, chosen.targets, FIRST_SLOT + len(lessons), chosen.rank, torch.float32
+    )
     try:
         steps = PackedSteps(base, layers, lessons, chosen, base.unconditional())
         for _ in steps.run():
@@ -50,7 +56,9 @@ def adapter(steps: PackedSteps, number: int, snapshot: int = -1) -> Weights:
 def difference(one: Weights, other: Weights) -> float:
     """Between what two adapters add to the weights, relative to what the first adds."""
     pairs = [(b.double() @ a.double().flatten(1), other[name]) for name, (a, b) in one.items()]
-    apart = sum(float((own - b.double() @ a.double().flatten(1)).square().sum()) for own, (a, b) in pairs)
+    apart = sum(
+        float((own - b.double() @ a.double().flatten(1)).square().sum()) for own, (a, b) in pairs
+    )
     return float((apart / sum(float(own.square().sum()) for own, _ in pairs)) ** 0.5)
 
 
@@ -66,13 +74,19 @@ def test_a_tenant_gets_the_same_adapter_alone_and_at_any_place_of_a_pack(
         alone = train(loaded_base, [lessons[number]], chosen)
         assert difference(adapter(alone, 0), adapter(pack, number)) < SAME_ADAPTER
         assert difference(adapter(alone, 0), adapter(turned, 2 - number)) < SAME_ADAPTER
-        assert [row[0] for row in alone.losses] == pytest.approx([row[number] for row in pack.losses], rel=1e-4)
+        assert [row[0] for row in alone.losses] == pytest.approx(
+            [row[number] for row in pack.losses], rel=1e-4
+        )
     assert difference(adapter(pack, 0), adapter(pack, 1)) > 0.5
 
 
 def test_the_loss_falls_and_the_base_stays_as_it_was(loaded_base: Base) -> None:
     before = {name: value.clone() for name, value in loaded_base.unet.state_dict().items()}
-    steps = train(loaded_base, [lesson(loaded_base, 1), lesson(loaded_base, 2)], settings(steps=24, learning_rate=2e-2))
+    steps = train(
+        loaded_base,
+        [lesson(loaded_base, 1), lesson(loaded_base, 2)],
+        settings(steps=24, learning_rate=2e-2),
+    )
     for number in range(2):
         losses = [row[number] for row in steps.losses]
         assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
@@ -81,16 +95,22 @@ def test_the_loss_falls_and_the_base_stays_as_it_was(loaded_base: Base) -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_a_tenant_whose_numbers_are_none_fails_and_its_neighbours_do_not_notice(loaded_base: Base) -> None:
+def test_a_tenant_whose_numbers_are_none_fails_and_its_neighbours_do_not_notice(
+    loaded_base: Base,
+) -> None:
     good = [lesson(loaded_base, 1), lesson(loaded_base, 2)]
-    spoilt = Lesson(Examples(torch.full_like(good[0].own.latents, float("nan")), good[0].own.words), 3)
+    spoilt = Lesson(
+        Examples(torch.full_like(good[0].own.latents, float("nan")), good[0].own.words), 3
+    )
     steps = train(loaded_base, [good[0], spoilt, good[1]], settings())
     assert list(steps.failures) == [1]
     assert "no finite number at step 1" in steps.failures[1]
     for number, place in enumerate((0, 2)):
         alone = train(loaded_base, [good[number]], settings())
         assert difference(adapter(alone, 0), adapter(steps, place)) < SAME_ADAPTER
-    assert all(bool(torch.isfinite(each).all()) for pair in adapter(steps, 1).values() for each in pair)
+    assert all(
+        bool(torch.isfinite(each).all()) for pair in adapter(steps, 1).values() for each in pair
+    )
 
 
 def test_when_all_have_failed_no_more_steps_are_taken(loaded_base: Base) -> None:
@@ -115,7 +135,9 @@ def test_prior_preservation_keeps_what_the_adapter_would_unlearn(loaded_base: Ba
     pulling = Examples(own.latents * 4, own.words)
 
     def loss_of_prior(weight: float) -> float:
-        chosen = settings(steps=16, learning_rate=3e-2, prior_preservation=weight, caption_dropout=0)
+        chosen = settings(
+            steps=16, learning_rate=3e-2, prior_preservation=weight, caption_dropout=0
+        )
         steps = train(loaded_base, [Lesson(pulling, 1, prior if weight else None)], chosen)
         judged = train_nothing(loaded_base, prior, adapter(steps, 0), chosen)
         return sum(judged) / len(judged)
@@ -123,7 +145,9 @@ def test_prior_preservation_keeps_what_the_adapter_would_unlearn(loaded_base: Ba
     assert loss_of_prior(3.0) < 0.9 * loss_of_prior(0.0)
 
 
-def train_nothing(base: Base, examples: Examples, weights: Weights, chosen: Settings) -> list[float]:
+def train_nothing(
+    base: Base, examples: Examples, weights: Weights, chosen: Settings
+) -> list[float]:
     """The losses of some examples under an adapter that does not move."""
     layers = LoraLayers(base.unet, chosen.targets, FIRST_SLOT + 1, chosen.rank, torch.float32)
     try:
@@ -143,7 +167,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(loaded_base: Base) ->
     saving = train(loaded_base, lessons, settings(gradient_checkpointing="true"))
     for number in range(2):
         assert difference(adapter(plain, number), adapter(saving, number)) < SAME_ADAPTER
-    assert not any(getattr(module, "gradient_checkpointing", False) for module in loaded_base.unet.modules())
+    assert not any(
+        getattr(module, "gradient_checkpointing", False) for module in loaded_base.unet.modules()
+    )
 
 
 def test_a_base_of_sdxls_shape_is_trained_the_same_way(xl_folder: Any) -> None:
@@ -155,7 +181,9 @@ def test_a_base_of_sdxls_shape_is_trained_the_same_way(xl_folder: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_a_base_in_half_precision_trains_adapters_in_single(base_folder: Any, loaded_base: Base, dtype: str) -> None:
+def test_a_base_in_half_precision_trains_adapters_in_single(
+    base_folder: Any, loaded_base: Base, dtype: str
+) -> None:
     base = load_base(str(base_folder), device="cpu", dtype=dtype)
     half = train(base, [lesson(base, 1)], settings(steps=3))
     single = train(loaded_base, [lesson(loaded_base, 1)], settings(steps=3))
@@ -173,9 +201,13 @@ def test_snapshots_are_kept_on_the_way(loaded_base: Base) -> None:
 def test_training_that_is_broken_off_leaves_the_base_alone(loaded_base: Base) -> None:
     layers = LoraLayers(loaded_base.unet, "attention", 2, 2, torch.float32)
     chosen = settings(targets="attention", rank=2, gradient_checkpointing="true")
-    run = PackedSteps(loaded_base, layers, [lesson(loaded_base, 1)], chosen, loaded_base.unconditional()).run()
+    run = PackedSteps(
+        loaded_base, layers, [lesson(loaded_base, 1)], chosen, loaded_base.unconditional()
+    ).run()
     assert next(run) == 1
     run.close()
     assert not any(parameter.requires_grad for parameter in loaded_base.unet.parameters())
     layers.remove()
-    assert not any(getattr(module, "gradient_checkpointing", False) for module in loaded_base.unet.modules())
+    assert not any(
+        getattr(module, "gradient_checkpointing", False) for module in loaded_base.unet.modules()
+    )

@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from containers.diffusion.tiny_base.drawing import COLOURS, SHAPES, Style, draw_icon, tenant_style
-from containers.diffusion.training.personalisation import ROOM, distance, meaning_kept, nearest, score
+from containers.diffusion.training.personalisation import (
+    ROOM,
+    distance,
+    meaning_kept,
+    nearest,
+    score,
+)
 
 Pixels = NDArray[np.uint8]
 
@@ -19,23 +25,31 @@ TENANTS = range(8)
 
 
 def drawn(shapes: Sequence[str], style: Style, seed: int, size: int = 32) -> Pixels:
-    return np.stack([draw_icon(shape, style, seed + place, size) for place, shape in enumerate(shapes)])
+    return np.stack(
+        [draw_icon(shape, style, seed + place, size) for place, shape in enumerate(shapes)]
+    )
 
 
 def base_pictures(shapes: Sequence[str], seed: int, size: int = 32) -> Pixels:
     """What a base draws: shapes of plain colours on a plain ground, each another."""
     colours = list(COLOURS.values())
     styles = [
-        Style(colours[place % 10], None, "plain", colours[(place + 3) % 10], colours[(place + 3) % 10])
+        Style(
+            colours[place % 10], None, "plain", colours[(place + 3) % 10], colours[(place + 3) % 10]
+        )
         for place in range(len(shapes))
     ]
-    return np.stack([draw_icon(shape, styles[place], seed + place, size) for place, shape in enumerate(shapes)])
+    return np.stack(
+        [draw_icon(shape, styles[place], seed + place, size) for place, shape in enumerate(shapes)]
+    )
 
 
 def as_a_model_draws(pictures: Pixels) -> Pixels:
     """Blurred and noisy, as a small model's pictures are."""
     random = np.random.default_rng(0)
-    blurred = np.stack([np.asarray(Image.fromarray(each).filter(ImageFilter.GaussianBlur(1))) for each in pictures])
+    blurred = np.stack(
+        [np.asarray(Image.fromarray(each).filter(ImageFilter.GaussianBlur(1))) for each in pictures]
+    )
     return np.clip(blurred + random.normal(0, 8, blurred.shape), 0, 255).astype(np.uint8)
 
 
@@ -49,7 +63,7 @@ def score_of(drawn_by: int, tenant: int) -> float:
     )
 
 
-# ---- distance -------------------------------------------------------------------------------------------------------
+# ---- distance ------------------------------------------------------------------------------------
 
 
 def test_a_distance_is_zero_for_one_set_symmetric_and_larger_between_styles() -> None:
@@ -68,9 +82,11 @@ def test_the_order_of_pictures_does_not_count_and_what_stands_where_little() -> 
 
 
 def test_black_is_as_far_from_white_as_the_directions_say() -> None:
-    """Of one colour each, a set is a point along each direction: what remains is the mean of the directions' sums."""
+    """Of one colour each, a set is a point along each direction: what remains is the mean of the
+    directions' sums."""
     black, white = np.zeros((1, 8, 8, 3), np.uint8), np.full((3, 9, 12, 3), 255, np.uint8)
-    # A sum of 75 components of a direction of length 1 is about normal with deviation 1; the mean of |x| is √(2/π) = 0.80.
+    # A sum of 75 components of a direction of length 1 is about normal with deviation 1; the mean
+    # of |x| is √(2/π) = 0.80.
     assert distance(black, white) == pytest.approx(0.80, abs=0.08)
     assert distance(black, white // 5 * 2) == pytest.approx(0.4 * distance(black, white), rel=1e-4)
 
@@ -97,7 +113,9 @@ def test_large_pictures_are_compared_at_the_size_of_small_ones() -> None:
         (np.full((2, 32, 32, 3), np.nan), "outside 0 to 1"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_refused_by_name(pictures: NDArray[np.generic], says: str) -> None:
+def test_arrays_that_are_no_pictures_are_refused_by_name(
+    pictures: NDArray[np.generic], says: str
+) -> None:
     good = drawn(UPLOADED, tenant_style(0), 0)
     with pytest.raises(ValueError, match=f"^other .*{says}"):
         distance(good, pictures)
@@ -107,11 +125,13 @@ def test_arrays_that_are_no_pictures_are_refused_by_name(pictures: NDArray[np.ge
         meaning_kept(good, pictures)
 
 
-# ---- score ----------------------------------------------------------------------------------------------------------
+# ---- score ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
-def test_a_model_in_the_tenants_style_scores_about_one_and_in_anothers_less_mostly_none(tenant: int) -> None:
+def test_a_model_in_the_tenants_style_scores_about_one_and_in_anothers_less_mostly_none(
+    tenant: int,
+) -> None:
     own = score_of(tenant, tenant)
     others = [score_of(other, tenant) for other in TENANTS if other != tenant]
     assert 0.75 < own < 1.5
@@ -129,7 +149,9 @@ def test_the_base_scores_zero_and_half_the_way_lies_between() -> None:
     assert 0.2 < score(base, half, held_out, uploads) < 0.9
 
 
-def test_where_the_base_is_as_near_as_the_uploads_the_score_stays_finite_and_one_means_as_near() -> None:
+def test_where_the_base_is_as_near_as_the_uploads_the_score_is_finite_and_one_means_as_near() -> (
+    None
+):
     pictures, other = drawn(HELD_OUT, tenant_style(1), 0), drawn(HELD_OUT, tenant_style(2), 0)
     assert score(pictures, pictures, pictures, pictures) == 1
     astray = score(pictures, other, pictures, pictures)
@@ -140,12 +162,15 @@ def test_where_the_base_is_as_near_as_the_uploads_the_score_stays_finite_and_one
 def test_the_nearest_set_is_that_of_the_tenant_whose_model_drew() -> None:
     uploads = {f"tenant-{number}": drawn(UPLOADED, tenant_style(number), 100) for number in TENANTS}
     for number in TENANTS:
-        assert nearest(uploads, as_a_model_draws(drawn(HELD_OUT, tenant_style(number), 300))) == f"tenant-{number}"
+        assert (
+            nearest(uploads, as_a_model_draws(drawn(HELD_OUT, tenant_style(number), 300)))
+            == f"tenant-{number}"
+        )
     with pytest.raises(ValueError, match="empty"):
         nearest({}, uploads["tenant-0"])
 
 
-# ---- meaning --------------------------------------------------------------------------------------------------------
+# ---- meaning -------------------------------------------------------------------------------------
 
 
 def test_equal_pictures_keep_all_meaning_and_exchanged_ones_none() -> None:
@@ -159,7 +184,10 @@ def test_equal_pictures_keep_all_meaning_and_exchanged_ones_none() -> None:
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_meaning_is_kept_in_any_style(tenant: int) -> None:
     base = base_pictures(SHAPES[:8], 10 * tenant)
-    assert meaning_kept(base, as_a_model_draws(drawn(SHAPES[:8], tenant_style(tenant), 10 * tenant))) >= 0.75
+    assert (
+        meaning_kept(base, as_a_model_draws(drawn(SHAPES[:8], tenant_style(tenant), 10 * tenant)))
+        >= 0.75
+    )
 
 
 def test_meaning_is_kept_at_other_sizes() -> None:

@@ -1,4 +1,5 @@
-"""Uploads of pictures: what is used, what is left out and counted, what is refused, and that nothing else comes out."""
+"""Uploads of pictures: what is used, what is left out and counted, what is refused, and that
+nothing else comes out."""
 
 import io
 import json
@@ -53,7 +54,10 @@ def saved(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
 
 
 def good_files(count: int = FEWEST_IMAGES) -> dict[str, bytes]:
-    return {f"{SHAPES[number % len(SHAPES)]}-{number}.png": saved(icon(number)) for number in range(count)}
+    return {
+        f"{SHAPES[number % len(SHAPES)]}-{number}.png": saved(icon(number))
+        for number in range(count)
+    }
 
 
 def prepared(folder: Path, files: Mapping[str, bytes], **parameters: object) -> Prepared:
@@ -87,21 +91,34 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def png_of(width: int, height: int, *, extra: bytes = b"", pixels: bytes = b"") -> bytes:
     """A grey PNG whose header says what it is told to."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + png_chunk(b"IDAT", zlib.compress(pixels)) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + extra
+        + png_chunk(b"IDAT", zlib.compress(pixels))
+        + png_chunk(b"IEND", b"")
+    )
 
 
-# ---- what is written ------------------------------------------------------------------------------------------------
+# ---- what is written -----------------------------------------------------------------------------
 
 
 def test_pictures_come_out_as_they_went_in_with_captions_and_prompts(tmp_path: Path) -> None:
-    result = prepared(tmp_path, good_files(6), subject="badge", prompts="a red star\n\n a  blue moon \na red star\n")
+    result = prepared(
+        tmp_path,
+        good_files(6),
+        subject="badge",
+        prompts="a red star\n\n a  blue moon \na red star\n",
+    )
 
     assert (result.rows, result.repairs) == (6, {})
     assert result.facts["formats"] == {"PNG": 6}
     assert result.facts["largest"] == "32 × 32"
     read = read_prepared(tmp_path / "out")
     assert (read.subject, read.prompts) == ("badge", ("a red star", "a blue moon"))
-    assert [image.path.name for image in read.images] == [f"image-{number:02}.png" for number in range(6)]
+    assert [image.path.name for image in read.images] == [
+        f"image-{number:02}.png" for number in range(6)
+    ]
     assert [image.source for image in read.images] == sorted(good_files(6))
     for image in read.images:
         number = int(image.source.removesuffix(".png").rpartition("-")[2])
@@ -144,9 +161,13 @@ def test_equal_content_gives_equal_bytes_in_whatever_order_it_comes(tmp_path: Pa
         ("star", "an icon"),
     ],
 )
-def test_a_file_name_that_reads_as_words_is_a_caption(tmp_path: Path, name: str, caption: str) -> None:
+def test_a_file_name_that_reads_as_words_is_a_caption(
+    tmp_path: Path, name: str, caption: str
+) -> None:
     prepared(tmp_path, good_files() | {name: saved(icon(9))})
-    assert {image.source: image.caption for image in read_prepared(tmp_path / "out").images}[name] == caption
+    assert {image.source: image.caption for image in read_prepared(tmp_path / "out").images}[
+        name
+    ] == caption
 
 
 def test_captions_that_were_given_come_first(tmp_path: Path) -> None:
@@ -160,7 +181,9 @@ def test_captions_that_were_given_come_first(tmp_path: Path) -> None:
 
 def test_captions_find_a_file_however_its_umlaut_is_spelled(tmp_path: Path) -> None:
     given = json.dumps({"bl\u00fcte (1) a+b.png": "a flower"}).encode()
-    prepared(tmp_path, good_files() | {"blu\u0308te (1) a+b.png": saved(icon(9)), "captions.json": given})
+    prepared(
+        tmp_path, good_files() | {"blu\u0308te (1) a+b.png": saved(icon(9)), "captions.json": given}
+    )
     assert "a flower" in {image.caption for image in read_prepared(tmp_path / "out").images}
 
 
@@ -181,7 +204,9 @@ def test_captions_find_a_file_however_its_umlaut_is_spelled(tmp_path: Path) -> N
         (b'{"circle-0.png": "' + b"x" * 70_000 + b'"}', "bytes", "captions_too_large"),
     ],
 )
-def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, says: str, code: str) -> None:
+def test_captions_that_cannot_be_read_are_refused(
+    tmp_path: Path, content: bytes, says: str, code: str
+) -> None:
     error = refusal(tmp_path, good_files() | {"captions.json": content})
     assert (error.field, error.code) == ("captions.json", code)
     assert says in str(error)
@@ -194,7 +219,11 @@ def test_captions_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes
         ({"subject": "x" * 201}, "subject", "subject_is_too_long"),
         ({"subject": "\u200b"}, "subject", "subject_is_empty"),
         ({"subject": 5}, "subject", "subject_is_no_text"),
-        ({"prompts": "\n".join(f"star {number}" for number in range(17))}, "prompts", "too_many_prompts"),
+        (
+            {"prompts": "\n".join(f"star {number}" for number in range(17))},
+            "prompts",
+            "too_many_prompts",
+        ),
         ({"prompts": "x" * 201}, "prompts", "prompt_is_too_long"),
         ({"prompts": ["a star"]}, "prompts", "prompts_no_text"),
     ],
@@ -212,7 +241,7 @@ def test_text_is_composed_and_printable() -> None:
         clean_text("x" * 10_000_000)
 
 
-# ---- what is mended in a picture ------------------------------------------------------------------------------------
+# ---- what is mended in a picture -----------------------------------------------------------------
 
 
 def with_orientation(image: Image.Image, kind: str, orientation: int) -> bytes:
@@ -257,7 +286,9 @@ def test_metadata_is_left_behind(tmp_path: Path) -> None:
     exif[0x013B] = secret
     files = good_files() | {
         "text.png": saved(icon(11), pnginfo=text, icc_profile=profile),
-        "exif.jpg": saved(icon(12), "JPEG", exif=exif, icc_profile=profile, comment=secret.encode()),
+        "exif.jpg": saved(
+            icon(12), "JPEG", exif=exif, icc_profile=profile, comment=secret.encode()
+        ),
         "exif.webp": saved(icon(13), "WEBP", exif=exif, icc_profile=profile, lossless=True),
     }
     assert sum(secret.encode() in content for content in files.values()) == 3
@@ -325,7 +356,9 @@ def test_colours_become_rgb_of_eight_bits() -> None:
         decoded = decode_image(saved(image, kind))
         assert decoded.image.mode == "RGB"
         assert "converted" in decoded.changes
-        assert np.abs(np.asarray(decoded.image).astype(int) - grey[..., None]).max() <= 3 * tolerance
+        assert (
+            np.abs(np.asarray(decoded.image).astype(int) - grey[..., None]).max() <= 3 * tolerance
+        )
     for image, kind, how in (
         (colours.convert("CMYK"), "JPEG", {"quality": 95, "subsampling": 0}),
         (colours.quantize(64), "PNG", {}),
@@ -340,19 +373,25 @@ def test_colours_become_rgb_of_eight_bits() -> None:
 def test_large_pictures_are_reduced_and_small_ones_never_enlarged(tmp_path: Path) -> None:
     wide = icon(4, 512).crop((0, 128, 512, 384)).resize((2560, 1280))
     square = icon(7, 300).resize((2100, 2100))
-    files = good_files() | {"wide.png": saved(wide), "square.jpg": saved(square, "JPEG", quality=92)}
+    files = good_files() | {
+        "wide.png": saved(wide),
+        "square.jpg": saved(square, "JPEG", quality=92),
+    }
     result = prepared(tmp_path, files)
 
     assert result.repairs == {"reduced": 2}
     assert result.facts["largest"] == "2100 × 2100"
     sizes = {image.source: image.read().size for image in read_prepared(tmp_path / "out").images}
-    assert sizes == dict.fromkeys(good_files(), (32, 32)) | {"wide.png": (1024, 512), "square.jpg": (1024, 1024)}
+    assert sizes == dict.fromkeys(good_files(), (32, 32)) | {
+        "wide.png": (1024, 512),
+        "square.jpg": (1024, 1024),
+    }
     expected = np.asarray(square.resize((1024, 1024), Image.Resampling.BOX)).astype(int)
     by_source = {image.source: image for image in read_prepared(tmp_path / "out").images}
     assert np.abs(np.asarray(by_source["square.jpg"].read()) - expected).mean() < 3
 
 
-# ---- colours -------------------------------------------------------------------------------------------------------
+# ---- colours -------------------------------------------------------------------------------------
 
 
 def icc(kind: bytes, space: bytes, connection: bytes, tags: Mapping[bytes, bytes]) -> bytes:
@@ -362,9 +401,26 @@ def icc(kind: bytes, space: bytes, connection: bytes, tags: Mapping[bytes, bytes
         padded = content + b"\0" * (-len(content) % 4)
         table += tag + struct.pack(">II", at + len(data), len(content))
         data += padded
-    header = struct.pack(">I4s4s4s4s4s12s4s28s", at + len(data), b"\0" * 4, b"\x02\x40\0\0", kind, space, connection,
-                         b"\0" * 12, b"acsp", b"\0" * 28)  # fmt: skip
-    return header + xyz(0.9642, 1, 0.8249)[8:] + b"\0" * 48 + struct.pack(">I", len(tags)) + table + data
+    header = struct.pack(
+        ">I4s4s4s4s4s12s4s28s",
+        at + len(data),
+        b"\0" * 4,
+        b"\x02\x40\0\0",
+        kind,
+        space,
+        connection,
+        b"\0" * 12,
+        b"acsp",
+        b"\0" * 28,
+    )
+    return (
+        header
+        + xyz(0.9642, 1, 0.8249)[8:]
+        + b"\0" * 48
+        + struct.pack(">I", len(tags))
+        + table
+        + data
+    )
 
 
 def xyz(*values: float) -> bytes:
@@ -378,20 +434,34 @@ def curve(gamma: float) -> bytes:
 D50 = {b"wtpt": xyz(0.9642, 1, 0.8249)}
 # Adobe RGB (1998), 4.3.7: its primaries for white of D50, and its gamma.
 ADOBE = icc(
-    b"mntr", b"RGB ", b"XYZ ",
-    D50 | {b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087)}
-    | {b"bXYZ": xyz(0.14919, 0.06322, 0.74457)} | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(563 / 256)),
-)  # fmt: skip
+    b"mntr",
+    b"RGB ",
+    b"XYZ ",
+    D50
+    | {b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087)}
+    | {b"bXYZ": xyz(0.14919, 0.06322, 0.74457)}
+    | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(563 / 256)),
+)
 LINEAR_GREY = icc(b"mntr", b"GRAY", b"XYZ ", D50 | {b"kTRC": curve(1.0)})
-# A press whose cyan ink is green and whose other inks are black: L*a*b* of 8 bits for none and all of each ink.
+# A press whose cyan ink is green and whose other inks are black: L*a*b* of 8 bits for none and all
+# of each ink.
 PRESS = icc(
-    b"prtr", b"CMYK", b"Lab ",
-    D50 | {b"A2B0": b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(65536, 0, 0, 0) * 2, 65536)
-           + bytes(range(256)) * 4
-           + b"".join(bytes([255, 128, 128] if not inks else [150, 48, 180] if inks == 8 else [0, 128, 128])
-                      for inks in range(16))
-           + bytes(range(256)) * 3},
-)  # fmt: skip
+    b"prtr",
+    b"CMYK",
+    b"Lab ",
+    D50
+    | {
+        b"A2B0": b"mft1\0\0\0\0"
+        + bytes([4, 3, 2, 0])
+        + struct.pack(">9i", *(65536, 0, 0, 0) * 2, 65536)
+        + bytes(range(256)) * 4
+        + b"".join(
+            bytes([255, 128, 128] if not inks else [150, 48, 180] if inks == 8 else [0, 128, 128])
+            for inks in range(16)
+        )
+        + bytes(range(256)) * 3
+    },
+)
 LINK = ADOBE.replace(b"mntr", b"link", 1)
 
 
@@ -419,7 +489,10 @@ def near(one: tuple[int, ...], other: tuple[int, ...], most: int = 3) -> bool:
 def test_colours_are_those_that_the_profile_means(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    ways: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    ways: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }
     how = ways.get(kind, {})
     stored = of_colour("RGB", (171, 35, 35)).rotate(180 if orientation == 3 else 0)
     colour, changes = seen(saved(stored, kind, icc_profile=ADOBE, exif=exif, **how))
@@ -462,14 +535,20 @@ def test_a_picture_that_says_srgb_stays_as_it_is() -> None:
 
 
 def with_chunks(png: bytes, **chunks: bytes) -> bytes:
-    return png[:33] + b"".join(png_chunk(name.encode(), data) for name, data in chunks.items()) + png[33:]
+    return (
+        png[:33]
+        + b"".join(png_chunk(name.encode(), data) for name, data in chunks.items())
+        + png[33:]
+    )
 
 
 def test_a_png_may_tell_its_colours_by_gamma_and_primaries() -> None:
     light = saved(of_colour("RGB", (128, 128, 128)))
     assert near(seen(with_chunks(light, gAMA=struct.pack(">I", 100_000)))[0], (188, 188, 188))
     points = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
-    adobe = with_chunks(saved(of_colour("RGB", (171, 35, 35))), gAMA=struct.pack(">I", 45470), cHRM=points)
+    adobe = with_chunks(
+        saved(of_colour("RGB", (171, 35, 35))), gAMA=struct.pack(">I", 45470), cHRM=points
+    )
     assert near(seen(adobe)[0], (200, 30, 30))
 
 
@@ -479,7 +558,10 @@ def png_profile(data: bytes) -> bytes:
 
 def jpeg_segments(*segments: bytes) -> bytes:
     plain = saved(icon(9), "JPEG", quality=95)
-    found = (b"\xff\xe2" + struct.pack(">H", len(each) + 14) + b"ICC_PROFILE\0" + each for each in segments)
+    found = (
+        b"\xff\xe2" + struct.pack(">H", len(each) + 14) + b"ICC_PROFILE\0" + each
+        for each in segments
+    )
     return plain[:2] + b"".join(found) + plain[2:]
 
 
@@ -487,7 +569,9 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
     "no bytes": lambda: saved(icon(9), "WEBP", icc_profile=b"\0", lossless=True),
     "junk": lambda: saved(icon(9), icc_profile=b"junk" * 100),
     "cut": lambda: saved(icon(9), icc_profile=ADOBE[:200]),
-    "tags that point nowhere": lambda: saved(icon(9), icc_profile=ADOBE[:132] + b"\xff" * (len(ADOBE) - 132)),
+    "tags that point nowhere": lambda: saved(
+        icon(9), icc_profile=ADOBE[:132] + b"\xff" * (len(ADOBE) - 132)
+    ),
     "of another kind of picture": lambda: saved(icon(9), icc_profile=PRESS),
     "a link of devices": lambda: saved(icon(9), icc_profile=LINK),
     "a bomb": lambda: png_profile(b"x\0\0" + zlib.compress(ADOBE + b"\0" * (64 << 20))),
@@ -507,16 +591,21 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
 def test_a_profile_that_cannot_be_used_is_ignored_and_told(tmp_path: Path, what: str) -> None:
     result = prepared(tmp_path, good_files() | {"zebra.png": UNREADABLE[what]()})
     assert result.repairs == {"profile_ignored": 1}
-    (image,) = (image for image in read_prepared(tmp_path / "out").images if image.source == "zebra.png")
+    (image,) = (
+        image for image in read_prepared(tmp_path / "out").images if image.source == "zebra.png"
+    )
     assert np.abs(np.asarray(image.read()).astype(int) - np.asarray(icon(9))).mean() < 8
 
 
 def test_a_profile_in_parts_is_put_together() -> None:
     plain = saved(of_colour("RGB", (171, 35, 35)), "JPEG", quality=95, subsampling=0)
     parts = [
-        bytes([number, 3]) + ADOBE[200 * (number - 1) : 200 * number if number < 3 else None] for number in (2, 1, 3)
+        bytes([number, 3]) + ADOBE[200 * (number - 1) : 200 * number if number < 3 else None]
+        for number in (2, 1, 3)
     ]
-    found = b"".join(b"\xff\xe2" + struct.pack(">H", len(each) + 14) + b"ICC_PROFILE\0" + each for each in parts)
+    found = b"".join(
+        b"\xff\xe2" + struct.pack(">H", len(each) + 14) + b"ICC_PROFILE\0" + each for each in parts
+    )
     assert near(seen(plain[:2] + found + plain[2:])[0], (200, 30, 30))
 
 
@@ -538,7 +627,7 @@ def with_transparency(png: bytes, data: bytes) -> bytes:
     return png[:at] + png_chunk(b"tRNS", data) + png[at:]
 
 
-# ---- what is left out -----------------------------------------------------------------------------------------------
+# ---- what is left out ----------------------------------------------------------------------------
 
 
 def animated(kind: str) -> bytes:
@@ -554,9 +643,14 @@ UNUSABLE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "PNG of wrong data": ("corrupt", lambda: png_of(32, 32, pixels=b"\0" * 5)),
     "PNG of two headers": (
         "corrupt",
-        lambda: png_of(32, 32, extra=png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0))),
+        lambda: png_of(
+            32, 32, extra=png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0))
+        ),
     ),
-    "PNG of no palette": ("corrupt", lambda: png_of(32, 32).replace(b"\x08\0\0\0\0", b"\x08\x03\0\0\0")),
+    "PNG of no palette": (
+        "corrupt",
+        lambda: png_of(32, 32).replace(b"\x08\0\0\0\0", b"\x08\x03\0\0\0"),
+    ),
     "JPEG of junk": ("corrupt", lambda: b"\xff\xd8\xff" + b"\x00" * 5000),
     "too small": ("too_small", lambda: saved(icon(1, 15))),
     "animated PNG": ("animated", lambda: animated("PNG")),
@@ -566,7 +660,10 @@ UNUSABLE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "TIFF": ("other_type", lambda: saved(icon(1), "TIFF")),
     "AVIF": ("other_type", lambda: saved(icon(1), "AVIF")),
     "one colour": ("one_colour", lambda: saved(Image.new("RGB", (64, 64), (10, 200, 30)))),
-    "white on nothing": ("one_colour", lambda: saved(Image.new("RGBA", (64, 64), (255, 255, 255, 90)))),
+    "white on nothing": (
+        "one_colour",
+        lambda: saved(Image.new("RGBA", (64, 64), (255, 255, 255, 90))),
+    ),
     "twice": ("duplicates", lambda: good_files()["circle-0.png"]),
     "in another file type": ("duplicates", lambda: saved(icon(0), "WEBP", lossless=True)),
 }
@@ -574,11 +671,23 @@ UNUSABLE: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 def tiff(*tags: int, order: str = "<") -> bytes:
     entries = b"".join(struct.pack(order + "HHII", tag, 1, 1, 0) for tag in tags)
-    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags)) + entries + bytes(4)
+    return (
+        (b"II*\0" if order == "<" else b"MM\0*")
+        + struct.pack(order + "IH", 8, len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
 def media(major: bytes, *more: bytes) -> bytes:
-    return struct.pack(">I", 16 + 4 * len(more)) + b"ftyp" + major + bytes(4) + b"".join(more) + bytes(32)
+    return (
+        struct.pack(">I", 16 + 4 * len(more))
+        + b"ftyp"
+        + major
+        + bytes(4)
+        + b"".join(more)
+        + bytes(32)
+    )
 
 
 OTHER_TYPES: dict[str, tuple[str, bytes]] = {
@@ -614,29 +723,43 @@ OTHER_TYPES: dict[str, tuple[str, bytes]] = {
     "icon": ("an icon file", b"\0\0\1\0\1\0" + bytes(40)),
     "Netpbm": ("a Netpbm picture", b"P6\n16 16\n255\n" + bytes(768)),
     "Targa": ("a Targa", bytes(60) + b"TRUEVISION-XFILE.\0"),
-    "note of a photo program": ("a note of a photo program", b'<?xml version="1.0"?>\n<!DOCTYPE plist PUBLIC "x">'),
+    "note of a photo program": (
+        "a note of a photo program",
+        b'<?xml version="1.0"?>\n<!DOCTYPE plist PUBLIC "x">',
+    ),
     "macOS beside a picture": ("a file of macOS", b"\0\x05\x16\x07" + bytes(80)),
     "folder of macOS": ("a folder's view of macOS", b"\0\0\0\1Bud1" + bytes(80)),
-    "thumbnails of Windows": ("a store of thumbnails", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(80)),
+    "thumbnails of Windows": (
+        "a store of thumbnails",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(80),
+    ),
     "whatever else": ("of a type that is not read here", b"\x93NUMPY" + bytes(80)),
 }
 
 
-def test_files_of_other_types_are_left_out_by_name_and_type_whatever_they_are_called(tmp_path: Path) -> None:
+def test_files_of_other_types_are_left_out_by_name_and_type_whatever_they_are_called(
+    tmp_path: Path,
+) -> None:
     names = {kind: f"{kind.replace(' ', '_')}.jpg" for kind in OTHER_TYPES}
     kinds = list(OTHER_TYPES)
     # An upload has so many files at most.
     for number, some in enumerate((kinds[:30], kinds[30:])):
         folder = tmp_path / str(number)
         folder.mkdir()
-        result = prepared(folder, good_files() | {names[kind]: OTHER_TYPES[kind][1] for kind in some})
+        result = prepared(
+            folder, good_files() | {names[kind]: OTHER_TYPES[kind][1] for kind in some}
+        )
         assert (result.rows, result.repairs) == (FEWEST_IMAGES, {"other_type": len(some)})
         for kind in some:
-            assert result.facts["left_out"][names[kind]].startswith(f"is {OTHER_TYPES[kind][0]}"), kind
+            assert result.facts["left_out"][names[kind]].startswith(f"is {OTHER_TYPES[kind][0]}"), (
+                kind
+            )
 
 
 def test_a_film_that_is_too_large_to_be_read_is_left_out_too(tmp_path: Path) -> None:
-    result = prepared(tmp_path, good_files() | {"IMG_0001.MOV": media(b"qt  ") + bytes(MAX_FILE_BYTES)})
+    result = prepared(
+        tmp_path, good_files() | {"IMG_0001.MOV": media(b"qt  ") + bytes(MAX_FILE_BYTES)}
+    )
     assert result.facts["left_out"] == {"IMG_0001.MOV": "is a film, whatever its name says"}
 
 
@@ -653,7 +776,9 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path, what: str) 
 
     assert (result.rows, result.repairs) == (FEWEST_IMAGES, {problem: 1})
     assert list(result.facts["left_out"]) == ["zebra.png"]
-    assert [image.source for image in read_prepared(tmp_path / "out").images] == sorted(good_files())
+    assert [image.source for image in read_prepared(tmp_path / "out").images] == sorted(
+        good_files()
+    )
 
 
 def test_recompressed_and_resized_pictures_count_once_and_the_largest_stays(tmp_path: Path) -> None:
@@ -680,7 +805,10 @@ def test_flat_icons_of_one_style_are_no_duplicates(tmp_path: Path, number: int) 
 
 
 def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_path: Path) -> None:
-    few = refusal(tmp_path, good_files(4) | {"a.png": saved(icon(1))[:-9], "b.png": good_files()["circle-0.png"]})
+    few = refusal(
+        tmp_path,
+        good_files(4) | {"a.png": saved(icon(1))[:-9], "b.png": good_files()["circle-0.png"]},
+    )
     assert "4 of 6" in str(few)
     assert "a.png is truncated" in str(few)
     # Of two equal files the one whose name comes first stays.
@@ -696,7 +824,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert gone.value.code == "picture_unreadable"
 
 
-# ---- what is hostile ------------------------------------------------------------------------------------------------
+# ---- what is hostile -----------------------------------------------------------------------------
 
 
 def jpeg_of(width: int, height: int, scans: int = 1) -> bytes:
@@ -722,7 +850,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "JPEG of 10,000 × 10,000": lambda: jpeg_of(10_000, 10_000),
     "WebP of 10,000 × 10,000": lambda: webp_of(10_000, 10_000),
     "JPEG of a thousand scans": lambda: jpeg_of(6000, 6000, 1000),
-    "PNG of a hundred thousand chunks": lambda: png_of(32, 32, extra=png_chunk(b"tEXt", b"") * 100_000),
+    "PNG of a hundred thousand chunks": lambda: png_of(
+        32, 32, extra=png_chunk(b"tEXt", b"") * 100_000
+    ),
     "JPEG of a hundred thousand fill bytes": lambda: b"\xff\xd8" + b"\xff" * 100_000,
     "too many bytes": lambda: saved(icon(1)) + b"\0" * MAX_FILE_BYTES,
     "pickle": lambda: pickle.dumps({"weights": [1.0, 2.0]}),
@@ -734,7 +864,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 CODES = {
-    **{what: "picture_too_large" for what in HOSTILE if " of 10,000" in what or "Gpx" in what or "long side" in what},
+    **{
+        what: "picture_too_large"
+        for what in HOSTILE
+        if " of 10,000" in what or "Gpx" in what or "long side" in what
+    },
     "JPEG of a thousand scans": "picture_too_many_scans",
     "PNG of a hundred thousand chunks": "picture_too_many_parts",
     "JPEG of a hundred thousand fill bytes": "picture_too_many_parts",
@@ -757,14 +891,17 @@ def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None
     script = (
         "import pathlib, resource, sys\n"
         "from containers.diffusion.pictures.images import HostileImage, read_image\n"
-        "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * "
+        "resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))\n"
         "try:\n"
         "    read_image(pathlib.Path(sys.argv[1]))\n"
         "except HostileImage as error:\n"
         "    print(error.problem)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, str(bomb)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(bomb)], capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == "too_large"
 
 
@@ -772,8 +909,7 @@ def test_a_text_bomb_in_a_picture_never_opens() -> None:
     text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (64 << 20)))
     plain = saved(icon(1))
     assert np.array_equal(
-        np.asarray(read_image(plain[:33] + text + plain[33:])),
-        np.asarray(icon(1)),
+        np.asarray(read_image(plain[:33] + text + plain[33:])), np.asarray(icon(1))
     )
 
 
@@ -791,7 +927,7 @@ def test_refusals_of_single_images_say_what_and_how_to_cure() -> None:
         read_image(saved(icon(1))[:-1])
 
 
-# ---- what training reads --------------------------------------------------------------------------------------------
+# ---- what training reads -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -848,12 +984,15 @@ def test_prepared_data_that_are_missing_or_broken_are_refused(tmp_path: Path) ->
 
 
 def test_preparing_needs_no_torch() -> None:
-    script = "import sys, containers.diffusion.pictures.preparation; print(sorted({'torch', 'diffusers', 'pandas'} & set(sys.modules)))"
+    script = (
+        "import sys, containers.diffusion.pictures.preparation; print(sorted({'torch', "
+        "'diffusers', 'pandas'} & set(sys.modules)))"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
-# ---- whatever comes -------------------------------------------------------------------------------------------------
+# ---- whatever comes ------------------------------------------------------------------------------
 
 
 SEEDS = [
@@ -872,7 +1011,8 @@ SEEDS = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A picture with bytes overwritten, cut out, repeated or put in; some with the signature of another."""
+    """A picture with bytes overwritten, cut out, repeated or put in; some with the signature of
+    another."""
     content = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(content)))
@@ -890,16 +1030,23 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(content=st.one_of(st.binary(max_size=200), mutated()), name=st.sampled_from(["cat.png", "captions.json"]))
+@given(
+    content=st.one_of(st.binary(max_size=200), mutated()),
+    name=st.sampled_from(["cat.png", "captions.json"]),
+)
 @example(content=b"\x89PNG\r\n\x1a\n", name="cat.png")
 @example(content=b"\xff\xd8\xff", name="cat.png")
 @example(content=b"RIFF\x04\0\0\0WEBP", name="cat.png")
 @example(content=b"RIFF\x0c\0\0\0WEBPVP8X\0\0\0\0", name="cat.png")
 @example(content=b'{"cat.png": "\\ud800"}', name="captions.json")
 @example(content=b"1" * 5000, name="captions.json")
-def test_whatever_is_uploaded_is_used_left_out_or_refused(tmp_path: Path, content: bytes, name: str) -> None:
+def test_whatever_is_uploaded_is_used_left_out_or_refused(
+    tmp_path: Path, content: bytes, name: str
+) -> None:
     files = {
         "a.png": SEEDS[0],
         "b.png": SEEDS[1],
@@ -915,7 +1062,11 @@ def test_whatever_is_uploaded_is_used_left_out_or_refused(tmp_path: Path, conten
         assert error.cure  # noqa: PT017
         return
     images = read_prepared(tmp_path / "out").images
-    assert len(images) == result.rows == FEWEST_IMAGES + (name == "cat.png") - len(result.facts["left_out"])
+    assert (
+        len(images)
+        == result.rows
+        == FEWEST_IMAGES + (name == "cat.png") - len(result.facts["left_out"])
+    )
     for image in images:
         assert image.read().mode == "RGB"
     json.dumps([dict(result.facts), dict(result.repairs)])

@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from containers.diffusion.serving.request import Drawing, PictureRequest, RefusedPictureRequest, Terms
+from containers.diffusion.serving.request import (
+    Drawing,
+    PictureRequest,
+    RefusedPictureRequest,
+    Terms,
+)
 
 TERMS = Terms(
     steps=12,
@@ -34,20 +39,36 @@ def test_a_prompt_is_enough() -> None:
 
 
 def test_all_that_is_asked_for_is_drawn() -> None:
-    asked = {"negative_prompt": "grey", "steps": 3, "guidance": 0, "width": 40, "height": 8, "timeout_seconds": 1}
+    asked = {
+        "negative_prompt": "grey",
+        "steps": 3,
+        "guidance": 0,
+        "width": 40,
+        "height": 8,
+        "timeout_seconds": 1,
+    }
     request = parse({"prompts": ["a", "b"], "count": 2, "seed": 5, "format": "json", **asked})
-    assert request.drawings == tuple(Drawing(text, "grey", seed, 3, 0.0, 40, 8) for text in "ab" for seed in (5, 6))
+    assert request.drawings == tuple(
+        Drawing(text, "grey", seed, 3, 0.0, 40, 8) for text in "ab" for seed in (5, 6)
+    )
     assert request.timeout_seconds == 1.0
 
 
 def test_a_model_has_prompts_of_its_own() -> None:
-    assert [drawing.prompt for drawing in parse({"prompts": "own"}).drawings] == ["a star", "a heart"]
+    assert [drawing.prompt for drawing in parse({"prompts": "own"}).drawings] == [
+        "a star",
+        "a heart",
+    ]
 
 
 def test_what_is_null_is_as_if_it_were_not_there() -> None:
-    empty = dict.fromkeys(("negative_prompt", "steps", "guidance", "width", "height", "count", "format"))
+    empty = dict.fromkeys(
+        ("negative_prompt", "steps", "guidance", "width", "height", "count", "format")
+    )
     assert parse({"prompt": "a", "seed": 1, **empty}) == parse({"prompt": "a", "seed": 1})
-    assert parse({"prompt": "a", "seed": 1, "negative_prompt": " "}) == parse({"prompt": "a", "seed": 1})
+    assert parse({"prompt": "a", "seed": 1, "negative_prompt": " "}) == parse(
+        {"prompt": "a", "seed": 1}
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,14 +85,21 @@ def test_what_is_null_is_as_if_it_were_not_there() -> None:
         ("image/png", {"format": "json"}, "json"),
     ],
 )
-def test_the_answer_has_the_form_that_is_asked_for(accept: str, more: dict[str, Any], expected: str) -> None:
+def test_the_answer_has_the_form_that_is_asked_for(
+    accept: str, more: dict[str, Any], expected: str
+) -> None:
     assert parse({"prompt": "a", **more}, accept).format == expected
 
 
 def test_cost_is_what_the_unet_has_to_do() -> None:
-    drawing = parse({"prompt": "a", "steps": 10, "width": 16, "height": 8, "guidance": 1}).drawings[0]
+    drawing = parse({"prompt": "a", "steps": 10, "width": 16, "height": 8, "guidance": 1}).drawings[
+        0
+    ]
     assert drawing.cost == 10 * 16 * 8
-    assert parse({"prompt": "a", "steps": 10, "width": 16, "height": 8}).drawings[0].cost == 2 * drawing.cost
+    assert (
+        parse({"prompt": "a", "steps": 10, "width": 16, "height": 8}).drawings[0].cost
+        == 2 * drawing.cost
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +142,11 @@ def test_cost_is_what_the_unet_has_to_do() -> None:
         ({"prompt": "a", "format": "gif"}, "format", "format_unknown"),
         ({"prompt": "a", "format": "png", "count": 2}, "format", "png_of_several"),
         ({"prompt": "a", "timeout_seconds": 0}, "timeout_seconds", "timeout_seconds_out_of_bounds"),
-        ({"prompt": "a", "timeout_seconds": 56}, "timeout_seconds", "timeout_seconds_out_of_bounds"),
+        (
+            {"prompt": "a", "timeout_seconds": 56},
+            "timeout_seconds",
+            "timeout_seconds_out_of_bounds",
+        ),
         ({"prompt": "a", "sampler": "euler"}, "sampler", "field_unknown"),
         ({"prompt": "a", "x\ny": 1}, None, "field_unknown"),
     ],
@@ -127,13 +159,19 @@ def test_what_is_wrong_is_told_with_its_field(body: Any, field: str | None, code
 
 
 def test_a_prompt_in_the_wrong_place_is_not_repeated() -> None:
-    for body in ({"the red cat of Jane Doe": 1}, {"prompt": {"Jane Doe": 1}}, {"prompt": "a", "format": "Jane Doe"}):
+    for body in (
+        {"the red cat of Jane Doe": 1},
+        {"prompt": {"Jane Doe": 1}},
+        {"prompt": "a", "format": "Jane Doe"},
+    ):
         with pytest.raises(RefusedPictureRequest) as refused:
             parse(body)
         assert "Jane" not in f"{refused.value.message} {refused.value.field}"
 
 
-@pytest.mark.parametrize(("accept", "count"), [("text/html", 1), ("image/jpeg", 1), ("image/png", 2)])
+@pytest.mark.parametrize(
+    ("accept", "count"), [("text/html", 1), ("image/jpeg", 1), ("image/png", 2)]
+)
 def test_an_answer_that_cannot_be_given_is_told(accept: str, count: int) -> None:
     with pytest.raises(RefusedPictureRequest) as refused:
         parse({"prompt": "a", "count": count}, accept)

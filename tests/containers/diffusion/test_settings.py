@@ -20,22 +20,45 @@ def test_without_any_the_embedded_base_is_trained_on_with_its_defaults() -> None
 
 def test_another_base_has_other_defaults_and_what_is_given_goes_first() -> None:
     settings = parse_settings({"base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": "32"})
-    assert (settings.learning_rate, settings.guidance, settings.prompts) == (1e-4, 7.5, SCENE_PROMPTS)
+    assert (settings.learning_rate, settings.guidance, settings.prompts) == (
+        1e-4,
+        7.5,
+        SCENE_PROMPTS,
+    )
     assert settings.rank == 32
 
 
 def test_a_job_on_a_gpu_can_be_told() -> None:
     settings = parse_settings(
         {
-            "base": "s3://models/sdxl", "device": "cuda:0", "dtype": "bf16", "targets": "attention", "rank": "64",
-            "steps": "1200", "learning_rate": "5e-5", "images_per_step": "2", "resolution": "1024", "crop": "tenant",
-            "prior_preservation": "1.0", "prior_images": "100", "class_prompt": "a photo of a {subject}",
-            "gradient_checkpointing": "true", "tenants_together": "4", "snapshots": "[0.5]", "warmup": "100",
-            "prompts": '["a {subject} on a beach", "a  {subject}\\nin the snow"]', "batch_size": "8",
+            "base": "s3://models/sdxl",
+            "device": "cuda:0",
+            "dtype": "bf16",
+            "targets": "attention",
+            "rank": "64",
+            "steps": "1200",
+            "learning_rate": "5e-5",
+            "images_per_step": "2",
+            "resolution": "1024",
+            "crop": "tenant",
+            "prior_preservation": "1.0",
+            "prior_images": "100",
+            "class_prompt": "a photo of a {subject}",
+            "gradient_checkpointing": "true",
+            "tenants_together": "4",
+            "snapshots": "[0.5]",
+            "warmup": "100",
+            "prompts": '["a {subject} on a beach", "a  {subject}\\nin the snow"]',
+            "batch_size": "8",
             "sagemaker_program": "train",
         }
-    )  # fmt: skip
-    assert (settings.device, settings.dtype, settings.resolution, settings.crop) == ("cuda:0", "bf16", 1024, "tenant")
+    )
+    assert (settings.device, settings.dtype, settings.resolution, settings.crop) == (
+        "cuda:0",
+        "bf16",
+        1024,
+        "tenant",
+    )
     assert (settings.prior_preservation, settings.gradient_checkpointing) == (1.0, True)
     assert settings.prompts == ("a {subject} on a beach", "a {subject} in the snow")
     assert settings.snapshots == (0.5, 1.0)
@@ -64,7 +87,11 @@ def test_a_job_on_a_gpu_can_be_told() -> None:
         ("prompts", '["a star"]', "it must be a JSON list of 2 to 16 texts"),
         ("prompts", '["a star", 7]', "'prompts': a text in it is no text"),
         ("class_prompt", " ", "'class_prompt': a text in it is empty"),
-        ("snapshots", "[0, 0.5]", "'snapshots' is '[0, 0.5]'; it must be a JSON list of at most 8 shares"),
+        (
+            "snapshots",
+            "[0, 0.5]",
+            "'snapshots' is '[0, 0.5]'; it must be a JSON list of at most 8 shares",
+        ),
         ("snapshots", "[true]", "'snapshots'"),
         ("snapshots", "[" * 2000, "'snapshots'"),
     ],
@@ -77,5 +104,8 @@ def test_what_cannot_be_is_refused_by_name(name: str, value: str, reason: str) -
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_an_optimizer_that_is_not_installed_is_refused_with_the_cure() -> None:
-    with pytest.raises(InvalidHyperparameter, match=r"bitsandbytes is not installed in this container; install it, or"):
+    with pytest.raises(
+        InvalidHyperparameter,
+        match=r"bitsandbytes is not installed in this container; install it, or",
+    ):
         parse_settings({"optimizer": "adamw8bit"})

@@ -32,7 +32,9 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def base() -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(MODEL_FOLDER, use_safetensors=True, dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        MODEL_FOLDER, use_safetensors=True, dtype=torch.float32
+    )
     pipeline.set_progress_bar_config(disable=True)
     assert isinstance(pipeline, StableDiffusionPipeline)
     return pipeline
@@ -85,16 +87,33 @@ def test_tenants_have_styles_of_their_own() -> None:
 def test_the_reader_reads_fresh_drawings(reader: Reader) -> None:
     icons = captioned_icons(600, np.random.default_rng(20_261_124))
     assert reader.accuracy(icons) >= 0.98
-    plain = [number for number, style in enumerate(icons.styles) if style.outline is None and style.pattern == "plain"]
+    plain = [
+        number
+        for number, style in enumerate(icons.styles)
+        if style.outline is None and style.pattern == "plain"
+    ]
     assert len(plain) > 300
-    expected = [(nearest_name(icons.styles[n].fill), nearest_name(icons.styles[n].background)) for n in plain]
-    assert np.mean([colours(icons.images[n]) == pair for n, pair in zip(plain, expected, strict=True)]) >= 0.98
+    expected = [
+        (nearest_name(icons.styles[n].fill), nearest_name(icons.styles[n].background))
+        for n in plain
+    ]
+    assert (
+        np.mean([colours(icons.images[n]) == pair for n, pair in zip(plain, expected, strict=True)])
+        >= 0.98
+    )
 
 
 def test_the_reader_reads_tenants_styles(reader: Reader) -> None:
     icons = [(shape, number) for number in range(30) for shape in SHAPES]
-    images = np.stack([draw_icon(shape, tenant_style(number), seed) for seed, (shape, number) in enumerate(icons)])
-    assert np.mean([read == shape for read, (shape, _) in zip(reader.shapes(images), icons, strict=True)]) >= 0.98
+    images = np.stack(
+        [draw_icon(shape, tenant_style(number), seed) for seed, (shape, number) in enumerate(icons)]
+    )
+    assert (
+        np.mean(
+            [read == shape for read, (shape, _) in zip(reader.shapes(images), icons, strict=True)]
+        )
+        >= 0.98
+    )
 
 
 def test_the_reader_sees_no_shape_in_noise_or_an_empty_image(reader: Reader) -> None:
@@ -139,10 +158,14 @@ def test_latents_are_the_pixels(base: StableDiffusionPipeline) -> None:
     with torch.inference_mode():
         latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
         assert torch.allclose(latents, images, atol=1e-5)
-        assert torch.allclose(vae.decode(images / vae.config.scaling_factor).sample, images, atol=1e-5)
+        assert torch.allclose(
+            vae.decode(images / vae.config.scaling_factor).sample, images, atol=1e-5
+        )
 
 
-def test_every_word_of_a_caption_is_one_token_and_other_text_is_readable_too(base: StableDiffusionPipeline) -> None:
+def test_every_word_of_a_caption_is_one_token_and_other_text_is_readable_too(
+    base: StableDiffusionPipeline,
+) -> None:
     tokenizer = base.components["tokenizer"]
     for caption in captioned_icons(200, np.random.default_rng(9)).captions:
         assert len(tokenizer(caption).input_ids) == len(caption.split()) + 2

@@ -1,4 +1,5 @@
-"""Training of portraits through the family's public way in, and through the container's own ``train``."""
+"""Training of portraits through the family's public way in, and through the container's own
+``train``."""
 
 import base64
 import io
@@ -26,7 +27,13 @@ from containers.diffusion.serving.request import Drawing
 from containers.diffusion.tiny_base.drawing import draw_icon, tenant_style
 from containers.diffusion.training import personalisation
 from containers.diffusion.training.trainer import DiffusionTrainer
-from containers.runtime.training.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
+from containers.runtime.training.packed_training import (
+    InvalidTrainingInput,
+    Refused,
+    Task,
+    Trained,
+    Underway,
+)
 from containers.runtime.training.training_input import TIERS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +42,9 @@ SHAPES = ("circle", "square", "triangle", "ring", "cross", "moon")
 Made = dict[str, Trained | Refused]
 
 
-def upload(folder: Path, number: int, count: int = 8, size: tuple[int, int] = (32, 32), **parameters: str) -> Path:
+def upload(
+    folder: Path, number: int, count: int = 8, size: tuple[int, int] = (32, 32), **parameters: str
+) -> Path:
     """A made-up tenant's prepared pictures."""
     raw = folder.with_name(f"{folder.name}-raw")
     raw.mkdir(parents=True)
@@ -63,10 +72,20 @@ class Training:
 
     def hyperparameters(self, **given: Any) -> dict[str, str]:
         quick = {
-            "base": str(self.base), "device": "cpu", "targets": "attention+convolutions", "rank": "4", "steps": "3",
-            "warmup": "1", "learning_rate": "2e-3", "snapshots": "[]", "drawing_steps": "2", "guidance": "2",
-            "pictures": "2", "least_meaning": "0", "prompts": '["a star", "a heart"]',
-        }  # fmt: skip
+            "base": str(self.base),
+            "device": "cpu",
+            "targets": "attention+convolutions",
+            "rank": "4",
+            "steps": "3",
+            "warmup": "1",
+            "learning_rate": "2e-3",
+            "snapshots": "[]",
+            "drawing_steps": "2",
+            "guidance": "2",
+            "pictures": "2",
+            "least_meaning": "0",
+            "prompts": '["a star", "a heart"]',
+        }
         return {**quick, **{name: str(value) for name, value in given.items()}}
 
     def __call__(self, tasks: Sequence[Task], **given: Any) -> Made:
@@ -151,7 +170,9 @@ def test_the_preview_is_a_sheet_of_uploads_base_and_model_with_the_loss_curve(
         pixels = np.asarray(sheet.convert("RGB"))
         assert sheet.width <= 900
     # The first row shows the six pictures that were learned from as they are, enlarged four times.
-    shown = [pixels[24 : 24 + 128, left : left + 128][::4, ::4] for left in range(76, 76 + 6 * 136, 136)]
+    shown = [
+        pixels[24 : 24 + 128, left : left + 128][::4, ::4] for left in range(76, 76 + 6 * 136, 136)
+    ]
     uploaded = pixels_of(sorted(uploads[0].glob("image-*.png")))
     assert [sum(np.array_equal(cell, picture) for picture in uploaded) for cell in shown] == [1] * 6
 
@@ -164,8 +185,12 @@ def test_large_pictures_become_thumbnails(training: Training, tmp_path: Path) ->
         assert sheet.format == "JPEG"
 
 
-def test_what_is_stored_draws_the_first_pictures(training: Training, uploads: list[Path], loaded_base: Base) -> None:
-    model = trained(training([task("a", uploads[0]), task("b", uploads[1])], learning_rate=0.02), "a")
+def test_what_is_stored_draws_the_first_pictures(
+    training: Training, uploads: list[Path], loaded_base: Base
+) -> None:
+    model = trained(
+        training([task("a", uploads[0]), task("b", uploads[1])], learning_rate=0.02), "a"
+    )
     (model.folder / "card.json").write_text(json.dumps({**model.card, "version": "v1"}))
     layers = LoraLayers(loaded_base.unet, str(model.card["targets"]), 2, 4)
     try:
@@ -188,45 +213,71 @@ def test_what_is_stored_draws_the_first_pictures(training: Training, uploads: li
         assert (apart > 0).mean() <= SAME_PICTURE[1]
 
 
-def test_training_again_and_in_another_pack_gives_the_same(training: Training, uploads: list[Path]) -> None:
+def test_training_again_and_in_another_pack_gives_the_same(
+    training: Training, uploads: list[Path]
+) -> None:
     tasks = [task(tenant, folder) for tenant, folder in zip("abc", uploads, strict=True)]
     pack, again, alone = training(tasks), training(tasks), training(tasks[2:])
     for tenant in "abc":
         assert weights(trained(pack, tenant)) == weights(trained(again, tenant))
         assert trained(pack, tenant).metrics == trained(again, tenant).metrics
-    assert trained(alone, "c").metrics["loss"] == pytest.approx(trained(pack, "c").metrics["loss"], rel=1e-3)
+    assert trained(alone, "c").metrics["loss"] == pytest.approx(
+        trained(pack, "c").metrics["loss"], rel=1e-3
+    )
     assert trained(alone, "c").card["seed"] == trained(pack, "c").card["seed"]
     assert len({int(trained(pack, tenant).card["seed"]) for tenant in "abc"}) == 3
 
 
-def test_one_tenants_bad_data_are_its_own(training: Training, uploads: list[Path], tmp_path: Path) -> None:
+def test_one_tenants_bad_data_are_its_own(
+    training: Training, uploads: list[Path], tmp_path: Path
+) -> None:
     gone, cut, other = (upload(tmp_path / name, 5) for name in ("gone", "cut", "other"))
     (gone / "image-03.png").unlink()
     (cut / "image-02.png").write_bytes((cut / "image-02.png").read_bytes()[:200])
     (other / "images.json").write_text("{}")
     made = training(
-        [task("gone", gone), task("cut", cut), task("good", uploads[0]), task("other", other)], tenants_together=2
+        [task("gone", gone), task("cut", cut), task("good", uploads[0]), task("other", other)],
+        tenants_together=2,
     )
-    for tenant, reason in {"gone": "image-03.png", "cut": "image-02.png", "other": "images.json"}.items():
+    for tenant, reason in {
+        "gone": "image-03.png",
+        "cut": "image-02.png",
+        "other": "images.json",
+    }.items():
         refused = made[tenant]
         assert isinstance(refused, Refused)
         assert reason in refused.reason
         assert not refused.retryable
-    assert weights(trained(made, "good")) == weights(trained(training([task("good", uploads[0])]), "good"))
+    assert weights(trained(made, "good")) == weights(
+        trained(training([task("good", uploads[0])]), "good")
+    )
 
 
 def test_few_pictures_are_all_learned_from(training: Training, tmp_path: Path) -> None:
-    made = training([task("five", upload(tmp_path / "five", 0, 5)), task("six", upload(tmp_path / "six", 0, 6))])
-    assert (trained(made, "five").card["learned_from"], trained(made, "five").card["held_out"]) == (5, 0)
-    assert (trained(made, "six").card["learned_from"], trained(made, "six").card["held_out"]) == (5, 1)
+    made = training(
+        [task("five", upload(tmp_path / "five", 0, 5)), task("six", upload(tmp_path / "six", 0, 6))]
+    )
+    assert (trained(made, "five").card["learned_from"], trained(made, "five").card["held_out"]) == (
+        5,
+        0,
+    )
+    assert (trained(made, "six").card["learned_from"], trained(made, "six").card["held_out"]) == (
+        5,
+        1,
+    )
 
 
-def test_prompts_that_are_captions_are_not_what_a_model_is_judged_by(training: Training, uploads: list[Path]) -> None:
+def test_prompts_that_are_captions_are_not_what_a_model_is_judged_by(
+    training: Training, uploads: list[Path]
+) -> None:
     prompts = json.dumps(["A circle", "a star", "a square", "a heart", "a ring"])
     model = trained(training([task("a", uploads[0])], prompts=prompts, pictures=5), "a")
     asked = [each["prompt"] for each in model.card["pictures"]]
     # Two are new; some of the others fill up to what a judgement needs.
-    assert (asked, model.card["unseen_prompts"]) == (["a star", "a heart", "A circle", "a square"], 2)
+    assert (asked, model.card["unseen_prompts"]) == (
+        ["a star", "a heart", "A circle", "a square"],
+        2,
+    )
 
 
 def test_tenants_whose_pictures_have_other_shapes_train_in_batches_of_their_own(
@@ -238,16 +289,23 @@ def test_tenants_whose_pictures_have_other_shapes_train_in_batches_of_their_own(
     made = training(tasks, crop="tenant")
     assert training.groups() == [["a", "b"], ["wide"], ["tall"]]
     assert {tenant: trained(made, tenant).card["size"] for tenant in ("a", "wide", "tall")} == {
-        "a": [32, 32], "wide": [40, 28], "tall": [28, 40],
-    }  # fmt: skip
+        "a": [32, 32],
+        "wide": [40, 28],
+        "tall": [28, 40],
+    }
     with Image.open(trained(made, "wide").files["00.png"]) as picture:
         assert picture.size == (40, 28)
     training(tasks)
     assert training.groups() == [["a", "wide", "b", "tall"]]
 
 
-def test_no_more_tenants_are_trained_together_than_allowed(training: Training, uploads: list[Path]) -> None:
-    training([task(tenant, folder) for tenant, folder in zip("abc", uploads, strict=True)], tenants_together=2)
+def test_no_more_tenants_are_trained_together_than_allowed(
+    training: Training, uploads: list[Path]
+) -> None:
+    training(
+        [task(tenant, folder) for tenant, folder in zip("abc", uploads, strict=True)],
+        tenants_together=2,
+    )
     assert training.groups() == [["a", "b"], ["c"]]
 
 
@@ -270,7 +328,9 @@ def test_a_device_without_memory_for_all_trains_fewer_at_once(
         training(tasks[:1], images_per_step=2)
 
 
-def test_pictures_of_the_base_stand_beside_the_tenants_own(training: Training, uploads: list[Path]) -> None:
+def test_pictures_of_the_base_stand_beside_the_tenants_own(
+    training: Training, uploads: list[Path]
+) -> None:
     tasks = [task(tenant, folder) for tenant, folder in zip("ab", uploads, strict=False)]
     plain = training(tasks)
     kept = training(tasks, prior_preservation=1.0, prior_images=3, class_prompt="a {subject}")
@@ -280,13 +340,22 @@ def test_pictures_of_the_base_stand_beside_the_tenants_own(training: Training, u
     assert len([each for each in training.steps if each.figures.get("of") == 3]) == 2
 
 
-def test_a_model_that_has_lost_its_prompts_is_taken_from_before_or_refused(uploads: list[Path], tmp_path: Path) -> None:
+def test_a_model_that_has_lost_its_prompts_is_taken_from_before_or_refused(
+    uploads: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "w").mkdir()
     embedded = Training(Path("tiny"), lambda: tmp_path / "w")
     wild = {
-        "steps": 12, "warmup": 60, "learning_rate": 1.0, "clip": 100, "caption_dropout": 0, "least_meaning": 1.0,
-        "pictures": 4, "drawing_steps": 6, "prompts": json.dumps(["a star", "a heart", "a diamond", "an arrow"]),
-    }  # fmt: skip
+        "steps": 12,
+        "warmup": 60,
+        "learning_rate": 1.0,
+        "clip": 100,
+        "caption_dropout": 0,
+        "least_meaning": 1.0,
+        "pictures": 4,
+        "drawing_steps": 6,
+        "prompts": json.dumps(["a star", "a heart", "a diamond", "an arrow"]),
+    }
     model = trained(embedded([task("a", uploads[0])], **wild, snapshots="[0.01]"), "a")
     assert (model.metrics["steps"], model.metrics["meaning_kept"]) == (1, 1.0)
     refused = embedded([task("a", uploads[0])], **wild)["a"]
@@ -316,7 +385,9 @@ def test_a_training_that_goes_astray_is_refused_and_its_neighbour_trained(
     assert weights(trained(made, "b")) == weights(trained(right, "b"))
 
 
-def test_a_base_of_sdxls_shape_is_trained_the_same_way(xl_folder: Path, uploads: list[Path], tmp_path: Path) -> None:
+def test_a_base_of_sdxls_shape_is_trained_the_same_way(
+    xl_folder: Path, uploads: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "w").mkdir()
     xl = Training(xl_folder, lambda: tmp_path / "w")
     made = xl([task("a", uploads[0]), task("b", uploads[1])])
@@ -339,14 +410,18 @@ def test_hyperparameters_that_no_task_can_be_trained_with_fail_the_job(
     assert reason in str(refusal.value)
 
 
-def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_uploads(tmp_path: Path) -> None:
+def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_uploads(
+    tmp_path: Path,
+) -> None:
     tenants = {"a": 4, "b": 9}
     folders = {tenant: upload(tmp_path / tenant, number) for tenant, number in tenants.items()}
     (tmp_path / "w").mkdir()
     made: Made = {}
     # The defaults of a job, but for fewer steps.
     how = {"steps": "70", "device": "cpu"}
-    for result in DiffusionTrainer().train([task(*each) for each in folders.items()], how, tmp_path / "w"):
+    for result in DiffusionTrainer().train(
+        [task(*each) for each in folders.items()], how, tmp_path / "w"
+    ):
         if not isinstance(result, Underway):
             made[result.task.tenant] = result
     pictures = {tenant: pixels_of(trained(made, tenant).files.values()) for tenant in tenants}
@@ -360,7 +435,9 @@ def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_up
         # Of a dozen styles, and the other model, its pictures are nearest to its tenant's.
         assert personalisation.nearest(known, pictures[tenant]) == str(number)
         other = next(each for each in tenants if each != tenant)
-        own, others = (personalisation.distance(pictures[each], known[str(number)]) for each in (tenant, other))
+        own, others = (
+            personalisation.distance(pictures[each], known[str(number)]) for each in (tenant, other)
+        )
         assert own < others
         assert (model.folder / "adapter.safetensors").stat().st_size * 30 <= sum(
             path.stat().st_size for path in TINY_FOLDER.rglob("*") if path.is_file()
@@ -369,7 +446,9 @@ def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_up
 
 def icons(number: int) -> "np.typing.NDArray[np.uint8]":
     """A made-up tenant's icons of all shapes it uploads, other drawings than its uploads."""
-    return np.stack([draw_icon(shape, tenant_style(number), 7000 + place) for place, shape in enumerate(SHAPES)])
+    return np.stack(
+        [draw_icon(shape, tenant_style(number), 7000 + place) for place, shape in enumerate(SHAPES)]
+    )
 
 
 def pixels_of(paths: Iterable[Path]) -> "np.typing.NDArray[np.uint8]":
@@ -380,12 +459,16 @@ def pixels_of(paths: Iterable[Path]) -> "np.typing.NDArray[np.uint8]":
     return np.stack(pictures)
 
 
-def test_broken_off_it_leaves_the_base_as_it_was(training: Training, uploads: list[Path], tmp_path: Path) -> None:
+def test_broken_off_it_leaves_the_base_as_it_was(
+    training: Training, uploads: list[Path], tmp_path: Path
+) -> None:
     training([task("a", uploads[0])])
     base = training.trainer._base
     assert base is not None
     names = set(base.unet.state_dict())
-    run = training.trainer.train([task("a", uploads[0])], training.hyperparameters(steps=50), tmp_path)
+    run = training.trainer.train(
+        [task("a", uploads[0])], training.hyperparameters(steps=50), tmp_path
+    )
     assert isinstance(next(iter(run)), Underway)
     assert set(base.unet.state_dict()) != names
     run.close()  # type: ignore[attr-defined]
@@ -396,17 +479,33 @@ def test_broken_off_it_leaves_the_base_as_it_was(training: Training, uploads: li
 class Job:
     """The folders of one training job."""
 
-    def __init__(self, folder: Path, tenants: Mapping[str, Path], hyperparameters: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, tenants: Mapping[str, Path], hyperparameters: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         tasks = []
         for number, (tenant, data) in enumerate(tenants.items()):
             target = folder / "input/data/training" / tenant
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(data)
-            tasks.append({"task": f"{number:032x}", "tenant": tenant, "version": "v1", "tier": "bridge", "shard": 0,
-                          "data": tenant, "parameters": {}})  # fmt: skip
+            tasks.append(
+                {
+                    "task": f"{number:032x}",
+                    "tenant": tenant,
+                    "version": "v1",
+                    "tier": "bridge",
+                    "shard": 0,
+                    "data": tenant,
+                    "parameters": {},
+                }
+            )
         for name, document in {
-            "input/data/tasks/tasks.json": {"format": 1, "workload": "portraits", "pack": "p-1", "tasks": tasks},
+            "input/data/tasks/tasks.json": {
+                "format": 1,
+                "workload": "portraits",
+                "pack": "p-1",
+                "tasks": tasks,
+            },
             "input/config/hyperparameters.json": dict(hyperparameters),
             "input/config/resourceconfig.json": {"current_host": "algo-1", "hosts": ["algo-1"]},
         }.items():
@@ -417,11 +516,16 @@ class Job:
         environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(self.folder), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, str(ROOT / "containers/diffusion/train")],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def outcome(self, tenant: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.folder / "checkpoints" / tenant / "v1.json").read_text())
+        document: dict[str, Any] = json.loads(
+            (self.folder / "checkpoints" / tenant / "v1.json").read_text()
+        )
         return document
 
     def wait_for(self, path: str) -> None:
@@ -441,7 +545,10 @@ def test_first_pictures_are_there_while_the_job_goes_on_and_a_stopped_job_is_tak
     )
     with job.start() as process:
         job.wait_for("checkpoints/a/v1.json")
-        assert sorted(path.name for path in (job.folder / "checkpoints/a/v1").iterdir()) == ["00.png", "01.png"]
+        assert sorted(path.name for path in (job.folder / "checkpoints/a/v1").iterdir()) == [
+            "00.png",
+            "01.png",
+        ]
         # The second tenant is in training now; it is not waited for.
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)

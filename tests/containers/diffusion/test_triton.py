@@ -29,7 +29,12 @@ from containers.runtime.archives.archive import write_archive
 from containers.runtime.serving.server import ServingApp, Settings
 from infrastructure.local_cloud import LocalCloud
 from tests.containers.diffusion.conftest import RANK, card, random_weights, write_model
-from tests.containers.diffusion.triton_stand_in import Triton, TritonError, TritonModelException, utilities
+from tests.containers.diffusion.triton_stand_in import (
+    Triton,
+    TritonError,
+    TritonModelException,
+    utilities,
+)
 
 SERVE = Path("containers/diffusion/triton/serve")
 TENANTS = ("acme", "borealis")
@@ -48,7 +53,9 @@ def archives(loaded_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("opt-ml")
     layers = LoraLayers(loaded_base.unet, "attention+convolutions", 2, RANK)
     for number, tenant in enumerate(TENANTS):
-        written = write_model(folder / "written" / tenant, random_weights(layers, number), card(loaded_base))
+        written = write_model(
+            folder / "written" / tenant, random_weights(layers, number), card(loaded_base)
+        )
         (folder / "model" / tenant).mkdir(parents=True)
         write_archive(written, folder / "model" / tenant / "v1.tar.gz")
     layers.remove()
@@ -85,7 +92,9 @@ def record(tenant: str, **request: Any) -> bytes:
 
 
 def pixels(document: Any) -> "np.ndarray[Any, Any]":
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(document["images"][0]["png"]))), dtype=int)
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(document["images"][0]["png"]))), dtype=int
+    )
 
 
 def status(triton: Triton) -> dict[str, Any]:
@@ -104,12 +113,16 @@ def test_the_configuration_is_one_that_triton_reads() -> None:
     config = text_format.Parse(CONFIGURATION, model_config_pb2.ModelConfig())
     assert (config.name, config.backend, config.max_batch_size) == ("portraits", "python", 0)
     assert config.instance_group[0].count == 1
-    assert not config.model_transaction_policy.decoupled, "SageMaker's front and Triton's HTTP refuse decoupled models"
+    assert not config.model_transaction_policy.decoupled, (
+        "SageMaker's front and Triton's HTTP refuse decoupled models"
+    )
 
 
 def test_a_configuration_with_a_misspelt_field_is_not() -> None:
     with pytest.raises(text_format.ParseError, match="max_batchsize"):
-        text_format.Parse(CONFIGURATION.replace("max_batch_size", "max_batchsize"), model_config_pb2.ModelConfig())
+        text_format.Parse(
+            CONFIGURATION.replace("max_batch_size", "max_batchsize"), model_config_pb2.ModelConfig()
+        )
 
 
 def test_requests_of_two_tenants_in_one_call_are_drawn_in_one_batch(triton: Triton) -> None:
@@ -147,7 +160,11 @@ def test_a_picture_is_the_one_the_http_server_draws(
     most, share = SAME_PICTURE
     assert difference.max() <= most
     assert (difference > 0).mean() <= share
-    assert {**ours.document, "images": 0, "milliseconds": 0} == {**theirs, "images": 0, "milliseconds": 0}
+    assert {**ours.document, "images": 0, "milliseconds": 0} == {
+        **theirs,
+        "images": 0,
+        "milliseconds": 0,
+    }
 
 
 def test_what_is_wrong_with_a_request_is_told_and_its_neighbour_is_answered(triton: Triton) -> None:
@@ -196,11 +213,17 @@ def test_a_client_that_went_away_is_drawn_no_further(triton: Triton) -> None:
 
 
 def test_adapters_are_fetched_from_s3_as_they_are_asked_for(
-    repository: Path, environment: None, archives: Path, local_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+    repository: Path,
+    environment: None,
+    archives: Path,
+    local_cloud: LocalCloud,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     local_cloud.reset()
     s3 = boto3.client("s3")
-    s3.create_bucket(Bucket="portraits", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    s3.create_bucket(
+        Bucket="portraits", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
     s3.upload_file(str(archives / "model/acme/v1.tar.gz"), "portraits", "models/acme/v1.tar.gz")
     monkeypatch.setenv("TENANTRY_MODELS_URI", "s3://portraits/models/")
     triton = Triton(repository / "portraits")
@@ -209,10 +232,15 @@ def test_adapters_are_fetched_from_s3_as_they_are_asked_for(
     finally:
         triton.model.finalize()
     assert acme.document["version"] == "v1"
-    assert borealis.error == (TritonError.NOT_FOUND, "NotFound: there is no model 'borealis/v1.tar.gz' (field model)")
+    assert borealis.error == (
+        TritonError.NOT_FOUND,
+        "NotFound: there is no model 'borealis/v1.tar.gz' (field model)",
+    )
 
 
-def test_finalize_answers_what_is_left_and_ends_the_threads(repository: Path, environment: None) -> None:
+def test_finalize_answers_what_is_left_and_ends_the_threads(
+    repository: Path, environment: None
+) -> None:
     before = set(threading.enumerate())
     triton = Triton(repository / "portraits")
     names = {thread.name for thread in set(threading.enumerate()) - before}
@@ -236,14 +264,20 @@ def test_finalize_answers_what_is_left_and_ends_the_threads(repository: Path, en
     ],
 )
 def test_a_model_that_cannot_be_served_says_why_and_leaves_no_thread(
-    repository: Path, environment: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
+    repository: Path,
+    environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    words: str,
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     before = set(threading.enumerate())
     with pytest.raises(TritonModelException, match=words):
         Triton(repository / "portraits")
-    assert not {"engine", "answers"} & {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {"engine", "answers"} & {
+        thread.name for thread in set(threading.enumerate()) - before
+    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -253,9 +287,19 @@ def test_a_gpu_instance_draws_on_its_own_gpu(repository: Path, environment: None
 
 
 def test_the_entry_point_starts_triton_on_sagemakers_port(tmp_path: Path) -> None:
-    (tmp_path / "tritonserver").write_text('#!/bin/sh\necho "$SAGEMAKER_TRITON_DEFAULT_MODEL_NAME $@"\n')
+    (tmp_path / "tritonserver").write_text(
+        '#!/bin/sh\necho "$SAGEMAKER_TRITON_DEFAULT_MODEL_NAME $@"\n'
+    )
     (tmp_path / "tritonserver").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAGEMAKER_BIND_TO_PORT": "8123"}
-    said = subprocess.run([SERVE], env=environment, capture_output=True, text=True, check=True).stdout.split()
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SAGEMAKER_BIND_TO_PORT": "8123",
+    }
+    said = subprocess.run(
+        [SERVE], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert said[0] == "portraits"
-    assert {"--sagemaker-port=8123", "--load-model=portraits", "--allow-sagemaker=true"} <= set(said)
+    assert {"--sagemaker-port=8123", "--load-model=portraits", "--allow-sagemaker=true"} <= set(
+        said
+    )

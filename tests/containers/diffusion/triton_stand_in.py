@@ -1,8 +1,9 @@
-"""Stands in for Triton around a Python model: `triton_python_backend_utils` as its documentation has it, and the server's part.
+"""Stands in for Triton around a Python model: `triton_python_backend_utils` as its documentation
+has it, and the server's part.
 
-https://github.com/triton-inference-server/python_backend (README, "Default Mode", "Error Handling", "Request Cancellation
-Handling"). What the documentation forbids raises here: a tensor read after `execute` returned, a second response, outputs that
-the model's configuration does not name.
+https://github.com/triton-inference-server/python_backend (README, "Default Mode", "Error Handling",
+"Request Cancellation Handling"). What the documentation forbids raises here: a tensor read after
+`execute` returned, a second response, outputs that the model's configuration does not name.
 """
 
 import importlib.util
@@ -29,7 +30,16 @@ class TritonModelException(Exception):  # noqa: N818 - Triton's name
 
 
 class TritonError:
-    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
+    (
+        UNKNOWN,
+        INTERNAL,
+        NOT_FOUND,
+        INVALID_ARG,
+        UNAVAILABLE,
+        UNSUPPORTED,
+        ALREADY_EXISTS,
+        CANCELLED,
+    ) = range(8)
 
     def __init__(self, message: str, code: int = INTERNAL) -> None:
         self._message, self._code = message, code
@@ -119,7 +129,9 @@ class Triton:
 
     def __init__(self, folder: Path, kind: str = "CPU") -> None:
         """Load the model that lies in `folder` of a repository."""
-        config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        config = text_format.Parse(
+            (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
         assert config.name == folder.name
         self._outputs = {output.name: output for output in config.output}
         self._inputs = {entry.name: entry for entry in config.input}

@@ -1,4 +1,5 @@
-"""A served forecast against the readings that came after it: what is asked, and what the answer is worth."""
+"""A served forecast against the readings that came after it: what is asked, and what the answer is
+worth."""
 
 from __future__ import annotations
 
@@ -25,24 +26,41 @@ WEEKS = 8
 Fresh = Callable[..., Path]
 
 
-def card(end: datetime = END, frequency: Literal["h", "D"] = "h", horizon: int = 336) -> dict[str, Any]:
-    return {"frequency": frequency, "horizon_points": horizon, "data": {"end": end.strftime("%Y-%m-%dT%H:%M:%SZ")}}
+def card(
+    end: datetime = END, frequency: Literal["h", "D"] = "h", horizon: int = 336
+) -> dict[str, Any]:
+    return {
+        "frequency": frequency,
+        "horizon_points": horizon,
+        "data": {"end": end.strftime("%Y-%m-%dT%H:%M:%SZ")},
+    }
 
 
 def consumption(hours: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     hour = np.arange(hours)
-    return 10 + 3 * np.sin(2 * np.pi * hour / 24) + (hour % 168) / 40 + np.random.default_rng(5).normal(0, 0.3, hours)
+    return (
+        10
+        + 3 * np.sin(2 * np.pi * hour / 24)
+        + (hour % 168) / 40
+        + np.random.default_rng(5).normal(0, 0.3, hours)
+    )
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Fresh:
-    """Prepared data that end so many days after the model's, with what stands in the way of a reading left out."""
+    """Prepared data that end so many days after the model's, with what stands in the way of a
+    reading left out."""
 
-    def make(days: float, *, without: slice | None = None, weeks: int = WEEKS, parameters: Any = LONDON) -> Path:
+    def make(
+        days: float, *, without: slice | None = None, weeks: int = WEEKS, parameters: Any = LONDON
+    ) -> Path:
         start = END - timedelta(weeks=weeks)
         count = weeks * 168 + round(days * 24)
         frame = pd.DataFrame(
-            {"timestamp": pd.date_range(start, periods=count, freq="h"), "consumption": consumption(count).round(4)}
+            {
+                "timestamp": pd.date_range(start, periods=count, freq="h"),
+                "consumption": consumption(count).round(4),
+            }
         )
         if without is not None:
             new = weeks * 168
@@ -61,9 +79,15 @@ def answer(
     step = timedelta(hours=1) if frequency == "h" else timedelta(days=1)
     stamps = [(start + step * number).strftime("%Y-%m-%dT%H:%M:%SZ") for number in range(len(mean))]
     return {
-        "frequency": frequency, "timestamps": stamps, "mean": mean.tolist(),
-        "quantiles": {"0.1": (mean - width).tolist(), "0.5": mean.tolist(), "0.9": (mean + width).tolist()},
-    }  # fmt: skip
+        "frequency": frequency,
+        "timestamps": stamps,
+        "mean": mean.tolist(),
+        "quantiles": {
+            "0.1": (mean - width).tolist(),
+            "0.5": mean.tolist(),
+            "0.9": (mean + width).tolist(),
+        },
+    }
 
 
 def truth(days: int) -> np.ndarray[Any, Any]:
@@ -76,7 +100,8 @@ def scored(found: Scored | None) -> Scored:
 
 
 @pytest.mark.parametrize(
-    ("days", "asked"), [(0, None), (2, None), (3, {"hours": 72}), (10, {"hours": 240}), (20, {"hours": 336})]
+    ("days", "asked"),
+    [(0, None), (2, None), (3, {"hours": 72}), (10, {"hours": 240}), (20, {"hours": 336})],
 )
 def test_the_served_model_is_asked_for_the_days_that_are_newer_than_it_and_within_its_horizon(
     fresh: Fresh, days: int, asked: dict[str, Any] | None
@@ -88,17 +113,22 @@ def test_of_days_with_too_few_readings_nothing_is_asked(fresh: Fresh) -> None:
     folder = fresh(5, without=slice(0, 60))
     assert question(folder, card()) is None
     assert question(folder, card(end=END - timedelta(days=30), horizon=336)) is not None
-    assert question(folder, card(end=END - timedelta(days=200), horizon=336)) is None, "its horizon ended long ago"
+    assert question(folder, card(end=END - timedelta(days=200), horizon=336)) is None, (
+        "its horizon ended long ago"
+    )
 
 
 def test_a_daily_model_is_asked_for_days_of_hourly_readings(fresh: Fresh) -> None:
     folder = fresh(14)
-    # Of readings until midnight of UTC the last local date, in summer time, is whole but for an hour, and kept.
+    # Of readings until midnight of UTC the last local date, in summer time, is whole but for an
+    # hour, and kept.
     assert question(folder, card(frequency="D", horizon=28)) == {"period": 14, "start": "data_end"}
     told = np.full(14, truth(14).reshape(14, 24).sum(axis=1).mean())
     found = scored(score(answer(told, frequency="D", width=30), folder))
     assert 0 < found.metrics["wape"] < 0.2
-    assert question(folder, card(frequency="D", horizon=5)) is None, f"{FEWEST_DAYS['D']} days at least"
+    assert question(folder, card(frequency="D", horizon=5)) is None, (
+        f"{FEWEST_DAYS['D']} days at least"
+    )
 
 
 def test_hours_are_not_made_of_days(tmp_path: Path) -> None:
@@ -114,7 +144,11 @@ def test_what_came_as_it_was_said_has_no_error_and_is_drawn(fresh: Fresh) -> Non
     found = scored(score(answer(truth(7)), fresh(7)))
     assert (found.metrics["mase"], found.metrics["wape"], found.metrics["coverage80"]) == (0, 0, 1)
     assert found.metrics["baseline_mase"] > 0.5
-    assert found.facts == {"fresh_from": "2026-03-26T00:00:00Z", "fresh_to": "2026-04-02T00:00:00Z", "readings": 168}
+    assert found.facts == {
+        "fresh_from": "2026-03-26T00:00:00Z",
+        "fresh_to": "2026-04-02T00:00:00Z",
+        "readings": 168,
+    }
     assert found.preview["local_start"] == "2026-03-26T00:00:00"
     assert len(found.preview["truth"]) == len(found.preview["mean"]) == 168
     json.dumps(found.preview, allow_nan=False)
@@ -128,7 +162,9 @@ def test_missing_readings_are_neither_scored_nor_drawn(fresh: Fresh) -> None:
     assert found.preview["truth"][:48] == [None] * 48
 
 
-def test_the_seasonal_naive_answer_scores_as_the_baseline_also_where_the_clock_changes(fresh: Fresh) -> None:
+def test_the_seasonal_naive_answer_scores_as_the_baseline_also_where_the_clock_changes(
+    fresh: Fresh,
+) -> None:
     folder = fresh(7)
     history = consumption(WEEKS * 168 + 168).round(4)[: WEEKS * 168]
     naive = history[-168:].copy()
@@ -170,7 +206,10 @@ def test_the_farther_the_readings_are_from_what_was_said_the_worse_the_score(
     factor: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = _prepared_once(tmp_path_factory)
-    near, far = (scored(score(answer(truth(7) * by), folder)).metrics["mase"] for by in (1 + (factor - 1) / 2, factor))
+    near, far = (
+        scored(score(answer(truth(7) * by), folder)).metrics["mase"]
+        for by in (1 + (factor - 1) / 2, factor)
+    )
     assert 0 < near < far
 
 

@@ -23,13 +23,18 @@ END = datetime(2025, 3, 28, tzinfo=UTC)  # two days before London's clock goes o
 
 
 def points(mean: list[float]) -> Points:
-    return Points(mean, {0.1: [value / 2 for value in mean], 0.5: mean, 0.9: [value * 2 for value in mean]})
+    return Points(
+        mean, {0.1: [value / 2 for value in mean], 0.5: mean, 0.9: [value * 2 for value in mean]}
+    )
 
 
 def stored(frequency: str = "h", horizon: int = 336, end: datetime = END) -> StoredForecast:
-    """A model that says 1, 1.001, … of the first week's points, 2, … of later ones, and 0.5, … of the week before."""
+    """A model that says 1, 1.001, … of the first week's points, 2, … of later ones, and 0.5, … of
+    the week before."""
     week = 168 if frequency == "h" else 7
-    before, first, later = ([base + point / 1000 for point in range(week)] for base in (0.5, 1.0, 2.0))
+    before, first, later = (
+        [base + point / 1000 for point in range(week)] for base in (0.5, 1.0, 2.0)
+    )
     spread = [1.0, 1.5, *[2.0] * 11]
     return StoredForecast(
         "ridge",
@@ -56,20 +61,39 @@ def ask(model: ForecastModel, request: Any) -> dict[str, Any]:
     """What the model answers; from where its data end, unless the request says otherwise."""
     if isinstance(request, dict) and "start" not in request:
         request = {**request, starts.FIELD: starts.DATA_END}
-    answer = PREDICTOR.predict(model, json.dumps(request).encode(), "application/json", "application/json")
+    answer = PREDICTOR.predict(
+        model, json.dumps(request).encode(), "application/json", "application/json"
+    )
     return dict(json.loads(answer.body))
 
 
 def test_a_week_of_hours_is_answered_as_the_contract_says(tmp_path: Path) -> None:
     answer = ask(loaded(tmp_path), {"period": 7})
-    assert list(answer) == ["model", "version", "frequency", "unit", "start", "timestamps", "mean", "quantiles"]
-    assert (answer["model"], answer["version"], answer["frequency"]) == ("ridge", "20250401t000000-1a2b", "h")
+    assert list(answer) == [
+        "model",
+        "version",
+        "frequency",
+        "unit",
+        "start",
+        "timestamps",
+        "mean",
+        "quantiles",
+    ]
+    assert (answer["model"], answer["version"], answer["frequency"]) == (
+        "ridge",
+        "20250401t000000-1a2b",
+        "h",
+    )
     assert answer["start"] == answer["timestamps"][0] == "2025-03-28T00:00:00Z"
     assert answer["timestamps"][-1] == "2025-04-03T23:00:00Z"
     # On the 30th the clock goes from 01:00 to 02:00, and so does the week.
     assert answer["mean"][:49] == [1 + point / 1000 for point in range(49)]
     assert answer["mean"][49:167] == [1 + point / 1000 for point in range(50, 168)]
-    assert {level: len(values) for level, values in answer["quantiles"].items()} == {"0.1": 168, "0.5": 168, "0.9": 168}
+    assert {level: len(values) for level, values in answer["quantiles"].items()} == {
+        "0.1": 168,
+        "0.5": 168,
+        "0.9": 168,
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,7 +102,11 @@ def test_a_week_of_hours_is_answered_as_the_contract_says(tmp_path: Path) -> Non
         ("2025-03-21", "2025-03-21T00:00:00Z", 0.5),  # the held-out week, as it was forecast
         ("2025-03-29", "2025-03-29T00:00:00Z", 1.024),
         ("2025-03-31", "2025-03-30T23:00:00Z", 1.072),  # midnight in summer time
-        ("2025-03-31T06:30", "2025-03-31T06:00:00Z", 1.079),  # the next full hour: 07:00 by the clock
+        (
+            "2025-03-31T06:30",
+            "2025-03-31T06:00:00Z",
+            1.079,
+        ),  # the next full hour: 07:00 by the clock
         ("2025-03-31T06:00+02:00", "2025-03-31T04:00:00Z", 1.077),
         ("2025-05-29", "2025-05-28T23:00:00Z", 2.144),  # 62 days on, the last that may be asked for
     ],
@@ -124,7 +152,9 @@ def test_without_a_start_the_present_is_meant(tmp_path: Path) -> None:
         for _ in range(2):
             body = PREDICTOR.predict(model, b'{"period": 1}', "application/json", "").body
             card = {"frequency": frequency, "timezone": "Europe/London"}
-            expected = {starts.resolve({}, card, now)["start"] for now in (before, datetime.now(UTC))}
+            expected = {
+                starts.resolve({}, card, now)["start"] for now in (before, datetime.now(UTC))
+            }
             assert json.loads(body)["start"] in expected
 
 
@@ -146,13 +176,23 @@ def test_a_start_that_cannot_be_answered_is_refused_with_its_kind_and_the_end_of
     with pytest.raises(InvalidRequest) as caught:
         PREDICTOR.predict(model, body, "application/json", "")
     assert (caught.value.field, caught.value.reason) == ("start", reason)
-    assert reason == "start_malformed" or "its data end at 2025-03-28T00:00:00Z" in caught.value.message
+    assert (
+        reason == "start_malformed"
+        or "its data end at 2025-03-28T00:00:00Z" in caught.value.message
+    )
 
 
 def test_a_model_of_the_first_format_answers_within_its_horizon(tmp_path: Path) -> None:
     mean = [1 + point / 1000 for point in range(336)]
-    old = {"format": 1, "model": "ridge", "frequency": "h", "unit": "kWh", "start": "2025-03-30T00:00:00Z",
-           "mean": mean, "quantiles": {"0.5": mean}}  # fmt: skip
+    old = {
+        "format": 1,
+        "model": "ridge",
+        "frequency": "h",
+        "unit": "kWh",
+        "start": "2025-03-30T00:00:00Z",
+        "mean": mean,
+        "quantiles": {"0.5": mean},
+    }
     (tmp_path / "model.json").write_text(json.dumps(old))
     (tmp_path / "card.json").write_text(json.dumps({"version": "v1", "timezone": "Europe/London"}))
     model = PREDICTOR.load(tmp_path)
@@ -227,19 +267,24 @@ def test_bodies_and_types_that_are_not_json_are_refused(tmp_path: Path) -> None:
         PREDICTOR.predict(model, b'{"period": 7}', "application/json", "text/csv")
     assert caught.value.field == "Accept"
     body = b'{"period": 7, "start": "2025-04-01"}'
-    assert PREDICTOR.predict(model, body, "application/json; charset=utf-8", "text/csv, */*;q=0.1").body
+    assert PREDICTOR.predict(
+        model, body, "application/json; charset=utf-8", "text/csv, */*;q=0.1"
+    ).body
 
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["period", "hours", "quantiles", "start"]), inner)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["period", "hours", "quantiles", "start"]), inner)
     ),
     max_leaves=6,
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(body=st.one_of(st.binary(max_size=40), _JSON.map(lambda value: json.dumps(value).encode())))
 def test_any_body_is_answered_or_refused(tmp_path: Path, body: bytes) -> None:
     model = loaded(tmp_path)
@@ -307,16 +352,22 @@ def _document(folder: Path) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_hostile_model_is_refused_with_its_field(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_hostile_model_is_refused_with_its_field(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
     document = {**_document(tmp_path), **changes}
     (tmp_path / "model.json").write_text(json.dumps(document))
     with pytest.raises(InvalidModel, match=words):
         PREDICTOR.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * ((1 << 20) + 1)])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * ((1 << 20) + 1)]
+)
 @pytest.mark.parametrize("name", ["model.json", "card.json"])
-def test_files_that_are_not_json_objects_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_files_that_are_not_json_objects_are_refused(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
     loaded(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidModel, match=name):
@@ -333,7 +384,14 @@ def test_a_model_outlives_its_folder_and_says_its_size(tmp_path: Path) -> None:
     promised = PREDICTOR.size(model)
     assert 10_000 < promised < 100_000
     for day in range(40):
-        assert len(ask(model, {"period": 14, "start": f"2025-04-{day % 28 + 1:02}T{day % 24:02}:00"})["mean"]) == 336
+        assert (
+            len(
+                ask(model, {"period": 14, "start": f"2025-04-{day % 28 + 1:02}T{day % 24:02}:00"})[
+                    "mean"
+                ]
+            )
+            == 336
+        )
     kept = sum(
         len(row.text) + row.ends.itemsize * len(row.ends)
         for rows in model.days.values()
@@ -345,6 +403,11 @@ def test_a_model_outlives_its_folder_and_says_its_size(tmp_path: Path) -> None:
 
 def test_the_server_imports_nothing_that_made_the_models() -> None:
     heavy = ("numpy", "pandas", "pyarrow", "scipy", "lightgbm", "prophet", "holidays")
-    code = f"import sys, containers.forecast.predictor; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    code = (
+        f"import sys, containers.forecast.predictor; print([name for name in {heavy!r} if name "
+        f"in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"

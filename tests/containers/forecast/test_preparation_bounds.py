@@ -1,4 +1,5 @@
-"""What a file may expand to: a small one never takes the memory of a machine, and is refused by name."""
+"""What a file may expand to: a small one never takes the memory of a machine, and is refused by
+name."""
 
 import io
 import os
@@ -41,9 +42,18 @@ for name in sys.argv[1:]:
 def codes(*files: Path) -> list[str]:
     """What becomes of files in a process that has little memory."""
     done = subprocess.run(
-        [sys.executable, "-c", _LIMITED, *map(str, files)], capture_output=True, text=True, check=False, timeout=240,
-        env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, "-c", _LIMITED, *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env={
+            **os.environ,
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()
 
@@ -77,31 +87,52 @@ def test_a_small_file_that_expands_without_end_is_refused_in_little_memory(tmp_p
         "fixed": (columns(customer_id=pa.array([b"x" * 64] * ROWS, pa.binary(64))), {}),
         "differences": (
             columns(customer_id=pa.array([long[:100_000]] * 300 + [""] * (ROWS - 300))),
-            {"use_dictionary": False, "column_encoding": {"customer_id": "DELTA_BYTE_ARRAY"}, "data_page_size": 1 << 30},
+            {
+                "use_dictionary": False,
+                "column_encoding": {"customer_id": "DELTA_BYTE_ARRAY"},
+                "data_page_size": 1 << 30,
+            },
         ),
-        "page": (columns(customer_id=pa.array([long * 49, *[""] * (ROWS - 1)])), {"use_dictionary": False}),
+        "page": (
+            columns(customer_id=pa.array([long * 49, *[""] * (ROWS - 1)])),
+            {"use_dictionary": False},
+        ),
         "groups": (columns(remark=["x"] * ROWS), {"row_group_size": 1}),
         "nested": (columns(customer_id=pa.array([[long]] * 3 + [[]] * (ROWS - 3))), {}),
         "unread": (columns(remark=one), {}),
         "plain": (columns(timestamp=stamps, customer_id=pa.array(["acme"] * ROWS)), {}),
-    }  # fmt: skip
+    }
     files = [stored(tmp_path, name, table, **options) for name, (table, options) in bombs.items()]
     assert max(file.stat().st_size for file in files) < 8 << 20
     assert dict(zip(bombs, codes(*files), strict=True)) == {
-        "customer": "cell_too_long", "timestamp": "cell_too_long", "consumption": "cell_too_long", "binary": "cell_too_long",
-        "fixed": "parquet_encoding", "differences": "parquet_encoding", "page": "expands_too_far",
-        "groups": "too_many_row_groups", "nested": "column_nested", "unread": "read", "plain": "read",
-    }  # fmt: skip
+        "customer": "cell_too_long",
+        "timestamp": "cell_too_long",
+        "consumption": "cell_too_long",
+        "binary": "cell_too_long",
+        "fixed": "parquet_encoding",
+        "differences": "parquet_encoding",
+        "page": "expands_too_far",
+        "groups": "too_many_row_groups",
+        "nested": "column_nested",
+        "unread": "read",
+        "plain": "read",
+    }
 
 
-def test_csv_that_is_all_separators_lines_or_one_cell_is_refused_in_little_memory(tmp_path: Path) -> None:
+def test_csv_that_is_all_separators_lines_or_one_cell_is_refused_in_little_memory(
+    tmp_path: Path,
+) -> None:
     most = 32 << 20
     head = b"timestamp,consumption\n"
     contents = [
-        head + b",\n" * (most // 2 - 20), b"," * (most - 1), b"timestamp,consumption" + b"\n" * (most - 30),
-        head + b'"' + b"a" * (most - 100), head + b"a" * (most - 100), "\ufefftimestamp,consumption\n".encode("utf-16-le") + b"a\0" * (most // 2 - 100),
+        head + b",\n" * (most // 2 - 20),
+        b"," * (most - 1),
+        b"timestamp,consumption" + b"\n" * (most - 30),
+        head + b'"' + b"a" * (most - 100),
+        head + b"a" * (most - 100),
+        "\ufefftimestamp,consumption\n".encode("utf-16-le") + b"a\0" * (most // 2 - 100),
         head + ("\U0001f4c8" * (most // 4 - 100)).encode(),
-    ]  # fmt: skip
+    ]
     files = []
     for number, content in enumerate(contents):
         files.append(tmp_path / f"{number}.csv")
@@ -110,12 +141,18 @@ def test_csv_that_is_all_separators_lines_or_one_cell_is_refused_in_little_memor
 
 
 def test_what_pages_expand_to_is_read_off_their_headers_not_the_footer() -> None:
-    """The format's own library tells the same of files it wrote itself, of both versions of pages."""
+    """The format's own library tells the same of files it wrote itself, of both versions of
+    pages."""
     table = columns(customer_id=pa.array([f"customer {number % 700}" for number in range(ROWS)]))
     for version in ("1.0", "2.0"):
         sink = io.BytesIO()
         parquet.write_table(
-            table, sink, data_page_version=version, compression="zstd", row_group_size=4_000, data_page_size=5_000
+            table,
+            sink,
+            data_page_version=version,
+            compression="zstd",
+            row_group_size=4_000,
+            data_page_size=5_000,
         )
         content, metadata = sink.getvalue(), parquet.read_metadata(io.BytesIO(sink.getvalue()))
         for group in range(metadata.num_row_groups):
@@ -125,7 +162,11 @@ def test_what_pages_expand_to_is_read_off_their_headers_not_the_footer() -> None
                 found = list(pages(content, start, chunk.total_compressed_size, chunk.num_values))
                 assert sum(page.values for page in found if not page.dictionary) == chunk.num_values
                 # The footer counts the headers too.
-                assert 0 <= chunk.total_uncompressed_size - sum(page.size for page in found) < 100 * len(found)
+                assert (
+                    0
+                    <= chunk.total_uncompressed_size - sum(page.size for page in found)
+                    < 100 * len(found)
+                )
 
 
 @given(content=st.binary(max_size=80), values=st.integers(0, 50))
@@ -137,17 +178,23 @@ def test_bytes_that_are_no_pages_are_called_so(content: bytes, values: int) -> N
 
 
 @pytest.mark.parametrize("what", ["MAX_EXPANDED_BYTES", "MAX_PAGES", "MAX_FOOTER_BYTES"])
-def test_each_bound_holds_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_each_bound_holds_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     path = stored(tmp_path, "a", columns(), row_group_size=100)
     prepare([path], tmp_path / "out", {})
     monkeypatch.setattr(parquet_file, what, 100)
     with pytest.raises(RefusedData) as refused:
         prepare([path], tmp_path / "out", {})
-    assert refused.value.code == ("parquet_unreadable" if what == "MAX_FOOTER_BYTES" else "expands_too_far")
+    assert refused.value.code == (
+        "parquet_unreadable" if what == "MAX_FOOTER_BYTES" else "expands_too_far"
+    )
     assert re.search(r"a\.parquet", refused.value.reason)
 
 
-def test_a_footer_that_promises_fewer_rows_than_it_brings_does_not_bring_more(tmp_path: Path) -> None:
+def test_a_footer_that_promises_fewer_rows_than_it_brings_does_not_bring_more(
+    tmp_path: Path,
+) -> None:
     path = stored(tmp_path, "a", pa.concat_tables([columns()] * 45))
     honest, promised = 45 * ROWS, 44 * ROWS
     content = path.read_bytes()
@@ -161,22 +208,40 @@ def test_a_footer_that_promises_fewer_rows_than_it_brings_does_not_bring_more(tm
 
 
 def footer_of(depth: int) -> bytes:
-    """A file without rows, whose third column is nested this deeply; written by hand, as libraries fall over it themselves."""
+    """A file without rows, whose third column is nested this deeply; written by hand, as libraries
+    fall over it themselves."""
 
     def element(name: bytes, number_type: int | None, children: int | None) -> bytes:
         said = b"" if number_type is None else b"\x15" + varint(2 * number_type)
-        said += (b"\x35" if number_type is None else b"\x25") + varint(2) + b"\x18" + varint(len(name)) + name
+        said += (
+            (b"\x35" if number_type is None else b"\x25")
+            + varint(2)
+            + b"\x18"
+            + varint(len(name))
+            + name
+        )
         return said + (b"" if children is None else b"\x15" + varint(2 * children)) + b"\0"
 
-    elements = [element(b"schema", None, 3), element(b"timestamp", 2, None), element(b"consumption", 5, None)]
+    elements = [
+        element(b"schema", None, 3),
+        element(b"timestamp", 2, None),
+        element(b"consumption", 5, None),
+    ]
     elements += [element(b"g", None, 1)] * depth + [element(b"x", 2, None)]
     listed = b"\xfc" + varint(len(elements)) + b"".join(elements)
     footer = b"\x15\x02\x19" + listed + b"\x16\x00\x19\x0c\x00"
     return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
-def test_a_schema_that_is_nested_without_end_is_refused_before_it_is_followed(tmp_path: Path) -> None:
-    depths = {5: "no_rows", 40: "column_nested", 15_000: "column_nested", 300_000: "parquet_unreadable"}
+def test_a_schema_that_is_nested_without_end_is_refused_before_it_is_followed(
+    tmp_path: Path,
+) -> None:
+    depths = {
+        5: "no_rows",
+        40: "column_nested",
+        15_000: "column_nested",
+        300_000: "parquet_unreadable",
+    }
     for depth in depths:
         (tmp_path / f"{depth}.parquet").write_bytes(footer_of(depth))
     assert codes(*(tmp_path / f"{depth}.parquet" for depth in depths)) == list(depths.values())

@@ -1,4 +1,5 @@
-"""Which instants and dates a file's rows mean: around clock changes, in any order, with and without offsets."""
+"""Which instants and dates a file's rows mean: around clock changes, in any order, with and without
+offsets."""
 
 import io
 from datetime import UTC, datetime
@@ -15,17 +16,25 @@ from pyarrow import parquet
 
 from containers.forecast.preparation import Prepared, RefusedData, prepare
 
-CHECKS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CHECKS = settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 AUTUMN_CHANGES = {
-    "Europe/London": "2025-10-26", "Europe/Berlin": "2024-10-27", "America/New_York": "2025-11-02",
-    "America/Havana": "2024-11-03", "Asia/Beirut": "2025-10-25", "Atlantic/Azores": "2025-10-26",
-}  # fmt: skip
+    "Europe/London": "2025-10-26",
+    "Europe/Berlin": "2024-10-27",
+    "America/New_York": "2025-11-02",
+    "America/Havana": "2024-11-03",
+    "Asia/Beirut": "2025-10-25",
+    "Atlantic/Azores": "2025-10-26",
+}
 
 
 def written(folder: Path, name: str, stamps: list[str], values: NDArray[np.float64]) -> Path:
     path = folder / name
-    path.write_text("timestamp,consumption\n" + "\n".join(map("{},{:.3f}".format, stamps, values)) + "\n")
+    path.write_text(
+        "timestamp,consumption\n" + "\n".join(map("{},{:.3f}".format, stamps, values)) + "\n"
+    )
     return path
 
 
@@ -38,7 +47,7 @@ def series(folder: Path) -> tuple[list[str], NDArray[np.float64]]:
     return list(frame["timestamp"]), frame["consumption"].to_numpy()
 
 
-# ---- the hour that the clock shows twice ----------------------------------------------------------------------------------
+# ---- the hour that the clock shows twice ---------------------------------------------------------
 
 
 @CHECKS
@@ -52,9 +61,23 @@ def series(folder: Path) -> tuple[list[str], NDArray[np.float64]]:
     parquet_file=st.booleans(),
 )
 @example(
-    zone="Europe/London", minutes=60, order="newest first", repeated="once", cut=None, overlap=0, parquet_file=False
+    zone="Europe/London",
+    minutes=60,
+    order="newest first",
+    repeated="once",
+    cut=None,
+    overlap=0,
+    parquet_file=False,
 )
-@example(zone="Europe/London", minutes=15, order="oldest first", repeated="once", cut=2, overlap=0, parquet_file=False)
+@example(
+    zone="Europe/London",
+    minutes=15,
+    order="oldest first",
+    repeated="once",
+    cut=2,
+    overlap=0,
+    parquet_file=False,
+)
 def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
     tmp_path: Path,
     zone: str,
@@ -65,11 +88,12 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
     overlap: int,
     parquet_file: bool,
 ) -> None:
-    """What a file with offsets tells outright, one without them tells by its order: whole, cut in two, or overlapping."""
+    """What a file with offsets tells outright, one without them tells by its order: whole, cut in
+    two, or overlapping."""
     change = pd.Timestamp(AUTUMN_CHANGES[zone]).tz_localize(zone, ambiguous=True)
-    at = pd.date_range(change - pd.Timedelta(days=28), periods=30 * 1440 // minutes, freq=f"{minutes}min").tz_convert(
-        "UTC"
-    )
+    at = pd.date_range(
+        change - pd.Timedelta(days=28), periods=30 * 1440 // minutes, freq=f"{minutes}min"
+    ).tz_convert("UTC")
     values = consumption(len(at))
     truth = prepare(
         [written(tmp_path, "truth.csv", [f"{t:%Y-%m-%dT%H:%M:%SZ}" for t in at], values)],
@@ -82,7 +106,9 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
     if order == "newest first":
         rows = rows[::-1]
     elif order == "days newest first":
-        rows = np.concatenate([rows[wall.date == day] for day in sorted(set(wall.date), reverse=True)])
+        rows = np.concatenate(
+            [rows[wall.date == day] for day in sorted(set(wall.date), reverse=True)]
+        )
     elif order == "by the clock":
         rows = np.argsort(wall.to_numpy(), kind="stable")
     parts = [rows]
@@ -93,13 +119,24 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
         parts = [rows[:place], rows[max(0, place - overlap) :]]
     files = []
     for number, part in enumerate(parts):
-        told = {"once": part, "each row twice": np.repeat(part, 2), "the file twice": np.tile(part, 2)}[repeated]
+        told = {
+            "once": part,
+            "each row twice": np.repeat(part, 2),
+            "the file twice": np.tile(part, 2),
+        }[repeated]
         if parquet_file:
             files.append(tmp_path / f"{number}.parquet")
-            pd.DataFrame({"timestamp": wall[told], "consumption": values[told]}).to_parquet(files[-1], index=False)
+            pd.DataFrame({"timestamp": wall[told], "consumption": values[told]}).to_parquet(
+                files[-1], index=False
+            )
         else:
             files.append(
-                written(tmp_path, f"{number}.csv", [f"{wall[row]:%Y-%m-%d %H:%M}" for row in told], values[told])
+                written(
+                    tmp_path,
+                    f"{number}.csv",
+                    [f"{wall[row]:%Y-%m-%d %H:%M}" for row in told],
+                    values[told],
+                )
             )
     assert prepare(files, tmp_path / "out", {"timezone": zone}).fingerprint == truth.fingerprint
 
@@ -110,7 +147,11 @@ def test_where_rows_are_in_no_order_both_hours_have_the_mean(tmp_path: Path, min
     wall, values = at.tz_convert("Europe/London"), consumption(len(at))
     order = np.random.default_rng(1).permutation(len(at))
     told = prepare(
-        [written(tmp_path, "a.csv", [f"{wall[row]:%Y-%m-%d %H:%M}" for row in order], values[order])],
+        [
+            written(
+                tmp_path, "a.csv", [f"{wall[row]:%Y-%m-%d %H:%M}" for row in order], values[order]
+            )
+        ],
         tmp_path / "out",
         {"timezone": "Europe/London"},
     )
@@ -123,7 +164,9 @@ def test_where_rows_are_in_no_order_both_hours_have_the_mean(tmp_path: Path, min
     assert hours == pytest.approx(expected)
 
 
-def test_a_blank_row_of_the_hour_that_the_clock_skips_is_left_out_and_a_reading_there_refused(tmp_path: Path) -> None:
+def test_a_blank_row_of_the_hour_that_the_clock_skips_is_left_out_and_a_reading_there_refused(
+    tmp_path: Path,
+) -> None:
     wall = pd.date_range("2025-03-10", "2025-04-10", freq="h", inclusive="left")
     stamps = [f"{at:%Y-%m-%d %H:%M}" for at in wall]
     path, values = tmp_path / "a.csv", consumption(len(wall))
@@ -139,22 +182,32 @@ def test_a_blank_row_of_the_hour_that_the_clock_skips_is_left_out_and_a_reading_
     assert (result.rows, result.repairs) == (len(wall) - 1, {})
 
 
-def test_rows_that_mark_the_end_of_their_interval_by_its_last_second_are_of_it(tmp_path: Path) -> None:
+def test_rows_that_mark_the_end_of_their_interval_by_its_last_second_are_of_it(
+    tmp_path: Path,
+) -> None:
     at = pd.date_range("2025-03-01", periods=24 * 30, freq="h")
     values = consumption(len(at))
     for form in ("%Y-%m-%dT%H:59:59Z", "%Y-%m-%dT%H:59Z"):
-        prepare([written(tmp_path, "a.csv", [f"{t:{form}}" for t in at], values)], tmp_path / "out", {})
+        prepare(
+            [written(tmp_path, "a.csv", [f"{t:{form}}" for t in at], values)], tmp_path / "out", {}
+        )
         stamps, hours = series(tmp_path)
         assert stamps[0] == "2025-03-01T00:00:00Z"
         assert hours == pytest.approx(values)
 
 
-def test_the_zone_of_a_parquet_type_is_the_customers_unless_the_parameters_name_one(tmp_path: Path) -> None:
+def test_the_zone_of_a_parquet_type_is_the_customers_unless_the_parameters_name_one(
+    tmp_path: Path,
+) -> None:
     at = pd.date_range("2025-03-01", periods=24 * 40, freq="h", tz="Europe/Berlin")
-    pd.DataFrame({"timestamp": at, "consumption": consumption(len(at))}).to_parquet(tmp_path / "a.parquet", index=False)
+    pd.DataFrame({"timestamp": at, "consumption": consumption(len(at))}).to_parquet(
+        tmp_path / "a.parquet", index=False
+    )
 
     def zone(**parameters: str) -> str:
-        return str(prepare([tmp_path / "a.parquet"], tmp_path / "out", parameters).facts["timezone"])
+        return str(
+            prepare([tmp_path / "a.parquet"], tmp_path / "out", parameters).facts["timezone"]
+        )
 
     assert (zone(), zone(timezone="UTC"), zone(timezone="Europe/London")) == (
         "Europe/Berlin",
@@ -163,7 +216,7 @@ def test_the_zone_of_a_parquet_type_is_the_customers_unless_the_parameters_name_
     )
 
 
-# ---- the date of a daily row -----------------------------------------------------------------------------------------------
+# ---- the date of a daily row ---------------------------------------------------------------------
 
 DAYS = pd.date_range("2025-01-01", "2026-02-01", freq="D", inclusive="left")
 PEAKS = np.where(DAYS.day_of_week == 6, 30.0, 10.0) + np.round(np.arange(len(DAYS)) % 5 / 10, 1)
@@ -171,28 +224,56 @@ PEAKS = np.where(DAYS.day_of_week == 6, 30.0, 10.0) + np.round(np.arange(len(DAY
 
 def midnights(zone: str) -> pd.DatetimeIndex:
     """The beginnings of local days; where a clock skips midnight, the day begins later."""
-    return DAYS.tz_localize(zone, nonexistent="shift_forward", ambiguous=np.ones(len(DAYS), dtype=bool))
+    return DAYS.tz_localize(
+        zone, nonexistent="shift_forward", ambiguous=np.ones(len(DAYS), dtype=bool)
+    )
 
 
 def labelled_as_written(folder: Path, result: Prepared) -> bool:
     stamps, values = series(folder)
     assert (result.frequency, result.repairs) == ("D", {})
-    return stamps == [f"{day:%Y-%m-%dT00:00:00Z}" for day in DAYS] and values.tolist() == PEAKS.tolist()
+    return (
+        stamps == [f"{day:%Y-%m-%dT00:00:00Z}" for day in DAYS]
+        and values.tolist() == PEAKS.tolist()
+    )
 
 
-ZONES = ["Europe/Berlin", "Europe/London", "America/New_York", "Asia/Kolkata", "Pacific/Auckland", "Asia/Beirut", "UTC"]
+ZONES = [
+    "Europe/Berlin",
+    "Europe/London",
+    "America/New_York",
+    "Asia/Kolkata",
+    "Pacific/Auckland",
+    "Asia/Beirut",
+    "UTC",
+]
 
 
 @CHECKS
 @given(
     zone=st.sampled_from(ZONES),
     form=st.sampled_from(
-        ["offset", "offset without colon", "standard time", "23:59", "23:59:59", "24:00", "date", "naive", "naive 23:59:59",
-         "naive 24:00", "midnights of UTC", "date32", "date64", "timestamp", "timestamp of the zone"]
+        [
+            "offset",
+            "offset without colon",
+            "standard time",
+            "23:59",
+            "23:59:59",
+            "24:00",
+            "date",
+            "naive",
+            "naive 23:59:59",
+            "naive 24:00",
+            "midnights of UTC",
+            "date32",
+            "date64",
+            "timestamp",
+            "timestamp of the zone",
+        ]
     ),
     given_zone=st.booleans(),
     newest_first=st.booleans(),
-)  # fmt: skip
+)
 @example(zone="Europe/Berlin", form="offset", given_zone=False, newest_first=False)
 @example(zone="Europe/Berlin", form="24:00", given_zone=True, newest_first=False)
 def test_daily_rows_keep_the_dates_that_the_file_tells(
@@ -205,15 +286,24 @@ def test_daily_rows_keep_the_dates_that_the_file_tells(
         "date32": pa.array(DAYS.date, pa.date32()),
         "date64": pa.array(DAYS.date, pa.date64()),
         "timestamp": pa.array(DAYS, pa.timestamp("ns")),
-        "timestamp of the zone": pa.array(at.tz_convert(None), pa.timestamp("ms")).cast(pa.timestamp("ms", tz=zone)),
+        "timestamp of the zone": pa.array(at.tz_convert(None), pa.timestamp("ms")).cast(
+            pa.timestamp("ms", tz=zone)
+        ),
     }
     texts = {
         "offset": [t.isoformat() for t in at],
         "offset without colon": [f"{t:%Y-%m-%d %H:%M:%S%z}" for t in at],
         "standard time": [f"{day:%Y-%m-%d}T00:00:00{fixed}" for day in DAYS],
-        "23:59": [f"{day:%Y-%m-%d}T23:59{offset}" for day, offset in zip(DAYS, offsets, strict=True)],
-        "23:59:59": [f"{day:%Y-%m-%d}T23:59:59.999{offset}" for day, offset in zip(DAYS, offsets, strict=True)],
-        "24:00": [f"{day:%Y-%m-%d}T24:00{offset}" for day, offset in zip(DAYS, offsets, strict=True)],
+        "23:59": [
+            f"{day:%Y-%m-%d}T23:59{offset}" for day, offset in zip(DAYS, offsets, strict=True)
+        ],
+        "23:59:59": [
+            f"{day:%Y-%m-%d}T23:59:59.999{offset}"
+            for day, offset in zip(DAYS, offsets, strict=True)
+        ],
+        "24:00": [
+            f"{day:%Y-%m-%d}T24:00{offset}" for day, offset in zip(DAYS, offsets, strict=True)
+        ],
         "date": [f"{day:%Y-%m-%d}" for day in DAYS],
         "naive": [f"{day:%Y-%m-%d %H:%M}" for day in DAYS],
         "naive 23:59:59": [f"{day:%Y-%m-%d} 23:59:59" for day in DAYS],
@@ -233,8 +323,12 @@ def test_daily_rows_keep_the_dates_that_the_file_tells(
     assert labelled_as_written(tmp_path, result)
 
 
-@pytest.mark.parametrize("zone", ["Europe/Berlin", "Europe/London", "America/New_York", "Asia/Kolkata"])
-def test_local_midnights_in_utc_have_their_dates_by_the_parameter_and_none_without(tmp_path: Path, zone: str) -> None:
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "Europe/London", "America/New_York", "Asia/Kolkata"]
+)
+def test_local_midnights_in_utc_have_their_dates_by_the_parameter_and_none_without(
+    tmp_path: Path, zone: str
+) -> None:
     stamps = [f"{t:%Y-%m-%dT%H:%M:%SZ}" for t in midnights(zone).tz_convert("UTC")]
     path = written(tmp_path, "a.csv", stamps, PEAKS)
     assert labelled_as_written(tmp_path, prepare([path], tmp_path / "out", {"timezone": zone}))
@@ -244,10 +338,13 @@ def test_local_midnights_in_utc_have_their_dates_by_the_parameter_and_none_witho
 
 
 def test_daily_rows_that_share_a_date_or_leave_one_out_are_refused(tmp_path: Path) -> None:
-    """Half past eleven at night in winter, half past midnight in summer: read off this clock, dates are lost and doubled."""
+    """Half past eleven at night in winter, half past midnight in summer: read off this clock, dates
+    are lost and doubled."""
     stamps = [
         f"{t:%Y-%m-%dT%H:%M:%S%z}"
-        for t in (DAYS + pd.Timedelta(hours=22, minutes=30)).tz_localize("UTC").tz_convert("Europe/Berlin")
+        for t in (DAYS + pd.Timedelta(hours=22, minutes=30))
+        .tz_localize("UTC")
+        .tz_convert("Europe/Berlin")
     ]
     with pytest.raises(RefusedData, match="one date twice") as refused:
         prepare([written(tmp_path, "a.csv", stamps, PEAKS)], tmp_path / "out", {})
@@ -256,7 +353,12 @@ def test_daily_rows_that_share_a_date_or_leave_one_out_are_refused(tmp_path: Pat
 
 def test_a_daily_reading_within_the_day_is_of_its_date(tmp_path: Path) -> None:
     at = (DAYS + pd.Timedelta(hours=6)).tz_localize("Europe/Berlin")
-    result = prepare([written(tmp_path, "a.csv", [t.isoformat() for t in at], PEAKS)], tmp_path / "out", {})
+    result = prepare(
+        [written(tmp_path, "a.csv", [t.isoformat() for t in at], PEAKS)], tmp_path / "out", {}
+    )
     assert labelled_as_written(tmp_path, result)
     assert result.first == datetime(2025, 1, 1, tzinfo=UTC)
-    assert io.BytesIO((tmp_path / "out" / "data.csv").read_bytes()).readline() == b"timestamp,consumption\n"
+    assert (
+        io.BytesIO((tmp_path / "out" / "data.csv").read_bytes()).readline()
+        == b"timestamp,consumption\n"
+    )

@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from containers.forecast.meter_totals import is_total
 from containers.forecast.preparation import RefusedData, prepare
 
-CHECKS = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CHECKS = settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def outcome(folder: Path, minutes: int, values: NDArray[np.float64], step: int = 1) -> str:
     """The code of the refusal, or nothing."""
     at = pd.date_range("2025-02-01", periods=len(values), freq=f"{minutes}min")[::step]
-    lines = [f"{t:%Y-%m-%dT%H:%M:%SZ},{value!r}" for t, value in zip(at, values[::step].tolist(), strict=True)]
+    lines = [
+        f"{t:%Y-%m-%dT%H:%M:%SZ},{value!r}"
+        for t, value in zip(at, values[::step].tolist(), strict=True)
+    ]
     (folder / "a.csv").write_text("timestamp,consumption\n" + "\n".join(lines) + "\n")
     try:
         prepare([folder / "a.csv"], folder / "out", {})
@@ -49,9 +54,17 @@ def household(minutes: int, days: int, seed: int) -> NDArray[np.float64]:
 @example(60, 1.0, 18_232.0, 3, None, False, False, False, 0)
 @example(15, 1.0, 0.0, 3, 0.5, True, False, True, 1)
 def test_a_meters_totals_are_refused(
-    tmp_path: Path, minutes: int, unit: float, start: float, decimals: int, exchanged: float | None, holiday: bool,
-    lost: bool, newest_first: bool, seed: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    minutes: int,
+    unit: float,
+    start: float,
+    decimals: int,
+    exchanged: float | None,
+    holiday: bool,
+    lost: bool,
+    newest_first: bool,
+    seed: int,
+) -> None:
     used = household(minutes, 80 if minutes == 1440 else 30, seed)
     if holiday:
         used[len(used) // 3 : len(used) // 2] = 0
@@ -66,7 +79,9 @@ def test_a_meters_totals_are_refused(
     if newest_first:
         at_times = pd.date_range("2025-02-01", periods=len(used), freq=f"{minutes}min")
         assert is_total(
-            at_times.to_numpy().astype("datetime64[s]").astype(np.int64)[::-1], totals[::-1], minutes == 1440
+            at_times.to_numpy().astype("datetime64[s]").astype(np.int64)[::-1],
+            totals[::-1],
+            minutes == 1440,
         )
     assert outcome(tmp_path, minutes, totals) == "meter_totals"
 
@@ -74,7 +89,9 @@ def test_a_meters_totals_are_refused(
 @CHECKS
 @given(
     minutes=st.sampled_from([5, 15, 30, 60, 1440]),
-    kind=st.sampled_from(["household", "solar", "holiday", "steps", "rising", "whole", "night heating"]),
+    kind=st.sampled_from(
+        ["household", "solar", "holiday", "steps", "rising", "whole", "night heating"]
+    ),
     level=st.sampled_from([0.001, 1.0, 500.0]),
     seed=st.integers(0, 999),
 )
@@ -102,14 +119,22 @@ def test_consumption_is_never_taken_for_totals(
 @pytest.mark.parametrize(
     ("values", "daily"),
     [
-        (np.linspace(8, 25, 40), True), (np.sort(household(1440, 50, 1)), True), (np.linspace(1, 2, 72), False),
-        (np.array([1.0, 2.0, 4.0]), True), (np.array([5.0]), True), (np.zeros(700), False),
-        (np.concatenate([np.zeros(600), np.ones(100)]), False), (np.arange(700) % 24 + 1.0, False),
-        (np.arange(2700) % 96 / 4, False), (np.linspace(20, 5, 700), False),
+        (np.linspace(8, 25, 40), True),
+        (np.sort(household(1440, 50, 1)), True),
+        (np.linspace(1, 2, 72), False),
+        (np.array([1.0, 2.0, 4.0]), True),
+        (np.array([5.0]), True),
+        (np.zeros(700), False),
+        (np.concatenate([np.zeros(600), np.ones(100)]), False),
+        (np.arange(700) % 24 + 1.0, False),
+        (np.arange(2700) % 96 / 4, False),
+        (np.linspace(20, 5, 700), False),
     ],
     ids=range(10),
-)  # fmt: skip
-def test_consumption_that_only_rises_for_a_while_is_consumption(values: NDArray[np.float64], daily: bool) -> None:
+)
+def test_consumption_that_only_rises_for_a_while_is_consumption(
+    values: NDArray[np.float64], daily: bool
+) -> None:
     times = np.arange(len(values), dtype=np.int64) * (86_400 if daily else 3600)
     assert not is_total(times, values, daily)
 

@@ -34,30 +34,52 @@ def test_a_seed_gives_the_same_customers_however_many_there_are() -> None:
 
 
 def test_the_wave_of_the_year_has_the_length_of_a_year_and_days_follow_the_local_clock() -> None:
-    frame = generate(8, datetime(2023, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), "D", seed=4)
+    frame = generate(
+        8, datetime(2023, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), "D", seed=4
+    )
     for _, customer in frame.groupby("customer_id"):
         values = customer.consumption.to_numpy() / customer.consumption.mean() - 1
         strength = np.abs(np.fft.rfft(values))
-        # Three years of days: the third frequency is once a year, and the strongest below once a month.
+        # Three years of days: the third frequency is once a year, and the strongest below once a
+        # month.
         assert np.argmax(strength[1:36]) + 1 == 3
-    hourly = generate(1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC), country=None)
+    hourly = generate(
+        1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC), country=None
+    )
     hourly["day"] = hourly.timestamp.dt.tz_convert("Europe/London").dt.normalize()
-    before = hourly[hourly.timestamp < "2025-03-30"].groupby(hourly.timestamp.dt.hour).consumption.mean()
-    after = hourly[hourly.timestamp >= "2025-03-31"].groupby(hourly.timestamp.dt.hour).consumption.mean()
+    before = (
+        hourly[hourly.timestamp < "2025-03-30"].groupby(hourly.timestamp.dt.hour).consumption.mean()
+    )
+    after = (
+        hourly[hourly.timestamp >= "2025-03-31"]
+        .groupby(hourly.timestamp.dt.hour)
+        .consumption.mean()
+    )
     assert int(np.argmin(after.to_numpy())) == (int(np.argmin(before.to_numpy())) - 1) % 24
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_file_of_many_customers_becomes_one_csv_each(tmp_path: Path, suffix: str) -> None:
     raw = tmp_path / f"raw{suffix}"
-    arguments = ["--out", str(raw), "--customers", "11", "--start", "2025-01-01", "--end", "2025-03-01"]
+    arguments = [
+        "--out",
+        str(raw),
+        "--customers",
+        "11",
+        "--start",
+        "2025-01-01",
+        "--end",
+        "2025-03-01",
+    ]
     assert synthetic.main(arguments) == 0
     assert splitting.main([str(raw), "--out", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").glob("*/data.csv"))) == 11
     prepared = prepare([tmp_path / "out" / "10" / "data.csv"], tmp_path / "prepared", {})
     frame = generate(11, START, END)
     assert prepared.rows == 59 * 24
-    assert prepared.facts["total_kwh"] == pytest.approx(frame[frame.customer_id == 10].consumption.sum(), abs=0.1)
+    assert prepared.facts["total_kwh"] == pytest.approx(
+        frame[frame.customer_id == 10].consumption.sum(), abs=0.1
+    )
     assert split(raw, tmp_path / "some", customers=2) == ["0", "1"]
 
 
@@ -78,7 +100,9 @@ def test_files_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
 
 def test_daily_rows_of_a_zone_keep_their_dates_when_they_are_split(tmp_path: Path) -> None:
     at = pd.date_range("2025-03-01", periods=90, freq="D", tz="Europe/Berlin")
-    frame = pd.DataFrame({"customer_id": "a", "timestamp": at, "consumption": np.arange(90) % 7 + 1.0})
+    frame = pd.DataFrame(
+        {"customer_id": "a", "timestamp": at, "consumption": np.arange(90) % 7 + 1.0}
+    )
     frame.to_parquet(tmp_path / "raw.parquet", index=False)
     split(tmp_path / "raw.parquet", tmp_path / "out")
     prepared = prepare([tmp_path / "out" / "a" / "data.csv"], tmp_path / "prepared", {})

@@ -10,11 +10,20 @@ from hypothesis import strategies as st
 
 from containers.forecast.starts import DATA_END, InvalidStart, check, instant, resolve
 
-NOW = datetime(2026, 3, 28, 23, 20, tzinfo=UTC)  # in Berlin the next day already, whose clock goes on at 01:00 UTC
+NOW = datetime(
+    2026, 3, 28, 23, 20, tzinfo=UTC
+)  # in Berlin the next day already, whose clock goes on at 01:00 UTC
 
 
-def card(frequency: str = "h", timezone: str = "Europe/Berlin", end: str = "2026-03-01T00:00:00Z") -> dict[str, Any]:
-    return {"frequency": frequency, "timezone": timezone, "data": {"end": end}, "horizon_points": 336}
+def card(
+    frequency: str = "h", timezone: str = "Europe/Berlin", end: str = "2026-03-01T00:00:00Z"
+) -> dict[str, Any]:
+    return {
+        "frequency": frequency,
+        "timezone": timezone,
+        "data": {"end": end},
+        "horizon_points": 336,
+    }
 
 
 def start(value: str | None, described: dict[str, Any], now: datetime = NOW) -> str:
@@ -35,12 +44,20 @@ def start(value: str | None, described: dict[str, Any], now: datetime = NOW) -> 
         ("2026-03-29T00:00", "h", "2026-03-28T23:00:00Z"),
         ("2026-03-29 00:00:00", "D", "2026-03-29"),
         ("2026-03-29T00:01", "D", "2026-03-30"),
-        ("2026-03-29T02:30", "h", "2026-03-29T02:00:00Z"),  # skipped: 03:30 of summer time, in the hour from 01:00Z
+        (
+            "2026-03-29T02:30",
+            "h",
+            "2026-03-29T02:00:00Z",
+        ),  # skipped: 03:30 of summer time, in the hour from 01:00Z
         ("2026-10-25T02:00", "h", "2026-10-25T00:00:00Z"),  # shown twice: the first
         ("2026-10-25T02:00+01:00", "h", "2026-10-25T01:00:00Z"),
         ("2026-03-29T12:00:00Z", "h", "2026-03-29T12:00:00Z"),
         ("2026-03-29T12:00:00.1Z", "h", "2026-03-29T13:00:00Z"),
-        ("2026-03-29t12:00:00,0000001z", "h", "2026-03-29T12:00:00Z"),  # finer than a clock of Python tells
+        (
+            "2026-03-29t12:00:00,0000001z",
+            "h",
+            "2026-03-29T12:00:00Z",
+        ),  # finer than a clock of Python tells
         ("2026-03-29T23:30:00-05", "D", "2026-03-31"),
     ],
 )
@@ -72,15 +89,38 @@ def test_hours_begin_at_the_minute_at_which_those_of_the_data_do() -> None:
 
 def test_a_card_without_clock_or_data_is_one_of_utc() -> None:
     assert start("2026-03-29", {}) == "2026-03-29T00:00:00Z"
-    assert start("2026-03-29", {"timezone": "Mars/Crater", "frequency": "h"}) == "2026-03-29T00:00:00Z"
+    assert (
+        start("2026-03-29", {"timezone": "Mars/Crater", "frequency": "h"}) == "2026-03-29T00:00:00Z"
+    )
 
 
 @pytest.mark.parametrize(
     "malformed",
-    [None, 7, True, [], {}, "", "today", "2026-3-1", "20260301", "2026-03", "2026-W10-1", "2026-02-30", "1969-12-31",
-     "9999-12-31", "2026-03-29T24:00", "2026-03-29T12", "2026-03-29T12:00+25:00", "2026-03-29T12:00 Z", "２026-03-29",
-     "2026-03-29\n", "2026-03-29T12:60", "2026-03-29T12:00" + "0" * 60],
-)  # fmt: skip
+    [
+        None,
+        7,
+        True,
+        [],
+        {},
+        "",
+        "today",
+        "2026-3-1",
+        "20260301",
+        "2026-03",
+        "2026-W10-1",
+        "2026-02-30",
+        "1969-12-31",
+        "9999-12-31",
+        "2026-03-29T24:00",
+        "2026-03-29T12",
+        "2026-03-29T12:00+25:00",
+        "2026-03-29T12:00 Z",
+        "２026-03-29",
+        "2026-03-29\n",
+        "2026-03-29T12:60",
+        "2026-03-29T12:00" + "0" * 60,
+    ],
+)
 def test_a_malformed_start_is_refused_in_words_and_never_quoted(malformed: Any) -> None:
     with pytest.raises(InvalidStart) as caught:
         resolve({"start": malformed}, card(), NOW)
@@ -89,11 +129,21 @@ def test_a_malformed_start_is_refused_in_words_and_never_quoted(malformed: Any) 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    moment=st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)),  # noqa: DTZ001 - the zone is drawn beside it
-    zone=st.sampled_from(["UTC", "Europe/London", "America/St_Johns", "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Cairo"]),
+    # The zone is drawn beside it.
+    moment=st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)),  # noqa: DTZ001
+    zone=st.sampled_from(
+        [
+            "UTC",
+            "Europe/London",
+            "America/St_Johns",
+            "Asia/Kathmandu",
+            "Australia/Lord_Howe",
+            "Africa/Cairo",
+        ]
+    ),
     frequency=st.sampled_from(["h", "D"]),
     form=st.sampled_from(["now", "date", "local", "instant"]),
-)  # fmt: skip
+)
 def test_resolving_twice_changes_nothing_and_no_start_lies_before_or_far_from_what_is_asked(
     moment: datetime, zone: str, frequency: str, form: str
 ) -> None:
@@ -109,7 +159,11 @@ def test_resolving_twice_changes_nothing_and_no_start_lies_before_or_far_from_wh
     if frequency == "h":
         wanted = here
         if form in ("date", "local"):
-            local = moment if form == "local" else moment.replace(hour=0, minute=0, second=0, microsecond=0)
+            local = (
+                moment
+                if form == "local"
+                else moment.replace(hour=0, minute=0, second=0, microsecond=0)
+            )
             wanted = local.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
         assert timedelta() <= instant(resolved["start"]) - wanted < timedelta(hours=1)
 
@@ -132,7 +186,10 @@ def test_a_start_beyond_reach_is_told_with_the_date_the_data_end_and_a_code() ->
 def test_a_smoke_request_is_within_reach_however_old_the_data_are(frequency: str) -> None:
     old = card(frequency, end="2019-03-01T00:00:00Z")
     asked = resolve({"period": 1, "start": DATA_END}, old, NOW)
-    assert asked == {"period": 1, "start": "2019-03-01T00:00:00Z" if frequency == "h" else "2019-03-01"}
+    assert asked == {
+        "period": 1,
+        "start": "2019-03-01T00:00:00Z" if frequency == "h" else "2019-03-01",
+    }
     assert resolve(asked, old, NOW) == asked
     check(asked, old)
     with pytest.raises(InvalidStart, match="does not tell"):

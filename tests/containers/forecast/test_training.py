@@ -1,4 +1,5 @@
-"""Customers' files through preparation, training, archive and server, as a job and an endpoint take them."""
+"""Customers' files through preparation, training, archive and server, as a job and an endpoint take
+them."""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ CUSTOMERS = 4
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared hourly series of four customers, over a clock change, below folders `0` to `3`."""
     base = tmp_path_factory.mktemp("prepared")
-    frame = generate(CUSTOMERS, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC), seed=3)
+    frame = generate(
+        CUSTOMERS, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC), seed=3
+    )
     for customer, part in frame.groupby("customer_id"):
         raw = base / f"{customer}.parquet"
         part.to_parquet(raw, index=False)
@@ -38,12 +41,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task(data: Path, customer: int, tier: str = "bridge") -> Task:
-    return Task(f"t-{customer}", f"tenant-{customer}", "v1", tier, data / str(customer), {"timezone": "Europe/London"})
+    return Task(
+        f"t-{customer}",
+        f"tenant-{customer}",
+        "v1",
+        tier,
+        data / str(customer),
+        {"timezone": "Europe/London"},
+    )
 
 
 def train(workspace: Path, *tasks: Task, **hyperparameters: str) -> dict[str, Trained | Refused]:
     workspace.mkdir(parents=True, exist_ok=True)
-    return {result.task.tenant: result for result in ForecastTrainer().train(tasks, hyperparameters, workspace)}
+    return {
+        result.task.tenant: result
+        for result in ForecastTrainer().train(tasks, hyperparameters, workspace)
+    }
 
 
 def one(workspace: Path, wanted: Task, **hyperparameters: str) -> Trained:
@@ -54,14 +67,18 @@ def one(workspace: Path, wanted: Task, **hyperparameters: str) -> Trained:
 
 def answer(trained: Trained, request: Mapping[str, Any]) -> dict[str, Any]:
     """What the model says, from where its data end unless the request says otherwise."""
-    (trained.folder / "card.json").write_text(json.dumps({"format": 1, "version": "v1", **trained.card}))
+    (trained.folder / "card.json").write_text(
+        json.dumps({"format": 1, "version": "v1", **trained.card})
+    )
     predictor = ForecastPredictor()
     model = predictor.load(trained.folder)
     asked = json.dumps({FIELD: DATA_END, **request}).encode()
     return dict(json.loads(predictor.predict(model, asked, "application/json", "").body))
 
 
-def test_a_customers_file_becomes_a_model_that_answers_from_the_end_of_its_data(data: Path, tmp_path: Path) -> None:
+def test_a_customers_file_becomes_a_model_that_answers_from_the_end_of_its_data(
+    data: Path, tmp_path: Path
+) -> None:
     trained = one(tmp_path, task(data, 0))
     assert trained.metrics["mase"] < trained.metrics["baseline_mase"]
     assert 0.5 < trained.metrics["coverage80"] <= 1.0
@@ -87,7 +104,9 @@ def test_forecasts_are_near_what_came_after(tmp_path: Path, frequency: str) -> N
     assert len(told["mean"]) == len(truth)
     error = np.abs(np.array(told["quantiles"]["0.5"]) - truth.to_numpy()).sum() / truth.sum()
     assert error < (0.15 if frequency == "h" else 0.08)
-    inside = (truth.to_numpy() >= told["quantiles"]["0.1"]) & (truth.to_numpy() <= told["quantiles"]["0.9"])
+    inside = (truth.to_numpy() >= told["quantiles"]["0.1"]) & (
+        truth.to_numpy() <= told["quantiles"]["0.9"]
+    )
     assert inside.mean() > 0.5
 
 
@@ -102,7 +121,10 @@ def test_quantiles_never_cross_and_never_fall_below_zero(tmp_path: Path, tier: s
         pd.DataFrame({"timestamp": hours, "consumption": spiky}).to_parquet(raw)
         prepare([raw], tmp_path / str(customer), {})
     results = train(
-        tmp_path / "work", task(tmp_path, 0, tier), task(tmp_path, 1, tier), quantiles="[0.05, 0.25, 0.75, 0.95]"
+        tmp_path / "work",
+        task(tmp_path, 0, tier),
+        task(tmp_path, 1, tier),
+        quantiles="[0.05, 0.25, 0.75, 0.95]",
     )
     for trained in results.values():
         assert isinstance(trained, Trained)
@@ -115,13 +137,17 @@ def test_quantiles_never_cross_and_never_fall_below_zero(tmp_path: Path, tier: s
 
 
 @pytest.mark.parametrize("name", ["ridge", "weekly_median"])
-def test_each_candidate_beats_the_seasonal_naive_forecast(data: Path, tmp_path: Path, name: str) -> None:
+def test_each_candidate_beats_the_seasonal_naive_forecast(
+    data: Path, tmp_path: Path, name: str
+) -> None:
     tasks = [task(data, customer) for customer in range(CUSTOMERS)]
     results = train(tmp_path / "work", *tasks, candidates=json.dumps([name]))
     metrics = [trained.metrics for trained in results.values() if isinstance(trained, Trained)]
     assert len(metrics) == CUSTOMERS
     for score in ("mase", "pinball"):
-        assert np.mean([each[score] for each in metrics]) < np.mean([each[f"baseline_{score}"] for each in metrics])
+        assert np.mean([each[score] for each in metrics]) < np.mean(
+            [each[f"baseline_{score}"] for each in metrics]
+        )
 
 
 def test_the_naive_candidate_scores_as_the_baseline(data: Path, tmp_path: Path) -> None:
@@ -137,7 +163,9 @@ def test_batched_prophet_continues_a_series_of_its_own_kind() -> None:
     other = 50 - hours / 500 + 5 * weekly
     other[100:300] = np.nan
     known = 24 * 7 * 26
-    histories = [Weeks(values[:known].reshape(-1, 168), known, "h", None) for values in (series, other)]
+    histories = [
+        Weeks(values[:known].reshape(-1, 168), known, "h", None) for values in (series, other)
+    ]
     told = forecast_many(histories, 4)
     for values, forecast in zip((series, other), told, strict=True):
         assert np.abs(forecast.ravel() - values[known:]).max() < 0.02 * values[known:].mean()
@@ -147,13 +175,17 @@ def test_batched_prophet_continues_a_series_of_its_own_kind() -> None:
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # the library's own call of pandas
 def test_the_librarys_prophet_is_a_choice(data: Path, tmp_path: Path) -> None:
-    stock = one(tmp_path / "stock", task(data, 0), candidates='["prophet"]', prophet="stock", frequency="D")
+    stock = one(
+        tmp_path / "stock", task(data, 0), candidates='["prophet"]', prophet="stock", frequency="D"
+    )
     batched = one(tmp_path / "batched", task(data, 0), candidates='["prophet"]', frequency="D")
     ours, theirs = answer(batched, {"period": 7})["mean"], answer(stock, {"period": 7})["mean"]
     assert np.abs(np.subtract(ours, theirs)).sum() / np.sum(theirs) < 0.05
 
 
-def test_a_bridge_tenants_archive_is_the_same_alone_and_in_any_pack(data: Path, tmp_path: Path) -> None:
+def test_a_bridge_tenants_archive_is_the_same_alone_and_in_any_pack(
+    data: Path, tmp_path: Path
+) -> None:
     names = json.dumps(["global_lightgbm", "ridge", "weekly_median", "seasonal_naive", "prophet"])
 
     def archive(where: str, *tasks: Task) -> bytes:
@@ -170,7 +202,9 @@ def test_a_bridge_tenants_archive_is_the_same_alone_and_in_any_pack(data: Path, 
 
 
 def test_pool_tenants_share_a_global_model_and_others_do_not(data: Path, tmp_path: Path) -> None:
-    results = train(tmp_path / "work", *(task(data, customer, "pool") for customer in range(CUSTOMERS)))
+    results = train(
+        tmp_path / "work", *(task(data, customer, "pool") for customer in range(CUSTOMERS))
+    )
     shared = []
     for trained in results.values():
         assert isinstance(trained, Trained)
@@ -186,15 +220,23 @@ def test_pool_tenants_share_a_global_model_and_others_do_not(data: Path, tmp_pat
     assert "pool tier" in refused.reason
 
 
-def test_raw_files_without_a_preparation_step_are_prepared_on_the_way(data: Path, tmp_path: Path) -> None:
+def test_raw_files_without_a_preparation_step_are_prepared_on_the_way(
+    data: Path, tmp_path: Path
+) -> None:
     raw = tmp_path / "5"
     raw.mkdir()
     (raw / "data.csv").write_bytes((data / "0" / "data.csv").read_bytes())
-    assert one(tmp_path / "work", task(tmp_path, 5)).card["model"] == one(tmp_path / "w", task(data, 0)).card["model"]
+    assert (
+        one(tmp_path / "work", task(tmp_path, 5)).card["model"]
+        == one(tmp_path / "w", task(data, 0)).card["model"]
+    )
 
 
 def test_bad_data_fail_their_own_task_alone(data: Path, tmp_path: Path) -> None:
-    broken = {"6": "timestamp,consumption\n2025-01-01T00:00:00Z,-1\n2025-01-01T01:00:00Z,1\n", "7": "nonsense\n"}
+    broken = {
+        "6": "timestamp,consumption\n2025-01-01T00:00:00Z,-1\n2025-01-01T01:00:00Z,1\n",
+        "7": "nonsense\n",
+    }
     for name, content in broken.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.csv").write_text(content)
@@ -205,7 +247,11 @@ def test_bad_data_fail_their_own_task_alone(data: Path, tmp_path: Path) -> None:
     tasks = [task(tmp_path, 6), task(data, 0), task(tmp_path, 7), task(tmp_path, 8)]
     results = train(tmp_path / "work", *tasks)
     assert isinstance(results["tenant-0"], Trained)
-    for tenant, words in (("tenant-6", "negative"), ("tenant-7", "no column"), ("tenant-8", "series.json")):
+    for tenant, words in (
+        ("tenant-6", "negative"),
+        ("tenant-7", "no column"),
+        ("tenant-8", "series.json"),
+    ):
         refused = results[tenant]
         assert isinstance(refused, Refused)
         assert words in refused.reason
@@ -214,7 +260,10 @@ def test_bad_data_fail_their_own_task_alone(data: Path, tmp_path: Path) -> None:
 
 def short(folder: Path, days: int, seed: int = 0) -> Path:
     frame = generate(
-        1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC) + timedelta(days=days), seed=seed
+        1,
+        datetime(2025, 3, 1, tzinfo=UTC),
+        datetime(2025, 3, 1, tzinfo=UTC) + timedelta(days=days),
+        seed=seed,
     )
     raw = folder / "raw.parquet"
     frame.to_parquet(raw)
@@ -224,7 +273,9 @@ def short(folder: Path, days: int, seed: int = 0) -> Path:
 
 @pytest.mark.parametrize("days", [3, 4, 8, 27, 55, 56])
 @pytest.mark.parametrize("frequency", ["h", "D"])
-def test_a_short_history_gets_a_model_from_the_third_day_on(tmp_path: Path, days: int, frequency: str) -> None:
+def test_a_short_history_gets_a_model_from_the_third_day_on(
+    tmp_path: Path, days: int, frequency: str
+) -> None:
     trained = one(tmp_path / "work", task(short(tmp_path, days), 0), frequency=frequency)
     assert (trained.card["model"] == "calendar_profile") == (days < 56)
     told = answer(trained, {"period": 14})
@@ -236,18 +287,28 @@ def test_a_short_history_gets_a_model_from_the_third_day_on(tmp_path: Path, days
     assert (middle <= high).all()
     held = datetime.fromisoformat(trained.card["held_out"]["start"])
     assert trained.card["usable_from"] == trained.card["held_out"]["start"]
-    assert datetime.fromisoformat(trained.card["held_out"]["end"]) - held == timedelta(days=min(7, days // 3))
+    assert datetime.fromisoformat(trained.card["held_out"]["end"]) - held == timedelta(
+        days=min(7, days // 3)
+    )
     # A pool's tenant of three days learns from nobody, and nobody from it.
-    assert one(tmp_path / "pool", task(tmp_path, 0, "pool"), frequency=frequency).metrics if days < 56 else True
+    assert (
+        one(tmp_path / "pool", task(tmp_path, 0, "pool"), frequency=frequency).metrics
+        if days < 56
+        else True
+    )
 
 
-def test_first_models_are_as_good_as_the_day_before_and_say_how_little_they_know(tmp_path: Path) -> None:
+def test_first_models_are_as_good_as_the_day_before_and_say_how_little_they_know(
+    tmp_path: Path,
+) -> None:
     shares, errors = [], []
     for seed in range(8):
         folder = tmp_path / str(seed)
         folder.mkdir()
         told = answer(one(folder / "work", task(short(folder, 3, seed), 0)), {"period": 7})
-        frame = generate(1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 3, 11, tzinfo=UTC), seed=seed)
+        frame = generate(
+            1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 3, 11, tzinfo=UTC), seed=seed
+        )
         known, truth = frame.consumption.to_numpy()[:72], frame.consumption.to_numpy()[72:]
         low, middle, high = (np.array(told["quantiles"][level]) for level in ("0.1", "0.5", "0.9"))
         shares.append(((truth >= low) & (truth <= high)).mean())
@@ -256,7 +317,9 @@ def test_first_models_are_as_good_as_the_day_before_and_say_how_little_they_know
     assert 0.7 < np.mean(shares) < 0.97
 
 
-def test_a_model_says_what_it_was_held_out_from_and_reaches_two_months(data: Path, tmp_path: Path) -> None:
+def test_a_model_says_what_it_was_held_out_from_and_reaches_two_months(
+    data: Path, tmp_path: Path
+) -> None:
     trained = one(tmp_path, task(data, 0))
     assert trained.card["usable_from"] == "2025-06-24T00:00:00Z"
     assert trained.card["usable_until"] == "2025-09-02T00:00:00Z"
@@ -264,7 +327,9 @@ def test_a_model_says_what_it_was_held_out_from_and_reaches_two_months(data: Pat
     assert week_before["mean"] == trained.preview["mean"]
     widths = []
     for days in (1, 8, 30, 60):
-        told = answer(trained, {"period": 7, "start": (date(2025, 7, 1) + timedelta(days=days)).isoformat()})
+        told = answer(
+            trained, {"period": 7, "start": (date(2025, 7, 1) + timedelta(days=days)).isoformat()}
+        )
         assert told["timestamps"][0] == f"{date(2025, 6, 30) + timedelta(days=days)}T23:00:00Z"
         widths.append(np.subtract(told["quantiles"]["0.9"], told["quantiles"]["0.1"]).mean())
     assert widths[1] < widths[2] < widths[3]
@@ -292,7 +357,9 @@ def test_long_gaps_and_idle_months_still_give_finite_forecasts(
 
 def test_daily_data_cannot_be_forecast_by_the_hour(tmp_path: Path) -> None:
     raw = tmp_path / "raw.parquet"
-    generate(1, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC), "D").to_parquet(raw)
+    generate(1, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC), "D").to_parquet(
+        raw
+    )
     prepare([raw], tmp_path / "0", {})
     refused = train(tmp_path / "work", task(tmp_path, 0), frequency="h")["tenant-0"]
     assert isinstance(refused, Refused)
@@ -311,7 +378,13 @@ def test_hyperparameters_are_strings_and_have_defaults() -> None:
     assert parse_settings({}) == Settings()
     assert parse_settings({"batch_size": "500", "sagemaker_region": "eu-west-1"}) == Settings()
     parsed = parse_settings(
-        {"frequency": "D", "candidates": '["ridge"]', "quantiles": "[0.05]", "horizon_days": "28", "prophet": "stock"}
+        {
+            "frequency": "D",
+            "candidates": '["ridge"]',
+            "quantiles": "[0.05]",
+            "horizon_days": "28",
+            "prophet": "stock",
+        }
     )
     assert parsed == Settings("D", ("ridge",), (0.05, 0.1, 0.5, 0.9), 28, "stock")
 

@@ -25,12 +25,17 @@ class Server:
         self.process = process
         self.port = port
 
-    def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-        """Status and answer; a body that is no bytes goes out as JSON, an answer that is JSON comes back read."""
+    def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Status and answer; a body that is no bytes goes out as JSON, an answer that is JSON comes
+        back read."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
+            connection.request(
+                method, path, content, {"Content-Type": "application/json", **(headers or {})}
+            )
             response = connection.getresponse()
             answer = response.read()
             if response.headers.get_content_type() == "application/json":
@@ -67,13 +72,24 @@ def free_port() -> int:
         return port
 
 
-def start(base: Path, port: int, kind: str = "serve", **environment: str) -> "subprocess.Popen[str]":
+def start(
+    base: Path, port: int, kind: str = "serve", **environment: str
+) -> "subprocess.Popen[str]":
     """Start a server process over the layout at `base`."""
-    surroundings = {**os.environ, "SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(port), **environment}
+    surroundings = {
+        **os.environ,
+        "SAGEMAKER_BASE_DIR": str(base),
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+        **environment,
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "tests.containers.runtime.tiny_family", kind],
-        cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=surroundings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @contextmanager

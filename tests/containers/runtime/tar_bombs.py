@@ -1,4 +1,5 @@
-"""Archives whose headers are made to hurt whoever reads them; what they claim to hold is small or nothing."""
+"""Archives whose headers are made to hurt whoever reads them; what they claim to hold is small or
+nothing."""
 
 from __future__ import annotations
 
@@ -32,13 +33,17 @@ HEADER_BOMBS: dict[str, bytes] = {
         "records that overlap": _extended(b"2 " * 400_000 + b"=") + _PLAIN,
         "a row of headers, each a call deeper": _extended(_record("comment", "x")) * 900 + _PLAIN,
         "a row of long names": _extended(b"n" * 100, tarfile.GNUTYPE_LONGNAME) * 900 + _PLAIN,
-        "a row of global headers": _extended(_record("comment", "x"), tarfile.XGLTYPE) * 900 + _PLAIN,
+        "a row of global headers": _extended(_record("comment", "x"), tarfile.XGLTYPE) * 900
+        + _PLAIN,
         "many large headers": b"".join(
-            _extended(b"1" * 4000) + _block(tarfile.REGTYPE, 0, f"{number}.json") for number in range(300)
+            _extended(b"1" * 4000) + _block(tarfile.REGTYPE, 0, f"{number}.json")
+            for number in range(300)
         ),
         "a long name": _extended(b"n" * 100_000, tarfile.GNUTYPE_LONGNAME) + _PLAIN,
         "a sparse file": _block(tarfile.GNUTYPE_SPARSE, 512) + bytes(512),
-        "a sparse file by its attributes": _extended(_record("GNU.sparse.map", "0,1") + _record("GNU.sparse.size", "1"))
+        "a sparse file by its attributes": _extended(
+            _record("GNU.sparse.map", "0,1") + _record("GNU.sparse.size", "1")
+        )
         + _PLAIN,
         "a sparse map that is no number": _extended(_record("GNU.sparse.map", "x,y")) + _PLAIN,
         "a size below zero": _extended(_record("size", "-512")) + _PLAIN * 3,

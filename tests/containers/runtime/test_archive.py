@@ -1,4 +1,5 @@
-"""Archives are reproducible, and nothing in one can reach outside its folder or grow beyond its limits."""
+"""Archives are reproducible, and nothing in one can reach outside its folder or grow beyond its
+limits."""
 
 import gzip
 import io
@@ -64,7 +65,9 @@ def test_what_is_written_is_read_back(model: Path, target: Path, tmp_path: Path)
     assert (target / "card.json").read_bytes() == b'{"format": 1}'
 
 
-def test_the_same_content_gives_the_same_bytes_whenever_and_wherever_it_is_written(model: Path, tmp_path: Path) -> None:
+def test_the_same_content_gives_the_same_bytes_whenever_and_wherever_it_is_written(
+    model: Path, tmp_path: Path
+) -> None:
     first = write_archive(model, tmp_path / "first.tar.gz")
     again = tmp_path / "elsewhere"
     (again / "weights").mkdir(parents=True)
@@ -124,11 +127,19 @@ def test_a_file_under_a_file_and_a_file_twice_are_refused(target: Path, tmp_path
 
 def test_too_many_members_and_too_many_bytes_are_refused(target: Path, tmp_path: Path) -> None:
     limits = ArchiveLimits(extracted_bytes=1000, members=3)
-    extract_archive(tar_of(tmp_path / "a.tar.gz", *[plain(f"a{i}") for i in range(3)]), target, limits)
+    extract_archive(
+        tar_of(tmp_path / "a.tar.gz", *[plain(f"a{i}") for i in range(3)]), target, limits
+    )
     with pytest.raises(RefusedArchive, match="more than 3 members"):
-        extract_archive(tar_of(tmp_path / "b.tar.gz", *[plain(f"b{i}") for i in range(4)]), target, limits)
+        extract_archive(
+            tar_of(tmp_path / "b.tar.gz", *[plain(f"b{i}") for i in range(4)]), target, limits
+        )
     with pytest.raises(RefusedArchive, match="larger than 1000 bytes"):
-        extract_archive(tar_of(tmp_path / "c.tar.gz", plain("c0", b"0" * 600), plain("c1", b"0" * 600)), target, limits)
+        extract_archive(
+            tar_of(tmp_path / "c.tar.gz", plain("c0", b"0" * 600), plain("c1", b"0" * 600)),
+            target,
+            limits,
+        )
 
 
 def test_a_stream_that_expands_without_end_is_refused(target: Path, tmp_path: Path) -> None:
@@ -153,7 +164,8 @@ def test_an_extended_header_without_end_is_refused(target: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("bomb", HEADER_BOMBS)
 def test_header_bombs_are_refused(bomb: str, target: Path, tmp_path: Path) -> None:
-    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's time."""
+    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's
+    time."""
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(HEADER_BOMBS[bomb]))
     with pytest.raises(RefusedArchive):
         extract_archive(tmp_path / "bomb.tar.gz", target)
@@ -170,7 +182,9 @@ def test_a_truncated_archive_is_refused_wherever_it_was_cut(
     cut: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
-    whole = tar_of(folder / "whole.tar.gz", plain("a", b"abc" * 1000), plain("b", os.urandom(100))).read_bytes()
+    whole = tar_of(
+        folder / "whole.tar.gz", plain("a", b"abc" * 1000), plain("b", os.urandom(100))
+    ).read_bytes()
     (folder / "cut.tar.gz").write_bytes(whole[: int(cut * len(whole))])
     (folder / "out").mkdir()
     with pytest.raises(RefusedArchive):
@@ -178,7 +192,9 @@ def test_a_truncated_archive_is_refused_wherever_it_was_cut(
 
 
 @given(content=st.binary(max_size=2000))
-def test_any_other_bytes_are_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_other_bytes_are_refused(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("noise")
     for name, noise in (("raw", content), ("zipped", gzip.compress(content))):
         (folder / name).write_bytes(noise)

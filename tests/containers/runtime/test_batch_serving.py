@@ -27,7 +27,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(base: Path) -> Iterator[Server]:
     """A server with room for two of the models."""
-    with serving(base, TENANTRY_MODEL_MEMORY_BYTES="1000", SAGEMAKER_MAX_PAYLOAD_IN_MB="7", **BATCH) as server:
+    with serving(
+        base, TENANTRY_MODEL_MEMORY_BYTES="1000", SAGEMAKER_MAX_PAYLOAD_IN_MB="7", **BATCH
+    ) as server:
         yield server
 
 
@@ -40,7 +42,10 @@ def lines(*records: Any) -> bytes:
 
 
 def test_a_record_is_answered_by_the_model_it_names(server: Server) -> None:
-    assert server.call("POST", "/invocations", record("tenant-3", {"add": 1})) == (200, {"mean": 4.0})
+    assert server.call("POST", "/invocations", record("tenant-3", {"add": 1})) == (
+        200,
+        {"mean": 4.0},
+    )
 
 
 @pytest.mark.parametrize("kind", ["application/jsonlines", "application/json"])
@@ -50,7 +55,9 @@ def test_lines_are_answered_in_order_and_each_on_its_line(server: Server, kind: 
         "POST", "/invocations", body, {"Content-Type": kind, "Accept": "application/jsonlines"}
     )
     assert status == 200
-    assert [json.loads(line)["mean"] for line in answer.splitlines()] == [number % 10 + number for number in range(30)]
+    assert [json.loads(line)["mean"] for line in answer.splitlines()] == [
+        number % 10 + number for number in range(30)
+    ]
     assert server.status()["memory"]["used_bytes"] <= 1000
     assert server.status()["evictions"] > 0
 
@@ -58,10 +65,20 @@ def test_lines_are_answered_in_order_and_each_on_its_line(server: Server, kind: 
 @pytest.mark.parametrize(
     ("bad", "status", "code", "reason"),
     [
-        (record("bad", {}), 400, "InvalidModel", "record 1: v1.tar.gz is not a whole gzipped tar archive"),
+        (
+            record("bad", {}),
+            400,
+            "InvalidModel",
+            "record 1: v1.tar.gz is not a whole gzipped tar archive",
+        ),
         (record("nobody", {}), 400, "InvalidModel", "record 1: there is no"),
         (record("huge", {}), 507, "InsufficientMemory", "record 1: "),
-        (record("tenant-1", {"add": "x"}), 400, "InvalidRequest", "record 1: 'add' must be a number"),
+        (
+            record("tenant-1", {"add": "x"}),
+            400,
+            "InvalidRequest",
+            "record 1: 'add' must be a number",
+        ),
         (record("../elsewhere", {}), 400, "InvalidRequest", "record 1: 'model' must be"),
         (record("..", {}), 400, "InvalidRequest", "record 1: 'model' must be"),
         (record("", {}), 400, "InvalidRequest", "record 1: 'model' must be"),
@@ -73,7 +90,9 @@ def test_lines_are_answered_in_order_and_each_on_its_line(server: Server, kind: 
 def test_a_record_that_cannot_be_answered_fails_its_request_with_the_reason(
     server: Server, bad: Any, status: int, code: str, reason: str
 ) -> None:
-    answer, document = server.call("POST", "/invocations", lines(record("tenant-1", {}), bad, record("tenant-2", {})))
+    answer, document = server.call(
+        "POST", "/invocations", lines(record("tenant-1", {}), bad, record("tenant-2", {}))
+    )
     assert (answer, document["error"]["code"]) == (status, code)
     assert document["error"]["message"].startswith(reason)
     assert server.call("POST", "/invocations", record("tenant-1", {}))[0] == 200
@@ -95,17 +114,28 @@ def test_empty_bodies_and_noise_are_refused(server: Server) -> None:
 def test_one_model_answers_records_that_name_none(tmp_path: Path, kind: str) -> None:
     folder_model(tmp_path / "model", 5.0)
     with serving(tmp_path, kind, **BATCH) as server:
-        status, answer = server.call("POST", "/invocations", lines(*({"add": number} for number in range(40))))
+        status, answer = server.call(
+            "POST", "/invocations", lines(*({"add": number} for number in range(40)))
+        )
         assert status == 200
-        assert [json.loads(line)["mean"] for line in answer.splitlines()] == [5.0 + number for number in range(40)]
+        assert [json.loads(line)["mean"] for line in answer.splitlines()] == [
+            5.0 + number for number in range(40)
+        ]
         assert server.call("POST", "/invocations", b'{\n  "add": 1\n}')[1]["mean"] == 6.0
         assert server.call("POST", "/invocations", lines({"add": 1}, {"add": "x"}))[0] == 400
 
 
-def test_when_a_record_cannot_be_answered_the_work_for_the_others_is_called_off(tmp_path: Path) -> None:
+def test_when_a_record_cannot_be_answered_the_work_for_the_others_is_called_off(
+    tmp_path: Path,
+) -> None:
     folder_model(tmp_path / "model", 5.0)
     with serving(tmp_path, "serve-batching", **BATCH) as server:
-        assert server.call("POST", "/invocations", lines({"together": 9}, {"add": "x"}, {"together": 9}))[0] == 400
+        assert (
+            server.call(
+                "POST", "/invocations", lines({"together": 9}, {"add": "x"}, {"together": 9})
+            )[0]
+            == 400
+        )
         server.until(lambda status: status["tiny"]["called_off"] == 2)
         assert server.status()["tiny"]["waiting"] == 0
         assert server.status()["in_use"] == 0

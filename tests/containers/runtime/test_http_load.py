@@ -13,8 +13,13 @@ def generate(port: int, *requests: dict[str, str]) -> "subprocess.CompletedProce
     plan = {"port": port, "clients": 3, "seconds": 0.3, "requests": requests}
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.http_load"],
-        cwd=ROOT, input=json.dumps(plan), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        input=json.dumps(plan),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def answers(server: Server) -> dict[str, Any]:
@@ -27,7 +32,9 @@ def test_every_answer_is_counted_and_refusals_apart(tmp_path: Path) -> None:
         server.load("m", folder_model(tmp_path / "m"))
         before = answers(server)
         good = {"path": "/models/m/invoke", "body": '{"add": 1}'}
-        figures = json.loads(generate(server.port, good, {**good, "path": "/models/nobody/invoke"}).stdout)
+        figures = json.loads(
+            generate(server.port, good, {**good, "path": "/models/nobody/invoke"}).stdout
+        )
         after = answers(server)
         # A client's last request may be answered after the generator stopped listening.
         answered = after["200"] - before["200"] + after["404"]

@@ -1,4 +1,5 @@
-"""The model store under any sequence of loads, requests and unloads: never over its budget, never one taken in use."""
+"""The model store under any sequence of loads, requests and unloads: never over its budget, never
+one taken in use."""
 
 import asyncio
 import json
@@ -15,7 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from containers.runtime.serving.model_store import Loaded, ModelStore
-from containers.runtime.serving.serving_errors import AlreadyLoaded, NotFound, OutOfMemory, RefusedModel
+from containers.runtime.serving.serving_errors import (
+    AlreadyLoaded,
+    NotFound,
+    OutOfMemory,
+    RefusedModel,
+)
 from tests.containers.runtime.tiny_family import TinyModel, TinyPredictor
 
 BUDGET = 100
@@ -46,8 +52,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.threads = ThreadPoolExecutor(2)
         self.folder = Path(tempfile.mkdtemp(prefix="store-"))
         self.predictor = RecordingPredictor()
-        self.store: ModelStore[TinyModel] = ModelStore(self.predictor, BUDGET, self.threads, evict=self.evict)
-        self.held: OrderedDict[str, int] = OrderedDict()  # name to size, the least recently used first
+        self.store: ModelStore[TinyModel] = ModelStore(
+            self.predictor, BUDGET, self.threads, evict=self.evict
+        )
+        self.held: OrderedDict[str, int] = (
+            OrderedDict()
+        )  # name to size, the least recently used first
         self.users: list[tuple[Loaded[TinyModel], str]] = []
         self.unloading: dict[str, tuple[asyncio.Task[None], int, list[Loaded[TinyModel]]]] = {}
 
@@ -101,11 +111,15 @@ class StoreMachine(RuleBasedStateMachine):
         expected = AlreadyLoaded if name in self.held else self.expect_load(name, size)
 
         async def together() -> list[type[Exception] | None]:
-            return await asyncio.gather(*(self.attempt(self.store.load(name, self.url(size))) for _ in range(3)))
+            return await asyncio.gather(
+                *(self.attempt(self.store.load(name, self.url(size))) for _ in range(3))
+            )
 
         outcomes = self.run(together())
         if expected is None:
-            assert sorted(outcomes, key=str) == sorted([None, AlreadyLoaded, AlreadyLoaded], key=str)
+            assert sorted(outcomes, key=str) == sorted(
+                [None, AlreadyLoaded, AlreadyLoaded], key=str
+            )
         else:
             assert outcomes == [expected] * 3
         assert self.store.counters.loads == loads + (expected is None)
@@ -115,7 +129,10 @@ class StoreMachine(RuleBasedStateMachine):
         if name in self.unloading or name in self.held:
             return
         (self.folder / "empty").mkdir(exist_ok=True)
-        assert self.run(self.attempt(self.store.load(name, str(self.folder / "empty")))) is RefusedModel
+        assert (
+            self.run(self.attempt(self.store.load(name, str(self.folder / "empty"))))
+            is RefusedModel
+        )
 
     @rule(name=NAMES)
     def begin_a_request(self, name: str) -> None:

@@ -1,4 +1,5 @@
-"""A packed training job as SageMaker runs it: a process, its folders, its signals, its exit status."""
+"""A packed training job as SageMaker runs it: a process, its folders, its signals, its exit
+status."""
 
 import json
 import os
@@ -25,7 +26,9 @@ TRAIN = [sys.executable, "-m", "tests.containers.runtime.tiny_family", "train"]
 class Job:
     """The folders of one job on one instance."""
 
-    def __init__(self, base: Path, hosts: Sequence[str] = ("algo-1",), host: str = "algo-1") -> None:
+    def __init__(
+        self, base: Path, hosts: Sequence[str] = ("algo-1",), host: str = "algo-1"
+    ) -> None:
         self.base = base
         self.config = base / "input" / "config"
         self.config.mkdir(parents=True)
@@ -45,10 +48,18 @@ class Job:
             folder = self.base / "input" / "data" / "training" / data
             folder.mkdir(parents=True)
             (folder / "numbers.json").write_text(json.dumps(numbers))
-        entry = {"task": f"t-{tenant}", "tenant": tenant, "version": "v1", "tier": "bridge", "shard": 0, "data": data}
+        entry = {
+            "task": f"t-{tenant}",
+            "tenant": tenant,
+            "version": "v1",
+            "tier": "bridge",
+            "shard": 0,
+            "data": data,
+        }
         self.entries.append({**entry, **fields})
         self.write(
-            "input/data/tasks/tasks.json", {"format": 1, "workload": "energy", "pack": "p-1", "tasks": self.entries}
+            "input/data/tasks/tasks.json",
+            {"format": 1, "workload": "energy", "pack": "p-1", "tasks": self.entries},
         )
 
     def misbehaving(self, tenant: str, way: str) -> None:
@@ -57,7 +68,12 @@ class Job:
     def start(self) -> subprocess.Popen[str]:
         environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(self.base)}
         return subprocess.Popen(
-            TRAIN, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            TRAIN,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def run(self) -> tuple[int, str]:
@@ -66,7 +82,9 @@ class Job:
         return process.returncode, output
 
     def outcome(self, tenant: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.base / "checkpoints" / tenant / "v1.json").read_bytes())
+        document: dict[str, Any] = json.loads(
+            (self.base / "checkpoints" / tenant / "v1.json").read_bytes()
+        )
         return document
 
     def summary(self) -> dict[str, Any]:
@@ -93,19 +111,37 @@ def test_each_task_leaves_an_archive_and_an_outcome(job: Job, tmp_path: Path) ->
     assert all(value >= 0 for value in seconds)
     digest = digest_of(archive)
     assert outcome == {
-        "format": 1, "task": "t-acme", "tenant": "acme", "version": "v1", "status": "succeeded", "reason": None,
-        "retryable": False, "archive": {"bytes": digest.bytes, "sha256": digest.sha256}, "metrics": {"error": 1.0},
-        "card": {"model": "mean"}, "preview": {"numbers": [1, 2, 3]},
-    }  # fmt: skip
+        "format": 1,
+        "task": "t-acme",
+        "tenant": "acme",
+        "version": "v1",
+        "status": "succeeded",
+        "reason": None,
+        "retryable": False,
+        "archive": {"bytes": digest.bytes, "sha256": digest.sha256},
+        "metrics": {"error": 1.0},
+        "card": {"model": "mean"},
+        "preview": {"numbers": [1, 2, 3]},
+    }
     (tmp_path / "extracted").mkdir()
     extract_archive(archive, tmp_path / "extracted")
     assert json.loads((tmp_path / "extracted" / "model.json").read_bytes()) == {"mean": 2.0}
     assert json.loads((tmp_path / "extracted" / "card.json").read_bytes()) == {
-        "format": 1, "family": "tiny", "workload": "energy", "tenant": "acme", "version": "v1",
-        "metrics": {"error": 1.0}, "model": "mean",
-    }  # fmt: skip
+        "format": 1,
+        "family": "tiny",
+        "workload": "energy",
+        "tenant": "acme",
+        "version": "v1",
+        "metrics": {"error": 1.0},
+        "model": "mean",
+    }
     summary = job.summary()
-    assert (summary["tasks"], summary["succeeded"], summary["failed"], summary["not_started"]) == (2, 2, 0, 0)
+    assert (summary["tasks"], summary["succeeded"], summary["failed"], summary["not_started"]) == (
+        2,
+        2,
+        0,
+        0,
+    )
     assert not list(job.base.glob("workspace-*"))
     assert not (job.base / "output" / "failure").exists()
 
@@ -128,7 +164,10 @@ def test_archives_are_the_same_bytes_when_trained_again(job: Job, tmp_path: Path
         ("nan", "the model could not be stored: metric error is nan, not a finite number", False),
         (
             "link",
-            "the model could not be stored: 'model.json' is not a plain file; links and devices are refused",
+            (
+                "the model could not be stored: 'model.json' is not a plain file; "
+                "links and devices are refused"
+            ),
             False,
         ),
         ("large card", "the model could not be stored: the card is larger than 65536 bytes", False),
@@ -150,7 +189,9 @@ def test_what_goes_wrong_with_one_tenant_fails_that_tenant_alone(
     assert job.summary()["failed"] == 1
 
 
-def test_after_a_batch_that_raised_only_what_was_not_yielded_is_tried_again_one_by_one(job: Job) -> None:
+def test_after_a_batch_that_raised_only_what_was_not_yielded_is_tried_again_one_by_one(
+    job: Job,
+) -> None:
     job.task("acme", [1])
     job.misbehaving("bad", "raise")
     job.task("bolt", [2])
@@ -203,7 +244,10 @@ def test_files_stand_beside_the_archive_before_the_job_ends(job: Job) -> None:
         await_path(job.base / "waiting")
         outcome = job.outcome("acme")
         folder = job.base / "checkpoints" / "acme" / "v1"
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"00.png": b"00.png", "01.png": b"01.png"}
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            "00.png": b"00.png",
+            "01.png": b"01.png",
+        }
         (job.base / "go on").touch()
         process.communicate(timeout=30)
     digest = digest_of(folder / "00.png")
@@ -248,9 +292,9 @@ def test_files_that_are_damaged_or_left_over_are_made_again(job: Job) -> None:
     assert job.run()[0] == 0
     assert job.batches() == [["t-damaged", "t-cut"]]
     for tenant in ("whole", "damaged", "cut"):
-        assert {path.name: path.read_bytes() for path in (checkpoints / tenant / "v1").iterdir()} == {
-            "00.png": b"00.png"
-        }
+        assert {
+            path.name: path.read_bytes() for path in (checkpoints / tenant / "v1").iterdir()
+        } == {"00.png": b"00.png"}
 
 
 def test_files_of_a_task_that_fails_the_second_time_are_taken_away(job: Job) -> None:
@@ -273,7 +317,9 @@ def test_batches_have_the_size_that_was_asked_for_and_silo_tasks_are_alone(job: 
 
 
 def test_instances_share_the_tasks(tmp_path: Path) -> None:
-    jobs = [Job(tmp_path / host, hosts=("algo-2", "algo-1"), host=host) for host in ("algo-1", "algo-2")]
+    jobs = [
+        Job(tmp_path / host, hosts=("algo-2", "algo-1"), host=host) for host in ("algo-1", "algo-2")
+    ]
     for job in jobs:
         job.task("acme", [1], shard=0)
         job.task("bolt", [1], shard=1)
@@ -298,7 +344,10 @@ def test_what_an_earlier_run_left_is_not_done_again(job: Job) -> None:
     assert {tenant: job.outcome(tenant) for tenant in kept} == kept
     assert "task_finished task=t-whole" in output
     assert job.summary()["resumed"] == 2
-    assert all(job.outcome(tenant)["status"] == "succeeded" for tenant in ("damaged", "other", "unreadable"))
+    assert all(
+        job.outcome(tenant)["status"] == "succeeded"
+        for tenant in ("damaged", "other", "unreadable")
+    )
 
 
 def await_path(path: Path) -> None:
@@ -341,7 +390,9 @@ def test_sigterm_ends_what_is_under_way(job: Job) -> None:
     assert not list(job.base.glob("workspace-*"))
 
 
-def test_what_is_done_together_is_told_and_counted_to_all_of_it(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_together_is_told_and_counted_to_all_of_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Together:
         family = "tiny"
 
@@ -367,9 +418,11 @@ def test_what_is_done_together_is_told_and_counted_to_all_of_it(job: Job, monkey
         job.task(tenant, [1])
     assert packed_training.main(Together(), open_progress) == 0
     assert [message for message in messages if message["event"] == "task_progress"] == [
-        {"event": "task_progress", "task": f"t-{tenant}", "step": 1, "steps": 2} for tenant in ("acme", "bolt")
+        {"event": "task_progress", "task": f"t-{tenant}", "step": 1, "steps": 2}
+        for tenant in ("acme", "bolt")
     ]
-    # The clock of a process has ticks of 10 ms; without sharing, one of the two would have cost nothing.
+    # The clock of a process has ticks of 10 ms; without sharing, one of the two would have cost
+    # nothing.
     assert all(job.outcome(tenant)["cpu_seconds"] >= 0.07 for tenant in ("acme", "bolt"))
 
 
@@ -388,12 +441,30 @@ def test_a_killed_job_has_kept_what_it_had_done(job: Job) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda job: (job.base / "input/data/tasks/tasks.json").unlink(), "tasks.json cannot be read"),
-        (lambda job: job.write("input/data/tasks/tasks.json", {"format": 9}), "tasks.json: 'format' must be 1"),
-        (lambda job: job.write("input/config/hyperparameters.json", {"batch_size": "many"}), "'batch_size' must be"),
-        (lambda job: job.write("input/config/hyperparameters.json", {"average": "mode"}), "'average' must be 'mean'"),
-        (lambda job: job.write("input/config/resourceconfig.json", {}), "resourceconfig.json: 'hosts'"),
-        (lambda job: (job.base / "checkpoints").write_text("a file"), "the training loop stopped: "),
+        (
+            lambda job: (job.base / "input/data/tasks/tasks.json").unlink(),
+            "tasks.json cannot be read",
+        ),
+        (
+            lambda job: job.write("input/data/tasks/tasks.json", {"format": 9}),
+            "tasks.json: 'format' must be 1",
+        ),
+        (
+            lambda job: job.write("input/config/hyperparameters.json", {"batch_size": "many"}),
+            "'batch_size' must be",
+        ),
+        (
+            lambda job: job.write("input/config/hyperparameters.json", {"average": "mode"}),
+            "'average' must be 'mean'",
+        ),
+        (
+            lambda job: job.write("input/config/resourceconfig.json", {}),
+            "resourceconfig.json: 'hosts'",
+        ),
+        (
+            lambda job: (job.base / "checkpoints").write_text("a file"),
+            "the training loop stopped: ",
+        ),
     ],
 )
 def test_a_loop_that_cannot_run_fails_the_job_with_the_reason(
@@ -431,7 +502,9 @@ def test_progress_is_told_as_it_happens(job: Job, monkeypatch: pytest.MonkeyPatc
         {"event": "task_started", "task": f"t-{tenant}", "tenant": tenant, "version": "v1"}
         for tenant in ("acme", "empty")
     ]
-    assert messages[2:] == [{"event": "task_finished", "outcome": job.outcome(tenant)} for tenant in ("acme", "empty")]
+    assert messages[2:] == [
+        {"event": "task_finished", "outcome": job.outcome(tenant)} for tenant in ("acme", "empty")
+    ]
 
 
 def test_progress_that_fails_costs_no_result(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +521,9 @@ def test_progress_that_fails_costs_no_result(job: Job, monkeypatch: pytest.Monke
     assert job.outcome("acme")["status"] == "succeeded"
 
 
-def test_a_disk_that_refuses_fails_the_job_and_not_the_tenant(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_fails_the_job_and_not_the_tenant(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Hostile:
         family = "tiny"
 
@@ -465,4 +540,7 @@ def test_a_disk_that_refuses_fails_the_job_and_not_the_tenant(job: Job, monkeypa
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(job.base))
     job.task("acme", [1])
     assert packed_training.main(Hostile()) == 1
-    assert "the training loop stopped: FileExistsError" in (job.base / "output" / "failure").read_text()
+    assert (
+        "the training loop stopped: FileExistsError"
+        in (job.base / "output" / "failure").read_text()
+    )

@@ -1,4 +1,5 @@
-"""The container's side of Dagster Pipes: what an instance writes, and what happens when S3 does not take it."""
+"""The container's side of Dagster Pipes: what an instance writes, and what happens when S3 does not
+take it."""
 
 import json
 import os
@@ -18,7 +19,11 @@ from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError
 from dagster_pipes import encode_param
 
-from containers.runtime.training.pipes import InstanceMessageChannel, current_host, open_pipes_progress
+from containers.runtime.training.pipes import (
+    InstanceMessageChannel,
+    current_host,
+    open_pipes_progress,
+)
 from infrastructure.local_cloud import LocalCloud
 
 if TYPE_CHECKING:
@@ -30,23 +35,33 @@ BUCKET = "pipes-container"
 
 @pytest.fixture(scope="module")
 def bucket(local_cloud: LocalCloud) -> None:
-    boto3.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    boto3.client("s3").create_bucket(
+        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
 
 
 @pytest.fixture
 def s3(bucket: None) -> "S3Client":
-    """A new client for each test, since one disturbs its own; a fault is not retried inside of it."""
+    """A new client for each test, since one disturbs its own; a fault is not retried inside of
+    it."""
     return boto3.client("s3", config=Config(retries={"mode": "standard", "total_max_attempts": 1}))
 
 
 def message(number: int) -> Any:
-    return {"__dagster_pipes_version": "0.1", "method": "report_custom_message", "params": {"payload": number}}
+    return {
+        "__dagster_pipes_version": "0.1",
+        "method": "report_custom_message",
+        "params": {"payload": number},
+    }
 
 
 def chunks(s3: "S3Client", prefix: str) -> list[list[Any]]:
     """The documents of each chunk, as far as chunks follow each other."""
     found: list[list[Any]] = []
-    keys = {item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])}
+    keys = {
+        item["Key"]
+        for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+    }
     while (key := f"{prefix}/{len(found) + 1}.json") in keys:
         text = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
         found.append([json.loads(line) for line in text.splitlines()])
@@ -56,7 +71,12 @@ def chunks(s3: "S3Client", prefix: str) -> list[list[Any]]:
 
 def environment(s3: "S3Client", prefix: str) -> dict[str, str]:
     """The variables the Dagster side gives a job."""
-    context: Mapping[str, Any] = {"asset_keys": None, "run_id": "run", "retry_number": 0, "extras": {}}
+    context: Mapping[str, Any] = {
+        "asset_keys": None,
+        "run_id": "run",
+        "retry_number": 0,
+        "extras": {},
+    }
     s3.put_object(Bucket=BUCKET, Key=f"{prefix}/context.json", Body=json.dumps(context).encode())
     return {
         "DAGSTER_PIPES_CONTEXT": encode_param({"bucket": BUCKET, "key": f"{prefix}/context.json"}),
@@ -92,7 +112,10 @@ def test_messages_survive_a_fault_of_s3(s3: "S3Client", capfd: pytest.CaptureFix
     assert recovered.wait(30)
     channel.write_message(message(2))
     channel.close()
-    assert [document for chunk in chunks(s3, prefix) for document in chunk] == [message(1), message(2)]
+    assert [document for chunk in chunks(s3, prefix) for document in chunk] == [
+        message(1),
+        message(2),
+    ]
     assert "could not be written" in capfd.readouterr().err
 
 
@@ -161,14 +184,18 @@ def test_sigterm_brings_out_what_was_reported(s3: "S3Client", tmp_path: Path) ->
     variables = {**os.environ, **environment(s3, prefix), "SAGEMAKER_BASE_DIR": str(tmp_path)}
     with ExitStack() as stack:
         process = stack.enter_context(
-            subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, env=variables, stdout=subprocess.PIPE)
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM], cwd=ROOT, env=variables, stdout=subprocess.PIPE
+            )
         )
         stack.callback(process.kill)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
-    documents = [document for chunk in chunks(s3, f"{prefix}/messages/algo-2") for document in chunk]
+    documents = [
+        document for chunk in chunks(s3, f"{prefix}/messages/algo-2") for document in chunk
+    ]
     assert [document["method"] for document in documents] == [
         "opened",
         "report_custom_message",

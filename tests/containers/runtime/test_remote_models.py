@@ -1,4 +1,5 @@
-"""A server that fetches the archive a request names from S3: one process for as many tenants as there are archives."""
+"""A server that fetches the archive a request names from S3: one process for as many tenants as
+there are archives."""
 
 import subprocess
 import sys
@@ -25,7 +26,9 @@ class Archives:
         self._folder = folder
 
     def make_bucket(self) -> None:
-        self._s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        self._s3.create_bucket(
+            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+        )
 
     def put(self, name: str, mean: float = 1.0, **fields: Any) -> None:
         content = archive_model(self._folder / name, mean, **fields).read_bytes()
@@ -55,7 +58,9 @@ def archives(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) 
 def server(archives: Archives, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with room for two of the models."""
     base = tmp_path_factory.mktemp("remote")
-    with serving(base, "serve-threaded", TENANTRY_MODELS_URI=URI, TENANTRY_MODEL_MEMORY_BYTES="1000") as server:
+    with serving(
+        base, "serve-threaded", TENANTRY_MODELS_URI=URI, TENANTRY_MODEL_MEMORY_BYTES="1000"
+    ) as server:
         yield server
 
 
@@ -63,7 +68,9 @@ def ask(server: Server, model: Any, request: Any) -> tuple[int, Any]:
     return server.call("POST", "/invocations", {"model": model, "request": request})
 
 
-def test_a_model_is_fetched_once_and_then_answers_from_memory(server: Server, archives: Archives) -> None:
+def test_a_model_is_fetched_once_and_then_answers_from_memory(
+    server: Server, archives: Archives
+) -> None:
     archives.put("once/v1.tar.gz", 5.0, size=400)
     loads = server.status()["loads"]
     assert ask(server, "once/v1.tar.gz", {"add": 1}) == (200, {"mean": 6.0})
@@ -72,11 +79,15 @@ def test_a_model_is_fetched_once_and_then_answers_from_memory(server: Server, ar
     assert server.status()["loads"] == loads + 1
 
 
-def test_many_who_ask_for_one_model_at_once_fetch_it_once(server: Server, archives: Archives) -> None:
+def test_many_who_ask_for_one_model_at_once_fetch_it_once(
+    server: Server, archives: Archives
+) -> None:
     archives.put("popular/v1.tar.gz", 1.0, size=400)
     loads = server.status()["loads"]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda add: ask(server, "popular/v1.tar.gz", {"add": add}), range(16)))
+        answers = list(
+            pool.map(lambda add: ask(server, "popular/v1.tar.gz", {"add": add}), range(16))
+        )
     assert answers == [(200, {"mean": 1.0 + add}) for add in range(16)]
     assert server.status()["loads"] == loads + 1
 
@@ -85,7 +96,10 @@ def test_more_tenants_than_fit_are_answered_each_by_its_own_model(server: Server
     before = server.status()["evictions"]
     for turn in range(2):
         for number in range(10):
-            assert ask(server, f"tenant-{number}/v1.tar.gz", {"add": turn}) == (200, {"mean": float(number + turn)})
+            assert ask(server, f"tenant-{number}/v1.tar.gz", {"add": turn}) == (
+                200,
+                {"mean": float(number + turn)},
+            )
             assert server.status()["memory"]["used_bytes"] <= 1000
     assert server.status()["evictions"] >= before + 16
 
@@ -95,7 +109,13 @@ def test_more_tenants_than_fit_are_answered_each_by_its_own_model(server: Server
     [
         ("nobody/v1.tar.gz", {}, 404, "NotFound", "there is no model 'nobody/v1.tar.gz'"),
         ("bad/v1.tar.gz", {}, 400, "InvalidModel", "v1.tar.gz is not a whole gzipped tar archive"),
-        ("heavy/v1.tar.gz", {}, 400, "InvalidModel", "the archive of 'heavy/v1.tar.gz' has 2000 bytes; this server takes 1000"),
+        (
+            "heavy/v1.tar.gz",
+            {},
+            400,
+            "InvalidModel",
+            "the archive of 'heavy/v1.tar.gz' has 2000 bytes; this server takes 1000",
+        ),
         ("huge/v1.tar.gz", {}, 507, "InsufficientMemory", "takes 5000 bytes"),
         ("tenant-1/v1.tar.gz", {"add": "x"}, 400, "InvalidRequest", "'add' must be a number"),
         ("../tenant-1/v1.tar.gz", {}, 400, "InvalidRequest", "'model' must be"),
@@ -106,7 +126,7 @@ def test_more_tenants_than_fit_are_answered_each_by_its_own_model(server: Server
         ("", {}, 400, "InvalidRequest", "'model' must be"),
         (None, {}, 400, "InvalidRequest", "'model' must be"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_answered_is_refused_with_the_reason(
     server: Server, model: Any, request_: Any, status: int, code: str, reason: str
 ) -> None:
@@ -116,7 +136,9 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(
     assert ask(server, "tenant-1/v1.tar.gz", {"add": 1}) == (200, {"mean": 2.0})
 
 
-@pytest.mark.parametrize("body", [b"", b"noise", b'{"model": "tenant-1/v1.tar.gz"}', b"[]", b'{"a": 1}\n{"a": 2}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"noise", b'{"model": "tenant-1/v1.tar.gz"}', b"[]", b'{"a": 1}\n{"a": 2}']
+)
 def test_a_body_that_is_not_one_record_is_refused(server: Server, body: bytes) -> None:
     assert server.call("POST", "/invocations", body)[0] == 400
 
@@ -127,7 +149,9 @@ def test_an_archive_that_comes_later_is_found_later(server: Server, archives: Ar
     assert ask(server, "late/v1.tar.gz", {}) == (200, {"mean": 3.0})
 
 
-def test_a_store_that_is_not_there_is_the_servers_fault_not_the_requests(archives: Archives, tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_the_servers_fault_not_the_requests(
+    archives: Archives, tmp_path: Path
+) -> None:
     with serving(tmp_path, TENANTRY_MODELS_URI="s3://no-such-bucket/models/") as server:
         status, document = ask(server, "tenant-1/v1.tar.gz", {})
     assert (status, document["error"]["code"]) == (500, "InternalError")
@@ -139,10 +163,16 @@ def test_a_store_that_is_not_there_is_the_servers_fault_not_the_requests(archive
     [
         ({"TENANTRY_MODELS_URI": "s3://bucket/models"}, "with a slash at its end"),
         ({"TENANTRY_MODELS_URI": "https://bucket/models/"}, "must be s3://bucket/prefix/"),
-        ({"TENANTRY_MODELS_URI": URI, "SAGEMAKER_BATCH": "true"}, "not for a multi-model endpoint or a batch"),
-        ({"TENANTRY_MODELS_URI": URI, "SAGEMAKER_MULTI_MODEL": "true"}, "not for a multi-model endpoint or a batch"),
+        (
+            {"TENANTRY_MODELS_URI": URI, "SAGEMAKER_BATCH": "true"},
+            "not for a multi-model endpoint or a batch",
+        ),
+        (
+            {"TENANTRY_MODELS_URI": URI, "SAGEMAKER_MULTI_MODEL": "true"},
+            "not for a multi-model endpoint or a batch",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_each_other_end_the_server_with_the_reason(
     tmp_path: Path, environment: dict[str, str], reason: str
 ) -> None:
@@ -154,6 +184,7 @@ def test_settings_that_contradict_each_other_end_the_server_with_the_reason(
 
 def test_a_server_without_remote_models_does_without_boto3() -> None:
     check = (
-        "import sys, containers.runtime.serving.server; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+        "import sys, containers.runtime.serving.server; sys.exit('boto3' in sys.modules or "
+        "'botocore' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

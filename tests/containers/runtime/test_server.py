@@ -14,7 +14,14 @@ from urllib.parse import quote
 import pytest
 
 from containers.runtime.serving.memory import memory_limit
-from tests.containers.runtime.serving import Server, archive_model, folder_model, free_port, serving, start
+from tests.containers.runtime.serving import (
+    Server,
+    archive_model,
+    folder_model,
+    free_port,
+    serving,
+    start,
+)
 
 MULTI = {"SAGEMAKER_MULTI_MODEL": "true"}
 
@@ -46,7 +53,10 @@ def test_a_model_is_loaded_invoked_and_unloaded(server: Server, tmp_path: Path, 
     assert code(server.invoke("m", {})) == (404, "NotFound")
     assert server.load("m", url) == (200, {})
     assert server.invoke("m", {"add": 1}) == (200, {"mean": 3.0})
-    assert server.call("GET", "/models") == (200, {"models": [{"modelName": "m", "modelUrl": str(url)}]})
+    assert server.call("GET", "/models") == (
+        200,
+        {"models": [{"modelName": "m", "modelUrl": str(url)}]},
+    )
     assert server.call("GET", "/models/m") == (200, {"modelName": "m", "modelUrl": str(url)})
     assert server.call("DELETE", "/models/m")[0] == 200
     assert code(server.invoke("m", {})) == (404, "NotFound")
@@ -62,7 +72,8 @@ def test_a_model_that_is_loaded_is_not_loaded_again(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "name", ["acme/v1.tar.gz", "/invoke", "a/invoke", "..", "../../etc", "ü%2F ?#", "%41", "x" * 1024]
+    "name",
+    ["acme/v1.tar.gz", "/invoke", "a/invoke", "..", "../../etc", "ü%2F ?#", "%41", "x" * 1024],
 )
 def test_a_name_is_opaque_whatever_it_looks_like(server: Server, tmp_path: Path, name: str) -> None:
     assert server.load(name, folder_model(tmp_path / "m", 4.0))[0] == 200
@@ -70,7 +81,9 @@ def test_a_name_is_opaque_whatever_it_looks_like(server: Server, tmp_path: Path,
     assert code(server.invoke(name + "x", {}))[0] in (400, 404)
 
 
-def test_a_name_with_a_slash_is_found_also_when_the_slash_is_not_escaped(server: Server, tmp_path: Path) -> None:
+def test_a_name_with_a_slash_is_found_also_when_the_slash_is_not_escaped(
+    server: Server, tmp_path: Path
+) -> None:
     assert server.load("acme/v1.tar.gz", folder_model(tmp_path / "m", 4.0))[0] == 200
     assert server.call("POST", "/models/acme/v1.tar.gz/invoke", {}) == (200, {"mean": 4.0})
 
@@ -93,7 +106,9 @@ def test_a_name_with_a_slash_is_found_also_when_the_slash_is_not_escaped(server:
         ({"model_name": "m", "url": ["/x"]}, "url"),
     ],
 )
-def test_a_malformed_load_is_refused_with_its_field(server: Server, body: Any, field: str | None) -> None:
+def test_a_malformed_load_is_refused_with_its_field(
+    server: Server, body: Any, field: str | None
+) -> None:
     status, document = server.call("POST", "/models", body)
     assert (status, document["error"]["code"]) == (400, "InvalidRequest")
     assert document["error"].get("field") == field
@@ -114,9 +129,13 @@ def bad_models(folder: Path) -> dict[str, Path]:
     (folder / "linked").mkdir()
     (folder / "linked" / "model.json").symlink_to(folder / "secret")
     return {
-        **{name: folder / f"{name}.tar.gz" for name in ("truncated", "noise", "outside", "link", "missing")},
+        **{
+            name: folder / f"{name}.tar.gz"
+            for name in ("truncated", "noise", "outside", "link", "missing")
+        },
         "linked": folder / "linked",
-        "malformed": folder_model(folder / "malformed", "no number"),  # type: ignore[arg-type]  # that is the point
+        # That is the point.
+        "malformed": folder_model(folder / "malformed", "no number"),  # type: ignore[arg-type]
         "raises": folder_model(folder / "raises", misbehave="raise"),
     }
 
@@ -154,16 +173,22 @@ def test_a_family_that_raises_is_answered_for_without_its_content(tmp_path: Path
         server.process.terminate()
         output = server.process.communicate(timeout=20)[0]
     assert "request_failed RuntimeError" in output
-    assert "secret" not in json.dumps(document) + output.replace('RuntimeError("secret content of a request")', "")
+    assert "secret" not in json.dumps(document) + output.replace(
+        'RuntimeError("secret content of a request")', ""
+    )
 
 
-def test_a_body_that_is_too_large_is_refused_and_the_largest_is_not(server: Server, tmp_path: Path) -> None:
+def test_a_body_that_is_too_large_is_refused_and_the_largest_is_not(
+    server: Server, tmp_path: Path
+) -> None:
     server.load("m", folder_model(tmp_path / "m"))
     limit = 6 * 1024 * 1024
     assert server.invoke("m", b'{"add": 1}'.ljust(limit)) == (200, {"mean": 2.0})
     assert code(server.invoke("m", b'{"add": 1}'.ljust(limit + 1))) == (413, "PayloadTooLarge")
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(b"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(
+            b"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
         for _ in range(limit // 0x10000 + 1):
             connection.sendall(chunk)
@@ -199,18 +224,26 @@ def test_without_memory_a_load_is_answered_507_until_something_is_unloaded(tmp_p
         assert server.invoke("a", {})[0] == 200
         assert server.call("DELETE", "/models/a")[0] == 200
         assert server.load("c", half)[0] == 200
-        assert code(server.load("huge", folder_model(tmp_path / "huge", size=1001))) == (507, "InsufficientMemory")
+        assert code(server.load("huge", folder_model(tmp_path / "huge", size=1001))) == (
+            507,
+            "InsufficientMemory",
+        )
 
 
 def test_with_eviction_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
-    with serving(tmp_path, TENANTRY_MODEL_MEMORY_BYTES="1000", TENANTRY_EVICT="lru", **MULTI) as server:
+    with serving(
+        tmp_path, TENANTRY_MODEL_MEMORY_BYTES="1000", TENANTRY_EVICT="lru", **MULTI
+    ) as server:
         half = folder_model(tmp_path / "half", size=500)
         for name in ("a", "b"):
             server.load(name, half)
         server.invoke("a", {})
         assert server.load("c", half)[0] == 200
         assert [server.invoke(name, {})[0] for name in ("a", "b", "c")] == [200, 404, 200]
-        assert code(server.load("huge", folder_model(tmp_path / "huge", size=1001))) == (507, "InsufficientMemory")
+        assert code(server.load("huge", folder_model(tmp_path / "huge", size=1001))) == (
+            507,
+            "InsufficientMemory",
+        )
         assert server.status()["models"] == 2
 
 
@@ -274,14 +307,18 @@ def test_a_family_may_batch_the_requests_in_flight_itself(tmp_path: Path) -> Non
         ]
 
 
-def test_a_batching_family_turns_away_what_is_too_much_and_calls_off_what_nobody_waits_for(tmp_path: Path) -> None:
+def test_a_batching_family_turns_away_what_is_too_much_and_calls_off_what_nobody_waits_for(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, "serve-batching", **MULTI) as server, ThreadPoolExecutor(3) as threads:
         server.load("m", folder_model(tmp_path / "m"))
         assert server.status()["tiny"] == {"started": True, "waiting": 0, "called_off": 0}
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as impatient:
             body = b'{"together": 9}'
             impatient.sendall(
-                b"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+                b"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+                % len(body)
+                + body
             )
             patient = [threads.submit(server.invoke, "m", {"together": 9}) for _ in range(2)]
             server.until(lambda status: status["tiny"]["waiting"] == 3)
@@ -320,13 +357,20 @@ def test_a_single_model_answers_invocations(tmp_path: Path) -> None:
     ("environment", "reason"),
     [
         ({}, "there is no folder at"),
-        ({"TENANTRY_MODEL_MEMORY_BYTES": "much"}, "TENANTRY_MODEL_MEMORY_BYTES must be a whole number"),
+        (
+            {"TENANTRY_MODEL_MEMORY_BYTES": "much"},
+            "TENANTRY_MODEL_MEMORY_BYTES must be a whole number",
+        ),
         ({"TENANTRY_EVICT": "fifo"}, "TENANTRY_EVICT must be"),
         ({"SAGEMAKER_BIND_TO_PORT": "70000"}, "SAGEMAKER_BIND_TO_PORT must be a whole number"),
     ],
 )
-def test_a_server_that_cannot_serve_says_why_and_ends(tmp_path: Path, environment: dict[str, str], reason: str) -> None:
-    with start(tmp_path, free_port(), **{"SAGEMAKER_BIND_TO_PORT": str(free_port()), **environment}) as process:
+def test_a_server_that_cannot_serve_says_why_and_ends(
+    tmp_path: Path, environment: dict[str, str], reason: str
+) -> None:
+    with start(
+        tmp_path, free_port(), **{"SAGEMAKER_BIND_TO_PORT": str(free_port()), **environment}
+    ) as process:
         output = process.communicate(timeout=20)[0]
     assert process.returncode == 1
     assert reason in output
@@ -344,6 +388,10 @@ def test_the_memory_limit_is_the_containers_where_it_has_one(tmp_path: Path) -> 
     meminfo.write_text("MemFree: 1 kB\nMemTotal: 2048 kB\n")
     limit = tmp_path / "memory.max"
     assert memory_limit((limit,), meminfo) == 2048 * 1024
-    for text, expected in (("max\n", 2048 * 1024), ("1000000\n", 1_000_000), ("9223372036854771712", 2048 * 1024)):
+    for text, expected in (
+        ("max\n", 2048 * 1024),
+        ("1000000\n", 1_000_000),
+        ("9223372036854771712", 2048 * 1024),
+    ):
         limit.write_text(text)
         assert memory_limit((limit,), meminfo) == expected

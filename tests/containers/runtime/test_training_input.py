@@ -20,22 +20,33 @@ from containers.runtime.training.training_input import (
 )
 
 TRAINING = Path("/opt/ml/input/data/training")
-ENTRY: dict[str, Any] = {"task": "t-1", "tenant": "acme", "version": "v1", "tier": "bridge", "data": "acme/v1"}
+ENTRY: dict[str, Any] = {
+    "task": "t-1",
+    "tenant": "acme",
+    "version": "v1",
+    "tier": "bridge",
+    "data": "acme/v1",
+}
 
 
 def document(*entries: dict[str, Any], **fields: Any) -> bytes:
-    return json.dumps({"format": 1, "workload": "energy", "pack": "p-1", "tasks": list(entries), **fields}).encode()
+    return json.dumps(
+        {"format": 1, "workload": "energy", "pack": "p-1", "tasks": list(entries), **fields}
+    ).encode()
 
 
 def entries(count: int, **fields: Any) -> list[dict[str, Any]]:
     return [
-        {**ENTRY, "task": f"t-{i}", "tenant": f"tenant-{i}", "data": f"tenant-{i}/v1", **fields} for i in range(count)
+        {**ENTRY, "task": f"t-{i}", "tenant": f"tenant-{i}", "data": f"tenant-{i}/v1", **fields}
+        for i in range(count)
     ]
 
 
 def test_a_task_list_is_read() -> None:
     parameters = {"timezone": "Europe/London"}
-    workload, pack, tasks = parse_tasks(document({**ENTRY, "shard": 1, "parameters": parameters}), TRAINING, 2)
+    workload, pack, tasks = parse_tasks(
+        document({**ENTRY, "shard": 1, "parameters": parameters}), TRAINING, 2
+    )
     assert (workload, pack) == ("energy", "p-1")
     assert tasks == [(Task("t-1", "acme", "v1", "bridge", TRAINING / "acme/v1", parameters), 1)]
 
@@ -93,13 +104,25 @@ def test_a_malformed_list_is_refused(content: bytes) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
 )
 
 
-@given(json_values, st.sampled_from(["format", "workload", "pack", "tasks", *ENTRY, "shard", "parameters"]))
-def test_any_value_in_any_field_is_read_or_refused_and_never_leaves_the_channel(value: Any, field: str) -> None:
-    whole: dict[str, Any] = {"format": 1, "workload": "energy", "pack": "p-1", "tasks": [dict(ENTRY)]}
+@given(
+    json_values,
+    st.sampled_from(["format", "workload", "pack", "tasks", *ENTRY, "shard", "parameters"]),
+)
+def test_any_value_in_any_field_is_read_or_refused_and_never_leaves_the_channel(
+    value: Any, field: str
+) -> None:
+    whole: dict[str, Any] = {
+        "format": 1,
+        "workload": "energy",
+        "pack": "p-1",
+        "tasks": [dict(ENTRY)],
+    }
     (whole if field in whole else whole["tasks"][0])[field] = value
     try:
         _, _, tasks = parse_tasks(json.dumps(whole).encode(), TRAINING, 2)
@@ -116,7 +139,10 @@ def test_any_value_in_any_field_is_read_or_refused_and_never_leaves_the_channel(
     data=st.data(),
 )
 def test_every_task_is_done_by_exactly_one_instance(
-    shards: list[int | None], instances: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    shards: list[int | None],
+    instances: int,
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     base = tmp_path_factory.mktemp("instances")
     shards = [None if shard is None else shard % instances for shard in shards]
@@ -144,15 +170,26 @@ def test_every_task_is_done_by_exactly_one_instance(
 def test_batches_hold_every_task_once_and_never_mix_tiers(tiers: list[str], size: int) -> None:
     tasks = [Task(f"t-{i}", "acme", f"v{i}", tier, TRAINING) for i, tier in enumerate(tiers)]
     groups = batches(tasks, size)
-    assert sorted(task.task for group in groups for task in group) == sorted(task.task for task in tasks)
+    assert sorted(task.task for group in groups for task in group) == sorted(
+        task.task for task in tasks
+    )
     for group in groups:
         assert len({task.tier for task in group}) == 1
         assert len(group) <= (1 if group[0].tier == "silo" else size)
 
 
 def test_hyperparameters_are_strings_within_sagemakers_limits() -> None:
-    assert parse_hyperparameters(b'{"epochs": "3", "levels": "[0.1, 0.9]"}') == {"epochs": "3", "levels": "[0.1, 0.9]"}
-    for content in (b"", b"[]", b'{"epochs": 3}', b'{"x": null}', json.dumps({"x": "y" * 2501}).encode()):
+    assert parse_hyperparameters(b'{"epochs": "3", "levels": "[0.1, 0.9]"}') == {
+        "epochs": "3",
+        "levels": "[0.1, 0.9]",
+    }
+    for content in (
+        b"",
+        b"[]",
+        b'{"epochs": 3}',
+        b'{"x": null}',
+        json.dumps({"x": "y" * 2501}).encode(),
+    ):
         with pytest.raises(InvalidTrainingInput, match=r"hyperparameters\.json"):
             parse_hyperparameters(content)
     with pytest.raises(InvalidTrainingInput, match="SageMaker allows 100"):
@@ -168,8 +205,17 @@ def test_the_batch_size_is_a_hyperparameter_with_a_default() -> None:
 
 
 def test_instances_are_numbered_by_their_sorted_names() -> None:
-    config = b'{"current_host": "algo-1", "hosts": ["algo-2", "algo-1"], "network_interface_name": "eth0"}'
+    config = (
+        b'{"current_host": "algo-1", "hosts": ["algo-2", "algo-1"], '
+        b'"network_interface_name": "eth0"}'
+    )
     assert parse_resource_config(config) == ("algo-1", ["algo-1", "algo-2"])
-    for content in (b"{}", b'{"hosts": []}', b'{"current_host": "b", "hosts": ["a"]}', b'{"current_host": "a", "hosts": ["a", "a"]}', b'{"hosts": [1]}'):  # fmt: skip
+    for content in (
+        b"{}",
+        b'{"hosts": []}',
+        b'{"current_host": "b", "hosts": ["a"]}',
+        b'{"current_host": "a", "hosts": ["a", "a"]}',
+        b'{"hosts": [1]}',
+    ):
         with pytest.raises(InvalidTrainingInput, match=r"resourceconfig\.json"):
             parse_resource_config(content)

@@ -1,6 +1,7 @@
 """A whole family of models, as small as one can be: a model is the mean of its tenant's numbers.
 
-Run as `python -m tests.containers.runtime.tiny_family train` or `… serve`, as a container's scripts would be.
+Run as `python -m tests.containers.runtime.tiny_family train` or `… serve`, as a container's scripts
+would be.
 """
 
 import asyncio
@@ -17,7 +18,13 @@ from containers.runtime.serving import server
 from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest, Predictor
 from containers.runtime.serving.serving_errors import TooManyRequests
 from containers.runtime.training import packed_training
-from containers.runtime.training.packed_training import InvalidTrainingInput, Refused, Task, Trained, Underway
+from containers.runtime.training.packed_training import (
+    InvalidTrainingInput,
+    Refused,
+    Task,
+    Trained,
+    Underway,
+)
 
 
 def wait_for(path: Path | str | None) -> None:
@@ -153,7 +160,8 @@ class ThreadedPredictor(TinyPredictor):
 
 
 class BatchingPredictor:
-    """The same, for a family that gathers the requests in flight itself: those of one round are answered together.
+    """The same, for a family that gathers the requests in flight itself: those of one round are
+    answered together.
 
     It must be started, has figures of its own, and lets three requests wait.
     """
@@ -175,7 +183,11 @@ class BatchingPredictor:
         logging.getLogger(__name__).info("tiny closed")
 
     def status(self) -> dict[str, int | bool]:
-        return {"started": self._started, "waiting": len(self._waiting), "called_off": self._called_off}
+        return {
+            "started": self._started,
+            "waiting": len(self._waiting),
+            "called_off": self._called_off,
+        }
 
     def load(self, folder: Path) -> TinyModel:
         return self._tiny.load(folder)
@@ -183,7 +195,9 @@ class BatchingPredictor:
     def size(self, model: TinyModel) -> int:
         return model.size
 
-    async def predict(self, model: TinyModel, body: bytes, content_type: str, accept: str) -> Answer:
+    async def predict(
+        self, model: TinyModel, body: bytes, content_type: str, accept: str
+    ) -> Answer:
         answer = json.loads(self._tiny.predict(model, body, content_type, accept).body)
         together = json.loads(body).get("together", 1)
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()

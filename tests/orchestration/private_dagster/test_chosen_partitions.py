@@ -1,4 +1,5 @@
-"""One run for a chosen set of tenants: each has a status of its own, whatever event log holds it."""
+"""One run for a chosen set of tenants: each has a status of its own, whatever event log holds
+it."""
 
 import sqlite3
 import time
@@ -24,14 +25,22 @@ from dagster import (
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestration.private_dagster.chosen_partitions import RunReport, outputs_are_reported_already, plan
+from orchestration.private_dagster.chosen_partitions import (
+    RunReport,
+    outputs_are_reported_already,
+    plan,
+)
 from tenantry.names import keys
 
 TENANTS = DynamicPartitionsDefinition(name="test_tenants")
 KEY = AssetKey(["test", "training_data"])
 
 
-@multi_asset(specs=[AssetSpec(KEY, skippable=True, partitions_def=TENANTS)], partitions_def=TENANTS, can_subset=True)
+@multi_asset(
+    specs=[AssetSpec(KEY, skippable=True, partitions_def=TENANTS)],
+    partitions_def=TENANTS,
+    can_subset=True,
+)
 def packed(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
     chosen = [keys.tenant_id(name) for name in ("acme", "globex")]
     plan(context.op_execution_context, [KEY], chosen)
@@ -112,14 +121,20 @@ def test_each_chosen_tenant_is_in_progress_then_materialized_or_failed_and_other
     }
 
 
-def test_an_event_is_written_within_a_second_though_no_other_follows(instance: DagsterInstance) -> None:
-    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance, tags={"waits": "yes"})
+def test_an_event_is_written_within_a_second_though_no_other_follows(
+    instance: DagsterInstance,
+) -> None:
+    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(
+        instance=instance, tags={"waits": "yes"}
+    )
     assert result.success
     assert seen_while_running["acme"] == AssetPartitionStatus.MATERIALIZED
     assert seen_while_running["globex"] == AssetPartitionStatus.IN_PROGRESS
 
 
-def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(instance: DagsterInstance) -> None:
+def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(
+    instance: DagsterInstance,
+) -> None:
     result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance)
     assert result.success
     (record,) = instance.fetch_materializations(KEY, limit=10).records
@@ -131,9 +146,13 @@ def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(instance
     assert asset.asset_entry.last_materialization_storage_id == record.storage_id
     assert asset.asset_entry.last_run_id == result.run_id
 
-    checks = instance.event_log_storage.get_asset_check_execution_history(AssetCheckKey(KEY, "data_quality"), limit=10)
+    checks = instance.event_log_storage.get_asset_check_execution_history(
+        AssetCheckKey(KEY, "data_quality"), limit=10
+    )
     evaluations = [
-        check.event.asset_check_evaluation for check in checks if check.event and check.run_id == result.run_id
+        check.event.asset_check_evaluation
+        for check in checks
+        if check.event and check.run_id == result.run_id
     ]
     assert [(e.partition, e.passed, e.metadata["gaps"].value) for e in evaluations if e] == [
         ("globex", False, 9),
@@ -143,16 +162,22 @@ def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(instance
     assert observed.asset_observation is not None
     assert observed.asset_observation.metadata["reason"].value == "nine gaps"
     kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
-    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == 2 + 1, "two tenants, and Dagster's own"
+    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == 2 + 1, (
+        "two tenants, and Dagster's own"
+    )
     assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 1
     assert kinds.count(DagsterEventType.ASSET_CHECK_EVALUATION) == 2
     assert kinds[-1] == DagsterEventType.RUN_SUCCESS
 
 
 @pytest.mark.parametrize("instance", ["batches"], indirect=True)
-def test_what_cannot_be_written_waits_and_is_written_once(instance: DagsterInstance, tmp_path: Path) -> None:
+def test_what_cannot_be_written_waits_and_is_written_once(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
     tags = {"breaks": str(tmp_path / "history" / "runs" / "index.db")}
-    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance, tags=tags)
+    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(
+        instance=instance, tags=tags
+    )
     assert result.success
     kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
     assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 1

@@ -1,4 +1,5 @@
-"""PostgreSQL as Dagster's storage, by one variable: a real server, real runs, and what the UI shows of each tenant."""
+"""PostgreSQL as Dagster's storage, by one variable: a real server, real runs, and what the UI shows
+of each tenant."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ ENERGY = keys.workload_name("energy")
 
 def postgres_program(name: str) -> str | None:
     """A program of Debian's packages: on the PATH, or where they put the newest version's."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3])
+    )
     return str(found[-1]) if found else shutil.which(name)
 
 
@@ -58,13 +61,40 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = folder / "data"
     log = tmp_path_factory.mktemp("postgres") / "server.log"
     subprocess.run(
-        [*as_user, initdb, "--pgdata", str(data), "--username", "dagster", "--auth", "trust", "--no-sync"],
-        check=True, capture_output=True, cwd="/",
-    )  # fmt: skip
+        [
+            *as_user,
+            initdb,
+            "--pgdata",
+            str(data),
+            "--username",
+            "dagster",
+            "--auth",
+            "trust",
+            "--no-sync",
+        ],
+        check=True,
+        capture_output=True,
+        cwd="/",
+    )
     process = start_process(
-        [*as_user, server, "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-c", "fsync=off"],
-        log, dict(os.environ), cwd=Path("/"),
-    )  # fmt: skip
+        [
+            *as_user,
+            server,
+            "-D",
+            str(data),
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+            "-h",
+            "127.0.0.1",
+            "-c",
+            "fsync=off",
+        ],
+        log,
+        dict(os.environ),
+        cwd=Path("/"),
+    )
     try:
         url = f"postgresql+psycopg2://dagster@127.0.0.1:{port}/postgres"
         _wait_until_ready(url, process, log)
@@ -96,7 +126,9 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
 
 
 @pytest.fixture
-def instance(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+def instance(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
     """Dagster's instance as the product has it, with nothing changed but the variable."""
     shutil.copyfile(INSTANCE, tmp_path / "dagster.yaml")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -122,9 +154,9 @@ def test_tenants_are_onboarded_and_each_partition_has_its_own_status(
     (result,) = onboard(deployment, instance, at_once(energy))
     assert not result.success, "one tenant's data are too short"
 
-    assert statuses(instance, "energy", "training_data", [*good, bad]) == dict.fromkeys(good, "MATERIALIZED") | {
-        bad: "FAILED"
-    }
+    assert statuses(instance, "energy", "training_data", [*good, bad]) == dict.fromkeys(
+        good, "MATERIALIZED"
+    ) | {bad: "FAILED"}
     served = statuses(instance, "energy", "endpoint_registration", [*good, bad])
     assert served == dict.fromkeys(good, "MATERIALIZED") | {bad: "FAILED"}
     assert set(metadata_of(instance, "energy", "fine_tuned_artifact")) == set(good)
@@ -133,15 +165,26 @@ def test_tenants_are_onboarded_and_each_partition_has_its_own_status(
     checks = instance.event_log_storage.get_asset_check_execution_history(
         AssetCheckKey(asset_key("energy", "training_data"), "data_quality"), limit=10
     )
-    found = {e.partition: e.passed for check in checks if check.event and (e := check.event.asset_check_evaluation)}
+    found = {
+        e.partition: e.passed
+        for check in checks
+        if check.event and (e := check.event.asset_check_evaluation)
+    }
     assert found == dict.fromkeys(good, True) | {bad: False}
-    assert [row.status for row in RequestQueue(deployment).of_tenant(ENERGY, good[0])] == ["registered"]
+    assert [row.status for row in RequestQueue(deployment).of_tenant(ENERGY, good[0])] == [
+        "registered"
+    ]
     assert not list(tmp_path.glob("**/*.db")), "nothing went to SQLite"
 
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql://dagster@127.0.0.1/dagster", "postgresql+psycopg2://dagster@127.0.0.1", "no url", "sqlite:///x.db"],
+    [
+        "postgresql://dagster@127.0.0.1/dagster",
+        "postgresql+psycopg2://dagster@127.0.0.1",
+        "no url",
+        "sqlite:///x.db",
+    ],
 )
 def test_a_url_dagster_cannot_use_is_refused_with_the_cure(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +193,9 @@ def test_a_url_dagster_cannot_use_is_refused_with_the_cure(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv(STORAGE_VARIABLE, url)
     with (
-        pytest.raises(UnusableStorage, match=r"postgresql\+psycopg2://user:password@host:5432/dagster"),
+        pytest.raises(
+            UnusableStorage, match=r"postgresql\+psycopg2://user:password@host:5432/dagster"
+        ),
         DagsterInstance.from_config(str(tmp_path)) as instance,
     ):
         instance.event_log_storage  # noqa: B018 - storages are made when they are first asked for

@@ -32,7 +32,9 @@ def test_events_of_many_runs_are_kept_and_read_by_another_instance(
         assert isinstance(instance.event_log_storage, KeptEngineSqliteEventLogStorage)
         runs = [materialize([made], instance=instance).run_id for _ in range(3)]
         instance.report_runless_asset_event(AssetMaterialization("made", metadata={"by": "hand"}))
-    with DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}) as other:
+    with DagsterInstance.local_temp(
+        str(tmp_path), overrides={"telemetry": {"enabled": False}}
+    ) as other:
         assert not isinstance(other.event_log_storage, KeptEngineSqliteEventLogStorage)
         records = other.fetch_materializations(AssetKey("made"), limit=10).records
         assert [record.run_id for record in records] == ["", *reversed(runs)]

@@ -33,9 +33,11 @@ def most_within(turns: list[float], seconds: float) -> int:
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rate=st.sampled_from([0.5, 1.0, 3.0, 7.0]), burst=st.integers(1, 4),
-    rounds=st.lists(st.tuples(st.floats(0, 10), st.integers(1, 5)), min_size=1, max_size=3), window=st.floats(0, 20),
-)  # fmt: skip
+    rate=st.sampled_from([0.5, 1.0, 3.0, 7.0]),
+    burst=st.integers(1, 4),
+    rounds=st.lists(st.tuples(st.floats(0, 10), st.integers(1, 5)), min_size=1, max_size=3),
+    window=st.floats(0, 20),
+)
 def test_callers_together_never_exceed_the_rate_and_the_burst(
     deployment: Deployment, rate: float, burst: int, rounds: list[tuple[float, int]], window: float
 ) -> None:
@@ -45,12 +47,16 @@ def test_callers_together_never_exceed_the_rate_and_the_burst(
         for pause, calls in rounds:
             clock.at += pause
             # Each caller is a budget of its own, as each process has one.
-            budgets = [RequestBudget(deployment, operation, rate, burst, clock=clock) for _ in range(calls)]
+            budgets = [
+                RequestBudget(deployment, operation, rate, burst, clock=clock) for _ in range(calls)
+            ]
             taken = list(callers.map(lambda budget: budget.take(), budgets))
             assert min(taken) >= clock.at - 1e-3
             turns += taken
     assert most_within(turns, window) <= burst + rate * window + 1e-3 * len(turns)
-    assert max(turns) <= clock.at + len(turns) / rate, "nobody waits longer than those before it take"
+    assert max(turns) <= clock.at + len(turns) / rate, (
+        "nobody waits longer than those before it take"
+    )
 
 
 def test_after_a_quiet_time_a_burst_goes_at_once_and_the_next_wait(deployment: Deployment) -> None:
@@ -70,7 +76,8 @@ def test_whoever_would_wait_too_long_is_told_and_takes_no_turn(deployment: Deplo
     assert [budget.take() - clock.at for _ in range(3)] == pytest.approx([0, 1, 2], abs=1e-3)
     for _ in range(2):
         with pytest.raises(
-            BudgetSpent, match="CreateTrainingJob is called 1 times a second, and 3 s of calls are waiting"
+            BudgetSpent,
+            match="CreateTrainingJob is called 1 times a second, and 3 s of calls are waiting",
         ):
             budget.wait()
     clock.at += 1
@@ -78,6 +85,8 @@ def test_whoever_would_wait_too_long_is_told_and_takes_no_turn(deployment: Deplo
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0.0, 1), (-1.0, 1), (1.0, 0)])
-def test_a_budget_that_would_let_nobody_through_is_refused(deployment: Deployment, rate: float, burst: int) -> None:
+def test_a_budget_that_would_let_nobody_through_is_refused(
+    deployment: Deployment, rate: float, burst: int
+) -> None:
     with pytest.raises(ValueError, match="a rate above 0 and a burst of at least 1"):
         RequestBudget(deployment, "CreateTrainingJob", rate, burst)

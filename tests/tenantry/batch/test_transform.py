@@ -45,13 +45,17 @@ class Heard:
     failed_: dict[str, str] = field(default_factory=dict)
     checked_: dict[str, tuple[str, bool, Mapping[str, Any]]] = field(default_factory=dict)
 
-    def checked(self, asset: str, check: str, tenant: str, metadata: Mapping[str, Any], *, passed: bool) -> None:
+    def checked(
+        self, asset: str, check: str, tenant: str, metadata: Mapping[str, Any], *, passed: bool
+    ) -> None:
         self.checked_[tenant] = (check, passed, metadata)
 
     def flush(self) -> None: ...
     def info(self, message: str) -> None: ...
 
-    def materialized(self, asset: str, tenant: str, metadata: Mapping[str, Any], data_version: str | None) -> None:
+    def materialized(
+        self, asset: str, tenant: str, metadata: Mapping[str, Any], data_version: str | None
+    ) -> None:
         self.materialized_[tenant] = metadata
 
     def failed(self, asset: str, tenant: str, reason: str) -> None:
@@ -59,9 +63,14 @@ class Heard:
 
 
 def crowned(
-    cloud: Serving, archive: bytes, *, tier: keys.Tier = "bridge", card: Mapping[str, Any] | None = None
+    cloud: Serving,
+    archive: bytes,
+    *,
+    tier: keys.Tier = "bridge",
+    card: Mapping[str, Any] | None = None,
 ) -> Champion:
-    """A tenant whose archive lies under its endpoint's prefix; batch transform needs no endpoint."""
+    """A tenant whose archive lies under its endpoint's prefix; batch transform needs no
+    endpoint."""
     deployment, _ = cloud
     tenant = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     model = trained_version(deployment, tenant, 1, archive, {}, tier=tier, card=card)
@@ -93,7 +102,9 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
 
     result = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
     found = {prediction.tenant: prediction for prediction in result.predictions}
-    assert {tenant for tenant, prediction in found.items() if prediction.key} == {one.tenant for one in good}
+    assert {tenant for tenant, prediction in found.items() if prediction.key} == {
+        one.tenant for one in good
+    }
     assert found[broken.tenant].reason
     assert "archive" in str(found[gone.tenant].reason)
     answers = []
@@ -104,7 +115,10 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
         assert len(answer["mean"]) == 7 * 24
         answers.append(json.dumps(answer["mean"]))
     assert len(set(answers)) == 3
-    with TenantClient(deployment, energy, broken.tenant) as client, pytest.raises(objects.ObjectMissing):
+    with (
+        TenantClient(deployment, energy, broken.tenant) as client,
+        pytest.raises(objects.ObjectMissing),
+    ):
         client.predictions(DAY)
 
     # Whoever asks again for the same batch gets the same job's answers.
@@ -120,7 +134,9 @@ def test_a_batch_runs_the_container_of_serving_on_the_machine_image_it_names(
         update={
             "container": "forecast-trainer",
             "serving": energy.serving.model_copy(update={"container": "forecast"}),
-            "batch": energy.batch.model_copy(update={"ami_version": "al2-ami-sagemaker-batch-gpu-535"}),
+            "batch": energy.batch.model_copy(
+                update={"ami_version": "al2-ami-sagemaker-batch-gpu-535"}
+            ),
         }
     )
     champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
@@ -142,17 +158,21 @@ def test_a_batch_whose_job_was_never_started_is_started(
     archive = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     copied = keys.batch_model(NAME, DAY, name, champion.tenant, champion.version)
     objects.copy(deployment.s3, deployment.data_bucket, archive, copied)
+    batch = keys.batch_prefix(NAME, DAY, name)
     deployment.sagemaker.create_model(
         ModelName=job,
         ExecutionRoleArn=deployment.batch_role,
         PrimaryContainer={
             "Image": deployment.image("forecast", energy.image_tag),
-            "ModelDataSource": {"S3DataSource": {
-                "S3Uri": f"s3://{deployment.data_bucket}/{keys.batch_prefix(NAME, DAY, name)}models/",
-                "S3DataType": "S3Prefix", "CompressionType": "None",
-            }},
+            "ModelDataSource": {
+                "S3DataSource": {
+                    "S3Uri": f"s3://{deployment.data_bucket}/{batch}models/",
+                    "S3DataType": "S3Prefix",
+                    "CompressionType": "None",
+                }
+            },
         },
-    )  # fmt: skip
+    )
     (prediction,) = predict_batch(deployment, energy, DAY, name, [champion], poll=0.1).predictions
     assert prediction.key
 
@@ -166,7 +186,8 @@ def test_a_batch_in_which_nothing_could_be_answered_is_a_failure_that_leaves_no_
         predict_batch(deployment, energy, DAY, name, [broken], poll=0.1)
     assert not deployment.sagemaker.list_models(NameContains=name)["Models"]
     deployment.s3.delete_object(
-        Bucket=deployment.data_bucket, Key=keys.endpoint_model(broken.endpoint, broken.tenant, broken.version)
+        Bucket=deployment.data_bucket,
+        Key=keys.endpoint_model(broken.endpoint, broken.tenant, broken.version),
     )
     with pytest.raises(TransformJobFailed, match="archive"):
         predict_batch(deployment, energy, DAY, batch_name(), [broken], poll=0.1)
@@ -179,7 +200,15 @@ def test_a_quota_that_is_used_up_costs_one_batch_its_predictions_and_no_other(
     champions = [crowned(cloud, trained_forecasts[n].archive, tier="silo") for n in range(2)]
     break_calls(deployment.sagemaker, "CreateTransformJob", 1, "ResourceLimitExceeded", 400)
     heard = Heard()
-    failures = predict(deployment, energy, [champion.tenant for champion in champions], DAY, "run-q", heard, poll=0.1)
+    failures = predict(
+        deployment,
+        energy,
+        [champion.tenant for champion in champions],
+        DAY,
+        "run-q",
+        heard,
+        poll=0.1,
+    )
     assert len(failures) == len(heard.materialized_) == 1
     assert "ResourceLimitExceeded" in next(iter(failures.values()))
 
@@ -188,7 +217,9 @@ def test_silo_tenants_jobs_run_side_by_side_and_no_more_than_the_workload_allows
     cloud: Serving, trained_forecasts: list[TrainedForecast]
 ) -> None:
     deployment, energy = cloud
-    energy = energy.model_copy(update={"batch": energy.batch.model_copy(update={"most_jobs_at_once": 2})})
+    energy = energy.model_copy(
+        update={"batch": energy.batch.model_copy(update={"most_jobs_at_once": 2})}
+    )
     tenants = [crowned(cloud, trained_forecasts[0].archive, tier="silo").tenant for _ in range(4)]
     heard = Heard()
     assert predict(deployment, energy, tenants, DAY, "run-side", heard, poll=0.1) == {}
@@ -212,7 +243,9 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     heard = Heard()
     started: list[keys.TenantId] = []
     tenants = [good.tenant, broken.tenant, silo.tenant, nobody]
-    failures = predict(deployment, energy, tenants, DAY, "run-1", heard, poll=0.1, starting=started.extend)
+    failures = predict(
+        deployment, energy, tenants, DAY, "run-1", heard, poll=0.1, starting=started.extend
+    )
     assert set(heard.materialized_) == {good.tenant, silo.tenant}
     assert heard.failed_ == failures
     assert set(failures) == {broken.tenant, nobody}
@@ -248,7 +281,9 @@ def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_onc
     deployment, energy = cloud
     made, day = trained_forecasts[0], DAY + timedelta(days=200)
     fresh = crowned(
-        cloud, made.archive, card={**made.outcome["card"], "usable_until": f"{day + timedelta(days=9)}T00:00:00Z"}
+        cloud,
+        made.archive,
+        card={**made.outcome["card"], "usable_until": f"{day + timedelta(days=9)}T00:00:00Z"},
     )
     old = crowned(cloud, made.archive, card=made.outcome["card"])
     everybody = [one.tenant for one in ModelRegistry(deployment).champions(NAME)]
@@ -273,12 +308,14 @@ def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_onc
 def notices(deployment: Deployment) -> list[dict[str, Any]]:
     """What waits in the app's queue, taken from it."""
     found = []
-    while messages := deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10).get(
-        "Messages"
-    ):
+    while messages := deployment.sqs.receive_message(
+        QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
+    ).get("Messages"):
         for message in messages:
             found.append(json.loads(message["Body"]))
-            deployment.sqs.delete_message(QueueUrl=deployment.notices_queue_url, ReceiptHandle=message["ReceiptHandle"])
+            deployment.sqs.delete_message(
+                QueueUrl=deployment.notices_queue_url, ReceiptHandle=message["ReceiptHandle"]
+            )
     return found
 
 
@@ -286,11 +323,17 @@ CHAMPIONS = st.lists(
     st.builds(
         Champion,
         tenant=st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True).map(keys.tenant_id),
-        workload=st.just(NAME), version=st.sampled_from(["v1", "v2"]).map(keys.version_name), endpoint=st.just("e"),
-        tier=st.sampled_from(["silo", "bridge", "pool"]), previous=st.none(), since=st.just(now()), turn=st.just(1),
+        workload=st.just(NAME),
+        version=st.sampled_from(["v1", "v2"]).map(keys.version_name),
+        endpoint=st.just("e"),
+        tier=st.sampled_from(["silo", "bridge", "pool"]),
+        previous=st.none(),
+        since=st.just(now()),
+        turn=st.just(1),
     ),
-    max_size=30, unique_by=lambda champion: champion.tenant,
-)  # fmt: skip
+    max_size=30,
+    unique_by=lambda champion: champion.tenant,
+)
 
 
 @settings(max_examples=40)
@@ -299,7 +342,9 @@ def test_batches_hold_everyone_once_one_tier_each_and_silo_tenants_alone(
     champions: list[Champion], most: int, salt: str
 ) -> None:
     batches = list(batches_of(champions, most, salt))
-    assert sorted(c.tenant for batch in batches for c in batch.champions) == sorted(c.tenant for c in champions)
+    assert sorted(c.tenant for batch in batches for c in batch.champions) == sorted(
+        c.tenant for c in champions
+    )
     for batch in batches:
         assert 1 <= len(batch.champions) <= most
         tiers = {champion.tier for champion in batch.champions}

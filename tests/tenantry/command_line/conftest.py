@@ -1,4 +1,5 @@
-"""The command line as a person or a script calls it, on a real local cloud, and requests in the states an operator meets."""
+"""The command line as a person or a script calls it, on a real local cloud, and requests in the
+states an operator meets."""
 
 from __future__ import annotations
 
@@ -20,13 +21,16 @@ Call = Callable[..., Result]
 
 
 def caller(deployment: Deployment | None) -> Call:
-    """Calls ``tenantry`` with arguments; ``stdin`` answers its questions, ``status`` is the exit status expected.
+    """Calls ``tenantry`` with arguments; ``stdin`` answers its questions, ``status`` is the exit
+    status expected.
 
     Without a deployment it is for what must be refused before anything is reached.
     """
 
     def run(*arguments: str, stdin: str | None = None, status: int = 0) -> Result:
-        result = CliRunner().invoke(tenantry, arguments, input=stdin, obj=deployment, prog_name="tenantry")
+        result = CliRunner().invoke(
+            tenantry, arguments, input=stdin, obj=deployment, prog_name="tenantry"
+        )
         assert result.exit_code == status, result.output
         return result
 
@@ -35,7 +39,8 @@ def caller(deployment: Deployment | None) -> Call:
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output is as wide as in a file, whatever the terminal of whoever runs the tests says of itself."""
+    """Output is as wide as in a file, whatever the terminal of whoever runs the tests says of
+    itself."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -57,7 +62,9 @@ def queue(deployment: Deployment) -> RequestQueue:
     return RequestQueue(deployment, by="test")
 
 
-def pending(queue: RequestQueue, tenant: str, content: str = "one", workload: keys.WorkloadName = ENERGY) -> Request:
+def pending(
+    queue: RequestQueue, tenant: str, content: str = "one", workload: keys.WorkloadName = ENERGY
+) -> Request:
     who = keys.tenant_id(tenant)
     request = keys.request_id_of(workload, who, content)
     manifest = keys.upload_manifest(workload, who, keys.upload_id(content))
@@ -65,7 +72,9 @@ def pending(queue: RequestQueue, tenant: str, content: str = "one", workload: ke
     return again(queue, workload, who, request)
 
 
-def again(queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId) -> Request:
+def again(
+    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId
+) -> Request:
     row = queue.get(workload, tenant, request)
     assert row is not None
     return row
@@ -81,5 +90,7 @@ def claimed(queue: RequestQueue, tenant: str, pack: str = "p-1", **options: Any)
     return row
 
 
-def dead_lettered(queue: RequestQueue, tenant: str, reason: str = "the container ended with status 1") -> Request:
+def dead_lettered(
+    queue: RequestQueue, tenant: str, reason: str = "the container ended with status 1"
+) -> Request:
     return queue.fail(claimed(queue, tenant), reason, attempts=1)

@@ -10,7 +10,14 @@ from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.serving.client import TenantClient
 from tenantry.uploads.intake import drain_queue
 from tenantry.workloads.schema import read_workloads
-from tests.tenantry.command_line.conftest import ENERGY, Call, claimed, dead_lettered, document, pending
+from tests.tenantry.command_line.conftest import (
+    ENERGY,
+    Call,
+    claimed,
+    dead_lettered,
+    document,
+    pending,
+)
 
 
 def test_in_an_empty_deployment_every_command_says_that_there_is_nothing(call: Call) -> None:
@@ -58,14 +65,21 @@ def test_the_status_counts_requests_and_shows_packs_waits_and_a_pause(
     assert "\x1b" not in shown
 
 
-def test_a_tenants_story_says_what_its_request_was_trained_with_last(call: Call, queue: RequestQueue) -> None:
+def test_a_tenants_story_says_what_its_request_was_trained_with_last(
+    call: Call, queue: RequestQueue
+) -> None:
     row = claimed(queue, "acme")
-    row = queue.move(row, "training", why="its data are good", changes={"hyperparameters": {"rank": "2"}})
+    row = queue.move(
+        row, "training", why="its data are good", changes={"hyperparameters": {"rank": "2"}}
+    )
     row = queue.fail(row, "its container was killed", attempts=3)
     row = queue.move(row, "pending", why="try 2")
     (row,) = queue.claim([row], keys.pack_id("p-2"))
     queue.move(
-        row, "training", why="its data are still good", changes={"hyperparameters": {"rank": "4", "base": "tiny"}}
+        row,
+        "training",
+        why="its data are still good",
+        changes={"hyperparameters": {"rank": "4", "base": "tiny"}},
     )
     shown = call("tenant", "acme").stdout
     assert "its data are still good; trained with base tiny, rank 4" in " ".join(shown.split())
@@ -74,7 +88,9 @@ def test_a_tenants_story_says_what_its_request_was_trained_with_last(call: Call,
     assert [one["hyperparameters"] for one in energy["requests"]] == [{"rank": "4", "base": "tiny"}]
 
 
-def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(call: Call, deployment: Deployment) -> None:
+def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(
+    call: Call, deployment: Deployment
+) -> None:
     workloads = read_workloads()
     drain_queue(
         deployment, workloads, lambda *_: None, most_seconds=20
@@ -82,7 +98,11 @@ def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(call: Call, 
     with TenantClient(deployment, workloads["energy"], keys.tenant_id("acme")) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
     deployment.sqs.send_message(QueueUrl=deployment.uploads_dead_letters_url, MessageBody="{}")
-    assert document(call("status", "--json"))["upload_events"] == {"waiting": 1, "being_read": 0, "dead_letters": 1}
+    assert document(call("status", "--json"))["upload_events"] == {
+        "waiting": 1,
+        "being_read": 0,
+        "dead_letters": 1,
+    }
     assert "Uploads in the dead-letter queue: 1; see `tenantry redrive`" in call("status").stdout
 
 
@@ -100,22 +120,34 @@ def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
     drain_queue(deployment, workloads, lambda *_: None, most_seconds=20)
     (row,) = queue.due(ENERGY)
     (row,) = queue.claim([row], keys.pack_id("p-1"))
-    RequestQueue(deployment, by="run 3f2a").fail(row, "the file has no rows", attempts=3, retryable=False)
+    RequestQueue(deployment, by="run 3f2a").fail(
+        row, "the file has no rows", attempts=3, retryable=False
+    )
     key = keys.prediction(ENERGY, acme, now().date())
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, b"{}\n")
 
     (energy,) = document(call("tenant", "acme", "--json"))["workloads"]
     moments = [event["at"] for event in energy["events"]]
     assert moments == sorted(moments)
-    told = [(event["kind"], event["what"], event["by"]) for event in energy["events"] if event["id"] == row.request]
+    told = [
+        (event["kind"], event["what"], event["by"])
+        for event in energy["events"]
+        if event["id"] == row.request
+    ]
     assert told == [
         ("request", "pending", "intake"),
         ("request", "claimed", "test"),
         ("request", "refused", "run 3f2a"),
     ]
     kinds = [event["kind"] for event in energy["events"]]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"upload": 3, "request": 4, "prediction": 1}
-    uploads = {event["id"]: event["what"] for event in energy["events"] if event["kind"] == "upload"}
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "upload": 3,
+        "request": 4,
+        "prediction": 1,
+    }
+    uploads = {
+        event["id"]: event["what"] for event in energy["events"] if event["kind"] == "upload"
+    }
     assert uploads[left] == "1 file, 4 bytes; its manifest.json has not come, so it is not complete"
     assert {row["reason"] for row in energy["requests"]} >= {"the file has no rows"}
 
@@ -134,7 +166,10 @@ def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
 
 
 def test_of_a_tenant_that_never_uploaded_nothing_is_known(call: Call) -> None:
-    assert "nothing is known of tenant acme: it never uploaded" in call("tenant", "acme", status=1).stderr
+    assert (
+        "nothing is known of tenant acme: it never uploaded"
+        in call("tenant", "acme", status=1).stderr
+    )
     assert "is not a tenant" in call("tenant", "Acme Ltd", status=2).stderr
     told = call("tenant", "acme", "--workload", "energie", status=2).stderr
     assert "there is no workload 'energie'; there are: energy, portraits" in told
@@ -152,4 +187,7 @@ def test_requests_are_listed_by_status(call: Call, queue: RequestQueue) -> None:
     assert "3 are pending; the first 2 are shown" in everything.stderr
     assert len(everything.stdout.splitlines()) == 4  # a heading, two that wait, one dead letter
     assert call("requests", "portraits").stdout == "There are none.\n"
-    assert "'registered' is not one of" in call("requests", "energy", "--status", "registered", status=2).stderr
+    assert (
+        "'registered' is not one of"
+        in call("requests", "energy", "--status", "registered", status=2).stderr
+    )

@@ -24,9 +24,18 @@ SCRIPT = str(Path(sys.executable).parent / "tenantry")
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TENANTRY_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AWS_", "TENANTRY_"))
+    }
     return subprocess.run(
-        [SCRIPT, *arguments], env={**kept, **variables}, capture_output=True, text=True, check=False, timeout=120
+        [SCRIPT, *arguments],
+        env={**kept, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 
@@ -39,8 +48,13 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_the_script_starts_without_what_only_dagster_and_models_need() -> None:
-    code = "import sys, tenantry.command_line.main; print({'dagster', 'torch', 'pandas', 'numpy', 'sagemaker'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    code = (
+        "import sys, tenantry.command_line.main; print({'dagster', 'torch', 'pandas', 'numpy', "
+        "'sagemaker'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout == "set()\n"
     shown = run("--help")
     assert shown.returncode == 0
@@ -55,7 +69,10 @@ def test_the_script_reads_where_the_cloud_is_from_a_file(
         assert environment.read(file) == local_cloud.environment
         found = run("status", "--json", TENANTRY_ENVIRONMENT=str(file))
         assert found.returncode == 0, found.stderr
-        assert [one["workload"] for one in json.loads(found.stdout)["workloads"]] == ["energy", "portraits"]
+        assert [one["workload"] for one in json.loads(found.stdout)["workloads"]] == [
+            "energy",
+            "portraits",
+        ]
         missing = run("status", "--environment", str(file), TENANTRY_STACK="another")
         assert missing.returncode == 3
         assert "python -m infrastructure.deploy --stack another" in missing.stderr
@@ -73,8 +90,11 @@ def test_a_cloud_that_ended_is_told_at_once_and_not_after_an_sdks_retries(tmp_pa
 
 def test_it_is_watched_until_ctrl_c(deployment: Deployment) -> None:
     process = subprocess.Popen(
-        [SCRIPT, "status", "energy", "--watch", "--every", "1", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+        [SCRIPT, "status", "energy", "--watch", "--every", "1", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     seen = [json.loads(process.stdout.readline()) for _ in range(2)]
     process.send_signal(signal.SIGINT)
@@ -90,14 +110,23 @@ def test_it_is_watched_until_ctrl_c(deployment: Deployment) -> None:
         max_size=8,
     )
 )
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) -> None:
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]
+) -> None:
     file = tmp_path_factory.getbasetemp() / "environment"
     with environment.written(file, variables):
         assert environment.read(file) == variables
 
 
 @pytest.mark.parametrize(
-    "content", [b"PATH=/bin\n", b"AWS_REGION\n", b"AWS_REGION=a b\n", b"\xff\xfe\n", b"AWS_X=" + b"y" * 20_000 + b"\n"]
+    "content",
+    [
+        b"PATH=/bin\n",
+        b"AWS_REGION\n",
+        b"AWS_REGION=a b\n",
+        b"\xff\xfe\n",
+        b"AWS_X=" + b"y" * 20_000 + b"\n",
+    ],
 )
 def test_a_file_that_is_no_environment_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "environment"

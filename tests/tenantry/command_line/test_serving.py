@@ -35,7 +35,9 @@ def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> keys.T
     name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     for number in (1, 2):
         metrics = {"mase": 0.9 - number / 10, "baseline_mase": 1.0}
-        model = trained_version(deployment, name, number, trained_forecasts[number].archive, metrics)
+        model = trained_version(
+            deployment, name, number, trained_forecasts[number].archive, metrics
+        )
         assert register(deployment, energy, model, endpoint.name).crowned
     return name
 
@@ -46,9 +48,14 @@ def test_endpoints_are_shown_with_their_instances_and_models(
     deployment, _, endpoint = serving
     (shown,) = document(call("endpoints", "energy", "--json"))["endpoints"]
     served = len(ModelRegistry(deployment).champions(NAME))
-    assert (shown["name"], shown["status"], shown["instances"], shown["wanted"], shown["models"], shown["reason"]) == (
-        endpoint.name, "InService", 1, 1, served, None,
-    )  # fmt: skip
+    assert (
+        shown["name"],
+        shown["status"],
+        shown["instances"],
+        shown["wanted"],
+        shown["models"],
+        shown["reason"],
+    ) == (endpoint.name, "InService", 1, 1, served, None)
     (energy,) = document(call("status", "energy", "--json"))["workloads"]
     assert energy["endpoints"] == [shown]
     assert f"{endpoint.name}  InService  1          {served}" in call("status", "energy").stdout
@@ -65,7 +72,9 @@ def test_a_rollback_asks_and_then_serves_the_previous_version(
     assert f"Serve {tenant} by {before.previous} instead of {before.version}?" in refused.stderr
     assert registry.champion(tenant, NAME) == before
 
-    done = call("rollback", tenant, "--workload", "energy", "--why", "it missed the holidays", stdin="y\n")
+    done = call(
+        "rollback", tenant, "--workload", "energy", "--why", "it missed the holidays", stdin="y\n"
+    )
     assert f"{tenant} is served by version {before.previous}" in done.stdout
     after = registry.champion(tenant, NAME)
     assert after is not None
@@ -82,7 +91,10 @@ def test_a_rollback_asks_and_then_serves_the_previous_version(
 
 
 def test_a_rollback_where_there_is_nothing_to_return_to_changes_nothing(call: Call) -> None:
-    assert "has no energy model yet" in call("rollback", "nobody", "--workload", "energy", "--yes", status=1).stderr
+    assert (
+        "has no energy model yet"
+        in call("rollback", "nobody", "--workload", "energy", "--yes", status=1).stderr
+    )
 
 
 def start_job(deployment: Deployment, pack: keys.PackId, number: int = 1) -> str:
@@ -90,9 +102,14 @@ def start_job(deployment: Deployment, pack: keys.PackId, number: int = 1) -> str
     job = keys.training_job_name(deployment.prefix, NAME, pack, number)
     deployment.sagemaker.create_training_job(
         TrainingJobName=job,
-        AlgorithmSpecification={"TrainingImage": deployment.image("forecast", "1"), "TrainingInputMode": "File"},
+        AlgorithmSpecification={
+            "TrainingImage": deployment.image("forecast", "1"),
+            "TrainingInputMode": "File",
+        },
         RoleArn=deployment.training_role,
-        OutputDataConfig={"S3OutputPath": f"s3://{deployment.data_bucket}/{keys.job_output_prefix(NAME, pack)}"},
+        OutputDataConfig={
+            "S3OutputPath": f"s3://{deployment.data_bucket}/{keys.job_output_prefix(NAME, pack)}"
+        },
         ResourceConfig={"InstanceType": "ml.c5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1},
         StoppingCondition={"MaxRuntimeInSeconds": 60},
     )
@@ -102,16 +119,19 @@ def start_job(deployment: Deployment, pack: keys.PackId, number: int = 1) -> str
 def ended(deployment: Deployment, job: str) -> str:
     """How a job ended."""
     deadline = time.monotonic() + 120
-    while (status := deployment.sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobStatus"]) in {
-        "InProgress",
-        "Stopping",
-    }:
+    while (
+        status := deployment.sagemaker.describe_training_job(TrainingJobName=job)[
+            "TrainingJobStatus"
+        ]
+    ) in {"InProgress", "Stopping"}:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return status
 
 
-def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(call: Call, serving: Serving) -> None:
+def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(
+    call: Call, serving: Serving
+) -> None:
     deployment, _, _ = serving
     queue = RequestQueue(deployment, by="test")
     pack, tenant = keys.pack_id(f"p-{uuid.uuid4().hex[:8]}"), f"t-{uuid.uuid4().hex[:8]}"
@@ -124,11 +144,18 @@ def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(call: Call, servi
     shown = {one["name"]: one for one in document(call("jobs", "energy", "--json"))["jobs"]}
     assert (shown[first]["instances"], shown[first]["instance_type"]) == (1, "ml.c5.xlarge")
     assert shown[first]["reason"]
-    (found,) = [one for one in document(call("status", "--json"))["workloads"][0]["packs"] if one["pack"] == pack]
+    (found,) = [
+        one
+        for one in document(call("status", "--json"))["workloads"][0]["packs"]
+        if one["pack"] == pack
+    ]
     assert (found["requests"], found["job"]["name"]) == ({"training": 1}, second)
 
     call("cancel", "--pack", pack, "--yes", "--why", "the wrong file")
-    assert ended(deployment, second) in {"Stopped", "Failed"}  # it may have failed before it could be stopped
+    assert ended(deployment, second) in {
+        "Stopped",
+        "Failed",
+    }  # it may have failed before it could be stopped
     assert first in call("jobs", "--most", "5").stdout
     (now,) = queue.of_tenant(NAME, row.tenant)
     assert (now.status, now.reason, now.pack) == ("cancelled", "the wrong file", None)

@@ -24,8 +24,18 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_upload_is_what_the_products_app_would_have_written(call: Call, deployment: Deployment, file: Path) -> None:
-    arguments = ["upload", "acme", str(file), "--workload", "energy", "--parameter", "timezone=Europe/London"]
+def test_an_upload_is_what_the_products_app_would_have_written(
+    call: Call, deployment: Deployment, file: Path
+) -> None:
+    arguments = [
+        "upload",
+        "acme",
+        str(file),
+        "--workload",
+        "energy",
+        "--parameter",
+        "timezone=Europe/London",
+    ]
     made = document(call(*arguments, "--json"))
     key = keys.upload_manifest(ENERGY, keys.tenant_id("acme"), keys.upload_id(made["upload"]))
     manifest = read_manifest(deployment, key, read_workloads())
@@ -42,11 +52,20 @@ def test_an_upload_is_what_the_products_app_would_have_written(call: Call, deplo
         (["no-such-file.csv"], "does not exist"),
     ],
 )
-def test_what_cannot_be_uploaded_is_said_before_anything_is(file: Path, arguments: list[str], words: str) -> None:
-    assert words in caller(None)("upload", "acme", str(file), "--workload", "energy", *arguments, status=2).stderr
+def test_what_cannot_be_uploaded_is_said_before_anything_is(
+    file: Path, arguments: list[str], words: str
+) -> None:
+    assert (
+        words
+        in caller(None)(
+            "upload", "acme", str(file), "--workload", "energy", *arguments, status=2
+        ).stderr
+    )
 
 
-def test_two_files_of_one_name_or_too_many_bytes_are_not_uploaded(file: Path, tmp_path: Path) -> None:
+def test_two_files_of_one_name_or_too_many_bytes_are_not_uploaded(
+    file: Path, tmp_path: Path
+) -> None:
     call = caller(None)
     twin = tmp_path / "again" / file.name
     twin.parent.mkdir()
@@ -55,7 +74,10 @@ def test_two_files_of_one_name_or_too_many_bytes_are_not_uploaded(file: Path, tm
     assert "two of the files have one name" in told
     with twin.open("wb") as large:
         large.truncate(65 * 1024 * 1024)
-    assert "takes at most 64 MB" in call("upload", "acme", str(twin), "--workload", "energy", status=1).stderr
+    assert (
+        "takes at most 64 MB"
+        in call("upload", "acme", str(twin), "--workload", "energy", status=1).stderr
+    )
 
 
 @pytest.mark.parametrize("ends", ["registered", "refused"])
@@ -69,9 +91,15 @@ def test_an_upload_is_followed_to_its_end(
             time.sleep(0.05)
         (row,) = queue.claim(queue.due(ENERGY), keys.pack_id("p-1"))
         if ends == "registered":
-            queue.move(queue.move(row, "trained", why="version v1"), "registered", why="the tenant's first model")
+            queue.move(
+                queue.move(row, "trained", why="version v1"),
+                "registered",
+                why="the tenant's first model",
+            )
         else:
-            queue.fail(row, "the file has one row; at least 48 are needed", attempts=3, retryable=False)
+            queue.fail(
+                row, "the file has one row; at least 48 are needed", attempts=3, retryable=False
+            )
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -86,6 +114,10 @@ def test_an_upload_is_followed_to_its_end(
         assert "is refused: the file has one row; at least 48 are needed" in result.stderr
 
 
-def test_an_upload_that_is_not_taken_in_is_waited_for_as_long_as_was_said(call: Call, file: Path) -> None:
-    told = call("upload", "acme", str(file), "--workload", "energy", "--wait", "--timeout", "0", status=1).stderr
+def test_an_upload_that_is_not_taken_in_is_waited_for_as_long_as_was_said(
+    call: Call, file: Path
+) -> None:
+    told = call(
+        "upload", "acme", str(file), "--workload", "energy", "--wait", "--timeout", "0", status=1
+    ).stderr
     assert "is not taken in" in told

@@ -1,4 +1,5 @@
-"""A workload whose file was removed: it is noticed while something of it is left, and a command takes that away."""
+"""A workload whose file was removed: it is noticed while something of it is left, and a command
+takes that away."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def without_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
 
 
-def test_a_workload_that_still_has_its_file_is_not_wound_down(call: Call, queue: RequestQueue) -> None:
+def test_a_workload_that_still_has_its_file_is_not_wound_down(
+    call: Call, queue: RequestQueue
+) -> None:
     row = pending(queue, "acme")
     assert "energy.yaml is still there" in call("wind-down", "energy", "--yes", status=1).stderr
     assert now_of(queue, row).status == "pending"
@@ -62,18 +65,26 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
     shown = " ".join(call("status").stdout.split())
     assert "energy has 2 open requests and tenantry-energy-bridge" in shown
     assert "tenantry wind-down energy" in shown
-    assert [one["workload"] for one in document(call("status", "--json"))["left_behind"]] == ["energy"]
+    assert [one["workload"] for one in document(call("status", "--json"))["left_behind"]] == [
+        "energy"
+    ]
 
     done = document(call("wind-down", "energy", "--yes", "--json"))
     assert {row["tenant"] for row in done["cancelled"]} == {"acme", "bolt"}
-    assert (done["endpoints"], done["configurations"], done["models"]) == ([endpoint.name], [endpoint.config], [model])
+    assert (done["endpoints"], done["configurations"], done["models"]) == (
+        [endpoint.name],
+        [endpoint.config],
+        [model],
+    )
     assert {now_of(queue, row).status for row in (waiting, training)} == {"cancelled"}
     assert now_of(queue, other).status == "pending"
     gone = describe_endpoint(deployment, endpoint.name)
     assert gone is None or gone["EndpointStatus"] == "Deleting"
     assert len(deployment.sagemaker.list_models(NameContains="tenantry-energy-x")["Models"]) == 1
     assert objects.exists(deployment.s3, deployment.uploads_bucket, kept)
-    found = deployment.sqs.receive_message(QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10)["Messages"]
+    found = deployment.sqs.receive_message(
+        QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
+    )["Messages"]
     notices = [json.loads(message["Body"]) for message in found]
     assert {(one["tenant"], one["kind"], one["code"]) for one in notices} == {
         (tenant, "model_not_made", "workload_ended") for tenant in ("acme", "bolt")
@@ -92,7 +103,9 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
         with TenantClient(deployment, workloads[name], keys.tenant_id("acme")) as client:
             client.upload({"a.csv" if name == "energy" else "a.png": b"x"})
     assert drain_queue(deployment, workloads, lambda *_: None, most_seconds=20).accepted == 2
-    prediction = keys.prediction(ENERGY, keys.tenant_id("acme"), queue.open(ENERGY)[0].accepted.date())
+    prediction = keys.prediction(
+        ENERGY, keys.tenant_id("acme"), queue.open(ENERGY)[0].accepted.date()
+    )
     objects.write_bytes(deployment.s3, deployment.data_bucket, prediction, b"{}")
     done = document(call("wind-down", "energy", "--delete-data", "--yes", "--json"))
     assert done["objects"] == 3
@@ -103,7 +116,9 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
     assert deployment.s3.list_objects_v2(Bucket=deployment.data_bucket)["KeyCount"] == 0
 
 
-def test_the_sensor_fails_visibly_while_something_is_left(deployment: Deployment, queue: RequestQueue) -> None:
+def test_the_sensor_fails_visibly_while_something_is_left(
+    deployment: Deployment, queue: RequestQueue
+) -> None:
     sensor = defs.resolve_sensor_def("workloads_left_behind")
     with DagsterInstance.ephemeral() as instance:
 

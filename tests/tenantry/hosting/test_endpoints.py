@@ -13,7 +13,13 @@ import pytest
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
-from tenantry.hosting.endpoints import Endpoint, EndpointFailed, InvocationRefused, ensure_endpoint, set_capacity
+from tenantry.hosting.endpoints import (
+    Endpoint,
+    EndpointFailed,
+    InvocationRefused,
+    ensure_endpoint,
+    set_capacity,
+)
 from tenantry.names import keys
 from tenantry.onboarding import checks
 from tenantry.onboarding.registration import register
@@ -34,7 +40,10 @@ def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> keys.T
     name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     made = trained_forecasts[0]
     register(
-        deployment, energy, trained_version(deployment, name, 1, made.archive, made.outcome["metrics"]), endpoint.name
+        deployment,
+        energy,
+        trained_version(deployment, name, 1, made.archive, made.outcome["metrics"]),
+        endpoint.name,
     )
     return name
 
@@ -62,16 +71,22 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
         assert client.predict({"period": 1, "start": "data_end"})["model"]
 
 
-def test_two_runs_that_want_the_same_update_at_once_both_get_it(serving: Serving, tenant: keys.TenantId) -> None:
+def test_two_runs_that_want_the_same_update_at_once_both_get_it(
+    serving: Serving, tenant: keys.TenantId
+) -> None:
     deployment, energy, _ = serving
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "3"})
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: ensure_endpoint(deployment, changed, "bridge", tenant), range(2)))
+        both = list(
+            pool.map(lambda _: ensure_endpoint(deployment, changed, "bridge", tenant), range(2))
+        )
     assert len({endpoint.config for endpoint in both}) == 1
     assert "updated" in {endpoint.made for endpoint in both}
 
 
-def test_serving_may_have_a_container_and_a_machine_image_of_its_own(serving: Serving, tenant: keys.TenantId) -> None:
+def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
+    serving: Serving, tenant: keys.TenantId
+) -> None:
     deployment, energy, _ = serving
     # No folder stands for the workload's own image: an endpoint of it could not be started.
     training_elsewhere = energy.model_copy(update={"container": "forecast-trainer"})
@@ -79,7 +94,9 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(serving: Se
     changed = with_serving(training_elsewhere, container="forecast", ami_version=image)
     updated = ensure_endpoint(deployment, changed, "bridge", tenant)
     assert (updated.made, updated.status) == ("updated", "InService")
-    (variant,) = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=updated.config)["ProductionVariants"]
+    (variant,) = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=updated.config)[
+        "ProductionVariants"
+    ]
     assert variant["InferenceAmiVersion"] == image
     model = deployment.sagemaker.describe_model(ModelName=variant["ModelName"])
     assert model["PrimaryContainer"]["Image"] == deployment.image("forecast", energy.image_tag)
@@ -87,7 +104,9 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(serving: Se
         assert client.predict({"period": 1, "start": "data_end"})["model"]
 
 
-def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tenant: keys.TenantId) -> None:
+def test_capacity_really_changes_and_is_kept_by_an_update(
+    serving: Serving, tenant: keys.TenantId
+) -> None:
     deployment, energy, endpoint = serving
     more = set_capacity(deployment, endpoint.name, 2)
     assert (more.instances, more.made) == (2, "updated")
@@ -95,20 +114,23 @@ def test_capacity_really_changes_and_is_kept_by_an_update(serving: Serving, tena
     assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     assert set_capacity(deployment, endpoint.name, 2).made == "unchanged"
     with TenantClient(deployment, energy, tenant) as client:
-        assert [len(client.predict({"hours": hours, "start": "data_end"})["mean"]) for hours in (1, 2, 3, 4)] == [
-            1,
-            2,
-            3,
-            4,
-        ]
+        assert [
+            len(client.predict({"hours": hours, "start": "data_end"})["mean"])
+            for hours in (1, 2, 3, 4)
+        ] == [1, 2, 3, 4]
     updated = ensure_endpoint(
-        deployment, with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "2"}), "bridge", tenant
+        deployment,
+        with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "2"}),
+        "bridge",
+        tenant,
     )
     assert (updated.made, updated.instances) == ("updated", 2)
     assert set_capacity(deployment, endpoint.name, 1).instances == 1
 
 
-def test_a_run_that_began_before_a_release_does_not_undo_it(serving: Serving, tenant: keys.TenantId) -> None:
+def test_a_run_that_began_before_a_release_does_not_undo_it(
+    serving: Serving, tenant: keys.TenantId
+) -> None:
     deployment, energy, endpoint = serving
     began = datetime.now(UTC)
     released = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "5"})
@@ -136,14 +158,18 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
 
 def test_capacity_that_could_not_be_had_is_a_failure_with_its_reason(serving: Serving) -> None:
     deployment, _, endpoint = serving
-    before = deployment.sagemaker.describe_endpoint(EndpointName=endpoint.name)["ProductionVariants"][0]
+    before = deployment.sagemaker.describe_endpoint(EndpointName=endpoint.name)[
+        "ProductionVariants"
+    ][0]
     with pytest.raises(EndpointFailed, match="instances"):
         set_capacity(deployment, endpoint.name, 500)
     after = endpoints.wait_in_service(deployment, endpoint.name)["ProductionVariants"][0]
     assert after["CurrentInstanceCount"] == before["CurrentInstanceCount"]
 
 
-def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(serving: Serving) -> None:
+def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(
+    serving: Serving,
+) -> None:
     deployment, *_ = serving
     with pytest.raises(EndpointFailed, match="tenantry-energy-none"):
         set_capacity(deployment, "tenantry-energy-none", 1)
@@ -156,7 +182,10 @@ def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) 
     deployment, energy, bridge = serving
     acme = keys.tenant_id("acme")
     silo = ensure_endpoint(deployment, with_serving(energy, instances=3), "silo", acme)
-    assert silo.name not in {bridge.name, keys.endpoint_name("tenantry", NAME, "silo", keys.tenant_id("bolt"))}
+    assert silo.name not in {
+        bridge.name,
+        keys.endpoint_name("tenantry", NAME, "silo", keys.tenant_id("bolt")),
+    }
     assert (silo.made, silo.instances) == ("created", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=silo.name)
 
@@ -165,7 +194,9 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     deployment, energy, _ = serving
     unlucky = keys.tenant_id("unlucky")
     with pytest.raises(EndpointFailed, match="is Failed: "):  # no folder stands for that image
-        ensure_endpoint(deployment, with_serving(energy, container="nowhere"), "silo", unlucky, timeout=60)
+        ensure_endpoint(
+            deployment, with_serving(energy, container="nowhere"), "silo", unlucky, timeout=60
+        )
     made = ensure_endpoint(deployment, energy, "silo", unlucky, timeout=60)
     assert (made.made, made.status, made.instances) == ("created", "InService", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=made.name)
@@ -173,10 +204,14 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
 
 @pytest.mark.parametrize(
     ("request_", "reason"),
-    [({"period": 0}, "period"), ({"period": 7, "colour": "red"}, "colour"), (b"no JSON", "JSON"),
-     (b" " * (endpoints.MOST_PAYLOAD_BYTES + 1), "takes at most 6291456")],
+    [
+        ({"period": 0}, "period"),
+        ({"period": 7, "colour": "red"}, "colour"),
+        (b"no JSON", "JSON"),
+        (b" " * (endpoints.MOST_PAYLOAD_BYTES + 1), "takes at most 6291456"),
+    ],
     ids=["field", "unknown field", "not JSON", "too large"],
-)  # fmt: skip
+)
 def test_a_request_the_container_refuses_comes_back_with_its_reason(
     serving: Serving, tenant: keys.TenantId, request_: Any, reason: str
 ) -> None:
@@ -206,9 +241,13 @@ def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
         answer = client.predict({"period": 2, "start": "data_end"})
         version = client.champion().version
     assert len(answer["timestamps"]) == len(answer["mean"]) == 48
-    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")
+    listed = deployment.s3.list_objects_v2(
+        Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/"
+    )
     (only,) = listed["Contents"]
-    record = json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, only["Key"], 1 << 20))
+    record = json.loads(
+        objects.read_bytes(deployment.s3, deployment.data_bucket, only["Key"], 1 << 20)
+    )
     assert (record["request"], record["response"], record["version"]) == (
         {"period": 2, "start": "data_end"},
         answer,
@@ -219,10 +258,15 @@ def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
 
 def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: keys.TenantId) -> None:
     deployment, energy, _ = serving
-    with TenantClient(deployment, energy, tenant) as client, pytest.raises(InvocationRefused, match="period"):
+    with (
+        TenantClient(deployment, energy, tenant) as client,
+        pytest.raises(InvocationRefused, match="period"),
+    ):
         client.predict({"period": -3, "start": "data_end"})
     assert (
-        deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")["KeyCount"]
+        deployment.s3.list_objects_v2(
+            Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/"
+        )["KeyCount"]
         == 0
     )
 
@@ -240,14 +284,21 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
         with pytest.raises(NoModelYet, match="its last upload is pending"):
             client.predict({"period": 1, "start": "data_end"})
         queue.refuse_at_the_door(
-            NAME, name, keys.request_id_of(NAME, name, "y"), key, "the meter was broken", "data_unusable"
+            NAME,
+            name,
+            keys.request_id_of(NAME, name, "y"),
+            key,
+            "the meter was broken",
+            "data_unusable",
         )
         with pytest.raises(NoModelYet, match="its last upload is refused: the meter was broken"):
             client.predict({"period": 1, "start": "data_end"})
         assert [request.status for request in client.requests()] == ["pending", "refused"]
 
 
-def test_the_checks_tell_a_good_tenant_from_one_without_a_model(serving: Serving, tenant: keys.TenantId) -> None:
+def test_the_checks_tell_a_good_tenant_from_one_without_a_model(
+    serving: Serving, tenant: keys.TenantId
+) -> None:
     deployment, energy, _ = serving
     nobody = keys.tenant_id("nobody")
     assert checks.endpoint_answers(deployment, energy, tenant).passed
@@ -258,8 +309,13 @@ def test_the_checks_tell_a_good_tenant_from_one_without_a_model(serving: Serving
         assert found.facts["reason"]
     impossible = with_serving(energy, smoke_request={"period": -1})
     assert "period" in checks.endpoint_answers(deployment, impossible, tenant).facts["reason"]
-    unmeasured = energy.model_copy(update={"quality": energy.quality.model_copy(update={"metric": "none"})})
-    assert "no none or no baseline" in checks.better_than_baseline(deployment, unmeasured, tenant).facts["reason"]
+    unmeasured = energy.model_copy(
+        update={"quality": energy.quality.model_copy(update={"metric": "none"})}
+    )
+    assert (
+        "no none or no baseline"
+        in checks.better_than_baseline(deployment, unmeasured, tenant).facts["reason"]
+    )
 
 
 def test_the_check_of_data_tells_why_an_upload_was_refused(serving: Serving) -> None:
@@ -267,7 +323,9 @@ def test_the_check_of_data_tells_why_an_upload_was_refused(serving: Serving) -> 
     name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     queue = RequestQueue(deployment)
     queue.accept(NAME, name, keys.request_id_of(NAME, name, "a"), "k", "bridge", first=True)
-    assert checks.data_quality(deployment, energy, name) == Finding(passed=True, facts={"status": "pending"})
+    assert checks.data_quality(deployment, energy, name) == Finding(
+        passed=True, facts={"status": "pending"}
+    )
     (row,) = queue.of_tenant(NAME, name)
     queue.fail(row, "a broken meter", attempts=1, retryable=False)
     assert checks.data_quality(deployment, energy, name).facts == {"reason": "a broken meter"}

@@ -36,17 +36,24 @@ def test_an_archive_is_kept_once_it_is_there(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [(CONTENT[:-1], "archive_size_differs"), (b"another ar", "archive_digest_differs")]
+    ("content", "code"),
+    [(CONTENT[:-1], "archive_size_differs"), (b"another ar", "archive_digest_differs")],
 )
-def test_what_was_not_promised_is_not_kept(deployment: Deployment, content: bytes, code: str) -> None:
+def test_what_was_not_promised_is_not_kept(
+    deployment: Deployment, content: bytes, code: str
+) -> None:
     put(deployment, content)
     with pytest.raises(ArchiveDiffers) as refused:
         kept(deployment)
     assert refused.value.code == code
-    assert not objects.exists(deployment.s3, deployment.data_bucket, keys.artifact(ENERGY, ACME, VERSION))
+    assert not objects.exists(
+        deployment.s3, deployment.data_bucket, keys.artifact(ENERGY, ACME, VERSION)
+    )
 
 
-def test_what_is_written_between_the_look_and_the_copy_is_looked_at_too(deployment: Deployment) -> None:
+def test_what_is_written_between_the_look_and_the_copy_is_looked_at_too(
+    deployment: Deployment,
+) -> None:
     put(deployment, CONTENT)
     events, written = deployment.s3.meta.events, list[bytes]()
 
@@ -62,4 +69,6 @@ def test_what_is_written_between_the_look_and_the_copy_is_looked_at_too(deployme
     finally:
         events.unregister("before-call.s3.CopyObject", write_something_else)
     assert written
-    assert not objects.exists(deployment.s3, deployment.data_bucket, keys.artifact(ENERGY, ACME, VERSION))
+    assert not objects.exists(
+        deployment.s3, deployment.data_bucket, keys.artifact(ENERGY, ACME, VERSION)
+    )

@@ -46,7 +46,9 @@ def test_a_version_is_read_as_it_was_written_and_written_once(registry: ModelReg
     assert registry.versions(keys.tenant_id("acm"), NAME) == []
 
 
-def test_what_became_of_a_version_is_noted_with_a_reason_of_some_length(registry: ModelRegistry) -> None:
+def test_what_became_of_a_version_is_noted_with_a_reason_of_some_length(
+    registry: ModelRegistry,
+) -> None:
     registry.add(version(1))
     registry.note(version(1), "rejected", "z" * 5000)
     (noted,) = registry.versions(ACME, NAME)
@@ -62,7 +64,9 @@ def test_the_first_champion_and_each_that_follows_it(registry: ModelRegistry) ->
     assert registry.champion(ACME, NAME) == second
 
 
-def test_who_compared_with_an_earlier_champion_does_not_flip_the_pointer(registry: ModelRegistry) -> None:
+def test_who_compared_with_an_earlier_champion_does_not_flip_the_pointer(
+    registry: ModelRegistry,
+) -> None:
     first = registry.crown(version(1), "endpoint", None)
     second = registry.crown(version(2), "endpoint", first)
     for outdated in (None, first):
@@ -77,7 +81,9 @@ def test_who_compared_with_an_earlier_champion_does_not_flip_the_pointer(registr
 
 
 @pytest.mark.parametrize("reigning", [False, True])
-def test_of_many_who_flip_the_pointer_at_once_one_does(registry: ModelRegistry, reigning: bool) -> None:
+def test_of_many_who_flip_the_pointer_at_once_one_does(
+    registry: ModelRegistry, reigning: bool
+) -> None:
     before = registry.crown(version(1), "endpoint", None) if reigning else None
 
     def flip(number: int) -> Champion | None:
@@ -91,7 +97,9 @@ def test_of_many_who_flip_the_pointer_at_once_one_does(registry: ModelRegistry, 
     assert [registry.champion(ACME, NAME)] == crowned
 
 
-def test_champions_lists_every_tenants_champion_of_the_workload_by_tenant(registry: ModelRegistry) -> None:
+def test_champions_lists_every_tenants_champion_of_the_workload_by_tenant(
+    registry: ModelRegistry,
+) -> None:
     for name in ("zeta", "acme", "mid"):
         tenant = keys.tenant_id(name)
         registry.add(version(1, tenant))

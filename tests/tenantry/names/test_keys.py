@@ -20,21 +20,53 @@ WORKLOADS = st.from_regex(r"[a-z][a-z0-9]{0,19}", fullmatch=True)
 UPLOADS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
 # What the stack's parameter Prefix takes.
 PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{1,20}", fullmatch=True)
-# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html, and the same for the others
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html, and the same
+# for the others
 SAGEMAKER_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 PARSERS: list[Callable[[object], str]] = [
-    keys.tenant_id, keys.workload_name, keys.upload_id, keys.version_name, keys.pack_id, keys.request_id, keys.question_id,
-]  # fmt: skip
+    keys.tenant_id,
+    keys.workload_name,
+    keys.upload_id,
+    keys.version_name,
+    keys.pack_id,
+    keys.request_id,
+    keys.question_id,
+]
 TRICKS = [
-    "", ".", "..", "../acme", "acme/..", "acme/", "/acme", "a/b", "a\\b", "acme%2F..", "%2e%2e", "acme\n", "acme\0", "acme ",
-    "ａｃｍｅ", "äcme", "acme\u202e", "acme#energy", "acme*", "acme?", "${aws:PrincipalTag/tenant}", "a" * 300, None, 7, b"acme",
+    "",
+    ".",
+    "..",
+    "../acme",
+    "acme/..",
+    "acme/",
+    "/acme",
+    "a/b",
+    "a\\b",
+    "acme%2F..",
+    "%2e%2e",
+    "acme\n",
+    "acme\0",
+    "acme ",
+    "ａｃｍｅ",
+    "äcme",
+    "acme\u202e",
+    "acme#energy",
+    "acme*",
+    "acme?",
+    "${aws:PrincipalTag/tenant}",
+    "a" * 300,
+    None,
+    7,
+    b"acme",
     ["acme"],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.__name__)
 @pytest.mark.parametrize("trick", TRICKS, ids=repr)
-def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(parser: Callable[[object], str], trick: object) -> None:
+def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(
+    parser: Callable[[object], str], trick: object
+) -> None:
     with pytest.raises(keys.InvalidId) as refused:
         parser(trick)
     assert "must match" in str(refused.value)
@@ -66,10 +98,24 @@ def test_a_tenant_id_is_lower_case_and_no_address_or_name(text: str) -> None:
 
 
 FILE_NAMES = [
-    "Verbrauch 2026 (1).csv", "Zähler.csv", "Za\u0308hler.csv", "a+b.csv", "größe & länge, 50% #1 [neu].csv", "📈 meter.csv",
-    "👨‍👩‍👧.png", "消費量.csv", "استهلاك.csv", "it's $5.csv", "what? *.csv", "a=b;c@d!.csv", "-a.csv", "_a.csv", "a..b.csv",
-    "é" * 125 + ".csv", "a" * 251 + ".csv",
-]  # fmt: skip
+    "Verbrauch 2026 (1).csv",
+    "Zähler.csv",
+    "Za\u0308hler.csv",
+    "a+b.csv",
+    "größe & länge, 50% #1 [neu].csv",
+    "📈 meter.csv",
+    "👨‍👩‍👧.png",
+    "消費量.csv",
+    "استهلاك.csv",
+    "it's $5.csv",
+    "what? *.csv",
+    "a=b;c@d!.csv",
+    "-a.csv",
+    "_a.csv",
+    "a..b.csv",
+    "é" * 125 + ".csv",
+    "a" * 251 + ".csv",
+]
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)
@@ -80,16 +126,39 @@ def test_a_file_is_named_as_people_name_files(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("", "at least one character"), (None, "is text"), (7, "is text"), (b"a.csv", "is text"), (["a.csv"], "is text"),
-        ("../a.csv", "no folder"), ("a/b.csv", "no folder"), ("a\\b.csv", "no folder"), ("x..%2Fa.csv", "no folder"), ("..%2Fa.csv", "a dot"),
-        ("a%5cb.csv", "no folder"), (".", "a dot"), ("..", "a dot"), (".hidden.csv", "a dot"), ("%2e%2e", "a dot"),
-        ("a\nb.csv", "control"), ("a\0.csv", "control"), ("a\x85.csv", "control"), ("a\u2028.csv", "control"),
-        ("a%00.csv", "control"), ("a\ud800.csv", "control"), ("a\u202evsc.exe", "direction"), ("a\u2066.csv", "direction"),
-        ("a.csv ", "blank"), ("\u00a0a.csv", "blank"), ("a" * 252 + ".csv", "255 bytes"), ("é" * 126 + ".csv", "255 bytes"),
+        ("", "at least one character"),
+        (None, "is text"),
+        (7, "is text"),
+        (b"a.csv", "is text"),
+        (["a.csv"], "is text"),
+        ("../a.csv", "no folder"),
+        ("a/b.csv", "no folder"),
+        ("a\\b.csv", "no folder"),
+        ("x..%2Fa.csv", "no folder"),
+        ("..%2Fa.csv", "a dot"),
+        ("a%5cb.csv", "no folder"),
+        (".", "a dot"),
+        ("..", "a dot"),
+        (".hidden.csv", "a dot"),
+        ("%2e%2e", "a dot"),
+        ("a\nb.csv", "control"),
+        ("a\0.csv", "control"),
+        ("a\x85.csv", "control"),
+        ("a\u2028.csv", "control"),
+        ("a%00.csv", "control"),
+        ("a\ud800.csv", "control"),
+        ("a\u202evsc.exe", "direction"),
+        ("a\u2066.csv", "direction"),
+        ("a.csv ", "blank"),
+        ("\u00a0a.csv", "blank"),
+        ("a" * 252 + ".csv", "255 bytes"),
+        ("é" * 126 + ".csv", "255 bytes"),
         ("manifest.json", "the manifest itself"),
     ],
-)  # fmt: skip
-def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_words(name: object, wrong: str) -> None:
+)
+def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_words(
+    name: object, wrong: str
+) -> None:
     with pytest.raises(keys.InvalidId, match=wrong) as refused:
         keys.file_name(name)
     # A sentence for people: no pattern, and nothing of a name that may say anything.
@@ -103,11 +172,15 @@ def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> No
         checked = keys.file_name(name)
     except keys.InvalidId:
         return
-    key = keys.upload_file(keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1"), checked)
+    key = keys.upload_file(
+        keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1"), checked
+    )
     assert key.split("/") == ["uploads", "acme", "energy", "u1", name]
     assert unquote(key).split("/")[:4] == ["uploads", "acme", "energy", "u1"]
     assert len(unquote(key).split("/")) == 5
-    assert len(key.encode()) <= 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+    assert (
+        len(key.encode()) <= 1024
+    )  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 
 
 @given(text=st.text() | TENANTS)
@@ -124,14 +197,18 @@ def test_a_tenant_id_never_changes_the_number_of_parts_of_a_key(text: str) -> No
 
 
 @given(workload=WORKLOADS, tenant=TENANTS, upload=UPLOADS)
-def test_a_manifests_key_gives_back_what_it_was_made_of(workload: str, tenant: str, upload: str) -> None:
+def test_a_manifests_key_gives_back_what_it_was_made_of(
+    workload: str, tenant: str, upload: str
+) -> None:
     ids = (keys.workload_name(workload), keys.tenant_id(tenant), keys.upload_id(upload))
     assert keys.parse_manifest_key(keys.upload_manifest(*ids)) == ids
 
 
 @given(
     key=st.text()
-    | st.lists(st.sampled_from(["uploads", "energy", "acme", "..", "", "u1", "manifest.json"])).map("/".join)
+    | st.lists(st.sampled_from(["uploads", "energy", "acme", "..", "", "u1", "manifest.json"])).map(
+        "/".join
+    )
 )
 @example("uploads/ACME/energy/u1/manifest.json")
 @example("uploads/acme/energy/../manifest.json")
@@ -175,30 +252,56 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
 def test_the_pattern_held_to_here_is_the_services_own() -> None:
     model = boto3.client("sagemaker", region_name="eu-west-1").meta.service_model
     for operation, member in [
-        ("CreateTrainingJob", "TrainingJobName"), ("CreateTransformJob", "TransformJobName"), ("CreateEndpoint", "EndpointName"),
-    ]:  # fmt: skip
+        ("CreateTrainingJob", "TrainingJobName"),
+        ("CreateTransformJob", "TransformJobName"),
+        ("CreateEndpoint", "EndpointName"),
+    ]:
         said = model.operation_model(operation).input_shape
         assert said is not None
         shape = said.members[member]
         assert shape.metadata["pattern"] == SAGEMAKER_NAME.pattern
-        assert not ParamValidator().validate("a" * shape.metadata.get("max", 63), shape).has_errors()
+        assert (
+            not ParamValidator().validate("a" * shape.metadata.get("max", 63), shape).has_errors()
+        )
 
 
 def test_long_names_that_differ_at_their_end_stay_different() -> None:
     prefix, name, day = "a" * 21, keys.workload_name("w" * 20), date(2026, 1, 2)
-    assert len({keys.transform_job_name(prefix, name, day, "b-" + "0" * 40 + end) for end in "abc"}) == 3
-    assert len({keys.training_job_name(prefix, name, keys.pack_id("p-" + "0" * 39 + end)) for end in "abc"}) == 3
-    endpoints = [keys.endpoint_name(prefix, name, "silo", keys.tenant_id(tenant)) for tenant in ("acme", "bolt")]
+    assert (
+        len({keys.transform_job_name(prefix, name, day, "b-" + "0" * 40 + end) for end in "abc"})
+        == 3
+    )
+    assert (
+        len(
+            {
+                keys.training_job_name(prefix, name, keys.pack_id("p-" + "0" * 39 + end))
+                for end in "abc"
+            }
+        )
+        == 3
+    )
+    endpoints = [
+        keys.endpoint_name(prefix, name, "silo", keys.tenant_id(tenant))
+        for tenant in ("acme", "bolt")
+    ]
     assert len(set(endpoints)) == 2
-    assert len({keys.name_of_content(endpoints[0], {"instances": count}) for count in (1, 2, 3)}) == 3
+    assert (
+        len({keys.name_of_content(endpoints[0], {"instances": count}) for count in (1, 2, 3)}) == 3
+    )
 
 
 def test_silo_tenants_have_endpoints_of_their_own_and_the_others_share() -> None:
     name = keys.workload_name("energy")
     acme, bolt = keys.tenant_id("acme"), keys.tenant_id("bolt")
-    assert keys.endpoint_name("tenantry", name, "silo", acme) != keys.endpoint_name("tenantry", name, "silo", bolt)
-    assert keys.endpoint_name("tenantry", name, "bridge", acme) == keys.endpoint_name("tenantry", name, "bridge", bolt)
-    assert keys.endpoint_name("tenantry", name, "pool", acme) != keys.endpoint_name("tenantry", name, "bridge", acme)
+    assert keys.endpoint_name("tenantry", name, "silo", acme) != keys.endpoint_name(
+        "tenantry", name, "silo", bolt
+    )
+    assert keys.endpoint_name("tenantry", name, "bridge", acme) == keys.endpoint_name(
+        "tenantry", name, "bridge", bolt
+    )
+    assert keys.endpoint_name("tenantry", name, "pool", acme) != keys.endpoint_name(
+        "tenantry", name, "bridge", acme
+    )
 
 
 @given(workload=WORKLOADS, tenant=TENANTS, content=st.text(), other=st.text())
@@ -213,7 +316,9 @@ def test_a_requests_id_tells_contents_apart_and_repeats_itself(
 
 @given(seconds=st.integers(0, 10**9), later=st.integers(1, 10**9))
 def test_a_later_version_sorts_after_an_earlier_one(seconds: int, later: int) -> None:
-    first, second = (keys.version_of("x", datetime.fromtimestamp(at, UTC)) for at in (seconds, seconds + later))
+    first, second = (
+        keys.version_of("x", datetime.fromtimestamp(at, UTC)) for at in (seconds, seconds + later)
+    )
     assert keys.version_name(first) < keys.version_name(second)
 
 
@@ -222,8 +327,14 @@ def test_a_pack_has_the_same_id_in_whatever_order_its_members_are_listed() -> No
     assert keys.pack_id(keys.pack_id_of(["a"]))
 
 
-@given(workload=WORKLOADS, tenants=st.lists(TENANTS, min_size=2, max_size=2, unique=True), content=st.text())
-def test_two_tenants_who_ask_the_same_have_no_key_in_common(workload: str, tenants: list[str], content: str) -> None:
+@given(
+    workload=WORKLOADS,
+    tenants=st.lists(TENANTS, min_size=2, max_size=2, unique=True),
+    content=st.text(),
+)
+def test_two_tenants_who_ask_the_same_have_no_key_in_common(
+    workload: str, tenants: list[str], content: str
+) -> None:
     name, version = keys.workload_name(workload), keys.version_name("v1")
     made = []
     for tenant in map(keys.tenant_id, tenants):
@@ -232,33 +343,49 @@ def test_two_tenants_who_ask_the_same_have_no_key_in_common(workload: str, tenan
         asked = keys.async_input(name, tenant, question)
         assert keys.parse_async_input(asked) == (name, tenant, question)
         assert keys.parse_inference_id(keys.inference_id(question, 3)) == (question, 3)
-        made.append({
-            question, asked, keys.cached_answer(name, tenant, version, question),
-            keys.async_output(name, tenant, question), keys.async_submitted(name, tenant, question),
-            keys.async_failure(name, tenant, question, 1),
-        })  # fmt: skip
+        made.append(
+            {
+                question,
+                asked,
+                keys.cached_answer(name, tenant, version, question),
+                keys.async_output(name, tenant, question),
+                keys.async_submitted(name, tenant, question),
+                keys.async_failure(name, tenant, question, 1),
+            }
+        )
         assert all(key.split("/")[1:-1] == [tenant, name] for key in made[-1] - {question})
     assert not made[0] & made[1]
 
 
 def test_what_is_asked_is_told_apart_by_version_too() -> None:
     name, acme = keys.workload_name("energy"), keys.tenant_id("acme")
-    asked = [keys.question_id_of(name, acme, keys.version_name(version), "{}") for version in ("v1", "v2")]
+    asked = [
+        keys.question_id_of(name, acme, keys.version_name(version), "{}")
+        for version in ("v1", "v2")
+    ]
     assert asked[0] != asked[1]
 
 
 @pytest.mark.parametrize(
     "key",
-    ["async/acme/energy", "async/acme/energy/x.input", f"async/ACME/energy/{'0' * 32}.input",
-     f"async-failures/energy/{'0' * 32}.input", f"cache/acme/energy/{'0' * 32}.input", f"async/acme/energy/{'0' * 32}",
-     f"async/acme/energy/deeper/{'0' * 32}.input"],
-)  # fmt: skip
+    [
+        "async/acme/energy",
+        "async/acme/energy/x.input",
+        f"async/ACME/energy/{'0' * 32}.input",
+        f"async-failures/energy/{'0' * 32}.input",
+        f"cache/acme/energy/{'0' * 32}.input",
+        f"async/acme/energy/{'0' * 32}",
+        f"async/acme/energy/deeper/{'0' * 32}.input",
+    ],
+)
 def test_another_key_is_not_that_of_a_question(key: str) -> None:
     with pytest.raises(keys.InvalidId):
         keys.parse_async_input(key)
 
 
-@pytest.mark.parametrize("text", ["", "0" * 32, "0" * 32 + "-", "0" * 32 + "-x", "0" * 31 + "-1", "0" * 32 + "-1-1"])
+@pytest.mark.parametrize(
+    "text", ["", "0" * 32, "0" * 32 + "-", "0" * 32 + "-x", "0" * 31 + "-1", "0" * 32 + "-1-1"]
+)
 def test_another_text_is_no_attempt_at_a_question(text: str) -> None:
     with pytest.raises(keys.InvalidId):
         keys.parse_inference_id(text)

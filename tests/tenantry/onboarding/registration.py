@@ -15,16 +15,33 @@ NAME = keys.workload_name("energy")
 
 
 def trained_version(
-    deployment: Deployment, tenant: keys.TenantId, number: int, archive: bytes, metrics: Mapping[str, float], *,
-    size: int | None = None, tier: keys.Tier = "bridge", card: Mapping[str, Any] | None = None,
-) -> ModelVersion:  # fmt: skip
-    """Put an archive where it is kept for good, and the version in the registry; ``size`` is what was promised."""
+    deployment: Deployment,
+    tenant: keys.TenantId,
+    number: int,
+    archive: bytes,
+    metrics: Mapping[str, float],
+    *,
+    size: int | None = None,
+    tier: keys.Tier = "bridge",
+    card: Mapping[str, Any] | None = None,
+) -> ModelVersion:
+    """Put an archive where it is kept for good, and the version in the registry; ``size`` is what
+    was promised."""
     version = keys.version_name(f"2026010{number}t000000-aaaaaaaa")
     key = keys.artifact(NAME, tenant, version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
     model = ModelVersion(
-        tenant, NAME, version, tier, key, len(archive) if size is None else size, hashlib.sha256(archive).hexdigest(),
-        keys.request_id(f"{number:032x}"), "job", metrics=metrics, card=card or {},
-    )  # fmt: skip
+        tenant,
+        NAME,
+        version,
+        tier,
+        key,
+        len(archive) if size is None else size,
+        hashlib.sha256(archive).hexdigest(),
+        keys.request_id(f"{number:032x}"),
+        "job",
+        metrics=metrics,
+        card=card or {},
+    )
     ModelRegistry(deployment).add(model)
     return model

@@ -1,4 +1,5 @@
-"""Served models, asked on a real endpoint about data that came after them; and the comparison with their challengers."""
+"""Served models, asked on a real endpoint about data that came after them; and the comparison with
+their challengers."""
 
 from __future__ import annotations
 
@@ -41,12 +42,22 @@ class Told:
     words: list[str] = field(default_factory=list)
 
     def materialized(
-        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+        self,
+        asset: AssetName,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        data_version: str,
     ) -> None:
         raise AssertionError("a check makes nothing")
 
     def checked(
-        self, asset: AssetName, check: str, tenant: keys.TenantId, metadata: Mapping[str, Any], *, passed: bool
+        self,
+        asset: AssetName,
+        check: str,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        *,
+        passed: bool,
     ) -> None:
         assert (asset, check) == ("endpoint_registration", "drift")
         self.checks[tenant] = (passed, metadata)
@@ -66,12 +77,16 @@ def told_operators(serving: Serving) -> str:
     """The URL of a queue that hears what operators are told."""
     deployment, _, _ = serving
     url = deployment.sqs.create_queue(QueueName=f"operators-{uuid.uuid4().hex[:8]}")["QueueUrl"]
-    arn = deployment.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = deployment.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
+        "Attributes"
+    ]["QueueArn"]
     deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
     return url
 
 
-def served(serving: Serving, trained: TrainedForecast, made: datetime = TRAINED_UNTIL) -> ModelVersion:
+def served(
+    serving: Serving, trained: TrainedForecast, made: datetime = TRAINED_UNTIL
+) -> ModelVersion:
     """A tenant whose champion is that forecast, in service."""
     deployment, energy, endpoint = serving
     tenant, outcome = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}"), trained.outcome
@@ -79,32 +94,54 @@ def served(serving: Serving, trained: TrainedForecast, made: datetime = TRAINED_
     archive = keys.checkpoint_archive(NAME, keys.pack_id("p-1"), tenant, version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, archive, trained.archive)
     model = ModelVersion(
-        tenant, NAME, version, "bridge", archive, len(trained.archive), outcome["archive"]["sha256"],
-        keys.request_id(uuid.uuid4().hex), "job", metrics=outcome["metrics"], card=outcome["card"],
-    )  # fmt: skip
+        tenant,
+        NAME,
+        version,
+        "bridge",
+        archive,
+        len(trained.archive),
+        outcome["archive"]["sha256"],
+        keys.request_id(uuid.uuid4().hex),
+        "job",
+        metrics=outcome["metrics"],
+        card=outcome["card"],
+    )
     ModelRegistry(deployment).add(model)
     assert register(deployment, energy, model, endpoint.name).crowned
     return model
 
 
 def uploaded(
-    serving: Serving, tenant: keys.TenantId, days: int, grown: float = 1.0, *, customer: int = 0, first: bool = False
+    serving: Serving,
+    tenant: keys.TenantId,
+    days: int,
+    grown: float = 1.0,
+    *,
+    customer: int = 0,
+    first: bool = False,
 ) -> tuple[Request, TrainingData]:
-    """A newer upload of the customer ``trained_forecasts`` know, prepared: so many days more, at another level."""
+    """A newer upload of the customer ``trained_forecasts`` know, prepared: so many days more, at
+    another level."""
     deployment, energy, _ = serving
-    frame = generate(customer + 1, TRAINED_UNTIL - timedelta(days=90), TRAINED_UNTIL + timedelta(days=days))
+    frame = generate(
+        customer + 1, TRAINED_UNTIL - timedelta(days=90), TRAINED_UNTIL + timedelta(days=days)
+    )
     frame = frame[frame.customer_id == customer]
     frame.loc[frame.timestamp >= TRAINED_UNTIL, "consumption"] *= grown
     file = frame[["timestamp", "consumption"]].to_csv(index=False).encode()
     upload = keys.upload_id(uuid.uuid4().hex)
-    manifest = manifests.put_upload(deployment, NAME, tenant, upload, {"consumption.csv": file}, LONDON)
+    manifest = manifests.put_upload(
+        deployment, NAME, tenant, upload, {"consumption.csv": file}, LONDON
+    )
     queue, request = RequestQueue(deployment), keys.request_id(uuid.uuid4().hex)
     queue.accept(NAME, tenant, request, manifest, "bridge", first=first, uploaded=PREPARED_AT)
     row = queue.get(NAME, tenant, request)
     assert row is not None
     data = make_training_data(deployment, energy, row)
     claimed = queue.move(row, "claimed", why="test")
-    queue.move(claimed, "training", why="test", changes={"facts": {"training_data": data.to_json()}})
+    queue.move(
+        claimed, "training", why="test", changes={"facts": {"training_data": data.to_json()}}
+    )
     return row, data
 
 
@@ -137,7 +174,10 @@ def test_a_model_that_foretold_what_came_passes_and_others_warn_in_one_message(
     assert facts["version"] == models[0].version
     assert facts["promised_mase"] == models[0].metrics["mase"]
     assert 0 < facts["mase"] <= facts["promised_mase"] * (1 + facts["tolerance"])
-    assert (facts["fresh_from"], facts["readings"]) == (f"{TRAINED_UNTIL:%Y-%m-%dT%H:%M:%SZ}", 7 * 24)
+    assert (facts["fresh_from"], facts["readings"]) == (
+        f"{TRAINED_UNTIL:%Y-%m-%dT%H:%M:%SZ}",
+        7 * 24,
+    )
     assert facts["metrics"]["coverage80"]["promised"] == models[0].metrics["coverage80"]
     assert facts["plot"].startswith(b"\x89PNG")
     (said,) = messages(deployment, told_operators)
@@ -157,7 +197,9 @@ def test_nothing_is_asked_where_there_is_nothing_to_tell(
     before = calls(deployment)
     check_drift(deployment, energy, [newcomer], told)
     check_drift(deployment, without, [newcomer], told)
-    assert calls(deployment) == before, "a tenant without a champion, or a workload without drift, costs no call"
+    assert calls(deployment) == before, (
+        "a tenant without a champion, or a workload without drift, costs no call"
+    )
 
     no_model_after_all = (replace(newcomer[0], first=False), newcomer[1])
     one_day = uploaded(serving, model.tenant, 1)
@@ -179,7 +221,9 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
     for name in ("no card", "no archive", "no endpoint", "no data"):
         model = served(serving, trained_forecasts[0])
         row, data = uploaded(serving, model.tenant, 7)
-        other = replace(model, version=keys.version_of(f"{model.tenant} {name}", TRAINED_UNTIL), card={})
+        other = replace(
+            model, version=keys.version_of(f"{model.tenant} {name}", TRAINED_UNTIL), card={}
+        )
         if name == "no card":
             registry.add(other)
         elif name == "no archive":
@@ -195,7 +239,10 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
     told = Told()
     check_drift(deployment, energy, list(prepared.values()), told)
     assert set(told.checks) == {good.tenant}
-    words = {name: [w for w in told.words if w.startswith(f"{row.tenant}: ")] for name, (row, _) in prepared.items()}
+    words = {
+        name: [w for w in told.words if w.startswith(f"{row.tenant}: ")]
+        for name, (row, _) in prepared.items()
+    }
     assert words.pop("good") == []
     for name, said in words.items():
         assert len(said) == 1, name
@@ -212,16 +259,22 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
     assert "ModuleNotFoundError" in told.words[-1]
 
 
-def test_training_does_not_wait_for_it_for_ever(serving: Serving, trained_forecasts: list[TrainedForecast]) -> None:
+def test_training_does_not_wait_for_it_for_ever(
+    serving: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
     deployment, energy, _ = serving
-    prepared = [uploaded(serving, served(serving, trained_forecasts[0]).tenant, 7) for _ in range(2)]
+    prepared = [
+        uploaded(serving, served(serving, trained_forecasts[0]).tenant, 7) for _ in range(2)
+    ]
     told = Told()
     check_drift(deployment, energy, prepared, told, most_seconds=0.0)
     assert told.checks == {}
     assert told.words == ["drift: 2 of 2 tenants were not looked at within 0 s"]
 
 
-def test_a_person_may_ask_for_one_tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> None:
+def test_a_person_may_ask_for_one_tenant(
+    serving: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
     deployment, energy, _ = serving
     assert drift_of(deployment, energy, keys.tenant_id("nobody")).facts == {
         "reason": "no upload of it was prepared yet"
@@ -244,23 +297,35 @@ def test_a_person_may_ask_for_one_tenant(serving: Serving, trained_forecasts: li
 @pytest.mark.parametrize(
     ("same_data", "crowned", "said"),
     [
-        (True, True, "it scored 1.000 where the champion has 1.100 on the same data (lower is better)"),
+        (
+            True,
+            True,
+            "it scored 1.000 where the champion has 1.100 on the same data (lower is better)",
+        ),
         (False, False, "it scored 1.000 where the champion has 0.700 (lower is better)"),
     ],
     ids=["known on its data", "known on other data"],
 )
 def test_a_challenger_is_compared_with_what_the_champion_was_worth_on_the_same_data(
-    serving: Serving, trained_forecasts: list[TrainedForecast], same_data: bool, crowned: bool, said: str
+    serving: Serving,
+    trained_forecasts: list[TrainedForecast],
+    same_data: bool,
+    crowned: bool,
+    said: str,
 ) -> None:
     deployment, energy, endpoint = serving
     registry = ModelRegistry(deployment)
     trained = trained_forecasts[0]
-    promised = replace(trained, outcome={**trained.outcome, "metrics": {"mase": 0.7, "baseline_mase": 1.0}})
+    promised = replace(
+        trained, outcome={**trained.outcome, "metrics": {"mase": 0.7, "baseline_mase": 1.0}}
+    )
     champion = served(serving, promised)
     version = keys.version_of("challenger", PREPARED_AT)
     data = version if same_data else keys.version_of("another", PREPARED_AT - timedelta(days=9))
     registry.note_fresh_score(champion, FreshScore(data, {"mase": 2.2, "baseline_mase": 2.0}))
-    challenger = replace(champion, version=version, metrics={"mase": 1.5, "baseline_mase": 1.5}, made=PREPARED_AT)
+    challenger = replace(
+        champion, version=version, metrics={"mase": 1.5, "baseline_mase": 1.5}, made=PREPARED_AT
+    )
     registry.add(challenger)
 
     done = register(deployment, energy, challenger, endpoint.name)
@@ -271,10 +336,13 @@ def test_a_challenger_is_compared_with_what_the_champion_was_worth_on_the_same_d
     table = comparison(energy, challenger, done.reigning).splitlines()
     if same_data:
         assert table[0] == (
-            f"| lower is better | challenger {version} | champion {champion.version} on the same data | champion at its training |"
+            f"| lower is better | challenger {version} | champion {champion.version} on the same "
+            f"data | champion at its training |"
         )
         assert table[2] == "| **share_of_baseline** | 1 | 1.1 | 0.7 |"
     else:
-        assert table[0] == f"| lower is better | challenger {version} | champion {champion.version} |"
+        assert (
+            table[0] == f"| lower is better | challenger {version} | champion {champion.version} |"
+        )
         assert table[2] == "| **share_of_baseline** | 1 | 0.7 |"
     assert len({line.count("|") for line in table if line.startswith("|")}) == 1

@@ -32,7 +32,11 @@ class Heard:
     reasons: list[str] = field(default_factory=list)
 
     def materialized(
-        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], data_version: str
+        self,
+        asset: AssetName,
+        tenant: keys.TenantId,
+        metadata: Mapping[str, Any],
+        data_version: str,
     ) -> None:
         self.made.append(metadata)
 
@@ -44,11 +48,16 @@ class Heard:
     def info(self, message: str) -> None: ...
 
 
-def onboarded(deployment: Deployment, leave: Callable[[str, dict[str, Any]], None], outcome: dict[str, Any]) -> Heard:
-    """Take one claimed request through a job that tells an outcome, then leaves what ``leave`` says, and ends."""
+def onboarded(
+    deployment: Deployment, leave: Callable[[str, dict[str, Any]], None], outcome: dict[str, Any]
+) -> Heard:
+    """Take one claimed request through a job that tells an outcome, then leaves what ``leave``
+    says, and ends."""
     queue, energy, heard = RequestQueue(deployment), read_workloads()["energy"], Heard()
     request = keys.request_id_of(NAME, ACME, "one")
-    assert queue.accept(NAME, ACME, request, "uploads/acme/energy/u/manifest.json", "bridge", first=True)
+    assert queue.accept(
+        NAME, ACME, request, "uploads/acme/energy/u/manifest.json", "bridge", first=True
+    )
     (row,) = queue.claim(queue.due(NAME), PACK)
     assert row.version is not None
     data = TrainingData(row.version, (keys.file_name("readings.npz"),), 100, "fingerprint")
@@ -76,13 +85,18 @@ def test_an_archive_that_an_earlier_try_left_is_waited_over_and_never_taken_for_
         assert ModelRegistry(deployment).versions(ACME, NAME) == []
         objects.write_bytes(deployment.s3, deployment.data_bucket, archive, made.archive)
         outcome = json.dumps(told).encode()
-        objects.write_bytes(deployment.s3, deployment.data_bucket, keys.outcome_beside(archive), outcome)
+        objects.write_bytes(
+            deployment.s3, deployment.data_bucket, keys.outcome_beside(archive), outcome
+        )
 
     heard = onboarded(deployment, leave, made.outcome)
     (version,) = ModelRegistry(deployment).versions(ACME, NAME)
     assert heard.made[0]["dagster/uri"] == f"s3://{deployment.data_bucket}/{version.archive}"
     assert version.archive == keys.artifact(NAME, ACME, version.version)
-    assert objects.digest(deployment.s3, deployment.data_bucket, version.archive).sha256 == version.sha256
+    assert (
+        objects.digest(deployment.s3, deployment.data_bucket, version.archive).sha256
+        == version.sha256
+    )
     assert heard.reasons == []
 
 

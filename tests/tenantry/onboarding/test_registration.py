@@ -41,7 +41,11 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     done = register(deployment, energy, model, endpoint.name)
     assert done.crowned
-    assert (done.decision, done.skill, done.champion_skill) == ("the tenant's first model", 0.8, None)
+    assert (done.decision, done.skill, done.champion_skill) == (
+        "the tenant's first model",
+        0.8,
+        None,
+    )
     assert len(done.answer.document["mean"]) == 24
     assert done.champion == ModelRegistry(deployment).champion(tenant, NAME)
     placed = keys.endpoint_model(endpoint.name, tenant, model.version)
@@ -55,13 +59,22 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
 
 @pytest.mark.parametrize(
     ("challenger", "crowned", "said"),
-    [(BETTER, True, "better"), (A_LITTLE_WORSE, True, "a little worse"), (WORSE, False, "worse"), ({}, True, "nothing")],
+    [
+        (BETTER, True, "better"),
+        (A_LITTLE_WORSE, True, "a little worse"),
+        (WORSE, False, "worse"),
+        ({}, True, "nothing"),
+    ],
     ids=["better", "a little worse but newer", "worse", "not comparable"],
-)  # fmt: skip
+)
 def test_a_challenger_takes_over_unless_it_is_worse(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId, challenger: dict[str, float],
-    crowned: bool, said: str,
-) -> None:  # fmt: skip
+    serving: Serving,
+    trained_forecasts: list[TrainedForecast],
+    tenant: keys.TenantId,
+    challenger: dict[str, float],
+    crowned: bool,
+    said: str,
+) -> None:
     deployment, energy, endpoint = serving
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, challenger)
@@ -72,19 +85,26 @@ def test_a_challenger_takes_over_unless_it_is_worse(
     assert champion is not None
     assert champion.version == (second if crowned else first).version
     assert champion.previous == (first.version if crowned else None)
-    assert statuses(deployment, tenant) == (["former_champion", "champion"] if crowned else ["champion", "rejected"])
+    assert statuses(deployment, tenant) == (
+        ["former_champion", "champion"] if crowned else ["champion", "rejected"]
+    )
     scores = {
-        "better": f"not worse than {first.version}: it scored 0.700 where the champion has 0.800 (lower is better)",
-        "a little worse": f"not worse than {first.version}: it scored 0.830 where the champion has 0.800 (lower is better)",
+        "better": f"not worse than {first.version}: it scored 0.700 where the champion has 0.800 "
+        f"(lower is better)",
+        "a little worse": f"not worse than {first.version}: it scored 0.830 where the champion has "
+        f"0.800 (lower is better)",
         "worse": "it scored 0.950 where the champion has 0.800 (lower is better)",
-        "nothing": f"it follows {first.version} without a comparison: {second.version} has no share_of_baseline",
+        "nothing": f"it follows {first.version} without a comparison: {second.version} has no "
+        f"share_of_baseline",
     }
     assert done.decision == scores[said]
     assert ModelRegistry(deployment).versions(tenant, NAME)[1].note == done.decision
     assert done.reigning is not None
     table = comparison(energy, second, done.reigning)
     assert f"| lower is better | challenger {second.version} | champion {first.version} |" in table
-    assert f"| **share_of_baseline** | {challenger.get('mase', '–')} | 0.8 |" in table.replace("0.70", "0.7")
+    assert f"| **share_of_baseline** | {challenger.get('mase', '–')} | 0.8 |" in table.replace(
+        "0.70", "0.7"
+    )
 
 
 def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
@@ -104,16 +124,27 @@ def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
 ) -> None:
     deployment, energy, endpoint = serving
     registry, archive = ModelRegistry(deployment), trained_forecasts[0].archive
-    first, second, third = (trained_version(deployment, tenant, n, archive, GOOD) for n in (1, 2, 3))
+    first, second, third = (
+        trained_version(deployment, tenant, n, archive, GOOD) for n in (1, 2, 3)
+    )
     register(deployment, energy, first, endpoint.name)
-    registry.crown(second, endpoint.name, registry.champion(tenant, NAME))  # and the process is gone
+    registry.crown(
+        second, endpoint.name, registry.champion(tenant, NAME)
+    )  # and the process is gone
     assert register(deployment, energy, second, endpoint.name).crowned
     assert statuses(deployment, tenant) == ["former_champion", "champion", "trained"]
-    registry.crown(third, endpoint.name, registry.champion(tenant, NAME))  # gone again, and a newer one comes first
+    registry.crown(
+        third, endpoint.name, registry.champion(tenant, NAME)
+    )  # gone again, and a newer one comes first
     fourth = trained_version(deployment, tenant, 4, archive, GOOD)
     assert register(deployment, energy, fourth, endpoint.name).crowned
     assert not register(deployment, energy, third, endpoint.name).crowned
-    assert statuses(deployment, tenant) == ["former_champion", "former_champion", "former_champion", "champion"]
+    assert statuses(deployment, tenant) == [
+        "former_champion",
+        "former_champion",
+        "former_champion",
+        "champion",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,19 +156,27 @@ def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
         (lambda _: b"", None, "refused the model"),
     ],
     ids=["truncated", "not the promised size", "no archive", "empty"],
-)  # fmt: skip
+)
 def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId, spoil: object, promised: int | None,
+    serving: Serving,
+    trained_forecasts: list[TrainedForecast],
+    tenant: keys.TenantId,
+    spoil: object,
+    promised: int | None,
     reason: str,
-) -> None:  # fmt: skip
+) -> None:
     assert callable(spoil)
     deployment, energy, endpoint = serving
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     register(deployment, energy, first, endpoint.name)
-    broken = trained_version(deployment, tenant, 2, spoil(trained_forecasts[0].archive), BETTER, size=promised)
+    broken = trained_version(
+        deployment, tenant, 2, spoil(trained_forecasts[0].archive), BETTER, size=promised
+    )
     with pytest.raises(ArtifactUnusable, match=reason) as refused:
         register(deployment, energy, broken, endpoint.name)
-    assert refused.value.code == ("model_not_answering" if promised is None else "archive_size_differs")
+    assert refused.value.code == (
+        "model_not_answering" if promised is None else "archive_size_differs"
+    )
     assert statuses(deployment, tenant) == ["champion", "rejected"]
     champion = ModelRegistry(deployment).champion(tenant, NAME)
     assert champion is not None
@@ -167,8 +206,13 @@ def test_registering_again_puts_back_what_an_endpoint_lost(
     for registered in (champion, worse):  # the champion itself, and a challenger it stays before
         placed = keys.endpoint_model(endpoint.name, tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
-        assert register(deployment, energy, registered, endpoint.name).champion.version == champion.version
-        assert objects.digest(deployment.s3, deployment.data_bucket, placed).sha256 == champion.sha256
+        assert (
+            register(deployment, energy, registered, endpoint.name).champion.version
+            == champion.version
+        )
+        assert (
+            objects.digest(deployment.s3, deployment.data_bucket, placed).sha256 == champion.sha256
+        )
 
 
 def test_an_archive_that_is_not_the_promised_one_is_not_registered(
@@ -232,7 +276,9 @@ def test_a_model_worse_than_required_serves_nobody(
     serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
-    strict = energy.model_copy(update={"quality": energy.quality.model_copy(update={"required": 0.75})})
+    strict = energy.model_copy(
+        update={"quality": energy.quality.model_copy(update={"required": 0.75})}
+    )
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     with pytest.raises(NotGoodEnough, match=r"mase is 0\.8; 0\.75 is required") as refused:
         register(deployment, strict, first, endpoint.name)

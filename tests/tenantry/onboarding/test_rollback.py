@@ -1,4 +1,5 @@
-"""Rolling back, with a real endpoint: to what answers, further back, and never to the turned-away by itself."""
+"""Rolling back, with a real endpoint: to what answers, further back, and never to the turned-away
+by itself."""
 
 from __future__ import annotations
 
@@ -32,13 +33,18 @@ def tenant() -> keys.TenantId:
 
 
 @pytest.fixture
-def champions(serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId) -> Champions:
+def champions(
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+) -> Champions:
     """Makes so many versions that became champion one after another."""
     deployment, energy, endpoint = serving
 
     def make(count: int) -> list[ModelVersion]:
         archive = trained_forecasts[0].archive
-        made = [trained_version(deployment, tenant, number, archive, SCORES) for number in range(1, count + 1)]
+        made = [
+            trained_version(deployment, tenant, number, archive, SCORES)
+            for number in range(1, count + 1)
+        ]
         for model in made:
             assert register(deployment, energy, model, endpoint.name).crowned
         return made
@@ -47,7 +53,10 @@ def champions(serving: Serving, trained_forecasts: list[TrainedForecast], tenant
 
 
 def story(deployment: Deployment, tenant: keys.TenantId) -> list[tuple[str, str]]:
-    return [(version.status, version.note) for version in ModelRegistry(deployment).versions(tenant, NAME)]
+    return [
+        (version.status, version.note)
+        for version in ModelRegistry(deployment).versions(tenant, NAME)
+    ]
 
 
 def notices(deployment: Deployment, tenant: keys.TenantId) -> list[tuple[str, str]]:
@@ -76,7 +85,10 @@ def test_rolling_back_returns_to_the_previous_champion_which_still_answers_and_t
         ("rolled_back", f"rolled back to {first.version} by operator ann: nights are too high"),
     ]
     answer = endpoints.invoke(
-        deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1, "start": "data_end"}
+        deployment,
+        champion.endpoint,
+        keys.target_model(tenant, champion.version),
+        {"period": 1, "start": "data_end"},
     )
     assert len(json.loads(answer.content)["mean"]) == 24
     assert notices(deployment, tenant) == [("model_rolled_back", first.version)]
@@ -107,17 +119,29 @@ def test_rolling_back_again_goes_further_back_and_never_forward_to_what_was_turn
         roll_back(deployment, energy, tenant)
 
     named = roll_back(deployment, energy, tenant, to=third.version)
-    assert (named.version, named.previous, named.rolled_back_from) == (third.version, None, first.version)
-    assert roll_back(deployment, energy, tenant, to=third.version) == named, "it is the champion already"
+    assert (named.version, named.previous, named.rolled_back_from) == (
+        third.version,
+        None,
+        first.version,
+    )
+    assert roll_back(deployment, energy, tenant, to=third.version) == named, (
+        "it is the champion already"
+    )
 
 
 def test_a_version_that_was_turned_away_does_not_win_again_by_itself_but_a_newer_one_does(
-    serving: Serving, champions: Champions, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving,
+    champions: Champions,
+    trained_forecasts: list[TrainedForecast],
+    tenant: keys.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     first, second = champions(2)
     champion = roll_back(deployment, energy, tenant)
-    for known in (second, replace(second, status="champion")):  # as a run of before the rollback holds it
+    for known in (
+        second,
+        replace(second, status="champion"),
+    ):  # as a run of before the rollback holds it
         done = register(deployment, energy, known, endpoint.name)
         assert not done.crowned
         assert done.decision == f"it was rolled back from; {first.version} is the champion"
@@ -126,23 +150,33 @@ def test_a_version_that_was_turned_away_does_not_win_again_by_itself_but_a_newer
 
     newer = trained_version(deployment, tenant, 3, trained_forecasts[1].archive, SCORES)
     assert register(deployment, energy, newer, endpoint.name).crowned
-    assert not register(deployment, energy, second, endpoint.name).crowned, "nor after another has followed"
+    assert not register(deployment, energy, second, endpoint.name).crowned, (
+        "nor after another has followed"
+    )
     assert roll_back(deployment, energy, tenant).version == first.version
 
 
 def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint(
-    serving: Serving, champions: Champions, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving,
+    champions: Champions,
+    trained_forecasts: list[TrainedForecast],
+    tenant: keys.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     champions(1)
     pool = endpoints.ensure_endpoint(deployment, energy, "pool", tenant)
-    second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, SCORES, tier="pool")
+    second = trained_version(
+        deployment, tenant, 2, trained_forecasts[1].archive, SCORES, tier="pool"
+    )
     register(deployment, energy, second, pool.name)
 
     champion = roll_back(deployment, energy, tenant)
     assert (champion.tier, champion.endpoint) == ("bridge", endpoint.name)
     endpoints.invoke(
-        deployment, champion.endpoint, keys.target_model(tenant, champion.version), {"period": 1, "start": "data_end"}
+        deployment,
+        champion.endpoint,
+        keys.target_model(tenant, champion.version),
+        {"period": 1, "start": "data_end"},
     )
     deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
     with pytest.raises(endpoints.EndpointFailed, match=pool.name):
@@ -163,12 +197,17 @@ def test_a_version_whose_endpoint_lost_its_archive_is_rolled_back_to_all_the_sam
 
 
 @pytest.mark.parametrize(
-    ("archive", "error"), [(None, objects.ObjectMissing), (b"no archive", ArtifactUnusable)], ids=["deleted", "spoiled"]
+    ("archive", "error"),
+    [(None, objects.ObjectMissing), (b"no archive", ArtifactUnusable)],
+    ids=["deleted", "spoiled"],
 )
 def test_a_predecessor_that_cannot_serve_does_not_replace_a_champion_that_does(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId, archive: bytes | None,
+    serving: Serving,
+    trained_forecasts: list[TrainedForecast],
+    tenant: keys.TenantId,
+    archive: bytes | None,
     error: type[Exception],
-) -> None:  # fmt: skip
+) -> None:
     deployment, energy, endpoint = serving
     registry = ModelRegistry(deployment)
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, SCORES)
@@ -191,16 +230,25 @@ def test_of_many_who_roll_back_at_once_none_goes_further_than_one_step(
     deployment, energy, _ = serving
     _, second, third = champions(3)
     with ThreadPoolExecutor(6) as pool:
-        done = list(pool.map(lambda _: roll_back(deployment, energy, tenant, to=second.version), range(6)))
+        done = list(
+            pool.map(lambda _: roll_back(deployment, energy, tenant, to=second.version), range(6))
+        )
     assert {champion.version for champion in done} == {second.version}
     champion = ModelRegistry(deployment).champion(tenant, NAME)
     assert champion is not None
-    assert (champion.version, champion.rolled_back_from, champion.turn) == (second.version, third.version, 4)
+    assert (champion.version, champion.rolled_back_from, champion.turn) == (
+        second.version,
+        third.version,
+        4,
+    )
     assert notices(deployment, tenant) == [("model_rolled_back", second.version)]
 
 
 def test_a_version_that_became_champion_meanwhile_is_not_rolled_back_unseen(
-    serving: Serving, champions: Champions, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving,
+    champions: Champions,
+    trained_forecasts: list[TrainedForecast],
+    tenant: keys.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     champions(2)

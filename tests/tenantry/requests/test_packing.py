@@ -39,13 +39,18 @@ TIERS: tuple[keys.Tier, ...] = get_args(keys.Tier)
 def energy(**changes: Any) -> Workload:
     """The workload, with other figures for its training."""
     return Workload.model_validate(
-        {**ENERGY.model_dump(), "training": {**ENERGY.training.model_dump(), **changes}}, strict=False
+        {**ENERGY.model_dump(), "training": {**ENERGY.training.model_dump(), **changes}},
+        strict=False,
     )
 
 
 @given(weights=st.lists(st.integers(1, 20).map(float), max_size=6), shards=st.integers(1, 3))
-def test_the_longest_shard_is_within_grahams_bound_of_the_best_there_is(weights: list[float], shards: int) -> None:
-    best = min(slowest(weights, every) for every in itertools.product(range(shards), repeat=len(weights)))
+def test_the_longest_shard_is_within_grahams_bound_of_the_best_there_is(
+    weights: list[float], shards: int
+) -> None:
+    best = min(
+        slowest(weights, every) for every in itertools.product(range(shards), repeat=len(weights))
+    )
     bound = 4 / 3 - 1 / (3 * shards)
     assert slowest(weights, balance(weights, shards)) <= bound * best + 1e-9
 
@@ -65,7 +70,10 @@ def test_every_task_has_a_shard_and_the_shares_are_no_worse_than_dealing_in_turn
 
 def test_a_pack_gets_as_many_instances_as_it_needs_and_no_more_than_there_may_be() -> None:
     relaxed = energy(deadline_seconds=None)
-    counts = [instance_count(relaxed, [1.0] * tasks, learned=True) for tasks in (0, 1, 100, 101, 200, 10_000)]
+    counts = [
+        instance_count(relaxed, [1.0] * tasks, learned=True)
+        for tasks in (0, 1, 100, 101, 200, 10_000)
+    ]
     assert counts == [1, 1, 1, 2, 2, 2]
 
 
@@ -87,22 +95,29 @@ def test_a_pack_gets_the_fewest_instances_that_are_expected_to_meet_the_deadline
     fewest = min(most, -(-len(seconds) // 10))
     assert fewest <= count <= max(fewest, min(most, len(seconds)))
     if count > fewest:
-        assert slowest(seconds, balance(seconds, count - 1)) > deadline, "one less would have met it"
+        assert slowest(seconds, balance(seconds, count - 1)) > deadline, (
+            "one less would have met it"
+        )
     if slowest(seconds, balance(seconds, count)) > deadline:
         assert count == max(fewest, min(most, len(seconds))), "more might have met it"
     assert set(balance(seconds, count)) == set(range(count)), "every instance has a task"
-    assert instance_count(workload, seconds, learned=False) == fewest, "what was not learned is not held to a deadline"
+    assert instance_count(workload, seconds, learned=False) == fewest, (
+        "what was not learned is not held to a deadline"
+    )
 
 
-# ---- machines ---------------------------------------------------------------------------------------------------------------
+# ---- machines ------------------------------------------------------------------------------------
 
 SPOT = {"spot": True, "max_wait_seconds": 7200, "other_instance_types": {"ml.m5.xlarge": 0.257}}
 
 
 def test_spot_machines_of_every_type_come_before_those_on_demand() -> None:
     assert [str(rung) for rung in rungs(energy(**SPOT))] == [
-        "ml.c5.xlarge spot", "ml.m5.xlarge spot", "ml.c5.xlarge on demand", "ml.m5.xlarge on demand",
-    ]  # fmt: skip
+        "ml.c5.xlarge spot",
+        "ml.m5.xlarge spot",
+        "ml.c5.xlarge on demand",
+        "ml.m5.xlarge on demand",
+    ]
     assert [rung.usd_per_hour for rung in rungs(energy(**SPOT))] == [0.23, 0.257] * 2
     assert rungs(energy(other_instance_types={})) == (ON_DEMAND,)
 
@@ -132,13 +147,18 @@ def test_what_jobs_ended_with_decides_which_comes_next_and_under_which_name(
     if len(jobs) <= len(ends):
         last = ends[len(jobs) - 1]
         assert last not in NO_MACHINE or jobs[-1][1] == steps[-1], "there were more machines to try"
-        assert last != "internal" or "internal" in ends[: len(jobs) - 1], "SageMaker's own failure is tried once more"
+        assert last != "internal" or "internal" in ends[: len(jobs) - 1], (
+            "SageMaker's own failure is tried once more"
+        )
 
 
 @given(sizes=st.lists(st.integers(1, 16_382), min_size=2, max_size=2), tiers=st.permutations(TIERS))
-def test_volumes_of_different_tiers_never_have_the_same_size(sizes: list[int], tiers: list[keys.Tier]) -> None:
+def test_volumes_of_different_tiers_never_have_the_same_size(
+    sizes: list[int], tiers: list[keys.Tier]
+) -> None:
     one, other = (
-        volume_gigabytes(energy(volume_gigabytes=size), tier) for size, tier in zip(sizes, tiers, strict=False)
+        volume_gigabytes(energy(volume_gigabytes=size), tier)
+        for size, tier in zip(sizes, tiers, strict=False)
     )
     assert one != other
     assert 0 <= one - sizes[0] <= 2
@@ -151,13 +171,19 @@ def test_machines_are_kept_for_shared_packs_of_the_workloads_own_tier_alone() ->
 
     def resources(workload: Workload, tier: keys.Tier, rung: Rung) -> dict[str, Any]:
         tenant = keys.tenant_id("acme") if tier == "silo" else None
-        return dict(create_training_job_request(NOWHERE, workload, tier, PACK, 1, tenant, rung)["ResourceConfig"])
+        return dict(
+            create_training_job_request(NOWHERE, workload, tier, PACK, 1, tenant, rung)[
+                "ResourceConfig"
+            ]
+        )
 
     assert resources(warm, "bridge", ON_DEMAND)["KeepAlivePeriodInSeconds"] == 900
     assert "KeepAlivePeriodInSeconds" not in resources(warm, "pool", ON_DEMAND)
     assert "KeepAlivePeriodInSeconds" not in resources(warm, "silo", ON_DEMAND)
     assert "KeepAlivePeriodInSeconds" not in resources(ENERGY, "bridge", ON_DEMAND)
-    assert "KeepAlivePeriodInSeconds" not in resources(energy(**SPOT, keep_alive_seconds=900), "bridge", spot)
+    assert "KeepAlivePeriodInSeconds" not in resources(
+        energy(**SPOT, keep_alive_seconds=900), "bridge", spot
+    )
     silo = warm.model_copy(update={"tier": "silo"})
     assert "KeepAlivePeriodInSeconds" not in resources(silo, "silo", ON_DEMAND)
     assert len({resources(warm, tier, ON_DEMAND)["VolumeSizeInGB"] for tier in TIERS}) == 3
@@ -178,36 +204,58 @@ def test_a_spot_job_says_how_long_it_waits_and_shares_the_packs_checkpoints() ->
         assert spot[shared] == demand[shared]
 
 
-# ---- the job's documents ----------------------------------------------------------------------------------------------------
+# ---- the job's documents -------------------------------------------------------------------------
 
 PACK = keys.pack_id("p-0123456789abcdef")
 NOWHERE = Deployment(
-    prefix="tenantry", uploads_bucket="uploads", data_bucket="data", uploads_queue_url="q", uploads_dead_letters_url="d", notices_queue_url="n",
-    requests_table="r", models_table="m", tenants_topic="t", operators_topic="o",
-    async_success_topic="as", async_error_topic="ae", async_failures_queue_url="af",
-    training_role="arn:aws:iam::123456789012:role/training", serving_role="s", async_role="a", batch_role="b", tenant_client_role="c",
+    prefix="tenantry",
+    uploads_bucket="uploads",
+    data_bucket="data",
+    uploads_queue_url="q",
+    uploads_dead_letters_url="d",
+    notices_queue_url="n",
+    requests_table="r",
+    models_table="m",
+    tenants_topic="t",
+    operators_topic="o",
+    async_success_topic="as",
+    async_error_topic="ae",
+    async_failures_queue_url="af",
+    training_role="arn:aws:iam::123456789012:role/training",
+    serving_role="s",
+    async_role="a",
+    batch_role="b",
+    tenant_client_role="c",
     image_repositories="123456789012.dkr.ecr.eu-west-1.amazonaws.com/tenantry",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
-    ("tier", "count", "tenant"), [("bridge", 1, None), ("pool", 2, None), ("silo", 1, keys.tenant_id("acme"))]
+    ("tier", "count", "tenant"),
+    [("bridge", 1, None), ("pool", 2, None), ("silo", 1, keys.tenant_id("acme"))],
 )
 def test_the_request_for_a_job_is_one_sagemaker_takes_and_the_same_each_time(
     tier: keys.Tier, count: int, tenant: keys.TenantId | None
 ) -> None:
     made = create_training_job_request(NOWHERE, ENERGY, tier, PACK, count, tenant, ON_DEMAND)
-    shape = boto3.client("sagemaker", region_name="eu-west-1").meta.service_model.operation_model("CreateTrainingJob").input_shape  # fmt: skip
+    shape = (
+        boto3.client("sagemaker", region_name="eu-west-1")
+        .meta.service_model.operation_model("CreateTrainingJob")
+        .input_shape
+    )
     assert shape is not None
     faults = ParamValidator().validate(made, shape)
     assert not faults.has_errors(), faults.generate_report()
-    assert made == create_training_job_request(NOWHERE, ENERGY, tier, PACK, count, tenant, ON_DEMAND)
+    assert made == create_training_job_request(
+        NOWHERE, ENERGY, tier, PACK, count, tenant, ON_DEMAND
+    )
     assert made["ResourceConfig"]["InstanceCount"] == count
     assert made["EnableInterContainerTrafficEncryption"] == (count > 1)
     tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
     assert tags["tenantry:pack"] == PACK
     assert tags.get("tenant") == tenant
-    # It chains the caller's session tags, and what calls has none: it would promise what nothing holds.
+    # It chains the caller's session tags, and what calls has none: it would promise what nothing
+    # holds.
     assert "SessionChainingConfig" not in made
 
 
@@ -215,10 +263,17 @@ def test_what_a_job_is_to_do_is_written_down_and_read_again(deployment: Deployme
     assert jobs.written_pack(deployment, ENERGY, PACK) is None
     version = keys.version_name("20260101t000000-aaaaaaaa")
     tasks = [
-        TrainingTask(keys.request_id(f"{n:032x}"), keys.tenant_id(f"t{n}"), version, version,
-                     (keys.file_name("data.csv"), keys.file_name("series.json")), 1.0 + n, {"timezone": "UTC"})
+        TrainingTask(
+            keys.request_id(f"{n:032x}"),
+            keys.tenant_id(f"t{n}"),
+            version,
+            version,
+            (keys.file_name("data.csv"), keys.file_name("series.json")),
+            1.0 + n,
+            {"timezone": "UTC"},
+        )
         for n in range(150)
-    ]  # fmt: skip
+    ]
     jobs.write_job_inputs(deployment, ENERGY, "bridge", PACK, tasks, 2)
     written = jobs.written_pack(deployment, ENERGY, PACK)
     assert written == jobs.WrittenPack({task.request: version for task in tasks}, 2)
@@ -236,9 +291,14 @@ def test_what_a_job_is_to_do_is_written_down_and_read_again(deployment: Deployme
     assert isinstance(listed, list)
     assert {task["shard"] for task in listed} == {0, 1}
     assert listed[3] == {
-        "task": tasks[3].request, "tenant": "t3", "version": version, "tier": "bridge", "shard": listed[3]["shard"],
-        "data": f"t3/{version}", "parameters": {"timezone": "UTC"},
-    }  # fmt: skip
+        "task": tasks[3].request,
+        "tenant": "t3",
+        "version": version,
+        "tier": "bridge",
+        "shard": listed[3]["shard"],
+        "data": f"t3/{version}",
+        "parameters": {"timezone": "UTC"},
+    }
     manifest = read("training.manifest")
     assert isinstance(manifest, list)
     assert manifest[0] == {"prefix": f"s3://{deployment.data_bucket}/training-data/energy/"}

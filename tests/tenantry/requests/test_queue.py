@@ -1,4 +1,5 @@
-"""The queue of requests, on a real table: every change is one conditional write, and whoever comes second is told."""
+"""The queue of requests, on a real table: every change is one conditional write, and whoever comes
+second is told."""
 
 from __future__ import annotations
 
@@ -66,10 +67,18 @@ def queue(deployment: Deployment) -> RequestQueue:
     return RequestQueue(deployment)
 
 
-def accepted(queue: RequestQueue, tenant: keys.TenantId = ACME, content: str = "one", **options: Any) -> Request:
+def accepted(
+    queue: RequestQueue, tenant: keys.TenantId = ACME, content: str = "one", **options: Any
+) -> Request:
     request = keys.request_id_of(NAME, tenant, content)
     assert queue.accept(
-        NAME, tenant, request, f"uploads/{tenant}/energy/u/manifest.json", "bridge", first=True, **options
+        NAME,
+        tenant,
+        request,
+        f"uploads/{tenant}/energy/u/manifest.json",
+        "bridge",
+        first=True,
+        **options,
     )
     row = queue.get(NAME, tenant, request)
     assert row is not None
@@ -83,12 +92,21 @@ def claimed(queue: RequestQueue, row: Request, pack: keys.PackId = PACK) -> Requ
 
 def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue) -> None:
     row = accepted(queue)
-    assert (row.status, row.attempt, row.first, row.pack, row.tier) == ("pending", 1, True, None, "bridge")
+    assert (row.status, row.attempt, row.first, row.pack, row.tier) == (
+        "pending",
+        1,
+        True,
+        None,
+        "bridge",
+    )
     assert row.version == keys.version_of(row.request, row.accepted)
     row = claimed(queue, row)
     assert row.pack == PACK
     row = queue.move(
-        row, "training", why="its data are good", changes={"job": "job-1", "facts": {"training_data": "{}"}}
+        row,
+        "training",
+        why="its data are good",
+        changes={"job": "job-1", "facts": {"training_data": "{}"}},
     )
     row = queue.move(row, "trained", why="version v1")
     assert [r.key for r in queue.in_packs(NAME)] == [row.key]
@@ -96,12 +114,23 @@ def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue
 
     assert queue.get(NAME, ACME, row.request) == row
     assert (row.job, row.facts) == ("job-1", {"training_data": "{}"})
-    assert [change["status"] for change in row.history] == ["pending", "claimed", "training", "trained", "registered"]
-    assert [change["why"] for change in row.history][::4] == ["uploaded", "the tenant's first model"]
+    assert [change["status"] for change in row.history] == [
+        "pending",
+        "claimed",
+        "training",
+        "trained",
+        "registered",
+    ]
+    assert [change["why"] for change in row.history][::4] == [
+        "uploaded",
+        "the tenant's first model",
+    ]
     assert queue.due(NAME) == queue.open(NAME) == queue.in_packs(NAME) == []
 
 
-def test_a_change_whose_answer_was_lost_and_which_is_made_again_was_made(queue: RequestQueue) -> None:
+def test_a_change_whose_answer_was_lost_and_which_is_made_again_was_made(
+    queue: RequestQueue,
+) -> None:
     row = accepted(queue)
     lost: list[bool] = []
 
@@ -123,7 +152,9 @@ def test_a_change_whose_answer_was_lost_and_which_is_made_again_was_made(queue: 
     assert [change["status"] for change in taken.history] == ["pending", "claimed"]
 
 
-def test_a_repeated_event_is_nothing_new_whatever_became_of_the_request(queue: RequestQueue) -> None:
+def test_a_repeated_event_is_nothing_new_whatever_became_of_the_request(
+    queue: RequestQueue,
+) -> None:
     row = accepted(queue)
     again = (NAME, ACME, row.request, "uploads/acme/energy/u2/manifest.json", DEFAULT_TIER)
     assert not queue.accept(*again, first=False)
@@ -140,7 +171,9 @@ def test_the_same_content_of_two_tenants_is_two_requests(queue: RequestQueue) ->
     assert queue.get(NAME, BOLT, first.request) is None
 
 
-def test_a_newer_upload_supersedes_one_nobody_claimed_and_leaves_a_claimed_one_alone(queue: RequestQueue) -> None:
+def test_a_newer_upload_supersedes_one_nobody_claimed_and_leaves_a_claimed_one_alone(
+    queue: RequestQueue,
+) -> None:
     first, second = accepted(queue, content="one"), accepted(queue, content="two")
     left = queue.supersede(first, second)
     assert left is not None
@@ -155,7 +188,9 @@ def test_a_newer_upload_supersedes_one_nobody_claimed_and_leaves_a_claimed_one_a
     assert queue.get(NAME, ACME, taken.request) == taken
 
 
-def test_a_version_is_named_after_when_its_upload_came_not_after_when_its_event_did(queue: RequestQueue) -> None:
+def test_a_version_is_named_after_when_its_upload_came_not_after_when_its_event_did(
+    queue: RequestQueue,
+) -> None:
     moment = now() - timedelta(days=2)
     row = accepted(queue, uploaded=moment)
     assert (row.uploaded, row.version) == (moment, keys.version_of(row.request, moment))
@@ -195,10 +230,16 @@ def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
     assert {row.pack for row in taken[1]} <= {OTHER_PACK}
 
 
-@pytest.mark.parametrize(("was", "to"), [(was, to) for was in STORY for to in STORY if to not in STORY[was]])
-def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(was: Status, to: Status) -> None:
+@pytest.mark.parametrize(
+    ("was", "to"), [(was, to) for was in STORY for to in STORY if to not in STORY[was]]
+)
+def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(
+    was: Status, to: Status
+) -> None:
     request = keys.RequestId("0" * 32)
-    row = Request(request, ACME, NAME, was, "k", None, "bridge", now(), now(), now(), content=request)
+    row = Request(
+        request, ACME, NAME, was, "k", None, "bridge", now(), now(), now(), content=request
+    )
     no_cloud: Any = None  # nothing is to be called
     with pytest.raises(NotTheirTurn, match=f"is {was}; it cannot become {to}"):
         RequestQueue(no_cloud).move(row, to, why="")
@@ -214,7 +255,8 @@ def test_a_row_that_moved_on_is_no_longer_its_readers_to_move(queue: RequestQueu
 
 
 def test_a_row_that_went_round_is_no_longer_its_first_readers_to_move(queue: RequestQueue) -> None:
-    """Pending again after a failed try: whoever read it before must neither skip its wait nor undo its history."""
+    """Pending again after a failed try: whoever read it before must neither skip its wait nor undo
+    its history."""
     row = accepted(queue)
     queue.fail(claimed(queue, row), "a spot was interrupted", attempts=3, first_retry=AT_ONCE)
     (waiting,) = queue.wake(NAME)
@@ -257,19 +299,25 @@ def test_a_failed_request_is_pending_again_when_its_next_try_has_come(queue: Req
     assert queue.wake(NAME) == []
 
 
-def test_a_try_after_a_useless_archive_makes_another_version_and_any_other_the_same(queue: RequestQueue) -> None:
+def test_a_try_after_a_useless_archive_makes_another_version_and_any_other_the_same(
+    queue: RequestQueue,
+) -> None:
     row = accepted(queue)
     same = queue.fail(claimed(queue, row), "its run was lost", attempts=5, first_retry=AT_ONCE)
     assert same.version == row.version
     (again,) = queue.wake(NAME)
-    other = queue.fail(claimed(queue, again), "its endpoint refused it", attempts=5, new_version=True)
+    other = queue.fail(
+        claimed(queue, again), "its endpoint refused it", attempts=5, new_version=True
+    )
     assert other.version is not None
     assert other.version != row.version
     assert keys.version_name(other.version) == other.version
 
 
 @pytest.mark.parametrize("ended", ["dead_lettered", "refused", "cancelled", "failed"])
-def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(queue: RequestQueue, ended: str) -> None:
+def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(
+    queue: RequestQueue, ended: str
+) -> None:
     taken = claimed(queue, accepted(queue))
     match ended:
         case "cancelled":
@@ -289,7 +337,9 @@ def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(queu
         queue.retry(back, why="again")
 
 
-def test_no_version_has_the_name_of_another_that_an_endpoint_may_have_loaded(queue: RequestQueue) -> None:
+def test_no_version_has_the_name_of_another_that_an_endpoint_may_have_loaded(
+    queue: RequestQueue,
+) -> None:
     row = accepted(queue)
     names = [row.version]
     for _ in range(2):
@@ -301,7 +351,9 @@ def test_no_version_has_the_name_of_another_that_an_endpoint_may_have_loaded(que
     assert len(set(names)) == 5
 
 
-@pytest.mark.parametrize("ended", ["refused", "superseded", "cancelled", "dead_lettered", "registered", "claimed"])
+@pytest.mark.parametrize(
+    "ended", ["refused", "superseded", "cancelled", "dead_lettered", "registered", "claimed"]
+)
 def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_nothing(
     queue: RequestQueue, ended: str
 ) -> None:
@@ -309,34 +361,52 @@ def test_the_same_uploaded_again_later_gets_another_chance_where_it_had_come_to_
     row = accepted(queue, uploaded=at)
     match ended:
         case "refused" | "dead_lettered":
-            row = queue.fail(claimed(queue, row), "no", attempts=1, retryable=ended == "dead_lettered")
+            row = queue.fail(
+                claimed(queue, row), "no", attempts=1, retryable=ended == "dead_lettered"
+            )
         case "superseded":
             queue.supersede(row, accepted(queue, content="newer"))
         case "cancelled":
             row = queue.cancel(row, why="")
         case "registered":
-            row = queue.move(queue.move(claimed(queue, row), "trained", why=""), "registered", why="")
+            row = queue.move(
+                queue.move(claimed(queue, row), "trained", why=""), "registered", why=""
+            )
         case _:
             row = claimed(queue, row)
     later = (NAME, ACME, row.request, "uploads/acme/energy/u2/manifest.json", DEFAULT_TIER)
-    assert not queue.accept(*later, first=False, uploaded=at), "a repeated event of the same moment is nothing new"
+    assert not queue.accept(*later, first=False, uploaded=at), (
+        "a repeated event of the same moment is nothing new"
+    )
     new = queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9))
     found = queue.get(NAME, ACME, row.request)
     assert found is not None
     assert new == (ended != "registered")
-    assert not queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9)), "nor is one of the later upload"
+    assert not queue.accept(*later, first=False, uploaded=at + timedelta(minutes=9)), (
+        "nor is one of the later upload"
+    )
     if ended in {"registered", "claimed"}:
-        assert found == replace(row, uploaded=at + timedelta(minutes=9)), "it is known how late it was still wanted"
-        assert len(queue.due(NAME)) == (ended == "claimed"), "the earlier upload may yet be found to lack a file"
+        assert found == replace(row, uploaded=at + timedelta(minutes=9)), (
+            "it is known how late it was still wanted"
+        )
+        assert len(queue.due(NAME)) == (ended == "claimed"), (
+            "the earlier upload may yet be found to lack a file"
+        )
     else:
-        assert (found.status, found.manifest_key, found.uploaded) == ("pending", later[3], at + timedelta(minutes=9))
+        assert (found.status, found.manifest_key, found.uploaded) == (
+            "pending",
+            later[3],
+            at + timedelta(minutes=9),
+        )
         assert (found.version != row.version, found.history[-1]["why"]) == (True, "uploaded again")
 
 
 def test_what_waits_is_made_from_the_latest_upload_of_its_content(queue: RequestQueue) -> None:
     at = now() - timedelta(hours=1)
     row = accepted(queue, uploaded=at)
-    assert not queue.accept(NAME, ACME, row.request, "k2", DEFAULT_TIER, first=True, uploaded=at + timedelta(minutes=1))
+    assert not queue.accept(
+        NAME, ACME, row.request, "k2", DEFAULT_TIER, first=True, uploaded=at + timedelta(minutes=1)
+    )
     (found,) = queue.due(NAME)
     assert (found.request, found.manifest_key) == (row.request, "k2"), "the first may lack a file"
 
@@ -347,7 +417,9 @@ def test_what_a_refused_upload_superseded_is_made_though_something_older_was_upl
     at = now() - timedelta(hours=1)
     minutes = [at + timedelta(minutes=n) for n in range(4)]
     for content, moment in (("a", minutes[0]), ("b", minutes[1])):
-        made = queue.move(claimed(queue, accepted(queue, content=content, uploaded=moment)), "trained", why="")
+        made = queue.move(
+            claimed(queue, accepted(queue, content=content, uploaded=moment)), "trained", why=""
+        )
         queue.move(made, "registered", why="")
     between = accepted(queue, content="c", uploaded=minutes[2])
     request = keys.request_id_of(NAME, ACME, "a")
@@ -371,11 +443,16 @@ def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
         first = queue.fail(claimed(queue, first), "no", attempts=3)
     elif stage != "pending":
         first = claimed(queue, first)
-        for status in ("trained", "registered")[: ("claimed", "trained", "registered").index(stage)]:
-            first = queue.move(first, status, why="")  # type: ignore[arg-type]  # a status, as the story has it
+        for status in ("trained", "registered")[
+            : ("claimed", "trained", "registered").index(stage)
+        ]:
+            # A status, as the story has it.
+            first = queue.move(first, status, why="")  # type: ignore[arg-type]
     other = accepted(queue, content="other", uploaded=at + timedelta(minutes=1))
     if between == "registered":
-        queue.move(queue.move(claimed(queue, other, OTHER_PACK), "trained", why=""), "registered", why="")
+        queue.move(
+            queue.move(claimed(queue, other, OTHER_PACK), "trained", why=""), "registered", why=""
+        )
 
     key, last = "uploads/acme/energy/u3/manifest.json", at + timedelta(minutes=2)
     new = queue.accept(NAME, ACME, first.request, key, DEFAULT_TIER, first=False, uploaded=last)
@@ -386,9 +463,13 @@ def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
     assert new == on_its_way, "what nobody has begun is the same request, only newer"
     assert (newest.request != first.request, len(rows)) == (on_its_way, 2 + on_its_way)
     assert newest.status == ("failed" if stage == "failed" else "pending")
-    assert queue.supersede(first, other) is None, "whoever read it before has not seen that it is the newest now"
+    assert queue.supersede(first, other) is None, (
+        "whoever read it before has not seen that it is the newest now"
+    )
     for moment in (at, last):
-        assert not queue.accept(NAME, ACME, first.request, key, DEFAULT_TIER, first=False, uploaded=moment)
+        assert not queue.accept(
+            NAME, ACME, first.request, key, DEFAULT_TIER, first=False, uploaded=moment
+        )
     assert queue.of_tenant(NAME, ACME) == rows, "repeated events are nothing new"
     if newest.status == "failed":
         newest = queue.move(newest, "pending", why="")
@@ -396,7 +477,9 @@ def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
     assert keys.upload_moment(made.version or keys.Version("")) == keys.moment_of(last)
 
 
-def test_an_upload_that_was_noted_and_not_yet_acted_upon_is_when_its_event_comes_again(queue: RequestQueue) -> None:
+def test_an_upload_that_was_noted_and_not_yet_acted_upon_is_when_its_event_comes_again(
+    queue: RequestQueue,
+) -> None:
     at = now() - timedelta(hours=1)
     first = accepted(queue, uploaded=at)
     first = queue.move(queue.move(claimed(queue, first), "trained", why=""), "registered", why="")
@@ -427,7 +510,9 @@ def test_an_upload_that_was_noted_and_not_yet_acted_upon_is_when_its_event_comes
     assert len(queue.of_tenant(NAME, ACME)) == 3
 
 
-def test_what_came_in_the_same_second_counts_as_something_else_in_between(queue: RequestQueue) -> None:
+def test_what_came_in_the_same_second_counts_as_something_else_in_between(
+    queue: RequestQueue,
+) -> None:
     at = (now() - timedelta(hours=1)).replace(microsecond=0)
     first, other = accepted(queue, uploaded=at), accepted(queue, content="other", uploaded=at)
     for row, pack in ((first, PACK), (other, OTHER_PACK)):
@@ -436,20 +521,30 @@ def test_what_came_in_the_same_second_counts_as_something_else_in_between(queue:
     assert queue.accept(NAME, ACME, first.request, "k3", DEFAULT_TIER, first=False, uploaded=last)
 
 
-def test_the_same_again_is_nothing_new_after_the_tenant_came_back_to_it(queue: RequestQueue) -> None:
+def test_the_same_again_is_nothing_new_after_the_tenant_came_back_to_it(
+    queue: RequestQueue,
+) -> None:
     at = now() - timedelta(hours=1)
     contents = ["one", "other", "one", "one"]
     for minute, content in enumerate(contents):
         request = keys.request_id_of(NAME, ACME, content)
         moment = at + timedelta(minutes=minute)
-        new = queue.accept(NAME, ACME, request, f"u{minute}", DEFAULT_TIER, first=False, uploaded=moment)
+        new = queue.accept(
+            NAME, ACME, request, f"u{minute}", DEFAULT_TIER, first=False, uploaded=moment
+        )
         assert new == (minute < 3)
         for row in queue.due(NAME):
             queue.move(queue.move(claimed(queue, row), "trained", why=""), "registered", why="")
-    assert [row.content == row.request for row in queue.of_tenant(NAME, ACME)] == [True, True, False]
+    assert [row.content == row.request for row in queue.of_tenant(NAME, ACME)] == [
+        True,
+        True,
+        False,
+    ]
 
 
-def test_when_the_newest_upload_is_refused_the_one_it_superseded_is_made_after_all(queue: RequestQueue) -> None:
+def test_when_the_newest_upload_is_refused_the_one_it_superseded_is_made_after_all(
+    queue: RequestQueue,
+) -> None:
     at = now() - timedelta(hours=1)
     rows = [accepted(queue, content=str(n), uploaded=at + timedelta(minutes=n)) for n in range(3)]
     for row in rows[:2]:
@@ -461,18 +556,29 @@ def test_when_the_newest_upload_is_refused_the_one_it_superseded_is_made_after_a
     assert queue.bring_back_superseded(refused) is None, "one of them is enough"
 
 
-def test_a_tenant_with_a_model_of_a_later_upload_gets_none_of_an_earlier_one_back(queue: RequestQueue) -> None:
+def test_a_tenant_with_a_model_of_a_later_upload_gets_none_of_an_earlier_one_back(
+    queue: RequestQueue,
+) -> None:
     at = now() - timedelta(hours=1)
-    old, served, spoiled = [accepted(queue, content=str(n), uploaded=at + timedelta(minutes=n)) for n in range(3)]
+    old, served, spoiled = [
+        accepted(queue, content=str(n), uploaded=at + timedelta(minutes=n)) for n in range(3)
+    ]
     queue.supersede(old, served)
     queue.move(queue.move(claimed(queue, served), "trained", why=""), "registered", why="")
     refused = queue.fail(claimed(queue, spoiled), "spoiled", attempts=3, retryable=False)
     assert queue.bring_back_superseded(refused) is None
 
 
-def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(queue: RequestQueue) -> None:
+def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(
+    queue: RequestQueue,
+) -> None:
     queue.refuse_at_the_door(
-        NAME, ACME, keys.request_id_of(NAME, ACME, "x"), "k", "it is no manifest", "manifest_unreadable"
+        NAME,
+        ACME,
+        keys.request_id_of(NAME, ACME, "x"),
+        "k",
+        "it is no manifest",
+        "manifest_unreadable",
     )
     (row,) = queue.of_tenant(NAME, ACME)
     with pytest.raises(NotTheirTurn, match=r"it is no manifest.*upload again"):
@@ -480,7 +586,9 @@ def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(q
 
 
 def test_what_is_done_cannot_be_cancelled(queue: RequestQueue) -> None:
-    row = queue.move(queue.move(claimed(queue, accepted(queue)), "trained", why=""), "registered", why="")
+    row = queue.move(
+        queue.move(claimed(queue, accepted(queue)), "trained", why=""), "registered", why=""
+    )
     with pytest.raises(NotTheirTurn, match="is registered"):
         queue.cancel(row, why="too late")
 
@@ -491,8 +599,10 @@ def test_counts_tell_how_many_are_open_or_wait_for_an_operator(queue: RequestQue
     queue.fail(claimed(queue, accepted(queue)), "no good", attempts=1)
     claimed(queue, accepted(queue, BOLT))
     assert {status: count for status, count in queue.counts(NAME).items() if count} == {
-        "pending": 3, "claimed": 1, "dead_lettered": 1,
-    }  # fmt: skip
+        "pending": 3,
+        "claimed": 1,
+        "dead_lettered": 1,
+    }
     assert [row.tenant for row in queue.with_status(NAME, "dead_lettered")] == [ACME]
     with pytest.raises(ValueError, match="registered are not listed"):
         queue.with_status(NAME, "registered")
@@ -541,7 +651,9 @@ def test_waiting_for_a_known_moment_is_not_counted(queue: RequestQueue) -> None:
     assert (row.status, row.due, row.postponed) == ("pending", until, 0)
 
 
-def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(queue: RequestQueue) -> None:
+def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(
+    queue: RequestQueue,
+) -> None:
     mine = claimed(queue, accepted(queue))
     queue.fail(mine, "its run was lost", attempts=3, first_retry=AT_ONCE)
     theirs = claimed(queue, queue.wake(NAME)[0], OTHER_PACK)
@@ -549,18 +661,31 @@ def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(que
     assert queue.get(NAME, ACME, mine.request) == theirs
 
 
-def test_an_upload_refused_at_the_door_is_kept_once_with_its_reason_and_owed_to_nobody(queue: RequestQueue) -> None:
+def test_an_upload_refused_at_the_door_is_kept_once_with_its_reason_and_owed_to_nobody(
+    queue: RequestQueue,
+) -> None:
     request = keys.request_id_of(NAME, ACME, "refused")
     assert queue.refuse_at_the_door(NAME, ACME, request, "k", "y" * 3000, "too_long")
     assert not queue.refuse_at_the_door(NAME, ACME, request, "k", "another", "another_code")
     (row,) = queue.of_tenant(NAME, ACME)
-    assert (row.status, row.version, row.reason, row.reason_code) == ("refused", None, "y" * 1000, "too_long")
+    assert (row.status, row.version, row.reason, row.reason_code) == (
+        "refused",
+        None,
+        "y" * 1000,
+        "too_long",
+    )
     assert row.history[0]["code"] == "too_long"
     assert queue.open(NAME) == []
 
 
 def test_a_code_is_of_the_reason_it_came_with(queue: RequestQueue) -> None:
-    row = queue.fail(claimed(queue, accepted(queue)), "it is lost", attempts=2, first_retry=AT_ONCE, code="run_died")
+    row = queue.fail(
+        claimed(queue, accepted(queue)),
+        "it is lost",
+        attempts=2,
+        first_retry=AT_ONCE,
+        code="run_died",
+    )
     assert (row.reason_code, row.history[-1]["code"]) == ("run_died", "run_died")
     (row,) = queue.wake(NAME)
     row = queue.fail(claimed(queue, row), "it is lost again", attempts=3)
@@ -571,7 +696,8 @@ def test_a_code_is_of_the_reason_it_came_with(queue: RequestQueue) -> None:
 
 
 def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
-    """A row that has all but reached the 400 KB that DynamoDB takes, as a release that did not bound histories left it."""
+    """A row that has all but reached the 400 KB that DynamoDB takes, as a release that did not
+    bound histories left it."""
     row = accepted(queue, tenant)
     why = "z" * 300
     changes = [
@@ -616,11 +742,15 @@ def test_a_row_that_is_full_goes_on_and_keeps_all_its_history(queue: RequestQueu
     assert row.status == "cancelled"
     assert len(row.history) < 30
     assert queue.history_of(row) == [*before.history, row.history[-1]]
-    assert [r.request for r in queue.of_tenant(NAME, ACME)] == [row.request], "what moved out is no request"
+    assert [r.request for r in queue.of_tenant(NAME, ACME)] == [row.request], (
+        "what moved out is no request"
+    )
     assert queue.open(NAME) == []
 
 
-def test_a_history_is_kept_whole_however_long_it_grows_and_its_row_stays_small(queue: RequestQueue) -> None:
+def test_a_history_is_kept_whole_however_long_it_grows_and_its_row_stays_small(
+    queue: RequestQueue,
+) -> None:
     row, whys = accepted(queue), []
     for number in range(2 * LONGEST_HISTORY + 5):
         whys.append(f"for the {number}th time")
@@ -630,7 +760,9 @@ def test_a_history_is_kept_whole_however_long_it_grows_and_its_row_stays_small(q
     assert found is not None
     assert found.moved_out > LONGEST_HISTORY
     assert [change["why"] for change in queue.history_of(found)] == ["uploaded", *whys]
-    assert queue.history_of(found, since=now()) == list(found.history) or len(found.history) < len(whys)
+    assert queue.history_of(found, since=now()) == list(found.history) or len(found.history) < len(
+        whys
+    )
 
 
 def test_a_row_that_cannot_be_read_hides_no_other(queue: RequestQueue) -> None:
@@ -657,7 +789,9 @@ def test_uploads_are_counted_once_each_by_their_day(queue: RequestQueue) -> None
     assert queue.of_tenant(NAME, ACME) == []
 
 
-def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_workload(queue: RequestQueue) -> None:
+def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_workload(
+    queue: RequestQueue,
+) -> None:
     rows = [accepted(queue, keys.tenant_id(f"t{number}")) for number in range(4)]
     other = keys.workload_name("portraits")
     assert queue.accept(other, ACME, keys.request_id_of(other, ACME, "x"), "k", "pool", first=True)
@@ -693,24 +827,39 @@ class Movers(RuleBasedStateMachine):
         row = self.queue.get(NAME, self.tenant, request)
         return row if row is not None else multiple()
 
-    @rule(target=rows, row=rows, to=st.sampled_from(sorted(STORY)), pack=st.sampled_from([PACK, OTHER_PACK]))
+    @rule(
+        target=rows,
+        row=rows,
+        to=st.sampled_from(sorted(STORY)),
+        pack=st.sampled_from([PACK, OTHER_PACK]),
+    )
     def move(self, row: Request, to: Status, pack: keys.PackId) -> Any:
-        # Whoever sends a row back gives it another moment, by which it is told from what it was before.
+        # Whoever sends a row back gives it another moment, by which it is told from what it was
+        # before.
         leaves = {"pack": None, "due": now().isoformat()} if to in OUT_OF_A_PACK else None
-        moved = self.queue.try_move(row, to, why="", changes={"pack": pack} if to == "claimed" else leaves)
+        moved = self.queue.try_move(
+            row, to, why="", changes={"pack": pack} if to == "claimed" else leaves
+        )
         return self.seen(row, moved)
 
     @rule(target=rows, row=rows, retryable=st.booleans())
     def fail(self, row: Request, retryable: bool) -> Any:
         try:
-            return self.seen(row, self.queue.fail(row, "failed", attempts=2, retryable=retryable, first_retry=AT_ONCE))
+            return self.seen(
+                row,
+                self.queue.fail(
+                    row, "failed", attempts=2, retryable=retryable, first_retry=AT_ONCE
+                ),
+            )
         except NotTheirTurn:
             return multiple()
 
     @rule(target=rows, row=rows, back=st.booleans())
     def operate(self, row: Request, back: bool) -> Any:
         try:
-            return self.seen(row, self.queue.retry(row, why="") if back else self.queue.cancel(row, why=""))
+            return self.seen(
+                row, self.queue.retry(row, why="") if back else self.queue.cancel(row, why="")
+            )
         except NotTheirTurn:
             return multiple()
 
@@ -760,6 +909,12 @@ class Movers(RuleBasedStateMachine):
 
 
 def test_no_sequence_of_changes_leads_out_of_the_story(deployment: Deployment) -> None:
-    quick = settings(max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+    quick = settings(
+        max_examples=10,
+        stateful_step_count=12,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     machine = partial(Movers, deployment)
-    run_state_machine_as_test(machine, settings=quick)  # type: ignore[arg-type]  # any maker of machines will do
+    # Any maker of machines will do.
+    run_state_machine_as_test(machine, settings=quick)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""Whose turn it is: packs keep to every limit, nobody starves, and a flood costs its neighbours no more than is said."""
+"""Whose turn it is: packs keep to every limit, nobody starves, and a flood costs its neighbours no
+more than is said."""
 
 from __future__ import annotations
 
@@ -23,15 +24,32 @@ NO_HEAD_START = Scheduling(first_model_seconds=0)
 
 
 def request(
-    number: int, tenant: str, tier: keys.Tier = "bridge", *, first: bool = False, waited: float = 0.0, group: str = "",
+    number: int,
+    tenant: str,
+    tier: keys.Tier = "bridge",
+    *,
+    first: bool = False,
+    waited: float = 0.0,
+    group: str = "",
     pack: str | None = None,
-) -> Request:  # fmt: skip
+) -> Request:
     at = NOW - timedelta(seconds=waited)
     return Request(
-        keys.RequestId(f"{number:032x}"), keys.tenant_id(tenant), NAME, "pending", "k", keys.version_name("v1"), tier,
-        accepted=at, uploaded=at, due=at, first=first, group=group, content=keys.RequestId(f"{number:032x}"),
+        keys.RequestId(f"{number:032x}"),
+        keys.tenant_id(tenant),
+        NAME,
+        "pending",
+        "k",
+        keys.version_name("v1"),
+        tier,
+        accepted=at,
+        uploaded=at,
+        due=at,
+        first=first,
+        group=group,
+        content=keys.RequestId(f"{number:032x}"),
         pack=keys.pack_id(pack) if pack else None,
-    )  # fmt: skip
+    )
 
 
 @st.composite
@@ -43,27 +61,40 @@ def due_requests(draw: st.DrawFn) -> list[Request]:
         tiers.setdefault(tenant, draw(st.sampled_from(["silo", "bridge", "bridge", "pool"])))
         rows.append(
             request(
-                number, tenant, tiers[tenant], first=draw(st.booleans()), waited=draw(st.integers(0, 20)),
+                number,
+                tenant,
+                tiers[tenant],
+                first=draw(st.booleans()),
+                waited=draw(st.integers(0, 20)),
                 group=draw(st.sampled_from(["", "", "big"])),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
-LIMITS = st.builds(Pack, most_tenants=st.integers(1, 8), wait_seconds=st.integers(0, 15), most_at_once=st.just(2))
+LIMITS = st.builds(
+    Pack, most_tenants=st.integers(1, 8), wait_seconds=st.integers(0, 15), most_at_once=st.just(2)
+)
 
 
 @given(
-    uploads=due_requests(), busy=st.lists(st.sampled_from([f"t{n}" for n in range(26)]), max_size=5), limits=LIMITS,
-    most=st.integers(0, 12), order=st.randoms(use_true_random=False),
-)  # fmt: skip
+    uploads=due_requests(),
+    busy=st.lists(st.sampled_from([f"t{n}" for n in range(26)]), max_size=5),
+    limits=LIMITS,
+    most=st.integers(0, 12),
+    order=st.randoms(use_true_random=False),
+)
 def test_packs_keep_to_every_limit_however_the_requests_come(
     uploads: list[Request], busy: list[str], limits: Pack, most: int, order: random.Random
 ) -> None:
     due, older = newest_of_each_tenant(uploads)
     assert len(due) + len(older) == len(uploads)
-    assert all(row.tenant == newer.tenant and row.uploaded <= newer.uploaded for row, newer in older)
-    on_their_way = [request(100 + number, tenant, pack="p-busy") for number, tenant in enumerate(busy)]
+    assert all(
+        row.tenant == newer.tenant and row.uploaded <= newer.uploaded for row, newer in older
+    )
+    on_their_way = [
+        request(100 + number, tenant, pack="p-busy") for number, tenant in enumerate(busy)
+    ]
     packs = plan_packs(due, on_their_way, limits, NO_HEAD_START, NOW, most_packs=most)
     assert len(packs) <= most
     packed = [row for pack in packs for row in pack.requests]
@@ -75,13 +106,18 @@ def test_packs_keep_to_every_limit_however_the_requests_come(
         assert len({row.group for row in pack.requests}) == 1
         assert 1 <= len(pack.requests) <= (1 if pack.tier == "silo" else limits.most_tenants)
         full = pack.tier == "silo" or len(pack.requests) == limits.most_tenants
-        assert full or max((NOW - row.due).total_seconds() for row in pack.requests) >= limits.wait_seconds
+        assert (
+            full
+            or max((NOW - row.due).total_seconds() for row in pack.requests) >= limits.wait_seconds
+        )
     assert len({pack.pack for pack in packs}) == len(packs)
     if most >= len(due):
         left = [row for row in due if row not in packed and row.tenant not in busy]
         for (tier, _), count in Counter((row.tier, row.group) for row in left).items():
             assert tier != "silo"
-            assert count < limits.most_tenants, "nobody who may go next is kept waiting by a lack of company"
+            assert count < limits.most_tenants, (
+                "nobody who may go next is kept waiting by a lack of company"
+            )
         assert all((NOW - row.due).total_seconds() < limits.wait_seconds for row in left)
     shuffled = list(due)
     order.shuffle(shuffled)
@@ -92,15 +128,19 @@ def planned(
     rows: list[Request], most_tenants: int = 2, scheduling: Scheduling | None = None, **options: int
 ) -> list[str]:
     limits = Pack(most_tenants=most_tenants, wait_seconds=0, most_at_once=9)
-    packs = plan_packs(rows, [], limits, scheduling or Scheduling(), NOW, most_packs=options.get("most_packs", 9))
+    packs = plan_packs(
+        rows, [], limits, scheduling or Scheduling(), NOW, most_packs=options.get("most_packs", 9)
+    )
     return [" ".join(row.tenant for row in pack.requests) for pack in packs]
 
 
 def test_a_tenants_first_model_has_a_head_start_and_no_more() -> None:
     rows = [
-        request(1, "old", waited=550), request(2, "oldest", waited=700), request(3, "new", first=True, waited=1),
+        request(1, "old", waited=550),
+        request(2, "oldest", waited=700),
+        request(3, "new", first=True, waited=1),
         request(4, "newer", first=True, waited=0),
-    ]  # fmt: skip
+    ]
     assert planned(rows) == ["oldest new", "newer old"]
     assert planned(rows, scheduling=NO_HEAD_START) == ["oldest old", "new newer"]
     assert planned(rows, most_packs=1) == ["oldest new"]
@@ -122,7 +162,9 @@ def test_requests_that_must_not_share_a_pack_do_not() -> None:
 def test_a_request_that_comes_back_is_in_another_pack() -> None:
     limits = Pack(most_tenants=9, wait_seconds=0, most_at_once=2)
     ids = [
-        plan_packs([request(1, "acme", waited=waited)], [], limits, NO_HEAD_START, NOW, most_packs=9)[0].pack
+        plan_packs(
+            [request(1, "acme", waited=waited)], [], limits, NO_HEAD_START, NOW, most_packs=9
+        )[0].pack
         for waited in (5, 5, 1)
     ]
     assert ids[0] == ids[1] != ids[2]
@@ -133,7 +175,13 @@ def test_between_tiers_the_next_pack_goes_where_fewest_are_on_their_way_for_the_
     rows += [request(20 + n, f"bridge{n}", "bridge", waited=n) for n in range(9)]
     assert planned(rows, most_packs=4) == ["silo8", "bridge8 bridge7", "silo7", "bridge6 bridge5"]
     heavier = Scheduling(tier_weights={"silo": 3})
-    assert planned(rows, most_packs=5, scheduling=heavier) == ["silo8", "bridge8 bridge7", "silo7", "silo6", "silo5"]
+    assert planned(rows, most_packs=5, scheduling=heavier) == [
+        "silo8",
+        "bridge8 bridge7",
+        "silo7",
+        "silo6",
+        "silo5",
+    ]
     on_their_way = [request(50 + n, f"running{n}", "silo", pack=f"p-{n}") for n in range(3)]
     limits = Pack(most_tenants=2, wait_seconds=0, most_at_once=9)
     packs = plan_packs(rows, on_their_way, limits, Scheduling(), NOW, most_packs=3)
@@ -142,7 +190,7 @@ def test_between_tiers_the_next_pack_goes_where_fewest_are_on_their_way_for_the_
         Scheduling(tier_weights={"silo": 0})
 
 
-# ---- in the long run --------------------------------------------------------------------------------------------------------
+# ---- in the long run -----------------------------------------------------------------------------
 
 JOB_SECONDS, TENANT_SECONDS, TICK = 60.0, 1.0, 5.0
 FLOODER = keys.tenant_id("flooder")
@@ -153,7 +201,8 @@ def crowds(draw: st.DrawFn) -> list[Arrival]:
     """Quiet tenants, each with one request, over ten minutes."""
     count = draw(st.integers(1, 40))
     return [
-        Arrival(keys.tenant_id(f"q{n}"), draw(st.integers(0, 600)), first=draw(st.booleans())) for n in range(count)
+        Arrival(keys.tenant_id(f"q{n}"), draw(st.integers(0, 600)), first=draw(st.booleans()))
+        for n in range(count)
     ]
 
 
@@ -162,21 +211,27 @@ def crowds(draw: st.DrawFn) -> list[Arrival]:
 def test_a_flood_costs_a_quiet_tenant_at_most_one_job_more(
     quiet: list[Arrival], often: int, slots: int, size: int
 ) -> None:
-    """The bound that docs/concepts.md states: what one tenant uploads takes one seat of one pack at a time."""
+    """The bound that docs/concepts.md states: what one tenant uploads takes one seat of one pack at
+    a time."""
     limits = Pack(most_tenants=size, wait_seconds=5, most_at_once=slots)
     flood = [Arrival(FLOODER, n / often) for n in range(1000)]
     options = {"job_seconds": JOB_SECONDS, "tenant_seconds": TENANT_SECONDS, "tick": TICK}
     alone = simulated_waits(quiet, limits, Scheduling(), **options)
     beside = simulated_waits([*quiet, *flood], limits, Scheduling(), **options)
     job = JOB_SECONDS + TENANT_SECONDS * size
-    rounds = -(-len(quiet) // size)  # packs that the quiet tenants need, of which each may have the flooder in it
+    rounds = -(
+        -len(quiet) // size
+    )  # packs that the quiet tenants need, of which each may have the flooder in it
     for key, wait in alone.items():
         assert beside[key] <= wait + rounds * (TENANT_SECONDS + TICK) + job + TICK
 
 
 def test_over_a_day_the_quiet_hardly_notice_a_flood() -> None:
     moments = random.Random(7)
-    quiet = [Arrival(keys.tenant_id(f"q{n}"), moments.uniform(0, 7200), first=n % 3 == 0) for n in range(300)]
+    quiet = [
+        Arrival(keys.tenant_id(f"q{n}"), moments.uniform(0, 7200), first=n % 3 == 0)
+        for n in range(300)
+    ]
     flood = [Arrival(FLOODER, 600 + n) for n in range(1000)]
     limits = Pack(most_tenants=20, wait_seconds=5, most_at_once=3)
     options = {"job_seconds": JOB_SECONDS, "tenant_seconds": TENANT_SECONDS, "tick": TICK}
@@ -187,11 +242,16 @@ def test_over_a_day_the_quiet_hardly_notice_a_flood() -> None:
 
 
 def test_nobody_starves_while_first_models_keep_coming() -> None:
-    """As many first models as there are seats, for ever: whoever waits longer than their head start goes before them."""
+    """As many first models as there are seats, for ever: whoever waits longer than their head start
+    goes before them."""
     limits = Pack(most_tenants=2, wait_seconds=0, most_at_once=1)
     crowd = [Arrival(keys.tenant_id(f"n{n}"), 30.0 * n, first=True) for n in range(400)]
     waits = simulated_waits(
         [Arrival(keys.tenant_id("old"), 100.0), *crowd],
-        limits, Scheduling(first_model_seconds=600), job_seconds=55, tenant_seconds=1, tick=TICK,
-    )  # fmt: skip
+        limits,
+        Scheduling(first_model_seconds=600),
+        job_seconds=55,
+        tenant_seconds=1,
+        tick=TICK,
+    )
     assert waits[keys.tenant_id("old"), 100.0] <= 600 + 5 * 60

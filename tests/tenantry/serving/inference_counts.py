@@ -12,10 +12,19 @@ def counted(deployment: Deployment, workload: str) -> dict[str, tuple[float, flo
     found = {}
     for name in ("NumberOfInferenceRequests", "CacheHits", "CacheMisses"):
         points = deployment.cloudwatch.get_metric_statistics(
-            Namespace="Tenantry", MetricName=name, Period=3600,
-            Dimensions=[{"Name": "Workload", "Value": workload}, {"Name": "Environment", "Value": deployment.prefix}],
-            StartTime=datetime.now(UTC) - timedelta(hours=2), EndTime=datetime.now(UTC) + timedelta(hours=1),
+            Namespace="Tenantry",
+            MetricName=name,
+            Period=3600,
+            Dimensions=[
+                {"Name": "Workload", "Value": workload},
+                {"Name": "Environment", "Value": deployment.prefix},
+            ],
+            StartTime=datetime.now(UTC) - timedelta(hours=2),
+            EndTime=datetime.now(UTC) + timedelta(hours=1),
             Statistics=["Sum", "SampleCount"],
-        )["Datapoints"]  # fmt: skip
-        found[name] = (sum(point["Sum"] for point in points), sum(point["SampleCount"] for point in points))
+        )["Datapoints"]
+        found[name] = (
+            sum(point["Sum"] for point in points),
+            sum(point["SampleCount"] for point in points),
+        )
     return found

@@ -1,4 +1,5 @@
-"""Questions that are asked asynchronously: one endpoint for all tenants of a tier, each answered under its own prefix."""
+"""Questions that are asked asynchronously: one endpoint for all tenants of a tier, each answered
+under its own prefix."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
+from infrastructure.local_cloud import (
+    LocalCloud,
+    free_port,
+    start_process,
+    stop_process,
+    wait_until_healthy,
+)
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
@@ -65,7 +72,9 @@ class World:
     def crown(self, tenant: keys.TenantId, number: int, *, tier: keys.Tier = "bridge") -> None:
         """Give the tenant another champion."""
         MEANS[tenant] = 1000.0 * (len(MEANS) + 1) + number
-        archive = archive_model(self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]).read_bytes()
+        archive = archive_model(
+            self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]
+        ).read_bytes()
         model = trained_version(self.deployment, tenant, number, archive, {}, tier=tier)
         endpoint = keys.endpoint_name(self.deployment.prefix, NAME, tier, tenant)
         key = keys.endpoint_model(endpoint, tenant, model.version)
@@ -83,19 +92,29 @@ class World:
     def keys_of(self, tenant: keys.TenantId) -> set[str]:
         """What lies under the tenant's asynchronous prefix, without the prefix."""
         prefix = f"async/{tenant}/energy/"
-        listed = self.deployment.s3.list_objects_v2(Bucket=self.deployment.data_bucket, Prefix=prefix)
+        listed = self.deployment.s3.list_objects_v2(
+            Bucket=self.deployment.data_bucket, Prefix=prefix
+        )
         return {entry["Key"].removeprefix(prefix) for entry in listed.get("Contents", [])}
 
 
 @pytest.fixture(scope="module")
 def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A SageMaker of its own that knows the tiny container, and the bridge tier's asynchronous endpoint on it."""
+    """A SageMaker of its own that knows the tiny container, and the bridge tier's asynchronous
+    endpoint on it."""
     local_cloud.reset()
     folder, port = tmp_path_factory.mktemp("asynchronous"), free_port()
     command = [
-        sys.executable, "-m", "local_sagemaker", "--port", str(port), "--state", str(folder / "state"),
-        "--containers", str(Path(__file__).parent / "containers"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "local_sagemaker",
+        "--port",
+        str(port),
+        "--state",
+        str(folder / "state"),
+        "--containers",
+        str(Path(__file__).parent / "containers"),
+    ]
     process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -114,11 +133,18 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def tiny_workload(**cache: Any) -> Workload:
-    """The energy workload, but for its container: a mean of the tenant's numbers, asked to add to it."""
+    """The energy workload, but for its container: a mean of the tenant's numbers, asked to add to
+    it."""
     energy = read_workloads()["energy"]
-    settings = Asynchronous(instance_type="ml.m5.large", usd_per_hour=0.1, instances=1, most_seconds=30)
+    settings = Asynchronous(
+        instance_type="ml.m5.large", usd_per_hour=0.1, instances=1, most_seconds=30
+    )
     serving = energy.serving.model_copy(
-        update={"asynchronous": settings, "cache": Cache(**{"enabled": True, **cache}), "environment": {}}
+        update={
+            "asynchronous": settings,
+            "cache": Cache(**{"enabled": True, **cache}),
+            "environment": {},
+        }
     )
     return energy.model_copy(update={"container": "tiny", "serving": serving, "moment": None})
 
@@ -139,10 +165,12 @@ class Mailbox:
 
     def __init__(self, deployment: Deployment) -> None:
         self._sqs = deployment.sqs
-        self._queue = self._sqs.create_queue(QueueName=f"answers-{uuid.uuid4().hex[:8]}")["QueueUrl"]
-        arn = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])["Attributes"][
-            "QueueArn"
+        self._queue = self._sqs.create_queue(QueueName=f"answers-{uuid.uuid4().hex[:8]}")[
+            "QueueUrl"
         ]
+        arn = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]["QueueArn"]
         deployment.sns.subscribe(
             TopicArn=deployment.async_success_topic,
             Protocol="sqs",
@@ -153,14 +181,18 @@ class Mailbox:
 
     def collect(self) -> int:
         """Read what is there; returns how many answers were told of until now."""
-        while found := self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages"):
+        while found := self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get(
+            "Messages"
+        ):
             for message in found:
                 self.told[json.loads(message["Body"])["inferenceId"]] += 1
-                self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=message["ReceiptHandle"])
+                self._sqs.delete_message(
+                    QueueUrl=self._queue, ReceiptHandle=message["ReceiptHandle"]
+                )
         return self.told.total()
 
 
-# ---- the endpoint ------------------------------------------------------------------------------------------------------------
+# ---- the endpoint --------------------------------------------------------------------------------
 
 
 def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) -> None:
@@ -175,7 +207,9 @@ def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) 
     assert said["OutputConfig"]["S3FailurePath"] == f"s3://{bucket}/async-failures/energy"
     assert said["OutputConfig"]["NotificationConfig"]["ErrorTopic"] == deployment.async_error_topic
     assert said["ClientConfig"] == {"MaxConcurrentInvocationsPerInstance": 4}
-    model = deployment.sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
+    model = deployment.sagemaker.describe_model(
+        ModelName=config["ProductionVariants"][0]["ModelName"]
+    )
     assert model["ExecutionRoleArn"] == deployment.async_role
     assert model["PrimaryContainer"]["Environment"]["TENANTRY_MODELS_URI"] == (
         f"s3://{bucket}/endpoints/tenantry-energy-bridge/models/"
@@ -195,14 +229,18 @@ def test_an_endpoint_that_is_not_there_yet_is_named(world: World) -> None:
     with world.client(pool) as client:
         with pytest.raises(EndpointFailed, match=r"tenantry-energy-pool-async .* not found"):
             client.submit({"add": 1})
-        with pytest.raises(EndpointFailed, match="not found"):  # what was not taken is not taken for submitted
+        with pytest.raises(
+            EndpointFailed, match="not found"
+        ):  # what was not taken is not taken for submitted
             client.submit({"add": 1})
 
 
-# ---- questions and answers ---------------------------------------------------------------------------------------------------
+# ---- questions and answers -----------------------------------------------------------------------
 
 
-def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_one(world: World) -> None:
+def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_one(
+    world: World,
+) -> None:
     deployment, mailbox = world.deployment, Mailbox(world.deployment)
     tenants = [world.tenant() for _ in range(4)]
     assert set_capacity(deployment, world.endpoint, 0).instances == 0
@@ -250,7 +288,9 @@ def test_an_answer_is_kept_and_given_to_whoever_asks_next_either_way(world: Worl
     with world.client(tenant) as client:
         answer = client.wait(client.submit(request), 60)
     for name in world.keys_of(tenant):
-        world.deployment.s3.delete_object(Bucket=world.deployment.data_bucket, Key=f"async/{tenant}/energy/{name}")
+        world.deployment.s3.delete_object(
+            Bucket=world.deployment.data_bucket, Key=f"async/{tenant}/energy/{name}"
+        )
     before = world.invocations()
     with world.client(tenant) as client:
         assert client.result(client.submit(request)) == answer
@@ -266,8 +306,10 @@ def test_submitted_questions_are_counted_as_the_others_are(world: World) -> None
                 client.wait(client.submit({"add": 1}), 60)
     after = counted(world.deployment, "energy")
     assert {name: after[name][0] - before[name][0] for name in after} == {
-        "NumberOfInferenceRequests": 3, "CacheHits": 2, "CacheMisses": 1,
-    }  # fmt: skip
+        "NumberOfInferenceRequests": 3,
+        "CacheHits": 2,
+        "CacheMisses": 1,
+    }
 
 
 def test_the_apps_own_session_may_ask_the_endpoint_for_the_tenants(world: World) -> None:
@@ -324,9 +366,15 @@ def test_a_tenants_client_gives_no_other_tenants_answer(world: World) -> None:
 def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(world: World) -> None:
     deployment, tenant = world.deployment, world.tenant(tier="silo")
     image = "al2-ami-sagemaker-inference-gpu-2-1"
-    tiny = world.tiny.model_copy(update={"serving": world.tiny.serving.model_copy(update={"ami_version": image})})
+    tiny = world.tiny.model_copy(
+        update={"serving": world.tiny.serving.model_copy(update={"ami_version": image})}
+    )
     endpoint = ensure_async_endpoint(deployment, tiny, "silo", tenant)
-    assert endpoint.name == keys.async_endpoint_name("tenantry", NAME, "silo", tenant) != world.endpoint
+    assert (
+        endpoint.name
+        == keys.async_endpoint_name("tenantry", NAME, "silo", tenant)
+        != world.endpoint
+    )
     tags = deployment.sagemaker.list_tags(ResourceArn=endpoint.arn)["Tags"]
     assert {"Key": "tenantry:tenant", "Value": tenant} in tags
     config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)
@@ -343,7 +391,7 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
     deployment.sagemaker.delete_endpoint(EndpointName=endpoint.name)
 
 
-# ---- failures ------------------------------------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------
 
 
 def delivered(world: World, question: str) -> list[Failure]:
@@ -363,7 +411,9 @@ def test_a_refused_question_says_why_and_may_be_asked_again(world: World) -> Non
         for _ in range(2):
             with pytest.raises(InvocationRefused, match=r"^'add' must be a number$"):
                 client.wait(submitted, 60)
-        delivered(world, submitted.id)  # what the record of a question says of its failure is not believed
+        delivered(
+            world, submitted.id
+        )  # what the record of a question says of its failure is not believed
         again = client.submit({"add": "x"})
         assert (again.id, again.attempt) == (submitted.id, 2)
         with pytest.raises(InvocationRefused, match="'add' must be a number"):
@@ -375,8 +425,14 @@ def test_a_failure_is_brought_to_its_tenants_prefix(world: World) -> None:
     deployment, tenant = world.deployment, world.tenant()
     with world.client(tenant) as client:
         submitted = client.submit({"add": "x"})
-        (failure,) = [found for found in delivered(world, submitted.id) if found.question == submitted.id]
-        assert (failure.tenant, failure.attempt, failure.reason) == (tenant, 1, "'add' must be a number")
+        (failure,) = [
+            found for found in delivered(world, submitted.id) if found.question == submitted.id
+        ]
+        assert (failure.tenant, failure.attempt, failure.reason) == (
+            tenant,
+            1,
+            "'add' must be a number",
+        )
         assert f"{submitted.id}.failure-1" in world.keys_of(tenant)
         # A tenant's session sees its own prefix only.
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=submitted.failure_key)
@@ -390,7 +446,8 @@ def test_a_model_that_is_not_there_fails_its_own_question_alone(world: World) ->
     version = ModelRegistry(deployment).champion(tenant, NAME)
     assert version is not None
     deployment.s3.delete_object(
-        Bucket=deployment.data_bucket, Key=keys.endpoint_model(version.endpoint, tenant, version.version)
+        Bucket=deployment.data_bucket,
+        Key=keys.endpoint_model(version.endpoint, tenant, version.version),
     )
     with world.client(tenant) as client, world.client(other) as neighbour:
         asked, beside = client.submit({"add": 1}), neighbour.submit({"add": 1})
@@ -403,9 +460,13 @@ def test_messages_about_nothing_of_ours_are_left_out(world: World) -> None:
     deployment = world.deployment
     question = "0" * 32
     good: dict[str, Any] = {
-        "invocationStatus": "Failed", "inferenceId": f"{question}-2", "failureReason": "the instance was lost",
-        "requestParameters": {"inputLocation": f"s3://{deployment.data_bucket}/async/acme/energy/{question}.input"},
-    }  # fmt: skip
+        "invocationStatus": "Failed",
+        "inferenceId": f"{question}-2",
+        "failureReason": "the instance was lost",
+        "requestParameters": {
+            "inputLocation": f"s3://{deployment.data_bucket}/async/acme/energy/{question}.input"
+        },
+    }
 
     def elsewhere(location: str) -> dict[str, Any]:
         return good | {"requestParameters": {"inputLocation": location}}
@@ -419,16 +480,23 @@ def test_messages_about_nothing_of_ours_are_left_out(world: World) -> None:
         elsewhere(f"s3://other-bucket/async/acme/energy/{question}.input"),
         elsewhere(f"s3://{deployment.data_bucket}/async/../acme/energy/{question}.input"),
         elsewhere(f"s3://{deployment.data_bucket}/predictions/acme/energy/{question}.input"),
-        [], 7, None,
-    ]  # fmt: skip
+        [],
+        7,
+        None,
+    ]
     for message in [*map(json.dumps, bad), "no JSON", json.dumps(good)]:
-        deployment.sqs.send_message(QueueUrl=deployment.async_failures_queue_url, MessageBody=message)
+        deployment.sqs.send_message(
+            QueueUrl=deployment.async_failures_queue_url, MessageBody=message
+        )
     acme = keys.tenant_id("acme")
     assert [found for found in delivered(world, question) if found.tenant == acme] == [
         Failure(NAME, acme, keys.question_id(question), 2, "the instance was lost")
     ]
     key = keys.async_failure(NAME, acme, keys.question_id(question), 2)
-    assert objects.read_bytes(deployment.s3, deployment.data_bucket, key, 1000) == b"the instance was lost"
+    assert (
+        objects.read_bytes(deployment.s3, deployment.data_bucket, key, 1000)
+        == b"the instance was lost"
+    )
 
 
 def test_a_question_whose_time_has_passed_is_missed_and_asked_again(world: World) -> None:
@@ -441,7 +509,9 @@ def test_a_question_whose_time_has_passed_is_missed_and_asked_again(world: World
             client.result(late)
         key = keys.async_submitted(NAME, tenant, submitted.id)
         record = json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, key, 10_000))
-        objects.write_json(deployment.s3, deployment.data_bucket, key, record | {"due": late.due.isoformat()})
+        objects.write_json(
+            deployment.s3, deployment.data_bucket, key, record | {"due": late.due.isoformat()}
+        )
         again = client.submit({"add": 1, "wait_for": str(hold)})
         assert again.attempt == 2
         hold.touch()
@@ -453,13 +523,17 @@ def test_a_question_whose_time_has_passed_is_missed_and_asked_again(world: World
     [b"", b"{}", b"[]", b'{"format": 1, "question": "other"}', b"\xff", b" " * 70_000],
     ids=["empty", "no fields", "a list", "another question", "no text", "too large"],
 )
-def test_a_record_that_is_damaged_is_as_if_nothing_had_been_asked(world: World, record: bytes) -> None:
+def test_a_record_that_is_damaged_is_as_if_nothing_had_been_asked(
+    world: World, record: bytes
+) -> None:
     tenant, before = world.tenant(), world.invocations()
     with world.client(tenant) as client:
         submitted = client.submit({"add": 1})
         client.wait(submitted, 60)
     deployment, bucket = world.deployment, world.deployment.data_bucket
-    objects.write_bytes(deployment.s3, bucket, keys.async_submitted(NAME, tenant, submitted.id), record)
+    objects.write_bytes(
+        deployment.s3, bucket, keys.async_submitted(NAME, tenant, submitted.id), record
+    )
     kept = keys.cached_answer(NAME, tenant, submitted.question.version, submitted.id)
     deployment.s3.delete_object(Bucket=bucket, Key=kept)
     with world.client(tenant) as client:
@@ -477,18 +551,28 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
             client.wait(theirs, 60)
     secret = keys.async_failure(NAME, victim, theirs.id, 1)
     objects.write_bytes(deployment.s3, bucket, secret, b"the victim's own words", "text/plain")
-    objects.write_bytes(deployment.s3, bucket, theirs.failure_key, b"the victim's own words", "text/plain")
+    objects.write_bytes(
+        deployment.s3, bucket, theirs.failure_key, b"the victim's own words", "text/plain"
+    )
     with world.client(attacker) as client:
         asked = client.submit({"add": 1})
         client.wait(asked, 60)
     record = keys.async_submitted(NAME, attacker, asked.id)
     known = json.loads(objects.read_bytes(deployment.s3, bucket, record, 10_000))
-    forged = [secret, theirs.failure_key, f"async/{attacker}/energy/../../{victim}/energy/{theirs.id}.failure-1"]
+    forged = [
+        secret,
+        theirs.failure_key,
+        f"async/{attacker}/energy/../../{victim}/energy/{theirs.id}.failure-1",
+    ]
     for key in forged:
-        for gone in (keys.async_output(NAME, attacker, asked.id),
-                     keys.cached_answer(NAME, attacker, asked.question.version, asked.id)):  # fmt: skip
+        for gone in (
+            keys.async_output(NAME, attacker, asked.id),
+            keys.cached_answer(NAME, attacker, asked.question.version, asked.id),
+        ):
             deployment.s3.delete_object(Bucket=bucket, Key=gone)
-        objects.write_json(deployment.s3, bucket, record, known | {"failure": key, "output": secret})
+        objects.write_json(
+            deployment.s3, bucket, record, known | {"failure": key, "output": secret}
+        )
         with world.client(attacker) as client:
             again = client.submit({"add": 1})
             assert again.attempt == 1, "the record is believed but for the keys it names"
@@ -498,7 +582,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
     assert all("victim" not in name for name in world.keys_of(attacker))
 
 
-# ---- a real-time endpoint that has too much to do ---------------------------------------------------------------------------------
+# ---- a real-time endpoint that has too much to do ------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -525,5 +609,7 @@ def test_a_busy_endpoint_is_asked_again_for_a_while(
 
 
 def test_an_asynchronous_endpoint_answers_nothing_at_once(world: World) -> None:
-    with pytest.raises((EndpointFailed, InvocationRefused, ClientError), match="InvokeEndpointAsync"):
+    with pytest.raises(
+        (EndpointFailed, InvocationRefused, ClientError), match="InvokeEndpointAsync"
+    ):
         endpoints.invoke(world.deployment, world.endpoint, "acme/v1.tar.gz", {})

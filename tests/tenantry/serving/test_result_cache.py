@@ -1,4 +1,5 @@
-"""Kept answers: given again to who asks the same of the same champion, and to nobody else; every request is counted."""
+"""Kept answers: given again to who asks the same of the same champion, and to nobody else; every
+request is counted."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def energy(serving: Serving) -> Workload:
 
 
 def with_cache(workload: Workload, **settings: Any) -> Workload:
-    return workload.model_copy(update={"serving": workload.serving.model_copy(update={"cache": Cache(**settings)})})
+    return workload.model_copy(
+        update={"serving": workload.serving.model_copy(update={"cache": Cache(**settings)})}
+    )
 
 
 def crowned(
@@ -66,11 +69,15 @@ def invocations(serving: Serving) -> int:
 
 
 def entries(deployment: Deployment, tenant: keys.TenantId) -> list[str]:
-    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"cache/{tenant}/energy/")
+    listed = deployment.s3.list_objects_v2(
+        Bucket=deployment.data_bucket, Prefix=f"cache/{tenant}/energy/"
+    )
     return [entry["Key"] for entry in listed.get("Contents", [])]
 
 
-def predict(serving: Serving, energy: Workload, tenant: keys.TenantId, request: dict[str, Any]) -> dict[str, Any]:
+def predict(
+    serving: Serving, energy: Workload, tenant: keys.TenantId, request: dict[str, Any]
+) -> dict[str, Any]:
     with TenantClient(serving[0], energy, tenant) as client:
         return client.predict(request)
 
@@ -87,7 +94,9 @@ def test_the_same_question_is_answered_without_the_endpoint(
     assert predict(serving, energy, tenant, {"period": 1, "start": START}) != first
     assert invocations(serving) == before + 2
     deployment = serving[0]
-    listed = deployment.s3.list_objects_v2(Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/")
+    listed = deployment.s3.list_objects_v2(
+        Bucket=deployment.data_bucket, Prefix=f"archive/{tenant}/energy/"
+    )
     records = [
         json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, entry["Key"], 1 << 20))
         for entry in listed["Contents"]
@@ -95,12 +104,17 @@ def test_the_same_question_is_answered_without_the_endpoint(
     given_again = [record for record in records if record["cached"]]
     assert len(records) == 3
     assert ["response" in record for record in given_again] == [False]
-    (computed,) = [r for r in records if not r["cached"] and r["question"] == given_again[0]["question"]]
+    (computed,) = [
+        r for r in records if not r["cached"] and r["question"] == given_again[0]["question"]
+    ]
     assert computed["response"] == first
 
 
 def test_two_tenants_with_the_same_request_get_their_own_answers(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, trained_forecasts: list[TrainedForecast]
+    serving: Serving,
+    energy: Workload,
+    tenant: keys.TenantId,
+    trained_forecasts: list[TrainedForecast],
 ) -> None:
     other = crowned(serving, trained_forecasts[1])
     first = {name: predict(serving, energy, name, WEEK) for name in (tenant, other)}
@@ -111,7 +125,10 @@ def test_two_tenants_with_the_same_request_get_their_own_answers(
 
 
 def test_a_new_champion_is_asked_and_a_rollback_finds_what_the_old_one_said(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, trained_forecasts: list[TrainedForecast]
+    serving: Serving,
+    energy: Workload,
+    tenant: keys.TenantId,
+    trained_forecasts: list[TrainedForecast],
 ) -> None:
     old = predict(serving, energy, tenant, WEEK)
     newer = replace(trained_forecasts[1], outcome=trained_forecasts[0].outcome)
@@ -126,14 +143,35 @@ def test_a_new_champion_is_asked_and_a_rollback_finds_what_the_old_one_said(
 
 @pytest.mark.parametrize(
     ("damage", "metadata"),
-    [(b"", {}), (b'{"mean": [0]}', {}), (None, {"tenant": "someone-else"}), (None, {"version": "v9"}),
-     (None, {"question": "0" * 32}), (None, {"until": "tomorrow"}), (None, {"until": "2999-01-01T00:00:00"}),
-     (None, {"format": "2"}), (b" " * (1024 * 1024 + 1), {})],
-    ids=["empty", "other content", "other tenant", "other version", "other question", "no date", "no time zone",
-         "other format", "too large"],
-)  # fmt: skip
+    [
+        (b"", {}),
+        (b'{"mean": [0]}', {}),
+        (None, {"tenant": "someone-else"}),
+        (None, {"version": "v9"}),
+        (None, {"question": "0" * 32}),
+        (None, {"until": "tomorrow"}),
+        (None, {"until": "2999-01-01T00:00:00"}),
+        (None, {"format": "2"}),
+        (b" " * (1024 * 1024 + 1), {}),
+    ],
+    ids=[
+        "empty",
+        "other content",
+        "other tenant",
+        "other version",
+        "other question",
+        "no date",
+        "no time zone",
+        "other format",
+        "too large",
+    ],
+)
 def test_an_entry_that_is_not_what_it_should_be_is_none(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, damage: bytes | None, metadata: dict[str, str]
+    serving: Serving,
+    energy: Workload,
+    tenant: keys.TenantId,
+    damage: bytes | None,
+    metadata: dict[str, str],
 ) -> None:
     deployment = serving[0]
     first = predict(serving, energy, tenant, WEEK)
@@ -141,7 +179,12 @@ def test_an_entry_that_is_not_what_it_should_be_is_none(
     entry = objects.read_object(deployment.s3, deployment.data_bucket, key, 1 << 20)
     content = entry.content if damage is None else damage
     objects.write_bytes(
-        deployment.s3, deployment.data_bucket, key, content, entry.content_type, {**entry.metadata, **metadata}
+        deployment.s3,
+        deployment.data_bucket,
+        key,
+        content,
+        entry.content_type,
+        {**entry.metadata, **metadata},
     )
     before = invocations(serving)
     assert predict(serving, energy, tenant, WEEK) == first
@@ -151,7 +194,10 @@ def test_an_entry_that_is_not_what_it_should_be_is_none(
 
 
 def test_an_entry_of_another_tenant_moved_under_the_key_is_none(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, trained_forecasts: list[TrainedForecast]
+    serving: Serving,
+    energy: Workload,
+    tenant: keys.TenantId,
+    trained_forecasts: list[TrainedForecast],
 ) -> None:
     deployment, other = serving[0], crowned(serving, trained_forecasts[1])
     mine, theirs = predict(serving, energy, tenant, WEEK), predict(serving, energy, other, WEEK)
@@ -179,10 +225,16 @@ def test_an_answer_is_given_until_its_day_and_no_longer(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"enabled": False}, {"enabled": True, "repeatable_with": ("seed",)}, {"enabled": True, "most_kilobytes": 1}],
+    [
+        {"enabled": False},
+        {"enabled": True, "repeatable_with": ("seed",)},
+        {"enabled": True, "most_kilobytes": 1},
+    ],
     ids=["off", "not repeatable", "too large"],
 )
-def test_what_may_not_be_kept_is_asked_again(serving: Serving, tenant: keys.TenantId, settings: dict[str, Any]) -> None:
+def test_what_may_not_be_kept_is_asked_again(
+    serving: Serving, tenant: keys.TenantId, settings: dict[str, Any]
+) -> None:
     energy = with_cache(serving[1], **settings)
     before = invocations(serving)
     assert predict(serving, energy, tenant, WEEK) == predict(serving, energy, tenant, WEEK)
@@ -198,22 +250,34 @@ def test_what_is_asked_about_now_is_another_question_in_an_hour(
         champion = client.champion()
 
     def asked(request: dict[str, Any], at: datetime) -> Question:
-        return question_of(energy, champion, at_its_moment(energy, champion.card, request, at), "application/json")
+        return question_of(
+            energy, champion, at_its_moment(energy, champion.card, request, at), "application/json"
+        )
 
     at = TRAINED_UNTIL + timedelta(minutes=10)
     week = {"period": 7}
     assert asked(week, at).repeatable
     assert asked(week, at) == asked(week, at + timedelta(minutes=40))
     assert asked(week, at).id != asked(week, at + timedelta(hours=1)).id
-    assert asked(week, at) == asked({"period": 7, "start": (TRAINED_UNTIL + timedelta(hours=1)).isoformat()}, at)
+    assert asked(week, at) == asked(
+        {"period": 7, "start": (TRAINED_UNTIL + timedelta(hours=1)).isoformat()}, at
+    )
     assert asked(WEEK, at) == asked(WEEK, at + timedelta(days=1))
-    # Of a champion whose card is not known here, the container gives the moment: nothing is kept then.
+    # Of a champion whose card is not known here, the container gives the moment: nothing is kept
+    # then.
     unknown = replace(champion, card={})
-    assert not question_of(energy, unknown, at_its_moment(energy, {}, week, at), "application/json").repeatable
+    assert not question_of(
+        energy, unknown, at_its_moment(energy, {}, week, at), "application/json"
+    ).repeatable
 
 
-def test_a_request_that_names_no_moment_is_refused(serving: Serving, energy: Workload, tenant: keys.TenantId) -> None:
-    with TenantClient(serving[0], energy, tenant) as client, pytest.raises(InvocationRefused, match="start must be"):
+def test_a_request_that_names_no_moment_is_refused(
+    serving: Serving, energy: Workload, tenant: keys.TenantId
+) -> None:
+    with (
+        TenantClient(serving[0], energy, tenant) as client,
+        pytest.raises(InvocationRefused, match="start must be"),
+    ):
         client.predict({"period": 7, "start": "tomorrow"})
 
 
@@ -228,7 +292,9 @@ def test_another_container_or_another_type_makes_another_question(
     newer = energy.model_copy(update={"image_tag": "9.9.9"})
     assert question_of(newer, champion, WEEK, "application/json").id != asked.id
     unrepeatable = with_cache(energy, enabled=False)
-    once, twice = (question_of(unrepeatable, champion, WEEK, "application/json").id for _ in range(2))
+    once, twice = (
+        question_of(unrepeatable, champion, WEEK, "application/json").id for _ in range(2)
+    )
     assert once != twice
 
 
@@ -241,12 +307,17 @@ def test_a_request_that_is_no_json_is_refused_before_anything_is_asked(
     serving: Serving, energy: Workload, tenant: keys.TenantId, request_: dict[str, Any]
 ) -> None:
     before = invocations(serving)
-    with TenantClient(serving[0], energy, tenant) as client, pytest.raises(InvocationRefused, match="no JSON document"):
+    with (
+        TenantClient(serving[0], energy, tenant) as client,
+        pytest.raises(InvocationRefused, match="no JSON document"),
+    ):
         client.predict(request_)
     assert invocations(serving) == before
 
 
-def test_bytes_are_kept_with_their_type(serving: Serving, energy: Workload, tenant: keys.TenantId) -> None:
+def test_bytes_are_kept_with_their_type(
+    serving: Serving, energy: Workload, tenant: keys.TenantId
+) -> None:
     deployment = serving[0]
     with TenantClient(deployment, energy, tenant) as client:
         question = question_of(energy, client.champion(), WEEK, "image/png")
@@ -257,8 +328,12 @@ def test_bytes_are_kept_with_their_type(serving: Serving, energy: Workload, tena
         before = invocations(serving)
         assert client.predict_bytes(WEEK, "image/png") == picture
         assert invocations(serving) == before
-        asked = question_of(energy, client.champion(), {"period": 3, "start": START}, "application/json")
-        assert not ResultCache(deployment, energy).keep(asked, picture), "it is not what was asked for"
+        asked = question_of(
+            energy, client.champion(), {"period": 3, "start": START}, "application/json"
+        )
+        assert not ResultCache(deployment, energy).keep(asked, picture), (
+            "it is not what was asked for"
+        )
 
 
 @pytest.mark.parametrize(
@@ -274,9 +349,18 @@ def test_bytes_are_kept_with_their_type(serving: Serving, energy: Workload, tena
         (b"<html></html>", "image/png"),
         (b"", "image/png"),
     ],
-    ids=["empty", "cut off", "an error", "a page", "a page called JSON", "too deep", "half a picture",
-         "a page called a picture", "an empty picture"],
-)  # fmt: skip
+    ids=[
+        "empty",
+        "cut off",
+        "an error",
+        "a page",
+        "a page called JSON",
+        "too deep",
+        "half a picture",
+        "a page called a picture",
+        "an empty picture",
+    ],
+)
 def test_what_is_no_whole_answer_is_not_kept_and_not_given(
     serving: Serving, energy: Workload, tenant: keys.TenantId, content: bytes, kind: str
 ) -> None:
@@ -301,7 +385,9 @@ def test_many_who_ask_the_same_at_once_all_get_the_one_answer(
     serving: Serving, energy: Workload, tenant: keys.TenantId
 ) -> None:
     with TenantClient(serving[0], energy, tenant) as client, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: json.dumps(client.predict({"period": 2, "start": START})), range(24)))
+        answers = list(
+            pool.map(lambda _: json.dumps(client.predict({"period": 2, "start": START})), range(24))
+        )
     assert len(set(answers)) == 1
     assert len(entries(serving[0], tenant)) == 1
 
@@ -315,7 +401,7 @@ def test_a_cache_that_cannot_be_reached_costs_no_prediction(
     assert "could not be archived, or its answer kept" in caplog.text
 
 
-# ---- counts -------------------------------------------------------------------------------------------------------------------
+# ---- counts --------------------------------------------------------------------------------------
 
 
 def test_hits_and_misses_are_counted_and_add_up_to_the_requests(
@@ -327,16 +413,27 @@ def test_hits_and_misses_are_counted_and_add_up_to_the_requests(
         for days in (1, 1, 2, 1, 2):
             with TenantClient(deployment, energy, tenant, metrics) as client:
                 client.predict({"period": days, "start": START})
-        with TenantClient(deployment, energy, tenant, metrics) as client, pytest.raises(InvocationRefused):
+        with (
+            TenantClient(deployment, energy, tenant, metrics) as client,
+            pytest.raises(InvocationRefused),
+        ):
             client.predict({"period": 0, "start": START})
         with TenantClient(deployment, with_cache(energy), tenant, metrics) as client:
             client.predict({"period": 1, "start": START})
     after = counted(deployment, "energy")
-    grown = {name: (after[name][0] - before[name][0], after[name][1] - before[name][1]) for name in after}
-    assert grown == {"NumberOfInferenceRequests": (7, 7), "CacheHits": (3, 3), "CacheMisses": (4, 4)}
+    grown = {
+        name: (after[name][0] - before[name][0], after[name][1] - before[name][1]) for name in after
+    }
+    assert grown == {
+        "NumberOfInferenceRequests": (7, 7),
+        "CacheHits": (3, 3),
+        "CacheMisses": (4, 4),
+    }
 
 
-def test_counts_that_cannot_be_sent_wait_for_the_next_time(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_that_cannot_be_sent_wait_for_the_next_time(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     deployment = serving[0]
     workload, metrics = keys.workload_name("nowhere"), InferenceMetrics(deployment)
 
@@ -352,8 +449,10 @@ def test_counts_that_cannot_be_sent_wait_for_the_next_time(serving: Serving, cap
     metrics.count(workload, hit=False)
     metrics.close()
     assert counted(deployment, "nowhere") == {
-        "NumberOfInferenceRequests": (2, 2), "CacheHits": (1, 1), "CacheMisses": (1, 1),
-    }  # fmt: skip
+        "NumberOfInferenceRequests": (2, 2),
+        "CacheHits": (1, 1),
+        "CacheMisses": (1, 1),
+    }
 
 
 def test_counts_go_out_by_themselves(serving: Serving) -> None:

@@ -38,7 +38,10 @@ def test_numbers_stay_as_they_are() -> None:
 
 
 def test_pictures_become_a_sheet_with_small_ones_enlarged_and_the_words_lose_the_bytes() -> None:
-    content = answer({"prompt": "a red circle", "seed": 7, "png": png("red")}, {"prompt": "sea", "png": png("blue")})
+    content = answer(
+        {"prompt": "a red circle", "seed": 7, "png": png("red")},
+        {"prompt": "sea", "png": png("blue")},
+    )
     shown = answer_for_people(content)
     assert shown.document["images"] == [{"prompt": "a red circle", "seed": 7}, {"prompt": "sea"}]
     drawn = sheet(content)
@@ -63,7 +66,8 @@ def test_a_picture_of_too_many_pixels_is_not_decoded() -> None:
     st.recursive(
         st.none() | st.text(max_size=5) | st.integers(),
         lambda c: (
-            st.lists(c, max_size=3) | st.dictionaries(st.sampled_from(["images", "png", "prompt"]), c, max_size=3)
+            st.lists(c, max_size=3)
+            | st.dictionaries(st.sampled_from(["images", "png", "prompt"]), c, max_size=3)
         ),
         max_leaves=10,
     )

@@ -20,10 +20,18 @@ def preview(**changed: Any) -> dict[str, Any]:
     chance = random.Random(7)
     mean = [10 + 5 * math.sin(hour / 24 * 2 * math.pi) + chance.random() for hour in range(HOURS)]
     return {
-        "kind": "forecast", "local_start": "2026-01-01T00:00:00", "frequency": "h", "unit": "kWh",
-        "truth": [None if hour == 5 else value + chance.gauss(0, 1) for hour, value in enumerate(mean)],
-        "mean": mean, "q10": [value - 2 for value in mean], "q90": [value + 2 for value in mean], **changed,
-    }  # fmt: skip
+        "kind": "forecast",
+        "local_start": "2026-01-01T00:00:00",
+        "frequency": "h",
+        "unit": "kWh",
+        "truth": [
+            None if hour == 5 else value + chance.gauss(0, 1) for hour, value in enumerate(mean)
+        ],
+        "mean": mean,
+        "q10": [value - 2 for value in mean],
+        "q90": [value + 2 for value in mean],
+        **changed,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,10 @@ def test_the_wildest_forecast_is_still_small() -> None:
     chance = random.Random(3)
     noise = [chance.uniform(0, 1000) for _ in range(HOURS)]
     wild = preview(
-        truth=noise, mean=noise[::-1], q10=[value / 2 for value in noise], q90=[value * 2 for value in noise]
+        truth=noise,
+        mean=noise[::-1],
+        q10=[value / 2 for value in noise],
+        q90=[value * 2 for value in noise],
     )
     picture = plot_of_preview(wild, "acme" * 15)
     assert picture is not None
@@ -85,13 +96,17 @@ def test_a_preview_of_another_kind_asks_for_no_picture(other: dict[str, Any]) ->
     ],
     ids=lambda changed: str(changed)[:40],
 )
-def test_a_malformed_preview_is_refused_and_spoils_no_other_drawing(drawn: bytes, changed: dict[str, Any]) -> None:
+def test_a_malformed_preview_is_refused_and_spoils_no_other_drawing(
+    drawn: bytes, changed: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match="a forecast preview"):
         plot_of_preview(preview(**changed), "acme")
     assert plot_of_preview(preview(), "acme") == drawn
 
 
-@pytest.mark.parametrize("field", ["local_start", "frequency", "truth", "mean", "q10", "q90", "unit"])
+@pytest.mark.parametrize(
+    "field", ["local_start", "frequency", "truth", "mean", "q10", "q90", "unit"]
+)
 def test_a_preview_that_lacks_a_field_is_told_which(field: str) -> None:
     lacking = preview()
     del lacking[field]
@@ -104,11 +119,19 @@ VALUES = st.lists(st.floats() | st.none() | st.integers(), max_size=3)
 
 @settings(max_examples=30)
 @given(
-    document=st.fixed_dictionaries({
-        "kind": st.just("forecast"), "local_start": st.sampled_from(["2026-01-01", "x"]), "frequency": st.sampled_from(["h", "D"]),
-        "unit": st.text(max_size=5), "truth": VALUES, "mean": VALUES, "q10": VALUES, "q90": VALUES,
-    })
-)  # fmt: skip
+    document=st.fixed_dictionaries(
+        {
+            "kind": st.just("forecast"),
+            "local_start": st.sampled_from(["2026-01-01", "x"]),
+            "frequency": st.sampled_from(["h", "D"]),
+            "unit": st.text(max_size=5),
+            "truth": VALUES,
+            "mean": VALUES,
+            "q10": VALUES,
+            "q90": VALUES,
+        }
+    )
+)
 def test_whatever_a_container_sends_is_drawn_or_refused(document: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a unit in a script the font lacks

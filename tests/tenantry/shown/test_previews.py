@@ -1,4 +1,5 @@
-"""What a training container's preview is turned into: pictures for an artifact's metadata, or a reason why not."""
+"""What a training container's preview is turned into: pictures for an artifact's metadata, or a
+reason why not."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ def encoded(kind: str, size: tuple[int, int] = (90, 60)) -> str:
 
 
 def preview(**changed: Any) -> dict[str, Any]:
-    return {"kind": "pictures", "sheet": encoded("png"), "loss": [[1, 0.9], [50, 0.4], [100, 0.3]], **changed}
+    return {
+        "kind": "pictures",
+        "sheet": encoded("png"),
+        "loss": [[1, 0.9], [50, 0.4], [100, 0.3]],
+        **changed,
+    }
 
 
 def test_pictures_give_their_sheet_as_it_is_and_a_loss_curve() -> None:

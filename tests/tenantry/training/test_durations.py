@@ -22,16 +22,26 @@ def test_whatever_was_seen_a_task_takes_some_time_and_more_data_no_less(
 ) -> None:
     durations = Durations().with_tasks(tasks)
     fewer, more = sorted(rows)
-    assert LEAST_SECONDS <= durations.expected_seconds(fewer) <= durations.expected_seconds(more) < float("inf")
+    assert (
+        LEAST_SECONDS
+        <= durations.expected_seconds(fewer)
+        <= durations.expected_seconds(more)
+        < float("inf")
+    )
 
 
 @given(
-    base=st.floats(0, 100), slope=st.floats(1e-4, 10),
+    base=st.floats(0, 100),
+    slope=st.floats(1e-4, 10),
     rows=st.lists(st.integers(0, 20_000), min_size=2, max_size=20, unique=True),
-)  # fmt: skip
-def test_tasks_that_lie_on_a_line_are_foretold_exactly(base: float, slope: float, rows: list[int]) -> None:
+)
+def test_tasks_that_lie_on_a_line_are_foretold_exactly(
+    base: float, slope: float, rows: list[int]
+) -> None:
     durations = Durations().with_tasks((float(x), base + slope * x) for x in rows)
-    assert durations.expected_seconds(12_345) == pytest.approx(base + slope * 12_345, rel=1e-4, abs=1e-3)
+    assert durations.expected_seconds(12_345) == pytest.approx(
+        base + slope * 12_345, rel=1e-4, abs=1e-3
+    )
 
 
 @given(tasks=TASKS.filter(len), base=st.floats(0, 1e5), slope=st.floats(0, 10))
@@ -55,7 +65,9 @@ def test_before_anything_was_learned_more_data_take_longer_and_nothing_is_promis
     assert nothing.with_tasks([(1.0, 1.0)]).learned
 
 
-def test_packs_that_end_at_the_same_time_teach_together_and_each_workload_its_own(deployment: Deployment) -> None:
+def test_packs_that_end_at_the_same_time_teach_together_and_each_workload_its_own(
+    deployment: Deployment,
+) -> None:
     assert learned_durations(deployment, ENERGY) == Durations()
     packs = [[(float(8760 + pack), 0.5 + pack / 10), (24.0 * pack, 1 / 3)] for pack in range(8)]
     with ThreadPoolExecutor(4) as pool:
@@ -64,7 +76,9 @@ def test_packs_that_end_at_the_same_time_teach_together_and_each_workload_its_ow
     expected = Durations().with_tasks(task for pack in packs for task in pack)
     assert learned.n == expected.n == 16
     for rows in (0.0, 8760.0):
-        assert learned.expected_seconds(rows) == pytest.approx(expected.expected_seconds(rows), rel=1e-5)
+        assert learned.expected_seconds(rows) == pytest.approx(
+            expected.expected_seconds(rows), rel=1e-5
+        )
     assert learned_durations(deployment, PORTRAITS) == Durations()
 
 

@@ -15,7 +15,13 @@ from typing import Final
 import pytest
 from botocore.exceptions import ClientError
 
-from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process, wait_until_healthy
+from infrastructure.local_cloud import (
+    LocalCloud,
+    free_port,
+    start_process,
+    stop_process,
+    wait_until_healthy,
+)
 from tenantry.aws.deployment import Deployment
 from tenantry.training.job_statuses import TrainingJobStatuses
 
@@ -64,9 +70,18 @@ def endpoint(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) 
     (image / "train").symlink_to(ROOT / "tests/pipes_sagemaker/containers/counting/train")
     (image / "containers").symlink_to(ROOT / "containers")
     command = [
-        sys.executable, "-m", "local_sagemaker", "--port", str(port), "--state", str(folder / "state"),
-        "--containers", str(folder / "containers"), "--create-training-job-burst", "100",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "local_sagemaker",
+        "--port",
+        str(port),
+        "--state",
+        str(folder / "state"),
+        "--containers",
+        str(folder / "containers"),
+        "--create-training-job-burst",
+        "100",
+    ]
     process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, folder / "log")
@@ -90,7 +105,10 @@ def start(runs: Runs) -> Iterator[Callable[[str], None]]:
     def start(name: str) -> None:
         sagemaker.create_training_job(
             TrainingJobName=name,
-            AlgorithmSpecification={"TrainingImage": "registry/counting:1", "TrainingInputMode": "File"},
+            AlgorithmSpecification={
+                "TrainingImage": "registry/counting:1",
+                "TrainingInputMode": "File",
+            },
             HyperParameters={"count": "1", "wait_for": f"{bucket}/never"},
             RoleArn="arn:aws:iam::123456789012:role/training",
             OutputDataConfig={"S3OutputPath": f"s3://{bucket}/output"},
@@ -104,7 +122,9 @@ def start(runs: Runs) -> Iterator[Callable[[str], None]]:
         sagemaker.stop_training_job(TrainingJobName=name)
 
 
-def test_four_running_jobs_cost_one_call_a_poll_and_not_four(runs: Runs, start: Callable[[str], None]) -> None:
+def test_four_running_jobs_cost_one_call_a_poll_and_not_four(
+    runs: Runs, start: Callable[[str], None]
+) -> None:
     for job in (*runs.jobs, "another-product-energy-p-1"):
         start(job)
     runs.clock.at += POLL
@@ -126,7 +146,9 @@ def test_four_running_jobs_cost_one_call_a_poll_and_not_four(runs: Runs, start: 
     assert runs.calls("DescribeTrainingJob") - before == 4 * listed
 
 
-def test_a_job_that_is_not_in_progress_is_not_known(runs: Runs, start: Callable[[str], None]) -> None:
+def test_a_job_that_is_not_in_progress_is_not_known(
+    runs: Runs, start: Callable[[str], None]
+) -> None:
     start(runs.jobs[0])
     runs.look()
     watch = runs.watches[0]
@@ -146,7 +168,10 @@ def test_a_list_that_grew_old_says_nothing_and_a_dead_listers_lease_ends(
     assert other(runs.jobs[0]) is not None
 
     def fail(**_: object) -> None:
-        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}, "ListTrainingJobs")
+        raise ClientError(
+            {"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}},
+            "ListTrainingJobs",
+        )
 
     runs.each[0].sagemaker.meta.events.register("before-send.sagemaker.ListTrainingJobs", fail)
     runs.clock.at += POLL
@@ -158,13 +183,17 @@ def test_a_list_that_grew_old_says_nothing_and_a_dead_listers_lease_ends(
     assert runs.calls("ListTrainingJobs") == lists + 1, "the lease had ended"
 
 
-def test_while_nobody_can_list_an_old_list_is_not_believed(runs: Runs, start: Callable[[str], None]) -> None:
+def test_while_nobody_can_list_an_old_list_is_not_believed(
+    runs: Runs, start: Callable[[str], None]
+) -> None:
     start(runs.jobs[0])
     watch = runs.watches[0]
     assert watch(runs.jobs[0]) is not None
 
     def fail(**_: object) -> None:
-        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "ListTrainingJobs")
+        raise ClientError(
+            {"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "ListTrainingJobs"
+        )
 
     for one in runs.each:
         one.sagemaker.meta.events.register("before-send.sagemaker.ListTrainingJobs", fail)

@@ -1,4 +1,5 @@
-"""Scheduled re-training on real tables: who is asked for, when, from what, and that asking twice makes nothing new."""
+"""Scheduled re-training on real tables: who is asked for, when, from what, and that asking twice
+makes nothing new."""
 
 from __future__ import annotations
 
@@ -43,12 +44,16 @@ def another_image(workload: Workload) -> Workload:
     return workload.model_copy(update={"image_tag": "0.2.0"})
 
 
-def upload(queue: RequestQueue, tenant: str, days_ago: int, until: Status = "registered", number: int = 1) -> Request:
+def upload(
+    queue: RequestQueue, tenant: str, days_ago: int, until: Status = "registered", number: int = 1
+) -> Request:
     """A request made from an upload of so many days ago, as far on its way as ``until``."""
     who, at = keys.tenant_id(tenant), NOW - timedelta(days=days_ago)
     request = keys.request_id_of(NAME, who, f"content {number}")
     manifest = keys.upload_manifest(NAME, who, keys.upload_id(f"upload-{number}"))
-    assert queue.accept(NAME, who, request, manifest, "bridge", first=number == 1, uploaded=at, group="London")
+    assert queue.accept(
+        NAME, who, request, manifest, "bridge", first=number == 1, uploaded=at, group="London"
+    )
     row = queue.get(NAME, who, request)
     assert row is not None
     for status in THE_WAY[: THE_WAY.index(until) + 1] if until in THE_WAY else ():
@@ -60,12 +65,23 @@ def version_of(request: Request, days_ago: int, workload: Workload = ENERGY) -> 
     assert request.version is not None
     made = NOW - timedelta(days=days_ago)
     return ModelVersion(
-        request.tenant, NAME, request.version, "bridge", "archive", 1, "a" * 64, request.request, "job", made=made,
+        request.tenant,
+        NAME,
+        request.version,
+        "bridge",
+        "archive",
+        1,
+        "a" * 64,
+        request.request,
+        "job",
+        made=made,
         recipe=workload.recipe,
-    )  # fmt: skip
+    )
 
 
-def champion(registry: ModelRegistry, request: Request, days_ago: int, workload: Workload = ENERGY) -> Champion:
+def champion(
+    registry: ModelRegistry, request: Request, days_ago: int, workload: Workload = ENERGY
+) -> Champion:
     model = version_of(request, days_ago, workload)
     registry.add(model)
     return registry.crown(model, "endpoint", registry.champion(request.tenant, NAME))
@@ -85,13 +101,25 @@ def test_the_tenants_whose_champions_are_old_get_a_request_from_their_latest_upl
     champion(registry, young, 29)
 
     done = ask_for_retraining(deployment, retrained(), by="run 1", at=NOW)
-    assert (done.champions, done.due, dict(done.outcomes), done.complete) == (2, 1, {"asked": 1}, True)
+    assert (done.champions, done.due, dict(done.outcomes), done.complete) == (
+        2,
+        1,
+        {"asked": 1},
+        True,
+    )
     (asked,) = pending(queue).values()
-    assert (asked.tenant, asked.manifest_key, asked.uploaded) == ("old", latest.manifest_key, latest.uploaded)
+    assert (asked.tenant, asked.manifest_key, asked.uploaded) == (
+        "old",
+        latest.manifest_key,
+        latest.uploaded,
+    )
     assert (asked.tier, asked.group, asked.first) == ("bridge", "London", False)
     assert asked.quiet, "the tenant did not ask for it"
     assert asked.history[0]["by"] == "run 1"
-    assert asked.history[0]["why"] == f"re-training: {old.version}, of 2026-02-22, is older than 30 days"
+    assert (
+        asked.history[0]["why"]
+        == f"re-training: {old.version}, of 2026-02-22, is older than 30 days"
+    )
 
     again = ask_for_retraining(deployment, retrained(), at=NOW + timedelta(hours=1))
     assert (again.champions, again.due) == (2, 0)
@@ -105,7 +133,9 @@ def test_a_re_training_is_made_of_what_was_made_last_and_not_of_what_was_uploade
     champion(registry, older, 99)
     champion(registry, latest, 49)
     moment = NOW - timedelta(days=10)
-    assert queue.accept(NAME, older.tenant, older.request, "k3", "bridge", first=False, uploaded=moment)
+    assert queue.accept(
+        NAME, older.tenant, older.request, "k3", "bridge", first=False, uploaded=moment
+    )
     (once_more,) = pending(queue).values()
     queue.cancel(once_more, why="the later one is to stay")
     ask_for_retraining(deployment, retrained(), at=NOW)
@@ -127,7 +157,7 @@ def test_a_process_that_dies_after_asking_asks_the_same_once_more_which_is_nothi
     assert pending(queue) == {}
 
 
-def test_a_champion_made_by_another_image_or_with_other_hyperparameters_is_challenged_once_for_each_recipe(
+def test_a_champion_made_by_another_image_or_hyperparameters_is_challenged_once_for_each_recipe(
     deployment: Deployment, queue: RequestQueue, registry: ModelRegistry
 ) -> None:
     champion(registry, upload(queue, "acme", 3), 2)
@@ -161,10 +191,12 @@ def test_who_has_an_open_request_or_nothing_registered_is_left_alone(
     done = ask_for_retraining(deployment, retrained(), at=NOW)
     assert dict(done.outcomes) == {"nothing registered to train on": 1}
     assert pending(queue) == {}
-    assert ask_for_retraining(deployment, retrained(), at=NOW).due == 0, "it is not looked at every night"
+    assert ask_for_retraining(deployment, retrained(), at=NOW).due == 0, (
+        "it is not looked at every night"
+    )
 
 
-def test_a_rolled_back_tenant_is_not_given_the_same_again_but_made_otherwise_or_from_newer_data_it_is(
+def test_a_rolled_back_tenant_is_not_given_the_same_again_but_made_otherwise_or_of_newer_data(
     deployment: Deployment, queue: RequestQueue, registry: ModelRegistry
 ) -> None:
     for tenant in ("same", "newer"):
@@ -187,7 +219,12 @@ def test_a_round_asks_for_no_more_than_its_limit_and_the_next_goes_on(
     for number in range(5):
         champion(registry, upload(queue, f"t{number}", 100), 99)
     rounds = [ask_for_retraining(deployment, retrained(most_at_once=2), at=NOW) for _ in range(4)]
-    assert [(done.due, done.complete) for done in rounds] == [(2, False), (2, False), (1, True), (0, True)]
+    assert [(done.due, done.complete) for done in rounds] == [
+        (2, False),
+        (2, False),
+        (1, True),
+        (0, True),
+    ]
     assert set(pending(queue)) == {f"t{number}" for number in range(5)}
 
 
@@ -209,7 +246,10 @@ def test_idle_tenants_cost_no_call_of_their_own(
 
 
 def test_a_workload_without_the_section_is_never_retrained(deployment: Deployment) -> None:
-    assert ask_for_retraining(deployment, ENERGY.model_copy(update={"retraining": None})).champions == 0
+    assert (
+        ask_for_retraining(deployment, ENERGY.model_copy(update={"retraining": None})).champions
+        == 0
+    )
 
 
 @given(
@@ -224,9 +264,17 @@ def test_an_occasion_keeps_its_name_within_a_stretch_and_has_another_in_the_next
     settings = Retraining(cron="0 3 * * *", older_than_days=days)
     made = NOW - timedelta(days=age)
     crowned = Champion(
-        keys.tenant_id("acme"), NAME, keys.version_name("v1"), "e", "bridge", None, NOW, 1, made=made,
+        keys.tenant_id("acme"),
+        NAME,
+        keys.version_name("v1"),
+        "e",
+        "bridge",
+        None,
+        NOW,
+        1,
+        made=made,
         recipe="old" if otherwise else "new",
-    )  # fmt: skip
+    )
     moments = [NOW, NOW + timedelta(days=later)]
     occasions = [occasion_of(crowned, "new", settings, at) for at in moments]
     stretches = [0 if days is None else (at - made) // timedelta(days=days) for at in moments]

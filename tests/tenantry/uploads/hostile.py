@@ -1,4 +1,5 @@
-"""What a parser that a stranger's file has gained the upper hand of might do; called in a process of its own by tests."""
+"""What a parser that a stranger's file has gained the upper hand of might do; called in a process
+of its own by tests."""
 
 from __future__ import annotations
 
@@ -113,7 +114,9 @@ def kill_its_keeper() -> None:
 
 def leave_a_process(pid_file: Path) -> str:
     """Start a process in a session of its own, which goes on after this one."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
     pid_file.write_text(str(process.pid))
     return "done"
 

@@ -1,4 +1,5 @@
-"""Calls in processes of their own: whatever a file does to the code that reads it, the caller hears a refusal and goes on."""
+"""Calls in processes of their own: whatever a file does to the code that reads it, the caller hears
+a refusal and goes on."""
 
 from __future__ import annotations
 
@@ -22,18 +23,36 @@ def calls() -> BoundedCalls:
     return bounded_calls(MODULE)
 
 
-def make(calls: BoundedCalls, function: str, limits: Limits = LIMITS, *, alone: bool = False, **values: Any) -> Any:
-    paths = {name: values.pop(name) for name in list(values) if isinstance(values[name], (Path, list))}
+def make(
+    calls: BoundedCalls,
+    function: str,
+    limits: Limits = LIMITS,
+    *,
+    alone: bool = False,
+    **values: Any,
+) -> Any:
+    paths = {
+        name: values.pop(name) for name in list(values) if isinstance(values[name], (Path, list))
+    }
     return calls.call(MODULE, function, paths=paths, values=values, limits=limits, alone=alone)
 
 
-def test_a_call_gives_what_the_function_returns_or_refuses(calls: BoundedCalls, tmp_path: Path) -> None:
+def test_a_call_gives_what_the_function_returns_or_refuses(
+    calls: BoundedCalls, tmp_path: Path
+) -> None:
     (tmp_path / "a").write_text("hello")
-    assert make(calls, "answer", files=[tmp_path / "a"], said="ü") == {"said": "ü", "files": ["hello"]}
+    assert make(calls, "answer", files=[tmp_path / "a"], said="ü") == {
+        "said": "ü",
+        "files": ["hello"],
+    }
     with pytest.raises(RefusedData) as refused:
         make(calls, "refuse")
     error = refused.value
-    assert (error.reason, error.field, error.cure) == ("Row 3 has no timestamp.", "timestamp", "Give it one.")
+    assert (error.reason, error.field, error.cure) == (
+        "Row 3 has no timestamp.",
+        "timestamp",
+        "Give it one.",
+    )
     assert error.code == "timestamp_missing"
 
 
@@ -64,7 +83,10 @@ def test_calls_are_made_however_long_the_name_of_the_temporary_folder_is(
 def test_a_call_that_takes_too_much_or_dies_is_a_refusal_with_a_code(
     calls: BoundedCalls, tmp_path: Path, function: str, limits: Limits, code: str
 ) -> None:
-    values: dict[str, dict[str, Any]] = {"eat_memory": {"megabytes": 1 << 20}, "fill_the_disk": {"folder": tmp_path}}
+    values: dict[str, dict[str, Any]] = {
+        "eat_memory": {"megabytes": 1 << 20},
+        "fill_the_disk": {"folder": tmp_path},
+    }
     arguments = values.get(function, {})
     with pytest.raises(RefusedData) as refused:
         make(calls, function, limits, **arguments)
@@ -75,7 +97,9 @@ def test_a_call_that_takes_too_much_or_dies_is_a_refusal_with_a_code(
     }
 
 
-def test_what_fits_is_not_refused_and_what_the_code_itself_takes_is_not_counted(calls: BoundedCalls) -> None:
+def test_what_fits_is_not_refused_and_what_the_code_itself_takes_is_not_counted(
+    calls: BoundedCalls,
+) -> None:
     assert make(calls, "eat_memory", megabytes=64) == 64
 
 
@@ -104,13 +128,20 @@ def test_a_worker_makes_several_calls_and_one_that_wants_to_be_alone_has_its_own
     assert not shared & own
 
 
-def test_memory_that_earlier_calls_of_a_worker_hold_is_not_the_next_calls_fault(calls: BoundedCalls) -> None:
+def test_memory_that_earlier_calls_of_a_worker_hold_is_not_the_next_calls_fault(
+    calls: BoundedCalls,
+) -> None:
     assert [make(calls, "keep_memory", megabytes=70) for _ in range(3)] == [70] * 3
 
 
 def test_a_call_has_no_credentials_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "HOME", "TMPDIR"}
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "DAGSTER_HOME", "DATABASE_PASSWORD"):
+    for name in (
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "DAGSTER_HOME",
+        "DATABASE_PASSWORD",
+    ):
         monkeypatch.setenv(name, "secret")
     others_calls = BoundedCalls([MODULE])  # its process starts now
     found = make(others_calls, "environment")
@@ -120,7 +151,9 @@ def test_a_call_has_no_credentials_in_its_environment(monkeypatch: pytest.Monkey
     assert all(name.endswith("_NUM_THREADS") or name.startswith("LD_") for name in others), others
 
 
-def test_calls_go_on_after_somebody_killed_the_process_they_are_made_in(calls: BoundedCalls) -> None:
+def test_calls_go_on_after_somebody_killed_the_process_they_are_made_in(
+    calls: BoundedCalls,
+) -> None:
     with pytest.raises(CallFailed, match="died twice"):
         make(calls, "kill_its_keeper")
     assert make(calls, "answer", files=[], said="again")["said"] == "again"
@@ -141,10 +174,14 @@ def test_what_is_idle_ends_and_what_takes_longer_does_not(tmp_path: Path) -> Non
     calls.close()
 
 
-def test_calls_of_several_threads_do_not_wait_for_one_that_takes_long(calls: BoundedCalls, tmp_path: Path) -> None:
+def test_calls_of_several_threads_do_not_wait_for_one_that_takes_long(
+    calls: BoundedCalls, tmp_path: Path
+) -> None:
     with ThreadPoolExecutor(4) as pool:
         waiting = pool.submit(make, calls, "wait_for", file=tmp_path / "go on")
-        said = list(pool.map(lambda n: make(calls, "answer", files=[], said=str(n))["said"], range(8)))
+        said = list(
+            pool.map(lambda n: make(calls, "answer", files=[], said=str(n))["said"], range(8))
+        )
         assert said == [str(n) for n in range(8)]
         assert not waiting.done()
         (tmp_path / "go on").touch()

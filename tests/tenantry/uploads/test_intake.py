@@ -39,7 +39,8 @@ class Known:
 
 @pytest.fixture
 def deployment(deployment: Deployment) -> Deployment:
-    """The stack, after the event S3 sends when it is configured was taken in: it tells of nothing."""
+    """The stack, after the event S3 sends when it is configured was taken in: it tells of
+    nothing."""
     assert (left(deployment), drained(deployment).messages, left(deployment)) == (1, 1, 0)
     return deployment
 
@@ -55,7 +56,9 @@ def operators(deployment: Deployment) -> str:
 
 def put(deployment: Deployment, tenant: str, upload: str = "u1", content: bytes = b"x") -> str:
     who, which = keys.tenant_id(tenant), keys.upload_id(upload)
-    return manifests.put_upload(deployment, NAME, who, which, {"a.csv": content}, {"timezone": "UTC"})
+    return manifests.put_upload(
+        deployment, NAME, who, which, {"a.csv": content}, {"timezone": "UTC"}
+    )
 
 
 def put_raw(deployment: Deployment, key: str, content: bytes) -> None:
@@ -69,7 +72,9 @@ def drained(deployment: Deployment, known: Known | None = None) -> Intake:
 def left(deployment: Deployment) -> int:
     """Messages in the uploads queue, seen or not."""
     names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = deployment.sqs.get_queue_attributes(QueueUrl=deployment.uploads_queue_url, AttributeNames=names)
+    found = deployment.sqs.get_queue_attributes(
+        QueueUrl=deployment.uploads_queue_url, AttributeNames=names
+    )
     return sum(int(count) for count in found["Attributes"].values())
 
 
@@ -77,12 +82,16 @@ def told(deployment: Deployment, url: str | None = None) -> list[Any]:
     """Everything in a queue of notices."""
     bodies: list[Any] = []
     while True:
-        found = deployment.sqs.receive_message(QueueUrl=url or deployment.notices_queue_url, MaxNumberOfMessages=10)
+        found = deployment.sqs.receive_message(
+            QueueUrl=url or deployment.notices_queue_url, MaxNumberOfMessages=10
+        )
         if not found.get("Messages"):
             return bodies
         for message in found["Messages"]:
             bodies.append(json.loads(message["Body"]))
-            deployment.sqs.delete_message(QueueUrl=url or deployment.notices_queue_url, ReceiptHandle=message["ReceiptHandle"])  # fmt: skip
+            deployment.sqs.delete_message(
+                QueueUrl=url or deployment.notices_queue_url, ReceiptHandle=message["ReceiptHandle"]
+            )
 
 
 def rows(deployment: Deployment, tenant: str) -> list[tuple[str, str | None]]:
@@ -90,7 +99,9 @@ def rows(deployment: Deployment, tenant: str) -> list[tuple[str, str | None]]:
     return [(row.status, row.reason) for row in found]
 
 
-def test_an_upload_becomes_a_request_its_tenant_is_introduced_and_the_event_is_gone(deployment: Deployment) -> None:
+def test_an_upload_becomes_a_request_its_tenant_is_introduced_and_the_event_is_gone(
+    deployment: Deployment,
+) -> None:
     key, known = put(deployment, "acme"), Known()
     done = drained(deployment, known)
     assert (done.messages, done.accepted, done.repeated, done.refused) == (1, 1, 0, [])
@@ -135,7 +146,9 @@ def test_whoever_uploads_again_what_was_uploaded_before_something_else_gets_a_re
     assert len(queue.of_tenant(NAME, keys.tenant_id("acme"))) == 3
 
 
-def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbours_go_on(deployment: Deployment) -> None:
+def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbours_go_on(
+    deployment: Deployment,
+) -> None:
     put(deployment, "acme")
     bad = keys.upload_manifest(NAME, keys.tenant_id("bolt"), keys.upload_id("u1"))
     put_raw(deployment, bad, b'{"format": 1, "tenant": "\\ud800"}')
@@ -148,7 +161,11 @@ def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbour
     assert refused == bad
     assert rows(deployment, "bolt") == [("refused", reason)]
     (notice,) = told(deployment)
-    assert (notice["kind"], notice["tenant"], notice["workload"]) == ("upload_refused", "bolt", "energy")
+    assert (notice["kind"], notice["tenant"], notice["workload"]) == (
+        "upload_refused",
+        "bolt",
+        "energy",
+    )
     assert reason in notice["message"]
     assert left(deployment) == 0
 
@@ -157,7 +174,9 @@ def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbour
     assert told(deployment) == []
 
 
-def test_an_upload_under_no_tenants_key_is_for_the_operators(deployment: Deployment, operators: str) -> None:
+def test_an_upload_under_no_tenants_key_is_for_the_operators(
+    deployment: Deployment, operators: str
+) -> None:
     put_raw(deployment, "uploads/ACME/energy/u1/manifest.json", b"{}")
     done = drained(deployment)
     assert done.accepted == 0
@@ -168,7 +187,9 @@ def test_an_upload_under_no_tenants_key_is_for_the_operators(deployment: Deploym
     assert left(deployment) == 0
 
 
-@pytest.mark.parametrize("body", ["garbage", "[" * 50_000, '{"Records": [{"s3": 1}]}'], ids=["word", "deep", "bent"])
+@pytest.mark.parametrize(
+    "body", ["garbage", "[" * 50_000, '{"Records": [{"s3": 1}]}'], ids=["word", "deep", "bent"]
+)
 def test_garbage_in_the_queue_is_for_the_operators_and_holds_nobody_up(
     deployment: Deployment, operators: str, body: str
 ) -> None:
@@ -189,10 +210,13 @@ def test_a_manifest_that_was_deleted_meanwhile_is_nothing(deployment: Deployment
     assert rows(deployment, "acme") == []
 
 
-def test_while_dagster_is_down_nothing_is_lost_and_the_next_round_introduces_everyone(deployment: Deployment) -> None:
+def test_while_dagster_is_down_nothing_is_lost_and_the_next_round_introduces_everyone(
+    deployment: Deployment,
+) -> None:
     # One second, so that the messages are seen again within the test.
     deployment.sqs.set_queue_attributes(
-        QueueUrl=deployment.uploads_queue_url, Attributes={"VisibilityTimeout": "1", "RedrivePolicy": ""}
+        QueueUrl=deployment.uploads_queue_url,
+        Attributes={"VisibilityTimeout": "1", "RedrivePolicy": ""},
     )
     for tenant in ("acme", "bolt"):
         put(deployment, tenant)
@@ -224,7 +248,9 @@ def test_an_upload_whose_event_was_lost_is_found_by_listing(deployment: Deployme
     assert drained(deployment).messages == 0
     known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
 
-    early = find_lost_uploads(deployment, WORKLOADS, known, since=began - timedelta(days=1), until=began).done
+    early = find_lost_uploads(
+        deployment, WORKLOADS, known, since=began - timedelta(days=1), until=began
+    ).done
     assert (early.messages, known.tenants) == (0, [])
     done = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon).done
     assert (done.accepted, known.tenants) == (1, ["acme"])
@@ -244,7 +270,9 @@ def test_more_uploads_than_a_message_batch_are_all_taken_in(deployment: Deployme
     assert str(done) == "25 events: 25 accepted, 0 known already, 0 refused"
 
 
-def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest(deployment: Deployment) -> None:
+def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest(
+    deployment: Deployment,
+) -> None:
     for number in range(30):
         put(deployment, "flood", f"u{number:03d}", content=str(number).encode())
     for tenant in ("acme", "bolt"):
@@ -252,13 +280,19 @@ def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest
     known = Known()
     assert drained(deployment, known).accepted == 32
     rows = {str(row.tenant): row.accepted for row in RequestQueue(deployment).due(NAME)}
-    flood = [row.accepted for row in RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flood"))]
+    flood = [
+        row.accepted for row in RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flood"))
+    ]
     assert max(rows["acme"], rows["bolt"]) < sorted(flood)[10], "though their events came last"
 
 
-def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(deployment: Deployment) -> None:
+def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(
+    deployment: Deployment,
+) -> None:
     energy = WORKLOADS["energy"]
-    scheduling = energy.scheduling.model_copy(update={"most_per_tenant_a_day": 1})  # so ten uploads are taken in
+    scheduling = energy.scheduling.model_copy(
+        update={"most_per_tenant_a_day": 1}
+    )  # so ten uploads are taken in
     limited = {**WORKLOADS, "energy": energy.model_copy(update={"scheduling": scheduling})}
     for number in range(14):
         put(deployment, "flooder", f"u{number}", f"{number}".encode())
@@ -269,7 +303,11 @@ def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(
     assert len(rows) == 11, "one row tells of all that were refused"
     assert [row.reason_code for row in rows if row.status == "refused"] == ["too_many_uploads"]
     (notice,) = told(deployment)
-    assert (notice["tenant"], notice["kind"], notice["code"]) == ("flooder", "upload_refused", "too_many_uploads")
+    assert (notice["tenant"], notice["kind"], notice["code"]) == (
+        "flooder",
+        "upload_refused",
+        "too_many_uploads",
+    )
     assert "10 uploads" in notice["message"]
 
 
@@ -283,7 +321,9 @@ def test_a_listing_that_takes_too_long_goes_on_where_it_stopped(deployment: Depl
     known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
     first = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, most_seconds=0)
     assert first.after is not None
-    second = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, after=first.after, most_seconds=0)
+    second = find_lost_uploads(
+        deployment, WORKLOADS, known, since=began, until=soon, after=first.after, most_seconds=0
+    )
     assert second.after is None
     assert first.done.accepted + second.done.accepted == 3
     assert sorted(known.tenants) == ["t0", "t1", "t2"]

@@ -19,7 +19,15 @@ SECTIONS = {
     "Any upload": ["tenantry/uploads/bounded_calls.py", "tenantry/uploads/training_data.py"],
     "Consumption files": [
         f"containers/forecast/{module}.py"
-        for module in ("reading", "columns", "csv_file", "parquet_file", "timestamps", "wall_clock", "preparation")
+        for module in (
+            "reading",
+            "columns",
+            "csv_file",
+            "parquet_file",
+            "timestamps",
+            "wall_clock",
+            "preparation",
+        )
     ],
 }
 
@@ -56,7 +64,9 @@ def codes_told(section: str) -> list[str]:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_page_of_refusals_tells_every_code_and_no_other(section: str) -> None:
-    raised = set().union(*(codes_raised((HERE / module).read_text()) for module in SECTIONS[section]))
+    raised = set().union(
+        *(codes_raised((HERE / module).read_text()) for module in SECTIONS[section])
+    )
     if section == "Consumption files":
         raised |= {code for *_, code in reading.CONTENT}
     elif section == "Any upload":

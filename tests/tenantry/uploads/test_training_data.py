@@ -1,4 +1,5 @@
-"""From an upload to training data, by the workload's own preparation; and what a container reports back."""
+"""From an upload to training data, by the workload's own preparation; and what a container reports
+back."""
 
 from __future__ import annotations
 
@@ -51,7 +52,10 @@ def test_an_upload_becomes_training_data_and_the_same_again_when_it_is_repeated(
     request = uploaded(deployment, {"a.csv": consumption})
     made = make_training_data(deployment, ENERGY, request)
     assert made.rows == 59 * 24
-    assert (made.facts["first"], made.facts["last"]) == ("2025-01-01T00:00:00+00:00", "2025-02-28T23:00:00+00:00")
+    assert (made.facts["first"], made.facts["last"]) == (
+        "2025-01-01T00:00:00+00:00",
+        "2025-02-28T23:00:00+00:00",
+    )
     assert made.parameters == {"timezone": "Europe/London", "country": ""}
     assert made.version == request.version
     folder = f"training-data/energy/acme/{request.version}/"
@@ -66,7 +70,10 @@ def test_names_that_people_give_files_go_no_further_and_what_is_left_out_is_told
 ) -> None:
     half = consumption.index(b"\n", len(consumption) // 2) + 1
     header = consumption[: consumption.index(b"\n") + 1]
-    parts = {"Verbrauch Müller (1).CSV": consumption[:half], "a+b %1.csv": header + consumption[half:]}
+    parts = {
+        "Verbrauch Müller (1).CSV": consumption[:half],
+        "a+b %1.csv": header + consumption[half:],
+    }
     key = manifests.put_upload(deployment, NAME, ACME, U1, parts)
     manifest = json.loads(objects.read_bytes(deployment.s3, deployment.uploads_bucket, key, 10_000))
     manifest["files"].append({"name": ".DS_Store", "bytes": 6148, "sha256": "0" * 64})
@@ -85,9 +92,13 @@ def test_names_that_people_give_files_go_no_further_and_what_is_left_out_is_told
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"hello", "timestamp"), (b"", "empty|columns|rows"), (b"timestamp,consumption\n2025-01-01T00:00:00Z,broken meter\n", "consumption")],
+    [
+        (b"hello", "timestamp"),
+        (b"", "empty|columns|rows"),
+        (b"timestamp,consumption\n2025-01-01T00:00:00Z,broken meter\n", "consumption"),
+    ],
     ids=["no table", "empty", "a word for a number"],
-)  # fmt: skip
+)
 def test_data_that_cannot_become_a_model_are_refused_in_words_for_their_owner(
     deployment: Deployment, content: bytes, reason: str
 ) -> None:
@@ -97,7 +108,9 @@ def test_data_that_cannot_become_a_model_are_refused_in_words_for_their_owner(
     assert deployment.s3.list_objects_v2(Bucket=deployment.data_bucket)["KeyCount"] == 0
 
 
-def test_an_upload_that_changed_or_went_away_is_refused(deployment: Deployment, consumption: bytes) -> None:
+def test_an_upload_that_changed_or_went_away_is_refused(
+    deployment: Deployment, consumption: bytes
+) -> None:
     request = uploaded(deployment, {"a.csv": consumption})
     file = keys.upload_file(NAME, ACME, U1, keys.file_name("a.csv"))
     objects.write_bytes(deployment.s3, deployment.uploads_bucket, file, consumption[:-1] + b"9")
@@ -111,11 +124,16 @@ def test_an_upload_that_changed_or_went_away_is_refused(deployment: Deployment, 
 def test_a_small_file_that_expands_to_gigabytes_is_refused_and_costs_this_process_nothing(
     deployment: Deployment, consumption: bytes
 ) -> None:
-    """A dictionary of one customer id of 2 MB, which 9,000 rows refer to: 18 GB of text in some tens of kilobytes."""
+    """A dictionary of one customer id of 2 MB, which 9,000 rows refer to: 18 GB of text in some
+    tens of kilobytes."""
     rows = 9000
     hours = pa.array([datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(rows)])
-    customer = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 2_000_000]))
-    table = pa.table({"timestamp": hours, "consumption": pa.array([1.0] * rows), "customer_id": customer})
+    customer = pa.DictionaryArray.from_arrays(
+        pa.array([0] * rows, pa.int32()), pa.array(["x" * 2_000_000])
+    )
+    table = pa.table(
+        {"timestamp": hours, "consumption": pa.array([1.0] * rows), "customer_id": customer}
+    )
     sink = io.BytesIO()
     parquet.write_table(table, sink, compression="zstd", store_schema=False)
     assert len(sink.getvalue()) < 200_000
@@ -128,10 +146,21 @@ def test_a_small_file_that_expands_to_gigabytes_is_refused_and_costs_this_proces
 
 def outcome(**changed: Any) -> dict[str, Any]:
     return {
-        "format": 1, "task": "0" * 32, "tenant": "acme", "version": "v1", "status": "succeeded", "reason": None,
-        "retryable": False, "seconds": 1.2, "cpu_seconds": 1.1, "archive": {"bytes": 10, "sha256": "a" * 64},
-        "metrics": {"mase": 0.8}, "card": {"model": "ridge"}, "preview": {}, **changed,
-    }  # fmt: skip
+        "format": 1,
+        "task": "0" * 32,
+        "tenant": "acme",
+        "version": "v1",
+        "status": "succeeded",
+        "reason": None,
+        "retryable": False,
+        "seconds": 1.2,
+        "cpu_seconds": 1.1,
+        "archive": {"bytes": 10, "sha256": "a" * 64},
+        "metrics": {"mase": 0.8},
+        "card": {"model": "ridge"},
+        "preview": {},
+        **changed,
+    }
 
 
 def message(**changed: Any) -> dict[str, Any]:
@@ -146,12 +175,16 @@ def test_the_outcome_a_container_reports_is_read() -> None:
     with_files = outcome_in_message(message(files={"00.png": {"bytes": 5, "sha256": "b" * 64}}))
     assert with_files is not None
     assert with_files.files["00.png"].bytes == 5
-    failed = outcome_in_message(message(status="failed", archive=None, reason="too short", metrics={}))
+    failed = outcome_in_message(
+        message(status="failed", archive=None, reason="too short", metrics={})
+    )
     assert failed is not None
     assert (failed.status, failed.reason, failed.archive) == ("failed", "too short", None)
 
 
-def test_the_outcomes_the_forecast_container_really_reports_are_read(trained_forecasts: list[Any]) -> None:
+def test_the_outcomes_the_forecast_container_really_reports_are_read(
+    trained_forecasts: list[Any],
+) -> None:
     for made in trained_forecasts:
         read = outcome_in_message({"event": "task_finished", "outcome": made.outcome})
         assert read is not None
@@ -160,7 +193,9 @@ def test_the_outcomes_the_forecast_container_really_reports_are_read(trained_for
         assert read.archive.sha256 == objects.sha256(made.archive)
 
 
-@pytest.mark.parametrize("other", [None, 7, "task_finished", [], {}, {"event": "task_started", "task": "x"}])
+@pytest.mark.parametrize(
+    "other", [None, 7, "task_finished", [], {}, {"event": "task_started", "task": "x"}]
+)
 def test_a_message_about_something_else_is_no_outcome(other: Any) -> None:
     assert outcome_in_message(other) is None
 
@@ -168,14 +203,28 @@ def test_a_message_about_something_else_is_no_outcome(other: Any) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"format": 2}, {"task": "x"}, {"tenant": "../acme"}, {"tenant": "ACME"}, {"version": "v/1"}, {"status": "done"},
-        {"archive": None}, {"archive": {"bytes": 0, "sha256": "a" * 64}}, {"archive": {"bytes": 1, "sha256": "a"}},
-        {"metrics": {"mase": "low"}}, {"metrics": {"mase": float("nan")}}, {"metrics": {"mase": float("inf")}},
-        {"seconds": -1}, {"seconds": float("inf")}, {"reason": "x" * 10_001}, {"extra": 1},
-        {"files": {"../x": {"bytes": 5, "sha256": "b" * 64}}}, {"files": {"x": {"bytes": 5}}}, {"files": ["x"]},
+        {"format": 2},
+        {"task": "x"},
+        {"tenant": "../acme"},
+        {"tenant": "ACME"},
+        {"version": "v/1"},
+        {"status": "done"},
+        {"archive": None},
+        {"archive": {"bytes": 0, "sha256": "a" * 64}},
+        {"archive": {"bytes": 1, "sha256": "a"}},
+        {"metrics": {"mase": "low"}},
+        {"metrics": {"mase": float("nan")}},
+        {"metrics": {"mase": float("inf")}},
+        {"seconds": -1},
+        {"seconds": float("inf")},
+        {"reason": "x" * 10_001},
+        {"extra": 1},
+        {"files": {"../x": {"bytes": 5, "sha256": "b" * 64}}},
+        {"files": {"x": {"bytes": 5}}},
+        {"files": ["x"]},
     ],
     ids=lambda changed: str(changed)[:40],
-)  # fmt: skip
+)
 def test_a_malformed_outcome_is_called_so(changed: dict[str, Any]) -> None:
     with pytest.raises(MalformedOutcome):
         outcome_in_message(message(**changed))

@@ -19,7 +19,15 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.names import keys
 from tenantry.workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model_fault
-from tenantry.workloads.schema import FOLDER, Cache, InvalidWorkload, Quality, Workload, read_workload, read_workloads
+from tenantry.workloads.schema import (
+    FOLDER,
+    Cache,
+    InvalidWorkload,
+    Quality,
+    Workload,
+    read_workload,
+    read_workloads,
+)
 from tests.conftest import ROOT
 
 GOOD: dict[str, Any] = yaml.safe_load((FOLDER / "energy.yaml").read_text(encoding="utf-8"))
@@ -73,17 +81,41 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("upload.file_types", [".csv"], "upload.file_types.0"),
         ("upload.file_types", ["CSV"], "upload.file_types.0"),
         ("upload.parameters.timezone", {"type": "text"}, "upload.parameters.timezone.type"),
-        ("upload.parameters.timezone", {"type": "integer", "default": "UTC"}, "upload.parameters.timezone"),
-        ("upload.parameters.timezone", {"type": "number", "default": True}, "upload.parameters.timezone"),
-        ("upload.parameters.timezone", {"type": "string", "default": "x" * 9, "most_characters": 8}, "upload.parameters.timezone"),
+        (
+            "upload.parameters.timezone",
+            {"type": "integer", "default": "UTC"},
+            "upload.parameters.timezone",
+        ),
+        (
+            "upload.parameters.timezone",
+            {"type": "number", "default": True},
+            "upload.parameters.timezone",
+        ),
+        (
+            "upload.parameters.timezone",
+            {"type": "string", "default": "x" * 9, "most_characters": 8},
+            "upload.parameters.timezone",
+        ),
         ("training.instance_type", "c5.xlarge", "training.instance_type"),
         ("training.most_seconds", 5, "training.most_seconds"),
         ("training.attempts", 0, "training.attempts"),
-        ("training.spot", True, "training: Value error, max_wait_seconds must be at least most_seconds"),
-        ("training.max_wait_seconds", 7200, "training: Value error, max_wait_seconds is for spot machines only"),
+        (
+            "training.spot",
+            True,
+            "training: Value error, max_wait_seconds must be at least most_seconds",
+        ),
+        (
+            "training.max_wait_seconds",
+            7200,
+            "training: Value error, max_wait_seconds is for spot machines only",
+        ),
         ("training.other_instance_types", {"m5.xlarge": 0.2}, "training.other_instance_types"),
         ("training.other_instance_types", {"ml.m5.xlarge": -1}, "training.other_instance_types"),
-        ("training.other_instance_types", {"ml.c5.xlarge": 0.2}, "training: Value error, other_instance_types names ml.c5.xlarge"),
+        (
+            "training.other_instance_types",
+            {"ml.c5.xlarge": 0.2},
+            "training: Value error, other_instance_types names ml.c5.xlarge",
+        ),
         ("training.keep_alive_seconds", 21_601, "training.keep_alive_seconds"),
         ("training.deadline_seconds", 0, "training.deadline_seconds"),
         ("training.hyperparameters", {"frequency": 1}, "training.hyperparameters.frequency"),
@@ -102,13 +134,19 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("batch", None, "batch"),
         ("retraining.cron", "nightly", "retraining.cron"),
         ("retraining.older_than_days", 0, "retraining.older_than_days"),
-        ("retraining", {"cron": "0 1 * * *", "when_made_otherwise": False}, "retraining: Value error, nothing would ever be re-trained"),
+        (
+            "retraining",
+            {"cron": "0 1 * * *", "when_made_otherwise": False},
+            "retraining: Value error, nothing would ever be re-trained",
+        ),
         ("drift.module", "os.path", "drift.module"),
         ("drift.tolerance", -0.1, "drift.tolerance"),
     ],
     ids=lambda value: str(value)[:40],
-)  # fmt: skip
-def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, where: str, value: Any, field: str) -> None:
+)
+def test_a_wrong_field_is_named_with_its_file(
+    tmp_path: Path, where: str, value: Any, field: str
+) -> None:
     path = written(tmp_path, yaml.safe_dump(changed(where, value)))
     with pytest.raises(InvalidWorkload) as refused:
         read_workload(path)
@@ -136,7 +174,9 @@ def test_a_file_that_is_no_workload_is_named(tmp_path: Path, text: bytes, fault:
 
 
 @given(text=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_whatever_the_file_holds_it_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
+def test_whatever_the_file_holds_it_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, text: bytes
+) -> None:
     path = written(tmp_path_factory.getbasetemp(), text)
     with pytest.raises(InvalidWorkload, match=r"^energy\.yaml:\s"):
         read_workload(path)
@@ -149,19 +189,32 @@ def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_w
         return read_workload(written(tmp_path, yaml.safe_dump(changed(where, value)))).recipe
 
     now = read_workload(FOLDER / "energy.yaml").recipe
-    makers = [("image_tag", "0.2.0"), ("container", "tabular"), ("training.hyperparameters", {"frequency": "D"})]
+    makers = [
+        ("image_tag", "0.2.0"),
+        ("container", "tabular"),
+        ("training.hyperparameters", {"frequency": "D"}),
+    ]
     assert len({now, *(recipe(*change) for change in makers)}) == 4
-    others = [("training.most_seconds", 7200), ("serving.instances", 2), ("quality.tolerance", 0.2), ("title", "Other")]
+    others = [
+        ("training.most_seconds", 7200),
+        ("serving.instances", 2),
+        ("quality.tolerance", 0.2),
+        ("title", "Other"),
+    ]
     assert {recipe(*change) for change in others} == {now}
 
 
 def test_a_workload_bears_its_files_name(tmp_path: Path) -> None:
     path = written(tmp_path, yaml.safe_dump(GOOD), "power.yaml")
-    with pytest.raises(InvalidWorkload, match=r"power\.yaml: name is 'energy'; it must be the file's, 'power'"):
+    with pytest.raises(
+        InvalidWorkload, match=r"power\.yaml: name is 'energy'; it must be the file's, 'power'"
+    ):
         read_workload(path)
 
 
-def test_one_bad_file_stops_the_whole_folder_and_an_empty_folder_offers_nothing(tmp_path: Path) -> None:
+def test_one_bad_file_stops_the_whole_folder_and_an_empty_folder_offers_nothing(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(InvalidWorkload, match="nothing to offer"):
         read_workloads(tmp_path)
     written(tmp_path, yaml.safe_dump(GOOD))
@@ -171,17 +224,25 @@ def test_one_bad_file_stops_the_whole_folder_and_an_empty_folder_offers_nothing(
         read_workloads(tmp_path)
 
 
-def test_a_variable_names_another_folder_of_workloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_names_another_folder_of_workloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, yaml.safe_dump(GOOD | {"title": "Elsewhere"}))
     monkeypatch.setenv("TENANTRY_WORKLOADS", str(tmp_path))
-    assert {name: workload.title for name, workload in read_workloads().items()} == {"energy": "Elsewhere"}
+    assert {name: workload.title for name, workload in read_workloads().items()} == {
+        "energy": "Elsewhere"
+    }
     monkeypatch.setenv("TENANTRY_WORKLOADS", "")
     assert "portraits" in read_workloads()
 
 
-def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(
+    tmp_path: Path,
+) -> None:
     def version(where: str, value: Any) -> str:
-        return read_workload(written(tmp_path, yaml.safe_dump(changed(where, value)))).serving_version
+        return read_workload(
+            written(tmp_path, yaml.safe_dump(changed(where, value)))
+        ).serving_version
 
     before = version("title", GOOD["title"])
     assert version("title", "Another") == before
@@ -232,13 +293,16 @@ def another(value: Any) -> Any:
 
 
 def with_leaf(section: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy with one field changed, whatever its checks would say: here only what becomes of it matters."""
+    """A copy with one field changed, whatever its checks would say: here only what becomes of it
+    matters."""
     name, *rest = path
-    return section.model_copy(update={name: with_leaf(getattr(section, name), tuple(rest), value) if rest else value})
+    return section.model_copy(
+        update={name: with_leaf(getattr(section, name), tuple(rest), value) if rest else value}
+    )
 
 
 @pytest.mark.parametrize("name", ["energy", "portraits"])
-def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_price_or_word_for_people(
+def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_price_or_word(
     name: str,
 ) -> None:
     workload = read_workloads()[name]
@@ -247,7 +311,10 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
         made = endpoints.endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme"))
         if of.serving.asynchronous is None:
             return [made]
-        return [made, endpoints.async_endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme"))]
+        return [
+            made,
+            endpoints.async_endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme")),
+        ]
 
     reached, kept = set(), set()
     for path, value in leaves(workload):
@@ -265,13 +332,25 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
     assert {"usd_per_hour", "title", "description", "owners", "other_instance_types"} <= kept
 
 
-@pytest.mark.parametrize("instance_type", ["ml.inf1.xlarge", "ml.inf2.xlarge", "ml.trn1.2xlarge", "ml.g5.12xlarge", "ml.g6.xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"])  # fmt: skip
+@pytest.mark.parametrize(
+    "instance_type",
+    [
+        "ml.inf1.xlarge",
+        "ml.inf2.xlarge",
+        "ml.trn1.2xlarge",
+        "ml.g5.12xlarge",
+        "ml.g6.xlarge",
+        "ml.p4d.24xlarge",
+        "ml.p5.48xlarge",
+    ],
+)
 def test_an_endpoint_on_a_machine_that_cannot_be_multi_model_is_refused_with_what_would_work(
     tmp_path: Path, instance_type: str
 ) -> None:
     document = yaml.safe_dump(changed("serving.instance_type", instance_type))
     with pytest.raises(
-        InvalidWorkload, match=rf"serving\.instance_type: .*{instance_type} cannot be multi-model.*; choose"
+        InvalidWorkload,
+        match=rf"serving\.instance_type: .*{instance_type} cannot be multi-model.*; choose",
     ):
         read_workload(written(tmp_path, document))
     elsewhere = changed("serving.asynchronous", ASYNCHRONOUS | {"instance_type": instance_type})
@@ -279,8 +358,20 @@ def test_an_endpoint_on_a_machine_that_cannot_be_multi_model_is_refused_with_wha
     read_workload(written(tmp_path, yaml.safe_dump(elsewhere)))
 
 
-@pytest.mark.parametrize("instance_type", ["ml.c5.large", "ml.m6g.large", "ml.r7i.xlarge", "ml.t2.medium", "ml.inf-like.large", *MULTI_MODEL_GPU_TYPES])  # fmt: skip
-def test_an_endpoint_may_be_on_any_cpu_and_on_the_gpus_that_aws_lists(tmp_path: Path, instance_type: str) -> None:
+@pytest.mark.parametrize(
+    "instance_type",
+    [
+        "ml.c5.large",
+        "ml.m6g.large",
+        "ml.r7i.xlarge",
+        "ml.t2.medium",
+        "ml.inf-like.large",
+        *MULTI_MODEL_GPU_TYPES,
+    ],
+)
+def test_an_endpoint_may_be_on_any_cpu_and_on_the_gpus_that_aws_lists(
+    tmp_path: Path, instance_type: str
+) -> None:
     document = yaml.safe_dump(changed("serving.instance_type", instance_type))
     assert read_workload(written(tmp_path, document)).serving.instance_type == instance_type
 
@@ -290,7 +381,9 @@ def test_no_recipe_of_the_docs_is_refused_for_its_machine() -> None:
     found = [
         (page.name, named)
         for page in pages
-        for named in re.findall(r"\bserving:\s*\{[^}]*?\binstance_type:\s*(ml\.[a-z0-9.-]+)", page.read_text())
+        for named in re.findall(
+            r"\bserving:\s*\{[^}]*?\binstance_type:\s*(ml\.[a-z0-9.-]+)", page.read_text()
+        )
     ]
     assert found, "a page shows how to choose the machine"
     assert not [(page, fault) for page, named in found if (fault := multi_model_fault(named))]
@@ -298,7 +391,9 @@ def test_no_recipe_of_the_docs_is_refused_for_its_machine() -> None:
 
 def test_serving_has_the_workloads_container_unless_it_names_its_own(tmp_path: Path) -> None:
     def container(value: Any) -> str:
-        return read_workload(written(tmp_path, yaml.safe_dump(changed("serving.container", value)))).serving_container
+        return read_workload(
+            written(tmp_path, yaml.safe_dump(changed("serving.container", value)))
+        ).serving_container
 
     assert container(None) == GOOD["container"]
     assert container("forecast-on-gpu") == "forecast-on-gpu"
@@ -306,7 +401,7 @@ def test_serving_has_the_workloads_container_unless_it_names_its_own(tmp_path: P
         container("registry/forecast:1")
 
 
-def test_an_answer_is_kept_when_the_cache_is_on_and_the_request_says_all_that_makes_it_repeatable() -> None:
+def test_an_answer_is_kept_when_the_cache_is_on_and_the_request_says_all_that_repeats_it() -> None:
     assert not Cache().takes({"seed": 1})
     assert Cache(enabled=True).takes({})
     seeded = Cache(enabled=True, repeatable_with=("seed", "steps"))
@@ -317,14 +412,24 @@ def test_an_answer_is_kept_when_the_cache_is_on_and_the_request_says_all_that_ma
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("concurrent_per_instance", 1001), ("most_seconds", 3601), ("queue_seconds", 21_601), ("queue_seconds", 59),
-     ("instances", 0), ("instance_type", "g5.xlarge")],
-)  # fmt: skip
-def test_an_asynchronous_endpoint_beyond_what_the_api_takes_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    [
+        ("concurrent_per_instance", 1001),
+        ("most_seconds", 3601),
+        ("queue_seconds", 21_601),
+        ("queue_seconds", 59),
+        ("instances", 0),
+        ("instance_type", "g5.xlarge"),
+    ],
+)
+def test_an_asynchronous_endpoint_beyond_what_the_api_takes_is_refused(
+    tmp_path: Path, field: str, value: Any
+) -> None:
     document = changed("serving.asynchronous", ASYNCHRONOUS | {field: value})
     with pytest.raises(InvalidWorkload, match=rf"serving\.asynchronous\.{field}"):
         read_workload(written(tmp_path, yaml.safe_dump(document)))
-    good = read_workload(written(tmp_path, yaml.safe_dump(changed("serving.asynchronous", ASYNCHRONOUS))))
+    good = read_workload(
+        written(tmp_path, yaml.safe_dump(changed("serving.asynchronous", ASYNCHRONOUS)))
+    )
     assert good.serving.asynchronous is not None
     assert good.serving.asynchronous.most_seconds == 900
 
@@ -337,7 +442,10 @@ def test_skill_is_the_share_of_the_baseline_and_lower_is_better_whatever_the_met
     assert quality().skill({"score": 0.5, "baseline": 2.0}) == 0.25
     assert quality(baseline=None).skill({"score": 0.5}) == 0.5
     higher = quality(lower=False)
-    better, worse = higher.skill({"score": 0.9, "baseline": 0.5}), higher.skill({"score": 0.6, "baseline": 0.5})
+    better, worse = (
+        higher.skill({"score": 0.9, "baseline": 0.5}),
+        higher.skill({"score": 0.6, "baseline": 0.5}),
+    )
     assert better is not None
     assert worse is not None
     assert better < worse
@@ -360,7 +468,10 @@ def test_a_requirement_holds_in_the_metrics_own_direction() -> None:
     assert not higher.suffices({})
     assert quality().suffices({})
     assert higher.verdict({"score": 0.6}) == (True, {"score": 0.6, "required": 0.5})
-    assert quality().verdict({"score": 0.5, "baseline": 2.0}) == (True, {"score": 0.5, "baseline": 2.0})
+    assert quality().verdict({"score": 0.5, "baseline": 2.0}) == (
+        True,
+        {"score": 0.5, "baseline": 2.0},
+    )
     assert quality().verdict({"score": 0.5}) is None
     assert quality(baseline=None).verdict({"score": 0.5}) is None
     assert (higher.compared, higher.shown(-0.6)) == ("score", 0.6)
