@@ -53,9 +53,8 @@ WORKLOAD: Final = keys.workload_name("energy")
 PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
 SENSORS: Final = ("fine_tuning_launcher", "new_uploads")
 _DAYS: Final = 32
-_HABITS: Final = (
-    64  # customers with habits of their own; tenants are these, each with a level of its own
-)
+# customers with habits of their own; tenants are these, each with a level of its own
+_HABITS: Final = 64
 _ASKED: Final = 50  # tenants who ask their model for a forecast at the end
 _HARMLESS_SECONDS: Final = 120.0  # nothing open, and yet not everybody served
 

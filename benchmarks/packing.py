@@ -42,9 +42,8 @@ from tenantry.training.durations import Durations
 from tenantry.training.jobs import balance, slowest
 
 MEDIAN_ROWS: Final = 8_760.0
-SPREAD_OF_ROWS: Final = (
-    0.9  # of their logarithm: the largest of 200 customers has some ten times the median
-)
+# of their logarithm: the largest of 200 customers has some ten times the median
+SPREAD_OF_ROWS: Final = 0.9
 MOST_ROWS: Final = 5 * 8_760.0
 BASE_SECONDS: Final = 0.2
 SECONDS_PER_ROW: Final = 5e-5

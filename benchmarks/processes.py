@@ -76,9 +76,8 @@ class ProcessWatch:
 
     def __init__(self) -> None:
         self.peaks: Counter[str] = Counter()
-        self._cpu: dict[
-            int, tuple[str, float, float]
-        ] = {}  # process id: kind, CPU seconds at first sight, and now
+        # process id: kind, CPU seconds at first sight, and now
+        self._cpu: dict[int, tuple[str, float, float]] = {}
         self._cpu_seen = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="process-watch", daemon=True)

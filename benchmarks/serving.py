@@ -266,9 +266,8 @@ def write_models(folder: Path, count: int) -> list[str]:
     """Write `count` forecast models of full size, as both servers read them; returns their
     names."""
     values = random.Random(7)
-    end = datetime.now(UTC).replace(
-        hour=0, minute=0, second=0, microsecond=0
-    )  # a night's training ended at midnight
+    # a night's training ended at midnight
+    end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     names = [f"tenant-{number:04}" for number in range(count)]
     for name in names:
         model = folder / name

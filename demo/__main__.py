@@ -135,9 +135,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the demo. Returns the exit status."""
     arguments = _arguments()
-    console = (
-        Console() if sys.stdout.isatty() else Console(width=160)
-    )  # a log file has no width of its own
+    # a log file has no width of its own
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(arguments, console)

@@ -139,9 +139,8 @@ class DagsterUI:
         search.send_keys(partition)
         self.click(f"//*[@role='menuitem'][.//*[text()={_quoted(partition)}]]")
         self.see("1 partition")
-        self.click(
-            f"{dialog}//*[starts-with(text(), 'Launch runs to materialize')]"
-        )  # closes the list, not the dialog
+        # closes the list, not the dialog
+        self.click(f"{dialog}//*[starts-with(text(), 'Launch runs to materialize')]")
         self.click("//button[not(@disabled)][normalize-space()='Launch 1 run']")
         self._open_launched_run()
         return self._wait(self._run_of_page, "the run's page")

@@ -25,7 +25,7 @@ def only_one(lock: Path) -> Iterator[Callable[[str], None]]:
 
     Args:
         lock: a file, made if it is not there; it tells the process and its UI to whoever comes
-        second.
+            second.
 
     Yields:
         A function that writes down where the UI is.

@@ -48,7 +48,7 @@ def deploy(
 
     Raises:
         DeploymentError: the stack ended in another state than complete, with the events that say
-        why.
+            why.
     """
     client: CloudFormationClient = aws_session().client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")

@@ -31,9 +31,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _SOON_SECONDS: Final = 2.0  # after a change
-_RESTS: Final = (
-    25.0  # times as long as the last snapshot took: a large state costs a 25th of one CPU
-)
+# times as long as the last snapshot took: a large state costs a 25th of one CPU
+_RESTS: Final = 25.0
 # of one snapshot; a lock that another thread held at the fork is never released in the child
 _MOST_SECONDS: Final = 120.0
 _RESET: Final = "/_ministack/reset"

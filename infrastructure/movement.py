@@ -10,9 +10,8 @@ from typing import Final
 
 import psutil
 
-_LEAST_SHARE: Final = (
-    0.01  # of one CPU: less is what a process that only waits spends on its timers
-)
+# of one CPU: less is what a process that only waits spends on its timers
+_LEAST_SHARE: Final = 0.01
 
 
 class Movement:

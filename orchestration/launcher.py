@@ -56,13 +56,11 @@ DEATHS_OF_A_PACK: Final = 2
 _LOG = logging.getLogger(__name__)
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first sign of life
-_MOST_LOOKED_AT: Final = (
-    3000  # of a backlog the longest waiting, which is several times what may start at once
-)
+# of a backlog the longest waiting, which is several times what may start at once
+_MOST_LOOKED_AT: Final = 3000
 _ASKED_AT_ONCE: Final = 8
-_MOST_SUPERSEDED: Final = (
-    500  # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
-)
+# a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
+_MOST_SUPERSEDED: Final = 500
 
 
 def runs_to_request(

@@ -33,9 +33,11 @@ class Look:
     """What ``overdue`` remembers from look to look.
 
     Attributes:
-        since: when it first looked; what was due before that is nobody's loss. awake: since when it
-        has looked without a long pause; after one the schedules are given time to catch up. looked:
-        when it last looked. settled: the latest moment of each group that needs no more looking at.
+        since: when it first looked; what was due before that is nobody's loss.
+        awake: since when it has looked without a long pause; after one the schedules are given time
+            to catch up.
+        looked: when it last looked.
+        settled: the latest moment of each group that needs no more looking at.
     """
 
     since: datetime

@@ -39,15 +39,13 @@ from tenantry.tenants.wind_down import left_behind, note_workloads
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload
 
-_DRAIN_SECONDS: Final = (
-    2.5  # with its last handful a tick stays under five, whatever waits in the queue
-)
+# with its last handful a tick stays under five, whatever waits in the queue
+_DRAIN_SECONDS: Final = 2.5
 _TICK_SECONDS: Final = 5
 _RECONCILE_SECONDS: Final = 60
 _OVERDUE_SECONDS: Final = 30
-_GRACES_BETWEEN_LISTINGS: Final = (
-    4  # a listing costs one call for a thousand objects, whoever they belong to
-)
+# a listing costs one call for a thousand objects, whoever they belong to
+_GRACES_BETWEEN_LISTINGS: Final = 4
 _EVENTS_A_TICK: Final = 100
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
@@ -121,8 +119,10 @@ def sensors_of(
     """All sensors; all run by default.
 
     Args:
-        workloads: what the product offers. jobs: each workload's. lost_uploads_grace: how long an
-        event is given before its upload counts as lost; as much is looked at twice.
+        workloads: what the product offers.
+        jobs: each workload's.
+        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is
+            looked at twice.
     """
 
     @sensor(

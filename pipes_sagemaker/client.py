@@ -143,15 +143,17 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
     """A pipes client for running training jobs on Amazon SageMaker, on one instance or several.
 
     Args:
-        message_reader: Reads the messages of all instances from S3. client: A SageMaker client; by
-            default ``boto3.client("sagemaker")`` with ten attempts a call. context_injector: How
-            the context reaches the container; by default through S3, beside the messages
-            (``PipesS3ContextInjector``), because an environment value holds at most 512 characters.
+        message_reader: Reads the messages of all instances from S3.
+        client: A SageMaker client; by default ``boto3.client("sagemaker")`` with ten attempts a
+            call.
+        context_injector: How the context reaches the container; by default through S3, beside the
+            messages (``PipesS3ContextInjector``), because an environment value holds at most 512
+            characters.
         log_reader: Forwards log lines; by default a :py:class:`PipesSageMakerLogReader`.
-            forward_logs: Whether log lines are forwarded at all. forward_termination: Whether to
-            stop the job if the Dagster run is terminated. poll_interval: Seconds between two
-            DescribeTrainingJob calls, give or take a fifth. Its rate is a quota of the account:
-            count one call per interval and running job.
+        forward_logs: Whether log lines are forwarded at all.
+        forward_termination: Whether to stop the job if the Dagster run is terminated.
+        poll_interval: Seconds between two DescribeTrainingJob calls, give or take a fifth. Its rate
+            is a quota of the account: count one call per interval and running job.
         create_timeout: Seconds for which CreateTrainingJob is tried again while it is throttled or
             SageMaker fails; as long a job that exists already may not be describable.
         outage_timeout: Seconds for which DescribeTrainingJob may fail in a row, by throttling,
@@ -162,7 +164,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             described last, DescribeTrainingJob is not called: one caller may watch all jobs of an
             account. It is asked every ``poll_interval`` and must not raise.
         before_create: Called before each CreateTrainingJob call: the place to wait for one's turn,
-        or to raise.
+            or to raise.
     """
 
     def __init__(
@@ -212,25 +214,27 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
 
         Args:
             context: The context of the currently executing Dagster op or asset.
-                create_training_job_params: Parameters of ``create_training_job``. Give a
+            create_training_job_params: Parameters of ``create_training_job``. Give a
                 ``TrainingJobName`` that is the same for the same work: it is what a new run finds a
                 job by. They are not changed.
             extras: Additional information to pass to the Pipes session in the container.
-                on_custom_message: Called in this thread with each custom message as it arrives,
-                those of one instance in their order. An adopted job's messages are all given again.
-                If it raises, the run ends and the job goes on.
+            on_custom_message: Called in this thread with each custom message as it arrives, those
+                of one instance in their order. An adopted job's messages are all given again. If it
+                raises, the run ends and the job goes on.
             raise_on_failure: Whether a job that ends without completing raises; if not, see the
-            status in the metadata.
+                status in the metadata.
 
         Returns:
             Results, custom messages, and the job's metadata.
 
         Raises:
-            TrainingJobFailedError: The job ended Failed or Stopped. TrainingJobDiffersError: A job
-            of this name exists that is other work. TrainingJobResourceLimitExceededError: A quota
-            is used up. ValueError: The environment or the tags exceed SageMaker's limits.
+            TrainingJobFailedError: The job ended Failed or Stopped.
+            TrainingJobDiffersError: A job of this name exists that is other work.
+            TrainingJobResourceLimitExceededError: A quota is used up.
+            ValueError: The environment or the tags exceed SageMaker's limits.
             TimeoutError: SageMaker could not be asked about the job for too long. The job, if there
-            is one, goes on. ClientError: SageMaker refused a request.
+                is one, goes on.
+            ClientError: SageMaker refused a request.
         """
         job_name = create_training_job_params["TrainingJobName"]
         instance_count = _instance_count(create_training_job_params)

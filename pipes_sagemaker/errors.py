@@ -26,11 +26,14 @@ class TrainingJobFailedError(Exception):
     """The job ended without completing.
 
     Attributes:
-        job_name: The name of the job. status: ``Failed`` or ``Stopped``. secondary_status: For a
-        stopped job why: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded`` or ``Stopped``.
-        failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing. failure_class:
-        See :py:data:`FailureClass`. console_url: The job's page. metadata: What the completed
-        invocation would have had as metadata.
+        job_name: The name of the job.
+        status: ``Failed`` or ``Stopped``.
+        secondary_status: For a stopped job why: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded`` or
+            ``Stopped``.
+        failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing.
+        failure_class: See :py:data:`FailureClass`.
+        console_url: The job's page.
+        metadata: What the completed invocation would have had as metadata.
     """
 
     def __init__(

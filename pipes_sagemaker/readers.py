@@ -68,13 +68,11 @@ _TRANSIENT_ERRORS: Final = (
 _ABSENT_CODES: Final = frozenset({"404", "NoSuchKey"})
 _DENIED_CODES: Final = frozenset({"403", "AccessDenied", "AccessDeniedException"})
 
-_STREAM_DISCOVERY_INTERVAL: Final = (
-    60.0  # Seconds; a spot restart opens new streams for the same hosts.
-)
+# Seconds; a spot restart opens new streams for the same hosts.
+_STREAM_DISCOVERY_INTERVAL: Final = 60.0
 _SLOWEST_LOG_INTERVAL: Final = 60.0  # Seconds between two calls while CloudWatch Logs throttles.
-_DRAIN_PAUSE: Final = (
-    0.2  # Seconds between two calls at the end: 5 a second, a fifth of GetLogEvents' quota of 25.
-)
+# Seconds between two calls at the end: 5 a second, a fifth of GetLogEvents' quota of 25.
+_DRAIN_PAUSE: Final = 0.2
 
 
 def error_code(error: ClientError) -> str:
@@ -106,10 +104,12 @@ class PipesSageMakerMessageReader(PipesMessageReader):
 
     Args:
         bucket: The bucket for messages and context. Nothing deletes messages: give the prefix a
-            lifecycle rule. client: An S3 client; by default ``boto3.client("s3")``. key_prefix: The
-            prefix below which all jobs' messages lie. interval: Seconds between two reads, and,
-            told to the container, between two writes of an instance: a message arrives after at
-            most twice this long. Each read costs one GET an instance.
+            lifecycle rule.
+        client: An S3 client; by default ``boto3.client("s3")``.
+        key_prefix: The prefix below which all jobs' messages lie.
+        interval: Seconds between two reads, and, told to the container, between two writes of an
+            instance: a message arrives after at most twice this long. Each read costs one GET an
+            instance.
     """
 
     def __init__(
@@ -319,9 +319,10 @@ class PipesSageMakerLogReader:
     while it is throttled.
 
     Args:
-        client: A CloudWatch Logs client; by default ``boto3.client("logs")``. interval: Seconds
-        between two calls. A call reads up to 10,000 lines (1 MB) of one stream, in turn. settle:
-        Seconds to wait, when the job has ended, for CloudWatch to show its last lines.
+        client: A CloudWatch Logs client; by default ``boto3.client("logs")``.
+        interval: Seconds between two calls. A call reads up to 10,000 lines (1 MB) of one stream,
+            in turn.
+        settle: Seconds to wait, when the job has ended, for CloudWatch to show its last lines.
         drain_timeout: Seconds after which the rest of the lines is left in CloudWatch.
         target_stream: Where lines go; by default ``sys.stdout``, the compute log.
     """
@@ -431,9 +432,8 @@ class TrainingJobLogs:
                 logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._job_name}/"
             )
         except self._reader.client.exceptions.ResourceNotFoundException:
-            self._next_discovery = (
-                time.monotonic() + self._reader.interval
-            )  # An account's first job makes the group.
+            # An account's first job makes the group.
+            self._next_discovery = time.monotonic() + self._reader.interval
             return True
         for stream in answer["logStreams"]:
             name = stream["logStreamName"]

@@ -52,8 +52,8 @@ HOUR: Final = 3600
 DAY: Final = 86_400
 
 SHORTEST_DAYS: Final[Mapping[Frequency, int]] = {"h": 3, "D": 3}
-"""The shortest series, in days: with three, the last can be held out, and the others still differ.
-"""
+"""The shortest series, in days: with three, the last can be held out, and the others still
+differ."""
 
 DECIMALS: Final = 9
 """Of kWh that are computed: finer than any meter, coarser than the rounding of sums."""

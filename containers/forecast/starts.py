@@ -21,8 +21,8 @@ from typing import Any, Final
 FIELD: Final = "start"
 
 DATA_END: Final = "data_end"
-"""The start that every model can answer, however old its data are: what a smoke request asks for.
-"""
+"""The start that every model can answer, however old its data are: what a smoke request asks
+for."""
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2199

@@ -38,10 +38,13 @@ class RequestBudget:
 
     Args:
         deployment: whose requests table holds the bucket; the clocks of its machines should agree
-        to well under a second. operation: the operation's name, as ``CreateTrainingJob``. rate:
-        calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A shows an
-        account's own. burst: calls that may be made at once after a quiet time. longest_wait:
-        seconds that a call may have to wait for its turn. clock: seconds since the epoch.
+            to well under a second.
+        operation: the operation's name, as ``CreateTrainingJob``.
+        rate: calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A
+            shows an account's own.
+        burst: calls that may be made at once after a quiet time.
+        longest_wait: seconds that a call may have to wait for its turn.
+        clock: seconds since the epoch.
     """
 
     deployment: Deployment

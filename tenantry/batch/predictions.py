@@ -40,9 +40,10 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
     """Cut champions into batches.
 
     Args:
-        champions: whom to predict for. tenants_per_job: the most tenants in one job. salt: names
-        this round of batches (a run's id), so that a new round makes new jobs and a repeated one
-        finds its own.
+        champions: whom to predict for.
+        tenants_per_job: the most tenants in one job.
+        salt: names this round of batches (a run's id), so that a new round makes new jobs and a
+            repeated one finds its own.
     """
     ordered = sorted(champions, key=lambda champion: champion.tenant)
     shared = [[c for c in ordered if c.tier == tier] for tier in ("bridge", "pool")]
@@ -103,9 +104,8 @@ def predict(
             report.failed("batch_predictions", tenant, failures[tenant])
     too_old = _too_old(deployment, workload, champions, day, report)
     champions = [champion for champion in champions if champion.tenant not in too_old]
-    if (
-        tenants is not None
-    ):  # somebody asked for just these; in a round for everyone they are left out
+    # somebody asked for just these; in a round for everyone they are left out
+    if tenants is not None:
         for tenant, reason in too_old.items():
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)

@@ -81,11 +81,15 @@ def predict_batch(
     The job's name is made from the batch's, so that a repeated call takes up the job of the first.
 
     Args:
-        deployment: buckets, role, clients. workload: the batch's request, instances and limits.
-        day: whose prediction this is. batch: name of the batch. champions: the tenants' champions,
-        all of one tier; a silo tenant alone. poll: seconds between looks at the job. show: makes of
-        a tenant's answer what people should see of it. given_up: set by another thread when nobody
-        waits for the job any more; it goes on, and a repeated call takes it up.
+        deployment: buckets, role, clients.
+        workload: the batch's request, instances and limits.
+        day: whose prediction this is.
+        batch: name of the batch.
+        champions: the tenants' champions, all of one tier; a silo tenant alone.
+        poll: seconds between looks at the job.
+        show: makes of a tenant's answer what people should see of it.
+        given_up: set by another thread when nobody waits for the job any more; it goes on, and a
+            repeated call takes it up.
 
     Raises:
         TransformJobFailed: it failed before any record, or was stopped.

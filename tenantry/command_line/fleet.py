@@ -22,9 +22,8 @@ from tenantry.workloads.schema import Workload
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
 
-ENDPOINTS_LISTED: Final = (
-    100  # SageMaker gives at most so many a call, and takes few calls a second
-)
+# SageMaker gives at most so many a call, and takes few calls a second
+ENDPOINTS_LISTED: Final = 100
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,8 @@ def upload(
       tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London
       --wait
     """
-    from tenantry.serving.client import (
-        TenantClient,
-    )  # what asks endpoints is not needed by any other command
+    # what asks endpoints is not needed by any other command
+    from tenantry.serving.client import TenantClient
 
     values = dict(_parameter(text, workload.upload.parameters) for text in parameters)
     together = sum(file.stat().st_size for file in files)

@@ -30,9 +30,8 @@ MODEL_LOADING_SECONDS: Final = 360.0
 BUSY_SECONDS: Final = 20.0
 _TRIES_TO_UPDATE: Final = 5
 MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
-MODELS_VARIABLE: Final = (
-    "TENANTRY_MODELS_URI"  # where an asynchronous endpoint's container finds archives
-)
+# where an asynchronous endpoint's container finds archives
+MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"
 JSON: Final = "application/json"
 
 
@@ -94,10 +93,13 @@ def ensure_endpoint(
     update was rolled back serves on, and will do.
 
     Args:
-        deployment: names of buckets and roles. workload: container, instance type and count. tier:
-        the tenant's tier; a shared tier has one endpoint, whoever the tenant is. tenant: the
-        tenant. timeout: seconds to wait for it. began: when the caller began, and read the
-        workload; None for who is to see to it that the endpoint follows it.
+        deployment: names of buckets and roles.
+        workload: container, instance type and count.
+        tier: the tenant's tier; a shared tier has one endpoint, whoever the tenant is.
+        tenant: the tenant.
+        timeout: seconds to wait for it.
+        began: when the caller began, and read the workload; None for who is to see to it that the
+            endpoint follows it.
 
     Raises:
         EndpointFailed: it ended in another state, or took too long.
@@ -501,9 +503,11 @@ def invoke(
 
     Raises:
         InvocationRefused: the container refused the request or the archive; its own words are in
-        the message. EndpointFailed: there is no such endpoint, or it is not in service.
+            the message.
+        EndpointFailed: there is no such endpoint, or it is not in service.
         EndpointBusy: it has too much to do, or has not loaded the model, also after it was asked
-        again for a while. botocore.exceptions.ClientError: anything else.
+            again for a while.
+        botocore.exceptions.ClientError: anything else.
     """
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
     if len(body) > MOST_PAYLOAD_BYTES:

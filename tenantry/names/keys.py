@@ -230,8 +230,8 @@ def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
 
 
 TENANT_ROOTS: Final = ("predictions/", "archive/", "cache/", "async/")
-"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is ``UPLOADS_ROOT``.
-"""
+"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is
+``UPLOADS_ROOT``."""
 
 WORKLOAD_ROOTS: Final = (
     "training-data/",

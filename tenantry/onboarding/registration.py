@@ -81,10 +81,13 @@ def register(
         verified: whether its archive has just been found to be what its training promised.
 
     Raises:
-        storage.ObjectMissing: its archive is not in S3 (yet). ArtifactUnusable: the archive is not
-        the one that was promised, or its model does not answer. NotGoodEnough: it scored worse than
-        the workload requires, and the tenant has no champion to stay with. hosting.EndpointFailed:
-        the endpoint is not in service; the version is none the worse for it.
+        storage.ObjectMissing: its archive is not in S3 (yet).
+        ArtifactUnusable: the archive is not the one that was promised, or its model does not
+            answer.
+        NotGoodEnough: it scored worse than the workload requires, and the tenant has no champion to
+            stay with.
+        hosting.EndpointFailed: the endpoint is not in service; the version is none the worse for
+        it.
     """
     registry = ModelRegistry(deployment)
     try:
@@ -151,9 +154,8 @@ def register(
             if not follows:
                 _put_back(deployment, champion, reigning)
                 known = registry.version(model.tenant, model.workload, model.version)
-                if (
-                    known is None or known.status != "former_champion"
-                ):  # else a run that died had crowned it
+                # else a run that died had crowned it
+                if known is None or known.status != "former_champion":
                     registry.note(model, "rejected", decision)
                 return outcome(
                     champion, False, decision, champion_skill=champion_skill, reigning=reigning
@@ -339,10 +341,12 @@ def roll_back(
 
     Raises:
         LookupError: there is no such version, none to return to, or its archive was deleted
-        everywhere. ArtifactUnusable: its archive is not what was promised, or its container refuses
-        to answer with it; the champion stays. hosting.EndpointFailed: its endpoint is not in
-        service; the champion stays. ChampionChanged: another version became champion meanwhile.
-        Look at that one; nobody has judged it yet.
+            everywhere.
+        ArtifactUnusable: its archive is not what was promised, or its container refuses to answer
+            with it; the champion stays.
+        hosting.EndpointFailed: its endpoint is not in service; the champion stays.
+        ChampionChanged: another version became champion meanwhile. Look at that one; nobody has
+            judged it yet.
     """
     registry = ModelRegistry(deployment)
     name = keys.workload_name(workload.name)

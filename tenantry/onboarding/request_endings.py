@@ -52,11 +52,13 @@ class RequestEndings:
         """Tell the tenant of a try that failed, where there is something to tell, and move the row.
 
         Args:
-            request: the row as it was read. reason: why it failed, as a sentence. retryable:
-            whether trying the same data again can help; the queue tells the tenant when the last
-            try failed. tell: what the tenant is told at once. new_version: whether the next try
-            makes another version (``RequestQueue.fail``). code: names the kind of ``reason`` for
-            programs.
+            request: the row as it was read.
+            reason: why it failed, as a sentence.
+            retryable: whether trying the same data again can help; the queue tells the tenant when
+                the last try failed.
+            tell: what the tenant is told at once.
+            new_version: whether the next try makes another version (``RequestQueue.fail``).
+            code: names the kind of ``reason`` for programs.
         """
         self._report.flush()
         if tell is not None and not request.quiet:

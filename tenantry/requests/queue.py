@@ -66,12 +66,10 @@ NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
 }
 """Which status may follow which. pending → pending is a later moment for one that waits."""
 FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
-LONGEST_PAUSE: Final = timedelta(
-    minutes=10
-)  # between two looks whether SageMaker takes a job again
-MOST_POSTPONEMENTS: Final = (
-    100  # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
-)
+# between two looks whether SageMaker takes a job again
+LONGEST_PAUSE: Final = timedelta(minutes=10)
+# about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
+MOST_POSTPONEMENTS: Final = 100
 TOO_MANY_UPLOADS: Final = "too_many_uploads"
 """The code of what a tenant is told that uploads more than may be made of it in a day."""
 _MOST_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in one item
@@ -250,12 +248,18 @@ class RequestQueue:
         """Add a request, once.
 
         Args:
-            workload: which. tenant: whose. request: its id. manifest_key: of the upload it is made
-            from. tier: where its model will be made and served. first: whether the tenant has no
-            model yet. why: for the history. uploaded: when S3 took the manifest; now, if it is not
-            given. The version is named after it. group: requests of different groups never share a
-            pack. quiet: whether the tenant's owner is told nothing of what becomes of it. nth:
-            which of the tenant's uploads of its day it is (``count_upload``).
+            workload: which.
+            tenant: whose.
+            request: its id.
+            manifest_key: of the upload it is made from.
+            tier: where its model will be made and served.
+            first: whether the tenant has no model yet.
+            why: for the history.
+            uploaded: when S3 took the manifest; now, if it is not given. The version is named after
+                it.
+            group: requests of different groups never share a pack.
+            quiet: whether the tenant's owner is told nothing of what becomes of it.
+            nth: which of the tenant's uploads of its day it is (``count_upload``).
 
         Returns:
             Whether there is something new to do. False for a repeated event, in whatever state the
@@ -544,13 +548,16 @@ class RequestQueue:
         The due time tells a row that went back to the queue from what it was before.
 
         Args:
-            request: the row as it was read. to: the new status. why: a sentence for the history.
-            changes: further attributes to set; None removes one. code: names the kind of ``why``
-            for programs, in the history; ``reason_code`` among the changes, if not given.
+            request: the row as it was read.
+            to: the new status.
+            why: a sentence for the history.
+            changes: further attributes to set; None removes one.
+            code: names the kind of ``why`` for programs, in the history; ``reason_code`` among the
+                changes, if not given.
 
         Raises:
             NotTheirTurn: it has moved on since it was read, or the change is not one a request can
-            make.
+                make.
         """
         if to not in NEXT[request.status]:
             raise NotTheirTurn(
@@ -681,8 +688,9 @@ class RequestQueue:
         first.
 
         Args:
-            request: as it was read. since: changes before this moment may be left out, which saves
-            a call where the row itself reaches back as far.
+            request: as it was read.
+            since: changes before this moment may be left out, which saves a call where the row
+                itself reaches back as far.
         """
         latest = list(request.history)
         if not request.moved_out or (
@@ -769,13 +777,16 @@ class RequestQueue:
         tries are spent, of which its tenant is told.
 
         Args:
-            request: the row as it was read. reason: why it failed, as a sentence. attempts: how
-                many tries the workload gives. retryable: whether trying the same data again can
-                help; when it cannot, the request is refused. new_version: whether the next try
-                makes another version, because this one's archive is of no use: an endpoint may have
-                loaded it, and knows it by its name.
+            request: the row as it was read.
+            reason: why it failed, as a sentence.
+            attempts: how many tries the workload gives.
+            retryable: whether trying the same data again can help; when it cannot, the request is
+                refused.
+            new_version: whether the next try makes another version, because this one's archive is
+                of no use: an endpoint may have loaded it, and knows it by its name.
             first_retry: how long it waits after its first try; twice as long after each further
-            one. code: names the kind of ``reason`` for programs.
+                one.
+            code: names the kind of ``reason`` for programs.
 
         Raises:
             NotTheirTurn: it has moved on since it was read.

@@ -181,8 +181,9 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
 
     Raises:
         InvocationRefused: it could not be answered; the message is the container's or SageMaker's
-        reason. storage.ObjectMissing: the time for an answer has passed, and neither it nor a
-        failure is there. storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
+            reason.
+        storage.ObjectMissing: the time for an answer has passed, and neither it nor a failure is
+        there. storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
     """
     if submitted.answer is not None:
         return submitted.answer

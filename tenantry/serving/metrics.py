@@ -70,9 +70,8 @@ class InferenceMetrics:
     def count(self, workload: keys.WorkloadName, *, hit: bool) -> None:
         """One request of a workload, answered from what was kept (``hit``) or by an endpoint."""
         minute = int(time.time()) // 60 * 60
-        _ = (
-            self._deployment.cloudwatch
-        )  # made on the caller's thread: a boto3 session is for one thread at a time
+        # made on the caller's thread: a boto3 session is for one thread at a time
+        _ = self._deployment.cloudwatch
         with self._lock:
             for name in (REQUESTS, HITS if hit else MISSES):
                 self._counts[workload, name, minute] += 1

@@ -66,9 +66,8 @@ def at_its_moment(
         InvocationRefused: it names something that is no moment.
     """
     if workload.moment is None or not card:
-        return dict(
-            request
-        )  # the container knows its model, and gives the request its moment itself
+        # the container knows its model, and gives the request its moment itself
+        return dict(request)
     try:
         return _module(workload.moment).resolve(request, card, now)
     except ValueError as error:

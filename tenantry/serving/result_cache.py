@@ -55,8 +55,10 @@ def question_of(
 
     Args:
         workload: says which requests are repeatable; another container or other settings of it make
-        another question. champion: whose model, and which version. request: the request; the order
-        of its fields makes no difference. accept: the content type that is asked for.
+            another question.
+        champion: whose model, and which version.
+        request: the request; the order of its fields makes no difference.
+        accept: the content type that is asked for.
 
     Raises:
         InvocationRefused: the request cannot be written as JSON.

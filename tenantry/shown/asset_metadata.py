@@ -52,11 +52,14 @@ def artifact_metadata(
     training took.
 
     Args:
-        deployment: buckets, and the console to link to. workload: how quality is compared. model:
-        the version. outcome: what its training told. usd_per_hour: the price of the machine it was
-        trained on, on demand; ``cost_usd`` is its task's share. hyperparameters: those it was
-        trained with; none for one from before rows kept them. report: hears why a preview gives no
-        picture; the rest is shown all the same.
+        deployment: buckets, and the console to link to.
+        workload: how quality is compared.
+        model: the version.
+        outcome: what its training told.
+        usd_per_hour: the price of the machine it was trained on, on demand; ``cost_usd`` is its
+            task's share.
+        hyperparameters: those it was trained with; none for one from before rows kept them.
+        report: hears why a preview gives no picture; the rest is shown all the same.
     """
     quality = workload.quality
     skill = quality.skill(model.metrics)

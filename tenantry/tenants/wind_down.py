@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 _ITEM: Final = "workloads"
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
-_MOST_OF_AN_ENDPOINT: Final = (
-    52  # characters of its name in its models' and configurations' (``keys.name_of_content``)
-)
+# characters of its name in its models' and configurations' (``keys.name_of_content``)
+_MOST_OF_AN_ENDPOINT: Final = 52
 _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
 

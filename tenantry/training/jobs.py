@@ -117,8 +117,9 @@ def instance_count(workload: Workload, seconds: Sequence[float], *, learned: boo
 
     Args:
         workload: its limits; the deadline may ask for more than ``tenants_per_instance`` would,
-        never for fewer. seconds: how long each task is expected to take. learned: whether that can
-        be measured against a deadline.
+            never for fewer.
+        seconds: how long each task is expected to take.
+        learned: whether that can be measured against a deadline.
     """
     limits = workload.training
     tasks = len(seconds)
@@ -223,9 +224,8 @@ def written_pack(
         return None
     tasks = json.loads(content)["tasks"]
     versions = {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in tasks}
-    return WrittenPack(
-        versions, 1 + max(int(task["shard"]) for task in tasks)
-    )  # every instance has a task
+    # every instance has a task
+    return WrittenPack(versions, 1 + max(int(task["shard"]) for task in tasks))
 
 
 def create_training_job_request(

@@ -116,7 +116,8 @@ class BoundedCalls:
 
         Raises:
             RefusedData: the function raised it; or the call took more than its limits, or its
-            process crashed. CallFailed: the function raised anything else.
+                process crashed.
+            CallFailed: the function raised anything else.
         """
         with tempfile.TemporaryDirectory(prefix="tenantry-call-") as scratch:
             request = {

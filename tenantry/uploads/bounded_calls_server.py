@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY: Final = 77
 """The worker's exit status when it had no memory left, not even to say so."""
 _MOST_DESCRIPTORS: Final = 256
-_FURTHER_PROCESSES: Final = (
-    256  # threads of libraries count as processes, those of the user's other programs too
-)
+# threads of libraries count as processes, those of the user's other programs too
+_FURTHER_PROCESSES: Final = 256
 _RESERVED: Final = 4  # address space may be reserved for so many times the memory that may be used
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -55,9 +54,10 @@ def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
     ends.
 
     Args:
-        descriptor: of the listening socket that calls come in by. idle_seconds: after so long
-        without a call a worker ends; after so long without a worker, this. modules: whose functions
-        will be called.
+        descriptor: of the listening socket that calls come in by.
+        idle_seconds: after so long without a call a worker ends; after so long without a worker,
+            this.
+        modules: whose functions will be called.
     """
     for name in modules:
         with suppress(Exception):  # whoever calls it hears of it
@@ -88,9 +88,8 @@ def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _leave)
     _die_with(server, signal.SIGTERM)
-    _libc.prctl(
-        _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
-    )  # whatever the worker leaves behind becomes this process's child
+    # whatever the worker leaves behind becomes this process's child
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = os.getpid()
     worker = os.fork()
     if worker == 0:
@@ -103,9 +102,8 @@ def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
         process = os.pidfd_open(worker)
         waiting = select.poll()
         waiting.register(process, select.POLLIN)
-        waiting.register(
-            connection, 0
-        )  # what it says is for the worker; that it is closed is told all the same
+        # what it says is for the worker; that it is closed is told all the same
+        waiting.register(connection, 0)
         died = any(descriptor == process for descriptor, _ in waiting.poll())
         if died:
             _, status = os.waitpid(worker, 0)

@@ -122,13 +122,15 @@ def make_training_data(
     this one.
 
     Args:
-        deployment: buckets and clients. workload: its limits and its preparation. request: whose
-        upload; its version names the result, so that making it again replaces it with the same.
+        deployment: buckets and clients.
+        workload: its limits and its preparation.
+        request: whose upload; its version names the result, so that making it again replaces it
+            with the same.
 
     Raises:
         uploads.RefusedUpload: the data cannot become a model; the message tells the tenant's owner
-        why and what to do. CallFailed: the preparation failed for a reason that is none of the
-        data's.
+        why and what to do.
+        CallFailed: the preparation failed for a reason that is none of the data's.
     """
     try:
         manifest = manifests.read_manifest(

@@ -42,9 +42,8 @@ def _time_zone(name: str) -> str:
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-FileType = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")
-]  # the end of a file's name, without the dot
+# the end of a file's name, without the dot
+FileType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")]
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type
 # starts so.
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
@@ -179,9 +178,8 @@ class Training(_Section):
         description="a pack gets as many instances as it takes to train all its tenants in that "
         "time",
     )
-    volume_gigabytes: int = Field(
-        ge=1, le=16_382
-    )  # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
+    # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
+    volume_gigabytes: int = Field(ge=1, le=16_382)
     most_seconds: int = Field(ge=60, le=28 * 24 * 3600)
     attempts: int = Field(ge=1, le=20)
     pack: Pack
@@ -580,7 +578,7 @@ def read_workload(path: Path) -> Workload:
 
     Raises:
         InvalidWorkload: it is too large, not YAML, or a field is wrong; the message names file,
-        field and cure.
+            field and cure.
     """
     if path.stat().st_size > _MOST_BYTES:
         raise InvalidWorkload(f"{path.name}: larger than {_MOST_BYTES} bytes")
@@ -615,7 +613,7 @@ def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
 
     Args:
         folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
-        the product's own.
+            the product's own.
     """
     folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
     workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}

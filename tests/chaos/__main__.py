@@ -211,9 +211,8 @@ def main() -> int:
         help="where state and logs go; kept. Without it a temporary one is removed",
     )
     arguments = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
-    )  # with all that it started, as on Ctrl-C
+    # with all that it started, as on Ctrl-C
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
     left_over: list[str] = []
     with world(folder, arguments.seed, tenants=arguments.tenants) as here:

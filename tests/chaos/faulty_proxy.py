@@ -52,9 +52,10 @@ class FaultyProxy:
     whenever the seed is the same.
 
     Args:
-        target: the port calls are passed on to. seed: decides which calls fail. most_expired:
-        credentials_expired is the one fault that SDKs do not try again after, so it has a limit of
-        its own.
+        target: the port calls are passed on to.
+        seed: decides which calls fail.
+        most_expired: credentials_expired is the one fault that SDKs do not try again after, so it
+            has a limit of its own.
     """
 
     def __init__(self, target: int, seed: str, most_expired: int) -> None:

@@ -16,9 +16,8 @@ from local_sagemaker.faults.plan import Rule
 from tests.chaos.world import World, kill
 
 Victim = Literal["run", "daemon", "code_server", "sagemaker", "training", "serving"]
-_WORKERS: Final = frozenset(
-    {"run", "training", "serving"}
-)  # they come and go; the others are always there
+# they come and go; the others are always there
+_WORKERS: Final = frozenset({"run", "training", "serving"})
 
 
 def fault_rules(tenants: int) -> Sequence[Rule]:
@@ -30,9 +29,8 @@ def fault_rules(tenants: int) -> Sequence[Rule]:
         Rule(kind="server_error", probability=0.03),
         Rule(kind="lost_answer", probability=0.03),
         Rule(kind="resource_limit", probability=0.2, most=few),
-        Rule(
-            kind="capacity", probability=0.2, most=few, seconds=3.0
-        ),  # spot jobs wait; others would fail
+        # spot jobs wait; others would fail
+        Rule(kind="capacity", probability=0.2, most=few, seconds=3.0),
         Rule(kind="spot_interruption", probability=0.2, most=few, after_seconds=(0.5, 3.0)),
         Rule(kind="kill_container", probability=0.1, most=few, job="*", after_seconds=(0.5, 3.0)),
         Rule(

@@ -33,9 +33,8 @@ CONTAINERS: Final = ROOT / "containers"
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
-RELEASED: Final = {
-    "TENANTRY_PREDICT_THREADS": "2"
-}  # in the middle of it all, the endpoint's container gets this
+# in the middle of it all, the endpoint's container gets this
+RELEASED: Final = {"TENANTRY_PREDICT_THREADS": "2"}
 
 
 class WorldBroken(RuntimeError):  # noqa: N818 - reads as the sentence it is: "world broken"

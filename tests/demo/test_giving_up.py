@@ -40,9 +40,8 @@ def test_a_demo_without_a_model_tells_each_reason_and_keeps_its_ui_and_its_folde
         said = demo.said()
         assert "no energy model was made" in said
         assert "mac-002: its request is refused" in said
-        assert (
-            "Jane" not in said.partition("no energy model was made")[2]
-        )  # names stay in the user's own file
+        # names stay in the user's own file
+        assert "Jane" not in said.partition("no energy model was made")[2]
         with urllib.request.urlopen(
             f"http://127.0.0.1:{demo.port}/server_info", timeout=60
         ) as answer:

@@ -195,9 +195,8 @@ def test_of_capacities_only_the_latest_counts(
         each for each in scheduled_of(energy, jobs_of(energy)) if "capacity" in each.group
     ]
     assert len(capacities) > 1
-    evening = NOW.replace(
-        hour=21
-    )  # a Thursday: business hours and night were both due, and night came last
+    # a Thursday: business hours and night were both due, and night came last
+    evening = NOW.replace(hour=21)
     (request,) = asked(dagster_instance, capacities, looked_before(evening), evening)
     assert request.run_config["ops"]["energy__endpoint_capacity"]["config"]["instances"] == 1
 

@@ -34,9 +34,8 @@ def test_sensors_that_add_the_same_tenants_at_once_all_succeed(home: Path) -> No
                 ready.wait(60)
                 add_tenants(instance, ENERGY, tenants)
 
-    with DagsterInstance.from_config(
-        str(home)
-    ) as instance:  # its tables are made once, which is not what is tried here
+    # its tables are made once, which is not what is tried here
+    with DagsterInstance.from_config(str(home)) as instance:
         assert instance.get_dynamic_partitions(tenants_of("energy").name or "") == []
     with ThreadPoolExecutor(SENSORS) as pool:
         list(pool.map(sensor, range(SENSORS)))

@@ -266,9 +266,8 @@ def test_a_message_arrives_while_the_job_still_runs(
 
     def on_custom_message(message: Any) -> None:
         seen.append((message, threading.current_thread()))
-        s3.put_object(
-            Bucket=BUCKET, Key=key, Body=b""
-        )  # Without it the container waits until its time is up.
+        # Without it the container waits until its time is up.
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
 
     outcome = run_asset(pipes, counting(wait_for=f"{BUCKET}/{key}"), on_custom_message)
     assert outcome.success
@@ -490,9 +489,8 @@ def test_an_interrupted_run_stops_its_job_only_if_told_to(
         ("Stopping", "Stopped") if forward else ("InProgress",)
     )
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
-    assert (
-        run_asset(pipes, params).success is not forward
-    )  # The next run adopts it, whichever it became.
+    # The next run adopts it, whichever it became.
+    assert run_asset(pipes, params).success is not forward
 
 
 def test_an_interruption_does_not_stop_other_work_of_the_same_name(

@@ -43,8 +43,8 @@ MOST_WEIGHT_BYTES: Final = 256 * 1024 * 1024
 MOST_HEADER_BYTES: Final = 4 * 1024 * 1024
 MOST_CARD_BYTES: Final = 64 * 1024
 LARGEST_WEIGHT: Final = 1e4
-"""No trained low-rank weight comes near this; one beyond it overflows in half precision soon after.
-"""
+"""No trained low-rank weight comes near this; one beyond it overflows in half precision soon
+after."""
 
 _DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F32": torch.float32,
@@ -185,7 +185,7 @@ def read_adapter(
 
     Raises:
         UnusableAdapter: anything is missing, malformed, too large, not finite, or meant for another
-        base.
+            base.
     """
     document = _card(folder)
     card = AdapterCard.from_json(document)

@@ -206,10 +206,12 @@ class LoraLayers:
         """Wrap every layer of ``unet`` whose name ends as the target set says.
 
         Args:
-            unet: the base's UNet. targets: a name of ``TARGETS``. slots: adapters held at once, the
-                base in slot 0 included. rank: the highest rank an adapter may have. dtype: what
-                adapters are kept in; the base's when not given. Training keeps them in fp32 beside
-                any base, as half precision would swallow small updates.
+            unet: the base's UNet.
+            targets: a name of ``TARGETS``.
+            slots: adapters held at once, the base in slot 0 included.
+            rank: the highest rank an adapter may have.
+            dtype: what adapters are kept in; the base's when not given. Training keeps them in fp32
+                beside any base, as half precision would swallow small updates.
         """
         self.routing = Routing()
         self.targets = targets

@@ -252,7 +252,7 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
 
     Raises:
         UnusableBase: it is not there, not a Stable Diffusion pipeline, or of settings that do not
-        exist.
+            exist.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = dtype or ("bf16" if chosen.type == "cuda" else "fp32")

@@ -157,7 +157,7 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
 
     Raises:
         UnusableBase: it is not compiled, or for another rank, other targets or other weights; the
-        message says the cure.
+            message says the cure.
     """
     folder = folder_of(settings.base)
     card = CompiledCard.read(folder)

@@ -18,8 +18,8 @@ _DEVICES: Final = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})
 change looks."""
 
 _SAME: Final = 2
-"""Largest difference, of 255, that a profile makes to any colour where it says sRGB in other words.
-"""
+"""Largest difference, of 255, that a profile makes to any colour where it says sRGB in other
+words."""
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
 _SRGB_GAMMA: Final = 1 / 2.2

@@ -193,8 +193,8 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
 
     Raises:
         HostileImage: the content is a program, an archive or the like, or is made to exhaust
-        whoever reads it. RefusedImage: it is empty, truncated, corrupt, animated, too small or of
-        another type.
+            whoever reads it.
+        RefusedImage: it is empty, truncated, corrupt, animated, too small or of another type.
     """
     if not content:
         raise RefusedImage("empty", "is empty", "Upload the file again.")
@@ -249,9 +249,8 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
     if header.orientation in _TRANSPOSITIONS:
         image = image.transpose(_TRANSPOSITIONS[header.orientation])
         changes.add("rotated")
-    if isinstance(
-        image, ImageFile.ImageFile
-    ):  # it would hold on to the compressed bytes and the decoder
+    # it would hold on to the compressed bytes and the decoder
+    if isinstance(image, ImageFile.ImageFile):
         image = image.copy()
     image.info = {}
     return image, changes
@@ -259,9 +258,8 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
 
 def _plain(image: Image.Image) -> Image.Image:
     """The same picture in a mode that can be resized: L, LA, RGB, RGBA or CMYK, of 8 bits."""
-    if image.mode.startswith(
-        "I"
-    ):  # 16 bits of grey, read by their upper byte as Pillow reads 16-bit colours
+    # 16 bits of grey, read by their upper byte as Pillow reads 16-bit colours
+    if image.mode.startswith("I"):
         samples = np.asarray(image)
         grey = Image.fromarray((samples >> 8).astype(np.uint8))
         clear = image.info.get("transparency")

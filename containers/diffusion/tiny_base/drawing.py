@@ -47,8 +47,8 @@ SIZES: Final[dict[str, tuple[float, float]]] = {
     "": (0.58, 0.68),
     "big": (0.80, 0.88),
 }
-"""The least and largest radius of a shape, as a share of half the image, by the word in the prompt.
-"""
+"""The least and largest radius of a shape, as a share of half the image, by the word in the
+prompt."""
 
 STYLE_WORD: Final = "sks"
 """The word that training captions give to any unnamed style ("a star in sks style"): the base draws

@@ -55,8 +55,8 @@ class Reading:
     """One of SHAPES; None where there is no clear one."""
     foreground: str
     background: str
-    """The names of the nearest of COLOURS. A patterned background reads as either of its colours.
-    """
+    """The names of the nearest of COLOURS. A patterned background reads as either of its
+    colours."""
 
 
 class ShapeNetwork(nn.Sequential):

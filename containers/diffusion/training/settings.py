@@ -84,8 +84,8 @@ class Settings:
     resolution: int | None = None
     """Pixels a side of a square training picture; the base's own when not given."""
     crop: Crop = "square"
-    """`square`, or `tenant`: as many pixels in the aspect ratio most of a tenant's pictures have.
-    """
+    """`square`, or `tenant`: as many pixels in the aspect ratio most of a tenant's pictures
+    have."""
     seed: int = 0
     prior_preservation: float = 0.0
     """Weight of the base's own pictures of the class prompt among the losses (Ruiz et al. 2022, eq.

@@ -1,6 +1,6 @@
 """Training of text-to-image models: each tenant's pictures become an adapter on the shared base,
-several tenants in one batch, judged by what it draws, with the tenant's first pictures beside it.
-"""
+several tenants in one batch, judged by what it draws, with the tenant's first pictures beside
+it."""
 
 import contextlib
 import gc

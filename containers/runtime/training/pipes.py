@@ -40,8 +40,7 @@ DEFAULT_INTERVAL: Final = 1.0
 
 CLOSE_TIMEOUT: Final = 60.0
 """Seconds to bring the last messages to S3. SageMaker kills a container 120 s after SIGTERM
-(https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
-"""
+(https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html)."""
 
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
 _SLOWEST_RETRY: Final = 30.0

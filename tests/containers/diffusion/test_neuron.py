@@ -251,9 +251,8 @@ def test_without_the_neuron_sdk_neither_side_works_and_both_say_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(
-        sys.modules, "torch_neuronx", None
-    )  # an import of it fails, as where it is not installed
+    # an import of it fails, as where it is not installed
+    monkeypatch.setitem(sys.modules, "torch_neuronx", None)
     assert main([str(base_folder)]) == 1
     assert "torch_neuronx is not installed" in capsys.readouterr().err
     with pytest.raises(UnusableBase, match="torch_neuronx is not installed"):

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from containers.forecast.starts import DATA_END, InvalidStart, check, instant, resolve
 
-NOW = datetime(
-    2026, 3, 28, 23, 20, tzinfo=UTC
-)  # in Berlin the next day already, whose clock goes on at 01:00 UTC
+# in Berlin the next day already, whose clock goes on at 01:00 UTC
+NOW = datetime(2026, 3, 28, 23, 20, tzinfo=UTC)
 
 
 def card(

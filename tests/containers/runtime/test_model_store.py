@@ -55,9 +55,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.store: ModelStore[TinyModel] = ModelStore(
             self.predictor, BUDGET, self.threads, evict=self.evict
         )
-        self.held: OrderedDict[str, int] = (
-            OrderedDict()
-        )  # name to size, the least recently used first
+        # name to size, the least recently used first
+        self.held: OrderedDict[str, int] = OrderedDict()
         self.users: list[tuple[Loaded[TinyModel], str]] = []
         self.unloading: dict[str, tuple[asyncio.Task[None], int, list[Loaded[TinyModel]]]] = {}
 

@@ -92,9 +92,8 @@ def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(
     call: Call, deployment: Deployment
 ) -> None:
     workloads = read_workloads()
-    drain_queue(
-        deployment, workloads, lambda *_: None, most_seconds=20
-    )  # S3 tries a new queue with an event of its own
+    # S3 tries a new queue with an event of its own
+    drain_queue(deployment, workloads, lambda *_: None, most_seconds=20)
     with TenantClient(deployment, workloads["energy"], keys.tenant_id("acme")) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
     deployment.sqs.send_message(QueueUrl=deployment.uploads_dead_letters_url, MessageBody="{}")

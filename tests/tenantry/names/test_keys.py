@@ -178,9 +178,8 @@ def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> No
     assert key.split("/") == ["uploads", "acme", "energy", "u1", name]
     assert unquote(key).split("/")[:4] == ["uploads", "acme", "energy", "u1"]
     assert len(unquote(key).split("/")) == 5
-    assert (
-        len(key.encode()) <= 1024
-    )  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+    assert len(key.encode()) <= 1024
 
 
 @given(text=st.text() | TENANTS)

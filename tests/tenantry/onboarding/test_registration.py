@@ -128,14 +128,12 @@ def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
         trained_version(deployment, tenant, n, archive, GOOD) for n in (1, 2, 3)
     )
     register(deployment, energy, first, endpoint.name)
-    registry.crown(
-        second, endpoint.name, registry.champion(tenant, NAME)
-    )  # and the process is gone
+    # and the process is gone
+    registry.crown(second, endpoint.name, registry.champion(tenant, NAME))
     assert register(deployment, energy, second, endpoint.name).crowned
     assert statuses(deployment, tenant) == ["former_champion", "champion", "trained"]
-    registry.crown(
-        third, endpoint.name, registry.champion(tenant, NAME)
-    )  # gone again, and a newer one comes first
+    # gone again, and a newer one comes first
+    registry.crown(third, endpoint.name, registry.champion(tenant, NAME))
     fourth = trained_version(deployment, tenant, 4, archive, GOOD)
     assert register(deployment, energy, fourth, endpoint.name).crowned
     assert not register(deployment, energy, third, endpoint.name).crowned

@@ -219,9 +219,8 @@ def test_a_flood_costs_a_quiet_tenant_at_most_one_job_more(
     alone = simulated_waits(quiet, limits, Scheduling(), **options)
     beside = simulated_waits([*quiet, *flood], limits, Scheduling(), **options)
     job = JOB_SECONDS + TENANT_SECONDS * size
-    rounds = -(
-        -len(quiet) // size
-    )  # packs that the quiet tenants need, of which each may have the flooder in it
+    # packs that the quiet tenants need, of which each may have the flooder in it
+    rounds = -(-len(quiet) // size)
     for key, wait in alone.items():
         assert beside[key] <= wait + rounds * (TENANT_SECONDS + TICK) + job + TICK
 

@@ -229,9 +229,8 @@ def test_an_endpoint_that_is_not_there_yet_is_named(world: World) -> None:
     with world.client(pool) as client:
         with pytest.raises(EndpointFailed, match=r"tenantry-energy-pool-async .* not found"):
             client.submit({"add": 1})
-        with pytest.raises(
-            EndpointFailed, match="not found"
-        ):  # what was not taken is not taken for submitted
+        # what was not taken is not taken for submitted
+        with pytest.raises(EndpointFailed, match="not found"):
             client.submit({"add": 1})
 
 
@@ -411,9 +410,8 @@ def test_a_refused_question_says_why_and_may_be_asked_again(world: World) -> Non
         for _ in range(2):
             with pytest.raises(InvocationRefused, match=r"^'add' must be a number$"):
                 client.wait(submitted, 60)
-        delivered(
-            world, submitted.id
-        )  # what the record of a question says of its failure is not believed
+        # what the record of a question says of its failure is not believed
+        delivered(world, submitted.id)
         again = client.submit({"add": "x"})
         assert (again.id, again.attempt) == (submitted.id, 2)
         with pytest.raises(InvocationRefused, match="'add' must be a number"):

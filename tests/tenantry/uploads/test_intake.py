@@ -290,9 +290,8 @@ def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(
     deployment: Deployment,
 ) -> None:
     energy = WORKLOADS["energy"]
-    scheduling = energy.scheduling.model_copy(
-        update={"most_per_tenant_a_day": 1}
-    )  # so ten uploads are taken in
+    # so ten uploads are taken in
+    scheduling = energy.scheduling.model_copy(update={"most_per_tenant_a_day": 1})
     limited = {**WORKLOADS, "energy": energy.model_copy(update={"scheduling": scheduling})}
     for number in range(14):
         put(deployment, "flooder", f"u{number}", f"{number}".encode())
