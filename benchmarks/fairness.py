@@ -34,8 +34,10 @@ from infrastructure.local_cloud import running
 from orchestration.launcher import runs_to_request
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
-from tenantry.requests.packing import newest_of_each_tenant, plan_packs
-from tenantry.requests.queue import IN_A_PACK, Request, RequestQueue
+from tenantry.requests.newest import newest_of_each_tenant
+from tenantry.requests.packing import plan_packs
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import IN_A_PACK, Request
 from tenantry.serving.client import TenantClient
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Pack, Scheduling, Workload, read_workloads

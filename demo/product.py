@@ -22,7 +22,8 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.serving.client import NoModelYet, TenantClient
 from tenantry.workloads.schema import Workload
 

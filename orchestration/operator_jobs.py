@@ -10,7 +10,9 @@ from orchestration.jobs import chosen_tenants
 from orchestration.partitions import tenants_of
 from resources.tenantry_resource import TenantryResource
 from tenantry.names import keys
-from tenantry.requests.queue import OPEN, NotTheirTurn, Request, RequestQueue
+from tenantry.requests.newest import newest_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import OPEN, NotTheirTurn, Request
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.tenants.wind_down import wind_down
 from tenantry.uploads import intake
@@ -157,11 +159,11 @@ def _latest(
     failures: dict[keys.TenantId, str],
 ) -> list[Request]:
     """The tenant's latest request, where it has any."""
-    rows = queue.of_tenant(workload, tenant)
-    if not rows:
+    newest = newest_of(queue.of_tenant(workload, tenant))
+    if newest is None:
         failures[tenant] = "it has no request; it never uploaded for this workload"
         return []
-    return [max(rows, key=lambda row: (row.uploaded, row.accepted))]
+    return [newest]
 
 
 class WindDownConfig(Config):

@@ -26,7 +26,9 @@ from tenantry.command_line.invocation import (
     plain,
 )
 from tenantry.names import keys
-from tenantry.requests.queue import IN_A_PACK, OPEN, NotTheirTurn, Request, RequestQueue, Status
+from tenantry.requests.newest import newest_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurn, Request, Status
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.shown import operator_events
 from tenantry.tenants import wind_down as ending
@@ -171,11 +173,7 @@ def _retried_of(
                 f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them"
             )
         return named[0]
-    latest = [
-        max(of_workload, key=lambda row: (row.uploaded, row.accepted))
-        for of_workload in rows
-        if of_workload
-    ]
+    latest = [newest for of_workload in rows if (newest := newest_of(of_workload))]
     if not latest:
         raise NotDone(f"{tenant} has no request; it never uploaded, or not for this workload")
     meant = [row for row in latest if row.status in _RETRIED] if len(latest) > 1 else latest

@@ -14,7 +14,8 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.requests.workload_controls import Pause, WorkloadControls
 from tenantry.training.jobs import describe_job, newest_job_of_pack
 from tenantry.workloads.schema import Workload

@@ -28,7 +28,7 @@ from tenantry.command_line import environment
 from tenantry.hosting.endpoints import EndpointFailed
 from tenantry.models.registry import ChampionChanged
 from tenantry.names import keys
-from tenantry.requests.queue import NotTheirTurn, now
+from tenantry.requests.rows import NotTheirTurn, now
 from tenantry.workloads.schema import InvalidWorkload, Workload, read_workloads
 
 NOT_DONE: Final = 1

@@ -25,7 +25,8 @@ from tenantry.command_line.invocation import (
     plain,
 )
 from tenantry.names import keys
-from tenantry.requests.queue import INDEXED, Request, RequestQueue, Status, now
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import INDEXED, Request, Status, now
 from tenantry.serving.moments import data_age
 from tenantry.tenants.wind_down import Leftover, left_behind
 from tenantry.workloads.schema import Workload

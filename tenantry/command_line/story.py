@@ -11,7 +11,8 @@ from typing import Any, Final
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.workloads.schema import Quality, Workload
 
 _MOST_UPLOADED_OBJECTS: Final = 20_000

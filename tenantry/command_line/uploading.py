@@ -11,7 +11,8 @@ import click
 
 from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, common_options
 from tenantry.names import keys
-from tenantry.requests.queue import OPEN, Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import OPEN, Request
 from tenantry.workloads.schema import Parameter, Workload
 
 _STAGES: Final = ("uploaded", "pending", "claimed", "training", "trained", "registered")

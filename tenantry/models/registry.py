@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.names import keys
-from tenantry.requests.queue import now
+from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment

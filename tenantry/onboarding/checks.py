@@ -15,6 +15,7 @@ from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
 from tenantry.onboarding.drift import CHECK as DRIFT
 from tenantry.onboarding.drift import drift_of
+from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.moments import DataAge, data_age, too_old_for
 from tenantry.shown.report import AssetName, Finding
@@ -39,10 +40,10 @@ class Check:
 
 def data_quality(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
     """Whether the tenant's last upload could be used, and what had to be repaired."""
-    requests = RequestQueue(deployment).of_tenant(keys.workload_name(workload.name), tenant)
-    if not requests:
+    name = keys.workload_name(workload.name)
+    last = newest_of(RequestQueue(deployment).of_tenant(name, tenant))
+    if last is None:
         return Finding(passed=False, facts={"reason": "nothing was uploaded"})
-    last = max(requests, key=lambda request: (request.uploaded, request.accepted))
     if last.status == "refused":
         return Finding(passed=False, facts={"reason": last.reason or "no reason recorded"})
     prepared = last.facts.get("training_data")

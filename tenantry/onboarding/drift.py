@@ -23,7 +23,9 @@ from tenantry.aws.notices import tell_operators
 from tenantry.hosting import endpoints
 from tenantry.models.registry import Champion, FreshScore, ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.newest import is_older, newest_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Finding, Report
 from tenantry.uploads.bounded_calls import CallFailed
@@ -137,11 +139,7 @@ def drift_against(
     """
     registry = ModelRegistry(deployment)
     champion = registry.champion(request.tenant, request.workload)
-    if (
-        workload.drift is None
-        or champion is None
-        or keys.upload_moment(champion.version) >= keys.upload_moment(data.version)
-    ):
+    if workload.drift is None or champion is None or not is_older(champion.version, data.version):
         return None
     model = registry.version(request.tenant, request.workload, champion.version)
     return (
@@ -154,13 +152,13 @@ def drift_against(
 def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
     """The same of a tenant's newest prepared upload, at a person's wish."""
     name = keys.workload_name(workload.name)
-    requests = sorted(
-        RequestQueue(deployment).of_tenant(name, tenant), key=lambda request: request.uploaded
+    newest = newest_of(
+        request
+        for request in RequestQueue(deployment).of_tenant(name, tenant)
+        if request.facts.get("training_data")
     )
-    prepared = [request for request in requests if request.facts.get("training_data")]
-    if not prepared:
+    if newest is None:
         return Finding(passed=True, facts={"reason": "no upload of it was prepared yet"})
-    newest = prepared[-1]
     try:
         data = TrainingData.from_json(newest.facts["training_data"])
         finding = drift_against(deployment, workload, newest, data)

@@ -26,7 +26,8 @@ from tenantry.onboarding.drift import check_drift
 from tenantry.onboarding.registration import ArtifactUnusable, NotGoodEnough, register
 from tenantry.onboarding.request_endings import RequestEndings
 from tenantry.onboarding.work import Work
-from tenantry.requests.queue import NotTheirTurn, RequestQueue, Status
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import NotTheirTurn, Status
 from tenantry.shown.asset_metadata import (
     artifact_metadata,
     registration_metadata,

@@ -16,6 +16,7 @@ from tenantry.hosting import endpoints
 from tenantry.models import artifacts
 from tenantry.models.registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
 from tenantry.names import keys
+from tenantry.requests.newest import Moment, is_older
 from tenantry.shown.answers import ShownAnswer, answer_for_people
 from tenantry.shown.report import Markdown
 from tenantry.workloads.schema import Workload
@@ -222,7 +223,7 @@ def _compared(
     quality = workload.quality
     if not quality.suffices(model.metrics):
         return False, _not_sufficient(workload, model)
-    if keys.upload_moment(champion.version) > keys.upload_moment(model.version):
+    if is_older(model.version, champion.version):
         return False, f"a newer version, {champion.version}, is the champion already"
     skill = quality.skill(model.metrics)
     champion_skill = quality.skill(_comparable(model, reigning)) if reigning else None
@@ -249,9 +250,7 @@ def _compared(
 def _has_fresh_score(challenger: ModelVersion, champion: ModelVersion) -> bool:
     """Whether it is known what the champion was worth on the challenger's data."""
     fresh = champion.fresh
-    return fresh is not None and keys.upload_moment(fresh.data) == keys.upload_moment(
-        challenger.version
-    )
+    return fresh is not None and Moment.of(fresh.data) == Moment.of(challenger.version)
 
 
 def _comparable(challenger: ModelVersion, champion: ModelVersion) -> Mapping[str, float]:

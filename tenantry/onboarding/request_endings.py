@@ -15,7 +15,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws.notices import Notice, NoticeKind, tell_tenant, tell_tenants
 from tenantry.names import keys
 from tenantry.onboarding.registration import Registration
-from tenantry.requests.queue import NotTheirTurn, Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import NotTheirTurn, Request
 from tenantry.shown.report import Report
 from tenantry.workloads.schema import Workload
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tenantry.names import keys
-from tenantry.requests.queue import IN_A_PACK, Request, RequestQueue
+from tenantry.requests.newest import newest_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import IN_A_PACK, Request
 from tenantry.workloads.schema import Workload
 
 
@@ -47,13 +49,12 @@ def work_by_hand(
     """
     name = keys.workload_name(workload.name)
     for tenant in tenants:
-        usable = [
-            r
-            for r in queue.of_tenant(name, tenant)
-            if r.version is not None and r.status != "refused"
-        ]
-        if usable:
-            latest = max(usable, key=lambda request: (request.uploaded, request.accepted))
+        latest = newest_of(
+            request
+            for request in queue.of_tenant(name, tenant)
+            if request.version is not None and request.status != "refused"
+        )
+        if latest is not None:
             yield (
                 tenant,
                 Work(

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tenantry.names import keys
-from tenantry.requests.queue import Request
+from tenantry.requests.rows import Request
 from tenantry.workloads.schema import Pack, Scheduling
 
 
@@ -36,19 +36,6 @@ class PlannedPack:
     pack: keys.PackId
     tier: keys.Tier
     requests: tuple[Request, ...]
-
-
-def newest_of_each_tenant(
-    requests: Iterable[Request],
-) -> tuple[list[Request], list[tuple[Request, Request]]]:
-    """Each tenant's newest request, by when it was uploaded; and the others, each with the one that
-    supersedes it."""
-    newest: dict[keys.TenantId, Request] = {}
-    rows = sorted(requests, key=lambda r: (r.uploaded, r.accepted, r.request))
-    for row in rows:
-        newest[row.tenant] = row
-    older = [(row, newest[row.tenant]) for row in rows if newest[row.tenant] is not row]
-    return list(newest.values()), older
 
 
 def plan_packs(

@@ -15,56 +15,36 @@ A row keeps the latest of its history; older changes move to items of their own
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, cast
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.objects import error_code
 from tenantry.names import keys
+from tenantry.requests.history import LONGEST_HISTORY, move_history_out
+from tenantry.requests.newest import Moment, came_after, newest_of, uploaded_again_since
+from tenantry.requests.reader import RequestReader
+from tenantry.requests.rows import (
+    INDEXED,
+    NEXT,
+    OPEN,
+    NotTheirTurn,
+    Request,
+    Status,
+    afresh,
+    key_of,
+    now,
+    request_of,
+    serialize,
+)
+from tenantry.requests.uploaded_again import uploaded_again
 
-if TYPE_CHECKING:
-    from tenantry.aws.deployment import Deployment
-
-Status = Literal[
-    "pending",
-    "claimed",
-    "training",
-    "trained",
-    "registered",
-    "failed",
-    "refused",
-    "superseded",
-    "cancelled",
-    "dead_lettered",
-]
-OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained", "failed")
-IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
-CAME_TO_NOTHING: Final[tuple[Status, ...]] = ("refused", "superseded", "cancelled", "dead_lettered")
-INDEXED: Final[tuple[Status, ...]] = (*OPEN, "dead_lettered")
-"""The statuses whose requests can be listed: the open ones, and what waits for an operator."""
-_LEAVES_A_PACK: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
-NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
-    "pending": ("claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"),
-    "claimed": ("training", "trained", "pending", *_LEAVES_A_PACK),
-    "training": ("trained", "pending", *_LEAVES_A_PACK),
-    "trained": ("registered", "pending", *_LEAVES_A_PACK),
-    "failed": ("pending", "superseded", "cancelled"),
-    "registered": (),
-    # It was uploaded again, or what superseded it was refused.
-    "superseded": ("pending",),
-    # What an operator, or another upload of the same, may send back to the queue.
-    "refused": ("pending",),
-    "cancelled": ("pending",),
-    "dead_lettered": ("pending",),
-}
-"""Which status may follow which. pending → pending is a later moment for one that waits."""
 FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
 # between two looks whether SageMaker takes a job again
 LONGEST_PAUSE: Final = timedelta(minutes=10)
@@ -72,160 +52,20 @@ LONGEST_PAUSE: Final = timedelta(minutes=10)
 MOST_POSTPONEMENTS: Final = 100
 TOO_MANY_UPLOADS: Final = "too_many_uploads"
 """The code of what a tenant is told that uploads more than may be made of it in a day."""
-_MOST_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in one item
-LONGEST_HISTORY: Final = 60  # changes in a row; each has a kilobyte or two at most
-_HISTORY_KEPT: Final = 20  # the latest, when the others move out of the row
 _MOST_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
-_MOST_LOOKS: Final = 10  # at a row that others change meanwhile
-_LISTED_AT_ONCE: Final = 1000
-# What a list needs of a row; what was prepared for it and its history are read where they are
-# needed.
-_LISTED: Final = (
-    "tenant",
-    "request",
-    "status",
-    "manifest_key",
-    "version",
-    "tier",
-    "accepted",
-    "uploaded",
-    "due",
-    "first",
-    "attempt",
-    "postponed",
-    "group",
-    "apart",
-    "quiet",
-    "pack",
-    "job",
-    "reason",
-    "reason_code",
-    "content",
-    "nth",
-)
 
 _LOG = logging.getLogger(__name__)
-_serialize: Final = TypeSerializer().serialize
-_deserialize: Final = TypeDeserializer().deserialize
-
-
-class NotTheirTurn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "not their turn"
-    """The request is not in a state this change may be made from; somebody else was there first."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """A row of the queue: make a model for this tenant from this upload.
-
-    ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in
-    whatever order their events came; of several uploads of the same content it is the latest's.
-    ``content`` is the id of the request that was the first of this content: its own, unless the
-    tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells
-    apart requests that must not share a pack. ``quiet`` ones were not asked for by the tenant,
-    whose owner hears nothing of them. ``apart`` is set by ``RequestQueue.set_apart``: requests that
-    differ in it share no pack. ``nth`` says which upload of its tenant on its day it was at least,
-    where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is
-    one. ``hyperparameters`` are those of the job it went to training with last. ``facts``,
-    ``hyperparameters`` and ``history`` are empty on rows of a list (``due``, ``in_packs``,
-    ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in
-    ``history``.
-    """
-
-    request: keys.RequestId
-    tenant: keys.TenantId
-    workload: keys.WorkloadName
-    status: Status
-    manifest_key: str
-    version: keys.Version | None
-    tier: keys.Tier
-    accepted: datetime
-    uploaded: datetime
-    due: datetime
-    content: keys.RequestId
-    first: bool = False
-    attempt: int = 1
-    postponed: int = 0
-    group: str = ""
-    apart: str = ""
-    nth: int = 1
-    quiet: bool = False
-    pack: keys.PackId | None = None
-    job: str | None = None
-    reason: str | None = None
-    reason_code: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    hyperparameters: Mapping[str, str] = field(default_factory=dict)
-    history: Sequence[Mapping[str, Any]] = ()
-    moved_out: int = 0
-
-    @property
-    def key(self) -> tuple[keys.TenantId, keys.RequestId]:
-        """What tells it from every other request of the workload."""
-        return self.tenant, self.request
-
-
-def now() -> datetime:
-    """This moment, in UTC, to the microsecond."""
-    return datetime.now(UTC)
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _request(item: Mapping[str, Any]) -> Request:
-    row = {name: _deserialize(value) for name, value in item.items()}
-    tenant, _, workload = row["tenant"].partition("#")
-    return Request(
-        request=keys.RequestId(row["request"]),
-        tenant=keys.TenantId(tenant),
-        workload=keys.WorkloadName(workload),
-        status=row["status"],
-        manifest_key=row["manifest_key"],
-        version=row.get("version"),
-        tier=row.get("tier", "bridge"),
-        accepted=_time(row["accepted"]),
-        uploaded=_time(row.get("uploaded", row["accepted"])),
-        due=_time(row["due"]),
-        first=bool(row.get("first", False)),
-        attempt=int(row.get("attempt", 1)),
-        postponed=int(row.get("postponed", 0)),
-        group=row.get("group", ""),
-        quiet=bool(row.get("quiet", False)),
-        pack=row.get("pack"),
-        job=row.get("job"),
-        reason=row.get("reason"),
-        reason_code=row.get("reason_code"),
-        apart=row.get("apart", ""),
-        nth=int(row.get("nth", 1)),
-        moved_out=int(row.get("moved_out", 0)),
-        content=keys.RequestId(row.get("content", row["request"])),
-        facts=row.get("facts", {}),
-        hyperparameters=row.get("hyperparameters", {}),
-        history=row.get("history", ()),
-    )
-
-
-def _requests(items: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
-    """The rows of a list. One that cannot be read is told to the log and left out: it is no reason
-    to lose the others."""
-    for item in items:
-        try:
-            yield _request(item)
-        except (KeyError, ValueError, TypeError, AttributeError):
-            _LOG.exception("the row %s, %s cannot be read", item.get("tenant"), item.get("request"))
-
-
-@dataclass(frozen=True)
-class RequestQueue:
+class RequestQueue(RequestReader):
     """The requests of all workloads.
 
     ``by`` is who makes the changes, for their history: ``sensor fine_tuning_launcher``, ``run
     3f2a…``, ``operator ann``.
     """
 
-    deployment: Deployment
     by: str = "tenantry"
 
     # ---- in --------------------------------------------------------------------------------------
@@ -280,138 +120,11 @@ class RequestQueue:
             **({"quiet": True} if quiet else {}),
             **({"nth": nth} if nth > 1 else {}),
         }
-        if self._put(workload, tenant, request, "pending", at, row, why=why):
+        if self.put(workload, tenant, request, "pending", at, row, why=why):
             return True
         if uploaded is None or quiet:
             return False
-        return self._uploaded_again(workload, tenant, request, row, uploaded)
-
-    def _uploaded_again(
-        self,
-        workload: keys.WorkloadName,
-        tenant: keys.TenantId,
-        content: keys.RequestId,
-        row: Mapping[str, Any],
-        uploaded: datetime,
-    ) -> bool:
-        """What a tenant uploads last is made last, also when that is what it had uploaded before
-        something else.
-
-        The request of that content becomes as new as its latest upload. If it is being made or is
-        made, of an older upload, and something else came after that, there is one request more.
-
-        Args:
-            workload: which.
-            tenant: whose.
-            content: the id of the first request of this content.
-            row: the attributes a new request would have.
-            uploaded: when S3 took the manifest.
-
-        Returns:
-            Whether there is something new to do.
-
-        Raises:
-            NotTheirTurn: the row changed each time it was read.
-        """
-        first = self.get(workload, tenant, content)
-        if (
-            first is None
-            or first.version is None
-            or keys.moment_of(uploaded) <= keys.upload_moment(first.version)
-        ):
-            return False  # an event that came again
-        for _ in range(_MOST_LOOKS):
-            known = self._newest_of(content, self.of_tenant(workload, tenant))
-            if known is None or known.version is None or uploaded < known.uploaded:
-                return False
-            newer = uploaded > known.uploaded
-            if known.status in CAME_TO_NOTHING:
-                if not newer:
-                    return False
-                # The version that was given up may be known by its name.
-                again: dict[str, Any] = {
-                    **_afresh(known, now()),
-                    "manifest_key": row["manifest_key"],
-                    "uploaded": uploaded.isoformat(),
-                    "nth": row.get("nth"),
-                    "version": keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
-                }
-                if self.try_move(known, "pending", why="uploaded again", changes=again):
-                    return True
-                continue
-            if newer and not self._note_uploaded(known, uploaded, str(row["manifest_key"])):
-                continue
-            if known.status in {"pending", "failed"}:
-                return False
-            # Looked at only now: whoever claims what is not here yet finds the new moment. A
-            # repeated event comes by again.
-            made_of = keys.upload_moment(known.version)
-            # As long as it is only claimed, the earlier upload may turn out to lack a file that
-            # this one has.
-            if known.status == "claimed" or any(
-                made_of <= keys.moment_of(other.uploaded) and other.uploaded <= uploaded
-                for other in self.of_tenant(workload, tenant)
-                if other.content != content
-                and not other.quiet
-                and other.status not in CAME_TO_NOTHING
-            ):
-                request = keys.request_id_of(
-                    workload, tenant, f"{content} again at {uploaded.isoformat()}"
-                )
-                more = {**row, "content": content, "version": keys.version_of(request, uploaded)}
-                return self._put(
-                    workload, tenant, request, "pending", now(), more, why="uploaded again"
-                )
-            return False
-        raise NotTheirTurn(
-            f"request {content} of {tenant} changed {_MOST_LOOKS} times while it was looked at"
-        )
-
-    @staticmethod
-    def _newest_of(content: keys.RequestId, rows: Iterable[Request]) -> Request | None:
-        same = (row for row in rows if row.content == content)
-        return max(same, key=lambda row: (row.uploaded, row.accepted), default=None)
-
-    def _note_uploaded(self, request: Request, uploaded: datetime, manifest_key: str) -> bool:
-        """Make a row as new as a later upload of the same content. Returns False when it has moved
-        on since it was read.
-
-        One that waits is made from that upload then, as the earlier one may lack a file; and it is
-        due a little later: whoever read it before finds it changed, and does not supersede it.
-        """
-        due = request.due
-        if request.status in {"pending", "failed"}:
-            due += timedelta(microseconds=1)
-        else:
-            manifest_key = request.manifest_key
-        try:
-            self.deployment.dynamodb.update_item(
-                TableName=self.deployment.requests_table,
-                Key=_key(request),
-                UpdateExpression="SET #uploaded = :uploaded, #due = :due, #manifest_key = "
-                ":manifest_key",
-                ConditionExpression="#status = :status AND #due = :was_due"
-                " AND (attribute_not_exists(#uploaded) OR #uploaded = :was_uploaded)",
-                ExpressionAttributeNames={
-                    "#status": "status",
-                    "#due": "due",
-                    "#uploaded": "uploaded",
-                    "#manifest_key": "manifest_key",
-                },
-                ExpressionAttributeValues={
-                    ":uploaded": _serialize(uploaded.isoformat()),
-                    ":due": _serialize(due.isoformat()),
-                    ":manifest_key": _serialize(manifest_key),
-                    ":status": _serialize(request.status),
-                    ":was_due": _serialize(request.due.isoformat()),
-                    ":was_uploaded": _serialize(request.uploaded.isoformat()),
-                },
-            )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
+        return uploaded_again(self, workload, tenant, request, row, uploaded)
 
     def refuse_at_the_door(
         self,
@@ -424,7 +137,7 @@ class RequestQueue:
     ) -> bool:
         """Record an upload that was refused before it became a request, with the code of the
         refusal. Returns whether that is new."""
-        return self._put(
+        return self.put(
             workload,
             tenant,
             request,
@@ -434,72 +147,7 @@ class RequestQueue:
             why=reason,
         )
 
-    def count_upload(
-        self,
-        workload: keys.WorkloadName,
-        tenant: keys.TenantId,
-        upload: keys.UploadId,
-        uploaded: datetime,
-        most: int,
-    ) -> int | None:
-        """Count an upload among those of its tenant and its day (UTC). The same one is counted
-        once, however often its event comes.
-
-        Args:
-            workload: which.
-            tenant: whose.
-            upload: its id.
-            uploaded: when S3 took it.
-            most: how many are counted.
-
-        Returns:
-            How many there were with it; None when it is one too many. For one of an earlier day
-            than the last that was counted, 1.
-        """
-        day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MOST_UPLOADS_COUNTED)
-        key = {"tenant": keys.upload_counts_partition(tenant, workload), "request": "latest"}
-        table = self.deployment.requests_table
-        try:
-            self.deployment.dynamodb.put_item(
-                TableName=table,
-                Item={
-                    name: _serialize(value)
-                    for name, value in {**key, "day": day, "uploads": {upload}}.items()
-                },
-                ConditionExpression="attribute_not_exists(#day) OR #day < :day",
-                ExpressionAttributeNames={"#day": "day"},
-                ExpressionAttributeValues={":day": _serialize(day)},
-            )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
-        else:
-            return 1
-        try:
-            answer = self.deployment.dynamodb.update_item(
-                TableName=table,
-                Key={name: _serialize(value) for name, value in key.items()},
-                UpdateExpression="ADD #uploads :uploads",
-                ConditionExpression="#day = :day AND (contains(#uploads, :upload) OR "
-                "size(#uploads) < :most)",
-                ExpressionAttributeNames={"#day": "day", "#uploads": "uploads"},
-                ExpressionAttributeValues={
-                    ":day": _serialize(day),
-                    ":uploads": _serialize({upload}),
-                    ":upload": _serialize(upload),
-                    ":most": _serialize(most),
-                },
-                ReturnValues="ALL_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
-            found = cast("Mapping[str, Any]", error.response.get("Item") or {})
-            return None if found.get("day", {}).get("S") == day else 1
-        return len(_deserialize(answer["Attributes"]["uploads"]))
-
-    def _put(
+    def put(
         self,
         workload: keys.WorkloadName,
         tenant: keys.TenantId,
@@ -509,6 +157,7 @@ class RequestQueue:
         row: Mapping[str, Any],
         why: str,
     ) -> bool:
+        """Write a new row. Returns whether none of its id was there."""
         item = {
             "tenant": keys.table_partition(tenant, workload),
             "request": request,
@@ -521,7 +170,7 @@ class RequestQueue:
         try:
             self.deployment.dynamodb.put_item(
                 TableName=self.deployment.requests_table,
-                Item={name: _serialize(value) for name, value in item.items()},
+                Item={name: serialize(value) for name, value in item.items()},
                 ConditionExpression="attribute_not_exists(#request)",
                 ExpressionAttributeNames={"#request": "request"},
             )
@@ -572,12 +221,12 @@ class RequestQueue:
                 raise
             # The row has reached what DynamoDB takes: its history moves out, and it goes on.
             row = self.get(request.workload, request.tenant, request.request)
-            if row is None or not self._move_history_out(row):
+            if row is None or not move_history_out(self.deployment, row):
                 raise
             moved = self._write_move(request, to, change, changes or {})
         if len(moved.history) > LONGEST_HISTORY:
             with suppress(ClientError, BotoCoreError):  # the next change does it
-                self._move_history_out(moved)
+                move_history_out(self.deployment, moved)
         return moved
 
     def _write_move(
@@ -595,23 +244,23 @@ class RequestQueue:
                 removes.append(f"#n{number}")
             else:
                 sets.append(f"#n{number} = :v{number}")
-                expression_values[f":v{number}"] = _serialize(value)
+                expression_values[f":v{number}"] = serialize(value)
         sets.append("#history = list_append(#history, :change)")
-        expression_values[":change"] = _serialize([change])
-        expression_values[":was"] = _serialize(request.status)
-        expression_values[":due"] = _serialize(request.due.isoformat())
+        expression_values[":change"] = serialize([change])
+        expression_values[":was"] = serialize(request.status)
+        expression_values[":due"] = serialize(request.due.isoformat())
         condition = "#status = :was AND #due = :due"
         if request.pack is None:
             condition += " AND attribute_not_exists(#pack)"
         else:
             condition += " AND #pack = :pack"
-            expression_values[":pack"] = _serialize(request.pack)
+            expression_values[":pack"] = serialize(request.pack)
         names |= {"#pack": "pack", "#due": "due"}
         update = "SET " + ", ".join(sets) + (" REMOVE " + ", ".join(removes) if removes else "")
         try:
             answer = self.deployment.dynamodb.update_item(
                 TableName=self.deployment.requests_table,
-                Key=_key(request),
+                Key=key_of(request),
                 UpdateExpression=update,
                 ConditionExpression=condition,
                 ExpressionAttributeNames=names,
@@ -627,92 +276,14 @@ class RequestQueue:
             found = error.response.get("Item")
             if (
                 found
-                and (row := _request(cast("Mapping[str, Any]", found))).status == to
+                and (row := request_of(cast("Mapping[str, Any]", found))).status == to
                 and row.history[-1] == change
             ):
                 return row
             raise NotTheirTurn(
                 f"request {request.request} of {request.tenant} is no longer {request.status}"
             ) from error
-        return _request(answer["Attributes"])
-
-    def _move_history_out(self, row: Request) -> bool:
-        """Move all but the latest changes of a row's history to items of their own. Returns whether
-        there were any to move.
-
-        An item is written first, under the name of its oldest change: whoever dies in between
-        writes the same again. It lies in a partition beside the tenant's, where who asks for the
-        tenant's requests does not read it.
-        """
-        older, latest = list(row.history[:-_HISTORY_KEPT]), list(row.history[-_HISTORY_KEPT:])
-        if not older:
-            return False
-        table, partition = (
-            self.deployment.requests_table,
-            keys.history_partition(row.tenant, row.workload),
-        )
-        for start in range(0, len(older), LONGEST_HISTORY):
-            some = older[start : start + LONGEST_HISTORY]
-            item = {
-                "tenant": partition,
-                "request": keys.history_item(row.request, some[0]["at"]),
-                "history": some,
-            }
-            self.deployment.dynamodb.put_item(
-                TableName=table, Item={name: _serialize(value) for name, value in item.items()}
-            )
-        try:
-            self.deployment.dynamodb.update_item(
-                TableName=table,
-                Key=_key(row),
-                UpdateExpression="SET #history = :latest, #moved_out = :moved_out",
-                # Nothing was added since, and nothing moved out.
-                ConditionExpression="#history[0] = :first AND size(#history) = :length",
-                ExpressionAttributeNames={"#history": "history", "#moved_out": "moved_out"},
-                ExpressionAttributeValues={
-                    ":latest": _serialize(latest),
-                    ":moved_out": _serialize(row.moved_out + len(older)),
-                    ":first": _serialize(row.history[0]),
-                    ":length": _serialize(len(row.history)),
-                },
-            )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
-        return True
-
-    def history_of(
-        self, request: Request, since: datetime | None = None
-    ) -> list[Mapping[str, Any]]:
-        """All changes of a request that was read by itself or as one of its tenant's, the oldest
-        first.
-
-        Args:
-            request: as it was read.
-            since: changes before this moment may be left out, which saves a call where the row
-                itself reaches back as far.
-        """
-        latest = list(request.history)
-        if not request.moved_out or (
-            since is not None and latest and _time(latest[0]["at"]) <= since
-        ):
-            return latest
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            KeyConditionExpression="tenant = :partition AND begins_with(#request, :request)",
-            ExpressionAttributeNames={"#request": "request"},
-            ExpressionAttributeValues={
-                ":partition": {"S": keys.history_partition(request.tenant, request.workload)},
-                ":request": {"S": keys.history_item(request.request, "")},
-            },
-            ConsistentRead=True,
-        )
-        items = (item for page in pages for item in page["Items"])
-        moved_out = [
-            change for item in items for change in _deserialize(cast("Any", item["history"]))
-        ]
-        # What was being moved out when it was read is in both.
-        return [change for change in moved_out if change not in latest] + latest
+        return request_of(answer["Attributes"])
 
     def try_move(
         self,
@@ -748,10 +319,8 @@ class RequestQueue:
 
         def take(request: Request) -> Request | None:
             changes: dict[str, str] = {"pack": pack}
-            if request.version and keys.upload_moment(request.version) < keys.moment_of(
-                request.uploaded
-            ):
-                # It was uploaded again since, and a version is as new as its upload.
+            if uploaded_again_since(request):
+                # A version is as new as its upload.
                 changes["version"] = keys.version_of(f"{request.request}/{pack}", request.uploaded)
             return self._alone(request, "claimed", why=f"pack {pack}", changes=changes)
 
@@ -911,7 +480,7 @@ class RequestQueue:
                 f"request {request.request} of {request.tenant} is {request.status}; there is "
                 f"nothing to retry"
             )
-        return self.move(request, "pending", why=why, changes=_afresh(request, now()))
+        return self.move(request, "pending", why=why, changes=afresh(request, now()))
 
     def bring_back_superseded(self, refused: Request) -> Request | None:
         """As a tenant's newest upload is refused, the one it superseded is worth making after all.
@@ -925,157 +494,24 @@ class RequestQueue:
             for row in self.of_tenant(refused.workload, refused.tenant)
             if row.request != refused.request
         ]
-        superseded = [
-            row for row in rows if row.status == "superseded" and row.uploaded <= refused.uploaded
-        ]
-        if not superseded:
+        newest = newest_of(
+            row for row in rows if row.status == "superseded" and not came_after(row, refused)
+        )
+        if newest is None:
             return None
-        newest = max(superseded, key=lambda row: (row.uploaded, row.accepted))
         # What is registered is as new as the upload it was made of, whenever it was uploaded again.
         made = [
             row.version for row in rows if row.status == "registered" and row.version is not None
         ]
-        if any(keys.upload_moment(version) >= keys.moment_of(newest.uploaded) for version in made):
+        if any(Moment.of(version) >= Moment.of_request(newest) for version in made):
             return None
-        if any(row.status in OPEN and row.uploaded >= newest.uploaded for row in rows):
+        if any(row.status in OPEN and not came_after(newest, row) for row in rows):
             return None
         why = f"request {refused.request}, which superseded it, was refused"
-        return self.try_move(newest, "pending", why=why, changes=_afresh(newest, now()))
-
-    # ---- questions -------------------------------------------------------------------------------
-
-    def get(
-        self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId
-    ) -> Request | None:
-        """One request, read consistently."""
-        answer = self.deployment.dynamodb.get_item(
-            TableName=self.deployment.requests_table,
-            Key={
-                "tenant": {"S": keys.table_partition(tenant, workload)},
-                "request": {"S": request},
-            },
-            ConsistentRead=True,
-        )
-        return _request(answer["Item"]) if "Item" in answer else None
-
-    def get_many(
-        self, wanted: Sequence[tuple[keys.TenantId, keys.RequestId]], workload: keys.WorkloadName
-    ) -> list[Request]:
-        """Many requests, each once, a hundred to a call, read consistently, in no order."""
-        table = self.deployment.requests_table
-        found: list[Request] = []
-        wanted = list(dict.fromkeys(wanted))  # DynamoDB refuses a call that names a row twice
-        for start in range(0, len(wanted), 100):
-            names = [
-                {"tenant": {"S": keys.table_partition(tenant, workload)}, "request": {"S": request}}
-                for tenant, request in wanted[start : start + 100]
-            ]
-            pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
-            while pending:
-                answer = self.deployment.dynamodb.batch_get_item(RequestItems=pending)
-                found += _requests(answer["Responses"].get(table, []))
-                pending = answer.get("UnprocessedKeys")
-        return found
-
-    def of_tenant(self, workload: keys.WorkloadName, tenant: keys.TenantId) -> list[Request]:
-        """All requests of a tenant, oldest first."""
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            KeyConditionExpression="tenant = :tenant",
-            ExpressionAttributeValues={":tenant": {"S": keys.table_partition(tenant, workload)}},
-            ConsistentRead=True,
-        )
-        return sorted(
-            (row for page in pages for row in _requests(page["Items"])),
-            key=lambda request: request.accepted,
-        )
-
-    def due(self, workload: keys.WorkloadName, *, most: int = 20_000) -> list[Request]:
-        """Pending requests whose time has come, the longest waiting first."""
-        return list(_first(most, self._with_status(workload, "pending", until=now())))
-
-    def in_packs(self, workload: keys.WorkloadName) -> list[Request]:
-        """Requests that some pack has claimed and not finished."""
-        return [request for status in IN_A_PACK for request in self._with_status(workload, status)]
-
-    def open(self, workload: keys.WorkloadName) -> list[Request]:
-        """All requests that are not finished."""
-        return [request for status in OPEN for request in self._with_status(workload, status)]
-
-    def with_status(self, workload: keys.WorkloadName, status: Status) -> list[Request]:
-        """All requests of a status that can be listed (``INDEXED``), the first due first. Raises
-        ``ValueError`` for another."""
-        if status not in INDEXED:
-            raise ValueError(
-                f"requests that are {status} are not listed; those that are: {', '.join(INDEXED)}"
-            )
-        return list(self._with_status(workload, status))
-
-    def counts(self, workload: keys.WorkloadName) -> dict[Status, int]:
-        """How many requests have each status that can be listed (``INDEXED``)."""
-        return {status: self._count(workload, status) for status in INDEXED}
-
-    def _count(self, workload: keys.WorkloadName, status: Status) -> int:
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            IndexName="queue",
-            KeyConditionExpression="#queue = :queue",
-            ExpressionAttributeNames={"#queue": "queue"},
-            ExpressionAttributeValues={":queue": {"S": keys.queue_key(workload, status)}},
-            Select="COUNT",
-        )
-        return sum(page["Count"] for page in pages)
-
-    def _with_status(
-        self, workload: keys.WorkloadName, status: Status, until: datetime | None = None
-    ) -> Iterator[Request]:
-        condition = "#queue = :queue"
-        values: dict[str, Any] = {":queue": {"S": keys.queue_key(workload, status)}}
-        names = {"#queue": "queue", **{f"#l{number}": name for number, name in enumerate(_LISTED)}}
-        if until is not None:
-            condition += " AND #due <= :until"
-            values[":until"] = {"S": until.isoformat()}
-            names["#due"] = "due"
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            IndexName="queue",
-            KeyConditionExpression=condition,
-            ProjectionExpression=", ".join(f"#l{number}" for number in range(len(_LISTED))),
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=values,
-            PaginationConfig={"PageSize": _LISTED_AT_ONCE},
-        )
-        for page in pages:
-            yield from _requests(cast("Iterable[Mapping[str, Any]]", page["Items"]))
+        return self.try_move(newest, "pending", why=why, changes=afresh(newest, now()))
 
     def _change(
         self, status: Status, why: str, at: datetime, code: str | None = None
     ) -> dict[str, str]:
         change = {"at": at.isoformat(), "by": self.by[:100], "status": status, "why": why[:300]}
         return {**change, "code": code} if code is not None else change
-
-
-def _afresh(request: Request, at: datetime) -> dict[str, Any]:
-    """The changes that give a request all its tries again, from a moment on, for a version with a
-    name of its own."""
-    return {
-        "due": at.isoformat(),
-        "attempt": 1,
-        "postponed": 0,
-        "pack": None,
-        "job": None,
-        "reason": None,
-        "version": keys.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
-    }
-
-
-def _key(request: Request) -> dict[str, Any]:
-    return {
-        "tenant": {"S": keys.table_partition(request.tenant, request.workload)},
-        "request": {"S": request.request},
-    }
-
-
-def _first(most: int, requests: Iterator[Request]) -> Iterator[Request]:
-    for _, request in zip(range(most), requests, strict=False):
-        yield request

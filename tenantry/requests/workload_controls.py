@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.names import keys
-from tenantry.requests.queue import now
+from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment

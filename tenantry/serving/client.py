@@ -23,7 +23,9 @@ from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import JSON, Answer
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.newest import newest_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.serving import asynchronous
 from tenantry.serving.asynchronous import Submitted
 from tenantry.serving.metrics import InferenceMetrics
@@ -120,10 +122,7 @@ class TenantClient:
         """
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
-            requests = self.requests()
-            last = max(
-                requests, key=lambda request: (request.uploaded, request.accepted), default=None
-            )
+            last = newest_of(self.requests())
             stands = f"its last upload is {last.status}" if last else "nothing was uploaded"
             if last and last.reason:
                 stands += f": {last.reason}"

@@ -10,7 +10,7 @@ from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import keys
 from tenantry.onboarding.registration import Registration, comparison
-from tenantry.requests.queue import Request
+from tenantry.requests.rows import Request
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Report
 from tenantry.training.outcomes import Outcome

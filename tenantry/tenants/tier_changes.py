@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import OPEN, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import OPEN
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import OPEN, NotTheirTurn, Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import OPEN, NotTheirTurn, Request
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.training.jobs import stop_job_of_pack
 

@@ -19,7 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue, now
+from tenantry.requests.newest import Moment
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request, now
 from tenantry.workloads.schema import Retraining, Workload
 
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ def _ask(
     if not registered:
         return "nothing registered to train on"
     # By what was made last, not by what was uploaded again.
-    _, latest = max(registered, key=lambda made: (keys.upload_moment(made[0]), made[1].accepted))
+    _, latest = max(registered, key=lambda made: (Moment.of(made[0]), made[1].accepted))
     if champion.rolled_back_from is not None and _same_again(
         registry, workload, champion, latest, requests
     ):

@@ -18,6 +18,7 @@ from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
+from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
 from tenantry.uploads import manifests
 from tenantry.workloads.schema import Workload
@@ -293,7 +294,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
     most, nth = workloads[workload].scheduling.most_per_tenant_a_day, 1
     if most is not None and manifest.uploaded is not None:
         most *= _TAKEN_IN_FOR_ONE_MADE
-        counted = queue.count_upload(workload, tenant, upload, manifest.uploaded, most)
+        counted = count_upload(deployment, workload, tenant, upload, manifest.uploaded, most)
         if counted is None:
             return _refuse_flood(queue, workload, tenant, key, manifest.uploaded, most)
         nth = counted

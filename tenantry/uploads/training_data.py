@@ -25,7 +25,7 @@ from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
-    from tenantry.requests.queue import Request
+    from tenantry.requests.rows import Request
 
 
 _FILE_BYTES: Final = 64 * 1024 * 1024  # a prepared file may have as many, and as many as an upload

@@ -21,7 +21,8 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.queue import NEXT, Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import NEXT, Request
 from tenantry.shown.report import AssetName
 from tenantry.workloads.schema import Workload
 from tests.chaos.tenants import ENERGY, Upload, Uploader

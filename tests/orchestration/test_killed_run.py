@@ -23,7 +23,8 @@ from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import LiveDagster

@@ -21,7 +21,8 @@ from orchestration.launcher import MOST_RUNS_A_PACK, PACK_TAG, runs_to_request
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.queue import OPEN, Request, RequestQueue, now
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import OPEN, Request, now
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import at_once

@@ -12,7 +12,8 @@ from local_sagemaker.faults.plan import Rule
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import RequestQueue, now
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import now
 from tenantry.training.durations import learned_durations
 from tenantry.training.jobs import rungs
 from tenantry.workloads.schema import Workload

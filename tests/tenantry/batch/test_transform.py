@@ -21,7 +21,7 @@ from tenantry.batch.transform import TransformJobFailed, predict_batch
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
-from tenantry.requests.queue import now
+from tenantry.requests.rows import now
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import TRAINED_UNTIL, TrainedForecast

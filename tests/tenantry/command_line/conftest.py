@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from tenantry.aws.deployment import Deployment
 from tenantry.command_line.main import tenantry
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 
 ENERGY = keys.workload_name("energy")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
-from tenantry.requests.queue import RequestQueue, now
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import now
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.serving.client import TenantClient
 from tenantry.uploads.intake import drain_queue

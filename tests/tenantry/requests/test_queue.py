@@ -28,19 +28,10 @@ from hypothesis.stateful import (
 
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
-from tenantry.requests.queue import (
-    FIRST_RETRY,
-    IN_A_PACK,
-    LONGEST_HISTORY,
-    LONGEST_PAUSE,
-    MOST_POSTPONEMENTS,
-    OPEN,
-    NotTheirTurn,
-    Request,
-    RequestQueue,
-    Status,
-    now,
-)
+from tenantry.requests.daily_uploads import count_upload
+from tenantry.requests.history import LONGEST_HISTORY
+from tenantry.requests.queue import FIRST_RETRY, LONGEST_PAUSE, MOST_POSTPONEMENTS, RequestQueue
+from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurn, Request, Status, now
 
 NAME, ACME, BOLT = keys.workload_name("energy"), keys.tenant_id("acme"), keys.tenant_id("bolt")
 DEFAULT_TIER: keys.Tier = "bridge"
@@ -780,7 +771,7 @@ def test_a_row_that_cannot_be_read_hides_no_other(queue: RequestQueue) -> None:
 
 def test_uploads_are_counted_once_each_by_their_day(queue: RequestQueue) -> None:
     day = now().replace(hour=12)
-    count = partial(queue.count_upload, NAME, ACME, most=3)
+    count = partial(count_upload, queue.deployment, NAME, ACME, most=3)
     ids = [keys.upload_id(f"u{number}") for number in range(5)]
     assert [count(ids[n], day) for n in (0, 1, 1, 0, 2)] == [1, 2, 2, 2, 3]
     assert [count(ids[n], day) for n in (3, 2, 4)] == [None, 3, None]

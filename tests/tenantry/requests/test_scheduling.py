@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from benchmarks.fairness import Arrival, p95, simulated_waits
 from tenantry.names import keys
-from tenantry.requests.packing import newest_of_each_tenant, plan_packs
-from tenantry.requests.queue import Request
+from tenantry.requests.newest import newest_of_each_tenant
+from tenantry.requests.packing import plan_packs
+from tenantry.requests.rows import Request
 from tenantry.workloads.schema import Pack, Scheduling
 
 NAME = keys.workload_name("energy")

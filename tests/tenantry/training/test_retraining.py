@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue, Status
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request, Status
 from tenantry.training.retraining import ask_for_retraining, occasion_of
 from tenantry.workloads.schema import Retraining, Workload, read_workloads
 

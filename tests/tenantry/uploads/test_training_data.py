@@ -19,7 +19,8 @@ from containers.forecast.synthetic import generate
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
-from tenantry.requests.queue import Request, RequestQueue
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
 from tenantry.training.outcomes import MalformedOutcome, Outcome, outcome_in_message
 from tenantry.uploads import manifests
 from tenantry.uploads.manifests import RefusedUpload

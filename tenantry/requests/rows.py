@@ -1,0 +1,183 @@
+"""A row of the queue as a value, its statuses, and which may follow which. ``docs/concepts.md`` has
+the picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+
+from tenantry.names import keys
+
+Status = Literal[
+    "pending",
+    "claimed",
+    "training",
+    "trained",
+    "registered",
+    "failed",
+    "refused",
+    "superseded",
+    "cancelled",
+    "dead_lettered",
+]
+OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained", "failed")
+IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
+CAME_TO_NOTHING: Final[tuple[Status, ...]] = ("refused", "superseded", "cancelled", "dead_lettered")
+INDEXED: Final[tuple[Status, ...]] = (*OPEN, "dead_lettered")
+"""The statuses whose requests can be listed: the open ones, and what waits for an operator."""
+_LEAVES_A_PACK: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
+NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
+    "pending": ("claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"),
+    "claimed": ("training", "trained", "pending", *_LEAVES_A_PACK),
+    "training": ("trained", "pending", *_LEAVES_A_PACK),
+    "trained": ("registered", "pending", *_LEAVES_A_PACK),
+    "failed": ("pending", "superseded", "cancelled"),
+    "registered": (),
+    # It was uploaded again, or what superseded it was refused.
+    "superseded": ("pending",),
+    # What an operator, or another upload of the same, may send back to the queue.
+    "refused": ("pending",),
+    "cancelled": ("pending",),
+    "dead_lettered": ("pending",),
+}
+"""Which status may follow which. pending → pending is a later moment for one that waits."""
+
+_LOG = logging.getLogger(__name__)
+serialize: Final = TypeSerializer().serialize
+deserialize: Final = TypeDeserializer().deserialize
+
+
+class NotTheirTurn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "not their turn"
+    """The request is not in a state this change may be made from; somebody else was there first."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row of the queue: make a model for this tenant from this upload.
+
+    ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in
+    whatever order their events came; of several uploads of the same content it is the latest's.
+    ``content`` is the id of the request that was the first of this content: its own, unless the
+    tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells
+    apart requests that must not share a pack. ``quiet`` ones were not asked for by the tenant,
+    whose owner hears nothing of them. ``apart`` is set by ``RequestQueue.set_apart``: requests that
+    differ in it share no pack. ``nth`` says which upload of its tenant on its day it was at least,
+    where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is
+    one. ``hyperparameters`` are those of the job it went to training with last. ``facts``,
+    ``hyperparameters`` and ``history`` are empty on rows of a list (``due``, ``in_packs``,
+    ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in
+    ``history``.
+    """
+
+    request: keys.RequestId
+    tenant: keys.TenantId
+    workload: keys.WorkloadName
+    status: Status
+    manifest_key: str
+    version: keys.Version | None
+    tier: keys.Tier
+    accepted: datetime
+    uploaded: datetime
+    due: datetime
+    content: keys.RequestId
+    first: bool = False
+    attempt: int = 1
+    postponed: int = 0
+    group: str = ""
+    apart: str = ""
+    nth: int = 1
+    quiet: bool = False
+    pack: keys.PackId | None = None
+    job: str | None = None
+    reason: str | None = None
+    reason_code: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+    moved_out: int = 0
+
+    @property
+    def key(self) -> tuple[keys.TenantId, keys.RequestId]:
+        """What tells it from every other request of the workload."""
+        return self.tenant, self.request
+
+
+def now() -> datetime:
+    """This moment, in UTC, to the microsecond."""
+    return datetime.now(UTC)
+
+
+def time_of(text: str) -> datetime:
+    """A moment as rows hold it."""
+    return datetime.fromisoformat(text)
+
+
+def request_of(item: Mapping[str, Any]) -> Request:
+    """The row that an item of DynamoDB is. Raises ``KeyError``, ``ValueError``, ``TypeError``."""
+    row = {name: deserialize(value) for name, value in item.items()}
+    tenant, _, workload = row["tenant"].partition("#")
+    return Request(
+        request=keys.RequestId(row["request"]),
+        tenant=keys.TenantId(tenant),
+        workload=keys.WorkloadName(workload),
+        status=row["status"],
+        manifest_key=row["manifest_key"],
+        version=row.get("version"),
+        tier=row.get("tier", "bridge"),
+        accepted=time_of(row["accepted"]),
+        uploaded=time_of(row.get("uploaded", row["accepted"])),
+        due=time_of(row["due"]),
+        first=bool(row.get("first", False)),
+        attempt=int(row.get("attempt", 1)),
+        postponed=int(row.get("postponed", 0)),
+        group=row.get("group", ""),
+        quiet=bool(row.get("quiet", False)),
+        pack=row.get("pack"),
+        job=row.get("job"),
+        reason=row.get("reason"),
+        reason_code=row.get("reason_code"),
+        apart=row.get("apart", ""),
+        nth=int(row.get("nth", 1)),
+        moved_out=int(row.get("moved_out", 0)),
+        content=keys.RequestId(row.get("content", row["request"])),
+        facts=row.get("facts", {}),
+        hyperparameters=row.get("hyperparameters", {}),
+        history=row.get("history", ()),
+    )
+
+
+def requests_of(items: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
+    """The rows of a list. One that cannot be read is told to the log and left out: it is no reason
+    to lose the others."""
+    for item in items:
+        try:
+            yield request_of(item)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            _LOG.exception("the row %s, %s cannot be read", item.get("tenant"), item.get("request"))
+
+
+def key_of(request: Request) -> dict[str, Any]:
+    """The key of its item, as DynamoDB takes it."""
+    return {
+        "tenant": {"S": keys.table_partition(request.tenant, request.workload)},
+        "request": {"S": request.request},
+    }
+
+
+def afresh(request: Request, at: datetime) -> dict[str, Any]:
+    """The changes that give a request all its tries again, from a moment on, for a version with a
+    name of its own."""
+    return {
+        "due": at.isoformat(),
+        "attempt": 1,
+        "postponed": 0,
+        "pack": None,
+        "job": None,
+        "reason": None,
+        "version": keys.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
+    }

@@ -1,0 +1,192 @@
+"""Whose turn it is: which requests are claimed now, in which packs, and which a newer upload made
+needless."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.models.registry import Champion, ModelRegistry
+from tenantry.names import keys
+from tenantry.requests.newest import came_after, is_older, newest_of_each_tenant
+from tenantry.requests.packing import PlannedPack, plan_packs
+from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
+from tenantry.requests.rows import CAME_TO_NOTHING, Request, now
+from tenantry.workloads.schema import Workload
+
+_LOG = logging.getLogger(__name__)
+# of a backlog the longest waiting, which is several times what may start at once
+_MOST_LOOKED_AT: Final = 3000
+_ASKED_AT_ONCE: Final = 8
+# a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
+_MOST_SUPERSEDED: Final = 500
+
+
+def whose_turn_it_is(
+    queue: RequestQueue, workload: Workload, on_their_way: Sequence[Request], *, most_packs: int
+) -> list[PlannedPack]:
+    """The packs to claim now; whatever a newer upload made needless is superseded on the way."""
+    name = keys.workload_name(workload.name)
+    queue.wake(name)
+    if most_packs <= 0:
+        return []  # nor is the backlog read: of thousands that wait, that takes seconds
+    newest, older = newest_of_each_tenant(queue.due(name, most=_MOST_LOOKED_AT))
+    to_finish: dict[keys.TenantId, Request] = {}
+    for row, newer in older[:_MOST_SUPERSEDED]:
+        if _was_crowned(queue, row):
+            to_finish[row.tenant] = row
+        else:
+            queue.supersede(row, newer)
+    newest = [to_finish.get(row.tenant, row) for row in newest]
+    at, limits, scheduling = now(), workload.training.pack, workload.scheduling
+    while True:
+        planned = plan_packs(newest, on_their_way, limits, scheduling, at, most_packs=most_packs)
+        rows = [row for pack in planned for row in pack.requests]
+        champions = ModelRegistry(queue.deployment).champions_of(name, [row.tenant for row in rows])
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            reigning = [champions.get(row.tenant) for row in rows]
+            waits = pool.map(partial(_has_to_wait_or_fails, queue, workload, at), rows, reigning)
+            held = {row.key for row, has_to_wait in zip(rows, waits, strict=True) if has_to_wait}
+        if not held:
+            return planned
+        newest = [row for row in newest if row.key not in held]
+
+
+def _has_to_wait_or_fails(
+    queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
+) -> bool:
+    try:
+        return _has_to_wait(queue, workload, at, row, champion)
+    except Exception:  # noqa: BLE001 - its neighbours are claimed without it
+        _LOG.exception(
+            "request %s of %s could not be looked at; trying again next tick",
+            row.request,
+            row.tenant,
+        )
+        return True
+
+
+def _has_to_wait(
+    queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
+) -> bool:
+    """Whether a request that is about to be claimed is not to be: then it has been dealt with. New
+    tenants cost no call."""
+    most = workload.scheduling.most_per_tenant_a_day
+    if row.attempt == 1 and champion is None and (most is None or (row.first and row.nth == 1)):
+        return False
+    rows = queue.of_tenant(row.workload, row.tenant)
+    others = [other for other in rows if other.request != row.request]
+    newer = [
+        other
+        for other in others
+        if came_after(other, row)
+        and other.status not in CAME_TO_NOTHING
+        and not _was_followed(other, champion)
+        # What a re-training is made of stays so, though it was uploaded again.
+        and not (row.quiet and other.manifest_key == row.manifest_key)
+    ]
+    if (
+        newer
+        and (row.attempt > 1 or _is_overtaken(row, champion, newer))
+        and not _was_crowned(queue, row)
+    ):
+        queue.supersede(row, newer[-1])
+        return True
+    return (
+        most is not None
+        and not row.quiet
+        and row.attempt == 1
+        and _used_up_its_day(queue, row, rows, at, most)
+    )
+
+
+def _was_crowned(queue: RequestQueue, row: Request) -> bool:
+    """Whether a run that died had made the request's model champion: its owner may have been told.
+    Such a request is finished first."""
+    if row.version is None or (row.attempt == 1 and row.postponed == 0):
+        return False
+    made = ModelRegistry(queue.deployment).version(row.tenant, row.workload, row.version)
+    return made is not None and made.status in {"champion", "former_champion"}
+
+
+def _used_up_its_day(
+    queue: RequestQueue, row: Request, rows: Sequence[Request], at: datetime, most: int
+) -> bool:
+    """Whether as many uploads of a tenant were claimed within a day as may be: then this one waits,
+    and its owner is told once."""
+    day = timedelta(days=1)
+    histories = [queue.history_of(other, since=at - day) for other in rows if not other.quiet]
+    claimed = sorted(
+        moment for history in histories for moment in _claims(history) if moment > at - day
+    )
+    if len(claimed) < most:
+        return False
+    until = claimed[-most] + day
+    told = any(
+        change.get("code") == TOO_MANY_UPLOADS and datetime.fromisoformat(change["at"]) > at - day
+        for history in histories
+        for change in history
+    )
+    if not told:
+        message = (
+            f"Models were made of {len(claimed)} of your uploads within a day; {most} may be."
+            f" The newest upload waits until {until:%Y-%m-%d %H:%M} UTC. Upload less often."
+        )
+        notice = Notice(
+            "upload_waits",
+            row.workload,
+            row.tenant,
+            message,
+            request=row.request,
+            code=TOO_MANY_UPLOADS,
+        )
+        tell_tenant(queue.deployment, notice)
+    why = f"{len(claimed)} of its uploads were claimed within a day; {most} may be"
+    queue.postpone(row, why, until=until, code=TOO_MANY_UPLOADS)
+    return True
+
+
+def _claims(history: Iterable[Mapping[str, str]]) -> Iterator[datetime]:
+    """When uploads were claimed that a request was made for; not when they were claimed again, as
+    something had failed."""
+    uploaded = False
+    for change in history:
+        if change["status"] == "pending" and change["why"].startswith("uploaded"):
+            uploaded = True
+        elif change["status"] == "claimed" and uploaded:
+            yield datetime.fromisoformat(change["at"])
+            uploaded = False
+
+
+def _was_followed(other: Request, champion: Champion | None) -> bool:
+    """Whether what a request made has made way for a later upload: however late it was uploaded
+    again, it is not served."""
+    return (
+        other.status == "registered"
+        and other.version is not None
+        and champion is not None
+        and is_older(other.version, champion.version)
+    )
+
+
+def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Request]) -> bool:
+    """Whether a request's event came late: what was uploaded after it is served already.
+
+    That may be what had been uploaded before it, too: made by then, and as new as its latest
+    upload.
+    """
+    if row.version is None:
+        return False
+    if champion is not None and is_older(row.version, champion.version):
+        return True
+    return not row.quiet and any(
+        other.status == "registered"
+        and other.version is not None
+        and not is_older(row.version, other.version)
+        for other in newer
+    )

@@ -1,0 +1,149 @@
+"""What becomes of an upload whose content was uploaded before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from tenantry.aws.objects import error_code
+from tenantry.names import keys
+from tenantry.requests.newest import Moment, newest_of, uploaded_after, uploaded_before
+from tenantry.requests.rows import (
+    CAME_TO_NOTHING,
+    NotTheirTurn,
+    Request,
+    afresh,
+    key_of,
+    now,
+    serialize,
+)
+
+if TYPE_CHECKING:
+    from tenantry.requests.queue import RequestQueue
+
+_MOST_LOOKS: Final = 10  # at a row that others change meanwhile
+
+
+def uploaded_again(
+    queue: RequestQueue,
+    workload: keys.WorkloadName,
+    tenant: keys.TenantId,
+    content: keys.RequestId,
+    row: Mapping[str, Any],
+    uploaded: datetime,
+) -> bool:
+    """What a tenant uploads last is made last, also when that is what it had uploaded before
+    something else.
+
+    The request of that content becomes as new as its latest upload. If it is being made or is
+    made, of an older upload, and something else came after that, there is one request more.
+
+    Args:
+        queue: the requests.
+        workload: which.
+        tenant: whose.
+        content: the id of the first request of this content.
+        row: the attributes a new request would have.
+        uploaded: when S3 took the manifest.
+
+    Returns:
+        Whether there is something new to do.
+
+    Raises:
+        NotTheirTurn: the row changed each time it was read.
+    """
+    first = queue.get(workload, tenant, content)
+    if first is None or first.version is None or Moment.at(uploaded) <= Moment.of(first.version):
+        return False  # an event that came again
+    for _ in range(_MOST_LOOKS):
+        same = (row for row in queue.of_tenant(workload, tenant) if row.content == content)
+        known = newest_of(same)
+        if known is None or known.version is None or uploaded_after(known, uploaded):
+            return False
+        newer = uploaded_before(known, uploaded)
+        if known.status in CAME_TO_NOTHING:
+            if not newer:
+                return False
+            # The version that was given up may be known by its name.
+            again: dict[str, Any] = {
+                **afresh(known, now()),
+                "manifest_key": row["manifest_key"],
+                "uploaded": uploaded.isoformat(),
+                "nth": row.get("nth"),
+                "version": keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
+            }
+            if queue.try_move(known, "pending", why="uploaded again", changes=again):
+                return True
+            continue
+        if newer and not _note_uploaded(queue, known, uploaded, str(row["manifest_key"])):
+            continue
+        if known.status in {"pending", "failed"}:
+            return False
+        # Looked at only now: whoever claims what is not here yet finds the new moment. A
+        # repeated event comes by again.
+        made_of = Moment.of(known.version)
+        # As long as it is only claimed, the earlier upload may turn out to lack a file that
+        # this one has.
+        if known.status == "claimed" or any(
+            made_of <= Moment.of_request(other) and not uploaded_after(other, uploaded)
+            for other in queue.of_tenant(workload, tenant)
+            if other.content != content and not other.quiet and other.status not in CAME_TO_NOTHING
+        ):
+            request = keys.request_id_of(
+                workload, tenant, f"{content} again at {uploaded.isoformat()}"
+            )
+            more = {**row, "content": content, "version": keys.version_of(request, uploaded)}
+            return queue.put(
+                workload, tenant, request, "pending", now(), more, why="uploaded again"
+            )
+        return False
+    raise NotTheirTurn(
+        f"request {content} of {tenant} changed {_MOST_LOOKS} times while it was looked at"
+    )
+
+
+def _note_uploaded(
+    queue: RequestQueue, request: Request, uploaded: datetime, manifest_key: str
+) -> bool:
+    """Make a row as new as a later upload of the same content. Returns False when it has moved
+    on since it was read.
+
+    One that waits is made from that upload then, as the earlier one may lack a file; and it is
+    due a little later: whoever read it before finds it changed, and does not supersede it.
+    """
+    due = request.due
+    if request.status in {"pending", "failed"}:
+        due += timedelta(microseconds=1)
+    else:
+        manifest_key = request.manifest_key
+    try:
+        queue.deployment.dynamodb.update_item(
+            TableName=queue.deployment.requests_table,
+            Key=key_of(request),
+            UpdateExpression="SET #uploaded = :uploaded, #due = :due, #manifest_key = "
+            ":manifest_key",
+            ConditionExpression="#status = :status AND #due = :was_due"
+            " AND (attribute_not_exists(#uploaded) OR #uploaded = :was_uploaded)",
+            ExpressionAttributeNames={
+                "#status": "status",
+                "#due": "due",
+                "#uploaded": "uploaded",
+                "#manifest_key": "manifest_key",
+            },
+            ExpressionAttributeValues={
+                ":uploaded": serialize(uploaded.isoformat()),
+                ":due": serialize(due.isoformat()),
+                ":manifest_key": serialize(manifest_key),
+                ":status": serialize(request.status),
+                ":was_due": serialize(request.due.isoformat()),
+                ":was_uploaded": serialize(request.uploaded.isoformat()),
+            },
+        )
+    except ClientError as error:
+        if error_code(error) == "ConditionalCheckFailedException":
+            return False
+        raise
+    return True

@@ -1,0 +1,179 @@
+"""Imports run one way, and one room answers for each rule: read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+LAYERS: Final = {
+    "tenantry": {"tenantry", "containers", "pipes_sagemaker"},
+    "resources": {"resources", "tenantry", "pipes_sagemaker"},
+    "orchestration.private_dagster": {"orchestration.private_dagster", "tenantry"},
+    "assets": {"assets", "resources", "tenantry", "orchestration.private_dagster"},
+    "orchestration": {"orchestration", "assets", "resources", "tenantry"},
+    "containers": {"containers"},
+    "pipes_sagemaker": {"pipes_sagemaker"},
+    "local_sagemaker": {"local_sagemaker"},
+}
+"""What each package may import of this project."""
+OF_THE_PROJECT: Final = {*LAYERS, "infrastructure", "demo", "benchmarks", "tests"}
+# Of what others share with it, the product takes values alone: no client of Pipes, no server.
+SHARED_WITH_CONTAINERS: Final = {
+    "containers.runtime.refused_data",
+    "containers.runtime.archives.archive",
+    "pipes_sagemaker.errors",
+}
+# Libraries that read strangers' files. Only processes with limits import them.
+PARSERS: Final = {"pandas", "pyarrow", "PIL", "torch", "diffusers", "safetensors", "numpy"}
+
+
+def sources(package: str) -> Iterator[Path]:
+    yield from sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """The modules that a file imports, wherever in it, as dotted names with their lines."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield node.lineno, name if is_module(name) else node.module
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def package_of(name: str) -> str | None:
+    """The most special package of the project that a module lies in."""
+    found = [package for package in OF_THE_PROJECT if within(name, package)]
+    return max(found, key=len, default=None)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_run_one_way(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(package)
+        if package_of(module_of(path)) == package
+        for line, name in imports(path)
+        if (other := package_of(name)) is not None and other not in LAYERS[package]
+    ]
+    assert wrong == []
+
+
+def test_the_product_imports_no_dagster_and_of_others_values_alone() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources("tenantry")
+        for line, name in imports(path)
+        if name.partition(".")[0].startswith("dagster")
+        or (
+            package_of(name) in {"containers", "pipes_sagemaker"}
+            and name not in SHARED_WITH_CONTAINERS
+        )
+    ]
+    assert wrong == []
+
+
+def test_private_dagster_is_used_in_one_place() -> None:
+    """Those outside it: what an upgrade may break, each with why it is there."""
+    known = {
+        "orchestration/launcher.py": {"dagster._core.storage.tags"},
+        "orchestration/jobs.py": {"dagster._core.definitions.unresolved_asset_job_definition"},
+        "orchestration/schedules.py": {"dagster._core.definitions.unresolved_asset_job_definition"},
+        "orchestration/overdue.py": {
+            "dagster._core.definitions.run_request",
+            "dagster._core.scheduler.instigation",
+            "dagster._utils.schedules",
+        },
+        "orchestration/sensors.py": {"dagster._core.definitions.data_version"},
+    }
+    found: dict[str, set[str]] = {}
+    for package in ("orchestration", "assets", "resources", "tenantry"):
+        for path in sources(package):
+            if within(module_of(path), "orchestration.private_dagster"):
+                continue
+            for _, name in imports(path):
+                if name.startswith("dagster._"):
+                    found.setdefault(str(path.relative_to(ROOT)), set()).add(name)
+    assert found == known
+
+
+@pytest.mark.parametrize("package", ["orchestration", "assets", "resources", "tenantry"])
+def test_dagsters_processes_import_no_parser_of_strangers_files(package: str) -> None:
+    """``tenantry.uploads.bounded_calls`` starts the process that does."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(package)
+        for line, name in imports(path)
+        if name.partition(".")[0] in PARSERS
+    ]
+    assert wrong == DRAWS_ITS_OWN
+
+
+DRAWS_ITS_OWN: Final[list[str]] = []
+
+
+def test_one_module_orders_uploads() -> None:
+    """Nothing else compares when uploads came, or what a version's name says of it."""
+    wrong = []
+    for package in ("orchestration", "assets", "resources", "tenantry"):
+        for path in sources(package):
+            if module_of(path) in {"tenantry.requests.newest", "tenantry.names.keys"}:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                compared = isinstance(node, ast.Compare) and any(
+                    isinstance(side, ast.Attribute) and side.attr == "uploaded"
+                    for side in (node.left, *node.comparators)
+                    if not isinstance(node.ops[0], ast.Is | ast.IsNot)
+                )
+                named = isinstance(node, ast.Attribute) and node.attr == "upload_moment"
+                ordered = isinstance(node, ast.Lambda) and "uploaded" in ast.dump(node)
+                if compared or named or ordered:
+                    wrong.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
+    assert wrong == []
+
+
+KEY_PARTS: Final = ("uploads/", "archive/", "predictions/", "artifacts/", "cache/", "jobs/")
+
+
+def test_keys_are_built_in_one_room() -> None:
+    """No other module of the product begins a text with the first part of a key of S3."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("orchestration", "assets", "resources", "tenantry")
+        for path in sources(package)
+        if not within(module_of(path), "tenantry.names")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith(KEY_PARTS)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/")), ids=lambda path: path.name)
+def test_no_module_of_the_project_is_longer_than_600_lines(path: Path) -> None:
+    long = [
+        f"{module.relative_to(ROOT)}: {count}"
+        for module in sorted(path.rglob("*.py"))
+        if not path.name.startswith(".") and (count := len(module.read_text().splitlines())) > 600
+    ]
+    assert long == []
