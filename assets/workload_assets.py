@@ -29,7 +29,7 @@ from orchestration.private_dagster.chosen_partitions import (
     plan,
 )
 from resources.tenantry_resource import TenantryResource
-from tenantry.aws.request_budget import BudgetSpent
+from tenantry.aws.request_budget import BudgetSpentError
 from tenantry.batch.predictions import predict
 from tenantry.hosting import endpoints
 from tenantry.names import keys
@@ -38,7 +38,7 @@ from tenantry.onboarding.work import Work, owed_work, work_by_hand
 from tenantry.requests.queue import RequestQueue
 from tenantry.shown.asset_metadata import capacity_metadata
 from tenantry.shown.report import ONBOARDING, AssetName
-from tenantry.training.packed_job import FinishedJob, JobFailed, NoCapacityYet, Train
+from tenantry.training.packed_job import FinishedJob, JobFailedError, NoCapacityYetError, Train
 from tenantry.workloads.schema import Workload
 
 
@@ -170,9 +170,9 @@ def _onboard(
         )
         try:
             going.run(work)
-        except NoCapacityYet as error:
+        except NoCapacityYetError as error:
             raise Failure(str(error), allow_retries=False) from error
-        except JobFailed as error:
+        except JobFailedError as error:
             report.info(str(error))
         failures |= going.failures
         registered += going.registered
@@ -232,12 +232,12 @@ def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
                 context=context, create_training_job_params=request, on_custom_message=on_message
             )
         except TrainingJobFailedError as error:
-            raise JobFailed(str(error), error.failure_class) from error
+            raise JobFailedError(str(error), error.failure_class) from error
         except TrainingJobDiffersError as error:
             # The workload's YAML changed under a pack; its next try has another name.
-            raise JobFailed(str(error)) from error
-        except (TrainingJobResourceLimitExceededError, BudgetSpent) as error:
-            raise NoCapacityYet(f"{error} The requests went back to the queue.") from error
+            raise JobFailedError(str(error)) from error
+        except (TrainingJobResourceLimitExceededError, BudgetSpentError) as error:
+            raise NoCapacityYetError(f"{error} The requests went back to the queue.") from error
         return FinishedJob(request["TrainingJobName"], dict(done.metadata))
 
     return train

@@ -21,7 +21,7 @@ import pandas as pd
 
 from containers.forecast import drift
 from containers.forecast.predictor import ForecastPredictor
-from containers.forecast.preparation import RefusedData, prepare
+from containers.forecast.preparation import RefusedDataError, prepare
 from containers.forecast.split import split
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.training.packed_training import Task, Trained
@@ -83,7 +83,7 @@ def _watch(file: Path, level: float, folder: Path) -> Watched | None:
     try:
         champion = _trained(rows[times < cut], folder)
         challenger = _trained(rows, folder)
-    except RefusedData:
+    except RefusedDataError:
         return None
     if champion is None or challenger is None:
         return None

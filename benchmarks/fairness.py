@@ -130,8 +130,8 @@ def simulated_waits(
         pending, _ = newest_of_each_tenant(pending)
         on_their_way = [request for _, requests in jobs for request in requests]
         moment = epoch + timedelta(seconds=now)
-        free = limits.most_at_once - len(jobs)
-        for pack in plan_packs(pending, on_their_way, limits, scheduling, moment, most_packs=free):
+        free = limits.max_at_once - len(jobs)
+        for pack in plan_packs(pending, on_their_way, limits, scheduling, moment, max_packs=free):
             claimed = {request.request for request in pack.requests}
             pending = [request for request in pending if request.request not in claimed]
             ends = now + job_seconds + tenant_seconds * len(claimed)
@@ -233,9 +233,7 @@ def measured_waits(
     while len(claimed) < quiet:
         if time.monotonic() - began > 20 * seconds + 600:
             raise TimeoutError(f"{quiet - len(claimed)} quiet tenants were not served")
-        intake.drain_queue(
-            deployment, {workload.name: workload}, lambda *_: None, most_seconds=20.0
-        )
+        intake.drain_queue(deployment, {workload.name: workload}, lambda *_: None, max_seconds=20.0)
         training.tick()
         for _ in runs_to_request(instance, queue, workload, lost_run_seconds=1e9):
             pass
@@ -285,7 +283,7 @@ def main() -> int:
     workload = read_workloads()[WORKLOAD]
     # The whole flood is taken in and as much of it made as gets its turn: what a limit a day spares
     # is not measured.
-    scheduling = workload.scheduling.model_copy(update={"most_per_tenant_a_day": None})
+    scheduling = workload.scheduling.model_copy(update={"max_per_tenant_a_day": None})
     workload = workload.model_copy(update={"scheduling": scheduling})
     common = {
         "quiet": arguments.quiet,

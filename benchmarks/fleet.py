@@ -59,7 +59,7 @@ _ASKED: Final = 50  # tenants who ask their model for a forecast at the end
 _HARMLESS_SECONDS: Final = 120.0  # nothing open, and yet not everybody served
 
 
-class NotServed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "not served"
+class NotServedError(RuntimeError):
     """Tenants were left without a model."""
 
 
@@ -113,7 +113,7 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
     own.
 
     Raises:
-        NotServed: some were left without a model, or it took longer than ``timeout`` seconds.
+        NotServedError: some were left without a model, or it took longer than ``timeout`` seconds.
     """
     workload = read_workloads(workloads)[WORKLOAD]
     with (
@@ -188,11 +188,11 @@ def _wait_until_served(deployment: Deployment, tenants: int, began: float, timeo
                 return
             nothing_open_since = nothing_open_since or now
             if now - nothing_open_since > _HARMLESS_SECONDS:
-                raise NotServed(
+                raise NotServedError(
                     f"{served} of {tenants} tenants have a model, and nothing is open: {counts}"
                 )
         if now - began > timeout:
-            raise NotServed(
+            raise NotServedError(
                 f"not all of {tenants} tenants had a model after {timeout:.0f} s: {counts}"
             )
 
@@ -251,10 +251,9 @@ def workloads_with(folder: Path, **pack: int) -> Path:
     document: dict[str, Any] = yaml.safe_load((FOLDER / f"{WORKLOAD}.yaml").read_text())
     document["training"]["pack"] |= pack
     instances = -(
-        -document["training"]["pack"]["most_tenants"]
-        // document["training"]["tenants_per_instance"]
+        -document["training"]["pack"]["max_tenants"] // document["training"]["tenants_per_instance"]
     )
-    document["training"]["most_instances"] = max(document["training"]["most_instances"], instances)
+    document["training"]["max_instances"] = max(document["training"]["max_instances"], instances)
     (folder / f"{WORKLOAD}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return folder
 
@@ -281,10 +280,10 @@ def main() -> int:
         parser.error("--tenants and --naive must be at least 1")
     with tempfile.TemporaryDirectory(prefix="tenantry-fleet-") as folder:
         packed = workloads_with(
-            Path(folder, "packed"), **({"most_tenants": arguments.pack} if arguments.pack else {})
+            Path(folder, "packed"), **({"max_tenants": arguments.pack} if arguments.pack else {})
         )
         alone = workloads_with(
-            Path(folder, "naive"), most_tenants=1, most_at_once=100, wait_seconds=0
+            Path(folder, "naive"), max_tenants=1, max_at_once=100, wait_seconds=0
         )
         print(
             f"the naive way: {arguments.naive} tenants, a run and a training job each", flush=True

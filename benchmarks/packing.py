@@ -44,7 +44,7 @@ from tenantry.training.jobs import balance, slowest
 MEDIAN_ROWS: Final = 8_760.0
 # of their logarithm: the largest of 200 customers has some ten times the median
 SPREAD_OF_ROWS: Final = 0.9
-MOST_ROWS: Final = 5 * 8_760.0
+MAX_ROWS: Final = 5 * 8_760.0
 BASE_SECONDS: Final = 0.2
 SECONDS_PER_ROW: Final = 5e-5
 NOISE: Final = 0.25  # of the logarithm of a task's seconds
@@ -145,7 +145,7 @@ def _show(
 
 def _simulated(random: np.random.Generator, tasks: int) -> list[TimedTask]:
     rows = np.minimum(
-        random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), MOST_ROWS
+        random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), MAX_ROWS
     ).round()
     seconds = (BASE_SECONDS + SECONDS_PER_ROW * rows) * random.lognormal(0.0, NOISE, tasks)
     return [TimedTask(float(r), float(s)) for r, s in zip(rows, seconds, strict=True)]
@@ -155,7 +155,7 @@ def _real(random: np.random.Generator, tasks: int) -> list[TimedTask]:
     """Forecasts of histories of various lengths, timed."""
     end = last_midnight()
     hours = np.clip(
-        random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), FEWEST_HOURS, MOST_ROWS
+        random.lognormal(math.log(MEDIAN_ROWS), SPREAD_OF_ROWS, tasks), FEWEST_HOURS, MAX_ROWS
     )
     timed: list[TimedTask] = []
     with tempfile.TemporaryDirectory(prefix="packing-benchmark-") as name:

@@ -27,7 +27,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from demo.energy import shown_of, synthetic_tenants, tenants_of_file
-from demo.only_one import AlreadyRuns, only_one
+from demo.only_one import AlreadyRunsError, only_one
 from demo.portraits import (
     SLOW_REQUEST,
     portraits_tenants,
@@ -35,13 +35,17 @@ from demo.portraits import (
     shown_of_portraits,
     write_sheet,
 )
-from demo.product import DemoFailed, Product
-from infrastructure.dagster_processes import DagsterProcesses, DagsterRefused, dagster_processes
+from demo.product import DemoFailedError, Product
+from infrastructure.dagster_processes import (
+    DagsterProcesses,
+    DagsterRefusedError,
+    dagster_processes,
+)
 from infrastructure.deploy import DeploymentError, deploy
 from infrastructure.local_cloud import LocalCloud, LocalCloudError, free_port, running
 from tenantry.aws.deployment import Deployment
 from tenantry.command_line import environment
-from tenantry.hosting.endpoints import EndpointFailed
+from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.names import keys
 from tenantry.workloads.schema import read_workloads
 
@@ -51,13 +55,13 @@ SHEET: Final = "portraits.png"
 UI_PORT: Final = 3000
 TENANTS: Final = 12
 _GIVEN_UP: Final = (
-    AlreadyRuns,
+    AlreadyRunsError,
     BotoCoreError,
     ClientError,
-    DagsterRefused,
-    DemoFailed,
+    DagsterRefusedError,
+    DemoFailedError,
     DeploymentError,
-    EndpointFailed,
+    EndpointFailedError,
     LocalCloudError,
     ValueError,
 )
@@ -209,13 +213,13 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 def _say_why(console: Console, error: Exception) -> None:
     """The reason, as it stands: a tenant's words in it are no markup."""
     console.print(str(error), style="red", markup=False)
-    if not isinstance(error, AlreadyRuns | ValueError):
+    if not isinstance(error, AlreadyRunsError | ValueError):
         console.print(f"The logs lie below {STATE}.")
 
 
 def _go(console: Console, products: Sequence[Product]) -> None:
     """Take all products from upload to batch prediction, then show what came of it. Raises
-    ``DemoFailed``."""
+    ``DemoFailedError``."""
     began, day = time.monotonic(), datetime.now(UTC).date()
     with _progress(console) as progress:
         for product in products:
@@ -262,7 +266,7 @@ def _stay_open(console: Console, dagster: DagsterProcesses, cloud: LocalCloud) -
     while True:
         for name, process in {**cloud.processes, "dagster": dagster.process}.items():
             if process.poll() is not None:
-                raise DemoFailed(
+                raise DemoFailedError(
                     f"{name} ended by itself with status {process.returncode}; see the logs below "
                     f"{STATE}"
                 )

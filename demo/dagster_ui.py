@@ -53,7 +53,7 @@ Shown = TypeVar("Shown")
 _RUN_ENDED: Final = ("Success", "Failure", "Canceled")
 
 
-class BrowserMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "browser missing"
+class BrowserMissingError(RuntimeError):
     """Chromium or its driver is not installed; the message says how to install both."""
 
 
@@ -62,11 +62,11 @@ def chromium() -> Iterator[WebDriver]:
     """A headless Chromium with a window of 1440 × 900 pixels, ended with the ``with`` block.
 
     Raises:
-        BrowserMissing: it is not on this machine.
+        BrowserMissingError: it is not on this machine.
     """
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
-        raise BrowserMissing(
+        raise BrowserMissingError(
             "no chromium on this machine: apt-get install chromium chromium-driver"
         )
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from containers.forecast.split import COLUMNS, UnsplittableData, split
+from containers.forecast.split import COLUMNS, UnsplittableDataError, split
 from containers.forecast.synthetic import generate, last_midnight
 from demo.product import DemoTenant, Shown
 from tenantry.models.registry import ModelVersion
@@ -79,7 +79,7 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
     called = {tenant: customer for customer, tenant in ids.items()}
     try:
         customers = split(raw, scratch / "customers", most)
-    except UnsplittableData as error:
+    except UnsplittableDataError as error:
         raise ValueError(f"{data.name} cannot be split by customer: {error}") from error
     if most is not None and len(customers) < most:
         raise ValueError(

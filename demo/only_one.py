@@ -14,7 +14,7 @@ from typing import Final
 _PATIENCE_SECONDS: Final = 2.0  # for whoever has just taken the lock, to write down who it is
 
 
-class AlreadyRuns(RuntimeError):  # noqa: N818 - reads as the sentence it is: "already runs"
+class AlreadyRunsError(RuntimeError):
     """Another process holds the folder; the message says which, and where its UI is."""
 
 
@@ -31,14 +31,14 @@ def only_one(lock: Path) -> Iterator[Callable[[str], None]]:
         A function that writes down where the UI is.
 
     Raises:
-        AlreadyRuns: another process holds it.
+        AlreadyRunsError: another process holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AlreadyRuns(f"Tenantry already runs here ({_holder(lock)})") from error
+            raise AlreadyRunsError(f"Tenantry already runs here ({_holder(lock)})") from error
 
         def write(text: str) -> None:
             file.truncate(0)

@@ -24,14 +24,14 @@ from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
-from tenantry.serving.client import NoModelYet, TenantClient
+from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.workloads.schema import Workload
 
-_MOST_LINES: Final = 10
+_MAX_LINES: Final = 10
 SETTLED: Final = {"registered", "refused", "dead_lettered"}
 
 
-class DemoFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "demo failed"
+class DemoFailedError(RuntimeError):
     """Something that should have happened did not; the message says what and where to look."""
 
 
@@ -39,9 +39,9 @@ class Waiting:
     """Waits on for as long as something happens: what is watched changes, or Dagster's own run goes
     on."""
 
-    def __init__(self, dagster: DagsterProcesses, most_seconds: float) -> None:
+    def __init__(self, dagster: DagsterProcesses, max_seconds: float) -> None:
         self._dagster = dagster
-        self._most_seconds = most_seconds
+        self._max_seconds = max_seconds
         self._state: object = None
         self._since = time.monotonic()
 
@@ -54,19 +54,19 @@ class Waiting:
             details: tells more when it is given up.
 
         Raises:
-            DemoFailed: Dagster ended, or the state is the same for too long.
+            DemoFailedError: Dagster ended, or the state is the same for too long.
         """
         log = self._dagster.log
         if (status := self._dagster.process.poll()) is not None:
-            raise DemoFailed(
+            raise DemoFailedError(
                 f"{what}: Dagster ended by itself with status {status}; see "
                 f"{log}:\n{end_of_log(log)}\n{details()}"
             )
         if state != self._state:
             self._state, self._since = state, time.monotonic()
-        if time.monotonic() - self._since > self._most_seconds:
-            raise DemoFailed(
-                f"{what}; nothing happened for {self._most_seconds:.0f} s. See {log}.\n{details()}"
+        if time.monotonic() - self._since > self._max_seconds:
+            raise DemoFailedError(
+                f"{what}; nothing happened for {self._max_seconds:.0f} s. See {log}.\n{details()}"
             )
 
 
@@ -151,7 +151,7 @@ class Product:
             progress.advance(bar)
 
     def wait_for_models(self, progress: Progress) -> None:
-        """Follow the queue until every upload is settled. Raises ``DemoFailed``."""
+        """Follow the queue until every upload is settled. Raises ``DemoFailedError``."""
         queue, registry = RequestQueue(self.deployment), ModelRegistry(self.deployment)
         expected = sum(tenant.good is not False for tenant in self.tenants)
         bar = progress.add_task(f"{self.name}: models trained and registered", total=expected)
@@ -171,7 +171,9 @@ class Product:
             if all(tenant.tenant in self.served for tenant in self.good) and self._settled(queue):
                 progress.update(state, visible=False)
                 if not self.good:
-                    raise DemoFailed(f"no {self.name} model was made:\n{self._how_they_stand()}")
+                    raise DemoFailedError(
+                        f"no {self.name} model was made:\n{self._how_they_stand()}"
+                    )
                 return
             self._fail_if_settled_without_a_model(queue)
             waiting.go_on(
@@ -191,12 +193,12 @@ class Product:
 
     def _fail_if_settled_without_a_model(self, queue: RequestQueue) -> None:
         """Waiting on would not help a good tenant whose upload was refused. Raises
-        ``DemoFailed``."""
+        ``DemoFailedError``."""
         for tenant in self.good:
             if tenant.tenant not in self.served:
                 rows = queue.of_tenant(self.name, tenant.tenant)
                 if rows and rows[-1].status in {"refused", "dead_lettered"}:
-                    raise DemoFailed(
+                    raise DemoFailedError(
                         f"{tenant.tenant} should have a {self.name} model: {_how_it_stands(rows)}"
                     )
 
@@ -209,17 +211,17 @@ class Product:
         ]
         lines = [
             f"  {tenant}: {_how_it_stands(queue.of_tenant(self.name, tenant))}"
-            for tenant in left[:_MOST_LINES]
+            for tenant in left[:_MAX_LINES]
         ]
         return "\n".join(
             [
                 *lines,
-                *([f"  … and {len(left) - _MOST_LINES} more"] if len(left) > _MOST_LINES else []),
+                *([f"  … and {len(left) - _MAX_LINES} more"] if len(left) > _MAX_LINES else []),
             ]
         )
 
     def ask_endpoints(self, progress: Progress) -> None:
-        """Ask every good tenant's model a first time. Raises ``DemoFailed``."""
+        """Ask every good tenant's model a first time. Raises ``DemoFailedError``."""
         bar = progress.add_task(
             f"{self.name}: first answers from the endpoint", total=len(self.good)
         )
@@ -227,13 +229,13 @@ class Product:
             with self.client(tenant) as client:
                 try:
                     self.first_answers[tenant.tenant] = client.predict(self.workload.batch.request)
-                except (NoModelYet, endpoints.InvocationRefused) as error:
+                except (NoModelYetError, endpoints.InvocationRefusedError) as error:
                     self._lacks(tenant, f"no answer from the endpoint: {error}", error)
             progress.advance(bar)
 
     def ask_asynchronously(self, progress: Progress, request: Mapping[str, Any]) -> None:
         """Hand every good tenant's model something that takes long, then collect the answers.
-        Raises ``DemoFailed``."""
+        Raises ``DemoFailedError``."""
         bar = progress.add_task(
             f"{self.name}: slow requests, answered through S3", total=len(self.good)
         )
@@ -244,8 +246,12 @@ class Product:
             with client:
                 try:
                     client.wait(submitted[tenant], self.timeout)
-                except (TimeoutError, endpoints.InvocationRefused, objects.ObjectMissing) as error:
-                    raise DemoFailed(
+                except (
+                    TimeoutError,
+                    endpoints.InvocationRefusedError,
+                    objects.ObjectMissingError,
+                ) as error:
+                    raise DemoFailedError(
                         f"{tenant}: no answer from the asynchronous endpoint: {error}"
                     ) from error
             progress.advance(bar)
@@ -265,12 +271,12 @@ class Product:
             time.sleep(0.5)
         try:
             endpoints.wait_in_service(self.deployment, name, timeout=self.timeout)
-        except endpoints.EndpointFailed as error:
-            raise DemoFailed(str(error)) from error
+        except endpoints.EndpointFailedError as error:
+            raise DemoFailedError(str(error)) from error
 
     def predict_batch(self, progress: Progress, day: date) -> None:
         """Run tonight's batch now, and see that every good tenant's prediction lies in S3. Raises
-        ``DemoFailed``."""
+        ``DemoFailedError``."""
         bar = progress.add_task(
             f"{self.name}: tonight's batch predictions, now", total=len(self.good)
         )
@@ -291,15 +297,15 @@ class Product:
             with self.client(tenant) as client:
                 try:
                     client.predictions(day)
-                except objects.ObjectMissing as error:
+                except objects.ObjectMissingError as error:
                     self._lacks(tenant, f"no batch prediction; run {run} is {status}{why}", error)
             progress.advance(bar)
 
     def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:
         """Note what a tenant of whom nothing was expected did not get. Of others it raises
-        ``DemoFailed``."""
+        ``DemoFailedError``."""
         if tenant.good is not None:
-            raise DemoFailed(
+            raise DemoFailedError(
                 f"{tenant.tenant}, {self.name}: {what}; see {self.dagster.log}"
             ) from error
         self.lacking.setdefault(tenant.tenant, what)
@@ -307,7 +313,7 @@ class Product:
     # ---- what a person sees ----------------------------------------------------------------------
 
     def table(self, day: date) -> Table:
-        """The tenants with their models. Raises ``DemoFailed``."""
+        """The tenants with their models. Raises ``DemoFailedError``."""
         registry = ModelRegistry(self.deployment)
         table = Table(
             title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own"
@@ -329,7 +335,7 @@ class Product:
                 registry.version(tenant.tenant, self.name, champion.version) if champion else None
             )
             if champion is None or model is None:
-                raise DemoFailed(f"{tenant.tenant} lost its {self.name} model")
+                raise DemoFailedError(f"{tenant.tenant} lost its {self.name} model")
             answer, lack = self.first_answers.get(tenant.tenant), self.lacking.get(tenant.tenant)
             table.add_row(
                 *((escape(tenant.customer or tenant.tenant),) if renamed else ()),
@@ -345,7 +351,7 @@ class Product:
 
     def refusals(self, told: Mapping[keys.TenantId, str]) -> dict[keys.TenantId, str]:
         """Why each tenant has no model: as its owner was told, or as the queue has it. Raises
-        ``DemoFailed``."""
+        ``DemoFailedError``."""
         reasons = {}
         for tenant in self.tenants:
             if tenant.good or tenant.tenant in self.served:
@@ -353,6 +359,6 @@ class Product:
             rows = RequestQueue(self.deployment).of_tenant(self.name, tenant.tenant)
             if not rows or rows[-1].status not in {"refused", "dead_lettered"}:
                 stands = rows[-1].status if rows else "no row"
-                raise DemoFailed(f"{tenant.tenant}'s spoiled upload was not refused: {stands}")
+                raise DemoFailedError(f"{tenant.tenant}'s spoiled upload was not refused: {stands}")
             reasons[tenant.tenant] = told.get(tenant.tenant) or rows[-1].reason or ""
         return reasons

@@ -12,10 +12,10 @@ from typing import Final
 
 from PIL import Image
 
-from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
+from demo.dagster_ui import BrowserMissingError, DagsterUI, chromium
 from demo.portraits import NAMES
 
-MOST_BYTES: Final = 300_000  # of one picture: a README that loads quickly
+MAX_BYTES: Final = 300_000  # of one picture: a README that loads quickly
 _ARTIFACT: Final = "energy/fine_tuned_artifact"
 _TRAINING_DATA: Final = "energy/training_data"
 
@@ -51,22 +51,22 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
 
 
 def small_enough(screenshot: bytes) -> bytes:
-    """The PNG itself if it has at most ``MOST_BYTES``; else in 256 colours, which text and lines do
+    """The PNG itself if it has at most ``MAX_BYTES``; else in 256 colours, which text and lines do
     with.
 
     Raises:
         ValueError: it is larger all the same.
     """
-    if len(screenshot) <= MOST_BYTES:
+    if len(screenshot) <= MAX_BYTES:
         return screenshot
     with Image.open(io.BytesIO(screenshot)) as picture:
         sink = io.BytesIO()
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
             sink, format="png", optimize=True
         )
-    if len(sink.getvalue()) > MOST_BYTES:
+    if len(sink.getvalue()) > MAX_BYTES:
         raise ValueError(
-            f"a picture has {len(sink.getvalue())} bytes; at most {MOST_BYTES} are meant"
+            f"a picture has {len(sink.getvalue())} bytes; at most {MAX_BYTES} are meant"
         )
     return sink.getvalue()
 
@@ -99,7 +99,7 @@ def main() -> int:
                 file = arguments.out / f"{name}.png"
                 file.write_bytes(small_enough(browser.get_screenshot_as_png()))
                 print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
-    except BrowserMissing as error:
+    except BrowserMissingError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

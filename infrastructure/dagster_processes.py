@@ -53,17 +53,17 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 INSTANCE: Final = ROOT / "orchestration" / "dagster.yaml"
 
 
-class DagsterRefused(RuntimeError):  # noqa: N818 - reads as the sentence it is: "dagster refused"
+class DagsterRefusedError(RuntimeError):
     """Dagster's API answered with an error."""
 
 
-class DagsterBusy(DagsterRefused):
+class DagsterBusyError(DagsterRefusedError):
     """The webserver answered for a code server or a database that had no time; asked again it may
     do."""
 
 
-def _refusal(text: str) -> DagsterRefused:
-    return (DagsterBusy if _BUSY.search(text) else DagsterRefused)(text[:2000])
+def _refusal(text: str) -> DagsterRefusedError:
+    return (DagsterBusyError if _BUSY.search(text) else DagsterRefusedError)(text[:2000])
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,22 @@ class DagsterProcesses:
         """Ask the webserver, again and again where it does not answer, for as long as Dagster is
         seen to move.
 
-        For what may be asked twice. Raises ``DagsterRefused``.
+        For what may be asked twice. Raises ``DagsterRefusedError``.
         """
         movement = Movement([self.process.pid], [self.log])
         while True:
             try:
                 return self._ask(query, variables or {})
-            except (OSError, http.client.HTTPException, DagsterBusy) as error:
+            except (OSError, http.client.HTTPException, DagsterBusyError) as error:
                 self._wait_a_little(movement, error)
 
     def _wait_a_little(self, movement: Movement, error: Exception) -> None:
-        """Before a question is asked again. Raises ``DagsterRefused`` where that is without
+        """Before a question is asked again. Raises ``DagsterRefusedError`` where that is without
         hope."""
         ended = self.process.poll()
         if ended is not None or movement.stopped(SILENCE):
             state = f"ended with status {ended}" if ended is not None else "does not move any more"
-            raise DagsterRefused(
+            raise DagsterRefusedError(
                 f"Dagster {state} ({error}); see {self.log}:\n{end_of_log(self.log)}"
             ) from error
         time.sleep(0.5)
@@ -102,8 +102,8 @@ class DagsterProcesses:
     def _ask(
         self, query: str, variables: Mapping[str, Any], timeout: float = 60.0
     ) -> dict[str, Any]:
-        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterBusy``,
-        ``DagsterRefused``."""
+        """One question. Raises ``OSError``, ``http.client.HTTPException``, ``DagsterBusyError``,
+        ``DagsterRefusedError``."""
         body = json.dumps({"query": query, "variables": dict(variables)}).encode()
         request = urllib.request.Request(  # noqa: S310 - a loopback address made here
             f"{self.url}/graphql", data=body, headers={"Content-Type": "application/json"}
@@ -126,13 +126,13 @@ class DagsterProcesses:
         self, job: str, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None
     ) -> str:
         """Launch a job and return the run's id. A run whose answer was lost is found by its tag.
-        Raises ``DagsterRefused``."""
+        Raises ``DagsterRefusedError``."""
         asked = uuid.uuid4().hex
         movement = Movement([self.process.pid], [self.log])
         while True:
             try:
                 return self._launch(job, run_config, {**(tags or {}), ASKED_TAG: asked})
-            except (OSError, http.client.HTTPException, DagsterBusy) as error:
+            except (OSError, http.client.HTTPException, DagsterBusyError) as error:
                 made = self.graphql(_RUNS_BY_TAG, {"tags": [{"key": ASKED_TAG, "value": asked}]})[
                     "runsOrError"
                 ]["results"]
@@ -247,12 +247,12 @@ def _wait_until_loaded(running: DagsterProcesses) -> None:
         if loaded:
             found = loaded[0]["locationOrLoadError"]
             if found["__typename"] == "PythonError":
-                raise DagsterRefused(
+                raise DagsterRefusedError(
                     f"the code location did not load; see {running.log}:\n{found['message']}"
                 )
             return
         time.sleep(0.2)
-    raise DagsterRefused(
+    raise DagsterRefusedError(
         f"the code location does not load, and nothing moved for {SILENCE:.0f} s; see "
         f"{running.log}:\n{end_of_log(running.log)}"
     )

@@ -34,7 +34,7 @@ _SOON_SECONDS: Final = 2.0  # after a change
 # times as long as the last snapshot took: a large state costs a 25th of one CPU
 _RESTS: Final = 25.0
 # of one snapshot; a lock that another thread held at the fork is never released in the child
-_MOST_SECONDS: Final = 120.0
+_MAX_SECONDS: Final = 120.0
 _RESET: Final = "/_ministack/reset"
 _READS: Final = re.compile(r"(BatchGet|Describe|Get|List|PutMetricData|Query|Receive|Scan)")
 """Operations that change nothing that has to outlive a kill: a message that was received is there
@@ -89,7 +89,7 @@ class Snapshots:
         self._child = child = os.fork()
         if child == 0:
             _write_and_exit(self._lock)
-        deadline = time.monotonic() + _MOST_SECONDS
+        deadline = time.monotonic() + _MAX_SECONDS
         while self._child == child:
             await asyncio.sleep(0.05)
             if self._child != child:  # given up meanwhile

@@ -7,7 +7,11 @@ others stand in botocore's service model.
 from typing import Any
 
 
-class ServiceError(Exception):
+class LocalSageMakerError(Exception):
+    """Something that the emulator raises on purpose."""
+
+
+class ServiceError(LocalSageMakerError):
     """An error that is answered to the caller.
 
     `code` is AWS's error code, `status` the HTTP status where the service model has none, and

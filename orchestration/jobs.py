@@ -21,9 +21,9 @@ from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
-from tenantry.models.registry import ChampionChanged
+from tenantry.models.registry import ChampionChangedError
 from tenantry.names import keys
-from tenantry.onboarding.registration import ArtifactUnusable, roll_back
+from tenantry.onboarding.registration import ArtifactUnusableError, roll_back
 from tenantry.shown.asset_metadata import rollback_metadata
 from tenantry.tenants.tier_changes import change_tier, tier_metadata
 from tenantry.training.retraining import ask_for_retraining
@@ -187,9 +187,9 @@ def _roll_back_chosen(
                 )
             except (
                 LookupError,
-                ArtifactUnusable,
-                endpoints.EndpointFailed,
-                ChampionChanged,
+                ArtifactUnusableError,
+                endpoints.EndpointFailedError,
+                ChampionChangedError,
             ) as error:
                 failures[tenant] = str(error)
                 context.log.warning(f"{tenant}: not rolled back: {error}")

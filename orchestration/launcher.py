@@ -33,13 +33,13 @@ from resources.signs_of_life import ALIVE_TAG
 from tenantry.aws.notices import tell_operators
 from tenantry.names import keys
 from tenantry.requests.queue import LONGEST_PAUSE, RequestQueue
-from tenantry.requests.rows import IN_A_PACK, NotTheirTurn, Request, now
+from tenantry.requests.rows import IN_A_PACK, NotTheirTurnError, Request, now
 from tenantry.requests.turns import whose_turn_it_is
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.workloads.schema import Workload
 
 PACK_TAG: Final = "tenantry/pack"
-MOST_RUNS_A_PACK: Final = 4
+MAX_RUNS_A_PACK: Final = 4
 DEATHS_OF_A_PACK: Final = 2
 """So many runs that had begun may die of a pack of several before it is split."""
 _LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def runs_to_request(
     if WorkloadControls(queue.deployment).paused(name) is not None:
         return
     for waiting in whose_turn_it_is(
-        queue, workload, on_their_way, most_packs=workload.training.pack.most_at_once - busy
+        queue, workload, on_their_way, max_packs=workload.training.pack.max_at_once - busy
     ):
         claimed = queue.claim(waiting.requests, waiting.pack)
         if claimed:
@@ -94,7 +94,7 @@ def _look_after(
     lost_run_seconds: float,
 ) -> tuple[bool, RunRequest | None]:
     """Whether a pack goes on, and the run it needs for that, if it has none that is alive."""
-    runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MOST_RUNS_A_PACK + 1)
+    runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MAX_RUNS_A_PACK + 1)
     if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
         return True, None
     # The index lags behind; the rows themselves do not.
@@ -109,7 +109,7 @@ def _look_after(
         _give_back(queue, workload, left, "its run was cancelled", "run_cancelled")
     elif died >= DEATHS_OF_A_PACK and len(left) > 1:
         split(queue, workload, pack, left, f"{died} runs of pack {pack} died; it goes on in halves")
-    elif len(runs) >= MOST_RUNS_A_PACK:
+    elif len(runs) >= MAX_RUNS_A_PACK:
         reason = f"{len(runs)} runs of pack {pack} died before it was finished"
         _give_back(queue, workload, left, reason, "runs_died")
         tell_operators(queue.deployment, f"{workload.name}: a pack was given up", reason)
@@ -219,7 +219,7 @@ def _give_back(
 ) -> None:
     for request in requests:
         try:
-            with suppress(NotTheirTurn):  # an operator cancelled it since it was read
+            with suppress(NotTheirTurnError):  # an operator cancelled it since it was read
                 queue.fail(
                     request,
                     reason,

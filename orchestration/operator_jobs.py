@@ -12,7 +12,7 @@ from resources.tenantry_resource import TenantryResource
 from tenantry.names import keys
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import OPEN, NotTheirTurn, Request
+from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.tenants.wind_down import wind_down
 from tenantry.uploads import intake
@@ -77,7 +77,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         for row in rows:
             try:
                 queue.retry(row, why=config.why)
-            except NotTheirTurn as error:
+            except NotTheirTurnError as error:
                 failures[row.tenant] = str(error)
         context.log.info(f"{len(rows)} requests looked at, {len(failures)} not retried")
         raise_for(failures)
@@ -107,7 +107,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
             for row in rows:
                 try:
                     queue.cancel(row, why=config.why)
-                except NotTheirTurn as error:
+                except NotTheirTurnError as error:
                     failures[tenant] = str(error)
         raise_for(failures)
 

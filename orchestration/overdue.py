@@ -21,7 +21,7 @@ from dagster._utils.schedules import get_latest_completed_cron_tick
 
 from orchestration.schedules import Scheduled
 
-MOST_RUNS: Final = 5
+MAX_RUNS: Final = 5
 """Of a job for one moment, the scheduled one included."""
 _GRACE: Final = timedelta(minutes=5)  # for the schedule to ask by itself: a busy daemon is late
 _FIRST_PAUSE: Final = timedelta(minutes=1)  # after a lost run; doubled after each
@@ -100,12 +100,12 @@ def overdue(
             continue
         if now - max(moment, look.awake) < _GRACE:
             continue
-        runs = each.runs_of(instance, moment, MOST_RUNS)
+        runs = each.runs_of(instance, moment, MAX_RUNS)
         if any(record.dagster_run.status not in _FINISHED for record in runs):
             continue
         if runs and not _is_lost(instance, runs):
             look.settled[group] = moment
-        elif len(runs) >= MOST_RUNS:
+        elif len(runs) >= MAX_RUNS:
             yield GivenUp(each, moment, len(runs))
             look.settled[group] = moment
         elif not runs or now - _ended(runs[0]) >= _FIRST_PAUSE * 2 ** (len(runs) - 1):

@@ -137,7 +137,7 @@ def _capacity(workload: Workload, jobs: WorkloadJobs, change: Capacity) -> Sched
 def _retraining(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
     if workload.retraining is None or jobs.retraining is None:
         return []
-    most = workload.retraining.most_at_once
+    most = workload.retraining.max_at_once
     return [
         Scheduled(
             name=f"{workload.name}_retraining_schedule",

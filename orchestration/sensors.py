@@ -50,14 +50,12 @@ _EVENTS_A_TICK: Final = 100
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 
-# Reads as the sentence it is: "uploads not taken in".
-class UploadsNotTakenIn(RuntimeError):  # noqa: N818
+class UploadsNotTakenInError(RuntimeError):
     """Not one of the uploads whose events came could be taken in; the code server's log says why.
     Their events stay."""
 
 
-# Reads as the sentence it is: "workloads left behind".
-class WorkloadsLeftBehind(RuntimeError):  # noqa: N818
+class WorkloadsLeftBehindError(RuntimeError):
     """A workload's YAML is gone while something of it is left; the message says what, and what to
     do."""
 
@@ -138,12 +136,12 @@ def sensors_of(
             tenantry.deployment,
             workloads,
             partial(add_tenants, context.instance),
-            most_seconds=_DRAIN_SECONDS,
+            max_seconds=_DRAIN_SECONDS,
         )
         for key, reason in done.refused:
             context.log.warning(f"refused {key}: {reason}")
         if done.failed and not (done.accepted or done.repeated or done.refused):
-            raise UploadsNotTakenIn(str(done))
+            raise UploadsNotTakenInError(str(done))
         return SkipReason(str(done) if done.messages else "no new uploads")
 
     @sensor(
@@ -171,7 +169,7 @@ def sensors_of(
             since=look.since,
             until=look.until,
             after=look.after,
-            most_seconds=_LISTING_SECONDS,
+            max_seconds=_LISTING_SECONDS,
         )
         done = listing.done
         context.update_cursor(
@@ -315,7 +313,7 @@ def sensors_of(
         note_workloads(tenantry.deployment, workloads)
         left = left_behind(tenantry.deployment, workloads)
         if left:
-            raise WorkloadsLeftBehind("\n".join(map(str, left)))
+            raise WorkloadsLeftBehindError("\n".join(map(str, left)))
         return SkipReason("nothing is left of a workload that is offered no more")
 
     @run_failure_sensor(
@@ -356,7 +354,7 @@ def sensors_of(
 
 
 def _as_asset_event(left: operator_events.LeftEvent) -> AssetMaterialization | AssetObservation:
-    """An operator's event as Dagster shows it. Raises ``MalformedEvent``."""
+    """An operator's event as Dagster shows it. Raises ``MalformedEventError``."""
     event = left.event
     metadata = {name: metadata_value(name, value) for name, value in event.metadata.items()}
     about: dict[str, Any] = {

@@ -22,7 +22,11 @@ _FAILURE_PREFIXES: Final[Mapping[str, FailureClass]] = {
 }
 
 
-class TrainingJobFailedError(Exception):
+class PipesSageMakerError(Exception):
+    """A training job that did not end as it should, in whatever way."""
+
+
+class TrainingJobFailedError(PipesSageMakerError):
     """The job ended without completing.
 
     Attributes:
@@ -56,7 +60,7 @@ class TrainingJobFailedError(Exception):
         )
 
 
-class TrainingJobDiffersError(Exception):
+class TrainingJobDiffersError(PipesSageMakerError):
     """A job of this name exists, and it is not the same work, so it is not adopted.
 
     Attributes:
@@ -74,7 +78,7 @@ class TrainingJobDiffersError(Exception):
         )
 
 
-class TrainingJobResourceLimitExceededError(Exception):
+class TrainingJobResourceLimitExceededError(PipesSageMakerError):
     """A quota of the account is used up (``ResourceLimitExceeded``). No job was made; the same
     request may succeed later.
 

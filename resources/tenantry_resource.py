@@ -66,7 +66,7 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
 
     @property
     def deployment(self) -> Deployment:
-        """The stack's names and clients. Raises ``DeploymentMissing``."""
+        """The stack's names and clients. Raises ``DeploymentMissingError``."""
         return _deployment(self.stack)
 
     def training_client(self) -> PipesSageMakerTrainingJobClient:

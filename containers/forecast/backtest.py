@@ -22,7 +22,7 @@ import numpy as np
 
 from containers.forecast.candidates import Average, Candidate, SeasonalNaive, WeeklyMedian
 from containers.forecast.distance import spread
-from containers.forecast.series import Floats, UnusableSeries, Weeks
+from containers.forecast.series import Floats, UnusableSeriesError, Weeks
 
 BACKTEST_WEEKS: Final = 8
 MARGIN: Final = 0.15
@@ -95,8 +95,8 @@ def choose(
 ) -> Chosen:
     """Choose among `averages` and `candidates`, in that order, and forecast.
 
-    An average takes part where all its members do. Raises `UnusableSeries` where the history is too
-    short.
+    An average takes part where all its members do. Raises `UnusableSeriesError` where the history
+    is too short.
     """
     count = len(weeks.values)
     held_out = count - 1
@@ -104,7 +104,7 @@ def choose(
     complete = int(np.argmax(truth_known.any(axis=1)))
     history = held_out - complete
     if history < 3 or not truth_known[held_out].any():
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             "The series has too few weeks with readings to hold one out and backtest on others."
         )
     rounds = min(BACKTEST_WEEKS, history // 2)
@@ -130,7 +130,7 @@ def choose(
         backtests[name] = _mean([backtests[part] for part in parts])
     names = [*members, *fitting]
     if not names:
-        raise UnusableSeries("The series is too short for the candidates it may have.")
+        raise UnusableSeriesError("The series is too short for the candidates it may have.")
     naive = SeasonalNaive()
     if naive.name not in backtests:
         backtests[naive.name] = naive.forecast(before, origins, AHEAD, levels)

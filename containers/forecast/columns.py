@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.forecast.timestamps import TIMESTAMP
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,9 +36,9 @@ class Columns:
 
 def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
     """Where our columns stand in the header of the file `name`; blanks and capitals do not matter.
-    Raises `RefusedData`."""
+    Raises `RefusedDataError`."""
     if len(header) > MAX_COLUMNS:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name} has {len(header)} columns; at most {MAX_COLUMNS:,} are read.",
             name,
             "Upload the columns timestamp and consumption alone.",
@@ -50,7 +50,7 @@ def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
         exact = [place for place, column in enumerate(said) if column == ours]
         places_of = exact or [place for place, column in enumerate(said) if column.lower() == ours]
         if len(places_of) > 1:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} has two columns named {ours}.",
                 ours,
                 "Keep one of them.",
@@ -59,7 +59,7 @@ def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
         if places_of:
             places[ours] = places_of[0]
         elif ours != CUSTOMER:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} has no column {ours} in its first row.",
                 ours,
                 "Name the columns timestamp and consumption (and customer_id, if you like) in the "
@@ -73,8 +73,8 @@ def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array
     """A stretch of a column without dictionaries or runs, and text of any kind as plain strings.
 
     The length of each cell is bounded before one is copied: a dictionary may hold a long one once
-    for a million rows. Raises `RefusedData`; `first_row` is the stretch's place in the file, from
-    0.
+    for a million rows. Raises `RefusedDataError`; `first_row` is the stretch's place in the file,
+    from 0.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -95,7 +95,7 @@ def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array
             try:
                 return column.cast(pa.string())
             except pa.ArrowException as error:
-                raise RefusedData(
+                raise RefusedDataError(
                     f"Column {ours} of {name} holds bytes that are not UTF-8 text.",
                     ours,
                     "Store it as text in UTF-8, as numbers or as timestamps.",
@@ -132,7 +132,7 @@ def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None
             if first_row is None
             else f"{name}, row {first_row + compute.index(lengths, longest).as_py() + 1}"
         )
-        raise RefusedData(
+        raise RefusedDataError(
             f"{where}: a cell of column {ours} has {longest:,} bytes; at most {MAX_CELL_BYTES} are "
             f"read.",
             ours,
@@ -141,9 +141,9 @@ def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None
         )
 
 
-def too_many_rows(name: str) -> RefusedData:
+def too_many_rows(name: str) -> RefusedDataError:
     """What is raised at the first row too many."""
-    return RefusedData(
+    return RefusedDataError(
         f"With {name} there are more than {MAX_ROWS:,} rows.",
         name,
         "Upload fewer years, or hourly sums.",
@@ -151,8 +151,8 @@ def too_many_rows(name: str) -> RefusedData:
     )
 
 
-def no_rows(name: str) -> RefusedData:
+def no_rows(name: str) -> RefusedDataError:
     """What is raised for a file that has a header alone."""
-    return RefusedData(
+    return RefusedDataError(
         f"{name} has a header and no rows.", name, "Upload a file with rows.", code="no_rows"
     )

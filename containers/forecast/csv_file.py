@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.forecast.columns import Columns, chosen, dense, no_rows, too_many_rows
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
     """Our columns of the CSV file `name` as text, blank as null: what they mean is for others to
     say.
 
-    Raises `RefusedData`.
+    Raises `RefusedDataError`.
     """
     import pyarrow as pa
 
@@ -76,8 +76,8 @@ def _utf8(name: str, content: bytes) -> bytes:
     return content
 
 
-def _no_text(name: str) -> RefusedData:
-    return RefusedData(
+def _no_text(name: str) -> RefusedDataError:
+    return RefusedDataError(
         f"{name} is not text.", name, f"{_AS_CSV[:-1]}, or as Parquet.", code="file_not_text"
     )
 
@@ -88,7 +88,7 @@ def _header(name: str, text: bytes) -> tuple[list[str], bytes]:
     start = begin.end() if begin else 0
     line = text[start : start + _LONGEST_HEADER].splitlines()[:1]
     if not line or len(line[0]) == _LONGEST_HEADER:
-        raise RefusedData(
+        raise RefusedDataError(
             f"The first row of {name} names no columns.",
             name,
             "Name the columns timestamp and consumption in the first row.",
@@ -96,7 +96,7 @@ def _header(name: str, text: bytes) -> tuple[list[str], bytes]:
         )
     said = line[0].decode(errors="replace")
     if "," not in said and (";" in said or "\t" in said):
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name} does not separate its columns by commas.",
             name,
             "Save it as CSV with commas and decimal points.",
@@ -144,13 +144,13 @@ def _batches(name: str, text: bytes, columns: int, wanted: list[int]) -> Iterato
         if torn:
             row = torn[0]
             where = f"row {row.number}" if row.number else "a row"
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name}: {where} has {row.actual_columns} cells; the header has "
                 f"{row.expected_columns}.",
                 name,
                 "Give every row as many cells as the header.",
                 code="row_torn",
             ) from error
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name} is not a CSV table.", name, _AS_CSV, code="csv_unreadable"
         ) from error

@@ -22,7 +22,7 @@ from containers.forecast.series import (
     PER_DAY,
     STEP,
     Series,
-    UnusableSeries,
+    UnusableSeriesError,
     daily,
     future_points,
     read_series,
@@ -58,8 +58,8 @@ def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
     `prepared` is the folder of the fresh data, as preparation wrote it, and `card` that of the
     served model. None when too few readings lie within the model's horizon.
 
-    Raises `UnusableSeries`, and KeyError, TypeError or ValueError for a card that training does not
-    write.
+    Raises `UnusableSeriesError`, and KeyError, TypeError or ValueError for a card that training
+    does not write.
     """
     series = _like(_read(prepared), str(card["frequency"]))
     end = datetime.strptime(str(card["data"]["end"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
@@ -78,8 +78,8 @@ def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:
     None when it cannot be compared: the fresh data do not reach back two weeks before it, or hold
     too few of its hours.
 
-    Raises `UnusableSeries`, and KeyError, TypeError or ValueError for an answer that the server
-    does not give.
+    Raises `UnusableSeriesError`, and KeyError, TypeError or ValueError for an answer that the
+    server does not give.
     """
     series = _like(_read(prepared), str(answer["frequency"]))
     start = int(datetime.fromisoformat(str(answer["timestamps"][0])).timestamp())
@@ -132,7 +132,7 @@ def _like(series: Series, frequency: str) -> Series:
     if frequency == "D" and series.frequency == "h":
         return daily(series)
     if frequency != series.frequency:
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             f"The fresh data are of frequency {series.frequency}, the served model of {frequency}."
         )
     return series

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 DAY: Final = 86_400
 
 FEWEST_RISES: Final = 3
-MOST_FALLS: Final = 3
+MAX_FALLS: Final = 3
 """Falls that a total may have in any case: meters that were exchanged, readings that failed."""
 
 FALLS_PER_RISE: Final = 0.005
@@ -34,11 +34,7 @@ def is_total(times: NDArray[np.int64], values: NDArray[np.float64], daily: bool)
         return False
     steps = np.diff(series)
     rises, falls = int((steps > 0).sum()), int((steps < 0).sum())
-    if (
-        rises < FEWEST_RISES
-        or falls > max(MOST_FALLS, FALLS_PER_RISE * rises)
-        or falls > rises / 10
-    ):
+    if rises < FEWEST_RISES or falls > max(MAX_FALLS, FALLS_PER_RISE * rises) or falls > rises / 10:
         return False
     if times.max() - times.min() >= LONG_DAYS[daily] * DAY:
         return True

@@ -22,6 +22,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from containers.runtime.errors import ContainerError
+
 MODEL_FILE: Final = "model.json"
 CARD_FILE: Final = "card.json"
 
@@ -41,7 +43,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 
 
-class MalformedModel(ValueError):  # noqa: N818 - the sentence says it
+class MalformedModelError(ContainerError, ValueError):
     """The files are not a forecast model; names file and field."""
 
 
@@ -112,19 +114,19 @@ def write_model(folder: Path, stored: StoredForecast) -> None:
 
 
 def read_model(folder: Path) -> StoredForecast | StoredHorizon:
-    """Read `model.json`; raises `MalformedModel` for anything that training does not write, and
-    never wrote."""
+    """Read `model.json`; raises `MalformedModelError` for anything that training does not write,
+    and never wrote."""
     document = _object(folder / MODEL_FILE)
     if document.get("format") not in (1, 2):
-        raise MalformedModel(f"{MODEL_FILE}: format must be 1 or 2")
+        raise MalformedModelError(f"{MODEL_FILE}: format must be 1 or 2")
     frequency = document.get("frequency")
     if frequency not in tuple(LARGEST_HORIZON):
-        raise MalformedModel(f"{MODEL_FILE}: frequency must be h or D")
+        raise MalformedModelError(f"{MODEL_FILE}: frequency must be h or D")
     model = document.get("model")
     if not isinstance(model, str) or not _NAME.fullmatch(model):
-        raise MalformedModel(f"{MODEL_FILE}: model must be a short name")
+        raise MalformedModelError(f"{MODEL_FILE}: model must be a short name")
     if document.get("unit") != "kWh":
-        raise MalformedModel(f"{MODEL_FILE}: unit must be kWh")
+        raise MalformedModelError(f"{MODEL_FILE}: unit must be kWh")
     if document["format"] == 1:
         points = _points(document, "", 1, LARGEST_HORIZON[frequency])
         return StoredHorizon(model, frequency, "kWh", _stamp(document, "start"), points)
@@ -132,21 +134,23 @@ def read_model(folder: Path) -> StoredForecast | StoredHorizon:
     parts = {name: document.get(name) for name in ("before", "first", "later")}
     for name, part in parts.items():
         if not isinstance(part, dict):
-            raise MalformedModel(f"{MODEL_FILE}: {name} must be an object")
+            raise MalformedModelError(f"{MODEL_FILE}: {name} must be an object")
     first, later = (_points(document[name], f"{name}.", week, week) for name in ("first", "later"))
     before = _points(document["before"], "before.", 0, week)
     if (
         not set(before.quantiles) == set(first.quantiles) == set(later.quantiles)
         or 0.5 not in first.quantiles
     ):
-        raise MalformedModel(
+        raise MalformedModelError(
             f"{MODEL_FILE}: quantiles must be of the same levels in all weeks, 0.5 among them"
         )
     spread = _values(document.get("spread"), "spread", None)
     if not 0 < len(spread) <= LARGEST_REACH // 7 or not all(
         1.0 <= factor <= LARGEST_SPREAD for factor in spread
     ):
-        raise MalformedModel(f"{MODEL_FILE}: spread must be factors from 1 to {LARGEST_SPREAD:g}")
+        raise MalformedModelError(
+            f"{MODEL_FILE}: spread must be factors from 1 to {LARGEST_SPREAD:g}"
+        )
     return StoredForecast(
         model=model,
         frequency=frequency,
@@ -165,7 +169,7 @@ def read_model(folder: Path) -> StoredForecast | StoredHorizon:
 def _points(document: Mapping[str, Any], prefix: str, least: int, most: int) -> Points:
     mean = _values(document.get("mean"), f"{prefix}mean", None)
     if not least <= len(mean) <= most:
-        raise MalformedModel(f"{MODEL_FILE}: {prefix}mean must have {least} to {most} values")
+        raise MalformedModelError(f"{MODEL_FILE}: {prefix}mean must have {least} to {most} values")
     return Points(mean, _quantiles(document.get("quantiles"), f"{prefix}quantiles", len(mean)))
 
 
@@ -175,11 +179,11 @@ def _stamp(document: Mapping[str, Any], field: str) -> datetime:
             tzinfo=UTC
         )
     except ValueError as error:
-        raise MalformedModel(
+        raise MalformedModelError(
             f"{MODEL_FILE}: {field} must be a timestamp such as 2026-01-01T00:00:00Z"
         ) from error
     if not 1970 <= stamp.year < 2200:
-        raise MalformedModel(f"{MODEL_FILE}: {field} lies outside 1970 to 2200")
+        raise MalformedModelError(f"{MODEL_FILE}: {field} lies outside 1970 to 2200")
     return stamp
 
 
@@ -187,7 +191,7 @@ def _timezone(value: Any) -> str:
     try:
         return zoneinfo.ZoneInfo(str(value)).key
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise MalformedModel(
+        raise MalformedModelError(
             f"{MODEL_FILE}: timezone must be an IANA name that this machine knows"
         ) from error
 
@@ -195,63 +199,65 @@ def _timezone(value: Any) -> str:
 def _whole(document: Mapping[str, Any], field: str, most: int) -> int:
     value = document.get(field)
     if type(value) is not int or not 1 <= value <= most:
-        raise MalformedModel(f"{MODEL_FILE}: {field} must be a whole number from 1 to {most}")
+        raise MalformedModelError(f"{MODEL_FILE}: {field} must be a whole number from 1 to {most}")
     return value
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The archive's `card.json`, whose `version` is a name; raises `MalformedModel`."""
+    """The archive's `card.json`, whose `version` is a name; raises `MalformedModelError`."""
     card = _object(folder / CARD_FILE)
     version = card.get("version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise MalformedModel(f"{CARD_FILE}: version must be a short name")
+        raise MalformedModelError(f"{CARD_FILE}: version must be a short name")
     return card
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise MalformedModel(f"{path.name} is larger than {LARGEST_FILE} bytes")
+            raise MalformedModelError(f"{path.name} is larger than {LARGEST_FILE} bytes")
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise MalformedModel(f"{path.name} cannot be read: {error.strerror}") from error
+        raise MalformedModelError(f"{path.name} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        if isinstance(error, MalformedModel):
+        if isinstance(error, MalformedModelError):
             raise
-        raise MalformedModel(f"{path.name} is not JSON") from error
+        raise MalformedModelError(f"{path.name} is not JSON") from error
     if not isinstance(document, dict):
-        raise MalformedModel(f"{path.name} must be a JSON object")
+        raise MalformedModelError(f"{path.name} must be a JSON object")
     return document
 
 
 def _values(value: Any, field: str, length: int | None) -> list[float]:
     if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
-        raise MalformedModel(f"{MODEL_FILE}: {field} must be a list of numbers")
+        raise MalformedModelError(f"{MODEL_FILE}: {field} must be a list of numbers")
     if length is not None and len(value) != length:
-        raise MalformedModel(f"{MODEL_FILE}: {field} must have as many values as mean")
+        raise MalformedModelError(f"{MODEL_FILE}: {field} must have as many values as mean")
     try:
         numbers = [float(item) for item in value]
     except OverflowError as error:
-        raise MalformedModel(f"{MODEL_FILE}: {field} must be finite") from error
+        raise MalformedModelError(f"{MODEL_FILE}: {field} must be finite") from error
     if not all(0.0 <= number < 1e15 for number in numbers):
-        raise MalformedModel(f"{MODEL_FILE}: {field} must be finite and not negative")
+        raise MalformedModelError(f"{MODEL_FILE}: {field} must be finite and not negative")
     return numbers
 
 
 def _quantiles(value: Any, field: str, length: int) -> dict[float, list[float]]:
     if not isinstance(value, dict) or not 0 < len(value) <= 32:
-        raise MalformedModel(f"{MODEL_FILE}: {field} must be an object of 1 to 32 levels")
+        raise MalformedModelError(f"{MODEL_FILE}: {field} must be an object of 1 to 32 levels")
     levels: dict[float, list[float]] = {}
     for name, values in value.items():
         try:
             level = float(name)
         except ValueError as error:
-            raise MalformedModel(f"{MODEL_FILE}: {name[:20]!r} is no quantile level") from error
+            raise MalformedModelError(
+                f"{MODEL_FILE}: {name[:20]!r} is no quantile level"
+            ) from error
         if not 0.0 < level < 1.0 or not math.isfinite(level) or f"{level:g}" != name:
-            raise MalformedModel(f"{MODEL_FILE}: {name[:20]!r} is no quantile level")
+            raise MalformedModelError(f"{MODEL_FILE}: {name[:20]!r} is no quantile level")
         levels[level] = _values(values, f"{field}.{name}", length)
     ascending = [levels[level] for level in sorted(levels)]
     for lower, upper in pairwise(ascending):
         if any(low > high for low, high in zip(lower, upper, strict=True)):
-            raise MalformedModel(f"{MODEL_FILE}: {field} cross")
+            raise MalformedModelError(f"{MODEL_FILE}: {field} cross")
     return levels

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from containers.forecast.columns import Columns, chosen, dense, no_rows, too_many_rows
-from containers.forecast.parquet_pages import MalformedPages, Page, pages, schema_depth
-from containers.runtime.refused_data import RefusedData
+from containers.forecast.parquet_pages import MalformedPagesError, Page, pages, schema_depth
+from containers.runtime.refused_data import RefusedDataError
 
 MAX_EXPANDED_BYTES: Final = 96 << 20
 """What the pages of our columns may come to, in bytes: `MAX_ROWS` rows with 240 bytes each."""
@@ -32,7 +32,7 @@ _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTH, _RLE_DICTIONARY = 0, 2, 6, 8
 
 
 def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
-    """Our columns of the Parquet file `name`, dense. Raises `RefusedData`."""
+    """Our columns of the Parquet file `name`, dense. Raises `RefusedDataError`."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -54,7 +54,7 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
         if file.metadata.num_rows > rows_left:
             raise too_many_rows(name)
         if file.metadata.num_row_groups * file.metadata.num_columns > MAX_CHUNKS:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} has {file.metadata.num_row_groups:,} row groups of "
                 f"{file.metadata.num_columns:,} columns.",
                 name,
@@ -82,12 +82,12 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
             {ours: pa.chunked_array(part) for ours, part in parts.items()},
             len(header) - len(wanted),
         )
-    except (pa.ArrowException, OSError, UnicodeError, OverflowError, MalformedPages) as error:
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError, MalformedPagesError) as error:
         raise _unreadable(name) from error
 
 
-def _unreadable(name: str) -> RefusedData:
-    return RefusedData(
+def _unreadable(name: str) -> RefusedDataError:
+    return RefusedDataError(
         f"{name} is not a readable Parquet file.",
         name,
         "Write it again, or upload CSV.",
@@ -95,8 +95,8 @@ def _unreadable(name: str) -> RefusedData:
     )
 
 
-def _nested(name: str, what: str, field: str | None = None) -> RefusedData:
-    return RefusedData(
+def _nested(name: str, what: str, field: str | None = None) -> RefusedDataError:
+    return RefusedDataError(
         f"{what} of {name} holds more than one value to a row.",
         field or name,
         "Store one timestamp, number or id to a row.",
@@ -106,7 +106,7 @@ def _nested(name: str, what: str, field: str | None = None) -> RefusedData:
 
 def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> list[str]:
     """Bound what our columns expand to; returns those of text, to be read in their dictionaries.
-    Raises `RefusedData`."""
+    Raises `RefusedDataError`."""
     import pyarrow as pa
 
     leaves = {file.schema.column(place).path: place for place in range(len(file.schema))}
@@ -128,7 +128,7 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
             expanded += page.size
             count += 1
             if expanded > MAX_EXPANDED_BYTES or count > MAX_PAGES:
-                raise RefusedData(
+                raise RefusedDataError(
                     f"{name} expands to more than {MAX_EXPANDED_BYTES >> 20} MB or {MAX_PAGES:,} "
                     f"pages.",
                     name,
@@ -163,12 +163,12 @@ def _pages(content: bytes, file: Any, place: int | None) -> Iterator[Page]:
         if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
             start = chunk.dictionary_page_offset
         if start < 0 or chunk.total_compressed_size < 0:
-            raise MalformedPages("a column lies outside of the file")
+            raise MalformedPagesError("a column lies outside of the file")
         yield from pages(content, start, chunk.total_compressed_size, chunk.num_values)
 
 
-def _encoding(name: str, ours: str) -> RefusedData:
-    return RefusedData(
+def _encoding(name: str, ours: str) -> RefusedDataError:
+    return RefusedDataError(
         f"Column {ours} of {name} is stored in an encoding that is not read.",
         ours,
         "Write it with dictionaries or plain, as pandas and Arrow do, or upload CSV.",

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from containers.runtime.errors import ContainerError
+
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _HEADER_OF: Final = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 """The field of `PageHeader` that describes a page of this type."""
@@ -25,7 +27,7 @@ _LONGEST_HEADER: Final = 1 << 16
 """Bytes; what is in one beside a few numbers are the least and the greatest value of the page."""
 
 
-class MalformedPages(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed pages"
+class MalformedPagesError(ContainerError, ValueError):
     """The bytes are not pages of a Parquet column, or no footer."""
 
 
@@ -42,7 +44,7 @@ class Page:
 
 def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page]:
     """The pages of a column chunk at `start`, as far as a reader that wants `values` values reads.
-    Raises `MalformedPages`."""
+    Raises `MalformedPagesError`."""
     end = min(start + length, len(content))
     seen = 0
     while start < end and seen < values:
@@ -57,18 +59,18 @@ def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page
                 kind == _DICTIONARY,
             )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise MalformedPages("a page's header is not one") from error
+            raise MalformedPagesError("a page's header is not one") from error
         if min(size, compressed, page.values) < 0 or begin - start > _LONGEST_HEADER:
-            raise MalformedPages("a page's header is not one")
+            raise MalformedPagesError("a page's header is not one")
         yield page
         if not page.dictionary:
             seen += page.values
         start = begin + compressed
 
 
-def schema_depth(footer: bytes, most_elements: int) -> int:
+def schema_depth(footer: bytes, max_elements: int) -> int:
     """How deeply the schema at the beginning of a `FileMetaData` is nested. Raises
-    `MalformedPages`."""
+    `MalformedPagesError`."""
     try:
         # The format's version, then the list of elements, each with the number of its children.
         _, at = _number(footer, 1)
@@ -78,8 +80,8 @@ def schema_depth(footer: bytes, most_elements: int) -> int:
             if footer[at + 1] >> 4 != 15
             else _unsigned(footer, at + 2)
         )
-        if kinds != (0x15, 0x19, 12) or count > most_elements:
-            raise MalformedPages("a footer does not begin with a schema")
+        if kinds != (0x15, 0x19, 12) or count > max_elements:
+            raise MalformedPagesError("a footer does not begin with a schema")
         deepest = 0
         left: list[int] = []
         for _ in range(count):
@@ -92,15 +94,15 @@ def schema_depth(footer: bytes, most_elements: int) -> int:
                 left.append(element[_CHILDREN])
             deepest = max(deepest, len(left))
     except (IndexError, TypeError) as error:
-        raise MalformedPages("a footer does not begin with a schema") from error
+        raise MalformedPagesError("a footer does not begin with a schema") from error
     return deepest
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
     """The numbers and structures of a Thrift structure by field, and where it ends. Raises
-    `IndexError`, `MalformedPages`."""
+    `IndexError`, `MalformedPagesError`."""
     if depth > _DEEPEST:
-        raise MalformedPages("a page's header is nested too deeply")
+        raise MalformedPagesError("a page's header is nested too deeply")
     fields: dict[int, Any] = {}
     field = 0
     while head := content[at]:
@@ -123,7 +125,7 @@ def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
             size, at = _unsigned(content, at)
             at += size
         else:
-            raise MalformedPages("a page's header holds what none has")
+            raise MalformedPagesError("a page's header holds what none has")
     return fields, at + 1
 
 
@@ -135,7 +137,7 @@ def _unsigned(content: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise MalformedPages("a number in a page's header is too long")
+    raise MalformedPagesError("a number in a page's header is too long")
 
 
 def _number(content: bytes, at: int) -> tuple[int, int]:

@@ -3,8 +3,8 @@ request.
 
 A request says when its forecast starts, or means the present (`containers.forecast.starts`); the
 model answers from the week before its data end until two months after, on the customer's clock,
-with intervals that grow with the distance. A start beyond that is `InvalidRequest`, with the date
-the data end; newer forecasts come with newer data, by training again.
+with intervals that grow with the distance. A start beyond that is `InvalidRequestError`, with the
+date the data end; newer forecasts come with newer data, by training again.
 """
 
 import json
@@ -22,13 +22,13 @@ from typing import Any, Final
 from containers.forecast import starts
 from containers.forecast.model_file import (
     WEEK,
-    MalformedModel,
+    MalformedModelError,
     StoredForecast,
     StoredHorizon,
     read_card,
     read_model,
 )
-from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest
+from containers.runtime.serving.predictor import Answer, InvalidModelError, InvalidRequestError
 
 LARGEST_BODY: Final = 64 << 10
 FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles")
@@ -183,7 +183,7 @@ class ForecastModel:
 
     def start(self, request: Mapping[str, Any]) -> tuple[str, int]:
         """The start that a request has, and its number of points from the data's end; raises
-        `InvalidRequest`."""
+        `InvalidRequestError`."""
         asked = request.get(starts.FIELD)
         if starts.FIELD not in request:
             now = time()
@@ -204,8 +204,8 @@ class ForecastModel:
         try:
             resolved = starts.resolve(request, self.card, datetime.fromtimestamp(now, UTC))
             starts.check(resolved, self.card)
-        except starts.InvalidStart as error:
-            raise InvalidRequest(error.message, error.field, error.code) from error
+        except starts.InvalidStartError as error:
+            raise InvalidRequestError(error.message, error.field, error.code) from error
         start = str(resolved[starts.FIELD])
         return start, (starts.instant(start) - self.end) // starts.STEP[self.frequency]
 
@@ -238,12 +238,13 @@ class ForecastPredictor:
     inline = True
 
     def load(self, folder: Path) -> ForecastModel:
-        """Read a model's files; raises `InvalidModel` for anything that training does not write."""
+        """Read a model's files; raises `InvalidModelError` for anything that training does not
+        write."""
         try:
             stored = read_model(folder)
             card = read_card(folder)
-        except MalformedModel as error:
-            raise InvalidModel(str(error)) from error
+        except MalformedModelError as error:
+            raise InvalidModelError(str(error)) from error
         described = {
             "model": stored.model,
             "version": card["version"],
@@ -289,14 +290,14 @@ class ForecastPredictor:
 
     def predict(self, model: ForecastModel, body: bytes, content_type: str, accept: str) -> Answer:
         """Answer `{"period": days}` or `{"hours": n}`, perhaps from a `start`; raises
-        `InvalidRequest`."""
+        `InvalidRequestError`."""
         _check_types(content_type, accept)
         request = _request(body)
         count = _count(request, model)
         levels = _levels(request, model)
         start, number = model.start(request)
         if number + count > model.beyond:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"from {start} on the model forecasts {model.beyond - number} points: its data end "
                 f"at "
                 f"{starts.stamp(model.end)}, and its forecasts {model.beyond} points later",
@@ -321,26 +322,26 @@ class ForecastPredictor:
 def _check_types(content_type: str, accept: str) -> None:
     kind = content_type.split(";")[0].strip().lower()
     if kind not in ("", "application/json"):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"the body must be application/json, not {kind[:60]!r}", "Content-Type"
         )
     wanted = [part.split(";")[0].strip().lower() for part in accept.split(",")]
     if not any(part in ("", "*/*", "application/*", "application/json") for part in wanted):
-        raise InvalidRequest(f"answers are application/json, not {accept[:60]!r}", "Accept")
+        raise InvalidRequestError(f"answers are application/json, not {accept[:60]!r}", "Accept")
 
 
 def _request(body: bytes) -> dict[str, Any]:
     if len(body) > LARGEST_BODY:
-        raise InvalidRequest(f"the body is larger than {LARGEST_BODY} bytes")
+        raise InvalidRequestError(f"the body is larger than {LARGEST_BODY} bytes")
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest("the body is not JSON") from error
+        raise InvalidRequestError("the body is not JSON") from error
     if not isinstance(request, dict):
-        raise InvalidRequest('the body must be a JSON object such as {"period": 7}')
+        raise InvalidRequestError('the body must be a JSON object such as {"period": 7}')
     for name in request:
         if name not in FIELDS:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"there is no field {name[:60]!r}; there are {', '.join(FIELDS)}", name[:60]
             )
     return request
@@ -349,16 +350,16 @@ def _request(body: bytes) -> dict[str, Any]:
 def _count(request: dict[str, Any], model: ForecastModel) -> int:
     """How many points are asked for."""
     if ("period" in request) == ("hours" in request):
-        raise InvalidRequest('give either "period" (days) or "hours"', "period")
+        raise InvalidRequestError('give either "period" (days) or "hours"', "period")
     field = "period" if "period" in request else "hours"
     value = request[field]
     if type(value) is not int or value < 1:
-        raise InvalidRequest(f"{field} must be a whole number from 1", field)
+        raise InvalidRequestError(f"{field} must be a whole number from 1", field)
     if field == "hours" and model.frequency == "D":
-        raise InvalidRequest("this model forecasts days; ask with period", field)
+        raise InvalidRequestError("this model forecasts days; ask with period", field)
     per_unit = 24 if field == "period" and model.frequency == "h" else 1
     if value * per_unit > model.horizon:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{field} must be at most {model.horizon // per_unit}: so far ahead one forecast "
             f"reaches",
             field,
@@ -372,15 +373,15 @@ def _levels(request: dict[str, Any], model: ForecastModel) -> Sequence[float]:
         return known
     levels = request["quantiles"]
     if not isinstance(levels, list) or not all(type(level) in (int, float) for level in levels):
-        raise InvalidRequest("quantiles must be a list of numbers", "quantiles")
+        raise InvalidRequestError("quantiles must be a list of numbers", "quantiles")
     if len(levels) > len(known):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"quantiles must name each of at most {len(known)} levels once", "quantiles"
         )
     for level in levels:
         if level not in known:
             named = ", ".join(f"{one:g}" for one in known)
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"this model has the quantiles {named}, not {level!r:.20}", "quantiles"
             )
     return sorted(set(levels))

@@ -39,9 +39,9 @@ from numpy.typing import NDArray
 from containers.forecast.meter_totals import is_total
 from containers.forecast.reading import CONSUMPTION, TIMESTAMP, Readings, read_files
 from containers.forecast.wall_clock import DAY_END, dates, instants
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
-__all__ = ["DATA_FILE", "SERIES_FILE", "Frequency", "Prepared", "RefusedData", "prepare"]
+__all__ = ["DATA_FILE", "SERIES_FILE", "Frequency", "Prepared", "RefusedDataError", "prepare"]
 
 Frequency = Literal["h", "D"]
 
@@ -112,7 +112,7 @@ def prepare(
     missing) and `series.json` (frequency, timezone, country, unit, start, rows); equal content
     gives equal bytes. `now` is the present, for the check that no reading lies in the future.
 
-    Raises `RefusedData`.
+    Raises `RefusedDataError`.
     """
     timezone = _timezone(parameters)
     country = _country(parameters)
@@ -124,7 +124,7 @@ def prepare(
     repairs: dict[str, int] = {}
     present = np.isfinite(readings.values)
     if not present.any():
-        raise RefusedData(
+        raise RefusedDataError(
             "Every consumption cell is blank.",
             CONSUMPTION,
             "Upload a file with readings.",
@@ -195,7 +195,7 @@ def _timezone(parameters: Mapping[str, Any]) -> str:
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             zoneinfo.ZoneInfo(name)
             return name
-    raise RefusedData(
+    raise RefusedDataError(
         "The parameter timezone names no time zone that is known.",
         "timezone",
         "Give an IANA name, such as Europe/London.",
@@ -214,7 +214,7 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
         # all else here.
         if code in EntityLoader.get_country_codes(include_aliases=False):
             return code
-    raise RefusedData(
+    raise RefusedDataError(
         "The parameter country names no country whose holidays are known.",
         "country",
         "Give two capitals as in ISO 3166-1, such as GB, or leave it out.",
@@ -227,7 +227,7 @@ def _check_values(
 ) -> None:
     values = readings.values
     if is_total(times[present], values[present], daily):
-        raise RefusedData(
+        raise RefusedDataError(
             "These are the meter's totals: they rise from row to row.",
             CONSUMPTION,
             "Send the differences of neighbouring totals, which is the consumption of each "
@@ -237,7 +237,7 @@ def _check_values(
     with np.errstate(invalid="ignore"):
         negative, huge = values < 0, values > LARGEST_READING
     if negative.any():
-        raise RefusedData(
+        raise RefusedDataError(
             f"{readings.place(int(np.argmax(negative)))}: the consumption is negative "
             f"({int(negative.sum())} rows are).",
             CONSUMPTION,
@@ -245,7 +245,7 @@ def _check_values(
             code="consumption_negative",
         )
     if huge.any():
-        raise RefusedData(
+        raise RefusedDataError(
             f"{readings.place(int(np.argmax(huge)))}: the consumption is more than "
             f"{LARGEST_READING:g} kWh.",
             CONSUMPTION,
@@ -257,7 +257,7 @@ def _check_values(
         usual = float(np.partition(positive, int(0.99 * len(positive)))[int(0.99 * len(positive))])
         row = int(np.nanargmax(values))
         if values[row] > SPIKE * usual:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{readings.place(row)}: the consumption is more than {SPIKE:g} times what 99 % of "
                 f"the rows stay below.",
                 CONSUMPTION,
@@ -274,7 +274,7 @@ def _check_range(readings: Readings, now: datetime) -> None:
         bound = EARLIEST if early else latest
         beyond = times[row] < bound.timestamp() if early else times[row] > bound.timestamp()
         if beyond:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{readings.place(row)}: the timestamp lies "
                 f"{'before 1990' if early else 'in the future'}.",
                 TIMESTAMP,
@@ -288,7 +288,7 @@ def _interval(times: NDArray[np.int64]) -> int:
     """The usual distance of neighbouring timestamps in seconds: one of `_INTERVALS`, or `DAY`."""
     unique = np.unique(times)
     if len(unique) < 2:
-        raise RefusedData(
+        raise RefusedDataError(
             "There is one timestamp in all files.",
             TIMESTAMP,
             "Upload at least three days.",
@@ -301,7 +301,7 @@ def _interval(times: NDArray[np.int64]) -> int:
     # Midnights of a local clock are 23 or 25 hours apart where the clock changes.
     if abs(usual - DAY) <= HOUR:
         return DAY
-    raise RefusedData(
+    raise RefusedDataError(
         f"Readings are mostly {usual / HOUR:.4g} hours apart.",
         TIMESTAMP,
         "Upload readings every 5, 10, 15, 20, 30 or 60 minutes, or daily ones.",
@@ -321,7 +321,7 @@ def _check_phase(readings: Readings, times: NDArray[np.int64], interval: int) ->
     if len(phases) > 1:
         off = times % interval != phases[np.argmax(counts)]
         row = int(np.argmax(off))
-        raise RefusedData(
+        raise RefusedDataError(
             f"{readings.place(row)}: the timestamp is off the grid of {interval // 60} minutes "
             f"that most rows keep "
             f"({int(off.sum())} rows are).",
@@ -348,7 +348,7 @@ def _without_duplicates(
     np.maximum.at(high, inverse, values)
     conflicts = int((low != high).sum())
     if conflicts > MAX_CONFLICTS * len(unique):
-        raise RefusedData(
+        raise RefusedDataError(
             f"{conflicts} timestamps have two different values; up to {MAX_CONFLICTS:.0%} of "
             f"{len(unique)} are averaged.",
             TIMESTAMP,
@@ -372,7 +372,7 @@ def _hourly(
     if not whole.all():
         repairs["incomplete_hours"] = int((~whole).sum())
     if not whole.any():
-        raise RefusedData(
+        raise RefusedDataError(
             "No hour has all its readings.",
             TIMESTAMP,
             "Upload readings without gaps.",
@@ -394,7 +394,7 @@ def _grid(
     count = int(index[-1]) + 1
     days = count * step / DAY
     if days < SHORTEST_DAYS[frequency]:
-        raise RefusedData(
+        raise RefusedDataError(
             f"The {'daily' if frequency == 'D' else 'hourly'} series spans {days:.1f} days; at "
             f"least "
             f"{SHORTEST_DAYS[frequency]} are needed.",
@@ -404,7 +404,7 @@ def _grid(
         )
     missing = count - len(index)
     if missing > MAX_MISSING * count:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{missing / count:.0%} of the readings are missing; at most {MAX_MISSING:.0%} may be.",
             CONSUMPTION,
             "Upload the missing readings, or a stretch with fewer gaps.",
@@ -413,7 +413,7 @@ def _grid(
     if missing:
         repairs["missing"] = missing
     if values.min() == values.max():
-        raise RefusedData(
+        raise RefusedDataError(
             "Consumption is the same in every row.",
             CONSUMPTION,
             "Upload measured values; this meter stands still.",

@@ -17,7 +17,7 @@ from containers.forecast.columns import CONSUMPTION, CUSTOMER, MAX_ROWS, Columns
 from containers.forecast.csv_file import read_csv
 from containers.forecast.parquet_file import read_parquet
 from containers.forecast.timestamps import TIMESTAMP, Stamps, read_stamps
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,9 +97,9 @@ class Readings:
 
 
 def read_files(files: Sequence[Path]) -> Readings:
-    """Read all files of one customer; raises `RefusedData`."""
+    """Read all files of one customer; raises `RefusedDataError`."""
     if not files:
-        raise RefusedData(
+        raise RefusedDataError(
             "There is no file.", "files", "Upload at least one CSV or Parquet file.", code="no_file"
         )
     stamps: list[Stamps] = []
@@ -116,7 +116,7 @@ def read_files(files: Sequence[Path]) -> Readings:
         if CUSTOMER in columns.found:
             customers |= _customers(columns.found[CUSTOMER])
         if stamps[-1].zoned != stamps[0].zoned:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"Timestamps of {file.name} {'have' if stamps[-1].zoned else 'lack'} a UTC offset, "
                 f"those of "
                 f"{files[0].name} {'do not' if stamps[-1].zoned else 'have one'}.",
@@ -125,7 +125,7 @@ def read_files(files: Sequence[Path]) -> Readings:
                 code="timestamp_offsets_mixed",
             )
     if len(customers) > 1:
-        raise RefusedData(
+        raise RefusedDataError(
             f"There are {len(customers):,} customers in the files.",
             CUSTOMER,
             "Upload one customer's rows; `python -m containers.forecast.split` splits a file by "
@@ -152,7 +152,7 @@ def _columns(file: Path, rows_left: int) -> Columns:
     try:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.",
                 name,
                 "Upload fewer years, or Parquet.",
@@ -160,14 +160,14 @@ def _columns(file: Path, rows_left: int) -> Columns:
             )
         content = file.read_bytes()
     except OSError as error:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name} cannot be read ({error.strerror}).",
             name,
             "Upload the file again.",
             code="file_unreadable",
         ) from error
     if not content.strip():
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name} is empty.", name, "Upload a file with a header and rows.", code="file_empty"
         )
     if content.startswith(b"PAR1"):
@@ -181,21 +181,21 @@ def _check_content(name: str, content: bytes) -> None:
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         inside = content[:4096] + content[-4096:]
         if b"xl/" in inside:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} is an Excel file (.xlsx).", name, _EXPORT, code="file_spreadsheet"
             )
         if b"opendocument" in inside:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} is an OpenDocument file.", name, _EXPORT, code="file_spreadsheet"
             )
-        raise RefusedData(f"{name} is a ZIP archive.", name, _PACKED, code="file_compressed")
+        raise RefusedDataError(f"{name} is a ZIP archive.", name, _PACKED, code="file_compressed")
     for mark, kind, cure, code in CONTENT:
         if content.startswith(mark):
-            raise RefusedData(f"{name} {kind}.", name, cure, code=code)
+            raise RefusedDataError(f"{name} {kind}.", name, cure, code=code)
     begin = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
     for pattern, kind in _MARKUP:
         if re.match(pattern, begin, re.IGNORECASE):
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name} {kind}.", name, "Export the table as CSV in UTF-8.", code="file_document"
             )
 
@@ -214,7 +214,7 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
                 compute.equal(column, ""), pa.scalar(None, pa.string()), column
             )
         if not _casts(column, pa.float64()):
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name}, row {_first_failing(column, pa.float64()) + 1}: the consumption is not a "
                 f"number.",
                 CONSUMPTION,
@@ -223,7 +223,7 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
                 code="consumption_not_number",
             )
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise RefusedData(
+        raise RefusedDataError(
             f"Column consumption of {name} is of a type that holds no numbers.",
             CONSUMPTION,
             "Store it as numbers, kWh.",
@@ -236,7 +236,7 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
     values: NDArray[np.float64] = numbers.to_numpy(zero_copy_only=False).astype(np.float64)
     bad = ~np.isfinite(values) & ~column.is_null().to_numpy()
     if bad.any():
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name}, row {int(np.argmax(bad)) + 1}: the consumption is not a finite number.",
             CONSUMPTION,
             "Leave the cell blank where a reading is missing.",

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from containers.forecast.preparation import DATA_FILE, DAY, HOUR, SERIES_FILE, Frequency, prepare
+from containers.runtime.errors import ContainerError
 
 SEASON: Final[Mapping[Frequency, int]] = {"h": 168, "D": 7}
 """Points in a week."""
@@ -35,7 +36,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-class UnusableSeries(ValueError):  # noqa: N818 - the sentence is for the tenant's owner
+class UnusableSeriesError(ContainerError, ValueError):
     """The prepared files are not what preparation writes, or do not allow what the hyperparameters
     ask for."""
 
@@ -62,7 +63,7 @@ def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) ->
     """The series in `folder`; raw files there (no `series.json`) are prepared into `workspace`
     first.
 
-    Raises `UnusableSeries`, or `RefusedData` where raw files are refused.
+    Raises `UnusableSeriesError`, or `RefusedDataError` where raw files are refused.
     """
     if not (folder / SERIES_FILE).is_file():
         raw = sorted(
@@ -78,12 +79,12 @@ def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) ->
         datetime.strptime(described["start"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     )
     if len(values) != described["rows"] or not np.isfinite(values).any():
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             f"{DATA_FILE} does not have the {described['rows']} rows that {SERIES_FILE} promises."
         )
     with np.errstate(invalid="ignore"):
         if (values < 0).any() or np.isinf(values).any():
-            raise UnusableSeries(f"{DATA_FILE} has negative or infinite consumption.")
+            raise UnusableSeriesError(f"{DATA_FILE} has negative or infinite consumption.")
     return Series(
         start, values, described["frequency"], described["timezone"], described["country"]
     )
@@ -92,7 +93,7 @@ def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) ->
 def _described(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _SERIES_BYTES:
-            raise UnusableSeries(f"{path.name} is larger than {_SERIES_BYTES} bytes.")
+            raise UnusableSeriesError(f"{path.name} is larger than {_SERIES_BYTES} bytes.")
         described = json.loads(path.read_bytes())
         valid = (
             described["format"] == 1
@@ -103,9 +104,11 @@ def _described(path: Path) -> dict[str, Any]:
             and isinstance(described["start"], str)
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnusableSeries(f"{path.name} is not what preparation writes: {error!r}.") from error
+        raise UnusableSeriesError(
+            f"{path.name} is not what preparation writes: {error!r}."
+        ) from error
     if not valid:
-        raise UnusableSeries(f"{path.name} is not what preparation writes.")
+        raise UnusableSeriesError(f"{path.name} is not what preparation writes.")
     return dict(described)
 
 
@@ -115,7 +118,7 @@ def _values(path: Path) -> Floats:
 
     try:
         if path.stat().st_size > _DATA_BYTES:
-            raise UnusableSeries(f"{path.name} is larger than {_DATA_BYTES} bytes.")
+            raise UnusableSeriesError(f"{path.name} is larger than {_DATA_BYTES} bytes.")
         table = csv.read_csv(
             path,
             read_options=csv.ReadOptions(use_threads=False),
@@ -124,7 +127,9 @@ def _values(path: Path) -> Floats:
             ),
         )
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UnusableSeries(f"{path.name} is not what preparation writes: {error}.") from error
+        raise UnusableSeriesError(
+            f"{path.name} is not what preparation writes: {error}."
+        ) from error
     return np.array(table["consumption"].to_numpy(), dtype=np.float64)
 
 
@@ -146,7 +151,7 @@ def daily(series: Series) -> Series:
     values = np.where(enough, sums * hours / np.maximum(present, 1), np.nan)
     whole = np.flatnonzero(hours >= 23)
     if len(whole) == 0:
-        raise UnusableSeries("The hourly series has no whole day to sum.")
+        raise UnusableSeriesError("The hourly series has no whole day to sum.")
     low, high = int(whole[0]), int(whole[-1]) + 1
     return Series((first + low) * DAY, values[low:high], "D", series.timezone, series.country)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
+from containers.runtime.errors import ContainerError
+
 Tier = Literal["silo", "bridge", "pool"]
 
 OWN_DATA: Final = ("ridge", "weekly_median", "seasonal_naive", "prophet")
@@ -29,7 +31,7 @@ RUNTIME: Final = ("batch_size",)
 """Hyperparameters that the training loop reads itself."""
 
 
-class InvalidHyperparameter(ValueError):  # noqa: N818 - the sentence says it
+class InvalidHyperparameterError(ContainerError, ValueError):
     """A hyperparameter is unknown or malformed; the message names it and says what it may be."""
 
 
@@ -56,11 +58,11 @@ class Settings:
 def parse_settings(
     hyperparameters: Mapping[str, str], available: tuple[str, ...] = (*OWN_DATA, GLOBAL)
 ) -> Settings:
-    """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown or
+    """Parse hyperparameters; raises `InvalidHyperparameterError` for one that is unknown or
     malformed."""
     for name in hyperparameters:
         if name not in KNOWN and name not in RUNTIME and not name.startswith("sagemaker_"):
-            raise InvalidHyperparameter(
+            raise InvalidHyperparameterError(
                 f"hyperparameter {name!r} is unknown; there are {', '.join(KNOWN + RUNTIME)}"
             )
     frequency = _one_of(hyperparameters, "frequency", ("auto", "h", "D"))
@@ -78,7 +80,7 @@ def parse_settings(
 def _one_of(hyperparameters: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
     value = hyperparameters.get(name, allowed[0])
     if value not in allowed:
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             f"hyperparameter {name!r} is {value[:60]!r}; it must be one of {', '.join(allowed)}"
         )
     return value
@@ -89,7 +91,7 @@ def _whole(hyperparameters: Mapping[str, str], name: str, least: int, most: int)
     if value is None:
         return None
     if not re.fullmatch(r"[0-9]{1,10}", value) or not least <= int(value) <= most:
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             f"hyperparameter {name!r} is {value[:60]!r}; it must be a whole number from {least} to "
             f"{most}"
         )
@@ -101,7 +103,7 @@ def _candidates(text: str, available: tuple[str, ...]) -> tuple[str, ...] | None
         return None
     names = _json_list("candidates", text)
     if not names or not all(isinstance(name, str) and name in available for name in names):
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             f"hyperparameter 'candidates' is {text[:60]!r}; it must be 'default' or a JSON list of "
             f"some of "
             f"{', '.join(available)}"
@@ -119,7 +121,7 @@ def _quantiles(text: str) -> tuple[float, ...]:
         or not all(0.0 < cast(float, level) < 1.0 for level in levels)
         or len(levels) > 19
     ):
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             f"hyperparameter 'quantiles' is {text[:60]!r}; it must be a JSON list of at most 19 "
             f"levels between 0 and 1"
         )
@@ -133,7 +135,7 @@ def _json_list(name: str, text: str) -> list[object]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             f"hyperparameter {name!r} is {text[:60]!r}; it must be a JSON list"
         )
     return value

@@ -15,7 +15,7 @@ import numpy as np
 from containers.forecast.backtest import Chosen, score
 from containers.forecast.candidates import carried_forward
 from containers.forecast.distance import usual_spread
-from containers.forecast.series import Floats, UnusableSeries, Weeks
+from containers.forecast.series import Floats, UnusableSeriesError, Weeks
 
 NAME: Final = "calendar_profile"
 
@@ -46,16 +46,18 @@ def first_model(weeks: Weeks, levels: Sequence[float]) -> Chosen:
 
     A third of the days is held out, at most a week. The baseline is the seasonal naive forecast:
     the same day of the week before, or the day before where the history has no week to look back
-    on; MASE is relative to its error within the history. Raises `UnusableSeries` below three days,
-    and where the last day has no reading.
+    on; MASE is relative to its error within the history. Raises `UnusableSeriesError` below three
+    days, and where the last day has no reading.
     """
     days = _days(weeks)
     if len(days) < FEWEST_DAYS:
-        raise UnusableSeries(f"The series has fewer than {FEWEST_DAYS} whole days of readings.")
+        raise UnusableSeriesError(
+            f"The series has fewer than {FEWEST_DAYS} whole days of readings."
+        )
     held = max(1, min(_DAYS_OF_WEEK, len(days) // 3))
     before, actual = days[:-held], days[-held:]
     if not np.isfinite(actual).any() or not np.isfinite(before).any():
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             "The series has no readings on the days that would be held out, or on all others."
         )
     season = _DAYS_OF_WEEK if len(before) > _DAYS_OF_WEEK else 1

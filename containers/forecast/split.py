@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from containers.runtime.errors import ContainerError
+
 INPUT: Final = Path("/opt/ml/processing/input")
 OUTPUT: Final = Path("/opt/ml/processing/output")
 COLUMNS: Final = ("customer_id", "timestamp", "consumption")
@@ -19,7 +21,7 @@ COLUMNS: Final = ("customer_id", "timestamp", "consumption")
 _CUSTOMER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-class UnsplittableData(ValueError):  # noqa: N818 - the sentence says it
+class UnsplittableDataError(ContainerError, ValueError):
     """The raw file has no such columns, or a customer whose name cannot name a folder."""
 
 
@@ -28,7 +30,7 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
     file `raw`.
 
     Rows keep their order and their cells as they stand; whether they make a series is for
-    preparation to say. Returns the customers written, sorted. Raises `UnsplittableData`.
+    preparation to say. Returns the customers written, sorted. Raises `UnsplittableDataError`.
     """
     import pyarrow as pa
     import pyarrow.compute as compute
@@ -41,10 +43,10 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
             text = {column: pa.string() for column in COLUMNS}
             table = csv.read_csv(raw, convert_options=csv.ConvertOptions(column_types=text))
     except (pa.ArrowException, OSError) as error:
-        raise UnsplittableData(f"{raw.name} cannot be read: {error}") from error
+        raise UnsplittableDataError(f"{raw.name} cannot be read: {error}") from error
     lacking = [column for column in COLUMNS if column not in table.column_names]
     if lacking:
-        raise UnsplittableData(
+        raise UnsplittableDataError(
             f"{raw.name} has no column {lacking[0]}; it has: {', '.join(table.column_names[:10])}"
         )
     table = table.select(list(COLUMNS))
@@ -68,7 +70,7 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
         if customers is not None and len(written) >= customers:
             break
         if customer is None or not _CUSTOMER.fullmatch(customer):
-            raise UnsplittableData(
+            raise UnsplittableDataError(
                 f"row {begin + 1} of {raw.name}, sorted by customer_id, has an id that cannot name "
                 f"a folder;"
                 " ids are small letters, digits and hyphens, at most 63"
@@ -113,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     try:
         written = split(files[0], options.out, options.customers)
-    except UnsplittableData as error:
+    except UnsplittableDataError as error:
         parser.exit(1, f"{error}\n")
     sys.stdout.write(f"{len(written)} customers written below {options.out}\n")
     return 0

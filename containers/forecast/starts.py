@@ -18,6 +18,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
+from containers.runtime.errors import ContainerError
+
 FIELD: Final = "start"
 
 DATA_END: Final = "data_end"
@@ -39,7 +41,7 @@ _START: Final = re.compile(
 _STAMP: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
-class InvalidStart(ValueError):  # noqa: N818 - the sentence says it
+class InvalidStartError(ContainerError, ValueError):
     """A start cannot be taken. `code` is `start_malformed`, `start_before_reach` or
     `start_beyond_reach`."""
 
@@ -58,12 +60,12 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
     where its data end). `now` is an instant with a time zone. Whether the model reaches that start
     is another question: `check`.
 
-    Raises `InvalidStart` for a malformed one.
+    Raises `InvalidStartError` for a malformed one.
     """
     if request.get(FIELD) == DATA_END:
         end = _data_end(card)
         if end is None:
-            raise InvalidStart(
+            raise InvalidStartError(
                 f"start is {DATA_END}, and the model's card does not tell where its data end."
             )
         return {
@@ -81,7 +83,7 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
 
 
 def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
-    """Raise `InvalidStart` where the model does not reach the start of a resolved request.
+    """Raise `InvalidStartError` where the model does not reach the start of a resolved request.
 
     Of the card, `usable_from` and `usable_until` count. Cards from before there were any have
     `data.end` and `horizon_points`: those models reach as far as their horizon.
@@ -96,14 +98,14 @@ def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
         else end + int(card["horizon_points"]) * step
     )
     if start >= until:
-        raise InvalidStart(
+        raise InvalidStartError(
             f"The model does not reach {request[FIELD]}: its data end at {end:{_STAMP}}, and it "
             f"forecasts from starts "
             f"before {until:{_STAMP}}. Upload newer data.",
             "start_beyond_reach",
         )
     if start < first:
-        raise InvalidStart(
+        raise InvalidStartError(
             f"The model does not go back to {request[FIELD]}: its data end at {end:{_STAMP}}, and "
             f"it forecasts from "
             f"{first:{_STAMP}} on. Ask for a later start.",
@@ -143,7 +145,7 @@ def _moment(value: Any, clock: zoneinfo.ZoneInfo) -> datetime:
     """A start as it is asked for, on the customer's clock."""
     found = _START.fullmatch(value) if isinstance(value, str) and len(value) <= 40 else None
     if found is None:
-        raise InvalidStart(
+        raise InvalidStartError(
             "start must be a day such as 2026-11-30, a local time such as 2026-11-30T06:00, or an "
             "instant such as "
             "2026-11-30T06:00:00Z."
@@ -153,9 +155,9 @@ def _moment(value: Any, clock: zoneinfo.ZoneInfo) -> datetime:
         hour = time.fromisoformat((found["time"] or "00:00").replace(",", "."))
         offset = time.fromisoformat(f"00:00{(found['offset'] or 'Z').upper()}").tzinfo
     except ValueError as error:
-        raise InvalidStart("start names a day or a time that does not exist.") from error
+        raise InvalidStartError("start names a day or a time that does not exist.") from error
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
-        raise InvalidStart(f"start must lie within the years {FIRST_YEAR} to {LAST_YEAR}.")
+        raise InvalidStartError(f"start must lie within the years {FIRST_YEAR} to {LAST_YEAR}.")
     if found["offset"]:
         return datetime.combine(day, hour, offset).astimezone(clock)
     # Through UTC and back: a time that the clock skips becomes the one that it shows then.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +102,7 @@ def read_stamps(name: str, column: "pa.ChunkedArray") -> Stamps:
     """The timestamps of the file `name` from its column of text, timestamps, dates or seconds since
     1970.
 
-    Raises `RefusedData`.
+    Raises `RefusedDataError`.
     """
     import pyarrow as pa
 
@@ -129,14 +129,14 @@ def read_stamps(name: str, column: "pa.ChunkedArray") -> Stamps:
             ):
                 whole = column.cast(pa.int64(), safe=False).to_numpy()
                 return _of_utc(whole // per_second)
-        raise RefusedData(
+        raise RefusedDataError(
             f"Column timestamp of {name} holds numbers that are not seconds or milliseconds since "
             f"1970.",
             TIMESTAMP,
             f"Store it as a timestamp or as text. {WANTED}",
             code="timestamp_number",
         )
-    raise RefusedData(
+    raise RefusedDataError(
         f"Column timestamp of {name} is of a type that tells no time.",
         TIMESTAMP,
         f"Store it as a timestamp or as text. {WANTED}",
@@ -144,8 +144,8 @@ def read_stamps(name: str, column: "pa.ChunkedArray") -> Stamps:
     )
 
 
-def _missing(name: str, row: int) -> RefusedData:
-    return RefusedData(
+def _missing(name: str, row: int) -> RefusedDataError:
+    return RefusedDataError(
         f"{name}, row {row + 1} has no timestamp.",
         TIMESTAMP,
         "Give every row a timestamp, or leave the row out.",
@@ -172,7 +172,7 @@ def _of_zone(name: str, seconds: NDArray[np.int64], zone: str) -> Stamps:
     try:
         local = on_clock(seconds, zone)
     except (KeyError, ValueError, OSError, OverflowError) as error:
-        raise RefusedData(
+        raise RefusedDataError(
             f"The timestamps of {name} are of a time zone that is not known.",
             TIMESTAMP,
             "Store them in UTC, or in a zone by its IANA name, such as Europe/London.",
@@ -269,7 +269,7 @@ def _any_text(name: str, cells: list[str]) -> Stamps:
     zoned = offsets[0] is not None
     for row, shift in enumerate(offsets):
         if (shift is not None) != zoned:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{name}, row {row + 1}: the timestamp {'has no' if zoned else 'has a'} UTC "
                 f"offset, unlike the rows "
                 f"before it.",
@@ -301,8 +301,8 @@ class _Known(dict[str, int | None]):
         return self[text]
 
 
-def _unreadable(name: str, row: int) -> RefusedData:
-    return RefusedData(
+def _unreadable(name: str, row: int) -> RefusedDataError:
+    return RefusedDataError(
         f"{name}, row {row + 1}: the timestamp cannot be read.",
         TIMESTAMP,
         WANTED,
@@ -361,7 +361,7 @@ def _days(name: str, dates: list[str]) -> list[int | None]:
     day_first = any(first > 12 for first, _, _ in split.values())
     month_first = any(second > 12 for _, second, _ in split.values())
     if split and day_first == month_first:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{name} writes dates by numbers whose order "
             f"{'changes' if day_first else 'cannot be told'}: day first or "
             f"month first.",

@@ -12,7 +12,7 @@ from containers.forecast.candidates import Average, Candidate, SeasonalNaive, We
 from containers.forecast.distance import REACH_DAYS
 from containers.forecast.global_model import GlobalModel
 from containers.forecast.model_file import Points, StoredForecast, write_model
-from containers.forecast.preparation import RefusedData
+from containers.forecast.preparation import RefusedDataError
 from containers.forecast.prophet_map import Prophet
 from containers.forecast.ridge import Ridge
 from containers.forecast.series import (
@@ -20,7 +20,7 @@ from containers.forecast.series import (
     STEP,
     Floats,
     Series,
-    UnusableSeries,
+    UnusableSeriesError,
     daily,
     read_series,
     weeks_of,
@@ -31,7 +31,7 @@ from containers.forecast.settings import (
     DEFAULT_POOL,
     GLOBAL,
     LARGEST_HORIZON_DAYS,
-    InvalidHyperparameter,
+    InvalidHyperparameterError,
     Settings,
     parse_settings,
 )
@@ -39,7 +39,7 @@ from containers.forecast.short_history import first_model, is_short
 from containers.forecast.starts import stamp
 from containers.forecast.stock_prophet import StockProphet
 from containers.runtime.training.packed_training import Refused, Task, Trained
-from containers.runtime.training.training_input import InvalidTrainingInput
+from containers.runtime.training.training_input import InvalidTrainingInputError
 
 
 class ForecastTrainer:
@@ -52,12 +52,12 @@ class ForecastTrainer:
     ) -> Iterator[Trained | Refused]:
         """Yield each customer's model as soon as it is made.
 
-        Raises `InvalidTrainingInput` for hyperparameters that no task can be trained with.
+        Raises `InvalidTrainingInputError` for hyperparameters that no task can be trained with.
         """
         try:
             settings = parse_settings(hyperparameters)
-        except InvalidHyperparameter as error:
-            raise InvalidTrainingInput(str(error)) from error
+        except InvalidHyperparameterError as error:
+            raise InvalidTrainingInputError(str(error)) from error
         pool: list[tuple[Task, Series]] = []
         for number, task in enumerate(tasks):
             try:
@@ -71,7 +71,7 @@ class ForecastTrainer:
                     pool.append((task, series))
                 else:
                     yield _trained(task, series, settings, None, workspace)
-            except (RefusedData, UnusableSeries) as error:
+            except (RefusedDataError, UnusableSeriesError) as error:
                 yield Refused(task, str(error))
         for frequency in ("h", "D"):
             members = [(task, series) for task, series in pool if series.frequency == frequency]
@@ -83,7 +83,7 @@ class ForecastTrainer:
             for task, series in members:
                 try:
                     yield _trained(task, series, settings, model, workspace)
-                except UnusableSeries as error:
+                except UnusableSeriesError as error:
                     yield Refused(task, str(error))
 
 
@@ -101,7 +101,7 @@ def _trained(
         candidates.insert(0, model.candidate(weeks))
         averages = [Average(GLOBAL, "ridge")] if "ridge" in names else []
     if not candidates:
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             f"{GLOBAL} is for tenants of the pool tier, and no other candidate is allowed."
         )
     chosen = choose(weeks, candidates, settings.quantiles, averages)
@@ -126,11 +126,11 @@ def _series(task: Task, settings: Settings, workspace: Path) -> Series:
     if settings.frequency == "D" and series.frequency == "h":
         series = daily(series)
     if settings.frequency == "h" and series.frequency == "D":
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             "The workload forecasts hours, and the data are daily. Upload hourly readings."
         )
     if settings.horizon_days and settings.horizon_days > LARGEST_HORIZON_DAYS[series.frequency]:
-        raise UnusableSeries(
+        raise UnusableSeriesError(
             f"The workload asks for {settings.horizon_days} days ahead; hourly models reach "
             f"{LARGEST_HORIZON_DAYS[series.frequency]}."
         )

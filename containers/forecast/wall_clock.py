@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from containers.forecast.reading import TIMESTAMP, Readings
 from containers.forecast.timestamps import DAY, on_clock
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 DAY_END: Final = 60
 """Seconds before midnight from which on a daily row marks the day's end: 23:59, 23:59:59."""
@@ -36,8 +36,8 @@ Flags = NDArray[np.bool_]
 def instants(
     readings: Readings, timezone: str, repairs: dict[str, int]
 ) -> tuple[Seconds, NDArray[np.float64]]:
-    """Seconds of UTC for each row, and the readings. Raises `RefusedData` for a time that the clock
-    never showed."""
+    """Seconds of UTC for each row, and the readings. Raises `RefusedDataError` for a time that the
+    clock never showed."""
     if readings.zoned or timezone == "UTC":
         return readings.times, readings.values
     import pandas as pd
@@ -57,7 +57,7 @@ def instants(
         # A table of every day's hours has a row for the skipped one too, which is blank.
         lost = skipped & np.isfinite(values[rows])
         if lost.any():
-            raise RefusedData(
+            raise RefusedDataError(
                 f"{readings.place(int(rows[np.argmax(lost)]))}: the clock of the parameter "
                 f"timezone never showed this "
                 f"time, as it was put forward.",
@@ -167,8 +167,8 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
 
     The date is read off the clock that shows the days' limits: that of the parameter `timezone`, or
     the one that the file itself shows. So a file of local midnights with offsets keeps its dates,
-    whatever the parameter. A row at the end of a day is of this day. Raises `RefusedData` where the
-    dates cannot be told.
+    whatever the parameter. A row at the end of a day is of this day. Raises `RefusedDataError`
+    where the dates cannot be told.
     """
     local = readings.local - readings.ends
     clocks = [local]
@@ -177,7 +177,7 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     shares = [_at_limits(clock[present]) for clock in clocks]
     best = int(np.argmax(shares))
     if readings.zoned and readings.utc and timezone == "UTC" and shares[best] < 1:
-        raise RefusedData(
+        raise RefusedDataError(
             "Daily rows are written in UTC and do not begin at midnight of UTC, so that their "
             "dates cannot be told.",
             TIMESTAMP,
@@ -190,7 +190,7 @@ def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     passed = np.round(np.diff(readings.times[order]) / DAY).astype(np.int64)
     unlike = np.diff(labels[order]) // DAY != passed
     if unlike.any():
-        raise RefusedData(
+        raise RefusedDataError(
             f"{readings.place(int(order[np.argmax(unlike) + 1]))}: the date does not follow from "
             f"the rows around it; "
             f"daily rows fall on one date twice, or leave one out.",

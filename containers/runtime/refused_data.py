@@ -1,9 +1,10 @@
 """What a family's preparation raises: data that cannot become a model, told to the tenant's
 owner."""
 
+from containers.runtime.errors import ContainerError
 
-# The event has a name of its own; the sentence is its message.
-class RefusedData(ValueError):  # noqa: N818
+
+class RefusedDataError(ContainerError, ValueError):
     """Data that cannot be trained on.
 
     ``reason`` is a sentence that says what is wrong, and quotes nothing of the tenant's data.

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from local_sagemaker.errors import LocalSageMakerError
+
 MANIFEST_LIMIT_BYTES = 64 * 1024 * 1024
 Item = TypeVar("Item")
 
 
-class DataError(Exception):
+class DataError(LocalSageMakerError):
     """Data in S3 that cannot be used; the message says which and why."""
 
 

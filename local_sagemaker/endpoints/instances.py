@@ -21,6 +21,7 @@ from local_sagemaker.account.logs import LogStream
 from local_sagemaker.account.storage import DataError, download, download_all, list_prefix
 from local_sagemaker.endpoints.archives import extract
 from local_sagemaker.endpoints.models import ContainerSpec
+from local_sagemaker.errors import LocalSageMakerError
 from local_sagemaker.faults.plan import ContainerFaults, Subject
 from local_sagemaker.http.client import Answer, ContainerUnreachableError, HttpClient
 from local_sagemaker.processes.containers import Container, ImageNotFoundError, entry_point
@@ -34,7 +35,7 @@ _FIRST_PING_SECONDS = 0.02
 _LONGEST_PING_PAUSE_SECONDS = 1.0
 
 
-class InstanceFailedError(Exception):
+class InstanceFailedError(LocalSageMakerError):
     """The instance could not be brought up; the message is for FailureReason."""
 
 

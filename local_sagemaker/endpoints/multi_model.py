@@ -22,7 +22,7 @@ from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.storage import DataError, S3Location, download
 from local_sagemaker.endpoints.archives import extract
 from local_sagemaker.endpoints.instances import Instance
-from local_sagemaker.errors import ServiceError
+from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
 LOAD_TIMEOUT_SECONDS = 360.0
@@ -33,7 +33,7 @@ Recorder = Callable[[str, float, str], None]
 """Takes a metric's name, value and unit."""
 
 
-class LoadRefusedError(Exception):
+class LoadRefusedError(LocalSageMakerError):
     """The container did not load the model; `answer` is what it said."""
 
     def __init__(self, answer: Answer) -> None:

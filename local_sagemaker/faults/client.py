@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from local_sagemaker.errors import LocalSageMakerError
 from local_sagemaker.faults.plan import Plan, Report, Rule, Strike
 
 _TIMEOUT_SECONDS = 30.0
 
 
-class NothingStruckError(LookupError):
+class NothingStruckError(LocalSageMakerError, LookupError):
     """A single fault found nothing that runs and is selected by it."""
 
 

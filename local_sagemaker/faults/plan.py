@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from local_sagemaker.errors import ServiceError
+from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.processes.containers import Container
 
 ContainerKind = Literal["kill_container", "hang_container", "slow_container", "spot_interruption"]
@@ -83,7 +83,7 @@ Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS, allow_inf_nan=False)]
 
 
-class NoCapacityError(Exception):
+class NoCapacityError(LocalSageMakerError):
     """AWS has no instances of that type at the moment; the message is the FailureReason."""
 
 

@@ -15,6 +15,8 @@ from typing import cast
 
 import httptools
 
+from local_sagemaker.errors import LocalSageMakerError
+
 RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
 """A batch transform's payload is at most 100 MB; an answer far beyond that is a fault of the
 container."""
@@ -31,7 +33,7 @@ def header_text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-class ContainerUnreachableError(Exception):
+class ContainerUnreachableError(LocalSageMakerError):
     """The container did not accept a connection, or closed it without a whole answer."""
 
 

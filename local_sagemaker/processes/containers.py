@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from local_sagemaker.errors import LocalSageMakerError
 from local_sagemaker.processes import watcher
 
 _LONGEST_LINE_BYTES = 200_000
@@ -22,7 +23,7 @@ _OPT_ML = Path("/opt/ml")
 _PROBE_SECONDS = 10.0
 
 
-class ImageNotFoundError(Exception):
+class ImageNotFoundError(LocalSageMakerError):
     """No folder with that entry point stands for the image."""
 
 

@@ -39,7 +39,7 @@ from local_sagemaker.account.storage import (
     upload,
     upload_folder,
 )
-from local_sagemaker.errors import ServiceError, validation
+from local_sagemaker.errors import LocalSageMakerError, ServiceError, validation
 from local_sagemaker.faults.plan import CAPACITY_REASON, ContainerFaults, Exposure, Subject
 from local_sagemaker.processes.containers import (
     Container,
@@ -62,7 +62,7 @@ _LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
 _DEFAULT_RUNTIME_SECONDS = 24 * 3600
 
 
-class JobFailedError(Exception):
+class JobFailedError(LocalSageMakerError):
     """The job ends as Failed, with the message as FailureReason."""
 
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from local_sagemaker.errors import LocalSageMakerError
 
-class RecordError(Exception):
+
+class RecordError(LocalSageMakerError):
     """Records that cannot be processed; the message says which and why."""
 
 

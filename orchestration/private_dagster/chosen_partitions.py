@@ -45,7 +45,7 @@ from tenantry.shown.report import AssetName, Markdown
 
 EVENTS_WITHIN_SECONDS: Final = 1.0
 """How long an event may wait for company before it is written."""
-_MOST_EVENTS: Final = 500  # that wait
+_MAX_EVENTS: Final = 500  # that wait
 
 
 def asset_key(workload: str, asset: str) -> AssetKey:
@@ -241,7 +241,7 @@ class RunReport:
         )
         with self._lock:
             self._waiting.append(_entry(event, self._run_id))
-            full = len(self._waiting) >= _MOST_EVENTS
+            full = len(self._waiting) >= _MAX_EVENTS
             if not full and self._timer is None:
                 self._timer = threading.Timer(EVENTS_WITHIN_SECONDS, self._flush_in_time)
                 self._timer.name, self._timer.daemon = "event-writer", True

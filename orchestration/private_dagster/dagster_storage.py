@@ -28,7 +28,7 @@ STORAGE_VARIABLE: Final = "TENANTRY_DAGSTER_STORAGE"
 _DIALECT: Final = "postgresql+psycopg2"
 
 
-class UnusableStorage(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable storage"
+class UnusableStorageError(ValueError):
     """The variable names no storage Dagster can have; the message says what to write."""
 
 
@@ -74,7 +74,7 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:
-        """Made by Dagster from ``dagster.yaml``. Raises ``UnusableStorage``."""
+        """Made by Dagster from ``dagster.yaml``. Raises ``UnusableStorageError``."""
         return cls(inst_data=inst_data, **config_value)
 
     def register_instance(self, instance: DagsterInstance) -> None:
@@ -110,12 +110,12 @@ def _check(url: str) -> None:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise UnusableStorage(
+        raise UnusableStorageError(
             f"{STORAGE_VARIABLE} is no URL; write {example}, or leave it out for SQLite"
         ) from error
     # A bare `postgresql://` is another driver than Dagster's with SQLAlchemy 2.1.
     if parsed.drivername != _DIALECT or not parsed.database:
-        raise UnusableStorage(
+        raise UnusableStorageError(
             f"{STORAGE_VARIABLE} begins with {parsed.drivername!r} and names the database "
             f"{parsed.database!r};"
             f" write {example}, or leave it out for SQLite"

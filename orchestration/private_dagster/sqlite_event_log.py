@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 
 from orchestration.private_dagster.batched_event_log import BatchedEventLogStorage
 
-_MOST_ENGINES = 64  # one a run that is read or written; the oldest goes first
+_MAX_ENGINES = 64  # one a run that is read or written; the oldest goes first
 
 
 def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: object) -> None:
@@ -48,7 +48,7 @@ class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStor
         with self._db_lock:
             engine = self._engines.get(shard)
             if engine is None:
-                if len(self._engines) >= _MOST_ENGINES:
+                if len(self._engines) >= _MAX_ENGINES:
                     self._engines.pop(next(iter(self._engines))).dispose()
                 # Connections are not kept: another process may delete a run's file.
                 engine = self._engines[shard] = create_engine(

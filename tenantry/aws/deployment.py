@@ -17,6 +17,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tenantry.errors import TenantryError
+
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -54,8 +56,7 @@ def aws_session() -> boto3.Session:
     return boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
 
 
-# Reads as the sentence it is: "deployment missing".
-class DeploymentMissing(RuntimeError):  # noqa: N818
+class DeploymentMissingError(TenantryError, RuntimeError):
     """The stack is not there, or lacks an output; the message says how to make it."""
 
 
@@ -92,7 +93,7 @@ class Deployment:
         ``tenantry``).
 
         Raises:
-            DeploymentMissing: there is no such stack, or it is of another version.
+            DeploymentMissingError: there is no such stack, or it is of another version.
         """
         stack = stack or os.environ.get(STACK_VARIABLE, DEFAULT_STACK)
         session = aws_session()
@@ -101,7 +102,7 @@ class Deployment:
                 StackName=stack
             )["Stacks"][0]
         except (BotoCoreError, ClientError) as error:
-            raise DeploymentMissing(
+            raise DeploymentMissingError(
                 f"CloudFormation stack {stack!r} cannot be read ({error}); make it with "
                 f"`python -m infrastructure.deploy --stack {stack}` and check AWS_ENDPOINT_URL and "
                 f"credentials"
@@ -133,7 +134,7 @@ class Deployment:
                 session=session,
             )
         except KeyError as error:
-            raise DeploymentMissing(
+            raise DeploymentMissingError(
                 f"stack {stack!r} has no output {error}; update it with `python -m "
                 f"infrastructure.deploy --stack {stack}`"
             ) from error

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
+from tenantry.errors import TenantryError
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
 _DIGESTED_AT_ONCE: Final = 1024 * 1024  # bytes
 
 
-class ObjectMissing(LookupError):  # noqa: N818 - reads as the sentence it is: "object missing"
+class ObjectMissingError(TenantryError, LookupError):
     """There is no object under the key."""
 
 
-class ObjectTooLarge(ValueError):  # noqa: N818 - reads as the sentence it is: "object too large"
+class ObjectTooLargeError(TenantryError, ValueError):
     """The object is larger than its reader allows; nothing was read."""
 
 
-class ObjectChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "object changed"
+class ObjectChangedError(TenantryError, RuntimeError):
     """Somebody wrote the object since it was read."""
 
 
@@ -46,24 +48,23 @@ class StoredObject:
     written: datetime | None = None
 
 
-def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject:
+def read_object(s3: S3Client, bucket: str, key: str, max_bytes: int) -> StoredObject:
     """The object with its content type and metadata.
 
     Raises:
-        ObjectMissing: there is none.
-        ObjectTooLarge: it has more than ``most_bytes``.
+        ObjectMissingError: there is none.
+        ObjectTooLargeError: it has more than ``max_bytes``.
     """
     try:
         answer = s3.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if error_code(error) in {"NoSuchKey", "404"}:
-            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+            raise ObjectMissingError(f"s3://{bucket}/{key} is not there") from error
         raise
     with answer["Body"] as body:
-        if answer["ContentLength"] > most_bytes:
-            raise ObjectTooLarge(
-                f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is "
-                f"{most_bytes}"
+        if answer["ContentLength"] > max_bytes:
+            raise ObjectTooLargeError(
+                f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; the limit is {max_bytes}"
             )
         content: bytes = body.read()
     return StoredObject(
@@ -74,7 +75,7 @@ def read_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredO
     )
 
 
-def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredObject | None:
+def find_object(s3: S3Client, bucket: str, key: str, max_bytes: int) -> StoredObject | None:
     """The object, or None where there is none that may be seen.
 
     To whoever may not list a bucket S3 answers 403 for a key that is not there
@@ -82,11 +83,11 @@ def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredO
     not.
 
     Raises:
-        ObjectTooLarge: it has more than ``most_bytes``.
+        ObjectTooLargeError: it has more than ``max_bytes``.
     """
     try:
-        return read_object(s3, bucket, key, most_bytes)
-    except ObjectMissing:
+        return read_object(s3, bucket, key, max_bytes)
+    except ObjectMissingError:
         return None
     except ClientError as error:
         if error_code(error) in {"AccessDenied", "403"}:
@@ -94,14 +95,14 @@ def find_object(s3: S3Client, bucket: str, key: str, most_bytes: int) -> StoredO
         raise
 
 
-def read_bytes(s3: S3Client, bucket: str, key: str, most_bytes: int) -> bytes:
+def read_bytes(s3: S3Client, bucket: str, key: str, max_bytes: int) -> bytes:
     """The object's content.
 
     Raises:
-        ObjectMissing: there is none.
-        ObjectTooLarge: it has more than ``most_bytes``.
+        ObjectMissingError: there is none.
+        ObjectTooLargeError: it has more than ``max_bytes``.
     """
-    return read_object(s3, bucket, key, most_bytes).content
+    return read_object(s3, bucket, key, max_bytes).content
 
 
 def write_bytes(
@@ -130,12 +131,12 @@ def write_json(s3: S3Client, bucket: str, key: str, document: Any) -> None:
 
 
 def size(s3: S3Client, bucket: str, key: str) -> int:
-    """Size of an object, in bytes. Raises ``ObjectMissing``."""
+    """Size of an object, in bytes. Raises ``ObjectMissingError``."""
     try:
         return int(s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
     except ClientError as error:
         if error_code(error) in {"404", "NoSuchKey", "NotFound"}:
-            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+            raise ObjectMissingError(f"s3://{bucket}/{key} is not there") from error
         raise
 
 
@@ -143,7 +144,7 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
     """Whether there is an object under the key."""
     try:
         size(s3, bucket, key)
-    except ObjectMissing:
+    except ObjectMissingError:
         return False
     return True
 
@@ -161,8 +162,8 @@ def copy(
         etag: of the object that is meant; None for whatever is there.
 
     Raises:
-        ObjectMissing: there is no object under ``source``.
-        ObjectChanged: it is not the one that is meant any more.
+        ObjectMissingError: there is no object under ``source``.
+        ObjectChangedError: it is not the one that is meant any more.
     """
     condition: Any = {} if etag is None else {"CopySourceIfMatch": etag}
     try:
@@ -174,9 +175,11 @@ def copy(
         )
     except ClientError as error:
         if error_code(error) in {"NoSuchKey", "404"}:
-            raise ObjectMissing(f"s3://{bucket}/{source} is not there") from error
+            raise ObjectMissingError(f"s3://{bucket}/{source} is not there") from error
         if error_code(error) in {"PreconditionFailed", "412"}:
-            raise ObjectChanged(f"s3://{bucket}/{source} was written since it was read") from error
+            raise ObjectChangedError(
+                f"s3://{bucket}/{source} was written since it was read"
+            ) from error
         raise
 
 
@@ -191,12 +194,12 @@ class Digest:
 
 
 def digest(s3: S3Client, bucket: str, key: str) -> Digest:
-    """Read an object piece by piece, to know its digest. Raises ``ObjectMissing``."""
+    """Read an object piece by piece, to know its digest. Raises ``ObjectMissingError``."""
     try:
         answer = s3.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if error_code(error) in {"NoSuchKey", "404"}:
-            raise ObjectMissing(f"s3://{bucket}/{key} is not there") from error
+            raise ObjectMissingError(f"s3://{bucket}/{key} is not there") from error
         raise
     hashed, size = hashlib.sha256(), 0
     with answer["Body"]:

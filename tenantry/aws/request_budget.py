@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _MICROSECONDS: Final = 1_000_000
 _LONGEST_PAUSE: Final = 0.02  # seconds, after somebody else was faster
 
 
-class BudgetSpent(RuntimeError):  # noqa: N818 - reads as the sentence it is: "budget spent"
+class BudgetSpentError(TenantryError, RuntimeError):
     """So many calls are waiting that this one's turn would come too late; it took none, and may be
     tried again later."""
 
@@ -62,8 +63,8 @@ class RequestBudget:
             )
 
     def wait(self) -> None:
-        """Wait for the next call's turn. Raises ``BudgetSpent`` at once when it would take longer
-        than ``longest_wait``."""
+        """Wait for the next call's turn. Raises ``BudgetSpentError`` at once when it would take
+        longer than ``longest_wait``."""
         left = self.take() - self.clock()
         if left > 0:
             time.sleep(left)
@@ -73,7 +74,7 @@ class RequestBudget:
         now.
 
         Raises:
-            BudgetSpent: it would be later than ``longest_wait`` from now; no turn was taken.
+            BudgetSpentError: it would be later than ``longest_wait`` from now; no turn was taken.
         """
         interval = round(_MICROSECONDS / self.rate)
         while True:
@@ -81,7 +82,7 @@ class RequestBudget:
             now = round(self.clock() * _MICROSECONDS)
             turn = now if full is None else max(now, full - (self.burst - 1) * interval)
             if turn - now > self.longest_wait * _MICROSECONDS:
-                raise BudgetSpent(
+                raise BudgetSpentError(
                     f"{self.operation} is called {self.rate:g} times a second, and "
                     f"{(turn - now) / _MICROSECONDS:.0f} s of calls"
                     " are waiting; try again later, or raise the rate if AWS's quota allows it"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
-from tenantry.batch.transform import BatchResult, TransformJobFailed, predict_batch
+from tenantry.batch.transform import BatchResult, TransformJobFailedError, predict_batch
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
 from tenantry.onboarding.checks import DATA_AGE, age_facts
@@ -191,11 +191,11 @@ def _side_by_side(
     batches: Iterable[Batch],
     report: Report,
     poll: float,
-) -> Iterator[tuple[Batch, BatchResult | TransformJobFailed | ClientError | BotoCoreError]]:
-    """Run the batches' jobs, ``batch.most_jobs_at_once`` at the same time, and give each one's
+) -> Iterator[tuple[Batch, BatchResult | TransformJobFailedError | ClientError | BotoCoreError]]:
+    """Run the batches' jobs, ``batch.max_jobs_at_once`` at the same time, and give each one's
     outcome as it comes."""
     deployment.s3, deployment.sagemaker  # noqa: B018 - made once here rather than by each thread
-    pool = ThreadPoolExecutor(workload.batch.most_jobs_at_once, thread_name_prefix="batch")
+    pool = ThreadPoolExecutor(workload.batch.max_jobs_at_once, thread_name_prefix="batch")
     given_up = threading.Event()
     asked: dict[Future[BatchResult], Batch] = {}
     try:
@@ -209,7 +209,7 @@ def _side_by_side(
             try:
                 outcome: Any = future.result()
             except (
-                TransformJobFailed,
+                TransformJobFailedError,
                 ClientError,
                 BotoCoreError,
             ) as error:  # a quota, say: the other batches go on

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from tenantry.aws import objects
+from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
 from tenantry.models.registry import Champion
 from tenantry.names import keys
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
 
     from tenantry.aws.deployment import Deployment
 
-_MOST_OUTPUT_BYTES: Final = 64 * 1024 * 1024
+_MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 _CALLS_AT_ONCE: Final = 8
 
 
-# Reads as the sentence it is: "transform job failed".
-class TransformJobFailed(RuntimeError):  # noqa: N818
+class TransformJobFailedError(TenantryError, RuntimeError):
     """The transform job ended without being able to answer anything; the message holds SageMaker's
     reason."""
 
@@ -92,7 +92,7 @@ def predict_batch(
             repeated call takes it up.
 
     Raises:
-        TransformJobFailed: it failed before any record, or was stopped.
+        TransformJobFailedError: it failed before any record, or was stopped.
     """
     name = keys.workload_name(workload.name)
     job = keys.transform_job_name(deployment.prefix, name, day, batch)
@@ -104,14 +104,14 @@ def predict_batch(
                 pool.map(lambda c: _write_input(deployment, workload, day, batch, c), champions)
             )
         if not any(written):
-            raise TransformJobFailed(
+            raise TransformJobFailedError(
                 f"no archive is there to predict with for any of the {len(champions)} tenants"
             )
         create_once(client.create_model, _model_request(deployment, workload, day, batch, job))
         create_once(
             client.create_transform_job, _job_request(deployment, workload, day, batch, job)
         )
-    described = _wait(deployment, job, workload.batch.most_seconds + 1800, poll, given_up)
+    described = _wait(deployment, job, workload.batch.max_seconds + 1800, poll, given_up)
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
@@ -126,7 +126,7 @@ def predict_batch(
     if status == "Stopped" or (
         status == "Failed" and not any(prediction.key for prediction in predictions)
     ):
-        raise TransformJobFailed(f"transform job {job} is {status}: {reason}")
+        raise TransformJobFailedError(f"transform job {job} is {status}: {reason}")
     started, ended = described.get("TransformStartTime"), described.get("TransformEndTime")
     return BatchResult(
         job, status, (ended - started).total_seconds() if started and ended else 0.0, predictions
@@ -148,7 +148,7 @@ def _write_input(
     placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     destination = keys.batch_model(name, day, batch, champion.tenant, champion.version)
     for source in (kept, placed):
-        with suppress(objects.ObjectMissing):
+        with suppress(objects.ObjectMissingError):
             objects.copy(deployment.s3, deployment.data_bucket, source, destination)
             break
     else:
@@ -239,10 +239,10 @@ def _wait(
         if described["TransformJobStatus"] in {"Completed", "Failed", "Stopped"}:
             return described
         if given_up.wait(poll):
-            raise TransformJobFailed(
+            raise TransformJobFailedError(
                 f"nobody waits for transform job {job} any more; it goes on by itself"
             )
-    raise TransformJobFailed(f"transform job {job} was not finished after {timeout:.0f} s")
+    raise TransformJobFailedError(f"transform job {job} was not finished after {timeout:.0f} s")
 
 
 def _collect(
@@ -257,9 +257,9 @@ def _collect(
     source = keys.batch_output(workload, day, batch, champion.tenant)
     try:
         content = objects.read_bytes(
-            deployment.s3, deployment.data_bucket, source, _MOST_OUTPUT_BYTES
+            deployment.s3, deployment.data_bucket, source, _MAX_OUTPUT_BYTES
         )
-    except objects.ObjectMissing:
+    except objects.ObjectMissingError:
         archive = keys.batch_model(workload, day, batch, champion.tenant, champion.version)
         if not objects.exists(deployment.s3, deployment.data_bucket, archive):
             reason = f"the archive of version {champion.version} is not there any more"

@@ -28,7 +28,7 @@ from tenantry.command_line.invocation import (
 from tenantry.names import keys
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurn, Request, Status
+from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurnError, Request, Status
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.shown import operator_events
 from tenantry.tenants import wind_down as ending
@@ -65,7 +65,7 @@ class _Changes:
             for request in requests:
                 try:
                     self.done.append(change(request))
-                except NotTheirTurn as error:
+                except NotTheirTurnError as error:
                     self.not_done.append((request, str(error)))
                 except ClientError as error:
                     if error_code(error) != "ValidationException":
@@ -449,7 +449,7 @@ def rollback(
     """
     # Registering models is not needed by any other command.
     from tenantry.models.registry import ModelRegistry
-    from tenantry.onboarding.registration import ArtifactUnusable, roll_back
+    from tenantry.onboarding.registration import ArtifactUnusableError, roll_back
     from tenantry.shown.asset_metadata import rollback_metadata
 
     champion = ModelRegistry(invocation.deployment).champion(
@@ -462,7 +462,7 @@ def rollback(
         crowned = roll_back(
             invocation.deployment, workload, tenant, to=to, why=why, by=invocation.operator
         )
-    except (LookupError, ArtifactUnusable) as error:
+    except (LookupError, ArtifactUnusableError) as error:
         raise NotDone(str(error)) from error
     if champion is None or crowned.turn != champion.turn:
         metadata = rollback_metadata(crowned, by=invocation.operator, why=why)
@@ -599,7 +599,7 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
             f"{workload.name}.yaml has no section `retraining`; add one, which says which "
             f"champions are due"
         )
-    most = workload.retraining.most_at_once
+    most = workload.retraining.max_at_once
     invocation.confirm(f"Ask for up to {most} re-trainings of {workload.name}?", yes=yes)
     done = ask_for_retraining(invocation.deployment, workload, by=invocation.operator)
     if invocation.as_json:

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from tenantry.errors import TenantryError
+
 LOCAL_FILE: Final = Path(__file__).resolve().parents[2] / ".tenantry" / "environment"
 """Where ``make run`` writes it."""
 _LINE: Final = re.compile(r"((?:AWS|TENANTRY)_[A-Z0-9_]{1,60})=([\x21-\x7e]{0,500})")
-_MOST_BYTES: Final = 16 * 1024
+_MAX_BYTES: Final = 16 * 1024
 _PATIENCE_SECONDS: Final = 3.0
 
 
-class NoLocalCloud(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no local cloud"
+class NoLocalCloudError(TenantryError, RuntimeError):
     """There is no local cloud where the file says, or no such file; the message says how to start
     one."""
 
@@ -54,21 +56,21 @@ def read(path: Path) -> dict[str, str]:
     """The variables in the file.
 
     Raises:
-        NoLocalCloud: it is not there, or is not such a file.
+        NoLocalCloudError: it is not there, or is not such a file.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise NoLocalCloud(
+        raise NoLocalCloudError(
             f"there is no local cloud: {path} cannot be read ({error.strerror}); start one with "
             f"`make run`"
         ) from error
     found = {}
     for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
         matched = _LINE.fullmatch(line)
-        if matched is None or len(content) > _MOST_BYTES:
-            raise NoLocalCloud(
+        if matched is None or len(content) > _MAX_BYTES:
+            raise NoLocalCloudError(
                 f"{path}, line {number}: not NAME=value of an AWS_ or TENANTRY_ variable; `make "
                 f"run` writes it anew"
             )
@@ -80,7 +82,7 @@ def use(path: Path) -> None:
     """Point this process at the local cloud the file tells of, if it answers.
 
     Raises:
-        NoLocalCloud: the file cannot be used, or nothing listens there any more.
+        NoLocalCloudError: the file cannot be used, or nothing listens there any more.
     """
     variables = read(path)
     must_answer(variables)
@@ -92,7 +94,7 @@ def must_answer(variables: Mapping[str, str]) -> None:
     before it said so.
 
     Raises:
-        NoLocalCloud: nothing does.
+        NoLocalCloudError: nothing does.
     """
     for name, url in variables.items():
         if not name.startswith("AWS_ENDPOINT_URL"):
@@ -104,6 +106,6 @@ def must_answer(variables: Mapping[str, str]) -> None:
             ):
                 pass
         except (OSError, ValueError) as error:
-            raise NoLocalCloud(
+            raise NoLocalCloudError(
                 f"{name}={url} does not answer ({error}); start the local cloud with `make run`"
             ) from error

@@ -23,13 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.aws.deployment import Deployment, DeploymentMissing
+from tenantry.aws.deployment import Deployment, DeploymentMissingError
 from tenantry.command_line import environment
-from tenantry.hosting.endpoints import EndpointFailed
-from tenantry.models.registry import ChampionChanged
+from tenantry.hosting.endpoints import EndpointFailedError
+from tenantry.models.registry import ChampionChangedError
 from tenantry.names import keys
-from tenantry.requests.rows import NotTheirTurn, now
-from tenantry.workloads.schema import InvalidWorkload, Workload, read_workloads
+from tenantry.requests.rows import NotTheirTurnError, now
+from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
 
 NOT_DONE: Final = 1
 UNREACHABLE: Final = 3
@@ -80,7 +80,7 @@ class CheckedId(click.ParamType[str]):
         """The id, checked."""
         try:
             return self._check(value)
-        except keys.InvalidId as error:
+        except keys.InvalidIdError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -218,11 +218,11 @@ def age(moment: datetime | None) -> float | None:
 def _errors_in_words() -> Iterator[None]:
     try:
         yield
-    except (environment.NoLocalCloud, DeploymentMissing) as error:
+    except (environment.NoLocalCloudError, DeploymentMissingError) as error:
         raise Unreachable(str(error)) from error
-    except (NotTheirTurn, ChampionChanged) as error:
+    except (NotTheirTurnError, ChampionChangedError) as error:
         raise NotDone(f"{error}; look again with `tenantry tenant` and decide anew") from error
-    except (EndpointFailed, keys.InvalidId, InvalidWorkload) as error:
+    except (EndpointFailedError, keys.InvalidIdError, InvalidWorkloadError) as error:
         raise NotDone(str(error)) from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")

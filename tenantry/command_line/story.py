@@ -15,7 +15,7 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.workloads.schema import Quality, Workload
 
-_MOST_UPLOADED_OBJECTS: Final = 20_000
+_MAX_UPLOADED_OBJECTS: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _uploads(
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.uploads_bucket,
         Prefix=prefix,
-        PaginationConfig={"MaxItems": _MOST_UPLOADED_OBJECTS},
+        PaginationConfig={"MaxItems": _MAX_UPLOADED_OBJECTS},
     )
     found: dict[str, _Upload] = {}
     for page in pages:

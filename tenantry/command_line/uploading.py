@@ -62,10 +62,10 @@ def upload(
 
     values = dict(_parameter(text, workload.upload.parameters) for text in parameters)
     together = sum(file.stat().st_size for file in files)
-    if together > workload.upload.most_bytes:
+    if together > workload.upload.max_bytes:
         raise NotDone(
             f"the files have {together:,} bytes together; {workload.name} takes at most "
-            f"{workload.upload.most_megabytes:g} MB"
+            f"{workload.upload.max_megabytes:g} MB"
         )
     if len({file.name for file in files}) != len(files):
         raise NotDone("two of the files have one name; an upload has no folders, rename one")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 from tenantry.workloads.schema import Asynchronous, Workload
 
@@ -29,27 +30,26 @@ MODEL_LOADING_SECONDS: Final = 360.0
 # (docs/contracts.md).
 BUSY_SECONDS: Final = 20.0
 _TRIES_TO_UPDATE: Final = 5
-MOST_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
+MAX_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
 # where an asynchronous endpoint's container finds archives
 MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"
 JSON: Final = "application/json"
 
 
-class EndpointFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "endpoint failed"
+class EndpointFailedError(TenantryError, RuntimeError):
     """SageMaker could not bring the endpoint into service; the message holds its reason."""
 
 
-class EndpointBusy(EndpointFailed):
+class EndpointBusyError(EndpointFailedError):
     """The endpoint has more to do than it takes, or did not answer in the request's time; ask again
     later."""
 
 
-# Reads as the sentence it is: "invocation refused".
-class InvocationRefused(ValueError):  # noqa: N818
+class InvocationRefusedError(TenantryError, ValueError):
     """The model's container refused the request or the model itself; the message is its answer."""
 
 
-class NotAsynchronous(LookupError):  # noqa: N818 - reads as the sentence it is: "not asynchronous"
+class NotAsynchronousError(TenantryError, LookupError):
     """The workload has no asynchronous endpoint; the message says how it gets one."""
 
 
@@ -102,7 +102,7 @@ def ensure_endpoint(
             endpoint follows it.
 
     Raises:
-        EndpointFailed: it ended in another state, or took too long.
+        EndpointFailedError: it ended in another state, or took too long.
     """
     name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
     model, config = endpoint_requests(deployment, workload, tier, tenant)
@@ -125,8 +125,8 @@ def ensure_async_endpoint(
     asked for from the prefix of the tier's multi-model endpoint.
 
     Raises:
-        NotAsynchronous: the workload's file has no ``serving.asynchronous``.
-        EndpointFailed: it ended in another state, or took too long.
+        NotAsynchronousError: the workload's file has no ``serving.asynchronous``.
+        EndpointFailedError: it ended in another state, or took too long.
     """
     name = keys.async_endpoint_name(
         deployment.prefix, keys.workload_name(workload.name), tier, tenant
@@ -150,7 +150,8 @@ def endpoint_requests(
 def async_endpoint_requests(
     deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the endpoint that answers ``tenant`` asynchronously. Raises ``NotAsynchronous``."""
+    """Those of the endpoint that answers ``tenant`` asynchronously. Raises
+    ``NotAsynchronousError``."""
     workload_name = keys.workload_name(workload.name)
     name = keys.async_endpoint_name(deployment.prefix, workload_name, tier, tenant)
     models = keys.endpoint_models_prefix(
@@ -192,7 +193,7 @@ def _ensure(
     if ready["EndpointConfigName"] != config["EndpointConfigName"]:
         if began is not None:
             return _endpoint(ready, "unchanged")
-        raise EndpointFailed(
+        raise EndpointFailedError(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: "
             f"{ready.get('FailureReason', 'no reason given')}"
         )
@@ -205,7 +206,7 @@ def _update(
     """Give an endpoint another configuration, unless somebody else just has.
 
     Raises:
-        EndpointFailed: it does not come into service, or others keep changing it.
+        EndpointFailedError: it does not come into service, or others keep changing it.
     """
     for _ in range(_TRIES_TO_UPDATE):
         current = wait_in_service(deployment, name, timeout=timeout)
@@ -221,7 +222,7 @@ def _update(
                 raise
         else:
             return "updated"
-    raise EndpointFailed(
+    raise EndpointFailedError(
         f"endpoint {name} was being changed by others each time it was to be updated"
     )
 
@@ -236,7 +237,7 @@ def _remove(
     EndpointStatus
 
     Raises:
-        EndpointFailed: it is still there after ``timeout`` seconds.
+        EndpointFailedError: it is still there after ``timeout`` seconds.
     """
     deadline, pause = time.monotonic() + timeout, 0.1
     found: DescribeEndpointOutputTypeDef | None = described
@@ -253,7 +254,7 @@ def _remove(
                 }:
                     raise
         if time.monotonic() > deadline:
-            raise EndpointFailed(
+            raise EndpointFailedError(
                 f"endpoint {name} failed and could not be deleted within {timeout:.0f} s"
             )
         time.sleep(pause)
@@ -364,10 +365,10 @@ def _machine_image(workload: Workload) -> dict[str, Any]:
 
 
 def asynchronous(workload: Workload) -> Asynchronous:
-    """The workload's settings for asynchronous requests. Raises ``NotAsynchronous``."""
+    """The workload's settings for asynchronous requests. Raises ``NotAsynchronousError``."""
     settings = workload.serving.asynchronous
     if settings is None:
-        raise NotAsynchronous(
+        raise NotAsynchronousError(
             f"workload {workload.name} has no asynchronous endpoint; add serving.asynchronous to "
             f"{workload.name}.yaml"
         )
@@ -419,21 +420,21 @@ def describe_endpoint(deployment: Deployment, name: str) -> DescribeEndpointOutp
 def wait_in_service(
     deployment: Deployment, name: str, *, timeout: float = 1800.0
 ) -> DescribeEndpointOutputTypeDef:
-    """Poll the endpoint until it is in service. Raises ``EndpointFailed``."""
+    """Poll the endpoint until it is in service. Raises ``EndpointFailedError``."""
     deadline, pause = time.monotonic() + timeout, 0.1
     while True:
         described = describe_endpoint(deployment, name)
         if described is None:
-            raise EndpointFailed(f"endpoint {name} is not there any more")
+            raise EndpointFailedError(f"endpoint {name} is not there any more")
         status = described["EndpointStatus"]
         if status == "InService":
             return described
         if status in {"Failed", "OutOfService", "Deleting", "UpdateRollbackFailed"}:
-            raise EndpointFailed(
+            raise EndpointFailedError(
                 f"endpoint {name} is {status}: {described.get('FailureReason', 'no reason given')}"
             )
         if time.monotonic() > deadline:
-            raise EndpointFailed(f"endpoint {name} was still {status} after {timeout:.0f} s")
+            raise EndpointFailedError(f"endpoint {name} was still {status} after {timeout:.0f} s")
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 
@@ -457,8 +458,8 @@ def set_capacity(
     """Give an endpoint a number of instances and wait until it has them.
 
     Raises:
-        EndpointFailed: it is not there, the account may not have so many, there were no machines,
-            or it did not come back into service.
+        EndpointFailedError: it is not there, the account may not have so many, there were no
+            machines, or it did not come back into service.
     """
     before = wait_in_service(deployment, endpoint, timeout=timeout)
     if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:
@@ -470,14 +471,14 @@ def set_capacity(
         )
     except ClientError as error:
         if error_code(error) == "ResourceLimitExceeded":
-            raise EndpointFailed(
+            raise EndpointFailedError(
                 f"endpoint {endpoint} cannot have {instances} instances: {error}"
             ) from error
         raise
     after = wait_in_service(deployment, endpoint, timeout=timeout)
     variant = after["ProductionVariants"][0]
     if variant.get("DesiredInstanceCount") != instances:
-        raise EndpointFailed(
+        raise EndpointFailedError(
             f"endpoint {endpoint} still has {variant.get('CurrentInstanceCount')} instances where "
             f"{instances} were wanted;"
             f" the change was rolled back: {after.get('FailureReason', 'no reason given')}"
@@ -502,17 +503,17 @@ def invoke(
         accept: content type of the answer that is asked for.
 
     Raises:
-        InvocationRefused: the container refused the request or the archive; its own words are in
-            the message.
-        EndpointFailed: there is no such endpoint, or it is not in service.
-        EndpointBusy: it has too much to do, or has not loaded the model, also after it was asked
-            again for a while.
+        InvocationRefusedError: the container refused the request or the archive; its own words are
+            in the message.
+        EndpointFailedError: there is no such endpoint, or it is not in service.
+        EndpointBusyError: it has too much to do, or has not loaded the model, also after it was
+            asked again for a while.
         botocore.exceptions.ClientError: anything else.
     """
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    if len(body) > MOST_PAYLOAD_BYTES:
-        raise InvocationRefused(
-            f"the request has {len(body)} bytes; an endpoint takes at most {MOST_PAYLOAD_BYTES}"
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise InvocationRefusedError(
+            f"the request has {len(body)} bytes; an endpoint takes at most {MAX_PAYLOAD_BYTES}"
         )
     began, pause = time.monotonic(), 0.2
     while True:
@@ -539,19 +540,19 @@ def invoke(
                 pause = min(pause * 2, 10.0)
                 continue
             if code == "ModelNotReadyException":
-                raise EndpointBusy(
+                raise EndpointBusyError(
                     f"{target_model} was not loaded within {patience:.0f} s: {error}"
                 ) from error
             if code == "ModelError":
                 message = str(error.response.get("OriginalMessage") or error)
                 if busy or status == 504:
-                    raise EndpointBusy(message) from error
-                raise InvocationRefused(message) from error
+                    raise EndpointBusyError(message) from error
+                raise InvocationRefusedError(message) from error
             if code == "ValidationError":
                 message = str(error.response["Error"]["Message"])
                 if message.startswith(f"Endpoint {endpoint} "):
-                    raise EndpointFailed(message) from error
-                raise InvocationRefused(message) from error
+                    raise EndpointFailedError(message) from error
+                raise InvocationRefusedError(message) from error
             raise
         with answer["Body"] as stream:
             content: bytes = stream.read()

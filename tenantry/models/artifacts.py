@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tenantry.aws import objects
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tenantry.models.registry import ModelVersion
 
 
-class ArchiveDiffers(ValueError):  # noqa: N818 - reads as the sentence it is: "archive differs"
+class ArchiveDiffersError(TenantryError, ValueError):
     """The bytes in S3 are not those that were promised.
 
     ``code`` is ``archive_size_differs`` or ``archive_digest_differs``.
@@ -59,14 +60,14 @@ def keep(
         The durable key; None when the archive is not there within ``wait`` seconds.
 
     Raises:
-        ArchiveDiffers: it is there, and is not what was promised.
+        ArchiveDiffersError: it is there, and is not what was promised.
     """
     deadline = time.monotonic() + wait
     kept = keys.artifact(workload, tenant, version)
     while True:
         try:
             _copy_verified(deployment, left, kept, promise)
-        except objects.ObjectMissing:
+        except objects.ObjectMissingError:
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.1)
@@ -86,8 +87,8 @@ def place(
         verified: whether its bytes have just been verified; they are read once more otherwise.
 
     Raises:
-        storage.ObjectMissing: its archive is neither where it was kept nor at the endpoint.
-        ArchiveDiffers: it is not what its training promised.
+        storage.ObjectMissingError: its archive is neither where it was kept nor at the endpoint.
+        ArchiveDiffersError: it is not what its training promised.
     """
     promise = Promise(model.size, model.sha256)
     destination = keys.endpoint_model(endpoint, model.tenant, model.version)
@@ -96,7 +97,7 @@ def place(
         return
     try:
         _copy_verified(deployment, model.archive, destination, promise)
-    except objects.ObjectMissing:
+    except objects.ObjectMissingError:
         # Of a version from before archives were kept, the endpoint's copy outlives the training's.
         _verified(deployment, destination, promise)
 
@@ -108,23 +109,23 @@ def _copy_verified(deployment: Deployment, source: str, destination: str, promis
         etag = _verified(deployment, source, promise)
         try:
             objects.copy(deployment.s3, deployment.data_bucket, source, destination, etag=etag)
-        except objects.ObjectChanged:
+        except objects.ObjectChangedError:
             continue
         return
 
 
 def _verified(deployment: Deployment, key: str, promise: Promise) -> str:
-    """The ETag of an archive that is what was promised. Raises ``objects.ObjectMissing`` and
-    ``ArchiveDiffers``."""
+    """The ETag of an archive that is what was promised. Raises ``objects.ObjectMissingError`` and
+    ``ArchiveDiffersError``."""
     found = objects.digest(deployment.s3, deployment.data_bucket, key)
     if found.size != promise.size:
-        raise ArchiveDiffers(
+        raise ArchiveDiffersError(
             f"the archive has {found.size} bytes where its outcome promised {promise.size}; it may "
             f"be truncated",
             "archive_size_differs",
         )
     if found.sha256 != promise.sha256:
-        raise ArchiveDiffers(
+        raise ArchiveDiffersError(
             "the archive has another SHA-256 than its outcome promised; it was changed or damaged",
             "archive_digest_differs",
         )

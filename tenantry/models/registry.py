@@ -13,6 +13,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 from tenantry.requests.rows import now
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 # characters of a card that stands beside the pointer: reading all champions reads them all
-_MOST_CARD: Final = 4096
+_MAX_CARD: Final = 4096
 
-_MOST_WHY: Final = 1000  # characters kept of a reason
+_MAX_WHY: Final = 1000  # characters kept of a reason
 ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "rejected"]
 
 
-class ChampionChanged(RuntimeError):  # noqa: N818 - reads as the sentence it is: "champion changed"
+class ChampionChangedError(TenantryError, RuntimeError):
     """Another version became champion since it was looked at."""
 
 
@@ -200,7 +201,7 @@ class ModelRegistry:
     ) -> None:
         """Give a tenant a tier of its own: models of requests that are taken in from now on are
         made and served there."""
-        said = {"tier": tier, "by": by[:100], "why": why[:_MOST_WHY], "at": now().isoformat()}
+        said = {"tier": tier, "by": by[:100], "why": why[:_MAX_WHY], "at": now().isoformat()}
         self._put(tenant, workload, "tenant", said)
 
     # ---- versions --------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ class ModelRegistry:
         none).
 
         Raises:
-            ChampionChanged: somebody else flipped the pointer first.
+            ChampionChangedError: somebody else flipped the pointer first.
         """
         return self._flip(
             model, endpoint, instead_of, instead_of.version if instead_of else None, None
@@ -359,7 +360,7 @@ class ModelRegistry:
             previous: what another rollback would return to.
 
         Raises:
-            ChampionChanged: somebody else flipped the pointer first.
+            ChampionChangedError: somebody else flipped the pointer first.
         """
         return self._flip(model, endpoint, instead_of, previous, instead_of.version)
 
@@ -383,7 +384,7 @@ class ModelRegistry:
             made=model.made,
             recipe=model.recipe,
             rolled_back_from=rolled_back_from,
-            card=model.card if len(card := json.dumps(dict(model.card))) <= _MOST_CARD else {},
+            card=model.card if len(card := json.dumps(dict(model.card))) <= _MAX_CARD else {},
         )
         row = {
             "workload": champion.workload,
@@ -414,7 +415,7 @@ class ModelRegistry:
             self._put(model.tenant, model.workload, "champion", row, **condition)
         except ClientError as error:
             if error_code(error) == "ConditionalCheckFailedException":
-                raise ChampionChanged(
+                raise ChampionChangedError(
                     f"the champion of {model.tenant} changed while {model.version} was compared "
                     f"with it"
                 ) from error

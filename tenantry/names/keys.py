@@ -20,6 +20,8 @@ from datetime import UTC, date, datetime
 from typing import Any, Final, Literal, NewType
 from urllib.parse import unquote
 
+from tenantry.errors import TenantryError
+
 TenantId = NewType("TenantId", str)
 WorkloadName = NewType("WorkloadName", str)
 UploadId = NewType("UploadId", str)
@@ -42,34 +44,34 @@ _QUESTION: Final = re.compile(r"[0-9a-f]{32}")
 _ASYNC_INPUT_END: Final = ".input"
 
 
-class InvalidId(ValueError):  # noqa: N818 - reads as the sentence it is: "invalid id"
+class InvalidIdError(TenantryError, ValueError):
     """A string that is not an id of its kind; the message says which and what is allowed."""
 
 
 def _checked(kind: str, pattern: re.Pattern[str], text: object) -> str:
     if not isinstance(text, str) or not pattern.fullmatch(text):
         shown = repr(text)[:80]
-        raise InvalidId(f"{shown} is not a {kind}; it must match {pattern.pattern}")
+        raise InvalidIdError(f"{shown} is not a {kind}; it must match {pattern.pattern}")
     return text
 
 
 def tenant_id(text: object) -> TenantId:
-    """A tenant's pseudonymous id. Raises ``InvalidId``."""
+    """A tenant's pseudonymous id. Raises ``InvalidIdError``."""
     return TenantId(_checked("tenant id", _TENANT, text))
 
 
 def workload_name(text: object) -> WorkloadName:
     """A workload's name; letters and digits, so that it can stand in partition and job names.
-    Raises ``InvalidId``."""
+    Raises ``InvalidIdError``."""
     return WorkloadName(_checked("workload name", _WORKLOAD, text))
 
 
 def upload_id(text: object) -> UploadId:
-    """The id an app gave an upload. Raises ``InvalidId``."""
+    """The id an app gave an upload. Raises ``InvalidIdError``."""
     return UploadId(_checked("upload id", _UPLOAD, text))
 
 
-MOST_FILE_NAME_BYTES: Final = 255
+MAX_FILE_NAME_BYTES: Final = 255
 """Longest file name in bytes of UTF-8, as file systems have it."""
 
 _NEVER_IN_A_FILE_NAME: Final = ("Cc", "Cs", "Zl", "Zp")
@@ -82,12 +84,12 @@ def file_name(text: object) -> FileName:
     """A file inside an upload, named as people name files: no folder, no leading dot, nothing that
     hides what it is.
 
-    Raises ``InvalidId`` with a sentence that says what is wrong.
+    Raises ``InvalidIdError`` with a sentence that says what is wrong.
     """
     if not isinstance(text, str):
-        raise InvalidId("a file name is text")
+        raise InvalidIdError("a file name is text")
     if wrong := _wrong_with_file_name(text):
-        raise InvalidId(f"a file name {wrong}")
+        raise InvalidIdError(f"a file name {wrong}")
     return FileName(text)
 
 
@@ -106,30 +108,30 @@ def _wrong_with_file_name(name: str) -> str | None:
             return "has no characters that change the direction of writing"
     if name != name.strip():
         return "does not begin or end with a blank"
-    if len(name.encode()) > MOST_FILE_NAME_BYTES:
-        return f"has at most {MOST_FILE_NAME_BYTES} bytes in UTF-8"
+    if len(name.encode()) > MAX_FILE_NAME_BYTES:
+        return f"has at most {MAX_FILE_NAME_BYTES} bytes in UTF-8"
     if name == MANIFEST:
         return f"is not {MANIFEST}, which is the manifest itself"
     return None
 
 
 def version_name(text: object) -> Version:
-    """An artifact's version. Raises ``InvalidId``."""
+    """An artifact's version. Raises ``InvalidIdError``."""
     return Version(_checked("version", _VERSION, text))
 
 
 def pack_id(text: object) -> PackId:
-    """A pack's id. Raises ``InvalidId``."""
+    """A pack's id. Raises ``InvalidIdError``."""
     return PackId(_checked("pack id", _PACK, text))
 
 
 def request_id(text: object) -> RequestId:
-    """A request's id. Raises ``InvalidId``."""
+    """A request's id. Raises ``InvalidIdError``."""
     return RequestId(_checked("request id", _REQUEST, text))
 
 
 def question_id(text: object) -> QuestionId:
-    """The id of what a tenant's model was asked. Raises ``InvalidId``."""
+    """The id of what a tenant's model was asked. Raises ``InvalidIdError``."""
     return QuestionId(_checked("question id", _QUESTION, text))
 
 
@@ -220,10 +222,10 @@ def upload_manifest(workload: WorkloadName, tenant: TenantId, upload: UploadId) 
 
 
 def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
-    """The ids in a manifest's key. Raises ``InvalidId`` when it is not one."""
+    """The ids in a manifest's key. Raises ``InvalidIdError`` when it is not one."""
     parts = key.split("/")
     if len(parts) != 5 or f"{parts[0]}/" != UPLOADS_ROOT or parts[4] != MANIFEST:
-        raise InvalidId(
+        raise InvalidIdError(
             f"{key[:200]!r} is not {UPLOADS_ROOT}{{tenant}}/{{workload}}/{{upload}}/{MANIFEST}"
         )
     return workload_name(parts[2]), tenant_id(parts[1]), upload_id(parts[3])
@@ -391,10 +393,11 @@ def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) 
 
 
 def parse_async_input(key: str) -> tuple[WorkloadName, TenantId, QuestionId]:
-    """The ids in the key of an asynchronous question. Raises ``InvalidId`` when it is not one."""
+    """The ids in the key of an asynchronous question. Raises ``InvalidIdError`` when it is not
+    one."""
     parts = key.split("/")
     if len(parts) != 4 or parts[0] != ASYNC_ROOT or not parts[3].endswith(_ASYNC_INPUT_END):
-        raise InvalidId(f"{key[:200]!r} is not the key of an asynchronous question")
+        raise InvalidIdError(f"{key[:200]!r} is not the key of an asynchronous question")
     question = parts[3].removesuffix(_ASYNC_INPUT_END)
     return workload_name(parts[2]), tenant_id(parts[1]), question_id(question)
 
@@ -422,11 +425,11 @@ def inference_id(question: QuestionId, attempt: int) -> str:
 
 
 def parse_inference_id(text: str) -> tuple[QuestionId, int]:
-    """The question and the attempt in an ``InferenceId``. Raises ``InvalidId`` when it is not
+    """The question and the attempt in an ``InferenceId``. Raises ``InvalidIdError`` when it is not
     one."""
     question, _, attempt = text.partition("-")
     if not (attempt.isascii() and attempt.isdigit() and len(attempt) <= 9):
-        raise InvalidId(f"{text[:80]!r} is not the id of an attempt at a question")
+        raise InvalidIdError(f"{text[:80]!r} is not the id of an attempt at a question")
     return question_id(question), int(attempt)
 
 
@@ -479,17 +482,17 @@ def queue_key(workload: WorkloadName, status: str) -> str:
 
 # ---- SageMaker names (63 characters at most) -----------------------------------------------------
 
-_MOST_NAME: Final = 63
+_MAX_NAME: Final = 63
 _DIGEST: Final = 10
 
 
 def _fitted(name: str) -> str:
     """The name; where SageMaker would not take it, too long or ending in a hyphen, its end gives
     way to a digest of all of it."""
-    if len(name) <= _MOST_NAME and not name.endswith("-"):
+    if len(name) <= _MAX_NAME and not name.endswith("-"):
         return name
     return (
-        f"{name[: _MOST_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+        f"{name[: _MAX_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
     )
 
 
@@ -534,4 +537,4 @@ def async_endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant:
 def name_of_content(endpoint: str, content: Mapping[str, Any]) -> str:
     """The name of an endpoint's model or configuration: other content, another name."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGEST]
-    return f"{endpoint[: _MOST_NAME - _DIGEST - 1]}-{digest}"
+    return f"{endpoint[: _MAX_NAME - _DIGEST - 1]}-{digest}"

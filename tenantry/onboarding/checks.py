@@ -88,7 +88,7 @@ def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.Te
             keys.target_model(tenant, champion.version),
             dict(workload.serving.smoke_request),
         )
-    except (endpoints.InvocationRefused, endpoints.EndpointFailed) as error:
+    except (endpoints.InvocationRefusedError, endpoints.EndpointFailedError) as error:
         return Finding(passed=False, facts={"version": champion.version, "reason": str(error)})
     milliseconds = round((time.perf_counter() - began) * 1000, 1)
     return Finding(passed=True, facts={"version": champion.version, "milliseconds": milliseconds})

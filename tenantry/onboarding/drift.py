@@ -28,7 +28,7 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Finding, Report
-from tenantry.uploads.bounded_calls import CallFailed
+from tenantry.uploads.bounded_calls import CallFailedError
 from tenantry.uploads.training_data import TrainingData, call_limits, calls_of
 from tenantry.workloads.schema import Drift, Workload
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 CHECK: Final = "drift"
 _ASKED_AT_ONCE: Final = 4
-_MOST_SECONDS: Final = 60.0
+_MAX_SECONDS: Final = 60.0
 """How long a pack's training waits for the questions to its served models."""
-_MOST_FILE_BYTES: Final = 64 * 1024 * 1024
-_MOST_NAMED: Final = 50  # tenants named in one message to the operators
+_MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+_MAX_NAMED: Final = 50  # tenants named in one message to the operators
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Scored:
 
     @classmethod
     def parse(cls, said: Any) -> _Scored:
-        """From what came back of the family's module. Raises ``CallFailed``."""
+        """From what came back of the family's module. Raises ``CallFailedError``."""
         match said:
             case {"metrics": dict(metrics), "facts": dict(facts), "preview": dict(preview)}:
                 if all(
@@ -62,7 +62,7 @@ class _Scored:
                     for value in metrics.values()
                 ):
                     return cls(metrics, facts, preview)
-        raise CallFailed("the score of the served model is not metrics, facts and preview")
+        raise CallFailedError("the score of the served model is not metrics, facts and preview")
 
 
 def check_drift(
@@ -71,7 +71,7 @@ def check_drift(
     prepared: Sequence[tuple[Request, TrainingData]],
     report: Report,
     *,
-    most_seconds: float = _MOST_SECONDS,
+    max_seconds: float = _MAX_SECONDS,
 ) -> None:
     """Hold served models against freshly prepared data, report the check ``drift`` of each, and
     tell operators who drifted.
@@ -84,7 +84,7 @@ def check_drift(
         workload: whose ``drift`` section says how; without one nothing is done.
         prepared: requests and what was prepared of their uploads.
         report: hears of each tenant's check.
-        most_seconds: after so long the tenants not yet looked at are left out.
+        max_seconds: after so long the tenants not yet looked at are left out.
     """
     if workload.drift is None:
         return
@@ -96,12 +96,12 @@ def check_drift(
         pool.submit(drift_against, deployment, workload, request, data): request.tenant
         for request, data in challengers
     }
-    done, late = wait(asked, timeout=most_seconds)
+    done, late = wait(asked, timeout=max_seconds)
     pool.shutdown(wait=False, cancel_futures=True)
     if late:
         report.info(
             f"drift: {len(late)} of {len(asked)} tenants were not looked at within "
-            f"{most_seconds:g} s"
+            f"{max_seconds:g} s"
         )
     drifted: dict[keys.TenantId, Finding] = {}
     for future, tenant in asked.items():
@@ -134,8 +134,8 @@ def drift_against(
         of a newer one, or too little that is new.
 
     Raises:
-        hosting.InvocationRefused, hosting.EndpointFailed, storage.ObjectMissing, ValueError, and
-        what the family's module raises.
+        hosting.InvocationRefusedError, hosting.EndpointFailedError, storage.ObjectMissingError,
+        ValueError, and what the family's module raises.
     """
     registry = ModelRegistry(deployment)
     champion = registry.champion(request.tenant, request.workload)
@@ -163,9 +163,9 @@ def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) 
         data = TrainingData.from_json(newest.facts["training_data"])
         finding = drift_against(deployment, workload, newest, data)
     except (
-        endpoints.InvocationRefused,
-        endpoints.EndpointFailed,
-        CallFailed,
+        endpoints.InvocationRefusedError,
+        endpoints.EndpointFailedError,
+        CallFailedError,
         LookupError,
         ValueError,
         TypeError,
@@ -199,14 +199,14 @@ def _compare(
         for name in data.files:
             key = keys.training_data_file(model.workload, model.tenant, data.version, name)
             content = objects.read_bytes(
-                deployment.s3, deployment.data_bucket, key, _MOST_FILE_BYTES
+                deployment.s3, deployment.data_bucket, key, _MAX_FILE_BYTES
             )
             (folder / name).write_bytes(content)
         question = call("question", paths={"prepared": folder}, values={"card": dict(model.card)})
         if question is None:
             return None
         if not isinstance(question, dict):
-            raise CallFailed("the question to the served model is no JSON object")
+            raise CallFailedError("the question to the served model is no JSON object")
         target = keys.target_model(model.tenant, model.version)
         answer = json.loads(
             endpoints.invoke(deployment, champion.endpoint, target, question).content
@@ -267,10 +267,10 @@ def _tell_operators(
     lines = [
         f"{tenant}: {metric} {finding.facts[metric]:g} where {finding.facts['version']} had"
         f" {finding.facts[f'promised_{metric}']:g} at training"
-        for tenant, finding in list(drifted.items())[:_MOST_NAMED]
+        for tenant, finding in list(drifted.items())[:_MAX_NAMED]
     ]
-    if len(drifted) > _MOST_NAMED:
-        lines.append(f"… and {len(drifted) - _MOST_NAMED} more")
+    if len(drifted) > _MAX_NAMED:
+        lines.append(f"… and {len(drifted) - _MAX_NAMED} more")
     lines.append(
         "Their newer uploads are being trained on now; the check `drift` of endpoint_registration "
         "has the plots."

@@ -20,14 +20,14 @@ from tenantry.aws import objects
 from tenantry.aws.notices import NoticeKind, tell_operators
 from tenantry.hosting import endpoints
 from tenantry.models import artifacts
-from tenantry.models.registry import ChampionChanged, ModelRegistry, ModelVersion
+from tenantry.models.registry import ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
 from tenantry.onboarding.drift import check_drift
-from tenantry.onboarding.registration import ArtifactUnusable, NotGoodEnough, register
+from tenantry.onboarding.registration import ArtifactUnusableError, NotGoodEnoughError, register
 from tenantry.onboarding.request_endings import RequestEndings
 from tenantry.onboarding.work import Work
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import NotTheirTurn, Status
+from tenantry.requests.rows import NotTheirTurnError, Status
 from tenantry.shown.asset_metadata import (
     artifact_metadata,
     registration_metadata,
@@ -38,8 +38,13 @@ from tenantry.shown.report import AssetName, Report
 from tenantry.training import jobs
 from tenantry.training.durations import learn_durations, learned_durations
 from tenantry.training.jobs import TrainingTask
-from tenantry.training.outcomes import MalformedOutcome, Outcome, outcome_in_message, stored_outcome
-from tenantry.training.packed_job import JobFailed, NoCapacityYet, Train
+from tenantry.training.outcomes import (
+    MalformedOutcomeError,
+    Outcome,
+    outcome_in_message,
+    stored_outcome,
+)
+from tenantry.training.packed_job import JobFailedError, NoCapacityYetError, Train
 from tenantry.uploads import manifests
 from tenantry.uploads.training_data import TrainingData, make_training_data
 from tenantry.workloads.schema import Workload
@@ -90,8 +95,8 @@ class Onboarding:
         """Take the work through the chosen stages.
 
         Raises:
-            JobFailed: the training job failed as a whole.
-            NoCapacityYet: SageMaker would not take the job now.
+            JobFailedError: the training job failed as a whole.
+            NoCapacityYetError: SageMaker would not take the job now.
         """
         try:
             self._run(work)
@@ -182,7 +187,7 @@ class Onboarding:
         """
         try:
             moved = self._queue.move(item.request, to, why=why, changes=changes)
-        except NotTheirTurn as error:
+        except NotTheirTurnError as error:
             self._settled.add(item.request.request)
             self.report.info(str(error))
             return None
@@ -215,7 +220,7 @@ class Onboarding:
             for item, future in made:
                 try:
                     data = future.result()
-                except manifests.RefusedUpload as error:
+                except manifests.RefusedUploadError as error:
                     self.report.checked(
                         "training_data",
                         "data_quality",
@@ -304,7 +309,7 @@ class Onboarding:
     def _train(self, tasks: Sequence[TrainingTask]) -> None:
         try:
             failure = self._run_jobs(tasks)
-        except NoCapacityYet as error:
+        except NoCapacityYetError as error:
             for item in self._unsettled(tasks):
                 if item.owed:
                     self._postpone_row(item, str(error))
@@ -321,12 +326,12 @@ class Onboarding:
         if failure is not None:
             raise failure
 
-    def _run_jobs(self, tasks: Sequence[TrainingTask]) -> JobFailed | None:
+    def _run_jobs(self, tasks: Sequence[TrainingTask]) -> JobFailedError | None:
         """Run the pack's jobs, one after the other, until one completes or no other can help;
         returns why the last one failed.
 
         Raises:
-            NoCapacityYet: no machine was to be had, or no further job.
+            NoCapacityYetError: no machine was to be had, or no further job.
         """
         tenant = tasks[0].tenant if self.tier == "silo" else None
         ladder = jobs.Ladder(jobs.rungs(self.workload))
@@ -342,11 +347,11 @@ class Onboarding:
                 ladder.number,
             )
             self._job, self._rung = request["TrainingJobName"], ladder.rung
-            failure: JobFailed | None = None
+            failure: JobFailedError | None = None
             try:
                 job = self.train(request, self._message)
                 self.report.info(f"training job {job.name} is done: {dict(job.metadata)}")
-            except JobFailed as error:
+            except JobFailedError as error:
                 failure = error
             while self._awaiting_archive:
                 self._trained_one(self._awaiting_archive.popleft(), wait=1.0, last=True)
@@ -370,7 +375,9 @@ class Onboarding:
             f"types to"
             f" training.other_instance_types of {self.workload.name}.yaml.",
         )
-        raise NoCapacityYet(f"{reason} {waiting} requests went back to the queue.") from failure
+        raise NoCapacityYetError(
+            f"{reason} {waiting} requests went back to the queue."
+        ) from failure
 
     def _unsettled(self, tasks: Sequence[TrainingTask]) -> list[Work]:
         return [self._work[task.request] for task in tasks if task.request not in self._settled]
@@ -391,7 +398,7 @@ class Onboarding:
         """A progress message of the job: register whoever is ready."""
         try:
             outcome = outcome_in_message(message)
-        except MalformedOutcome as error:
+        except MalformedOutcomeError as error:
             self.report.info(str(error))
             return
         if outcome is None:
@@ -430,7 +437,7 @@ class Onboarding:
             archive = artifacts.keep(
                 self.deployment, left, workload, item.tenant, item.version, promise, wait=wait
             )
-        except artifacts.ArchiveDiffers as error:
+        except artifacts.ArchiveDiffersError as error:
             if last:
                 self._fail(item, "fine_tuned_artifact", str(error))
             return last
@@ -531,7 +538,7 @@ class Onboarding:
             metadata = artifact_metadata(
                 self.deployment, self.workload, model, outcome, price, trained_with, self.report
             )
-        except (objects.ObjectMissing, objects.ObjectTooLarge, ValueError) as error:
+        except (objects.ObjectMissingError, objects.ObjectTooLargeError, ValueError) as error:
             self.report.info(f"{item.tenant}: what its training told cannot be read again: {error}")
             metadata = version_and_metrics(model)
         self.report.materialized("fine_tuned_artifact", item.tenant, metadata, model.sha256)
@@ -556,7 +563,7 @@ class Onboarding:
         try:
             endpoint = self._endpoint_of(item.tenant, model.tier)
             done = register(self.deployment, self.workload, model, endpoint.name, verified=verified)
-        except NotGoodEnough as error:
+        except NotGoodEnoughError as error:
             # Training on the same data again would score the same.
             self._fail(
                 item,
@@ -567,15 +574,15 @@ class Onboarding:
                 code="model_not_good_enough",
             )
             return
-        except endpoints.EndpointFailed as error:
+        except endpoints.EndpointFailedError as error:
             # Nothing is wrong with the model: it is registered when its endpoint is back.
             self._postpone(item, "endpoint_registration", str(error))
             return
-        except (ChampionChanged, ClientError, BotoCoreError) as error:
+        except (ChampionChangedError, ClientError, BotoCoreError) as error:
             # Whatever meets one tenant here, its neighbours go on.
             self._postpone(item, "endpoint_registration", f"{type(error).__name__}: {error}")
             return
-        except (ArtifactUnusable, objects.ObjectMissing) as error:
+        except (ArtifactUnusableError, objects.ObjectMissingError) as error:
             self.report.checked(
                 "endpoint_registration",
                 "endpoint_answers",
@@ -589,7 +596,7 @@ class Onboarding:
                 item,
                 "endpoint_registration",
                 str(error),
-                new_version=isinstance(error, ArtifactUnusable),
+                new_version=isinstance(error, ArtifactUnusableError),
                 code="artifact_unusable",
             )
             return

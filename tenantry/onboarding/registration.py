@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.models import artifacts
-from tenantry.models.registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
+from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
 from tenantry.requests.newest import Moment, is_older
 from tenantry.shown.answers import ShownAnswer, answer_for_people
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _TRIES_AT_THE_POINTER: Final = 5
 
 
-class ArtifactUnusable(ValueError):  # noqa: N818 - reads as the sentence it is: "artifact unusable"
+class ArtifactUnusableError(TenantryError, ValueError):
     """The archive is not what was promised, or its container refuses to load it or to answer with
     it.
 
@@ -40,7 +41,7 @@ class ArtifactUnusable(ValueError):  # noqa: N818 - reads as the sentence it is:
         self.code = code
 
 
-class NotGoodEnough(ArtifactUnusable):
+class NotGoodEnoughError(ArtifactUnusableError):
     """The model answers, and scored worse than its workload requires of any model that serves."""
 
 
@@ -82,20 +83,20 @@ def register(
         verified: whether its archive has just been found to be what its training promised.
 
     Raises:
-        storage.ObjectMissing: its archive is not in S3 (yet).
-        ArtifactUnusable: the archive is not the one that was promised, or its model does not
+        storage.ObjectMissingError: its archive is not in S3 (yet).
+        ArtifactUnusableError: the archive is not the one that was promised, or its model does not
             answer.
-        NotGoodEnough: it scored worse than the workload requires, and the tenant has no champion to
-            stay with.
-        hosting.EndpointFailed: the endpoint is not in service; the version is none the worse for
-        it.
+        NotGoodEnoughError: it scored worse than the workload requires, and the tenant has no
+            champion to stay with.
+        hosting.EndpointFailedError: the endpoint is not in service; the version is none the worse
+        for it.
     """
     registry = ModelRegistry(deployment)
     try:
         artifacts.place(deployment, model, endpoint, verified=verified)
-    except artifacts.ArchiveDiffers as error:
+    except artifacts.ArchiveDiffersError as error:
         _reject(registry, model, str(error))
-        raise ArtifactUnusable(str(error), error.code) from error
+        raise ArtifactUnusableError(str(error), error.code) from error
     began = time.perf_counter()
     try:
         smoke = endpoints.invoke(
@@ -104,9 +105,9 @@ def register(
             keys.target_model(model.tenant, model.version),
             dict(workload.serving.smoke_request),
         )
-    except endpoints.InvocationRefused as error:
+    except endpoints.InvocationRefusedError as error:
         _reject(registry, model, f"its endpoint did not answer with it: {error}")
-        raise ArtifactUnusable(
+        raise ArtifactUnusableError(
             f"the endpoint refused the model: {error}", "model_not_answering"
         ) from error
     milliseconds = (time.perf_counter() - began) * 1000
@@ -123,7 +124,7 @@ def register(
             if not workload.quality.suffices(model.metrics):
                 decision = _not_sufficient(workload, model)
                 registry.note(model, "rejected", decision)
-                raise NotGoodEnough(decision, "model_not_good_enough")
+                raise NotGoodEnoughError(decision, "model_not_good_enough")
             decision = "the tenant's first model"
         else:
             reigning = registry.version(model.tenant, model.workload, champion.version)
@@ -163,11 +164,11 @@ def register(
                 )
         try:
             crowned = registry.crown(model, endpoint, champion)
-        except ChampionChanged:
+        except ChampionChangedError:
             continue
         _note_crowned(registry, model, reigning, decision)
         return outcome(crowned, True, decision, champion_skill=champion_skill, reigning=reigning)
-    raise ChampionChanged(
+    raise ChampionChangedError(
         f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing"
     )
 
@@ -204,7 +205,7 @@ def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion
     placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     if reigning is None or objects.exists(deployment.s3, deployment.data_bucket, placed):
         return
-    with suppress(objects.ObjectMissing, artifacts.ArchiveDiffers):
+    with suppress(objects.ObjectMissingError, artifacts.ArchiveDiffersError):
         artifacts.place(deployment, reigning, champion.endpoint)
 
 
@@ -341,11 +342,11 @@ def roll_back(
     Raises:
         LookupError: there is no such version, none to return to, or its archive was deleted
             everywhere.
-        ArtifactUnusable: its archive is not what was promised, or its container refuses to answer
-            with it; the champion stays.
-        hosting.EndpointFailed: its endpoint is not in service; the champion stays.
-        ChampionChanged: another version became champion meanwhile. Look at that one; nobody has
-            judged it yet.
+        ArtifactUnusableError: its archive is not what was promised, or its container refuses to
+            answer with it; the champion stays.
+        hosting.EndpointFailedError: its endpoint is not in service; the champion stays.
+        ChampionChangedError: another version became champion meanwhile. Look at that one; nobody
+            has judged it yet.
     """
     registry = ModelRegistry(deployment)
     name = keys.workload_name(workload.name)
@@ -370,9 +371,9 @@ def roll_back(
     endpoint = keys.endpoint_name(deployment.prefix, name, previous.tier, tenant)
     try:
         artifacts.place(deployment, previous, endpoint)
-    except artifacts.ArchiveDiffers as error:
+    except artifacts.ArchiveDiffersError as error:
         said = f"{tenant} stays with {seen.version}: of {previous.version} {error}"
-        raise ArtifactUnusable(said, error.code) from error
+        raise ArtifactUnusableError(said, error.code) from error
     try:
         endpoints.invoke(
             deployment,
@@ -380,8 +381,8 @@ def roll_back(
             keys.target_model(tenant, previous.version),
             dict(workload.serving.smoke_request),
         )
-    except endpoints.InvocationRefused as error:
-        raise ArtifactUnusable(
+    except endpoints.InvocationRefusedError as error:
+        raise ArtifactUnusableError(
             f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}",
             "model_not_answering",
         ) from error
@@ -389,11 +390,11 @@ def roll_back(
         crowned = registry.return_to(
             previous, endpoint, seen, _predecessor(list(versions.values()), previous, seen)
         )
-    except ChampionChanged as error:
+    except ChampionChangedError as error:
         champion = registry.champion(tenant, name)
         if champion is not None and champion.version == previous.version:
             return champion  # somebody else rolled back at the same time
-        raise ChampionChanged(
+        raise ChampionChangedError(
             f"{tenant} was to be rolled back from {seen.version}, and "
             f"{champion.version if champion else 'none'} became"
             " champion meanwhile; look at that one, and roll back from it if need be"

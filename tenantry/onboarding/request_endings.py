@@ -16,7 +16,7 @@ from tenantry.aws.notices import Notice, NoticeKind, tell_tenant, tell_tenants
 from tenantry.names import keys
 from tenantry.onboarding.registration import Registration
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import NotTheirTurn, Request
+from tenantry.requests.rows import NotTheirTurnError, Request
 from tenantry.shown.report import Report
 from tenantry.workloads.schema import Workload
 
@@ -82,7 +82,7 @@ class RequestEndings:
                 first_retry=timedelta(seconds=self._workload.scheduling.retry_seconds),
                 code=code,
             )
-        except NotTheirTurn as error:
+        except NotTheirTurnError as error:
             self._report.info(str(error))
         except (
             ClientError,
@@ -120,7 +120,7 @@ class RequestEndings:
                 try:
                     self._queue.move(request, "registered", why=done.decision)
                 except (
-                    NotTheirTurn,
+                    NotTheirTurnError,
                     ClientError,
                     BotoCoreError,
                 ) as error:  # the next run of its pack moves it

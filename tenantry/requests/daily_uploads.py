@@ -15,7 +15,7 @@ from tenantry.requests.rows import deserialize, serialize
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_MOST_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in one item
+_MAX_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in one item
 
 
 def count_upload(
@@ -41,7 +41,7 @@ def count_upload(
         How many there were with it; None when it is one too many. For one of an earlier day
         than the last that was counted, 1.
     """
-    day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MOST_UPLOADS_COUNTED)
+    day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MAX_UPLOADS_COUNTED)
     key = {"tenant": keys.upload_counts_partition(tenant, workload), "request": "latest"}
     table = deployment.requests_table
     try:

@@ -45,7 +45,7 @@ def plan_packs(
     scheduling: Scheduling,
     at: datetime,
     *,
-    most_packs: int,
+    max_packs: int,
 ) -> list[PlannedPack]:
     """Cut due requests into packs.
 
@@ -55,7 +55,7 @@ def plan_packs(
         limits: the workload's, for a pack.
         scheduling: the workload's, for whose turn it is.
         at: this moment.
-        most_packs: how many may be started now.
+        max_packs: how many may be started now.
     """
     head_start = timedelta(seconds=scheduling.first_model_seconds)
 
@@ -74,7 +74,7 @@ def plan_packs(
             waiting.setdefault((request.tier, request.group, request.apart), []).append(request)
     ready: dict[keys.Tier, list[list[Request]]] = {}
     for (tier, _, _), requests in waiting.items():
-        size = 1 if tier == "silo" else limits.most_tenants
+        size = 1 if tier == "silo" else limits.max_tenants
         for start in range(0, len(requests), size):
             pack = requests[start : start + size]
             waited = max((at - request.due).total_seconds() for request in pack)
@@ -84,7 +84,7 @@ def plan_packs(
         packs.sort(key=lambda pack: min(map(turn, pack)))
     running = Counter({tier: len(packs) for tier, packs in _packs_by_tier(on_their_way).items()})
     planned: list[PlannedPack] = []
-    while ready and len(planned) < most_packs:
+    while ready and len(planned) < max_packs:
         tier = min(
             ready, key=lambda t: (running[t] / scheduling.weight(t), min(map(turn, ready[t][0])))
         )

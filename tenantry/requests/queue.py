@@ -34,7 +34,7 @@ from tenantry.requests.rows import (
     INDEXED,
     NEXT,
     OPEN,
-    NotTheirTurn,
+    NotTheirTurnError,
     Request,
     Status,
     afresh,
@@ -49,10 +49,10 @@ FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
 # between two looks whether SageMaker takes a job again
 LONGEST_PAUSE: Final = timedelta(minutes=10)
 # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
-MOST_POSTPONEMENTS: Final = 100
+MAX_POSTPONEMENTS: Final = 100
 TOO_MANY_UPLOADS: Final = "too_many_uploads"
 """The code of what a tenant is told that uploads more than may be made of it in a day."""
-_MOST_REASON: Final = 1000  # characters kept of a reason
+_MAX_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
 
 _LOG = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class RequestQueue(RequestReader):
             request,
             "refused",
             now(),
-            {"manifest_key": manifest_key, "reason": reason[:_MOST_REASON], "reason_code": code},
+            {"manifest_key": manifest_key, "reason": reason[:_MAX_REASON], "reason_code": code},
             why=reason,
         )
 
@@ -205,11 +205,11 @@ class RequestQueue(RequestReader):
                 changes, if not given.
 
         Raises:
-            NotTheirTurn: it has moved on since it was read, or the change is not one a request can
-                make.
+            NotTheirTurnError: it has moved on since it was read, or the change is not one a request
+                can make.
         """
         if to not in NEXT[request.status]:
-            raise NotTheirTurn(
+            raise NotTheirTurnError(
                 f"request {request.request} of {request.tenant} is {request.status}; it cannot "
                 f"become {to}"
             )
@@ -280,7 +280,7 @@ class RequestQueue(RequestReader):
                 and row.history[-1] == change
             ):
                 return row
-            raise NotTheirTurn(
+            raise NotTheirTurnError(
                 f"request {request.request} of {request.tenant} is no longer {request.status}"
             ) from error
         return request_of(answer["Attributes"])
@@ -297,7 +297,7 @@ class RequestQueue(RequestReader):
         """``move``, or None when it was no longer this caller's to move."""
         try:
             return self.move(request, to, why=why, changes=changes, code=code)
-        except NotTheirTurn:
+        except NotTheirTurnError:
             return None
 
     def _alone(
@@ -358,9 +358,9 @@ class RequestQueue(RequestReader):
             code: names the kind of ``reason`` for programs.
 
         Raises:
-            NotTheirTurn: it has moved on since it was read.
+            NotTheirTurnError: it has moved on since it was read.
         """
-        reason = reason[:_MOST_REASON]
+        reason = reason[:_MAX_REASON]
         if not retryable:
             refused = {"reason": reason, "reason_code": code, "pack": None}
             return self.move(request, "refused", why=reason, changes=refused)
@@ -419,9 +419,9 @@ class RequestQueue(RequestReader):
         for row in self.get_many([request.key], request.workload):
             if row.pack != request.pack:
                 continue
-            if row.postponed >= MOST_POSTPONEMENTS:
-                reason = f"put off {row.postponed} times, at last because: {why}"[:_MOST_REASON]
-                with suppress(NotTheirTurn):
+            if row.postponed >= MAX_POSTPONEMENTS:
+                reason = f"put off {row.postponed} times, at last because: {why}"[:_MAX_REASON]
+                with suppress(NotTheirTurnError):
                     self._dead_letter(row, reason, "put_off_too_often")
                 continue
             due = until or now() + min(FIRST_RETRY * 2 ** min(row.postponed, 10), LONGEST_PAUSE)
@@ -454,10 +454,10 @@ class RequestQueue(RequestReader):
         """Take a request out of the queue, or out of its pack, whose other requests go on.
 
         Raises:
-            NotTheirTurn: it is finished, or has moved on since it was read.
+            NotTheirTurnError: it is finished, or has moved on since it was read.
         """
         return self.move(
-            request, "cancelled", why=why, changes={"reason": why[:_MOST_REASON], "pack": None}
+            request, "cancelled", why=why, changes={"reason": why[:_MAX_REASON], "pack": None}
         )
 
     def retry(self, request: Request, *, why: str) -> Request:
@@ -467,16 +467,16 @@ class RequestQueue(RequestReader):
         Its next version has a name of its own.
 
         Raises:
-            NotTheirTurn: it is open or done already, has moved on since it was read, or was refused
-                before it ever was a request: then only another upload helps.
+            NotTheirTurnError: it is open or done already, has moved on since it was read, or was
+                refused before it ever was a request: then only another upload helps.
         """
         if request.version is None:
-            raise NotTheirTurn(
+            raise NotTheirTurnError(
                 f"request {request.request} of {request.tenant} was refused when it came in "
                 f"({request.reason}); upload again"
             )
         if request.status not in {"failed", "refused", "cancelled", "dead_lettered"}:
-            raise NotTheirTurn(
+            raise NotTheirTurnError(
                 f"request {request.request} of {request.tenant} is {request.status}; there is "
                 f"nothing to retry"
             )

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 
 Status = Literal[
@@ -52,7 +53,7 @@ serialize: Final = TypeSerializer().serialize
 deserialize: Final = TypeDeserializer().deserialize
 
 
-class NotTheirTurn(RuntimeError):  # noqa: N818 - reads as the sentence it is: "not their turn"
+class NotTheirTurnError(TenantryError, RuntimeError):
     """The request is not in a state this change may be made from; somebody else was there first."""
 
 

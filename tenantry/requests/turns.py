@@ -21,23 +21,23 @@ from tenantry.workloads.schema import Workload
 
 _LOG = logging.getLogger(__name__)
 # of a backlog the longest waiting, which is several times what may start at once
-_MOST_LOOKED_AT: Final = 3000
+_MAX_LOOKED_AT: Final = 3000
 _ASKED_AT_ONCE: Final = 8
 # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
-_MOST_SUPERSEDED: Final = 500
+_MAX_SUPERSEDED: Final = 500
 
 
 def whose_turn_it_is(
-    queue: RequestQueue, workload: Workload, on_their_way: Sequence[Request], *, most_packs: int
+    queue: RequestQueue, workload: Workload, on_their_way: Sequence[Request], *, max_packs: int
 ) -> list[PlannedPack]:
     """The packs to claim now; whatever a newer upload made needless is superseded on the way."""
     name = keys.workload_name(workload.name)
     queue.wake(name)
-    if most_packs <= 0:
+    if max_packs <= 0:
         return []  # nor is the backlog read: of thousands that wait, that takes seconds
-    newest, older = newest_of_each_tenant(queue.due(name, most=_MOST_LOOKED_AT))
+    newest, older = newest_of_each_tenant(queue.due(name, most=_MAX_LOOKED_AT))
     to_finish: dict[keys.TenantId, Request] = {}
-    for row, newer in older[:_MOST_SUPERSEDED]:
+    for row, newer in older[:_MAX_SUPERSEDED]:
         if _was_crowned(queue, row):
             to_finish[row.tenant] = row
         else:
@@ -45,7 +45,7 @@ def whose_turn_it_is(
     newest = [to_finish.get(row.tenant, row) for row in newest]
     at, limits, scheduling = now(), workload.training.pack, workload.scheduling
     while True:
-        planned = plan_packs(newest, on_their_way, limits, scheduling, at, most_packs=most_packs)
+        planned = plan_packs(newest, on_their_way, limits, scheduling, at, max_packs=max_packs)
         rows = [row for pack in planned for row in pack.requests]
         champions = ModelRegistry(queue.deployment).champions_of(name, [row.tenant for row in rows])
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
@@ -76,7 +76,7 @@ def _has_to_wait(
 ) -> bool:
     """Whether a request that is about to be claimed is not to be: then it has been dealt with. New
     tenants cost no call."""
-    most = workload.scheduling.most_per_tenant_a_day
+    most = workload.scheduling.max_per_tenant_a_day
     if row.attempt == 1 and champion is None and (most is None or (row.first and row.nth == 1)):
         return False
     rows = queue.of_tenant(row.workload, row.tenant)

@@ -13,7 +13,7 @@ from tenantry.names import keys
 from tenantry.requests.newest import Moment, newest_of, uploaded_after, uploaded_before
 from tenantry.requests.rows import (
     CAME_TO_NOTHING,
-    NotTheirTurn,
+    NotTheirTurnError,
     Request,
     afresh,
     key_of,
@@ -24,7 +24,7 @@ from tenantry.requests.rows import (
 if TYPE_CHECKING:
     from tenantry.requests.queue import RequestQueue
 
-_MOST_LOOKS: Final = 10  # at a row that others change meanwhile
+_MAX_LOOKS: Final = 10  # at a row that others change meanwhile
 
 
 def uploaded_again(
@@ -53,12 +53,12 @@ def uploaded_again(
         Whether there is something new to do.
 
     Raises:
-        NotTheirTurn: the row changed each time it was read.
+        NotTheirTurnError: the row changed each time it was read.
     """
     first = queue.get(workload, tenant, content)
     if first is None or first.version is None or Moment.at(uploaded) <= Moment.of(first.version):
         return False  # an event that came again
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MAX_LOOKS):
         same = (row for row in queue.of_tenant(workload, tenant) if row.content == content)
         known = newest_of(same)
         if known is None or known.version is None or uploaded_after(known, uploaded):
@@ -100,8 +100,8 @@ def uploaded_again(
                 workload, tenant, request, "pending", now(), more, why="uploaded again"
             )
         return False
-    raise NotTheirTurn(
-        f"request {content} of {tenant} changed {_MOST_LOOKS} times while it was looked at"
+    raise NotTheirTurnError(
+        f"request {content} of {tenant} changed {_MAX_LOOKS} times while it was looked at"
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _ITEM: Final = "controls"
-_MOST_WHY: Final = 1000  # characters kept of a reason
+_MAX_WHY: Final = 1000  # characters kept of a reason
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class WorkloadControls:
     def pause(self, workload: keys.WorkloadName, why: str) -> Pause:
         """Claim no further requests of a workload. Uploads go on becoming requests, and packs on
         their way go on."""
-        pause = Pause(now(), self.by, why[:_MOST_WHY])
+        pause = Pause(now(), self.by, why[:_MAX_WHY])
         item = {"at": {"S": pause.at.isoformat()}, "by": {"S": pause.by}, "why": {"S": pause.why}}
         self.deployment.dynamodb.put_item(
             TableName=self.deployment.requests_table, Item={**self._key(workload), **item}

@@ -23,7 +23,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
 from tenantry.aws.objects import error_code
-from tenantry.hosting.endpoints import JSON, Answer, EndpointFailed, InvocationRefused, asynchronous
+from tenantry.hosting.endpoints import (
+    JSON,
+    Answer,
+    EndpointFailedError,
+    InvocationRefusedError,
+    asynchronous,
+)
 from tenantry.models.registry import Champion
 from tenantry.names import keys
 from tenantry.serving.result_cache import Question
@@ -33,9 +39,9 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _LOG = logging.getLogger(__name__)
-MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
-_MOST_RECORD_BYTES: Final = 64 * 1024
-_MOST_REASON_CHARACTERS: Final = 2000
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+_MAX_RECORD_BYTES: Final = 64 * 1024
+_MAX_REASON_CHARACTERS: Final = 2000
 # Content types S3 gives what was written without one.
 _SAY_NOTHING: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
 _MESSAGES_A_CALL: Final = 10  # the most ReceiveMessage gives
@@ -101,9 +107,9 @@ def submit(
         submitter: whose session asks the endpoint; ``deployment``'s own when not given.
 
     Raises:
-        NotAsynchronous: the workload has no asynchronous endpoint.
-        EndpointFailed: the tier's is not in service.
-        InvocationRefused: SageMaker did not take the request.
+        NotAsynchronousError: the workload has no asynchronous endpoint.
+        EndpointFailedError: the tier's is not in service.
+        InvocationRefusedError: SageMaker did not take the request.
     """
     settings = asynchronous(workload)
     name, tenant = question.workload, question.tenant
@@ -112,7 +118,7 @@ def submit(
     if before is not None:
         try:
             return replace(before, answer=result(deployment, before))
-        except (InvocationRefused, objects.ObjectMissing):
+        except (InvocationRefusedError, objects.ObjectMissingError):
             attempt = before.attempt + 1
     key = keys.async_input(name, tenant, question.id)
     objects.write_bytes(
@@ -135,27 +141,27 @@ def submit(
             InferenceId=keys.inference_id(question.id, attempt),
             Filename=question.id,
             RequestTTLSeconds=settings.queue_seconds,
-            InvocationTimeoutSeconds=settings.most_seconds,
+            InvocationTimeoutSeconds=settings.max_seconds,
             **extension,
         )
     except ClientError as error:
         message = str(error.response.get("Error", {}).get("Message", error))
         if error_code(error) == "ValidationError":
             if message.startswith(f"Endpoint {endpoint} "):
-                raise EndpointFailed(message) from error
-            raise InvocationRefused(message) from error
+                raise EndpointFailedError(message) from error
+            raise InvocationRefusedError(message) from error
         raise
     submitted = Submitted(
         question=question,
         request=dict(request),
         at=at,
-        due=at + timedelta(seconds=settings.queue_seconds + settings.most_seconds) + _SETTLING,
+        due=at + timedelta(seconds=settings.queue_seconds + settings.max_seconds) + _SETTLING,
         output_key=_key_of(deployment, taken.get("OutputLocation", "")),
         failure_key=_key_of(deployment, taken.get("FailureLocation", "")),
         attempt=attempt,
     )
     if submitted.output_key != keys.async_output(name, tenant, question.id):
-        raise EndpointFailed(
+        raise EndpointFailedError(
             f"endpoint {endpoint} answers to {taken.get('OutputLocation')!r}, which is not the "
             f"tenant's own place; "
             "bring it up to date with the stack and the workload"
@@ -180,35 +186,35 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     """The answer, or None while there is none.
 
     Raises:
-        InvocationRefused: it could not be answered; the message is the container's or SageMaker's
-            reason.
-        storage.ObjectMissing: the time for an answer has passed, and neither it nor a failure is
-        there. storage.ObjectTooLarge: the answer has more than ``MOST_ANSWER_BYTES``.
+        InvocationRefusedError: it could not be answered; the message is the container's or
+            SageMaker's reason.
+        storage.ObjectMissingError: the time for an answer has passed, and neither it nor a failure
+        is there. storage.ObjectTooLargeError: the answer has more than ``MAX_ANSWER_BYTES``.
     """
     if submitted.answer is not None:
         return submitted.answer
     question = submitted.question
     output = keys.async_output(question.workload, question.tenant, question.id)
-    found = _find(deployment, output, MOST_ANSWER_BYTES)
+    found = _find(deployment, output, MAX_ANSWER_BYTES)
     if found is not None:
         said = found.content_type
         return Answer(found.content, question.accept if said in _SAY_NOTHING else said)
     copied = keys.async_failure(question.workload, question.tenant, question.id, submitted.attempt)
     # Where SageMaker put it, too: a session that may look there need not wait for the copy.
     for key in (copied, submitted.failure_key):
-        failure = _find(deployment, key, MOST_ANSWER_BYTES) if key else None
+        failure = _find(deployment, key, MAX_ANSWER_BYTES) if key else None
         if failure is not None:
-            raise InvocationRefused(_reason(failure.content))
+            raise InvocationRefusedError(_reason(failure.content))
     if datetime.now(UTC) > submitted.due:
-        raise objects.ObjectMissing(
+        raise objects.ObjectMissingError(
             f"the question of {submitted.at:%Y-%m-%d %H:%M} UTC was neither answered nor refused "
             f"in its time; ask it again"
         )
     return None
 
 
-def _find(deployment: Deployment, key: str, most_bytes: int) -> objects.StoredObject | None:
-    return objects.find_object(deployment.s3, deployment.data_bucket, key, most_bytes)
+def _find(deployment: Deployment, key: str, max_bytes: int) -> objects.StoredObject | None:
+    return objects.find_object(deployment.s3, deployment.data_bucket, key, max_bytes)
 
 
 def _read_record(
@@ -220,8 +226,8 @@ def _read_record(
         return None
     key = keys.async_submitted(question.workload, question.tenant, question.id)
     try:
-        found = _find(deployment, key, _MOST_RECORD_BYTES)
-    except objects.ObjectTooLarge:
+        found = _find(deployment, key, _MAX_RECORD_BYTES)
+    except objects.ObjectTooLargeError:
         found = objects.StoredObject(b"", "", {})
     if found is None:
         return None
@@ -257,12 +263,12 @@ def _key_of(deployment: Deployment, location: str) -> str:
 
 def _reason(content: bytes) -> str:
     """A failure's reason, from the container's error document where it is one."""
-    text = content.decode(errors="replace")[:_MOST_REASON_CHARACTERS]
+    text = content.decode(errors="replace")[:_MAX_REASON_CHARACTERS]
     try:
         said = json.loads(content)["error"]["message"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return text
-    return said[:_MOST_REASON_CHARACTERS] if isinstance(said, str) else text
+    return said[:_MAX_REASON_CHARACTERS] if isinstance(said, str) else text
 
 
 # ---- failures of shared endpoints ----------------------------------------------------------------

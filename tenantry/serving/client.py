@@ -19,6 +19,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tenantry.aws import objects
+from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import JSON, Answer
 from tenantry.models.registry import Champion, ModelRegistry
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _LOG = logging.getLogger(__name__)
-_MOST_PREDICTION_BYTES: Final = 64 * 1024 * 1024
+_MAX_PREDICTION_BYTES: Final = 64 * 1024 * 1024
 
 
-class NoModelYet(LookupError):  # noqa: N818 - reads as the sentence it is: "no model yet"
+class NoModelYetError(TenantryError, LookupError):
     """The tenant has no champion for this workload; the message says how its last upload stands."""
 
 
-class AnswerUnreadable(ValueError):  # noqa: N818 - reads as the sentence it is: "answer unreadable"
+class AnswerUnreadableError(TenantryError, ValueError):
     """The model answered with something else than the JSON object that was asked for; the message
     says with what."""
 
@@ -104,7 +105,7 @@ class TenantClient:
         """Hand in files to make a model from. Returns the upload's id; the model is made by itself.
 
         Raises:
-            keys.InvalidId: a file's name cannot be used.
+            keys.InvalidIdError: a file's name cannot be used.
         """
         upload = keys.upload_id(uuid.uuid4().hex)
         manifests.put_upload(self.deployment, self._name, self.tenant, upload, files, parameters)
@@ -118,7 +119,7 @@ class TenantClient:
         """The version the tenant is served by.
 
         Raises:
-            NoModelYet: there is none; the message says what became of the last upload.
+            NoModelYetError: there is none; the message says what became of the last upload.
         """
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
@@ -126,14 +127,14 @@ class TenantClient:
             stands = f"its last upload is {last.status}" if last else "nothing was uploaded"
             if last and last.reason:
                 stands += f": {last.reason}"
-            raise NoModelYet(f"{self.tenant} has no {self.workload.name} model yet; {stands}")
+            raise NoModelYetError(f"{self.tenant} has no {self.workload.name} model yet; {stands}")
         return champion
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the tenant's model for a JSON document. See ``predict_bytes``.
 
         Raises:
-            AnswerUnreadable: the answer is no JSON object.
+            AnswerUnreadableError: the answer is no JSON object.
         """
         return _document(self.predict_bytes(request))
 
@@ -148,9 +149,9 @@ class TenantClient:
             accept: content type of the answer, as ``image/png``.
 
         Raises:
-            NoModelYet: there is no model.
-            hosting.InvocationRefused: the model's container refused the request, with its reason.
-            hosting.EndpointFailed: the endpoint is not in service.
+            NoModelYetError: there is no model.
+            hosting.InvocationRefusedError: the model's container refused the request, with its
+            reason. hosting.EndpointFailedError: the endpoint is not in service.
         """
         champion = self.champion()
         began, at = time.perf_counter(), datetime.now(UTC)
@@ -187,10 +188,10 @@ class TenantClient:
             accept: content type of the answer.
 
         Raises:
-            NoModelYet: there is no model.
-            hosting.NotAsynchronous: the workload has no asynchronous endpoint.
-            hosting.InvocationRefused: SageMaker did not take the request.
-            hosting.EndpointFailed: the asynchronous endpoint is not in service.
+            NoModelYetError: there is no model.
+            hosting.NotAsynchronousError: the workload has no asynchronous endpoint.
+            hosting.InvocationRefusedError: SageMaker did not take the request.
+            hosting.EndpointFailedError: the asynchronous endpoint is not in service.
         """
         endpoints.asynchronous(self.workload)
         champion, at = self.champion(), datetime.now(UTC)
@@ -212,11 +213,13 @@ class TenantClient:
         as ``predict``'s are.
 
         Raises:
-            hosting.InvocationRefused: it could not be answered, with the reason.
-            storage.ObjectMissing: the time for an answer has passed without one.
+            hosting.InvocationRefusedError: it could not be answered, with the reason.
+            storage.ObjectMissingError: the time for an answer has passed without one.
         """
         if submitted.question.tenant != self.tenant:
-            raise keys.InvalidId(f"the question is not of tenant {self.tenant}; ask its own client")
+            raise keys.InvalidIdError(
+                f"the question is not of tenant {self.tenant}; ask its own client"
+            )
         answer = asynchronous.result(self.deployment, submitted)
         if answer is not None and submitted.answer is None:
             question, milliseconds = (
@@ -240,8 +243,8 @@ class TenantClient:
 
         Raises:
             TimeoutError: there was none in time; it may still come.
-            hosting.InvocationRefused: it could not be answered, with the reason.
-            storage.ObjectMissing: the time for an answer has passed without one.
+            hosting.InvocationRefusedError: it could not be answered, with the reason.
+            storage.ObjectMissingError: the time for an answer has passed without one.
         """
         deadline, pause = time.monotonic() + timeout, 0.1
         while (answer := self.result(submitted)) is None:
@@ -288,14 +291,14 @@ class TenantClient:
         """The tenant's batch prediction of a day, one document per record.
 
         Raises:
-            storage.ObjectMissing: there is none for that day.
+            storage.ObjectMissingError: there is none for that day.
         """
         key = keys.prediction(self._name, self.tenant, day)
         found = objects.find_object(
-            self.deployment.s3, self.deployment.data_bucket, key, _MOST_PREDICTION_BYTES
+            self.deployment.s3, self.deployment.data_bucket, key, _MAX_PREDICTION_BYTES
         )
         if found is None:
-            raise objects.ObjectMissing(
+            raise objects.ObjectMissingError(
                 f"{self.tenant} has no {self.workload.name} prediction of {day.isoformat()}"
             )
         return [json.loads(line) for line in found.content.splitlines() if line.strip()]
@@ -305,11 +308,11 @@ def _document(answer: Answer) -> dict[str, Any]:
     try:
         document = json.loads(answer.content)
     except ValueError as error:
-        raise AnswerUnreadable(
+        raise AnswerUnreadableError(
             f"the model answered with {answer.content_type or 'bytes'}, not JSON"
         ) from error
     if not isinstance(document, dict):
-        raise AnswerUnreadable(
+        raise AnswerUnreadableError(
             f"the model answered with a JSON {type(document).__name__}, not an object"
         )
     return document

@@ -33,8 +33,8 @@ MISSES: Final = "CacheMisses"
 _LOG = logging.getLogger(__name__)
 # A request of PutMetricData:
 # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html
-_MOST_DATA: Final = 1000
-_MOST_KEPT: Final = 10_000
+_MAX_DATA: Final = 1000
+_MAX_KEPT: Final = 10_000
 
 _Series = tuple[keys.WorkloadName, str, int]
 
@@ -89,8 +89,8 @@ class InferenceMetrics:
                     self._timer.cancel()
                     self._timer = None
             series = sorted(counts)
-            for start in range(0, len(series), _MOST_DATA):
-                part = series[start : start + _MOST_DATA]
+            for start in range(0, len(series), _MAX_DATA):
+                part = series[start : start + _MAX_DATA]
                 try:
                     self._deployment.cloudwatch.put_metric_data(
                         Namespace=NAMESPACE,
@@ -99,7 +99,7 @@ class InferenceMetrics:
                 except (ClientError, BotoCoreError) as error:
                     _LOG.warning("counts of requests could not be sent: %s", error)
                     with self._lock:
-                        for one in series[start:][-_MOST_KEPT:]:
+                        for one in series[start:][-_MAX_KEPT:]:
                             self._counts[one] += counts[one]
                     return
 

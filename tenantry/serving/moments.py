@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Protocol, cast
 
-from tenantry.hosting.endpoints import InvocationRefused
+from tenantry.hosting.endpoints import InvocationRefusedError
 from tenantry.workloads.schema import Moment, Workload
 
 
@@ -63,7 +63,7 @@ def at_its_moment(
         now: the moment it is asked at.
 
     Raises:
-        InvocationRefused: it names something that is no moment.
+        InvocationRefusedError: it names something that is no moment.
     """
     if workload.moment is None or not card:
         # the container knows its model, and gives the request its moment itself
@@ -71,7 +71,7 @@ def at_its_moment(
     try:
         return _module(workload.moment).resolve(request, card, now)
     except ValueError as error:
-        raise InvocationRefused(str(error)) from error
+        raise InvocationRefusedError(str(error)) from error
 
 
 def of_the_day(workload: Workload, day: date) -> dict[str, Any]:

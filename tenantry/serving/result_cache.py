@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
-from tenantry.hosting.endpoints import JSON, Answer, InvocationRefused
+from tenantry.hosting.endpoints import JSON, Answer, InvocationRefusedError
 from tenantry.models.registry import Champion
 from tenantry.names import keys
 from tenantry.workloads.schema import Workload
@@ -61,7 +61,7 @@ def question_of(
         accept: the content type that is asked for.
 
     Raises:
-        InvocationRefused: the request cannot be written as JSON.
+        InvocationRefusedError: the request cannot be written as JSON.
     """
     # What is asked about now is another question in an hour.
     of_a_moment = workload.moment is None or workload.moment.field in request
@@ -79,7 +79,7 @@ def question_of(
             allow_nan=False,
         )
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvocationRefused(f"the request is no JSON document: {error}") from error
+        raise InvocationRefusedError(f"the request is no JSON document: {error}") from error
     name = champion.workload
     question = keys.question_id_of(name, champion.tenant, champion.version, content)
     return Question(question, name, champion.tenant, champion.version, accept, repeatable)
@@ -109,9 +109,9 @@ class ResultCache:
                 self.deployment.s3,
                 self.deployment.data_bucket,
                 _key(question),
-                self.workload.serving.cache.most_bytes,
+                self.workload.serving.cache.max_bytes,
             )
-        except (objects.ObjectTooLarge, ClientError, BotoCoreError) as error:
+        except (objects.ObjectTooLargeError, ClientError, BotoCoreError) as error:
             _LOG.warning("a kept answer could not be read: %s", error)
             return None
         if found is None:
@@ -139,7 +139,7 @@ class ResultCache:
             at: the moment it was answered; now when not given.
         """
         settings = self.workload.serving.cache
-        if not question.repeatable or len(answer.content) > settings.most_bytes:
+        if not question.repeatable or len(answer.content) > settings.max_bytes:
             return False
         if not is_whole(answer, question.accept):
             _LOG.warning(

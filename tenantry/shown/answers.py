@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from PIL import Image
 
-_MOST_PICTURES: Final = 16
-_MOST_PICTURE_BYTES: Final = 4 * 1024 * 1024
-_MOST_PIXELS: Final = 2048 * 2048
+_MAX_PICTURES: Final = 16
+_MAX_PICTURE_BYTES: Final = 4 * 1024 * 1024
+_MAX_PIXELS: Final = 2048 * 2048
 _SIDE: Final = 128  # pixels of a picture on the sheet
 _CAPTION: Final = 16  # pixels beneath it
 _ACROSS: Final = 6
@@ -48,7 +48,7 @@ def answer_for_people(content: bytes) -> ShownAnswer:
         return ShownAnswer(document)
     captioned = [
         (picture, str(image.get("prompt", "")))
-        for image in images[:_MOST_PICTURES]
+        for image in images[:_MAX_PICTURES]
         if (picture := _picture(image))
     ]
     words = [
@@ -86,13 +86,13 @@ def _picture(image: Any) -> Image.Image | None:
     from PIL import Image, UnidentifiedImageError
 
     encoded = image.get("png") if isinstance(image, dict) else None
-    if not isinstance(encoded, str) or len(encoded) > _MOST_PICTURE_BYTES * 4 // 3:
+    if not isinstance(encoded, str) or len(encoded) > _MAX_PICTURE_BYTES * 4 // 3:
         return None
     try:
         with Image.open(
             io.BytesIO(base64.b64decode(encoded, validate=True)), formats=["PNG"]
         ) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
+            if picture.width * picture.height > _MAX_PIXELS:
                 return None
             return picture.convert("RGB")
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError):

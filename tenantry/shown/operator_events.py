@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 from tenantry.requests.rows import now
 
@@ -28,7 +29,7 @@ _KINDS: Final[Mapping[str, Kind]] = {
 _PREFIX: Final = "operator_event#"
 
 
-class MalformedEvent(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed event"
+class MalformedEventError(TenantryError, ValueError):
     """A row that is no operator's event; the message names its sort key."""
 
 
@@ -73,15 +74,15 @@ class LeftEvent:
 
     @property
     def left(self) -> datetime:
-        """When it was left. Raises ``MalformedEvent``."""
+        """When it was left. Raises ``MalformedEventError``."""
         try:
             return datetime.fromisoformat(self.item.removeprefix(_PREFIX).partition("#")[0])
         except ValueError as error:
-            raise MalformedEvent(f"{self.item[:80]} names no moment") from error
+            raise MalformedEventError(f"{self.item[:80]} names no moment") from error
 
     @property
     def event(self) -> OperatorEvent:
-        """What it says. Raises ``MalformedEvent``."""
+        """What it says. Raises ``MalformedEventError``."""
         try:
             found = json.loads(self.document)
             return OperatorEvent(
@@ -93,7 +94,7 @@ class LeftEvent:
                 str(found["data_version"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise MalformedEvent(f"{self.item[:80]} is no operator's event") from error
+            raise MalformedEventError(f"{self.item[:80]} is no operator's event") from error
 
 
 def waiting(deployment: Deployment, most: int) -> Iterator[LeftEvent]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
 _LARGEST: Final = 1e15  # what an axis can still be drawn for
-_MOST_POINTS: Final = 2000
+_MAX_POINTS: Final = 2000
 _WIDTH: Final = 560  # pixels
 _HEIGHT: Final = 210  # pixels
 _FRAME: Final = (46, 552, 24, 188)  # left, right, upper and lower edge of the axes, pixels
@@ -72,10 +72,10 @@ def plot_of_losses(points: Any, title: str) -> bytes:
         steps, losses = zip(*((float(step), float(loss)) for step, loss in points), strict=True)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a loss curve needs pairs of step and loss: {error}") from error
-    if not 2 <= len(steps) <= _MOST_POINTS or any(
+    if not 2 <= len(steps) <= _MAX_POINTS or any(
         after <= before for before, after in pairwise(steps)
     ):
-        raise ValueError(f"a loss curve needs 2 to {_MOST_POINTS} points in order of step")
+        raise ValueError(f"a loss curve needs 2 to {_MAX_POINTS} points in order of step")
     if not all(abs(value) <= _LARGEST for value in (*steps, *losses)):
         raise ValueError(f"a loss curve holds a value that is no number or beyond {_LARGEST:g}")
     axes = _Axes(min(0.0, *losses), max(losses))

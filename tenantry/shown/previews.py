@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from tenantry.shown.plots import plot_of_losses, plot_of_preview
 
-_MOST_SHEET_BYTES: Final = 1024 * 1024
-_MOST_SHEET_SIDE: Final = 4096  # pixels
+_MAX_SHEET_BYTES: Final = 1024 * 1024
+_MAX_SHEET_SIDE: Final = 4096  # pixels
 
 
 def pictures_of_preview(preview: Mapping[str, Any], title: str) -> dict[str, bytes]:
@@ -39,9 +39,9 @@ def _sheet(preview: Mapping[str, Any]) -> bytes:
     from PIL import Image, UnidentifiedImageError
 
     encoded = preview.get("sheet")
-    if not isinstance(encoded, str) or len(encoded) > _MOST_SHEET_BYTES * 4 // 3:
+    if not isinstance(encoded, str) or len(encoded) > _MAX_SHEET_BYTES * 4 // 3:
         raise ValueError(
-            f"a pictures preview needs a sheet of at most {_MOST_SHEET_BYTES} bytes in base64"
+            f"a pictures preview needs a sheet of at most {_MAX_SHEET_BYTES} bytes in base64"
         )
     try:
         content = base64.b64decode(encoded, validate=True)
@@ -49,6 +49,6 @@ def _sheet(preview: Mapping[str, Any]) -> bytes:
             size = sheet.size
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"a pictures preview's sheet is no PNG or JPEG: {error}") from error
-    if max(size) > _MOST_SHEET_SIDE:
+    if max(size) > _MAX_SHEET_SIDE:
         raise ValueError(f"a pictures preview's sheet has {size[0]} × {size[1]} pixels")
     return content

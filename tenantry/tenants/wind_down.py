@@ -19,7 +19,7 @@ from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import OPEN, NotTheirTurn, Request
+from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.training.jobs import stop_job_of_pack
 
@@ -30,7 +30,7 @@ _ITEM: Final = "workloads"
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
 # characters of its name in its models' and configurations' (``keys.name_of_content``)
-_MOST_OF_AN_ENDPOINT: Final = 52
+_MAX_OF_AN_ENDPOINT: Final = 52
 _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
 
@@ -154,7 +154,7 @@ def wind_down(
             tell_tenant(deployment, notice)
         try:
             done.cancelled.append(queue.cancel(row, why="the workload is wound down"))
-        except NotTheirTurn:
+        except NotTheirTurnError:
             done.moved_on.append(row)
     for pack in sorted({row.pack for row in rows if row.pack is not None}):
         stop_job_of_pack(deployment, workload, pack)
@@ -181,7 +181,7 @@ def _delete_endpoints(deployment: Deployment, workload: keys.WorkloadName, done:
     endpoint = rf"(?:{of_tiers}|{of_champions})(?:-async)?"
     known = (
         r"|".join(
-            re.escape(name[:_MOST_OF_AN_ENDPOINT]) for name in _found(sagemaker, endpoint, start)
+            re.escape(name[:_MAX_OF_AN_ENDPOINT]) for name in _found(sagemaker, endpoint, start)
         )
         or "(?!)"
     )

@@ -29,7 +29,7 @@ _STALE_INTERVALS: Final = 3.0
 """A list older than so many poll intervals says nothing any more."""
 # 100 jobs a call (API_ListTrainingJobs). Jobs beyond are not known here, and are described one by
 # one.
-_MOST_CALLS: Final = 5
+_MAX_CALLS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class TrainingJobStatuses:
         pages = self.deployment.sagemaker.get_paginator("list_training_jobs").paginate(
             NameContains=prefix,
             StatusEquals="InProgress",
-            PaginationConfig={"PageSize": 100, "MaxItems": 100 * _MOST_CALLS},
+            PaginationConfig={"PageSize": 100, "MaxItems": 100 * _MAX_CALLS},
         )
         return {
             job["TrainingJobName"]: job.get("SecondaryStatus", "")

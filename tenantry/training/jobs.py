@@ -123,8 +123,8 @@ def instance_count(workload: Workload, seconds: Sequence[float], *, learned: boo
     """
     limits = workload.training
     tasks = len(seconds)
-    fewest = max(1, min(limits.most_instances, math.ceil(tasks / limits.tenants_per_instance)))
-    most = max(fewest, min(limits.most_instances, tasks))
+    fewest = max(1, min(limits.max_instances, math.ceil(tasks / limits.tenants_per_instance)))
+    most = max(fewest, min(limits.max_instances, tasks))
     if limits.deadline_seconds is None or not learned:
         return fewest
     for count in range(fewest, most):
@@ -218,9 +218,9 @@ def written_pack(
     key = keys.job_file(keys.workload_name(workload.name), pack, TASKS_FILE)
     try:
         content = objects.read_bytes(
-            deployment.s3, deployment.data_bucket, key, most_bytes=16 * 1024 * 1024
+            deployment.s3, deployment.data_bucket, key, max_bytes=16 * 1024 * 1024
         )
-    except objects.ObjectMissing:
+    except objects.ObjectMissingError:
         return None
     tasks = json.loads(content)["tasks"]
     versions = {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in tasks}
@@ -281,7 +281,7 @@ def create_training_job_request(
             "InstanceCount": instances,
             "VolumeSizeInGB": volume_gigabytes(workload, tier),
         },
-        "StoppingCondition": {"MaxRuntimeInSeconds": workload.training.most_seconds},
+        "StoppingCondition": {"MaxRuntimeInSeconds": workload.training.max_seconds},
         "EnableInterContainerTrafficEncryption": instances > 1,
         "Tags": tags,
     }

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tenantry.aws import objects
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_MOST_OUTCOME_BYTES: Final = 8 * 1024 * 1024
+_MAX_OUTCOME_BYTES: Final = 8 * 1024 * 1024
 
 
-class MalformedOutcome(ValueError):  # noqa: N818 - reads as the sentence it is: "malformed outcome"
+class MalformedOutcomeError(TenantryError, ValueError):
     """A container reported something that is not an outcome; the message names the field."""
 
 
@@ -61,7 +62,7 @@ def outcome_in_message(message: Any) -> Outcome | None:
     """The outcome a container's progress message carries; None for a message about something else.
 
     Raises:
-        MalformedOutcome: it claims to be one and is not.
+        MalformedOutcomeError: it claims to be one and is not.
     """
     if not isinstance(message, dict) or message.get("event") != "task_finished":
         return None
@@ -69,12 +70,12 @@ def outcome_in_message(message: Any) -> Outcome | None:
         outcome = Outcome.model_validate(message.get("outcome"))
         keys.tenant_id(outcome.tenant)
         keys.version_name(outcome.version)
-    except (ValidationError, keys.InvalidId) as error:
-        raise MalformedOutcome(
+    except (ValidationError, keys.InvalidIdError) as error:
+        raise MalformedOutcomeError(
             f"a training container reported a malformed outcome: {error}"
         ) from error
     if outcome.status == "succeeded" and outcome.archive is None:
-        raise MalformedOutcome(f"task {outcome.task} succeeded without an archive")
+        raise MalformedOutcomeError(f"task {outcome.task} succeeded without an archive")
     return outcome
 
 
@@ -82,10 +83,10 @@ def stored_outcome(deployment: Deployment, left: str) -> Outcome:
     """The outcome that lies beside an archive, which its training left under the key ``left``.
 
     Raises:
-        storage.ObjectMissing: it is not there.
-        storage.ObjectTooLarge: it has more than 8 MiB.
+        storage.ObjectMissingError: it is not there.
+        storage.ObjectTooLargeError: it has more than 8 MiB.
         ValueError: it is not an outcome.
     """
     key = keys.outcome_beside(left)
-    content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, _MOST_OUTCOME_BYTES)
+    content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, _MAX_OUTCOME_BYTES)
     return Outcome.model_validate_json(content)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tenantry.errors import TenantryError
+
 if TYPE_CHECKING:
     from pipes_sagemaker.errors import FailureClass
 
@@ -22,11 +24,11 @@ class FinishedJob:
 
 Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
 """Runs a CreateTrainingJob request to its end, handing over each progress message as it comes.
-Raises ``JobFailed`` when it does not complete, and ``NoCapacityYet`` when SageMaker does not take
-it now."""
+Raises ``JobFailedError`` when it does not complete, and ``NoCapacityYetError`` when SageMaker does
+not take it now."""
 
 
-class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job failed"
+class JobFailedError(TenantryError, RuntimeError):
     """The packed job as a whole did not end well; tenants whose part was done are registered all
     the same.
 
@@ -38,6 +40,6 @@ class JobFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "job
         super().__init__(message)
 
 
-class NoCapacityYet(RuntimeError):  # noqa: N818 - reads as the sentence it is: "no capacity yet"
+class NoCapacityYetError(TenantryError, RuntimeError):
     """SageMaker takes no further job now; the requests went back to the queue, no try was
     counted."""

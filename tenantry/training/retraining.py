@@ -99,7 +99,7 @@ def ask_for_retraining(
     again asks for nothing new.
 
     Champions are read page by page, and what each tenant's row says decides; only for those that
-    are due, at most ``most_at_once`` of them, is anything more read. Tenants with an open request
+    are due, at most ``max_at_once`` of them, is anything more read. Tenants with an open request
     are left alone: they get a new model anyhow.
 
     Args:
@@ -115,7 +115,7 @@ def ask_for_retraining(
     queue, registry = RequestQueue(deployment, by=by), ModelRegistry(deployment)
     busy = {request.tenant for request in queue.open(name)}
     for champion, occasion in _due(registry, workload, settings, at or now(), busy, done):
-        if sum(done.outcomes.values()) >= settings.most_at_once:
+        if sum(done.outcomes.values()) >= settings.max_at_once:
             done.complete = False
             break
         done.due += 1

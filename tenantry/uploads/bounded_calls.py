@@ -29,13 +29,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
+from tenantry.errors import TenantryError
 from tenantry.uploads.bounded_calls_server import OUT_OF_MEMORY
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _CALLS_A_WORKER: Final = 32
-_MOST_RESULT_BYTES: Final = 4 * 1024 * 1024
-_MOST_CHARACTERS: Final = 1000  # of each part of a refusal
+_MAX_RESULT_BYTES: Final = 4 * 1024 * 1024
+_MAX_CHARACTERS: Final = 1000  # of each part of a refusal
 _PATIENCE: Final = 120.0  # seconds for a worker to be there, on a busy machine
 _KEPT_VARIABLES: Final = (
     "PATH",
@@ -54,7 +55,7 @@ _ONE_THREAD: Final = {
 }
 
 
-class CallFailed(RuntimeError):  # noqa: N818 - reads as the sentence it is: "call failed"
+class CallFailedError(TenantryError, RuntimeError):
     """The called code raised an error that is none of the data's; the message names it and its
     place, and quotes no data."""
 
@@ -115,9 +116,9 @@ class BoundedCalls:
             What it returned, as JSON gives it; a dataclass as a dictionary of its fields.
 
         Raises:
-            RefusedData: the function raised it; or the call took more than its limits, or its
+            RefusedDataError: the function raised it; or the call took more than its limits, or its
                 process crashed.
-            CallFailed: the function raised anything else.
+            CallFailedError: the function raised anything else.
         """
         with tempfile.TemporaryDirectory(prefix="tenantry-call-") as scratch:
             request = {
@@ -183,7 +184,7 @@ class BoundedCalls:
                     return ended
             if worker is None or not server.alive:
                 self._forget(server)  # it had been idle and ended, or was killed
-        raise CallFailed("the process that calls are made in died twice")
+        raise CallFailedError("the process that calls are made in died twice")
 
     def _running(self) -> _Server:
         with self._lock:
@@ -235,10 +236,10 @@ class _Worker:
     def read(self) -> Mapping[str, Any]:
         """The next line that can be read, of the first three. Raises ``OSError``."""
         for _ in range(3):
-            line = self._answers.readline(_MOST_RESULT_BYTES + 1)
+            line = self._answers.readline(_MAX_RESULT_BYTES + 1)
             if not line:
                 return _LOST
-            if len(line) > _MOST_RESULT_BYTES:
+            if len(line) > _MAX_RESULT_BYTES:
                 break
             try:
                 said = json.loads(line)
@@ -346,7 +347,7 @@ def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
     """What a call came to, from what its worker answered or how it died. Raises as
     ``BoundedCalls.call`` does."""
     if said == _TOO_LATE or said.get("died") == signal.SIGXCPU:
-        raise RefusedData(
+        raise RefusedDataError(
             f"Reading the files took longer than {limits.cpu_seconds:g} s of a processor, or "
             f"{limits.seconds:g} s in all.",
             "files",
@@ -354,7 +355,7 @@ def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
             "preparation_timed_out",
         )
     if said.get("died") == 0 and said.get("status") == OUT_OF_MEMORY:
-        raise RefusedData(
+        raise RefusedDataError(
             f"Reading the files takes more than {limits.memory_bytes >> 20} MB of memory.",
             "files",
             "Upload fewer or smaller files, written without unusual compression.",
@@ -364,17 +365,19 @@ def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
         case {"returned": returned}:
             return returned
         case {"refused": [str(reason), str(about), str(cure), str(code)]}:
-            raise RefusedData(*(text[:_MOST_CHARACTERS] for text in (reason, about, cure, code)))
+            raise RefusedDataError(
+                *(text[:_MAX_CHARACTERS] for text in (reason, about, cure, code))
+            )
         case {"too_large": True}:
-            raise RefusedData(
+            raise RefusedDataError(
                 f"What is prepared of the files has more than {limits.file_bytes >> 20} MB.",
                 "files",
                 "Upload fewer or smaller files.",
                 "prepared_too_large",
             )
         case {"failed": [str(kind), str(place)]}:
-            raise CallFailed(f"{kind[:100]} at {place[:100]}")
-    raise RefusedData(
+            raise CallFailedError(f"{kind[:100]} at {place[:100]}")
+    raise RefusedDataError(
         "The files cannot be read: they crash the program that reads them.",
         "files",
         "Write them anew with another program, and upload again.",
@@ -382,14 +385,14 @@ def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
     )
 
 
-def read_regular_file(path: Path, most_bytes: int) -> bytes:
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
     """A file that a worker wrote. Raises ``OSError`` for a link or a pipe, and when it is larger
-    than ``most_bytes``."""
+    than ``max_bytes``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{path.name} is no regular file")
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise OSError(f"{path.name} has more than {most_bytes} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(f"{path.name} has more than {max_bytes} bytes")
     return content

@@ -33,14 +33,14 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 OUT_OF_MEMORY: Final = 77
 """The worker's exit status when it had no memory left, not even to say so."""
-_MOST_DESCRIPTORS: Final = 256
+_MAX_DESCRIPTORS: Final = 256
 # threads of libraries count as processes, those of the user's other programs too
 _FURTHER_PROCESSES: Final = 256
 _RESERVED: Final = 4  # address space may be reserved for so many times the memory that may be used
@@ -164,7 +164,7 @@ def _work(connection: socket.socket, keeper: int, idle_seconds: float) -> int:
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     os.closerange(3, mine)
-    os.closerange(mine + 1, _MOST_DESCRIPTORS)
+    os.closerange(mine + 1, _MAX_DESCRIPTORS)
     connection.sendall(b'{"ready": true}\n')
     connection.settimeout(idle_seconds)
     calls, limited = connection.makefile("rb"), False
@@ -197,7 +197,7 @@ def _make(call: dict[str, Any]) -> dict[str, Any]:
     try:
         function: Any = getattr(importlib.import_module(call["module"]), call["function"])
         returned = function(**paths, **call["values"])
-    except RefusedData as error:
+    except RefusedDataError as error:
         if _lacked_memory(error):
             raise MemoryError from error
         return {"refused": [error.reason, error.field, error.cure, error.code]}
@@ -245,7 +245,7 @@ def _limit(limits: dict[str, Any]) -> None:
     _set(resource.RLIMIT_AS, space + _RESERVED * limits["memory_bytes"])
     _set(resource.RLIMIT_FSIZE, limits["file_bytes"])
     _set(resource.RLIMIT_CORE, 0)
-    _set(resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS)
+    _set(resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)
     if os.getuid() != 0:  # root is held to no number of processes
         _set(resource.RLIMIT_NPROC, _processes_now() + _FURTHER_PROCESSES)
 

@@ -70,7 +70,7 @@ def drain_queue(
     workloads: Mapping[str, Workload],
     add_tenants: AddTenants,
     *,
-    most_seconds: float,
+    max_seconds: float,
 ) -> Intake:
     """Take events off the uploads queue until it is empty or the time is up.
 
@@ -88,9 +88,9 @@ def drain_queue(
         deployment: queue, buckets, tables.
         workloads: what the product offers.
         add_tenants: makes tenants known to Dagster; must be harmless to repeat.
-        most_seconds: when to stop.
+        max_seconds: when to stop.
     """
-    done, deadline = Intake(), time.monotonic() + most_seconds
+    done, deadline = Intake(), time.monotonic() + max_seconds
     found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
     deployment.s3, deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
@@ -191,13 +191,13 @@ def find_lost_uploads(
     since: datetime,
     until: datetime,
     after: str = "",
-    most_seconds: float = 20.0,
+    max_seconds: float = 20.0,
 ) -> Listing:
     """List uploads for manifests that landed between two moments and take in those whose event
     never came.
 
     A listing names a thousand objects at a time, whoever they belong to; one that takes longer than
-    ``most_seconds`` says where the next one goes on. Whatever could not be taken in is counted as
+    ``max_seconds`` says where the next one goes on. Whatever could not be taken in is counted as
     ``failed``: it has to be listed again.
 
     Args:
@@ -207,9 +207,9 @@ def find_lost_uploads(
         since: the first moment.
         until: the moment after the last.
         after: the key to go on after.
-        most_seconds: when to stop.
+        max_seconds: when to stop.
     """
-    done, deadline = Intake(), time.monotonic() + most_seconds
+    done, deadline = Intake(), time.monotonic() + max_seconds
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.uploads_bucket, Prefix=keys.UPLOADS_ROOT, StartAfter=after
     )
@@ -272,7 +272,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
     changes nothing."""
     try:
         workload, tenant, upload = keys.parse_manifest_key(key)
-    except keys.InvalidId as error:
+    except keys.InvalidIdError as error:
         tell_operators(
             deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}"
         )
@@ -280,10 +280,10 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
     queue = RequestQueue(deployment, by="intake")
     try:
         manifest = manifests.read_manifest(deployment, key, workloads)
-    except objects.ObjectMissing:
+    except objects.ObjectMissingError:
         # Deleted between its event and now: there is nothing to make a model from.
         return _Outcome(key, workload, None, new=False, reason=None)
-    except manifests.RefusedUpload as error:
+    except manifests.RefusedUploadError as error:
         request = keys.request_id_of(workload, tenant, f"refused:{upload}:{error}")
         new = queue.get(workload, tenant, request) is None
         if new:
@@ -291,7 +291,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
             _tell_refused(deployment, workload, tenant, request, str(error), error.code)
             queue.refuse_at_the_door(workload, tenant, request, key, str(error), error.code)
         return _Outcome(key, workload, None, new, str(error))
-    most, nth = workloads[workload].scheduling.most_per_tenant_a_day, 1
+    most, nth = workloads[workload].scheduling.max_per_tenant_a_day, 1
     if most is not None and manifest.uploaded is not None:
         most *= _TAKEN_IN_FOR_ONE_MADE
         counted = count_upload(deployment, workload, tenant, upload, manifest.uploaded, most)

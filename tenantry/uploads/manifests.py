@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
 from tenantry.aws import objects
+from tenantry.errors import TenantryError
 from tenantry.names import keys
 from tenantry.workloads.schema import Parameter, Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-MOST_MANIFEST_BYTES: Final = 64 * 1024
+MAX_MANIFEST_BYTES: Final = 64 * 1024
 
 LEFT_BEHIND: Final = frozenset(
     {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}
@@ -30,12 +31,12 @@ LEFT_BEHIND_BEGINNINGS: Final = ("._", "__MACOSX/", "~$", ".~lock.")
 """What the names of others begin with: macOS's forks of a file, and the locks of Office and
 LibreOffice."""
 
-MOST_LEFT_OUT: Final = 20
-MOST_LEFT_OUT_CHARACTERS: Final = 80
+MAX_LEFT_OUT: Final = 20
+MAX_LEFT_OUT_CHARACTERS: Final = 80
 """How many files that are left out are told by name, and how much of each name."""
 
 
-class RefusedUpload(ValueError):  # noqa: N818 - reads as the sentence it is: "refused upload"
+class RefusedUploadError(TenantryError, ValueError):
     """An upload that cannot become a model.
 
     The message is a sentence for the tenant's owner: what is wrong, and the cure. ``code`` names
@@ -103,24 +104,24 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     """Parse and check a manifest against the key it lies under and its workload's limits.
 
     Raises:
-        RefusedUpload: with the field and the cure.
-        keys.InvalidId: the key itself is not a manifest's.
+        RefusedUploadError: with the field and the cure.
+        keys.InvalidIdError: the key itself is not a manifest's.
     """
     workload, tenant, upload = keys.parse_manifest_key(key)
     offered = workloads.get(workload)
     if offered is None:
         known = ", ".join(sorted(workloads))
-        raise RefusedUpload(
+        raise RefusedUploadError(
             f"there is no workload {workload!r}; upload under one of: {known}", "workload_unknown"
         )
-    if len(content) > MOST_MANIFEST_BYTES:
+    if len(content) > MAX_MANIFEST_BYTES:
         raise _too_large()
     try:
         document = json.loads(content, parse_constant=_not_json)
         # A half of a surrogate pair can be written in JSON, but neither kept nor sent.
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise RefusedUpload(
+        raise RefusedUploadError(
             "manifest.json holds text that is not Unicode; write it as UTF-8 JSON",
             "manifest_not_unicode",
         ) from error
@@ -130,16 +131,16 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
             if isinstance(error, json.JSONDecodeError)
             else ""
         )
-        raise RefusedUpload(
+        raise RefusedUploadError(
             f"manifest.json is not JSON{where}; write it as UTF-8 JSON", "manifest_not_json"
         ) from error
     if not isinstance(document, dict):
-        raise RefusedUpload(
+        raise RefusedUploadError(
             "manifest.json must be a JSON object with workload, tenant, files and parameters",
             "manifest_not_object",
         )
     if document.get("format") != 1 or isinstance(document["format"], bool):
-        raise RefusedUpload(
+        raise RefusedUploadError(
             "manifest.json: format is not 1; this version reads format 1", "manifest_format"
         )
     for name, expected, code in (
@@ -147,14 +148,14 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
         ("tenant", tenant, "manifest_other_tenant"),
     ):
         if document.get(name) != expected:
-            raise RefusedUpload(
+            raise RefusedUploadError(
                 f"manifest.json: {name} is not {expected!r}, under which it was uploaded; they "
                 f"must agree",
                 code,
             )
     unknown = set(document) - {"format", "workload", "tenant", "files", "parameters"}
     if unknown:
-        raise RefusedUpload(
+        raise RefusedUploadError(
             f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it",
             "manifest_field_unknown",
         )
@@ -163,9 +164,9 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     return Manifest(workload, tenant, upload, files, parameters, left_out=left_out)
 
 
-def _too_large() -> RefusedUpload:
-    return RefusedUpload(
-        f"manifest.json is too large; at most {MOST_MANIFEST_BYTES} bytes are read",
+def _too_large() -> RefusedUploadError:
+    return RefusedUploadError(
+        f"manifest.json is too large; at most {MAX_MANIFEST_BYTES} bytes are read",
         "manifest_too_large",
     )
 
@@ -178,7 +179,7 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
     """The files of a manifest, and the names of those that are left out."""
     limits = offered.upload
     if not isinstance(listed, list) or not listed:
-        raise RefusedUpload(
+        raise RefusedUploadError(
             "manifest.json: files must be a list with at least one file", "manifest_no_files"
         )
     files: list[UploadedFile] = []
@@ -186,7 +187,7 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
     for number, entry in enumerate(listed):
         where = f"manifest.json: files[{number}]"
         if not isinstance(entry, dict) or set(entry) != {"name", "bytes", "sha256"}:
-            raise RefusedUpload(
+            raise RefusedUploadError(
                 f"{where} must have exactly name, bytes and sha256", "manifest_file_fields"
             )
         if _nobody_meant(entry["name"]):
@@ -194,57 +195,57 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
             continue
         try:
             name = keys.file_name(entry["name"])
-        except keys.InvalidId as error:
-            raise RefusedUpload(
+        except keys.InvalidIdError as error:
+            raise RefusedUploadError(
                 f"{where}.name cannot be used; {error}", "file_name_unusable"
             ) from error
         if Path(name).suffix[1:].lower() not in limits.file_types:
-            raise RefusedUpload(
+            raise RefusedUploadError(
                 f"{where}.name is not one of the types {offered.name} takes: "
                 f"{', '.join(limits.file_types)}",
                 "file_type_not_taken",
             )
         size, digest = entry["bytes"], entry["sha256"]
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise RefusedUpload(f"{where}.bytes must be a whole number", "manifest_file_bytes")
+            raise RefusedUploadError(f"{where}.bytes must be a whole number", "manifest_file_bytes")
         if (
             not isinstance(digest, str)
             or len(digest) != 64
             or set(digest.lower()) - set("0123456789abcdef")
         ):
-            raise RefusedUpload(
+            raise RefusedUploadError(
                 f"{where}.sha256 must be 64 hexadecimal digits", "manifest_file_sha256"
             )
         files.append(UploadedFile(name, size, digest.lower()))
     if not files:
-        raise RefusedUpload(
+        raise RefusedUploadError(
             "manifest.json: files names none but files that systems leave behind, such as "
             ".DS_Store; "
             "upload at least one with data",
             "manifest_no_files",
         )
-    if len(files) > limits.most_files:
-        raise RefusedUpload(
-            f"manifest.json: {len(files)} files; {offered.name} takes at most {limits.most_files}",
+    if len(files) > limits.max_files:
+        raise RefusedUploadError(
+            f"manifest.json: {len(files)} files; {offered.name} takes at most {limits.max_files}",
             "too_many_files",
         )
     if len({unicodedata.normalize("NFC", file.name) for file in files}) != len(files):
-        raise RefusedUpload(
+        raise RefusedUploadError(
             "manifest.json: files names one file twice; name each once", "file_twice"
         )
-    if sum(file.size for file in files) > limits.most_bytes:
-        raise RefusedUpload(
+    if sum(file.size for file in files) > limits.max_bytes:
+        raise RefusedUploadError(
             f"manifest.json: the files have too many bytes together; {offered.name} takes at most "
-            f"{limits.most_megabytes:g} MB",
+            f"{limits.max_megabytes:g} MB",
             "upload_too_large",
         )
-    return tuple(files), tuple(left_out[:MOST_LEFT_OUT])
+    return tuple(files), tuple(left_out[:MAX_LEFT_OUT])
 
 
 def _shown(name: str) -> str:
     """The name of a file that is left out, fit to be told."""
     return "".join(
-        letter if letter.isprintable() else "?" for letter in name[:MOST_LEFT_OUT_CHARACTERS]
+        letter if letter.isprintable() else "?" for letter in name[:MAX_LEFT_OUT_CHARACTERS]
     )
 
 
@@ -259,10 +260,12 @@ def _parameters(
     given: Any, declared: Mapping[str, Parameter]
 ) -> dict[str, str | int | float | bool]:
     if not isinstance(given, dict):
-        raise RefusedUpload("manifest.json: parameters must be an object", "parameters_not_object")
+        raise RefusedUploadError(
+            "manifest.json: parameters must be an object", "parameters_not_object"
+        )
     unknown = set(given) - set(declared)
     if unknown:
-        raise RefusedUpload(
+        raise RefusedUploadError(
             f"manifest.json: parameters.{sorted(unknown)[0][:80]} is not known; known are: "
             f"{', '.join(declared) or 'none'}",
             "parameter_unknown",
@@ -272,16 +275,16 @@ def _parameters(
         value = given.get(name, parameter.default)
         if value is None:
             if parameter.required:
-                raise RefusedUpload(
+                raise RefusedUploadError(
                     f"manifest.json: parameters.{name} is missing: {parameter.description}",
                     "parameter_missing",
                 )
             continue
         if not parameter.takes(value):
-            raise RefusedUpload(
+            raise RefusedUploadError(
                 f"manifest.json: parameters.{name} must be a {parameter.type}"
                 + (
-                    f" of at most {parameter.most_characters} characters"
+                    f" of at most {parameter.max_characters} characters"
                     if parameter.type == "string"
                     else ""
                 ),
@@ -295,13 +298,13 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
     """Fetch and check the manifest under ``key``.
 
     Raises:
-        RefusedUpload, keys.InvalidId, storage.ObjectMissing
+        RefusedUploadError, keys.InvalidIdError, storage.ObjectMissingError
     """
     try:
         found = objects.read_object(
-            deployment.s3, deployment.uploads_bucket, key, MOST_MANIFEST_BYTES
+            deployment.s3, deployment.uploads_bucket, key, MAX_MANIFEST_BYTES
         )
-    except objects.ObjectTooLarge as error:
+    except objects.ObjectTooLargeError as error:
         raise _too_large() from error
     return replace(parse_manifest(found.content, key, workloads), uploaded=found.written)
 
@@ -310,27 +313,27 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
     """Bring an upload's files into ``folder``, held to the sizes and digests the manifest declares.
 
     Raises:
-        RefusedUpload: a file is missing, or is not what the manifest says.
+        RefusedUploadError: a file is missing, or is not what the manifest says.
     """
     paths = []
     for file in manifest.files:
         key = keys.upload_file(manifest.workload, manifest.tenant, manifest.upload, file.name)
         try:
             content = objects.read_bytes(deployment.s3, deployment.uploads_bucket, key, file.size)
-        except objects.ObjectMissing as error:
-            raise RefusedUpload(
+        except objects.ObjectMissingError as error:
+            raise RefusedUploadError(
                 f"{file.name} is named by the manifest but was not uploaded; upload it and then "
                 f"the manifest",
                 "file_not_uploaded",
             ) from error
-        except objects.ObjectTooLarge as error:
-            raise RefusedUpload(
+        except objects.ObjectTooLargeError as error:
+            raise RefusedUploadError(
                 f"{file.name} is larger than the {file.size} bytes its manifest declares; upload "
                 f"again",
                 "file_size_differs",
             ) from error
         if len(content) != file.size or objects.sha256(content) != file.sha256:
-            raise RefusedUpload(
+            raise RefusedUploadError(
                 f"{file.name} is not the file its manifest declares (size or sha256 differ); "
                 f"upload again",
                 "file_digest_differs",

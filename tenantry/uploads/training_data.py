@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 from tenantry.aws import objects
 from tenantry.names import keys
 from tenantry.uploads import manifests
 from tenantry.uploads.bounded_calls import (
     BoundedCalls,
-    CallFailed,
+    CallFailedError,
     Limits,
     bounded_calls,
     read_regular_file,
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 _FILE_BYTES: Final = 64 * 1024 * 1024  # a prepared file may have as many, and as many as an upload
-_MOST_FILES: Final = 1000  # that a preparation may write
-_MOST_FACTS: Final = 64 * 1024  # characters; they are kept in the request's row
-_MOST_NAME: Final = 200  # characters of a repair's name
+_MAX_FILES: Final = 1000  # that a preparation may write
+_MAX_FACTS: Final = 64 * 1024  # characters; they are kept in the request's row
+_MAX_NAME: Final = 200  # characters of a repair's name
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Prepared:
 
     @classmethod
     def parse(cls, said: Any) -> _Prepared:
-        """From what came back. Raises ``CallFailed``."""
+        """From what came back. Raises ``CallFailedError``."""
         match said:
             case {
                 "rows": int(rows),
@@ -80,16 +80,15 @@ class _Prepared:
                 "fingerprint": str(fingerprint),
             }:
                 counted = all(
-                    len(name) <= _MOST_NAME and type(count) is int
-                    for name, count in repairs.items()
+                    len(name) <= _MAX_NAME and type(count) is int for name, count in repairs.items()
                 )
                 small = (
-                    len(fingerprint) <= _MOST_NAME
-                    and len(json.dumps(facts)) + len(json.dumps(repairs)) <= _MOST_FACTS
+                    len(fingerprint) <= _MAX_NAME
+                    and len(json.dumps(facts)) + len(json.dumps(repairs)) <= _MAX_FACTS
                 )
                 if type(rows) is int and rows >= 0 and counted and small:
                     return cls(rows, repairs, facts, fingerprint)
-        raise CallFailed(
+        raise CallFailedError(
             "the preparation returned something else than rows, repairs, facts and fingerprint"
         )
 
@@ -101,7 +100,7 @@ def call_limits(workload: Workload) -> Limits:
         memory_bytes=settings.memory_megabytes << 20,
         cpu_seconds=settings.cpu_seconds,
         seconds=settings.seconds,
-        file_bytes=max(workload.upload.most_bytes, _FILE_BYTES),
+        file_bytes=max(workload.upload.max_bytes, _FILE_BYTES),
     )
 
 
@@ -128,20 +127,20 @@ def make_training_data(
             with the same.
 
     Raises:
-        uploads.RefusedUpload: the data cannot become a model; the message tells the tenant's owner
-        why and what to do.
-        CallFailed: the preparation failed for a reason that is none of the data's.
+        uploads.RefusedUploadError: the data cannot become a model; the message tells the tenant's
+        owner why and what to do.
+        CallFailedError: the preparation failed for a reason that is none of the data's.
     """
     try:
         manifest = manifests.read_manifest(
             deployment, request.manifest_key, {workload.name: workload}
         )
-    except objects.ObjectMissing as error:
-        raise manifests.RefusedUpload(
+    except objects.ObjectMissingError as error:
+        raise manifests.RefusedUploadError(
             "the upload's manifest.json is not there any more; upload again", "manifest_gone"
         ) from error
     if request.version is None:
-        raise manifests.RefusedUpload(
+        raise manifests.RefusedUploadError(
             "this request was refused when it came in; upload again", "refused_before"
         )
     limits = call_limits(workload)
@@ -159,13 +158,13 @@ def make_training_data(
                 limits=limits,
                 alone=request.tier == "silo",
             )
-        except RefusedData as error:
-            raise manifests.RefusedUpload(str(error), error.code) from error
+        except RefusedDataError as error:
+            raise manifests.RefusedUploadError(str(error), error.code) from error
         prepared = _Prepared.parse(said)
         names = tuple(keys.file_name(path.name) for path in sorted(prepared_folder.iterdir()))
-        if len(names) > _MOST_FILES:
-            raise CallFailed(
-                f"the preparation wrote {len(names)} files; at most {_MOST_FILES} are taken"
+        if len(names) > _MAX_FILES:
+            raise CallFailedError(
+                f"the preparation wrote {len(names)} files; at most {_MAX_FILES} are taken"
             )
         for name in names:
             key = keys.training_data_file(request.workload, request.tenant, request.version, name)

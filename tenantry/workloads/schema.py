@@ -25,11 +25,12 @@ from pydantic import (
     model_validator,
 )
 
+from tenantry.errors import TenantryError
 from tenantry.workloads.instance_types import multi_model_fault
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "workloads"
 FOLDER_VARIABLE: Final = "TENANTRY_WORKLOADS"  # names another folder to read workloads from
-_MOST_BYTES: Final = 64 * 1024
+_MAX_BYTES: Final = 64 * 1024
 
 
 def _time_zone(name: str) -> str:
@@ -53,7 +54,7 @@ Container = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 AmiVersion = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$")]
 
 
-class InvalidWorkload(ValueError):  # noqa: N818 - reads as the sentence it is: "invalid workload"
+class InvalidWorkloadError(TenantryError, ValueError):
     """A workload's file cannot be used; the message names the file, the field and what is wrong."""
 
 
@@ -68,14 +69,14 @@ class Parameter(_Section):
     default: str | int | float | bool | None = None
     required: bool = False
     description: str = ""
-    most_characters: int = Field(default=200, ge=1, le=10_000)
+    max_characters: int = Field(default=200, ge=1, le=10_000)
 
     def takes(self, value: object) -> bool:
         """Whether a value is of this parameter's type; a number is finite, and no boolean is
         one."""
         match self.type:
             case "string":
-                return isinstance(value, str) and len(value) <= self.most_characters
+                return isinstance(value, str) and len(value) <= self.max_characters
             case "boolean":
                 return isinstance(value, bool)
             case "integer":
@@ -112,25 +113,25 @@ class Upload(_Section):
     """What an upload may hold."""
 
     file_types: tuple[FileType, ...] = Field(min_length=1)
-    most_files: int = Field(ge=1, le=10_000)
-    most_megabytes: float = Field(gt=0, le=10_240)
+    max_files: int = Field(ge=1, le=10_000)
+    max_megabytes: float = Field(gt=0, le=10_240)
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
     preparation: Preparation = Preparation()
 
     @property
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         """The limit on all files together, in bytes."""
-        return int(self.most_megabytes * 1024 * 1024)
+        return int(self.max_megabytes * 1024 * 1024)
 
 
 class Pack(_Section):
     """When requests become one training job."""
 
-    most_tenants: int = Field(ge=1, le=1000)
+    max_tenants: int = Field(ge=1, le=1000)
     wait_seconds: float = Field(
         ge=0, description="a request does not wait longer than this for company"
     )
-    most_at_once: int = Field(
+    max_at_once: int = Field(
         default=2, ge=1, le=100, description="how many packs may be on their way at the same time"
     )
     together: tuple[str, ...] = Field(
@@ -170,7 +171,7 @@ class Training(_Section):
         description="how long the machines of a shared pack are kept, and paid, for the next one; "
         "needs a quota of its own",
     )
-    most_instances: int = Field(ge=1, le=100)
+    max_instances: int = Field(ge=1, le=100)
     tenants_per_instance: int = Field(ge=1)
     deadline_seconds: float | None = Field(
         default=None,
@@ -180,7 +181,7 @@ class Training(_Section):
     )
     # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
     volume_gigabytes: int = Field(ge=1, le=16_382)
-    most_seconds: int = Field(ge=60, le=28 * 24 * 3600)
+    max_seconds: int = Field(ge=60, le=28 * 24 * 3600)
     attempts: int = Field(ge=1, le=20)
     pack: Pack
     hyperparameters: Mapping[str, str] = Field(default_factory=dict)
@@ -188,10 +189,10 @@ class Training(_Section):
     @model_validator(mode="after")
     def _spot_waits_long_enough(self) -> Training:
         if self.spot and (
-            self.max_wait_seconds is None or self.max_wait_seconds < self.most_seconds
+            self.max_wait_seconds is None or self.max_wait_seconds < self.max_seconds
         ):
             raise ValueError(
-                "max_wait_seconds must be at least most_seconds when spot is true; SageMaker "
+                "max_wait_seconds must be at least max_seconds when spot is true; SageMaker "
                 "demands it"
             )
         if not self.spot and self.max_wait_seconds is not None:
@@ -219,7 +220,7 @@ class Scheduling(_Section):
         default_factory=dict,
         description="the packs on their way are shared between tiers by these; 1 for one not named",
     )
-    most_per_tenant_a_day: int | None = Field(
+    max_per_tenant_a_day: int | None = Field(
         default=24,  # one an hour: nobody's data change faster than a model of them is worth
         ge=1,
         description="models are made of so many of a tenant's uploads within 24 hours, first "
@@ -341,7 +342,7 @@ class Cache(_Section):
         default=(),
         description="fields a request must have for its answer to be repeatable, as a seed is",
     )
-    most_kilobytes: int = Field(
+    max_kilobytes: int = Field(
         default=1024, ge=1, le=65_536, description="a larger answer is not kept"
     )
     days: int = Field(
@@ -352,9 +353,9 @@ class Cache(_Section):
     )
 
     @property
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         """The largest answer that is kept, in bytes."""
-        return self.most_kilobytes * 1024
+        return self.max_kilobytes * 1024
 
     def takes(self, request: Mapping[str, Any]) -> bool:
         """Whether the answer to this request may be kept: the same request would be answered the
@@ -380,7 +381,7 @@ class Asynchronous(_Section):
     concurrent_per_instance: int = Field(
         default=4, ge=1, le=1000, description="requests the container gets at a time"
     )
-    most_seconds: int = Field(
+    max_seconds: int = Field(
         default=900, ge=1, le=3600, description="how long the container may take for one"
     )
     queue_seconds: int = Field(
@@ -439,13 +440,13 @@ class Batch(_Section):
         default=None, description="the job's machine image; AWS's default if none"
     )
     tenants_per_job: int = Field(ge=1, le=1000)
-    most_jobs_at_once: int = Field(
+    max_jobs_at_once: int = Field(
         default=8,
         ge=1,
         le=100,
         description="transform jobs at the same time: each silo tenant has one of its own",
     )
-    most_seconds: int = Field(ge=60)
+    max_seconds: int = Field(ge=60)
 
 
 class Retraining(_Section):
@@ -464,7 +465,7 @@ class Retraining(_Section):
         description="a champion made by another image or other hyperparameters than the file's is "
         "challenged, once",
     )
-    most_at_once: int = Field(
+    max_at_once: int = Field(
         default=300,
         ge=1,
         le=10_000,
@@ -563,11 +564,11 @@ class Workload(_Section):
     @model_validator(mode="after")
     def _packs_fit_their_instances(self) -> Workload:
         if (
-            self.training.pack.most_tenants
-            > self.training.most_instances * self.training.tenants_per_instance
+            self.training.pack.max_tenants
+            > self.training.max_instances * self.training.tenants_per_instance
         ):
             raise ValueError(
-                "training.pack.most_tenants is more than most_instances × tenants_per_instance; "
+                "training.pack.max_tenants is more than max_instances × tenants_per_instance; "
                 "raise one of those"
             )
         return self
@@ -577,11 +578,11 @@ def read_workload(path: Path) -> Workload:
     """Read one workload's file.
 
     Raises:
-        InvalidWorkload: it is too large, not YAML, or a field is wrong; the message names file,
-            field and cure.
+        InvalidWorkloadError: it is too large, not YAML, or a field is wrong; the message names
+            file, field and cure.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise InvalidWorkload(f"{path.name}: larger than {_MOST_BYTES} bytes")
+    if path.stat().st_size > _MAX_BYTES:
+        raise InvalidWorkloadError(f"{path.name}: larger than {_MAX_BYTES} bytes")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (
@@ -589,9 +590,9 @@ def read_workload(path: Path) -> Workload:
         ValueError,
         RecursionError,
     ) as error:  # a date that is none is a ValueError
-        raise InvalidWorkload(f"{path.name}: not valid YAML: {error}") from error
+        raise InvalidWorkloadError(f"{path.name}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
-        raise InvalidWorkload(f"{path.name}: must be a mapping of fields, as in energy.yaml")
+        raise InvalidWorkloadError(f"{path.name}: must be a mapping of fields, as in energy.yaml")
     try:
         workload = Workload.model_validate(document)
     except ValidationError as error:
@@ -599,17 +600,17 @@ def read_workload(path: Path) -> Workload:
             f"  {'.'.join(str(part) for part in fault['loc']) or '(whole file)'}: {fault['msg']}"
             for fault in error.errors(include_url=False)
         )
-        raise InvalidWorkload(f"{path.name}:\n{faults}") from error
+        raise InvalidWorkloadError(f"{path.name}:\n{faults}") from error
     if workload.name != path.stem:
-        raise InvalidWorkload(
+        raise InvalidWorkloadError(
             f"{path.name}: name is {workload.name!r}; it must be the file's, {path.stem!r}"
         )
     return workload
 
 
 def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
-    """All workloads of a folder, by name. Raises ``InvalidWorkload`` for the first file that cannot
-    be used.
+    """All workloads of a folder, by name. Raises ``InvalidWorkloadError`` for the first file that
+    cannot be used.
 
     Args:
         folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
@@ -618,5 +619,7 @@ def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
     folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
     workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}
     if not workloads:
-        raise InvalidWorkload(f"no *.yaml in {re.sub(r'^.*/', '', str(folder))}/: nothing to offer")
+        raise InvalidWorkloadError(
+            f"no *.yaml in {re.sub(r'^.*/', '', str(folder))}/: nothing to offer"
+        )
     return workloads

@@ -50,7 +50,7 @@ _MANY: Final[Mapping[Victim, int]] = {
 }
 
 
-class NotAtRest(RuntimeError):  # noqa: N818 - reads as the sentence it is: "not at rest"
+class NotAtRestError(RuntimeError):
     """Something is still on its way long after the last fault."""
 
 
@@ -70,7 +70,7 @@ class Chaos:
         self.not_killed: list[Victim] = []
 
     def run(self, rest_seconds: float) -> None:
-        """All of it. Raises ``NotAtRest``."""
+        """All of it. Raises ``NotAtRestError``."""
         self.mischief.faults_on()
         left = [victim for victim, times in self._kills.items() for _ in range(times)]
         # The last kills come when everything has been uploaded, the release before the last
@@ -128,7 +128,7 @@ class Chaos:
                 return
             if time.monotonic() > deadline:
                 if late:
-                    raise NotAtRest(
+                    raise NotAtRestError(
                         f"{seconds:.0f} s after the last fault there are {dict(waiting)}"
                     )
                 return
@@ -220,7 +220,7 @@ def main() -> int:
         chaos = Chaos(here, arguments.seed, arguments.tenants)
         try:
             chaos.run(arguments.rest_seconds)
-        except NotAtRest as error:
+        except NotAtRestError as error:
             chaos.reckoning.wrong[""].append(str(error))
             chaos.reckoning.settle(DagsterInstance.get(), _messages(here.deployment))
         summary = chaos.summary(left_over)

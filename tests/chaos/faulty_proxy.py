@@ -24,7 +24,7 @@ SHARES: Final[Mapping[Fault, float]] = {
 """How many of the calls meet with each fault while faults are on."""
 
 _SCOPE: Final = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/aws4_request")
-_MOST_HEAD: Final = 1 << 20
+_MAX_HEAD: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class FaultyProxy:
     Args:
         target: the port calls are passed on to.
         seed: decides which calls fail.
-        most_expired: credentials_expired is the one fault that SDKs do not try again after, so it
+        max_expired: credentials_expired is the one fault that SDKs do not try again after, so it
             has a limit of its own.
     """
 
-    def __init__(self, target: int, seed: str, most_expired: int) -> None:
+    def __init__(self, target: int, seed: str, max_expired: int) -> None:
         self.target, self.port = target, 0
         self.happened: Counter[str] = Counter()
         self.calls = 0
         self.faults_on = False
-        self._seed, self._expired_left = seed, most_expired
+        self._seed, self._expired_left = seed, max_expired
         self._fates: dict[str, Random] = {}
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -83,7 +83,7 @@ class FaultyProxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._connection, "127.0.0.1", 0, limit=_MOST_HEAD)
+            asyncio.start_server(self._connection, "127.0.0.1", 0, limit=_MAX_HEAD)
         )
         self.port = self._server.sockets[0].getsockname()[1]
         self._listening.set()
@@ -150,7 +150,7 @@ class FaultyProxy:
     async def _passed_on(self, call: Call, request: bytes) -> bytes:
         """The whole answer. A connection to the service is used once: it may be killed and be back
         at any time."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.target, limit=_MOST_HEAD)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.target, limit=_MAX_HEAD)
         try:
             writer.write(request)
             await writer.drain()

@@ -446,7 +446,7 @@ class Reckoning:
                     target,
                     dict(self.workload.serving.smoke_request),
                 )
-            except (endpoints.InvocationRefused, ClientError) as error:
+            except (endpoints.InvocationRefusedError, ClientError) as error:
                 self._say(tenant, f"the champion does not answer: {error}")
             else:
                 self.counts["champions that answer"] += 1

@@ -167,7 +167,7 @@ class Uploader:
         """The id of the request an upload makes; None when its manifest makes none."""
         try:
             return manifests.read_manifest(self._deployment, upload.manifest_key, workloads).request
-        except manifests.RefusedUpload:
+        except manifests.RefusedUploadError:
             return None
 
     def meddle_with_events(self) -> None:

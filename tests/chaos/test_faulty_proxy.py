@@ -26,7 +26,7 @@ def bucket(empty_cloud: LocalCloud) -> str:
 
 def proxies(cloud: LocalCloud, *seeds: str) -> Iterator[FaultyProxy]:
     for seed in seeds:
-        proxy = FaultyProxy(cloud.ministack_port, seed, most_expired=2)
+        proxy = FaultyProxy(cloud.ministack_port, seed, max_expired=2)
         proxy.start()
         yield proxy
         proxy.stop()

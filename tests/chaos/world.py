@@ -37,7 +37,7 @@ _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "
 RELEASED: Final = {"TENANTRY_PREDICT_THREADS": "2"}
 
 
-class WorldBroken(RuntimeError):  # noqa: N818 - reads as the sentence it is: "world broken"
+class WorldBrokenError(RuntimeError):
     """Something that the test itself relies on did not come up; the message names its log."""
 
 
@@ -107,7 +107,7 @@ class World:
         )
 
     def wait_for_code_server(self, seconds: float) -> None:
-        """Until it listens. Raises ``WorldBroken``."""
+        """Until it listens. Raises ``WorldBrokenError``."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.processes["code_server"].poll() is not None:
@@ -118,7 +118,7 @@ class World:
             ):
                 return
             time.sleep(0.1)
-        raise WorldBroken(f"the code server did not come up; see {self.log('code_server')}")
+        raise WorldBrokenError(f"the code server did not come up; see {self.log('code_server')}")
 
     def bring_back(self) -> list[str]:
         """Start again whatever of the supervised processes has ended. Returns their names."""
@@ -249,8 +249,8 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
         deploy()
         expired = max(2, tenants // 40)
         proxies = {
-            "aws": FaultyProxy(cloud.ministack_port, f"{seed}/aws", most_expired=expired),
-            "sagemaker": FaultyProxy(cloud.sagemaker_port, f"{seed}/sagemaker", most_expired=0),
+            "aws": FaultyProxy(cloud.ministack_port, f"{seed}/aws", max_expired=expired),
+            "sagemaker": FaultyProxy(cloud.sagemaker_port, f"{seed}/sagemaker", max_expired=0),
         }
         for proxy in proxies.values():
             proxy.start()
@@ -297,10 +297,10 @@ def impatient(workload: str, tenants: int) -> str:
     spot machines, and with short pauses between tries."""
     document = yaml.safe_load(workload)
     document["training"]["pack"] |= {
-        "most_tenants": max(12, tenants // 5),
+        "max_tenants": max(12, tenants // 5),
         "wait_seconds": 2,
-        "most_at_once": 4,
+        "max_at_once": 4,
     }
-    document["training"] |= {"spot": True, "max_wait_seconds": document["training"]["most_seconds"]}
+    document["training"] |= {"spot": True, "max_wait_seconds": document["training"]["max_seconds"]}
     document["scheduling"] = {**document.get("scheduling", {}), "retry_seconds": 1}
     return str(yaml.safe_dump(document))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from containers.forecast import synthetic
 from containers.forecast.preparation import prepare
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 from demo.energy import synthetic_tenants, tenant_ids, tenants_of_file
 from tenantry.names import keys
 
@@ -36,7 +36,7 @@ def test_made_up_readings_are_of_the_year_before_whatever_the_clock_says(
             last = pd.Timestamp(pd.read_csv(raw).timestamp.iloc[-1])
             assert timedelta(0) < clock - last <= timedelta(hours=25)
         else:
-            with pytest.raises(RefusedData):
+            with pytest.raises(RefusedDataError):
                 prepare([raw], destination, tenant.parameters, now=clock)
 
 

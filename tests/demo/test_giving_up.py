@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from demo.only_one import AlreadyRuns, only_one
+from demo.only_one import AlreadyRunsError, only_one
 from tests.demo.running import HAPPENS_WITHIN, RunningDemo
 from tests.infrastructure.test_local_cloud import listeners
 
@@ -74,7 +74,7 @@ def test_a_lock_goes_with_its_process_however_it_ends(tmp_path: Path) -> None:
     with only_one(lock) as ui_is_at:
         ui_is_at("http://127.0.0.1:3000")
         with (
-            pytest.raises(AlreadyRuns, match=r"\(pid \d+, UI http://127\.0\.0\.1:3000\)"),
+            pytest.raises(AlreadyRunsError, match=r"\(pid \d+, UI http://127\.0\.0\.1:3000\)"),
             only_one(lock),
         ):
             pytest.fail("it was given away twice")
@@ -82,7 +82,7 @@ def test_a_lock_goes_with_its_process_however_it_ends(tmp_path: Path) -> None:
     try:
         demo.wait(lambda: "pid" in _text(demo.folder / "lock"), "the lock")
         with (
-            pytest.raises(AlreadyRuns, match=f"pid {demo.process.pid}"),
+            pytest.raises(AlreadyRunsError, match=f"pid {demo.process.pid}"),
             only_one(demo.folder / "lock"),
         ):
             pytest.fail("it was given away twice")

@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from infrastructure.dagster_processes import DagsterProcesses, DagsterRefused
+from infrastructure.dagster_processes import DagsterProcesses, DagsterRefusedError
 from infrastructure.local_cloud import start_process, stop_process
 
 WORDS = {
@@ -94,9 +94,9 @@ def test_one_that_is_busy_is_asked_again(dagster: tuple[DagsterProcesses, list[s
 def test_one_that_refuses_or_has_ended_is_not(dagster: tuple[DagsterProcesses, list[str]]) -> None:
     running, says = dagster
     says += ["wrong", "starting"]
-    with pytest.raises(DagsterRefused, match="Cannot query field"):
+    with pytest.raises(DagsterRefusedError, match="Cannot query field"):
         running.graphql("{ nothing }")
     assert says == ["starting"]
     running.process.wait(30)
-    with pytest.raises(DagsterRefused, match=r"ended with status 1(.|\n)*it says why"):
+    with pytest.raises(DagsterRefusedError, match=r"ended with status 1(.|\n)*it says why"):
         running.graphql("{ version }")

@@ -15,7 +15,7 @@ import yaml
 from infrastructure import deploy as deploying
 from infrastructure.deploy import DeploymentError, deploy
 from infrastructure.local_cloud import LocalCloud
-from tenantry.aws.deployment import Deployment, DeploymentMissing
+from tenantry.aws.deployment import Deployment, DeploymentMissingError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,11 +131,11 @@ def test_a_deployment_is_read_from_its_stack_or_told_how_to_make_one(
     empty_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        DeploymentMissing, match=r"python -m infrastructure\.deploy --stack tenantry"
+        DeploymentMissingError, match=r"python -m infrastructure\.deploy --stack tenantry"
     ):
         Deployment.from_stack()
     monkeypatch.setenv("TENANTRY_STACK", "elsewhere")
-    with pytest.raises(DeploymentMissing, match="'elsewhere' cannot be read"):
+    with pytest.raises(DeploymentMissingError, match="'elsewhere' cannot be read"):
         Deployment.from_stack()
     deploy("elsewhere", "elsewhere")
     found = Deployment.from_stack()
@@ -152,5 +152,5 @@ def test_a_stack_of_another_version_is_told_apart(empty_cloud: LocalCloud) -> No
     boto3.client("cloudformation").create_stack(
         StackName="tenantry", TemplateBody=yaml.safe_dump(template)
     )
-    with pytest.raises(DeploymentMissing, match="has no output 'UploadsBucket'; update it"):
+    with pytest.raises(DeploymentMissingError, match="has no output 'UploadsBucket'; update it"):
         Deployment.from_stack()

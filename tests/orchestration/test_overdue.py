@@ -28,7 +28,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
-from orchestration.overdue import MOST_RUNS, GivenUp, Look, overdue
+from orchestration.overdue import MAX_RUNS, GivenUp, Look, overdue
 from orchestration.schedules import DUE_TAG, Scheduled, scheduled_of
 from orchestration.sensors import sensors_of
 from tenantry.aws.deployment import Deployment
@@ -171,7 +171,7 @@ def test_it_is_asked_for_a_few_times_with_growing_pauses_and_then_given_up(
     )
     look, pauses = looked_before(now), []
     (request,) = asked(dagster_instance, [batch], look, now)
-    for _ in range(MOST_RUNS):
+    for _ in range(MAX_RUNS):
         lose(dagster_instance, request)
         ended = datetime.now(UTC)
         for minutes in range(60):
@@ -184,7 +184,7 @@ def test_it_is_asked_for_a_few_times_with_growing_pauses_and_then_given_up(
         request = found[0]
     assert pauses == [1, 2, 4, 8, 0]
     assert isinstance(request, GivenUp)
-    assert request.runs == MOST_RUNS
+    assert request.runs == MAX_RUNS
     assert asked(dagster_instance, [batch], look, ended + timedelta(minutes=59)) == []
 
 
@@ -276,7 +276,7 @@ def test_the_sensor_asks_for_a_lost_batch_and_tells_operators_when_it_gives_up(
     assert tick(cursor)[0] == []
     dagster_instance.delete_run(dagster_instance.get_runs()[0].run_id)
 
-    for _ in range(MOST_RUNS):
+    for _ in range(MAX_RUNS):
         lose(dagster_instance, request)
     requests, cursor = tick(looked_before(now).cursor())
     assert requests == []

@@ -13,7 +13,7 @@ import pytest
 from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_context
 
 from orchestration.jobs import jobs_of
-from orchestration.sensors import UploadsNotTakenIn, sensors_of
+from orchestration.sensors import UploadsNotTakenInError, sensors_of
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
@@ -89,7 +89,9 @@ def test_a_tick_that_took_nothing_in_though_uploads_came_fails_and_the_next_one_
     upload("acme", consumption["tenant-0"])
     with (
         away("PutItem"),
-        pytest.raises(UploadsNotTakenIn, match="1 could not be taken in and stay in the queue"),
+        pytest.raises(
+            UploadsNotTakenInError, match="1 could not be taken in and stay in the queue"
+        ),
     ):
         evaluate(sensors["new_uploads"], dagster_instance)
     deadline = time.monotonic() + 30

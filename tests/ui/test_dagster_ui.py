@@ -14,7 +14,7 @@ import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from containers.forecast.synthetic import generate, last_midnight
-from demo.dagster_ui import BrowserMissing, DagsterUI, chromium
+from demo.dagster_ui import BrowserMissingError, DagsterUI, chromium
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
 from tenantry.serving.client import TenantClient
@@ -34,7 +34,7 @@ def browser() -> Iterator[WebDriver]:
     try:
         with chromium() as started:
             yield started
-    except BrowserMissing as missing:
+    except BrowserMissingError as missing:
         if os.environ.get(REQUIRED_VARIABLE) == "1":
             pytest.fail(str(missing))
         pytest.skip(str(missing))

@@ -27,21 +27,21 @@ from containers.diffusion.adapters.lora_file import (
     PEFT,
     UNET,
     LoraFile,
-    UnusableAdapter,
+    UnusableAdapterError,
     metadata_of,
     read_names,
 )
 
-__all__ = ["Adapter", "AdapterCard", "UnusableAdapter", "read_adapter", "write_adapter"]
+__all__ = ["Adapter", "AdapterCard", "UnusableAdapterError", "read_adapter", "write_adapter"]
 
 WEIGHTS_FILE: Final = "adapter.safetensors"
 CARD_FILE: Final = "card.json"
 PEFT_CONFIG_FILE: Final = "adapter_config.json"
 """Where PEFT's ``save_pretrained`` tells alpha; diffusers tells it in the header."""
 
-MOST_WEIGHT_BYTES: Final = 256 * 1024 * 1024
-MOST_HEADER_BYTES: Final = 4 * 1024 * 1024
-MOST_CARD_BYTES: Final = 64 * 1024
+MAX_WEIGHT_BYTES: Final = 256 * 1024 * 1024
+MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
+MAX_CARD_BYTES: Final = 64 * 1024
 LARGEST_WEIGHT: Final = 1e4
 """No trained low-rank weight comes near this; one beyond it overflows in half precision soon
 after."""
@@ -89,7 +89,7 @@ class AdapterCard:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "AdapterCard":
-        """Read a card. Raises `UnusableAdapter` that names the field."""
+        """Read a card. Raises `UnusableAdapterError` that names the field."""
 
         def text(name: str, most: int, default: str | None = None) -> str:
             value = document.get(name, default)
@@ -151,8 +151,8 @@ def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) ->
     """Write a LoRA's weights in half precision into ``folder``; returns the file's bytes.
 
     Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B. Where ranks differ, the
-    header tells alpha as the rank. Raises `UnusableAdapter` when a weight is no finite number in
-    half precision: a training that went wrong.
+    header tells alpha as the rank. Raises `UnusableAdapterError` when a weight is no finite number
+    in half precision: a training that went wrong.
     """
     tensors: dict[str, Tensor] = {}
     for layer, (a, b) in weights.items():
@@ -162,7 +162,7 @@ def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) ->
         tensors[f"{UNET}{layer}.lora_B.weight"] = shaped.to(torch.float16).contiguous()
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"{name} is not finite in half precision; train with a lower learning rate",
                 "adapter_not_finite",
             )
@@ -172,7 +172,7 @@ def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) ->
 
 
 def read_adapter(
-    folder: Path, shapes: Mapping[str, Shape], base_digest: str, most_rank: int, dtype: torch.dtype
+    folder: Path, shapes: Mapping[str, Shape], base_digest: str, max_rank: int, dtype: torch.dtype
 ) -> Adapter:
     """Read an adapter's files.
 
@@ -180,17 +180,17 @@ def read_adapter(
         folder: where ``adapter.safetensors`` and ``card.json`` lie.
         shapes: the layers it may speak of, from ``LoraLayers.shapes``.
         base_digest: the base that is loaded.
-        most_rank: the highest rank there is room for.
+        max_rank: the highest rank there is room for.
         dtype: what the weights are wanted in.
 
     Raises:
-        UnusableAdapter: anything is missing, malformed, too large, not finite, or meant for another
-            base.
+        UnusableAdapterError: anything is missing, malformed, too large, not finite, or meant for
+            another base.
     """
     document = _card(folder)
     card = AdapterCard.from_json(document)
     if card.base_digest != base_digest:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"it was made for base {card.base!r} with weights {card.base_digest[:12]}…; this "
             f"server has weights"
             f" {base_digest[:12]}…: train it again on this base",
@@ -205,15 +205,15 @@ def read_adapter(
         metadata = {METADATA: _peft_config(folder)}
     try:
         file = read_names(header, metadata, shapes)
-        ranks = _checked_ranks(file, header, shapes, most_rank)
+        ranks = _checked_ranks(file, header, shapes, max_rank)
         entries = dict(deserialize(content))
         weights = _weights_of(file, entries, ranks, dtype)
     except SafetensorError as error:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"{WEIGHTS_FILE} is no safetensors file: {error}", "adapter_not_safetensors"
         ) from error
-    except UnusableAdapter as error:
-        raise UnusableAdapter(f"{WEIGHTS_FILE}: {error}", error.code) from error
+    except UnusableAdapterError as error:
+        raise UnusableAdapterError(f"{WEIGHTS_FILE}: {error}", error.code) from error
     return Adapter(card, str(document.get("version", ""))[:100], weights)
 
 
@@ -265,9 +265,9 @@ def _weights_of(
 def _peft_config(folder: Path) -> str | None:
     path = folder / PEFT_CONFIG_FILE
     try:
-        if path.stat().st_size > MOST_CARD_BYTES:
-            raise UnusableAdapter(
-                f"{PEFT_CONFIG_FILE} is larger than {MOST_CARD_BYTES} bytes",
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise UnusableAdapterError(
+                f"{PEFT_CONFIG_FILE} is larger than {MAX_CARD_BYTES} bytes",
                 "adapter_config_too_large",
             )
         return path.read_text(errors="replace")
@@ -275,43 +275,43 @@ def _peft_config(folder: Path) -> str | None:
         return None
 
 
-def _malformed_card(problem: str) -> UnusableAdapter:
-    return UnusableAdapter(f"{CARD_FILE}: {problem}", "adapter_card_malformed")
+def _malformed_card(problem: str) -> UnusableAdapterError:
+    return UnusableAdapterError(f"{CARD_FILE}: {problem}", "adapter_card_malformed")
 
 
 def _card(folder: Path) -> dict[str, Any]:
     path = folder / CARD_FILE
     try:
         size = path.stat().st_size
-        content = path.read_bytes() if size <= MOST_CARD_BYTES else b""
+        content = path.read_bytes() if size <= MAX_CARD_BYTES else b""
     except OSError as error:
-        raise UnusableAdapter(f"{CARD_FILE} is not there", "adapter_card_missing") from error
-    if size > MOST_CARD_BYTES:
-        raise UnusableAdapter(
-            f"{CARD_FILE} is larger than {MOST_CARD_BYTES} bytes", "adapter_card_too_large"
+        raise UnusableAdapterError(f"{CARD_FILE} is not there", "adapter_card_missing") from error
+    if size > MAX_CARD_BYTES:
+        raise UnusableAdapterError(
+            f"{CARD_FILE} is larger than {MAX_CARD_BYTES} bytes", "adapter_card_too_large"
         )
     try:
         document = json.loads(content)
         # JSON can write half a surrogate pair, which is no character and cannot be written again.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise UnusableAdapter(f"{CARD_FILE} is not JSON", "adapter_card_not_json") from error
+        raise UnusableAdapterError(f"{CARD_FILE} is not JSON", "adapter_card_not_json") from error
     if not isinstance(document, dict):
-        raise UnusableAdapter(f"{CARD_FILE} must be a JSON object", "adapter_card_not_json")
+        raise UnusableAdapterError(f"{CARD_FILE} must be a JSON object", "adapter_card_not_json")
     return document
 
 
 def _weights(folder: Path) -> bytes:
     path = folder / WEIGHTS_FILE
     try:
-        if path.stat().st_size > MOST_WEIGHT_BYTES:
-            raise UnusableAdapter(
-                f"{WEIGHTS_FILE} is larger than {MOST_WEIGHT_BYTES} bytes", "adapter_too_large"
+        if path.stat().st_size > MAX_WEIGHT_BYTES:
+            raise UnusableAdapterError(
+                f"{WEIGHTS_FILE} is larger than {MAX_WEIGHT_BYTES} bytes", "adapter_too_large"
             )
         return path.read_bytes()
     except OSError as error:
         others = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"{WEIGHTS_FILE} is not there; found "
             f"{', '.join(ascii(name) for name in others) or 'nothing'}."
             " Weights are read from safetensors alone, never from pickles",
@@ -325,7 +325,7 @@ def _header(content: bytes) -> dict[str, Any]:
     if len(content) < 8:
         raise _no_safetensors("")
     (length,) = struct.unpack("<Q", content[:8])
-    if not 2 <= length <= min(MOST_HEADER_BYTES, len(content) - 8):
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(content) - 8):
         raise _no_safetensors(f": its header would have {length} bytes")
     try:
         header = json.loads(content[8 : 8 + length])
@@ -342,54 +342,56 @@ def _offset(entry: object) -> int:
     return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
 
 
-def _no_safetensors(why: str) -> UnusableAdapter:
-    return UnusableAdapter(f"{WEIGHTS_FILE} is no safetensors file{why}", "adapter_not_safetensors")
+def _no_safetensors(why: str) -> UnusableAdapterError:
+    return UnusableAdapterError(
+        f"{WEIGHTS_FILE} is no safetensors file{why}", "adapter_not_safetensors"
+    )
 
 
 def _checked_ranks(
-    file: LoraFile, header: Mapping[str, Any], shapes: Mapping[str, Shape], most_rank: int
+    file: LoraFile, header: Mapping[str, Any], shapes: Mapping[str, Shape], max_rank: int
 ) -> dict[str, int]:
     """The rank of each layer, from the header, held against the base."""
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, place in file.places.items():
         entry, allowed = header[key], _ALPHA_DTYPES if place.part == "alpha" else _DTYPES
         if not isinstance(entry, dict) or entry.get("dtype") not in allowed:
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"{key} must be of type {', '.join(sorted(_DTYPES))}", "adapter_dtype"
             )
         shape = entry.get("shape")
         if not isinstance(shape, list) or not all(
             type(side) is int and side >= 0 for side in shape
         ):
-            raise UnusableAdapter(f"{key} has no shape", "adapter_shape")
+            raise UnusableAdapterError(f"{key} has no shape", "adapter_shape")
         parts.setdefault(place.layer, {})[place.part] = tuple(shape)
     if not parts:
-        raise UnusableAdapter("it holds no weights", "adapter_empty")
-    return {layer: _rank(layer, found, shapes[layer], most_rank) for layer, found in parts.items()}
+        raise UnusableAdapterError("it holds no weights", "adapter_empty")
+    return {layer: _rank(layer, found, shapes[layer], max_rank) for layer, found in parts.items()}
 
 
-def _rank(layer: str, found: Mapping[str, tuple[int, ...]], shape: Shape, most_rank: int) -> int:
+def _rank(layer: str, found: Mapping[str, tuple[int, ...]], shape: Shape, max_rank: int) -> int:
     a, b = found.get("A"), found.get("B")
     if a is None or b is None:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"{layer} lacks its lora_{'A' if a is None else 'B'}.weight", "adapter_half_layer"
         )
     rank = a[0] if a else 0
-    if not 1 <= rank <= most_rank:
-        raise UnusableAdapter(
-            f"{layer} has rank {rank}; this server takes 1 to {most_rank}", "adapter_rank"
+    if not 1 <= rank <= max_rank:
+        raise UnusableAdapterError(
+            f"{layer} has rank {rank}; this server takes 1 to {max_rank}", "adapter_rank"
         )
     allowed = (
         {(shape.up, rank), (shape.up, rank, 1, 1)} if len(shape.down) == 3 else {(shape.up, rank)}
     )
     if a[1:] != shape.down or b not in allowed:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"{layer} has shapes {a} and {b}; this base needs {(rank, *shape.down)} and "
             f"{(shape.up, rank)}",
             "adapter_shape",
         )
     if found.get("alpha", ()) not in {(), (1,)}:
-        raise UnusableAdapter(f"{layer}.alpha must be one number", "adapter_alpha_shape")
+        raise UnusableAdapterError(f"{layer}.alpha must be one number", "adapter_alpha_shape")
     return rank
 
 
@@ -399,7 +401,7 @@ def _refuse_values(weights: Mapping[str, tuple[Tensor, Tensor]]) -> NoReturn:
         for layer, pair in weights.items()
         if not all(float(tensor.abs().max()) <= LARGEST_WEIGHT for tensor in pair)
     )
-    raise UnusableAdapter(
+    raise UnusableAdapterError(
         f"{layer} holds a weight that is no number or beyond {LARGEST_WEIGHT:g}",
         "adapter_not_finite",
     )

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from containers.diffusion.adapters.lora import Shape
+from containers.runtime.errors import ContainerError
 
 METADATA: Final = "lora_adapter_metadata"
 """Entry of a safetensors header in which diffusers keeps PEFT's ``LoraConfig`` as JSON, each field
@@ -33,8 +34,8 @@ UNET: Final = "unet."
 PEFT: Final = "base_model.model."
 """Before the names of PEFT's own files."""
 
-MOST_PATTERNS: Final = 1024
-MOST_PATTERN_CHARACTERS: Final = 300
+MAX_PATTERNS: Final = 1024
+MAX_PATTERN_CHARACTERS: Final = 300
 
 _KOHYA: Final = "lora_unet_"
 _DEFAULT_RANK: Final = 8
@@ -131,7 +132,7 @@ _PATTERN: Final = re.compile(
 they take no time."""
 
 
-class UnusableAdapter(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable adapter"
+class UnusableAdapterError(ContainerError, ValueError):
     """The files are not an adapter for this base; the message says what is wrong, and ``code`` its
     kind, for programs."""
 
@@ -160,11 +161,11 @@ class Config:
     rslora: bool = False
 
     def scale(self, layer: str, rank: int) -> float:
-        """The factor of B · A in ``layer``; raises `UnusableAdapter` when the layer's rank is
+        """The factor of B · A in ``layer``; raises `UnusableAdapterError` when the layer's rank is
         another than is told."""
         told = _matched(self.ranks, layer, self.rank)
         if told != rank:
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"the header's {METADATA} tell rank {told:g} for {layer}, whose weights have rank "
                 f"{rank}",
                 "adapter_rank_differs",
@@ -184,11 +185,11 @@ class LoraFile:
     def scales(self, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, float]:
         """The factor of B · A for each layer; ``alphas`` are those that have a tensor of their own.
 
-        Raises `UnusableAdapter` when the header tells strengths too, or other ranks.
+        Raises `UnusableAdapterError` when the header tells strengths too, or other ranks.
         """
         if self.config is not None:
             if alphas:
-                raise UnusableAdapter(
+                raise UnusableAdapterError(
                     f"alpha is told twice, in the header's {METADATA} and beside the weights",
                     "adapter_alpha_twice",
                 )
@@ -224,15 +225,15 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
         shapes: the layers that may be spoken of, from ``LoraLayers.shapes``.
 
     Raises:
-        UnusableAdapter: a name is not understood or means no adapted layer, two mean the same, or
-            the header cannot be followed. Nothing is left out.
+        UnusableAdapterError: a name is not understood or means no adapted layer, two mean the same,
+            or the header cannot be followed. Nothing is left out.
     """
     names = list(keys)
     for name in names:
         _refuse_other_methods(name)
     kohya = any(name.startswith(_KOHYA) for name in names)
     if kohya and not all(name.startswith(_KOHYA) for name in names):
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             "it mixes Kohya's names with others; export it again in one naming",
             "adapter_namings_mixed",
         )
@@ -241,20 +242,22 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
     for name in names:
         place = _kohya_place(name, aliases) if kohya else _place(name)
         if place is None:
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"{_shown(name)} is no adapted layer of this base, and no naming that is known",
                 "adapter_key_unknown",
             )
         if place.layer not in shapes:
             endings = ", ".join(sorted({_kind(layer) for layer in shapes}))
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"{_shown(name)} is no adapted layer of this base; adapted are its {endings}",
                 "adapter_layer_unknown",
             )
         places[name] = place
     twice = next((place for place, count in Counter(places.values()).items() if count > 1), None)
     if twice is not None:
-        raise UnusableAdapter(f"two names mean {twice.layer}'s {twice.part}", "adapter_layer_twice")
+        raise UnusableAdapterError(
+            f"two names mean {twice.layer}'s {twice.part}", "adapter_layer_twice"
+        )
     prefixed = kohya or any(name.startswith(UNET) for name in names)
     return LoraFile(places, kohya, _config(metadata, prefixed))
 
@@ -293,14 +296,14 @@ def _shown(text: object) -> str:
 
 def _refuse_other_methods(name: str) -> None:
     if _TEXT_ENCODER.match(name):
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"{_shown(name)} adapts a text encoder, and only the UNet is adapted here; export the "
             f"UNet's part alone",
             "adapter_of_text_encoder",
         )
     for part, method, code in _OTHER_METHODS:
         if part in name:
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"{_shown(name)} is of {method}, which is not applied here; export a plain LoRA",
                 code,
             )
@@ -367,13 +370,13 @@ def _config(metadata: object, prefixed: bool) -> Config | None:
     try:
         document = json.loads(raw)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA} are not JSON", "adapter_metadata_not_json"
         ) from error
     if document is None:
         return None
     if not isinstance(document, dict):
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA} are no JSON object", "adapter_metadata_not_json"
         )
     told = {
@@ -382,7 +385,7 @@ def _config(metadata: object, prefixed: bool) -> Config | None:
     if not told and not prefixed:
         told = document
     if not told:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA} say nothing of the UNet; save it again with diffusers' "
             f"save_lora_weights",
             "adapter_metadata_of_others",
@@ -407,7 +410,7 @@ def _config(metadata: object, prefixed: bool) -> Config | None:
 def _refuse_other_settings(told: Mapping[str, Any]) -> None:
     """Refuse what would change the layers in a way that is not done here."""
     if told.get("use_dora"):
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA} say DoRA, which is not applied here; export a plain LoRA",
             "adapter_dora",
         )
@@ -423,7 +426,7 @@ def _refuse_other_settings(told: Mapping[str, Any]) -> None:
         *(["init_lora_weights"] if told.get("init_lora_weights") not in _INITIAL_WEIGHTS else []),
     ]
     if wrong:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA} set {_shown(wrong[0])} to what is not applied here; export a "
             f"plain LoRA",
             "adapter_setting_unsupported",
@@ -432,7 +435,7 @@ def _refuse_other_settings(told: Mapping[str, Any]) -> None:
 
 def _whole(value: object, name: str) -> int:
     if type(value) is not int or not 1 <= value <= 100_000:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA}: {name} must be whole numbers from 1",
             "adapter_metadata_number",
         )
@@ -442,7 +445,7 @@ def _whole(value: object, name: str) -> int:
 def _number(value: object, name: str) -> float:
     # Whole numbers may be too long for a float; NaN is not within any bounds.
     if type(value) not in (int, float) or not -1e6 <= cast(float, value) <= 1e6:
-        raise UnusableAdapter(
+        raise UnusableAdapterError(
             f"the header's {METADATA}: {name} must be numbers of at most a million",
             "adapter_metadata_number",
         )
@@ -451,16 +454,16 @@ def _number(value: object, name: str) -> float:
 
 def _patterns(told: Mapping[str, Any], name: str) -> Mapping[str, object]:
     patterns = told.get(name) or {}
-    if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
-        raise UnusableAdapter(
-            f"the header's {METADATA}: {name} must be an object of at most {MOST_PATTERNS} numbers",
+    if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
+        raise UnusableAdapterError(
+            f"the header's {METADATA}: {name} must be an object of at most {MAX_PATTERNS} numbers",
             "adapter_metadata_patterns",
         )
     for pattern in patterns:
         choices, repetitions = pattern.count("("), pattern.count("*") + pattern.count("+")
-        known = len(pattern) <= MOST_PATTERN_CHARACTERS and _PATTERN.fullmatch(pattern) is not None
+        known = len(pattern) <= MAX_PATTERN_CHARACTERS and _PATTERN.fullmatch(pattern) is not None
         if not known or choices > 1 or repetitions > 1:
-            raise UnusableAdapter(
+            raise UnusableAdapterError(
                 f"the header's {METADATA}: {name} has {_shown(pattern)}; write layers' names, with "
                 f"one choice"
                 " in brackets and one repetition at most",

@@ -20,6 +20,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from containers.runtime.errors import ContainerError
+
 TINY: Final = "tiny"
 TINY_FOLDER: Final = Path(__file__).resolve().parents[1] / "tiny_base" / "model"
 WEIGHTS: Final = "*.safetensors"
@@ -35,7 +37,7 @@ _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z
 _HUB_FILES: Final = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors", "*/merges.txt")
 
 
-class UnusableBase(ValueError):  # noqa: N818 - reads as the sentence it is: "unusable base"
+class UnusableBaseError(ContainerError, ValueError):
     """The base cannot be found, read or used; the message says which, why, and what to do."""
 
 
@@ -251,13 +253,13 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
         dtype: ``fp32``, ``fp16`` or ``bf16``; bf16 on CUDA and fp32 elsewhere when not given.
 
     Raises:
-        UnusableBase: it is not there, not a Stable Diffusion pipeline, or of settings that do not
-            exist.
+        UnusableBaseError: it is not there, not a Stable Diffusion pipeline, or of settings that do
+            not exist.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = dtype or ("bf16" if chosen.type == "cuda" else "fp32")
     if name not in DTYPES:
-        raise UnusableBase(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
+        raise UnusableBaseError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     folder = folder_of(source)
     pipeline = _pipeline(folder, source, DTYPES[name])
     pipeline.set_progress_bar_config(disable=True)
@@ -297,7 +299,7 @@ def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, **quiet
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"base {source!r} is no diffusers pipeline with safetensors weights: {error}"
         ) from error
 
@@ -308,11 +310,11 @@ def _class_of(folder: Path, source: str) -> str:
         document = json.loads((folder / "model_index.json").read_bytes())
         kind = document["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"base {source!r} has no model_index.json as diffusers writes it: {error}"
         ) from error
     if kind not in KINDS:
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"base {source!r} is a {str(kind)[:60]}; one of {', '.join(KINDS)} is needed"
         )
     return str(kind)
@@ -320,7 +322,7 @@ def _class_of(folder: Path, source: str) -> str:
 
 def folder_of(source: str) -> Path:
     """The folder the pipeline of a source (see `load_base`) lies in, fetched if it must be. Raises
-    `UnusableBase`."""
+    `UnusableBaseError`."""
     if source == TINY:
         return TINY_FOLDER
     if source.startswith("s3://"):
@@ -328,7 +330,7 @@ def folder_of(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if source.startswith(("/", ".")) or not _HUB_ID.fullmatch(source):
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"base {source!r} is no folder, no s3:// prefix and no hub id; {TINY!r} is always there"
         )
     from huggingface_hub import snapshot_download
@@ -336,7 +338,7 @@ def folder_of(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=list(_HUB_FILES)))
     except Exception as error:  # the hub's client raises a dozen kinds, all meaning: not to be had
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"base {source!r} cannot be had from the hub or its cache: {error}"
         ) from error
 
@@ -367,7 +369,7 @@ def _fetch_from_s3(source: str) -> Path:
             found += 1
     if not found:
         partial.rmdir()
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"base {source!r}: there is nothing under this prefix; copy a saved pipeline there"
         )
     try:

@@ -7,15 +7,15 @@ from containers.diffusion.base.pipeline import Base, Conditioning
 
 
 class PromptCache:
-    """Conditionings by prompt, at most ``most_bytes`` of them; the least recently used make room.
+    """Conditionings by prompt, at most ``max_bytes`` of them; the least recently used make room.
 
     One thread uses it, the one that runs the base.
     """
 
-    def __init__(self, base: Base, most_bytes: int) -> None:
+    def __init__(self, base: Base, max_bytes: int) -> None:
         """Begin with none; 0 bytes keep none."""
         self._base = base
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._kept: OrderedDict[str | None, Conditioning] = OrderedDict()
         self.bytes = 0
         self.hits = 0
@@ -35,9 +35,9 @@ class PromptCache:
             return kept
         self.misses += 1
         made = self._base.unconditional() if prompt is None else self._base.encode([prompt])[0]
-        if made.bytes <= self._most_bytes:
+        if made.bytes <= self._max_bytes:
             self._kept[prompt] = made
             self.bytes += made.bytes
-            while self.bytes > self._most_bytes:
+            while self.bytes > self._max_bytes:
                 self.bytes -= self._kept.popitem(last=False)[1].bytes
         return made

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from containers.diffusion.base.pipeline import Base, UnusableBase
+from containers.diffusion.base.pipeline import Base, UnusableBaseError
 
 # What a step is made of, each a number for one sample: the share of the latents and of the
 # prediction in the clean picture and in the noise, then the shares of clean picture and noise in
@@ -34,9 +34,9 @@ class Sampler:
     """DDIM for one base. It keeps the schedules it made, one for each number of steps asked for."""
 
     def __init__(self, base: Base) -> None:
-        """Raises `UnusableBase` when the base predicts something that is not handled here."""
+        """Raises `UnusableBaseError` when the base predicts something that is not handled here."""
         if base.predicts not in ("epsilon", "v_prediction"):
-            raise UnusableBase(
+            raise UnusableBaseError(
                 f"base {base.name!r} predicts {base.predicts!r}; epsilon or v_prediction is needed"
             )
         self._base = base
@@ -47,7 +47,7 @@ class Sampler:
         if steps not in self._schedules:
             before, after = self._base.alphas_of(steps)
             if self._base.predicts == "epsilon" and min(before) <= 0:
-                raise UnusableBase(
+                raise UnusableBaseError(
                     f"base {self._base.name!r} predicts noise at a step where there is nothing else"
                 )
             made = tuple(self._step(*pair) for pair in zip(before, after, strict=True))

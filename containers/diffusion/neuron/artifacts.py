@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from containers.diffusion.adapters.lora import TARGETS
-from containers.diffusion.base.pipeline import DTYPES, UnusableBase
+from containers.diffusion.base.pipeline import DTYPES, UnusableBaseError
 
 FOLDER: Final = "neuron"
 """The folder in the base's own that holds what is compiled: it travels wherever the base does."""
@@ -15,7 +15,7 @@ CARD: Final = "compiled.json"
 UNET: Final = "unet.pt"
 DECODER: Final = "decoder.pt"
 TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
-MOST_CARD_BYTES: Final = 16 * 1024
+MAX_CARD_BYTES: Final = 16 * 1024
 
 Compiler = Literal["neuron", "torchscript"]
 
@@ -42,26 +42,28 @@ class CompiledCard:
 
     @classmethod
     def read(cls, folder: Path) -> "CompiledCard":
-        """Read the card of a base's folder. Raises `UnusableBase` that says how to get one, or
+        """Read the card of a base's folder. Raises `UnusableBaseError` that says how to get one, or
         names the field."""
         path = folder / FOLDER / CARD
         try:
-            if path.stat().st_size > MOST_CARD_BYTES:
-                raise UnusableBase(f"{FOLDER}/{CARD} is larger than {MOST_CARD_BYTES} bytes")
+            if path.stat().st_size > MAX_CARD_BYTES:
+                raise UnusableBaseError(f"{FOLDER}/{CARD} is larger than {MAX_CARD_BYTES} bytes")
             document: Any = json.loads(path.read_bytes())
         except OSError as error:
-            raise UnusableBase(
+            raise UnusableBaseError(
                 f"the base has no {FOLDER}/{CARD}; compile it with python -m "
                 f"containers.diffusion.neuron.compile"
             ) from error
         except (ValueError, RecursionError) as error:
-            raise UnusableBase(f"{FOLDER}/{CARD} is not JSON; compile the base again") from error
+            raise UnusableBaseError(
+                f"{FOLDER}/{CARD} is not JSON; compile the base again"
+            ) from error
         if not isinstance(document, dict) or document.get("format") != 1:
-            raise UnusableBase(f"{FOLDER}/{CARD} is not of format 1; compile the base again")
+            raise UnusableBaseError(f"{FOLDER}/{CARD} is not of format 1; compile the base again")
         values: dict[str, Any] = {field.name: document.get(field.name) for field in fields(cls)}
         for name, value in values.items():
             if not _is_valid(name, value):
-                raise UnusableBase(
+                raise UnusableBaseError(
                     f"{FOLDER}/{CARD}: {name!r} cannot be {str(value)[:60]!r}; compile the base "
                     f"again"
                 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from containers.diffusion.adapters.lora import TARGETS, LoraLayers
-from containers.diffusion.base.pipeline import DTYPES, Base, UnusableBase, load_base
+from containers.diffusion.base.pipeline import DTYPES, Base, UnusableBaseError, load_base
 from containers.diffusion.neuron.artifacts import DECODER, FOLDER, TEXT_ENCODERS, UNET, CompiledCard
 from containers.diffusion.neuron.graphs import AdaptedUnet, AdapterRow, PictureOfLatents, TextStates
 
@@ -30,11 +30,11 @@ _CONVOLUTIONS: Final = ("--model-type=unet-inference",)
 
 
 def neuron_trace(module: nn.Module, inputs: tuple[Tensor, ...], arguments: Sequence[str]) -> Any:
-    """Compile with Neuron's compiler. Raises `UnusableBase` where there is none."""
+    """Compile with Neuron's compiler. Raises `UnusableBaseError` where there is none."""
     try:
         import torch_neuronx
     except ImportError as error:
-        raise UnusableBase(
+        raise UnusableBaseError(
             "torch_neuronx is not installed: compile in the image of "
             "containers/diffusion/neuron/Dockerfile"
         ) from error
@@ -52,11 +52,11 @@ def torchscript_trace(
 def compile_base(base: Base, folder: Path, card: CompiledCard, trace: Trace) -> None:
     """Compile ``base`` as ``card`` says, into the subfolder `neuron` of ``folder``.
 
-    The base cannot draw afterwards. Raises `UnusableBase` when the base cannot draw pictures of
-    that size.
+    The base cannot draw afterwards. Raises `UnusableBaseError` when the base cannot draw pictures
+    of that size.
     """
     if card.size % base.size_multiple:
-        raise UnusableBase(
+        raise UnusableBaseError(
             f"size {card.size} is not a multiple of {base.size_multiple} pixels, as this base "
             f"needs; ask for one"
         )
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card,
             neuron_trace if given.compiler == "neuron" else torchscript_trace,
         )
-    except UnusableBase as error:
+    except UnusableBaseError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from containers.diffusion.adapters.lora import LoraLayers, Routing
-from containers.diffusion.base.pipeline import Base, UnusableBase, folder_of, load_base
+from containers.diffusion.base.pipeline import Base, UnusableBaseError, folder_of, load_base
 from containers.diffusion.neuron.artifacts import DECODER, FOLDER, TEXT_ENCODERS, UNET, CompiledCard
 from containers.diffusion.neuron.graphs import keep_in_rows
 from containers.diffusion.serving.predictor import ServingSettings
@@ -156,8 +156,8 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
     """The base that ``settings`` name, compiled, and the slots of its adapters, in host memory.
 
     Raises:
-        UnusableBase: it is not compiled, or for another rank, other targets or other weights; the
-            message says the cure.
+        UnusableBaseError: it is not compiled, or for another rank, other targets or other weights;
+            the message says the cure.
     """
     folder = folder_of(settings.base)
     card = CompiledCard.read(folder)
@@ -167,13 +167,13 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
         ("TENANTRY_DTYPE", settings.dtype or card.dtype, card.dtype),
     ):
         if wanted != compiled:
-            raise UnusableBase(
+            raise UnusableBaseError(
                 f"{variable} is {wanted!r}, and the base was compiled for {compiled!r}; set it so "
                 f"or compile again"
             )
     base = load_base(settings.base, device="cpu", dtype=card.dtype)
     if base.digest != card.base_digest:
-        raise UnusableBase("the base was compiled from other weights; compile it again")
+        raise UnusableBaseError("the base was compiled from other weights; compile it again")
     layers = LoraLayers(base.unet, card.targets, settings.slots + 1, card.rank)
     rows = keep_in_rows(layers)
     config, pipeline = base.unet.config, base.pipeline
@@ -204,7 +204,7 @@ def _loader(card: CompiledCard, folder: Path) -> Callable[[str], Any]:
             # Makes PyTorch know the operator that runs compiled graphs.
             import torch_neuronx  # noqa: F401
         except ImportError as error:
-            raise UnusableBase(
+            raise UnusableBaseError(
                 "the base is compiled for Neuron, and torch_neuronx is not installed: serve it on "
                 "Inferentia2 in the image"
                 " of containers/diffusion/neuron/Dockerfile"
@@ -214,7 +214,7 @@ def _loader(card: CompiledCard, folder: Path) -> Callable[[str], Any]:
         try:
             return torch.jit.load(folder / name)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, RuntimeError) as error:
-            raise UnusableBase(
+            raise UnusableBaseError(
                 f"{FOLDER}/{name} cannot be loaded; compile the base again: {error}"
             ) from error
 

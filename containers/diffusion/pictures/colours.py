@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from containers.runtime.errors import ContainerError
+
 MAX_PROFILE_BYTES: Final = 4 << 20
 """Largest profile read: those of printing presses take up to 3 MB."""
 
@@ -32,7 +34,7 @@ _BRADFORD: Final = np.array(
 )
 
 
-class ColoursUnreadable(ValueError):  # noqa: N818 - says what is: "colours unreadable"
+class ColoursUnreadableError(ContainerError, ValueError):
     """A profile is broken, too large, or of another kind of picture."""
 
 
@@ -40,19 +42,19 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     """A picture of mode L, RGB or CMYK in sRGB by its profile; None where the profile says sRGB
     already.
 
-    Raises `ColoursUnreadable`.
+    Raises `ColoursUnreadableError`.
     """
     if (
         not 128 <= len(profile) <= MAX_PROFILE_BYTES
         or profile[36:40] != b"acsp"
         or profile[12:16] not in _DEVICES
     ):
-        raise ColoursUnreadable
+        raise ColoursUnreadableError
     space = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}.get(profile[16:20])
     if image.mode == "L" and space == "RGB":
         image = image.convert("RGB")
     if space is None or image.mode != space:
-        raise ColoursUnreadable
+        raise ColoursUnreadableError
     try:
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -68,7 +70,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
                 return None
         return ImageCms.applyTransform(image, transform)
     except Exception as error:  # littleCMS's errors on strange bytes are of any kind
-        raise ColoursUnreadable from error
+        raise ColoursUnreadableError from error
 
 
 def _probe(mode: str) -> Image.Image:

@@ -26,11 +26,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from containers.diffusion.pictures.colours import (
     MAX_PROFILE_BYTES,
-    ColoursUnreadable,
+    ColoursUnreadableError,
     profile_of,
     to_srgb,
 )
 from containers.diffusion.pictures.other_formats import name_of_no_picture, name_of_other
+from containers.runtime.errors import ContainerError
 
 __all__ = [
     "BYTES_PER_PIXEL",
@@ -39,9 +40,9 @@ __all__ = [
     "MAX_PIXELS",
     "SHORTEST_SIDE",
     "DecodedImage",
-    "HostileImage",
+    "HostileImageError",
     "ImageFormat",
-    "RefusedImage",
+    "RefusedImageError",
     "decode_image",
     "read_file",
     "read_image",
@@ -102,8 +103,7 @@ _TRANSPOSITIONS: Final = {
 """What brings a picture upright, by its EXIF orientation."""
 
 
-# The event has a name of its own; the sentence is its message.
-class RefusedImage(ValueError):  # noqa: N818
+class RefusedImageError(ContainerError, ValueError):
     """A picture that cannot be used.
 
     `problem` is a short key for counting. `reason` says what is wrong, as the end of a sentence
@@ -120,7 +120,7 @@ class RefusedImage(ValueError):  # noqa: N818
         return f"The image {self.reason}. {self.cure}"
 
 
-class HostileImage(RefusedImage):
+class HostileImageError(RefusedImageError):
     """A picture that no camera or drawing program writes, or that would cost too much to read: not
     a mistake to look over."""
 
@@ -165,7 +165,7 @@ class _Header:
 
 
 def read_image(source: Path | bytes, longest: int | None = None) -> Image.Image:
-    """The picture in a file or its bytes as `decode_image` gives it; raises `RefusedImage`,
+    """The picture in a file or its bytes as `decode_image` gives it; raises `RefusedImageError`,
     `OSError`."""
     if isinstance(source, Path):
         source = read_file(source)
@@ -173,8 +173,8 @@ def read_image(source: Path | bytes, longest: int | None = None) -> Image.Image:
 
 
 def read_file(path: Path) -> bytes:
-    """A picture's file; raises `RefusedImage` for one that is too large, by its type where it is of
-    another, and `OSError`."""
+    """A picture's file; raises `RefusedImageError` for one that is too large, by its type where it
+    is of another, and `OSError`."""
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         with path.open("rb") as file:
@@ -192,12 +192,12 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
     longer side has more pixels is reduced to that many, never enlarged.
 
     Raises:
-        HostileImage: the content is a program, an archive or the like, or is made to exhaust
+        HostileImageError: the content is a program, an archive or the like, or is made to exhaust
             whoever reads it.
-        RefusedImage: it is empty, truncated, corrupt, animated, too small or of another type.
+        RefusedImageError: it is empty, truncated, corrupt, animated, too small or of another type.
     """
     if not content:
-        raise RefusedImage("empty", "is empty", "Upload the file again.")
+        raise RefusedImageError("empty", "is empty", "Upload the file again.")
     _refuse_other_types(content)
     if len(content) > MAX_FILE_BYTES:
         raise _too_many_bytes(len(content))
@@ -207,7 +207,7 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
         image, changes = _decode(header, longest)
     except Exception as error:  # a decoder's errors on strange bytes are of any kind
         # Their messages may quote the file.
-        raise RefusedImage("corrupt", "cannot be decoded", "Export it again.") from error
+        raise RefusedImageError("corrupt", "cannot be decoded", "Export it again.") from error
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
     return DecodedImage(image, header.format, width, height, frozenset(changes))
@@ -231,7 +231,7 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
     if header.profile is not None:
         try:
             recoloured = to_srgb(image, header.profile)
-        except ColoursUnreadable:
+        except ColoursUnreadableError:
             changes.add("profile_ignored")
         else:
             if recoloured is not None:
@@ -306,7 +306,7 @@ def _loaded(header: _Header, longest: int | None) -> ImageFile.ImageFile:
 def _check(header: _Header) -> None:
     width, height = header.width, header.height
     if width * height > MAX_PIXELS or max(width, height) > LONGEST_SIDE:
-        raise HostileImage(
+        raise HostileImageError(
             "too_large",
             f"is {width:,} × {height:,} pixels; at most {MAX_PIXELS // 1_000_000} million pixels "
             f"and {LONGEST_SIDE:,} a side "
@@ -314,39 +314,39 @@ def _check(header: _Header) -> None:
             "Reduce it; 1,024 pixels a side are enough.",
         )
     if header.scans * width * height > MAX_SCANNED_PIXELS:
-        raise HostileImage(
+        raise HostileImageError(
             "too_many_scans",
             f"is a JPEG of {width:,} × {height:,} pixels in {header.scans:,} scans",
             "Save it as a baseline JPEG.",
         )
     if min(width, height) < SHORTEST_SIDE:
-        raise RefusedImage(
+        raise RefusedImageError(
             "too_small",
             f"is {width} × {height} pixels; at least {SHORTEST_SIDE} a side are needed",
             "Upload it in a larger size.",
         )
     if header.frames > 1:
-        raise RefusedImage("animated", "is animated", "Upload one of its frames as a picture.")
+        raise RefusedImageError("animated", "is animated", "Upload one of its frames as a picture.")
 
 
-def _too_many_bytes(size: int) -> HostileImage:
-    return HostileImage(
+def _too_many_bytes(size: int) -> HostileImageError:
+    return HostileImageError(
         "too_many_bytes",
         f"has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read",
         "Reduce it; 1,024 pixels a side are enough.",
     )
 
 
-def _truncated() -> RefusedImage:
-    return RefusedImage("truncated", "is truncated", "Upload the file again.")
+def _truncated() -> RefusedImageError:
+    return RefusedImageError("truncated", "is truncated", "Upload the file again.")
 
 
-def _corrupt(what: str) -> RefusedImage:
-    return RefusedImage("corrupt", f"is corrupt ({what})", "Export it again.")
+def _corrupt(what: str) -> RefusedImageError:
+    return RefusedImageError("corrupt", f"is corrupt ({what})", "Export it again.")
 
 
-def _too_many_parts() -> HostileImage:
-    return HostileImage(
+def _too_many_parts() -> HostileImageError:
+    return HostileImageError(
         "too_many_parts", f"consists of more than {MAX_PARTS:,} parts", "Export it again."
     )
 
@@ -365,12 +365,12 @@ def _refuse_other_types(begin: bytes) -> None:
         return
     no_picture = name_of_no_picture(begin)
     if no_picture is not None:
-        raise HostileImage(
+        raise HostileImageError(
             "no_picture",
             f"is {no_picture}, whatever its name says",
             "Upload pictures alone, as PNG, JPEG or WebP.",
         )
-    raise RefusedImage(
+    raise RefusedImageError(
         "other_type",
         f"is {name_of_other(begin)}, whatever its name says",
         "Save it as PNG, JPEG or WebP.",

@@ -5,8 +5,8 @@ A tenant uploads 5 to 20 pictures (PNG, JPEG or WebP, by their content) and perh
 `Prepared.repairs`, as long as enough others remain:
 
 - `empty`, `truncated`, `corrupt`, `animated`, `too_small` and `other_type` files, as
-  `images.RefusedImage` tells them: what is no PNG, JPEG or WebP is named by what its content says
-  it is;
+  `images.RefusedImageError` tells them: what is no PNG, JPEG or WebP is named by what its content
+  says it is;
 - pictures of one colour (`one_colour`), after transparency was laid on white;
 - the same picture again, byte for byte or pixel for pixel (`duplicates`), or recompressed or
   resized (`near_duplicates`): the largest stays.
@@ -42,24 +42,25 @@ from PIL import Image
 
 from containers.diffusion.pictures.images import (
     DecodedImage,
-    HostileImage,
-    RefusedImage,
+    HostileImageError,
+    RefusedImageError,
     decode_image,
     read_file,
     read_image,
 )
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.errors import ContainerError
+from containers.runtime.refused_data import RefusedDataError
 
 __all__ = [
     "CAPTIONS_FILE",
     "FEWEST_IMAGES",
     "IMAGES_FILE",
-    "MOST_IMAGES",
+    "MAX_IMAGES",
     "Prepared",
     "PreparedImage",
     "PreparedImages",
-    "RefusedData",
-    "RefusedText",
+    "RefusedDataError",
+    "RefusedTextError",
     "clean_text",
     "prepare",
     "read_prepared",
@@ -69,21 +70,21 @@ CAPTIONS_FILE: Final = "captions.json"
 IMAGES_FILE: Final = "images.json"
 
 FEWEST_IMAGES: Final = 5
-MOST_IMAGES: Final = 20
+MAX_IMAGES: Final = 20
 """How many pictures a model learns from."""
 
-MOST_FILES: Final = 2 * MOST_IMAGES
+MAX_FILES: Final = 2 * MAX_IMAGES
 """Most pictures looked at: as many again may be duplicates or unusable."""
 
-MOST_TOLD: Final = 20
+MAX_TOLD: Final = 20
 """Most files that a refusal lists with their reasons."""
 
 LONGEST_PREPARED: Final = 1024
 """Longer side of a prepared picture, in pixels: what Stable Diffusion XL, the largest base, is
 trained at."""
 
-MOST_PROMPTS: Final = 16
-MOST_CHARACTERS: Final = 200
+MAX_PROMPTS: Final = 16
+MAX_CHARACTERS: Final = 200
 """Of a caption, a prompt or the subject: about what the 77 tokens of CLIP's text encoders hold."""
 
 DEFAULT_SUBJECT: Final = "icon"
@@ -129,7 +130,7 @@ _NAMELESS: Final = frozenset(
 _DETERMINERS: Final = frozenset({"a", "an", "the", "my", "our", "two", "three", "some"})
 
 
-class RefusedText(ValueError):  # noqa: N818 - reads as the sentence it is: "refused text"
+class RefusedTextError(ContainerError, ValueError):
     """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence,
     ``code`` for programs."""
 
@@ -162,11 +163,11 @@ class PreparedImage:
     source: str
 
     def read(self) -> Image.Image:
-        """The picture, RGB. Raises `RefusedData`."""
+        """The picture, RGB. Raises `RefusedDataError`."""
         try:
             return read_image(self.path)
-        except (RefusedImage, OSError) as error:
-            raise RefusedData(
+        except (RefusedImageError, OSError) as error:
+            raise RefusedDataError(
                 f"{self.path.name}: {error}",
                 self.path.name,
                 "Prepare the upload again.",
@@ -204,15 +205,15 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
     """Check one tenant's pictures and write them into the folder `destination`.
 
     `parameters` are `subject` (what the pictures show, "icon" when absent or empty) and `prompts`
-    (what the tenant wants pictures of every night, one to a line, at most `MOST_PROMPTS` of at most
-    `MOST_CHARACTERS`; may be empty).
+    (what the tenant wants pictures of every night, one to a line, at most `MAX_PROMPTS` of at most
+    `MAX_CHARACTERS`; may be empty).
 
     Written are `image-00.png` and so on (RGB, the longer side at most `LONGEST_PREPARED` pixels),
     in the order of the uploaded names, and `images.json`: `{"format": 1, "subject", "prompts",
     "images": [{"file", "caption", "source"}]}`. Equal content gives equal bytes. Nothing is written
     when the upload is refused. One picture is decoded at a time.
 
-    Raises `RefusedData`.
+    Raises `RefusedDataError`.
     """
     subject = _text(
         parameters.get("subject") or DEFAULT_SUBJECT, "subject", "The subject", "subject"
@@ -221,11 +222,11 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
     pictures = sorted(
         (file for file in files if file.name != CAPTIONS_FILE), key=lambda file: file.name
     )
-    if len(pictures) > MOST_FILES:
-        raise RefusedData(
+    if len(pictures) > MAX_FILES:
+        raise RefusedDataError(
             f"There are {len(pictures)} pictures.",
             "files",
-            f"Upload {FEWEST_IMAGES} to {MOST_IMAGES} of them.",
+            f"Upload {FEWEST_IMAGES} to {MAX_IMAGES} of them.",
             "too_many_pictures",
         )
     captions = _captions(files, {file.name for file in pictures})
@@ -236,14 +237,14 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
     for file in pictures:
         try:
             candidates.append(_candidate(file))
-        except HostileImage as error:
-            raise RefusedData(
+        except HostileImageError as error:
+            raise RefusedDataError(
                 f"{_shown(file.name)} {error.reason}.",
                 file.name,
                 error.cure,
                 f"picture_{error.problem}",
             ) from error
-        except RefusedImage as error:
+        except RefusedImageError as error:
             repairs[error.problem] += 1
             dropped[file.name] = error.reason
     kept = _without_duplicates(candidates, repairs, dropped)
@@ -292,7 +293,7 @@ def read_prepared(folder: Path) -> PreparedImages:
     """What `prepare` wrote into a folder, held to the same limits; pictures are decoded when they
     are asked for.
 
-    Raises `RefusedData`.
+    Raises `RefusedDataError`.
     """
     document = _json(
         folder / IMAGES_FILE, MAX_IMAGES_FILE_BYTES, "Prepare the upload again.", "prepared"
@@ -309,10 +310,10 @@ def read_prepared(folder: Path) -> PreparedImages:
     if document["format"] != 1:
         raise _changed(f"{IMAGES_FILE} is of another format than 1.", "format")
     prompts, entries = document["prompts"], document["images"]
-    if not isinstance(prompts, list) or len(prompts) > MOST_PROMPTS:
-        raise _changed(f"prompts is no list of at most {MOST_PROMPTS}.", "prompts")
-    if not isinstance(entries, list) or not FEWEST_IMAGES <= len(entries) <= MOST_IMAGES:
-        raise _changed(f"images is no list of {FEWEST_IMAGES} to {MOST_IMAGES}.", "images")
+    if not isinstance(prompts, list) or len(prompts) > MAX_PROMPTS:
+        raise _changed(f"prompts is no list of at most {MAX_PROMPTS}.", "prompts")
+    if not isinstance(entries, list) or not FEWEST_IMAGES <= len(entries) <= MAX_IMAGES:
+        raise _changed(f"images is no list of {FEWEST_IMAGES} to {MAX_IMAGES}.", "images")
     images = []
     for number, entry in enumerate(entries):
         field = f"images[{number}]"
@@ -326,7 +327,7 @@ def read_prepared(folder: Path) -> PreparedImages:
             raise _changed(f"{name} is missing.", f"{field}.file")
         caption = _text(entry["caption"], f"{field}.caption", f"{field}.caption", "caption")
         source = entry["source"]
-        if not isinstance(source, str) or len(source) > MOST_CHARACTERS:
+        if not isinstance(source, str) or len(source) > MAX_CHARACTERS:
             raise _changed(f"{field}.source is no name.", f"{field}.source")
         images.append(PreparedImage(path, caption, source))
     if len({image.path for image in images}) != len(images):
@@ -341,39 +342,39 @@ def read_prepared(folder: Path) -> PreparedImages:
     )
 
 
-def _changed(reason: str, field: str) -> RefusedData:
-    return RefusedData(reason, field, "Prepare the upload again.", "prepared_changed")
+def _changed(reason: str, field: str) -> RefusedDataError:
+    return RefusedDataError(reason, field, "Prepare the upload again.", "prepared_changed")
 
 
 def clean_text(text: object) -> str:
     """A caption or a prompt as it is kept: composed (NFC), one space between words, without what
     cannot be printed.
 
-    Raises `RefusedText` for what is no text, empty, or longer than `MOST_CHARACTERS`.
+    Raises `RefusedTextError` for what is no text, empty, or longer than `MAX_CHARACTERS`.
     """
     if not isinstance(text, str):
-        raise RefusedText("is no text", "is_no_text")
+        raise RefusedTextError("is no text", "is_no_text")
     # Composing takes time with the length, and shortens a text to a third at most.
-    if len(text) <= 4 * MOST_CHARACTERS:
+    if len(text) <= 4 * MAX_CHARACTERS:
         spaced = " ".join(unicodedata.normalize("NFC", text).split())
         printable = " ".join(
             "".join(character for character in spaced if character.isprintable()).split()
         )
         if not printable:
-            raise RefusedText("is empty", "is_empty")
-        if len(printable) <= MOST_CHARACTERS:
+            raise RefusedTextError("is empty", "is_empty")
+        if len(printable) <= MAX_CHARACTERS:
             return printable
-    raise RefusedText(f"has more than {MOST_CHARACTERS} characters", "is_too_long")
+    raise RefusedTextError(f"has more than {MAX_CHARACTERS} characters", "is_too_long")
 
 
 def _text(text: object, field: str, what: str, code: str) -> str:
     try:
         return clean_text(text)
-    except RefusedText as error:
-        raise RefusedData(
+    except RefusedTextError as error:
+        raise RefusedDataError(
             f"{what} {error}.",
             field,
-            f"Write 1 to {MOST_CHARACTERS} characters that can be printed.",
+            f"Write 1 to {MAX_CHARACTERS} characters that can be printed.",
             f"{code}_{error.code}",
         ) from error
 
@@ -383,41 +384,41 @@ def _prompts(given: object) -> list[str]:
     if given is None:
         return []
     if not isinstance(given, str):
-        raise RefusedData(
+        raise RefusedDataError(
             "The prompts are no text.", "prompts", "Write one prompt to a line.", "prompts_no_text"
         )
-    lines = [line for line in given.split("\n", 8 * MOST_PROMPTS) if line.strip()]
+    lines = [line for line in given.split("\n", 8 * MAX_PROMPTS) if line.strip()]
     prompts = list(
         dict.fromkeys(
             _text(line, "prompts", f"Prompt {number}", "prompt")
             for number, line in enumerate(lines, 1)
         )
     )
-    if len(prompts) > MOST_PROMPTS:
-        raise RefusedData(
-            f"There are more than {MOST_PROMPTS} prompts.",
+    if len(prompts) > MAX_PROMPTS:
+        raise RefusedDataError(
+            f"There are more than {MAX_PROMPTS} prompts.",
             "prompts",
-            f"Give at most {MOST_PROMPTS}, one to a line.",
+            f"Give at most {MAX_PROMPTS}, one to a line.",
             "too_many_prompts",
         )
     return prompts
 
 
-def _json(path: Path, most_bytes: int, cure: str, code: str) -> Any:
+def _json(path: Path, max_bytes: int, cure: str, code: str) -> Any:
     try:
         size = path.stat().st_size
-        document = json.loads(path.read_bytes()) if size <= most_bytes else None
+        document = json.loads(path.read_bytes()) if size <= max_bytes else None
     except OSError as error:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{path.name} cannot be read ({error.strerror}).", path.name, cure, f"{code}_unreadable"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{path.name} is not JSON.", path.name, cure, f"{code}_not_json"
         ) from error
-    if size > most_bytes:
-        raise RefusedData(
-            f"{path.name} has {size:,} bytes; at most {most_bytes:,} are read.",
+    if size > max_bytes:
+        raise RefusedDataError(
+            f"{path.name} has {size:,} bytes; at most {max_bytes:,} are read.",
             path.name,
             cure,
             f"{code}_too_large",
@@ -432,7 +433,7 @@ def _captions(files: Sequence[Path], names: set[str]) -> dict[str, str]:
     cure = 'Write UTF-8 JSON like {"red-circle.png": "a red circle"}.'
     document = _json(found[0], MAX_CAPTIONS_BYTES, cure, "captions")
     if not isinstance(document, dict):
-        raise RefusedData(
+        raise RefusedDataError(
             f"{CAPTIONS_FILE} is no object of files and captions.",
             CAPTIONS_FILE,
             cure,
@@ -445,7 +446,7 @@ def _captions(files: Sequence[Path], names: set[str]) -> dict[str, str]:
         name = given if given in names else spelled.get(unicodedata.normalize("NFC", given))
         if name is None:
             # The name is the captions' own content, and is not repeated.
-            raise RefusedData(
+            raise RefusedDataError(
                 f"Entry {number} of {CAPTIONS_FILE} names a file that was not uploaded.",
                 CAPTIONS_FILE,
                 "Name the uploaded files as they are called.",
@@ -467,7 +468,7 @@ def _caption(source: str, captions: Mapping[str, str], subject: str) -> tuple[st
 
 def _words(file_name: str) -> str:
     """What a file's name says of its picture; nothing where it does not read as words."""
-    stem = unicodedata.normalize("NFC", file_name.rpartition(".")[0])[: MOST_CHARACTERS - 3]
+    stem = unicodedata.normalize("NFC", file_name.rpartition(".")[0])[: MAX_CHARACTERS - 3]
     parts = [part for part in _BETWEEN_WORDS.split(stem) if part]
     while parts and _NUMBER.fullmatch(parts[-1]):
         parts.pop()
@@ -480,7 +481,7 @@ def _words(file_name: str) -> str:
 
 def _with_article(words: str) -> str:
     """`a` or `an` before them, unless they begin with such a word."""
-    if words.split()[0].lower() in _DETERMINERS or len(words) > MOST_CHARACTERS - 3:
+    if words.split()[0].lower() in _DETERMINERS or len(words) > MAX_CHARACTERS - 3:
         return words
     return f"an {words}" if words[0].lower() in "aeiou" else f"a {words}"
 
@@ -489,7 +490,7 @@ def _candidate(file: Path) -> _Candidate:
     try:
         content = read_file(file)
     except OSError as error:
-        raise RefusedData(
+        raise RefusedDataError(
             f"{_shown(file.name)} cannot be read ({error.strerror}).",
             file.name,
             "Upload the file again.",
@@ -497,7 +498,7 @@ def _candidate(file: Path) -> _Candidate:
         ) from error
     decoded = decode_image(content, LONGEST_PREPARED)
     if decoded.one_colour:
-        raise RefusedImage(
+        raise RefusedImageError(
             "one_colour",
             "shows one colour (transparency is laid on white)",
             "Upload pictures that show something.",
@@ -559,16 +560,16 @@ def _near(one: _Candidate, other: _Candidate) -> bool:
 
 
 def _check_count(kept: Sequence[_Candidate], uploaded: int, dropped: Mapping[str, str]) -> None:
-    if FEWEST_IMAGES <= len(kept) <= MOST_IMAGES:
+    if FEWEST_IMAGES <= len(kept) <= MAX_IMAGES:
         return
     reasons = [f"{_shown(name)} {reason}" for name, reason in sorted(dropped.items())]
-    more = f"; and {len(reasons) - MOST_TOLD} more" if len(reasons) > MOST_TOLD else ""
-    raise RefusedData(
+    more = f"; and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
+    raise RefusedDataError(
         f"{len(kept)} of {uploaded} uploaded pictures can be used"
-        + (f": {'; '.join(reasons[:MOST_TOLD])}{more}." if reasons else "."),
+        + (f": {'; '.join(reasons[:MAX_TOLD])}{more}." if reasons else "."),
         "files",
-        f"Upload {FEWEST_IMAGES} to {MOST_IMAGES} different pictures, as PNG, JPEG or WebP.",
-        "too_many_pictures" if len(kept) > MOST_IMAGES else "too_few_pictures",
+        f"Upload {FEWEST_IMAGES} to {MAX_IMAGES} different pictures, as PNG, JPEG or WebP.",
+        "too_many_pictures" if len(kept) > MAX_IMAGES else "too_few_pictures",
     )
 
 

@@ -15,8 +15,8 @@ Images = NDArray[np.uint8]
 CELL: Final = 128
 """Pixels of a picture's longer side on the sheet."""
 
-MOST_COLUMNS: Final = 6
-MOST_BYTES: Final = 150_000
+MAX_COLUMNS: Final = 6
+MAX_BYTES: Final = 150_000
 """Of a sheet: written as base64 it leaves a fifth of an outcome's 256 KiB to the rest."""
 
 CURVE_POINTS: Final = 60
@@ -51,10 +51,10 @@ def contact_sheet(rows: Sequence[Row]) -> Sheet:
 
     Small pictures are enlarged so that each of their pixels is seen, as a PNG (of a palette if it
     would be too large); larger ones become thumbnails, as a JPEG. The file has at most
-    `MOST_BYTES`.
+    `MAX_BYTES`.
     """
     small = all(max(row.images.shape[1:3]) <= _SMALL for row in rows)
-    columns = min(MOST_COLUMNS, max(len(row.images) for row in rows))
+    columns = min(MAX_COLUMNS, max(len(row.images) for row in rows))
     height = _LINE + CELL + _GAP
     sheet = Image.new(
         "RGB", (_LABELS + columns * (CELL + _GAP), len(rows) * height + _GAP), "white"
@@ -105,7 +105,7 @@ def _fitted(text: str, font: Any) -> str:
 def _png(sheet: Image.Image) -> Sheet:
     content = _saved(sheet, "PNG")
     for colours in (256, 64, 16):
-        if len(content) <= MOST_BYTES:
+        if len(content) <= MAX_BYTES:
             break
         content = _saved(sheet.quantize(colours, dither=Image.Dither.NONE), "PNG")
     return Sheet("image/png", content)
@@ -114,7 +114,7 @@ def _png(sheet: Image.Image) -> Sheet:
 def _jpeg(sheet: Image.Image) -> Sheet:
     content = _saved(sheet, "JPEG", quality=88)
     for quality in (75, 50):
-        if len(content) <= MOST_BYTES:
+        if len(content) <= MAX_BYTES:
             break
         content = _saved(sheet, "JPEG", quality=quality)
     return Sheet("image/jpeg", content)

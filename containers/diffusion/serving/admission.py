@@ -13,11 +13,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from containers.runtime.errors import ContainerError
+
 TenantT = TypeVar("TenantT", bound=Hashable)
 ItemT = TypeVar("ItemT")
 
 
-class QueueFull(Exception):  # noqa: N818 - reads as the sentence it is
+class QueueFullError(ContainerError):
     """Nothing more may wait: of this tenant when ``of_tenant``, else of all together. ``waiting``
     are there already."""
 
@@ -40,10 +42,10 @@ class FairQueue(Generic[TenantT, ItemT]):
     """Items of many tenants: first in, first out for each, and an equal share of cost between those
     that wait."""
 
-    def __init__(self, most: int, most_of_tenant: int) -> None:
-        """Let ``most`` items wait, ``most_of_tenant`` of one tenant."""
+    def __init__(self, most: int, max_of_tenant: int) -> None:
+        """Let ``most`` items wait, ``max_of_tenant`` of one tenant."""
         self._most = most
-        self._most_of_tenant = most_of_tenant
+        self._max_of_tenant = max_of_tenant
         self._lines: dict[TenantT, _Line[ItemT]] = {}
         # Tenants of which nothing waits, whose last item's share is not over.
         self._served: dict[TenantT, float] = {}
@@ -60,12 +62,12 @@ class FairQueue(Generic[TenantT, ItemT]):
         return len(line.items) if line else 0
 
     def put(self, tenant: TenantT, items: list[ItemT], cost: float) -> None:
-        """Let ``items`` wait, of ``cost`` each (positive). Raises `QueueFull`; then none of them
-        does."""
-        if self.waiting_of(tenant) + len(items) > self._most_of_tenant:
-            raise QueueFull(self.waiting_of(tenant), of_tenant=True)
+        """Let ``items`` wait, of ``cost`` each (positive). Raises `QueueFullError`; then none of
+        them does."""
+        if self.waiting_of(tenant) + len(items) > self._max_of_tenant:
+            raise QueueFullError(self.waiting_of(tenant), of_tenant=True)
         if self._count + len(items) > self._most:
-            raise QueueFull(self._count, of_tenant=False)
+            raise QueueFullError(self._count, of_tenant=False)
         line = self._lines.get(tenant)
         if line is None:
             self._arrivals += 1

@@ -31,13 +31,13 @@ from containers.diffusion.adapters.lora import BASE_SLOT, LoraLayers
 from containers.diffusion.base.pipeline import Base, Conditioning
 from containers.diffusion.base.prompts import PromptCache
 from containers.diffusion.base.sampler import Sampler, Schedule, noise
-from containers.diffusion.serving.admission import FairQueue, QueueFull
+from containers.diffusion.serving.admission import FairQueue, QueueFullError
 from containers.diffusion.serving.bank import AdapterBank
 from containers.diffusion.serving.request import Drawing, PictureRequest
 from containers.runtime.serving.serving_errors import (
-    DeadlineExceeded,
+    DeadlineExceededError,
     ServingError,
-    TooManyRequests,
+    TooManyRequestsError,
 )
 
 Pixels = npt.NDArray[np.uint8]
@@ -172,7 +172,8 @@ class Engine:
             self._thread.join(CLOSING_SECONDS)
 
     def submit(self, adapter: Adapter, drawings: Sequence[Drawing]) -> Job:
-        """Let drawings wait for their turn. Raises `TooManyRequests`; then none of them waits."""
+        """Let drawings wait for their turn. Raises `TooManyRequestsError`; then none of them
+        waits."""
         job = Job(adapter, drawings)
         with self._changed:
             if self._stopping:
@@ -181,18 +182,18 @@ class Engine:
                 self._queue.put(
                     adapter, [(job, number) for number in range(len(drawings))], drawings[0].cost
                 )
-            except QueueFull as full:
+            except QueueFullError as full:
                 self.counters.turned_away += 1
                 raise self._too_many(full, len(drawings)) from full
             self._changed.notify()
         return job
 
-    def _too_many(self, full: QueueFull, asked: int) -> TooManyRequests:
+    def _too_many(self, full: QueueFullError, asked: int) -> TooManyRequestsError:
         most = self.settings.waiting_of_tenant if full.of_tenant else self.settings.waiting
         done = max(1, self.counters.pictures)
         seconds = min(60, max(1, math.ceil(full.waiting * self.counters.seconds / done)))
         whose = "of this model" if full.of_tenant else "of all models"
-        return TooManyRequests(
+        return TooManyRequestsError(
             f"{full.waiting} pictures {whose} are waiting and {asked} more would be over {most}; "
             f"try again in {seconds} s",
             retry_after_seconds=seconds,
@@ -217,8 +218,8 @@ class Engine:
     async def draw(self, adapter: Adapter, request: PictureRequest) -> list[Pixels]:
         """The pictures of a request.
 
-        Raises `TooManyRequests`, or `DeadlineExceeded` when its time is over. Either way, and when
-        the caller is cancelled, nothing of it stays in the engine.
+        Raises `TooManyRequestsError`, or `DeadlineExceededError` when its time is over. Either way,
+        and when the caller is cancelled, nothing of it stays in the engine.
         """
         job = self.submit(adapter, request.drawings)
         try:
@@ -226,7 +227,7 @@ class Engine:
                 return await asyncio.wrap_future(job.answer)
         except TimeoutError as error:
             self.counters.out_of_time += 1
-            raise DeadlineExceeded(
+            raise DeadlineExceededError(
                 f"{len(job.pictures)} of {len(job.drawings)} pictures were ready in "
                 f"{request.timeout_seconds:g} s; ask for fewer"
                 " steps or pictures, for more time (timeout_seconds), or through an asynchronous "

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from containers.diffusion.adapters.adapter import Adapter, UnusableAdapter, read_adapter
+from containers.diffusion.adapters.adapter import Adapter, UnusableAdapterError, read_adapter
 from containers.diffusion.adapters.lora import TARGETS, LoraLayers
 from containers.diffusion.base.pipeline import TINY, Base, load_base
 from containers.diffusion.serving.engine import Engine, EngineSettings, Pixels
@@ -23,11 +23,11 @@ from containers.diffusion.serving.request import (
     PNG,
     Drawing,
     PictureRequest,
-    RefusedPictureRequest,
+    RefusedPictureRequestError,
     Terms,
 )
 from containers.diffusion.training.settings import ICON_PROMPTS, SCENE_PROMPTS, SUBJECT
-from containers.runtime.serving.predictor import Answer, InvalidModel
+from containers.runtime.serving.predictor import Answer, InvalidModelError
 
 # Real-time answers must be there within 60 seconds
 # (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html), asynchronous ones
@@ -56,11 +56,11 @@ class ServingSettings:
     rank: int
     targets: str
     steps: int
-    most_steps: int
+    max_steps: int
     guidance: float
-    most_size: int | None
+    max_size: int | None
     timeout_seconds: float
-    most_timeout_seconds: float
+    max_timeout_seconds: float
     engine: EngineSettings
 
     @classmethod
@@ -77,13 +77,13 @@ class ServingSettings:
         # As the server has it: models that are fetched when a request names them are those of an
         # asynchronous endpoint.
         asynchronous = bool(env.get("TENANTRY_MODELS_URI"))
-        most_timeout = (
+        max_timeout = (
             BATCH_SECONDS if batch else ASYNCHRONOUS_SECONDS if asynchronous else REAL_TIME_SECONDS
         )
-        most_timeout = _number(
-            env, "TENANTRY_MOST_TIMEOUT_SECONDS", most_timeout, 0.001, LONGEST_SECONDS
+        max_timeout = _number(
+            env, "TENANTRY_MAX_TIMEOUT_SECONDS", max_timeout, 0.001, LONGEST_SECONDS
         )
-        most_steps = _whole(env, "TENANTRY_MOST_STEPS", 150, 1, 1000)
+        max_steps = _whole(env, "TENANTRY_MAX_STEPS", 150, 1, 1000)
         places = _whole(env, "TENANTRY_BATCH", 16, 1, 1024)
         # What a batch transform or an asynchronous endpoint sends is bounded by the concurrency it
         # was given.
@@ -97,14 +97,14 @@ class ServingSettings:
             slots=_whole(env, "TENANTRY_SLOTS", 64, 1, 65536),
             rank=_whole(env, "TENANTRY_RANK", 8 if tiny else 32, 1, 1024),
             targets=targets,
-            steps=_whole(env, "TENANTRY_STEPS", min(12 if tiny else 30, most_steps), 1, most_steps),
-            most_steps=most_steps,
+            steps=_whole(env, "TENANTRY_STEPS", min(12 if tiny else 30, max_steps), 1, max_steps),
+            max_steps=max_steps,
             guidance=_number(env, "TENANTRY_GUIDANCE", 2.5 if tiny else 7.5, 0.0, 30.0),
-            most_size=_whole(env, "TENANTRY_MOST_SIZE", 0, 8, 8192) or None,
+            max_size=_whole(env, "TENANTRY_MAX_SIZE", 0, 8, 8192) or None,
             timeout_seconds=_number(
-                env, "TENANTRY_TIMEOUT_SECONDS", most_timeout, 0.001, most_timeout
+                env, "TENANTRY_TIMEOUT_SECONDS", max_timeout, 0.001, max_timeout
             ),
-            most_timeout_seconds=most_timeout,
+            max_timeout_seconds=max_timeout,
             engine=EngineSettings(
                 places=places,
                 waiting=waiting,
@@ -126,16 +126,16 @@ class ServingSettings:
         multiple = base.size_multiple
         # Half as large again as the base was trained for: beyond that pictures repeat themselves,
         # and memory runs out.
-        most = self.most_size or base.default_size * 3 // 2
+        most = self.max_size or base.default_size * 3 // 2
         return Terms(
             steps=self.steps,
-            most_steps=self.most_steps,
+            max_steps=self.max_steps,
             guidance=self.guidance,
             size=base.default_size,
-            most_size=max(most // multiple * multiple, multiple),
+            max_size=max(most // multiple * multiple, multiple),
             size_multiple=multiple,
             timeout_seconds=self.timeout_seconds,
-            most_timeout_seconds=self.most_timeout_seconds,
+            max_timeout_seconds=self.max_timeout_seconds,
         )
 
 
@@ -162,7 +162,8 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float, mos
 
 
 def base_and_layers(settings: ServingSettings) -> tuple[Base, LoraLayers]:
-    """The base that ``settings`` name, and the slots of its adapters; raises `UnusableBase`."""
+    """The base that ``settings`` name, and the slots of its adapters; raises
+    `UnusableBaseError`."""
     base = load_base(settings.base, device=settings.device, dtype=settings.dtype)
     # The base has a slot too.
     return base, LoraLayers(base.unet, settings.targets, settings.slots + 1, settings.rank)
@@ -220,14 +221,14 @@ class DiffusionPredictor:
         return self._engine
 
     def load(self, folder: Path) -> Adapter:
-        """Read an adapter's files; raises `InvalidModel`, with the kind as its reason, for what is
-        no adapter for this base."""
+        """Read an adapter's files; raises `InvalidModelError`, with the kind as its reason, for
+        what is no adapter for this base."""
         try:
             return read_adapter(
                 folder, self._shapes, self._base.digest, self._rank, self._base.dtype
             )
-        except UnusableAdapter as error:
-            raise InvalidModel(str(error), error.code) from error
+        except UnusableAdapterError as error:
+            raise InvalidModelError(str(error), error.code) from error
 
     def size(self, model: Adapter) -> int:
         """Host memory the adapter holds."""
@@ -240,11 +241,11 @@ class DiffusionPredictor:
     async def predict(self, model: Adapter, body: bytes, content_type: str, accept: str) -> Answer:
         """Answer a request for pictures.
 
-        Raises `RefusedPictureRequest`, `TooManyRequests`, or `DeadlineExceeded`.
+        Raises `RefusedPictureRequestError`, `TooManyRequestsError`, or `DeadlineExceededError`.
         """
         kind = content_type.split(";")[0].strip().lower()
         if kind not in ("", "application/json"):
-            raise RefusedPictureRequest(
+            raise RefusedPictureRequestError(
                 f"the body must be application/json, not {kind[:60]!r}",
                 "Content-Type",
                 "content_type_unknown",

@@ -7,16 +7,16 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn, cast
 
-from containers.runtime.serving.predictor import InvalidRequest
+from containers.runtime.serving.predictor import InvalidRequestError
 
-MOST_BODY_BYTES: Final = 256 * 1024
-MOST_PROMPT_CHARACTERS: Final = 1000
-MOST_PROMPTS: Final = 64
-MOST_COUNT: Final = 8
-MOST_PICTURES: Final = 64
-MOST_GUIDANCE: Final = 30.0
+MAX_BODY_BYTES: Final = 256 * 1024
+MAX_PROMPT_CHARACTERS: Final = 1000
+MAX_PROMPTS: Final = 64
+MAX_COUNT: Final = 8
+MAX_PICTURES: Final = 64
+MAX_GUIDANCE: Final = 30.0
 # JSON numbers are exact up to here in every language (RFC 8259, section 6).
-MOST_SEED: Final = 2**53 - 1
+MAX_SEED: Final = 2**53 - 1
 PNG: Final = "image/png"
 
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
@@ -36,7 +36,7 @@ FIELDS: Final = (
 )
 
 
-class RefusedPictureRequest(InvalidRequest):
+class RefusedPictureRequestError(InvalidRequestError):
     """A request that cannot be drawn; ``code`` names the kind of refusal for programs. Its sentence
     repeats no prompt."""
 
@@ -61,15 +61,15 @@ class Terms:
     """What a server draws when a request does not say, and the most it draws."""
 
     steps: int
-    most_steps: int
+    max_steps: int
     guidance: float
     size: int
     """Pixels a side when a request does not say."""
-    most_size: int
+    max_size: int
     """Pixels a side at most."""
     size_multiple: int
     timeout_seconds: float
-    most_timeout_seconds: float
+    max_timeout_seconds: float
 
 
 @dataclass(frozen=True)
@@ -113,31 +113,31 @@ class PictureRequest:
         """Read a request's JSON; ``own_prompts`` are drawn for ``"prompts": "own"``.
 
         Pictures of one prompt have the seeds ``seed``, ``seed + 1``, …, and each prompt begins
-        again with ``seed``, so that prompts can be compared. Raises `RefusedPictureRequest` that
-        names the field.
+        again with ``seed``, so that prompts can be compared. Raises `RefusedPictureRequestError`
+        that names the field.
         """
         fields = _object(body)
         prompts = _prompts(fields, own_prompts)
-        count = _whole(fields, "count", 1, 1, MOST_COUNT)
-        if len(prompts) * count > MOST_PICTURES:
+        count = _whole(fields, "count", 1, 1, MAX_COUNT)
+        if len(prompts) * count > MAX_PICTURES:
             _refuse(
                 "count",
-                f"{len(prompts)} prompts of {count} pictures each are more than {MOST_PICTURES} "
+                f"{len(prompts)} prompts of {count} pictures each are more than {MAX_PICTURES} "
                 f"pictures",
                 "too_many_pictures",
             )
-        seed = _whole(fields, "seed", secrets.randbelow(2**32), 0, MOST_SEED - MOST_COUNT)
+        seed = _whole(fields, "seed", secrets.randbelow(2**32), 0, MAX_SEED - MAX_COUNT)
         first = Drawing(
             prompt=prompts[0],
             negative_prompt=_negative(fields.get("negative_prompt")),
             seed=seed,
-            steps=_whole(fields, "steps", terms.steps, 1, terms.most_steps),
-            guidance=_number(fields, "guidance", terms.guidance, 0.0, MOST_GUIDANCE),
+            steps=_whole(fields, "steps", terms.steps, 1, terms.max_steps),
+            guidance=_number(fields, "guidance", terms.guidance, 0.0, MAX_GUIDANCE),
             width=_side(fields, "width", terms),
             height=_side(fields, "height", terms),
         )
         timeout = _number(
-            fields, "timeout_seconds", terms.timeout_seconds, 0.001, terms.most_timeout_seconds
+            fields, "timeout_seconds", terms.timeout_seconds, 0.001, terms.max_timeout_seconds
         )
         drawings = tuple(
             replace(first, prompt=prompt, seed=seed + number)
@@ -148,16 +148,16 @@ class PictureRequest:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    if len(body) > MOST_BODY_BYTES:
-        raise RefusedPictureRequest(
-            f"the body is larger than {MOST_BODY_BYTES} bytes", None, "body_too_large"
+    if len(body) > MAX_BODY_BYTES:
+        raise RefusedPictureRequestError(
+            f"the body is larger than {MAX_BODY_BYTES} bytes", None, "body_too_large"
         )
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RefusedPictureRequest("the body is not JSON", None, "body_not_json") from error
+        raise RefusedPictureRequestError("the body is not JSON", None, "body_not_json") from error
     if not isinstance(document, dict):
-        raise RefusedPictureRequest(
+        raise RefusedPictureRequestError(
             'the body must be a JSON object such as {"prompt": "a red circle on blue"}',
             None,
             "body_no_object",
@@ -180,10 +180,10 @@ def _prompts(fields: dict[str, Any], own: tuple[str, ...]) -> tuple[str, ...]:
     prompts = fields["prompts"]
     if prompts == "own":
         return own
-    if not isinstance(prompts, list) or not 1 <= len(prompts) <= MOST_PROMPTS:
+    if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_PROMPTS:
         _refuse(
             "prompts",
-            f'prompts must be a list of 1 to {MOST_PROMPTS} texts, or "own" for the model\'s own',
+            f'prompts must be a list of 1 to {MAX_PROMPTS} texts, or "own" for the model\'s own',
             "prompts_no_list",
         )
     return tuple(_text(prompt, "prompts") for prompt in prompts)
@@ -199,10 +199,10 @@ def _negative(value: Any) -> str | None:
 
 
 def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MOST_PROMPT_CHARACTERS:
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_PROMPT_CHARACTERS:
         _refuse(
             field,
-            f"{field} must be a text of 1 to {MOST_PROMPT_CHARACTERS} characters that are not all "
+            f"{field} must be a text of 1 to {MAX_PROMPT_CHARACTERS} characters that are not all "
             f"blank",
             f"{field}_no_text",
         )
@@ -240,7 +240,7 @@ def _number(fields: dict[str, Any], field: str, default: float, least: float, mo
 
 
 def _side(fields: dict[str, Any], field: str, terms: Terms) -> int:
-    value = _whole(fields, field, terms.size, terms.size_multiple, terms.most_size)
+    value = _whole(fields, field, terms.size, terms.size_multiple, terms.max_size)
     if value % terms.size_multiple:
         _refuse(
             field,
@@ -278,9 +278,11 @@ def _refuse_field(name: str) -> NoReturn:
     known = f"there are {', '.join(FIELDS)}"
     # What is no name of a field may be a prompt in the wrong place.
     if not _FIELD.fullmatch(name):
-        raise RefusedPictureRequest(f"a field has no such name; {known}", None, "field_unknown")
-    raise RefusedPictureRequest(f"there is no field {name!r}; {known}", name, "field_unknown")
+        raise RefusedPictureRequestError(
+            f"a field has no such name; {known}", None, "field_unknown"
+        )
+    raise RefusedPictureRequestError(f"there is no field {name!r}; {known}", name, "field_unknown")
 
 
 def _refuse(field: str, message: str, code: str) -> NoReturn:
-    raise RefusedPictureRequest(message, field, code)
+    raise RefusedPictureRequestError(message, field, code)

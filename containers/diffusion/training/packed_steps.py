@@ -27,7 +27,7 @@ FP16_SCALE: Final = 2.0**12
 2017, section 3.2)."""
 
 STEPS_BEFORE_GROWTH: Final = 200
-MOST_OVERFLOWS: Final = 20
+MAX_OVERFLOWS: Final = 20
 """Steps in a row in which a tenant's gradient may be no finite number before its training is given
 up."""
 
@@ -279,9 +279,9 @@ class PackedSteps:
             self._good_steps[number] = 0
             if self._base.dtype == torch.float16:
                 self._scales[number] /= 2
-            if self._overflows[number] >= MOST_OVERFLOWS:
+            if self._overflows[number] >= MAX_OVERFLOWS:
                 self._give_up(
-                    number, f"its gradient was no finite number for {MOST_OVERFLOWS} steps in a row"
+                    number, f"its gradient was no finite number for {MAX_OVERFLOWS} steps in a row"
                 )
 
     def _give_up(self, number: int, reason: str) -> None:

@@ -35,7 +35,7 @@ DIRECTIONS: Final = 256
 QUANTILES: Final = 512
 """Points at which two distributions along a direction are compared."""
 
-MOST_PATCHES: Final = 8192
+MAX_PATCHES: Final = 8192
 """Patches looked at in one set, drawn with a fixed seed from larger ones; eight pictures of 32
 pixels have 6,272."""
 
@@ -197,9 +197,9 @@ def _quantiles(images: Floats) -> Floats:
     """[256, 512]: quantiles of a set's patches along each direction."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (PATCH, PATCH), axis=(1, 2))
     count = int(np.prod(windows.shape[:3]))
-    if count > MOST_PATCHES:
-        chosen = np.random.default_rng(0).choice(count, MOST_PATCHES, replace=False)
-        patches = windows[np.unravel_index(chosen, windows.shape[:3])].reshape(MOST_PATCHES, -1)
+    if count > MAX_PATCHES:
+        chosen = np.random.default_rng(0).choice(count, MAX_PATCHES, replace=False)
+        patches = windows[np.unravel_index(chosen, windows.shape[:3])].reshape(MAX_PATCHES, -1)
     else:
         patches = windows.reshape(count, -1)
     along = np.sort(_directions().T @ patches.T, axis=1)

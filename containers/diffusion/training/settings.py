@@ -18,7 +18,8 @@ from typing import Final, Literal, cast
 
 from containers.diffusion.adapters.lora import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, TINY
-from containers.diffusion.pictures.preparation import MOST_PROMPTS, RefusedText, clean_text
+from containers.diffusion.pictures.preparation import MAX_PROMPTS, RefusedTextError, clean_text
+from containers.runtime.errors import ContainerError
 
 Optimizer = Literal["adamw", "adamw8bit"]
 Crop = Literal["square", "tenant"]
@@ -54,7 +55,7 @@ SCENE_PROMPTS: Final = (
 """What any other base is asked when nobody says."""
 
 
-class InvalidHyperparameter(ValueError):  # noqa: N818 - the sentence says it
+class InvalidHyperparameterError(ContainerError, ValueError):
     """A hyperparameter is unknown or malformed; the message names it and says what it may be."""
 
 
@@ -138,16 +139,16 @@ KNOWN: Final = tuple(each.name for each in fields(Settings))
 
 
 def parse_settings(hyperparameters: Mapping[str, str]) -> Settings:
-    """Parse hyperparameters; raises `InvalidHyperparameter` for one that is unknown, malformed or
-    cannot be had here."""
+    """Parse hyperparameters; raises `InvalidHyperparameterError` for one that is unknown, malformed
+    or cannot be had here."""
     for name in hyperparameters:
         if name not in KNOWN and name not in RUNTIME and not name.startswith("sagemaker_"):
-            raise InvalidHyperparameter(
+            raise InvalidHyperparameterError(
                 f"hyperparameter {name!r} is unknown; there are {', '.join(KNOWN + RUNTIME)}"
             )
     base = hyperparameters.get("base", TINY).strip()
     if not 0 < len(base) <= 500:
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             "hyperparameter 'base' must name a base in at most 500 characters"
         )
     read = _Reading(hyperparameters, REAL_BASE if base != TINY else {})
@@ -174,7 +175,7 @@ def parse_settings(hyperparameters: Mapping[str, str]) -> Settings:
         tenants_together=read.whole("tenants_together", 1, 256),
         held_out=read.whole("held_out", 0, 8),
         prompts=read.texts("prompts"),
-        pictures=read.whole("pictures", 2, MOST_PROMPTS),
+        pictures=read.whole("pictures", 2, MAX_PROMPTS),
         drawing_steps=read.whole("drawing_steps", 1, 1000),
         guidance=read.number("guidance", 0.0, 30.0),
         drawn_together=read.whole("drawn_together", 1, 256),
@@ -182,7 +183,7 @@ def parse_settings(hyperparameters: Mapping[str, str]) -> Settings:
         least_meaning=read.number("least_meaning", 0.0, 1.0),
     )
     if settings.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise InvalidHyperparameter(
+        raise InvalidHyperparameterError(
             "hyperparameter 'optimizer' is 'adamw8bit', and bitsandbytes is not installed in this "
             "container; install it, or"
             " use 'adamw'"
@@ -243,8 +244,8 @@ class _Reading:
         if name not in self._given:
             return cast(tuple[str, ...], self._defaults[name])
         values = self._list(name)
-        if not 2 <= len(values) <= MOST_PROMPTS:
-            raise self._refused(name, f"a JSON list of 2 to {MOST_PROMPTS} texts")
+        if not 2 <= len(values) <= MAX_PROMPTS:
+            raise self._refused(name, f"a JSON list of 2 to {MAX_PROMPTS} texts")
         return tuple(dict.fromkeys(self._clean(name, value) for value in values))
 
     def shares(self, name: str) -> tuple[float, ...]:
@@ -268,10 +269,12 @@ class _Reading:
     def _clean(self, name: str, value: object) -> str:
         try:
             return clean_text(value)
-        except RefusedText as error:
-            raise InvalidHyperparameter(f"hyperparameter {name!r}: a text in it {error}") from error
+        except RefusedTextError as error:
+            raise InvalidHyperparameterError(
+                f"hyperparameter {name!r}: a text in it {error}"
+            ) from error
 
-    def _refused(self, name: str, what: str) -> InvalidHyperparameter:
-        return InvalidHyperparameter(
+    def _refused(self, name: str, what: str) -> InvalidHyperparameterError:
+        return InvalidHyperparameterError(
             f"hyperparameter {name!r} is {self._given[name][:60]!r}; it must be {what}"
         )

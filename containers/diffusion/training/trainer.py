@@ -26,26 +26,30 @@ from torch import Tensor
 from containers.diffusion.adapters.adapter import (
     Adapter,
     AdapterCard,
-    UnusableAdapter,
+    UnusableAdapterError,
     write_adapter,
 )
 from containers.diffusion.adapters.lora import LoraLayers
-from containers.diffusion.base.pipeline import Base, UnusableBase, load_base
+from containers.diffusion.base.pipeline import Base, UnusableBaseError, load_base
 from containers.diffusion.base.prompts import PromptCache
-from containers.diffusion.pictures.preparation import PreparedImages, RefusedData, read_prepared
+from containers.diffusion.pictures.preparation import (
+    PreparedImages,
+    RefusedDataError,
+    read_prepared,
+)
 from containers.diffusion.pictures.previews import Row, contact_sheet, loss_curve
 from containers.diffusion.serving.request import Drawing
 from containers.diffusion.training import personalisation
 from containers.diffusion.training.packed_steps import FIRST_SLOT, Examples, Lesson, PackedSteps
 from containers.diffusion.training.settings import (
     FEWEST_TRAINED,
-    InvalidHyperparameter,
+    InvalidHyperparameterError,
     Settings,
     parse_settings,
 )
 from containers.diffusion.training.trial import Images, Trial, about, drawing_of, prompts_for
 from containers.runtime.training.packed_training import Refused, Task, Trained, Underway
-from containers.runtime.training.training_input import InvalidTrainingInput
+from containers.runtime.training.training_input import InvalidTrainingInputError
 
 ASPECTS: Final = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
 """Widths over heights that pictures are cropped to where tenants keep their own: few, so that
@@ -119,21 +123,21 @@ class DiffusionTrainer:
         """Yield the model of each tenant, group by group: those of one picture size are trained in
         one batch.
 
-        Raises `InvalidTrainingInput` for hyperparameters or a base that no task can be trained
+        Raises `InvalidTrainingInputError` for hyperparameters or a base that no task can be trained
         with.
         """
         try:
             settings = parse_settings(hyperparameters)
             base = self._base_of(settings)
-        except (InvalidHyperparameter, UnusableBase) as error:
-            raise InvalidTrainingInput(str(error)) from error
+        except (InvalidHyperparameterError, UnusableBaseError) as error:
+            raise InvalidTrainingInputError(str(error)) from error
         settings = replace(settings, resolution=_resolution(settings, base))
         uploads: dict[Size, list[_Upload]] = {}
         for task in tasks:
             try:
                 prepared = read_prepared(task.data)
                 size = _size_of(prepared, settings, base)
-            except RefusedData as error:
+            except RefusedDataError as error:
                 yield Refused(task, str(error))
                 continue
             uploads.setdefault(size, []).append(_Upload(task, prepared, size))
@@ -154,7 +158,7 @@ class DiffusionTrainer:
 def _resolution(settings: Settings, base: Base) -> int:
     resolution = settings.resolution or base.default_size
     if resolution % base.size_multiple:
-        raise InvalidTrainingInput(
+        raise InvalidTrainingInputError(
             f"hyperparameter 'resolution' is {resolution}; base {base.name!r} needs a multiple of "
             f"{base.size_multiple}"
         )
@@ -162,7 +166,7 @@ def _resolution(settings: Settings, base: Base) -> int:
 
 
 def _size_of(prepared: PreparedImages, settings: Settings, base: Base) -> Size:
-    """The size a tenant's pictures are trained in. Raises `RefusedData`."""
+    """The size a tenant's pictures are trained in. Raises `RefusedDataError`."""
     resolution = settings.resolution or base.default_size
     if settings.crop == "square":
         return resolution, resolution
@@ -218,7 +222,7 @@ class _Session:
                 try:
                     prior = yield from self._prior_of(upload, trial)
                     pupils.append(self._pupil(upload, prior))
-                except RefusedData as error:
+                except RefusedDataError as error:
                     yield Refused(upload.task, str(error))
             if not pupils:
                 return
@@ -250,7 +254,8 @@ class _Session:
     # What is learned from.
 
     def _pupil(self, upload: _Upload, prior: Examples | None) -> _Pupil:
-        """Decode a tenant's pictures, hold some out, encode the others. Raises `RefusedData`."""
+        """Decode a tenant's pictures, hold some out, encode the others. Raises
+        `RefusedDataError`."""
         settings, task, prepared = self._settings, upload.task, upload.prepared
         pixels = np.stack([_fitted(image.read(), upload.size) for image in prepared.images])
         captions = [image.caption for image in prepared.images]
@@ -409,7 +414,7 @@ class _Session:
             losses = [row[number] for row in steps.losses[: model.step]]
             try:
                 yield self._trained(pupil, model, first, losses)
-            except UnusableAdapter as error:
+            except UnusableAdapterError as error:
                 yield Refused(pupil.task, f"The training went astray: {error}.")
 
     def _trained(

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, cast
 
+from containers.runtime.errors import ContainerError
+
 _CHUNK: Final = 1 << 20
 _MIB: Final = 1 << 20
 # Bytes beside the files' own: headers and padding of each member; end marker, folders and tar's own
@@ -39,8 +41,7 @@ _EXTENDED_ALLOWANCE: Final = 64 << 10
 _EXTENDED_BYTES_PER_MEMBER: Final = 512
 
 
-# The event has a name of its own; the sentence is its message.
-class RefusedArchive(ValueError):  # noqa: N818
+class RefusedArchiveError(ContainerError, ValueError):
     """The archive or folder of a model is not one that may be read; the message says what is wrong
     with it."""
 
@@ -88,8 +89,8 @@ def write_archive(
     reproducibly.
 
     Names are sorted, and times, owners and modes are constant, so the same content gives the same
-    SHA-256 anywhere with the same zlib. Raises `RefusedArchive` for a link, a device or a name that
-    `extract_archive` would refuse.
+    SHA-256 anywhere with the same zlib. Raises `RefusedArchiveError` for a link, a device or a name
+    that `extract_archive` would refuse.
     """
     contents: dict[str, Path | bytes] = {}
     for path in _plain_files(folder, DEFAULT_LIMITS):
@@ -135,7 +136,7 @@ def digest_of(path: Path) -> ArchiveDigest:
 def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
     """Extract `archive` into the existing, empty `folder`.
 
-    Raises `RefusedArchive` for anything that is not a whole gzipped tar of plain files inside
+    Raises `RefusedArchiveError` for anything that is not a whole gzipped tar of plain files inside
     `folder` within `limits`: truncated or corrupt data, links, devices, absolute names, `..`, a
     name twice, too many members, too many bytes. What was extracted before that point stays in
     `folder`, for the caller to delete.
@@ -143,23 +144,25 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
     try:
         with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as zipped:
             _extract(zipped, folder, limits)
-    except RefusedArchive:
+    except RefusedArchiveError:
         raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise RefusedArchive(
+        raise RefusedArchiveError(
             f"{archive.name} is not a whole gzipped tar archive: {error}"
         ) from error
     except (UnicodeError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise RefusedArchive(
+        raise RefusedArchiveError(
             f"{archive.name} has members whose names contradict each other: {error}"
         ) from error
     except FileNotFoundError as error:
-        raise RefusedArchive(f"there is no archive at {archive}") from error
+        raise RefusedArchiveError(f"there is no archive at {archive}") from error
     except (
         ValueError,
         OverflowError,
     ) as error:  # what tarfile lets through of numbers that are none
-        raise RefusedArchive(f"{archive.name} has a member whose header cannot be read") from error
+        raise RefusedArchiveError(
+            f"{archive.name} has a member whose header cannot be read"
+        ) from error
 
 
 def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
@@ -174,25 +177,25 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
     ) as tar:
         for count, member in enumerate(tar, start=1):
             if count > limits.members:
-                raise RefusedArchive(f"the archive has more than {limits.members} members")
+                raise RefusedArchiveError(f"the archive has more than {limits.members} members")
             path = folder / _checked_name(member.name)
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             if not member.isreg() or member.issparse() or member.size < 0:
-                raise RefusedArchive(
+                raise RefusedArchiveError(
                     f"{_shown(member.name)} is not a plain file; links and devices are refused"
                 )
             remaining -= member.size
             if remaining < 0:
-                raise RefusedArchive(
+                raise RefusedArchiveError(
                     f"the archive's files are larger than {limits.extracted_bytes} bytes"
                 )
             bounded.allow(member.size + _MEMBER_ALLOWANCE)
             path.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(member)
             if source is None:
-                raise RefusedArchive(f"{_shown(member.name)} has no content")
+                raise RefusedArchiveError(f"{_shown(member.name)} has no content")
             with path.open("xb") as target:
                 while chunk := source.read(_CHUNK):
                     target.write(chunk)
@@ -215,7 +218,7 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
         def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
             nonlocal members, in_a_row, extended_bytes
             if self.type == tarfile.GNUTYPE_SPARSE:
-                raise RefusedArchive("the archive has a sparse file; write it as a plain one")
+                raise RefusedArchiveError("the archive has a sparse file; write it as a plain one")
             if self.type in _EXTENDED_TYPES:
                 in_a_row += 1
                 extended_bytes += self.size
@@ -225,7 +228,7 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
                     or in_a_row > _EXTENDED_IN_A_ROW
                     or extended_bytes > most
                 ):
-                    raise RefusedArchive(
+                    raise RefusedArchiveError(
                         "the archive's members have larger extended headers than plain files need"
                     )
             else:
@@ -251,7 +254,7 @@ class _BoundedReader:
         data = self._source.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise RefusedArchive("the archive expands to far more than the files it holds")
+            raise RefusedArchiveError("the archive expands to far more than the files it holds")
         return data
 
 
@@ -259,16 +262,16 @@ def check_folder(folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
     """Hold an already extracted model to the same rules: plain files and folders only, within
     `limits`.
 
-    Raises `RefusedArchive`; a folder that is missing is refused as well.
+    Raises `RefusedArchiveError`; a folder that is missing is refused as well.
     """
     if not folder.is_dir():
-        raise RefusedArchive(f"there is no folder at {folder}")
+        raise RefusedArchiveError(f"there is no folder at {folder}")
     _plain_files(folder, limits)
 
 
 def _plain_files(folder: Path, limits: ArchiveLimits) -> list[Path]:
-    """The plain files below `folder`; raises `RefusedArchive` for anything that is neither file nor
-    folder."""
+    """The plain files below `folder`; raises `RefusedArchiveError` for anything that is neither
+    file nor folder."""
     files: list[Path] = []
     pending = [folder]
     members = total = 0
@@ -283,20 +286,20 @@ def _plain_files(folder: Path, limits: ArchiveLimits) -> list[Path]:
                     total += status.st_size
                     files.append(Path(entry.path))
                 else:
-                    raise RefusedArchive(
+                    raise RefusedArchiveError(
                         f"{_shown(entry.name)} is not a plain file; links and devices are refused"
                     )
                 if members > limits.members:
-                    raise RefusedArchive(f"the model has more than {limits.members} files")
+                    raise RefusedArchiveError(f"the model has more than {limits.members} files")
                 if total > limits.extracted_bytes:
-                    raise RefusedArchive(
+                    raise RefusedArchiveError(
                         f"the model's files are larger than {limits.extracted_bytes} bytes"
                     )
     return files
 
 
 def _checked_name(name: str) -> str:
-    """`name` if it stays inside the folder it is extracted into; raises `RefusedArchive`
+    """`name` if it stays inside the folder it is extracted into; raises `RefusedArchiveError`
     otherwise."""
     parts = PurePosixPath(name).parts
     encoded = name.encode("utf-8", "surrogateescape")
@@ -308,7 +311,7 @@ def _checked_name(name: str) -> str:
         or "\0" in name
         or len(encoded) > 255
     ):
-        raise RefusedArchive(f"{_shown(name)} is not a name inside the archive's own folder")
+        raise RefusedArchiveError(f"{_shown(name)} is not a name inside the archive's own folder")
     return name
 
 

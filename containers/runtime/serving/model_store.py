@@ -21,16 +21,16 @@ from typing import Any, Final, Generic
 
 from containers.runtime.archives.archive import (
     ArchiveLimits,
-    RefusedArchive,
+    RefusedArchiveError,
     check_folder,
     extract_archive,
 )
-from containers.runtime.serving.predictor import InvalidModel, ModelT, Predictor
+from containers.runtime.serving.predictor import InvalidModelError, ModelT, Predictor
 from containers.runtime.serving.serving_errors import (
-    AlreadyLoaded,
-    NotFound,
-    OutOfMemory,
-    RefusedModel,
+    AlreadyLoadedError,
+    NotFoundError,
+    OutOfMemoryError,
+    RefusedModelError,
     ServingError,
 )
 
@@ -65,9 +65,9 @@ class ModelStore(Generic[ModelT]):
     """Models by name, at most `budget` bytes of them.
 
     With `evict`, a load that does not fit takes the place of the least recently used models that no
-    request is using; without it, the load is answered with `OutOfMemory`, and SageMaker chooses
-    what to unload. `fetch` gives the folder or archive file at a model's URL while it is being
-    read; without it, the URL is that path.
+    request is using; without it, the load is answered with `OutOfMemoryError`, and SageMaker
+    chooses what to unload. `fetch` gives the folder or archive file at a model's URL while it is
+    being read; without it, the URL is that path.
     """
 
     def __init__(
@@ -98,11 +98,11 @@ class ModelStore(Generic[ModelT]):
         return len(self._loaded)
 
     def acquire(self, name: str) -> Loaded[ModelT]:
-        """The model of that name, to be given back with `release`; raises `NotFound` when it is not
-        loaded."""
+        """The model of that name, to be given back with `release`; raises `NotFoundError` when it
+        is not loaded."""
         entry = self._loaded.get(name)
         if entry is None:
-            raise NotFound(f"model {name!r} is not loaded", "model_name")
+            raise NotFoundError(f"model {name!r} is not loaded", "model_name")
         self._loaded.move_to_end(name)
         entry.users += 1
         return entry
@@ -116,15 +116,15 @@ class ModelStore(Generic[ModelT]):
     async def load(self, name: str, url: str) -> None:
         """Load the model at `url`.
 
-        Raises `AlreadyLoaded`, also to those that asked while it was being loaded; `RefusedModel`
-        when the files are not a model; `OutOfMemory` when it does not fit.
+        Raises `AlreadyLoadedError`, also to those that asked while it was being loaded;
+        `RefusedModelError` when the files are not a model; `OutOfMemoryError` when it does not fit.
         """
         if name in self._loaded:
-            raise AlreadyLoaded(f"model {name!r} is loaded already", "model_name")
+            raise AlreadyLoadedError(f"model {name!r} is loaded already", "model_name")
         first = name not in self._loading
         await self._load_once(name, url)
         if not first:
-            raise AlreadyLoaded(f"model {name!r} is loaded already", "model_name")
+            raise AlreadyLoadedError(f"model {name!r} is loaded already", "model_name")
 
     async def acquire_or_load(self, name: str, url: str) -> Loaded[ModelT]:
         """The model of that name, loaded if it must be, to be given back with `release`."""
@@ -181,19 +181,19 @@ class ModelStore(Generic[ModelT]):
             else:
                 check_folder(path, self._limits)
                 model = self._predictor.load(path)
-        except (RefusedArchive, InvalidModel) as error:
-            raise RefusedModel(str(error), reason=getattr(error, "reason", None)) from error
+        except (RefusedArchiveError, InvalidModelError) as error:
+            raise RefusedModelError(str(error), reason=getattr(error, "reason", None)) from error
         except MemoryError as error:
-            raise OutOfMemory("the machine had no memory to load the model") from error
+            raise OutOfMemoryError("the machine had no memory to load the model") from error
         except Exception as error:
             # A family that trips over strange files must not look like a server that broke.
             _log.exception("load_raised path=%s", path)
-            raise RefusedModel(f"the model cannot be read: {type(error).__name__}") from error
+            raise RefusedModelError(f"the model cannot be read: {type(error).__name__}") from error
         return model, self._predictor.size(model)
 
     def _make_room(self, name: str, size: int) -> None:
         if size > self.budget:
-            raise OutOfMemory(
+            raise OutOfMemoryError(
                 f"model {name!r} takes {size} bytes; the server has {self.budget} for all models"
             )
         while self._evict and self.used + size > self.budget:
@@ -205,14 +205,14 @@ class ModelStore(Generic[ModelT]):
             self.counters.evictions += 1
             _log.info("model_evicted model=%r bytes=%d", victim.name, victim.size)
         if self.used + size > self.budget:
-            raise OutOfMemory(
+            raise OutOfMemoryError(
                 f"model {name!r} takes {size} bytes; {self.budget - self.used} of {self.budget} "
                 f"are free"
             )
 
     async def unload(self, name: str) -> None:
-        """Take a model out of memory, after the requests that are using it; raises `NotFound` when
-        it is not loaded.
+        """Take a model out of memory, after the requests that are using it; raises `NotFoundError`
+        when it is not loaded.
 
         New requests do not find it from the moment of this call.
         """
@@ -221,7 +221,7 @@ class ModelStore(Generic[ModelT]):
             return
         entry = self._loaded.pop(name, None)
         if entry is None:
-            raise NotFound(f"model {name!r} is not loaded", "model_name")
+            raise NotFoundError(f"model {name!r} is not loaded", "model_name")
         done = asyncio.get_running_loop().create_future()
         self._unloading[name] = done
         try:
@@ -250,10 +250,10 @@ class ModelStore(Generic[ModelT]):
         return [(name, self._loaded[name].url) for name in page], page[-1] if more else None
 
     def url_of(self, name: str) -> str:
-        """Where the model was loaded from; raises `NotFound` when it is not loaded."""
+        """Where the model was loaded from; raises `NotFoundError` when it is not loaded."""
         entry = self._loaded.get(name)
         if entry is None:
-            raise NotFound(f"model {name!r} is not loaded", "model_name")
+            raise NotFoundError(f"model {name!r} is not loaded", "model_name")
         return entry.url
 
     def status(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from containers.runtime.errors import ContainerError
+
 ModelT = TypeVar("ModelT")
 
 
@@ -17,7 +19,7 @@ class Answer:
     content_type: str = "application/json"
 
 
-class InvalidModel(Exception):  # noqa: N818 - named for the answer the client sees
+class InvalidModelError(ContainerError):
     """The files of a model are not a model of this family; the message is told to whoever asked for
     the load.
 
@@ -30,7 +32,7 @@ class InvalidModel(Exception):  # noqa: N818 - named for the answer the client s
         self.reason = reason
 
 
-class InvalidRequest(Exception):  # noqa: N818 - named for the answer the client sees
+class InvalidRequestError(ContainerError):
     """The request cannot be answered as it stands; `field` is the one at fault, where there is one.
 
     `reason` names the kind of fault for programs, as in `start_beyond_reach`, where the family
@@ -66,7 +68,8 @@ class Predictor(Protocol[ModelT]):
     family: str
 
     def load(self, folder: Path) -> ModelT:
-        """Read a model from its files; the folder may be gone afterwards. Raises `InvalidModel`."""
+        """Read a model from its files; the folder may be gone afterwards. Raises
+        `InvalidModelError`."""
         ...
 
     def size(self, model: ModelT) -> int:
@@ -76,5 +79,5 @@ class Predictor(Protocol[ModelT]):
     def predict(
         self, model: ModelT, body: bytes, content_type: str, accept: str
     ) -> Answer | Awaitable[Answer]:
-        """Answer one request. Raises `InvalidRequest`."""
+        """Answer one request. Raises `InvalidRequestError`."""
         ...

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from containers.runtime.serving.serving_errors import BadRequest
+from containers.runtime.serving.serving_errors import BadRequestError
 
 _JSON: Final = "application/json"
 _LINES: Final = (
@@ -24,7 +24,8 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
-    """The records of a body and the content type of each; raises `BadRequest` when there is none.
+    """The records of a body and the content type of each; raises `BadRequestError` when there is
+    none.
 
     SageMaker sends several lines in one body with `BatchStrategy=MultiRecord`, and one otherwise.
     Lines of JSON are records; a single JSON document, which may be written over several lines, and
@@ -42,21 +43,21 @@ def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
             return [body], _JSON
     records = [line for line in body.splitlines() if line.strip()]
     if not records:
-        raise BadRequest("the body has no record")
+        raise BadRequestError("the body has no record")
     return records, _JSON
 
 
 def model_of_record(record: bytes) -> tuple[str, bytes]:
-    """The model a record names, and its request as JSON; raises `BadRequest`."""
+    """The model a record names, and its request as JSON; raises `BadRequestError`."""
     try:
         document: Any = json.loads(record)
     except (ValueError, RecursionError) as error:
-        raise BadRequest("the record is not JSON") from error
+        raise BadRequestError("the record is not JSON") from error
     if not isinstance(document, dict) or "request" not in document:
-        raise BadRequest("the record must be an object with 'model' and 'request'")
+        raise BadRequestError("the record must be an object with 'model' and 'request'")
     name = document.get("model")
     if not isinstance(name, str) or not _MODEL.fullmatch(name):
-        raise BadRequest("'model' must be '{tenant}/{version}.tar.gz'", "model")
+        raise BadRequestError("'model' must be '{tenant}/{version}.tar.gz'", "model")
     return name, json.dumps(document["request"]).encode()
 
 
@@ -67,6 +68,6 @@ def one_line(body: bytes) -> bytes:
     try:
         return json.dumps(json.loads(body)).encode() + b"\n"
     except ValueError as error:
-        raise BadRequest(
+        raise BadRequestError(
             "the answer to this record is not JSON and cannot be one line of a batch"
         ) from error

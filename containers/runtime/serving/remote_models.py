@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from containers.runtime.serving.serving_errors import NotFound, RefusedModel, ServingError
+from containers.runtime.serving.serving_errors import NotFoundError, RefusedModelError, ServingError
 
 _CHUNK: Final = 1 << 20
 _URI: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9!_.*'()-]+/)*)")
@@ -35,13 +35,13 @@ def parse_models_uri(uri: str) -> tuple[str, str]:
 class RemoteModels:
     """The archives of one prefix; safe to use from several threads.
 
-    `uri` is `s3://bucket/prefix/` (`ValueError` otherwise); an archive of more than `most_bytes` is
+    `uri` is `s3://bucket/prefix/` (`ValueError` otherwise); an archive of more than `max_bytes` is
     not fetched.
     """
 
-    def __init__(self, uri: str, most_bytes: int) -> None:
+    def __init__(self, uri: str, max_bytes: int) -> None:
         self._bucket, self._prefix = parse_models_uri(uri)
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         # A server whose models are brought to it does without boto3, which takes half a second and
         # 35 MB.
         import boto3
@@ -59,8 +59,8 @@ class RemoteModels:
     def fetched(self, name: str) -> Iterator[Path]:
         """The archive of that name as a file, for the length of a `with` block.
 
-        `name` is one that `records.model_of_record` let pass. Raises `NotFound` when there is none,
-        `RefusedModel` when it is too large, `ServingError` when S3 does not give it.
+        `name` is one that `records.model_of_record` let pass. Raises `NotFoundError` when there is
+        none, `RefusedModelError` when it is too large, `ServingError` when S3 does not give it.
         """
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="archive-") as folder:
@@ -81,10 +81,10 @@ class RemoteModels:
             answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
             with closing(answer["Body"]) as body:
                 count = int(answer["ContentLength"])
-                if count > self._most_bytes:
-                    raise RefusedModel(
+                if count > self._max_bytes:
+                    raise RefusedModelError(
                         f"the archive of {name!r} has {count} bytes; this server takes "
-                        f"{self._most_bytes}",
+                        f"{self._max_bytes}",
                         "model",
                     )
                 with path.open("xb") as file:
@@ -93,7 +93,7 @@ class RemoteModels:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("NoSuchKey", "404"):
-                raise NotFound(f"there is no model {name!r}", "model") from error
+                raise NotFoundError(f"there is no model {name!r}", "model") from error
             raise ServingError(f"the archive of {name!r} could not be fetched: {code}") from error
         except BotoCoreError as error:
             raise ServingError(

@@ -30,9 +30,10 @@ from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from containers.runtime.archives.archive import ArchiveLimits
+from containers.runtime.errors import ContainerError
 from containers.runtime.serving.memory import default_budget
 from containers.runtime.serving.model_store import Loaded, ModelStore
-from containers.runtime.serving.predictor import Answer, InvalidRequest, ModelT, Predictor
+from containers.runtime.serving.predictor import Answer, InvalidRequestError, ModelT, Predictor
 from containers.runtime.serving.records import (
     is_model_folder,
     model_of_record,
@@ -41,10 +42,10 @@ from containers.runtime.serving.records import (
 )
 from containers.runtime.serving.remote_models import RemoteModels, parse_models_uri
 from containers.runtime.serving.serving_errors import (
-    BadRequest,
-    BodyTooLarge,
-    MethodNotAllowed,
-    NotFound,
+    BadRequestError,
+    BodyTooLargeError,
+    MethodNotAllowedError,
+    NotFoundError,
     ServingError,
 )
 
@@ -64,7 +65,7 @@ _JSON: Final = "application/json"
 _Result = TypeVar("_Result")
 
 
-class _ClientGoneError(Exception):
+class _ClientGoneError(ContainerError):
     """The client closed its connection before its request was whole."""
 
 
@@ -146,10 +147,8 @@ class ServingApp(Generic[ModelT]):
         self._loaders = ThreadPoolExecutor(2, "load")
         limits = ArchiveLimits()
         # What does not fit in memory, or could not be extracted, is not fetched either.
-        most_bytes = min(settings.memory_bytes, limits.extracted_bytes)
-        self._remote = (
-            RemoteModels(settings.models_uri, most_bytes) if settings.models_uri else None
-        )
+        max_bytes = min(settings.memory_bytes, limits.extracted_bytes)
+        self._remote = RemoteModels(settings.models_uri, max_bytes) if settings.models_uri else None
         self.store: ModelStore[ModelT] = ModelStore(
             predictor,
             settings.memory_bytes,
@@ -196,10 +195,10 @@ class ServingApp(Generic[ModelT]):
             status, body, content_type = 200, answer.body, answer.content_type
         except ServingError as error:
             status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
-        except InvalidRequest as error:
+        except InvalidRequestError as error:
             status, body, content_type = (
                 400,
-                BadRequest(error.message, error.field, error.reason).body(),
+                BadRequestError(error.message, error.field, error.reason).body(),
                 _JSON,
             )
         except _ClientGoneError:
@@ -233,24 +232,24 @@ class ServingApp(Generic[ModelT]):
                     return await self._invoke_model(_name(path[8:-7]), scope, receive)
                 if method in ("GET", "DELETE"):
                     return await self._model(method, _name(path[8:]))
-                raise MethodNotAllowed(f"{method} is not for a model")
+                raise MethodNotAllowedError(f"{method} is not for a model")
             if path == b"/models":
                 if method == "POST":
                     return await self._load(scope, receive)
                 if method == "GET":
                     return self._list(scope)
-                raise MethodNotAllowed(f"{method} is not for /models")
+                raise MethodNotAllowedError(f"{method} is not for /models")
         if path == b"/ping" and method == "GET":
             return Answer(b"{}")
         if path == b"/invocations" and not self._settings.multi_model:
             if method != "POST":
-                raise MethodNotAllowed("/invocations is for POST")
+                raise MethodNotAllowedError("/invocations is for POST")
             return await self._invocations(scope, receive)
         if path == b"/execution-parameters" and method == "GET":
             return self._execution_parameters()
         if path == b"/_status" and method == "GET":
             return self._status()
-        raise NotFound(
+        raise NotFoundError(
             f"there is no {method} {unquote(path.decode('latin-1'))[:200]} on this server"
         )
 
@@ -299,19 +298,23 @@ class ServingApp(Generic[ModelT]):
         try:
             request = json.loads(await self._body(scope, receive))
         except (ValueError, RecursionError) as error:
-            raise BadRequest("the body is not JSON") from error
+            raise BadRequestError("the body is not JSON") from error
         if not isinstance(request, dict):
-            raise BadRequest("the body must be a JSON object with 'model_name' and 'url'")
+            raise BadRequestError("the body must be a JSON object with 'model_name' and 'url'")
         name, url = request.get("model_name"), request.get("url")
         if not isinstance(name, str) or not _is_name(name):
-            raise BadRequest("'model_name' must be 1 to 1024 printable characters", "model_name")
+            raise BadRequestError(
+                "'model_name' must be 1 to 1024 printable characters", "model_name"
+            )
         if (
             not isinstance(url, str)
             or not 0 < len(url) <= 4096
             or not url.startswith("/")
             or "\0" in url
         ):
-            raise BadRequest("'url' must be the absolute path of a folder or an archive", "url")
+            raise BadRequestError(
+                "'url' must be the absolute path of a folder or an archive", "url"
+            )
         await self.store.load(name, url)
         return Answer(b"{}")
 
@@ -323,7 +326,7 @@ class ServingApp(Generic[ModelT]):
             try:
                 after = base64.b64decode(token, altchars=b"-_", validate=True).decode()
             except ValueError as error:
-                raise BadRequest(
+                raise BadRequestError(
                     "the token is not one of this server's", "next_page_token"
                 ) from error
         page, last = self.store.page(after)
@@ -394,8 +397,8 @@ class ServingApp(Generic[ModelT]):
                 )
             finally:
                 self.store.release(entry)
-        except InvalidRequest as error:
-            raise BadRequest(
+        except InvalidRequestError as error:
+            raise BadRequestError(
                 f"record {number}: {error.message}", error.field, error.reason
             ) from error
         except ServingError as error:
@@ -430,7 +433,7 @@ class ServingApp(Generic[ModelT]):
         limit = self._settings.body_bytes
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise BodyTooLarge(f"the body is larger than {limit} bytes")
+                raise BodyTooLargeError(f"the body is larger than {limit} bytes")
         chunks: list[bytes] = []
         total = 0
         while True:
@@ -440,7 +443,7 @@ class ServingApp(Generic[ModelT]):
             chunk = message.get("body", b"")
             total += len(chunk)
             if total > limit:
-                raise BodyTooLarge(f"the body is larger than {limit} bytes")
+                raise BodyTooLargeError(f"the body is larger than {limit} bytes")
             if not message.get("more_body", False):
                 return b"".join((*chunks, chunk)) if chunks else chunk
             chunks.append(chunk)
@@ -464,13 +467,13 @@ def _types(scope: MutableMapping[str, Any]) -> tuple[str, str]:
 
 
 def _name(raw: bytes) -> str:
-    """The model's name from its part of the path; raises `BadRequest`."""
+    """The model's name from its part of the path; raises `BadRequestError`."""
     try:
         name = unquote(raw.decode("ascii"), errors="strict")
     except UnicodeError as error:
-        raise BadRequest("the model's name in the path is not UTF-8", "model_name") from error
+        raise BadRequestError("the model's name in the path is not UTF-8", "model_name") from error
     if not _is_name(name):
-        raise BadRequest(
+        raise BadRequestError(
             "the model's name in the path must be 1 to 1024 printable characters", "model_name"
         )
     return name

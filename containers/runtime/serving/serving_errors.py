@@ -1,12 +1,13 @@
 """What the server answers when it cannot answer: one class per status code, JSON bodies as in
 docs/contracts.md."""
 
-# ruff: noqa: N818 - named for the answers they are, as the codes in their bodies
 import json
 from typing import ClassVar
 
+from containers.runtime.errors import ContainerError
 
-class ServingError(Exception):
+
+class ServingError(ContainerError):
     """An answer that is not a prediction; `field` names what is at fault in the request, where
     something is."""
 
@@ -31,7 +32,7 @@ class ServingError(Exception):
         return []
 
 
-class BadRequest(ServingError):
+class BadRequestError(ServingError):
     """400: the request, or the archive it names, cannot be used as it is; `reason` names the kind
     of fault for programs."""
 
@@ -43,41 +44,41 @@ class BadRequest(ServingError):
         self.reason = reason
 
 
-class RefusedModel(BadRequest):
+class RefusedModelError(BadRequestError):
     """400 for a load: the archive or its content is refused; nothing else is touched."""
 
     code = "InvalidModel"
 
 
-class NotFound(ServingError):
+class NotFoundError(ServingError):
     """404: the model is not loaded, or the server has no such path."""
 
     status = 404
     code = "NotFound"
 
 
-class MethodNotAllowed(ServingError):
+class MethodNotAllowedError(ServingError):
     """405: the path exists, but not with this method."""
 
     status = 405
     code = "MethodNotAllowed"
 
 
-class AlreadyLoaded(ServingError):
+class AlreadyLoadedError(ServingError):
     """409: the model is loaded already (the multi-model contract asks for this answer)."""
 
     status = 409
     code = "ModelAlreadyLoaded"
 
 
-class BodyTooLarge(ServingError):
+class BodyTooLargeError(ServingError):
     """413: the body is larger than the server accepts."""
 
     status = 413
     code = "PayloadTooLarge"
 
 
-class TooManyRequests(ServingError):
+class TooManyRequestsError(ServingError):
     """429: as much is waiting as the server lets wait, for this model or for all; nothing of the
     request was begun."""
 
@@ -95,14 +96,14 @@ class TooManyRequests(ServingError):
         return [(b"retry-after", b"%d" % self.retry_after_seconds)]
 
 
-class DeadlineExceeded(ServingError):
+class DeadlineExceededError(ServingError):
     """504: the answer was not ready within the time the request gave; its work is called off."""
 
     status = 504
     code = "DeadlineExceeded"
 
 
-class OutOfMemory(ServingError):
+class OutOfMemoryError(ServingError):
     """507: the model does not fit beside those that are loaded; SageMaker then unloads some and
     tries again."""
 

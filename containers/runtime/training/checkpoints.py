@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from containers.runtime.archives.archive import ArchiveDigest, digest_of, write_archive
+from containers.runtime.errors import ContainerError
 from containers.runtime.training.training_input import Task
 
 OUTCOME_BYTES: Final = 256 * 1024
@@ -32,7 +33,7 @@ _FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _log = logging.getLogger(__name__)
 
 
-class UnusableResult(ValueError):  # noqa: N818 - the task's reason begins with its sentence
+class UnusableResultError(ContainerError, ValueError):
     """What a family gave as a task's result cannot be stored; the message says what is wrong with
     it."""
 
@@ -131,10 +132,10 @@ class Checkpoints:
         """Archive `folder` with its card, put files, archive and outcome in place, and return the
         outcome.
 
-        `files` are moved, by the names they get. Raises `UnusableResult` for metrics that are no
-        finite numbers, a card that is no JSON or too large, files of other names, numbers or sizes
-        than are taken, or a folder that cannot be archived (`RefusedArchive`, `OSError`); then
-        nothing was put in place.
+        `files` are moved, by the names they get. Raises `UnusableResultError` for metrics that are
+        no finite numbers, a card that is no JSON or too large, files of other names, numbers or
+        sizes than are taken, or a folder that cannot be archived (`RefusedArchiveError`,
+        `OSError`); then nothing was put in place.
         """
         numbers = _finite(metrics)
         own_card = _json_value(card, "card")
@@ -150,7 +151,7 @@ class Checkpoints:
         }
         card_bytes = _dumps(full_card)
         if len(card_bytes) > CARD_BYTES:
-            raise UnusableResult(f"the card is larger than {CARD_BYTES} bytes")
+            raise UnusableResultError(f"the card is larger than {CARD_BYTES} bytes")
         temporary = workspace / "archive.tar.gz"
         digest = write_archive(folder, temporary, {"card.json": card_bytes})
         outcome = _outcome(
@@ -216,21 +217,21 @@ def _outcome(
 
 
 def _with_preview(outcome: dict[str, Any], preview: Mapping[str, Any], task: Task) -> bytes:
-    """The outcome as bytes, with `preview` if it is JSON and fits; raises `UnusableResult` when it
-    is too large even without."""
+    """The outcome as bytes, with `preview` if it is JSON and fits; raises `UnusableResultError`
+    when it is too large even without."""
     try:
         outcome["preview"] = _json_value(preview, "preview")
         content = _dumps(outcome)
         if len(content) <= OUTCOME_BYTES:
             return content
         problem = f"the outcome would be {len(content)} bytes"
-    except UnusableResult as error:
+    except UnusableResultError as error:
         problem = str(error)
     _log.warning("preview_dropped tenant=%s version=%s: %s", task.tenant, task.version, problem)
     outcome["preview"] = {}
     content = _dumps(outcome)
     if len(content) > OUTCOME_BYTES:
-        raise UnusableResult(f"metrics and card are larger than {OUTCOME_BYTES} bytes")
+        raise UnusableResultError(f"metrics and card are larger than {OUTCOME_BYTES} bytes")
     return content
 
 
@@ -240,35 +241,35 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
         try:
             number = float(value)
         except (TypeError, ValueError) as error:
-            raise UnusableResult(f"metric {name} is not a number") from error
+            raise UnusableResultError(f"metric {name} is not a number") from error
         if not math.isfinite(number):
-            raise UnusableResult(f"metric {name} is {number}, not a finite number")
+            raise UnusableResultError(f"metric {name} is {number}, not a finite number")
         numbers[str(name)] = number
     return numbers
 
 
 def _digests(files: Mapping[str, Path]) -> dict[str, ArchiveDigest]:
-    """Size and hash of each file by its name; raises `UnusableResult` for names, numbers and sizes
-    that are not taken."""
+    """Size and hash of each file by its name; raises `UnusableResultError` for names, numbers and
+    sizes that are not taken."""
     if len(files) > FILES:
-        raise UnusableResult(
+        raise UnusableResultError(
             f"there are {len(files)} files beside the archive; at most {FILES} are taken"
         )
     digests: dict[str, ArchiveDigest] = {}
     for name, path in files.items():
         if not _FILE_NAME.fullmatch(name):
-            raise UnusableResult(
+            raise UnusableResultError(
                 f"{ascii(name)[:120]} is no file's name of up to 100 of a-z, 0-9 and ._-"
             )
         if path.is_symlink() or not path.is_file():
-            raise UnusableResult(f"{name} is not a plain file; links and devices are refused")
+            raise UnusableResultError(f"{name} is not a plain file; links and devices are refused")
         if path.stat().st_size > FILE_BYTES:
-            raise UnusableResult(
+            raise UnusableResultError(
                 f"{name} has {path.stat().st_size} bytes; at most {FILE_BYTES} are taken"
             )
         digests[name] = digest_of(path)
     if sum(digest.bytes for digest in digests.values()) > FILES_BYTES:
-        raise UnusableResult(
+        raise UnusableResultError(
             f"the files beside the archive have more than {FILES_BYTES} bytes together"
         )
     return digests
@@ -279,9 +280,9 @@ def _json_value(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     try:
         plain = json.loads(json.dumps(dict(value), allow_nan=False, default=_plain))
     except (TypeError, ValueError, RecursionError) as error:
-        raise UnusableResult(f"the {name} is not JSON: {error}") from error
+        raise UnusableResultError(f"the {name} is not JSON: {error}") from error
     if not isinstance(plain, dict):
-        raise UnusableResult(f"the {name} is not a JSON object")
+        raise UnusableResultError(f"the {name} is not a JSON object")
     return plain
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from containers.runtime.archives.archive import RefusedArchive
-from containers.runtime.training.checkpoints import Checkpoints, Spent, UnusableResult
+from containers.runtime.archives.archive import RefusedArchiveError
+from containers.runtime.training.checkpoints import Checkpoints, Spent, UnusableResultError
 from containers.runtime.training.training_input import (
-    InvalidTrainingInput,
+    InvalidTrainingInputError,
     Task,
     TrainingInput,
     base_folder,
@@ -33,7 +33,7 @@ from containers.runtime.training.training_input import (
 )
 
 __all__ = [
-    "InvalidTrainingInput",
+    "InvalidTrainingInputError",
     "Progress",
     "Refused",
     "Task",
@@ -110,7 +110,7 @@ class Trainer(Protocol):
         is under way between.
 
         `workspace` is an empty folder for this call, deleted after it. An exception costs only what
-        was not yielded: those tasks are given again one by one. `InvalidTrainingInput`, for
+        was not yielded: those tasks are given again one by one. `InvalidTrainingInputError`, for
         hyperparameters that no task can be trained with, fails the job.
         """
         ...
@@ -134,7 +134,7 @@ def main(
             work = read_training_input(base)
             with (open_progress or _progress_of_environment)() as progress:
                 return _Loop(trainer, work, base, progress, stop).run()
-        except InvalidTrainingInput as error:
+        except InvalidTrainingInputError as error:
             return _fail(base, str(error))
         except Exception as error:  # noqa: BLE001 - the last place that can say why the job failed
             _log.exception("training_failed")
@@ -327,7 +327,7 @@ class _Loop:
                         self._trainer.train(tasks, self._work.hyperparameters, folder)
                     )
                     result = next(results, None)
-                except InvalidTrainingInput:
+                except InvalidTrainingInputError:
                     raise
                 # A family's failure is its tasks' failure.
                 except (Exception, SystemExit) as error:  # noqa: BLE001
@@ -391,7 +391,7 @@ class _Loop:
                 spent,
                 workspace,
             )
-        except (UnusableResult, RefusedArchive, FileNotFoundError) as error:
+        except (UnusableResultError, RefusedArchiveError, FileNotFoundError) as error:
             reason = f"the model could not be stored: {error}"
             return self._checkpoints.failed(
                 task, reason, retryable=False, spent=spent, workspace=workspace

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from containers.runtime.errors import ContainerError
+
 TASKS_BYTES: Final = 64 * 1024 * 1024
 TASKS: Final = 100_000
 PARAMETERS_BYTES: Final = 16 * 1024
@@ -33,7 +35,7 @@ _PATH_PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,127}")
 
 
 # The job's FailureReason begins with its sentence.
-class InvalidTrainingInput(ValueError):  # noqa: N818
+class InvalidTrainingInputError(ContainerError, ValueError):
     """The container cannot start its loop: a file of /opt/ml/input is missing or malformed; names
     file and field."""
 
@@ -80,7 +82,7 @@ def base_folder() -> Path:
 
 def read_training_input(base: Path) -> TrainingInput:
     """Read hyperparameters, resource configuration and task list below `base`; raises
-    `InvalidTrainingInput`."""
+    `InvalidTrainingInputError`."""
     config = base / "input" / "config"
     hyperparameters = parse_hyperparameters(
         _bytes_of(config / "hyperparameters.json", CONFIG_BYTES)
@@ -160,8 +162,8 @@ def parse_tasks(
     """Workload, pack, and every task of tasks.json with its shard; `training` is the folder of the
     data channel.
 
-    Raises `InvalidTrainingInput` for the whole list: one that is malformed anywhere was not written
-    by the launcher.
+    Raises `InvalidTrainingInputError` for the whole list: one that is malformed anywhere was not
+    written by the launcher.
     """
     document = _object(_json("tasks.json", content), "tasks.json")
     if document.get("format") != 1:
@@ -265,7 +267,7 @@ def _bytes_of(path: Path, limit: int) -> bytes:
             _refuse(path.name, f"is larger than {limit} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise InvalidTrainingInput(f"{path} cannot be read: {error.strerror}") from error
+        raise InvalidTrainingInputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _json(file: str, content: bytes) -> Any:
@@ -273,10 +275,10 @@ def _json(file: str, content: bytes) -> Any:
         return json.loads(
             content, parse_constant=lambda word: _refuse(file, f"{word} is not a JSON number")
         )
-    except InvalidTrainingInput:
+    except InvalidTrainingInputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InvalidTrainingInput(f"{file} is not JSON: {error}") from error
+        raise InvalidTrainingInputError(f"{file} is not JSON: {error}") from error
 
 
 def _object(value: Any, file: str, where: str = "") -> dict[str, Any]:
@@ -292,4 +294,4 @@ def _match(pattern: re.Pattern[str], value: Any, where: str) -> str:
 
 
 def _refuse(file: str, problem: str) -> NoReturn:
-    raise InvalidTrainingInput(f"{file}: {problem}")
+    raise InvalidTrainingInputError(f"{file}: {problem}")

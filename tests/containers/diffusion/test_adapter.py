@@ -16,7 +16,7 @@ from containers.diffusion.adapters import adapter as adapter_files
 from containers.diffusion.adapters.adapter import (
     Adapter,
     AdapterCard,
-    UnusableAdapter,
+    UnusableAdapterError,
     read_adapter,
     write_adapter,
 )
@@ -59,7 +59,8 @@ def test_a_training_that_went_wrong_writes_nothing(tmp_path: Path, layers: LoraL
     weights = random_weights(layers, 1)
     next(iter(weights.values()))[0][0] = 1e6
     with pytest.raises(
-        UnusableAdapter, match=r"not finite in half precision; train with a lower learning rate"
+        UnusableAdapterError,
+        match=r"not finite in half precision; train with a lower learning rate",
     ):
         write_adapter(tmp_path, weights)
     assert not list(tmp_path.iterdir())
@@ -331,7 +332,7 @@ def test_anything_else_is_refused_with_the_reason(
 ) -> None:
     spoil, reason = HOSTILE[kind]
     spoil(folder)
-    with pytest.raises(UnusableAdapter, match=reason) as refused:
+    with pytest.raises(UnusableAdapterError, match=reason) as refused:
         read(folder)
     assert refused.value.code == CODES.get(kind, "adapter_not_safetensors")
     assert len(str(refused.value)) < 500
@@ -340,8 +341,10 @@ def test_anything_else_is_refused_with_the_reason(
 def test_a_file_that_is_too_large_is_not_read(
     folder: Path, read: Callable[[Path], Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_files, "MOST_WEIGHT_BYTES", 1000)
-    with pytest.raises(UnusableAdapter, match=r"adapter\.safetensors is larger than 1000 bytes"):
+    monkeypatch.setattr(adapter_files, "MAX_WEIGHT_BYTES", 1000)
+    with pytest.raises(
+        UnusableAdapterError, match=r"adapter\.safetensors is larger than 1000 bytes"
+    ):
         read(folder)
 
 

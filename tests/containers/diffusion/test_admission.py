@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.diffusion.serving.admission import FairQueue, QueueFull
+from containers.diffusion.serving.admission import FairQueue, QueueFullError
 
 TENANTS = ("ant", "bee", "cow", "dog")
 costs = st.sampled_from([1.0, 2.0, 10.0, 333.0])
@@ -57,11 +57,11 @@ def test_when_nothing_waits_no_debt_is_left() -> None:
 def test_no_more_waits_than_may_and_what_does_not_fit_leaves_no_trace() -> None:
     queue: FairQueue[str, int] = FairQueue(5, 3)
     queue.put("ant", [1, 2], 1.0)
-    with pytest.raises(QueueFull) as full:
+    with pytest.raises(QueueFullError) as full:
         queue.put("ant", [3, 4], 1.0)
     assert (full.value.of_tenant, full.value.waiting) == (True, 2)
     queue.put("bee", [5, 6, 7], 1.0)
-    with pytest.raises(QueueFull) as full:
+    with pytest.raises(QueueFullError) as full:
         queue.put("cow", [8], 1.0)
     assert (full.value.of_tenant, full.value.waiting) == (False, 5)
     assert [queue.take() for _ in range(5)] == [
@@ -128,7 +128,7 @@ def test_every_item_comes_out_once_in_its_tenants_order(
             fits = len(expected[tenant]) + count <= 12 and waiting + count <= 40
             try:
                 queue.put(tenant, items, cost)
-            except QueueFull:
+            except QueueFullError:
                 assert not fits
             else:
                 assert fits

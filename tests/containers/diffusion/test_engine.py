@@ -13,15 +13,15 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 
 from containers.diffusion.adapters.adapter import Adapter, write_adapter
 from containers.diffusion.adapters.lora import LoraLayers
-from containers.diffusion.base.pipeline import Base, UnusableBase, load_base
+from containers.diffusion.base.pipeline import Base, UnusableBaseError, load_base
 from containers.diffusion.base.prompts import PromptCache
 from containers.diffusion.base.sampler import Sampler
 from containers.diffusion.serving.engine import SAME_PICTURE, Engine, EngineSettings, Job, Pixels
 from containers.diffusion.serving.request import Drawing, PictureRequest
 from containers.runtime.serving.serving_errors import (
-    DeadlineExceeded,
+    DeadlineExceededError,
     ServingError,
-    TooManyRequests,
+    TooManyRequestsError,
 )
 from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights
 
@@ -186,13 +186,17 @@ def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(
 def test_a_base_that_cannot_be_sampled_is_refused(base_folder: Path) -> None:
     base = load_base(str(base_folder), device="cpu")
     base.pipeline.scheduler = DDIMScheduler(prediction_type="sample")
-    with pytest.raises(UnusableBase, match="predicts 'sample'; epsilon or v_prediction is needed"):
+    with pytest.raises(
+        UnusableBaseError, match="predicts 'sample'; epsilon or v_prediction is needed"
+    ):
         Sampler(base)
     base = load_base(str(base_folder), device="cpu")
     base.pipeline.scheduler = DDIMScheduler(
         rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
-    with pytest.raises(UnusableBase, match="predicts noise at a step where there is nothing else"):
+    with pytest.raises(
+        UnusableBaseError, match="predicts noise at a step where there is nothing else"
+    ):
         Sampler(base).schedule(5)
 
 
@@ -286,13 +290,14 @@ def test_more_than_may_wait_is_turned_away(
     engine = engine_over(loaded_base, layers, places=1, waiting=6, waiting_of_tenant=4)
     patient = engine.submit(adapter(1), [drawing(steps=1)] * 3)
     with pytest.raises(
-        TooManyRequests,
+        TooManyRequestsError,
         match=r"3 pictures of this model are waiting and 2 more would be over 4; try",
     ):
         engine.submit(patient.adapter, [drawing()] * 2)
     other = engine.submit(adapter(2), [drawing(steps=1)] * 3)
     with pytest.raises(
-        TooManyRequests, match=r"6 pictures of all models are waiting and 1 more would be over 6"
+        TooManyRequestsError,
+        match=r"6 pictures of all models are waiting and 1 more would be over 6",
     ) as full:
         engine.submit(adapter(3), [drawing()])
     assert full.value.headers() == [(b"retry-after", b"%d" % full.value.retry_after_seconds)]
@@ -327,7 +332,7 @@ def test_who_leaves_early_leaves_nothing_behind(
                 await late
         else:
             with pytest.raises(
-                DeadlineExceeded, match=r"0 of 9 pictures were ready in 0\.05 s; ask for fewer"
+                DeadlineExceededError, match=r"0 of 9 pictures were ready in 0\.05 s; ask for fewer"
             ) as error:
                 await late
             assert error.value.field == "timeout_seconds"

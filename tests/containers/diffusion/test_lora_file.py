@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from containers.diffusion.adapters.adapter import Adapter, UnusableAdapter, read_adapter
+from containers.diffusion.adapters.adapter import Adapter, UnusableAdapterError, read_adapter
 from containers.diffusion.adapters.lora import LoraLayers
 from containers.diffusion.base.pipeline import Base, load_base
 from containers.diffusion.serving.engine import Engine
@@ -362,7 +362,7 @@ def test_pefts_own_files_tell_their_alpha_beside_the_weights(
         read(tmp_path, loaded_base, layers).weights[QUERY][1], torch.full((64, 2), 3.0)
     )
     (tmp_path / "adapter_config.json").write_text(" " * 70_000)
-    with pytest.raises(UnusableAdapter) as refused:
+    with pytest.raises(UnusableAdapterError) as refused:
         read(tmp_path, loaded_base, layers)
     assert refused.value.code == "adapter_config_too_large"
 
@@ -512,7 +512,7 @@ def test_what_cannot_be_followed_is_refused_by_name(
 ) -> None:
     code, content = REFUSED[kind]
     write_file(tmp_path, *content(), loaded_base)
-    with pytest.raises(UnusableAdapter) as refused:
+    with pytest.raises(UnusableAdapterError) as refused:
         read(tmp_path, loaded_base, ours.bank.layers)
     assert refused.value.code == code
     assert len(str(refused.value)) < 400

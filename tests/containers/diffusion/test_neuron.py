@@ -17,14 +17,14 @@ from torch import Tensor
 
 from containers.diffusion.adapters.adapter import Adapter
 from containers.diffusion.adapters.lora import LoraLayers
-from containers.diffusion.base.pipeline import Base, UnusableBase, load_base
+from containers.diffusion.base.pipeline import Base, UnusableBaseError, load_base
 from containers.diffusion.neuron.artifacts import CompiledCard
 from containers.diffusion.neuron.compile import main
 from containers.diffusion.neuron.serving import load_compiled, slots_of_samples
 from containers.diffusion.serving.engine import SAME_PICTURE, Engine, EngineSettings, Pixels
 from containers.diffusion.serving.predictor import DiffusionPredictor, ServingSettings
 from containers.diffusion.serving.request import Drawing
-from containers.runtime.serving.predictor import InvalidRequest
+from containers.runtime.serving.predictor import InvalidRequestError
 from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights
 
 SAMPLES = 4
@@ -167,7 +167,7 @@ def test_the_server_draws_compiled_pictures_of_one_size(
         call = predictor.predict(
             adapter, b'{"prompt": "a star", "width": 16}', "application/json", ""
         )
-        with pytest.raises(InvalidRequest, match="width must be a whole number from 32 to 32"):
+        with pytest.raises(InvalidRequestError, match="width must be a whole number from 32 to 32"):
             call.send(None)
     finally:
         predictor.close()
@@ -207,12 +207,14 @@ def test_each_sample_finds_the_slot_it_was_given(slots: list[int], loaded_base: 
 def test_settings_that_graphs_were_not_compiled_for_are_refused(
     compiled_folder: Path, variables: dict[str, str], words: str
 ) -> None:
-    with pytest.raises(UnusableBase, match=words):
+    with pytest.raises(UnusableBaseError, match=words):
         load_compiled(settings(compiled_folder, **variables))
 
 
 def test_a_base_that_is_not_compiled_says_how_it_gets_so(base_folder: Path) -> None:
-    with pytest.raises(UnusableBase, match=r"python -m containers\.diffusion\.neuron\.compile"):
+    with pytest.raises(
+        UnusableBaseError, match=r"python -m containers\.diffusion\.neuron\.compile"
+    ):
         load_compiled(settings(base_folder))
 
 
@@ -232,7 +234,7 @@ def test_graphs_of_another_base_and_cards_that_make_no_sense_are_refused(
     shutil.copytree(compiled_folder, folder)
     path = folder / "neuron" / "compiled.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
-    with pytest.raises(UnusableBase, match=words):
+    with pytest.raises(UnusableBaseError, match=words):
         load_compiled(settings(folder))
 
 
@@ -241,7 +243,9 @@ def test_a_graph_that_was_cut_is_refused(compiled_folder: Path, tmp_path: Path) 
     shutil.copytree(compiled_folder, folder)
     graph = folder / "neuron" / "unet.pt"
     graph.write_bytes(graph.read_bytes()[:1000])
-    with pytest.raises(UnusableBase, match=r"unet\.pt cannot be loaded; compile the base again"):
+    with pytest.raises(
+        UnusableBaseError, match=r"unet\.pt cannot be loaded; compile the base again"
+    ):
         load_compiled(settings(folder))
 
 
@@ -255,7 +259,7 @@ def test_without_the_neuron_sdk_neither_side_works_and_both_say_so(
     monkeypatch.setitem(sys.modules, "torch_neuronx", None)
     assert main([str(base_folder)]) == 1
     assert "torch_neuronx is not installed" in capsys.readouterr().err
-    with pytest.raises(UnusableBase, match="torch_neuronx is not installed"):
+    with pytest.raises(UnusableBaseError, match="torch_neuronx is not installed"):
         load_compiled(settings(compiled_folder))
 
 

@@ -23,17 +23,17 @@ from PIL.PngImagePlugin import PngInfo
 from containers.diffusion.pictures.images import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
-    HostileImage,
-    RefusedImage,
+    HostileImageError,
+    RefusedImageError,
     decode_image,
     read_image,
 )
 from containers.diffusion.pictures.preparation import (
     FEWEST_IMAGES,
-    MOST_FILES,
-    MOST_IMAGES,
+    MAX_FILES,
+    MAX_IMAGES,
     Prepared,
-    RefusedData,
+    RefusedDataError,
     clean_text,
     prepare,
     read_prepared,
@@ -70,8 +70,8 @@ def prepared(folder: Path, files: Mapping[str, bytes], **parameters: object) -> 
     return prepare(paths, folder / "out", parameters)
 
 
-def refusal(folder: Path, files: Mapping[str, bytes], **parameters: object) -> RefusedData:
-    with pytest.raises(RefusedData) as caught:
+def refusal(folder: Path, files: Mapping[str, bytes], **parameters: object) -> RefusedDataError:
+    with pytest.raises(RefusedDataError) as caught:
         prepared(folder, files, **parameters)
     assert caught.value.cure
     assert re.fullmatch(r"[a-z_]{5,40}", caught.value.code)
@@ -801,7 +801,7 @@ def test_flat_icons_of_one_style_are_no_duplicates(tmp_path: Path, number: int) 
         for shape in SHAPES
         for seed in (1, 2)
     }
-    assert (prepared(tmp_path, files).rows, prepared(tmp_path, files).repairs) == (MOST_IMAGES, {})
+    assert (prepared(tmp_path, files).rows, prepared(tmp_path, files).repairs) == (MAX_IMAGES, {})
 
 
 def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_path: Path) -> None:
@@ -815,11 +815,11 @@ def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_pa
     assert "circle-0.png is the same as b.png" in str(few)
     assert "21 of 21" in str(refusal(tmp_path, good_files(21)))
     assert refusal(tmp_path, {}).field == "files"
-    assert "pictures" in str(refusal(tmp_path, {f"{n}.png": b"" for n in range(MOST_FILES + 1)}))
+    assert "pictures" in str(refusal(tmp_path, {f"{n}.png": b"" for n in range(MAX_FILES + 1)}))
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedData, match=r"gone\.png cannot be read") as gone:
+    with pytest.raises(RefusedDataError, match=r"gone\.png cannot be read") as gone:
         prepare([tmp_path / "gone.png"], tmp_path / "out", {})
     assert gone.value.code == "picture_unreadable"
 
@@ -890,13 +890,13 @@ def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None
     bomb.write_bytes(png_of(20_000, 20_000, pixels=b"\0" * 20_001 * 2_000))
     script = (
         "import pathlib, resource, sys\n"
-        "from containers.diffusion.pictures.images import HostileImage, read_image\n"
+        "from containers.diffusion.pictures.images import HostileImageError, read_image\n"
         "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * "
         "resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))\n"
         "try:\n"
         "    read_image(pathlib.Path(sys.argv[1]))\n"
-        "except HostileImage as error:\n"
+        "except HostileImageError as error:\n"
         "    print(error.problem)\n"
     )
     run = subprocess.run(
@@ -921,9 +921,9 @@ def test_phones_append_pictures_and_the_first_is_read() -> None:
 
 
 def test_refusals_of_single_images_say_what_and_how_to_cure() -> None:
-    with pytest.raises(HostileImage, match=r"10,000 × 10,000 pixels.*Reduce it"):
+    with pytest.raises(HostileImageError, match=r"10,000 × 10,000 pixels.*Reduce it"):
         read_image(png_of(10_000, 10_000))
-    with pytest.raises(RefusedImage, match=r"truncated.*Upload the file again"):
+    with pytest.raises(RefusedImageError, match=r"truncated.*Upload the file again"):
         read_image(saved(icon(1))[:-1])
 
 
@@ -956,7 +956,7 @@ def test_prepared_data_that_were_changed_are_refused(
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(RefusedData) as caught:
+    with pytest.raises(RefusedDataError) as caught:
         read_prepared(tmp_path / "out")
     assert caught.value.field == field
     codes = {
@@ -968,18 +968,18 @@ def test_prepared_data_that_were_changed_are_refused(
 
 
 def test_prepared_data_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedData, match=r"images\.json cannot be read") as missing:
+    with pytest.raises(RefusedDataError, match=r"images\.json cannot be read") as missing:
         read_prepared(tmp_path)
     assert missing.value.code == "prepared_unreadable"
     prepared(tmp_path, good_files())
     image = read_prepared(tmp_path / "out").images[0]
     image.path.write_bytes(png_of(20_000, 20_000))
-    with pytest.raises(RefusedData, match=r"image-00\.png") as broken:
+    with pytest.raises(RefusedDataError, match=r"image-00\.png") as broken:
         image.read()
     assert broken.value.code == "prepared_picture_unreadable"
     image.path.unlink()
     image.path.symlink_to(tmp_path / "uploaded" / image.source)
-    with pytest.raises(RefusedData, match="missing"):
+    with pytest.raises(RefusedDataError, match="missing"):
         read_prepared(tmp_path / "out")
 
 
@@ -1057,7 +1057,7 @@ def test_whatever_is_uploaded_is_used_left_out_or_refused(
     }
     try:
         result = prepared(tmp_path, files)
-    except RefusedData as error:
+    except RefusedDataError as error:
         assert error.field  # noqa: PT017 - it may as well not be refused
         assert error.cure  # noqa: PT017
         return

@@ -8,19 +8,19 @@ import pytest
 from containers.diffusion.serving.request import (
     Drawing,
     PictureRequest,
-    RefusedPictureRequest,
+    RefusedPictureRequestError,
     Terms,
 )
 
 TERMS = Terms(
     steps=12,
-    most_steps=150,
+    max_steps=150,
     guidance=2.5,
     size=32,
-    most_size=48,
+    max_size=48,
     size_multiple=8,
     timeout_seconds=50.0,
-    most_timeout_seconds=55.0,
+    max_timeout_seconds=55.0,
 )
 
 
@@ -152,7 +152,7 @@ def test_cost_is_what_the_unet_has_to_do() -> None:
     ],
 )
 def test_what_is_wrong_is_told_with_its_field(body: Any, field: str | None, code: str) -> None:
-    with pytest.raises(RefusedPictureRequest) as refused:
+    with pytest.raises(RefusedPictureRequestError) as refused:
         parse(body)
     assert (refused.value.field, refused.value.code) == (field, code)
     assert len(refused.value.message) < 400
@@ -164,7 +164,7 @@ def test_a_prompt_in_the_wrong_place_is_not_repeated() -> None:
         {"prompt": {"Jane Doe": 1}},
         {"prompt": "a", "format": "Jane Doe"},
     ):
-        with pytest.raises(RefusedPictureRequest) as refused:
+        with pytest.raises(RefusedPictureRequestError) as refused:
             parse(body)
         assert "Jane" not in f"{refused.value.message} {refused.value.field}"
 
@@ -173,6 +173,6 @@ def test_a_prompt_in_the_wrong_place_is_not_repeated() -> None:
     ("accept", "count"), [("text/html", 1), ("image/jpeg", 1), ("image/png", 2)]
 )
 def test_an_answer_that_cannot_be_given_is_told(accept: str, count: int) -> None:
-    with pytest.raises(RefusedPictureRequest) as refused:
+    with pytest.raises(RefusedPictureRequestError) as refused:
         parse({"prompt": "a", "count": count}, accept)
     assert refused.value.field == "Accept"

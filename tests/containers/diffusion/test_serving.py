@@ -29,7 +29,7 @@ from containers.diffusion.base.pipeline import Base, load_base
 from containers.diffusion.serving.engine import SAME_PICTURE, Pixels
 from containers.diffusion.serving.predictor import DiffusionPredictor, ServingSettings
 from containers.diffusion.training.settings import SCENE_PROMPTS
-from containers.runtime.serving.predictor import InvalidModel
+from containers.runtime.serving.predictor import InvalidModelError
 from tests.containers.diffusion.conftest import (
     RANK,
     TARGETS,
@@ -481,12 +481,12 @@ def test_settings_suit_the_base_and_the_kind_of_serving(loaded_base: Base) -> No
         64,
     )
     terms = tiny.terms(loaded_base)
-    assert (terms.size, terms.most_size, terms.size_multiple) == (32, 48, 4)
+    assert (terms.size, terms.max_size, terms.size_multiple) == (32, 48, 4)
     real = ServingSettings.of_environment(
-        {"TENANTRY_BASE": "owner/name", "TENANTRY_MOST_SIZE": "1030"}
+        {"TENANTRY_BASE": "owner/name", "TENANTRY_MAX_SIZE": "1030"}
     )
     assert (real.rank, real.steps, real.guidance) == (32, 30, 7.5)
-    assert real.terms(loaded_base).most_size == 1028
+    assert real.terms(loaded_base).max_size == 1028
     batch = ServingSettings.of_environment({"SAGEMAKER_BATCH": "true"})
     assert (batch.timeout_seconds, batch.engine.waiting_of_tenant) == (3600.0, 1_000_000)
     asynchronous = ServingSettings.of_environment({"TENANTRY_MODELS_URI": "s3://bucket/models/"})
@@ -494,8 +494,8 @@ def test_settings_suit_the_base_and_the_kind_of_serving(loaded_base: Base) -> No
         890.0,
         1_000_000,
     )
-    longer = ServingSettings.of_environment({"TENANTRY_MOST_TIMEOUT_SECONDS": "1800"})
-    assert (longer.timeout_seconds, longer.most_timeout_seconds) == (1800.0, 1800.0)
+    longer = ServingSettings.of_environment({"TENANTRY_MAX_TIMEOUT_SECONDS": "1800"})
+    assert (longer.timeout_seconds, longer.max_timeout_seconds) == (1800.0, 1800.0)
 
 
 def test_a_model_counts_as_many_bytes_as_its_weights_take(base_folder: Path, models: Path) -> None:
@@ -512,7 +512,7 @@ def test_a_model_counts_as_many_bytes_as_its_weights_take(base_folder: Path, mod
         model = predictor.load(models / "ant" / "v1")
         weights = sum(4 * (a.numel() + b.numel()) for a, b in model.weights.values())
         assert weights < predictor.size(model) < 1.5 * weights
-        with pytest.raises(InvalidModel, match=r"card\.json is not there") as refused:
+        with pytest.raises(InvalidModelError, match=r"card\.json is not there") as refused:
             predictor.load(models)
         assert refused.value.reason == "adapter_card_missing"
     finally:

@@ -7,7 +7,7 @@ import pytest
 from containers.diffusion.training.settings import (
     ICON_PROMPTS,
     SCENE_PROMPTS,
-    InvalidHyperparameter,
+    InvalidHyperparameterError,
     Settings,
     parse_settings,
 )
@@ -97,7 +97,7 @@ def test_a_job_on_a_gpu_can_be_told() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_by_name(name: str, value: str, reason: str) -> None:
-    with pytest.raises(InvalidHyperparameter) as refusal:
+    with pytest.raises(InvalidHyperparameterError) as refusal:
         parse_settings({name: value})
     assert reason in str(refusal.value)
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_is_refused_by_name(name: str, value: str, reason: str) -
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_an_optimizer_that_is_not_installed_is_refused_with_the_cure() -> None:
     with pytest.raises(
-        InvalidHyperparameter,
+        InvalidHyperparameterError,
         match=r"bitsandbytes is not installed in this container; install it, or",
     ):
         parse_settings({"optimizer": "adamw8bit"})

@@ -28,7 +28,7 @@ from containers.diffusion.tiny_base.drawing import draw_icon, tenant_style
 from containers.diffusion.training import personalisation
 from containers.diffusion.training.trainer import DiffusionTrainer
 from containers.runtime.training.packed_training import (
-    InvalidTrainingInput,
+    InvalidTrainingInputError,
     Refused,
     Task,
     Trained,
@@ -405,7 +405,7 @@ def test_a_base_of_sdxls_shape_is_trained_the_same_way(
 def test_hyperparameters_that_no_task_can_be_trained_with_fail_the_job(
     training: Training, uploads: list[Path], given: dict[str, str], reason: str
 ) -> None:
-    with pytest.raises(InvalidTrainingInput) as refusal:
+    with pytest.raises(InvalidTrainingInputError) as refusal:
         training([task("a", uploads[0])], **given)
     assert reason in str(refusal.value)
 

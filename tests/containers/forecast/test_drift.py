@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from containers.forecast.drift import FEWEST_DAYS, Scored, question, score
 from containers.forecast.preparation import prepare
-from containers.forecast.series import UnusableSeries
+from containers.forecast.series import UnusableSeriesError
 
 LONDON = {"timezone": "Europe/London", "country": "GB"}
 END = datetime(2026, 3, 26, tzinfo=UTC)  # of the model's data; three days before the clock changes
@@ -136,7 +136,7 @@ def test_hours_are_not_made_of_days(tmp_path: Path) -> None:
     stamps = pd.date_range(END - timedelta(days=90), periods=100, freq="D")
     pd.DataFrame({"timestamp": stamps, "consumption": consumption(100)}).to_csv(raw, index=False)
     prepare([raw], tmp_path / "prepared", LONDON)
-    with pytest.raises(UnusableSeries, match="frequency D"):
+    with pytest.raises(UnusableSeriesError, match="frequency D"):
         question(tmp_path / "prepared", card())
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from containers.forecast import starts
 from containers.forecast.model_file import Points, StoredForecast, write_model
 from containers.forecast.predictor import ForecastModel, ForecastPredictor
-from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest
+from containers.runtime.serving.predictor import Answer, InvalidModelError, InvalidRequestError
 
 PREDICTOR = ForecastPredictor()
 
@@ -173,7 +173,7 @@ def test_a_start_that_cannot_be_answered_is_refused_with_its_kind_and_the_end_of
 ) -> None:
     model = loaded(tmp_path)
     body = json.dumps({"period": 1} if start is None else {"period": 1, "start": start}).encode()
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         PREDICTOR.predict(model, body, "application/json", "")
     assert (caught.value.field, caught.value.reason) == ("start", reason)
     assert (
@@ -204,7 +204,7 @@ def test_a_model_of_the_first_format_answers_within_its_horizon(tmp_path: Path) 
         ({"period": 1, "start": "2025-04-14"}, "start_beyond_reach"),
         ({"period": 1, "start": "2025-03-29"}, "start_before_reach"),
     ):
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(InvalidRequestError) as caught:
             ask(model, request)
         assert caught.value.reason == reason
 
@@ -223,7 +223,7 @@ def test_days_are_answered_by_a_daily_model(tmp_path: Path) -> None:
     assert answer["start"] == "2025-04-02"
     assert answer["timestamps"][0] == "2025-04-02T00:00:00Z"
     assert answer["mean"] == [1.005, 1.006, 2.0, 2.001, 2.002, 2.003, 2.004]
-    with pytest.raises(InvalidRequest, match="forecasts days"):
+    with pytest.raises(InvalidRequestError, match="forecasts days"):
         ask(model, {"hours": 24})
 
 
@@ -250,7 +250,7 @@ def test_days_are_answered_by_a_daily_model(tmp_path: Path) -> None:
 def test_a_request_that_cannot_be_answered_names_its_field(
     tmp_path: Path, request_body: Any, field: str | None, words: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=words) as caught:
+    with pytest.raises(InvalidRequestError, match=words) as caught:
         ask(loaded(tmp_path), request_body)
     assert caught.value.field == field
 
@@ -258,12 +258,12 @@ def test_a_request_that_cannot_be_answered_names_its_field(
 def test_bodies_and_types_that_are_not_json_are_refused(tmp_path: Path) -> None:
     model = loaded(tmp_path)
     for body in (b"", b"{", b"\xff", b"[" * 60_000, b" " * 70_000):
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(InvalidRequestError):
             PREDICTOR.predict(model, body, "application/json", "*/*")
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         PREDICTOR.predict(model, b'{"period": 7}', "text/csv", "*/*")
     assert caught.value.field == "Content-Type"
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         PREDICTOR.predict(model, b'{"period": 7}', "application/json", "text/csv")
     assert caught.value.field == "Accept"
     body = b'{"period": 7, "start": "2025-04-01"}'
@@ -291,7 +291,7 @@ def test_any_body_is_answered_or_refused(tmp_path: Path, body: bytes) -> None:
     answer: Answer | None = None
     try:
         answer = PREDICTOR.predict(model, body, "application/json", "")
-    except InvalidRequest as refused:
+    except InvalidRequestError as refused:
         assert refused.message  # noqa: PT017 - either outcome is right
     if answer is not None:
         told = json.loads(answer.body)
@@ -357,7 +357,7 @@ def test_a_hostile_model_is_refused_with_its_field(
 ) -> None:
     document = {**_document(tmp_path), **changes}
     (tmp_path / "model.json").write_text(json.dumps(document))
-    with pytest.raises(InvalidModel, match=words):
+    with pytest.raises(InvalidModelError, match=words):
         PREDICTOR.load(tmp_path)
 
 
@@ -370,10 +370,10 @@ def test_files_that_are_not_json_objects_are_refused(
 ) -> None:
     loaded(tmp_path)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InvalidModel, match=name):
+    with pytest.raises(InvalidModelError, match=name):
         PREDICTOR.load(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(InvalidModel, match=name):
+    with pytest.raises(InvalidModelError, match=name):
         PREDICTOR.load(tmp_path)
 
 

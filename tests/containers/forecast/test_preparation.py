@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from containers.forecast.preparation import Prepared, RefusedData, prepare
+from containers.forecast.preparation import Prepared, RefusedDataError, prepare
 from containers.forecast.series import read_series, weeks_of
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
@@ -44,8 +44,8 @@ def prepared(
 
 def refusal(
     folder: Path, lines: list[str], header: str = "timestamp,consumption", **parameters: str
-) -> RefusedData:
-    with pytest.raises(RefusedData) as caught:
+) -> RefusedDataError:
+    with pytest.raises(RefusedDataError) as caught:
         prepared(folder, lines, header, **parameters)
     assert caught.value.cure
     return caught.value
@@ -358,7 +358,7 @@ def test_files_that_are_none_empty_binary_or_too_large_are_refused(tmp_path: Pat
 
     def code_of(content: bytes, files: list[Path] | None = None) -> str:
         path.write_bytes(content)
-        with pytest.raises(RefusedData) as caught:
+        with pytest.raises(RefusedDataError) as caught:
             prepare([path] if files is None else files, tmp_path / "out", {})
         return caught.value.code
 
@@ -376,7 +376,7 @@ def test_files_that_are_none_empty_binary_or_too_large_are_refused(tmp_path: Pat
     )
     with path.open("wb") as file:
         file.truncate((32 << 20) + 1)
-    with pytest.raises(RefusedData, match="at most 33,554,432") as caught:
+    with pytest.raises(RefusedDataError, match="at most 33,554,432") as caught:
         prepare([path], tmp_path / "out", {})
     assert caught.value.code == "file_too_large"
 
@@ -398,7 +398,7 @@ def test_mistyped_parquet_columns_are_refused(
     frame[column] = pd.Series(list(values))
     path = tmp_path / "consumption.parquet"
     frame.to_parquet(path, index=False)
-    with pytest.raises(RefusedData) as caught:
+    with pytest.raises(RefusedDataError) as caught:
         prepare([path], tmp_path / "out", {})
     assert (caught.value.field, caught.value.code) == (column, code)
 
@@ -458,12 +458,12 @@ _CELLS = st.one_of(
 def test_any_bytes_are_prepared_or_refused(tmp_path: Path, content: bytes, timezone: str) -> None:
     path = tmp_path / "consumption.csv"
     path.write_bytes(content)
-    result: Prepared | RefusedData
+    result: Prepared | RefusedDataError
     try:
         result = prepare([path], tmp_path / "out", {"timezone": timezone})
-    except RefusedData as refused:
+    except RefusedDataError as refused:
         result = refused
-    if isinstance(result, RefusedData):
+    if isinstance(result, RefusedDataError):
         # One sentence: all three are there.
         assert result.reason and result.field and result.cure  # noqa: PT018
     else:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from containers.forecast import parquet_file
-from containers.forecast.parquet_pages import MalformedPages, pages
-from containers.forecast.preparation import RefusedData, prepare
+from containers.forecast.parquet_pages import MalformedPagesError, pages
+from containers.forecast.preparation import RefusedDataError, prepare
 
 ROWS = 9_000
 MEMORY = 512 << 20
@@ -27,14 +27,14 @@ MEMORY = 512 << 20
 _LIMITED = f"""
 import pathlib, resource, sys, tempfile
 import pandas, pyarrow, pyarrow.compute, pyarrow.csv, pyarrow.parquet, numpy, holidays
-from containers.forecast.preparation import RefusedData, prepare
+from containers.forecast.preparation import RefusedDataError, prepare
 taken = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + {MEMORY}, taken + {MEMORY}))
 for name in sys.argv[1:]:
     try:
         prepare([pathlib.Path(name)], pathlib.Path(tempfile.mkdtemp()), {{}})
         print("read")
-    except RefusedData as refused:
+    except RefusedDataError as refused:
         print(refused.code)
 """
 
@@ -173,7 +173,7 @@ def test_what_pages_expand_to_is_read_off_their_headers_not_the_footer() -> None
 def test_bytes_that_are_no_pages_are_called_so(content: bytes, values: int) -> None:
     try:
         assert sum(1 for _ in pages(content, 0, len(content), values)) <= len(content)
-    except MalformedPages:
+    except MalformedPagesError:
         return
 
 
@@ -184,7 +184,7 @@ def test_each_bound_holds_by_itself(
     path = stored(tmp_path, "a", columns(), row_group_size=100)
     prepare([path], tmp_path / "out", {})
     monkeypatch.setattr(parquet_file, what, 100)
-    with pytest.raises(RefusedData) as refused:
+    with pytest.raises(RefusedDataError) as refused:
         prepare([path], tmp_path / "out", {})
     assert refused.value.code == (
         "parquet_unreadable" if what == "MAX_FOOTER_BYTES" else "expands_too_far"
@@ -202,7 +202,7 @@ def test_a_footer_that_promises_fewer_rows_than_it_brings_does_not_bring_more(
     lying = footer.replace(varint(2 * honest), varint(2 * promised), 1)
     path.write_bytes(content[: -len(footer)] + lying)
     assert parquet.read_metadata(path).num_rows == promised
-    with pytest.raises(RefusedData) as refused:
+    with pytest.raises(RefusedDataError) as refused:
         prepare([path], tmp_path / "out", {})
     assert refused.value.code == "too_many_rows"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from containers.forecast.preparation import Prepared, RefusedData, prepare
+from containers.forecast.preparation import Prepared, RefusedDataError, prepare
 
 CHECKS = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -173,7 +173,7 @@ def test_a_blank_row_of_the_hour_that_the_clock_skips_is_left_out_and_a_reading_
     lines = [f"{stamp},{value}" for stamp, value in zip(stamps, values, strict=True)]
     skipped = stamps.index("2025-03-30 01:00")
     path.write_text("\n".join(["timestamp,consumption", *lines]) + "\n")
-    with pytest.raises(RefusedData, match=f"row {skipped + 1}: the clock") as refused:
+    with pytest.raises(RefusedDataError, match=f"row {skipped + 1}: the clock") as refused:
         prepare([path], tmp_path / "out", {"timezone": "Europe/London"})
     assert refused.value.code == "timestamp_skipped"
     lines[skipped] = stamps[skipped] + ","
@@ -332,7 +332,7 @@ def test_local_midnights_in_utc_have_their_dates_by_the_parameter_and_none_witho
     stamps = [f"{t:%Y-%m-%dT%H:%M:%SZ}" for t in midnights(zone).tz_convert("UTC")]
     path = written(tmp_path, "a.csv", stamps, PEAKS)
     assert labelled_as_written(tmp_path, prepare([path], tmp_path / "out", {"timezone": zone}))
-    with pytest.raises(RefusedData, match="Set the parameter timezone") as refused:
+    with pytest.raises(RefusedDataError, match="Set the parameter timezone") as refused:
         prepare([path], tmp_path / "out", {"timezone": "UTC"})
     assert refused.value.code == "daily_timezone_unknown"
 
@@ -346,7 +346,7 @@ def test_daily_rows_that_share_a_date_or_leave_one_out_are_refused(tmp_path: Pat
         .tz_localize("UTC")
         .tz_convert("Europe/Berlin")
     ]
-    with pytest.raises(RefusedData, match="one date twice") as refused:
+    with pytest.raises(RefusedDataError, match="one date twice") as refused:
         prepare([written(tmp_path, "a.csv", stamps, PEAKS)], tmp_path / "out", {})
     assert refused.value.code == "daily_dates_unclear"
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from containers.forecast.preparation import RefusedData, prepare
+from containers.forecast.preparation import RefusedDataError, prepare
 
 AT = pd.date_range("2025-12-20", periods=28 * 24, freq="h")
 VALUES = np.round(1 + np.random.default_rng(7).random(len(AT)), 3)
@@ -48,8 +48,8 @@ def fingerprint(
     return prepare(files, folder / "out", parameters).fingerprint
 
 
-def refusal(folder: Path, *contents: bytes | str, names: str = "{}.csv") -> RefusedData:
-    with pytest.raises(RefusedData) as caught:
+def refusal(folder: Path, *contents: bytes | str, names: str = "{}.csv") -> RefusedDataError:
+    with pytest.raises(RefusedDataError) as caught:
         fingerprint(folder, *contents, names=names)
     assert re.fullmatch(r".+\.", caught.value.reason)
     assert re.fullmatch(r".+\.", caught.value.cure)

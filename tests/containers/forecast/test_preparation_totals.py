@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from containers.forecast.meter_totals import is_total
-from containers.forecast.preparation import RefusedData, prepare
+from containers.forecast.preparation import RefusedDataError, prepare
 
 CHECKS = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -27,7 +27,7 @@ def outcome(folder: Path, minutes: int, values: NDArray[np.float64], step: int =
     (folder / "a.csv").write_text("timestamp,consumption\n" + "\n".join(lines) + "\n")
     try:
         prepare([folder / "a.csv"], folder / "out", {})
-    except RefusedData as refused:
+    except RefusedDataError as refused:
         return refused.code
     return ""
 

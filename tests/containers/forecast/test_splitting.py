@@ -10,7 +10,7 @@ import pytest
 from containers.forecast import split as splitting
 from containers.forecast import synthetic
 from containers.forecast.preparation import prepare
-from containers.forecast.split import UnsplittableData, split
+from containers.forecast.split import UnsplittableDataError, split
 from containers.forecast.synthetic import generate
 
 START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)
@@ -91,7 +91,7 @@ def test_files_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
         ("customer_id,timestamp,consumption\n1,2\n", "cannot be read"),
     ):
         raw.write_text(content)
-        with pytest.raises(UnsplittableData, match=words):
+        with pytest.raises(UnsplittableDataError, match=words):
             split(raw, tmp_path / "out")
     assert not (tmp_path / "x").exists()
     with pytest.raises(SystemExit):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from containers.forecast.starts import DATA_END, InvalidStart, check, instant, resolve
+from containers.forecast.starts import DATA_END, InvalidStartError, check, instant, resolve
 
 # in Berlin the next day already, whose clock goes on at 01:00 UTC
 NOW = datetime(2026, 3, 28, 23, 20, tzinfo=UTC)
@@ -121,7 +121,7 @@ def test_a_card_without_clock_or_data_is_one_of_utc() -> None:
     ],
 )
 def test_a_malformed_start_is_refused_in_words_and_never_quoted(malformed: Any) -> None:
-    with pytest.raises(InvalidStart) as caught:
+    with pytest.raises(InvalidStartError) as caught:
         resolve({"start": malformed}, card(), NOW)
     assert (caught.value.code, caught.value.field) == ("start_malformed", "start")
 
@@ -172,11 +172,15 @@ def test_a_start_beyond_reach_is_told_with_the_date_the_data_end_and_a_code() ->
     for within in ("2026-02-22T00:00:00Z", "2026-05-02T23:00:00Z"):
         check({"start": within}, new)
     for beyond, described in (("2026-05-03T00:00:00Z", new), ("2026-03-15T00:00:00Z", card())):
-        with pytest.raises(InvalidStart, match="its data end at 2026-03-01T00:00:00Z") as caught:
+        with pytest.raises(
+            InvalidStartError, match="its data end at 2026-03-01T00:00:00Z"
+        ) as caught:
             check({"start": beyond}, described)
         assert caught.value.code == "start_beyond_reach"
     for before, described in (("2026-02-21T23:00:00Z", new), ("2026-02-28T23:00:00Z", card())):
-        with pytest.raises(InvalidStart, match="its data end at 2026-03-01T00:00:00Z") as caught:
+        with pytest.raises(
+            InvalidStartError, match="its data end at 2026-03-01T00:00:00Z"
+        ) as caught:
             check({"start": before}, described)
         assert caught.value.code == "start_before_reach"
 
@@ -191,5 +195,5 @@ def test_a_smoke_request_is_within_reach_however_old_the_data_are(frequency: str
     }
     assert resolve(asked, old, NOW) == asked
     check(asked, old)
-    with pytest.raises(InvalidStart, match="does not tell"):
+    with pytest.raises(InvalidStartError, match="does not tell"):
         resolve({"period": 1, "start": DATA_END}, {"frequency": frequency}, NOW)

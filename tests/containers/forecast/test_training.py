@@ -15,13 +15,13 @@ from containers.forecast.predictor import ForecastPredictor
 from containers.forecast.preparation import prepare
 from containers.forecast.prophet_map import forecast_many
 from containers.forecast.series import Weeks
-from containers.forecast.settings import InvalidHyperparameter, Settings, parse_settings
+from containers.forecast.settings import InvalidHyperparameterError, Settings, parse_settings
 from containers.forecast.starts import DATA_END, FIELD
 from containers.forecast.synthetic import generate
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.archives.archive import write_archive
 from containers.runtime.training.packed_training import Refused, Task, Trained
-from containers.runtime.training.training_input import InvalidTrainingInput
+from containers.runtime.training.training_input import InvalidTrainingInputError
 
 CUSTOMERS = 4
 
@@ -411,10 +411,10 @@ def test_hyperparameters_are_strings_and_have_defaults() -> None:
     ],
 )
 def test_unknown_or_malformed_hyperparameters_are_refused_by_name(name: str, value: str) -> None:
-    with pytest.raises(InvalidHyperparameter, match=name):
+    with pytest.raises(InvalidHyperparameterError, match=name):
         parse_settings({name: value})
 
 
 def test_a_job_with_malformed_hyperparameters_fails_as_a_whole(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidTrainingInput, match="horizon_days"):
+    with pytest.raises(InvalidTrainingInputError, match="horizon_days"):
         train(tmp_path, task(data, 0), horizon_days="soon")

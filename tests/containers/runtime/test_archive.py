@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from containers.runtime.archives.archive import (
     ArchiveLimits,
-    RefusedArchive,
+    RefusedArchiveError,
     check_folder,
     digest_of,
     extract_archive,
@@ -80,7 +80,7 @@ def test_the_same_content_gives_the_same_bytes_whenever_and_wherever_it_is_writt
 
 def test_a_link_in_a_model_is_not_archived(model: Path, tmp_path: Path) -> None:
     (model / "link").symlink_to("/etc/passwd")
-    with pytest.raises(RefusedArchive, match="'link' is not a plain file"):
+    with pytest.raises(RefusedArchiveError, match="'link' is not a plain file"):
         write_archive(model, tmp_path / "a.tar.gz")
 
 
@@ -112,16 +112,16 @@ def test_a_member_that_is_no_plain_file_inside_is_refused(
     member: tuple[tarfile.TarInfo, bytes], target: Path, tmp_path: Path
 ) -> None:
     archive = tar_of(tmp_path / "a.tar.gz", plain("b.json"), member)
-    with pytest.raises(RefusedArchive):
+    with pytest.raises(RefusedArchiveError):
         extract_archive(archive, target)
     assert [path.name for path in target.rglob("*")] in (["b.json"], [])
     assert not (tmp_path / "x").exists()
 
 
 def test_a_file_under_a_file_and_a_file_twice_are_refused(target: Path, tmp_path: Path) -> None:
-    with pytest.raises(RefusedArchive, match="contradict"):
+    with pytest.raises(RefusedArchiveError, match="contradict"):
         extract_archive(tar_of(tmp_path / "a.tar.gz", plain("a"), plain("a/b")), target)
-    with pytest.raises(RefusedArchive, match="contradict"):
+    with pytest.raises(RefusedArchiveError, match="contradict"):
         extract_archive(tar_of(tmp_path / "b.tar.gz", plain("c"), plain("c")), target)
 
 
@@ -130,11 +130,11 @@ def test_too_many_members_and_too_many_bytes_are_refused(target: Path, tmp_path:
     extract_archive(
         tar_of(tmp_path / "a.tar.gz", *[plain(f"a{i}") for i in range(3)]), target, limits
     )
-    with pytest.raises(RefusedArchive, match="more than 3 members"):
+    with pytest.raises(RefusedArchiveError, match="more than 3 members"):
         extract_archive(
             tar_of(tmp_path / "b.tar.gz", *[plain(f"b{i}") for i in range(4)]), target, limits
         )
-    with pytest.raises(RefusedArchive, match="larger than 1000 bytes"):
+    with pytest.raises(RefusedArchiveError, match="larger than 1000 bytes"):
         extract_archive(
             tar_of(tmp_path / "c.tar.gz", plain("c0", b"0" * 600), plain("c1", b"0" * 600)),
             target,
@@ -149,7 +149,7 @@ def test_a_stream_that_expands_without_end_is_refused(target: Path, tmp_path: Pa
         file.write(whole)
         for _ in range(20):
             file.write(bytes(1 << 20))
-    with pytest.raises(RefusedArchive, match="expands to far more"):
+    with pytest.raises(RefusedArchiveError, match="expands to far more"):
         extract_archive(bomb, target)
 
 
@@ -158,7 +158,7 @@ def test_an_extended_header_without_end_is_refused(target: Path, tmp_path: Path)
     member.pax_headers = {"comment": "x" * (20 << 20)}
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(member)
-    with pytest.raises(RefusedArchive, match="larger extended headers"):
+    with pytest.raises(RefusedArchiveError, match="larger extended headers"):
         extract_archive(tmp_path / "a.tar.gz", target)
 
 
@@ -167,7 +167,7 @@ def test_header_bombs_are_refused(bomb: str, target: Path, tmp_path: Path) -> No
     """A bomb that goes off raises something else, or keeps the processor busy beyond the test's
     time."""
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(HEADER_BOMBS[bomb]))
-    with pytest.raises(RefusedArchive):
+    with pytest.raises(RefusedArchiveError):
         extract_archive(tmp_path / "bomb.tar.gz", target)
 
 
@@ -187,7 +187,7 @@ def test_a_truncated_archive_is_refused_wherever_it_was_cut(
     ).read_bytes()
     (folder / "cut.tar.gz").write_bytes(whole[: int(cut * len(whole))])
     (folder / "out").mkdir()
-    with pytest.raises(RefusedArchive):
+    with pytest.raises(RefusedArchiveError):
         extract_archive(folder / "cut.tar.gz", folder / "out")
 
 
@@ -199,23 +199,23 @@ def test_any_other_bytes_are_refused(
     for name, noise in (("raw", content), ("zipped", gzip.compress(content))):
         (folder / name).write_bytes(noise)
         (folder / f"{name}.out").mkdir()
-        with pytest.raises(RefusedArchive):
+        with pytest.raises(RefusedArchiveError):
             extract_archive(folder / name, folder / f"{name}.out", ArchiveLimits(10_000, 10))
 
 
 def test_an_archive_that_is_not_there_is_refused(target: Path, tmp_path: Path) -> None:
-    with pytest.raises(RefusedArchive, match="no archive"):
+    with pytest.raises(RefusedArchiveError, match="no archive"):
         extract_archive(tmp_path / "nothing.tar.gz", target)
 
 
 def test_a_folder_is_held_to_the_same_rules(model: Path, tmp_path: Path) -> None:
     check_folder(model)
-    with pytest.raises(RefusedArchive, match="larger than 100 bytes"):
+    with pytest.raises(RefusedArchiveError, match="larger than 100 bytes"):
         check_folder(model, ArchiveLimits(extracted_bytes=100))
-    with pytest.raises(RefusedArchive, match="more than 2 files"):
+    with pytest.raises(RefusedArchiveError, match="more than 2 files"):
         check_folder(model, ArchiveLimits(members=2))
-    with pytest.raises(RefusedArchive, match="no folder"):
+    with pytest.raises(RefusedArchiveError, match="no folder"):
         check_folder(tmp_path / "nothing")
     (model / "weights" / "link").symlink_to("../b.json")
-    with pytest.raises(RefusedArchive, match="not a plain file"):
+    with pytest.raises(RefusedArchiveError, match="not a plain file"):
         check_folder(model)

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from containers.runtime.serving.model_store import Loaded, ModelStore
 from containers.runtime.serving.serving_errors import (
-    AlreadyLoaded,
-    NotFound,
-    OutOfMemory,
-    RefusedModel,
+    AlreadyLoadedError,
+    NotFoundError,
+    OutOfMemoryError,
+    RefusedModelError,
 )
 from tests.containers.runtime.tiny_family import TinyModel, TinyPredictor
 
@@ -76,7 +76,7 @@ class StoreMachine(RuleBasedStateMachine):
     def expect_load(self, name: str, size: int) -> type[Exception] | None:
         """What a load must give; what must be evicted for it is taken from `held`."""
         if size > BUDGET:
-            return OutOfMemory
+            return OutOfMemoryError
         in_use = {used for _, used in self.users}
         while self.evict and self.used() + size > BUDGET:
             victim = next((held for held in self.held if held not in in_use), None)
@@ -84,14 +84,14 @@ class StoreMachine(RuleBasedStateMachine):
                 break
             del self.held[victim]
         if self.used() + size > BUDGET:
-            return OutOfMemory
+            return OutOfMemoryError
         self.held[name] = size
         return None
 
     async def attempt(self, work: Coroutine[Any, Any, None]) -> type[Exception] | None:
         try:
             await work
-        except (AlreadyLoaded, NotFound, OutOfMemory, RefusedModel) as error:
+        except (AlreadyLoadedError, NotFoundError, OutOfMemoryError, RefusedModelError) as error:
             return type(error)
         return None
 
@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
     def load(self, name: str, size: int) -> None:
         if name in self.unloading:
             return
-        expected = AlreadyLoaded if name in self.held else self.expect_load(name, size)
+        expected = AlreadyLoadedError if name in self.held else self.expect_load(name, size)
         assert self.run(self.attempt(self.store.load(name, self.url(size)))) is expected
 
     @rule(name=NAMES, size=st.integers(15, 60))
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         if name in self.unloading:
             return
         loads = self.store.counters.loads
-        expected = AlreadyLoaded if name in self.held else self.expect_load(name, size)
+        expected = AlreadyLoadedError if name in self.held else self.expect_load(name, size)
 
         async def together() -> list[type[Exception] | None]:
             return await asyncio.gather(
@@ -117,7 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
         outcomes = self.run(together())
         if expected is None:
             assert sorted(outcomes, key=str) == sorted(
-                [None, AlreadyLoaded, AlreadyLoaded], key=str
+                [None, AlreadyLoadedError, AlreadyLoadedError], key=str
             )
         else:
             assert outcomes == [expected] * 3
@@ -130,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
         (self.folder / "empty").mkdir(exist_ok=True)
         assert (
             self.run(self.attempt(self.store.load(name, str(self.folder / "empty"))))
-            is RefusedModel
+            is RefusedModelError
         )
 
     @rule(name=NAMES)
@@ -138,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
         if name not in self.held:
             try:
                 self.store.acquire(name)
-            except NotFound:
+            except NotFoundError:
                 return
             raise AssertionError(f"{name} was found")
         entry = self.store.acquire(name)
@@ -165,7 +165,7 @@ class StoreMachine(RuleBasedStateMachine):
         if name in self.unloading:
             return
         if name not in self.held:
-            assert self.run(self.attempt(self.store.unload(name))) is NotFound
+            assert self.run(self.attempt(self.store.unload(name))) is NotFoundError
             return
         size = self.held.pop(name)
         waiting = [entry for entry, used in self.users if used == name and self.is_current(entry)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containers.runtime.training.training_input import (
-    InvalidTrainingInput,
+    InvalidTrainingInputError,
     Task,
     batch_size_of,
     batches,
@@ -74,7 +74,7 @@ def test_a_task_list_is_read() -> None:
     ],
 )
 def test_a_malformed_task_is_refused_with_its_place(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidTrainingInput, match=message):
+    with pytest.raises(InvalidTrainingInputError, match=message):
         parse_tasks(document({**ENTRY, **change}), TRAINING, 2)
 
 
@@ -98,7 +98,7 @@ def test_a_malformed_task_is_refused_with_its_place(change: dict[str, Any], mess
     ids=range(13),
 )
 def test_a_malformed_list_is_refused(content: bytes) -> None:
-    with pytest.raises(InvalidTrainingInput, match=r"tasks\.json"):
+    with pytest.raises(InvalidTrainingInputError, match=r"tasks\.json"):
         parse_tasks(content, TRAINING, 1)
 
 
@@ -126,7 +126,7 @@ def test_any_value_in_any_field_is_read_or_refused_and_never_leaves_the_channel(
     (whole if field in whole else whole["tasks"][0])[field] = value
     try:
         _, _, tasks = parse_tasks(json.dumps(whole).encode(), TRAINING, 2)
-    except InvalidTrainingInput:
+    except InvalidTrainingInputError:
         return
     for task, _ in tasks:
         assert task.data.is_relative_to(TRAINING)
@@ -190,9 +190,9 @@ def test_hyperparameters_are_strings_within_sagemakers_limits() -> None:
         b'{"x": null}',
         json.dumps({"x": "y" * 2501}).encode(),
     ):
-        with pytest.raises(InvalidTrainingInput, match=r"hyperparameters\.json"):
+        with pytest.raises(InvalidTrainingInputError, match=r"hyperparameters\.json"):
             parse_hyperparameters(content)
-    with pytest.raises(InvalidTrainingInput, match="SageMaker allows 100"):
+    with pytest.raises(InvalidTrainingInputError, match="SageMaker allows 100"):
         parse_hyperparameters(json.dumps({str(i): "" for i in range(101)}).encode())
 
 
@@ -200,7 +200,7 @@ def test_the_batch_size_is_a_hyperparameter_with_a_default() -> None:
     assert batch_size_of({}) == 64
     assert batch_size_of({"batch_size": "7"}) == 7
     for text in ("0", "-1", "", "7.5", "10001", "٣", "many"):
-        with pytest.raises(InvalidTrainingInput, match="batch_size"):
+        with pytest.raises(InvalidTrainingInputError, match="batch_size"):
             batch_size_of({"batch_size": text})
 
 
@@ -217,5 +217,5 @@ def test_instances_are_numbered_by_their_sorted_names() -> None:
         b'{"current_host": "a", "hosts": ["a", "a"]}',
         b'{"hosts": [1]}',
     ):
-        with pytest.raises(InvalidTrainingInput, match=r"resourceconfig\.json"):
+        with pytest.raises(InvalidTrainingInputError, match=r"resourceconfig\.json"):
             parse_resource_config(content)

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from containers.runtime.serving import server
-from containers.runtime.serving.predictor import Answer, InvalidModel, InvalidRequest, Predictor
-from containers.runtime.serving.serving_errors import TooManyRequests
+from containers.runtime.serving.predictor import (
+    Answer,
+    InvalidModelError,
+    InvalidRequestError,
+    Predictor,
+)
+from containers.runtime.serving.serving_errors import TooManyRequestsError
 from containers.runtime.training import packed_training
 from containers.runtime.training.packed_training import (
-    InvalidTrainingInput,
+    InvalidTrainingInputError,
     Refused,
     Task,
     Trained,
@@ -42,7 +47,7 @@ class TinyTrainer:
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
     ) -> Iterator[Trained | Refused | Underway]:
         if hyperparameters.get("average", "mean") != "mean":
-            raise InvalidTrainingInput("hyperparameter 'average' must be 'mean'")
+            raise InvalidTrainingInputError("hyperparameter 'average' must be 'mean'")
         with (workspace.parent.parent / "batches.log").open("a") as log:
             log.write(json.dumps([task.task for task in tasks]) + "\n")
         for task in tasks:
@@ -133,7 +138,7 @@ class TinyPredictor:
                 raise RuntimeError("secret content of a model")
             model = TinyModel(float(document["mean"]), int(document.get("size", 1000)))
         except (OSError, ValueError, KeyError) as error:
-            raise InvalidModel(f"model.json is not a mean: {error}") from error
+            raise InvalidModelError(f"model.json is not a mean: {error}") from error
         wait_for(document.get("wait_for"))
         return model
 
@@ -144,9 +149,9 @@ class TinyPredictor:
         try:
             request = json.loads(body)
         except ValueError as error:
-            raise InvalidRequest("the body is not JSON") from error
+            raise InvalidRequestError("the body is not JSON") from error
         if not isinstance(request, dict) or not isinstance(request.get("add", 0), int | float):
-            raise InvalidRequest("'add' must be a number", "add")
+            raise InvalidRequestError("'add' must be a number", "add")
         if request.get("misbehave") == "raise":
             raise RuntimeError("secret content of a request")
         wait_for(request.get("wait_for"))
@@ -202,7 +207,7 @@ class BatchingPredictor:
         together = json.loads(body).get("together", 1)
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if len(self._waiting) == 3:
-            raise TooManyRequests("three are waiting", retry_after_seconds=7)
+            raise TooManyRequestsError("three are waiting", retry_after_seconds=7)
         self._waiting.append(turn)
         if len(self._waiting) >= together:
             for waiting in self._waiting:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from infrastructure.dagster_processes import INSTANCE
 from infrastructure.local_cloud import free_port, start_process, stop_process
 from orchestration.private_dagster.chosen_partitions import asset_key
-from orchestration.private_dagster.dagster_storage import STORAGE_VARIABLE, UnusableStorage
+from orchestration.private_dagster.dagster_storage import STORAGE_VARIABLE, UnusableStorageError
 from orchestration.private_dagster.postgres_event_log import BatchedPostgresEventLogStorage
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
@@ -194,7 +194,7 @@ def test_a_url_dagster_cannot_use_is_refused_with_the_cure(
     monkeypatch.setenv(STORAGE_VARIABLE, url)
     with (
         pytest.raises(
-            UnusableStorage, match=r"postgresql\+psycopg2://user:password@host:5432/dagster"
+            UnusableStorageError, match=r"postgresql\+psycopg2://user:password@host:5432/dagster"
         ),
         DagsterInstance.from_config(str(tmp_path)) as instance,
     ):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenantry.aws.deployment import Deployment
-from tenantry.aws.request_budget import BudgetSpent, RequestBudget
+from tenantry.aws.request_budget import BudgetSpentError, RequestBudget
 
 numbers = itertools.count()
 
@@ -26,7 +26,7 @@ class Clock:
         return self.at
 
 
-def most_within(turns: list[float], seconds: float) -> int:
+def max_within(turns: list[float], seconds: float) -> int:
     """The most turns that begin within so many seconds."""
     return max(sum(start <= turn <= start + seconds for turn in turns) for start in turns)
 
@@ -53,7 +53,7 @@ def test_callers_together_never_exceed_the_rate_and_the_burst(
             taken = list(callers.map(lambda budget: budget.take(), budgets))
             assert min(taken) >= clock.at - 1e-3
             turns += taken
-    assert most_within(turns, window) <= burst + rate * window + 1e-3 * len(turns)
+    assert max_within(turns, window) <= burst + rate * window + 1e-3 * len(turns)
     assert max(turns) <= clock.at + len(turns) / rate, (
         "nobody waits longer than those before it take"
     )
@@ -76,7 +76,7 @@ def test_whoever_would_wait_too_long_is_told_and_takes_no_turn(deployment: Deplo
     assert [budget.take() - clock.at for _ in range(3)] == pytest.approx([0, 1, 2], abs=1e-3)
     for _ in range(2):
         with pytest.raises(
-            BudgetSpent,
+            BudgetSpentError,
             match="CreateTrainingJob is called 1 times a second, and 3 s of calls are waiting",
         ):
             budget.wait()

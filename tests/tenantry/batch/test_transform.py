@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.batch.predictions import batches_of, predict
-from tenantry.batch.transform import TransformJobFailed, predict_batch
+from tenantry.batch.transform import TransformJobFailedError, predict_batch
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
@@ -117,7 +117,7 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     assert len(set(answers)) == 3
     with (
         TenantClient(deployment, energy, broken.tenant) as client,
-        pytest.raises(objects.ObjectMissing),
+        pytest.raises(objects.ObjectMissingError),
     ):
         client.predictions(DAY)
 
@@ -182,14 +182,14 @@ def test_a_batch_in_which_nothing_could_be_answered_is_a_failure_that_leaves_no_
 ) -> None:
     deployment, energy = cloud
     broken, name = crowned(cloud, b"no archive"), batch_name()
-    with pytest.raises(TransformJobFailed, match="is Failed"):
+    with pytest.raises(TransformJobFailedError, match="is Failed"):
         predict_batch(deployment, energy, DAY, name, [broken], poll=0.1)
     assert not deployment.sagemaker.list_models(NameContains=name)["Models"]
     deployment.s3.delete_object(
         Bucket=deployment.data_bucket,
         Key=keys.endpoint_model(broken.endpoint, broken.tenant, broken.version),
     )
-    with pytest.raises(TransformJobFailed, match="archive"):
+    with pytest.raises(TransformJobFailedError, match="archive"):
         predict_batch(deployment, energy, DAY, batch_name(), [broken], poll=0.1)
 
 
@@ -218,7 +218,7 @@ def test_silo_tenants_jobs_run_side_by_side_and_no_more_than_the_workload_allows
 ) -> None:
     deployment, energy = cloud
     energy = energy.model_copy(
-        update={"batch": energy.batch.model_copy(update={"most_jobs_at_once": 2})}
+        update={"batch": energy.batch.model_copy(update={"max_jobs_at_once": 2})}
     )
     tenants = [crowned(cloud, trained_forecasts[0].archive, tier="silo").tenant for _ in range(4)]
     heard = Heard()

@@ -311,5 +311,5 @@ def test_dead_letters_of_uploads_are_sent_back_and_taken_in(
 
     assert "nothing was changed" in call("redrive", stdin="n\n", status=1).stderr
     assert document(call("redrive", "--yes", "--json"))["sent_back"] == 1
-    drain_queue(deployment, workloads, lambda *_: None, most_seconds=20)
+    drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
     assert [row.tenant for row in queue.due(ENERGY)] == ["acme"]

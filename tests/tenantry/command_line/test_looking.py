@@ -94,7 +94,7 @@ def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(
 ) -> None:
     workloads = read_workloads()
     # S3 tries a new queue with an event of its own
-    drain_queue(deployment, workloads, lambda *_: None, most_seconds=20)
+    drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
     with TenantClient(deployment, workloads["energy"], keys.tenant_id("acme")) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
     deployment.sqs.send_message(QueueUrl=deployment.uploads_dead_letters_url, MessageBody="{}")
@@ -117,7 +117,7 @@ def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
     deployment.s3.delete_object(
         Bucket=deployment.uploads_bucket, Key=keys.upload_manifest(ENERGY, acme, left)
     )  # as one that is still being uploaded
-    drain_queue(deployment, workloads, lambda *_: None, most_seconds=20)
+    drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
     (row,) = queue.due(ENERGY)
     (row,) = queue.claim([row], keys.pack_id("p-1"))
     RequestQueue(deployment, by="run 3f2a").fail(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from infrastructure.local_cloud import LocalCloud, free_port
 from tenantry.aws.deployment import Deployment
 from tenantry.command_line import environment
-from tenantry.command_line.environment import NoLocalCloud
+from tenantry.command_line.environment import NoLocalCloudError
 from tenantry.command_line.main import tenantry
 
 SCRIPT = str(Path(sys.executable).parent / "tenantry")
@@ -83,7 +83,10 @@ def test_the_script_reads_where_the_cloud_is_from_a_file(
 def test_a_cloud_that_ended_is_told_at_once_and_not_after_an_sdks_retries(tmp_path: Path) -> None:
     file = tmp_path / "environment"
     nowhere = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
-    with environment.written(file, nowhere), pytest.raises(NoLocalCloud, match="does not answer"):
+    with (
+        environment.written(file, nowhere),
+        pytest.raises(NoLocalCloudError, match="does not answer"),
+    ):
         environment.use(file)
     assert not file.exists()
 
@@ -131,7 +134,7 @@ def test_what_is_written_is_read(
 def test_a_file_that_is_no_environment_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "environment"
     file.write_bytes(content)
-    with pytest.raises(NoLocalCloud, match="line 1: not NAME=value"):
+    with pytest.raises(NoLocalCloudError, match="line 1: not NAME=value"):
         environment.read(file)
     with (
         pytest.raises(ValueError, match="cannot stand in an environment file"),

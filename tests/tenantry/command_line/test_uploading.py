@@ -87,7 +87,7 @@ def test_an_upload_is_followed_to_its_end(
     def work() -> None:
         deadline = time.monotonic() + 60
         while not queue.due(ENERGY) and time.monotonic() < deadline:
-            drain_queue(deployment, read_workloads(), lambda *_: None, most_seconds=20)
+            drain_queue(deployment, read_workloads(), lambda *_: None, max_seconds=20)
             time.sleep(0.05)
         (row,) = queue.claim(queue.due(ENERGY), keys.pack_id("p-1"))
         if ends == "registered":

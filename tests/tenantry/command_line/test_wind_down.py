@@ -102,7 +102,7 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
     for name in ("energy", "portraits"):
         with TenantClient(deployment, workloads[name], keys.tenant_id("acme")) as client:
             client.upload({"a.csv" if name == "energy" else "a.png": b"x"})
-    assert drain_queue(deployment, workloads, lambda *_: None, most_seconds=20).accepted == 2
+    assert drain_queue(deployment, workloads, lambda *_: None, max_seconds=20).accepted == 2
     prediction = keys.prediction(
         ENERGY, keys.tenant_id("acme"), queue.open(ENERGY)[0].accepted.date()
     )

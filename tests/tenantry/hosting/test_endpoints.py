@@ -15,8 +15,8 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import (
     Endpoint,
-    EndpointFailed,
-    InvocationRefused,
+    EndpointFailedError,
+    InvocationRefusedError,
     ensure_endpoint,
     set_capacity,
 )
@@ -24,7 +24,7 @@ from tenantry.names import keys
 from tenantry.onboarding import checks
 from tenantry.onboarding.registration import register
 from tenantry.requests.queue import RequestQueue
-from tenantry.serving.client import NoModelYet, TenantClient
+from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.shown.report import Finding
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
@@ -147,7 +147,7 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
     deployment, energy, _ = serving
     serves = ensure_endpoint(deployment, energy, "bridge", tenant)
     broken = with_serving(energy, container="nowhere")
-    with pytest.raises(EndpointFailed, match="the update was rolled back"):
+    with pytest.raises(EndpointFailedError, match="the update was rolled back"):
         ensure_endpoint(deployment, broken, "bridge", tenant)
     for_a_run = ensure_endpoint(deployment, broken, "bridge", tenant, began=datetime.now(UTC))
     assert (for_a_run.config, for_a_run.status) == (serves.config, "InService")
@@ -161,7 +161,7 @@ def test_capacity_that_could_not_be_had_is_a_failure_with_its_reason(serving: Se
     before = deployment.sagemaker.describe_endpoint(EndpointName=endpoint.name)[
         "ProductionVariants"
     ][0]
-    with pytest.raises(EndpointFailed, match="instances"):
+    with pytest.raises(EndpointFailedError, match="instances"):
         set_capacity(deployment, endpoint.name, 500)
     after = endpoints.wait_in_service(deployment, endpoint.name)["ProductionVariants"][0]
     assert after["CurrentInstanceCount"] == before["CurrentInstanceCount"]
@@ -171,9 +171,9 @@ def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(
     serving: Serving,
 ) -> None:
     deployment, *_ = serving
-    with pytest.raises(EndpointFailed, match="tenantry-energy-none"):
+    with pytest.raises(EndpointFailedError, match="tenantry-energy-none"):
         set_capacity(deployment, "tenantry-energy-none", 1)
-    with pytest.raises(EndpointFailed, match="not found"):
+    with pytest.raises(EndpointFailedError, match="not found"):
         endpoints.invoke(deployment, "tenantry-energy-none", "acme/v1.tar.gz", {})
     assert endpoints.describe_endpoint(deployment, "tenantry-energy-none") is None
 
@@ -193,7 +193,7 @@ def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) 
 def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     deployment, energy, _ = serving
     unlucky = keys.tenant_id("unlucky")
-    with pytest.raises(EndpointFailed, match="is Failed: "):  # no folder stands for that image
+    with pytest.raises(EndpointFailedError, match="is Failed: "):  # no folder stands for that image
         ensure_endpoint(
             deployment, with_serving(energy, container="nowhere"), "silo", unlucky, timeout=60
         )
@@ -208,7 +208,7 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
         ({"period": 0}, "period"),
         ({"period": 7, "colour": "red"}, "colour"),
         (b"no JSON", "JSON"),
-        (b" " * (endpoints.MOST_PAYLOAD_BYTES + 1), "takes at most 6291456"),
+        (b" " * (endpoints.MAX_PAYLOAD_BYTES + 1), "takes at most 6291456"),
     ],
     ids=["field", "unknown field", "not JSON", "too large"],
 )
@@ -218,13 +218,13 @@ def test_a_request_the_container_refuses_comes_back_with_its_reason(
     deployment, energy, endpoint = serving
     with TenantClient(deployment, energy, tenant) as client:
         version = client.champion().version
-    with pytest.raises(InvocationRefused, match=reason):
+    with pytest.raises(InvocationRefusedError, match=reason):
         endpoints.invoke(deployment, endpoint.name, keys.target_model(tenant, version), request_)
 
 
 def test_a_model_that_is_not_there_is_refused(serving: Serving, tenant: keys.TenantId) -> None:
     deployment, _, endpoint = serving
-    with pytest.raises(InvocationRefused):
+    with pytest.raises(InvocationRefusedError):
         endpoints.invoke(
             deployment,
             endpoint.name,
@@ -260,7 +260,7 @@ def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: keys.Ten
     deployment, energy, _ = serving
     with (
         TenantClient(deployment, energy, tenant) as client,
-        pytest.raises(InvocationRefused, match="period"),
+        pytest.raises(InvocationRefusedError, match="period"),
     ):
         client.predict({"period": -3, "start": "data_end"})
     assert (
@@ -276,12 +276,12 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
     name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     queue = RequestQueue(deployment)
     with TenantClient(deployment, energy, name) as client:
-        with pytest.raises(NoModelYet, match="nothing was uploaded"):
+        with pytest.raises(NoModelYetError, match="nothing was uploaded"):
             client.predict({"period": 1, "start": "data_end"})
         upload = client.upload({"a.csv": b"x"})
         key = keys.upload_manifest(NAME, name, upload)
         queue.accept(NAME, name, keys.request_id_of(NAME, name, "x"), key, "bridge", first=True)
-        with pytest.raises(NoModelYet, match="its last upload is pending"):
+        with pytest.raises(NoModelYetError, match="its last upload is pending"):
             client.predict({"period": 1, "start": "data_end"})
         queue.refuse_at_the_door(
             NAME,
@@ -291,7 +291,9 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
             "the meter was broken",
             "data_unusable",
         )
-        with pytest.raises(NoModelYet, match="its last upload is refused: the meter was broken"):
+        with pytest.raises(
+            NoModelYetError, match="its last upload is refused: the meter was broken"
+        ):
             client.predict({"period": 1, "start": "data_end"})
         assert [request.status for request in client.requests()] == ["pending", "refused"]
 

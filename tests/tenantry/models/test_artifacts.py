@@ -8,7 +8,7 @@ import pytest
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.models.artifacts import ArchiveDiffers, Promise, keep
+from tenantry.models.artifacts import ArchiveDiffersError, Promise, keep
 from tenantry.names import keys
 
 ENERGY, ACME = keys.workload_name("energy"), keys.tenant_id("acme")
@@ -43,7 +43,7 @@ def test_what_was_not_promised_is_not_kept(
     deployment: Deployment, content: bytes, code: str
 ) -> None:
     put(deployment, content)
-    with pytest.raises(ArchiveDiffers) as refused:
+    with pytest.raises(ArchiveDiffersError) as refused:
         kept(deployment)
     assert refused.value.code == code
     assert not objects.exists(
@@ -64,7 +64,7 @@ def test_what_is_written_between_the_look_and_the_copy_is_looked_at_too(
 
     events.register("before-call.s3.CopyObject", write_something_else)
     try:
-        with pytest.raises(ArchiveDiffers):
+        with pytest.raises(ArchiveDiffersError):
             kept(deployment)
     finally:
         events.unregister("before-call.s3.CopyObject", write_something_else)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tenantry.aws.deployment import Deployment
-from tenantry.models.registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
+from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
 
 NAME, ACME = keys.workload_name("energy"), keys.tenant_id("acme")
@@ -70,12 +70,12 @@ def test_who_compared_with_an_earlier_champion_does_not_flip_the_pointer(
     first = registry.crown(version(1), "endpoint", None)
     second = registry.crown(version(2), "endpoint", first)
     for outdated in (None, first):
-        with pytest.raises(ChampionChanged, match="changed while"):
+        with pytest.raises(ChampionChangedError, match="changed while"):
             registry.crown(version(3), "endpoint", outdated)
     # Back and forth: the same version again, yet another turn.
     third = registry.crown(version(1), "endpoint", second)
     assert third.version == first.version
-    with pytest.raises(ChampionChanged):
+    with pytest.raises(ChampionChangedError):
         registry.crown(version(3), "endpoint", first)
     assert registry.champion(ACME, NAME) == third
 
@@ -89,7 +89,7 @@ def test_of_many_who_flip_the_pointer_at_once_one_does(
     def flip(number: int) -> Champion | None:
         try:
             return registry.crown(version(number), "endpoint", before)
-        except ChampionChanged:
+        except ChampionChangedError:
             return None
 
     with ThreadPoolExecutor(6) as pool:

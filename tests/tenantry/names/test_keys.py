@@ -67,7 +67,7 @@ TRICKS = [
 def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(
     parser: Callable[[object], str], trick: object
 ) -> None:
-    with pytest.raises(keys.InvalidId) as refused:
+    with pytest.raises(keys.InvalidIdError) as refused:
         parser(trick)
     assert "must match" in str(refused.value)
     assert len(str(refused.value)) < 300
@@ -93,7 +93,7 @@ def test_an_id_comes_back_as_it_was(parser: Callable[[object], str], good: str) 
 
 @pytest.mark.parametrize("text", ["Acme", "-acme", "acme_1", "a" * 64, "me@example.org"])
 def test_a_tenant_id_is_lower_case_and_no_address_or_name(text: str) -> None:
-    with pytest.raises(keys.InvalidId, match="is not a tenant id"):
+    with pytest.raises(keys.InvalidIdError, match="is not a tenant id"):
         keys.tenant_id(text)
 
 
@@ -159,7 +159,7 @@ def test_a_file_is_named_as_people_name_files(name: str) -> None:
 def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_words(
     name: object, wrong: str
 ) -> None:
-    with pytest.raises(keys.InvalidId, match=wrong) as refused:
+    with pytest.raises(keys.InvalidIdError, match=wrong) as refused:
         keys.file_name(name)
     # A sentence for people: no pattern, and nothing of a name that may say anything.
     assert not set("[]{}^$\\") & set(str(refused.value))
@@ -170,7 +170,7 @@ def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_word
 def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> None:
     try:
         checked = keys.file_name(name)
-    except keys.InvalidId:
+    except keys.InvalidIdError:
         return
     key = keys.upload_file(
         keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1"), checked
@@ -186,7 +186,7 @@ def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> No
 def test_a_tenant_id_never_changes_the_number_of_parts_of_a_key(text: str) -> None:
     try:
         tenant = keys.tenant_id(text)
-    except keys.InvalidId:
+    except keys.InvalidIdError:
         return
     workload = keys.workload_name("energy")
     key = keys.upload_manifest(workload, tenant, keys.upload_id("u1"))
@@ -217,7 +217,7 @@ def test_a_manifests_key_gives_back_what_it_was_made_of(
 def test_a_key_is_a_manifests_or_is_refused(key: str) -> None:
     try:
         ids = keys.parse_manifest_key(key)
-    except keys.InvalidId:
+    except keys.InvalidIdError:
         return
     assert keys.upload_manifest(*ids) == key
 
@@ -378,7 +378,7 @@ def test_what_is_asked_is_told_apart_by_version_too() -> None:
     ],
 )
 def test_another_key_is_not_that_of_a_question(key: str) -> None:
-    with pytest.raises(keys.InvalidId):
+    with pytest.raises(keys.InvalidIdError):
         keys.parse_async_input(key)
 
 
@@ -386,7 +386,7 @@ def test_another_key_is_not_that_of_a_question(key: str) -> None:
     "text", ["", "0" * 32, "0" * 32 + "-", "0" * 32 + "-x", "0" * 31 + "-1", "0" * 32 + "-1-1"]
 )
 def test_another_text_is_no_attempt_at_a_question(text: str) -> None:
-    with pytest.raises(keys.InvalidId):
+    with pytest.raises(keys.InvalidIdError):
         keys.parse_inference_id(text)
 
 

@@ -249,9 +249,9 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
         assert len(said) == 1, name
         assert "its drift could not be told" in said[0]
     assert "KeyError" in words["no card"][0]
-    assert "InvocationRefused" in words["no archive"][0]
-    assert "EndpointFailed" in words["no endpoint"][0]
-    assert "ObjectMissing" in words["no data"][0]
+    assert "InvocationRefusedError" in words["no archive"][0]
+    assert "EndpointFailedError" in words["no endpoint"][0]
+    assert "ObjectMissingError" in words["no data"][0]
 
     assert energy.drift is not None
     lost = energy.drift.model_copy(update={"module": "containers.no.such"})
@@ -268,7 +268,7 @@ def test_training_does_not_wait_for_it_for_ever(
         uploaded(serving, served(serving, trained_forecasts[0]).tenant, 7) for _ in range(2)
     ]
     told = Told()
-    check_drift(deployment, energy, prepared, told, most_seconds=0.0)
+    check_drift(deployment, energy, prepared, told, max_seconds=0.0)
     assert told.checks == {}
     assert told.words == ["drift: 2 of 2 tenants were not looked at within 0 s"]
 

@@ -14,7 +14,12 @@ from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import ModelRegistry, ModelStatus
 from tenantry.names import keys
-from tenantry.onboarding.registration import ArtifactUnusable, NotGoodEnough, comparison, register
+from tenantry.onboarding.registration import (
+    ArtifactUnusableError,
+    NotGoodEnoughError,
+    comparison,
+    register,
+)
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
 from tests.tenantry.onboarding.registration import NAME, trained_version
@@ -170,7 +175,7 @@ def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays
     broken = trained_version(
         deployment, tenant, 2, spoil(trained_forecasts[0].archive), BETTER, size=promised
     )
-    with pytest.raises(ArtifactUnusable, match=reason) as refused:
+    with pytest.raises(ArtifactUnusableError, match=reason) as refused:
         register(deployment, energy, broken, endpoint.name)
     assert refused.value.code == (
         "model_not_answering" if promised is None else "archive_size_differs"
@@ -187,7 +192,7 @@ def test_an_artifact_that_has_not_arrived_is_waited_for_and_not_rejected(
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=model.archive)
-    with pytest.raises(objects.ObjectMissing):
+    with pytest.raises(objects.ObjectMissingError):
         register(deployment, energy, model, endpoint.name)
     assert statuses(deployment, tenant) == ["trained"]
 
@@ -222,7 +227,7 @@ def test_an_archive_that_is_not_the_promised_one_is_not_registered(
     content = bytearray(trained_forecasts[0].archive)
     content[9] ^= 1  # a byte of gzip's header that no reader minds
     objects.write_bytes(deployment.s3, deployment.data_bucket, model.archive, bytes(content))
-    with pytest.raises(ArtifactUnusable, match="another SHA-256") as refused:
+    with pytest.raises(ArtifactUnusableError, match="another SHA-256") as refused:
         register(deployment, energy, model, endpoint.name)
     assert refused.value.code == "archive_digest_differs"
     assert statuses(deployment, tenant) == ["rejected"]
@@ -244,7 +249,7 @@ def test_a_version_from_before_archives_were_kept_is_registered_from_where_it_li
     assert register(deployment, energy, old, endpoint.name).crowned
     placed = keys.endpoint_model(endpoint.name, tenant, made.version)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
-    with pytest.raises(objects.ObjectMissing):
+    with pytest.raises(objects.ObjectMissingError):
         register(deployment, energy, old, endpoint.name)
 
 
@@ -253,7 +258,7 @@ def test_an_endpoint_that_is_gone_is_not_the_models_fault(
 ) -> None:
     deployment, energy, _ = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    with pytest.raises(endpoints.EndpointFailed, match="tenantry-energy-gone"):
+    with pytest.raises(endpoints.EndpointFailedError, match="tenantry-energy-gone"):
         register(deployment, energy, model, "tenantry-energy-gone")
     assert statuses(deployment, tenant) == ["trained"]
 
@@ -265,7 +270,7 @@ def test_a_champion_that_fails_to_answer_once_more_is_still_the_champion(
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     register(deployment, energy, model, endpoint.name)
     refused = energy.serving.model_copy(update={"smoke_request": {"period": -1}})
-    with pytest.raises(ArtifactUnusable):
+    with pytest.raises(ArtifactUnusableError):
         register(deployment, energy.model_copy(update={"serving": refused}), model, endpoint.name)
     assert statuses(deployment, tenant) == ["champion"]
 
@@ -278,7 +283,7 @@ def test_a_model_worse_than_required_serves_nobody(
         update={"quality": energy.quality.model_copy(update={"required": 0.75})}
     )
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    with pytest.raises(NotGoodEnough, match=r"mase is 0\.8; 0\.75 is required") as refused:
+    with pytest.raises(NotGoodEnoughError, match=r"mase is 0\.8; 0\.75 is required") as refused:
         register(deployment, strict, first, endpoint.name)
     assert refused.value.code == "model_not_good_enough"
     assert ModelRegistry(deployment).champion(tenant, NAME) is None

@@ -15,9 +15,9 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
-from tenantry.models.registry import Champion, ChampionChanged, ModelRegistry, ModelVersion
+from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.onboarding.registration import ArtifactUnusable, register, roll_back
+from tenantry.onboarding.registration import ArtifactUnusableError, register, roll_back
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
 from tests.tenantry.onboarding.registration import NAME, trained_version
@@ -179,7 +179,7 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
         {"period": 1, "start": "data_end"},
     )
     deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
-    with pytest.raises(endpoints.EndpointFailed, match=pool.name):
+    with pytest.raises(endpoints.EndpointFailedError, match=pool.name):
         roll_back(deployment, energy, tenant, to=second.version)
     assert ModelRegistry(deployment).champion(tenant, NAME) == champion
 
@@ -198,7 +198,7 @@ def test_a_version_whose_endpoint_lost_its_archive_is_rolled_back_to_all_the_sam
 
 @pytest.mark.parametrize(
     ("archive", "error"),
-    [(None, objects.ObjectMissing), (b"no archive", ArtifactUnusable)],
+    [(None, objects.ObjectMissingError), (b"no archive", ArtifactUnusableError)],
     ids=["deleted", "spoiled"],
 )
 def test_a_predecessor_that_cannot_serve_does_not_replace_a_champion_that_does(
@@ -264,7 +264,9 @@ def test_a_version_that_became_champion_meanwhile_is_not_rolled_back_unseen(
     events = deployment.runtime.meta.events
     events.register("before-send.sagemaker-runtime.InvokeEndpoint", crown_a_newer_one)
     try:
-        with pytest.raises(ChampionChanged, match=f"and {newer.version} became champion meanwhile"):
+        with pytest.raises(
+            ChampionChangedError, match=f"and {newer.version} became champion meanwhile"
+        ):
             roll_back(deployment, energy, tenant)
     finally:
         events.unregister("before-send.sagemaker-runtime.InvokeEndpoint", crown_a_newer_one)

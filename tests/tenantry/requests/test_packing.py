@@ -87,9 +87,9 @@ def test_a_pack_gets_the_fewest_instances_that_are_expected_to_meet_the_deadline
 ) -> None:
     workload = energy(
         deadline_seconds=deadline,
-        most_instances=most,
+        max_instances=most,
         tenants_per_instance=10,
-        pack={"most_tenants": most, "wait_seconds": 0},
+        pack={"max_tenants": most, "wait_seconds": 0},
     )
     count = instance_count(workload, seconds, learned=True)
     fewest = min(most, -(-len(seconds) // 10))

@@ -30,8 +30,8 @@ from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.history import LONGEST_HISTORY
-from tenantry.requests.queue import FIRST_RETRY, LONGEST_PAUSE, MOST_POSTPONEMENTS, RequestQueue
-from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurn, Request, Status, now
+from tenantry.requests.queue import FIRST_RETRY, LONGEST_PAUSE, MAX_POSTPONEMENTS, RequestQueue
+from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurnError, Request, Status, now
 
 NAME, ACME, BOLT = keys.workload_name("energy"), keys.tenant_id("acme"), keys.tenant_id("bolt")
 DEFAULT_TIER: keys.Tier = "bridge"
@@ -170,7 +170,7 @@ def test_a_newer_upload_supersedes_one_nobody_claimed_and_leaves_a_claimed_one_a
     assert left is not None
     assert left.status == "superseded"
     assert second.request in left.history[-1]["why"]
-    with pytest.raises(NotTheirTurn):
+    with pytest.raises(NotTheirTurnError):
         queue.move(first, "claimed", why="too late", changes={"pack": PACK})
     taken = claimed(queue, second)
     third = accepted(queue, content="three")
@@ -232,14 +232,14 @@ def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(
         request, ACME, NAME, was, "k", None, "bridge", now(), now(), now(), content=request
     )
     no_cloud: Any = None  # nothing is to be called
-    with pytest.raises(NotTheirTurn, match=f"is {was}; it cannot become {to}"):
+    with pytest.raises(NotTheirTurnError, match=f"is {was}; it cannot become {to}"):
         RequestQueue(no_cloud).move(row, to, why="")
 
 
 def test_a_row_that_moved_on_is_no_longer_its_readers_to_move(queue: RequestQueue) -> None:
     row = accepted(queue)
     taken = claimed(queue, row)
-    with pytest.raises(NotTheirTurn, match="no longer pending"):
+    with pytest.raises(NotTheirTurnError, match="no longer pending"):
         queue.move(row, "claimed", why="", changes={"pack": OTHER_PACK})
     assert queue.try_move(row, "claimed", why="", changes={"pack": OTHER_PACK}) is None
     assert queue.get(NAME, ACME, row.request) == taken
@@ -277,7 +277,7 @@ def test_a_failed_request_waits_twice_as_long_each_time_and_is_given_up_when_its
 def test_a_failure_that_no_other_try_can_help_refuses_the_request(queue: RequestQueue) -> None:
     row = queue.fail(claimed(queue, accepted(queue)), "x" * 5000, attempts=3, retryable=False)
     assert (row.status, row.attempt, row.reason) == ("refused", 1, "x" * 1000)
-    with pytest.raises(NotTheirTurn):
+    with pytest.raises(NotTheirTurnError):
         queue.fail(row, "again", attempts=3)
 
 
@@ -322,9 +322,9 @@ def test_an_operator_sends_back_what_is_out_of_the_queue_with_all_its_tries(
     assert (back.status, back.attempt, back.pack, back.reason) == ("pending", 1, None, None)
     assert back.version != row.version
     assert [r.request for r in queue.due(NAME)] == [row.request]
-    with pytest.raises(NotTheirTurn):
+    with pytest.raises(NotTheirTurnError):
         queue.retry(row, why="twice")
-    with pytest.raises(NotTheirTurn, match="is pending; there is nothing to retry"):
+    with pytest.raises(NotTheirTurnError, match="is pending; there is nothing to retry"):
         queue.retry(back, why="again")
 
 
@@ -572,7 +572,7 @@ def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(
         "manifest_unreadable",
     )
     (row,) = queue.of_tenant(NAME, ACME)
-    with pytest.raises(NotTheirTurn, match=r"it is no manifest.*upload again"):
+    with pytest.raises(NotTheirTurnError, match=r"it is no manifest.*upload again"):
         queue.retry(row, why="perhaps")
 
 
@@ -580,7 +580,7 @@ def test_what_is_done_cannot_be_cancelled(queue: RequestQueue) -> None:
     row = queue.move(
         queue.move(claimed(queue, accepted(queue)), "trained", why=""), "registered", why=""
     )
-    with pytest.raises(NotTheirTurn, match="is registered"):
+    with pytest.raises(NotTheirTurnError, match="is registered"):
         queue.cancel(row, why="too late")
 
 
@@ -602,7 +602,7 @@ def test_counts_tell_how_many_are_open_or_wait_for_an_operator(queue: RequestQue
 def test_two_who_fail_a_request_count_one_try(queue: RequestQueue) -> None:
     taken = claimed(queue, accepted(queue))
     assert queue.fail(taken, "lost", attempts=3).attempt == 2
-    with pytest.raises(NotTheirTurn):
+    with pytest.raises(NotTheirTurnError):
         queue.fail(taken, "lost", attempts=3)
 
 
@@ -621,7 +621,7 @@ def test_postponing_counts_no_try_and_finds_the_row_though_it_moved(queue: Reque
 def test_postponing_waits_longer_each_time_and_not_for_ever(queue: RequestQueue) -> None:
     row = accepted(queue)
     waits = []
-    for _ in range(MOST_POSTPONEMENTS):
+    for _ in range(MAX_POSTPONEMENTS):
         before = now()
         queue.postpone(row, "no capacity")
         (row,) = queue.of_tenant(NAME, ACME)
@@ -842,7 +842,7 @@ class Movers(RuleBasedStateMachine):
                     row, "failed", attempts=2, retryable=retryable, first_retry=AT_ONCE
                 ),
             )
-        except NotTheirTurn:
+        except NotTheirTurnError:
             return multiple()
 
     @rule(target=rows, row=rows, back=st.booleans())
@@ -851,7 +851,7 @@ class Movers(RuleBasedStateMachine):
             return self.seen(
                 row, self.queue.retry(row, why="") if back else self.queue.cancel(row, why="")
             )
-        except NotTheirTurn:
+        except NotTheirTurnError:
             return multiple()
 
     @rule()

@@ -74,7 +74,7 @@ def due_requests(draw: st.DrawFn) -> list[Request]:
 
 
 LIMITS = st.builds(
-    Pack, most_tenants=st.integers(1, 8), wait_seconds=st.integers(0, 15), most_at_once=st.just(2)
+    Pack, max_tenants=st.integers(1, 8), wait_seconds=st.integers(0, 15), max_at_once=st.just(2)
 )
 
 
@@ -96,7 +96,7 @@ def test_packs_keep_to_every_limit_however_the_requests_come(
     on_their_way = [
         request(100 + number, tenant, pack="p-busy") for number, tenant in enumerate(busy)
     ]
-    packs = plan_packs(due, on_their_way, limits, NO_HEAD_START, NOW, most_packs=most)
+    packs = plan_packs(due, on_their_way, limits, NO_HEAD_START, NOW, max_packs=most)
     assert len(packs) <= most
     packed = [row for pack in packs for row in pack.requests]
     assert len({row.tenant for row in packed}) == len(packed)
@@ -105,8 +105,8 @@ def test_packs_keep_to_every_limit_however_the_requests_come(
     for pack in packs:
         assert {row.tier for row in pack.requests} == {pack.tier}
         assert len({row.group for row in pack.requests}) == 1
-        assert 1 <= len(pack.requests) <= (1 if pack.tier == "silo" else limits.most_tenants)
-        full = pack.tier == "silo" or len(pack.requests) == limits.most_tenants
+        assert 1 <= len(pack.requests) <= (1 if pack.tier == "silo" else limits.max_tenants)
+        full = pack.tier == "silo" or len(pack.requests) == limits.max_tenants
         assert (
             full
             or max((NOW - row.due).total_seconds() for row in pack.requests) >= limits.wait_seconds
@@ -116,21 +116,21 @@ def test_packs_keep_to_every_limit_however_the_requests_come(
         left = [row for row in due if row not in packed and row.tenant not in busy]
         for (tier, _), count in Counter((row.tier, row.group) for row in left).items():
             assert tier != "silo"
-            assert count < limits.most_tenants, (
+            assert count < limits.max_tenants, (
                 "nobody who may go next is kept waiting by a lack of company"
             )
         assert all((NOW - row.due).total_seconds() < limits.wait_seconds for row in left)
     shuffled = list(due)
     order.shuffle(shuffled)
-    assert plan_packs(shuffled, on_their_way, limits, NO_HEAD_START, NOW, most_packs=most) == packs
+    assert plan_packs(shuffled, on_their_way, limits, NO_HEAD_START, NOW, max_packs=most) == packs
 
 
 def planned(
-    rows: list[Request], most_tenants: int = 2, scheduling: Scheduling | None = None, **options: int
+    rows: list[Request], max_tenants: int = 2, scheduling: Scheduling | None = None, **options: int
 ) -> list[str]:
-    limits = Pack(most_tenants=most_tenants, wait_seconds=0, most_at_once=9)
+    limits = Pack(max_tenants=max_tenants, wait_seconds=0, max_at_once=9)
     packs = plan_packs(
-        rows, [], limits, scheduling or Scheduling(), NOW, most_packs=options.get("most_packs", 9)
+        rows, [], limits, scheduling or Scheduling(), NOW, max_packs=options.get("max_packs", 9)
     )
     return [" ".join(row.tenant for row in pack.requests) for pack in packs]
 
@@ -144,7 +144,7 @@ def test_a_tenants_first_model_has_a_head_start_and_no_more() -> None:
     ]
     assert planned(rows) == ["oldest new", "newer old"]
     assert planned(rows, scheduling=NO_HEAD_START) == ["oldest old", "new newer"]
-    assert planned(rows, most_packs=1) == ["oldest new"]
+    assert planned(rows, max_packs=1) == ["oldest new"]
 
 
 def test_only_the_newest_of_a_tenants_uploads_is_made_whatever_the_order_of_their_events() -> None:
@@ -157,14 +157,14 @@ def test_only_the_newest_of_a_tenants_uploads_is_made_whatever_the_order_of_thei
 
 def test_requests_that_must_not_share_a_pack_do_not() -> None:
     rows = [request(n, f"t{n}", group="a" if n % 2 else "b", waited=n) for n in range(6)]
-    assert planned(rows, most_tenants=9) == ["t5 t3 t1", "t4 t2 t0"]
+    assert planned(rows, max_tenants=9) == ["t5 t3 t1", "t4 t2 t0"]
 
 
 def test_a_request_that_comes_back_is_in_another_pack() -> None:
-    limits = Pack(most_tenants=9, wait_seconds=0, most_at_once=2)
+    limits = Pack(max_tenants=9, wait_seconds=0, max_at_once=2)
     ids = [
         plan_packs(
-            [request(1, "acme", waited=waited)], [], limits, NO_HEAD_START, NOW, most_packs=9
+            [request(1, "acme", waited=waited)], [], limits, NO_HEAD_START, NOW, max_packs=9
         )[0].pack
         for waited in (5, 5, 1)
     ]
@@ -174,9 +174,9 @@ def test_a_request_that_comes_back_is_in_another_pack() -> None:
 def test_between_tiers_the_next_pack_goes_where_fewest_are_on_their_way_for_the_weight() -> None:
     rows = [request(n, f"silo{n}", "silo", waited=100 + n) for n in range(9)]
     rows += [request(20 + n, f"bridge{n}", "bridge", waited=n) for n in range(9)]
-    assert planned(rows, most_packs=4) == ["silo8", "bridge8 bridge7", "silo7", "bridge6 bridge5"]
+    assert planned(rows, max_packs=4) == ["silo8", "bridge8 bridge7", "silo7", "bridge6 bridge5"]
     heavier = Scheduling(tier_weights={"silo": 3})
-    assert planned(rows, most_packs=5, scheduling=heavier) == [
+    assert planned(rows, max_packs=5, scheduling=heavier) == [
         "silo8",
         "bridge8 bridge7",
         "silo7",
@@ -184,8 +184,8 @@ def test_between_tiers_the_next_pack_goes_where_fewest_are_on_their_way_for_the_
         "silo5",
     ]
     on_their_way = [request(50 + n, f"running{n}", "silo", pack=f"p-{n}") for n in range(3)]
-    limits = Pack(most_tenants=2, wait_seconds=0, most_at_once=9)
-    packs = plan_packs(rows, on_their_way, limits, Scheduling(), NOW, most_packs=3)
+    limits = Pack(max_tenants=2, wait_seconds=0, max_at_once=9)
+    packs = plan_packs(rows, on_their_way, limits, Scheduling(), NOW, max_packs=3)
     assert [pack.tier for pack in packs] == ["bridge", "bridge", "bridge"]
     with pytest.raises(ValidationError, match="never be served"):
         Scheduling(tier_weights={"silo": 0})
@@ -214,7 +214,7 @@ def test_a_flood_costs_a_quiet_tenant_at_most_one_job_more(
 ) -> None:
     """The bound that docs/concepts.md states: what one tenant uploads takes one seat of one pack at
     a time."""
-    limits = Pack(most_tenants=size, wait_seconds=5, most_at_once=slots)
+    limits = Pack(max_tenants=size, wait_seconds=5, max_at_once=slots)
     flood = [Arrival(FLOODER, n / often) for n in range(1000)]
     options = {"job_seconds": JOB_SECONDS, "tenant_seconds": TENANT_SECONDS, "tick": TICK}
     alone = simulated_waits(quiet, limits, Scheduling(), **options)
@@ -233,7 +233,7 @@ def test_over_a_day_the_quiet_hardly_notice_a_flood() -> None:
         for n in range(300)
     ]
     flood = [Arrival(FLOODER, 600 + n) for n in range(1000)]
-    limits = Pack(most_tenants=20, wait_seconds=5, most_at_once=3)
+    limits = Pack(max_tenants=20, wait_seconds=5, max_at_once=3)
     options = {"job_seconds": JOB_SECONDS, "tenant_seconds": TENANT_SECONDS, "tick": TICK}
     alone = simulated_waits(quiet, limits, Scheduling(), **options)
     beside = simulated_waits([*quiet, *flood], limits, Scheduling(), **options)
@@ -244,7 +244,7 @@ def test_over_a_day_the_quiet_hardly_notice_a_flood() -> None:
 def test_nobody_starves_while_first_models_keep_coming() -> None:
     """As many first models as there are seats, for ever: whoever waits longer than their head start
     goes before them."""
-    limits = Pack(most_tenants=2, wait_seconds=0, most_at_once=1)
+    limits = Pack(max_tenants=2, wait_seconds=0, max_at_once=1)
     crowd = [Arrival(keys.tenant_id(f"n{n}"), 30.0 * n, first=True) for n in range(400)]
     waits = simulated_waits(
         [Arrival(keys.tenant_id("old"), 100.0), *crowd],

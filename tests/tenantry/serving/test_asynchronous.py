@@ -32,10 +32,10 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import (
     Answer,
-    EndpointBusy,
-    EndpointFailed,
-    InvocationRefused,
-    NotAsynchronous,
+    EndpointBusyError,
+    EndpointFailedError,
+    InvocationRefusedError,
+    NotAsynchronousError,
     ensure_async_endpoint,
     ensure_endpoint,
     set_capacity,
@@ -43,7 +43,7 @@ from tenantry.hosting.endpoints import (
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
 from tenantry.serving.asynchronous import Failure, Submitted, deliver_failures
-from tenantry.serving.client import NoModelYet, TenantClient
+from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.serving.metrics import InferenceMetrics
 from tenantry.workloads.schema import Asynchronous, Cache, Workload, read_workloads
 from tests.containers.runtime.serving import archive_model
@@ -137,7 +137,7 @@ def tiny_workload(**cache: Any) -> Workload:
     it."""
     energy = read_workloads()["energy"]
     settings = Asynchronous(
-        instance_type="ml.m5.large", usd_per_hour=0.1, instances=1, most_seconds=30
+        instance_type="ml.m5.large", usd_per_hour=0.1, instances=1, max_seconds=30
     )
     serving = energy.serving.model_copy(
         update={
@@ -218,19 +218,22 @@ def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) 
 
 def test_a_workload_without_an_asynchronous_endpoint_says_how_to_get_one(world: World) -> None:
     energy, tenant = read_workloads()["energy"], world.tenant()
-    with pytest.raises(NotAsynchronous, match=r"add serving\.asynchronous to energy\.yaml"):
+    with pytest.raises(NotAsynchronousError, match=r"add serving\.asynchronous to energy\.yaml"):
         ensure_async_endpoint(world.deployment, energy, "bridge", tenant)
-    with TenantClient(world.deployment, energy, tenant) as client, pytest.raises(NotAsynchronous):
+    with (
+        TenantClient(world.deployment, energy, tenant) as client,
+        pytest.raises(NotAsynchronousError),
+    ):
         client.submit({"add": 1})
 
 
 def test_an_endpoint_that_is_not_there_yet_is_named(world: World) -> None:
     pool = world.tenant(tier="pool")
     with world.client(pool) as client:
-        with pytest.raises(EndpointFailed, match=r"tenantry-energy-pool-async .* not found"):
+        with pytest.raises(EndpointFailedError, match=r"tenantry-energy-pool-async .* not found"):
             client.submit({"add": 1})
         # what was not taken is not taken for submitted
-        with pytest.raises(EndpointFailed, match="not found"):
+        with pytest.raises(EndpointFailedError, match="not found"):
             client.submit({"add": 1})
 
 
@@ -356,9 +359,9 @@ def test_a_tenants_client_gives_no_other_tenants_answer(world: World) -> None:
     with world.client(one) as client:
         submitted = client.submit({"add": 1})
         client.wait(submitted, 60)
-    with world.client(other) as client, pytest.raises(keys.InvalidId, match="not of tenant"):
+    with world.client(other) as client, pytest.raises(keys.InvalidIdError, match="not of tenant"):
         client.result(submitted)
-    with pytest.raises(NoModelYet), world.client(keys.tenant_id("nobody")) as client:
+    with pytest.raises(NoModelYetError), world.client(keys.tenant_id("nobody")) as client:
         client.submit({"add": 1})
 
 
@@ -385,7 +388,7 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
         assert mean(client.wait(client.submit({"add": 1}), 60)) == MEANS[tenant] + 1
         refused = client.submit({"add": "x"})
         assert refused.failure_key.startswith(f"async/{tenant}/energy/")
-        with pytest.raises(InvocationRefused, match="'add' must be a number"):
+        with pytest.raises(InvocationRefusedError, match="'add' must be a number"):
             client.wait(refused, 60)
     deployment.sagemaker.delete_endpoint(EndpointName=endpoint.name)
 
@@ -408,13 +411,13 @@ def test_a_refused_question_says_why_and_may_be_asked_again(world: World) -> Non
     with world.client(tenant) as client:
         submitted = client.submit({"add": "x"})
         for _ in range(2):
-            with pytest.raises(InvocationRefused, match=r"^'add' must be a number$"):
+            with pytest.raises(InvocationRefusedError, match=r"^'add' must be a number$"):
                 client.wait(submitted, 60)
         # what the record of a question says of its failure is not believed
         delivered(world, submitted.id)
         again = client.submit({"add": "x"})
         assert (again.id, again.attempt) == (submitted.id, 2)
-        with pytest.raises(InvocationRefused, match="'add' must be a number"):
+        with pytest.raises(InvocationRefusedError, match="'add' must be a number"):
             client.wait(again, 60)
     assert world.invocations() == before + 2
 
@@ -434,7 +437,7 @@ def test_a_failure_is_brought_to_its_tenants_prefix(world: World) -> None:
         assert f"{submitted.id}.failure-1" in world.keys_of(tenant)
         # A tenant's session sees its own prefix only.
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=submitted.failure_key)
-        with pytest.raises(InvocationRefused, match=r"^'add' must be a number$"):
+        with pytest.raises(InvocationRefusedError, match=r"^'add' must be a number$"):
             client.result(submitted)
     assert deliver_failures(deployment) == []
 
@@ -449,7 +452,7 @@ def test_a_model_that_is_not_there_fails_its_own_question_alone(world: World) ->
     )
     with world.client(tenant) as client, world.client(other) as neighbour:
         asked, beside = client.submit({"add": 1}), neighbour.submit({"add": 1})
-        with pytest.raises(InvocationRefused, match=f"there is no model '{tenant}/"):
+        with pytest.raises(InvocationRefusedError, match=f"there is no model '{tenant}/"):
             client.wait(asked, 60)
         assert mean(neighbour.wait(beside, 60)) == MEANS[other] + 1
 
@@ -503,7 +506,7 @@ def test_a_question_whose_time_has_passed_is_missed_and_asked_again(world: World
     with world.client(tenant) as client:
         submitted = client.submit({"add": 1, "wait_for": str(hold)})
         late = replace(submitted, due=datetime.now(UTC) - timedelta(seconds=1))
-        with pytest.raises(objects.ObjectMissing, match="neither answered nor refused"):
+        with pytest.raises(objects.ObjectMissingError, match="neither answered nor refused"):
             client.result(late)
         key = keys.async_submitted(NAME, tenant, submitted.id)
         record = json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, key, 10_000))
@@ -545,7 +548,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
     attacker, victim = world.tenant(), world.tenant()
     with world.client(victim) as client:
         theirs = client.submit({"add": "x"})
-        with pytest.raises(InvocationRefused):
+        with pytest.raises(InvocationRefusedError):
             client.wait(theirs, 60)
     secret = keys.async_failure(NAME, victim, theirs.id, 1)
     objects.write_bytes(deployment.s3, bucket, secret, b"the victim's own words", "text/plain")
@@ -600,14 +603,14 @@ def test_a_busy_endpoint_is_asked_again_for_a_while(
         assert left.read_text() == "-1"
         left.write_text("1000")
         monkeypatch.setattr(endpoints, "BUSY_SECONDS", 0.3)
-        with pytest.raises(EndpointBusy, match="three are waiting"):
+        with pytest.raises(EndpointBusyError, match="three are waiting"):
             client.predict({"add": 2, "busy": str(left)})
-        with pytest.raises(EndpointBusy, match="not ready in 1 s"):
+        with pytest.raises(EndpointBusyError, match="not ready in 1 s"):
             client.predict({"add": 3, "late": True})
 
 
 def test_an_asynchronous_endpoint_answers_nothing_at_once(world: World) -> None:
     with pytest.raises(
-        (EndpointFailed, InvocationRefused, ClientError), match="InvokeEndpointAsync"
+        (EndpointFailedError, InvocationRefusedError, ClientError), match="InvokeEndpointAsync"
     ):
         endpoints.invoke(world.deployment, world.endpoint, "acme/v1.tar.gz", {})

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.hosting.endpoints import Answer, Endpoint, InvocationRefused
+from tenantry.hosting.endpoints import Answer, Endpoint, InvocationRefusedError
 from tenantry.names import keys
 from tenantry.onboarding.registration import register, roll_back
 from tenantry.serving.client import TenantClient
@@ -228,7 +228,7 @@ def test_an_answer_is_given_until_its_day_and_no_longer(
     [
         {"enabled": False},
         {"enabled": True, "repeatable_with": ("seed",)},
-        {"enabled": True, "most_kilobytes": 1},
+        {"enabled": True, "max_kilobytes": 1},
     ],
     ids=["off", "not repeatable", "too large"],
 )
@@ -276,7 +276,7 @@ def test_a_request_that_names_no_moment_is_refused(
 ) -> None:
     with (
         TenantClient(serving[0], energy, tenant) as client,
-        pytest.raises(InvocationRefused, match="start must be"),
+        pytest.raises(InvocationRefusedError, match="start must be"),
     ):
         client.predict({"period": 7, "start": "tomorrow"})
 
@@ -309,7 +309,7 @@ def test_a_request_that_is_no_json_is_refused_before_anything_is_asked(
     before = invocations(serving)
     with (
         TenantClient(serving[0], energy, tenant) as client,
-        pytest.raises(InvocationRefused, match="no JSON document"),
+        pytest.raises(InvocationRefusedError, match="no JSON document"),
     ):
         client.predict(request_)
     assert invocations(serving) == before
@@ -415,7 +415,7 @@ def test_hits_and_misses_are_counted_and_add_up_to_the_requests(
                 client.predict({"period": days, "start": START})
         with (
             TenantClient(deployment, energy, tenant, metrics) as client,
-            pytest.raises(InvocationRefused),
+            pytest.raises(InvocationRefusedError),
         ):
             client.predict({"period": 0, "start": START})
         with TenantClient(deployment, with_cache(energy), tenant, metrics) as client:

@@ -219,7 +219,7 @@ def test_a_round_asks_for_no_more_than_its_limit_and_the_next_goes_on(
 ) -> None:
     for number in range(5):
         champion(registry, upload(queue, f"t{number}", 100), 99)
-    rounds = [ask_for_retraining(deployment, retrained(most_at_once=2), at=NOW) for _ in range(4)]
+    rounds = [ask_for_retraining(deployment, retrained(max_at_once=2), at=NOW) for _ in range(4)]
     assert [(done.due, done.complete) for done in rounds] == [
         (2, False),
         (2, False),

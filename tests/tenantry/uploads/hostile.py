@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from containers.runtime.refused_data import RefusedData
+from containers.runtime.refused_data import RefusedDataError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ def answer(files: list[Path], said: str) -> Answer:
 
 def refuse() -> None:
     """Refuse the data."""
-    raise RefusedData("Row 3 has no timestamp.", "timestamp", "Give it one.", "timestamp_missing")
+    raise RefusedDataError(
+        "Row 3 has no timestamp.", "timestamp", "Give it one.", "timestamp_missing"
+    )
 
 
 def fail(secret: str) -> None:
@@ -65,7 +67,7 @@ def eat_memory_and_call_it_refused() -> None:
     try:
         eat_memory(1 << 20)
     except MemoryError as error:
-        raise RefusedData("It is no table.", "files", "Write it anew.") from error
+        raise RefusedDataError("It is no table.", "files", "Write it anew.") from error
 
 
 def burn() -> None:

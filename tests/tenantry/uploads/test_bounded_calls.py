@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from containers.runtime.refused_data import RefusedData
-from tenantry.uploads.bounded_calls import BoundedCalls, CallFailed, Limits, bounded_calls
+from containers.runtime.refused_data import RefusedDataError
+from tenantry.uploads.bounded_calls import BoundedCalls, CallFailedError, Limits, bounded_calls
 
 MODULE = "tests.tenantry.uploads.hostile"
 LIMITS = Limits(memory_bytes=128 << 20, cpu_seconds=30, seconds=60, file_bytes=4 << 20)
@@ -45,7 +45,7 @@ def test_a_call_gives_what_the_function_returns_or_refuses(
         "said": "ü",
         "files": ["hello"],
     }
-    with pytest.raises(RefusedData) as refused:
+    with pytest.raises(RefusedDataError) as refused:
         make(calls, "refuse")
     error = refused.value
     assert (error.reason, error.field, error.cure) == (
@@ -88,7 +88,7 @@ def test_a_call_that_takes_too_much_or_dies_is_a_refusal_with_a_code(
         "fill_the_disk": {"folder": tmp_path},
     }
     arguments = values.get(function, {})
-    with pytest.raises(RefusedData) as refused:
+    with pytest.raises(RefusedDataError) as refused:
         make(calls, function, limits, **arguments)
     assert refused.value.code == code
     assert make(calls, "answer", files=[], said="the next one is served") == {
@@ -104,9 +104,9 @@ def test_what_fits_is_not_refused_and_what_the_code_itself_takes_is_not_counted(
 
 
 def test_an_error_of_the_code_is_named_by_its_place_and_quotes_nothing(calls: BoundedCalls) -> None:
-    with pytest.raises(CallFailed, match=r"^KeyError at hostile\.py:\d+$"):
+    with pytest.raises(CallFailedError, match=r"^KeyError at hostile\.py:\d+$"):
         make(calls, "fail", secret="the customer's name")
-    with pytest.raises(CallFailed, match="ModuleNotFoundError"):
+    with pytest.raises(CallFailedError, match="ModuleNotFoundError"):
         calls.call("tests.no.such", "prepare", paths={}, values={}, limits=LIMITS)
 
 
@@ -154,7 +154,7 @@ def test_a_call_has_no_credentials_in_its_environment(monkeypatch: pytest.Monkey
 def test_calls_go_on_after_somebody_killed_the_process_they_are_made_in(
     calls: BoundedCalls,
 ) -> None:
-    with pytest.raises(CallFailed, match="died twice"):
+    with pytest.raises(CallFailedError, match="died twice"):
         make(calls, "kill_its_keeper")
     assert make(calls, "answer", files=[], said="again")["said"] == "again"
 

@@ -66,7 +66,7 @@ def put_raw(deployment: Deployment, key: str, content: bytes) -> None:
 
 
 def drained(deployment: Deployment, known: Known | None = None) -> Intake:
-    return drain_queue(deployment, WORKLOADS, known or Known(), most_seconds=20)
+    return drain_queue(deployment, WORKLOADS, known or Known(), max_seconds=20)
 
 
 def left(deployment: Deployment) -> int:
@@ -291,12 +291,12 @@ def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(
 ) -> None:
     energy = WORKLOADS["energy"]
     # so ten uploads are taken in
-    scheduling = energy.scheduling.model_copy(update={"most_per_tenant_a_day": 1})
+    scheduling = energy.scheduling.model_copy(update={"max_per_tenant_a_day": 1})
     limited = {**WORKLOADS, "energy": energy.model_copy(update={"scheduling": scheduling})}
     for number in range(14):
         put(deployment, "flooder", f"u{number}", f"{number}".encode())
     put(deployment, "quiet")
-    done = drain_queue(deployment, limited, Known(), most_seconds=20)
+    done = drain_queue(deployment, limited, Known(), max_seconds=20)
     assert (done.accepted, len(done.refused), done.repeated) == (11, 1, 3)
     rows = RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flooder"))
     assert len(rows) == 11, "one row tells of all that were refused"
@@ -318,10 +318,10 @@ def test_a_listing_that_takes_too_long_goes_on_where_it_stopped(deployment: Depl
         put_raw(deployment, f"uploads/t1/energy/u1/part-{number:04d}", b"x")
     deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
     known, soon = Known(), datetime.now(UTC) + timedelta(seconds=5)
-    first = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, most_seconds=0)
+    first = find_lost_uploads(deployment, WORKLOADS, known, since=began, until=soon, max_seconds=0)
     assert first.after is not None
     second = find_lost_uploads(
-        deployment, WORKLOADS, known, since=began, until=soon, after=first.after, most_seconds=0
+        deployment, WORKLOADS, known, since=began, until=soon, after=first.after, max_seconds=0
     )
     assert second.after is None
     assert first.done.accepted + second.done.accepted == 3

@@ -17,7 +17,7 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
 from tenantry.uploads import manifests
-from tenantry.uploads.manifests import Manifest, RefusedUpload, parse_manifest
+from tenantry.uploads.manifests import Manifest, RefusedUploadError, parse_manifest
 from tenantry.workloads.schema import Parameter, Workload, read_workloads
 
 ENERGY = read_workloads()["energy"]
@@ -177,7 +177,7 @@ def test_a_good_manifest_is_read_whole_with_the_workloads_defaults() -> None:
     ids=lambda value: str(value)[:60],
 )
 def test_a_bad_manifest_is_refused_with_field_and_cure(said: Any, reason: str, code: str) -> None:
-    with pytest.raises(RefusedUpload, match=reason) as refused:
+    with pytest.raises(RefusedUploadError, match=reason) as refused:
         parsed(said)
     # The reason goes into a table row and to the owner's app.
     str(refused.value).encode()
@@ -201,14 +201,14 @@ def test_parameters_have_the_type_the_workload_declares(
     for value in good:
         assert parsed(document(parameters={"knob": value}), workloads).parameters == {"knob": value}
     for value in bad:
-        with pytest.raises(RefusedUpload, match=f"parameters.knob must be a {kind}"):
+        with pytest.raises(RefusedUploadError, match=f"parameters.knob must be a {kind}"):
             parsed(document(parameters={"knob": value}), workloads)
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_is_none_is_refused_since_no_json_could_carry_it_on(word: str) -> None:
     said = json.dumps(document(parameters={"knob": 0})).replace('"knob": 0', f'"knob": {word}')
-    with pytest.raises(RefusedUpload, match=r"not JSON|parameters.knob must be a number"):
+    with pytest.raises(RefusedUploadError, match=r"not JSON|parameters.knob must be a number"):
         parsed(said.encode(), workload_with(knob=Parameter(type="number")))
 
 
@@ -220,13 +220,15 @@ def test_a_required_parameter_has_to_be_there_and_an_optional_one_may_be_null() 
     assert parsed(document(parameters={"subject": "me", "colour": None}), workloads).parameters == {
         "subject": "me"
     }
-    with pytest.raises(RefusedUpload, match=r"parameters.subject is missing: whose face"):
+    with pytest.raises(RefusedUploadError, match=r"parameters.subject is missing: whose face"):
         parsed(document(), workloads)
 
 
 def test_an_upload_for_a_workload_nobody_offers_is_refused_and_told_which_there_are() -> None:
     key = keys.upload_manifest(keys.workload_name("tarot"), ACME, U1)
-    with pytest.raises(RefusedUpload, match="no workload 'tarot'; upload under one of: energy"):
+    with pytest.raises(
+        RefusedUploadError, match="no workload 'tarot'; upload under one of: energy"
+    ):
         parsed(document(), key=key)
 
 
@@ -234,7 +236,7 @@ def test_an_upload_for_a_workload_nobody_offers_is_refused_and_told_which_there_
     "key", ["uploads/ACME/energy/u1/manifest.json", "uploads/acme/energy/manifest.json", "x"]
 )
 def test_a_manifest_under_a_key_that_is_no_tenants_is_not_read(key: str) -> None:
-    with pytest.raises(keys.InvalidId):
+    with pytest.raises(keys.InvalidIdError):
         parsed(document(), key=key)
 
 
@@ -280,11 +282,11 @@ ALMOST = st.fixed_dictionaries(
 def test_whatever_is_uploaded_becomes_a_manifest_or_a_refusal(said: bytes) -> None:
     try:
         manifest = parsed(said)
-    except RefusedUpload as refused:
+    except RefusedUploadError as refused:
         str(refused).encode()  # it can be kept and sent
         return
     assert manifest.tenant == ACME
-    assert 0 <= sum(file.size for file in manifest.files) <= ENERGY.upload.most_bytes
+    assert 0 <= sum(file.size for file in manifest.files) <= ENERGY.upload.max_bytes
     json.dumps(dict(manifest.parameters), allow_nan=False, ensure_ascii=False).encode()
 
 
@@ -367,12 +369,12 @@ def test_files_are_fetched_as_the_manifest_declares_them_and_lies_are_refused(
         (b"1,2\n" * 100, "b.csv is larger than the 4 bytes", "file_size_differs"),
     ]:
         objects.write_bytes(deployment.s3, deployment.uploads_bucket, file, content)
-        with pytest.raises(RefusedUpload, match=reason) as refused:
+        with pytest.raises(RefusedUploadError, match=reason) as refused:
             manifests.fetch_files(deployment, manifest, tmp_path)
         assert refused.value.code == code
     deployment.s3.delete_object(Bucket=deployment.uploads_bucket, Key=file)
     with pytest.raises(
-        RefusedUpload, match=r"b.csv is named by the manifest but was not uploaded"
+        RefusedUploadError, match=r"b.csv is named by the manifest but was not uploaded"
     ) as refused:
         manifests.fetch_files(deployment, manifest, tmp_path)
     assert refused.value.code == "file_not_uploaded"
@@ -390,7 +392,7 @@ def test_files_come_back_under_the_names_that_people_gave_them(
     ]
     workloads = {
         "energy": ENERGY.model_copy(
-            update={"upload": ENERGY.upload.model_copy(update={"most_files": 9})}
+            update={"upload": ENERGY.upload.model_copy(update={"max_files": 9})}
         )
     }
     key = manifests.put_upload(deployment, NAME, ACME, U1, {name: name.encode() for name in names})
@@ -405,17 +407,17 @@ def test_files_come_back_under_the_names_that_people_gave_them(
 
 
 def test_a_manifest_that_is_missing_or_too_large_says_so(deployment: Deployment) -> None:
-    with pytest.raises(objects.ObjectMissing, match=KEY):
+    with pytest.raises(objects.ObjectMissingError, match=KEY):
         manifests.read_manifest(deployment, KEY, {"energy": ENERGY})
     objects.write_bytes(
-        deployment.s3, deployment.uploads_bucket, KEY, b" " * (manifests.MOST_MANIFEST_BYTES + 1)
+        deployment.s3, deployment.uploads_bucket, KEY, b" " * (manifests.MAX_MANIFEST_BYTES + 1)
     )
-    with pytest.raises(RefusedUpload, match="too large; at most 65536"):
+    with pytest.raises(RefusedUploadError, match="too large; at most 65536"):
         manifests.read_manifest(deployment, KEY, {"energy": ENERGY})
 
 
 def test_a_file_that_could_not_be_named_is_not_uploaded(deployment: Deployment) -> None:
-    with pytest.raises(keys.InvalidId):
+    with pytest.raises(keys.InvalidIdError):
         manifests.put_upload(deployment, NAME, ACME, U1, {"../a.csv": b""})
     assert deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["KeyCount"] == 0
 

@@ -39,11 +39,11 @@ def codes_raised(source: str) -> set[str]:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)):
             continue
         called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-        if called not in ("RefusedData", "RefusedUpload"):
+        if called not in ("RefusedDataError", "RefusedUploadError"):
             continue
         if any(isinstance(argument, ast.Starred) for argument in node.args):
             continue  # made anew from one that had its code
-        place = 1 if called == "RefusedUpload" else 3
+        place = 1 if called == "RefusedUploadError" else 3
         code = next((keyword.value for keyword in node.keywords if keyword.arg == "code"), None)
         if code is None:
             assert len(node.args) > place, f"a refusal without a code, line {node.lineno}"

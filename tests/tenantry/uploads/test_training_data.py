@@ -21,9 +21,9 @@ from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
-from tenantry.training.outcomes import MalformedOutcome, Outcome, outcome_in_message
+from tenantry.training.outcomes import MalformedOutcomeError, Outcome, outcome_in_message
 from tenantry.uploads import manifests
-from tenantry.uploads.manifests import RefusedUpload
+from tenantry.uploads.manifests import RefusedUploadError
 from tenantry.uploads.training_data import TrainingData, make_training_data
 from tenantry.workloads.schema import read_workloads
 
@@ -104,7 +104,7 @@ def test_data_that_cannot_become_a_model_are_refused_in_words_for_their_owner(
     deployment: Deployment, content: bytes, reason: str
 ) -> None:
     request = uploaded(deployment, {"a.csv": content})
-    with pytest.raises(RefusedUpload, match=reason):
+    with pytest.raises(RefusedUploadError, match=reason):
         make_training_data(deployment, ENERGY, request)
     assert deployment.s3.list_objects_v2(Bucket=deployment.data_bucket)["KeyCount"] == 0
 
@@ -115,10 +115,10 @@ def test_an_upload_that_changed_or_went_away_is_refused(
     request = uploaded(deployment, {"a.csv": consumption})
     file = keys.upload_file(NAME, ACME, U1, keys.file_name("a.csv"))
     objects.write_bytes(deployment.s3, deployment.uploads_bucket, file, consumption[:-1] + b"9")
-    with pytest.raises(RefusedUpload, match="is not the file its manifest declares"):
+    with pytest.raises(RefusedUploadError, match="is not the file its manifest declares"):
         make_training_data(deployment, ENERGY, request)
     deployment.s3.delete_object(Bucket=deployment.uploads_bucket, Key=request.manifest_key)
-    with pytest.raises(RefusedUpload, match=r"manifest\.json is not there any more"):
+    with pytest.raises(RefusedUploadError, match=r"manifest\.json is not there any more"):
         make_training_data(deployment, ENERGY, request)
 
 
@@ -140,7 +140,7 @@ def test_a_small_file_that_expands_to_gigabytes_is_refused_and_costs_this_proces
     assert len(sink.getvalue()) < 200_000
     request = uploaded(deployment, {"a.parquet": sink.getvalue()})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(RefusedUpload):
+    with pytest.raises(RefusedUploadError):
         make_training_data(deployment, ENERGY, request)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024, "kilobytes"
 
@@ -227,7 +227,7 @@ def test_a_message_about_something_else_is_no_outcome(other: Any) -> None:
     ids=lambda changed: str(changed)[:40],
 )
 def test_a_malformed_outcome_is_called_so(changed: dict[str, Any]) -> None:
-    with pytest.raises(MalformedOutcome):
+    with pytest.raises(MalformedOutcomeError):
         outcome_in_message(message(**changed))
 
 
@@ -243,7 +243,7 @@ def test_whatever_a_container_reports_is_an_outcome_or_malformed(said: Any, fiel
     for document in (said, outcome(**{field: said})):
         try:
             read = outcome_in_message({"event": "task_finished", "outcome": document})
-        except MalformedOutcome:
+        except MalformedOutcomeError:
             continue
         assert isinstance(read, Outcome)
         keys.tenant_id(read.tenant)

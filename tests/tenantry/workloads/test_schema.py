@@ -22,7 +22,7 @@ from tenantry.workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model
 from tenantry.workloads.schema import (
     FOLDER,
     Cache,
-    InvalidWorkload,
+    InvalidWorkloadError,
     Quality,
     Workload,
     read_workload,
@@ -58,7 +58,7 @@ def written(folder: Path, text: str | bytes, name: str = "energy.yaml") -> Path:
 def test_every_workload_of_the_product_is_read() -> None:
     workloads = read_workloads()
     energy = workloads["energy"]
-    assert energy.upload.most_bytes == 64 * 1024 * 1024
+    assert energy.upload.max_bytes == 64 * 1024 * 1024
     assert energy.upload.file_types == ("csv", "parquet")
     assert energy.tier == "bridge"
     assert energy.quality.baseline == "baseline_mase"
@@ -75,8 +75,8 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("image_tag", "a b", "image_tag"),
         ("container", "../forecast", "container"),
         ("preparation", "os.path", "preparation"),
-        ("upload.most_files", 0, "upload.most_files"),
-        ("upload.most_files", "many", "upload.most_files"),
+        ("upload.max_files", 0, "upload.max_files"),
+        ("upload.max_files", "many", "upload.max_files"),
         ("upload.file_types", [], "upload.file_types"),
         ("upload.file_types", [".csv"], "upload.file_types.0"),
         ("upload.file_types", ["CSV"], "upload.file_types.0"),
@@ -93,16 +93,16 @@ def test_every_workload_of_the_product_is_read() -> None:
         ),
         (
             "upload.parameters.timezone",
-            {"type": "string", "default": "x" * 9, "most_characters": 8},
+            {"type": "string", "default": "x" * 9, "max_characters": 8},
             "upload.parameters.timezone",
         ),
         ("training.instance_type", "c5.xlarge", "training.instance_type"),
-        ("training.most_seconds", 5, "training.most_seconds"),
+        ("training.max_seconds", 5, "training.max_seconds"),
         ("training.attempts", 0, "training.attempts"),
         (
             "training.spot",
             True,
-            "training: Value error, max_wait_seconds must be at least most_seconds",
+            "training: Value error, max_wait_seconds must be at least max_seconds",
         ),
         (
             "training.max_wait_seconds",
@@ -119,8 +119,8 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("training.keep_alive_seconds", 21_601, "training.keep_alive_seconds"),
         ("training.deadline_seconds", 0, "training.deadline_seconds"),
         ("training.hyperparameters", {"frequency": 1}, "training.hyperparameters.frequency"),
-        ("training.pack.most_tenants", 0, "training.pack.most_tenants"),
-        ("training.pack.most_tenants", 201, "training.pack.most_tenants is more than"),
+        ("training.pack.max_tenants", 0, "training.pack.max_tenants"),
+        ("training.pack.max_tenants", 201, "training.pack.max_tenants is more than"),
         ("training.pack.wait_seconds", float("nan"), "training.pack.wait_seconds"),
         ("quality.tolerance", 5, "quality.tolerance"),
         ("quality.metric", ..., "quality.metric"),
@@ -148,7 +148,7 @@ def test_a_wrong_field_is_named_with_its_file(
     tmp_path: Path, where: str, value: Any, field: str
 ) -> None:
     path = written(tmp_path, yaml.safe_dump(changed(where, value)))
-    with pytest.raises(InvalidWorkload) as refused:
+    with pytest.raises(InvalidWorkloadError) as refused:
         read_workload(path)
     assert str(refused.value).startswith("energy.yaml:")
     assert f" {field}" in str(refused.value)
@@ -169,7 +169,7 @@ def test_a_wrong_field_is_named_with_its_file(
     ids=lambda value: str(value)[:40],
 )
 def test_a_file_that_is_no_workload_is_named(tmp_path: Path, text: bytes, fault: str) -> None:
-    with pytest.raises(InvalidWorkload, match=rf"energy\.yaml: {fault}"):
+    with pytest.raises(InvalidWorkloadError, match=rf"energy\.yaml: {fault}"):
         read_workload(written(tmp_path, text))
 
 
@@ -178,7 +178,7 @@ def test_whatever_the_file_holds_it_is_refused_by_name(
     tmp_path_factory: pytest.TempPathFactory, text: bytes
 ) -> None:
     path = written(tmp_path_factory.getbasetemp(), text)
-    with pytest.raises(InvalidWorkload, match=r"^energy\.yaml:\s"):
+    with pytest.raises(InvalidWorkloadError, match=r"^energy\.yaml:\s"):
         read_workload(path)
 
 
@@ -196,7 +196,7 @@ def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_w
     ]
     assert len({now, *(recipe(*change) for change in makers)}) == 4
     others = [
-        ("training.most_seconds", 7200),
+        ("training.max_seconds", 7200),
         ("serving.instances", 2),
         ("quality.tolerance", 0.2),
         ("title", "Other"),
@@ -207,7 +207,7 @@ def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_w
 def test_a_workload_bears_its_files_name(tmp_path: Path) -> None:
     path = written(tmp_path, yaml.safe_dump(GOOD), "power.yaml")
     with pytest.raises(
-        InvalidWorkload, match=r"power\.yaml: name is 'energy'; it must be the file's, 'power'"
+        InvalidWorkloadError, match=r"power\.yaml: name is 'energy'; it must be the file's, 'power'"
     ):
         read_workload(path)
 
@@ -215,12 +215,12 @@ def test_a_workload_bears_its_files_name(tmp_path: Path) -> None:
 def test_one_bad_file_stops_the_whole_folder_and_an_empty_folder_offers_nothing(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(InvalidWorkload, match="nothing to offer"):
+    with pytest.raises(InvalidWorkloadError, match="nothing to offer"):
         read_workloads(tmp_path)
     written(tmp_path, yaml.safe_dump(GOOD))
     assert list(read_workloads(tmp_path)) == ["energy"]
     written(tmp_path, "name: x", "zebra.yaml")
-    with pytest.raises(InvalidWorkload, match=r"zebra\.yaml"):
+    with pytest.raises(InvalidWorkloadError, match=r"zebra\.yaml"):
         read_workloads(tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_an_endpoint_on_a_machine_that_cannot_be_multi_model_is_refused_with_wha
 ) -> None:
     document = yaml.safe_dump(changed("serving.instance_type", instance_type))
     with pytest.raises(
-        InvalidWorkload,
+        InvalidWorkloadError,
         match=rf"serving\.instance_type: .*{instance_type} cannot be multi-model.*; choose",
     ):
         read_workload(written(tmp_path, document))
@@ -397,7 +397,7 @@ def test_serving_has_the_workloads_container_unless_it_names_its_own(tmp_path: P
 
     assert container(None) == GOOD["container"]
     assert container("forecast-on-gpu") == "forecast-on-gpu"
-    with pytest.raises(InvalidWorkload, match=r"serving\.container"):
+    with pytest.raises(InvalidWorkloadError, match=r"serving\.container"):
         container("registry/forecast:1")
 
 
@@ -414,7 +414,7 @@ def test_an_answer_is_kept_when_the_cache_is_on_and_the_request_says_all_that_re
     ("field", "value"),
     [
         ("concurrent_per_instance", 1001),
-        ("most_seconds", 3601),
+        ("max_seconds", 3601),
         ("queue_seconds", 21_601),
         ("queue_seconds", 59),
         ("instances", 0),
@@ -425,13 +425,13 @@ def test_an_asynchronous_endpoint_beyond_what_the_api_takes_is_refused(
     tmp_path: Path, field: str, value: Any
 ) -> None:
     document = changed("serving.asynchronous", ASYNCHRONOUS | {field: value})
-    with pytest.raises(InvalidWorkload, match=rf"serving\.asynchronous\.{field}"):
+    with pytest.raises(InvalidWorkloadError, match=rf"serving\.asynchronous\.{field}"):
         read_workload(written(tmp_path, yaml.safe_dump(document)))
     good = read_workload(
         written(tmp_path, yaml.safe_dump(changed("serving.asynchronous", ASYNCHRONOUS)))
     )
     assert good.serving.asynchronous is not None
-    assert good.serving.asynchronous.most_seconds == 900
+    assert good.serving.asynchronous.max_seconds == 900
 
 
 def quality(*, baseline: str | None = "baseline", lower: bool = True) -> Quality:
