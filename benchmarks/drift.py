@@ -25,7 +25,8 @@ from containers.forecast.preparation import RefusedDataError, prepare
 from containers.forecast.split import split
 from containers.forecast.training import ForecastTrainer
 from containers.runtime.training.packed_training import Task, Trained
-from tenantry.workloads.schema import Quality, read_workloads
+from tenantry.workloads.schema import read_workloads
+from tenantry.workloads.sections import Quality
 
 WEEKS: Final = 17
 LEVELS: Final = (1.0, 1.3, 1.5, 2.0)

@@ -40,7 +40,8 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import IN_A_PACK, Request
 from tenantry.serving.client import TenantClient
 from tenantry.uploads import intake
-from tenantry.workloads.schema import Pack, Scheduling, Workload, read_workloads
+from tenantry.workloads.schema import Workload, read_workloads
+from tenantry.workloads.sections import Pack, Scheduling
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 WORKLOAD: Final = keys.workload_name("energy")

@@ -22,7 +22,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from assets.workload_assets import BatchConfig, CapacityConfig
 from orchestration.jobs import WorkloadJobs, batch_step
-from tenantry.workloads.schema import Capacity, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Capacity
 
 DUE_TAG: Final = "tenantry/due"
 """The moment a run was scheduled for, in UTC; of runs that were asked for again, too."""

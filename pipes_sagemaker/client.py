@@ -8,7 +8,7 @@ terminated. It knows nothing of any one project. ``docs/pipes-sagemaker.md`` has
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import boto3
@@ -29,6 +29,7 @@ from dagster._core.pipes.context import PipesSession
 from dagster_aws.pipes import PipesS3ContextInjector
 from dagster_pipes import DAGSTER_PIPES_MESSAGES_ENV_VAR
 
+from pipes_sagemaker.comparison import difference
 from pipes_sagemaker.errors import (
     FailureClass,
     TrainingJobDiffersError,
@@ -77,66 +78,6 @@ _ALREADY_EXISTS: Final = re.compile(
 )
 _NOT_FOUND: Final = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
 _ENDED_ALREADY: Final = re.compile(r"is in status", re.IGNORECASE)
-
-# What makes two jobs the same work. Each field is compared as far as the request says something
-# about it: SageMaker adds defaults to what it describes.
-_COMPARED: Final[Mapping[str, Sequence[str] | None]] = {
-    "AlgorithmSpecification": (
-        "TrainingImage",
-        "AlgorithmName",
-        "TrainingInputMode",
-        "ContainerEntrypoint",
-        "ContainerArguments",
-    ),
-    "HyperParameters": None,
-    "InputDataConfig": None,
-    "OutputDataConfig": None,
-    "CheckpointConfig": None,
-    "RoleArn": None,
-    "ResourceConfig": (
-        "InstanceType",
-        "InstanceCount",
-        "InstanceGroups",
-        "VolumeSizeInGB",
-        "VolumeKmsKeyId",
-    ),
-}
-
-
-def first_difference(requested: Any, existing: Any, field: str) -> tuple[str, Any, Any] | None:
-    """The first place where ``existing`` is not what ``requested`` asks for: its path and both
-    values; None if equal.
-
-    Keys that only ``existing`` has are its defaults and do not count, save in HyperParameters.
-    Channels are matched by name, and a slash at the end of an S3 URI means nothing.
-    """
-    if isinstance(requested, Mapping) and isinstance(existing, Mapping):
-        extra = sorted(existing.keys() - requested.keys()) if field == "HyperParameters" else []
-        for key in [*requested, *extra]:
-            found = first_difference(requested.get(key), existing.get(key), f"{field}.{key}")
-            if found:
-                return found
-        return None
-    if (
-        isinstance(requested, Sequence)
-        and isinstance(existing, Sequence)
-        and not isinstance(requested, str)
-    ):
-        if len(requested) != len(existing):
-            return field, requested, existing
-        pairs = zip(sorted(requested, key=_channel), sorted(existing, key=_channel), strict=True)
-        for index, (one, other) in enumerate(pairs):
-            found = first_difference(one, other, f"{field}[{_channel(one) or index}]")
-            if found:
-                return found
-        return None
-    if isinstance(requested, str) and isinstance(existing, str) and requested.startswith("s3://"):
-        requested, existing = requested.rstrip("/"), existing.rstrip("/")
-    return None if requested == existing else (field, requested, existing)
-
-
-def _channel(item: Any) -> str:
-    return str(item.get("ChannelName", "")) if isinstance(item, Mapping) else ""
 
 
 class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
@@ -383,9 +324,9 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     f"SageMaker training job {job_name} exists, but cannot be described."
                 )
             time.sleep(self.poll_interval)
-        difference = _difference(request, existing)
-        if difference:
-            raise TrainingJobDiffersError(job_name, *difference)
+        found = difference(request, existing)
+        if found:
+            raise TrainingJobDiffersError(job_name, *found)
         encoded = existing.get("Environment", {}).get(DAGSTER_PIPES_MESSAGES_ENV_VAR, "")
         try:
             messages.attach(encoded)
@@ -485,7 +426,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         for attempt in range(5):
             try:
                 if (
-                    _difference(
+                    difference(
                         request, self._client.describe_training_job(TrainingJobName=job_name)
                     )
                     is None
@@ -574,24 +515,6 @@ def _already_exists(error: ClientError) -> bool:
 
 def _not_found(error: ClientError) -> bool:
     return bool(_NOT_FOUND.search(str(error)))
-
-
-def _difference(
-    request: "CreateTrainingJobRequestTypeDef", existing: "DescribeTrainingJobResponseTypeDef"
-) -> tuple[str, Any, Any] | None:
-    """The first compared field in which an existing job is not what is requested."""
-    for field, parts in _COMPARED.items():
-        requested: Any = request.get(field) or ({} if field == "HyperParameters" else None)
-        if requested is None:
-            continue
-        if parts is not None:
-            requested = {part: requested[part] for part in parts if part in requested}
-        found = first_difference(
-            requested, existing.get(field) or ({} if field == "HyperParameters" else None), field
-        )
-        if found:
-            return found
-    return None
 
 
 def _report_transitions(

@@ -11,59 +11,29 @@ its containers died with the emulator.
 """
 
 import asyncio
-import contextlib
 import logging
-import math
 import shutil
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local_sagemaker.account.billing import Account
 from local_sagemaker.account.cloud import Cloud, Operation, page
-from local_sagemaker.account.logs import LogStream
 from local_sagemaker.account.rates import SPOT_TRAINING, TRAINING, TokenBucket
 from local_sagemaker.account.state import Document
-from local_sagemaker.account.storage import (
-    DataError,
-    InputObject,
-    S3Location,
-    download_all,
-    failure_reason,
-    list_prefix,
-    read_manifest,
-    shard,
-    upload,
-    upload_folder,
+from local_sagemaker.account.storage import DataError, S3Location, failure_reason
+from local_sagemaker.errors import ServiceError, validation
+from local_sagemaker.training.requests import (
+    artifacts_of,
+    check_request,
+    seconds_trained,
+    usage_of,
+    with_defaults,
 )
-from local_sagemaker.errors import LocalSageMakerError, ServiceError, validation
-from local_sagemaker.faults.plan import CAPACITY_REASON, ContainerFaults, Exposure, Subject
-from local_sagemaker.processes.containers import (
-    Container,
-    ImageNotFoundError,
-    entry_point,
-    image_folder,
-)
-from local_sagemaker.training.checkpoints import CheckpointSync
-from local_sagemaker.training.layout import TrainingHost, archive
+from local_sagemaker.training.run import KIND, JobFailedError, TrainingRun
 from local_sagemaker.training.warm_pools import WarmPools
 
 _log = logging.getLogger(__name__)
-KIND = "training-job"
-LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-STOP_GRACE_SECONDS = 120
-"""Between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a training
-image is stopped)."""
-CHECKPOINT_SYNC_SECONDS = 1.0
-_LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
-_DEFAULT_RUNTIME_SECONDS = 24 * 3600
-
-
-class JobFailedError(LocalSageMakerError):
-    """The job ends as Failed, with the message as FailureReason."""
 
 
 class TrainingJobs:
@@ -120,22 +90,22 @@ class TrainingJobs:
                 "Training job names must be unique within an AWS account and region, "
                 f"and a training job with this name already exists ({arn})",
             )
-        _check_request(params)
+        check_request(params)
         await asyncio.to_thread(self._check_inputs, params)
         resources = params["ResourceConfig"]
         if self._cloud.taken(KIND, name):
             raise ServiceError(
                 "ResourceInUse", f"A training job with this name already exists ({arn})"
             )
-        job = _with_defaults(params) | {
+        job = with_defaults(params) | {
             "TrainingJobArn": arn,
             "TrainingJobStatus": "InProgress",
             "CreationTime": time.time(),
-            "ModelArtifacts": {"S3ModelArtifacts": _artifacts(params).uri},
+            "ModelArtifacts": {"S3ModelArtifacts": artifacts_of(params).uri},
             "SecondaryStatusTransitions": [],
         }
         job["Warm"] = self._pools.take(name, job)
-        self._cloud.quota(_usage(job)).hold(
+        self._cloud.quota(usage_of(job)).hold(
             name, {resources["InstanceType"]: resources["InstanceCount"]}
         )
         self._move(name, job, "Starting", "Starting the training job")
@@ -279,7 +249,9 @@ class TrainingJobs:
     async def _run(self, name: str, job: Document) -> None:
         folder = self._cloud.folder / KIND / name
         try:
-            secondary = await _Run(self, self._cloud, name, job, folder, self._stops[name]).run()
+            secondary = await TrainingRun(
+                self, self._cloud, name, job, folder, self._stops[name]
+            ).run()
             self._finish(
                 name,
                 job,
@@ -298,461 +270,3 @@ class TrainingJobs:
             )
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-class _Run:
-    """One job from Starting to its end."""
-
-    def __init__(
-        self,
-        jobs: TrainingJobs,
-        cloud: Cloud,
-        name: str,
-        job: Document,
-        folder: Path,
-        stop: asyncio.Event,
-    ) -> None:
-        self._jobs = jobs
-        self._cloud = cloud
-        self._name = name
-        self._job = job
-        self._stop = stop
-        self._folder = folder
-        self._host_names = [
-            f"algo-{number}" for number in range(1, job["ResourceConfig"]["InstanceCount"] + 1)
-        ]
-        self._hosts: list[TrainingHost] = []
-        self._spot: bool = job.get("EnableManagedSpotTraining", False)
-        self._image: str = job["AlgorithmSpecification"]["TrainingImage"]
-        self._subject = Subject(f"job {name}", job=name, image=self._image)
-        self._interrupted = asyncio.Event()
-        self._absent_seconds = 0.0
-
-    async def run(self) -> str:
-        """The secondary status that the job ends with. Raises JobFailedError."""
-        while True:
-            ended = await self._acquire()
-            if ended is not None:
-                return ended
-            begun = time.time()
-            self._job.setdefault("TrainingStartTime", begun)
-            self._job["Attempts"] = [*self._job.get("Attempts", []), [begun, None]]
-            billed = self._cloud.meter.begin(
-                Account(
-                    _usage(self._job),
-                    self._job["TrainingJobArn"],
-                    self._job["ResourceConfig"]["InstanceType"],
-                ),
-                len(self._host_names),
-                self._cloud.settings.spot_billed_share if self._spot else 1.0,
-            )
-            try:
-                ended = await self._attempt()
-            finally:
-                billed.end()
-                self._job["Attempts"][-1][1] = time.time()
-            if ended != "Interrupted":
-                return ended
-            self._move(
-                "Interrupted", "The managed spot instances of the training job were interrupted"
-            )
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-            if (ended := await self._wait(self._absent_seconds)) is not None:
-                return ended
-            self._move("Starting", "Starting the training job")
-
-    async def _acquire(self) -> str | None:
-        """Get the instances; the secondary status that the job ends with if it does not get them.
-        Raises JobFailedError."""
-        if self._job["Warm"]:
-            return await self._wait(0.0)
-        fault = self._cloud.faults.strikes("capacity", self._subject)
-        seconds = self._cloud.settings.provisioning_seconds
-        if fault is not None and not self._spot:
-            raise JobFailedError(CAPACITY_REASON)
-        if fault is not None:
-            seconds += math.inf if fault.seconds is None else fault.seconds
-        return await self._wait(seconds)
-
-    async def _wait(self, seconds: float) -> str | None:
-        """Let time pass without instances; the secondary status that the job ends with if it is
-        stopped or waits too long."""
-        left = self._wait_seconds_left()
-        if seconds <= 0 and left > 0 and not self._stop.is_set():
-            return None
-        try:
-            await asyncio.wait_for(self._stop.wait(), max(0.0, min(seconds, left)))
-        except TimeoutError:
-            if left > seconds:
-                return None
-            self._job["TrainingJobStatus"] = "Stopping"
-            self._move("Stopping", "Training job exceeded its maximum wait time")
-            return "MaxWaitTimeExceeded"
-        return "Stopped"
-
-    def _wait_seconds_left(self) -> float:
-        """MaxWaitTimeInSeconds bounds a spot job's waiting and running together; other jobs wait as
-        long as they must."""
-        if not self._spot:
-            return math.inf
-        limit: float = self._job["StoppingCondition"]["MaxWaitTimeInSeconds"]
-        created: float = self._job["CreationTime"]
-        return created + limit - time.time()
-
-    async def _attempt(self) -> str:
-        """From fresh instances to the end of the training or to their interruption. Raises
-        JobFailedError."""
-        command, working_folder = self._command()
-        self._move("Downloading", "Downloading input data")
-        self._hosts = [TrainingHost(self._folder / name, name) for name in self._host_names]
-        await asyncio.to_thread(self._download)
-        syncs = await asyncio.to_thread(self._checkpoints)
-        if self._stop.is_set():
-            return "Stopped"
-        self._move("Training", "Training image download completed. Training in progress.")
-        try:
-            ended = await self._train(command, working_folder, syncs)
-        except JobFailedError:
-            await asyncio.to_thread(_sync_rest, syncs)
-            raise
-        if ended == "Interrupted":
-            return ended  # what had not reached S3 is lost with the instances
-        await asyncio.to_thread(_sync_rest, syncs)
-        if ended != "MaxWaitTimeExceeded":
-            self._move("Uploading", "Uploading generated training model")
-            await asyncio.to_thread(self._upload)
-        return ended
-
-    def _move(self, secondary: str, message: str) -> None:
-        self._jobs._move(self._name, self._job, secondary, message)
-
-    def _command(self) -> tuple[list[str], Path]:
-        """ContainerEntrypoint and ContainerArguments as AWS documents them; without an entry point,
-        `train`."""
-        algorithm = self._job["AlgorithmSpecification"]
-        image = algorithm["TrainingImage"]
-        arguments = algorithm.get("ContainerArguments", [])
-        try:
-            if "ContainerEntrypoint" in algorithm:
-                return [*algorithm["ContainerEntrypoint"], *arguments], image_folder(
-                    self._cloud.settings.containers, image
-                )
-            command, folder = entry_point(self._cloud.settings.containers, image, "train")
-        except ImageNotFoundError as error:
-            raise JobFailedError(
-                f"ClientError: Cannot pull algorithm container: {error}"
-            ) from error
-        return [*command, *arguments], folder
-
-    def _download(self) -> None:
-        for host in self._hosts:
-            host.write_configuration(self._job, self._host_names)
-        for channel in self._job.get("InputDataConfig", []):
-            source = channel["DataSource"]["S3DataSource"]
-            location = S3Location.parse(source["S3Uri"])
-            manifest = source["S3DataType"] == "ManifestFile"
-            objects = (
-                read_manifest(self._cloud.s3, location)
-                if manifest
-                else list_prefix(self._cloud.s3, location)
-            )
-            for number, host in enumerate(self._hosts):
-                share = objects
-                if source.get("S3DataDistributionType") == "ShardedByS3Key":
-                    share = shard(objects, len(self._hosts), number)
-                self._download_share(channel["ChannelName"], share, host)
-
-    def _download_share(self, channel: str, share: list[InputObject], host: TrainingHost) -> None:
-        try:
-            download_all(self._cloud.s3, share, host.channel(channel), self._cloud.transfers)
-        except (DataError, ClientError) as error:
-            raise JobFailedError(
-                failure_reason(error, f"Data download failed: channel {channel}: ")
-            ) from error
-
-    def _checkpoints(self) -> list[CheckpointSync]:
-        config = self._job.get("CheckpointConfig")
-        if config is None:
-            return []
-        syncs = []
-        for host in self._hosts:
-            folder = host.path_of(config.get("LocalPath", "/opt/ml/checkpoints"))
-            folder.mkdir(parents=True, exist_ok=True)
-            sync = CheckpointSync(
-                self._cloud.s3, folder, S3Location.parse(config["S3Uri"]), self._cloud.transfers
-            )
-            sync.copy_in()
-            syncs.append(sync)
-        return syncs
-
-    async def _train(
-        self, command: list[str], working_folder: Path, syncs: list[CheckpointSync]
-    ) -> str:
-        epoch = int(time.time())
-        logs = [
-            self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}")
-            for host in self._host_names
-        ]
-        containers: list[Container] = []
-        faults: list[ContainerFaults] = []
-        ended = asyncio.Event()
-        syncing = asyncio.create_task(_keep_syncing(syncs, ended))
-        exposure = self._expose_to_interruption()
-        try:
-            for host, log in zip(self._hosts, logs, strict=True):
-                container = await self._start(command, working_folder, host, log)
-                containers.append(container)
-                subject = Subject(
-                    f"{self._subject.where}/{host.name}", job=self._name, image=self._image
-                )
-                faults.append(ContainerFaults(self._cloud.faults, subject, container, serves=False))
-            return await self._watch(containers)
-        except OSError as error:
-            raise JobFailedError(
-                f"ClientError: the container could not be started: {error}"
-            ) from error
-        finally:
-            if exposure is not None:
-                exposure.withdraw()
-            for fault in faults:
-                fault.withdraw()
-            ended.set()
-            # Whatever ended the training (a failed host, cancellation at the emulator's end): no
-            # container stays.
-            await asyncio.gather(*(container.stop(0) for container in containers))
-            # The round of syncing that is under way ends first: it must not see the folders go.
-            await asyncio.gather(syncing, *(log.close() for log in logs), return_exceptions=True)
-
-    def _expose_to_interruption(self) -> Exposure | None:
-        if not self._spot:
-            return None
-        self._interrupted.clear()
-
-        def interrupt(seconds: float | None) -> bool:
-            self._absent_seconds = seconds or 0.0
-            self._interrupted.set()
-            return True
-
-        return self._cloud.faults.expose(self._subject, {"spot_interruption": interrupt})
-
-    async def _start(
-        self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream
-    ) -> Container:
-        environment = {
-            **self._job.get("Environment", {}),
-            "SAGEMAKER_REGION": self._cloud.settings.region,
-            "TRAINING_JOB_NAME": self._name,
-            "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
-        }
-        return await self._cloud.runtime.start(
-            command, working_folder, host.base, environment, log.write
-        )
-
-    async def _watch(self, containers: list[Container]) -> str:
-        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of
-        the time allowed."""
-        run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(
-            self._job
-        )
-        allowed = min(run_seconds, self._wait_seconds_left())
-        deadline = asyncio.get_running_loop().time() + max(0.0, allowed)
-        running = {
-            asyncio.create_task(container.wait()): number
-            for number, container in enumerate(containers)
-        }
-        stop = asyncio.create_task(self._stop.wait())
-        interruption = asyncio.create_task(self._interrupted.wait())
-        try:
-            while running:
-                left = deadline - asyncio.get_running_loop().time()
-                done, _ = await asyncio.wait(
-                    {*running, stop, interruption},
-                    timeout=max(0.0, left),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if stop in done:
-                    await self._end(containers)
-                    return "Stopped"
-                if interruption in done:
-                    return "Interrupted"
-                if not done:
-                    what = "runtime" if run_seconds <= allowed else "wait time"
-                    self._job["TrainingJobStatus"] = "Stopping"
-                    self._move("Stopping", f"Training job reached its maximum {what}")
-                    await self._end(containers)
-                    return "MaxRuntimeExceeded" if run_seconds <= allowed else "MaxWaitTimeExceeded"
-                for task in done:
-                    number = running.pop(task)
-                    if task.result() != 0:
-                        raise JobFailedError(self._failure_reason(number, int(task.result())))
-            return "Completed"
-        finally:
-            for task in (stop, interruption, *running):
-                task.cancel()
-
-    async def _end(self, containers: list[Container]) -> None:
-        await asyncio.gather(*(container.stop(STOP_GRACE_SECONDS) for container in containers))
-
-    def _failure_reason(self, number: int, exit_code: int) -> str:
-        host = self._hosts[number]
-        return (
-            host.failure()
-            or f"AlgorithmError: {host.name} ended without a failure file, exit code: {exit_code}"
-        )
-
-    def _upload(self) -> None:
-        artifacts = _artifacts(self._job)
-        folders = [host.model for host in self._hosts]
-        if _is_archived(self._job):
-            self._upload_archive(folders, artifacts, even_if_empty=True)
-        else:
-            for folder in reversed(folders):
-                upload_folder(self._cloud.s3, folder, artifacts)
-        self._upload_archive(
-            [host.output_data for host in self._hosts],
-            _output(self._job).child("output.tar.gz"),
-            even_if_empty=False,
-        )
-
-    def _upload_archive(
-        self, folders: list[Path], target: S3Location, *, even_if_empty: bool
-    ) -> None:
-        path = self._folder / "archive.tar.gz"
-        if archive(folders, path) or even_if_empty:
-            upload(self._cloud.s3, path, target)
-
-
-def _with_defaults(params: dict[str, Any]) -> Document:
-    """A job's description from its request, with what AWS's answers hold where the request is
-    silent.
-
-    The defaults are those of recorded answers of DescribeTrainingJob; SDK 2 cannot attach to a job
-    without them.
-    """
-    return {key: value for key, value in params.items() if key != "Tags"} | {
-        "AlgorithmSpecification": {
-            "EnableSageMakerMetricsTimeSeries": False,
-            **params["AlgorithmSpecification"],
-        },
-        "InputDataConfig": [
-            _channel_with_defaults(channel) for channel in params.get("InputDataConfig", [])
-        ],
-        "OutputDataConfig": {
-            "KmsKeyId": "",
-            "CompressionType": "GZIP",
-            **params["OutputDataConfig"],
-        },
-        "StoppingCondition": {
-            "MaxRuntimeInSeconds": _DEFAULT_RUNTIME_SECONDS,
-            **params.get("StoppingCondition", {}),
-        },
-        "EnableNetworkIsolation": params.get("EnableNetworkIsolation", False),
-        "EnableInterContainerTrafficEncryption": params.get(
-            "EnableInterContainerTrafficEncryption", False
-        ),
-        "EnableManagedSpotTraining": params.get("EnableManagedSpotTraining", False),
-        "ProfilingStatus": "Disabled",
-    }
-
-
-def _channel_with_defaults(channel: Document) -> Document:
-    source = {"S3DataDistributionType": "FullyReplicated", **channel["DataSource"]["S3DataSource"]}
-    defaults = {"CompressionType": "None", "RecordWrapperType": "None"}
-    return {**defaults, **channel, "DataSource": {"S3DataSource": source}}
-
-
-def _output(job: Document) -> S3Location:
-    """Where a job's outputs lie: `{S3OutputPath}/{TrainingJobName}/output`."""
-    return (
-        S3Location.parse(job["OutputDataConfig"]["S3OutputPath"])
-        .child(job["TrainingJobName"])
-        .child("output")
-    )
-
-
-def _is_archived(job: Document) -> bool:
-    return bool(job["OutputDataConfig"].get("CompressionType") != "NONE")
-
-
-def _artifacts(job: Document) -> S3Location:
-    """Where a job's model lies, or will: the model requires it in every answer, of unfinished jobs
-    too."""
-    return _output(job).child("model.tar.gz" if _is_archived(job) else "model/")
-
-
-async def _keep_syncing(syncs: list[CheckpointSync], ended: asyncio.Event) -> None:
-    while syncs and not ended.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), CHECKPOINT_SYNC_SECONDS)
-            return
-        for sync in syncs:
-            try:
-                await asyncio.to_thread(sync.sync_out)
-            except (ClientError, BotoCoreError, OSError) as error:
-                # A folder that goes away while it is read is an OSError; the next round sees what
-                # is there then.
-                _log.warning("checkpoints could not be synced, trying again: %s", error)
-
-
-def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
-    """What the last round did not see, once the containers have ended."""
-    for sync in syncs:
-        for _ in range(attempts):
-            if not sync.sync_out():
-                break
-        else:
-            raise JobFailedError(
-                f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts"
-            )
-
-
-def _usage(job: Document) -> str:
-    return SPOT_TRAINING if job.get("EnableManagedSpotTraining") else TRAINING
-
-
-def seconds_trained(job: Document) -> float:
-    """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot
-    job have one."""
-    attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
-    return sum((time.time() if ended is None else ended) - begun for begun, ended in attempts)
-
-
-def _check_request(params: dict[str, Any]) -> None:
-    """What the service model does not say. Raises ValidationException."""
-    algorithm, resources = params["AlgorithmSpecification"], params.get("ResourceConfig", {})
-    if not algorithm.get("TrainingImage"):
-        raise validation("AlgorithmSpecification.TrainingImage is required")
-    if not resources.get("InstanceType") or resources.get("InstanceCount", 0) < 1:
-        raise validation(
-            "ResourceConfig.InstanceType and an InstanceCount of at least 1 are required"
-        )
-    stopping = params.get("StoppingCondition", {})
-    runtime = stopping.get("MaxRuntimeInSeconds", _DEFAULT_RUNTIME_SECONDS)
-    if runtime > _LONGEST_RUNTIME_SECONDS:
-        raise validation(
-            f"MaxRuntimeInSeconds must be at most {_LONGEST_RUNTIME_SECONDS} (28 days)"
-        )
-    if params.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
-        raise validation("KeepAlivePeriodInSeconds is not supported with EnableManagedSpotTraining")
-    if params.get("EnableManagedSpotTraining"):
-        if stopping.get("MaxWaitTimeInSeconds", 0) < runtime:
-            raise validation(
-                "MaxWaitTimeInSeconds is required for managed spot training and must be at least "
-                "MaxRuntimeInSeconds"
-            )
-    elif "MaxWaitTimeInSeconds" in stopping:
-        raise validation("MaxWaitTimeInSeconds is only valid with EnableManagedSpotTraining")
-    names = [channel["ChannelName"] for channel in params.get("InputDataConfig", [])]
-    if len(set(names)) != len(names):
-        raise validation("InputDataConfig has channels of the same name")
-    for channel in params.get("InputDataConfig", []):
-        if "S3DataSource" not in channel["DataSource"]:
-            raise validation(
-                f"channel {channel['ChannelName']}: DataSource.S3DataSource is required"
-            )
-    try:
-        S3Location.parse(params["OutputDataConfig"]["S3OutputPath"])
-        if "CheckpointConfig" in params:
-            S3Location.parse(params["CheckpointConfig"]["S3Uri"])
-    except DataError as error:
-        raise validation(str(error)) from error

@@ -1,21 +1,16 @@
-"""The commands that change something: retry, cancel, wind-down, pause, resume, drain, rollback,
-tier, capacity, retrain, redrive. Each says who did it."""
+"""The commands that change models, endpoints and whole workloads: wind-down, pause, resume, drain,
+rollback, tier, capacity, retrain, redrive. Each says who did it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 import click
-from botocore.exceptions import ClientError
 
-from tenantry.aws.objects import error_code
 from tenantry.command_line import fleet
 from tenantry.command_line.invocation import (
-    PACK,
-    REQUEST,
     TENANT,
     VERSION,
     WORKLOAD,
@@ -25,236 +20,18 @@ from tenantry.command_line.invocation import (
     common_options,
     plain,
 )
+from tenantry.command_line.owed import named, yes_option
 from tenantry.names import keys
-from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurnError, Request, Status
+from tenantry.requests.rows import IN_A_PACK
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.shown import operator_events
 from tenantry.tenants import wind_down as ending
-from tenantry.training.jobs import stop_job_of_pack
 from tenantry.uploads.intake import redrive as redriven
 from tenantry.workloads.schema import Workload
 
-_RETRIED: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
 _LOOK_SECONDS: Final = 1.0
 _TICK_MAY_LAST_SECONDS: Final = 10.0
-
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
-
-
-@dataclass
-class _Changes:
-    """What a change of several requests came to: those that were changed, and why others were
-    not."""
-
-    done: list[Request] = field(default_factory=list)
-    not_done: list[tuple[Request, str]] = field(default_factory=list)
-
-    def make(
-        self,
-        requests: Sequence[Request],
-        change: Callable[[Request], Request],
-        invocation: Invocation,
-        verb: str,
-    ) -> None:
-        """Change each request, with a progress bar where there are several. One that moved on stops
-        nobody else's."""
-        with invocation.progress(shown=len(requests) > 1) as progress:
-            bar = progress.add_task(verb, total=len(requests))
-            for request in requests:
-                try:
-                    self.done.append(change(request))
-                except NotTheirTurnError as error:
-                    self.not_done.append((request, str(error)))
-                except ClientError as error:
-                    if error_code(error) != "ValidationException":
-                        raise
-                    self.not_done.append((request, str(error)))  # of this row: it is too large, say
-                progress.advance(bar)
-
-    def report(self, invocation: Invocation, verb: str) -> None:
-        """Say what was done. Raises ``NotDone`` when anything was not."""
-        if invocation.as_json:
-            invocation.write_json(
-                {
-                    "format": 1,
-                    verb: [_named(request) for request in self.done],
-                    "not_done": [
-                        {**_named(request), "reason": reason} for request, reason in self.not_done
-                    ],
-                }
-            )
-        else:
-            for request in self.done:
-                invocation.console.print(
-                    f"{verb}: {request.tenant}, {request.workload}, request {request.request}"
-                )
-        if len(self.not_done) == 1 and not self.done:
-            raise NotDone(self.not_done[0][1])
-        if self.not_done:
-            reasons = "\n".join(f"  {reason}" for _, reason in self.not_done)
-            raise NotDone(
-                f"{len(self.not_done)} of {len(self.done) + len(self.not_done)} moved on "
-                f"first:\n{reasons}"
-            )
-
-
-def _named(request: Request) -> dict[str, str]:
-    return {
-        "workload": request.workload,
-        "tenant": request.tenant,
-        "request": request.request,
-        "status": request.status,
-    }
-
-
-# ---- retry and cancel ----------------------------------------------------------------------------
-
-
-@click.command()
-@click.argument("tenant", type=TENANT, required=False)
-@click.option(
-    "--all-dead-lettered", is_flag=True, help="Every dead-lettered request instead of a tenant's."
-)
-@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
-@click.option("--request", type=REQUEST, help="This request of the tenant's instead of its latest.")
-@click.option("--why", default="an operator retries it", show_default=True, help="For the history.")
-@yes_option
-@common_options
-def retry(
-    invocation: Invocation,
-    tenant: keys.TenantId | None,
-    all_dead_lettered: bool,
-    workload: Workload | None,
-    request: keys.RequestId | None,
-    why: str,
-    yes: bool,
-) -> None:
-    """Give TENANT's latest request all its tries again, from now on; or every dead-lettered one.
-
-    For requests that failed, were dead-lettered, cancelled, or refused while they were worked on.
-    One that was refused when it came in never was a request: its tenant uploads again.
-
-    \b
-    Examples:
-      tenantry retry acme --why "the image is fixed"
-      tenantry retry --all-dead-lettered --workload energy
-    """
-    if (tenant is None) == (not all_dead_lettered):
-        raise click.UsageError("name either a TENANT or --all-dead-lettered")
-    queue = RequestQueue(invocation.deployment, by=invocation.operator)
-    if tenant is not None:
-        found = [_retried_of(queue, invocation.chosen(workload), tenant, request)]
-    else:
-        names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
-        found = [row for name in names for row in queue.with_status(name, "dead_lettered")]
-        if found:
-            invocation.confirm(f"Retry {len(found)} dead-lettered requests?", yes=yes)
-        elif not invocation.as_json:
-            invocation.console.print("Nothing is dead-lettered.")
-    changes = _Changes()
-    changes.make(found, lambda row: queue.retry(row, why=why), invocation, "retrying")
-    changes.report(invocation, "retried")
-
-
-def _retried_of(
-    queue: RequestQueue,
-    workloads: Sequence[Workload],
-    tenant: keys.TenantId,
-    request: keys.RequestId | None,
-) -> Request:
-    """The one request of a tenant's that is meant. Raises ``NotDone``."""
-    rows = [queue.of_tenant(keys.workload_name(workload.name), tenant) for workload in workloads]
-    if request is not None:
-        named = [row for of_workload in rows for row in of_workload if row.request == request]
-        if not named:
-            raise NotDone(
-                f"{tenant} has no request {request}; `tenantry tenant {tenant}` lists them"
-            )
-        return named[0]
-    latest = [newest for of_workload in rows if (newest := newest_of(of_workload))]
-    if not latest:
-        raise NotDone(f"{tenant} has no request; it never uploaded, or not for this workload")
-    meant = [row for row in latest if row.status in _RETRIED] if len(latest) > 1 else latest
-    if not meant:
-        stand = ", ".join(f"{row.workload}: {row.status}" for row in latest)
-        raise NotDone(f"there is nothing to retry of {tenant}; its latest requests: {stand}")
-    if len(meant) > 1:
-        raise NotDone(
-            f"{tenant} could be retried for {' and '.join(row.workload for row in meant)}; name "
-            f"one with --workload"
-        )
-    return meant[0]
-
-
-@click.command()
-@click.argument("tenant", type=TENANT, required=False)
-@click.option(
-    "--pack",
-    type=PACK,
-    help="Every request of this pack instead of a tenant's; its training job is stopped, too.",
-)
-@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
-@click.option(
-    "--why", default="an operator cancelled it", show_default=True, help="For the history."
-)
-@yes_option
-@common_options
-def cancel(
-    invocation: Invocation,
-    tenant: keys.TenantId | None,
-    pack: keys.PackId | None,
-    workload: Workload | None,
-    why: str,
-    yes: bool,
-) -> None:
-    """Take TENANT's unfinished requests out of the queue, or all requests of a pack.
-
-    A pack on its way goes on without a tenant that was cancelled. A pack that is cancelled as a
-    whole has its job stopped; what was registered of it already stays. `tenantry retry` brings a
-    cancelled request back.
-
-    \b
-    Examples:
-      tenantry cancel acme --workload energy --why "the contract ended"
-      tenantry cancel --pack p-3f2a9c0d11e2b4a7
-    """
-    if (tenant is None) == (pack is None):
-        raise click.UsageError("name either a TENANT or --pack")
-    queue = RequestQueue(invocation.deployment, by=invocation.operator)
-    names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
-    if tenant is not None:
-        found = [
-            row for name in names for row in queue.of_tenant(name, tenant) if row.status in OPEN
-        ]
-        what = f"{tenant} has no unfinished request"
-    else:
-        found = [row for name in names for row in queue.in_packs(name) if row.pack == pack]
-        what = f"no request is in pack {pack}; `tenantry status` shows the packs on their way"
-    if not found:
-        raise NotDone(what)
-    invocation.confirm(f"Cancel {len(found)} requests ({_by_status(found)})?", yes=yes)
-    changes = _Changes()
-    changes.make(found, lambda row: queue.cancel(row, why=why), invocation, "cancelling")
-    if pack is not None:
-        _stop_job_of(invocation, found[0].workload, pack)
-    changes.report(invocation, "cancelled")
-
-
-def _by_status(requests: Sequence[Request]) -> str:
-    counts: dict[str, int] = {}
-    for request in requests:
-        counts[request.status] = counts.get(request.status, 0) + 1
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-
-def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys.PackId) -> None:
-    if job := stop_job_of_pack(invocation.deployment, workload, pack):
-        invocation.aside.print(f"training job {job} is being stopped")
-
-
-# ---- the end of a workload -----------------------------------------------------------------------
 
 
 @click.command("wind-down")
@@ -297,7 +74,7 @@ def wind_down(
             {
                 "format": 1,
                 "workload": workload,
-                "cancelled": [_named(row) for row in done.cancelled],
+                "cancelled": [named(row) for row in done.cancelled],
                 "endpoints": done.endpoints,
                 "configurations": done.configurations,
                 "models": done.models,

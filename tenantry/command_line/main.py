@@ -8,19 +8,18 @@ from typing import Any
 import click
 
 from tenantry.command_line.changing import (
-    cancel,
     capacity,
     drain,
     pause,
     redrive,
     resume,
     retrain,
-    retry,
     rollback,
     tier,
     wind_down,
 )
 from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant
+from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.uploading import upload
 
 

@@ -13,7 +13,8 @@ from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
-from tenantry.workloads.schema import Quality, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Quality
 
 _MAX_UPLOADED_OBJECTS: Final = 20_000
 

@@ -13,7 +13,8 @@ from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDo
 from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, Request
-from tenantry.workloads.schema import Parameter, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Parameter
 
 _STAGES: Final = ("uploaded", "pending", "claimed", "training", "trained", "registered")
 _LOOK_SECONDS: Final = 1.0

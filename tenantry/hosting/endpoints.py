@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
 from tenantry.names import keys
-from tenantry.workloads.schema import Asynchronous, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Asynchronous
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef

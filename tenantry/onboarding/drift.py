@@ -30,7 +30,8 @@ from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Finding, Report
 from tenantry.uploads.bounded_calls import CallFailedError
 from tenantry.uploads.training_data import TrainingData, call_limits, calls_of
-from tenantry.workloads.schema import Drift, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Drift
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment

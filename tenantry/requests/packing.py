@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 
 from tenantry.names import keys
 from tenantry.requests.rows import Request
-from tenantry.workloads.schema import Pack, Scheduling
+from tenantry.workloads.sections import Pack, Scheduling
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from datetime import UTC, date, datetime
 from typing import Any, Protocol, cast
 
 from tenantry.hosting.endpoints import InvocationRefusedError
-from tenantry.workloads.schema import Moment, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Moment
 
 
 class MomentModule(Protocol):

@@ -22,7 +22,8 @@ from tenantry.names import keys
 from tenantry.requests.newest import Moment
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request, now
-from tenantry.workloads.schema import Retraining, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Retraining
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment

@@ -15,7 +15,8 @@ from urllib.parse import unquote_plus
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.names import keys
-from tenantry.workloads.schema import Parameter, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Parameter
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment

@@ -40,8 +40,8 @@ from pipes_sagemaker.client import (
     TrainingJobFailedError,
     TrainingJobResourceLimitExceededError,
     failure_class,
-    first_difference,
 )
+from pipes_sagemaker.comparison import first_difference
 from tests.pipes_sagemaker.broken_calls import break_calls
 
 if TYPE_CHECKING:

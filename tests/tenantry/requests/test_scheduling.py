@@ -17,7 +17,7 @@ from tenantry.names import keys
 from tenantry.requests.newest import newest_of_each_tenant
 from tenantry.requests.packing import plan_packs
 from tenantry.requests.rows import Request
-from tenantry.workloads.schema import Pack, Scheduling
+from tenantry.workloads.sections import Pack, Scheduling
 
 NAME = keys.workload_name("energy")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -45,7 +45,8 @@ from tenantry.names import keys
 from tenantry.serving.asynchronous import Failure, Submitted, deliver_failures
 from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.serving.metrics import InferenceMetrics
-from tenantry.workloads.schema import Asynchronous, Cache, Workload, read_workloads
+from tenantry.workloads.schema import Workload, read_workloads
+from tenantry.workloads.sections import Asynchronous, Cache
 from tests.containers.runtime.serving import archive_model
 from tests.tenantry.onboarding.registration import NAME, trained_version
 from tests.tenantry.serving.inference_counts import counted

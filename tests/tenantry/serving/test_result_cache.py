@@ -24,7 +24,8 @@ from tenantry.serving.client import TenantClient
 from tenantry.serving.metrics import InferenceMetrics
 from tenantry.serving.moments import at_its_moment
 from tenantry.serving.result_cache import Question, ResultCache, question_of
-from tenantry.workloads.schema import Cache, Workload
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Cache
 from tests.conftest import TRAINED_UNTIL, TrainedForecast
 from tests.tenantry.onboarding.registration import trained_version
 from tests.tenantry.serving.inference_counts import counted

@@ -17,7 +17,8 @@ from tenantry.names import keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request, Status
 from tenantry.training.retraining import ask_for_retraining, occasion_of
-from tenantry.workloads.schema import Retraining, Workload, read_workloads
+from tenantry.workloads.schema import Workload, read_workloads
+from tenantry.workloads.sections import Retraining
 
 NAME = keys.workload_name("energy")
 ENERGY = read_workloads()["energy"]

@@ -18,7 +18,8 @@ from tenantry.aws.deployment import Deployment
 from tenantry.names import keys
 from tenantry.uploads import manifests
 from tenantry.uploads.manifests import Manifest, RefusedUploadError, parse_manifest
-from tenantry.workloads.schema import Parameter, Workload, read_workloads
+from tenantry.workloads.schema import Workload, read_workloads
+from tenantry.workloads.sections import Parameter
 
 ENERGY = read_workloads()["energy"]
 NAME, ACME, U1 = keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1")

@@ -21,13 +21,12 @@ from tenantry.names import keys
 from tenantry.workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model_fault
 from tenantry.workloads.schema import (
     FOLDER,
-    Cache,
     InvalidWorkloadError,
-    Quality,
     Workload,
     read_workload,
     read_workloads,
 )
+from tenantry.workloads.sections import Cache, Quality
 from tests.conftest import ROOT
 
 GOOD: dict[str, Any] = yaml.safe_load((FOLDER / "energy.yaml").read_text(encoding="utf-8"))
