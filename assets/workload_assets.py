@@ -33,8 +33,9 @@ from tenantry.aws.request_budget import BudgetSpentError
 from tenantry.batch.predictions import predict
 from tenantry.hosting import endpoints
 from tenantry.names import keys
+from tenantry.onboarding.member import Member, members_by_hand, owed_members
 from tenantry.onboarding.onboarding import Onboarding, failures_in_words
-from tenantry.onboarding.work import Work, owed_work, work_by_hand
+from tenantry.onboarding.pack import PackAtWork
 from tenantry.requests.queue import RequestQueue
 from tenantry.shown.asset_metadata import capacity_metadata
 from tenantry.shown.report import ONBOARDING, AssetName
@@ -162,14 +163,13 @@ def _onboard(
     report = RunReport(context, workload.name)
     failures: dict[keys.TenantId, str] = {}
     registered = 0
-    for pack, tier, work in _packs(context, config, queue, workload, failures):
+    for pack, tier, members in _packs(context, config, queue, workload, failures):
         assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
-        plan(context, assets, [item.tenant for item in work])
-        going = Onboarding(
-            deployment, workload, pack, tier, report, _train(context, tenantry), stages, queue.by
-        )
+        plan(context, assets, [member.tenant for member in members])
+        at_work = PackAtWork(deployment, workload, pack, tier, report, stages, queue.by)
+        going = Onboarding(at_work, _train(context, tenantry))
         try:
-            going.run(work)
+            going.run(members)
         except NoCapacityYetError as error:
             raise Failure(str(error), allow_retries=False) from error
         except JobFailedError as error:
@@ -190,7 +190,7 @@ def _packs(
     queue: RequestQueue,
     workload: Workload,
     failures: dict[keys.TenantId, str],
-) -> Iterator[tuple[keys.PackId, keys.Tier, Sequence[Work]]]:
+) -> Iterator[tuple[keys.PackId, keys.Tier, Sequence[Member]]]:
     """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone,
     others by tier."""
     name = keys.workload_name(workload.name)
@@ -200,23 +200,24 @@ def _packs(
             (keys.tenant_id(entry.tenant), keys.request_id(entry.request))
             for entry in config.requests
         ]
-        work = owed_work(queue.get_many(wanted, name), pack)
+        members = owed_members(queue.get_many(wanted, name), pack)
         context.log.info(
-            f"pack {pack}: {len(work)} of {len(wanted)} requests are still to be worked on"
+            f"pack {pack}: {len(members)} of {len(wanted)} requests are still to be worked on"
         )
-        if work:
-            yield pack, work[0].request.tier, work
+        if members:
+            yield pack, members[0].request.tier, members
         return
     chosen = [keys.tenant_id(key) for key in context.partition_keys]
-    groups: dict[str, list[Work]] = {}
-    for tenant, item in work_by_hand(queue, workload, chosen, context.run.run_id):
-        if item is None:
+    groups: dict[str, list[Member]] = {}
+    for tenant, member in members_by_hand(queue, workload, chosen, context.run.run_id):
+        if member is None:
             failures[tenant] = "it never uploaded anything usable; upload first"
             continue
-        group = str(tenant) if item.request.tier == "silo" else item.request.tier
-        groups.setdefault(group, []).append(item)
-    for group, items in groups.items():
-        yield keys.pack_id_of([context.run.run_id, group]), items[0].request.tier, items
+        group = str(tenant) if member.request.tier == "silo" else member.request.tier
+        groups.setdefault(group, []).append(member)
+    for group, together in groups.items():
+        pack = keys.pack_id_of([context.run.run_id, group])
+        yield pack, together[0].request.tier, together
 
 
 def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:

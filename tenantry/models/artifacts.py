@@ -87,7 +87,7 @@ def place(
         verified: whether its bytes have just been verified; they are read once more otherwise.
 
     Raises:
-        storage.ObjectMissingError: its archive is neither where it was kept nor at the endpoint.
+        objects.ObjectMissingError: its archive is neither where it was kept nor at the endpoint.
         ArchiveDiffersError: it is not what its training promised.
     """
     promise = Promise(model.size, model.sha256)

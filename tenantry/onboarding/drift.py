@@ -135,7 +135,7 @@ def drift_against(
         of a newer one, or too little that is new.
 
     Raises:
-        hosting.InvocationRefusedError, hosting.EndpointFailedError, storage.ObjectMissingError,
+        endpoints.InvocationRefusedError, endpoints.EndpointFailedError, objects.ObjectMissingError,
         ValueError, and what the family's module raises.
     """
     registry = ModelRegistry(deployment)

@@ -4,10 +4,9 @@ compared with the champion, and made champion itself if it is not worse."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tenantry.aws import objects
@@ -15,11 +14,9 @@ from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.models import artifacts
+from tenantry.models.quality import comparable, compared, not_sufficient
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
-from tenantry.requests.newest import Moment, is_older
-from tenantry.shown.answers import ShownAnswer, answer_for_people
-from tenantry.shown.report import Markdown
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -60,7 +57,7 @@ class Registration:
     skill: float | None
     champion_skill: float | None
     smoke_milliseconds: float
-    answer: ShownAnswer
+    answer: endpoints.Answer
     reigning: ModelVersion | None = None
 
 
@@ -72,8 +69,9 @@ def register(
     *,
     verified: bool = False,
 ) -> Registration:
-    """Register a version with the tenant's endpoint. Doing it again changes nothing, and puts back
-    what the endpoint has lost.
+    """Register a version with the tenant's endpoint: place it, ask it, heal what a dead run left,
+    compare it, flip the pointer. Doing it again changes nothing, and puts back what the endpoint
+    has lost.
 
     Args:
         deployment: buckets and clients.
@@ -83,23 +81,82 @@ def register(
         verified: whether its archive has just been found to be what its training promised.
 
     Raises:
-        storage.ObjectMissingError: its archive is not in S3 (yet).
+        objects.ObjectMissingError: its archive is not in S3 (yet).
         ArtifactUnusableError: the archive is not the one that was promised, or its model does not
             answer.
         NotGoodEnoughError: it scored worse than the workload requires, and the tenant has no
             champion to stay with.
-        hosting.EndpointFailedError: the endpoint is not in service; the version is none the worse
-        for it.
+        endpoints.EndpointFailedError: the endpoint is not in service; the version is none the worse
+            for it.
+        ChampionChangedError: others kept changing the champion meanwhile.
     """
     registry = ModelRegistry(deployment)
+    _place(deployment, registry, model, endpoint, verified=verified)
+    answer, milliseconds = _ask(deployment, registry, workload, model, endpoint)
+    for _ in range(_TRIES_AT_THE_POINTER):
+        champion = registry.champion(model.tenant, model.workload)
+        reigning = _healed(registry, model, champion) if champion is not None else None
+        verdict = _judge(registry, workload, model, champion, reigning)
+        try:
+            serving = _flip(deployment, registry, model, endpoint, champion, reigning, verdict)
+        except ChampionChangedError:
+            continue
+        return Registration(
+            champion=serving,
+            crowned=verdict.crown or serving.version == model.version,
+            decision=verdict.decision,
+            skill=workload.quality.skill(model.metrics),
+            champion_skill=(
+                workload.quality.skill(comparable(model, reigning)) if reigning else None
+            ),
+            smoke_milliseconds=milliseconds,
+            answer=answer,
+            reigning=None if verdict.is_champion else reigning,
+        )
+    raise ChampionChangedError(
+        f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing"
+    )
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What is to become of a version. ``is_champion`` that it is already, ``noted`` that its own
+    note says why not, and stays."""
+
+    decision: str
+    crown: bool = False
+    is_champion: bool = False
+    noted: bool = False
+
+
+def _place(
+    deployment: Deployment,
+    registry: ModelRegistry,
+    model: ModelVersion,
+    endpoint: str,
+    *,
+    verified: bool,
+) -> None:
+    """Put the archive where the endpoint serves from."""
     try:
         artifacts.place(deployment, model, endpoint, verified=verified)
     except artifacts.ArchiveDiffersError as error:
         _reject(registry, model, str(error))
         raise ArtifactUnusableError(str(error), error.code) from error
+
+
+def _ask(
+    deployment: Deployment,
+    registry: ModelRegistry,
+    workload: Workload,
+    model: ModelVersion,
+    endpoint: str,
+) -> tuple[endpoints.Answer, float]:
+    """Ask the endpoint once with the version. Returns its answer, and after how many
+    milliseconds."""
     began = time.perf_counter()
     try:
-        smoke = endpoints.invoke(
+        answer = endpoints.invoke(
             deployment,
             endpoint,
             keys.target_model(model.tenant, model.version),
@@ -110,67 +167,74 @@ def register(
         raise ArtifactUnusableError(
             f"the endpoint refused the model: {error}", "model_not_answering"
         ) from error
-    milliseconds = (time.perf_counter() - began) * 1000
-    outcome = partial(
-        Registration,
-        skill=workload.quality.skill(model.metrics),
-        smoke_milliseconds=milliseconds,
-        answer=answer_for_people(smoke.content),
-    )
-    for _ in range(_TRIES_AT_THE_POINTER):
-        champion = registry.champion(model.tenant, model.workload)
-        reigning, champion_skill = None, None
-        if champion is None:
-            if not workload.quality.suffices(model.metrics):
-                decision = _not_sufficient(workload, model)
-                registry.note(model, "rejected", decision)
-                raise NotGoodEnoughError(decision, "model_not_good_enough")
-            decision = "the tenant's first model"
-        else:
-            reigning = registry.version(model.tenant, model.workload, champion.version)
-            champion_skill = (
-                workload.quality.skill(_comparable(model, reigning)) if reigning else None
-            )
-            if reigning is not None and reigning.status != "champion":
-                former = (
-                    registry.version(model.tenant, model.workload, champion.previous)
-                    if champion.previous
-                    else None
-                )
-                _note_crowned(
-                    registry,
-                    reigning,
-                    former,
-                    "crowned by a run that ended before it could say why",
-                )
-            if champion.version == model.version:
-                return outcome(champion, True, "it is the champion", champion_skill=champion_skill)
-            if _was_rolled_back(registry, model, champion):
-                # Its own note stays: it says who turned away from it, and why.
-                decision = f"it was rolled back from; {champion.version} is the champion"
-                _put_back(deployment, champion, reigning)
-                return outcome(
-                    champion, False, decision, champion_skill=champion_skill, reigning=reigning
-                )
-            follows, decision = _compared(workload, model, champion, reigning)
-            if not follows:
-                _put_back(deployment, champion, reigning)
-                known = registry.version(model.tenant, model.workload, model.version)
-                # else a run that died had crowned it
-                if known is None or known.status != "former_champion":
-                    registry.note(model, "rejected", decision)
-                return outcome(
-                    champion, False, decision, champion_skill=champion_skill, reigning=reigning
-                )
-        try:
-            crowned = registry.crown(model, endpoint, champion)
-        except ChampionChangedError:
-            continue
-        _note_crowned(registry, model, reigning, decision)
-        return outcome(crowned, True, decision, champion_skill=champion_skill, reigning=reigning)
-    raise ChampionChangedError(
-        f"the champion of {model.tenant} changed {_TRIES_AT_THE_POINTER} times while comparing"
-    )
+    return answer, (time.perf_counter() - began) * 1000
+
+
+def _healed(
+    registry: ModelRegistry, model: ModelVersion, champion: Champion
+) -> ModelVersion | None:
+    """The champion's version, its note made good where a run died between pointer and note."""
+    reigning = registry.version(model.tenant, model.workload, champion.version)
+    if reigning is not None and reigning.status != "champion":
+        former = (
+            registry.version(model.tenant, model.workload, champion.previous)
+            if champion.previous
+            else None
+        )
+        why = "crowned by a run that ended before it could say why"
+        _note_crowned(registry, reigning, former, why)
+    return reigning
+
+
+def _judge(
+    registry: ModelRegistry,
+    workload: Workload,
+    model: ModelVersion,
+    champion: Champion | None,
+    reigning: ModelVersion | None,
+) -> _Verdict:
+    """Whether a version becomes champion, and why. Raises ``NotGoodEnoughError`` for a first model
+    that is worse than the workload requires."""
+    if champion is None:
+        if not workload.quality.suffices(model.metrics):
+            decision = not_sufficient(workload, model)
+            registry.note(model, "rejected", decision)
+            raise NotGoodEnoughError(decision, "model_not_good_enough")
+        return _Verdict("the tenant's first model", crown=True)
+    if champion.version == model.version:
+        return _Verdict("it is the champion", is_champion=True)
+    if _was_rolled_back(registry, model, champion):
+        # Its own note says who turned away from it, and why.
+        decision = f"it was rolled back from; {champion.version} is the champion"
+        return _Verdict(decision, noted=True)
+    follows, decision = compared(workload, model, champion, reigning)
+    if follows:
+        return _Verdict(decision, crown=True)
+    known = registry.version(model.tenant, model.workload, model.version)
+    # A former champion was crowned by a run that died.
+    return _Verdict(decision, noted=known is not None and known.status == "former_champion")
+
+
+def _flip(
+    deployment: Deployment,
+    registry: ModelRegistry,
+    model: ModelVersion,
+    endpoint: str,
+    champion: Champion | None,
+    reigning: ModelVersion | None,
+    verdict: _Verdict,
+) -> Champion:
+    """Make the verdict true: the pointer, both versions' notes, and the archive of who serves.
+    Returns the champion. Raises ``ChampionChangedError`` when the pointer moved meanwhile."""
+    if champion is None or verdict.crown:
+        crowned = registry.crown(model, endpoint, champion)
+        _note_crowned(registry, model, reigning, verdict.decision)
+        return crowned
+    if not verdict.is_champion:
+        _put_back(deployment, champion, reigning)
+        if not verdict.noted:
+            registry.note(model, "rejected", verdict.decision)
+    return champion
 
 
 def _note_crowned(
@@ -209,109 +273,6 @@ def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion
         artifacts.place(deployment, reigning, champion.endpoint)
 
 
-def _not_sufficient(workload: Workload, model: ModelVersion) -> str:
-    quality = workload.quality
-    return (
-        f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is "
-        f"required"
-    )
-
-
-def _compared(
-    workload: Workload, model: ModelVersion, champion: Champion, reigning: ModelVersion | None
-) -> tuple[bool, str]:
-    """Whether a challenger follows the champion, and why, as a sentence with the figures."""
-    quality = workload.quality
-    if not quality.suffices(model.metrics):
-        return False, _not_sufficient(workload, model)
-    if is_older(model.version, champion.version):
-        return False, f"a newer version, {champion.version}, is the champion already"
-    skill = quality.skill(model.metrics)
-    champion_skill = quality.skill(_comparable(model, reigning)) if reigning else None
-    if skill is None or champion_skill is None:
-        lacking = model.version if skill is None else champion.version
-        return (
-            True,
-            (
-                f"it follows {champion.version} without a comparison: {lacking} has no "
-                f"{quality.compared}"
-            ),
-        )
-    better = "lower" if quality.lower_is_better else "higher"
-    where = " on the same data" if reigning and _has_fresh_score(model, reigning) else ""
-    scores = (
-        f"it scored {quality.shown(skill):.3f} where the champion has "
-        f"{quality.shown(champion_skill):.3f}{where} ({better} is better)"
-    )
-    if quality.is_worse(skill, champion_skill, quality.tolerance):
-        return False, scores
-    return True, f"not worse than {champion.version}: {scores}"
-
-
-def _has_fresh_score(challenger: ModelVersion, champion: ModelVersion) -> bool:
-    """Whether it is known what the champion was worth on the challenger's data."""
-    fresh = champion.fresh
-    return fresh is not None and Moment.of(fresh.data) == Moment.of(challenger.version)
-
-
-def _comparable(challenger: ModelVersion, champion: ModelVersion) -> Mapping[str, float]:
-    """The champion's metrics on the challenger's data where they are known, and at its own training
-    elsewhere.
-
-    What it promised when it was made is no measure once its world has changed: any challenger would
-    seem to be worse.
-    """
-    fresh = champion.fresh
-    return (
-        fresh.metrics
-        if fresh is not None and _has_fresh_score(challenger, champion)
-        else champion.metrics
-    )
-
-
-def comparison(workload: Workload, challenger: ModelVersion, champion: ModelVersion) -> Markdown:
-    """Challenger and champion side by side: every figure either has, and when and how each was
-    made.
-
-    The first row is what is compared, between the first two columns of figures; the others are for
-    people.
-    """
-    quality = workload.quality
-    better = "lower" if quality.lower_is_better else "higher"
-    columns = {f"challenger {challenger.version}": (challenger, challenger.metrics)}
-    if _has_fresh_score(challenger, champion):
-        columns[f"champion {champion.version} on the same data"] = (
-            champion,
-            _comparable(challenger, champion),
-        )
-        columns["champion at its training"] = (champion, champion.metrics)
-    else:
-        columns[f"champion {champion.version}"] = (champion, champion.metrics)
-    skills = [quality.skill(metrics) for _, metrics in columns.values()]
-    rows = [
-        [
-            f"**{quality.compared}**",
-            *(_figure(None if skill is None else quality.shown(skill)) for skill in skills),
-        ]
-    ]
-    names = dict.fromkeys(name for _, metrics in columns.values() for name in metrics)
-    rows += [
-        [name, *(_figure(metrics.get(name)) for _, metrics in columns.values())] for name in names
-    ]
-    rows.append(["made", *(f"{model.made:%Y-%m-%d %H:%M} UTC" for model, _ in columns.values())])
-    rows.append(["recipe", *(model.recipe or "unknown" for model, _ in columns.values())])
-    table = [[f"{better} is better", *columns], ["---"] * (len(columns) + 1), *rows]
-    note = (
-        f"A challenger up to {quality.tolerance:.0%} worse than the champion follows it: it "
-        f"has seen newer data."
-    )
-    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in table) + f"\n\n{note}")
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
 def roll_back(
     deployment: Deployment,
     workload: Workload,
@@ -344,7 +305,7 @@ def roll_back(
             everywhere.
         ArtifactUnusableError: its archive is not what was promised, or its container refuses to
             answer with it; the champion stays.
-        hosting.EndpointFailedError: its endpoint is not in service; the champion stays.
+        endpoints.EndpointFailedError: its endpoint is not in service; the champion stays.
         ChampionChangedError: another version became champion meanwhile. Look at that one; nobody
             has judged it yet.
     """

@@ -188,8 +188,8 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     Raises:
         InvocationRefusedError: it could not be answered; the message is the container's or
             SageMaker's reason.
-        storage.ObjectMissingError: the time for an answer has passed, and neither it nor a failure
-        is there. storage.ObjectTooLargeError: the answer has more than ``MAX_ANSWER_BYTES``.
+        objects.ObjectMissingError: the time for an answer has passed, and neither it nor a failure
+        is there. objects.ObjectTooLargeError: the answer has more than ``MAX_ANSWER_BYTES``.
     """
     if submitted.answer is not None:
         return submitted.answer

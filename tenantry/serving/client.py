@@ -150,8 +150,8 @@ class TenantClient:
 
         Raises:
             NoModelYetError: there is no model.
-            hosting.InvocationRefusedError: the model's container refused the request, with its
-            reason. hosting.EndpointFailedError: the endpoint is not in service.
+            endpoints.InvocationRefusedError: the model's container refused the request, with its
+            reason. endpoints.EndpointFailedError: the endpoint is not in service.
         """
         champion = self.champion()
         began, at = time.perf_counter(), datetime.now(UTC)
@@ -189,9 +189,9 @@ class TenantClient:
 
         Raises:
             NoModelYetError: there is no model.
-            hosting.NotAsynchronousError: the workload has no asynchronous endpoint.
-            hosting.InvocationRefusedError: SageMaker did not take the request.
-            hosting.EndpointFailedError: the asynchronous endpoint is not in service.
+            endpoints.NotAsynchronousError: the workload has no asynchronous endpoint.
+            endpoints.InvocationRefusedError: SageMaker did not take the request.
+            endpoints.EndpointFailedError: the asynchronous endpoint is not in service.
         """
         endpoints.asynchronous(self.workload)
         champion, at = self.champion(), datetime.now(UTC)
@@ -213,8 +213,8 @@ class TenantClient:
         as ``predict``'s are.
 
         Raises:
-            hosting.InvocationRefusedError: it could not be answered, with the reason.
-            storage.ObjectMissingError: the time for an answer has passed without one.
+            endpoints.InvocationRefusedError: it could not be answered, with the reason.
+            objects.ObjectMissingError: the time for an answer has passed without one.
         """
         if submitted.question.tenant != self.tenant:
             raise keys.InvalidIdError(
@@ -243,8 +243,8 @@ class TenantClient:
 
         Raises:
             TimeoutError: there was none in time; it may still come.
-            hosting.InvocationRefusedError: it could not be answered, with the reason.
-            storage.ObjectMissingError: the time for an answer has passed without one.
+            endpoints.InvocationRefusedError: it could not be answered, with the reason.
+            objects.ObjectMissingError: the time for an answer has passed without one.
         """
         deadline, pause = time.monotonic() + timeout, 0.1
         while (answer := self.result(submitted)) is None:
@@ -291,7 +291,7 @@ class TenantClient:
         """The tenant's batch prediction of a day, one document per record.
 
         Raises:
-            storage.ObjectMissingError: there is none for that day.
+            objects.ObjectMissingError: there is none for that day.
         """
         key = keys.prediction(self._name, self.tenant, day)
         found = objects.find_object(

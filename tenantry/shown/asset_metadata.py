@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import keys
-from tenantry.onboarding.registration import Registration, comparison
+from tenantry.onboarding.registration import Registration
 from tenantry.requests.rows import Request
+from tenantry.shown.answers import answer_for_people
+from tenantry.shown.comparison import comparison
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Report
 from tenantry.training.outcomes import Outcome
@@ -113,8 +115,9 @@ def registration_metadata(
     """Of ``endpoint_registration``: who serves the tenant now and why, and how the endpoint called
     ``endpoint`` answered."""
     quality = workload.quality
+    answer = answer_for_people(done.answer.content)
     return {
-        **({"first_pictures": done.answer.picture} if done.answer.picture else {}),
+        **({"first_pictures": answer.picture} if answer.picture else {}),
         "version": model.version,
         "decision": done.decision,
         **({"comparison": comparison(workload, model, done.reigning)} if done.reigning else {}),
@@ -124,7 +127,7 @@ def registration_metadata(
         "console": deployment.console_url("endpoints", endpoint),
         "target_model": keys.target_model(model.tenant, model.version),
         "smoke_milliseconds": round(done.smoke_milliseconds, 1),
-        "first_answer": done.answer.document,
+        "first_answer": answer.document,
         **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
         **(
             {f"champion_{quality.compared}": quality.shown(done.champion_skill)}

@@ -83,8 +83,8 @@ def stored_outcome(deployment: Deployment, left: str) -> Outcome:
     """The outcome that lies beside an archive, which its training left under the key ``left``.
 
     Raises:
-        storage.ObjectMissingError: it is not there.
-        storage.ObjectTooLargeError: it has more than 8 MiB.
+        objects.ObjectMissingError: it is not there.
+        objects.ObjectTooLargeError: it has more than 8 MiB.
         ValueError: it is not an outcome.
     """
     key = keys.outcome_beside(left)

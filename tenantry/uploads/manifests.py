@@ -299,7 +299,7 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
     """Fetch and check the manifest under ``key``.
 
     Raises:
-        RefusedUploadError, keys.InvalidIdError, storage.ObjectMissingError
+        RefusedUploadError, keys.InvalidIdError, objects.ObjectMissingError
     """
     try:
         found = objects.read_object(

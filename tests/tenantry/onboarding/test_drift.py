@@ -20,9 +20,10 @@ from tenantry.models.registry import FreshScore, ModelRegistry, ModelVersion
 from tenantry.names import keys
 from tenantry.onboarding.checks import CHECKS
 from tenantry.onboarding.drift import check_drift, drift_of
-from tenantry.onboarding.registration import comparison, register
+from tenantry.onboarding.registration import register
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
+from tenantry.shown.comparison import comparison
 from tenantry.shown.report import AssetName
 from tenantry.uploads import manifests
 from tenantry.uploads.training_data import TrainingData, make_training_data

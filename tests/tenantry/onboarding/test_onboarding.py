@@ -11,8 +11,9 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
+from tenantry.onboarding.member import Member
 from tenantry.onboarding.onboarding import Onboarding
-from tenantry.onboarding.work import Work
+from tenantry.onboarding.pack import PackAtWork
 from tenantry.requests.queue import RequestQueue
 from tenantry.shown.report import AssetName
 from tenantry.training.packed_job import FinishedJob
@@ -61,7 +62,7 @@ def onboarded(
     (row,) = queue.claim(queue.due(NAME), PACK)
     assert row.version is not None
     data = TrainingData(row.version, (keys.file_name("readings.npz"),), 100, "fingerprint")
-    work = Work(replace(row, facts={"training_data": data.to_json()}), row.version, owed=True)
+    member = Member(replace(row, facts={"training_data": data.to_json()}), row.version, owed=True)
     told = {**outcome, "task": request, "tenant": ACME, "version": row.version}
     archive = keys.checkpoint_archive(NAME, PACK, ACME, row.version)
 
@@ -72,7 +73,8 @@ def onboarded(
         return FinishedJob("job")
 
     stages = frozenset[AssetName](["fine_tuned_artifact"])
-    Onboarding(deployment, energy, PACK, "bridge", heard, train, stages).run([work])
+    at_work = PackAtWork(deployment, energy, PACK, "bridge", heard, stages)
+    Onboarding(at_work, train).run([member])
     return heard
 
 

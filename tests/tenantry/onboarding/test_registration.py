@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import uuid
 from dataclasses import replace
 
@@ -14,12 +15,8 @@ from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import ModelRegistry, ModelStatus
 from tenantry.names import keys
-from tenantry.onboarding.registration import (
-    ArtifactUnusableError,
-    NotGoodEnoughError,
-    comparison,
-    register,
-)
+from tenantry.onboarding.registration import ArtifactUnusableError, NotGoodEnoughError, register
+from tenantry.shown.comparison import comparison
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
 from tests.tenantry.onboarding.registration import NAME, trained_version
@@ -51,7 +48,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
         0.8,
         None,
     )
-    assert len(done.answer.document["mean"]) == 24
+    assert len(json.loads(done.answer.content)["mean"]) == 24
     assert done.champion == ModelRegistry(deployment).champion(tenant, NAME)
     placed = keys.endpoint_model(endpoint.name, tenant, model.version)
     assert objects.size(deployment.s3, deployment.data_bucket, placed) == model.size

@@ -1,0 +1,71 @@
+"""Whether a challenger follows the champion: their scores, held against each other and against what
+the workload requires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tenantry.models.registry import Champion, ModelVersion
+from tenantry.requests.newest import Moment, is_older
+from tenantry.workloads.schema import Workload
+
+
+def not_sufficient(workload: Workload, model: ModelVersion) -> str:
+    """Why a model is not good enough for its workload, whoever it is compared with."""
+    quality = workload.quality
+    return (
+        f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is "
+        f"required"
+    )
+
+
+def compared(
+    workload: Workload, model: ModelVersion, champion: Champion, reigning: ModelVersion | None
+) -> tuple[bool, str]:
+    """Whether a challenger follows the champion, and why, as a sentence with the figures."""
+    quality = workload.quality
+    if not quality.suffices(model.metrics):
+        return False, not_sufficient(workload, model)
+    if is_older(model.version, champion.version):
+        return False, f"a newer version, {champion.version}, is the champion already"
+    skill = quality.skill(model.metrics)
+    champion_skill = quality.skill(comparable(model, reigning)) if reigning else None
+    if skill is None or champion_skill is None:
+        lacking = model.version if skill is None else champion.version
+        return (
+            True,
+            (
+                f"it follows {champion.version} without a comparison: {lacking} has no "
+                f"{quality.compared}"
+            ),
+        )
+    better = "lower" if quality.lower_is_better else "higher"
+    where = " on the same data" if reigning and has_fresh_score(model, reigning) else ""
+    scores = (
+        f"it scored {quality.shown(skill):.3f} where the champion has "
+        f"{quality.shown(champion_skill):.3f}{where} ({better} is better)"
+    )
+    if quality.is_worse(skill, champion_skill, quality.tolerance):
+        return False, scores
+    return True, f"not worse than {champion.version}: {scores}"
+
+
+def has_fresh_score(challenger: ModelVersion, champion: ModelVersion) -> bool:
+    """Whether it is known what the champion was worth on the challenger's data."""
+    fresh = champion.fresh
+    return fresh is not None and Moment.of(fresh.data) == Moment.of(challenger.version)
+
+
+def comparable(challenger: ModelVersion, champion: ModelVersion) -> Mapping[str, float]:
+    """The champion's metrics on the challenger's data where they are known, and at its own training
+    elsewhere.
+
+    What it promised when it was made is no measure once its world has changed: any challenger would
+    seem to be worse.
+    """
+    fresh = champion.fresh
+    return (
+        fresh.metrics
+        if fresh is not None and has_fresh_score(challenger, champion)
+        else champion.metrics
+    )

@@ -1,0 +1,86 @@
+"""The members of a pack: the requests that the launcher put into it, or what a person asked for by
+hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tenantry.names import keys
+from tenantry.requests.newest import newest_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import IN_A_PACK, Request
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.models.registry import ModelVersion
+    from tenantry.uploads.training_data import TrainingData
+
+
+@dataclass(eq=False)
+class Member:
+    """A tenant's part of a pack, and how far it has come.
+
+    ``request`` is the row as it was last read or moved; ``version`` is the one its model has or
+    will have. ``owed`` tells whether the queue waits for it: then its row is moved along. A person
+    who materialises an asset by hand makes a new version and leaves the queue alone. ``data`` and
+    ``model`` are there once they are made; ``archive_checked`` tells that the model's archive has
+    just been found to be what its training promised. ``left_training`` tells that training has
+    nothing more to do for it: it is trained, failed, put off, or no longer this pack's. ``failure``
+    is why it did not get as far as it should.
+    """
+
+    request: Request
+    version: keys.Version
+    owed: bool
+    data: TrainingData | None = None
+    model: ModelVersion | None = None
+    archive_checked: bool = False
+    left_training: bool = False
+    failure: str | None = None
+
+    @property
+    def tenant(self) -> keys.TenantId:
+        """The tenant it is for."""
+        return self.request.tenant
+
+    @property
+    def was_tried(self) -> bool:
+        """Whether an earlier try may have come as far as a model, and failed after that: at its
+        endpoint, or because its run died."""
+        request = self.request
+        return self.owed and (
+            request.status == "trained" or request.attempt > 1 or request.postponed > 0
+        )
+
+
+def owed_members(requests: Sequence[Request], pack: keys.PackId) -> list[Member]:
+    """The requests of a pack that are still to be worked on."""
+    return [
+        Member(request, request.version, owed=True)
+        for request in requests
+        if request.pack == pack and request.status in IN_A_PACK and request.version is not None
+    ]
+
+
+def members_by_hand(
+    queue: RequestQueue, workload: Workload, tenants: Sequence[keys.TenantId], run: str
+) -> Iterator[tuple[keys.TenantId, Member | None]]:
+    """What a person asked for: each tenant's latest usable upload, to become a version of its own.
+
+    Yields:
+        The tenant, and its member; None when nothing usable was ever uploaded.
+    """
+    name = keys.workload_name(workload.name)
+    for tenant in tenants:
+        latest = newest_of(
+            request
+            for request in queue.of_tenant(name, tenant)
+            if request.version is not None and request.status != "refused"
+        )
+        if latest is None:
+            yield tenant, None
+        else:
+            version = keys.version_of(f"{latest.request}{run}", latest.uploaded)
+            yield tenant, Member(latest, version, owed=False)

@@ -1,0 +1,107 @@
+"""What the stages of a pack share: where they work, whom they tell, and how one member moves along,
+fails or is put off while the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tenantry.aws.notices import NoticeKind
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import keys
+from tenantry.onboarding.member import Member
+from tenantry.onboarding.request_endings import RequestEndings
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import NotTheirTurnError, Status
+from tenantry.shown.report import AssetName, Report
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+
+@dataclass
+class PackAtWork:
+    """A pack that a run works on.
+
+    ``stages`` are the assets it is to make. ``by`` is who makes the changes to the rows, for their
+    history.
+    """
+
+    deployment: Deployment
+    workload: Workload
+    pack: keys.PackId
+    tier: keys.Tier
+    report: Report
+    stages: frozenset[AssetName]
+    by: str = "tenantry"
+
+    def __post_init__(self) -> None:
+        self.queue = RequestQueue(self.deployment, by=self.by)
+        self.registry = ModelRegistry(self.deployment)
+        self.endings = RequestEndings(self.deployment, self.workload, self.queue, self.report)
+
+    def move(
+        self, member: Member, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Move a member's row along. False when the row is no longer this pack's: it was cancelled,
+        or another run took it over, and nothing more is done for it here.
+        """
+        try:
+            member.request = self.queue.move(member.request, to, why=why, changes=changes)
+        except NotTheirTurnError as error:
+            member.left_training = True
+            self.report.info(str(error))
+            return False
+        # Its neighbours go on; its pack's next run takes it up.
+        except (ClientError, BotoCoreError) as error:
+            member.left_training = True
+            member.failure = f"its request could not be moved: {error}"
+            self.report.info(f"{member.tenant}: {member.failure}")
+            return False
+        return True
+
+    def fail(
+        self,
+        member: Member,
+        asset: AssetName,
+        reason: str,
+        *,
+        retryable: bool = True,
+        tell: NoticeKind | None = None,
+        new_version: bool = False,
+        code: str | None = None,
+    ) -> None:
+        """End a member's try: its asset shows as failed, and its row says why and when it is tried
+        again. The arguments are those of ``RequestEndings.failed``."""
+        member.left_training = True
+        member.failure = reason
+        self.report.failed(asset, member.tenant, reason)
+        if member.owed:
+            self.endings.failed(
+                member.request,
+                reason,
+                retryable=retryable,
+                tell=tell,
+                new_version=new_version,
+                code=code,
+            )
+
+    def postpone(self, member: Member, asset: AssetName, reason: str) -> None:
+        """Leave a member to a later pack, without counting a try."""
+        member.left_training = True
+        member.failure = reason
+        self.report.failed(asset, member.tenant, reason)
+        if member.owed:
+            self.postpone_row(member, reason)
+
+    def postpone_row(self, member: Member, reason: str) -> None:
+        """The same of its row alone, where the whole pack is put off."""
+        try:
+            self.queue.postpone(member.request, reason)
+        # Its pack has it still, and the next run takes it up.
+        except (ClientError, BotoCoreError) as error:
+            self.report.info(f"{member.tenant}: its request could not be put off: {error}")

@@ -1,0 +1,115 @@
+"""The first stage: each member's upload becomes checked training data, several at a time. Whatever
+one tenant's files provoke, its neighbours go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from tenantry.names import keys
+from tenantry.onboarding.drift import check_drift
+from tenantry.onboarding.member import Member
+from tenantry.onboarding.pack import PackAtWork
+from tenantry.shown.asset_metadata import training_data_metadata
+from tenantry.uploads import manifests
+from tenantry.uploads.training_data import TrainingData, make_training_data
+
+_PREPARED_AT_ONCE: Final = 4
+
+
+def prepare(at_work: PackAtWork, members: Sequence[Member]) -> list[Member]:
+    """Prepare each member's data; those whose data are good go on, with their rows at ``training``
+    where training follows. Served models are held against the fresh data."""
+    good = list(_made(at_work, members))
+    ready = [member for member in good if _note_training_data(at_work, member)]
+    fresh = [(member.request, member.data) for member in ready if member.data is not None]
+    check_drift(at_work.deployment, at_work.workload, fresh, at_work.report)
+    return ready
+
+
+def prepared_before(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
+    """The members whose data an earlier run prepared; the others fail."""
+    for member in members:
+        text = member.request.facts.get("training_data")
+        if text:
+            member.data = TrainingData.from_json(text)
+            yield member
+        else:
+            at_work.fail(
+                member,
+                "fine_tuned_artifact",
+                "its training data were never prepared; materialise training_data with it",
+            )
+
+
+def report_data_again(at_work: PackAtWork, member: Member) -> None:
+    """Report data that an earlier try prepared: this run has announced them, and that one may have
+    died before it told."""
+    text = member.request.facts.get("training_data")
+    if text:
+        member.data = TrainingData.from_json(text)
+        if "training_data" in at_work.stages:
+            _report_data(at_work, member, member.data)
+
+
+def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
+    deployment = at_work.deployment
+    # Made once here rather than by each thread.
+    deployment.s3, deployment.dynamodb  # noqa: B018
+    with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
+        made = [
+            (member, pool.submit(make_training_data, deployment, at_work.workload, member.request))
+            for member in members
+        ]
+        for member, future in made:
+            try:
+                member.data = future.result()
+            except manifests.RefusedUploadError as error:
+                _refuse(at_work, member, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this tenant's alone
+                at_work.fail(
+                    member,
+                    "training_data",
+                    f"preparing it failed: {type(error).__name__}: {error}",
+                    code="preparation_failed",
+                )
+            else:
+                repairs = dict(member.data.repairs)
+                at_work.report.checked(
+                    "training_data", "data_quality", member.tenant, repairs, passed=True
+                )
+                _report_data(at_work, member, member.data)
+                yield member
+
+
+def _refuse(at_work: PackAtWork, member: Member, error: manifests.RefusedUploadError) -> None:
+    facts = {"reason": str(error), "code": error.code}
+    at_work.report.checked("training_data", "data_quality", member.tenant, facts, passed=False)
+    at_work.fail(
+        member, "training_data", str(error), retryable=False, tell="upload_refused", code=error.code
+    )
+
+
+def _note_training_data(at_work: PackAtWork, member: Member) -> bool:
+    """Move a member's row along to training, with its data. False when the row is no longer this
+    pack's: somebody cancelled it."""
+    if (
+        not member.owed
+        or member.data is None
+        or member.request.status != "claimed"
+        or "fine_tuned_artifact" not in at_work.stages
+    ):
+        return True
+    job = keys.training_job_name(at_work.deployment.prefix, member.request.workload, at_work.pack)
+    changes = {
+        "facts": {"training_data": member.data.to_json()},
+        "job": job,
+        "hyperparameters": dict(at_work.workload.training.hyperparameters),
+    }
+    return at_work.move(member, "training", why=f"its data are good; job {job}", changes=changes)
+
+
+def _report_data(at_work: PackAtWork, member: Member, data: TrainingData) -> None:
+    metadata = training_data_metadata(at_work.deployment, member.request, data)
+    at_work.report.materialized("training_data", member.tenant, metadata, data.fingerprint)

@@ -1,0 +1,131 @@
+"""The third stage: a member's model is registered with its tier's endpoint, and its tenant told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tenantry.aws import objects
+from tenantry.hosting import endpoints
+from tenantry.models.registry import ChampionChangedError, ModelVersion
+from tenantry.names import keys
+from tenantry.onboarding.member import Member
+from tenantry.onboarding.pack import PackAtWork
+from tenantry.onboarding.registration import (
+    ArtifactUnusableError,
+    NotGoodEnoughError,
+    Registration,
+    register,
+)
+from tenantry.shown.asset_metadata import registration_metadata
+
+
+@dataclass
+class RegistrationStage:
+    """Takes members that have models to champions. ``registered`` counts them."""
+
+    at_work: PackAtWork
+    registered: int = 0
+    _endpoints: dict[str, endpoints.Endpoint] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        # An endpoint that was changed since is left alone: by then a release may be newer than
+        # what this run knows.
+        self._began = datetime.now(UTC)
+
+    def run(self, members: Sequence[Member]) -> None:
+        """Register each member's latest usable version, made by whatever pack."""
+        for member in members:
+            versions = self.at_work.registry.versions(member.tenant, member.request.workload)
+            usable = [v for v in versions if v.status not in {"rejected", "rolled_back"}]
+            if usable:
+                member.model = usable[-1]
+                self.register(member, member.model)
+            else:
+                self.at_work.fail(
+                    member,
+                    "endpoint_registration",
+                    "it has no usable artifact; materialise fine_tuned_artifact first",
+                )
+
+    def register(self, member: Member, model: ModelVersion, *, verified: bool = False) -> None:
+        """Register one version. Whatever meets one tenant here, its neighbours go on.
+
+        Args:
+            member: whose.
+            model: the version.
+            verified: whether its archive has just been found to be what its training promised.
+        """
+        at_work = self.at_work
+        try:
+            endpoint = self._endpoint_of(member.tenant, model.tier)
+            done = register(
+                at_work.deployment, at_work.workload, model, endpoint.name, verified=verified
+            )
+        except NotGoodEnoughError as error:
+            # Training on the same data again would score the same.
+            at_work.fail(
+                member,
+                "endpoint_registration",
+                str(error),
+                retryable=False,
+                tell="model_not_made",
+                code="model_not_good_enough",
+            )
+        except endpoints.EndpointFailedError as error:
+            # Nothing is wrong with the model: it is registered when its endpoint is back.
+            at_work.postpone(member, "endpoint_registration", str(error))
+        except (ChampionChangedError, ClientError, BotoCoreError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            at_work.postpone(member, "endpoint_registration", reason)
+        except (ArtifactUnusableError, objects.ObjectMissingError) as error:
+            self._checked(member, {"reason": str(error)}, passed=False)
+            # An archive that was refused keeps its name at the endpoint; the next try needs
+            # another.
+            at_work.fail(
+                member,
+                "endpoint_registration",
+                str(error),
+                new_version=isinstance(error, ArtifactUnusableError),
+                code="artifact_unusable",
+            )
+        else:
+            self._tell(member, model, endpoint.name, done)
+
+    def _endpoint_of(self, tenant: keys.TenantId, tier: keys.Tier) -> endpoints.Endpoint:
+        deployment, workload = self.at_work.deployment, self.at_work.workload
+        name = keys.endpoint_name(
+            deployment.prefix, keys.workload_name(workload.name), tier, tenant
+        )
+        if name not in self._endpoints:
+            endpoint = endpoints.ensure_endpoint(
+                deployment, workload, tier, tenant, began=self._began
+            )
+            # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another
+            # asks another endpoint.
+            if workload.serving.asynchronous is not None and tier != workload.tier:
+                endpoints.ensure_async_endpoint(
+                    deployment, workload, tier, tenant, began=self._began
+                )
+            self._endpoints[name] = endpoint
+        return self._endpoints[name]
+
+    def _tell(self, member: Member, model: ModelVersion, endpoint: str, done: Registration) -> None:
+        self._checked(member, {"milliseconds": round(done.smoke_milliseconds, 1)}, passed=True)
+        self.registered += 1
+        at_work = self.at_work
+        metadata = registration_metadata(
+            at_work.deployment, at_work.workload, model, endpoint, done
+        )
+        at_work.report.materialized(
+            "endpoint_registration", member.tenant, metadata, done.champion.version
+        )
+        at_work.endings.registered(member.request, model.version, done, owed=member.owed)
+
+    def _checked(self, member: Member, facts: dict[str, object], *, passed: bool) -> None:
+        self.at_work.report.checked(
+            "endpoint_registration", "endpoint_answers", member.tenant, facts, passed=passed
+        )

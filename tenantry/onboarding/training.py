@@ -1,0 +1,392 @@
+"""The second stage: one packed job makes the members' models. Each member goes on as soon as its
+own model is kept; it does not wait for its pack."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tenantry.aws import objects
+from tenantry.aws.notices import tell_operators
+from tenantry.models import artifacts
+from tenantry.models.registry import ModelVersion
+from tenantry.names import keys
+from tenantry.onboarding.member import Member
+from tenantry.onboarding.pack import PackAtWork
+from tenantry.onboarding.preparing import prepare, prepared_before, report_data_again
+from tenantry.shown.asset_metadata import artifact_metadata, version_and_metrics
+from tenantry.training import jobs
+from tenantry.training.durations import learn_durations, learned_durations
+from tenantry.training.jobs import TrainingTask
+from tenantry.training.outcomes import (
+    MalformedOutcomeError,
+    Outcome,
+    outcome_in_message,
+    stored_outcome,
+)
+from tenantry.training.packed_job import JobFailedError, NoCapacityYetError, Train
+
+# Checkpoints are synced a moment after the container reports; that long a message waits for its
+# archive.
+_SYNC_SECONDS: Final = 5.0
+
+
+@dataclass
+class TrainingStage:
+    """Takes members to models.
+
+    ``train`` runs a job. ``go_on`` is called with each member that has a model now: while the job
+    still works on the others, as a job's messages come when they come.
+    """
+
+    at_work: PackAtWork
+    train: Train
+    go_on: Callable[[Member], None]
+    _members: dict[keys.RequestId, Member] = field(default_factory=dict, init=False)
+    _awaiting_archive: deque[Outcome] = field(default_factory=deque, init=False)
+    _instances: int = field(default=1, init=False)
+    _job: str = field(default="", init=False)
+    _durations: list[tuple[float, float]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._rung = jobs.rungs(self.at_work.workload)[0]
+
+    def run(self, members: Sequence[Member]) -> None:
+        """Prepare what has to be prepared, run the pack's job, and let each member go on that has a
+        model.
+
+        Raises:
+            JobFailedError: the training job failed as a whole.
+            NoCapacityYetError: SageMaker would not take the job now.
+        """
+        if not members:
+            return
+        self._members = {member.request.request: member for member in members}
+        tasks = self._tasks(members)
+        if not tasks:
+            return
+        try:
+            failure = self._run_jobs(tasks)
+        except NoCapacityYetError as error:
+            for member in self._in_training(tasks):
+                if member.owed:
+                    self.at_work.postpone_row(member, str(error))
+            raise
+        finally:
+            self._learn_durations()
+        reason = str(failure or "the training job ended without an outcome for this tenant")
+        for member in self._in_training(tasks):
+            self.at_work.fail(member, "fine_tuned_artifact", reason, code="training_job_failed")
+        if failure is not None:
+            raise failure
+
+    def take_up(self, members: Sequence[Member]) -> Iterator[Member]:
+        """Let those go on whose model an earlier run made and did not register; yield the
+        others."""
+        for member in members:
+            model = (
+                self.at_work.registry.version(
+                    member.tenant, member.request.workload, member.version
+                )
+                if member.was_tried
+                else None
+            )
+            if model is None or model.status == "rejected":
+                yield member
+                continue
+            why = f"version {member.version}, made by an earlier try"
+            if member.request.status != "trained" and not self.at_work.move(
+                member, "trained", why=why
+            ):
+                continue
+            member.left_training, member.model = True, model
+            report_data_again(self.at_work, member)
+            self._report_artifact_again(member, model)
+            self.go_on(member)
+
+    # ---- the job's tasks -------------------------------------------------------------------------
+
+    def _tasks(self, members: Sequence[Member]) -> list[TrainingTask]:
+        """The job's tasks: those an earlier run of this pack wrote down, or new ones from freshly
+        prepared data."""
+        at_work = self.at_work
+        written = jobs.written_pack(at_work.deployment, at_work.workload, at_work.pack)
+        if written is not None:
+            return self._written_tasks(members, written)
+        ready = list(
+            prepare(at_work, members)
+            if "training_data" in at_work.stages
+            else prepared_before(at_work, members)
+        )
+        if not ready:
+            return []
+        durations = learned_durations(at_work.deployment, keys.workload_name(at_work.workload.name))
+        tasks = [
+            TrainingTask(
+                request=member.request.request,
+                tenant=member.tenant,
+                version=member.version,
+                data_version=member.data.version,
+                files=member.data.files,
+                expected_seconds=durations.expected_seconds(member.data.rows),
+                parameters=member.data.parameters,
+            )
+            for member in ready
+            if member.data is not None
+        ]
+        expected = [task.expected_seconds for task in tasks]
+        self._instances = jobs.instance_count(at_work.workload, expected, learned=durations.learned)
+        jobs.write_job_inputs(
+            at_work.deployment, at_work.workload, at_work.tier, at_work.pack, tasks, self._instances
+        )
+        return tasks
+
+    def _written_tasks(
+        self, members: Sequence[Member], written: jobs.WrittenPack
+    ) -> list[TrainingTask]:
+        pack = self.at_work.pack
+        self.at_work.report.info(
+            f"pack {pack} was written down before, with {len(written.versions)} tasks; taking it "
+            f"up again"
+        )
+        self._instances = written.instances
+        for request, version in written.versions.items():
+            if (member := self._members.get(request)) is not None:
+                member.version = version
+                report_data_again(self.at_work, member)
+        for member in members:
+            if member.owed and member.request.request not in written.versions:
+                # Its claim came late, or its data could not be prepared by a run that died before
+                # it could say so.
+                reason = f"pack {pack} was written down without it"
+                self.at_work.postpone(member, "training_data", reason)
+        return [
+            TrainingTask(request, member.tenant, version, version, (), 0.0)
+            for request, version in written.versions.items()
+            if (member := self._members.get(request)) is not None and not member.left_training
+        ]
+
+    def _in_training(self, tasks: Sequence[TrainingTask]) -> list[Member]:
+        members = [self._members[task.request] for task in tasks]
+        return [member for member in members if not member.left_training]
+
+    # ---- the job ---------------------------------------------------------------------------------
+
+    def _run_jobs(self, tasks: Sequence[TrainingTask]) -> JobFailedError | None:
+        """Run the pack's jobs, one after the other, until one completes or no other can help;
+        returns why the last one failed.
+
+        Raises:
+            NoCapacityYetError: no machine was to be had, or no further job.
+        """
+        at_work = self.at_work
+        tenant = tasks[0].tenant if at_work.tier == "silo" else None
+        ladder = jobs.Ladder(jobs.rungs(at_work.workload))
+        while True:
+            request = jobs.create_training_job_request(
+                at_work.deployment,
+                at_work.workload,
+                at_work.tier,
+                at_work.pack,
+                self._instances,
+                tenant,
+                ladder.rung,
+                ladder.number,
+            )
+            self._job, self._rung = request["TrainingJobName"], ladder.rung
+            failure: JobFailedError | None = None
+            try:
+                job = self.train(request, self._message)
+                at_work.report.info(f"training job {job.name} is done: {dict(job.metadata)}")
+            except JobFailedError as error:
+                failure = error
+            while self._awaiting_archive:
+                self._take_over(self._awaiting_archive.popleft(), wait=1.0, last=True)
+            if failure is None or not self._in_training(tasks):
+                return failure
+            if not ladder.climb(failure.kind):
+                break
+            at_work.report.info(
+                f"{failure} Next is job {ladder.number} of the pack, on {ladder.rung}."
+            )
+        if failure.kind not in jobs.NO_MACHINE:
+            return failure
+        raise self._no_machines(tasks, failure) from failure
+
+    def _no_machines(
+        self, tasks: Sequence[TrainingTask], failure: JobFailedError
+    ) -> NoCapacityYetError:
+        """Tell the operators that a pack found no machine. Returns the error that says so."""
+        workload = self.at_work.workload
+        waiting = len(self._in_training(tasks))
+        reason = (
+            f"no machine was to be had for pack {self.at_work.pack}, at last on {self._rung}: "
+            f"{failure}"
+        )
+        tell_operators(
+            self.at_work.deployment,
+            f"{workload.name}: no machines for training",
+            f"{reason} {waiting} requests wait and are tried again by themselves. If it lasts, add "
+            f"types to training.other_instance_types of {workload.name}.yaml.",
+        )
+        return NoCapacityYetError(f"{reason} {waiting} requests went back to the queue.")
+
+    def _learn_durations(self) -> None:
+        name = keys.workload_name(self.at_work.workload.name)
+        try:
+            learn_durations(self.at_work.deployment, name, self._durations)
+        # The next packs are shared out a little worse; this one is done.
+        except (ClientError, BotoCoreError) as error:
+            self.at_work.report.info(f"how long its tasks took could not be noted: {error}")
+        self._durations = []
+
+    # ---- one member's outcome --------------------------------------------------------------------
+
+    def _message(self, message: Any) -> None:
+        """A progress message of the job: whoever is ready goes on."""
+        try:
+            outcome = outcome_in_message(message)
+        except MalformedOutcomeError as error:
+            self.at_work.report.info(str(error))
+            return
+        if outcome is None:
+            return
+        member = self._members.get(outcome.key[1])
+        if member is None or member.left_training:
+            return
+        while self._awaiting_archive and self._take_over(self._awaiting_archive[0], wait=0.0):
+            self._awaiting_archive.popleft()
+        if not self._take_over(outcome, wait=_SYNC_SECONDS):
+            self._awaiting_archive.append(outcome)
+
+    def _take_over(self, outcome: Outcome, *, wait: float, last: bool = False) -> bool:
+        """Take over one task's outcome. Returns False when its archive has not reached S3 within
+        ``wait`` seconds.
+
+        What lies there may still be an earlier try's, until the job has ended, and ``last`` says
+        so.
+        """
+        member = self._members[outcome.key[1]]
+        if outcome.status == "failed" or outcome.archive is None:
+            self.at_work.fail(
+                member,
+                "fine_tuned_artifact",
+                outcome.reason or "the training container gave no reason",
+                retryable=outcome.retryable,
+                tell=None if outcome.retryable else "upload_refused",
+                code="training_failed",
+            )
+            return True
+        try:
+            model = self._kept(member, outcome, outcome.archive.bytes, outcome.archive.sha256, wait)
+        except artifacts.ArchiveDiffersError as error:
+            if last:
+                self.at_work.fail(member, "fine_tuned_artifact", str(error))
+            return last
+        if model is None:
+            return False
+        member.model, member.archive_checked = model, True
+        self._note_duration(member, outcome)
+        if (
+            member.owed
+            and member.request.status in {"claimed", "training"}
+            and not self.at_work.move(member, "trained", why=f"version {member.version}")
+        ):
+            return True
+        member.left_training = True
+        self._report_artifact(member, model, outcome)
+        self.go_on(member)
+        return True
+
+    def _kept(
+        self, member: Member, outcome: Outcome, size: int, sha256: str, wait: float
+    ) -> ModelVersion | None:
+        """The version that an outcome tells of, once its archive is kept and it stands in the
+        registry; None when the archive is not there within ``wait`` seconds.
+
+        Raises:
+            artifacts.ArchiveDiffersError: the archive is not the one that was promised.
+        """
+        at_work, workload = self.at_work, member.request.workload
+        left = keys.checkpoint_archive(workload, at_work.pack, member.tenant, member.version)
+        archive = artifacts.keep(
+            at_work.deployment,
+            left,
+            workload,
+            member.tenant,
+            member.version,
+            artifacts.Promise(size, sha256),
+            wait=wait,
+        )
+        if archive is None:
+            return None
+        model = ModelVersion(
+            tenant=member.tenant,
+            workload=workload,
+            version=member.version,
+            tier=at_work.tier,
+            archive=archive,
+            left=left,
+            size=size,
+            sha256=sha256,
+            request=member.request.request,
+            job=self._job,
+            metrics=dict(outcome.metrics),
+            card=dict(outcome.card),
+            recipe=at_work.workload.recipe,
+        )
+        at_work.registry.add(model)
+        return model
+
+    def _note_duration(self, member: Member, outcome: Outcome) -> None:
+        # Other machines take another time; what they took would mislead about the usual ones.
+        usual = self._rung.instance_type == self.at_work.workload.training.instance_type
+        if member.data is not None and usual:
+            self._durations.append((float(member.data.rows), outcome.seconds))
+
+    # ---- what is told of it ----------------------------------------------------------------------
+
+    def _report_artifact(self, member: Member, model: ModelVersion, outcome: Outcome) -> None:
+        at_work = self.at_work
+        metadata = artifact_metadata(
+            at_work.deployment,
+            at_work.workload,
+            model,
+            outcome,
+            self._rung.usd_per_hour,
+            member.request.hyperparameters or at_work.workload.training.hyperparameters,
+            at_work.report,
+        )
+        at_work.report.materialized("fine_tuned_artifact", member.tenant, metadata, model.sha256)
+        verdict = at_work.workload.quality.verdict(model.metrics)
+        if verdict is not None:
+            good, found = verdict
+            at_work.report.checked(
+                "fine_tuned_artifact", "better_than_baseline", member.tenant, found, passed=good
+            )
+
+    def _report_artifact_again(self, member: Member, model: ModelVersion) -> None:
+        """Report what an earlier try trained: this run has announced it, and that one may have died
+        before it told."""
+        at_work = self.at_work
+        try:
+            outcome = stored_outcome(at_work.deployment, model.beside)
+            metadata = artifact_metadata(
+                at_work.deployment,
+                at_work.workload,
+                model,
+                outcome,
+                self._rung.usd_per_hour,
+                member.request.hyperparameters,
+                at_work.report,
+            )
+        except (objects.ObjectMissingError, objects.ObjectTooLargeError, ValueError) as error:
+            at_work.report.info(
+                f"{member.tenant}: what its training told cannot be read again: {error}"
+            )
+            metadata = version_and_metrics(model)
+        at_work.report.materialized("fine_tuned_artifact", member.tenant, metadata, model.sha256)
