@@ -1,5 +1,7 @@
 """One training job at work: its instances, its containers, its data in and out."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
