@@ -13,12 +13,12 @@ from dagster import (
     job,
     op,
 )
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
 from assets.workload_assets import BatchConfig, onboarding_selection, predict_day, raise_for
 from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
+from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ChampionChangedError

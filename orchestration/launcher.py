@@ -26,9 +26,9 @@ from dagster import (
     RunRequest,
     RunsFilter,
 )
-from dagster._core.storage.tags import PRIORITY_TAG
 
 from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
+from orchestration.private_dagster.names import PRIORITY_TAG
 from resources.signs_of_life import ALIVE_TAG
 from tenantry.aws.notices import tell_operators
 from tenantry.names import keys

@@ -15,10 +15,13 @@ from itertools import groupby
 from typing import Final, Self
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunRequest
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
-from dagster._utils.schedules import get_latest_completed_cron_tick
 
+from orchestration.private_dagster.names import (
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+    get_latest_completed_cron_tick,
+)
 from orchestration.schedules import Scheduled
 
 MAX_RUNS: Final = 5

@@ -18,10 +18,10 @@ from dagster import (
     SkipReason,
     schedule,
 )
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.workload_assets import BatchConfig, CapacityConfig
 from orchestration.jobs import WorkloadJobs, batch_step
+from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Capacity
 

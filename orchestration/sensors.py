@@ -21,7 +21,6 @@ from dagster import (
     run_failure_sensor,
     sensor,
 )
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from assets.workload_assets import endpoint_selection
 from orchestration.jobs import WorkloadJobs
@@ -29,6 +28,7 @@ from orchestration.launcher import fail_lost_runs, runs_to_request
 from orchestration.overdue import GivenUp, Look, overdue
 from orchestration.partitions import add_tenants
 from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
+from orchestration.private_dagster.names import DATA_VERSION_TAG
 from orchestration.schedules import scheduled_of
 from resources.tenantry_resource import TenantryResource
 from tenantry.aws.notices import tell_operators

@@ -105,27 +105,15 @@ def test_the_product_imports_no_dagster_and_of_others_values_alone() -> None:
 
 
 def test_private_dagster_is_used_in_one_place() -> None:
-    """Those outside it: what an upgrade may break, each with why it is there."""
-    known = {
-        "orchestration/launcher.py": {"dagster._core.storage.tags"},
-        "orchestration/jobs.py": {"dagster._core.definitions.unresolved_asset_job_definition"},
-        "orchestration/schedules.py": {"dagster._core.definitions.unresolved_asset_job_definition"},
-        "orchestration/overdue.py": {
-            "dagster._core.definitions.run_request",
-            "dagster._core.scheduler.instigation",
-            "dagster._utils.schedules",
-        },
-        "orchestration/sensors.py": {"dagster._core.definitions.data_version"},
-    }
-    found: dict[str, set[str]] = {}
-    for package in ("orchestration", "assets", "resources", "tenantry"):
-        for path in sources(package):
-            if within(module_of(path), "orchestration.private_dagster"):
-                continue
-            for _, name in imports(path):
-                if name.startswith("dagster._"):
-                    found.setdefault(str(path.relative_to(ROOT)), set()).add(name)
-    assert found == known
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for package in ("orchestration", "assets", "resources", "tenantry")
+        for path in sources(package)
+        if not within(module_of(path), "orchestration.private_dagster")
+        for line, name in imports(path)
+        if name.startswith("dagster._")
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("package", ["orchestration", "assets", "resources", "tenantry"])

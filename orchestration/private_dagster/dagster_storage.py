@@ -3,7 +3,8 @@ variable names it.
 
 ``TENANTRY_DAGSTER_STORAGE=postgresql+psycopg2://user:password@host:5432/dagster``, for every
 process of Dagster: webserver, daemon, code server and runs. ``dagster.yaml`` stays as it is
-(docs/scaling.md).
+(docs/scaling.md). ``TENANTRY_DAGSTER_EVENT_LOG=stock`` takes Dagster's own event logs instead of
+those that write in batches: slower, and without private API (docs/private-dagster.md).
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Any, Final, Self
 from dagster import DagsterInstance, StringSource
 from dagster._config import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.runs.base import RunStorage
@@ -25,6 +27,7 @@ from sqlalchemy.exc import ArgumentError
 from orchestration.private_dagster.sqlite_event_log import KeptEngineSqliteEventLogStorage
 
 STORAGE_VARIABLE: Final = "TENANTRY_DAGSTER_STORAGE"
+EVENT_LOG_VARIABLE: Final = "TENANTRY_DAGSTER_EVENT_LOG"
 _DIALECT: Final = "postgresql+psycopg2"
 
 
@@ -42,8 +45,10 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
         self._runs: RunStorage[DagsterInstance]
         self._schedules: ScheduleStorage[DagsterInstance]
         url = os.environ.get(STORAGE_VARIABLE, "")
+        stock = _stock_event_log()
         if url:
             # Importing them loads PostgreSQL's client library.
+            from dagster_postgres.event_log import PostgresEventLogStorage
             from dagster_postgres.run_storage import PostgresRunStorage
             from dagster_postgres.schedule_storage import PostgresScheduleStorage
 
@@ -52,12 +57,19 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
             )
 
             _check(url)
-            self._events = BatchedPostgresEventLogStorage(url)
+            self._events = (
+                PostgresEventLogStorage(url) if stock else BatchedPostgresEventLogStorage(url)
+            )
             self._runs = PostgresRunStorage(url)
             self._schedules = PostgresScheduleStorage(url)
         else:
             Path(base_dir).mkdir(parents=True, exist_ok=True)
-            self._events = KeptEngineSqliteEventLogStorage(base_dir)
+            # Dagster's own keeps its files in a folder of the instance's; so does the other.
+            self._events = (
+                SqliteEventLogStorage(str(Path(base_dir) / "history" / "runs"))
+                if stock
+                else KeptEngineSqliteEventLogStorage(base_dir)
+            )
             self._runs = SqliteRunStorage.from_local(str(Path(base_dir) / "history"))
             self._schedules = SqliteScheduleStorage.from_local(str(Path(base_dir) / "schedules"))
         super().__init__()  # type: ignore[no-untyped-call]
@@ -103,6 +115,16 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
         """Let go of connections."""
         for storage in (self._events, self._runs, self._schedules):
             storage.dispose()
+
+
+def _stock_event_log() -> bool:
+    chosen = os.environ.get(EVENT_LOG_VARIABLE, "")
+    if chosen not in {"", "batched", "stock"}:
+        raise UnusableStorageError(
+            f"{EVENT_LOG_VARIABLE} is {chosen!r}; write stock for Dagster's own event log, or "
+            f"batched, or leave it out"
+        )
+    return chosen == "stock"
 
 
 def _check(url: str) -> None:
