@@ -324,9 +324,7 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            endpoints.ensure_endpoint(
-                tenantry.deployment, workload, _shared_tier(workload), keys.TenantId("")
-            )
+            endpoints.ensure_endpoint(tenantry.deployment, workload, workload.shared_machines)
         )
 
     return serving_endpoint
@@ -344,9 +342,7 @@ def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            endpoints.ensure_async_endpoint(
-                tenantry.deployment, workload, _shared_tier(workload), keys.TenantId("")
-            )
+            endpoints.ensure_async_endpoint(tenantry.deployment, workload, workload.shared_machines)
         )
 
     return asynchronous_endpoint
@@ -366,12 +362,6 @@ def _endpoint_asset(
         code_version=workload.serving_version,
         description=f"{workload.title}: {description}",
     )
-
-
-def _shared_tier(workload: Workload) -> keys.Tier:
-    """The tier whose endpoint all tenants share; a silo tenant's own is made when its model is
-    registered."""
-    return "bridge" if workload.tier == "silo" else workload.tier
 
 
 def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
@@ -404,11 +394,7 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
     ) -> MaterializeResult[Any]:
         # A release that cannot be served holds up no change of capacity.
         endpoint = endpoints.ensure_endpoint(
-            tenantry.deployment,
-            workload,
-            _shared_tier(workload),
-            keys.TenantId(""),
-            began=datetime.now(UTC),
+            tenantry.deployment, workload, workload.shared_machines, began=datetime.now(UTC)
         )
         endpoint = endpoints.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances

@@ -124,7 +124,7 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
             proxies,
         ),
     ):
-        endpoints.ensure_endpoint(deployment, workload, workload.tier, keys.tenant_id("anyone"))
+        endpoints.ensure_endpoint(deployment, workload, workload.shared_machines)
         watch = ProcessWatch()
         watch.start()
         calls_before = sum(proxy.requests for proxy in proxies)

@@ -259,7 +259,7 @@ class Product:
     def _wait_for_asynchronous_endpoint(self) -> None:
         """Until the sensor has brought it into service."""
         name = keys.async_endpoint_name(
-            self.deployment.prefix, self.name, self.workload.tier, keys.TenantId("")
+            self.deployment.prefix, self.name, self.workload.shared_machines
         )
         waiting = Waiting(self.dagster, self.timeout)
         while endpoints.describe_endpoint(self.deployment, name) is None:

@@ -24,7 +24,7 @@ from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, running
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
-from tenantry.names.keys import tenant_id
+from tenantry.names.tiers import Shared
 from tenantry.workloads.schema import Workload, read_workloads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +145,7 @@ def serving(local_cloud: LocalCloud) -> tuple[Deployment, Workload, Endpoint]:
     deploy()
     deployment = Deployment.from_stack()
     energy = read_workloads()["energy"]
-    return deployment, energy, ensure_endpoint(deployment, energy, "bridge", tenant_id("anyone"))
+    return deployment, energy, ensure_endpoint(deployment, energy, Shared("bridge"))
 
 
 @dataclass(frozen=True)

@@ -336,9 +336,7 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
     from tenantry.shown.asset_metadata import capacity_metadata
 
     name = keys.workload_name(workload.name)
-    endpoint = keys.shared_endpoint_name(
-        invocation.deployment.prefix, name, "bridge" if workload.tier == "silo" else workload.tier
-    )
+    endpoint = keys.endpoint_name(invocation.deployment.prefix, name, workload.shared_machines)
     invocation.confirm(
         f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour "
         f"each?",

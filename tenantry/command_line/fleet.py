@@ -14,6 +14,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
+from tenantry.names.tiers import Shared, SharedTier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.requests.workload_controls import Pause, WorkloadControls
@@ -163,13 +164,12 @@ def shared_endpoints(deployment: Deployment, workload: Workload) -> list[Endpoin
     name = keys.workload_name(workload.name)
     models = Counter(champion.endpoint for champion in ModelRegistry(deployment).champions(name))
     found = []
-    tiers: tuple[keys.Tier, ...] = ("bridge", "pool")
+    tiers: tuple[SharedTier, ...] = ("bridge", "pool")
     for tier in tiers:
-        anyone = keys.TenantId("")
-        at_once = keys.endpoint_name(deployment.prefix, name, tier, anyone)
+        at_once = keys.endpoint_name(deployment.prefix, name, Shared(tier))
         found.append(endpoint(deployment, at_once, models[at_once]))
         if workload.serving.asynchronous is not None:
-            by_and_by = keys.async_endpoint_name(deployment.prefix, name, tier, anyone)
+            by_and_by = keys.async_endpoint_name(deployment.prefix, name, Shared(tier))
             found.append(endpoint(deployment, by_and_by, models[at_once]))
     return [one for one in found if one is not None]
 

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
 from tenantry.names import keys
+from tenantry.names.tiers import Machines
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Asynchronous
 
@@ -77,14 +78,13 @@ class Endpoint:
 def ensure_endpoint(
     deployment: Deployment,
     workload: Workload,
-    tier: keys.Tier,
-    tenant: keys.TenantId,
+    machines: Machines,
     *,
     timeout: float = 1800.0,
     began: datetime | None = None,
 ) -> Endpoint:
-    """Bring the endpoint that serves ``tenant`` into service, creating or updating it where it is
-    not as the workload says.
+    """Bring the endpoint on some machines into service, creating or updating it where it is not as
+    the workload says.
 
     Model and endpoint configuration are named by what is in them, so that an existing one is the
     right one. An update keeps the instance count the capacity schedule chose.
@@ -96,8 +96,7 @@ def ensure_endpoint(
     Args:
         deployment: names of buckets and roles.
         workload: container, instance type and count.
-        tier: the tenant's tier; a shared tier has one endpoint, whoever the tenant is.
-        tenant: the tenant.
+        machines: whose it is: a tenant's own, or a shared tier's.
         timeout: seconds to wait for it.
         began: when the caller began, and read the workload; None for who is to see to it that the
             endpoint follows it.
@@ -105,22 +104,21 @@ def ensure_endpoint(
     Raises:
         EndpointFailedError: it ended in another state, or took too long.
     """
-    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
-    model, config = endpoint_requests(deployment, workload, tier, tenant)
+    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
+    model, config = endpoint_requests(deployment, workload, machines)
     return _ensure(deployment, name, model, config, [], timeout, began)
 
 
 def ensure_async_endpoint(
     deployment: Deployment,
     workload: Workload,
-    tier: keys.Tier,
-    tenant: keys.TenantId,
+    machines: Machines,
     *,
     timeout: float = 1800.0,
     began: datetime | None = None,
 ) -> Endpoint:
-    """Bring the endpoint that answers ``tenant`` asynchronously into service, as
-    ``ensure_endpoint`` does with the other.
+    """Bring the endpoint there that answers asynchronously into service, as ``ensure_endpoint``
+    does with the other.
 
     An asynchronous endpoint is not multi-model on AWS: its container fetches the archives it is
     asked for from the prefix of the tier's multi-model endpoint.
@@ -129,39 +127,34 @@ def ensure_async_endpoint(
         NotAsynchronousError: the workload's file has no ``serving.asynchronous``.
         EndpointFailedError: it ended in another state, or took too long.
     """
-    name = keys.async_endpoint_name(
-        deployment.prefix, keys.workload_name(workload.name), tier, tenant
-    )
-    model, config = async_endpoint_requests(deployment, workload, tier, tenant)
+    name = keys.async_endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
+    model, config = async_endpoint_requests(deployment, workload, machines)
     # IAM holds a tenant's session to the endpoint that bears its tag.
-    tags = [{"Key": "tenantry:tenant", "Value": tenant}] if tier == "silo" else []
+    tags = [{"Key": "tenantry:tenant", "Value": machines.tenant}] if machines.tier == "silo" else []
     return _ensure(deployment, name, model, config, tags, timeout, began)
 
 
 def endpoint_requests(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId
+    deployment: Deployment, workload: Workload, machines: Machines
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The requests for the model and the configuration of the endpoint that serves ``tenant``, as
+    """The requests for the model and the configuration of the endpoint on some machines, as
     SageMaker takes them."""
-    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), tier, tenant)
+    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
     model = _model_request(deployment, workload, name)
-    return model, _config_request(workload, tier, name, model["ModelName"])
+    return model, _config_request(workload, machines, name, model["ModelName"])
 
 
 def async_endpoint_requests(
-    deployment: Deployment, workload: Workload, tier: keys.Tier, tenant: keys.TenantId
+    deployment: Deployment, workload: Workload, machines: Machines
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the endpoint that answers ``tenant`` asynchronously. Raises
-    ``NotAsynchronousError``."""
+    """Those of the endpoint there that answers asynchronously. Raises ``NotAsynchronousError``."""
     workload_name = keys.workload_name(workload.name)
-    name = keys.async_endpoint_name(deployment.prefix, workload_name, tier, tenant)
+    name = keys.async_endpoint_name(deployment.prefix, workload_name, machines)
     models = keys.endpoint_models_prefix(
-        keys.endpoint_name(deployment.prefix, workload_name, tier, tenant)
+        keys.endpoint_name(deployment.prefix, workload_name, machines)
     )
     model = _async_model_request(deployment, workload, name, models)
-    return model, _async_config_request(
-        deployment, workload, tier, tenant, name, model["ModelName"]
-    )
+    return model, _async_config_request(deployment, workload, machines, name, model["ModelName"])
 
 
 def _ensure(
@@ -279,12 +272,12 @@ def _model_request(deployment: Deployment, workload: Workload, endpoint: str) ->
 
 
 def _config_request(
-    workload: Workload, tier: keys.Tier, endpoint: str, model: str
+    workload: Workload, machines: Machines, endpoint: str, model: str
 ) -> dict[str, Any]:
     variant = {
         "VariantName": VARIANT,
         "ModelName": model,
-        "InitialInstanceCount": 1 if tier == "silo" else workload.serving.instances,
+        "InitialInstanceCount": 1 if machines.tier == "silo" else workload.serving.instances,
         "InstanceType": workload.serving.instance_type,
         **_machine_image(workload),
     }
@@ -292,7 +285,7 @@ def _config_request(
         "ProductionVariants": [variant],
         "Tags": [
             {"Key": "tenantry:workload", "Value": workload.name},
-            {"Key": "tenantry:tier", "Value": tier},
+            {"Key": "tenantry:tier", "Value": machines.tier},
         ],
     }
     return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
@@ -315,22 +308,19 @@ def _async_model_request(
 
 
 def _async_config_request(
-    deployment: Deployment,
-    workload: Workload,
-    tier: keys.Tier,
-    tenant: keys.TenantId,
-    endpoint: str,
-    model: str,
+    deployment: Deployment, workload: Workload, machines: Machines, endpoint: str, model: str
 ) -> dict[str, Any]:
     settings, name = asynchronous(workload), keys.workload_name(workload.name)
     # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request
     # says.
-    output = keys.async_tenant_prefix(name, tenant) if tier == "silo" else keys.ASYNC_ROOT
-    failures = output if tier == "silo" else keys.async_failures_prefix(name)
+    if machines.tier == "silo":
+        output = failures = keys.async_tenant_prefix(name, machines.tenant)
+    else:
+        output, failures = keys.ASYNC_ROOT, keys.async_failures_prefix(name)
     variant = {
         "VariantName": VARIANT,
         "ModelName": model,
-        "InitialInstanceCount": 1 if tier == "silo" else settings.instances,
+        "InitialInstanceCount": 1 if machines.tier == "silo" else settings.instances,
         "InstanceType": settings.instance_type,
         **_machine_image(workload),
     }
@@ -353,7 +343,7 @@ def _async_config_request(
         },
         "Tags": [
             {"Key": "tenantry:workload", "Value": workload.name},
-            {"Key": "tenantry:tier", "Value": tier},
+            {"Key": "tenantry:tier", "Value": machines.tier},
         ],
     }
     return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}

@@ -17,10 +17,13 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Any, Final, Literal, NewType
+from typing import TYPE_CHECKING, Any, Final, Literal, NewType
 from urllib.parse import unquote
 
 from tenantry.errors import TenantryError
+
+if TYPE_CHECKING:
+    from tenantry.names.tiers import Machines
 
 TenantId = NewType("TenantId", str)
 WorkloadName = NewType("WorkloadName", str)
@@ -512,26 +515,17 @@ def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: st
     return _fitted(f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}")
 
 
-def endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
-    """The endpoint a tenant is served by: one for each silo tenant, one for all of a shared
-    tier."""
-    if tier == "silo":
-        digest = hashlib.sha256(tenant.encode()).hexdigest()[:16]
+def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
+    """The endpoint on a silo tenant's own machines, or on those of a shared tier."""
+    if machines.tier == "silo":
+        digest = hashlib.sha256(machines.tenant.encode()).hexdigest()[:16]
         return _fitted(f"{prefix}-{workload}-silo-{digest}")
-    return shared_endpoint_name(prefix, workload, tier)
+    return _fitted(f"{prefix}-{workload}-{machines.tier}")
 
 
-def shared_endpoint_name(
-    prefix: str, workload: WorkloadName, tier: Literal["bridge", "pool"]
-) -> str:
-    """The endpoint of a shared tier."""
-    return _fitted(f"{prefix}-{workload}-{tier}")
-
-
-def async_endpoint_name(prefix: str, workload: WorkloadName, tier: Tier, tenant: TenantId) -> str:
-    """The endpoint that answers a tenant asynchronously: one for each silo tenant, one for all of a
-    shared tier."""
-    return _fitted(f"{endpoint_name(prefix, workload, tier, tenant)}-async")
+def async_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
+    """The endpoint there that answers asynchronously."""
+    return _fitted(f"{endpoint_name(prefix, workload, machines)}-async")
 
 
 def name_of_content(endpoint: str, content: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from tenantry.aws import objects
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ChampionChangedError, ModelVersion
 from tenantry.names import keys
+from tenantry.names.tiers import Machines, machines_of
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.registration import (
@@ -61,7 +62,7 @@ class RegistrationStage:
         """
         at_work = self.at_work
         try:
-            endpoint = self._endpoint_of(member.tenant, model.tier)
+            endpoint = self._endpoint_of(machines_of(model.tier, member.tenant))
             done = register(
                 at_work.deployment, at_work.workload, model, endpoint.name, verified=verified
             )
@@ -95,21 +96,15 @@ class RegistrationStage:
         else:
             self._tell(member, model, endpoint.name, done)
 
-    def _endpoint_of(self, tenant: keys.TenantId, tier: keys.Tier) -> endpoints.Endpoint:
+    def _endpoint_of(self, machines: Machines) -> endpoints.Endpoint:
         deployment, workload = self.at_work.deployment, self.at_work.workload
-        name = keys.endpoint_name(
-            deployment.prefix, keys.workload_name(workload.name), tier, tenant
-        )
+        name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
         if name not in self._endpoints:
-            endpoint = endpoints.ensure_endpoint(
-                deployment, workload, tier, tenant, began=self._began
-            )
+            endpoint = endpoints.ensure_endpoint(deployment, workload, machines, began=self._began)
             # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another
             # asks another endpoint.
-            if workload.serving.asynchronous is not None and tier != workload.tier:
-                endpoints.ensure_async_endpoint(
-                    deployment, workload, tier, tenant, began=self._began
-                )
+            if workload.serving.asynchronous is not None and machines.tier != workload.tier:
+                endpoints.ensure_async_endpoint(deployment, workload, machines, began=self._began)
             self._endpoints[name] = endpoint
         return self._endpoints[name]
 

@@ -17,6 +17,7 @@ from tenantry.models import artifacts
 from tenantry.models.quality import comparable, compared, not_sufficient
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
+from tenantry.names.tiers import machines_of
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def roll_back(
     previous = versions.get(returned_to)
     if previous is None:
         raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
-    endpoint = keys.endpoint_name(deployment.prefix, name, previous.tier, tenant)
+    endpoint = keys.endpoint_name(deployment.prefix, name, machines_of(previous.tier, tenant))
     try:
         artifacts.place(deployment, previous, endpoint)
     except artifacts.ArchiveDiffersError as error:

@@ -32,6 +32,7 @@ from tenantry.hosting.endpoints import (
 )
 from tenantry.models.registry import Champion
 from tenantry.names import keys
+from tenantry.names.tiers import machines_of
 from tenantry.serving.result_cache import Question
 from tenantry.workloads.schema import Workload
 
@@ -124,7 +125,7 @@ def submit(
     objects.write_bytes(
         deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON
     )
-    endpoint = keys.async_endpoint_name(deployment.prefix, name, champion.tier, tenant)
+    endpoint = keys.async_endpoint_name(deployment.prefix, name, machines_of(champion.tier, tenant))
     # A silo tenant's endpoint writes below the tenant's prefix anyway.
     extension: Any = (
         {}

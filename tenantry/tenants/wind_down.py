@@ -18,6 +18,7 @@ from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
+from tenantry.names.tiers import Shared, SharedTier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
 from tenantry.requests.workload_controls import WorkloadControls
@@ -87,10 +88,9 @@ def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftov
 def _endpoints_by_name(deployment: Deployment, workload: keys.WorkloadName) -> Iterator[str]:
     """The endpoints a workload would have, looked up by their names: the shared ones, and some of
     its champions'."""
-    anyone = keys.TenantId("")
-    tiers: tuple[keys.Tier, ...] = ("bridge", "pool")
-    names = [keys.endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
-    names += [keys.async_endpoint_name(deployment.prefix, workload, tier, anyone) for tier in tiers]
+    tiers: tuple[SharedTier, ...] = ("bridge", "pool")
+    names = [keys.endpoint_name(deployment.prefix, workload, Shared(tier)) for tier in tiers]
+    names += [keys.async_endpoint_name(deployment.prefix, workload, Shared(tier)) for tier in tiers]
     served = {
         champion.endpoint for champion in ModelRegistry(deployment).champions(workload)
     } - set(names)

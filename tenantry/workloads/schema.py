@@ -14,6 +14,7 @@ import yaml
 from pydantic import StringConstraints, ValidationError, model_validator
 
 from tenantry.errors import TenantryError
+from tenantry.names.tiers import Shared
 from tenantry.workloads.sections import (
     Batch,
     Container,
@@ -58,6 +59,12 @@ class Workload(Section):
     retraining: Retraining | None = None
     drift: Drift | None = None
     moment: Moment | None = None
+
+    @property
+    def shared_machines(self) -> Shared:
+        """The machines that its tenants share; a silo tenant's own are made when its model is
+        registered."""
+        return Shared("bridge" if self.tier == "silo" else self.tier)
 
     @property
     def serving_container(self) -> str:

@@ -21,6 +21,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import keys
+from tenantry.names.tiers import machines_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import NEXT, Request
 from tenantry.shown.report import AssetName
@@ -98,7 +99,9 @@ class Reckoning:
         """Whether the endpoint is in service and its container has what the release in the middle
         gave it."""
         name = keys.endpoint_name(
-            self.deployment.prefix, ENERGY, self.workload.tier, keys.tenant_id("anyone")
+            self.deployment.prefix,
+            ENERGY,
+            machines_of(self.workload.tier, keys.tenant_id("anyone")),
         )
         client = self.deployment.sagemaker
         try:

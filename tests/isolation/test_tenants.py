@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenantry.names import keys
+from tenantry.names.tiers import Own, Shared
 from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import ACCOUNT, REGION, Template
@@ -233,10 +234,10 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
                 for partition in (keys.workload_partition(workload), keys.ACCOUNT_PARTITION):
                     ask(action, template.arn(table), False, dynamodb__LeadingKeys=[partition])
         endpoints = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint"
-        endpoint = f"{endpoints}/{keys.endpoint_name('tenantry', workload, 'bridge', tenant)}"
+        endpoint = f"{endpoints}/{keys.endpoint_name('tenantry', workload, Shared('bridge'))}"
         model = keys.target_model(tenant, data.draw(ids("version_name", "v1", own, other)))
         ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
-        silo = f"{endpoints}/{keys.async_endpoint_name('tenantry', workload, 'silo', tenant)}"
+        silo = f"{endpoints}/{keys.async_endpoint_name('tenantry', workload, Own(tenant))}"
         asked.append(
             (
                 Request(

@@ -21,6 +21,7 @@ from tenantry.batch.transform import TransformJobFailedError, predict_batch
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import keys
+from tenantry.names.tiers import machines_of
 from tenantry.requests.rows import now
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
@@ -74,7 +75,7 @@ def crowned(
     deployment, _ = cloud
     tenant = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     model = trained_version(deployment, tenant, 1, archive, {}, tier=tier, card=card)
-    endpoint = keys.endpoint_name("tenantry", NAME, tier, tenant)
+    endpoint = keys.endpoint_name("tenantry", NAME, machines_of(tier, tenant))
     destination = keys.endpoint_model(endpoint, tenant, model.version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, destination, archive)
     return ModelRegistry(deployment).crown(model, endpoint, None)

@@ -14,6 +14,7 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import describe_endpoint, ensure_endpoint
 from tenantry.names import keys
+from tenantry.names.tiers import Shared
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.tenants.wind_down import Leftover, left_behind, note_workloads
@@ -49,7 +50,7 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
     waiting, training = pending(queue, "acme"), claimed(queue, "bolt")
     other = pending(queue, "acme", workload=PORTRAITS)
     energy = read_workloads(FOLDER)["energy"]
-    endpoint = ensure_endpoint(deployment, energy, "bridge", keys.tenant_id("anyone"))
+    endpoint = ensure_endpoint(deployment, energy, Shared("bridge"))
     neighbour = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)
     model = neighbour["ProductionVariants"][0]["ModelName"]
     # Another deployment's, whose name begins alike.

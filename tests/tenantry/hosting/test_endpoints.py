@@ -21,6 +21,7 @@ from tenantry.hosting.endpoints import (
     set_capacity,
 )
 from tenantry.names import keys
+from tenantry.names.tiers import Own, Shared
 from tenantry.onboarding import checks
 from tenantry.onboarding.registration import register
 from tenantry.requests.queue import RequestQueue
@@ -55,7 +56,7 @@ def with_serving(energy: Workload, **changed: Any) -> Workload:
 def test_an_endpoint_that_is_as_the_workload_says_is_left_alone(serving: Serving) -> None:
     deployment, energy, endpoint = serving
     assert endpoint.made == "created"
-    again = ensure_endpoint(deployment, energy, "bridge", keys.tenant_id("somebody-else"))
+    again = ensure_endpoint(deployment, energy, Shared("bridge"))
     assert (again.name, again.config, again.made) == (endpoint.name, endpoint.config, "unchanged")
 
 
@@ -64,7 +65,7 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
 ) -> None:
     deployment, energy, endpoint = serving
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "1"})
-    updated = ensure_endpoint(deployment, changed, "bridge", tenant)
+    updated = ensure_endpoint(deployment, changed, Shared("bridge"))
     assert updated.made == "updated"
     assert updated.config != endpoint.config
     with TenantClient(deployment, energy, tenant) as client:
@@ -78,7 +79,7 @@ def test_two_runs_that_want_the_same_update_at_once_both_get_it(
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "3"})
     with ThreadPoolExecutor(2) as pool:
         both = list(
-            pool.map(lambda _: ensure_endpoint(deployment, changed, "bridge", tenant), range(2))
+            pool.map(lambda _: ensure_endpoint(deployment, changed, Shared("bridge")), range(2))
         )
     assert len({endpoint.config for endpoint in both}) == 1
     assert "updated" in {endpoint.made for endpoint in both}
@@ -92,7 +93,7 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
     training_elsewhere = energy.model_copy(update={"container": "forecast-trainer"})
     image = "al2-ami-sagemaker-inference-gpu-2-1"
     changed = with_serving(training_elsewhere, container="forecast", ami_version=image)
-    updated = ensure_endpoint(deployment, changed, "bridge", tenant)
+    updated = ensure_endpoint(deployment, changed, Shared("bridge"))
     assert (updated.made, updated.status) == ("updated", "InService")
     (variant,) = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=updated.config)[
         "ProductionVariants"
@@ -121,8 +122,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
     updated = ensure_endpoint(
         deployment,
         with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "2"}),
-        "bridge",
-        tenant,
+        Shared("bridge"),
     )
     assert (updated.made, updated.instances) == ("updated", 2)
     assert set_capacity(deployment, endpoint.name, 1).instances == 1
@@ -134,10 +134,10 @@ def test_a_run_that_began_before_a_release_does_not_undo_it(
     deployment, energy, endpoint = serving
     began = datetime.now(UTC)
     released = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "5"})
-    new = ensure_endpoint(deployment, released, "bridge", tenant)
-    old_run = ensure_endpoint(deployment, energy, "bridge", tenant, began=began)
+    new = ensure_endpoint(deployment, released, Shared("bridge"))
+    old_run = ensure_endpoint(deployment, energy, Shared("bridge"), began=began)
     assert (old_run.config, old_run.status, old_run.made) == (new.config, "InService", "unchanged")
-    later_run = ensure_endpoint(deployment, energy, "bridge", tenant, began=datetime.now(UTC))
+    later_run = ensure_endpoint(deployment, energy, Shared("bridge"), began=datetime.now(UTC))
     assert (later_run.config, later_run.made) == (endpoint.config, "updated")
 
 
@@ -145,15 +145,15 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
     serving: Serving, tenant: keys.TenantId
 ) -> None:
     deployment, energy, _ = serving
-    serves = ensure_endpoint(deployment, energy, "bridge", tenant)
+    serves = ensure_endpoint(deployment, energy, Shared("bridge"))
     broken = with_serving(energy, container="nowhere")
     with pytest.raises(EndpointFailedError, match="the update was rolled back"):
-        ensure_endpoint(deployment, broken, "bridge", tenant)
-    for_a_run = ensure_endpoint(deployment, broken, "bridge", tenant, began=datetime.now(UTC))
+        ensure_endpoint(deployment, broken, Shared("bridge"))
+    for_a_run = ensure_endpoint(deployment, broken, Shared("bridge"), began=datetime.now(UTC))
     assert (for_a_run.config, for_a_run.status) == (serves.config, "InService")
     with TenantClient(deployment, energy, tenant) as client:
         assert client.predict({"period": 1, "start": "data_end"})["model"]
-    assert ensure_endpoint(deployment, energy, "bridge", tenant).status == "InService"
+    assert ensure_endpoint(deployment, energy, Shared("bridge")).status == "InService"
 
 
 def test_capacity_that_could_not_be_had_is_a_failure_with_its_reason(serving: Serving) -> None:
@@ -181,10 +181,10 @@ def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(
 def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) -> None:
     deployment, energy, bridge = serving
     acme = keys.tenant_id("acme")
-    silo = ensure_endpoint(deployment, with_serving(energy, instances=3), "silo", acme)
+    silo = ensure_endpoint(deployment, with_serving(energy, instances=3), Own(acme))
     assert silo.name not in {
         bridge.name,
-        keys.endpoint_name("tenantry", NAME, "silo", keys.tenant_id("bolt")),
+        keys.endpoint_name("tenantry", NAME, Own(keys.tenant_id("bolt"))),
     }
     assert (silo.made, silo.instances) == ("created", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=silo.name)
@@ -195,9 +195,9 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     unlucky = keys.tenant_id("unlucky")
     with pytest.raises(EndpointFailedError, match="is Failed: "):  # no folder stands for that image
         ensure_endpoint(
-            deployment, with_serving(energy, container="nowhere"), "silo", unlucky, timeout=60
+            deployment, with_serving(energy, container="nowhere"), Own(unlucky), timeout=60
         )
-    made = ensure_endpoint(deployment, energy, "silo", unlucky, timeout=60)
+    made = ensure_endpoint(deployment, energy, Own(unlucky), timeout=60)
     assert (made.made, made.status, made.instances) == ("created", "InService", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=made.name)
 

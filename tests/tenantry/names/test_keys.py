@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tenantry.names import keys
+from tenantry.names.tiers import Own, Shared, machines_of
 
 TENANTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 WORKLOADS = st.from_regex(r"[a-z][a-z0-9]{0,19}", fullmatch=True)
@@ -239,9 +240,11 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
         keys.training_job_name(prefix, name, keys.pack_id_of(members)),
         keys.training_job_name(prefix, name, keys.pack_id("p-" + "1" * 40)),
         keys.transform_job_name(prefix, name, date(2026, 1, 2), batch),
-        keys.endpoint_name(prefix, name, tier, who),
-        keys.async_endpoint_name(prefix, name, tier, who),
-        keys.name_of_content(keys.endpoint_name(prefix, name, tier, who), {"tier": tier}),
+        keys.endpoint_name(prefix, name, machines_of(tier, who)),
+        keys.async_endpoint_name(prefix, name, machines_of(tier, who)),
+        keys.name_of_content(
+            keys.endpoint_name(prefix, name, machines_of(tier, who)), {"tier": tier}
+        ),
     ]
     for made in names:
         assert SAGEMAKER_NAME.fullmatch(made), made
@@ -280,8 +283,7 @@ def test_long_names_that_differ_at_their_end_stay_different() -> None:
         == 3
     )
     endpoints = [
-        keys.endpoint_name(prefix, name, "silo", keys.tenant_id(tenant))
-        for tenant in ("acme", "bolt")
+        keys.endpoint_name(prefix, name, Own(keys.tenant_id(tenant))) for tenant in ("acme", "bolt")
     ]
     assert len(set(endpoints)) == 2
     assert (
@@ -292,14 +294,14 @@ def test_long_names_that_differ_at_their_end_stay_different() -> None:
 def test_silo_tenants_have_endpoints_of_their_own_and_the_others_share() -> None:
     name = keys.workload_name("energy")
     acme, bolt = keys.tenant_id("acme"), keys.tenant_id("bolt")
-    assert keys.endpoint_name("tenantry", name, "silo", acme) != keys.endpoint_name(
-        "tenantry", name, "silo", bolt
+    assert keys.endpoint_name("tenantry", name, Own(acme)) != keys.endpoint_name(
+        "tenantry", name, Own(bolt)
     )
-    assert keys.endpoint_name("tenantry", name, "bridge", acme) == keys.endpoint_name(
-        "tenantry", name, "bridge", bolt
+    assert keys.endpoint_name("tenantry", name, Shared("bridge")) == keys.endpoint_name(
+        "tenantry", name, Shared("bridge")
     )
-    assert keys.endpoint_name("tenantry", name, "pool", acme) != keys.endpoint_name(
-        "tenantry", name, "bridge", acme
+    assert keys.endpoint_name("tenantry", name, Shared("pool")) != keys.endpoint_name(
+        "tenantry", name, Shared("bridge")
     )
 
 

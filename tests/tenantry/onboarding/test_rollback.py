@@ -17,6 +17,7 @@ from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
 from tenantry.names import keys
+from tenantry.names.tiers import Shared
 from tenantry.onboarding.registration import ArtifactUnusableError, register, roll_back
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
@@ -164,7 +165,7 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
 ) -> None:
     deployment, energy, endpoint = serving
     champions(1)
-    pool = endpoints.ensure_endpoint(deployment, energy, "pool", tenant)
+    pool = endpoints.ensure_endpoint(deployment, energy, Shared("pool"))
     second = trained_version(
         deployment, tenant, 2, trained_forecasts[1].archive, SCORES, tier="pool"
     )

@@ -42,6 +42,7 @@ from tenantry.hosting.endpoints import (
 )
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import keys
+from tenantry.names.tiers import Own, Shared, machines_of
 from tenantry.serving.asynchronous import Failure, Submitted, deliver_failures
 from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.serving.metrics import InferenceMetrics
@@ -77,7 +78,7 @@ class World:
             self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]
         ).read_bytes()
         model = trained_version(self.deployment, tenant, number, archive, {}, tier=tier)
-        endpoint = keys.endpoint_name(self.deployment.prefix, NAME, tier, tenant)
+        endpoint = keys.endpoint_name(self.deployment.prefix, NAME, machines_of(tier, tenant))
         key = keys.endpoint_model(endpoint, tenant, model.version)
         objects.write_bytes(self.deployment.s3, self.deployment.data_bucket, key, archive)
         registry = ModelRegistry(self.deployment)
@@ -126,7 +127,7 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
             deploy()
             deployment = Deployment.from_stack()
             tiny = tiny_workload()
-            endpoint = ensure_async_endpoint(deployment, tiny, "bridge", keys.tenant_id("anyone"))
+            endpoint = ensure_async_endpoint(deployment, tiny, Shared("bridge"))
             assert (endpoint.made, endpoint.instances) == ("created", 1)
             yield World(deployment, tiny, endpoint.name, folder)
     finally:
@@ -198,7 +199,7 @@ class Mailbox:
 
 def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) -> None:
     deployment = world.deployment
-    again = ensure_async_endpoint(deployment, world.tiny, "bridge", keys.tenant_id("somebody-else"))
+    again = ensure_async_endpoint(deployment, world.tiny, Shared("bridge"))
     assert (again.name, again.made) == (world.endpoint, "unchanged")
     assert again.name == "tenantry-energy-bridge-async"
     config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=again.config)
@@ -220,7 +221,7 @@ def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) 
 def test_a_workload_without_an_asynchronous_endpoint_says_how_to_get_one(world: World) -> None:
     energy, tenant = read_workloads()["energy"], world.tenant()
     with pytest.raises(NotAsynchronousError, match=r"add serving\.asynchronous to energy\.yaml"):
-        ensure_async_endpoint(world.deployment, energy, "bridge", tenant)
+        ensure_async_endpoint(world.deployment, energy, Shared("bridge"))
     with (
         TenantClient(world.deployment, energy, tenant) as client,
         pytest.raises(NotAsynchronousError),
@@ -372,11 +373,9 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
     tiny = world.tiny.model_copy(
         update={"serving": world.tiny.serving.model_copy(update={"ami_version": image})}
     )
-    endpoint = ensure_async_endpoint(deployment, tiny, "silo", tenant)
+    endpoint = ensure_async_endpoint(deployment, tiny, Own(tenant))
     assert (
-        endpoint.name
-        == keys.async_endpoint_name("tenantry", NAME, "silo", tenant)
-        != world.endpoint
+        endpoint.name == keys.async_endpoint_name("tenantry", NAME, Own(tenant)) != world.endpoint
     )
     tags = deployment.sagemaker.list_tags(ResourceArn=endpoint.arn)["Tags"]
     assert {"Key": "tenantry:tenant", "Value": tenant} in tags
@@ -590,7 +589,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
 @pytest.fixture(scope="module")
 def busy(world: World) -> keys.TenantId:
     """A tenant on a real-time endpoint of the tiny family."""
-    ensure_endpoint(world.deployment, world.tiny, "bridge", keys.tenant_id("anyone"))
+    ensure_endpoint(world.deployment, world.tiny, Shared("bridge"))
     return world.tenant()
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
-from tenantry.names import keys
+from tenantry.names.tiers import Shared
 from tenantry.workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model_fault
 from tenantry.workloads.schema import (
     FOLDER,
@@ -307,13 +307,10 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
     workload = read_workloads()[name]
 
     def requests(of: Workload) -> list[Any]:
-        made = endpoints.endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme"))
+        made = endpoints.endpoint_requests(SOMEWHERE, of, Shared("bridge"))
         if of.serving.asynchronous is None:
             return [made]
-        return [
-            made,
-            endpoints.async_endpoint_requests(SOMEWHERE, of, "bridge", keys.tenant_id("acme")),
-        ]
+        return [made, endpoints.async_endpoint_requests(SOMEWHERE, of, Shared("bridge"))]
 
     reached, kept = set(), set()
     for path, value in leaves(workload):

@@ -1,0 +1,33 @@
+"""Whose machines serve a tenant: its own, or those that all tenants of a tier share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tenantry.names.keys import TenantId, Tier
+
+SharedTier = Literal["bridge", "pool"]
+
+
+@dataclass(frozen=True)
+class Own:
+    """The machines of one tenant alone: the tier ``silo``."""
+
+    tenant: TenantId
+    tier: Literal["silo"] = "silo"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The machines of a tier, whoever the tenant is."""
+
+    tier: SharedTier
+
+
+Machines = Own | Shared
+
+
+def machines_of(tier: Tier, tenant: TenantId) -> Machines:
+    """The machines that serve a tenant of a tier."""
+    return Own(tenant) if tier == "silo" else Shared(tier)
