@@ -359,7 +359,7 @@ def _endpoint_asset(
         owners=list(workload.owners),
         kinds={"sagemaker"},
         automation_condition=_missing_or_changed(),
-        code_version=workload.serving_version,
+        code_version=workload.endpoint_version,
         description=f"{workload.title}: {description}",
     )
 

@@ -71,7 +71,7 @@ def question_of(
             {
                 "request": dict(request),
                 "accept": accept,
-                "serving": workload.serving_version,
+                "serving": workload.answer_version,
                 "once": "" if repeatable else uuid.uuid4().hex,
             },
             sort_keys=True,

@@ -72,7 +72,15 @@ class Workload(Section):
         return self.serving.container or self.container
 
     @property
-    def serving_version(self) -> str:
+    def answer_version(self) -> str:
+        """Changes whenever the same model could give another answer: with the image or its
+        environment, and not with the machines that it runs on."""
+        serving = self.serving
+        said = [self.serving_container, self.image_tag, sorted(serving.environment.items())]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
+
+    @property
+    def endpoint_version(self) -> str:
         """Changes whenever an endpoint would have to be updated, and not with what one costs."""
         left_out: Any = dict.fromkeys(
             ("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True

@@ -43,7 +43,13 @@ ACTIONS: Final = {
         "dynamodb:DeleteItem",
     ],
 }
-# What of ``resources`` Dagster's code does not call, and who does.
+DAGSTERS: Final = ["orchestration", "assets", "resources", "pipes_sagemaker"] + [
+    f"tenantry/{room.name}"
+    for room in sorted((ROOT / "tenantry").iterdir())
+    if room.is_dir() and room.name != "command_line"
+]
+"""Whose code runs in Dagster's processes."""
+# What of ``tenantry`` Dagster's code does not call, and who does.
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
     "dynamodb:Scan": "WindDownPolicy",
@@ -66,7 +72,7 @@ def operations(folders: list[str]) -> Iterator[str]:
         for attribute, model in models.items()
         for operation in model.operation_names
     }
-    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             named = node.func if isinstance(node, ast.Call) else node
             if not isinstance(named, ast.Attribute):
@@ -99,10 +105,7 @@ def operations(folders: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folders", "identity", "least"),
-    [
-        (["resources", "assets", "orchestration"], "OrchestratorPolicy", 30),
-        (["command_line"], "OperatorPolicy", 4),
-    ],
+    [(DAGSTERS, "OrchestratorPolicy", 30), (["tenantry/command_line"], "OperatorPolicy", 4)],
 )
 def test_every_call_in_the_code_is_allowed_to_whom_it_runs_as(
     folders: list[str], identity: str, least: int, judge: Judge, template: Template

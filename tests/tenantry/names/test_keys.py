@@ -297,9 +297,8 @@ def test_silo_tenants_have_endpoints_of_their_own_and_the_others_share() -> None
     assert keys.endpoint_name("tenantry", name, Own(acme)) != keys.endpoint_name(
         "tenantry", name, Own(bolt)
     )
-    assert keys.endpoint_name("tenantry", name, Shared("bridge")) == keys.endpoint_name(
-        "tenantry", name, Shared("bridge")
-    )
+    assert machines_of("bridge", acme) == machines_of("bridge", bolt) == Shared("bridge")
+    assert machines_of("silo", acme) == Own(acme)
     assert keys.endpoint_name("tenantry", name, Shared("pool")) != keys.endpoint_name(
         "tenantry", name, Shared("bridge")
     )

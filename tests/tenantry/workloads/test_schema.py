@@ -235,13 +235,13 @@ def test_a_variable_names_another_folder_of_workloads(
     assert "portraits" in read_workloads()
 
 
-def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(
+def test_the_endpoint_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(
     tmp_path: Path,
 ) -> None:
     def version(where: str, value: Any) -> str:
         return read_workload(
             written(tmp_path, yaml.safe_dump(changed(where, value)))
-        ).serving_version
+        ).endpoint_version
 
     before = version("title", GOOD["title"])
     assert version("title", "Another") == before
@@ -254,6 +254,24 @@ def test_the_serving_version_changes_with_what_an_endpoint_is_made_of_and_with_n
     assert version("serving.container", "forecast-on-gpu") != before
     assert version("serving.container", GOOD["container"]) == before
     assert version("serving.ami_version", "al2-ami-sagemaker-inference-gpu-2-1") != before
+
+
+def test_the_answer_version_changes_with_what_answers_and_not_with_the_machines_under_it(
+    tmp_path: Path,
+) -> None:
+    def version(where: str, value: Any) -> str:
+        return read_workload(
+            written(tmp_path, yaml.safe_dump(changed(where, value)))
+        ).answer_version
+
+    before = version("title", GOOD["title"])
+    assert version("serving.instance_type", "ml.c5.4xlarge") == before
+    assert version("serving.instances", 3) == before
+    assert version("serving.asynchronous", ASYNCHRONOUS) == before
+    assert version("serving.container", GOOD["container"]) == before
+    assert version("image_tag", "0.2.0") != before
+    assert version("serving.environment", {"TENANTRY_EVICT": "lru"}) != before
+    assert version("serving.container", "forecast-on-gpu") != before
 
 
 FOR_PEOPLE = {"usd_per_hour", "other_instance_types", "title", "description", "owners"}
@@ -317,12 +335,12 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
         if path == ("name",) or path == ("serving", "asynchronous"):
             continue
         other = with_leaf(workload, path, another(value))
-        versions = (other.serving_version, other.recipe)
+        versions = (other.endpoint_version, other.recipe)
         if path[-1] in FOR_PEOPLE or (path[0], path[-1]) == ("upload", "parameters"):
-            assert versions == (workload.serving_version, workload.recipe), path
+            assert versions == (workload.endpoint_version, workload.recipe), path
             kept.add(path[-1])
         elif requests(other) != requests(workload):
-            assert other.serving_version != workload.serving_version, path
+            assert other.endpoint_version != workload.endpoint_version, path
             reached.add(path[-1])
     assert {"image_tag", "instance_type", "instances", "environment", "ami_version"} <= reached
     assert {"usd_per_hour", "title", "description", "owners", "other_instance_types"} <= kept
