@@ -233,8 +233,8 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
     blocked = {
         module for module, names in known.items() if {name_of(name) for name in names} <= theirs
     }
-    # Dagster's own: it runs on uvicorn and starlette, and measures with psutil.
-    blocked -= {"uvicorn", "starlette", "httptools", "uvloop", "urllib3", "psutil"}
+    # dagster-webserver and boto3 bring these.
+    blocked -= {"uvicorn", "starlette", "httptools", "uvloop", "urllib3"}
     assert {"moto", "prophet", "torch"} <= blocked
     run_importing(
         False,
