@@ -1,2 +1,71 @@
 """The product: a machine-learning model for every tenant, on SageMaker. Nothing here imports
-Dagster."""
+Dagster.
+
+What an app needs that speaks for its tenants stands here by its plain name, as in ``from tenantry
+import TenantClient`` (``docs/for-the-app.md``). A name is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment, DeploymentMissingError
+    from tenantry.aws.objects import ObjectMissingError
+    from tenantry.hosting.endpoints import (
+        EndpointFailedError,
+        InvocationRefusedError,
+        NotAsynchronousError,
+    )
+    from tenantry.names.keys import InvalidIdError, tenant_id
+    from tenantry.serving.client import AnswerUnreadableError, NoModelYetError, TenantClient
+    from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
+
+__all__ = [
+    "AnswerUnreadableError",
+    "Deployment",
+    "DeploymentMissingError",
+    "EndpointFailedError",
+    "InvalidIdError",
+    "InvalidWorkloadError",
+    "InvocationRefusedError",
+    "NoModelYetError",
+    "NotAsynchronousError",
+    "ObjectMissingError",
+    "TenantClient",
+    "Workload",
+    "read_workloads",
+    "tenant_id",
+]
+
+_WHERE: Final = {
+    "AnswerUnreadableError": "tenantry.serving.client",
+    "Deployment": "tenantry.aws.deployment",
+    "DeploymentMissingError": "tenantry.aws.deployment",
+    "EndpointFailedError": "tenantry.hosting.endpoints",
+    "InvalidIdError": "tenantry.names.keys",
+    "InvalidWorkloadError": "tenantry.workloads.schema",
+    "InvocationRefusedError": "tenantry.hosting.endpoints",
+    "NoModelYetError": "tenantry.serving.client",
+    "NotAsynchronousError": "tenantry.hosting.endpoints",
+    "ObjectMissingError": "tenantry.aws.objects",
+    "TenantClient": "tenantry.serving.client",
+    "Workload": "tenantry.workloads.schema",
+    "read_workloads": "tenantry.workloads.schema",
+    "tenant_id": "tenantry.names.keys",
+}
+
+# Each module of this package is loaded through here, and most of them need no client. A type
+# checker reads the imports above, so that it knows a name that is not there.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(_WHERE[name]), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

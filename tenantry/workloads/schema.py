@@ -156,14 +156,21 @@ def read_workload(path: Path) -> Workload:
 
 
 def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
-    """All workloads of a folder, by name. Raises ``InvalidWorkloadError`` for the first file that
-    cannot be used.
+    """All workloads of a folder, by name.
 
     Args:
         folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
-            the product's own.
+        the repository's own. An installed package has none.
+
+    Raises:
+        InvalidWorkloadError: there is no such folder, or a file in it cannot be used.
     """
     folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
+    if not folder.is_dir():
+        raise InvalidWorkloadError(
+            f"there is no folder of workloads at {folder}; set {FOLDER_VARIABLE} to the folder "
+            f"that holds their YAML files"
+        )
     workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}
     if not workloads:
         raise InvalidWorkloadError(

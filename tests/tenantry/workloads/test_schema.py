@@ -235,6 +235,16 @@ def test_a_variable_names_another_folder_of_workloads(
     assert "portraits" in read_workloads()
 
 
+def test_a_folder_of_workloads_that_is_not_there_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed package has none beside it."""
+    monkeypatch.delenv("TENANTRY_WORKLOADS", raising=False)
+    monkeypatch.setattr("tenantry.workloads.schema.FOLDER", tmp_path / "workloads")
+    with pytest.raises(InvalidWorkloadError, match="set TENANTRY_WORKLOADS to the folder"):
+        read_workloads()
+
+
 def test_the_endpoint_version_changes_with_what_an_endpoint_is_made_of_and_with_nothing_else(
     tmp_path: Path,
 ) -> None:

@@ -1,0 +1,1 @@
+../containers/runtime/training/pipes.py
