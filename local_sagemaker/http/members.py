@@ -7,6 +7,7 @@ clients send `{"EnableInfraCheck": false}` and the like whatever they want. `pyt
 local_sagemaker --operations` prints the tables of docs/local-cloud.md from this module.
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,6 +211,9 @@ def _refuse(shape: Any, value: Any, where: str) -> None:
             raise not_emulated(f"{where}.{member}")
 
 
+_WIDTH = 100  # of the page's lines
+
+
 def tables() -> str:
     """The tables of docs/local-cloud.md: for each request and its structures, what is refused and
     what is without effect."""
@@ -223,7 +227,8 @@ def tables() -> str:
                 rows = list(_rows(shape, operation, set()))
                 lines.extend(rows)
                 whole.extend([] if rows else [f"`{operation}`"])
-    return "\n".join(lines) + f"\n\nHonoured with all their members: {', '.join(whole)}.\n"
+    told = textwrap.fill(f"Honoured with all their members: {', '.join(whole)}.", _WIDTH)
+    return "\n".join(lines) + f"\n\n{told}\n"
 
 
 def _rows(shape: Any, where: str, seen: set[str]) -> Iterator[str]:
