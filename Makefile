@@ -5,27 +5,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup run test lint test-slow clean help
+.PHONY: setup lock run test lint test-slow clean help
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(BIN)/tenantry ## Make the environment .venv (quick when it is up to date)
+setup: $(READY) $(BIN)/tenantry ## Make the environment .venv (quick when it is up to date)
 
-$(READY): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-		{ echo "Tenantry needs Python 3.11 or 3.12; $(PYTHON) is $$($(PYTHON) --version). Name another: make PYTHON=python3.11 …"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing what requirements.lock names into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	@# A CUDA build of torch needs libraries that a CPU build does not, so they are not in the lock.
-	@$(BIN)/python -c 'import torch' 2>/dev/null || \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
-	@touch $(READY)
+# The program itself tells of a Python that is too old; one older than 3.8 could not even read it.
+SET_UP = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || \
+	{ echo "$(PYTHON) is missing or too old: Tenantry needs Python 3.11, 3.12 or 3.13."; \
+	echo "Install one (apt install python3 python3-venv), or name it: make PYTHON=python3.13 …"; \
+	exit 1; }; $(PYTHON) infrastructure/set_up.py
+
+$(READY): requirements.lock requirements-cuda.lock
+	@$(SET_UP) packages $(VENV)
 
 $(BIN)/tenantry: $(READY) pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	@$(SET_UP) project $(VENV)
+
+lock: setup ## Write the locks anew. UPGRADE=1 takes the newest of all, UPGRADE="torch …" of these
+	@$(BIN)/python -m infrastructure.lock $(if $(filter 1,$(UPGRADE)),--upgrade,$(UPGRADE))
 
 run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n (of energy), DATA=your.csv, PORT=n
 	@$(BIN)/python -m demo $(if $(TENANTS),--tenants $(TENANTS)) --port $(PORT) $(if $(DATA),--data "$(DATA)") $(if $(ONCE),--once)

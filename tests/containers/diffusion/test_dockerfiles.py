@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from infrastructure.set_up import LOCK, locked
+
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILES = sorted((ROOT / "containers").glob("**/Dockerfile"), key=str)
 # https://docs.docker.com/reference/dockerfile/
@@ -176,25 +178,18 @@ def test_an_image_serves_and_says_what_it_can(dockerfile: Path) -> None:
 
 @pytest.mark.parametrize("container", ["forecast", "diffusion"])
 def test_requirements_are_the_locked_ones(container: str) -> None:
-    locked = set((ROOT / "requirements.lock").read_text().splitlines())
     required = (ROOT / "containers" / container / "requirements.txt").read_text().splitlines()
-    pins = {line for line in required if line and not line.startswith("#")}
+    pins = {line.replace("_", "-") for line in required if line and not line.startswith("#")}
     assert len(pins) > 5
-    assert pins <= locked
+    assert pins <= {requirement.split()[0] for requirement in locked(LOCK.read_text()).values()}
 
 
 def test_torch_is_the_locked_one() -> None:
-    (locked,) = [
-        line
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if line.startswith("torch==")
-    ]
+    torch = locked(LOCK.read_text())["torch"].split()[0]
     diffusion = ROOT / "containers" / "diffusion"
-    assert (
-        f"pytorch/pytorch:{locked.removeprefix('torch==')}-"
-        in (diffusion / "Dockerfile").read_text()
-    )
-    assert f" {locked} " in (diffusion / "triton" / "Dockerfile").read_text()
+    version = torch.removeprefix("torch==")
+    assert f"pytorch/pytorch:{version}-" in (diffusion / "Dockerfile").read_text()
+    assert f" {torch} " in (diffusion / "triton" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("container", ["forecast", "diffusion"])
