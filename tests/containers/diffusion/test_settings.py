@@ -1,6 +1,6 @@
 """Hyperparameters of a diffusion training job."""
 
-from importlib.util import find_spec
+import sys
 
 import pytest
 
@@ -102,8 +102,10 @@ def test_what_cannot_be_is_refused_by_name(name: str, value: str, reason: str) -
     assert reason in str(refusal.value)
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_an_optimizer_that_is_not_installed_is_refused_with_the_cure() -> None:
+def test_an_optimizer_that_is_not_installed_is_refused_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(
         InvalidHyperparameterError,
         match=r"bitsandbytes is not installed in this container; install it, or",

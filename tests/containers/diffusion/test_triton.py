@@ -281,7 +281,9 @@ def test_a_model_that_cannot_be_served_says_why_and_leaves_no_thread(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_instance_draws_on_its_own_gpu(repository: Path, environment: None) -> None:
+def test_a_gpu_instance_on_a_machine_without_a_gpu_says_so(
+    repository: Path, environment: None
+) -> None:
     with pytest.raises(TritonModelException, match=r"(?i)cuda"):
         Triton(repository / "portraits", kind="GPU")
 
