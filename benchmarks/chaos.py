@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.processes import terminated
+from tests.chaos.world import ROOT, command_of
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 _running: Final[set[subprocess.Popen[bytes]]] = set()
 
 
@@ -43,19 +43,7 @@ def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, A
     """One seed. ``held`` tells whether everything added up; a seed that broke off has ``broke``
     instead of figures."""
     folder, output = base / f"seed-{seed}", base / f"seed-{seed}.txt"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.chaos",
-        "--seed",
-        str(seed),
-        "--tenants",
-        str(tenants),
-        "--folder",
-        str(folder),
-        "--rest-seconds",
-        str(rest_seconds),
-    ]
+    command = command_of(seed, tenants, folder, rest_seconds)
     with (
         output.open("w") as sink,
         subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,

@@ -6,31 +6,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chaos.world import ROOT
+from tests.chaos.world import ROOT, command_of
 
 
 def run_seed(folder: Path, seed: int, tenants: int, rest_seconds: int) -> dict[str, Any]:
     """One seed in a process of its own, as its surroundings are replaced by the world's. What it
     printed is printed again."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.chaos",
-        "--seed",
-        str(seed),
-        "--tenants",
-        str(tenants),
-        "--folder",
-        str(folder),
-        "--rest-seconds",
-        str(rest_seconds),
-    ]
+    command = command_of(seed, tenants, folder, rest_seconds)
     done = subprocess.run(
         command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
     )

@@ -27,6 +27,20 @@ from tenantry.workloads.schema import FOLDER
 from tests.chaos.faulty_proxy import FaultyProxy
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def command_of(seed: int, tenants: int, folder: Path, rest_seconds: float) -> list[str]:
+    """The command that runs one seed, in a process whose surroundings it may replace."""
+    options = {
+        "--seed": seed,
+        "--tenants": tenants,
+        "--folder": folder,
+        "--rest-seconds": rest_seconds,
+    }
+    told = [str(word) for option in options.items() for word in option]
+    return [sys.executable, "-m", "tests.chaos", *told]
+
+
 CONTAINERS: Final = ROOT / "containers"
 # A sweep of the whole machine for what belongs to a world: every process of it has the world's
 # folder in its environment.
