@@ -32,7 +32,7 @@ from resources.tenantry_resource import TenantryResource
 from tenantry.aws.request_budget import BudgetSpentError
 from tenantry.batch.predictions import predict
 from tenantry.hosting import endpoints
-from tenantry.names import keys
+from tenantry.names import ids, tiers
 from tenantry.onboarding.member import Member, members_by_hand, owed_members
 from tenantry.onboarding.onboarding import Onboarding, failures_in_words
 from tenantry.onboarding.pack import PackAtWork
@@ -140,7 +140,7 @@ def onboarding_step(workload: str) -> str:
     return f"{workload}_onboarding"
 
 
-def raise_for(failures: Mapping[keys.TenantId, str]) -> None:
+def raise_for(failures: Mapping[ids.TenantId, str]) -> None:
     """Fail the run when tenants failed, so that they show as failed; the others stay
     materialised."""
     if failures:
@@ -157,11 +157,11 @@ def _onboard(
     tenantry: TenantryResource,
     workload: Workload,
     stages: frozenset[AssetName],
-) -> dict[keys.TenantId, str]:
+) -> dict[ids.TenantId, str]:
     deployment = tenantry.deployment
     queue = RequestQueue(deployment, by=f"run {context.run.run_id}")
     report = RunReport(context, workload.name)
-    failures: dict[keys.TenantId, str] = {}
+    failures: dict[ids.TenantId, str] = {}
     registered = 0
     for pack, tier, members in _packs(context, config, queue, workload, failures):
         assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
@@ -189,15 +189,15 @@ def _packs(
     config: OnboardingConfig,
     queue: RequestQueue,
     workload: Workload,
-    failures: dict[keys.TenantId, str],
-) -> Iterator[tuple[keys.PackId, keys.Tier, Sequence[Member]]]:
+    failures: dict[ids.TenantId, str],
+) -> Iterator[tuple[ids.PackId, tiers.Tier, Sequence[Member]]]:
     """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone,
     others by tier."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     if config.pack:
-        pack = keys.pack_id(config.pack)
+        pack = ids.pack_id(config.pack)
         wanted = [
-            (keys.tenant_id(entry.tenant), keys.request_id(entry.request))
+            (ids.tenant_id(entry.tenant), ids.request_id(entry.request))
             for entry in config.requests
         ]
         members = owed_members(queue.get_many(wanted, name), pack)
@@ -207,7 +207,7 @@ def _packs(
         if members:
             yield pack, members[0].request.tier, members
         return
-    chosen = [keys.tenant_id(key) for key in context.partition_keys]
+    chosen = [ids.tenant_id(key) for key in context.partition_keys]
     groups: dict[str, list[Member]] = {}
     for tenant, member in members_by_hand(queue, workload, chosen, context.run.run_id):
         if member is None:
@@ -216,7 +216,7 @@ def _packs(
         group = str(tenant) if member.request.tier == "silo" else member.request.tier
         groups.setdefault(group, []).append(member)
     for group, together in groups.items():
-        pack = keys.pack_id_of([context.run.run_id, group])
+        pack = ids.pack_id_of([context.run.run_id, group])
         yield pack, together[0].request.tier, together
 
 
@@ -266,7 +266,7 @@ def batch_predictions_asset(
     def batch_predictions(
         context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
     ) -> Iterator[MaterializeResult[Any]]:
-        chosen = [keys.tenant_id(key) for key in context.op_execution_context.partition_keys]
+        chosen = [ids.tenant_id(key) for key in context.op_execution_context.partition_keys]
         predict_day(context.op_execution_context, config, tenantry, workload, chosen)
         yield from ()
 
@@ -278,7 +278,7 @@ def predict_day(
     config: BatchConfig,
     tenantry: TenantryResource,
     workload: Workload,
-    tenants: Sequence[keys.TenantId] | None,
+    tenants: Sequence[ids.TenantId] | None,
 ) -> None:
     """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises
     ``Failure`` if some failed."""

@@ -33,7 +33,7 @@ from infrastructure.deploy import deploy
 from infrastructure.local_cloud import running
 from orchestration.launcher import runs_to_request
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, tiers
 from tenantry.requests.newest import newest_of_each_tenant
 from tenantry.requests.packing import plan_packs
 from tenantry.requests.queue import RequestQueue
@@ -44,8 +44,8 @@ from tenantry.workloads.schema import Workload, read_workloads
 from tenantry.workloads.sections import Pack, Scheduling
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-WORKLOAD: Final = keys.workload_name("energy")
-FLOODER: Final = keys.tenant_id("flooder")
+WORKLOAD: Final = ids.workload_name("energy")
+FLOODER: Final = ids.tenant_id("flooder")
 TICK_SECONDS: Final = 5.0  # of the sensors
 
 
@@ -61,9 +61,9 @@ def p95(waits: Sequence[float]) -> float:
 class Arrival:
     """A request that becomes known ``at`` seconds after the start."""
 
-    tenant: keys.TenantId
+    tenant: ids.TenantId
     at: float
-    tier: keys.Tier = "bridge"
+    tier: tiers.Tier = "bridge"
     first: bool = False
 
 
@@ -76,7 +76,7 @@ def simulated_waits(
     tenant_seconds: float,
     tick: float = TICK_SECONDS,
     until: float = 100_000.0,
-) -> dict[tuple[keys.TenantId, float], float]:
+) -> dict[tuple[ids.TenantId, float], float]:
     """How long each request waits to be claimed, when packs are planned as the launcher does.
 
     Args:
@@ -98,8 +98,8 @@ def simulated_waits(
     coming = sorted(arrivals, key=lambda arrival: arrival.at)
     pending: list[Request] = []
     jobs: list[tuple[float, list[Request]]] = []  # when a job ends, and who is in it
-    waits: dict[tuple[keys.TenantId, float], float] = {}
-    asked: dict[keys.RequestId, Arrival] = {}
+    waits: dict[tuple[ids.TenantId, float], float] = {}
+    asked: dict[ids.RequestId, Arrival] = {}
     now, seen = 0.0, 0
     while seen < len(coming) or pending or jobs:
         if now > until:
@@ -109,7 +109,7 @@ def simulated_waits(
         jobs = [job for job in jobs if job[0] > now]
         while seen < len(coming) and coming[seen].at <= now:
             arrival = coming[seen]
-            moment, number = epoch + timedelta(seconds=arrival.at), keys.RequestId(f"{seen:032x}")
+            moment, number = epoch + timedelta(seconds=arrival.at), ids.RequestId(f"{seen:032x}")
             asked[number] = arrival
             pending.append(
                 Request(
@@ -160,11 +160,11 @@ class TrainingStandIn:
 
     def __init__(self, queue: RequestQueue, job_seconds: float, tenant_seconds: float) -> None:
         self._queue, self._job_seconds, self._tenant_seconds = queue, job_seconds, tenant_seconds
-        self._ends: dict[keys.PackId, float] = {}
+        self._ends: dict[ids.PackId, float] = {}
 
     def tick(self) -> None:
         """Finish the packs whose time has come."""
-        packs: dict[keys.PackId, list[Request]] = {}
+        packs: dict[ids.PackId, list[Request]] = {}
         for row in self._queue.in_packs(WORKLOAD):
             if row.pack is not None:
                 packs.setdefault(row.pack, []).append(row)
@@ -184,9 +184,7 @@ class TrainingStandIn:
                     self._queue.try_move(trained, "registered", why="registered")
 
 
-def upload(
-    deployment: Deployment, workload: Workload, tenant: keys.TenantId, content: str
-) -> float:
+def upload(deployment: Deployment, workload: Workload, tenant: ids.TenantId, content: str) -> float:
     """Upload as the product's app does; the moment it was done, on the clock."""
     with TenantClient(deployment, workload, tenant) as client:
         client.upload({"consumption.csv": content.encode()}, {})
@@ -204,14 +202,14 @@ def measured_waits(
     flood: int,
     job_seconds: float,
     tenant_seconds: float,
-) -> dict[keys.TenantId, float]:
+) -> dict[ids.TenantId, float]:
     """How long each quiet tenant waits. ``seconds`` is the time over which they come; ``flood`` how
     often the flooder uploads."""
     queue = RequestQueue(deployment, by="benchmark")
-    tenants = [keys.tenant_id(f"{name}-{number:03d}") for number in range(quiet)]
+    tenants = [ids.tenant_id(f"{name}-{number:03d}") for number in range(quiet)]
     moments = random.Random(4)
     pauses = sorted(moments.uniform(0, seconds) for _ in tenants)
-    uploaded: dict[keys.TenantId, float] = {}
+    uploaded: dict[ids.TenantId, float] = {}
     if flood:
         with ThreadPoolExecutor(8) as pool:
             list(
@@ -229,7 +227,7 @@ def measured_waits(
     coming = threading.Thread(target=come, name="quiet-tenants", daemon=True)
     coming.start()
     training = TrainingStandIn(queue, job_seconds, tenant_seconds)
-    claimed: dict[keys.TenantId, float] = {}
+    claimed: dict[ids.TenantId, float] = {}
     looks = began
     while len(claimed) < quiet:
         if time.monotonic() - began > 20 * seconds + 600:

@@ -43,13 +43,13 @@ from infrastructure.dagster_processes import DagsterProcesses
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.uploads import manifests
 from tenantry.workloads.schema import FOLDER, Workload, read_workloads
 
-WORKLOAD: Final = keys.workload_name("energy")
+WORKLOAD: Final = ids.workload_name("energy")
 PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
 SENSORS: Final = ("fine_tuning_launcher", "new_uploads")
 _DAYS: Final = 32
@@ -103,9 +103,9 @@ class Customers:
         return ("timestamp,consumption\n" + "\n".join(lines) + "\n").encode()
 
 
-def tenants_of(count: int) -> list[keys.TenantId]:
+def tenants_of(count: int) -> list[ids.TenantId]:
     """The tenants' ids."""
-    return [keys.tenant_id(f"fleet-{number:06d}") for number in range(count)]
+    return [ids.tenant_id(f"fleet-{number:06d}") for number in range(count)]
 
 
 def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
@@ -152,11 +152,11 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
 def _upload(deployment: Deployment, tenants: int, began: float) -> None:
     customers = Customers()
 
-    def upload(entry: tuple[int, keys.TenantId]) -> None:
+    def upload(entry: tuple[int, ids.TenantId]) -> None:
         number, tenant = entry
         files = {"consumption.csv": customers.file_of(number)}
         manifests.put_upload(
-            deployment, WORKLOAD, tenant, keys.upload_id("first"), files, PARAMETERS
+            deployment, WORKLOAD, tenant, ids.upload_id("first"), files, PARAMETERS
         )
 
     with ThreadPoolExecutor(4) as pool:

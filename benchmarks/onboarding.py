@@ -29,16 +29,16 @@ from benchmarks.processes import ProcessWatch, everything_running
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload, read_workloads
 
-WORKLOAD: Final = keys.workload_name("energy")
+WORKLOAD: Final = ids.workload_name("energy")
 WEEK_HOURS: Final = 168
 
 
-def uploads_of(data: Path, tenants: int) -> list[tuple[keys.TenantId, bytes]]:
+def uploads_of(data: Path, tenants: int) -> list[tuple[ids.TenantId, bytes]]:
     """Each tenant's CSV file. Raises ``ValueError`` for a file without the three columns."""
     import pyarrow.compute as compute
     from pyarrow import csv, parquet
@@ -57,21 +57,21 @@ def uploads_of(data: Path, tenants: int) -> list[tuple[keys.TenantId, bytes]]:
         customer, window = customers[number % len(customers)], number // len(customers)
         sink = io.BytesIO()
         csv.write_csv(parts[customer].slice(window * WEEK_HOURS), sink)
-        files.append((keys.tenant_id(f"{customer.lower()}-w{window}"), sink.getvalue()))
+        files.append((ids.tenant_id(f"{customer.lower()}-w{window}"), sink.getvalue()))
     return files
 
 
 def onboard(
     deployment: Deployment,
     workload: Workload,
-    files: list[tuple[keys.TenantId, bytes]],
+    files: list[tuple[ids.TenantId, bytes]],
     timeout: float,
 ) -> float:
     """Upload, wait until every tenant is served. Returns seconds. Raises ``TimeoutError``."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     parameters = {"timezone": "Europe/London", "country": "GB"}
 
-    def upload(entry: tuple[keys.TenantId, bytes]) -> None:
+    def upload(entry: tuple[ids.TenantId, bytes]) -> None:
         with TenantClient(deployment, workload, entry[0]) as client:
             client.upload({"consumption.csv": entry[1]}, parameters)
 

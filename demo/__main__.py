@@ -46,7 +46,7 @@ from infrastructure.local_cloud import LocalCloud, LocalCloudError, free_port, r
 from tenantry.aws.deployment import Deployment
 from tenantry.command_line import environment
 from tenantry.hosting.endpoints import EndpointFailedError
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.workloads.schema import read_workloads
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -67,16 +67,16 @@ _GIVEN_UP: Final = (
 )
 
 
-def _told(deployment: Deployment) -> dict[keys.TenantId, str]:
+def _told(deployment: Deployment) -> dict[ids.TenantId, str]:
     """What the app read from its queue about uploads that cannot be used, by tenant."""
-    told: dict[keys.TenantId, str] = {}
+    told: dict[ids.TenantId, str] = {}
     while messages := deployment.sqs.receive_message(
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
     ).get("Messages"):
         for message in messages:
             notice = json.loads(message["Body"])
             if notice["kind"] in {"upload_refused", "model_not_made"}:
-                told[keys.tenant_id(notice["tenant"])] = notice["message"]
+                told[ids.tenant_id(notice["tenant"])] = notice["message"]
         deployment.sqs.delete_message_batch(
             QueueUrl=deployment.notices_queue_url,
             Entries=[

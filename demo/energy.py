@@ -14,7 +14,7 @@ from containers.forecast.split import COLUMNS, UnsplittableDataError, split
 from containers.forecast.synthetic import generate, last_midnight
 from demo.product import DemoTenant, Shown
 from tenantry.models.registry import ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, tiers
 from tenantry.workloads.schema import Workload
 
 SPOILED_LINE: Final = 101
@@ -42,7 +42,7 @@ def synthetic_tenants(count: int, scratch: Path, now: datetime | None = None) ->
         good = number < count - 1 or count == 1
         tenants.append(
             DemoTenant(
-                tenant=keys.tenant_id(customer),
+                tenant=ids.tenant_id(customer),
                 files={"consumption.csv": content if good else _spoiled(content)},
                 parameters={"timezone": "Europe/London", "country": "GB"},
                 tier=_tier(number),
@@ -68,15 +68,17 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
         ValueError: the file cannot be used; the message says why.
     """
     table = _read(data)
-    ids = tenant_ids(set(table["customer_id"].to_pylist()))
+    tenants = tenant_ids(set(table["customer_id"].to_pylist()))
     import pyarrow as pa
     from pyarrow import parquet
 
-    mapped = pa.array([ids[customer] for customer in table["customer_id"].to_pylist()], pa.string())
+    mapped = pa.array(
+        [tenants[customer] for customer in table["customer_id"].to_pylist()], pa.string()
+    )
     scratch.mkdir(parents=True, exist_ok=True)
     raw = scratch / "raw.parquet"
     parquet.write_table(table.set_column(0, "customer_id", mapped), raw)
-    called = {tenant: customer for customer, tenant in ids.items()}
+    called = {tenant: customer for customer, tenant in tenants.items()}
     try:
         customers = split(raw, scratch / "customers", most)
     except UnsplittableDataError as error:
@@ -88,7 +90,7 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
         )
     return [
         DemoTenant(
-            tenant=keys.tenant_id(customer),
+            tenant=ids.tenant_id(customer),
             files={"consumption.csv": _file_of(customer, scratch)},
             parameters={},
             tier="bridge",
@@ -106,15 +108,15 @@ def tenant_ids(customers: set[str]) -> dict[str, str]:
     The digest keeps names and addresses out of ids, which travel to logs. The same customers get
     the same ids each time.
     """
-    ids = {customer: customer for customer in customers if _PLAIN.fullmatch(customer)}
-    taken = set(ids)
+    tenants = {customer: customer for customer in customers if _PLAIN.fullmatch(customer)}
+    taken = set(tenants)
     for customer in sorted(customers - taken):
         wanted = customer.lower().replace("_", "-")
         if not _PLAIN.fullmatch(wanted) or wanted in taken:
             wanted = f"customer-{hashlib.sha256(customer.encode()).hexdigest()[:16]}"
         taken.add(wanted)
-        ids[customer] = wanted
-    return ids
+        tenants[customer] = wanted
+    return tenants
 
 
 def _read(data: Path) -> Any:
@@ -136,17 +138,17 @@ def _read(data: Path) -> Any:
                 f"and has {', '.join(table.column_names[:10])}"
             )
         table = table.select(list(COLUMNS))
-        ids = table["customer_id"].cast(pa.string())
+        customers = table["customer_id"].cast(pa.string())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{data.name} cannot be read as CSV or Parquet: {error}") from error
     if table.num_rows == 0:
         raise ValueError(f"{data.name} has no rows")
-    for row, customer in enumerate(ids.to_pylist(), start=1):
+    for row, customer in enumerate(customers.to_pylist(), start=1):
         if customer is None or not customer.strip():
             raise ValueError(
                 f"{data.name}, row {row}: customer_id is empty; each row needs its customer"
             )
-    return table.set_column(0, "customer_id", ids)
+    return table.set_column(0, "customer_id", customers)
 
 
 def shown_of(workload: Workload) -> Shown:
@@ -166,7 +168,7 @@ def _file_of(customer: str, scratch: Path) -> bytes:
     return (scratch / "customers" / customer / "data.csv").read_bytes()
 
 
-def _tier(number: int) -> keys.Tier:
+def _tier(number: int) -> tiers.Tier:
     """In the small demo one tenant pays for machines of its own, and two take part in the pool; the
     rest is bridge."""
     return "silo" if number == 1 else "pool" if number in {2, 3} else "bridge"

@@ -16,7 +16,7 @@ from rich.text import Text
 from containers.diffusion.tiny_base.drawing import draw_icon, tenant_style
 from demo.product import DemoTenant, Shown
 from tenantry.models.registry import ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids
 
 NAMES: Final = ("atelier-anna", "studio-bo", "werkstatt-cem")
 UPLOADED: Final = ("circle", "square", "triangle", "star", "cross", "diamond", "arrow", "circle")
@@ -34,7 +34,7 @@ def portraits_tenants() -> list[DemoTenant]:
     """The tenants, each with eight icons in its own style."""
     return [
         DemoTenant(
-            tenant=keys.tenant_id(name),
+            tenant=ids.tenant_id(name),
             files={
                 f"{shape}-{index}.png": _png(
                     draw_icon(shape, tenant_style(number), seed=index, size=_UPLOAD_SIDE)
@@ -60,7 +60,7 @@ def shown_of_portraits() -> Shown:
 
 
 def write_sheet(
-    path: Path, tenants: Sequence[DemoTenant], answers: Mapping[keys.TenantId, Mapping[str, Any]]
+    path: Path, tenants: Sequence[DemoTenant], answers: Mapping[ids.TenantId, Mapping[str, Any]]
 ) -> list[list[Image.Image]]:
     """Write a PNG with a row for each tenant: some of its uploads, and what its model drew; returns
     the drawn pictures by row."""

@@ -21,7 +21,7 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names, tiers
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.serving.client import NoModelYetError, TenantClient
@@ -90,10 +90,10 @@ class DemoTenant:
     ``customer`` is what a user's own file calls it, where that is another name.
     """
 
-    tenant: keys.TenantId
+    tenant: ids.TenantId
     files: Mapping[str, bytes]
     parameters: Mapping[str, str]
-    tier: keys.Tier
+    tier: tiers.Tier
     good: bool | None
     customer: str = ""
 
@@ -118,15 +118,15 @@ class Product:
     shown: Shown
     timeout: float
     """Seconds that nothing may happen in, before it is given up."""
-    first_answers: dict[keys.TenantId, Mapping[str, Any]] = field(default_factory=dict)
-    served: set[keys.TenantId] = field(default_factory=set)
-    lacking: dict[keys.TenantId, str] = field(default_factory=dict)
+    first_answers: dict[ids.TenantId, Mapping[str, Any]] = field(default_factory=dict)
+    served: set[ids.TenantId] = field(default_factory=set)
+    lacking: dict[ids.TenantId, str] = field(default_factory=dict)
     """What tenants of whom nothing was expected did not get, and why."""
 
     @property
-    def name(self) -> keys.WorkloadName:
+    def name(self) -> ids.WorkloadName:
         """The workload's name."""
-        return keys.workload_name(self.workload.name)
+        return ids.workload_name(self.workload.name)
 
     @property
     def good(self) -> list[DemoTenant]:
@@ -258,7 +258,7 @@ class Product:
 
     def _wait_for_asynchronous_endpoint(self) -> None:
         """Until the sensor has brought it into service."""
-        name = keys.async_endpoint_name(
+        name = sagemaker_names.async_endpoint_name(
             self.deployment.prefix, self.name, self.workload.shared_machines
         )
         waiting = Waiting(self.dagster, self.timeout)
@@ -343,13 +343,13 @@ class Product:
                 champion.tier,
                 champion.version,
                 *(self.shown.cells(model, answer) if answer else ["" for _ in self.shown.columns]),
-                escape(lack) if lack else keys.prediction(self.name, tenant.tenant, day),
+                escape(lack) if lack else s3_keys.prediction(self.name, tenant.tenant, day),
             )
         if len(shown) < len(self.good):
             table.caption = f"… and {len(self.good) - len(shown)} more"
         return table
 
-    def refusals(self, told: Mapping[keys.TenantId, str]) -> dict[keys.TenantId, str]:
+    def refusals(self, told: Mapping[ids.TenantId, str]) -> dict[ids.TenantId, str]:
         """Why each tenant has no model: as its owner was told, or as the queue has it. Raises
         ``DemoFailedError``."""
         reasons = {}

@@ -12,7 +12,7 @@ from dagster import (
 from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
 from resources.tenantry_resource import TenantryResource
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.onboarding.checks import CHECKS, Check
 from tenantry.workloads.schema import Workload
 
@@ -31,7 +31,7 @@ def _asset_check(workload: Workload, check: Check) -> AssetChecksDefinition:
     )
     def ask(context: AssetCheckExecutionContext, tenantry: TenantryResource) -> AssetCheckResult:
         op_context = context.op_execution_context
-        tenants = [keys.tenant_id(key) for key in op_context.partition_keys]
+        tenants = [ids.tenant_id(key) for key in op_context.partition_keys]
         findings = {tenant: check.ask(tenantry.deployment, workload, tenant) for tenant in tenants}
         if len(findings) == 1:
             (finding,) = findings.values()

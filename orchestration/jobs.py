@@ -22,7 +22,7 @@ from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ChampionChangedError
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.onboarding.registration import ArtifactUnusableError, roll_back
 from tenantry.shown.asset_metadata import rollback_metadata
 from tenantry.tenants.tier_changes import change_tier, tier_metadata
@@ -172,7 +172,7 @@ def _roll_back_chosen(
         raise Failure(
             "A version is one tenant's: leave `to` empty to roll back several.", allow_retries=False
         )
-    failures: dict[keys.TenantId, str] = {}
+    failures: dict[ids.TenantId, str] = {}
     by = f"run {context.run.run_id}"
     with RunReport(context, workload.name) as report:
         for tenant in chosen:
@@ -181,7 +181,7 @@ def _roll_back_chosen(
                     tenantry.deployment,
                     workload,
                     tenant,
-                    to=keys.version_name(config.to) if config.to else None,
+                    to=ids.version_name(config.to) if config.to else None,
                     why=config.why,
                     by=by,
                 )
@@ -238,7 +238,7 @@ def _tier(workload: Workload) -> JobDefinition:
     return tier
 
 
-def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[keys.TenantId]:
+def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[ids.TenantId]:
     """The tenants the configuration names, or the partition that was picked. Raises ``Failure``
     where there is neither."""
     chosen = tenants or ([context.partition_key] if context.has_partition_key else [])
@@ -247,7 +247,7 @@ def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[
             "Nobody was chosen: pick a partition, or name tenants in the configuration.",
             allow_retries=False,
         )
-    return [keys.tenant_id(tenant) for tenant in dict.fromkeys(chosen)]
+    return [ids.tenant_id(tenant) for tenant in dict.fromkeys(chosen)]
 
 
 def _retraining(workload: Workload) -> JobDefinition:

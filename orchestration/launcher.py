@@ -31,7 +31,7 @@ from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_s
 from orchestration.private_dagster.names import PRIORITY_TAG
 from resources.signs_of_life import ALIVE_TAG
 from tenantry.aws.notices import tell_operators
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import LONGEST_PAUSE, RequestQueue
 from tenantry.requests.rows import IN_A_PACK, NotTheirTurnError, Request, now
 from tenantry.requests.turns import whose_turn_it_is
@@ -61,7 +61,7 @@ def runs_to_request(
     Yields:
         A run request for each pack that needs a run.
     """
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     on_their_way = queue.in_packs(name)
     busy = 0
     for pack, rows in _by_pack(on_their_way).items():
@@ -89,7 +89,7 @@ def _look_after(
     instance: DagsterInstance,
     queue: RequestQueue,
     workload: Workload,
-    pack: keys.PackId,
+    pack: ids.PackId,
     rows: Sequence[Request],
     lost_run_seconds: float,
 ) -> tuple[bool, RunRequest | None]:
@@ -98,7 +98,7 @@ def _look_after(
     if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
         return True, None
     # The index lags behind; the rows themselves do not.
-    found = queue.get_many([row.key for row in rows], keys.workload_name(workload.name))
+    found = queue.get_many([row.key for row in rows], ids.workload_name(workload.name))
     left = [r for r in found if r.pack == pack and r.status in IN_A_PACK]
     if not left:
         return False, None
@@ -121,7 +121,7 @@ def _look_after(
 
 
 def split(
-    queue: RequestQueue, workload: Workload, pack: keys.PackId, left: Sequence[Request], why: str
+    queue: RequestQueue, workload: Workload, pack: ids.PackId, left: Sequence[Request], why: str
 ) -> None:
     """Put what is left of a pack back in two halves that do not meet again; no try is counted.
 
@@ -141,8 +141,8 @@ def split(
     tell_operators(queue.deployment, f"{workload.name}: a pack was split", why)
 
 
-def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
-    packs: dict[keys.PackId, list[Request]] = {}
+def _by_pack(requests: Iterable[Request]) -> dict[ids.PackId, list[Request]]:
+    packs: dict[ids.PackId, list[Request]] = {}
     for request in requests:
         if request.pack is not None:
             packs.setdefault(request.pack, []).append(request)
@@ -150,7 +150,7 @@ def _by_pack(requests: Iterable[Request]) -> dict[keys.PackId, list[Request]]:
 
 
 def _run_request(
-    workload: Workload, pack: keys.PackId, requests: Sequence[Request], after: str | None
+    workload: Workload, pack: ids.PackId, requests: Sequence[Request], after: str | None
 ) -> RunRequest:
     """The run of a pack that comes after one that died. Its key is of that one, so that a tick that
     is repeated asks for no other run, and it does not matter whether somebody deleted some of the

@@ -9,7 +9,7 @@ from assets.workload_assets import raise_for
 from orchestration.jobs import chosen_tenants
 from orchestration.partitions import tenants_of
 from resources.tenantry_resource import TenantryResource
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
@@ -54,7 +54,7 @@ class PauseConfig(Config):
 
 def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     """The jobs with which a person steers a workload's requests."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     tags = {"tenantry/workload": workload.name}
 
     @op(
@@ -65,7 +65,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         context: OpExecutionContext, config: RetryConfig, tenantry: TenantryResource
     ) -> None:
         queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
-        failures: dict[keys.TenantId, str] = {}
+        failures: dict[ids.TenantId, str] = {}
         if config.all_dead_lettered:
             rows: Sequence[Request] = queue.with_status(name, "dead_lettered")
         else:
@@ -99,7 +99,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         context: OpExecutionContext, config: CancelConfig, tenantry: TenantryResource
     ) -> None:
         queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
-        failures: dict[keys.TenantId, str] = {}
+        failures: dict[ids.TenantId, str] = {}
         for tenant in chosen_tenants(context, config.tenants):
             rows = [row for row in queue.of_tenant(name, tenant) if row.status in OPEN]
             if not rows:
@@ -154,9 +154,9 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
 
 def _latest(
     queue: RequestQueue,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
-    failures: dict[keys.TenantId, str],
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    failures: dict[ids.TenantId, str],
 ) -> list[Request]:
     """The tenant's latest request, where it has any."""
     newest = newest_of(queue.of_tenant(workload, tenant))
@@ -183,7 +183,7 @@ def end_workload(
     context: OpExecutionContext, config: WindDownConfig, tenantry: TenantryResource
 ) -> None:
     """The step of ``wind_down_workload``."""
-    name = keys.workload_name(config.workload)
+    name = ids.workload_name(config.workload)
     if name in read_workloads():
         raise Failure(
             f"{name}.yaml is still there: remove it, reload the definitions, and launch this "

@@ -9,7 +9,7 @@ from typing import Final
 from dagster import DagsterInstance, DynamicPartitionsDefinition
 from sqlalchemy.exc import IntegrityError
 
-from tenantry.names import keys
+from tenantry.names import ids
 
 _ADDED_AT_ONCE: Final = 10_000
 _TRIES: Final = 10
@@ -21,7 +21,7 @@ def tenants_of(workload: str) -> DynamicPartitionsDefinition:
 
 
 def add_tenants(
-    instance: DagsterInstance, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]
+    instance: DagsterInstance, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId]
 ) -> None:
     """Make tenants known to Dagster, through the instance and in bulk; known ones are left alone.
 
@@ -33,7 +33,7 @@ def add_tenants(
         _add(instance, name, unique[start : start + _ADDED_AT_ONCE])
 
 
-def _add(instance: DagsterInstance, name: str, tenants: Sequence[keys.TenantId]) -> None:
+def _add(instance: DagsterInstance, name: str, tenants: Sequence[ids.TenantId]) -> None:
     """Dagster looks which are new and inserts those; another sensor that adds one in between makes
     the insertion fail as a whole."""
     for left in reversed(range(_TRIES)):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         InvocationRefusedError,
         NotAsynchronousError,
     )
-    from tenantry.names.keys import InvalidIdError, tenant_id
+    from tenantry.names.ids import InvalidIdError, tenant_id
     from tenantry.serving.client import AnswerUnreadableError, NoModelYetError, TenantClient
     from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
 

@@ -39,7 +39,7 @@ from dagster._core.events import (
 )
 from dagster._core.events.log import EventLogEntry
 
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.shown.plots import as_markdown
 from tenantry.shown.report import AssetName, Markdown
 
@@ -54,7 +54,7 @@ def asset_key(workload: str, asset: str) -> AssetKey:
 
 
 def plan(
-    context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[keys.TenantId]
+    context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[ids.TenantId]
 ) -> None:
     """Show these tenants as in progress; those without a materialisation when the run has failed
     show as failed.
@@ -146,11 +146,7 @@ class RunReport:
         self.flush()
 
     def materialized(
-        self,
-        asset: AssetName,
-        tenant: keys.TenantId,
-        metadata: Mapping[str, Any],
-        data_version: str,
+        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         """A tenant's asset exists now."""
         made = AssetMaterialization(
@@ -169,7 +165,7 @@ class RunReport:
         self,
         asset: AssetName,
         check: str,
-        tenant: keys.TenantId,
+        tenant: ids.TenantId,
         metadata: Mapping[str, Any],
         *,
         passed: bool,
@@ -191,14 +187,14 @@ class RunReport:
             f"Asset check '{check}' of {tenant} {verdict}.",
         )
 
-    def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
         """A tenant's asset could not be made. The reason is logged, and observed on the tenant's
         partition."""
         self._context.log.error(f"{tenant}: no {asset}: {reason}")
         self.observed(asset, tenant, {"reason": reason}, f"{tenant}: no {asset}")
 
     def observed(
-        self, asset: AssetName, tenant: keys.TenantId, metadata: Mapping[str, Any], message: str
+        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], message: str
     ) -> None:
         """Something about a tenant's asset that did not make it anew."""
         observed = AssetObservation(

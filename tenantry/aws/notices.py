@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from tenantry.names import keys
+from tenantry.names import ids
 
 if TYPE_CHECKING:
     from mypy_boto3_sns.type_defs import MessageAttributeValueTypeDef
@@ -35,11 +35,11 @@ class Notice:
     kind of refusal for programs."""
 
     kind: NoticeKind
-    workload: keys.WorkloadName
-    tenant: keys.TenantId
+    workload: ids.WorkloadName
+    tenant: ids.TenantId
     message: str
-    request: keys.RequestId | None = None
-    version: keys.Version | None = None
+    request: ids.RequestId | None = None
+    version: ids.Version | None = None
     code: str | None = None
 
 

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import table_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -121,4 +121,4 @@ class RequestBudget:
 
     @property
     def _key(self) -> dict[str, Any]:
-        return {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": self.operation}}
+        return {"tenant": {"S": table_keys.ACCOUNT_PARTITION}, "request": {"S": self.operation}}

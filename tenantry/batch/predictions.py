@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.batch.transform import BatchResult, TransformJobFailedError, predict_batch
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.onboarding.checks import DATA_AGE, age_facts
 from tenantry.serving.moments import data_age, too_old_for
 from tenantry.shown.answers import answer_for_people
@@ -62,14 +62,14 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
 def predict(
     deployment: Deployment,
     workload: Workload,
-    tenants: Sequence[keys.TenantId] | None,
+    tenants: Sequence[ids.TenantId] | None,
     day: date,
     salt: str,
     report: Report,
     *,
     poll: float,
-    starting: Callable[[Sequence[keys.TenantId]], None] = lambda _: None,
-) -> dict[keys.TenantId, str]:
+    starting: Callable[[Sequence[ids.TenantId]], None] = lambda _: None,
+) -> dict[ids.TenantId, str]:
     """Predict a day for tenants (None: for everyone with a champion) and report each.
 
     Args:
@@ -85,7 +85,7 @@ def predict(
     Returns:
         The reason of each tenant for whom there is no prediction.
     """
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     registry = ModelRegistry(deployment)
     champions = [
         champion
@@ -96,7 +96,7 @@ def predict(
         )
         if champion is not None
     ]
-    failures: dict[keys.TenantId, str] = {}
+    failures: dict[ids.TenantId, str] = {}
     served = {champion.tenant for champion in champions}
     for tenant in tenants or ():
         if tenant not in served:
@@ -134,14 +134,14 @@ def _too_old(
     champions: Sequence[Champion],
     day: date,
     report: Report,
-) -> dict[keys.TenantId, str]:
+) -> dict[ids.TenantId, str]:
     """Check how old each champion's data are; tell the owner, once, of one that cannot reach the
     day.
 
     Returns:
         The reason of each tenant whose champion cannot reach the day.
     """
-    reasons: dict[keys.TenantId, str] = {}
+    reasons: dict[ids.TenantId, str] = {}
     at = datetime.combine(day, time(), UTC)
     for champion in champions:
         age = data_age(champion.card)
@@ -223,7 +223,7 @@ def _side_by_side(
 
 def _report_batch(
     deployment: Deployment, workload: Workload, day: date, result: BatchResult, report: Report
-) -> dict[keys.TenantId, str]:
+) -> dict[ids.TenantId, str]:
     usd = (
         result.seconds
         / 3600

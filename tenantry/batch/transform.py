@@ -24,7 +24,7 @@ from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
 from tenantry.models.registry import Champion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.serving.moments import of_the_day
 from tenantry.workloads.schema import Workload
 
@@ -47,8 +47,8 @@ class TenantPrediction:
     """What a batch left for one tenant: where its prediction lies, or why there is none; ``shown``
     is about it, for people."""
 
-    tenant: keys.TenantId
-    version: keys.Version
+    tenant: ids.TenantId
+    version: ids.Version
     key: str | None
     rows: int
     reason: str | None
@@ -94,8 +94,8 @@ def predict_batch(
     Raises:
         TransformJobFailedError: it failed before any record, or was stopped.
     """
-    name = keys.workload_name(workload.name)
-    job = keys.transform_job_name(deployment.prefix, name, day, batch)
+    name = ids.workload_name(workload.name)
+    job = sagemaker_names.transform_job_name(deployment.prefix, name, day, batch)
     client = deployment.sagemaker
     described = _describe(deployment, job)
     if described is None:
@@ -138,15 +138,15 @@ def _write_input(
 ) -> bool:
     """Put a tenant's archive and record where the job reads them. Returns False when its archive is
     gone."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     record = {
-        "model": keys.target_model(champion.tenant, champion.version),
+        "model": sagemaker_names.target_model(champion.tenant, champion.version),
         "request": of_the_day(workload, day),
     }
-    kept = keys.artifact(name, champion.tenant, champion.version)
+    kept = s3_keys.artifact(name, champion.tenant, champion.version)
     # A version from before archives were kept lies under its endpoint's prefix alone.
-    placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
-    destination = keys.batch_model(name, day, batch, champion.tenant, champion.version)
+    placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    destination = s3_keys.batch_model(name, day, batch, champion.tenant, champion.version)
     for source in (kept, placed):
         with suppress(objects.ObjectMissingError):
             objects.copy(deployment.s3, deployment.data_bucket, source, destination)
@@ -156,7 +156,7 @@ def _write_input(
     objects.write_bytes(
         deployment.s3,
         deployment.data_bucket,
-        keys.batch_input(name, day, batch, champion.tenant),
+        s3_keys.batch_input(name, day, batch, champion.tenant),
         json.dumps(record).encode() + b"\n",
         "application/jsonlines",
     )
@@ -166,7 +166,7 @@ def _write_input(
 def _model_request(
     deployment: Deployment, workload: Workload, day: date, batch: str, job: str
 ) -> Any:
-    prefix = keys.batch_prefix(keys.workload_name(workload.name), day, batch)
+    prefix = s3_keys.batch_prefix(ids.workload_name(workload.name), day, batch)
     source = {
         "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
         "S3DataType": "S3Prefix",
@@ -187,7 +187,7 @@ def _model_request(
 def _job_request(
     deployment: Deployment, workload: Workload, day: date, batch: str, job: str
 ) -> Any:
-    batch_prefix = keys.batch_prefix(keys.workload_name(workload.name), day, batch)
+    batch_prefix = s3_keys.batch_prefix(ids.workload_name(workload.name), day, batch)
     prefix = f"s3://{deployment.data_bucket}/{batch_prefix}"
     return {
         "TransformJobName": job,
@@ -247,24 +247,24 @@ def _wait(
 
 def _collect(
     deployment: Deployment,
-    workload: keys.WorkloadName,
+    workload: ids.WorkloadName,
     day: date,
     batch: str,
     champion: Champion,
     reason: str,
     show: Callable[[bytes], Mapping[str, Any]],
 ) -> TenantPrediction:
-    source = keys.batch_output(workload, day, batch, champion.tenant)
+    source = s3_keys.batch_output(workload, day, batch, champion.tenant)
     try:
         content = objects.read_bytes(
             deployment.s3, deployment.data_bucket, source, _MAX_OUTPUT_BYTES
         )
     except objects.ObjectMissingError:
-        archive = keys.batch_model(workload, day, batch, champion.tenant, champion.version)
+        archive = s3_keys.batch_model(workload, day, batch, champion.tenant, champion.version)
         if not objects.exists(deployment.s3, deployment.data_bucket, archive):
             reason = f"the archive of version {champion.version} is not there any more"
         return TenantPrediction(champion.tenant, champion.version, None, 0, reason)
-    key = keys.prediction(workload, champion.tenant, day)
+    key = s3_keys.prediction(workload, champion.tenant, day)
     objects.write_bytes(
         deployment.s3, deployment.data_bucket, key, content, "application/jsonlines"
     )

@@ -21,7 +21,7 @@ from tenantry.command_line.invocation import (
     plain,
 )
 from tenantry.command_line.owed import named, yes_option
-from tenantry.names import keys
+from tenantry.names import ids, sagemaker_names, tiers
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import IN_A_PACK
 from tenantry.requests.workload_controls import WorkloadControls
@@ -42,7 +42,7 @@ _TICK_MAY_LAST_SECONDS: Final = 10.0
 @yes_option
 @common_options
 def wind_down(
-    invocation: Invocation, workload: keys.WorkloadName, delete_data: bool, yes: bool
+    invocation: Invocation, workload: ids.WorkloadName, delete_data: bool, yes: bool
 ) -> None:
     """Cancel all open requests of WORKLOAD, tell their tenants, and delete its endpoints with their
     configurations and models.
@@ -109,7 +109,7 @@ def pause(invocation: Invocation, workload: Workload, why: str) -> None:
       tenantry pause energy --why "a new image is being rolled out"
     """
     paused = WorkloadControls(invocation.deployment, by=invocation.operator).pause(
-        keys.workload_name(workload.name), why
+        ids.workload_name(workload.name), why
     )
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": workload.name, "paused": paused})
@@ -130,7 +130,7 @@ def resume(invocation: Invocation, workload: Workload) -> None:
       tenantry resume energy
     """
     controls = WorkloadControls(invocation.deployment, by=invocation.operator)
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     was = controls.paused(name)
     controls.resume(name)
     if invocation.as_json:
@@ -162,7 +162,7 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
     Example:
       tenantry drain energy --timeout 3600 && make-the-change && tenantry resume energy
     """
-    queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
+    queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
     WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
@@ -210,9 +210,9 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
 @common_options
 def rollback(
     invocation: Invocation,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     workload: Workload,
-    to: keys.Version | None,
+    to: ids.Version | None,
     why: str,
     yes: bool,
 ) -> None:
@@ -230,7 +230,7 @@ def rollback(
     from tenantry.shown.asset_metadata import rollback_metadata
 
     champion = ModelRegistry(invocation.deployment).champion(
-        tenant, keys.workload_name(workload.name)
+        tenant, ids.workload_name(workload.name)
     )
     wanted = to or (champion.previous if champion is not None else None)
     if champion is not None and wanted is not None:
@@ -256,13 +256,13 @@ def _show_in_dagster(
     invocation: Invocation,
     kind: operator_events.Kind,
     workload: Workload,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     metadata: Mapping[str, Any],
     data_version: str = "",
 ) -> None:
     """Let Dagster's sensor show what was done, on the tenant's partition of
     ``endpoint_registration``."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     event = operator_events.OperatorEvent(
         kind, name, "endpoint_registration", tenant, metadata, data_version
     )
@@ -275,16 +275,16 @@ def _show_in_dagster(
 @click.command()
 @click.argument("tenant", type=TENANT)
 @click.argument("workload", type=WORKLOAD)
-@click.argument("tier", type=click.Choice(get_args(keys.Tier)), required=False)
+@click.argument("tier", type=click.Choice(get_args(tiers.Tier)), required=False)
 @click.option(
     "--why", default="an operator set it", show_default=True, help="Stands beside the setting."
 )
 @common_options
 def tier(
     invocation: Invocation,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     workload: Workload,
-    tier: keys.Tier | None,
+    tier: tiers.Tier | None,
     why: str,
 ) -> None:
     """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it
@@ -335,8 +335,10 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
     from tenantry.hosting import endpoints
     from tenantry.shown.asset_metadata import capacity_metadata
 
-    name = keys.workload_name(workload.name)
-    endpoint = keys.endpoint_name(invocation.deployment.prefix, name, workload.shared_machines)
+    name = ids.workload_name(workload.name)
+    endpoint = sagemaker_names.endpoint_name(
+        invocation.deployment.prefix, name, workload.shared_machines
+    )
     invocation.confirm(
         f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour "
         f"each?",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
-from tenantry.names.tiers import Shared, SharedTier
+from tenantry.names import ids, sagemaker_names
+from tenantry.names.tiers import Shared, SharedTier, Tier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.requests.workload_controls import Pause, WorkloadControls
@@ -47,8 +47,8 @@ class PackOnItsWay:
     """Requests that share a job: how many have which status, since when the first was due, and the
     job once there is one."""
 
-    pack: keys.PackId
-    tier: keys.Tier
+    pack: ids.PackId
+    tier: Tier
     requests: Mapping[str, int]
     job: TrainingJob | None
 
@@ -126,7 +126,7 @@ def packs_on_their_way(
     deployment: Deployment, requests: Sequence[Request]
 ) -> Iterator[PackOnItsWay]:
     """The packs that some requests are in, each with its job."""
-    packs: dict[keys.PackId, list[Request]] = {}
+    packs: dict[ids.PackId, list[Request]] = {}
     for request in requests:
         if request.pack is not None:
             packs.setdefault(request.pack, []).append(request)
@@ -161,15 +161,15 @@ def endpoint(deployment: Deployment, name: str, models: int) -> EndpointInUse | 
 
 def shared_endpoints(deployment: Deployment, workload: Workload) -> list[EndpointInUse]:
     """The endpoints that tenants of a workload share."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     models = Counter(champion.endpoint for champion in ModelRegistry(deployment).champions(name))
     found = []
     tiers: tuple[SharedTier, ...] = ("bridge", "pool")
     for tier in tiers:
-        at_once = keys.endpoint_name(deployment.prefix, name, Shared(tier))
+        at_once = sagemaker_names.endpoint_name(deployment.prefix, name, Shared(tier))
         found.append(endpoint(deployment, at_once, models[at_once]))
         if workload.serving.asynchronous is not None:
-            by_and_by = keys.async_endpoint_name(deployment.prefix, name, Shared(tier))
+            by_and_by = sagemaker_names.async_endpoint_name(deployment.prefix, name, Shared(tier))
             found.append(endpoint(deployment, by_and_by, models[at_once]))
     return [one for one in found if one is not None]
 
@@ -178,7 +178,7 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
     """Every endpoint of a workload, those of silo tenants included, the latest changed first."""
     models = Counter(
         one.endpoint
-        for one in ModelRegistry(deployment).champions(keys.workload_name(workload.name))
+        for one in ModelRegistry(deployment).champions(ids.workload_name(workload.name))
     )
     prefix = f"{deployment.prefix}-{workload.name}-"
     pages = deployment.sagemaker.get_paginator("list_endpoints").paginate(
@@ -193,7 +193,7 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
 
 def workload_status(deployment: Deployment, workload: Workload, at: datetime) -> WorkloadStatus:
     """How a workload stands at this moment."""
-    queue, name = RequestQueue(deployment), keys.workload_name(workload.name)
+    queue, name = RequestQueue(deployment), ids.workload_name(workload.name)
     counts = queue.counts(name)
     longest = queue.due(name, most=1)
     on_their_way = queue.in_packs(name)

@@ -27,7 +27,7 @@ from tenantry.aws.deployment import Deployment, DeploymentMissingError
 from tenantry.command_line import environment
 from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.models.registry import ChampionChangedError
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.rows import NotTheirTurnError, now
 from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
 
@@ -80,16 +80,16 @@ class CheckedId(click.ParamType[str]):
         """The id, checked."""
         try:
             return self._check(value)
-        except keys.InvalidIdError as error:
+        except ids.InvalidIdError as error:
             self.fail(str(error), param, ctx)
 
 
 WORKLOAD: Final = WorkloadParameter()
-WORKLOAD_NAME: Final = CheckedId("workload", keys.workload_name)  # also one whose file is gone
-TENANT: Final = CheckedId("tenant", keys.tenant_id)
-PACK: Final = CheckedId("pack", keys.pack_id)
-VERSION: Final = CheckedId("version", keys.version_name)
-REQUEST: Final = CheckedId("request", keys.request_id)
+WORKLOAD_NAME: Final = CheckedId("workload", ids.workload_name)  # also one whose file is gone
+TENANT: Final = CheckedId("tenant", ids.tenant_id)
+PACK: Final = CheckedId("pack", ids.pack_id)
+VERSION: Final = CheckedId("version", ids.version_name)
+REQUEST: Final = CheckedId("request", ids.request_id)
 
 
 @dataclasses.dataclass
@@ -222,7 +222,7 @@ def _errors_in_words() -> Iterator[None]:
         raise Unreachable(str(error)) from error
     except (NotTheirTurnError, ChampionChangedError) as error:
         raise NotDone(f"{error}; look again with `tenantry tenant` and decide anew") from error
-    except (EndpointFailedError, keys.InvalidIdError, InvalidWorkloadError) as error:
+    except (EndpointFailedError, ids.InvalidIdError, InvalidWorkloadError) as error:
         raise NotDone(str(error)) from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")

@@ -24,7 +24,7 @@ from tenantry.command_line.invocation import (
     duration,
     plain,
 )
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import INDEXED, Request, Status, now
 from tenantry.serving.moments import data_age
@@ -213,7 +213,7 @@ def _endpoint_rows(endpoints: Sequence[fleet.EndpointInUse]) -> list[Sequence[ob
 )
 @common_options
 def tenant(
-    invocation: Invocation, tenant: keys.TenantId, workload: Workload | None, most: int
+    invocation: Invocation, tenant: ids.TenantId, workload: Workload | None, most: int
 ) -> None:
     """The whole story of TENANT in the order of time: uploads, requests, versions, champion, latest
     prediction.
@@ -306,7 +306,7 @@ def requests(invocation: Invocation, workload: Workload, wanted: Status | None, 
     Example:
       tenantry requests energy --status dead_lettered
     """
-    queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
+    queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
     statuses: tuple[Status, ...] = INDEXED if wanted is None else (wanted,)
     found = [(one, queue.with_status(name, one)) for one in statuses]
     listed = [row for _, rows in found for row in rows[:most]]

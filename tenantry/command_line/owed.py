@@ -19,7 +19,7 @@ from tenantry.command_line.invocation import (
     NotDone,
     common_options,
 )
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request, Status
@@ -113,10 +113,10 @@ def named(request: Request) -> dict[str, str]:
 @common_options
 def retry(
     invocation: Invocation,
-    tenant: keys.TenantId | None,
+    tenant: ids.TenantId | None,
     all_dead_lettered: bool,
     workload: Workload | None,
-    request: keys.RequestId | None,
+    request: ids.RequestId | None,
     why: str,
     yes: bool,
 ) -> None:
@@ -136,7 +136,7 @@ def retry(
     if tenant is not None:
         found = [_retried_of(queue, invocation.chosen(workload), tenant, request)]
     else:
-        names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
+        names = [ids.workload_name(one.name) for one in invocation.chosen(workload)]
         found = [row for name in names for row in queue.with_status(name, "dead_lettered")]
         if found:
             invocation.confirm(f"Retry {len(found)} dead-lettered requests?", yes=yes)
@@ -150,11 +150,11 @@ def retry(
 def _retried_of(
     queue: RequestQueue,
     workloads: Sequence[Workload],
-    tenant: keys.TenantId,
-    request: keys.RequestId | None,
+    tenant: ids.TenantId,
+    request: ids.RequestId | None,
 ) -> Request:
     """The one request of a tenant's that is meant. Raises ``NotDone``."""
-    rows = [queue.of_tenant(keys.workload_name(workload.name), tenant) for workload in workloads]
+    rows = [queue.of_tenant(ids.workload_name(workload.name), tenant) for workload in workloads]
     if request is not None:
         named = [row for of_workload in rows for row in of_workload if row.request == request]
         if not named:
@@ -192,8 +192,8 @@ def _retried_of(
 @common_options
 def cancel(
     invocation: Invocation,
-    tenant: keys.TenantId | None,
-    pack: keys.PackId | None,
+    tenant: ids.TenantId | None,
+    pack: ids.PackId | None,
     workload: Workload | None,
     why: str,
     yes: bool,
@@ -212,7 +212,7 @@ def cancel(
     if (tenant is None) == (pack is None):
         raise click.UsageError("name either a TENANT or --pack")
     queue = RequestQueue(invocation.deployment, by=invocation.operator)
-    names = [keys.workload_name(one.name) for one in invocation.chosen(workload)]
+    names = [ids.workload_name(one.name) for one in invocation.chosen(workload)]
     if tenant is not None:
         found = [
             row for name in names for row in queue.of_tenant(name, tenant) if row.status in OPEN
@@ -238,7 +238,7 @@ def _by_status(requests: Sequence[Request]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
-def _stop_job_of(invocation: Invocation, workload: keys.WorkloadName, pack: keys.PackId) -> None:
+def _stop_job_of(invocation: Invocation, workload: ids.WorkloadName, pack: ids.PackId) -> None:
     if job := stop_job_of_pack(invocation.deployment, workload, pack):
         invocation.aside.print(f"training job {job} is being stopped")
 

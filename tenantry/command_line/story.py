@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.workloads.schema import Workload
@@ -63,9 +63,9 @@ class _Upload:
     last: list[datetime] = field(default_factory=list)
 
 
-def story_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Story:
+def story_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Story:
     """Collect a tenant's story for a workload, from the tables and from S3."""
-    name, registry = keys.workload_name(workload.name), ModelRegistry(deployment)
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     queue = RequestQueue(deployment)
     requests = queue.of_tenant(name, tenant)
     versions, champion = registry.versions(tenant, name), registry.champion(tenant, name)
@@ -83,11 +83,11 @@ def story_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) 
 
 def _uploads(
     deployment: Deployment,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
     requests: Sequence[Request],
 ) -> Iterator[Event]:
-    prefix = keys.tenant_uploads_prefix(workload, tenant)
+    prefix = s3_keys.tenant_uploads_prefix(workload, tenant)
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.uploads_bucket,
         Prefix=prefix,
@@ -99,7 +99,7 @@ def _uploads(
             name, _, file = entry["Key"].removeprefix(prefix).partition("/")
             upload = found.setdefault(name, _Upload())
             upload.last.append(entry["LastModified"])
-            if file == keys.MANIFEST:
+            if file == ids.MANIFEST:
                 upload.manifest = entry["LastModified"]
             else:
                 upload.files += 1
@@ -109,7 +109,7 @@ def _uploads(
         what = f"{upload.files} {'file' if upload.files == 1 else 'files'}, {upload.size:,} bytes"
         if upload.manifest is None:
             what += "; its manifest.json has not come, so it is not complete"
-        elif f"{prefix}{name}/{keys.MANIFEST}" not in made:
+        elif f"{prefix}{name}/{ids.MANIFEST}" not in made:
             what += "; it made no request: not taken in yet, or the same content as an earlier one"
         yield Event(upload.manifest or max(upload.last), workload, "upload", name, what)
 
@@ -161,9 +161,9 @@ def _crowned(champion: Champion | None) -> Iterator[Event]:
 
 
 def _latest_prediction(
-    deployment: Deployment, workload: keys.WorkloadName, tenant: keys.TenantId
+    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.TenantId
 ) -> Iterator[Event]:
-    prefix = keys.predictions_prefix(workload, tenant)
+    prefix = s3_keys.predictions_prefix(workload, tenant)
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.data_bucket, Prefix=prefix
     )

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, common_options
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, Request
 from tenantry.workloads.schema import Workload
@@ -44,7 +44,7 @@ _LOOK_SECONDS: Final = 1.0
 @common_options
 def upload(
     invocation: Invocation,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     files: tuple[Path, ...],
     workload: Workload,
     parameters: tuple[str, ...],
@@ -133,15 +133,15 @@ def _parameter(
 def _follow(
     invocation: Invocation,
     workload: Workload,
-    tenant: keys.TenantId,
-    made: keys.UploadId,
+    tenant: ids.TenantId,
+    made: ids.UploadId,
     timeout: float,
 ) -> Request:
     """The upload's request once it is no longer open. Raises ``NotDone`` when that takes too
     long."""
-    queue, name = RequestQueue(invocation.deployment), keys.workload_name(workload.name)
-    manifest, deadline = keys.upload_manifest(name, tenant, made), time.monotonic() + timeout
-    request: keys.RequestId | None = None  # a later upload of the same content may become the row's
+    queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
+    manifest, deadline = s3_keys.upload_manifest(name, tenant, made), time.monotonic() + timeout
+    request: ids.RequestId | None = None  # a later upload of the same content may become the row's
     stands = "is not taken in; the same content as an earlier upload makes no new request"
     with invocation.progress() as progress:
         bar = progress.add_task("uploaded", total=len(_STAGES) - 1)

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Machines
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Asynchronous
@@ -104,7 +104,9 @@ def ensure_endpoint(
     Raises:
         EndpointFailedError: it ended in another state, or took too long.
     """
-    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
+    name = sagemaker_names.endpoint_name(
+        deployment.prefix, ids.workload_name(workload.name), machines
+    )
     model, config = endpoint_requests(deployment, workload, machines)
     return _ensure(deployment, name, model, config, [], timeout, began)
 
@@ -127,7 +129,9 @@ def ensure_async_endpoint(
         NotAsynchronousError: the workload's file has no ``serving.asynchronous``.
         EndpointFailedError: it ended in another state, or took too long.
     """
-    name = keys.async_endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
+    name = sagemaker_names.async_endpoint_name(
+        deployment.prefix, ids.workload_name(workload.name), machines
+    )
     model, config = async_endpoint_requests(deployment, workload, machines)
     # IAM holds a tenant's session to the endpoint that bears its tag.
     tags = [{"Key": "tenantry:tenant", "Value": machines.tenant}] if machines.tier == "silo" else []
@@ -139,7 +143,9 @@ def endpoint_requests(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The requests for the model and the configuration of the endpoint on some machines, as
     SageMaker takes them."""
-    name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
+    name = sagemaker_names.endpoint_name(
+        deployment.prefix, ids.workload_name(workload.name), machines
+    )
     model = _model_request(deployment, workload, name)
     return model, _config_request(workload, machines, name, model["ModelName"])
 
@@ -148,10 +154,10 @@ def async_endpoint_requests(
     deployment: Deployment, workload: Workload, machines: Machines
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of the endpoint there that answers asynchronously. Raises ``NotAsynchronousError``."""
-    workload_name = keys.workload_name(workload.name)
-    name = keys.async_endpoint_name(deployment.prefix, workload_name, machines)
-    models = keys.endpoint_models_prefix(
-        keys.endpoint_name(deployment.prefix, workload_name, machines)
+    workload_name = ids.workload_name(workload.name)
+    name = sagemaker_names.async_endpoint_name(deployment.prefix, workload_name, machines)
+    models = s3_keys.endpoint_models_prefix(
+        sagemaker_names.endpoint_name(deployment.prefix, workload_name, machines)
     )
     model = _async_model_request(deployment, workload, name, models)
     return model, _async_config_request(deployment, workload, machines, name, model["ModelName"])
@@ -260,7 +266,7 @@ def _model_request(deployment: Deployment, workload: Workload, endpoint: str) ->
     container = {
         "Image": deployment.image(workload.serving_container, workload.image_tag),
         "Mode": "MultiModel",
-        "ModelDataUrl": f"s3://{deployment.data_bucket}/{keys.endpoint_models_prefix(endpoint)}",
+        "ModelDataUrl": f"s3://{deployment.data_bucket}/{s3_keys.endpoint_models_prefix(endpoint)}",
         "Environment": dict(workload.serving.environment),
     }
     request = {
@@ -268,7 +274,7 @@ def _model_request(deployment: Deployment, workload: Workload, endpoint: str) ->
         "PrimaryContainer": container,
         "EnableNetworkIsolation": False,
     }
-    return {"ModelName": keys.name_of_content(endpoint, request), **request}
+    return {"ModelName": sagemaker_names.name_of_content(endpoint, request), **request}
 
 
 def _config_request(
@@ -288,7 +294,7 @@ def _config_request(
             {"Key": "tenantry:tier", "Value": machines.tier},
         ],
     }
-    return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
+    return {"EndpointConfigName": sagemaker_names.name_of_content(endpoint, request), **request}
 
 
 def _async_model_request(
@@ -304,19 +310,19 @@ def _async_model_request(
         },
         "EnableNetworkIsolation": False,
     }
-    return {"ModelName": keys.name_of_content(endpoint, request), **request}
+    return {"ModelName": sagemaker_names.name_of_content(endpoint, request), **request}
 
 
 def _async_config_request(
     deployment: Deployment, workload: Workload, machines: Machines, endpoint: str, model: str
 ) -> dict[str, Any]:
-    settings, name = asynchronous(workload), keys.workload_name(workload.name)
+    settings, name = asynchronous(workload), ids.workload_name(workload.name)
     # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request
     # says.
     if machines.tier == "silo":
-        output = failures = keys.async_tenant_prefix(name, machines.tenant)
+        output = failures = s3_keys.async_tenant_prefix(name, machines.tenant)
     else:
-        output, failures = keys.ASYNC_ROOT, keys.async_failures_prefix(name)
+        output, failures = s3_keys.ASYNC_ROOT, s3_keys.async_failures_prefix(name)
     variant = {
         "VariantName": VARIANT,
         "ModelName": model,
@@ -346,7 +352,7 @@ def _async_config_request(
             {"Key": "tenantry:tier", "Value": machines.tier},
         ],
     }
-    return {"EndpointConfigName": keys.name_of_content(endpoint, request), **request}
+    return {"EndpointConfigName": sagemaker_names.name_of_content(endpoint, request), **request}
 
 
 def _machine_image(workload: Workload) -> dict[str, Any]:
@@ -489,7 +495,7 @@ def invoke(
     Args:
         deployment: the runtime client.
         endpoint: its name.
-        target_model: from ``keys.target_model``.
+        target_model: from ``sagemaker_names.target_model``.
         request: a JSON document, or bytes sent as they are.
         accept: content type of the answer that is asked for.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -38,9 +38,9 @@ class Promise:
 def keep(
     deployment: Deployment,
     left: str,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
-    version: keys.Version,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    version: ids.Version,
     promise: Promise,
     *,
     wait: float,
@@ -63,7 +63,7 @@ def keep(
         ArchiveDiffersError: it is there, and is not what was promised.
     """
     deadline = time.monotonic() + wait
-    kept = keys.artifact(workload, tenant, version)
+    kept = s3_keys.artifact(workload, tenant, version)
     while True:
         try:
             _copy_verified(deployment, left, kept, promise)
@@ -91,7 +91,7 @@ def place(
         ArchiveDiffersError: it is not what its training promised.
     """
     promise = Promise(model.size, model.sha256)
-    destination = keys.endpoint_model(endpoint, model.tenant, model.version)
+    destination = s3_keys.endpoint_model(endpoint, model.tenant, model.version)
     if verified:
         objects.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
         return

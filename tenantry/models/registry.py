@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class FreshScore:
     """What a served version was worth on data that came after it was made: those prepared as
     ``data``, for another version."""
 
-    data: keys.Version
+    data: ids.Version
     metrics: Mapping[str, float]
 
 
@@ -54,14 +54,14 @@ class ModelVersion:
     there were any.
     """
 
-    tenant: keys.TenantId
-    workload: keys.WorkloadName
-    version: keys.Version
-    tier: keys.Tier
+    tenant: ids.TenantId
+    workload: ids.WorkloadName
+    version: ids.Version
+    tier: tiers.Tier
     archive: str
     size: int
     sha256: str
-    request: keys.RequestId
+    request: ids.RequestId
     job: str
     status: ModelStatus = "trained"
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -91,17 +91,17 @@ class Champion:
     old to predict from.
     """
 
-    tenant: keys.TenantId
-    workload: keys.WorkloadName
-    version: keys.Version
+    tenant: ids.TenantId
+    workload: ids.WorkloadName
+    version: ids.Version
     endpoint: str
-    tier: keys.Tier
-    previous: keys.Version | None
+    tier: tiers.Tier
+    previous: ids.Version | None
     since: datetime
     turn: int  # counts the flips; each is conditional on the one before
     made: datetime | None = None
     recipe: str = ""
-    rolled_back_from: keys.Version | None = None
+    rolled_back_from: ids.Version | None = None
     retraining: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     told_too_old: bool = False
@@ -128,24 +128,27 @@ class ModelRegistry:
     deployment: Deployment
 
     def _get(
-        self, tenant: keys.TenantId, workload: keys.WorkloadName, item: str
+        self, tenant: ids.TenantId, workload: ids.WorkloadName, item: str
     ) -> dict[str, Any] | None:
         answer = self.deployment.dynamodb.get_item(
             TableName=self.deployment.models_table,
-            Key={"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": item}},
+            Key={
+                "tenant": {"S": table_keys.table_partition(tenant, workload)},
+                "item": {"S": item},
+            },
             ConsistentRead=True,
         )
         return _row(answer["Item"]) if "Item" in answer else None
 
     def _put(
         self,
-        tenant: keys.TenantId,
-        workload: keys.WorkloadName,
+        tenant: ids.TenantId,
+        workload: ids.WorkloadName,
         item: str,
         row: Mapping[str, Any],
         **condition: Any,
     ) -> None:
-        whole = {"tenant": keys.table_partition(tenant, workload), "item": item, **row}
+        whole = {"tenant": table_keys.table_partition(tenant, workload), "item": item, **row}
         self.deployment.dynamodb.put_item(
             TableName=self.deployment.models_table,
             Item={name: _serialize(value) for name, value in whole.items() if value is not None},
@@ -155,23 +158,23 @@ class ModelRegistry:
     # ---- tenants' settings -----------------------------------------------------------------------
 
     def tier(
-        self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
-    ) -> keys.Tier:
+        self, tenant: ids.TenantId, workload: ids.WorkloadName, default: tiers.Tier
+    ) -> tiers.Tier:
         """The tenant's own tier, or the workload's."""
         return self.own_tier(tenant, workload) or default
 
-    def own_tier(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> keys.Tier | None:
+    def own_tier(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> tiers.Tier | None:
         """The tier that was set for the tenant; None where none was, so that the workload's
         holds."""
         row = self._get(tenant, workload, "tenant")
         return row["tier"] if row else None
 
     def tier_and_champion(
-        self, tenant: keys.TenantId, workload: keys.WorkloadName, default: keys.Tier
-    ) -> tuple[keys.Tier, Champion | None]:
+        self, tenant: ids.TenantId, workload: ids.WorkloadName, default: tiers.Tier
+    ) -> tuple[tiers.Tier, Champion | None]:
         """``tier`` and ``champion`` in one call."""
         table = self.deployment.models_table
-        partition = {"S": keys.table_partition(tenant, workload)}
+        partition = {"S": table_keys.table_partition(tenant, workload)}
         wanted: Any = {
             table: {
                 "Keys": [
@@ -192,9 +195,9 @@ class ModelRegistry:
 
     def set_tier(
         self,
-        tenant: keys.TenantId,
-        workload: keys.WorkloadName,
-        tier: keys.Tier,
+        tenant: ids.TenantId,
+        workload: ids.WorkloadName,
+        tier: tiers.Tier,
         *,
         by: str = "tenantry",
         why: str = "",
@@ -228,7 +231,7 @@ class ModelRegistry:
             self._put(
                 model.tenant,
                 model.workload,
-                keys.version_item(model.version),
+                table_keys.version_item(model.version),
                 row,
                 ConditionExpression="attribute_not_exists(#item)",
                 ExpressionAttributeNames={"#item": "item"},
@@ -238,21 +241,21 @@ class ModelRegistry:
                 raise
 
     def version(
-        self, tenant: keys.TenantId, workload: keys.WorkloadName, version: keys.Version
+        self, tenant: ids.TenantId, workload: ids.WorkloadName, version: ids.Version
     ) -> ModelVersion | None:
         """One version."""
-        row = self._get(tenant, workload, keys.version_item(version))
+        row = self._get(tenant, workload, table_keys.version_item(version))
         return _model(row) if row else None
 
-    def versions(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> list[ModelVersion]:
+    def versions(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> list[ModelVersion]:
         """All versions of a tenant, in the order in which they were made."""
         pages = self.deployment.dynamodb.get_paginator("query").paginate(
             TableName=self.deployment.models_table,
             KeyConditionExpression="tenant = :tenant AND begins_with(#item, :versions)",
             ExpressionAttributeNames={"#item": "item"},
             ExpressionAttributeValues={
-                ":tenant": {"S": keys.table_partition(tenant, workload)},
-                ":versions": {"S": keys.version_item(keys.Version(""))},
+                ":tenant": {"S": table_keys.table_partition(tenant, workload)},
+                ":versions": {"S": table_keys.version_item(ids.Version(""))},
             },
             ConsistentRead=True,
         )
@@ -266,8 +269,8 @@ class ModelRegistry:
         self.deployment.dynamodb.update_item(
             TableName=self.deployment.models_table,
             Key={
-                "tenant": {"S": keys.table_partition(model.tenant, model.workload)},
-                "item": {"S": keys.version_item(model.version)},
+                "tenant": {"S": table_keys.table_partition(model.tenant, model.workload)},
+                "item": {"S": table_keys.version_item(model.version)},
             },
             UpdateExpression="SET #status = :status, #note = :note",
             ExpressionAttributeNames={"#status": "status", "#note": "note"},
@@ -279,8 +282,8 @@ class ModelRegistry:
         self.deployment.dynamodb.update_item(
             TableName=self.deployment.models_table,
             Key={
-                "tenant": {"S": keys.table_partition(model.tenant, model.workload)},
-                "item": {"S": keys.version_item(model.version)},
+                "tenant": {"S": table_keys.table_partition(model.tenant, model.workload)},
+                "item": {"S": table_keys.version_item(model.version)},
             },
             UpdateExpression="SET fresh = :fresh",
             ExpressionAttributeValues={
@@ -290,21 +293,24 @@ class ModelRegistry:
 
     # ---- champions -------------------------------------------------------------------------------
 
-    def champion(self, tenant: keys.TenantId, workload: keys.WorkloadName) -> Champion | None:
+    def champion(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> Champion | None:
         """The version a tenant is served by, read consistently."""
         row = self._get(tenant, workload, "champion")
         return _champion(row) if row else None
 
     def champions_of(
-        self, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]
-    ) -> dict[keys.TenantId, Champion]:
+        self, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId]
+    ) -> dict[ids.TenantId, Champion]:
         """The champions of some tenants, read consistently, a hundred to a call. A tenant without
         one is missing."""
-        wanted, found = list(dict.fromkeys(tenants)), dict[keys.TenantId, Champion]()
+        wanted, found = list(dict.fromkeys(tenants)), dict[ids.TenantId, Champion]()
         table = self.deployment.models_table
         for start in range(0, len(wanted), 100):
             names = [
-                {"tenant": {"S": keys.table_partition(tenant, workload)}, "item": {"S": "champion"}}
+                {
+                    "tenant": {"S": table_keys.table_partition(tenant, workload)},
+                    "item": {"S": "champion"},
+                }
                 for tenant in wanted[start : start + 100]
             ]
             pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
@@ -316,11 +322,11 @@ class ModelRegistry:
                 pending = answer.get("UnprocessedKeys")
         return found
 
-    def champions(self, workload: keys.WorkloadName) -> list[Champion]:
+    def champions(self, workload: ids.WorkloadName) -> list[Champion]:
         """Every tenant's champion of a workload, by tenant."""
         return list(self.each_champion(workload))
 
-    def each_champion(self, workload: keys.WorkloadName) -> Iterator[Champion]:
+    def each_champion(self, workload: ids.WorkloadName) -> Iterator[Champion]:
         """Every tenant's champion of a workload, by tenant, read page by page as they are taken."""
         pages = self.deployment.dynamodb.get_paginator("query").paginate(
             TableName=self.deployment.models_table,
@@ -345,11 +351,7 @@ class ModelRegistry:
         )
 
     def return_to(
-        self,
-        model: ModelVersion,
-        endpoint: str,
-        instead_of: Champion,
-        previous: keys.Version | None,
+        self, model: ModelVersion, endpoint: str, instead_of: Champion, previous: ids.Version | None
     ) -> Champion:
         """Make a version its tenant's champion again, instead of one that is turned away from.
 
@@ -369,8 +371,8 @@ class ModelRegistry:
         model: ModelVersion,
         endpoint: str,
         instead_of: Champion | None,
-        previous: keys.Version | None,
-        rolled_back_from: keys.Version | None,
+        previous: ids.Version | None,
+        rolled_back_from: ids.Version | None,
     ) -> Champion:
         champion = Champion(
             tenant=model.tenant,
@@ -437,7 +439,7 @@ class ModelRegistry:
             self.deployment.dynamodb.update_item(
                 TableName=self.deployment.models_table,
                 Key={
-                    "tenant": {"S": keys.table_partition(champion.tenant, champion.workload)},
+                    "tenant": {"S": table_keys.table_partition(champion.tenant, champion.workload)},
                     "item": {"S": "champion"},
                 },
                 UpdateExpression="SET #attribute = :value",
@@ -457,14 +459,14 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
     tenant, _, workload = str(row["tenant"]).partition("#")
     fresh = json.loads(row["fresh"]) if "fresh" in row else None
     return ModelVersion(
-        tenant=keys.TenantId(tenant),
-        workload=keys.WorkloadName(workload),
-        version=keys.Version(row["version"]),
+        tenant=ids.TenantId(tenant),
+        workload=ids.WorkloadName(workload),
+        version=ids.Version(row["version"]),
         tier=row["tier"],
         archive=row["archive"],
         size=int(row["size"]),
         sha256=row["sha256"],
-        request=keys.RequestId(row["request"]),
+        request=ids.RequestId(row["request"]),
         job=row["job"],
         status=row["status"],
         metrics=json.loads(row["metrics"]),
@@ -472,24 +474,24 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         made=datetime.fromisoformat(row["made"]),
         note=row.get("note", ""),
         recipe=row.get("recipe", ""),
-        fresh=FreshScore(keys.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
+        fresh=FreshScore(ids.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
         left=row.get("left", ""),
     )
 
 
 def _champion(row: Mapping[str, Any]) -> Champion:
     return Champion(
-        tenant=keys.TenantId(row["champion_of"]),
-        workload=keys.WorkloadName(row["workload"]),
-        version=keys.Version(row["version"]),
+        tenant=ids.TenantId(row["champion_of"]),
+        workload=ids.WorkloadName(row["workload"]),
+        version=ids.Version(row["version"]),
         endpoint=row["endpoint"],
         tier=row["tier"],
-        previous=keys.Version(row["previous"]) if row.get("previous") else None,
+        previous=ids.Version(row["previous"]) if row.get("previous") else None,
         since=datetime.fromisoformat(row["since"]),
         turn=int(row["turn"]),
         made=datetime.fromisoformat(row["made"]) if "made" in row else None,
         recipe=row.get("recipe", ""),
-        rolled_back_from=keys.Version(row["rolled_back_from"])
+        rolled_back_from=ids.Version(row["rolled_back_from"])
         if row.get("rolled_back_from")
         else None,
         retraining=row.get("retraining", ""),

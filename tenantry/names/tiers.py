@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tenantry.names.keys import TenantId, Tier
+from tenantry.names.ids import TenantId
 
+Tier = Literal["silo", "bridge", "pool"]
 SharedTier = Literal["bridge", "pool"]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, sagemaker_names
 from tenantry.onboarding.drift import CHECK as DRIFT
 from tenantry.onboarding.drift import drift_of
 from tenantry.requests.newest import newest_of
@@ -34,13 +34,13 @@ class Check:
     asset: AssetName
     name: str
     description: str
-    ask: Callable[[Deployment, Workload, keys.TenantId], Finding]
+    ask: Callable[[Deployment, Workload, ids.TenantId], Finding]
     concerns: Callable[[Workload], bool] = lambda _: True
 
 
-def data_quality(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
     """Whether the tenant's last upload could be used, and what had to be repaired."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     last = newest_of(RequestQueue(deployment).of_tenant(name, tenant))
     if last is None:
         return Finding(passed=False, facts={"reason": "nothing was uploaded"})
@@ -54,11 +54,11 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: keys.Tenant
 
 
 def better_than_baseline(
-    deployment: Deployment, workload: Workload, tenant: keys.TenantId
+    deployment: Deployment, workload: Workload, tenant: ids.TenantId
 ) -> Finding:
     """Whether the champion scored better than the workload's baseline, on data neither had seen,
     and as required."""
-    registry, name = ModelRegistry(deployment), keys.workload_name(workload.name)
+    registry, name = ModelRegistry(deployment), ids.workload_name(workload.name)
     champion = registry.champion(tenant, name)
     model = registry.version(tenant, name, champion.version) if champion else None
     if model is None:
@@ -74,10 +74,10 @@ def better_than_baseline(
     return Finding(passed, {"version": model.version, **found})
 
 
-def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+def endpoint_answers(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
     """Whether the endpoint answers the workload's smoke request with this tenant's champion,
     now."""
-    champion = ModelRegistry(deployment).champion(tenant, keys.workload_name(workload.name))
+    champion = ModelRegistry(deployment).champion(tenant, ids.workload_name(workload.name))
     if champion is None:
         return Finding(passed=False, facts={"reason": "it has no model yet"})
     began = time.perf_counter()
@@ -85,7 +85,7 @@ def endpoint_answers(deployment: Deployment, workload: Workload, tenant: keys.Te
         endpoints.invoke(
             deployment,
             champion.endpoint,
-            keys.target_model(tenant, champion.version),
+            sagemaker_names.target_model(tenant, champion.version),
             dict(workload.serving.smoke_request),
         )
     except (endpoints.InvocationRefusedError, endpoints.EndpointFailedError) as error:
@@ -104,9 +104,9 @@ def age_facts(age: DataAge, at: datetime, reason: str | None) -> dict[str, Any]:
     return facts | ({"reason": reason} if reason else {})
 
 
-def young_enough(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+def young_enough(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
     """Whether the champion's data are young enough for it to predict today."""
-    champion = ModelRegistry(deployment).champion(tenant, keys.workload_name(workload.name))
+    champion = ModelRegistry(deployment).champion(tenant, ids.workload_name(workload.name))
     if champion is None:
         return Finding(passed=False, facts={"reason": "it has no model yet"})
     at = datetime.now(UTC)

@@ -22,7 +22,7 @@ from tenantry.aws import objects
 from tenantry.aws.notices import tell_operators
 from tenantry.hosting import endpoints
 from tenantry.models.registry import Champion, FreshScore, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.requests.newest import is_older, newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -93,7 +93,7 @@ def check_drift(
     if not challengers:
         return
     pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="drift")
-    asked: dict[Future[Finding | None], keys.TenantId] = {
+    asked: dict[Future[Finding | None], ids.TenantId] = {
         pool.submit(drift_against, deployment, workload, request, data): request.tenant
         for request, data in challengers
     }
@@ -104,7 +104,7 @@ def check_drift(
             f"drift: {len(late)} of {len(asked)} tenants were not looked at within "
             f"{max_seconds:g} s"
         )
-    drifted: dict[keys.TenantId, Finding] = {}
+    drifted: dict[ids.TenantId, Finding] = {}
     for future, tenant in asked.items():
         if future not in done:
             continue
@@ -150,9 +150,9 @@ def drift_against(
     )
 
 
-def drift_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> Finding:
+def drift_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
     """The same of a tenant's newest prepared upload, at a person's wish."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     newest = newest_of(
         request
         for request in RequestQueue(deployment).of_tenant(name, tenant)
@@ -198,7 +198,7 @@ def _compare(
     with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
         folder = Path(scratch)
         for name in data.files:
-            key = keys.training_data_file(model.workload, model.tenant, data.version, name)
+            key = s3_keys.training_data_file(model.workload, model.tenant, data.version, name)
             content = objects.read_bytes(
                 deployment.s3, deployment.data_bucket, key, _MAX_FILE_BYTES
             )
@@ -208,7 +208,7 @@ def _compare(
             return None
         if not isinstance(question, dict):
             raise CallFailedError("the question to the served model is no JSON object")
-        target = keys.target_model(model.tenant, model.version)
+        target = sagemaker_names.target_model(model.tenant, model.version)
         answer = json.loads(
             endpoints.invoke(deployment, champion.endpoint, target, question).content
         )
@@ -259,7 +259,7 @@ def _finding(
 
 
 def _tell_operators(
-    deployment: Deployment, workload: Workload, drifted: Mapping[keys.TenantId, Finding]
+    deployment: Deployment, workload: Workload, drifted: Mapping[ids.TenantId, Finding]
 ) -> None:
     """One message for a pack: where one customer drifts, hundreds may."""
     if not drifted:

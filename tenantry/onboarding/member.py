@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import IN_A_PACK, Request
@@ -32,7 +32,7 @@ class Member:
     """
 
     request: Request
-    version: keys.Version
+    version: ids.Version
     owed: bool
     data: TrainingData | None = None
     model: ModelVersion | None = None
@@ -41,7 +41,7 @@ class Member:
     failure: str | None = None
 
     @property
-    def tenant(self) -> keys.TenantId:
+    def tenant(self) -> ids.TenantId:
         """The tenant it is for."""
         return self.request.tenant
 
@@ -55,7 +55,7 @@ class Member:
         )
 
 
-def owed_members(requests: Sequence[Request], pack: keys.PackId) -> list[Member]:
+def owed_members(requests: Sequence[Request], pack: ids.PackId) -> list[Member]:
     """The requests of a pack that are still to be worked on."""
     return [
         Member(request, request.version, owed=True)
@@ -65,14 +65,14 @@ def owed_members(requests: Sequence[Request], pack: keys.PackId) -> list[Member]
 
 
 def members_by_hand(
-    queue: RequestQueue, workload: Workload, tenants: Sequence[keys.TenantId], run: str
-) -> Iterator[tuple[keys.TenantId, Member | None]]:
+    queue: RequestQueue, workload: Workload, tenants: Sequence[ids.TenantId], run: str
+) -> Iterator[tuple[ids.TenantId, Member | None]]:
     """What a person asked for: each tenant's latest usable upload, to become a version of its own.
 
     Yields:
         The tenant, and its member; None when nothing usable was ever uploaded.
     """
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     for tenant in tenants:
         latest = newest_of(
             request
@@ -82,5 +82,5 @@ def members_by_hand(
         if latest is None:
             yield tenant, None
         else:
-            version = keys.version_of(f"{latest.request}{run}", latest.uploaded)
+            version = ids.version_of(f"{latest.request}{run}", latest.uploaded)
             yield tenant, Member(latest, version, owed=False)

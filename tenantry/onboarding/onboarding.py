@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.preparing import prepare
@@ -32,7 +32,7 @@ class Onboarding:
         self._registration = RegistrationStage(self.at_work)
 
     @property
-    def failures(self) -> dict[keys.TenantId, str]:
+    def failures(self) -> dict[ids.TenantId, str]:
         """Why each tenant failed that did."""
         return {
             member.tenant: member.failure for member in self._members if member.failure is not None
@@ -70,7 +70,7 @@ class Onboarding:
             self._registration.register(member, member.model, verified=member.archive_checked)
 
 
-def failures_in_words(failures: Mapping[keys.TenantId, str], most: int = 20) -> str:
+def failures_in_words(failures: Mapping[ids.TenantId, str], most: int = 20) -> str:
     """The failed tenants and their reasons, for a person."""
     lines = [f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:most]]
     if len(failures) > most:

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import NoticeKind
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, tiers
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.request_endings import RequestEndings
 from tenantry.requests.queue import RequestQueue
@@ -33,8 +33,8 @@ class PackAtWork:
 
     deployment: Deployment
     workload: Workload
-    pack: keys.PackId
-    tier: keys.Tier
+    pack: ids.PackId
+    tier: tiers.Tier
     report: Report
     stages: frozenset[AssetName]
     by: str = "tenantry"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from tenantry.names import keys
+from tenantry.names import sagemaker_names
 from tenantry.onboarding.drift import check_drift
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
@@ -101,7 +101,9 @@ def _note_training_data(at_work: PackAtWork, member: Member) -> bool:
         or "fine_tuned_artifact" not in at_work.stages
     ):
         return True
-    job = keys.training_job_name(at_work.deployment.prefix, member.request.workload, at_work.pack)
+    job = sagemaker_names.training_job_name(
+        at_work.deployment.prefix, member.request.workload, at_work.pack
+    )
     changes = {
         "facts": {"training_data": member.data.to_json()},
         "job": job,

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws import objects
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ChampionChangedError, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, sagemaker_names
 from tenantry.names.tiers import Machines, machines_of
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
@@ -98,7 +98,9 @@ class RegistrationStage:
 
     def _endpoint_of(self, machines: Machines) -> endpoints.Endpoint:
         deployment, workload = self.at_work.deployment, self.at_work.workload
-        name = keys.endpoint_name(deployment.prefix, keys.workload_name(workload.name), machines)
+        name = sagemaker_names.endpoint_name(
+            deployment.prefix, ids.workload_name(workload.name), machines
+        )
         if name not in self._endpoints:
             endpoint = endpoints.ensure_endpoint(deployment, workload, machines, began=self._began)
             # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another

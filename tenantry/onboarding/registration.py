@@ -16,7 +16,7 @@ from tenantry.hosting import endpoints
 from tenantry.models import artifacts
 from tenantry.models.quality import comparable, compared, not_sufficient
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
 from tenantry.workloads.schema import Workload
 
@@ -160,7 +160,7 @@ def _ask(
         answer = endpoints.invoke(
             deployment,
             endpoint,
-            keys.target_model(model.tenant, model.version),
+            sagemaker_names.target_model(model.tenant, model.version),
             dict(workload.serving.smoke_request),
         )
     except endpoints.InvocationRefusedError as error:
@@ -267,7 +267,7 @@ def _reject(registry: ModelRegistry, model: ModelVersion, reason: str) -> None:
 def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion | None) -> None:
     """Give the champion's endpoint its archive again, should it have lost it. What is kept nowhere
     cannot be put back."""
-    placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     if reigning is None or objects.exists(deployment.s3, deployment.data_bucket, placed):
         return
     with suppress(objects.ObjectMissingError, artifacts.ArchiveDiffersError):
@@ -277,9 +277,9 @@ def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion
 def roll_back(
     deployment: Deployment,
     workload: Workload,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     *,
-    to: keys.Version | None = None,
+    to: ids.Version | None = None,
     why: str = "",
     by: str = "an operator",
 ) -> Champion:
@@ -311,7 +311,7 @@ def roll_back(
             has judged it yet.
     """
     registry = ModelRegistry(deployment)
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     seen = registry.champion(tenant, name)
     if seen is None:
         raise LookupError(
@@ -330,7 +330,9 @@ def roll_back(
     previous = versions.get(returned_to)
     if previous is None:
         raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
-    endpoint = keys.endpoint_name(deployment.prefix, name, machines_of(previous.tier, tenant))
+    endpoint = sagemaker_names.endpoint_name(
+        deployment.prefix, name, machines_of(previous.tier, tenant)
+    )
     try:
         artifacts.place(deployment, previous, endpoint)
     except artifacts.ArchiveDiffersError as error:
@@ -340,7 +342,7 @@ def roll_back(
         endpoints.invoke(
             deployment,
             endpoint,
-            keys.target_model(tenant, previous.version),
+            sagemaker_names.target_model(tenant, previous.version),
             dict(workload.serving.smoke_request),
         )
     except endpoints.InvocationRefusedError as error:
@@ -376,7 +378,7 @@ def roll_back(
 
 def _predecessor(
     versions: Sequence[ModelVersion], model: ModelVersion, seen: Champion
-) -> keys.Version | None:
+) -> ids.Version | None:
     """What a further rollback would return to: the last champion made before, of those nobody
     turned away from.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, NoticeKind, tell_tenant, tell_tenants
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.onboarding.registration import Registration
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import NotTheirTurnError, Request
@@ -37,7 +37,7 @@ class RequestEndings:
         self._workload = workload
         self._queue = queue
         self._report = report
-        self._registered: list[tuple[Request, keys.Version, Registration, bool]] = []
+        self._registered: list[tuple[Request, ids.Version, Registration, bool]] = []
         self._told = time.monotonic()
 
     def failed(
@@ -91,7 +91,7 @@ class RequestEndings:
             self._report.info(f"{request.tenant}: its request could not be moved: {error}")
 
     def registered(
-        self, request: Request, version: keys.Version, done: Registration, *, owed: bool
+        self, request: Request, version: ids.Version, done: Registration, *, owed: bool
     ) -> None:
         """Note that ``version`` was registered. Its tenant is told with the next batch, and then,
         if it is owed, its row moved."""
@@ -128,7 +128,7 @@ class RequestEndings:
                         f"{request.tenant}: its request did not become registered: {error}"
                     )
 
-    def _outcome(self, request: Request, version: keys.Version, done: Registration) -> Notice:
+    def _outcome(self, request: Request, version: ids.Version, done: Registration) -> Notice:
         if done.crowned:
             return _notice(
                 request, "model_ready", f"Your {self._workload.title.lower()} are ready.", version
@@ -141,7 +141,7 @@ def _notice(
     request: Request,
     kind: NoticeKind,
     message: str,
-    version: keys.Version | None,
+    version: ids.Version | None,
     code: str | None = None,
 ) -> Notice:
     return Notice(

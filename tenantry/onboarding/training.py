@@ -14,7 +14,7 @@ from tenantry.aws import objects
 from tenantry.aws.notices import tell_operators
 from tenantry.models import artifacts
 from tenantry.models.registry import ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.preparing import prepare, prepared_before, report_data_again
@@ -46,7 +46,7 @@ class TrainingStage:
     at_work: PackAtWork
     train: Train
     go_on: Callable[[Member], None]
-    _members: dict[keys.RequestId, Member] = field(default_factory=dict, init=False)
+    _members: dict[ids.RequestId, Member] = field(default_factory=dict, init=False)
     _awaiting_archive: deque[Outcome] = field(default_factory=deque, init=False)
     _instances: int = field(default=1, init=False)
     _job: str = field(default="", init=False)
@@ -124,7 +124,7 @@ class TrainingStage:
         )
         if not ready:
             return []
-        durations = learned_durations(at_work.deployment, keys.workload_name(at_work.workload.name))
+        durations = learned_durations(at_work.deployment, ids.workload_name(at_work.workload.name))
         tasks = [
             TrainingTask(
                 request=member.request.request,
@@ -236,7 +236,7 @@ class TrainingStage:
         return NoCapacityYetError(f"{reason} {waiting} requests went back to the queue.")
 
     def _learn_durations(self) -> None:
-        name = keys.workload_name(self.at_work.workload.name)
+        name = ids.workload_name(self.at_work.workload.name)
         try:
             learn_durations(self.at_work.deployment, name, self._durations)
         # The next packs are shared out a little worse; this one is done.
@@ -312,7 +312,7 @@ class TrainingStage:
             artifacts.ArchiveDiffersError: the archive is not the one that was promised.
         """
         at_work, workload = self.at_work, member.request.workload
-        left = keys.checkpoint_archive(workload, at_work.pack, member.tenant, member.version)
+        left = s3_keys.checkpoint_archive(workload, at_work.pack, member.tenant, member.version)
         archive = artifacts.keep(
             at_work.deployment,
             left,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 from tenantry.requests.rows import deserialize, serialize
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ _MAX_UPLOADS_COUNTED: Final = 2000  # of a tenant and a day; their ids lie in on
 
 def count_upload(
     deployment: Deployment,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
-    upload: keys.UploadId,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    upload: ids.UploadId,
     uploaded: datetime,
     most: int,
 ) -> int | None:
@@ -42,7 +42,7 @@ def count_upload(
         than the last that was counted, 1.
     """
     day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MAX_UPLOADS_COUNTED)
-    key = {"tenant": keys.upload_counts_partition(tenant, workload), "request": "latest"}
+    key = {"tenant": table_keys.upload_counts_partition(tenant, workload), "request": "latest"}
     table = deployment.requests_table
     try:
         deployment.dynamodb.put_item(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
-from tenantry.names import keys
+from tenantry.names import table_keys
 from tenantry.requests.rows import Request, deserialize, key_of, serialize, time_of
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def move_history_out(deployment: Deployment, row: Request) -> bool:
     older, latest = list(row.history[:-_HISTORY_KEPT]), list(row.history[-_HISTORY_KEPT:])
     if not older:
         return False
-    table, partition = (deployment.requests_table, keys.history_partition(row.tenant, row.workload))
+    table, partition = (
+        deployment.requests_table,
+        table_keys.history_partition(row.tenant, row.workload),
+    )
     for start in range(0, len(older), LONGEST_HISTORY):
         some = older[start : start + LONGEST_HISTORY]
         item = {
             "tenant": partition,
-            "request": keys.history_item(row.request, some[0]["at"]),
+            "request": table_keys.history_item(row.request, some[0]["at"]),
             "history": some,
         }
         deployment.dynamodb.put_item(
@@ -84,8 +87,8 @@ def history_of(
         KeyConditionExpression="tenant = :partition AND begins_with(#request, :request)",
         ExpressionAttributeNames={"#request": "request"},
         ExpressionAttributeValues={
-            ":partition": {"S": keys.history_partition(request.tenant, request.workload)},
-            ":request": {"S": keys.history_item(request.request, "")},
+            ":partition": {"S": table_keys.history_partition(request.tenant, request.workload)},
+            ":request": {"S": table_keys.history_item(request.request, "")},
         },
         ConsistentRead=True,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tenantry.names import keys
+from tenantry.names import ids
 
 if TYPE_CHECKING:
     from tenantry.requests.rows import Request
@@ -46,12 +46,12 @@ class Moment:
     @classmethod
     def at(cls, uploaded: datetime) -> Moment:
         """Of an upload that S3 took then."""
-        return cls(keys.moment_of(uploaded))
+        return cls(ids.moment_of(uploaded))
 
     @classmethod
-    def of(cls, version: keys.Version) -> Moment:
+    def of(cls, version: ids.Version) -> Moment:
         """Of the upload that a version was made of."""
-        return cls(keys.upload_moment(version))
+        return cls(ids.upload_moment(version))
 
     @classmethod
     def of_request(cls, request: Request) -> Moment:
@@ -68,7 +68,7 @@ def newest_of_each_tenant(
     requests: Iterable[Request],
 ) -> tuple[list[Request], list[tuple[Request, Request]]]:
     """Each tenant's newest request; and the others, each with the one that supersedes it."""
-    newest: dict[keys.TenantId, Request] = {}
+    newest: dict[ids.TenantId, Request] = {}
     rows = sorted(requests, key=Upload.of)
     for row in rows:
         newest[row.tenant] = row
@@ -91,7 +91,7 @@ def came_after(other: Request, request: Request) -> bool:
     return other.uploaded > request.uploaded
 
 
-def is_older(version: keys.Version, than: keys.Version) -> bool:
+def is_older(version: ids.Version, than: ids.Version) -> bool:
     """Whether a version was made of an upload that came before that of another version."""
     return Moment.of(version) < Moment.of(than)
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tenantry.names import keys
+from tenantry.names import ids, tiers
 from tenantry.requests.rows import Request
 from tenantry.workloads.sections import Pack, Scheduling
 
@@ -33,8 +33,8 @@ class PlannedPack:
     """Requests that will share a job: one tier, one group, one request a tenant, a silo tenant
     alone."""
 
-    pack: keys.PackId
-    tier: keys.Tier
+    pack: ids.PackId
+    tier: tiers.Tier
     requests: tuple[Request, ...]
 
 
@@ -67,12 +67,12 @@ def plan_packs(
         )
 
     busy = {request.tenant for request in on_their_way}
-    waiting: dict[tuple[keys.Tier, str, str], list[Request]] = {}
+    waiting: dict[tuple[tiers.Tier, str, str], list[Request]] = {}
     for request in sorted(due, key=turn):
         if request.tenant not in busy:
             busy.add(request.tenant)
             waiting.setdefault((request.tier, request.group, request.apart), []).append(request)
-    ready: dict[keys.Tier, list[list[Request]]] = {}
+    ready: dict[tiers.Tier, list[list[Request]]] = {}
     for (tier, _, _), requests in waiting.items():
         size = 1 if tier == "silo" else limits.max_tenants
         for start in range(0, len(requests), size):
@@ -95,12 +95,12 @@ def plan_packs(
         # A request that comes back is due at another moment, so the pack it is in then has another
         # id and another job.
         members = [f"{r.tenant}/{r.request}/{r.due.isoformat()}" for r in requests]
-        planned.append(PlannedPack(keys.pack_id_of(members), tier, tuple(requests)))
+        planned.append(PlannedPack(ids.pack_id_of(members), tier, tuple(requests)))
     return planned
 
 
-def _packs_by_tier(on_their_way: Iterable[Request]) -> Mapping[keys.Tier, set[keys.PackId | None]]:
-    packs: dict[keys.Tier, set[keys.PackId | None]] = {}
+def _packs_by_tier(on_their_way: Iterable[Request]) -> Mapping[tiers.Tier, set[ids.PackId | None]]:
+    packs: dict[tiers.Tier, set[ids.PackId | None]] = {}
     for request in on_their_way:
         packs.setdefault(request.tier, set()).add(request.pack)
     return packs

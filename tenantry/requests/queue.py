@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.objects import error_code
-from tenantry.names import keys
+from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.history import LONGEST_HISTORY, move_history_out
 from tenantry.requests.newest import Moment, came_after, newest_of, uploaded_again_since
 from tenantry.requests.reader import RequestReader
@@ -72,11 +72,11 @@ class RequestQueue(RequestReader):
 
     def accept(
         self,
-        workload: keys.WorkloadName,
-        tenant: keys.TenantId,
-        request: keys.RequestId,
+        workload: ids.WorkloadName,
+        tenant: ids.TenantId,
+        request: ids.RequestId,
         manifest_key: str,
-        tier: keys.Tier,
+        tier: tiers.Tier,
         *,
         first: bool,
         why: str = "uploaded",
@@ -110,12 +110,12 @@ class RequestQueue(RequestReader):
         at = now()
         row = {
             "manifest_key": manifest_key,
-            "version": keys.version_of(request, uploaded or at),
+            "version": ids.version_of(request, uploaded or at),
             "uploaded": (uploaded or at).isoformat(),
             "tier": tier,
             "first": first,
             "attempt": 1,
-            "queue": keys.queue_key(workload, "pending"),
+            "queue": table_keys.queue_key(workload, "pending"),
             **({"group": group} if group else {}),
             **({"quiet": True} if quiet else {}),
             **({"nth": nth} if nth > 1 else {}),
@@ -128,9 +128,9 @@ class RequestQueue(RequestReader):
 
     def refuse_at_the_door(
         self,
-        workload: keys.WorkloadName,
-        tenant: keys.TenantId,
-        request: keys.RequestId,
+        workload: ids.WorkloadName,
+        tenant: ids.TenantId,
+        request: ids.RequestId,
         manifest_key: str,
         reason: str,
         code: str,
@@ -149,9 +149,9 @@ class RequestQueue(RequestReader):
 
     def put(
         self,
-        workload: keys.WorkloadName,
-        tenant: keys.TenantId,
-        request: keys.RequestId,
+        workload: ids.WorkloadName,
+        tenant: ids.TenantId,
+        request: ids.RequestId,
         status: Status,
         at: datetime,
         row: Mapping[str, Any],
@@ -159,7 +159,7 @@ class RequestQueue(RequestReader):
     ) -> bool:
         """Write a new row. Returns whether none of its id was there."""
         item = {
-            "tenant": keys.table_partition(tenant, workload),
+            "tenant": table_keys.table_partition(tenant, workload),
             "request": request,
             "status": status,
             "accepted": at.isoformat(),
@@ -235,7 +235,7 @@ class RequestQueue(RequestReader):
         values: dict[str, Any] = {"status": to, **changes}
         if "reason" in values:
             values.setdefault("reason_code", None)  # a code is of the reason it came with
-        values["queue"] = keys.queue_key(request.workload, to) if to in INDEXED else None
+        values["queue"] = table_keys.queue_key(request.workload, to) if to in INDEXED else None
         names = {"#history": "history", "#status": "status"}
         sets, removes, expression_values = [], [], {}
         for number, (name, value) in enumerate(values.items()):
@@ -313,7 +313,7 @@ class RequestQueue(RequestReader):
             )
             return None
 
-    def claim(self, requests: Sequence[Request], pack: keys.PackId) -> list[Request]:
+    def claim(self, requests: Sequence[Request], pack: ids.PackId) -> list[Request]:
         """Take requests for a pack. Returns those that were still free, in the order given; one
         that cannot be changed is left out."""
 
@@ -321,7 +321,7 @@ class RequestQueue(RequestReader):
             changes: dict[str, str] = {"pack": pack}
             if uploaded_again_since(request):
                 # A version is as new as its upload.
-                changes["version"] = keys.version_of(f"{request.request}/{pack}", request.uploaded)
+                changes["version"] = ids.version_of(f"{request.request}/{pack}", request.uploaded)
             return self._alone(request, "claimed", why=f"pack {pack}", changes=changes)
 
         if len(requests) == 1:
@@ -376,7 +376,7 @@ class RequestQueue(RequestReader):
             "job": None,
         }
         if new_version:
-            changes["version"] = keys.version_of(f"{request.version}/{attempt}", request.uploaded)
+            changes["version"] = ids.version_of(f"{request.version}/{attempt}", request.uploaded)
         return self.move(request, "failed", why=reason, changes=changes)
 
     def _dead_letter(self, request: Request, reason: str, code: str | None = None) -> Request:
@@ -398,7 +398,7 @@ class RequestQueue(RequestReader):
         changes = {"reason": reason, "reason_code": code, "pack": None}
         return self.move(request, "dead_lettered", why=reason, changes=changes)
 
-    def wake(self, workload: keys.WorkloadName) -> list[Request]:
+    def wake(self, workload: ids.WorkloadName) -> list[Request]:
         """Make failed requests whose next try has come pending again. Returns them."""
         rows = [
             self._alone(row, "pending", why=f"try {row.attempt}")

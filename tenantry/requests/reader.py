@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 from tenantry.requests import history
 from tenantry.requests.rows import (
     IN_A_PACK,
@@ -58,13 +58,13 @@ class RequestReader:
     deployment: Deployment
 
     def get(
-        self, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId
+        self, workload: ids.WorkloadName, tenant: ids.TenantId, request: ids.RequestId
     ) -> Request | None:
         """One request, read consistently."""
         answer = self.deployment.dynamodb.get_item(
             TableName=self.deployment.requests_table,
             Key={
-                "tenant": {"S": keys.table_partition(tenant, workload)},
+                "tenant": {"S": table_keys.table_partition(tenant, workload)},
                 "request": {"S": request},
             },
             ConsistentRead=True,
@@ -72,7 +72,7 @@ class RequestReader:
         return request_of(answer["Item"]) if "Item" in answer else None
 
     def get_many(
-        self, wanted: Sequence[tuple[keys.TenantId, keys.RequestId]], workload: keys.WorkloadName
+        self, wanted: Sequence[tuple[ids.TenantId, ids.RequestId]], workload: ids.WorkloadName
     ) -> list[Request]:
         """Many requests, each once, a hundred to a call, read consistently, in no order."""
         table = self.deployment.requests_table
@@ -80,7 +80,10 @@ class RequestReader:
         wanted = list(dict.fromkeys(wanted))  # DynamoDB refuses a call that names a row twice
         for start in range(0, len(wanted), 100):
             names = [
-                {"tenant": {"S": keys.table_partition(tenant, workload)}, "request": {"S": request}}
+                {
+                    "tenant": {"S": table_keys.table_partition(tenant, workload)},
+                    "request": {"S": request},
+                }
                 for tenant, request in wanted[start : start + 100]
             ]
             pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
@@ -90,12 +93,14 @@ class RequestReader:
                 pending = answer.get("UnprocessedKeys")
         return found
 
-    def of_tenant(self, workload: keys.WorkloadName, tenant: keys.TenantId) -> list[Request]:
+    def of_tenant(self, workload: ids.WorkloadName, tenant: ids.TenantId) -> list[Request]:
         """All requests of a tenant, oldest first."""
         pages = self.deployment.dynamodb.get_paginator("query").paginate(
             TableName=self.deployment.requests_table,
             KeyConditionExpression="tenant = :tenant",
-            ExpressionAttributeValues={":tenant": {"S": keys.table_partition(tenant, workload)}},
+            ExpressionAttributeValues={
+                ":tenant": {"S": table_keys.table_partition(tenant, workload)}
+            },
             ConsistentRead=True,
         )
         return sorted(
@@ -103,19 +108,19 @@ class RequestReader:
             key=lambda request: request.accepted,
         )
 
-    def due(self, workload: keys.WorkloadName, *, most: int = 20_000) -> list[Request]:
+    def due(self, workload: ids.WorkloadName, *, most: int = 20_000) -> list[Request]:
         """Pending requests whose time has come, the longest waiting first."""
         return list(_first(most, self._with_status(workload, "pending", until=now())))
 
-    def in_packs(self, workload: keys.WorkloadName) -> list[Request]:
+    def in_packs(self, workload: ids.WorkloadName) -> list[Request]:
         """Requests that some pack has claimed and not finished."""
         return [request for status in IN_A_PACK for request in self._with_status(workload, status)]
 
-    def open(self, workload: keys.WorkloadName) -> list[Request]:
+    def open(self, workload: ids.WorkloadName) -> list[Request]:
         """All requests that are not finished."""
         return [request for status in OPEN for request in self._with_status(workload, status)]
 
-    def with_status(self, workload: keys.WorkloadName, status: Status) -> list[Request]:
+    def with_status(self, workload: ids.WorkloadName, status: Status) -> list[Request]:
         """All requests of a status that can be listed (``INDEXED``), the first due first. Raises
         ``ValueError`` for another."""
         if status not in INDEXED:
@@ -124,26 +129,26 @@ class RequestReader:
             )
         return list(self._with_status(workload, status))
 
-    def counts(self, workload: keys.WorkloadName) -> dict[Status, int]:
+    def counts(self, workload: ids.WorkloadName) -> dict[Status, int]:
         """How many requests have each status that can be listed (``INDEXED``)."""
         return {status: self._count(workload, status) for status in INDEXED}
 
-    def _count(self, workload: keys.WorkloadName, status: Status) -> int:
+    def _count(self, workload: ids.WorkloadName, status: Status) -> int:
         pages = self.deployment.dynamodb.get_paginator("query").paginate(
             TableName=self.deployment.requests_table,
             IndexName="queue",
             KeyConditionExpression="#queue = :queue",
             ExpressionAttributeNames={"#queue": "queue"},
-            ExpressionAttributeValues={":queue": {"S": keys.queue_key(workload, status)}},
+            ExpressionAttributeValues={":queue": {"S": table_keys.queue_key(workload, status)}},
             Select="COUNT",
         )
         return sum(page["Count"] for page in pages)
 
     def _with_status(
-        self, workload: keys.WorkloadName, status: Status, until: datetime | None = None
+        self, workload: ids.WorkloadName, status: Status, until: datetime | None = None
     ) -> Iterator[Request]:
         condition = "#queue = :queue"
-        values: dict[str, Any] = {":queue": {"S": keys.queue_key(workload, status)}}
+        values: dict[str, Any] = {":queue": {"S": table_keys.queue_key(workload, status)}}
         names = {"#queue": "queue", **{f"#l{number}": name for number, name in enumerate(_LISTED)}}
         if until is not None:
             condition += " AND #due <= :until"

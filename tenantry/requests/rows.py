@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, table_keys, tiers
 
 Status = Literal[
     "pending",
@@ -75,17 +75,17 @@ class Request:
     ``history``.
     """
 
-    request: keys.RequestId
-    tenant: keys.TenantId
-    workload: keys.WorkloadName
+    request: ids.RequestId
+    tenant: ids.TenantId
+    workload: ids.WorkloadName
     status: Status
     manifest_key: str
-    version: keys.Version | None
-    tier: keys.Tier
+    version: ids.Version | None
+    tier: tiers.Tier
     accepted: datetime
     uploaded: datetime
     due: datetime
-    content: keys.RequestId
+    content: ids.RequestId
     first: bool = False
     attempt: int = 1
     postponed: int = 0
@@ -93,7 +93,7 @@ class Request:
     apart: str = ""
     nth: int = 1
     quiet: bool = False
-    pack: keys.PackId | None = None
+    pack: ids.PackId | None = None
     job: str | None = None
     reason: str | None = None
     reason_code: str | None = None
@@ -103,7 +103,7 @@ class Request:
     moved_out: int = 0
 
     @property
-    def key(self) -> tuple[keys.TenantId, keys.RequestId]:
+    def key(self) -> tuple[ids.TenantId, ids.RequestId]:
         """What tells it from every other request of the workload."""
         return self.tenant, self.request
 
@@ -123,9 +123,9 @@ def request_of(item: Mapping[str, Any]) -> Request:
     row = {name: deserialize(value) for name, value in item.items()}
     tenant, _, workload = row["tenant"].partition("#")
     return Request(
-        request=keys.RequestId(row["request"]),
-        tenant=keys.TenantId(tenant),
-        workload=keys.WorkloadName(workload),
+        request=ids.RequestId(row["request"]),
+        tenant=ids.TenantId(tenant),
+        workload=ids.WorkloadName(workload),
         status=row["status"],
         manifest_key=row["manifest_key"],
         version=row.get("version"),
@@ -145,7 +145,7 @@ def request_of(item: Mapping[str, Any]) -> Request:
         apart=row.get("apart", ""),
         nth=int(row.get("nth", 1)),
         moved_out=int(row.get("moved_out", 0)),
-        content=keys.RequestId(row.get("content", row["request"])),
+        content=ids.RequestId(row.get("content", row["request"])),
         facts=row.get("facts", {}),
         hyperparameters=row.get("hyperparameters", {}),
         history=row.get("history", ()),
@@ -165,7 +165,7 @@ def requests_of(items: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
 def key_of(request: Request) -> dict[str, Any]:
     """The key of its item, as DynamoDB takes it."""
     return {
-        "tenant": {"S": keys.table_partition(request.tenant, request.workload)},
+        "tenant": {"S": table_keys.table_partition(request.tenant, request.workload)},
         "request": {"S": request.request},
     }
 
@@ -180,5 +180,5 @@ def afresh(request: Request, at: datetime) -> dict[str, Any]:
         "pack": None,
         "job": None,
         "reason": None,
-        "version": keys.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
+        "version": ids.version_of(f"{request.request}/{at.isoformat()}", request.uploaded),
     }

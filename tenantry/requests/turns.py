@@ -12,7 +12,7 @@ from typing import Final
 
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import came_after, is_older, newest_of_each_tenant
 from tenantry.requests.packing import PlannedPack, plan_packs
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
@@ -31,12 +31,12 @@ def whose_turn_it_is(
     queue: RequestQueue, workload: Workload, on_their_way: Sequence[Request], *, max_packs: int
 ) -> list[PlannedPack]:
     """The packs to claim now; whatever a newer upload made needless is superseded on the way."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     queue.wake(name)
     if max_packs <= 0:
         return []  # nor is the backlog read: of thousands that wait, that takes seconds
     newest, older = newest_of_each_tenant(queue.due(name, most=_MAX_LOOKED_AT))
-    to_finish: dict[keys.TenantId, Request] = {}
+    to_finish: dict[ids.TenantId, Request] = {}
     for row, newer in older[:_MAX_SUPERSEDED]:
         if _was_crowned(queue, row):
             to_finish[row.tenant] = row

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import Moment, newest_of, uploaded_after, uploaded_before
 from tenantry.requests.rows import (
     CAME_TO_NOTHING,
@@ -29,9 +29,9 @@ _MAX_LOOKS: Final = 10  # at a row that others change meanwhile
 
 def uploaded_again(
     queue: RequestQueue,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
-    content: keys.RequestId,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    content: ids.RequestId,
     row: Mapping[str, Any],
     uploaded: datetime,
 ) -> bool:
@@ -73,7 +73,7 @@ def uploaded_again(
                 "manifest_key": row["manifest_key"],
                 "uploaded": uploaded.isoformat(),
                 "nth": row.get("nth"),
-                "version": keys.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
+                "version": ids.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
             }
             if queue.try_move(known, "pending", why="uploaded again", changes=again):
                 return True
@@ -92,10 +92,10 @@ def uploaded_again(
             for other in queue.of_tenant(workload, tenant)
             if other.content != content and not other.quiet and other.status not in CAME_TO_NOTHING
         ):
-            request = keys.request_id_of(
+            request = ids.request_id_of(
                 workload, tenant, f"{content} again at {uploaded.isoformat()}"
             )
-            more = {**row, "content": content, "version": keys.version_of(request, uploaded)}
+            more = {**row, "content": content, "version": ids.version_of(request, uploaded)}
             return queue.put(
                 workload, tenant, request, "pending", now(), more, why="uploaded again"
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class WorkloadControls:
     deployment: Deployment
     by: str = "tenantry"
 
-    def _key(self, workload: keys.WorkloadName) -> dict[str, Any]:
-        return {"tenant": {"S": keys.workload_partition(workload)}, "request": {"S": _ITEM}}
+    def _key(self, workload: ids.WorkloadName) -> dict[str, Any]:
+        return {"tenant": {"S": table_keys.workload_partition(workload)}, "request": {"S": _ITEM}}
 
-    def pause(self, workload: keys.WorkloadName, why: str) -> Pause:
+    def pause(self, workload: ids.WorkloadName, why: str) -> Pause:
         """Claim no further requests of a workload. Uploads go on becoming requests, and packs on
         their way go on."""
         pause = Pause(now(), self.by, why[:_MAX_WHY])
@@ -45,13 +45,13 @@ class WorkloadControls:
         )
         return pause
 
-    def resume(self, workload: keys.WorkloadName) -> None:
+    def resume(self, workload: ids.WorkloadName) -> None:
         """Claim requests again; a workload that is not paused stays as it is."""
         self.deployment.dynamodb.delete_item(
             TableName=self.deployment.requests_table, Key=self._key(workload)
         )
 
-    def paused(self, workload: keys.WorkloadName) -> Pause | None:
+    def paused(self, workload: ids.WorkloadName) -> Pause | None:
         """The pause a workload is in, read consistently; None when it is not paused."""
         answer = self.deployment.dynamodb.get_item(
             TableName=self.deployment.requests_table, Key=self._key(workload), ConsistentRead=True

@@ -31,7 +31,7 @@ from tenantry.hosting.endpoints import (
     asynchronous,
 )
 from tenantry.models.registry import Champion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
 from tenantry.serving.result_cache import Question
 from tenantry.workloads.schema import Workload
@@ -71,7 +71,7 @@ class Submitted:
     answer: Answer | None = field(default=None, repr=False)
 
     @property
-    def id(self) -> keys.QuestionId:
+    def id(self) -> ids.QuestionId:
         """The question's id."""
         return self.question.id
 
@@ -80,7 +80,7 @@ def input_record(question: Question, request: Mapping[str, Any]) -> bytes:
     """What the endpoint's container gets: the archive and the request (docs/contracts.md, "Serving
     container")."""
     document = {
-        "model": keys.target_model(question.tenant, question.version),
+        "model": sagemaker_names.target_model(question.tenant, question.version),
         "request": dict(request),
     }
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
@@ -121,16 +121,18 @@ def submit(
             return replace(before, answer=result(deployment, before))
         except (InvocationRefusedError, objects.ObjectMissingError):
             attempt = before.attempt + 1
-    key = keys.async_input(name, tenant, question.id)
+    key = s3_keys.async_input(name, tenant, question.id)
     objects.write_bytes(
         deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON
     )
-    endpoint = keys.async_endpoint_name(deployment.prefix, name, machines_of(champion.tier, tenant))
+    endpoint = sagemaker_names.async_endpoint_name(
+        deployment.prefix, name, machines_of(champion.tier, tenant)
+    )
     # A silo tenant's endpoint writes below the tenant's prefix anyway.
     extension: Any = (
         {}
         if champion.tier == "silo"
-        else {"S3OutputPathExtension": keys.async_extension(name, tenant)}
+        else {"S3OutputPathExtension": s3_keys.async_extension(name, tenant)}
     )
     at = datetime.now(UTC)
     try:
@@ -139,7 +141,7 @@ def submit(
             InputLocation=f"s3://{deployment.data_bucket}/{key}",
             ContentType=JSON,
             Accept=question.accept,
-            InferenceId=keys.inference_id(question.id, attempt),
+            InferenceId=sagemaker_names.inference_id(question.id, attempt),
             Filename=question.id,
             RequestTTLSeconds=settings.queue_seconds,
             InvocationTimeoutSeconds=settings.max_seconds,
@@ -161,7 +163,7 @@ def submit(
         failure_key=_key_of(deployment, taken.get("FailureLocation", "")),
         attempt=attempt,
     )
-    if submitted.output_key != keys.async_output(name, tenant, question.id):
+    if submitted.output_key != s3_keys.async_output(name, tenant, question.id):
         raise EndpointFailedError(
             f"endpoint {endpoint} answers to {taken.get('OutputLocation')!r}, which is not the "
             f"tenant's own place; "
@@ -170,7 +172,7 @@ def submit(
     objects.write_json(
         deployment.s3,
         deployment.data_bucket,
-        keys.async_submitted(name, tenant, question.id),
+        s3_keys.async_submitted(name, tenant, question.id),
         {
             "format": 1,
             "question": question.id,
@@ -195,12 +197,14 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     if submitted.answer is not None:
         return submitted.answer
     question = submitted.question
-    output = keys.async_output(question.workload, question.tenant, question.id)
+    output = s3_keys.async_output(question.workload, question.tenant, question.id)
     found = _find(deployment, output, MAX_ANSWER_BYTES)
     if found is not None:
         said = found.content_type
         return Answer(found.content, question.accept if said in _SAY_NOTHING else said)
-    copied = keys.async_failure(question.workload, question.tenant, question.id, submitted.attempt)
+    copied = s3_keys.async_failure(
+        question.workload, question.tenant, question.id, submitted.attempt
+    )
     # Where SageMaker put it, too: a session that may look there need not wait for the copy.
     for key in (copied, submitted.failure_key):
         failure = _find(deployment, key, MAX_ANSWER_BYTES) if key else None
@@ -225,7 +229,7 @@ def _read_record(
     whole."""
     if not question.repeatable:
         return None
-    key = keys.async_submitted(question.workload, question.tenant, question.id)
+    key = s3_keys.async_submitted(question.workload, question.tenant, question.id)
     try:
         found = _find(deployment, key, _MAX_RECORD_BYTES)
     except objects.ObjectTooLargeError:
@@ -239,7 +243,7 @@ def _read_record(
             request=dict(request),
             at=datetime.fromisoformat(record["at"]).astimezone(UTC),
             due=datetime.fromisoformat(record["due"]).astimezone(UTC),
-            output_key=keys.async_output(question.workload, question.tenant, question.id),
+            output_key=s3_keys.async_output(question.workload, question.tenant, question.id),
             failure_key=_own(question, str(record["failure"])),
             attempt=int(record["attempt"]),
         )
@@ -254,7 +258,7 @@ def _read_record(
 
 def _own(question: Question, key: str) -> str:
     """The key, if it lies under the prefix of the question's tenant; empty otherwise."""
-    prefix = f"{keys.async_tenant_prefix(question.workload, question.tenant)}/"
+    prefix = f"{s3_keys.async_tenant_prefix(question.workload, question.tenant)}/"
     return key if key.startswith(prefix) and "/" not in key.removeprefix(prefix) else ""
 
 
@@ -279,9 +283,9 @@ def _reason(content: bytes) -> str:
 class Failure:
     """A message of SageMaker that an attempt at a question failed, and why."""
 
-    workload: keys.WorkloadName
-    tenant: keys.TenantId
-    question: keys.QuestionId
+    workload: ids.WorkloadName
+    tenant: ids.TenantId
+    question: ids.QuestionId
     attempt: int
     reason: str
 
@@ -299,8 +303,8 @@ class Failure:
             if document.get("invocationStatus") != "Failed":
                 return None
             location = str(document["requestParameters"]["inputLocation"])
-            workload, tenant, question = keys.parse_async_input(_key_of(deployment, location))
-            asked, attempt = keys.parse_inference_id(str(document["inferenceId"]))
+            workload, tenant, question = s3_keys.parse_async_input(_key_of(deployment, location))
+            asked, attempt = sagemaker_names.parse_inference_id(str(document["inferenceId"]))
             if asked != question:
                 return None
             body = document.get("responseBody")
@@ -358,7 +362,7 @@ def _deliver(deployment: Deployment, message: str) -> Failure | None:
     if failure is None:
         _LOG.info("a message about no question of ours was left out: %.200s", message)
         return None
-    key = keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
+    key = s3_keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
     objects.write_bytes(
         deployment.s3,
         deployment.data_bucket,

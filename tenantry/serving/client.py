@@ -23,7 +23,7 @@ from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import JSON, Answer
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -67,7 +67,7 @@ class TenantClient:
 
     deployment: Deployment
     workload: Workload
-    tenant: keys.TenantId
+    tenant: ids.TenantId
     metrics: InferenceMetrics | None = None
     submitter: Deployment | None = None
     _archivist: ThreadPoolExecutor = field(
@@ -81,8 +81,8 @@ class TenantClient:
         self._cache = ResultCache(self.deployment, self.workload)
 
     @property
-    def _name(self) -> keys.WorkloadName:
-        return keys.workload_name(self.workload.name)
+    def _name(self) -> ids.WorkloadName:
+        return ids.workload_name(self.workload.name)
 
     def __enter__(self) -> Self:
         return self
@@ -101,13 +101,13 @@ class TenantClient:
         self,
         files: Mapping[str, bytes],
         parameters: Mapping[str, str | int | float | bool] | None = None,
-    ) -> keys.UploadId:
+    ) -> ids.UploadId:
         """Hand in files to make a model from. Returns the upload's id; the model is made by itself.
 
         Raises:
-            keys.InvalidIdError: a file's name cannot be used.
+            ids.InvalidIdError: a file's name cannot be used.
         """
-        upload = keys.upload_id(uuid.uuid4().hex)
+        upload = ids.upload_id(uuid.uuid4().hex)
         manifests.put_upload(self.deployment, self._name, self.tenant, upload, files, parameters)
         return upload
 
@@ -162,7 +162,7 @@ class TenantClient:
         answer = kept or endpoints.invoke(
             self.deployment,
             champion.endpoint,
-            keys.target_model(self.tenant, champion.version),
+            sagemaker_names.target_model(self.tenant, champion.version),
             dict(request),
             accept,
         )
@@ -217,7 +217,7 @@ class TenantClient:
             objects.ObjectMissingError: the time for an answer has passed without one.
         """
         if submitted.question.tenant != self.tenant:
-            raise keys.InvalidIdError(
+            raise ids.InvalidIdError(
                 f"the question is not of tenant {self.tenant}; ask its own client"
             )
         answer = asynchronous.result(self.deployment, submitted)
@@ -282,7 +282,7 @@ class TenantClient:
         }
         if answer is not None:
             record["response"] = _archived(answer)
-        key = keys.archived_request(
+        key = s3_keys.archived_request(
             self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
         )
         objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
@@ -293,7 +293,7 @@ class TenantClient:
         Raises:
             objects.ObjectMissingError: there is none for that day.
         """
-        key = keys.prediction(self._name, self.tenant, day)
+        key = s3_keys.prediction(self._name, self.tenant, day)
         found = objects.find_object(
             self.deployment.s3, self.deployment.data_bucket, key, _MAX_PREDICTION_BYTES
         )

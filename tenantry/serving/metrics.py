@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tenantry.names import keys
+from tenantry.names import ids
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 _MAX_DATA: Final = 1000
 _MAX_KEPT: Final = 10_000
 
-_Series = tuple[keys.WorkloadName, str, int]
+_Series = tuple[ids.WorkloadName, str, int]
 
 
 class InferenceMetrics:
@@ -67,7 +67,7 @@ class InferenceMetrics:
     ) -> None:
         self.close()
 
-    def count(self, workload: keys.WorkloadName, *, hit: bool) -> None:
+    def count(self, workload: ids.WorkloadName, *, hit: bool) -> None:
         """One request of a workload, answered from what was kept (``hit``) or by an endpoint."""
         minute = int(time.time()) // 60 * 60
         # made on the caller's thread: a boto3 session is for one thread at a time

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws import objects
 from tenantry.hosting.endpoints import JSON, Answer, InvocationRefusedError
 from tenantry.models.registry import Champion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class Question:
     an id no other has.
     """
 
-    id: keys.QuestionId
-    workload: keys.WorkloadName
-    tenant: keys.TenantId
-    version: keys.Version
+    id: ids.QuestionId
+    workload: ids.WorkloadName
+    tenant: ids.TenantId
+    version: ids.Version
     accept: str
     repeatable: bool
 
@@ -81,7 +81,7 @@ def question_of(
     except (TypeError, ValueError, RecursionError) as error:
         raise InvocationRefusedError(f"the request is no JSON document: {error}") from error
     name = champion.workload
-    question = keys.question_id_of(name, champion.tenant, champion.version, content)
+    question = ids.question_id_of(name, champion.tenant, champion.version, content)
     return Question(question, name, champion.tenant, champion.version, accept, repeatable)
 
 
@@ -184,7 +184,7 @@ def is_whole(answer: Answer, accept: str) -> bool:
 
 
 def _key(question: Question) -> str:
-    return keys.cached_answer(question.workload, question.tenant, question.version, question.id)
+    return s3_keys.cached_answer(question.workload, question.tenant, question.version, question.id)
 
 
 def _label(question: Question, content: bytes) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelVersion
-from tenantry.names import keys
+from tenantry.names import s3_keys, sagemaker_names
 from tenantry.onboarding.registration import Registration
 from tenantry.requests.rows import Request
 from tenantry.shown.answers import answer_for_people
@@ -28,7 +28,7 @@ def training_data_metadata(
 ) -> dict[str, Any]:
     """Of ``training_data``: its rows, what was repaired, its preparation's own facts, and the
     upload it was made from."""
-    folder = keys.training_data_root(request.workload) + keys.training_data_folder(
+    folder = s3_keys.training_data_root(request.workload) + s3_keys.training_data_folder(
         request.tenant, data.version
     )
     return {
@@ -93,7 +93,7 @@ def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
 
 
 def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
-    folder = keys.files_beside(model.beside)
+    folder = s3_keys.files_beside(model.beside)
     return [f"s3://{deployment.data_bucket}/{folder}{name}" for name in outcome.files]
 
 
@@ -125,7 +125,7 @@ def registration_metadata(
         **({"previous": done.champion.previous} if done.champion.previous else {}),
         "endpoint": endpoint,
         "console": deployment.console_url("endpoints", endpoint),
-        "target_model": keys.target_model(model.tenant, model.version),
+        "target_model": sagemaker_names.target_model(model.tenant, model.version),
         "smoke_milliseconds": round(done.smoke_milliseconds, 1),
         "first_answer": answer.document,
         **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
@@ -149,7 +149,7 @@ def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str
         "by": by,
         **({"why": why} if why else {}),
         "endpoint": champion.endpoint,
-        "target_model": keys.target_model(champion.tenant, champion.version),
+        "target_model": sagemaker_names.target_model(champion.tenant, champion.version),
     }
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class OperatorEvent:
     """
 
     kind: Kind
-    workload: keys.WorkloadName
+    workload: ids.WorkloadName
     asset: str
-    tenant: keys.TenantId | None
+    tenant: ids.TenantId | None
     metadata: Mapping[str, Any]
     data_version: str = ""
 
@@ -87,9 +87,9 @@ class LeftEvent:
             found = json.loads(self.document)
             return OperatorEvent(
                 _KINDS[found["kind"]],
-                keys.workload_name(found["workload"]),
+                ids.workload_name(found["workload"]),
                 str(found["asset"]),
-                None if found["tenant"] is None else keys.tenant_id(found["tenant"]),
+                None if found["tenant"] is None else ids.tenant_id(found["tenant"]),
                 dict(found["metadata"]),
                 str(found["data_version"]),
             )
@@ -105,7 +105,7 @@ def waiting(deployment: Deployment, most: int) -> Iterator[LeftEvent]:
         KeyConditionExpression="tenant = :account AND begins_with(#request, :events)",
         ExpressionAttributeNames={"#request": "request"},
         ExpressionAttributeValues={
-            ":account": {"S": keys.ACCOUNT_PARTITION},
+            ":account": {"S": table_keys.ACCOUNT_PARTITION},
             ":events": {"S": _PREFIX},
         },
         ConsistentRead=True,
@@ -121,4 +121,4 @@ def forget(deployment: Deployment, event: LeftEvent) -> None:
 
 
 def _key(item: str) -> Any:
-    return {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": item}}
+    return {"tenant": {"S": table_keys.ACCOUNT_PARTITION}, "request": {"S": item}}

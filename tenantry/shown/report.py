@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from tenantry.names import keys
+from tenantry.names import ids
 
 AssetName = Literal[
     "training_data", "fine_tuned_artifact", "endpoint_registration", "batch_predictions"
@@ -37,11 +37,7 @@ class Report(Protocol):
     """Receives each tenant's outcome as soon as it is known."""
 
     def materialized(
-        self,
-        asset: AssetName,
-        tenant: keys.TenantId,
-        metadata: Mapping[str, Any],
-        data_version: str,
+        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         """A tenant's asset exists now; ``data_version`` is a digest or name of its content."""
         ...
@@ -50,7 +46,7 @@ class Report(Protocol):
         self,
         asset: AssetName,
         check: str,
-        tenant: keys.TenantId,
+        tenant: ids.TenantId,
         metadata: Mapping[str, Any],
         *,
         passed: bool,
@@ -58,7 +54,7 @@ class Report(Protocol):
         """A tenant's asset was looked at."""
         ...
 
-    def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
         """A tenant's asset could not be made; the others go on."""
         ...
 

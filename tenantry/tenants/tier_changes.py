@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, tiers
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN
 from tenantry.workloads.schema import Workload
@@ -24,9 +24,9 @@ class TenantTier:
     unfinished requests that were taken in with another tier, and keep it.
     """
 
-    tenant: keys.TenantId
-    workload: keys.WorkloadName
-    tier: keys.Tier
+    tenant: ids.TenantId
+    workload: ids.WorkloadName
+    tier: tiers.Tier
     own: bool
     champion: Champion | None
     on_their_way: int
@@ -58,9 +58,9 @@ class TenantTier:
         )
 
 
-def tier_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -> TenantTier:
+def tier_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> TenantTier:
     """How a tenant stands."""
-    name, registry = keys.workload_name(workload.name), ModelRegistry(deployment)
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     own = registry.own_tier(tenant, name)
     tier = own or workload.tier
     rows = RequestQueue(deployment).of_tenant(name, tenant)
@@ -71,15 +71,15 @@ def tier_of(deployment: Deployment, workload: Workload, tenant: keys.TenantId) -
 def change_tier(
     deployment: Deployment,
     workload: Workload,
-    tenant: keys.TenantId,
-    tier: keys.Tier,
+    tenant: ids.TenantId,
+    tier: tiers.Tier,
     *,
     by: str,
     why: str = "",
 ) -> TenantTier:
     """Give a tenant a tier of its own. Doing it again changes nothing but who said so last."""
     ModelRegistry(deployment).set_tier(
-        tenant, keys.workload_name(workload.name), tier, by=by, why=why
+        tenant, ids.workload_name(workload.name), tier, by=by, why=why
     )
     return tier_of(deployment, workload, tenant)
 

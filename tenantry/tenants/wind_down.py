@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
 from tenantry.names.tiers import Shared, SharedTier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ITEM: Final = "workloads"
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
-# characters of its name in its models' and configurations' (``keys.name_of_content``)
+# characters of its name in its models' and configurations' (``sagemaker_names.name_of_content``)
 _MAX_OF_AN_ENDPOINT: Final = 52
 _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
@@ -39,7 +39,7 @@ _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 class Leftover:
     """What is left of a workload whose file is gone."""
 
-    workload: keys.WorkloadName
+    workload: ids.WorkloadName
     open_requests: int
     endpoints: tuple[str, ...]
 
@@ -73,7 +73,7 @@ def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftov
     """What is left of workloads that once were offered (``note_workloads``) and are not any
     more."""
     found = []
-    for name in map(keys.workload_name, sorted(_known(deployment) - set(offered))):
+    for name in map(ids.workload_name, sorted(_known(deployment) - set(offered))):
         counts = RequestQueue(deployment).counts(name)
         leftover = Leftover(
             name,
@@ -85,12 +85,17 @@ def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftov
     return found
 
 
-def _endpoints_by_name(deployment: Deployment, workload: keys.WorkloadName) -> Iterator[str]:
+def _endpoints_by_name(deployment: Deployment, workload: ids.WorkloadName) -> Iterator[str]:
     """The endpoints a workload would have, looked up by their names: the shared ones, and some of
     its champions'."""
     tiers: tuple[SharedTier, ...] = ("bridge", "pool")
-    names = [keys.endpoint_name(deployment.prefix, workload, Shared(tier)) for tier in tiers]
-    names += [keys.async_endpoint_name(deployment.prefix, workload, Shared(tier)) for tier in tiers]
+    names = [
+        sagemaker_names.endpoint_name(deployment.prefix, workload, Shared(tier)) for tier in tiers
+    ]
+    names += [
+        sagemaker_names.async_endpoint_name(deployment.prefix, workload, Shared(tier))
+        for tier in tiers
+    ]
     served = {
         champion.endpoint for champion in ModelRegistry(deployment).champions(workload)
     } - set(names)
@@ -101,7 +106,7 @@ def _endpoints_by_name(deployment: Deployment, workload: keys.WorkloadName) -> I
 
 
 def _key() -> dict[str, Any]:
-    return {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": _ITEM}}
+    return {"tenant": {"S": table_keys.ACCOUNT_PARTITION}, "request": {"S": _ITEM}}
 
 
 def _change_known(deployment: Deployment, action: str, names: Collection[str]) -> None:
@@ -131,7 +136,7 @@ class WoundDown:
 
 
 def wind_down(
-    deployment: Deployment, workload: keys.WorkloadName, *, by: str, delete_data: bool
+    deployment: Deployment, workload: ids.WorkloadName, *, by: str, delete_data: bool
 ) -> WoundDown:
     """Cancel a workload's open requests and delete its endpoints. Doing it again does what is left.
 
@@ -168,7 +173,7 @@ def wind_down(
     return done
 
 
-def _delete_endpoints(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
+def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: WoundDown) -> None:
     """Delete what serves a workload: what is named as its endpoints are, and no other
     deployment's."""
     sagemaker = deployment.sagemaker
@@ -225,11 +230,11 @@ def _found(sagemaker: Any, endpoint: str, start: str) -> list[str]:
     return [name for name in names if re.fullmatch(endpoint, name)]
 
 
-def _delete_objects(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
-    data, roots = deployment.data_bucket, [(deployment.uploads_bucket, keys.UPLOADS_ROOT)]
-    roots += [(data, root) for root in keys.TENANT_ROOTS]
-    prefixes = [(data, f"{root}{workload}/") for root in keys.WORKLOAD_ROOTS]
-    prefixes += [(data, keys.endpoint_models_prefix(name)) for name in done.endpoints]
+def _delete_objects(deployment: Deployment, workload: ids.WorkloadName, done: WoundDown) -> None:
+    data, roots = deployment.data_bucket, [(deployment.uploads_bucket, s3_keys.UPLOADS_ROOT)]
+    roots += [(data, root) for root in s3_keys.TENANT_ROOTS]
+    prefixes = [(data, f"{root}{workload}/") for root in s3_keys.WORKLOAD_ROOTS]
+    prefixes += [(data, s3_keys.endpoint_models_prefix(name)) for name in done.endpoints]
     prefixes += [
         (bucket, f"{tenant}{workload}/")
         for bucket, root in roots
@@ -257,7 +262,7 @@ def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:
             yield folder["Prefix"]
 
 
-def _delete_rows(deployment: Deployment, workload: keys.WorkloadName, done: WoundDown) -> None:
+def _delete_rows(deployment: Deployment, workload: ids.WorkloadName, done: WoundDown) -> None:
     """Delete all items of a workload's tenants. It reads both tables from end to end."""
     for table, sort in ((deployment.requests_table, "request"), (deployment.models_table, "item")):
         pages = deployment.dynamodb.get_paginator("scan").paginate(
@@ -270,6 +275,9 @@ def _delete_rows(deployment: Deployment, workload: keys.WorkloadName, done: Woun
         for page in pages:
             for item in page["Items"]:
                 tenant, of, *_ = [*str(item["tenant"]["S"]).split("#"), ""]
-                if of == workload and tenant != keys.workload_partition(workload).split("#")[0]:
+                if (
+                    of == workload
+                    and tenant != table_keys.workload_partition(workload).split("#")[0]
+                ):
                     deployment.dynamodb.delete_item(TableName=table, Key=item)
                     done.rows += 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -96,7 +96,7 @@ def _sums(tasks: Iterable[tuple[float, float]]) -> Durations:
     )
 
 
-def learned_durations(deployment: Deployment, workload: keys.WorkloadName) -> Durations:
+def learned_durations(deployment: Deployment, workload: ids.WorkloadName) -> Durations:
     """What a workload's tasks have taught so far."""
     answer = deployment.dynamodb.get_item(TableName=deployment.requests_table, Key=_key(workload))
     item = answer.get("Item", {})
@@ -105,7 +105,7 @@ def learned_durations(deployment: Deployment, workload: keys.WorkloadName) -> Du
 
 
 def learn_durations(
-    deployment: Deployment, workload: keys.WorkloadName, tasks: Iterable[tuple[float, float]]
+    deployment: Deployment, workload: ids.WorkloadName, tasks: Iterable[tuple[float, float]]
 ) -> None:
     """Add tasks that ended to what is known, each given as its rows and its seconds, in one atomic
     write."""
@@ -124,5 +124,5 @@ def learn_durations(
     )
 
 
-def _key(workload: keys.WorkloadName) -> dict[str, Any]:
-    return {"tenant": {"S": keys.workload_partition(workload)}, "request": {"S": _ITEM}}
+def _key(workload: ids.WorkloadName) -> dict[str, Any]:
+    return {"tenant": {"S": table_keys.workload_partition(workload)}, "request": {"S": _ITEM}}

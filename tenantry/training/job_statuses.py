@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.objects import error_code
-from tenantry.names import keys
+from tenantry.names import sagemaker_names, table_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -112,7 +112,7 @@ class TrainingJobStatuses:
         return jobs
 
     def _list(self) -> dict[str, str]:
-        prefix = keys.training_job_prefix(self.deployment.prefix)
+        prefix = sagemaker_names.training_job_prefix(self.deployment.prefix)
         pages = self.deployment.sagemaker.get_paginator("list_training_jobs").paginate(
             NameContains=prefix,
             StatusEquals="InProgress",
@@ -126,7 +126,10 @@ class TrainingJobStatuses:
         }
 
 
-_KEY: Final[dict[str, Any]] = {"tenant": {"S": keys.ACCOUNT_PARTITION}, "request": {"S": _ITEM}}
+_KEY: Final[dict[str, Any]] = {
+    "tenant": {"S": table_keys.ACCOUNT_PARTITION},
+    "request": {"S": _ITEM},
+}
 
 
 def _number(seconds: float) -> dict[str, str]:

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws import objects
 from tenantry.hosting.endpoints import is_missing
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names, tiers
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pipes_sagemaker.errors import FailureClass
     from tenantry.aws.deployment import Deployment
 
-TASKS_FILE: Final = keys.FileName("tasks.json")
-MANIFEST_FILE: Final = keys.FileName("training.manifest")
+TASKS_FILE: Final = ids.FileName("tasks.json")
+MANIFEST_FILE: Final = ids.FileName("training.manifest")
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class TrainingTask:
     ``files`` are the names of the prepared files.
     """
 
-    request: keys.RequestId
-    tenant: keys.TenantId
-    version: keys.Version
-    data_version: keys.Version
-    files: tuple[keys.FileName, ...]
+    request: ids.RequestId
+    tenant: ids.TenantId
+    version: ids.Version
+    data_version: ids.Version
+    files: tuple[ids.FileName, ...]
     expected_seconds: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -166,14 +166,14 @@ def balance(weights: Sequence[float], shards: int) -> list[int]:
 def write_job_inputs(
     deployment: Deployment,
     workload: Workload,
-    tier: keys.Tier,
-    pack: keys.PackId,
+    tier: tiers.Tier,
+    pack: ids.PackId,
     tasks: Sequence[TrainingTask],
     instances: int,
 ) -> None:
     """Put ``tasks.json`` and the S3 manifest of the training channel where the pack's jobs will
     read them."""
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     shards = balance([task.expected_seconds for task in tasks], instances)
     listed = [
         {
@@ -182,7 +182,7 @@ def write_job_inputs(
             "version": task.version,
             "tier": tier,
             "shard": shard,
-            "data": keys.training_data_folder(task.tenant, task.data_version),
+            "data": s3_keys.training_data_folder(task.tenant, task.data_version),
             "parameters": dict(task.parameters),
         }
         for task, shard in zip(tasks, shards, strict=True)
@@ -191,15 +191,15 @@ def write_job_inputs(
     s3, bucket = deployment.s3, deployment.data_bucket
     # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType
     # ManifestFile
-    manifest: list[Any] = [{"prefix": f"s3://{bucket}/{keys.training_data_root(name)}"}]
+    manifest: list[Any] = [{"prefix": f"s3://{bucket}/{s3_keys.training_data_root(name)}"}]
     manifest += [
-        f"{keys.training_data_folder(task.tenant, task.data_version)}/{file}"
+        f"{s3_keys.training_data_folder(task.tenant, task.data_version)}/{file}"
         for task in tasks
         for file in task.files
     ]
-    objects.write_json(s3, bucket, keys.job_file(name, pack, MANIFEST_FILE), manifest)
+    objects.write_json(s3, bucket, s3_keys.job_file(name, pack, MANIFEST_FILE), manifest)
     # Last: its presence says that the pack was written down.
-    objects.write_json(s3, bucket, keys.job_file(name, pack, TASKS_FILE), document)
+    objects.write_json(s3, bucket, s3_keys.job_file(name, pack, TASKS_FILE), document)
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,15 @@ class WrittenPack:
     """What an earlier run of a pack wrote down: the requests, the versions they become, and how
     many instances share them."""
 
-    versions: Mapping[keys.RequestId, keys.Version]
+    versions: Mapping[ids.RequestId, ids.Version]
     instances: int
 
 
 def written_pack(
-    deployment: Deployment, workload: Workload, pack: keys.PackId
+    deployment: Deployment, workload: Workload, pack: ids.PackId
 ) -> WrittenPack | None:
     """The ``tasks.json`` an earlier run of this pack wrote; None without one."""
-    key = keys.job_file(keys.workload_name(workload.name), pack, TASKS_FILE)
+    key = s3_keys.job_file(ids.workload_name(workload.name), pack, TASKS_FILE)
     try:
         content = objects.read_bytes(
             deployment.s3, deployment.data_bucket, key, max_bytes=16 * 1024 * 1024
@@ -223,7 +223,7 @@ def written_pack(
     except objects.ObjectMissingError:
         return None
     tasks = json.loads(content)["tasks"]
-    versions = {keys.request_id(task["task"]): keys.version_name(task["version"]) for task in tasks}
+    versions = {ids.request_id(task["task"]): ids.version_name(task["version"]) for task in tasks}
     # every instance has a task
     return WrittenPack(versions, 1 + max(int(task["shard"]) for task in tasks))
 
@@ -231,10 +231,10 @@ def written_pack(
 def create_training_job_request(
     deployment: Deployment,
     workload: Workload,
-    tier: keys.Tier,
-    pack: keys.PackId,
+    tier: tiers.Tier,
+    pack: ids.PackId,
     instances: int,
-    tenant: keys.TenantId | None,
+    tenant: ids.TenantId | None,
     rung: Rung,
     number: int = 1,
 ) -> CreateTrainingJobRequestTypeDef:
@@ -253,7 +253,7 @@ def create_training_job_request(
         rung: the machines.
         number: of the job, among those of the pack.
     """
-    name = keys.workload_name(workload.name)
+    name = ids.workload_name(workload.name)
     bucket = f"s3://{deployment.data_bucket}"
     tags = [
         {"Key": "tenantry:workload", "Value": workload.name},
@@ -261,7 +261,7 @@ def create_training_job_request(
         {"Key": "tenantry:tier", "Value": tier},
     ]
     request: dict[str, Any] = {
-        "TrainingJobName": keys.training_job_name(deployment.prefix, name, pack, number),
+        "TrainingJobName": sagemaker_names.training_job_name(deployment.prefix, name, pack, number),
         "AlgorithmSpecification": {
             "TrainingImage": deployment.image(workload.container, workload.image_tag),
             "TrainingInputMode": "File",
@@ -269,13 +269,15 @@ def create_training_job_request(
         "RoleArn": deployment.training_role,
         "HyperParameters": dict(workload.training.hyperparameters),
         "InputDataConfig": [
-            _channel("tasks", "S3Prefix", f"{bucket}/{keys.job_file(name, pack, TASKS_FILE)}"),
+            _channel("tasks", "S3Prefix", f"{bucket}/{s3_keys.job_file(name, pack, TASKS_FILE)}"),
             _channel(
-                "training", "ManifestFile", f"{bucket}/{keys.job_file(name, pack, MANIFEST_FILE)}"
+                "training",
+                "ManifestFile",
+                f"{bucket}/{s3_keys.job_file(name, pack, MANIFEST_FILE)}",
             ),
         ],
-        "OutputDataConfig": {"S3OutputPath": f"{bucket}/{keys.job_output_prefix(name, pack)}"},
-        "CheckpointConfig": {"S3Uri": f"{bucket}/{keys.checkpoint_prefix(name, pack)}"},
+        "OutputDataConfig": {"S3OutputPath": f"{bucket}/{s3_keys.job_output_prefix(name, pack)}"},
+        "CheckpointConfig": {"S3Uri": f"{bucket}/{s3_keys.checkpoint_prefix(name, pack)}"},
         "ResourceConfig": {
             "InstanceType": rung.instance_type,
             "InstanceCount": instances,
@@ -307,14 +309,14 @@ def describe_job(deployment: Deployment, name: str) -> DescribeTrainingJobRespon
 
 
 def newest_job_of_pack(
-    deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId
+    deployment: Deployment, workload: ids.WorkloadName, pack: ids.PackId
 ) -> DescribeTrainingJobResponseTypeDef | None:
     """The pack's last job; where one ended without a machine, another takes its place under the
     next number."""
     found: DescribeTrainingJobResponseTypeDef | None = None
     for number in itertools.count(1):
         job = describe_job(
-            deployment, keys.training_job_name(deployment.prefix, workload, pack, number)
+            deployment, sagemaker_names.training_job_name(deployment.prefix, workload, pack, number)
         )
         if job is None:
             return found
@@ -325,7 +327,7 @@ def newest_job_of_pack(
 
 
 def stop_job_of_pack(
-    deployment: Deployment, workload: keys.WorkloadName, pack: keys.PackId
+    deployment: Deployment, workload: ids.WorkloadName, pack: ids.PackId
 ) -> str | None:
     """Stop the training job of a pack. Returns its name; None when none is in progress."""
     job = newest_job_of_pack(deployment, workload, pack)
@@ -340,10 +342,10 @@ def stop_job_of_pack(
     return job["TrainingJobName"]
 
 
-_TIERS: Final[tuple[keys.Tier, ...]] = ("silo", "bridge", "pool")
+_TIERS: Final[tuple[tiers.Tier, ...]] = ("silo", "bridge", "pool")
 
 
-def volume_gigabytes(workload: Workload, tier: keys.Tier) -> int:
+def volume_gigabytes(workload: Workload, tier: tiers.Tier) -> int:
     """The size of a job's volumes: at least the workload's, and one that jobs of no other tier
     have.
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -53,9 +53,9 @@ class Outcome(BaseModel):
     """What lies beside the archive, by name: a tenant's first pictures, for example."""
 
     @property
-    def key(self) -> tuple[keys.TenantId, keys.RequestId]:
+    def key(self) -> tuple[ids.TenantId, ids.RequestId]:
         """The request it answers."""
-        return keys.tenant_id(self.tenant), keys.request_id(self.task)
+        return ids.tenant_id(self.tenant), ids.request_id(self.task)
 
 
 def outcome_in_message(message: Any) -> Outcome | None:
@@ -68,9 +68,9 @@ def outcome_in_message(message: Any) -> Outcome | None:
         return None
     try:
         outcome = Outcome.model_validate(message.get("outcome"))
-        keys.tenant_id(outcome.tenant)
-        keys.version_name(outcome.version)
-    except (ValidationError, keys.InvalidIdError) as error:
+        ids.tenant_id(outcome.tenant)
+        ids.version_name(outcome.version)
+    except (ValidationError, ids.InvalidIdError) as error:
         raise MalformedOutcomeError(
             f"a training container reported a malformed outcome: {error}"
         ) from error
@@ -87,6 +87,6 @@ def stored_outcome(deployment: Deployment, left: str) -> Outcome:
         objects.ObjectTooLargeError: it has more than 8 MiB.
         ValueError: it is not an outcome.
     """
-    key = keys.outcome_beside(left)
+    key = s3_keys.outcome_beside(left)
     content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, _MAX_OUTCOME_BYTES)
     return Outcome.model_validate_json(content)

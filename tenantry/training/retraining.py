@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import Moment
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request, now
@@ -110,7 +110,7 @@ def ask_for_retraining(
         at: the present.
     """
     done = Round()
-    settings, name = workload.retraining, keys.workload_name(workload.name)
+    settings, name = workload.retraining, ids.workload_name(workload.name)
     if settings is None:
         return done
     queue, registry = RequestQueue(deployment, by=by), ModelRegistry(deployment)
@@ -137,11 +137,11 @@ def _due(
     workload: Workload,
     settings: Retraining,
     at: datetime,
-    busy: Set[keys.TenantId],
+    busy: Set[ids.TenantId],
     done: Round,
 ) -> Iterator[tuple[Champion, Occasion]]:
     recipe = workload.recipe
-    for champion in registry.each_champion(keys.workload_name(workload.name)):
+    for champion in registry.each_champion(ids.workload_name(workload.name)):
         done.champions += 1
         occasion = occasion_of(champion, recipe, settings, at)
         if (
@@ -177,9 +177,7 @@ def _ask(
     new = queue.accept(
         name,
         tenant,
-        keys.request_id_of(
-            name, tenant, f"re-training of {latest.manifest_key} on {occasion.name}"
-        ),
+        ids.request_id_of(name, tenant, f"re-training of {latest.manifest_key} on {occasion.name}"),
         latest.manifest_key,
         registry.tier(tenant, name, workload.tier),
         first=False,
@@ -203,7 +201,7 @@ def _same_again(
     """Whether a re-training would only make again, of the same upload and in the same way, what
     somebody turned away from."""
     turned_away = registry.version(
-        champion.tenant, champion.workload, champion.rolled_back_from or keys.Version("")
+        champion.tenant, champion.workload, champion.rolled_back_from or ids.Version("")
     )
     if turned_away is None or turned_away.recipe != workload.recipe:
         return False

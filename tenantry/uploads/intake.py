@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
 from tenantry.uploads import manifests
@@ -40,7 +40,7 @@ _TAKEN_IN_FOR_ONE_MADE: Final = 10
 are superseded before that."""
 
 _ONE_AT_A_TIME: Final = threading.Lock()
-AddTenants = Callable[[keys.WorkloadName, Sequence[keys.TenantId]], None]
+AddTenants = Callable[[ids.WorkloadName, Sequence[ids.TenantId]], None]
 
 
 @dataclass
@@ -211,7 +211,7 @@ def find_lost_uploads(
     """
     done, deadline = Intake(), time.monotonic() + max_seconds
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=deployment.uploads_bucket, Prefix=keys.UPLOADS_ROOT, StartAfter=after
+        Bucket=deployment.uploads_bucket, Prefix=s3_keys.UPLOADS_ROOT, StartAfter=after
     )
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         for page in pages:
@@ -219,7 +219,7 @@ def find_lost_uploads(
             manifests = [
                 entry["Key"]
                 for entry in entries
-                if entry["Key"].endswith(f"/{keys.MANIFEST}")
+                if entry["Key"].endswith(f"/{ids.MANIFEST}")
                 and since <= entry["LastModified"] < until
             ]
             outcomes = list(pool.map(partial(_guarded, deployment, workloads), manifests))
@@ -237,8 +237,8 @@ def find_lost_uploads(
 @dataclass(frozen=True)
 class _Outcome:
     key: str
-    workload: keys.WorkloadName | None
-    tenant: keys.TenantId | None
+    workload: ids.WorkloadName | None
+    tenant: ids.TenantId | None
     new: bool
     reason: str | None
 
@@ -271,8 +271,8 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
     """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it
     changes nothing."""
     try:
-        workload, tenant, upload = keys.parse_manifest_key(key)
-    except keys.InvalidIdError as error:
+        workload, tenant, upload = s3_keys.parse_manifest_key(key)
+    except ids.InvalidIdError as error:
         tell_operators(
             deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}"
         )
@@ -284,7 +284,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         # Deleted between its event and now: there is nothing to make a model from.
         return _Outcome(key, workload, None, new=False, reason=None)
     except manifests.RefusedUploadError as error:
-        request = keys.request_id_of(workload, tenant, f"refused:{upload}:{error}")
+        request = ids.request_id_of(workload, tenant, f"refused:{upload}:{error}")
         new = queue.get(workload, tenant, request) is None
         if new:
             # First: whoever dies between the two tells twice rather than never.
@@ -319,8 +319,8 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
 
 def _refuse_flood(
     queue: RequestQueue,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
     key: str,
     uploaded: datetime,
     most: int,
@@ -332,7 +332,7 @@ def _refuse_flood(
         f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the "
         f"newest again the day after"
     )
-    request = keys.request_id_of(workload, tenant, f"refused:{TOO_MANY_UPLOADS}:{day}")
+    request = ids.request_id_of(workload, tenant, f"refused:{TOO_MANY_UPLOADS}:{day}")
     with _ONE_AT_A_TIME:  # many of a flood are taken in side by side, and one of them tells
         new = queue.get(workload, tenant, request) is None
         if new:
@@ -343,9 +343,9 @@ def _refuse_flood(
 
 def _tell_refused(
     deployment: Deployment,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
-    request: keys.RequestId,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    request: ids.RequestId,
     reason: str,
     code: str,
 ) -> None:
@@ -356,7 +356,7 @@ def _tell_refused(
 
 
 def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:
-    by_workload: dict[keys.WorkloadName, list[keys.TenantId]] = {}
+    by_workload: dict[ids.WorkloadName, list[ids.TenantId]] = {}
     for outcome in outcomes:
         if outcome.workload is not None and outcome.tenant is not None:
             by_workload.setdefault(outcome.workload, []).append(outcome.tenant)

@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Parameter
 
@@ -53,7 +53,7 @@ class RefusedUploadError(TenantryError, ValueError):
 class UploadedFile:
     """A file of an upload, as its manifest declares it."""
 
-    name: keys.FileName
+    name: ids.FileName
     size: int
     sha256: str
 
@@ -66,9 +66,9 @@ class Manifest:
     they are not fetched.
     """
 
-    workload: keys.WorkloadName
-    tenant: keys.TenantId
-    upload: keys.UploadId
+    workload: ids.WorkloadName
+    tenant: ids.TenantId
+    upload: ids.UploadId
     files: tuple[UploadedFile, ...]
     parameters: Mapping[str, str | int | float | bool]
     uploaded: datetime | None = None
@@ -96,9 +96,9 @@ class Manifest:
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property
-    def request(self) -> keys.RequestId:
+    def request(self) -> ids.RequestId:
         """The id of the request this upload makes."""
-        return keys.request_id_of(self.workload, self.tenant, self.content)
+        return ids.request_id_of(self.workload, self.tenant, self.content)
 
 
 def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) -> Manifest:
@@ -106,9 +106,9 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
 
     Raises:
         RefusedUploadError: with the field and the cure.
-        keys.InvalidIdError: the key itself is not a manifest's.
+        ids.InvalidIdError: the key itself is not a manifest's.
     """
-    workload, tenant, upload = keys.parse_manifest_key(key)
+    workload, tenant, upload = s3_keys.parse_manifest_key(key)
     offered = workloads.get(workload)
     if offered is None:
         known = ", ".join(sorted(workloads))
@@ -195,8 +195,8 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
             left_out.append(_shown(entry["name"]))
             continue
         try:
-            name = keys.file_name(entry["name"])
-        except keys.InvalidIdError as error:
+            name = ids.file_name(entry["name"])
+        except ids.InvalidIdError as error:
             raise RefusedUploadError(
                 f"{where}.name cannot be used; {error}", "file_name_unusable"
             ) from error
@@ -299,7 +299,7 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
     """Fetch and check the manifest under ``key``.
 
     Raises:
-        RefusedUploadError, keys.InvalidIdError, objects.ObjectMissingError
+        RefusedUploadError, ids.InvalidIdError, objects.ObjectMissingError
     """
     try:
         found = objects.read_object(
@@ -318,7 +318,7 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
     """
     paths = []
     for file in manifest.files:
-        key = keys.upload_file(manifest.workload, manifest.tenant, manifest.upload, file.name)
+        key = s3_keys.upload_file(manifest.workload, manifest.tenant, manifest.upload, file.name)
         try:
             content = objects.read_bytes(deployment.s3, deployment.uploads_bucket, key, file.size)
         except objects.ObjectMissingError as error:
@@ -347,9 +347,9 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
 
 def put_upload(
     deployment: Deployment,
-    workload: keys.WorkloadName,
-    tenant: keys.TenantId,
-    upload: keys.UploadId,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    upload: ids.UploadId,
     files: Mapping[str, bytes],
     parameters: Mapping[str, str | int | float | bool] | None = None,
 ) -> str:
@@ -357,15 +357,15 @@ def put_upload(
     manifest's key."""
     listed = []
     for name, content in files.items():
-        checked = keys.file_name(name)
+        checked = ids.file_name(name)
         objects.write_bytes(
             deployment.s3,
             deployment.uploads_bucket,
-            keys.upload_file(workload, tenant, upload, checked),
+            s3_keys.upload_file(workload, tenant, upload, checked),
             content,
         )
         listed.append({"name": checked, "bytes": len(content), "sha256": objects.sha256(content)})
-    key = keys.upload_manifest(workload, tenant, upload)
+    key = s3_keys.upload_manifest(workload, tenant, upload)
     objects.write_json(
         deployment.s3,
         deployment.uploads_bucket,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.runtime.refused_data import RefusedDataError
 from tenantry.aws import objects
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.uploads import manifests
 from tenantry.uploads.bounded_calls import (
     BoundedCalls,
@@ -39,8 +39,8 @@ class TrainingData:
     """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from;
     ``facts`` are for people."""
 
-    version: keys.Version
-    files: tuple[keys.FileName, ...]
+    version: ids.Version
+    files: tuple[ids.FileName, ...]
     rows: int
     fingerprint: str
     repairs: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class TrainingData:
         """From the request's row."""
         document = json.loads(text)
         return cls(
-            **{**document, "files": tuple(keys.file_name(name) for name in document["files"])}
+            **{**document, "files": tuple(ids.file_name(name) for name in document["files"])}
         )
 
 
@@ -161,13 +161,15 @@ def make_training_data(
         except RefusedDataError as error:
             raise manifests.RefusedUploadError(str(error), error.code) from error
         prepared = _Prepared.parse(said)
-        names = tuple(keys.file_name(path.name) for path in sorted(prepared_folder.iterdir()))
+        names = tuple(ids.file_name(path.name) for path in sorted(prepared_folder.iterdir()))
         if len(names) > _MAX_FILES:
             raise CallFailedError(
                 f"the preparation wrote {len(names)} files; at most {_MAX_FILES} are taken"
             )
         for name in names:
-            key = keys.training_data_file(request.workload, request.tenant, request.version, name)
+            key = s3_keys.training_data_file(
+                request.workload, request.tenant, request.version, name
+            )
             content = read_regular_file(prepared_folder / name, limits.file_bytes)
             objects.write_bytes(deployment.s3, deployment.data_bucket, key, content)
     return TrainingData(

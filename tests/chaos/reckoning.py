@@ -20,7 +20,7 @@ from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import NEXT, Request
@@ -69,8 +69,8 @@ class Reckoning:
     def __post_init__(self) -> None:
         self._queue, self._registry = RequestQueue(self.deployment), ModelRegistry(self.deployment)
         self.tenants = sorted({upload.tenant for upload in self.uploads})
-        self.rows: dict[keys.TenantId, list[Request]] = {}
-        self.versions: dict[keys.TenantId, list[ModelVersion]] = {}
+        self.rows: dict[ids.TenantId, list[Request]] = {}
+        self.versions: dict[ids.TenantId, list[ModelVersion]] = {}
         self.notices: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def _say(self, tenant: str, sentence: str) -> None:
@@ -98,10 +98,8 @@ class Reckoning:
     def _is_released(self) -> bool:
         """Whether the endpoint is in service and its container has what the release in the middle
         gave it."""
-        name = keys.endpoint_name(
-            self.deployment.prefix,
-            ENERGY,
-            machines_of(self.workload.tier, keys.tenant_id("anyone")),
+        name = sagemaker_names.endpoint_name(
+            self.deployment.prefix, ENERGY, machines_of(self.workload.tier, ids.tenant_id("anyone"))
         )
         client = self.deployment.sagemaker
         try:
@@ -169,7 +167,7 @@ class Reckoning:
                 self._request(tenant, row)
             self._newest(tenant, rows)
 
-    def _request(self, tenant: keys.TenantId, row: Request) -> None:
+    def _request(self, tenant: ids.TenantId, row: Request) -> None:
         if row.status not in _FINAL:
             self._say(tenant, f"request {row.request} is {row.status}")
         told = [str(change["status"]) for change in row.history]
@@ -197,7 +195,7 @@ class Reckoning:
                 tenant, f"request {row.request} is dead-lettered for no fault of ours: {row.reason}"
             )
 
-    def _newest(self, tenant: keys.TenantId, rows: Sequence[Request]) -> None:
+    def _newest(self, tenant: ids.TenantId, rows: Sequence[Request]) -> None:
         """A request is superseded by one that is no older, which then has an end of its own. S3
         tells times to the second."""
         champion = self._registry.champion(tenant, ENERGY)
@@ -205,15 +203,15 @@ class Reckoning:
         def moment(row: Request) -> str:
             """As new as its latest upload; but what was made and then followed by something newer,
             only as what it was made of."""
-            made = keys.upload_moment(row.version) if row.version else ""
-            followed = champion is not None and made < keys.upload_moment(champion.version)
-            return made if row.status == "registered" and followed else keys.moment_of(row.uploaded)
+            made = ids.upload_moment(row.version) if row.version else ""
+            followed = champion is not None and made < ids.upload_moment(champion.version)
+            return made if row.status == "registered" and followed else ids.moment_of(row.uploaded)
 
         latest = max(
             (moment(row) for row in rows if row.version and row.status != "superseded"), default=""
         )
         for row in rows:
-            if row.status == "superseded" and keys.moment_of(row.uploaded) > latest:
+            if row.status == "superseded" and ids.moment_of(row.uploaded) > latest:
                 self._say(
                     tenant, f"request {row.request} was superseded, and there is nothing newer"
                 )
@@ -266,8 +264,8 @@ class Reckoning:
                     tenant,
                     f"the champion is {champion.version}, and no request of it is registered",
                 )
-            elif keys.upload_moment(champion.version) != max(
-                (keys.upload_moment(version.version) for version in crowned), default=""
+            elif ids.upload_moment(champion.version) != max(
+                (ids.upload_moment(version.version) for version in crowned), default=""
             ):
                 self._say(
                     tenant, f"the champion {champion.version} is not the newest that was crowned"
@@ -324,7 +322,7 @@ class Reckoning:
         }
         known = {version.archive for versions in self.versions.values() for version in versions}
         served: dict[str, ModelVersion] = {
-            keys.target_model(tenant, version.version): version
+            sagemaker_names.target_model(tenant, version.version): version
             for tenant, versions in self.versions.items()
             for version in versions
         }
@@ -344,14 +342,15 @@ class Reckoning:
             champion = self._registry.champion(tenant, ENERGY)
             if (
                 champion
-                and keys.endpoint_model(champion.endpoint, tenant, champion.version) not in stored
+                and s3_keys.endpoint_model(champion.endpoint, tenant, champion.version)
+                not in stored
             ):
                 self._say(
                     tenant,
                     f"the champion's archive {champion.version} is not under its endpoint's prefix",
                 )
         self.counts["uploads"] = sum(
-            key.endswith(f"/{keys.MANIFEST}")
+            key.endswith(f"/{ids.MANIFEST}")
             for key in self._listed(self.deployment.uploads_bucket, "uploads/")
         )
         if self.counts["uploads"] != len(self.uploads):
@@ -442,7 +441,7 @@ class Reckoning:
             if champion is None:
                 continue
             try:
-                target = keys.target_model(tenant, champion.version)
+                target = sagemaker_names.target_model(tenant, champion.version)
                 endpoints.invoke(
                     self.deployment,
                     champion.endpoint,
@@ -458,7 +457,7 @@ class Reckoning:
 
     def story(self, tenant: str) -> str:
         """Everything there is to know about a tenant, in lines."""
-        who = keys.tenant_id(tenant)
+        who = ids.tenant_id(tenant)
         lines = [f"--- {tenant} ---"]
         lines += [
             f"upload {u.upload}: {u.spoiled or 'good'}, event {u.event}"

@@ -16,11 +16,11 @@ from typing import Final, Literal
 from containers.forecast.synthetic import generate, last_midnight
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.uploads import manifests
 from tenantry.workloads.schema import Workload
 
-ENERGY: Final = keys.workload_name("energy")
+ENERGY: Final = ids.workload_name("energy")
 _DAYS: Final = 35
 _CUSTOMERS: Final = 12
 _PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
@@ -49,8 +49,8 @@ class Upload:
     """One upload that will be made. ``hours`` of the customer's data are in it, so that another
     number is another content."""
 
-    tenant: keys.TenantId
-    upload: keys.UploadId
+    tenant: ids.TenantId
+    upload: ids.UploadId
     customer: int
     hours: int
     spoiled: Spoiled | None
@@ -59,15 +59,15 @@ class Upload:
     @property
     def manifest_key(self) -> str:
         """Its manifest in the uploads bucket."""
-        return keys.upload_manifest(ENERGY, self.tenant, self.upload)
+        return s3_keys.upload_manifest(ENERGY, self.tenant, self.upload)
 
 
 def planned(seed: int, tenants: int) -> list[Upload]:
     """All uploads in the order they are made, a tenant's own in the order of their names."""
     fate = Random(f"{seed}/uploads")
-    slots: list[tuple[float, keys.TenantId, int, Spoiled | None]] = []
+    slots: list[tuple[float, ids.TenantId, int, Spoiled | None]] = []
     for number in range(tenants):
-        tenant = keys.tenant_id(f"chaos-{number:03d}")
+        tenant = ids.tenant_id(f"chaos-{number:03d}")
         usual = fate.choice((2, 3)) if fate.random() < _REPEATED_SHARE else 1
         count = max(4, tenants // 8) if number == 0 else usual  # the first one floods
         spoiled_at = (
@@ -85,8 +85,8 @@ def planned(seed: int, tenants: int) -> list[Upload]:
                 )
             )
     slots.sort(key=lambda slot: slot[0])
-    made: dict[keys.TenantId, int] = {}
-    before: dict[keys.TenantId, list[Upload]] = defaultdict(list)
+    made: dict[ids.TenantId, int] = {}
+    before: dict[ids.TenantId, list[Upload]] = defaultdict(list)
     planned_uploads = []
     for _, tenant, _, spoiled in slots:
         turn = made[tenant] = made.get(tenant, 0) + 1
@@ -104,7 +104,7 @@ def planned(seed: int, tenants: int) -> list[Upload]:
         same = good and not spoiled and fate.random() < _SAME_AGAIN_SHARE
         hours = fate.choice(good).hours if same else 24 * _DAYS - turn
         customer = int(tenant[-3:]) % _CUSTOMERS
-        upload = Upload(tenant, keys.upload_id(f"u{turn:03d}"), customer, hours, spoiled, event)
+        upload = Upload(tenant, ids.upload_id(f"u{turn:03d}"), customer, hours, spoiled, event)
         before[tenant].append(upload)
         planned_uploads.append(upload)
     return planned_uploads
@@ -135,8 +135,8 @@ class Uploader:
             lines = lines[: 24 * 2]
         content = b"".join(lines)
         s3, bucket = self._deployment.s3, self._deployment.uploads_bucket
-        file = keys.upload_file(
-            ENERGY, upload.tenant, upload.upload, keys.file_name("consumption.csv")
+        file = s3_keys.upload_file(
+            ENERGY, upload.tenant, upload.upload, ids.file_name("consumption.csv")
         )
         declared = {
             "name": "consumption.csv",
@@ -161,9 +161,7 @@ class Uploader:
         self._fates[upload.manifest_key] = upload.event, time.monotonic()
         objects.write_bytes(s3, bucket, upload.manifest_key, document, "application/json")
 
-    def request_of(
-        self, upload: Upload, workloads: Mapping[str, Workload]
-    ) -> keys.RequestId | None:
+    def request_of(self, upload: Upload, workloads: Mapping[str, Workload]) -> ids.RequestId | None:
         """The id of the request an upload makes; None when its manifest makes none."""
         try:
             return manifests.read_manifest(self._deployment, upload.manifest_key, workloads).request

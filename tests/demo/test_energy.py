@@ -14,7 +14,7 @@ from containers.forecast import synthetic
 from containers.forecast.preparation import prepare
 from containers.runtime.refused_data import RefusedDataError
 from demo.energy import synthetic_tenants, tenant_ids, tenants_of_file
-from tenantry.names import keys
+from tenantry.names import ids
 
 NOW = datetime.now(UTC)
 
@@ -48,11 +48,11 @@ def test_the_command_makes_data_that_end_today(tmp_path: Path) -> None:
     assert len(stamps) == 365 * 24
 
 
-def own_file(folder: Path, ids: list[str], suffix: str = ".csv") -> Path:
+def own_file(folder: Path, customers: list[str], suffix: str = ".csv") -> Path:
     path = folder / f"own{suffix}"
     stamps = pd.date_range("2026-01-01", periods=3, freq="h", tz="UTC")
     frame = pd.DataFrame(
-        [(i, stamp, 1.25) for i in ids for stamp in stamps],
+        [(i, stamp, 1.25) for i in customers for stamp in stamps],
         columns=["customer_id", "timestamp", "consumption"],
     )
     if suffix == ".csv":
@@ -66,12 +66,16 @@ def own_file(folder: Path, ids: list[str], suffix: str = ".csv") -> Path:
 def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(
     tmp_path: Path, suffix: str
 ) -> None:
-    ids = [f"MAC{number:06}" for number in range(20)] + ["plain-7", "jane@example.org", "Zürich/1"]
-    tenants = tenants_of_file(own_file(tmp_path, ids, suffix), tmp_path)
+    customers = [f"MAC{number:06}" for number in range(20)] + [
+        "plain-7",
+        "jane@example.org",
+        "Zürich/1",
+    ]
+    tenants = tenants_of_file(own_file(tmp_path, customers, suffix), tmp_path)
     assert len(tenants) == 23
     assert all(tenant.good is None for tenant in tenants)
     called = {tenant.customer or tenant.tenant: tenant for tenant in tenants}
-    assert set(called) == set(ids)
+    assert set(called) == set(customers)
     assert called["plain-7"].customer == ""
     assert called["MAC000003"].tenant == "mac000003"
     assert "jane" not in called["jane@example.org"].tenant
@@ -86,10 +90,10 @@ def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(
     st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), min_size=1, max_size=8)
 )
 def test_any_customers_get_ids_of_their_own_that_a_tenant_may_have(customers: set[str]) -> None:
-    ids = tenant_ids(customers | {"A_1", "a-1", "a_1"})
-    assert len(set(ids.values())) == len(ids)
-    assert all(keys.tenant_id(tenant) for tenant in ids.values())
-    assert ids["a-1"] == "a-1"
+    named = tenant_ids(customers | {"A_1", "a-1", "a_1"})
+    assert len(set(named.values())) == len(named)
+    assert all(ids.tenant_id(tenant) for tenant in named.values())
+    assert named["a-1"] == "a-1"
 
 
 @pytest.mark.parametrize(

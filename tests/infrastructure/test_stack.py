@@ -12,7 +12,7 @@ import pytest
 from cfnlint.decode.cfn_yaml import load
 
 from infrastructure.deploy import TEMPLATE
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for
 # these.
@@ -96,11 +96,11 @@ def test_no_role_has_a_policy_that_is_not_of_this_template() -> None:
 def test_nothing_deletes_a_models_archive_by_itself() -> None:
     rules = resources()["DataBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     workload, tenant, version = (
-        keys.workload_name("energy"),
-        keys.tenant_id("acme"),
-        keys.version_name("v1"),
+        ids.workload_name("energy"),
+        ids.tenant_id("acme"),
+        ids.version_name("v1"),
     )
-    kept = keys.artifact(workload, tenant, version)
+    kept = s3_keys.artifact(workload, tenant, version)
     deleting = [rule for rule in rules if "ExpirationInDays" in rule]
     assert deleting
     assert not [rule["Id"] for rule in deleting if kept.startswith(rule["Prefix"])]

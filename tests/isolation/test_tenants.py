@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
 from tenantry.names.tiers import Own, Shared
 from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
@@ -21,41 +21,10 @@ from tests.isolation.template import ACCOUNT, REGION, Template
 # What ``keys`` makes besides keys of buckets. Everything else there is taken for the builder of a
 # key.
 NO_BUCKET_KEYS: Final = {
-    "tenant_id",
-    "workload_name",
-    "upload_id",
-    "file_name",
-    "version_name",
-    "pack_id",
-    "request_id",
-    "question_id",
-    "request_id_of",
-    "version_of",
-    "moment_of",
-    "upload_moment",
-    "pack_id_of",
-    "question_id_of",
     "parse_manifest_key",
     "parse_async_input",
-    "parse_inference_id",
     "training_data_folder",
     "async_extension",
-    "target_model",
-    "inference_id",
-    "table_partition",
-    "history_partition",
-    "history_item",
-    "upload_counts_partition",
-    "workload_partition",
-    "version_item",
-    "queue_key",
-    "training_job_name",
-    "training_job_prefix",
-    "transform_job_name",
-    "endpoint_name",
-    "shared_endpoint_name",
-    "async_endpoint_name",
-    "name_of_content",
 }
 S3_ACTIONS: Final = (
     "s3:GetObject",
@@ -104,59 +73,61 @@ TENANTS: Final = st.sampled_from(
 
 
 def builders() -> Iterator[tuple[str, Callable[..., str]]]:
-    """Every function of ``keys`` that builds a key of a bucket."""
-    for name, function in inspect.getmembers(keys, inspect.isfunction):
+    """Every function of ``s3_keys`` that builds a key of a bucket."""
+    for name, function in inspect.getmembers(s3_keys, inspect.isfunction):
         if (
-            function.__module__ == keys.__name__
+            function.__module__ == s3_keys.__name__
             and not name.startswith("_")
             and name not in NO_BUCKET_KEYS
         ):
             yield name, function
 
 
-def ids(kind: str, fallback: str, *names: str) -> Any:
+def an_id(kind: str, fallback: str, *names: str) -> Any:
     """Those of the names that are an id of this kind, and one that always is."""
-    parser: Callable[[object], Any] = getattr(keys, kind)
+    parser: Callable[[object], Any] = getattr(ids, kind)
     fitting = []
     for name in (fallback, *names):
         try:
             fitting.append(parser(name))
-        except keys.InvalidIdError:
+        except ids.InvalidIdError:
             continue
     return st.sampled_from(fitting)
 
 
 @st.composite
-def built_keys(draw: st.DrawFn, tenant: keys.TenantId, other: keys.TenantId) -> dict[str, str]:
+def built_keys(draw: st.DrawFn, tenant: ids.TenantId, other: ids.TenantId) -> dict[str, str]:
     """A key from each builder, for ``tenant``; every other part of it may be called as either
     tenant is."""
     names = (tenant, other)
-    version, day = draw(ids("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
+    version, day = draw(an_id("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
     workload, pack = (
-        draw(ids("workload_name", "energy", *names)),
-        draw(ids("pack_id", "p-0123456789abcdef", *names)),
+        draw(an_id("workload_name", "energy", *names)),
+        draw(an_id("pack_id", "p-0123456789abcdef", *names)),
     )
-    question = draw(ids("question_id", "0" * 32, *names))
+    question = draw(an_id("question_id", "0" * 32, *names))
     known: dict[str, Any] = {
         "tenant": tenant,
         "workload": workload,
         "version": version,
         "pack": pack,
         "question": question,
-        "upload": draw(ids("upload_id", "u1", *names)),
+        "upload": draw(an_id("upload_id", "u1", *names)),
         "day": day,
         "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        "batch": draw(ids("version_name", "b-1", *names)),
+        "batch": draw(an_id("version_name", "b-1", *names)),
         "attempt": 1,
         "endpoint": "tenantry-energy-bridge",
-        "archive": keys.checkpoint_archive(workload, pack, tenant, version),
+        "archive": s3_keys.checkpoint_archive(workload, pack, tenant, version),
     }
     made = {}
     for builder, function in builders():
         taken = dict(known)
         hints = get_type_hints(function)
         taken["name"] = draw(
-            ids("file_name" if hints.get("name") is keys.FileName else "version_name", "x1", *names)
+            an_id(
+                "file_name" if hints.get("name") is ids.FileName else "version_name", "x1", *names
+            )
         )
         unknown = set(inspect.signature(function).parameters) - set(taken)
         assert not unknown, (
@@ -195,7 +166,7 @@ def a_session_may(key: str) -> set[str]:
 def test_a_tenants_session_reaches_its_own_and_never_anothers(
     data: st.DataObject, tenants: list[str], judge: Judge, template: Template
 ) -> None:
-    own, other = map(keys.tenant_id, tenants)
+    own, other = map(ids.tenant_id, tenants)
     tag = {"aws:PrincipalTag/tenant": own}
     asked: list[tuple[Request, bool]] = []
 
@@ -216,14 +187,14 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
                 assert key.split("/")[1] == tenant, f"keys.{builder}: the tenant does not lead"
             for action in S3_ACTIONS:
                 ask(action, f"{bucket}/{key}", tenant == own and action in permitted)
-        workload = keys.workload_name(data.draw(ids("workload_name", "energy", own, other)))
+        workload = ids.workload_name(data.draw(an_id("workload_name", "energy", own, other)))
         for table in template.named("AWS::DynamoDB::Table"):
             for action in DYNAMODB_ACTIONS:
                 may = tenant == own and action in {"dynamodb:GetItem", "dynamodb:Query"}
                 for of_tenants in (
-                    keys.table_partition,
-                    keys.history_partition,
-                    keys.upload_counts_partition,
+                    table_keys.table_partition,
+                    table_keys.history_partition,
+                    table_keys.upload_counts_partition,
                 ):
                     ask(
                         action,
@@ -231,13 +202,22 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
                         may,
                         dynamodb__LeadingKeys=[of_tenants(tenant, workload)],
                     )
-                for partition in (keys.workload_partition(workload), keys.ACCOUNT_PARTITION):
+                for partition in (
+                    table_keys.workload_partition(workload),
+                    table_keys.ACCOUNT_PARTITION,
+                ):
                     ask(action, template.arn(table), False, dynamodb__LeadingKeys=[partition])
         endpoints = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint"
-        endpoint = f"{endpoints}/{keys.endpoint_name('tenantry', workload, Shared('bridge'))}"
-        model = keys.target_model(tenant, data.draw(ids("version_name", "v1", own, other)))
+        endpoint = (
+            f"{endpoints}/{sagemaker_names.endpoint_name('tenantry', workload, Shared('bridge'))}"
+        )
+        model = sagemaker_names.target_model(
+            tenant, data.draw(an_id("version_name", "v1", own, other))
+        )
         ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
-        silo = f"{endpoints}/{keys.async_endpoint_name('tenantry', workload, Own(tenant))}"
+        silo = (
+            f"{endpoints}/{sagemaker_names.async_endpoint_name('tenantry', workload, Own(tenant))}"
+        )
         asked.append(
             (
                 Request(
@@ -267,8 +247,8 @@ def test_the_app_may_speak_for_any_tenant_and_for_nothing_that_is_no_tenants_id(
     @given(tag=TENANTS | st.from_regex(r"[_/][\w.:/=+\-@]{0,20}", fullmatch=True))
     def holds(tag: str) -> None:
         try:
-            may = bool(keys.tenant_id(tag))
-        except keys.InvalidIdError:
+            may = bool(ids.tenant_id(tag))
+        except ids.InvalidIdError:
             may = False
         context: dict[str, str | list[str]] = {
             "aws:RequestTag/tenant": tag,

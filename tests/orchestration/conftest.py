@@ -13,7 +13,7 @@ from dagster import DagsterInstance
 
 from containers.forecast.synthetic import generate
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import RECENT_UNTIL
@@ -46,15 +46,15 @@ def dagster_instance(tmp_path: Path) -> Iterator[DagsterInstance]:
         yield instance
 
 
-Upload = Callable[[str, bytes], keys.TenantId]
+Upload = Callable[[str, bytes], ids.TenantId]
 
 
 @pytest.fixture
 def upload(deployment: Deployment, energy: Workload) -> Upload:
     """Uploads a consumption file as a tenant's app does."""
 
-    def put(tenant: str, file: bytes) -> keys.TenantId:
-        who = keys.tenant_id(tenant)
+    def put(tenant: str, file: bytes) -> ids.TenantId:
+        who = ids.tenant_id(tenant)
         with TenantClient(deployment, energy, who) as client:
             client.upload({"consumption.csv": file}, {"timezone": "Europe/London", "country": "GB"})
         return who

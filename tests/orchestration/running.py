@@ -15,7 +15,7 @@ from orchestration.partitions import add_tenants, tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload, read_workloads
@@ -63,7 +63,7 @@ def onboard(
 
 
 def statuses(
-    instance: DagsterInstance, workload: str, asset: str, tenants: Sequence[keys.TenantId]
+    instance: DagsterInstance, workload: str, asset: str, tenants: Sequence[ids.TenantId]
 ) -> dict[str, str]:
     """The status of each tenant's partition of an asset, as the UI shows it."""
     found = (

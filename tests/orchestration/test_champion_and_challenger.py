@@ -21,7 +21,7 @@ from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.schedules import scheduled_of
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
@@ -37,7 +37,7 @@ from tests.orchestration.running import (
     take_in,
 )
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 REGISTRATION = asset_key("energy", "endpoint_registration")
 DRIFT = AssetCheckKey(REGISTRATION, "drift")
 

@@ -22,14 +22,14 @@ from orchestration.launcher import PACK_TAG
 from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import LiveDagster
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 TENANTS = [f"killed-{number:02d}" for number in range(16)]
 
 
@@ -49,7 +49,7 @@ def run_process(instance: DagsterInstance, run_id: str) -> int:
     raise AssertionError(f"run {run_id} never told its process")
 
 
-def served_in_dagster(instance: DagsterInstance, tenants: list[keys.TenantId]) -> bool:
+def served_in_dagster(instance: DagsterInstance, tenants: list[ids.TenantId]) -> bool:
     key = asset_key("energy", "endpoint_registration")
     found = instance.get_status_by_partition(key, tenants, tenants_of("energy")) or {}
     return all(found.get(tenant) == AssetPartitionStatus.MATERIALIZED for tenant in tenants)
@@ -70,7 +70,7 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
     monkeypatch.setenv("DAGSTER_HOME", str(live_dagster.dagster.home))
     deployment = live_dagster.deployment
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
-    tenants = [keys.tenant_id(name) for name in TENANTS]
+    tenants = [ids.tenant_id(name) for name in TENANTS]
     jobs_before = training_jobs(live_dagster)
     for number, tenant in enumerate(tenants):
         # Every tenant's file differs by a few hours, so that each request is its own.

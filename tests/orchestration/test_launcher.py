@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from orchestration.launcher import MAX_RUNS_A_PACK, PACK_TAG, runs_to_request
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, Request, now
 from tenantry.requests.workload_controls import WorkloadControls
@@ -28,7 +28,7 @@ from tenantry.workloads.schema import Workload
 from tests.orchestration.running import at_once
 from tests.pipes_sagemaker.broken_calls import Body
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def ask(
     uploaded: datetime | None = None,
     nth: int = 1,
 ) -> Request:
-    who = keys.tenant_id(tenant)
-    request = keys.request_id_of(ENERGY, who, content)
+    who = ids.tenant_id(tenant)
+    request = ids.request_id_of(ENERGY, who, content)
     assert queue.accept(
         ENERGY, who, request, "k", "bridge", first=first, uploaded=uploaded, nth=nth
     )
@@ -173,7 +173,7 @@ def test_a_failed_request_is_claimed_again_in_its_own_pack_unless_a_newer_one_wa
     newer = ask(queue, "bolt", "two", uploaded=at + timedelta(hours=1))
     queue.cancel(newer, why="a cancelled one makes nothing needless")
     newest = ask(queue, "bolt", "three", uploaded=at + timedelta(hours=2))
-    queue.move(queue.claim([newest], keys.pack_id("p-other"))[0], "trained", why="")
+    queue.move(queue.claim([newest], ids.pack_id("p-other"))[0], "trained", why="")
     queue.move(again(queue, newest), "registered", why="")
     (retried,) = tick(dagster_instance, queue, workload)
     assert retried != pack
@@ -191,7 +191,7 @@ def test_what_a_run_that_died_had_crowned_is_finished_before_what_was_uploaded_a
     there is none."""
     at, registry = now(), ModelRegistry(queue.deployment)
     row = ask(queue, "acme", uploaded=at)
-    made = queue.move(queue.claim([row], keys.pack_id("p-other"))[0], "trained", why="")
+    made = queue.move(queue.claim([row], ids.pack_id("p-other"))[0], "trained", why="")
     assert made.version is not None
     model = ModelVersion(
         tenant=made.tenant,
@@ -222,11 +222,11 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
     at = now()
     late = ask(queue, "acme", uploaded=at)
     newer = ask(queue, "acme", "two", uploaded=at + timedelta(minutes=1))
-    done = queue.move(queue.claim([newer], keys.pack_id("p-other"))[0], "trained", why="")
+    done = queue.move(queue.claim([newer], ids.pack_id("p-other"))[0], "trained", why="")
     model = ModelVersion(
         tenant=done.tenant,
         workload=ENERGY,
-        version=keys.version_of(done.request, done.uploaded),
+        version=ids.version_of(done.request, done.uploaded),
         tier="bridge",
         archive="a",
         size=1,
@@ -247,16 +247,16 @@ def test_an_upload_whose_event_came_late_is_made_though_something_older_was_uplo
 ) -> None:
     at, who, registry = (
         now() - timedelta(hours=1),
-        keys.tenant_id("acme"),
+        ids.tenant_id("acme"),
         ModelRegistry(queue.deployment),
     )
     for minute, content in enumerate("ab"):
         row = ask(queue, "acme", content, uploaded=at + timedelta(minutes=minute))
-        done = queue.move(queue.claim([row], keys.pack_id(f"p-{content}"))[0], "trained", why="")
+        done = queue.move(queue.claim([row], ids.pack_id(f"p-{content}"))[0], "trained", why="")
         model = ModelVersion(
             tenant=who,
             workload=ENERGY,
-            version=keys.version_of(done.request, done.uploaded),
+            version=ids.version_of(done.request, done.uploaded),
             tier="bridge",
             archive="a",
             size=1,
@@ -267,7 +267,7 @@ def test_an_upload_whose_event_came_late_is_made_though_something_older_was_uplo
         registry.add(model)
         registry.crown(model, "endpoint", registry.champion(who, ENERGY))
         queue.move(done, "registered", why="")
-    again_a = keys.request_id_of(ENERGY, who, "a")
+    again_a = ids.request_id_of(ENERGY, who, "a")
     assert queue.accept(
         ENERGY, who, again_a, "k4", "bridge", first=False, uploaded=at + timedelta(minutes=3)
     )
@@ -284,7 +284,7 @@ def test_what_an_operator_retries_is_made_though_a_later_upload_was_registered_a
     at = now() - timedelta(hours=1)
     later = ask(queue, "acme", "later", uploaded=at + timedelta(minutes=1))
     queue.move(
-        queue.move(queue.claim([later], keys.pack_id("p-other"))[0], "trained", why=""),
+        queue.move(queue.claim([later], ids.pack_id("p-other"))[0], "trained", why=""),
         "registered",
         why="",
     )
@@ -297,20 +297,20 @@ def test_what_an_operator_retries_is_made_though_a_later_upload_was_registered_a
 def test_a_re_training_that_is_tried_again_stays_though_what_it_is_made_of_was_uploaded_again(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
-    at, who = now() - timedelta(hours=1), keys.tenant_id("acme")
+    at, who = now() - timedelta(hours=1), ids.tenant_id("acme")
     made_of = ask(queue, "acme", uploaded=at)
     queue.move(
-        queue.move(queue.claim([made_of], keys.pack_id("p-other"))[0], "trained", why=""),
+        queue.move(queue.claim([made_of], ids.pack_id("p-other"))[0], "trained", why=""),
         "registered",
         why="",
     )
-    name = keys.request_id_of(ENERGY, who, "re-training")
+    name = ids.request_id_of(ENERGY, who, "re-training")
     queue.accept(
         ENERGY, who, name, made_of.manifest_key, "bridge", first=False, uploaded=at, quiet=True
     )
     (row,) = queue.due(ENERGY)
     queue.fail(
-        queue.claim([row], keys.pack_id("p-lost"))[0], "lost", attempts=3, first_retry=timedelta(0)
+        queue.claim([row], ids.pack_id("p-lost"))[0], "lost", attempts=3, first_retry=timedelta(0)
     )
     assert not queue.accept(
         ENERGY,
@@ -349,9 +349,9 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
     order: Random,
     works: list[str],
 ) -> None:
-    tenant, at = keys.tenant_id(f"t-{uuid.uuid4().hex}"), now() - timedelta(days=1)
+    tenant, at = ids.tenant_id(f"t-{uuid.uuid4().hex}"), now() - timedelta(days=1)
     registry = ModelRegistry(queue.deployment)
-    wanted = {content: keys.request_id_of(ENERGY, tenant, content) for content in contents}
+    wanted = {content: ids.request_id_of(ENERGY, tenant, content) for content in contents}
 
     def make(end: str) -> None:
         """One tick, and what becomes of whatever is in a pack then."""
@@ -376,7 +376,7 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
                 )
                 registry.add(model)
                 champion = registry.champion(tenant, ENERGY)
-                if champion is None or keys.upload_moment(champion.version) <= keys.upload_moment(
+                if champion is None or ids.upload_moment(champion.version) <= ids.upload_moment(
                     row.version
                 ):
                     registry.crown(model, "endpoint", champion)
@@ -429,12 +429,12 @@ def test_a_tenant_that_used_up_its_day_is_told_once_and_retries_and_re_trainings
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
     scheduling = workload.scheduling.model_copy(update={"max_per_tenant_a_day": 2})
-    limited, who = workload.model_copy(update={"scheduling": scheduling}), keys.tenant_id("busy")
+    limited, who = workload.model_copy(update={"scheduling": scheduling}), ids.tenant_id("busy")
     row = ask(queue, "busy")
     for _ in range(3):
         tick(dagster_instance, queue, limited)
         queue.fail(again(queue, row), "lost", attempts=9, first_retry=timedelta(0))
-    quiet = keys.request_id_of(ENERGY, who, "re-training")
+    quiet = ids.request_id_of(ENERGY, who, "re-training")
     queue.accept(
         ENERGY, who, quiet, "k", "bridge", first=False, quiet=True, why="re-training: it is old"
     )

@@ -15,7 +15,7 @@ from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.workloads.schema import Workload
@@ -31,7 +31,7 @@ from tests.orchestration.running import (
     take_in,
 )
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 
 
 @pytest.fixture
@@ -89,7 +89,9 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
     artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
     assert set(artifacts) == {"acme", "globex"}
     for tenant, artifact in artifacts.items():
-        kept = keys.artifact(ENERGY, keys.tenant_id(tenant), keys.version_name(artifact["version"]))
+        kept = s3_keys.artifact(
+            ENERGY, ids.tenant_id(tenant), ids.version_name(artifact["version"])
+        )
         assert artifact["hyperparameters"] == dict(energy_at_once.training.hyperparameters)
         assert artifact["dagster/uri"] == f"s3://{deployment.data_bucket}/{kept}"
         assert artifact["plot"].startswith("![plot](data:image/png;base64,")
@@ -134,7 +136,7 @@ def test_a_model_is_registered_again_when_its_job_and_its_endpoint_have_left_not
     ).success
     champion = ModelRegistry(deployment).champion(acme, ENERGY)
     assert champion is not None
-    placed = keys.endpoint_model(champion.endpoint, acme, champion.version)
+    placed = s3_keys.endpoint_model(champion.endpoint, acme, champion.version)
     assert objects.exists(deployment.s3, deployment.data_bucket, placed)
     with TenantClient(deployment, energy_at_once, acme) as client:
         assert len(client.predict({"period": 1})["mean"]) == 24
@@ -184,7 +186,7 @@ def test_of_a_request_the_tenant_did_not_make_its_owner_hears_nothing(
     queue = RequestQueue(deployment)
     (row,) = queue.due(ENERGY)
     queue.cancel(row, why="asked for below by the schedule")
-    request = keys.request_id_of(ENERGY, bad, "re-training")
+    request = ids.request_id_of(ENERGY, bad, "re-training")
     assert queue.accept(
         ENERGY, bad, request, row.manifest_key, "bridge", first=False, why="re-training", quiet=True
     )

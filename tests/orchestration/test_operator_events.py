@@ -19,7 +19,7 @@ from orchestration.sensors import sensors_of
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 from tenantry.onboarding.registration import register
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import TrainedForecast
@@ -33,8 +33,8 @@ NOTHING = "no operator did anything new"
 
 
 @pytest.fixture
-def tenant() -> keys.TenantId:
-    return keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+def tenant() -> ids.TenantId:
+    return ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
 
 
 def tick(instance: DagsterInstance) -> str:
@@ -52,7 +52,7 @@ def tick(instance: DagsterInstance) -> str:
     return str(said.skip_message)
 
 
-def observed(instance: DagsterInstance, tenant: keys.TenantId) -> list[Mapping[str, Any]]:
+def observed(instance: DagsterInstance, tenant: ids.TenantId) -> list[Mapping[str, Any]]:
     """What was observed on the tenant's partition, the latest first."""
     records = instance.fetch_observations(REGISTRATION, limit=100).records
     found = [record.event_log_entry.asset_observation for record in records]
@@ -67,7 +67,7 @@ def test_a_rollback_by_command_shows_in_dagster_as_the_uis_job_does(
     serving: tuple[Deployment, Workload, Endpoint],
     trained_forecasts: list[TrainedForecast],
     dagster_instance: DagsterInstance,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     first, second = (
@@ -120,7 +120,7 @@ def test_a_rollback_by_command_shows_in_dagster_as_the_uis_job_does(
 def test_a_tier_set_by_command_and_one_set_in_the_ui_show_alike(
     serving: tuple[Deployment, Workload, Endpoint],
     dagster_instance: DagsterInstance,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
 ) -> None:
     deployment, _, _ = serving
     registry = ModelRegistry(deployment)
@@ -171,12 +171,12 @@ def test_a_capacity_given_by_command_shows_as_the_asset_does(
 def test_a_row_that_is_no_event_keeps_nobody_elses_from_being_shown(
     serving: tuple[Deployment, Workload, Endpoint],
     dagster_instance: DagsterInstance,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
 ) -> None:
     deployment, _, _ = serving
     for number, document in enumerate(("", "[]", '{"kind": "materialization"}')):
         row = {
-            "tenant": keys.ACCOUNT_PARTITION,
+            "tenant": table_keys.ACCOUNT_PARTITION,
             "request": f"operator_event#0{number}",
             "document": document,
         }

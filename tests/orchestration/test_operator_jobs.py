@@ -11,7 +11,7 @@ from dagster import DagsterInstance
 from orchestration.definitions import defs
 from orchestration.partitions import add_tenants
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.workload_controls import WorkloadControls
 from tests.orchestration.running import TENANTRY, run
@@ -87,7 +87,7 @@ def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
 def test_a_workload_whose_file_is_gone_is_wound_down_by_a_run_and_no_other_is(
     queue: RequestQueue, dagster_instance: DagsterInstance
 ) -> None:
-    open_, gone = pending(queue, "acme"), keys.workload_name("weather")
+    open_, gone = pending(queue, "acme"), ids.workload_name("weather")
     queue.accept(
         gone,
         open_.tenant,

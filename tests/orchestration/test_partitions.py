@@ -10,9 +10,9 @@ import pytest
 from dagster import DagsterInstance
 
 from orchestration.partitions import add_tenants, tenants_of
-from tenantry.names import keys
+from tenantry.names import ids
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 SENSORS, ROUNDS = 3, 12
 
 
@@ -29,7 +29,7 @@ def test_sensors_that_add_the_same_tenants_at_once_all_succeed(home: Path) -> No
         with DagsterInstance.from_config(str(home)) as instance:
             for turn in range(ROUNDS):
                 tenants = [
-                    keys.tenant_id(f"t-{turn:02d}-{n:03d}") for n in range(number, number + 50)
+                    ids.tenant_id(f"t-{turn:02d}-{n:03d}") for n in range(number, number + 50)
                 ]
                 ready.wait(60)
                 add_tenants(instance, ENERGY, tenants)

@@ -19,7 +19,7 @@ from containers.diffusion.training.personalisation import nearest
 from demo.portraits import PROMPTS, portraits_tenants
 from demo.product import DemoTenant
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
@@ -64,7 +64,7 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
     for tenant in good:
         with TenantClient(deployment, portraits, tenant.tenant) as client:
             client.upload(tenant.files, tenant.parameters)
-    mallory = keys.tenant_id("mallory")
+    mallory = ids.tenant_id("mallory")
     with TenantClient(deployment, portraits, mallory) as client:
         client.upload({**good[0].files, "large.png": huge_png()})
     taken = take_in(deployment, dagster_instance)

@@ -29,26 +29,26 @@ from orchestration.launcher import PACK_TAG
 from orchestration.partitions import add_tenants, tenants_of
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, table_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import TENANTRY
 from tests.orchestration.test_killed_run import served_in_dagster, wait_for
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 SENSORS = ("new_uploads", "fine_tuning_launcher", "asynchronous_failures", "operator_events")
 FEW, MANY, FINISHED_ROWS = 10, 10_000, 1_000
 
 
-def tenants(count: int) -> list[keys.TenantId]:
-    return [keys.tenant_id(f"idle-{number:05d}") for number in range(count)]
+def tenants(count: int) -> list[ids.TenantId]:
+    return [ids.tenant_id(f"idle-{number:05d}") for number in range(count)]
 
 
-def finish_one(deployment: Deployment, tenant: keys.TenantId) -> None:
+def finish_one(deployment: Deployment, tenant: ids.TenantId) -> None:
     """A tenant's first request and model, from the queue to the champion."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
-    request = keys.request_id_of(ENERGY, tenant, "content")
+    request = ids.request_id_of(ENERGY, tenant, "content")
     queue.accept(
         ENERGY,
         tenant,
@@ -58,7 +58,7 @@ def finish_one(deployment: Deployment, tenant: keys.TenantId) -> None:
         first=True,
     )
     (row,) = queue.of_tenant(ENERGY, tenant)
-    pack = keys.pack_id_of([request])
+    pack = ids.pack_id_of([request])
     (row,) = queue.claim([row], pack)
     for status in ("training", "trained", "registered"):
         row = queue.move(row, status, why="a test")
@@ -71,18 +71,18 @@ def finish_one(deployment: Deployment, tenant: keys.TenantId) -> None:
 
 
 def multiply(
-    deployment: Deployment, table: str, one: keys.TenantId, others: Sequence[keys.TenantId]
+    deployment: Deployment, table: str, one: ids.TenantId, others: Sequence[ids.TenantId]
 ) -> None:
     """Give other tenants the same rows as one has."""
     answer = deployment.dynamodb.query(
         TableName=table,
         KeyConditionExpression="tenant = :tenant",
-        ExpressionAttributeValues={":tenant": {"S": keys.table_partition(one, ENERGY)}},
+        ExpressionAttributeValues={":tenant": {"S": table_keys.table_partition(one, ENERGY)}},
     )
     puts: list[Any] = []
     for other in others:
         for item in copy.deepcopy(answer["Items"]):
-            item["tenant"] = {"S": keys.table_partition(other, ENERGY)}
+            item["tenant"] = {"S": table_keys.table_partition(other, ENERGY)}
             puts.append({"PutRequest": {"Item": item}})
     for start in range(0, len(puts), 25):
         written = deployment.dynamodb.batch_write_item(
@@ -183,7 +183,7 @@ def test_on_a_busy_machine_a_launch_is_tried_again_and_code_may_take_long_to_loa
 def test_a_daemon_killed_in_the_middle_of_a_pack_is_started_again_and_all_is_done_once(
     tmp_path: Path, energy: Workload, consumption: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    who = [keys.tenant_id(f"restart-{number:02d}") for number in range(12)]
+    who = [ids.tenant_id(f"restart-{number:02d}") for number in range(12)]
     with running(tmp_path / "cloud", ROOT / "containers") as cloud:
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)

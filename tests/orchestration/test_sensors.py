@@ -15,13 +15,13 @@ from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_
 from orchestration.jobs import jobs_of
 from orchestration.sensors import UploadsNotTakenInError, sensors_of
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.workloads.schema import read_workloads
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import TENANTRY
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 WORKLOADS = read_workloads()
 
 

@@ -10,7 +10,7 @@ from local_sagemaker.faults.client import FaultsClient
 from local_sagemaker.faults.plan import Rule
 from orchestration.launcher import runs_to_request
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.workloads.schema import Workload
 from tests.orchestration.conftest import Upload
@@ -78,7 +78,7 @@ def test_a_request_that_its_pack_was_written_down_without_waits_for_another_pack
     config = asked.run_config["ops"]["energy_onboarding"]["config"]
     config["requests"] = [request for request in config["requests"] if request["tenant"] == acme]
     assert run(dagster_instance, str(asked.job_name), asked.run_config, dict(asked.tags)).success
-    (left_out,) = queue.open(energy_name := keys.workload_name("energy"))
+    (left_out,) = queue.open(energy_name := ids.workload_name("energy"))
     assert (left_out.tenant, left_out.status) == (bolt, "claimed")
 
     (taken_up,) = onboard(deployment, dagster_instance, at_once(energy))
@@ -108,6 +108,6 @@ def test_an_endpoint_that_cannot_be_had_now_makes_its_tenants_wait_and_costs_the
     ):
         (done,) = onboard(deployment, dagster_instance, at_once(energy))
     assert not done.success
-    (row,) = RequestQueue(deployment).of_tenant(keys.workload_name("energy"), tenant)
+    (row,) = RequestQueue(deployment).of_tenant(ids.workload_name("energy"), tenant)
     assert (row.status, row.attempt, row.postponed) == ("pending", 1, 1)
     assert "ResourceLimitExceeded" in row.history[-1]["why"]

@@ -11,7 +11,7 @@ from local_sagemaker.faults.client import FaultsClient
 from local_sagemaker.faults.plan import Rule
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import now
 from tenantry.training.durations import learned_durations
@@ -20,7 +20,7 @@ from tenantry.workloads.schema import Workload
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import at_once, onboard, take_in
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from containers.forecast.synthetic import generate, last_midnight
 from demo.dagster_ui import BrowserMissingError, DagsterUI, chromium
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.serving.client import TenantClient
 from tenantry.shown.report import ONBOARDING
 from tenantry.workloads.schema import read_workloads
 from tests.conftest import LiveDagster
 
-ENERGY: Final = keys.workload_name("energy")
+ENERGY: Final = ids.workload_name("energy")
 ARTIFACT: Final = "energy/fine_tuned_artifact"
 REQUIRED_VARIABLE: Final = "TENANTRY_BROWSER_REQUIRED"
 _ONBOARDED_WITHIN: Final = 300.0  # seconds; half a minute on a quiet machine
@@ -47,10 +47,10 @@ def ui(browser: WebDriver, live_dagster: LiveDagster) -> DagsterUI:
     return DagsterUI(browser, live_dagster.dagster.url)
 
 
-def onboard(live: LiveDagster, tenant: str) -> keys.TenantId:
+def onboard(live: LiveDagster, tenant: str) -> ids.TenantId:
     """Upload ten weeks of hours as the tenant's app does, and wait until the sensors have brought a
     model into service."""
-    who = keys.tenant_id(tenant)
+    who = ids.tenant_id(tenant)
     end = last_midnight()
     sink = io.StringIO()
     generate(1, end - timedelta(days=70), end, seed=5)[["timestamp", "consumption"]].to_csv(

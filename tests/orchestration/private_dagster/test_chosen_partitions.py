@@ -30,7 +30,7 @@ from orchestration.private_dagster.chosen_partitions import (
     outputs_are_reported_already,
     plan,
 )
-from tenantry.names import keys
+from tenantry.names import ids
 
 TENANTS = DynamicPartitionsDefinition(name="test_tenants")
 KEY = AssetKey(["test", "training_data"])
@@ -42,7 +42,7 @@ KEY = AssetKey(["test", "training_data"])
     can_subset=True,
 )
 def packed(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
-    chosen = [keys.tenant_id(name) for name in ("acme", "globex")]
+    chosen = [ids.tenant_id(name) for name in ("acme", "globex")]
     plan(context.op_execution_context, [KEY], chosen)
     seen_while_running.update(statuses(context.instance))
     with RunReport(context.op_execution_context, "test") as report:

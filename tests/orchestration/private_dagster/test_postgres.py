@@ -25,13 +25,13 @@ from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.private_dagster.dagster_storage import STORAGE_VARIABLE, UnusableStorageError
 from orchestration.private_dagster.postgres_event_log import BatchedPostgresEventLogStorage
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.workloads.schema import Workload
 from tests.orchestration.conftest import Upload
 from tests.orchestration.running import at_once, metadata_of, onboard, statuses, take_in
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 
 
 def postgres_program(name: str) -> str | None:

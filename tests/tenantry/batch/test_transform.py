@@ -20,8 +20,8 @@ from tenantry.batch.predictions import batches_of, predict
 from tenantry.batch.transform import TransformJobFailedError, predict_batch
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import keys
-from tenantry.names.tiers import machines_of
+from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names.tiers import Tier, machines_of
 from tenantry.requests.rows import now
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
@@ -64,19 +64,15 @@ class Heard:
 
 
 def crowned(
-    cloud: Serving,
-    archive: bytes,
-    *,
-    tier: keys.Tier = "bridge",
-    card: Mapping[str, Any] | None = None,
+    cloud: Serving, archive: bytes, *, tier: Tier = "bridge", card: Mapping[str, Any] | None = None
 ) -> Champion:
     """A tenant whose archive lies under its endpoint's prefix; batch transform needs no
     endpoint."""
     deployment, _ = cloud
-    tenant = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     model = trained_version(deployment, tenant, 1, archive, {}, tier=tier, card=card)
-    endpoint = keys.endpoint_name("tenantry", NAME, machines_of(tier, tenant))
-    destination = keys.endpoint_model(endpoint, tenant, model.version)
+    endpoint = sagemaker_names.endpoint_name("tenantry", NAME, machines_of(tier, tenant))
+    destination = s3_keys.endpoint_model(endpoint, tenant, model.version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, destination, archive)
     return ModelRegistry(deployment).crown(model, endpoint, None)
 
@@ -94,10 +90,10 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     gone = crowned(cloud, trained_forecasts[0].archive)
     # What a batch needs is the archive that is kept; of versions from before that, the endpoint's.
     for champion in (good[0], gone):
-        placed = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+        placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
     for champion in (good[1], gone):
-        kept = keys.artifact(NAME, champion.tenant, champion.version)
+        kept = s3_keys.artifact(NAME, champion.tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=kept)
     champions, name = [*good, broken, gone], batch_name()
 
@@ -144,7 +140,7 @@ def test_a_batch_runs_the_container_of_serving_on_the_machine_image_it_names(
     (prediction,) = predict_batch(deployment, workload, DAY, name, [champion], poll=0.1).predictions
     assert prediction.key
     job = deployment.sagemaker.describe_transform_job(
-        TransformJobName=keys.transform_job_name("tenantry", NAME, DAY, name)
+        TransformJobName=sagemaker_names.transform_job_name("tenantry", NAME, DAY, name)
     )
     assert job["TransformResources"]["TransformAmiVersion"] == "al2-ami-sagemaker-batch-gpu-535"
 
@@ -155,11 +151,11 @@ def test_a_batch_whose_job_was_never_started_is_started(
     """A run died between making the job's model and the job."""
     deployment, energy = cloud
     champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
-    job = keys.transform_job_name("tenantry", NAME, DAY, name)
-    archive = keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
-    copied = keys.batch_model(NAME, DAY, name, champion.tenant, champion.version)
+    job = sagemaker_names.transform_job_name("tenantry", NAME, DAY, name)
+    archive = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    copied = s3_keys.batch_model(NAME, DAY, name, champion.tenant, champion.version)
     objects.copy(deployment.s3, deployment.data_bucket, archive, copied)
-    batch = keys.batch_prefix(NAME, DAY, name)
+    batch = s3_keys.batch_prefix(NAME, DAY, name)
     deployment.sagemaker.create_model(
         ModelName=job,
         ExecutionRoleArn=deployment.batch_role,
@@ -188,7 +184,7 @@ def test_a_batch_in_which_nothing_could_be_answered_is_a_failure_that_leaves_no_
     assert not deployment.sagemaker.list_models(NameContains=name)["Models"]
     deployment.s3.delete_object(
         Bucket=deployment.data_bucket,
-        Key=keys.endpoint_model(broken.endpoint, broken.tenant, broken.version),
+        Key=s3_keys.endpoint_model(broken.endpoint, broken.tenant, broken.version),
     )
     with pytest.raises(TransformJobFailedError, match="archive"):
         predict_batch(deployment, energy, DAY, batch_name(), [broken], poll=0.1)
@@ -240,9 +236,9 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     deployment, energy = cloud
     good, broken = crowned(cloud, trained_forecasts[0].archive), crowned(cloud, b"no archive")
     silo = crowned(cloud, trained_forecasts[1].archive, tier="silo")
-    nobody = keys.tenant_id("nobody")
+    nobody = ids.tenant_id("nobody")
     heard = Heard()
-    started: list[keys.TenantId] = []
+    started: list[ids.TenantId] = []
     tenants = [good.tenant, broken.tenant, silo.tenant, nobody]
     failures = predict(
         deployment, energy, tenants, DAY, "run-1", heard, poll=0.1, starting=started.extend
@@ -323,9 +319,9 @@ def notices(deployment: Deployment) -> list[dict[str, Any]]:
 CHAMPIONS = st.lists(
     st.builds(
         Champion,
-        tenant=st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True).map(keys.tenant_id),
+        tenant=st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True).map(ids.tenant_id),
         workload=st.just(NAME),
-        version=st.sampled_from(["v1", "v2"]).map(keys.version_name),
+        version=st.sampled_from(["v1", "v2"]).map(ids.version_name),
         endpoint=st.just("e"),
         tier=st.sampled_from(["silo", "bridge", "pool"]),
         previous=st.none(),
@@ -351,7 +347,7 @@ def test_batches_hold_everyone_once_one_tier_each_and_silo_tenants_alone(
         tiers = {champion.tier for champion in batch.champions}
         assert len(tiers) == 1
         assert "silo" not in tiers or len(batch.champions) == 1
-        assert keys.version_name(batch.name)
+        assert ids.version_name(batch.name)
     assert len({batch.name for batch in batches}) == len(batches)
     assert list(batches_of(champions[::-1], most, salt)) == batches
     other = {batch.name for batch in batches_of(champions, most, salt + "x")}

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 
 from tenantry.aws.deployment import Deployment
 from tenantry.command_line.main import tenantry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 
-ENERGY = keys.workload_name("energy")
+ENERGY = ids.workload_name("energy")
 
 Call = Callable[..., Result]
 
@@ -64,17 +64,17 @@ def queue(deployment: Deployment) -> RequestQueue:
 
 
 def pending(
-    queue: RequestQueue, tenant: str, content: str = "one", workload: keys.WorkloadName = ENERGY
+    queue: RequestQueue, tenant: str, content: str = "one", workload: ids.WorkloadName = ENERGY
 ) -> Request:
-    who = keys.tenant_id(tenant)
-    request = keys.request_id_of(workload, who, content)
-    manifest = keys.upload_manifest(workload, who, keys.upload_id(content))
+    who = ids.tenant_id(tenant)
+    request = ids.request_id_of(workload, who, content)
+    manifest = s3_keys.upload_manifest(workload, who, ids.upload_id(content))
     assert queue.accept(workload, who, request, manifest, "bridge", first=True)
     return again(queue, workload, who, request)
 
 
 def again(
-    queue: RequestQueue, workload: keys.WorkloadName, tenant: keys.TenantId, request: keys.RequestId
+    queue: RequestQueue, workload: ids.WorkloadName, tenant: ids.TenantId, request: ids.RequestId
 ) -> Request:
     row = queue.get(workload, tenant, request)
     assert row is not None
@@ -87,7 +87,7 @@ def now_of(queue: RequestQueue, row: Request) -> Request:
 
 
 def claimed(queue: RequestQueue, tenant: str, pack: str = "p-1", **options: Any) -> Request:
-    (row,) = queue.claim([pending(queue, tenant, **options)], keys.pack_id(pack))
+    (row,) = queue.claim([pending(queue, tenant, **options)], ids.pack_id(pack))
     return row
 
 

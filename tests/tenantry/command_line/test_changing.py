@@ -14,7 +14,7 @@ import pytest
 
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.serving.client import TenantClient
@@ -32,7 +32,7 @@ from tests.tenantry.command_line.conftest import (
 )
 
 SCRIPT = str(Path(sys.executable).parent / "tenantry")
-PORTRAITS = keys.workload_name("portraits")
+PORTRAITS = ids.workload_name("portraits")
 OPERATOR = f"operator {getpass.getuser()}"
 
 
@@ -67,11 +67,11 @@ def test_of_a_tenant_its_latest_request_is_retried_or_the_one_that_is_named(
     assert now_of(queue, first).status == "pending"
     assert "has no request" in call("retry", "acme", "--request", "0" * 32, status=1).stderr
 
-    refused = keys.request_id_of(ENERGY, keys.tenant_id("bolt"), "refused")
+    refused = ids.request_id_of(ENERGY, ids.tenant_id("bolt"), "refused")
     manifest = "uploads/bolt/energy/u/manifest.json"
     queue.refuse_at_the_door(
         ENERGY,
-        keys.tenant_id("bolt"),
+        ids.tenant_id("bolt"),
         refused,
         manifest,
         "the manifest is not JSON",
@@ -91,7 +91,7 @@ def test_a_tenant_of_two_workloads_is_asked_about(call: Call, queue: RequestQueu
     assert {
         row.status
         for name in (ENERGY, PORTRAITS)
-        for row in queue.of_tenant(name, keys.tenant_id("acme"))
+        for row in queue.of_tenant(name, ids.tenant_id("acme"))
     } == {"pending"}
 
 
@@ -179,7 +179,7 @@ def test_what_moved_on_while_the_operator_was_asked_stays_as_it_is(
     )
     assert process.stderr is not None
     asked = process.stderr.read(len("Cancel 2 requests (2 pending)?"))
-    queue.claim([row], keys.pack_id("p-1"))
+    queue.claim([row], ids.pack_id("p-1"))
     said, error = process.communicate("y\n", timeout=60)
     assert (asked, process.returncode) == ("Cancel 2 requests (2 pending)?", 1)
     assert f"request {row.request} of acme is no longer pending" in error
@@ -263,7 +263,7 @@ def test_a_tenant_gets_a_tier_of_its_own_and_is_told_what_moves_when(
         "another tier" in shown
     )
     assert now_of(queue, row).tier == "bridge"
-    assert ModelRegistry(deployment).tier(keys.tenant_id("acme"), ENERGY, "bridge") == "silo"
+    assert ModelRegistry(deployment).tier(ids.tenant_id("acme"), ENERGY, "bridge") == "silo"
     stands = document(call("tier", "acme", "energy", "--json"))["tier"]
     assert (stands["tier"], stands["own"], stands["on_their_way"], stands["champion"]) == (
         "silo",
@@ -299,7 +299,7 @@ def test_dead_letters_of_uploads_are_sent_back_and_taken_in(
     call: Call, queue: RequestQueue, deployment: Deployment
 ) -> None:
     workloads = read_workloads()
-    with TenantClient(deployment, workloads["energy"], keys.tenant_id("acme")) as client:
+    with TenantClient(deployment, workloads["energy"], ids.tenant_id("acme")) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
     (message,) = deployment.sqs.receive_message(QueueUrl=deployment.uploads_queue_url)["Messages"]
     deployment.sqs.send_message(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import now
 from tenantry.requests.workload_controls import WorkloadControls
@@ -75,7 +75,7 @@ def test_a_tenants_story_says_what_its_request_was_trained_with_last(
     )
     row = queue.fail(row, "its container was killed", attempts=3)
     row = queue.move(row, "pending", why="try 2")
-    (row,) = queue.claim([row], keys.pack_id("p-2"))
+    (row,) = queue.claim([row], ids.pack_id("p-2"))
     queue.move(
         row,
         "training",
@@ -95,7 +95,7 @@ def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(
     workloads = read_workloads()
     # S3 tries a new queue with an event of its own
     drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
-    with TenantClient(deployment, workloads["energy"], keys.tenant_id("acme")) as client:
+    with TenantClient(deployment, workloads["energy"], ids.tenant_id("acme")) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
     deployment.sqs.send_message(QueueUrl=deployment.uploads_dead_letters_url, MessageBody="{}")
     assert document(call("status", "--json"))["upload_events"] == {
@@ -109,21 +109,21 @@ def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(
 def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
     call: Call, queue: RequestQueue, deployment: Deployment
 ) -> None:
-    workloads, acme = read_workloads(), keys.tenant_id("acme")
+    workloads, acme = read_workloads(), ids.tenant_id("acme")
     with TenantClient(deployment, workloads["energy"], acme) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
         client.upload({"picture.bmp": b"BM"})  # not one of the workload's types
         (left,) = [client.upload({"a.csv": b"more"})]
     deployment.s3.delete_object(
-        Bucket=deployment.uploads_bucket, Key=keys.upload_manifest(ENERGY, acme, left)
+        Bucket=deployment.uploads_bucket, Key=s3_keys.upload_manifest(ENERGY, acme, left)
     )  # as one that is still being uploaded
     drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
     (row,) = queue.due(ENERGY)
-    (row,) = queue.claim([row], keys.pack_id("p-1"))
+    (row,) = queue.claim([row], ids.pack_id("p-1"))
     RequestQueue(deployment, by="run 3f2a").fail(
         row, "the file has no rows", attempts=3, retryable=False
     )
-    key = keys.prediction(ENERGY, acme, now().date())
+    key = s3_keys.prediction(ENERGY, acme, now().date())
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, b"{}\n")
 
     (energy,) = document(call("tenant", "acme", "--json"))["workloads"]

@@ -11,7 +11,7 @@ import pytest
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.onboarding.registration import register
 from tenantry.requests.queue import RequestQueue
 from tenantry.workloads.schema import Workload
@@ -29,10 +29,10 @@ def call(serving: Serving) -> Call:
 
 
 @pytest.fixture
-def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> keys.TenantId:
+def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.TenantId:
     """A tenant with two versions registered, the second of them its champion."""
     deployment, energy, endpoint = serving
-    name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     for number in (1, 2):
         metrics = {"mase": 0.9 - number / 10, "baseline_mase": 1.0}
         model = trained_version(
@@ -43,7 +43,7 @@ def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> keys.T
 
 
 def test_endpoints_are_shown_with_their_instances_and_models(
-    call: Call, serving: Serving, tenant: keys.TenantId
+    call: Call, serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, _, endpoint = serving
     (shown,) = document(call("endpoints", "energy", "--json"))["endpoints"]
@@ -62,7 +62,7 @@ def test_endpoints_are_shown_with_their_instances_and_models(
 
 
 def test_a_rollback_asks_and_then_serves_the_previous_version(
-    call: Call, serving: Serving, tenant: keys.TenantId
+    call: Call, serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, _, _ = serving
     registry = ModelRegistry(deployment)
@@ -83,7 +83,7 @@ def test_a_rollback_asks_and_then_serves_the_previous_version(
     assert any(f"operator {getpass.getuser()}" in note for note in notes), notes
     told = call("tenant", tenant).stdout
     assert f"Served by version {before.previous} from" in told
-    assert f"Its archive: {keys.artifact(NAME, tenant, after.version)}" in " ".join(told.split())
+    assert f"Its archive: {s3_keys.artifact(NAME, tenant, after.version)}" in " ".join(told.split())
     assert "mase 0.7" in told
     assert "it missed the holidays" in told
     call("rollback", tenant, "--workload", "energy", "--to", before.version, "--yes")
@@ -97,9 +97,9 @@ def test_a_rollback_where_there_is_nothing_to_return_to_changes_nothing(call: Ca
     )
 
 
-def start_job(deployment: Deployment, pack: keys.PackId, number: int = 1) -> str:
+def start_job(deployment: Deployment, pack: ids.PackId, number: int = 1) -> str:
     """A training job of a pack: a container that finds no data."""
-    job = keys.training_job_name(deployment.prefix, NAME, pack, number)
+    job = sagemaker_names.training_job_name(deployment.prefix, NAME, pack, number)
     deployment.sagemaker.create_training_job(
         TrainingJobName=job,
         AlgorithmSpecification={
@@ -108,7 +108,7 @@ def start_job(deployment: Deployment, pack: keys.PackId, number: int = 1) -> str
         },
         RoleArn=deployment.training_role,
         OutputDataConfig={
-            "S3OutputPath": f"s3://{deployment.data_bucket}/{keys.job_output_prefix(NAME, pack)}"
+            "S3OutputPath": f"s3://{deployment.data_bucket}/{s3_keys.job_output_prefix(NAME, pack)}"
         },
         ResourceConfig={"InstanceType": "ml.c5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1},
         StoppingCondition={"MaxRuntimeInSeconds": 60},
@@ -134,7 +134,7 @@ def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(
 ) -> None:
     deployment, _, _ = serving
     queue = RequestQueue(deployment, by="test")
-    pack, tenant = keys.pack_id(f"p-{uuid.uuid4().hex[:8]}"), f"t-{uuid.uuid4().hex[:8]}"
+    pack, tenant = ids.pack_id(f"p-{uuid.uuid4().hex[:8]}"), f"t-{uuid.uuid4().hex[:8]}"
     row = claimed(queue, tenant, pack)
     first = start_job(deployment, pack)
     row = queue.move(row, "training", why="its data are good", changes={"job": first})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.uploads.intake import drain_queue
 from tenantry.uploads.manifests import read_manifest
@@ -37,7 +37,7 @@ def test_an_upload_is_what_the_products_app_would_have_written(
         "timezone=Europe/London",
     ]
     made = document(call(*arguments, "--json"))
-    key = keys.upload_manifest(ENERGY, keys.tenant_id("acme"), keys.upload_id(made["upload"]))
+    key = s3_keys.upload_manifest(ENERGY, ids.tenant_id("acme"), ids.upload_id(made["upload"]))
     manifest = read_manifest(deployment, key, read_workloads())
     assert [one.name for one in manifest.files] == ["consumption.csv"]
     assert manifest.parameters["timezone"] == "Europe/London"
@@ -89,7 +89,7 @@ def test_an_upload_is_followed_to_its_end(
         while not queue.due(ENERGY) and time.monotonic() < deadline:
             drain_queue(deployment, read_workloads(), lambda *_: None, max_seconds=20)
             time.sleep(0.05)
-        (row,) = queue.claim(queue.due(ENERGY), keys.pack_id("p-1"))
+        (row,) = queue.claim(queue.due(ENERGY), ids.pack_id("p-1"))
         if ends == "registered":
             queue.move(
                 queue.move(row, "trained", why="version v1"),

@@ -13,7 +13,7 @@ from orchestration.definitions import defs
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import describe_endpoint, ensure_endpoint
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Shared
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
@@ -23,7 +23,7 @@ from tenantry.workloads.schema import FOLDER, FOLDER_VARIABLE, read_workloads
 from tests.orchestration.running import TENANTRY
 from tests.tenantry.command_line.conftest import ENERGY, Call, claimed, document, now_of, pending
 
-PORTRAITS = keys.workload_name("portraits")
+PORTRAITS = ids.workload_name("portraits")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
         ExecutionRoleArn=deployment.batch_role,
         PrimaryContainer={"Image": deployment.image("forecast", "0.1.0")},
     )
-    kept = keys.upload_manifest(ENERGY, keys.tenant_id("acme"), keys.upload_id("one"))
+    kept = s3_keys.upload_manifest(ENERGY, ids.tenant_id("acme"), ids.upload_id("one"))
     objects.write_bytes(deployment.s3, deployment.uploads_bucket, kept, b"{}")
 
     assert left_behind(deployment, ["portraits"]) == [Leftover(ENERGY, 2, (endpoint.name,))]
@@ -101,17 +101,17 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
 ) -> None:
     workloads = read_workloads(FOLDER)
     for name in ("energy", "portraits"):
-        with TenantClient(deployment, workloads[name], keys.tenant_id("acme")) as client:
+        with TenantClient(deployment, workloads[name], ids.tenant_id("acme")) as client:
             client.upload({"a.csv" if name == "energy" else "a.png": b"x"})
     assert drain_queue(deployment, workloads, lambda *_: None, max_seconds=20).accepted == 2
-    prediction = keys.prediction(
-        ENERGY, keys.tenant_id("acme"), queue.open(ENERGY)[0].accepted.date()
+    prediction = s3_keys.prediction(
+        ENERGY, ids.tenant_id("acme"), queue.open(ENERGY)[0].accepted.date()
     )
     objects.write_bytes(deployment.s3, deployment.data_bucket, prediction, b"{}")
     done = document(call("wind-down", "energy", "--delete-data", "--yes", "--json"))
     assert done["objects"] == 3
-    assert queue.of_tenant(ENERGY, keys.tenant_id("acme")) == []
-    assert len(queue.of_tenant(PORTRAITS, keys.tenant_id("acme"))) == 1
+    assert queue.of_tenant(ENERGY, ids.tenant_id("acme")) == []
+    assert len(queue.of_tenant(PORTRAITS, ids.tenant_id("acme"))) == 1
     left = deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["Contents"]
     assert {entry["Key"].split("/")[2] for entry in left} == {"portraits"}
     assert deployment.s3.list_objects_v2(Bucket=deployment.data_bucket)["KeyCount"] == 0
@@ -127,7 +127,7 @@ def test_the_sensor_fails_visibly_while_something_is_left(
             with build_sensor_context(instance, resources={"tenantry": TENANTRY}) as context:
                 sensor.evaluate_tick(context)
 
-        gone = keys.workload_name("churn")
+        gone = ids.workload_name("churn")
         note_workloads(deployment, [gone])
         pending(queue, "acme", workload=gone)
         with pytest.raises(Exception, match="tenantry wind-down churn"):

@@ -20,7 +20,7 @@ from tenantry.hosting.endpoints import (
     ensure_endpoint,
     set_capacity,
 )
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Own, Shared
 from tenantry.onboarding import checks
 from tenantry.onboarding.registration import register
@@ -35,10 +35,10 @@ Serving = tuple[Deployment, Workload, Endpoint]
 
 
 @pytest.fixture
-def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> keys.TenantId:
+def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.TenantId:
     """A tenant with a champion."""
     deployment, energy, endpoint = serving
-    name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     made = trained_forecasts[0]
     register(
         deployment,
@@ -61,7 +61,7 @@ def test_an_endpoint_that_is_as_the_workload_says_is_left_alone(serving: Serving
 
 
 def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "1"})
@@ -73,7 +73,7 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
 
 
 def test_two_runs_that_want_the_same_update_at_once_both_get_it(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "3"})
@@ -86,7 +86,7 @@ def test_two_runs_that_want_the_same_update_at_once_both_get_it(
 
 
 def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     # No folder stands for the workload's own image: an endpoint of it could not be started.
@@ -106,7 +106,7 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
 
 
 def test_capacity_really_changes_and_is_kept_by_an_update(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     more = set_capacity(deployment, endpoint.name, 2)
@@ -129,7 +129,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
 
 
 def test_a_run_that_began_before_a_release_does_not_undo_it(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     began = datetime.now(UTC)
@@ -142,7 +142,7 @@ def test_a_run_that_began_before_a_release_does_not_undo_it(
 
 
 def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registration(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     serves = ensure_endpoint(deployment, energy, Shared("bridge"))
@@ -180,11 +180,11 @@ def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(
 
 def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) -> None:
     deployment, energy, bridge = serving
-    acme = keys.tenant_id("acme")
+    acme = ids.tenant_id("acme")
     silo = ensure_endpoint(deployment, with_serving(energy, instances=3), Own(acme))
     assert silo.name not in {
         bridge.name,
-        keys.endpoint_name("tenantry", NAME, Own(keys.tenant_id("bolt"))),
+        sagemaker_names.endpoint_name("tenantry", NAME, Own(ids.tenant_id("bolt"))),
     }
     assert (silo.made, silo.instances) == ("created", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=silo.name)
@@ -192,7 +192,7 @@ def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) 
 
 def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     deployment, energy, _ = serving
-    unlucky = keys.tenant_id("unlucky")
+    unlucky = ids.tenant_id("unlucky")
     with pytest.raises(EndpointFailedError, match="is Failed: "):  # no folder stands for that image
         ensure_endpoint(
             deployment, with_serving(energy, container="nowhere"), Own(unlucky), timeout=60
@@ -213,28 +213,30 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     ids=["field", "unknown field", "not JSON", "too large"],
 )
 def test_a_request_the_container_refuses_comes_back_with_its_reason(
-    serving: Serving, tenant: keys.TenantId, request_: Any, reason: str
+    serving: Serving, tenant: ids.TenantId, request_: Any, reason: str
 ) -> None:
     deployment, energy, endpoint = serving
     with TenantClient(deployment, energy, tenant) as client:
         version = client.champion().version
     with pytest.raises(InvocationRefusedError, match=reason):
-        endpoints.invoke(deployment, endpoint.name, keys.target_model(tenant, version), request_)
+        endpoints.invoke(
+            deployment, endpoint.name, sagemaker_names.target_model(tenant, version), request_
+        )
 
 
-def test_a_model_that_is_not_there_is_refused(serving: Serving, tenant: keys.TenantId) -> None:
+def test_a_model_that_is_not_there_is_refused(serving: Serving, tenant: ids.TenantId) -> None:
     deployment, _, endpoint = serving
     with pytest.raises(InvocationRefusedError):
         endpoints.invoke(
             deployment,
             endpoint.name,
-            keys.target_model(tenant, keys.version_name("v9")),
+            sagemaker_names.target_model(tenant, ids.version_name("v9")),
             {"period": 1, "start": "data_end"},
         )
 
 
 def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     with TenantClient(deployment, energy, tenant) as client:
@@ -256,7 +258,7 @@ def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(
     assert record["milliseconds"] > 0
 
 
-def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: keys.TenantId) -> None:
+def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: ids.TenantId) -> None:
     deployment, energy, _ = serving
     with (
         TenantClient(deployment, energy, tenant) as client,
@@ -273,20 +275,20 @@ def test_a_refused_prediction_is_not_archived(serving: Serving, tenant: keys.Ten
 
 def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving) -> None:
     deployment, energy, _ = serving
-    name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     queue = RequestQueue(deployment)
     with TenantClient(deployment, energy, name) as client:
         with pytest.raises(NoModelYetError, match="nothing was uploaded"):
             client.predict({"period": 1, "start": "data_end"})
         upload = client.upload({"a.csv": b"x"})
-        key = keys.upload_manifest(NAME, name, upload)
-        queue.accept(NAME, name, keys.request_id_of(NAME, name, "x"), key, "bridge", first=True)
+        key = s3_keys.upload_manifest(NAME, name, upload)
+        queue.accept(NAME, name, ids.request_id_of(NAME, name, "x"), key, "bridge", first=True)
         with pytest.raises(NoModelYetError, match="its last upload is pending"):
             client.predict({"period": 1, "start": "data_end"})
         queue.refuse_at_the_door(
             NAME,
             name,
-            keys.request_id_of(NAME, name, "y"),
+            ids.request_id_of(NAME, name, "y"),
             key,
             "the meter was broken",
             "data_unusable",
@@ -299,10 +301,10 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
 
 
 def test_the_checks_tell_a_good_tenant_from_one_without_a_model(
-    serving: Serving, tenant: keys.TenantId
+    serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
-    nobody = keys.tenant_id("nobody")
+    nobody = ids.tenant_id("nobody")
     assert checks.endpoint_answers(deployment, energy, tenant).passed
     assert checks.better_than_baseline(deployment, energy, tenant).passed
     for check in checks.CHECKS:
@@ -322,9 +324,9 @@ def test_the_checks_tell_a_good_tenant_from_one_without_a_model(
 
 def test_the_check_of_data_tells_why_an_upload_was_refused(serving: Serving) -> None:
     deployment, energy, _ = serving
-    name = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     queue = RequestQueue(deployment)
-    queue.accept(NAME, name, keys.request_id_of(NAME, name, "a"), "k", "bridge", first=True)
+    queue.accept(NAME, name, ids.request_id_of(NAME, name, "a"), "k", "bridge", first=True)
     assert checks.data_quality(deployment, energy, name) == Finding(
         passed=True, facts={"status": "pending"}
     )

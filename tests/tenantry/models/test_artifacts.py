@@ -9,11 +9,11 @@ import pytest
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.artifacts import ArchiveDiffersError, Promise, keep
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 
-ENERGY, ACME = keys.workload_name("energy"), keys.tenant_id("acme")
-VERSION = keys.version_name("20260101t000000-aaaaaaaa")
-LEFT = keys.checkpoint_archive(ENERGY, keys.pack_id("p-1"), ACME, VERSION)
+ENERGY, ACME = ids.workload_name("energy"), ids.tenant_id("acme")
+VERSION = ids.version_name("20260101t000000-aaaaaaaa")
+LEFT = s3_keys.checkpoint_archive(ENERGY, ids.pack_id("p-1"), ACME, VERSION)
 CONTENT = b"an archive"
 PROMISE = Promise(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
@@ -47,7 +47,7 @@ def test_what_was_not_promised_is_not_kept(
         kept(deployment)
     assert refused.value.code == code
     assert not objects.exists(
-        deployment.s3, deployment.data_bucket, keys.artifact(ENERGY, ACME, VERSION)
+        deployment.s3, deployment.data_bucket, s3_keys.artifact(ENERGY, ACME, VERSION)
     )
 
 
@@ -70,5 +70,5 @@ def test_what_is_written_between_the_look_and_the_copy_is_looked_at_too(
         events.unregister("before-call.s3.CopyObject", write_something_else)
     assert written
     assert not objects.exists(
-        deployment.s3, deployment.data_bucket, keys.artifact(ENERGY, ACME, VERSION)
+        deployment.s3, deployment.data_bucket, s3_keys.artifact(ENERGY, ACME, VERSION)
     )

@@ -9,21 +9,21 @@ import pytest
 
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids
 
-NAME, ACME = keys.workload_name("energy"), keys.tenant_id("acme")
+NAME, ACME = ids.workload_name("energy"), ids.tenant_id("acme")
 
 
-def version(number: int, tenant: keys.TenantId = ACME) -> ModelVersion:
+def version(number: int, tenant: ids.TenantId = ACME) -> ModelVersion:
     return ModelVersion(
         tenant=tenant,
         workload=NAME,
-        version=keys.version_name(f"2026010{number}t000000-aaaaaaaa"),
+        version=ids.version_name(f"2026010{number}t000000-aaaaaaaa"),
         tier="bridge",
         archive=f"checkpoints/energy/p-1/{tenant}/{number}.tar.gz",
         size=10 + number,
         sha256="a" * 64,
-        request=keys.request_id(f"{number:032x}"),
+        request=ids.request_id(f"{number:032x}"),
         job="job",
         metrics={"mase": 0.1 + 0.2, "baseline_mase": 1e-300},
         card={"model": "ridge", "nested": {"list": [1, 2.5, None]}},
@@ -42,8 +42,8 @@ def test_a_version_is_read_as_it_was_written_and_written_once(registry: ModelReg
     registry.add(replace(first, size=999, metrics={}))
     assert registry.versions(ACME, NAME) == [first, second]
     assert registry.version(ACME, NAME, first.version) == first
-    assert registry.version(ACME, NAME, keys.version_name("v9")) is None
-    assert registry.versions(keys.tenant_id("acm"), NAME) == []
+    assert registry.version(ACME, NAME, ids.version_name("v9")) is None
+    assert registry.versions(ids.tenant_id("acm"), NAME) == []
 
 
 def test_what_became_of_a_version_is_noted_with_a_reason_of_some_length(
@@ -101,21 +101,21 @@ def test_champions_lists_every_tenants_champion_of_the_workload_by_tenant(
     registry: ModelRegistry,
 ) -> None:
     for name in ("zeta", "acme", "mid"):
-        tenant = keys.tenant_id(name)
+        tenant = ids.tenant_id(name)
         registry.add(version(1, tenant))
         registry.set_tier(tenant, NAME, "pool")
         registry.crown(version(1, tenant), "endpoint", None)
-    registry.add(version(1, keys.tenant_id("nobody")))
-    portraits = keys.workload_name("portraits")
+    registry.add(version(1, ids.tenant_id("nobody")))
+    portraits = ids.workload_name("portraits")
     registry.crown(replace(version(1), workload=portraits), "another", None)
     assert [champion.tenant for champion in registry.champions(NAME)] == ["acme", "mid", "zeta"]
     assert [champion.tenant for champion in registry.champions(portraits)] == ["acme"]
-    assert registry.champions(keys.workload_name("churn")) == []
+    assert registry.champions(ids.workload_name("churn")) == []
 
 
 def test_a_tenants_own_tier_goes_before_the_workloads(registry: ModelRegistry) -> None:
     assert registry.tier(ACME, NAME, "bridge") == "bridge"
     registry.set_tier(ACME, NAME, "silo")
     assert registry.tier(ACME, NAME, "bridge") == "silo"
-    assert registry.tier(keys.tenant_id("bolt"), NAME, "pool") == "pool"
+    assert registry.tier(ids.tenant_id("bolt"), NAME, "pool") == "pool"
     assert registry.versions(ACME, NAME) == []

@@ -9,26 +9,26 @@ from typing import Any
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, tiers
 
-NAME = keys.workload_name("energy")
+NAME = ids.workload_name("energy")
 
 
 def trained_version(
     deployment: Deployment,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     number: int,
     archive: bytes,
     metrics: Mapping[str, float],
     *,
     size: int | None = None,
-    tier: keys.Tier = "bridge",
+    tier: tiers.Tier = "bridge",
     card: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
     """Put an archive where it is kept for good, and the version in the registry; ``size`` is what
     was promised."""
-    version = keys.version_name(f"2026010{number}t000000-aaaaaaaa")
-    key = keys.artifact(NAME, tenant, version)
+    version = ids.version_name(f"2026010{number}t000000-aaaaaaaa")
+    key = s3_keys.artifact(NAME, tenant, version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
     model = ModelVersion(
         tenant,
@@ -38,7 +38,7 @@ def trained_version(
         key,
         len(archive) if size is None else size,
         hashlib.sha256(archive).hexdigest(),
-        keys.request_id(f"{number:032x}"),
+        ids.request_id(f"{number:032x}"),
         "job",
         metrics=metrics,
         card=card or {},

@@ -17,7 +17,7 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import FreshScore, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.onboarding.checks import CHECKS
 from tenantry.onboarding.drift import check_drift, drift_of
 from tenantry.onboarding.registration import register
@@ -40,15 +40,11 @@ PREPARED_AT = TODAY
 class Told:
     """A report that keeps what it hears."""
 
-    checks: dict[keys.TenantId, tuple[bool, Mapping[str, Any]]] = field(default_factory=dict)
+    checks: dict[ids.TenantId, tuple[bool, Mapping[str, Any]]] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)
 
     def materialized(
-        self,
-        asset: AssetName,
-        tenant: keys.TenantId,
-        metadata: Mapping[str, Any],
-        data_version: str,
+        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         raise AssertionError("a check makes nothing")
 
@@ -56,7 +52,7 @@ class Told:
         self,
         asset: AssetName,
         check: str,
-        tenant: keys.TenantId,
+        tenant: ids.TenantId,
         metadata: Mapping[str, Any],
         *,
         passed: bool,
@@ -64,7 +60,7 @@ class Told:
         assert (asset, check) == ("endpoint_registration", "drift")
         self.checks[tenant] = (passed, metadata)
 
-    def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
         raise AssertionError("drift fails nothing")
 
     def flush(self) -> None:
@@ -91,9 +87,9 @@ def served(
 ) -> ModelVersion:
     """A tenant whose champion is that forecast, in service."""
     deployment, energy, endpoint = serving
-    tenant, outcome = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}"), trained.outcome
-    version = keys.version_of(tenant, made)
-    archive = keys.checkpoint_archive(NAME, keys.pack_id("p-1"), tenant, version)
+    tenant, outcome = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}"), trained.outcome
+    version = ids.version_of(tenant, made)
+    archive = s3_keys.checkpoint_archive(NAME, ids.pack_id("p-1"), tenant, version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, archive, trained.archive)
     model = ModelVersion(
         tenant,
@@ -103,7 +99,7 @@ def served(
         archive,
         len(trained.archive),
         outcome["archive"]["sha256"],
-        keys.request_id(uuid.uuid4().hex),
+        ids.request_id(uuid.uuid4().hex),
         "job",
         metrics=outcome["metrics"],
         card=outcome["card"],
@@ -115,7 +111,7 @@ def served(
 
 def uploaded(
     serving: Serving,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     days: int,
     grown: float = 1.0,
     *,
@@ -131,11 +127,11 @@ def uploaded(
     frame = frame[frame.customer_id == customer]
     frame.loc[frame.timestamp >= TRAINED_UNTIL, "consumption"] *= grown
     file = frame[["timestamp", "consumption"]].to_csv(index=False).encode()
-    upload = keys.upload_id(uuid.uuid4().hex)
+    upload = ids.upload_id(uuid.uuid4().hex)
     manifest = manifests.put_upload(
         deployment, NAME, tenant, upload, {"consumption.csv": file}, LONDON
     )
-    queue, request = RequestQueue(deployment), keys.request_id(uuid.uuid4().hex)
+    queue, request = RequestQueue(deployment), ids.request_id(uuid.uuid4().hex)
     queue.accept(NAME, tenant, request, manifest, "bridge", first=first, uploaded=PREPARED_AT)
     row = queue.get(NAME, tenant, request)
     assert row is not None
@@ -195,7 +191,7 @@ def test_nothing_is_asked_where_there_is_nothing_to_tell(
     told = Told()
     model = served(serving, trained_forecasts[0])
     without = energy.model_copy(update={"drift": None})
-    newcomer = uploaded(serving, keys.tenant_id("newcomer"), 7, first=True)
+    newcomer = uploaded(serving, ids.tenant_id("newcomer"), 7, first=True)
     before = calls(deployment)
     check_drift(deployment, energy, [newcomer], told)
     check_drift(deployment, without, [newcomer], told)
@@ -224,7 +220,7 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
         model = served(serving, trained_forecasts[0])
         row, data = uploaded(serving, model.tenant, 7)
         other = replace(
-            model, version=keys.version_of(f"{model.tenant} {name}", TRAINED_UNTIL), card={}
+            model, version=ids.version_of(f"{model.tenant} {name}", TRAINED_UNTIL), card={}
         )
         if name == "no card":
             registry.add(other)
@@ -236,7 +232,7 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
         elif name == "no endpoint":
             registry.crown(model, "tenantry-energy-gone", champion)
         else:
-            data = replace(data, files=(keys.file_name("missing.csv"),))
+            data = replace(data, files=(ids.file_name("missing.csv"),))
         prepared[name] = (row, data)
     told = Told()
     check_drift(deployment, energy, list(prepared.values()), told)
@@ -278,7 +274,7 @@ def test_a_person_may_ask_for_one_tenant(
     serving: Serving, trained_forecasts: list[TrainedForecast]
 ) -> None:
     deployment, energy, _ = serving
-    assert drift_of(deployment, energy, keys.tenant_id("nobody")).facts == {
+    assert drift_of(deployment, energy, ids.tenant_id("nobody")).facts == {
         "reason": "no upload of it was prepared yet"
     }
     model = served(serving, trained_forecasts[0])
@@ -322,8 +318,8 @@ def test_a_challenger_is_compared_with_what_the_champion_was_worth_on_the_same_d
         trained, outcome={**trained.outcome, "metrics": {"mase": 0.7, "baseline_mase": 1.0}}
     )
     champion = served(serving, promised)
-    version = keys.version_of("challenger", PREPARED_AT)
-    data = version if same_data else keys.version_of("another", PREPARED_AT - timedelta(days=9))
+    version = ids.version_of("challenger", PREPARED_AT)
+    data = version if same_data else ids.version_of("another", PREPARED_AT - timedelta(days=9))
     registry.note_fresh_score(champion, FreshScore(data, {"mase": 2.2, "baseline_mase": 2.0}))
     challenger = replace(
         champion, version=version, metrics={"mase": 1.5, "baseline_mase": 1.5}, made=PREPARED_AT

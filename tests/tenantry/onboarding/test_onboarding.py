@@ -10,7 +10,7 @@ from typing import Any
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.onboarding import Onboarding
 from tenantry.onboarding.pack import PackAtWork
@@ -22,7 +22,7 @@ from tenantry.workloads.schema import read_workloads
 from tests.conftest import TrainedForecast
 from tests.tenantry.onboarding.registration import NAME
 
-ACME, PACK = keys.tenant_id("acme"), keys.pack_id("p-1")
+ACME, PACK = ids.tenant_id("acme"), ids.pack_id("p-1")
 
 
 @dataclass
@@ -33,15 +33,11 @@ class Heard:
     reasons: list[str] = field(default_factory=list)
 
     def materialized(
-        self,
-        asset: AssetName,
-        tenant: keys.TenantId,
-        metadata: Mapping[str, Any],
-        data_version: str,
+        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         self.made.append(metadata)
 
-    def failed(self, asset: AssetName, tenant: keys.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
         self.reasons.append(reason)
 
     def checked(self, *_: Any, **__: Any) -> None: ...
@@ -55,16 +51,16 @@ def onboarded(
     """Take one claimed request through a job that tells an outcome, then leaves what ``leave``
     says, and ends."""
     queue, energy, heard = RequestQueue(deployment), read_workloads()["energy"], Heard()
-    request = keys.request_id_of(NAME, ACME, "one")
+    request = ids.request_id_of(NAME, ACME, "one")
     assert queue.accept(
         NAME, ACME, request, "uploads/acme/energy/u/manifest.json", "bridge", first=True
     )
     (row,) = queue.claim(queue.due(NAME), PACK)
     assert row.version is not None
-    data = TrainingData(row.version, (keys.file_name("readings.npz"),), 100, "fingerprint")
+    data = TrainingData(row.version, (ids.file_name("readings.npz"),), 100, "fingerprint")
     member = Member(replace(row, facts={"training_data": data.to_json()}), row.version, owed=True)
     told = {**outcome, "task": request, "tenant": ACME, "version": row.version}
-    archive = keys.checkpoint_archive(NAME, PACK, ACME, row.version)
+    archive = s3_keys.checkpoint_archive(NAME, PACK, ACME, row.version)
 
     def train(_: Any, on_message: Callable[[Any], None]) -> FinishedJob:
         objects.write_bytes(deployment.s3, deployment.data_bucket, archive, b"of an earlier try")
@@ -88,13 +84,13 @@ def test_an_archive_that_an_earlier_try_left_is_waited_over_and_never_taken_for_
         objects.write_bytes(deployment.s3, deployment.data_bucket, archive, made.archive)
         outcome = json.dumps(told).encode()
         objects.write_bytes(
-            deployment.s3, deployment.data_bucket, keys.outcome_beside(archive), outcome
+            deployment.s3, deployment.data_bucket, s3_keys.outcome_beside(archive), outcome
         )
 
     heard = onboarded(deployment, leave, made.outcome)
     (version,) = ModelRegistry(deployment).versions(ACME, NAME)
     assert heard.made[0]["dagster/uri"] == f"s3://{deployment.data_bucket}/{version.archive}"
-    assert version.archive == keys.artifact(NAME, ACME, version.version)
+    assert version.archive == s3_keys.artifact(NAME, ACME, version.version)
     assert (
         objects.digest(deployment.s3, deployment.data_bucket, version.archive).sha256
         == version.sha256

@@ -14,7 +14,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import ModelRegistry, ModelStatus
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.onboarding.registration import ArtifactUnusableError, NotGoodEnoughError, register
 from tenantry.shown.comparison import comparison
 from tenantry.workloads.schema import Workload
@@ -28,16 +28,16 @@ GOOD, BETTER, A_LITTLE_WORSE, WORSE = (
 
 
 @pytest.fixture
-def tenant() -> keys.TenantId:
-    return keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+def tenant() -> ids.TenantId:
+    return ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
 
 
-def statuses(deployment: Deployment, tenant: keys.TenantId) -> list[ModelStatus]:
+def statuses(deployment: Deployment, tenant: ids.TenantId) -> list[ModelStatus]:
     return [version.status for version in ModelRegistry(deployment).versions(tenant, NAME)]
 
 
 def test_a_tenants_first_model_is_placed_asked_and_crowned(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
@@ -50,7 +50,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
     )
     assert len(json.loads(done.answer.content)["mean"]) == 24
     assert done.champion == ModelRegistry(deployment).champion(tenant, NAME)
-    placed = keys.endpoint_model(endpoint.name, tenant, model.version)
+    placed = s3_keys.endpoint_model(endpoint.name, tenant, model.version)
     assert objects.size(deployment.s3, deployment.data_bucket, placed) == model.size
 
     again = register(deployment, energy, model, endpoint.name)
@@ -72,7 +72,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
 def test_a_challenger_takes_over_unless_it_is_worse(
     serving: Serving,
     trained_forecasts: list[TrainedForecast],
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     challenger: dict[str, float],
     crowned: bool,
     said: str,
@@ -110,7 +110,7 @@ def test_a_challenger_takes_over_unless_it_is_worse(
 
 
 def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     older = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, BETTER)
@@ -122,7 +122,7 @@ def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
 
 
 def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
-    serving: Serving, tenant: keys.TenantId, trained_forecasts: list[TrainedForecast]
+    serving: Serving, tenant: ids.TenantId, trained_forecasts: list[TrainedForecast]
 ) -> None:
     deployment, energy, endpoint = serving
     registry, archive = ModelRegistry(deployment), trained_forecasts[0].archive
@@ -160,7 +160,7 @@ def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
 def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays(
     serving: Serving,
     trained_forecasts: list[TrainedForecast],
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     spoil: object,
     promised: int | None,
     reason: str,
@@ -184,7 +184,7 @@ def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays
 
 
 def test_an_artifact_that_has_not_arrived_is_waited_for_and_not_rejected(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
@@ -195,7 +195,7 @@ def test_an_artifact_that_has_not_arrived_is_waited_for_and_not_rejected(
 
 
 def test_registering_again_puts_back_what_an_endpoint_lost(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     champion, worse = (
@@ -204,7 +204,7 @@ def test_registering_again_puts_back_what_an_endpoint_lost(
     )
     register(deployment, energy, champion, endpoint.name)
     for registered in (champion, worse):  # the champion itself, and a challenger it stays before
-        placed = keys.endpoint_model(endpoint.name, tenant, champion.version)
+        placed = s3_keys.endpoint_model(endpoint.name, tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
         assert (
             register(deployment, energy, registered, endpoint.name).champion.version
@@ -216,7 +216,7 @@ def test_registering_again_puts_back_what_an_endpoint_lost(
 
 
 def test_an_archive_that_is_not_the_promised_one_is_not_registered(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     """Another tenant's model of the same size would load, and answer."""
     deployment, energy, endpoint = serving
@@ -228,30 +228,30 @@ def test_an_archive_that_is_not_the_promised_one_is_not_registered(
         register(deployment, energy, model, endpoint.name)
     assert refused.value.code == "archive_digest_differs"
     assert statuses(deployment, tenant) == ["rejected"]
-    placed = keys.endpoint_model(endpoint.name, tenant, model.version)
+    placed = s3_keys.endpoint_model(endpoint.name, tenant, model.version)
     assert not objects.exists(deployment.s3, deployment.data_bucket, placed)
 
 
 def test_a_version_from_before_archives_were_kept_is_registered_from_where_it_lies(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     made = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    checkpoint = keys.checkpoint_archive(NAME, keys.pack_id("p-1"), tenant, made.version)
+    checkpoint = s3_keys.checkpoint_archive(NAME, ids.pack_id("p-1"), tenant, made.version)
     objects.copy(deployment.s3, deployment.data_bucket, made.archive, checkpoint)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=made.archive)
     old = replace(made, archive=checkpoint)
     assert register(deployment, energy, old, endpoint.name).crowned
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=checkpoint)  # after 30 days
     assert register(deployment, energy, old, endpoint.name).crowned
-    placed = keys.endpoint_model(endpoint.name, tenant, made.version)
+    placed = s3_keys.endpoint_model(endpoint.name, tenant, made.version)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
     with pytest.raises(objects.ObjectMissingError):
         register(deployment, energy, old, endpoint.name)
 
 
 def test_an_endpoint_that_is_gone_is_not_the_models_fault(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
@@ -261,7 +261,7 @@ def test_an_endpoint_that_is_gone_is_not_the_models_fault(
 
 
 def test_a_champion_that_fails_to_answer_once_more_is_still_the_champion(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
@@ -273,7 +273,7 @@ def test_a_champion_that_fails_to_answer_once_more_is_still_the_champion(
 
 
 def test_a_model_worse_than_required_serves_nobody(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     strict = energy.model_copy(

@@ -16,7 +16,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Shared
 from tenantry.onboarding.registration import ArtifactUnusableError, register, roll_back
 from tenantry.workloads.schema import Workload
@@ -29,13 +29,13 @@ SCORES = {"mase": 0.8, "baseline_mase": 1.0}
 
 
 @pytest.fixture
-def tenant() -> keys.TenantId:
-    return keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+def tenant() -> ids.TenantId:
+    return ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture
 def champions(
-    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: keys.TenantId
+    serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> Champions:
     """Makes so many versions that became champion one after another."""
     deployment, energy, endpoint = serving
@@ -53,14 +53,14 @@ def champions(
     return make
 
 
-def story(deployment: Deployment, tenant: keys.TenantId) -> list[tuple[str, str]]:
+def story(deployment: Deployment, tenant: ids.TenantId) -> list[tuple[str, str]]:
     return [
         (version.status, version.note)
         for version in ModelRegistry(deployment).versions(tenant, NAME)
     ]
 
 
-def notices(deployment: Deployment, tenant: keys.TenantId) -> list[tuple[str, str]]:
+def notices(deployment: Deployment, tenant: ids.TenantId) -> list[tuple[str, str]]:
     """The kinds and versions a tenant's owner was told of."""
     found = []
     while messages := deployment.sqs.receive_message(
@@ -72,7 +72,7 @@ def notices(deployment: Deployment, tenant: keys.TenantId) -> list[tuple[str, st
 
 
 def test_rolling_back_returns_to_the_previous_champion_which_still_answers_and_tells_why(
-    serving: Serving, champions: Champions, tenant: keys.TenantId
+    serving: Serving, champions: Champions, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     first, second = champions(2)
@@ -88,7 +88,7 @@ def test_rolling_back_returns_to_the_previous_champion_which_still_answers_and_t
     answer = endpoints.invoke(
         deployment,
         champion.endpoint,
-        keys.target_model(tenant, champion.version),
+        sagemaker_names.target_model(tenant, champion.version),
         {"period": 1, "start": "data_end"},
     )
     assert len(json.loads(answer.content)["mean"]) == 24
@@ -96,7 +96,7 @@ def test_rolling_back_returns_to_the_previous_champion_which_still_answers_and_t
 
 
 def test_there_is_nothing_to_return_to_without_a_predecessor(
-    serving: Serving, champions: Champions, tenant: keys.TenantId
+    serving: Serving, champions: Champions, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     with pytest.raises(LookupError, match="has no energy model yet"):
@@ -105,12 +105,12 @@ def test_there_is_nothing_to_return_to_without_a_predecessor(
     with pytest.raises(LookupError, match=f"no energy model before {only.version}"):
         roll_back(deployment, energy, tenant)
     with pytest.raises(LookupError, match="20990101t000000-aaaaaaaa"):
-        roll_back(deployment, energy, tenant, to=keys.version_name("20990101t000000-aaaaaaaa"))
+        roll_back(deployment, energy, tenant, to=ids.version_name("20990101t000000-aaaaaaaa"))
     assert notices(deployment, tenant) == []
 
 
 def test_rolling_back_again_goes_further_back_and_never_forward_to_what_was_turned_away(
-    serving: Serving, champions: Champions, tenant: keys.TenantId
+    serving: Serving, champions: Champions, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     first, second, third = champions(3)
@@ -134,7 +134,7 @@ def test_a_version_that_was_turned_away_does_not_win_again_by_itself_but_a_newer
     serving: Serving,
     champions: Champions,
     trained_forecasts: list[TrainedForecast],
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     first, second = champions(2)
@@ -161,7 +161,7 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
     serving: Serving,
     champions: Champions,
     trained_forecasts: list[TrainedForecast],
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     champions(1)
@@ -176,7 +176,7 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
     endpoints.invoke(
         deployment,
         champion.endpoint,
-        keys.target_model(tenant, champion.version),
+        sagemaker_names.target_model(tenant, champion.version),
         {"period": 1, "start": "data_end"},
     )
     deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
@@ -186,11 +186,11 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
 
 
 def test_a_version_whose_endpoint_lost_its_archive_is_rolled_back_to_all_the_same(
-    serving: Serving, champions: Champions, tenant: keys.TenantId
+    serving: Serving, champions: Champions, tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
     first, second = champions(2)
-    placed = keys.endpoint_model(endpoint.name, tenant, first.version)
+    placed = s3_keys.endpoint_model(endpoint.name, tenant, first.version)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
     assert roll_back(deployment, energy, tenant).version == first.version
     assert objects.size(deployment.s3, deployment.data_bucket, placed) == first.size
@@ -205,7 +205,7 @@ def test_a_version_whose_endpoint_lost_its_archive_is_rolled_back_to_all_the_sam
 def test_a_predecessor_that_cannot_serve_does_not_replace_a_champion_that_does(
     serving: Serving,
     trained_forecasts: list[TrainedForecast],
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     archive: bytes | None,
     error: type[Exception],
 ) -> None:
@@ -226,7 +226,7 @@ def test_a_predecessor_that_cannot_serve_does_not_replace_a_champion_that_does(
 
 
 def test_of_many_who_roll_back_at_once_none_goes_further_than_one_step(
-    serving: Serving, champions: Champions, tenant: keys.TenantId
+    serving: Serving, champions: Champions, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
     _, second, third = champions(3)
@@ -249,7 +249,7 @@ def test_a_version_that_became_champion_meanwhile_is_not_rolled_back_unseen(
     serving: Serving,
     champions: Champions,
     trained_forecasts: list[TrainedForecast],
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
 ) -> None:
     deployment, energy, endpoint = serving
     champions(2)

@@ -13,7 +13,7 @@ from containers.forecast.synthetic import generate
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.onboarding.member import Member, owed_members
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.preparing import prepare, prepared_before
@@ -30,19 +30,19 @@ from tests.tenantry.onboarding.registration import NAME, trained_version
 from tests.tenantry.onboarding.test_onboarding import Heard
 
 ENERGY = read_workloads()["energy"]
-ACME, GLOBEX = keys.tenant_id("acme"), keys.tenant_id("globex")
-PACK = keys.pack_id("p-1")
+ACME, GLOBEX = ids.tenant_id("acme"), ids.tenant_id("globex")
+PACK = ids.pack_id("p-1")
 READINGS = generate(1, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)).to_csv(
     index=False
 )
 
 
-def claimed(deployment: Deployment, files: dict[keys.TenantId, str]) -> dict[str, Member]:
+def claimed(deployment: Deployment, files: dict[ids.TenantId, str]) -> dict[str, Member]:
     """Members of a pack, by tenant: a file of each was uploaded and its request claimed."""
     queue = RequestQueue(deployment)
     for tenant, content in files.items():
         key = manifests.put_upload(
-            deployment, NAME, tenant, keys.upload_id("u1"), {"a.csv": content.encode()}, {}
+            deployment, NAME, tenant, ids.upload_id("u1"), {"a.csv": content.encode()}, {}
         )
         manifest = manifests.read_manifest(deployment, key, {"energy": ENERGY})
         queue.accept(NAME, tenant, manifest.request, key, "bridge", first=True)
@@ -54,7 +54,7 @@ def at_work_on(deployment: Deployment, heard: Heard) -> PackAtWork:
     return PackAtWork(deployment, ENERGY, PACK, "bridge", heard, frozenset(ONBOARDING))
 
 
-def row_of(deployment: Deployment, tenant: keys.TenantId) -> Request:
+def row_of(deployment: Deployment, tenant: ids.TenantId) -> Request:
     (row,) = RequestQueue(deployment).of_tenant(NAME, tenant)
     return row
 
@@ -107,7 +107,7 @@ def test_whoever_is_trained_goes_on_while_the_job_works_on_the_others(
 
     def train(_: Any, on_message: Callable[[Any], None]) -> FinishedJob:
         acme = members[ACME]
-        left = keys.checkpoint_archive(NAME, PACK, ACME, acme.version)
+        left = s3_keys.checkpoint_archive(NAME, PACK, ACME, acme.version)
         told = {
             **made.outcome,
             "task": acme.request.request,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.requests.newest import (
     Moment,
     Upload,
@@ -26,7 +26,7 @@ from tenantry.requests.rows import Request
 START = datetime(2026, 3, 1, tzinfo=UTC)
 # Few seconds, so that uploads of one moment are common.
 seconds = st.integers(0, 5).map(lambda count: START + timedelta(seconds=count))
-tenants = st.sampled_from(["acme", "globex", "initech"]).map(keys.tenant_id)
+tenants = st.sampled_from(["acme", "globex", "initech"]).map(ids.tenant_id)
 
 
 @st.composite
@@ -35,15 +35,15 @@ def rows(draw: st.DrawFn) -> list[Request]:
     made = []
     for number in range(draw(st.integers(0, 8))):
         tenant, uploaded, first = draw(tenants), draw(seconds), draw(seconds)
-        request = keys.request_id_of(keys.workload_name("energy"), tenant, str(number))
+        request = ids.request_id_of(ids.workload_name("energy"), tenant, str(number))
         made.append(
             Request(
                 request=request,
                 tenant=tenant,
-                workload=keys.workload_name("energy"),
+                workload=ids.workload_name("energy"),
                 status="pending",
                 manifest_key="",
-                version=keys.version_of(request, first) if draw(st.booleans()) else None,
+                version=ids.version_of(request, first) if draw(st.booleans()) else None,
                 tier="bridge",
                 accepted=draw(seconds),
                 uploaded=max(uploaded, first),
@@ -99,7 +99,7 @@ def test_before_after_and_at_exclude_each_other(made: list[Request], moment: dat
 
 @given(seconds, seconds)
 def test_a_version_is_as_new_as_the_upload_it_was_made_of(one: datetime, other: datetime) -> None:
-    first, second = keys.version_of("first", one), keys.version_of("second", other)
+    first, second = ids.version_of("first", one), ids.version_of("second", other)
     assert Moment.of(first) == Moment.at(one)
     assert is_older(first, second) == (one < other)
     assert not (is_older(first, second) and is_older(second, first))

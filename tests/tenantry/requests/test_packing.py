@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipes_sagemaker.errors import FailureClass
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
+from tenantry.names.tiers import Tier
 from tenantry.training import jobs
 from tenantry.training.jobs import (
     NO_MACHINE,
@@ -30,10 +31,10 @@ from tenantry.training.jobs import (
 )
 from tenantry.workloads.schema import Workload, read_workloads
 
-NAME = keys.workload_name("energy")
+NAME = ids.workload_name("energy")
 ENERGY = read_workloads()["energy"]
 ON_DEMAND = Rung("ml.c5.xlarge", 0.23, spot=False)
-TIERS: tuple[keys.Tier, ...] = get_args(keys.Tier)
+TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 def energy(**changes: Any) -> Workload:
@@ -154,7 +155,7 @@ def test_what_jobs_ended_with_decides_which_comes_next_and_under_which_name(
 
 @given(sizes=st.lists(st.integers(1, 16_382), min_size=2, max_size=2), tiers=st.permutations(TIERS))
 def test_volumes_of_different_tiers_never_have_the_same_size(
-    sizes: list[int], tiers: list[keys.Tier]
+    sizes: list[int], tiers: list[Tier]
 ) -> None:
     one, other = (
         volume_gigabytes(energy(volume_gigabytes=size), tier)
@@ -169,8 +170,8 @@ def test_machines_are_kept_for_shared_packs_of_the_workloads_own_tier_alone() ->
     warm = energy(keep_alive_seconds=900)
     spot = Rung("ml.c5.xlarge", 0.23, spot=True)
 
-    def resources(workload: Workload, tier: keys.Tier, rung: Rung) -> dict[str, Any]:
-        tenant = keys.tenant_id("acme") if tier == "silo" else None
+    def resources(workload: Workload, tier: Tier, rung: Rung) -> dict[str, Any]:
+        tenant = ids.tenant_id("acme") if tier == "silo" else None
         return dict(
             create_training_job_request(NOWHERE, workload, tier, PACK, 1, tenant, rung)[
                 "ResourceConfig"
@@ -206,7 +207,7 @@ def test_a_spot_job_says_how_long_it_waits_and_shares_the_packs_checkpoints() ->
 
 # ---- the job's documents -------------------------------------------------------------------------
 
-PACK = keys.pack_id("p-0123456789abcdef")
+PACK = ids.pack_id("p-0123456789abcdef")
 NOWHERE = Deployment(
     prefix="tenantry",
     uploads_bucket="uploads",
@@ -232,10 +233,10 @@ NOWHERE = Deployment(
 
 @pytest.mark.parametrize(
     ("tier", "count", "tenant"),
-    [("bridge", 1, None), ("pool", 2, None), ("silo", 1, keys.tenant_id("acme"))],
+    [("bridge", 1, None), ("pool", 2, None), ("silo", 1, ids.tenant_id("acme"))],
 )
 def test_the_request_for_a_job_is_one_sagemaker_takes_and_the_same_each_time(
-    tier: keys.Tier, count: int, tenant: keys.TenantId | None
+    tier: Tier, count: int, tenant: ids.TenantId | None
 ) -> None:
     made = create_training_job_request(NOWHERE, ENERGY, tier, PACK, count, tenant, ON_DEMAND)
     shape = (
@@ -261,14 +262,14 @@ def test_the_request_for_a_job_is_one_sagemaker_takes_and_the_same_each_time(
 
 def test_what_a_job_is_to_do_is_written_down_and_read_again(deployment: Deployment) -> None:
     assert jobs.written_pack(deployment, ENERGY, PACK) is None
-    version = keys.version_name("20260101t000000-aaaaaaaa")
+    version = ids.version_name("20260101t000000-aaaaaaaa")
     tasks = [
         TrainingTask(
-            keys.request_id(f"{n:032x}"),
-            keys.tenant_id(f"t{n}"),
+            ids.request_id(f"{n:032x}"),
+            ids.tenant_id(f"t{n}"),
             version,
             version,
-            (keys.file_name("data.csv"), keys.file_name("series.json")),
+            (ids.file_name("data.csv"), ids.file_name("series.json")),
             1.0 + n,
             {"timezone": "UTC"},
         )
@@ -277,10 +278,10 @@ def test_what_a_job_is_to_do_is_written_down_and_read_again(deployment: Deployme
     jobs.write_job_inputs(deployment, ENERGY, "bridge", PACK, tasks, 2)
     written = jobs.written_pack(deployment, ENERGY, PACK)
     assert written == jobs.WrittenPack({task.request: version for task in tasks}, 2)
-    assert jobs.written_pack(deployment, ENERGY, keys.pack_id("p-other")) is None
+    assert jobs.written_pack(deployment, ENERGY, ids.pack_id("p-other")) is None
 
     def read(name: str) -> list[object] | dict[str, object]:
-        key = keys.job_file(NAME, PACK, keys.file_name(name))
+        key = s3_keys.job_file(NAME, PACK, ids.file_name(name))
         content = deployment.s3.get_object(Bucket=deployment.data_bucket, Key=key)["Body"].read()
         found: list[object] | dict[str, object] = json.loads(content)
         return found

@@ -27,15 +27,15 @@ from hypothesis.stateful import (
 )
 
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.history import LONGEST_HISTORY
 from tenantry.requests.queue import FIRST_RETRY, LONGEST_PAUSE, MAX_POSTPONEMENTS, RequestQueue
 from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurnError, Request, Status, now
 
-NAME, ACME, BOLT = keys.workload_name("energy"), keys.tenant_id("acme"), keys.tenant_id("bolt")
-DEFAULT_TIER: keys.Tier = "bridge"
-PACK, OTHER_PACK = keys.pack_id("p-1"), keys.pack_id("p-2")
+NAME, ACME, BOLT = ids.workload_name("energy"), ids.tenant_id("acme"), ids.tenant_id("bolt")
+DEFAULT_TIER: tiers.Tier = "bridge"
+PACK, OTHER_PACK = ids.pack_id("p-1"), ids.pack_id("p-2")
 # The story of a request, as the module tells it.
 OUT_OF_A_PACK = {"pending", "failed", "refused", "cancelled", "dead_lettered"}
 STORY: dict[str, set[str]] = {
@@ -59,9 +59,9 @@ def queue(deployment: Deployment) -> RequestQueue:
 
 
 def accepted(
-    queue: RequestQueue, tenant: keys.TenantId = ACME, content: str = "one", **options: Any
+    queue: RequestQueue, tenant: ids.TenantId = ACME, content: str = "one", **options: Any
 ) -> Request:
-    request = keys.request_id_of(NAME, tenant, content)
+    request = ids.request_id_of(NAME, tenant, content)
     assert queue.accept(
         NAME,
         tenant,
@@ -76,7 +76,7 @@ def accepted(
     return row
 
 
-def claimed(queue: RequestQueue, row: Request, pack: keys.PackId = PACK) -> Request:
+def claimed(queue: RequestQueue, row: Request, pack: ids.PackId = PACK) -> Request:
     (taken,) = queue.claim([row], pack)
     return taken
 
@@ -90,7 +90,7 @@ def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue
         None,
         "bridge",
     )
-    assert row.version == keys.version_of(row.request, row.accepted)
+    assert row.version == ids.version_of(row.request, row.accepted)
     row = claimed(queue, row)
     assert row.pack == PACK
     row = queue.move(
@@ -184,7 +184,7 @@ def test_a_version_is_named_after_when_its_upload_came_not_after_when_its_event_
 ) -> None:
     moment = now() - timedelta(days=2)
     row = accepted(queue, uploaded=moment)
-    assert (row.uploaded, row.version) == (moment, keys.version_of(row.request, moment))
+    assert (row.uploaded, row.version) == (moment, ids.version_of(row.request, moment))
     assert row.accepted > moment
 
 
@@ -211,7 +211,7 @@ def test_what_a_list_gives_of_a_row_can_be_moved_like_the_row_itself(queue: Requ
 
 
 def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
-    rows = [accepted(queue, keys.tenant_id(f"t{number}")) for number in range(6)]
+    rows = [accepted(queue, ids.tenant_id(f"t{number}")) for number in range(6)]
     with ThreadPoolExecutor(2) as pool:
         taken = list(pool.map(lambda pack: queue.claim(rows, pack), [PACK, OTHER_PACK]))
     got = [{row.request for row in one} for one in taken]
@@ -227,7 +227,7 @@ def test_of_two_who_claim_a_request_one_gets_it(queue: RequestQueue) -> None:
 def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(
     was: Status, to: Status
 ) -> None:
-    request = keys.RequestId("0" * 32)
+    request = ids.RequestId("0" * 32)
     row = Request(
         request, ACME, NAME, was, "k", None, "bridge", now(), now(), now(), content=request
     )
@@ -302,7 +302,7 @@ def test_a_try_after_a_useless_archive_makes_another_version_and_any_other_the_s
     )
     assert other.version is not None
     assert other.version != row.version
-    assert keys.version_name(other.version) == other.version
+    assert ids.version_name(other.version) == other.version
 
 
 @pytest.mark.parametrize("ended", ["dead_lettered", "refused", "cancelled", "failed"])
@@ -413,7 +413,7 @@ def test_what_a_refused_upload_superseded_is_made_though_something_older_was_upl
         )
         queue.move(made, "registered", why="")
     between = accepted(queue, content="c", uploaded=minutes[2])
-    request = keys.request_id_of(NAME, ACME, "a")
+    request = ids.request_id_of(NAME, ACME, "a")
     assert queue.accept(NAME, ACME, request, "k4", DEFAULT_TIER, first=False, uploaded=minutes[3])
     (last,) = (row for row in queue.due(NAME) if row.content == request)
     assert queue.supersede(between, last)
@@ -464,8 +464,8 @@ def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
     assert queue.of_tenant(NAME, ACME) == rows, "repeated events are nothing new"
     if newest.status == "failed":
         newest = queue.move(newest, "pending", why="")
-    made = claimed(queue, newest, keys.pack_id("p-3"))
-    assert keys.upload_moment(made.version or keys.Version("")) == keys.moment_of(last)
+    made = claimed(queue, newest, ids.pack_id("p-3"))
+    assert ids.upload_moment(made.version or ids.Version("")) == ids.moment_of(last)
 
 
 def test_an_upload_that_was_noted_and_not_yet_acted_upon_is_when_its_event_comes_again(
@@ -518,7 +518,7 @@ def test_the_same_again_is_nothing_new_after_the_tenant_came_back_to_it(
     at = now() - timedelta(hours=1)
     contents = ["one", "other", "one", "one"]
     for minute, content in enumerate(contents):
-        request = keys.request_id_of(NAME, ACME, content)
+        request = ids.request_id_of(NAME, ACME, content)
         moment = at + timedelta(minutes=minute)
         new = queue.accept(
             NAME, ACME, request, f"u{minute}", DEFAULT_TIER, first=False, uploaded=moment
@@ -566,7 +566,7 @@ def test_what_was_refused_at_the_door_needs_another_upload_rather_than_a_retry(
     queue.refuse_at_the_door(
         NAME,
         ACME,
-        keys.request_id_of(NAME, ACME, "x"),
+        ids.request_id_of(NAME, ACME, "x"),
         "k",
         "it is no manifest",
         "manifest_unreadable",
@@ -586,7 +586,7 @@ def test_what_is_done_cannot_be_cancelled(queue: RequestQueue) -> None:
 
 def test_counts_tell_how_many_are_open_or_wait_for_an_operator(queue: RequestQueue) -> None:
     for number in range(3):
-        accepted(queue, keys.tenant_id(f"t{number}"))
+        accepted(queue, ids.tenant_id(f"t{number}"))
     queue.fail(claimed(queue, accepted(queue)), "no good", attempts=1)
     claimed(queue, accepted(queue, BOLT))
     assert {status: count for status, count in queue.counts(NAME).items() if count} == {
@@ -655,7 +655,7 @@ def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(
 def test_an_upload_refused_at_the_door_is_kept_once_with_its_reason_and_owed_to_nobody(
     queue: RequestQueue,
 ) -> None:
-    request = keys.request_id_of(NAME, ACME, "refused")
+    request = ids.request_id_of(NAME, ACME, "refused")
     assert queue.refuse_at_the_door(NAME, ACME, request, "k", "y" * 3000, "too_long")
     assert not queue.refuse_at_the_door(NAME, ACME, request, "k", "another", "another_code")
     (row,) = queue.of_tenant(NAME, ACME)
@@ -686,7 +686,7 @@ def test_a_code_is_of_the_reason_it_came_with(queue: RequestQueue) -> None:
     assert (row.reason, row.reason_code) == (None, None)
 
 
-def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
+def full(queue: RequestQueue, tenant: ids.TenantId = ACME) -> Request:
     """A row that has all but reached the 400 KB that DynamoDB takes, as a release that did not
     bound histories left it."""
     row = accepted(queue, tenant)
@@ -704,7 +704,10 @@ def full(queue: RequestQueue, tenant: keys.TenantId = ACME) -> Request:
     update = partial(
         queue.deployment.dynamodb.update_item,
         TableName=queue.deployment.requests_table,
-        Key={"tenant": {"S": keys.table_partition(tenant, NAME)}, "request": {"S": row.request}},
+        Key={
+            "tenant": {"S": table_keys.table_partition(tenant, NAME)},
+            "request": {"S": row.request},
+        },
         UpdateExpression="SET #h = :h",
         ExpressionAttributeNames={"#h": "history"},
     )
@@ -760,7 +763,10 @@ def test_a_row_that_cannot_be_read_hides_no_other(queue: RequestQueue) -> None:
     broken, good = accepted(queue, BOLT), accepted(queue)
     queue.deployment.dynamodb.update_item(
         TableName=queue.deployment.requests_table,
-        Key={"tenant": {"S": keys.table_partition(BOLT, NAME)}, "request": {"S": broken.request}},
+        Key={
+            "tenant": {"S": table_keys.table_partition(BOLT, NAME)},
+            "request": {"S": broken.request},
+        },
         UpdateExpression="SET #a = :a",
         ExpressionAttributeNames={"#a": "accepted"},
         ExpressionAttributeValues={":a": {"S": "yesterday"}},
@@ -772,28 +778,30 @@ def test_a_row_that_cannot_be_read_hides_no_other(queue: RequestQueue) -> None:
 def test_uploads_are_counted_once_each_by_their_day(queue: RequestQueue) -> None:
     day = now().replace(hour=12)
     count = partial(count_upload, queue.deployment, NAME, ACME, most=3)
-    ids = [keys.upload_id(f"u{number}") for number in range(5)]
-    assert [count(ids[n], day) for n in (0, 1, 1, 0, 2)] == [1, 2, 2, 2, 3]
-    assert [count(ids[n], day) for n in (3, 2, 4)] == [None, 3, None]
-    assert count(ids[3], day + timedelta(days=1)) == 1
-    assert count(ids[4], day) == 1, "an event that comes a day late is not held against the new day"
+    uploads = [ids.upload_id(f"u{number}") for number in range(5)]
+    assert [count(uploads[n], day) for n in (0, 1, 1, 0, 2)] == [1, 2, 2, 2, 3]
+    assert [count(uploads[n], day) for n in (3, 2, 4)] == [None, 3, None]
+    assert count(uploads[3], day + timedelta(days=1)) == 1
+    assert count(uploads[4], day) == 1, (
+        "an event that comes a day late is not held against the new day"
+    )
     assert queue.of_tenant(NAME, ACME) == []
 
 
 def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_workload(
     queue: RequestQueue,
 ) -> None:
-    rows = [accepted(queue, keys.tenant_id(f"t{number}")) for number in range(4)]
-    other = keys.workload_name("portraits")
-    assert queue.accept(other, ACME, keys.request_id_of(other, ACME, "x"), "k", "pool", first=True)
+    rows = [accepted(queue, ids.tenant_id(f"t{number}")) for number in range(4)]
+    other = ids.workload_name("portraits")
+    assert queue.accept(other, ACME, ids.request_id_of(other, ACME, "x"), "k", "pool", first=True)
     assert [row.request for row in queue.due(NAME)] == [row.request for row in rows]
     assert [row.request for row in queue.due(NAME, most=2)] == [row.request for row in rows[:2]]
 
 
 def test_many_requests_are_read_at_once_however_many(queue: RequestQueue) -> None:
     with ThreadPoolExecutor(8) as pool:
-        rows = list(pool.map(lambda n: accepted(queue, keys.tenant_id(f"t{n}")), range(120)))
-    missing = (keys.tenant_id("nobody"), keys.RequestId("0" * 32))
+        rows = list(pool.map(lambda n: accepted(queue, ids.tenant_id(f"t{n}")), range(120)))
+    missing = (ids.tenant_id("nobody"), ids.RequestId("0" * 32))
     found = queue.get_many([*(row.key for row in rows), missing, rows[0].key], NAME)
     assert sorted(row.tenant for row in found) == sorted(row.tenant for row in rows)
     assert queue.get_many([], NAME) == []
@@ -807,12 +815,12 @@ class Movers(RuleBasedStateMachine):
     def __init__(self, deployment: Deployment) -> None:
         super().__init__()
         self.queue = RequestQueue(deployment)
-        self.tenant = keys.tenant_id(f"t-{uuid.uuid4().hex}")
-        self.last: dict[keys.RequestId, Request] = {}
+        self.tenant = ids.tenant_id(f"t-{uuid.uuid4().hex}")
+        self.last: dict[ids.RequestId, Request] = {}
 
     @rule(target=rows, content=st.sampled_from("abc"))
     def upload(self, content: str) -> Any:
-        request = keys.request_id_of(NAME, self.tenant, content)
+        request = ids.request_id_of(NAME, self.tenant, content)
         new = self.queue.accept(NAME, self.tenant, request, "k", "bridge", first=False)
         assert new == (request not in self.last)
         row = self.queue.get(NAME, self.tenant, request)
@@ -824,7 +832,7 @@ class Movers(RuleBasedStateMachine):
         to=st.sampled_from(sorted(STORY)),
         pack=st.sampled_from([PACK, OTHER_PACK]),
     )
-    def move(self, row: Request, to: Status, pack: keys.PackId) -> Any:
+    def move(self, row: Request, to: Status, pack: ids.PackId) -> Any:
         # Whoever sends a row back gives it another moment, by which it is told from what it was
         # before.
         leaves = {"pack": None, "due": now().isoformat()} if to in OUT_OF_A_PACK else None

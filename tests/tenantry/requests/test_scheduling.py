@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from benchmarks.fairness import Arrival, p95, simulated_waits
-from tenantry.names import keys
+from tenantry.names import ids
+from tenantry.names.tiers import Tier
 from tenantry.requests.newest import newest_of_each_tenant
 from tenantry.requests.packing import plan_packs
 from tenantry.requests.rows import Request
 from tenantry.workloads.sections import Pack, Scheduling
 
-NAME = keys.workload_name("energy")
+NAME = ids.workload_name("energy")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NO_HEAD_START = Scheduling(first_model_seconds=0)
 
@@ -27,7 +28,7 @@ NO_HEAD_START = Scheduling(first_model_seconds=0)
 def request(
     number: int,
     tenant: str,
-    tier: keys.Tier = "bridge",
+    tier: Tier = "bridge",
     *,
     first: bool = False,
     waited: float = 0.0,
@@ -36,26 +37,26 @@ def request(
 ) -> Request:
     at = NOW - timedelta(seconds=waited)
     return Request(
-        keys.RequestId(f"{number:032x}"),
-        keys.tenant_id(tenant),
+        ids.RequestId(f"{number:032x}"),
+        ids.tenant_id(tenant),
         NAME,
         "pending",
         "k",
-        keys.version_name("v1"),
+        ids.version_name("v1"),
         tier,
         accepted=at,
         uploaded=at,
         due=at,
         first=first,
         group=group,
-        content=keys.RequestId(f"{number:032x}"),
-        pack=keys.pack_id(pack) if pack else None,
+        content=ids.RequestId(f"{number:032x}"),
+        pack=ids.pack_id(pack) if pack else None,
     )
 
 
 @st.composite
 def due_requests(draw: st.DrawFn) -> list[Request]:
-    tiers: dict[str, keys.Tier] = {}
+    tiers: dict[str, Tier] = {}
     rows = []
     for number in range(draw(st.integers(0, 40))):
         tenant = f"t{draw(st.integers(0, 25))}"
@@ -162,13 +163,13 @@ def test_requests_that_must_not_share_a_pack_do_not() -> None:
 
 def test_a_request_that_comes_back_is_in_another_pack() -> None:
     limits = Pack(max_tenants=9, wait_seconds=0, max_at_once=2)
-    ids = [
+    packs = [
         plan_packs(
             [request(1, "acme", waited=waited)], [], limits, NO_HEAD_START, NOW, max_packs=9
         )[0].pack
         for waited in (5, 5, 1)
     ]
-    assert ids[0] == ids[1] != ids[2]
+    assert packs[0] == packs[1] != packs[2]
 
 
 def test_between_tiers_the_next_pack_goes_where_fewest_are_on_their_way_for_the_weight() -> None:
@@ -194,7 +195,7 @@ def test_between_tiers_the_next_pack_goes_where_fewest_are_on_their_way_for_the_
 # ---- in the long run -----------------------------------------------------------------------------
 
 JOB_SECONDS, TENANT_SECONDS, TICK = 60.0, 1.0, 5.0
-FLOODER = keys.tenant_id("flooder")
+FLOODER = ids.tenant_id("flooder")
 
 
 @st.composite
@@ -202,7 +203,7 @@ def crowds(draw: st.DrawFn) -> list[Arrival]:
     """Quiet tenants, each with one request, over ten minutes."""
     count = draw(st.integers(1, 40))
     return [
-        Arrival(keys.tenant_id(f"q{n}"), draw(st.integers(0, 600)), first=draw(st.booleans()))
+        Arrival(ids.tenant_id(f"q{n}"), draw(st.integers(0, 600)), first=draw(st.booleans()))
         for n in range(count)
     ]
 
@@ -229,7 +230,7 @@ def test_a_flood_costs_a_quiet_tenant_at_most_one_job_more(
 def test_over_a_day_the_quiet_hardly_notice_a_flood() -> None:
     moments = random.Random(7)
     quiet = [
-        Arrival(keys.tenant_id(f"q{n}"), moments.uniform(0, 7200), first=n % 3 == 0)
+        Arrival(ids.tenant_id(f"q{n}"), moments.uniform(0, 7200), first=n % 3 == 0)
         for n in range(300)
     ]
     flood = [Arrival(FLOODER, 600 + n) for n in range(1000)]
@@ -245,13 +246,13 @@ def test_nobody_starves_while_first_models_keep_coming() -> None:
     """As many first models as there are seats, for ever: whoever waits longer than their head start
     goes before them."""
     limits = Pack(max_tenants=2, wait_seconds=0, max_at_once=1)
-    crowd = [Arrival(keys.tenant_id(f"n{n}"), 30.0 * n, first=True) for n in range(400)]
+    crowd = [Arrival(ids.tenant_id(f"n{n}"), 30.0 * n, first=True) for n in range(400)]
     waits = simulated_waits(
-        [Arrival(keys.tenant_id("old"), 100.0), *crowd],
+        [Arrival(ids.tenant_id("old"), 100.0), *crowd],
         limits,
         Scheduling(first_model_seconds=600),
         job_seconds=55,
         tenant_seconds=1,
         tick=TICK,
     )
-    assert waits[keys.tenant_id("old"), 100.0] <= 600 + 5 * 60
+    assert waits[ids.tenant_id("old"), 100.0] <= 600 + 5 * 60

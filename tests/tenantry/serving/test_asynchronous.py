@@ -41,7 +41,7 @@ from tenantry.hosting.endpoints import (
     set_capacity,
 )
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names, tiers
 from tenantry.names.tiers import Own, Shared, machines_of
 from tenantry.serving.asynchronous import Failure, Submitted, deliver_failures
 from tenantry.serving.client import NoModelYetError, TenantClient
@@ -65,33 +65,35 @@ class World:
     endpoint: str
     folder: Path
 
-    def tenant(self, *, tier: keys.Tier = "bridge") -> keys.TenantId:
+    def tenant(self, *, tier: tiers.Tier = "bridge") -> ids.TenantId:
         """A new tenant with a champion; its mean is like no other's."""
-        tenant = keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+        tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
         self.crown(tenant, 1, tier=tier)
         return tenant
 
-    def crown(self, tenant: keys.TenantId, number: int, *, tier: keys.Tier = "bridge") -> None:
+    def crown(self, tenant: ids.TenantId, number: int, *, tier: tiers.Tier = "bridge") -> None:
         """Give the tenant another champion."""
         MEANS[tenant] = 1000.0 * (len(MEANS) + 1) + number
         archive = archive_model(
             self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]
         ).read_bytes()
         model = trained_version(self.deployment, tenant, number, archive, {}, tier=tier)
-        endpoint = keys.endpoint_name(self.deployment.prefix, NAME, machines_of(tier, tenant))
-        key = keys.endpoint_model(endpoint, tenant, model.version)
+        endpoint = sagemaker_names.endpoint_name(
+            self.deployment.prefix, NAME, machines_of(tier, tenant)
+        )
+        key = s3_keys.endpoint_model(endpoint, tenant, model.version)
         objects.write_bytes(self.deployment.s3, self.deployment.data_bucket, key, archive)
         registry = ModelRegistry(self.deployment)
         registry.crown(model, endpoint, registry.champion(tenant, NAME))
 
-    def client(self, tenant: keys.TenantId) -> TenantClient:
+    def client(self, tenant: ids.TenantId) -> TenantClient:
         return TenantClient(self.deployment, self.tiny, tenant)
 
     def invocations(self) -> int:
         """How many asynchronous invocations left this process."""
         return self.deployment.aws_calls["sagemaker-runtime:InvokeEndpointAsync"]
 
-    def keys_of(self, tenant: keys.TenantId) -> set[str]:
+    def keys_of(self, tenant: ids.TenantId) -> set[str]:
         """What lies under the tenant's asynchronous prefix, without the prefix."""
         prefix = f"async/{tenant}/energy/"
         listed = self.deployment.s3.list_objects_v2(
@@ -250,7 +252,7 @@ def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_o
     assert set_capacity(deployment, world.endpoint, 0).instances == 0
     questions = [(tenant, add) for tenant in tenants for add in range(5)]
 
-    def ask(question: tuple[keys.TenantId, int]) -> Submitted:
+    def ask(question: tuple[ids.TenantId, int]) -> Submitted:
         with world.client(question[0]) as client:
             submitted = client.submit({"add": question[1]})
             assert client.result(submitted) is None
@@ -266,7 +268,9 @@ def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_o
             assert mean(client.wait(submitted, 60)) == MEANS[tenant] + add
         assert submitted.output_key.startswith(f"async/{tenant}/energy/")
     until(lambda: mailbox.collect() >= 20)
-    assert mailbox.told == Counter({keys.inference_id(submitted.id, 1): 1 for submitted in asked})
+    assert mailbox.told == Counter(
+        {sagemaker_names.inference_id(submitted.id, 1): 1 for submitted in asked}
+    )
 
 
 def test_the_same_question_is_asked_once_however_often_it_is_submitted(world: World) -> None:
@@ -361,9 +365,9 @@ def test_a_tenants_client_gives_no_other_tenants_answer(world: World) -> None:
     with world.client(one) as client:
         submitted = client.submit({"add": 1})
         client.wait(submitted, 60)
-    with world.client(other) as client, pytest.raises(keys.InvalidIdError, match="not of tenant"):
+    with world.client(other) as client, pytest.raises(ids.InvalidIdError, match="not of tenant"):
         client.result(submitted)
-    with pytest.raises(NoModelYetError), world.client(keys.tenant_id("nobody")) as client:
+    with pytest.raises(NoModelYetError), world.client(ids.tenant_id("nobody")) as client:
         client.submit({"add": 1})
 
 
@@ -375,7 +379,9 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
     )
     endpoint = ensure_async_endpoint(deployment, tiny, Own(tenant))
     assert (
-        endpoint.name == keys.async_endpoint_name("tenantry", NAME, Own(tenant)) != world.endpoint
+        endpoint.name
+        == sagemaker_names.async_endpoint_name("tenantry", NAME, Own(tenant))
+        != world.endpoint
     )
     tags = deployment.sagemaker.list_tags(ResourceArn=endpoint.arn)["Tags"]
     assert {"Key": "tenantry:tenant", "Value": tenant} in tags
@@ -448,7 +454,7 @@ def test_a_model_that_is_not_there_fails_its_own_question_alone(world: World) ->
     assert version is not None
     deployment.s3.delete_object(
         Bucket=deployment.data_bucket,
-        Key=keys.endpoint_model(version.endpoint, tenant, version.version),
+        Key=s3_keys.endpoint_model(version.endpoint, tenant, version.version),
     )
     with world.client(tenant) as client, world.client(other) as neighbour:
         asked, beside = client.submit({"add": 1}), neighbour.submit({"add": 1})
@@ -489,11 +495,11 @@ def test_messages_about_nothing_of_ours_are_left_out(world: World) -> None:
         deployment.sqs.send_message(
             QueueUrl=deployment.async_failures_queue_url, MessageBody=message
         )
-    acme = keys.tenant_id("acme")
+    acme = ids.tenant_id("acme")
     assert [found for found in delivered(world, question) if found.tenant == acme] == [
-        Failure(NAME, acme, keys.question_id(question), 2, "the instance was lost")
+        Failure(NAME, acme, ids.question_id(question), 2, "the instance was lost")
     ]
-    key = keys.async_failure(NAME, acme, keys.question_id(question), 2)
+    key = s3_keys.async_failure(NAME, acme, ids.question_id(question), 2)
     assert (
         objects.read_bytes(deployment.s3, deployment.data_bucket, key, 1000)
         == b"the instance was lost"
@@ -508,7 +514,7 @@ def test_a_question_whose_time_has_passed_is_missed_and_asked_again(world: World
         late = replace(submitted, due=datetime.now(UTC) - timedelta(seconds=1))
         with pytest.raises(objects.ObjectMissingError, match="neither answered nor refused"):
             client.result(late)
-        key = keys.async_submitted(NAME, tenant, submitted.id)
+        key = s3_keys.async_submitted(NAME, tenant, submitted.id)
         record = json.loads(objects.read_bytes(deployment.s3, deployment.data_bucket, key, 10_000))
         objects.write_json(
             deployment.s3, deployment.data_bucket, key, record | {"due": late.due.isoformat()}
@@ -533,9 +539,9 @@ def test_a_record_that_is_damaged_is_as_if_nothing_had_been_asked(
         client.wait(submitted, 60)
     deployment, bucket = world.deployment, world.deployment.data_bucket
     objects.write_bytes(
-        deployment.s3, bucket, keys.async_submitted(NAME, tenant, submitted.id), record
+        deployment.s3, bucket, s3_keys.async_submitted(NAME, tenant, submitted.id), record
     )
-    kept = keys.cached_answer(NAME, tenant, submitted.question.version, submitted.id)
+    kept = s3_keys.cached_answer(NAME, tenant, submitted.question.version, submitted.id)
     deployment.s3.delete_object(Bucket=bucket, Key=kept)
     with world.client(tenant) as client:
         assert mean(client.wait(client.submit({"add": 1}), 60)) == MEANS[tenant] + 1
@@ -550,7 +556,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
         theirs = client.submit({"add": "x"})
         with pytest.raises(InvocationRefusedError):
             client.wait(theirs, 60)
-    secret = keys.async_failure(NAME, victim, theirs.id, 1)
+    secret = s3_keys.async_failure(NAME, victim, theirs.id, 1)
     objects.write_bytes(deployment.s3, bucket, secret, b"the victim's own words", "text/plain")
     objects.write_bytes(
         deployment.s3, bucket, theirs.failure_key, b"the victim's own words", "text/plain"
@@ -558,7 +564,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
     with world.client(attacker) as client:
         asked = client.submit({"add": 1})
         client.wait(asked, 60)
-    record = keys.async_submitted(NAME, attacker, asked.id)
+    record = s3_keys.async_submitted(NAME, attacker, asked.id)
     known = json.loads(objects.read_bytes(deployment.s3, bucket, record, 10_000))
     forged = [
         secret,
@@ -567,8 +573,8 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
     ]
     for key in forged:
         for gone in (
-            keys.async_output(NAME, attacker, asked.id),
-            keys.cached_answer(NAME, attacker, asked.question.version, asked.id),
+            s3_keys.async_output(NAME, attacker, asked.id),
+            s3_keys.cached_answer(NAME, attacker, asked.question.version, asked.id),
         ):
             deployment.s3.delete_object(Bucket=bucket, Key=gone)
         objects.write_json(
@@ -587,14 +593,14 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
 
 
 @pytest.fixture(scope="module")
-def busy(world: World) -> keys.TenantId:
+def busy(world: World) -> ids.TenantId:
     """A tenant on a real-time endpoint of the tiny family."""
     ensure_endpoint(world.deployment, world.tiny, Shared("bridge"))
     return world.tenant()
 
 
 def test_a_busy_endpoint_is_asked_again_for_a_while(
-    world: World, busy: keys.TenantId, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, busy: ids.TenantId, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     left = tmp_path / "left"
     left.write_text("2")

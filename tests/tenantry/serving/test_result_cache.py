@@ -18,7 +18,7 @@ from PIL import Image
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Answer, Endpoint, InvocationRefusedError
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.onboarding.registration import register, roll_back
 from tenantry.serving.client import TenantClient
 from tenantry.serving.metrics import InferenceMetrics
@@ -47,11 +47,11 @@ def with_cache(workload: Workload, **settings: Any) -> Workload:
 
 
 def crowned(
-    serving: Serving, made: TrainedForecast, tenant: keys.TenantId | None = None, number: int = 1
-) -> keys.TenantId:
+    serving: Serving, made: TrainedForecast, tenant: ids.TenantId | None = None, number: int = 1
+) -> ids.TenantId:
     """A tenant whose champion is this forecast."""
     deployment, workload, endpoint = serving
-    name = tenant or keys.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    name = tenant or ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     version = trained_version(
         deployment, name, number, made.archive, made.outcome["metrics"], card=made.outcome["card"]
     )
@@ -60,7 +60,7 @@ def crowned(
 
 
 @pytest.fixture
-def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> keys.TenantId:
+def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.TenantId:
     return crowned(serving, trained_forecasts[0])
 
 
@@ -69,7 +69,7 @@ def invocations(serving: Serving) -> int:
     return serving[0].aws_calls["sagemaker-runtime:InvokeEndpoint"]
 
 
-def entries(deployment: Deployment, tenant: keys.TenantId) -> list[str]:
+def entries(deployment: Deployment, tenant: ids.TenantId) -> list[str]:
     listed = deployment.s3.list_objects_v2(
         Bucket=deployment.data_bucket, Prefix=f"cache/{tenant}/energy/"
     )
@@ -77,14 +77,14 @@ def entries(deployment: Deployment, tenant: keys.TenantId) -> list[str]:
 
 
 def predict(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, request: dict[str, Any]
+    serving: Serving, energy: Workload, tenant: ids.TenantId, request: dict[str, Any]
 ) -> dict[str, Any]:
     with TenantClient(serving[0], energy, tenant) as client:
         return client.predict(request)
 
 
 def test_the_same_question_is_answered_without_the_endpoint(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     before = invocations(serving)
     first = predict(serving, energy, tenant, {"period": 7, "start": START, "quantiles": [0.1, 0.9]})
@@ -114,7 +114,7 @@ def test_the_same_question_is_answered_without_the_endpoint(
 def test_two_tenants_with_the_same_request_get_their_own_answers(
     serving: Serving,
     energy: Workload,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     trained_forecasts: list[TrainedForecast],
 ) -> None:
     other = crowned(serving, trained_forecasts[1])
@@ -128,7 +128,7 @@ def test_two_tenants_with_the_same_request_get_their_own_answers(
 def test_a_new_champion_is_asked_and_a_rollback_finds_what_the_old_one_said(
     serving: Serving,
     energy: Workload,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     trained_forecasts: list[TrainedForecast],
 ) -> None:
     old = predict(serving, energy, tenant, WEEK)
@@ -170,7 +170,7 @@ def test_a_new_champion_is_asked_and_a_rollback_finds_what_the_old_one_said(
 def test_an_entry_that_is_not_what_it_should_be_is_none(
     serving: Serving,
     energy: Workload,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     damage: bytes | None,
     metadata: dict[str, str],
 ) -> None:
@@ -197,7 +197,7 @@ def test_an_entry_that_is_not_what_it_should_be_is_none(
 def test_an_entry_of_another_tenant_moved_under_the_key_is_none(
     serving: Serving,
     energy: Workload,
-    tenant: keys.TenantId,
+    tenant: ids.TenantId,
     trained_forecasts: list[TrainedForecast],
 ) -> None:
     deployment, other = serving[0], crowned(serving, trained_forecasts[1])
@@ -208,7 +208,7 @@ def test_an_entry_of_another_tenant_moved_under_the_key_is_none(
 
 
 def test_an_answer_is_given_until_its_day_and_no_longer(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     deployment = serving[0]
     with TenantClient(deployment, energy, tenant) as client:
@@ -234,7 +234,7 @@ def test_an_answer_is_given_until_its_day_and_no_longer(
     ids=["off", "not repeatable", "too large"],
 )
 def test_what_may_not_be_kept_is_asked_again(
-    serving: Serving, tenant: keys.TenantId, settings: dict[str, Any]
+    serving: Serving, tenant: ids.TenantId, settings: dict[str, Any]
 ) -> None:
     energy = with_cache(serving[1], **settings)
     before = invocations(serving)
@@ -244,7 +244,7 @@ def test_what_may_not_be_kept_is_asked_again(
 
 
 def test_what_is_asked_about_now_is_another_question_in_an_hour(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     """The kept answer of yesterday's "the next week" would be a week that has begun."""
     with TenantClient(serving[0], energy, tenant) as client:
@@ -273,7 +273,7 @@ def test_what_is_asked_about_now_is_another_question_in_an_hour(
 
 
 def test_a_request_that_names_no_moment_is_refused(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     with (
         TenantClient(serving[0], energy, tenant) as client,
@@ -283,7 +283,7 @@ def test_a_request_that_names_no_moment_is_refused(
 
 
 def test_another_container_or_another_type_makes_another_question(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     with TenantClient(serving[0], energy, tenant) as client:
         champion = client.champion()
@@ -305,7 +305,7 @@ def test_another_container_or_another_type_makes_another_question(
     ids=["not a number", "an object", "a set"],
 )
 def test_a_request_that_is_no_json_is_refused_before_anything_is_asked(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, request_: dict[str, Any]
+    serving: Serving, energy: Workload, tenant: ids.TenantId, request_: dict[str, Any]
 ) -> None:
     before = invocations(serving)
     with (
@@ -317,7 +317,7 @@ def test_a_request_that_is_no_json_is_refused_before_anything_is_asked(
 
 
 def test_bytes_are_kept_with_their_type(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     deployment = serving[0]
     with TenantClient(deployment, energy, tenant) as client:
@@ -363,7 +363,7 @@ def test_bytes_are_kept_with_their_type(
     ],
 )
 def test_what_is_no_whole_answer_is_not_kept_and_not_given(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, content: bytes, kind: str
+    serving: Serving, energy: Workload, tenant: ids.TenantId, content: bytes, kind: str
 ) -> None:
     deployment, accept = serving[0], "image/png" if kind == "image/png" else "application/json"
     cache = ResultCache(deployment, energy)
@@ -383,7 +383,7 @@ def test_what_is_no_whole_answer_is_not_kept_and_not_given(
 
 
 def test_many_who_ask_the_same_at_once_all_get_the_one_answer(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     with TenantClient(serving[0], energy, tenant) as client, ThreadPoolExecutor(8) as pool:
         answers = list(
@@ -394,7 +394,7 @@ def test_many_who_ask_the_same_at_once_all_get_the_one_answer(
 
 
 def test_a_cache_that_cannot_be_reached_costs_no_prediction(
-    serving: Serving, energy: Workload, tenant: keys.TenantId, caplog: pytest.LogCaptureFixture
+    serving: Serving, energy: Workload, tenant: ids.TenantId, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment = replace(serving[0], data_bucket="no-such-bucket")
     with TenantClient(deployment, energy, tenant) as client:
@@ -406,7 +406,7 @@ def test_a_cache_that_cannot_be_reached_costs_no_prediction(
 
 
 def test_hits_and_misses_are_counted_and_add_up_to_the_requests(
-    serving: Serving, energy: Workload, tenant: keys.TenantId
+    serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
     deployment = serving[0]
     before = counted(deployment, "energy")
@@ -436,7 +436,7 @@ def test_counts_that_cannot_be_sent_wait_for_the_next_time(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment = serving[0]
-    workload, metrics = keys.workload_name("nowhere"), InferenceMetrics(deployment)
+    workload, metrics = ids.workload_name("nowhere"), InferenceMetrics(deployment)
 
     def cut(**_: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://monitoring.example")
@@ -459,7 +459,7 @@ def test_counts_that_cannot_be_sent_wait_for_the_next_time(
 def test_counts_go_out_by_themselves(serving: Serving) -> None:
     deployment = serving[0]
     metrics = InferenceMetrics(deployment, seconds=0.01)
-    metrics.count(keys.workload_name("alone"), hit=False)
+    metrics.count(ids.workload_name("alone"), hit=False)
     timer = metrics._timer
     assert timer is not None
     timer.join(20)

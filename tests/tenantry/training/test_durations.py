@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids
 from tenantry.training.durations import LEAST_SECONDS, Durations, learn_durations, learned_durations
 
-ENERGY, PORTRAITS = keys.workload_name("energy"), keys.workload_name("portraits")
+ENERGY, PORTRAITS = ids.workload_name("energy"), ids.workload_name("portraits")
 TASKS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e5)), max_size=30)
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request, Status
 from tenantry.training.retraining import ask_for_retraining, occasion_of
 from tenantry.workloads.schema import Workload, read_workloads
 from tenantry.workloads.sections import Retraining
 
-NAME = keys.workload_name("energy")
+NAME = ids.workload_name("energy")
 ENERGY = read_workloads()["energy"]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 THE_WAY: tuple[Status, ...] = ("claimed", "training", "trained", "registered")
@@ -50,9 +50,9 @@ def upload(
     queue: RequestQueue, tenant: str, days_ago: int, until: Status = "registered", number: int = 1
 ) -> Request:
     """A request made from an upload of so many days ago, as far on its way as ``until``."""
-    who, at = keys.tenant_id(tenant), NOW - timedelta(days=days_ago)
-    request = keys.request_id_of(NAME, who, f"content {number}")
-    manifest = keys.upload_manifest(NAME, who, keys.upload_id(f"upload-{number}"))
+    who, at = ids.tenant_id(tenant), NOW - timedelta(days=days_ago)
+    request = ids.request_id_of(NAME, who, f"content {number}")
+    manifest = s3_keys.upload_manifest(NAME, who, ids.upload_id(f"upload-{number}"))
     assert queue.accept(
         NAME, who, request, manifest, "bridge", first=number == 1, uploaded=at, group="London"
     )
@@ -242,7 +242,7 @@ def test_idle_tenants_cost_no_call_of_their_own(
     champion(registry, request, 9)
     few = calls()
     for number in range(40):
-        tenant = keys.tenant_id(f"idle-{number}")
+        tenant = ids.tenant_id(f"idle-{number}")
         registry.crown(replace(version_of(request, 9), tenant=tenant), "endpoint", None)
     assert calls() == few
 
@@ -266,9 +266,9 @@ def test_an_occasion_keeps_its_name_within_a_stretch_and_has_another_in_the_next
     settings = Retraining(cron="0 3 * * *", older_than_days=days)
     made = NOW - timedelta(days=age)
     crowned = Champion(
-        keys.tenant_id("acme"),
+        ids.tenant_id("acme"),
         NAME,
-        keys.version_name("v1"),
+        ids.version_name("v1"),
         "e",
         "bridge",
         None,

@@ -14,14 +14,14 @@ import pytest
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.uploads import manifests
 from tenantry.uploads.intake import Intake, drain_queue, find_lost_uploads
 from tenantry.workloads.schema import read_workloads
 
 WORKLOADS = read_workloads()
-NAME = keys.workload_name("energy")
+NAME = ids.workload_name("energy")
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Known:
     tenants: list[str] = field(default_factory=list)
     broken: bool = False
 
-    def __call__(self, workload: keys.WorkloadName, tenants: Sequence[keys.TenantId]) -> None:
+    def __call__(self, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId]) -> None:
         if self.broken:
             raise ConnectionError("Dagster's database is down")
         self.tenants += tenants
@@ -55,7 +55,7 @@ def operators(deployment: Deployment) -> str:
 
 
 def put(deployment: Deployment, tenant: str, upload: str = "u1", content: bytes = b"x") -> str:
-    who, which = keys.tenant_id(tenant), keys.upload_id(upload)
+    who, which = ids.tenant_id(tenant), ids.upload_id(upload)
     return manifests.put_upload(
         deployment, NAME, who, which, {"a.csv": content}, {"timezone": "UTC"}
     )
@@ -95,7 +95,7 @@ def told(deployment: Deployment, url: str | None = None) -> list[Any]:
 
 
 def rows(deployment: Deployment, tenant: str) -> list[tuple[str, str | None]]:
-    found = RequestQueue(deployment).of_tenant(NAME, keys.tenant_id(tenant))
+    found = RequestQueue(deployment).of_tenant(NAME, ids.tenant_id(tenant))
     return [(row.status, row.reason) for row in found]
 
 
@@ -137,20 +137,20 @@ def test_whoever_uploads_again_what_was_uploaded_before_something_else_gets_a_re
         assert drained(deployment).accepted == 1
         (row,) = queue.due(NAME)
         assert row.manifest_key.endswith(f"/{upload}/manifest.json")
-        (taken,) = queue.claim([row], keys.pack_id(f"p-{upload}"))
+        (taken,) = queue.claim([row], ids.pack_id(f"p-{upload}"))
         queue.move(queue.move(taken, "trained", why=""), "registered", why="")
         time.sleep(1.1)  # S3 tells to the second when it took an object
     put(deployment, "acme", "u4", b"x")
     done = drained(deployment)
     assert (done.accepted, done.repeated) == (0, 1), "that is what it has"
-    assert len(queue.of_tenant(NAME, keys.tenant_id("acme"))) == 3
+    assert len(queue.of_tenant(NAME, ids.tenant_id("acme"))) == 3
 
 
 def test_a_bad_manifest_is_refused_once_its_owner_is_told_once_and_its_neighbours_go_on(
     deployment: Deployment,
 ) -> None:
     put(deployment, "acme")
-    bad = keys.upload_manifest(NAME, keys.tenant_id("bolt"), keys.upload_id("u1"))
+    bad = s3_keys.upload_manifest(NAME, ids.tenant_id("bolt"), ids.upload_id("u1"))
     put_raw(deployment, bad, b'{"format": 1, "tenant": "\\ud800"}')
     put(deployment, "coda")
     known = Known()
@@ -233,7 +233,7 @@ def test_while_dagster_is_down_nothing_is_lost_and_the_next_round_introduces_eve
 
 
 def test_a_tenants_own_tier_stands_in_its_request(deployment: Deployment) -> None:
-    ModelRegistry(deployment).set_tier(keys.tenant_id("acme"), NAME, "silo")
+    ModelRegistry(deployment).set_tier(ids.tenant_id("acme"), NAME, "silo")
     put(deployment, "acme")
     drained(deployment)
     (row,) = RequestQueue(deployment).due(NAME)
@@ -281,7 +281,7 @@ def test_a_flood_of_one_tenants_uploads_is_taken_in_after_everybody_elses_latest
     assert drained(deployment, known).accepted == 32
     rows = {str(row.tenant): row.accepted for row in RequestQueue(deployment).due(NAME)}
     flood = [
-        row.accepted for row in RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flood"))
+        row.accepted for row in RequestQueue(deployment).of_tenant(NAME, ids.tenant_id("flood"))
     ]
     assert max(rows["acme"], rows["bolt"]) < sorted(flood)[10], "though their events came last"
 
@@ -298,7 +298,7 @@ def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(
     put(deployment, "quiet")
     done = drain_queue(deployment, limited, Known(), max_seconds=20)
     assert (done.accepted, len(done.refused), done.repeated) == (11, 1, 3)
-    rows = RequestQueue(deployment).of_tenant(NAME, keys.tenant_id("flooder"))
+    rows = RequestQueue(deployment).of_tenant(NAME, ids.tenant_id("flooder"))
     assert len(rows) == 11, "one row tells of all that were refused"
     assert [row.reason_code for row in rows if row.status == "refused"] == ["too_many_uploads"]
     (notice,) = told(deployment)

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.uploads import manifests
 from tenantry.uploads.manifests import Manifest, RefusedUploadError, parse_manifest
 from tenantry.workloads.schema import Workload, read_workloads
 from tenantry.workloads.sections import Parameter
 
 ENERGY = read_workloads()["energy"]
-NAME, ACME, U1 = keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1")
-KEY = keys.upload_manifest(NAME, ACME, U1)
+NAME, ACME, U1 = ids.workload_name("energy"), ids.tenant_id("acme"), ids.upload_id("u1")
+KEY = s3_keys.upload_manifest(NAME, ACME, U1)
 DIGEST = objects.sha256(b"")
 
 
@@ -49,9 +49,7 @@ def parsed(said: Any, workloads: Mapping[str, Workload] | None = None, key: str 
 def test_a_good_manifest_is_read_whole_with_the_workloads_defaults() -> None:
     manifest = parsed(document(parameters={"timezone": "Europe/London"}))
     assert (manifest.workload, manifest.tenant, manifest.upload) == ("energy", "acme", "u1")
-    assert manifest.files == (
-        manifests.UploadedFile(keys.file_name("consumption.csv"), 10, DIGEST),
-    )
+    assert manifest.files == (manifests.UploadedFile(ids.file_name("consumption.csv"), 10, DIGEST),)
     assert manifest.parameters == {"timezone": "Europe/London", "country": ""}
 
 
@@ -226,7 +224,7 @@ def test_a_required_parameter_has_to_be_there_and_an_optional_one_may_be_null() 
 
 
 def test_an_upload_for_a_workload_nobody_offers_is_refused_and_told_which_there_are() -> None:
-    key = keys.upload_manifest(keys.workload_name("tarot"), ACME, U1)
+    key = s3_keys.upload_manifest(ids.workload_name("tarot"), ACME, U1)
     with pytest.raises(
         RefusedUploadError, match="no workload 'tarot'; upload under one of: energy"
     ):
@@ -237,7 +235,7 @@ def test_an_upload_for_a_workload_nobody_offers_is_refused_and_told_which_there_
     "key", ["uploads/ACME/energy/u1/manifest.json", "uploads/acme/energy/manifest.json", "x"]
 )
 def test_a_manifest_under_a_key_that_is_no_tenants_is_not_read(key: str) -> None:
-    with pytest.raises(keys.InvalidIdError):
+    with pytest.raises(ids.InvalidIdError):
         parsed(document(), key=key)
 
 
@@ -340,7 +338,7 @@ def test_equal_content_is_one_request_whatever_the_upload_is_called() -> None:
     first = parsed(document(files=files, parameters={"timezone": "UTC", "country": "GB"}))
     again = parsed(
         document(files=files[::-1], parameters={"country": "GB", "timezone": "UTC"}),
-        key=keys.upload_manifest(NAME, ACME, keys.upload_id("u2")),
+        key=s3_keys.upload_manifest(NAME, ACME, ids.upload_id("u2")),
     )
     assert first.request == again.request
     assert parsed(document(files=files)).request != first.request
@@ -363,7 +361,7 @@ def test_files_are_fetched_as_the_manifest_declares_them_and_lies_are_refused(
         ("b.csv", b"1,2\n"),
     ]
 
-    file = keys.upload_file(NAME, ACME, U1, keys.file_name("b.csv"))
+    file = s3_keys.upload_file(NAME, ACME, U1, ids.file_name("b.csv"))
     for content, reason, code in [
         (b"1,3\n", "b.csv is not the file its manifest declares", "file_digest_differs"),
         (b"1,2", "b.csv is not the file its manifest declares", "file_digest_differs"),
@@ -418,7 +416,7 @@ def test_a_manifest_that_is_missing_or_too_large_says_so(deployment: Deployment)
 
 
 def test_a_file_that_could_not_be_named_is_not_uploaded(deployment: Deployment) -> None:
-    with pytest.raises(keys.InvalidIdError):
+    with pytest.raises(ids.InvalidIdError):
         manifests.put_upload(deployment, NAME, ACME, U1, {"../a.csv": b""})
     assert deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["KeyCount"] == 0
 

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from containers.forecast.synthetic import generate
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.training.outcomes import MalformedOutcomeError, Outcome, outcome_in_message
@@ -28,7 +28,7 @@ from tenantry.uploads.training_data import TrainingData, make_training_data
 from tenantry.workloads.schema import read_workloads
 
 ENERGY = read_workloads()["energy"]
-NAME, ACME, U1 = keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1")
+NAME, ACME, U1 = ids.workload_name("energy"), ids.tenant_id("acme"), ids.upload_id("u1")
 
 
 def uploaded(deployment: Deployment, files: dict[str, bytes]) -> Request:
@@ -113,7 +113,7 @@ def test_an_upload_that_changed_or_went_away_is_refused(
     deployment: Deployment, consumption: bytes
 ) -> None:
     request = uploaded(deployment, {"a.csv": consumption})
-    file = keys.upload_file(NAME, ACME, U1, keys.file_name("a.csv"))
+    file = s3_keys.upload_file(NAME, ACME, U1, ids.file_name("a.csv"))
     objects.write_bytes(deployment.s3, deployment.uploads_bucket, file, consumption[:-1] + b"9")
     with pytest.raises(RefusedUploadError, match="is not the file its manifest declares"):
         make_training_data(deployment, ENERGY, request)
@@ -246,5 +246,5 @@ def test_whatever_a_container_reports_is_an_outcome_or_malformed(said: Any, fiel
         except MalformedOutcomeError:
             continue
         assert isinstance(read, Outcome)
-        keys.tenant_id(read.tenant)
+        ids.tenant_id(read.tenant)
         json.dumps(dict(read.metrics), allow_nan=False)

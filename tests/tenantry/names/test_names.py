@@ -13,7 +13,7 @@ from botocore.validate import ParamValidator
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tenantry.names import keys
+from tenantry.names import ids, s3_keys, sagemaker_names, table_keys, tiers
 from tenantry.names.tiers import Own, Shared, machines_of
 
 TENANTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
@@ -25,13 +25,13 @@ PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{1,20}", fullmatch=True)
 # for the others
 SAGEMAKER_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 PARSERS: list[Callable[[object], str]] = [
-    keys.tenant_id,
-    keys.workload_name,
-    keys.upload_id,
-    keys.version_name,
-    keys.pack_id,
-    keys.request_id,
-    keys.question_id,
+    ids.tenant_id,
+    ids.workload_name,
+    ids.upload_id,
+    ids.version_name,
+    ids.pack_id,
+    ids.request_id,
+    ids.question_id,
 ]
 TRICKS = [
     "",
@@ -68,7 +68,7 @@ TRICKS = [
 def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(
     parser: Callable[[object], str], trick: object
 ) -> None:
-    with pytest.raises(keys.InvalidIdError) as refused:
+    with pytest.raises(ids.InvalidIdError) as refused:
         parser(trick)
     assert "must match" in str(refused.value)
     assert len(str(refused.value)) < 300
@@ -77,14 +77,14 @@ def test_what_could_lead_out_of_a_tenants_prefix_is_not_an_id(
 @pytest.mark.parametrize(
     ("parser", "good"),
     [
-        (keys.tenant_id, "acme-7"),
-        (keys.workload_name, "energy"),
-        (keys.upload_id, "2026_Q1-a"),
-        (keys.file_name, "Usage.2026-01.csv"),
-        (keys.version_name, "20261121t100000-1a2b3c4d"),
-        (keys.pack_id, "p-0123456789abcdef"),
-        (keys.request_id, "0" * 32),
-        (keys.question_id, "f" * 32),
+        (ids.tenant_id, "acme-7"),
+        (ids.workload_name, "energy"),
+        (ids.upload_id, "2026_Q1-a"),
+        (ids.file_name, "Usage.2026-01.csv"),
+        (ids.version_name, "20261121t100000-1a2b3c4d"),
+        (ids.pack_id, "p-0123456789abcdef"),
+        (ids.request_id, "0" * 32),
+        (ids.question_id, "f" * 32),
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
 )
@@ -94,8 +94,8 @@ def test_an_id_comes_back_as_it_was(parser: Callable[[object], str], good: str) 
 
 @pytest.mark.parametrize("text", ["Acme", "-acme", "acme_1", "a" * 64, "me@example.org"])
 def test_a_tenant_id_is_lower_case_and_no_address_or_name(text: str) -> None:
-    with pytest.raises(keys.InvalidIdError, match="is not a tenant id"):
-        keys.tenant_id(text)
+    with pytest.raises(ids.InvalidIdError, match="is not a tenant id"):
+        ids.tenant_id(text)
 
 
 FILE_NAMES = [
@@ -121,7 +121,7 @@ FILE_NAMES = [
 
 @pytest.mark.parametrize("name", FILE_NAMES)
 def test_a_file_is_named_as_people_name_files(name: str) -> None:
-    assert keys.file_name(name) == name
+    assert ids.file_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_a_file_is_named_as_people_name_files(name: str) -> None:
 def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_words(
     name: object, wrong: str
 ) -> None:
-    with pytest.raises(keys.InvalidIdError, match=wrong) as refused:
-        keys.file_name(name)
+    with pytest.raises(ids.InvalidIdError, match=wrong) as refused:
+        ids.file_name(name)
     # A sentence for people: no pattern, and nothing of a name that may say anything.
     assert not set("[]{}^$\\") & set(str(refused.value))
     assert str(refused.value).isascii()
@@ -170,11 +170,11 @@ def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_word
 @given(name=st.text(st.characters(codec="utf-8")) | st.text(".%/2eEfF\\ a", max_size=8))
 def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> None:
     try:
-        checked = keys.file_name(name)
-    except keys.InvalidIdError:
+        checked = ids.file_name(name)
+    except ids.InvalidIdError:
         return
-    key = keys.upload_file(
-        keys.workload_name("energy"), keys.tenant_id("acme"), keys.upload_id("u1"), checked
+    key = s3_keys.upload_file(
+        ids.workload_name("energy"), ids.tenant_id("acme"), ids.upload_id("u1"), checked
     )
     assert key.split("/") == ["uploads", "acme", "energy", "u1", name]
     assert unquote(key).split("/")[:4] == ["uploads", "acme", "energy", "u1"]
@@ -186,22 +186,25 @@ def test_a_file_name_never_changes_the_number_of_parts_of_a_key(name: str) -> No
 @given(text=st.text() | TENANTS)
 def test_a_tenant_id_never_changes_the_number_of_parts_of_a_key(text: str) -> None:
     try:
-        tenant = keys.tenant_id(text)
-    except keys.InvalidIdError:
+        tenant = ids.tenant_id(text)
+    except ids.InvalidIdError:
         return
-    workload = keys.workload_name("energy")
-    key = keys.upload_manifest(workload, tenant, keys.upload_id("u1"))
+    workload = ids.workload_name("energy")
+    key = s3_keys.upload_manifest(workload, tenant, ids.upload_id("u1"))
     assert key.split("/") == ["uploads", text, "energy", "u1", "manifest.json"]
-    assert keys.table_partition(tenant, workload).split("#") == [text, "energy"]
-    assert keys.target_model(tenant, keys.version_name("v1")).split("/") == [text, "v1.tar.gz"]
+    assert table_keys.table_partition(tenant, workload).split("#") == [text, "energy"]
+    assert sagemaker_names.target_model(tenant, ids.version_name("v1")).split("/") == [
+        text,
+        "v1.tar.gz",
+    ]
 
 
 @given(workload=WORKLOADS, tenant=TENANTS, upload=UPLOADS)
 def test_a_manifests_key_gives_back_what_it_was_made_of(
     workload: str, tenant: str, upload: str
 ) -> None:
-    ids = (keys.workload_name(workload), keys.tenant_id(tenant), keys.upload_id(upload))
-    assert keys.parse_manifest_key(keys.upload_manifest(*ids)) == ids
+    three = (ids.workload_name(workload), ids.tenant_id(tenant), ids.upload_id(upload))
+    assert s3_keys.parse_manifest_key(s3_keys.upload_manifest(*three)) == three
 
 
 @given(
@@ -217,10 +220,10 @@ def test_a_manifests_key_gives_back_what_it_was_made_of(
 @example("/uploads/acme/energy/u1/manifest.json")
 def test_a_key_is_a_manifests_or_is_refused(key: str) -> None:
     try:
-        ids = keys.parse_manifest_key(key)
-    except keys.InvalidIdError:
+        found = s3_keys.parse_manifest_key(key)
+    except ids.InvalidIdError:
         return
-    assert keys.upload_manifest(*ids) == key
+    assert s3_keys.upload_manifest(*found) == key
 
 
 @given(
@@ -233,17 +236,17 @@ def test_a_key_is_a_manifests_or_is_refused(key: str) -> None:
 )
 @example("a" * 21, "w" * 20, "t" * 63, "silo", ["x"], "b-" + "0" * 12)
 def test_names_are_valid_for_sagemaker_however_long_their_parts(
-    prefix: str, workload: str, tenant: str, tier: keys.Tier, members: list[str], batch: str
+    prefix: str, workload: str, tenant: str, tier: tiers.Tier, members: list[str], batch: str
 ) -> None:
-    name, who = keys.workload_name(workload), keys.tenant_id(tenant)
+    name, who = ids.workload_name(workload), ids.tenant_id(tenant)
     names = [
-        keys.training_job_name(prefix, name, keys.pack_id_of(members)),
-        keys.training_job_name(prefix, name, keys.pack_id("p-" + "1" * 40)),
-        keys.transform_job_name(prefix, name, date(2026, 1, 2), batch),
-        keys.endpoint_name(prefix, name, machines_of(tier, who)),
-        keys.async_endpoint_name(prefix, name, machines_of(tier, who)),
-        keys.name_of_content(
-            keys.endpoint_name(prefix, name, machines_of(tier, who)), {"tier": tier}
+        sagemaker_names.training_job_name(prefix, name, ids.pack_id_of(members)),
+        sagemaker_names.training_job_name(prefix, name, ids.pack_id("p-" + "1" * 40)),
+        sagemaker_names.transform_job_name(prefix, name, date(2026, 1, 2), batch),
+        sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)),
+        sagemaker_names.async_endpoint_name(prefix, name, machines_of(tier, who)),
+        sagemaker_names.name_of_content(
+            sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)), {"tier": tier}
         ),
     ]
     for made in names:
@@ -268,63 +271,75 @@ def test_the_pattern_held_to_here_is_the_services_own() -> None:
 
 
 def test_long_names_that_differ_at_their_end_stay_different() -> None:
-    prefix, name, day = "a" * 21, keys.workload_name("w" * 20), date(2026, 1, 2)
+    prefix, name, day = "a" * 21, ids.workload_name("w" * 20), date(2026, 1, 2)
     assert (
-        len({keys.transform_job_name(prefix, name, day, "b-" + "0" * 40 + end) for end in "abc"})
+        len(
+            {
+                sagemaker_names.transform_job_name(prefix, name, day, "b-" + "0" * 40 + end)
+                for end in "abc"
+            }
+        )
         == 3
     )
     assert (
         len(
             {
-                keys.training_job_name(prefix, name, keys.pack_id("p-" + "0" * 39 + end))
+                sagemaker_names.training_job_name(prefix, name, ids.pack_id("p-" + "0" * 39 + end))
                 for end in "abc"
             }
         )
         == 3
     )
     endpoints = [
-        keys.endpoint_name(prefix, name, Own(keys.tenant_id(tenant))) for tenant in ("acme", "bolt")
+        sagemaker_names.endpoint_name(prefix, name, Own(ids.tenant_id(tenant)))
+        for tenant in ("acme", "bolt")
     ]
     assert len(set(endpoints)) == 2
     assert (
-        len({keys.name_of_content(endpoints[0], {"instances": count}) for count in (1, 2, 3)}) == 3
+        len(
+            {
+                sagemaker_names.name_of_content(endpoints[0], {"instances": count})
+                for count in (1, 2, 3)
+            }
+        )
+        == 3
     )
 
 
 def test_silo_tenants_have_endpoints_of_their_own_and_the_others_share() -> None:
-    name = keys.workload_name("energy")
-    acme, bolt = keys.tenant_id("acme"), keys.tenant_id("bolt")
-    assert keys.endpoint_name("tenantry", name, Own(acme)) != keys.endpoint_name(
-        "tenantry", name, Own(bolt)
-    )
+    name = ids.workload_name("energy")
+    acme, bolt = ids.tenant_id("acme"), ids.tenant_id("bolt")
+    assert sagemaker_names.endpoint_name(
+        "tenantry", name, Own(acme)
+    ) != sagemaker_names.endpoint_name("tenantry", name, Own(bolt))
     assert machines_of("bridge", acme) == machines_of("bridge", bolt) == Shared("bridge")
     assert machines_of("silo", acme) == Own(acme)
-    assert keys.endpoint_name("tenantry", name, Shared("pool")) != keys.endpoint_name(
-        "tenantry", name, Shared("bridge")
-    )
+    assert sagemaker_names.endpoint_name(
+        "tenantry", name, Shared("pool")
+    ) != sagemaker_names.endpoint_name("tenantry", name, Shared("bridge"))
 
 
 @given(workload=WORKLOADS, tenant=TENANTS, content=st.text(), other=st.text())
 def test_a_requests_id_tells_contents_apart_and_repeats_itself(
     workload: str, tenant: str, content: str, other: str
 ) -> None:
-    name, who = keys.workload_name(workload), keys.tenant_id(tenant)
-    made = keys.request_id_of(name, who, content)
-    assert keys.request_id(made) == keys.request_id_of(name, who, content)
-    assert (made == keys.request_id_of(name, who, other)) == (content == other)
+    name, who = ids.workload_name(workload), ids.tenant_id(tenant)
+    made = ids.request_id_of(name, who, content)
+    assert ids.request_id(made) == ids.request_id_of(name, who, content)
+    assert (made == ids.request_id_of(name, who, other)) == (content == other)
 
 
 @given(seconds=st.integers(0, 10**9), later=st.integers(1, 10**9))
 def test_a_later_version_sorts_after_an_earlier_one(seconds: int, later: int) -> None:
     first, second = (
-        keys.version_of("x", datetime.fromtimestamp(at, UTC)) for at in (seconds, seconds + later)
+        ids.version_of("x", datetime.fromtimestamp(at, UTC)) for at in (seconds, seconds + later)
     )
-    assert keys.version_name(first) < keys.version_name(second)
+    assert ids.version_name(first) < ids.version_name(second)
 
 
 def test_a_pack_has_the_same_id_in_whatever_order_its_members_are_listed() -> None:
-    assert keys.pack_id_of(["a", "b"]) == keys.pack_id_of(["b", "a"]) != keys.pack_id_of(["a", "c"])
-    assert keys.pack_id(keys.pack_id_of(["a"]))
+    assert ids.pack_id_of(["a", "b"]) == ids.pack_id_of(["b", "a"]) != ids.pack_id_of(["a", "c"])
+    assert ids.pack_id(ids.pack_id_of(["a"]))
 
 
 @given(
@@ -335,22 +350,25 @@ def test_a_pack_has_the_same_id_in_whatever_order_its_members_are_listed() -> No
 def test_two_tenants_who_ask_the_same_have_no_key_in_common(
     workload: str, tenants: list[str], content: str
 ) -> None:
-    name, version = keys.workload_name(workload), keys.version_name("v1")
+    name, version = ids.workload_name(workload), ids.version_name("v1")
     made = []
-    for tenant in map(keys.tenant_id, tenants):
-        question = keys.question_id_of(name, tenant, version, content)
-        assert keys.question_id(question) == keys.question_id_of(name, tenant, version, content)
-        asked = keys.async_input(name, tenant, question)
-        assert keys.parse_async_input(asked) == (name, tenant, question)
-        assert keys.parse_inference_id(keys.inference_id(question, 3)) == (question, 3)
+    for tenant in map(ids.tenant_id, tenants):
+        question = ids.question_id_of(name, tenant, version, content)
+        assert ids.question_id(question) == ids.question_id_of(name, tenant, version, content)
+        asked = s3_keys.async_input(name, tenant, question)
+        assert s3_keys.parse_async_input(asked) == (name, tenant, question)
+        assert sagemaker_names.parse_inference_id(sagemaker_names.inference_id(question, 3)) == (
+            question,
+            3,
+        )
         made.append(
             {
                 question,
                 asked,
-                keys.cached_answer(name, tenant, version, question),
-                keys.async_output(name, tenant, question),
-                keys.async_submitted(name, tenant, question),
-                keys.async_failure(name, tenant, question, 1),
+                s3_keys.cached_answer(name, tenant, version, question),
+                s3_keys.async_output(name, tenant, question),
+                s3_keys.async_submitted(name, tenant, question),
+                s3_keys.async_failure(name, tenant, question, 1),
             }
         )
         assert all(key.split("/")[1:-1] == [tenant, name] for key in made[-1] - {question})
@@ -358,10 +376,9 @@ def test_two_tenants_who_ask_the_same_have_no_key_in_common(
 
 
 def test_what_is_asked_is_told_apart_by_version_too() -> None:
-    name, acme = keys.workload_name("energy"), keys.tenant_id("acme")
+    name, acme = ids.workload_name("energy"), ids.tenant_id("acme")
     asked = [
-        keys.question_id_of(name, acme, keys.version_name(version), "{}")
-        for version in ("v1", "v2")
+        ids.question_id_of(name, acme, ids.version_name(version), "{}") for version in ("v1", "v2")
     ]
     assert asked[0] != asked[1]
 
@@ -379,21 +396,21 @@ def test_what_is_asked_is_told_apart_by_version_too() -> None:
     ],
 )
 def test_another_key_is_not_that_of_a_question(key: str) -> None:
-    with pytest.raises(keys.InvalidIdError):
-        keys.parse_async_input(key)
+    with pytest.raises(ids.InvalidIdError):
+        s3_keys.parse_async_input(key)
 
 
 @pytest.mark.parametrize(
     "text", ["", "0" * 32, "0" * 32 + "-", "0" * 32 + "-x", "0" * 31 + "-1", "0" * 32 + "-1-1"]
 )
 def test_another_text_is_no_attempt_at_a_question(text: str) -> None:
-    with pytest.raises(keys.InvalidIdError):
-        keys.parse_inference_id(text)
+    with pytest.raises(ids.InvalidIdError):
+        sagemaker_names.parse_inference_id(text)
 
 
 @given(text=TENANTS)
 def test_no_tenants_prefix_is_where_shared_failures_lie(text: str) -> None:
-    name = keys.workload_name("energy")
-    where = f"{keys.async_failures_prefix(name)}/"
-    assert not where.startswith(f"{keys.async_tenant_prefix(name, keys.tenant_id(text))}/")
-    assert not where.startswith(f"{keys.ASYNC_ROOT}/")
+    name = ids.workload_name("energy")
+    where = f"{s3_keys.async_failures_prefix(name)}/"
+    assert not where.startswith(f"{s3_keys.async_tenant_prefix(name, ids.tenant_id(text))}/")
+    assert not where.startswith(f"{s3_keys.ASYNC_ROOT}/")

@@ -1,0 +1,181 @@
+"""Ids: strings that were checked where they entered, and values of their own type from then on.
+
+The builders of keys and names beside this module take only those, so a string that nobody checked
+cannot become part of a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final, NewType
+from urllib.parse import unquote
+
+from tenantry.errors import TenantryError
+
+TenantId = NewType("TenantId", str)
+WorkloadName = NewType("WorkloadName", str)
+UploadId = NewType("UploadId", str)
+FileName = NewType("FileName", str)
+Version = NewType("Version", str)
+PackId = NewType("PackId", str)
+RequestId = NewType("RequestId", str)
+QuestionId = NewType("QuestionId", str)
+
+MANIFEST: Final = "manifest.json"
+_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
+_UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_VERSION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
+_REQUEST: Final = re.compile(r"[0-9a-f]{32}")
+_QUESTION: Final = re.compile(r"[0-9a-f]{32}")
+
+
+class InvalidIdError(TenantryError, ValueError):
+    """A string that is not an id of its kind; the message says which and what is allowed."""
+
+
+def _checked(kind: str, pattern: re.Pattern[str], text: object) -> str:
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        shown = repr(text)[:80]
+        raise InvalidIdError(f"{shown} is not a {kind}; it must match {pattern.pattern}")
+    return text
+
+
+def tenant_id(text: object) -> TenantId:
+    """A tenant's pseudonymous id. Raises ``InvalidIdError``."""
+    return TenantId(_checked("tenant id", _TENANT, text))
+
+
+def workload_name(text: object) -> WorkloadName:
+    """A workload's name; letters and digits, so that it can stand in partition and job names.
+    Raises ``InvalidIdError``."""
+    return WorkloadName(_checked("workload name", _WORKLOAD, text))
+
+
+def upload_id(text: object) -> UploadId:
+    """The id an app gave an upload. Raises ``InvalidIdError``."""
+    return UploadId(_checked("upload id", _UPLOAD, text))
+
+
+MAX_FILE_NAME_BYTES: Final = 255
+"""Longest file name in bytes of UTF-8, as file systems have it."""
+
+_NEVER_IN_A_FILE_NAME: Final = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: control characters, halves of a pair, line and paragraph separators."""
+
+_TURNS_TEXT_ROUND: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def file_name(text: object) -> FileName:
+    """A file inside an upload, named as people name files: no folder, no leading dot, nothing that
+    hides what it is.
+
+    Raises ``InvalidIdError`` with a sentence that says what is wrong.
+    """
+    if not isinstance(text, str):
+        raise InvalidIdError("a file name is text")
+    if wrong := _wrong_with_file_name(text):
+        raise InvalidIdError(f"a file name {wrong}")
+    return FileName(text)
+
+
+def _wrong_with_file_name(name: str) -> str | None:
+    if not name:
+        return "has at least one character"
+    # A URL may be read once more on the way: what it would become then is held to the same.
+    for said in (name, unquote(name)):
+        if "/" in said or "\\" in said:
+            return "names no folder: it has no slash or backslash"
+        if said.startswith("."):
+            return "does not begin with a dot"
+        if any(unicodedata.category(character) in _NEVER_IN_A_FILE_NAME for character in said):
+            return "has no control characters"
+        if any(character in _TURNS_TEXT_ROUND for character in said):
+            return "has no characters that change the direction of writing"
+    if name != name.strip():
+        return "does not begin or end with a blank"
+    if len(name.encode()) > MAX_FILE_NAME_BYTES:
+        return f"has at most {MAX_FILE_NAME_BYTES} bytes in UTF-8"
+    if name == MANIFEST:
+        return f"is not {MANIFEST}, which is the manifest itself"
+    return None
+
+
+def version_name(text: object) -> Version:
+    """An artifact's version. Raises ``InvalidIdError``."""
+    return Version(_checked("version", _VERSION, text))
+
+
+def pack_id(text: object) -> PackId:
+    """A pack's id. Raises ``InvalidIdError``."""
+    return PackId(_checked("pack id", _PACK, text))
+
+
+def request_id(text: object) -> RequestId:
+    """A request's id. Raises ``InvalidIdError``."""
+    return RequestId(_checked("request id", _REQUEST, text))
+
+
+def question_id(text: object) -> QuestionId:
+    """The id of what a tenant's model was asked. Raises ``InvalidIdError``."""
+    return QuestionId(_checked("question id", _QUESTION, text))
+
+
+def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> RequestId:
+    """The id of a request: the hash of tenant, workload and content, so that a repeated event is
+    nothing new.
+
+    Args:
+        workload: whose model is asked for.
+        tenant: for whom.
+        content: digest of the upload's files and parameters.
+    """
+    return RequestId(hashlib.sha256(f"{workload}\0{tenant}\0{content}".encode()).hexdigest()[:32])
+
+
+def version_of(request: RequestId | str, at: datetime) -> Version:
+    """A new version's name: when it was asked for (UTC), and a digest that tells apart what was
+    asked at once."""
+    digest = hashlib.sha256(str(request).encode()).hexdigest()[:8]
+    return Version(f"{moment_of(at)}-{digest}")
+
+
+def moment_of(at: datetime) -> str:
+    """A moment (UTC) to the second, as text that sorts by time, as it stands in a version's
+    name."""
+    return f"{at.astimezone(UTC):%Y%m%dt%H%M%S}"
+
+
+def upload_moment(version: Version) -> str:
+    """When the upload came that a version was made of (``moment_of``).
+
+    Of two versions of one upload none is the older: their names differ in the digest alone.
+    """
+    return version.partition("-")[0]
+
+
+def pack_id_of(members: list[str]) -> PackId:
+    """The id of a pack: the hash of what is in it, so that the same pack gets the same training
+    job."""
+    digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
+    return PackId(f"p-{digest}")
+
+
+def question_id_of(
+    workload: WorkloadName, tenant: TenantId, version: Version, content: str
+) -> QuestionId:
+    """The id of what a version of a tenant's model was asked: the same question has the same id,
+    another tenant's never.
+
+    Args:
+        workload: whose model is asked.
+        tenant: whose it is.
+        version: which of its versions.
+        content: the request in its canonical form, with all else that decides the answer.
+    """
+    said = f"{workload}\0{tenant}\0{version}\0{content}"
+    return QuestionId(hashlib.sha256(said.encode()).hexdigest()[:32])

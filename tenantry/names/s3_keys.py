@@ -1,0 +1,245 @@
+"""Every key of S3, built from validated ids. Nothing else formats one.
+
+What a tenant's session may touch has the tenant directly after a fixed prefix: IAM's ``*`` spans
+slashes, so a policy with a wildcard before the tenant would take any other part of a key for the
+tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Final
+
+from tenantry.names.ids import (
+    MANIFEST,
+    FileName,
+    InvalidIdError,
+    PackId,
+    QuestionId,
+    TenantId,
+    UploadId,
+    Version,
+    WorkloadName,
+    question_id,
+    tenant_id,
+    upload_id,
+    version_name,
+    workload_name,
+)
+from tenantry.names.sagemaker_names import target_model
+
+_ASYNC_INPUT_END: Final = ".input"
+
+
+UPLOADS_ROOT: Final = "uploads/"
+"""Above all uploads of all tenants."""
+
+
+def tenant_uploads_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+    """Above all that a tenant uploaded for a workload."""
+    return f"{UPLOADS_ROOT}{tenant}/{workload}/"
+
+
+def upload_prefix(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
+    """Where an upload's files lie."""
+    return f"{tenant_uploads_prefix(workload, tenant)}{upload}/"
+
+
+def upload_file(workload: WorkloadName, tenant: TenantId, upload: UploadId, name: FileName) -> str:
+    """One file of an upload."""
+    return f"{upload_prefix(workload, tenant, upload)}{name}"
+
+
+def upload_manifest(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
+    """The manifest, written last."""
+    return f"{upload_prefix(workload, tenant, upload)}{MANIFEST}"
+
+
+def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
+    """The ids in a manifest's key. Raises ``InvalidIdError`` when it is not one."""
+    parts = key.split("/")
+    if len(parts) != 5 or f"{parts[0]}/" != UPLOADS_ROOT or parts[4] != MANIFEST:
+        raise InvalidIdError(
+            f"{key[:200]!r} is not {UPLOADS_ROOT}{{tenant}}/{{workload}}/{{upload}}/{MANIFEST}"
+        )
+    return workload_name(parts[2]), tenant_id(parts[1]), upload_id(parts[3])
+
+
+TENANT_ROOTS: Final = ("predictions/", "archive/", "cache/", "async/")
+"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is
+``UPLOADS_ROOT``."""
+
+WORKLOAD_ROOTS: Final = (
+    "training-data/",
+    "jobs/",
+    "checkpoints/",
+    "artifacts/",
+    "batches/",
+    "async-failures/",
+)
+"""Of the data bucket, above ``{workload}/``."""
+
+
+def training_data_folder(tenant: TenantId, version: Version) -> str:
+    """A tenant's folder below the workload's training data; also its folder in the job's
+    channel."""
+    return f"{tenant}/{version}"
+
+
+def training_data_root(workload: WorkloadName) -> str:
+    """Above all training data of a workload."""
+    return f"training-data/{workload}/"
+
+
+def training_data_file(
+    workload: WorkloadName, tenant: TenantId, version: Version, name: FileName
+) -> str:
+    """One prepared file."""
+    return f"{training_data_root(workload)}{training_data_folder(tenant, version)}/{name}"
+
+
+def job_file(workload: WorkloadName, pack: PackId, name: FileName) -> str:
+    """An input document of a packed training job."""
+    return f"jobs/{workload}/{pack}/{name}"
+
+
+def job_output_prefix(workload: WorkloadName, pack: PackId) -> str:
+    """Where SageMaker puts the job's own ``model.tar.gz``."""
+    return f"jobs/{workload}/{pack}/output"
+
+
+def checkpoint_prefix(workload: WorkloadName, pack: PackId) -> str:
+    """What a packed job's checkpoint folder is synced to."""
+    return f"checkpoints/{workload}/{pack}"
+
+
+def checkpoint_archive(
+    workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version
+) -> str:
+    """The archive a task of the job left."""
+    return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
+
+
+def artifact(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
+    """A version's archive for good: nothing expires here, whatever becomes of jobs and
+    endpoints."""
+    return f"artifacts/{workload}/{tenant}/{version}.tar.gz"
+
+
+def outcome_beside(archive: str) -> str:
+    """The outcome that the task which left an archive left with it."""
+    return f"{archive.removesuffix('.tar.gz')}.json"
+
+
+def files_beside(archive: str) -> str:
+    """Where the other files lie that a task left with its archive."""
+    return f"{archive.removesuffix('.tar.gz')}/"
+
+
+def endpoint_models_prefix(endpoint: str) -> str:
+    """The prefix a multi-model endpoint serves."""
+    return f"endpoints/{endpoint}/models/"
+
+
+def endpoint_model(endpoint: str, tenant: TenantId, version: Version) -> str:
+    """An archive under the endpoint's prefix."""
+    return f"{endpoint_models_prefix(endpoint)}{target_model(tenant, version)}"
+
+
+def batch_prefix(workload: WorkloadName, day: date, batch: str) -> str:
+    """Everything one batch transform reads and writes."""
+    return f"batches/{workload}/{day.isoformat()}/{version_name(batch)}/"
+
+
+def batch_input(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
+    """A tenant's records in a batch."""
+    return f"{batch_prefix(workload, day, batch)}input/{tenant}.jsonl"
+
+
+def batch_model(
+    workload: WorkloadName, day: date, batch: str, tenant: TenantId, version: Version
+) -> str:
+    """A tenant's archive in a batch."""
+    return f"{batch_prefix(workload, day, batch)}models/{target_model(tenant, version)}"
+
+
+def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
+    """What the transform job answered for a tenant: the input's name and ``.out``, as SageMaker has
+    it."""
+    return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
+
+
+def predictions_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+    """Above a tenant's batch predictions; by name they are in the order of their days."""
+    return f"predictions/{tenant}/{workload}/"
+
+
+def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
+    """A tenant's batch prediction of a day."""
+    return f"{predictions_prefix(workload, tenant)}{day.isoformat()}.jsonl"
+
+
+def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:
+    """An answered request, with its response."""
+    return f"archive/{tenant}/{workload}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
+
+
+def cached_answer(
+    workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId
+) -> str:
+    """What a version of a tenant's model answered."""
+    return f"cache/{tenant}/{workload}/{version}_{question}"
+
+
+ASYNC_ROOT: Final = "async"
+"""Above what all tenants ask asynchronously: the ``S3OutputPath`` of a shared tier's endpoint."""
+
+
+def async_extension(workload: WorkloadName, tenant: TenantId) -> str:
+    """A shared tier's ``S3OutputPathExtension``: what leads from ``ASYNC_ROOT`` to a tenant's
+    answers."""
+    return f"{tenant}/{workload}"
+
+
+def async_tenant_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+    """Above what a tenant asks asynchronously: the ``S3OutputPath`` and ``S3FailurePath`` of a silo
+    tenant's endpoint."""
+    return f"{ASYNC_ROOT}/{async_extension(workload, tenant)}"
+
+
+def async_failures_prefix(workload: WorkloadName) -> str:
+    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No
+    tenant's session reaches it."""
+    return f"async-failures/{workload}"
+
+
+def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+    """What a tenant asks asynchronously."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}{_ASYNC_INPUT_END}"
+
+
+def parse_async_input(key: str) -> tuple[WorkloadName, TenantId, QuestionId]:
+    """The ids in the key of an asynchronous question. Raises ``InvalidIdError`` when it is not
+    one."""
+    parts = key.split("/")
+    if len(parts) != 4 or parts[0] != ASYNC_ROOT or not parts[3].endswith(_ASYNC_INPUT_END):
+        raise InvalidIdError(f"{key[:200]!r} is not the key of an asynchronous question")
+    question = parts[3].removesuffix(_ASYNC_INPUT_END)
+    return workload_name(parts[2]), tenant_id(parts[1]), question_id(question)
+
+
+def async_submitted(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+    """That the question was submitted, when, and where the answer will lie."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}.submitted"
+
+
+def async_output(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+    """The answer; its last part is the request's ``Filename``."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}"
+
+
+def async_failure(
+    workload: WorkloadName, tenant: TenantId, question: QuestionId, attempt: int
+) -> str:
+    """Why an attempt at the question failed, copied to the tenant from where SageMaker put it."""
+    return f"{async_tenant_prefix(workload, tenant)}/{question}.failure-{attempt:d}"

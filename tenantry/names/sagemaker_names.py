@@ -1,0 +1,92 @@
+"""What SageMaker knows our things by: names of jobs, endpoints, models and configurations, the
+``TargetModel`` and the ``InferenceId`` of a request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, Final
+
+from tenantry.names.ids import (
+    InvalidIdError,
+    PackId,
+    QuestionId,
+    TenantId,
+    Version,
+    WorkloadName,
+    question_id,
+    version_name,
+)
+from tenantry.names.tiers import Machines
+
+_MAX_NAME: Final = 63  # characters, of every name that SageMaker takes
+
+
+def target_model(tenant: TenantId, version: Version) -> str:
+    """What ``InvokeEndpoint`` takes as ``TargetModel``; the tenant leads, so that IAM can hold to
+    ``{tenant}/*``."""
+    return f"{tenant}/{version}.tar.gz"
+
+
+def inference_id(question: QuestionId, attempt: int) -> str:
+    """SageMaker's ``InferenceId`` of an attempt at a question."""
+    return f"{question}-{attempt:d}"
+
+
+def parse_inference_id(text: str) -> tuple[QuestionId, int]:
+    """The question and the attempt in an ``InferenceId``. Raises ``InvalidIdError`` when it is not
+    one."""
+    question, _, attempt = text.partition("-")
+    if not (attempt.isascii() and attempt.isdigit() and len(attempt) <= 9):
+        raise InvalidIdError(f"{text[:80]!r} is not the id of an attempt at a question")
+    return question_id(question), int(attempt)
+
+
+_DIGEST: Final = 10
+
+
+def _fitted(name: str) -> str:
+    """The name; where SageMaker would not take it, too long or ending in a hyphen, its end gives
+    way to a digest of all of it."""
+    if len(name) <= _MAX_NAME and not name.endswith("-"):
+        return name
+    return (
+        f"{name[: _MAX_NAME - _DIGEST - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+    )
+
+
+def training_job_name(prefix: str, workload: WorkloadName, pack: PackId, number: int = 1) -> str:
+    """The name of a pack's training job; ``number`` counts its jobs, when one found no machine and
+    another took its place."""
+    return _fitted(f"{prefix}-{workload}-{pack}" + (f"-{number}" if number > 1 else ""))
+
+
+def training_job_prefix(prefix: str) -> str:
+    """What the names of a deployment's training jobs begin with."""
+    return f"{prefix}-"
+
+
+def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: str) -> str:
+    """The name of a batch's transform job."""
+    return _fitted(f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}")
+
+
+def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
+    """The endpoint on a silo tenant's own machines, or on those of a shared tier."""
+    if machines.tier == "silo":
+        digest = hashlib.sha256(machines.tenant.encode()).hexdigest()[:16]
+        return _fitted(f"{prefix}-{workload}-silo-{digest}")
+    return _fitted(f"{prefix}-{workload}-{machines.tier}")
+
+
+def async_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
+    """The endpoint there that answers asynchronously."""
+    return _fitted(f"{endpoint_name(prefix, workload, machines)}-async")
+
+
+def name_of_content(endpoint: str, content: Mapping[str, Any]) -> str:
+    """The name of an endpoint's model or configuration: other content, another name."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGEST]
+    return f"{endpoint[: _MAX_NAME - _DIGEST - 1]}-{digest}"
