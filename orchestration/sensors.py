@@ -252,7 +252,7 @@ def sensors_of(
             try:
                 event = _as_asset_event(left)
             except Exception:  # whatever a row holds, those behind it are shown
-                context.log.exception(f"{left.item[:80]} cannot be shown; it is left out")
+                context.log.exception(f"{left.key.sort[:80]} cannot be shown; it is left out")
             else:
                 context.instance.report_runless_asset_event(event)
                 shown += 1

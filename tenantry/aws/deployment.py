@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tenantry.aws.tables import Table
 from tenantry.errors import TenantryError
 
 if TYPE_CHECKING:
@@ -184,6 +185,16 @@ class Deployment:
         """DynamoDB."""
         client: DynamoDBClient = self._client("dynamodb")
         return client
+
+    @cached_property
+    def requests(self) -> Table:
+        """The requests table."""
+        return Table(self.dynamodb, self.requests_table, "request")
+
+    @cached_property
+    def models(self) -> Table:
+        """The models table."""
+        return Table(self.dynamodb, self.models_table, "item")
 
     @cached_property
     def logs(self) -> CloudWatchLogsClient:

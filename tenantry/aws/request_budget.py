@@ -13,11 +13,11 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError
+from boto3.dynamodb.conditions import Attr
 
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import ConditionNotMetError
 from tenantry.errors import TenantryError
 from tenantry.names import table_keys
 
@@ -93,32 +93,18 @@ class RequestBudget:
             time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311
 
     def _full_at(self) -> int | None:
-        answer = self.deployment.dynamodb.get_item(
-            TableName=self.deployment.requests_table, Key=self._key, ConsistentRead=True
-        )
-        return int(answer["Item"]["full_at"]["N"]) if "Item" in answer else None
+        row = self.deployment.requests.get(table_keys.request_budget_item(self.operation))
+        return int(row["full_at"]) if row is not None else None
 
     def _set_full_at(self, before: int | None, after: int) -> bool:
         """Whether nobody else took a turn in between."""
-        values: dict[str, Any] = {":after": {"N": str(after)}}
-        condition = "attribute_not_exists(full_at)"
-        if before is not None:
-            condition = "full_at = :before"
-            values[":before"] = {"N": str(before)}
+        full_at = Attr("full_at")
         try:
-            self.deployment.dynamodb.update_item(
-                TableName=self.deployment.requests_table,
-                Key=self._key,
-                UpdateExpression="SET full_at = :after",
-                ConditionExpression=condition,
-                ExpressionAttributeValues=values,
+            self.deployment.requests.update(
+                table_keys.request_budget_item(self.operation),
+                {"full_at": after},
+                only_if=full_at.not_exists() if before is None else full_at.eq(before),
             )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
+        except ConditionNotMetError:
+            return False
         return True
-
-    @property
-    def _key(self) -> dict[str, Any]:
-        return {"tenant": {"S": table_keys.ACCOUNT_PARTITION}, "request": {"S": self.operation}}

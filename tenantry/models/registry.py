@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from botocore.exceptions import ClientError
+from boto3.dynamodb.conditions import Attr, Key
 
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import MISSING, ConditionNotMetError
 from tenantry.errors import TenantryError
 from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.rows import now
@@ -20,8 +19,6 @@ from tenantry.requests.rows import now
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_serialize = TypeSerializer().serialize
-_deserialize = TypeDeserializer().deserialize
 # characters of a card that stands beside the pointer: reading all champions reads them all
 _MAX_CARD: Final = 4096
 
@@ -107,53 +104,11 @@ class Champion:
     told_too_old: bool = False
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return value
-
-
-def _row(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _plain(_deserialize(value)) for name, value in item.items()}
-
-
 @dataclass(frozen=True)
 class ModelRegistry:
     """The versions and champions of all workloads, and each tenant's own settings."""
 
     deployment: Deployment
-
-    def _get(
-        self, tenant: ids.TenantId, workload: ids.WorkloadName, item: str
-    ) -> dict[str, Any] | None:
-        answer = self.deployment.dynamodb.get_item(
-            TableName=self.deployment.models_table,
-            Key={
-                "tenant": {"S": table_keys.table_partition(tenant, workload)},
-                "item": {"S": item},
-            },
-            ConsistentRead=True,
-        )
-        return _row(answer["Item"]) if "Item" in answer else None
-
-    def _put(
-        self,
-        tenant: ids.TenantId,
-        workload: ids.WorkloadName,
-        item: str,
-        row: Mapping[str, Any],
-        **condition: Any,
-    ) -> None:
-        whole = {"tenant": table_keys.table_partition(tenant, workload), "item": item, **row}
-        self.deployment.dynamodb.put_item(
-            TableName=self.deployment.models_table,
-            Item={name: _serialize(value) for name, value in whole.items() if value is not None},
-            **condition,
-        )
 
     # ---- tenants' settings -----------------------------------------------------------------------
 
@@ -166,32 +121,19 @@ class ModelRegistry:
     def own_tier(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> tiers.Tier | None:
         """The tier that was set for the tenant; None where none was, so that the workload's
         holds."""
-        row = self._get(tenant, workload, "tenant")
+        row = self.deployment.models.get(table_keys.tenant_item(tenant, workload))
         return row["tier"] if row else None
 
     def tier_and_champion(
         self, tenant: ids.TenantId, workload: ids.WorkloadName, default: tiers.Tier
     ) -> tuple[tiers.Tier, Champion | None]:
         """``tier`` and ``champion`` in one call."""
-        table = self.deployment.models_table
-        partition = {"S": table_keys.table_partition(tenant, workload)}
-        wanted: Any = {
-            table: {
-                "Keys": [
-                    {"tenant": partition, "item": {"S": item}} for item in ("tenant", "champion")
-                ],
-                "ConsistentRead": True,
-            }
-        }
-        found: dict[str, dict[str, Any]] = {}
-        while wanted:
-            answer = self.deployment.dynamodb.batch_get_item(RequestItems=wanted)
-            found |= {row["item"]: row for row in map(_row, answer["Responses"].get(table, []))}
-            wanted = answer.get("UnprocessedKeys")
-        champion = found.get("champion")
-        return found["tenant"]["tier"] if "tenant" in found else default, _champion(
-            champion
-        ) if champion else None
+        its_tier = table_keys.tenant_item(tenant, workload)
+        its_champion = table_keys.champion_item(tenant, workload)
+        rows = self.deployment.models.get_many([its_tier, its_champion])
+        found = {row["item"]: row for row in rows}
+        tenants, champion = found.get(its_tier.sort), found.get(its_champion.sort)
+        return tenants["tier"] if tenants else default, _champion(champion) if champion else None
 
     def set_tier(
         self,
@@ -205,7 +147,7 @@ class ModelRegistry:
         """Give a tenant a tier of its own: models of requests that are taken in from now on are
         made and served there."""
         said = {"tier": tier, "by": by[:100], "why": why[:_MAX_WHY], "at": now().isoformat()}
-        self._put(tenant, workload, "tenant", said)
+        self.deployment.models.put(table_keys.tenant_item(tenant, workload), said)
 
     # ---- versions --------------------------------------------------------------------------------
 
@@ -227,75 +169,42 @@ class ModelRegistry:
             "recipe": model.recipe,
             "left": model.left or None,
         }
-        try:
-            self._put(
-                model.tenant,
-                model.workload,
-                table_keys.version_item(model.version),
-                row,
-                ConditionExpression="attribute_not_exists(#item)",
-                ExpressionAttributeNames={"#item": "item"},
-            )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
+        key = table_keys.version_item(model.tenant, model.workload, model.version)
+        with suppress(ConditionNotMetError):
+            self.deployment.models.put(key, row, only_if=MISSING)
 
     def version(
         self, tenant: ids.TenantId, workload: ids.WorkloadName, version: ids.Version
     ) -> ModelVersion | None:
         """One version."""
-        row = self._get(tenant, workload, table_keys.version_item(version))
+        row = self.deployment.models.get(table_keys.version_item(tenant, workload, version))
         return _model(row) if row else None
 
     def versions(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> list[ModelVersion]:
         """All versions of a tenant, in the order in which they were made."""
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.models_table,
-            KeyConditionExpression="tenant = :tenant AND begins_with(#item, :versions)",
-            ExpressionAttributeNames={"#item": "item"},
-            ExpressionAttributeValues={
-                ":tenant": {"S": table_keys.table_partition(tenant, workload)},
-                ":versions": {"S": table_keys.version_item(ids.Version(""))},
-            },
-            ConsistentRead=True,
+        rows = self.deployment.models.query(
+            table_keys.table_partition(tenant, workload), beginning=table_keys.VERSIONS
         )
-        return sorted(
-            (_model(_row(item)) for page in pages for item in page["Items"]),
-            key=lambda model: model.made,
-        )
+        return sorted(map(_model, rows), key=lambda model: model.made)
 
     def note(self, model: ModelVersion, status: ModelStatus, note: str) -> None:
         """Write what became of a version."""
-        self.deployment.dynamodb.update_item(
-            TableName=self.deployment.models_table,
-            Key={
-                "tenant": {"S": table_keys.table_partition(model.tenant, model.workload)},
-                "item": {"S": table_keys.version_item(model.version)},
-            },
-            UpdateExpression="SET #status = :status, #note = :note",
-            ExpressionAttributeNames={"#status": "status", "#note": "note"},
-            ExpressionAttributeValues={":status": {"S": status}, ":note": {"S": note[:1000]}},
-        )
+        self._note_on_version(model, {"status": status, "note": note[:_MAX_WHY]})
 
     def note_fresh_score(self, model: ModelVersion, fresh: FreshScore) -> None:
         """Write what a version was worth on newer data, in place of what was known before."""
-        self.deployment.dynamodb.update_item(
-            TableName=self.deployment.models_table,
-            Key={
-                "tenant": {"S": table_keys.table_partition(model.tenant, model.workload)},
-                "item": {"S": table_keys.version_item(model.version)},
-            },
-            UpdateExpression="SET fresh = :fresh",
-            ExpressionAttributeValues={
-                ":fresh": {"S": json.dumps({"data": fresh.data, "metrics": dict(fresh.metrics)})}
-            },
-        )
+        said = {"data": fresh.data, "metrics": dict(fresh.metrics)}
+        self._note_on_version(model, {"fresh": json.dumps(said)})
+
+    def _note_on_version(self, model: ModelVersion, noted: Mapping[str, str]) -> None:
+        key = table_keys.version_item(model.tenant, model.workload, model.version)
+        self.deployment.models.update(key, noted)
 
     # ---- champions -------------------------------------------------------------------------------
 
     def champion(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> Champion | None:
         """The version a tenant is served by, read consistently."""
-        row = self._get(tenant, workload, "champion")
+        row = self.deployment.models.get(table_keys.champion_item(tenant, workload))
         return _champion(row) if row else None
 
     def champions_of(
@@ -303,24 +212,9 @@ class ModelRegistry:
     ) -> dict[ids.TenantId, Champion]:
         """The champions of some tenants, read consistently, a hundred to a call. A tenant without
         one is missing."""
-        wanted, found = list(dict.fromkeys(tenants)), dict[ids.TenantId, Champion]()
-        table = self.deployment.models_table
-        for start in range(0, len(wanted), 100):
-            names = [
-                {
-                    "tenant": {"S": table_keys.table_partition(tenant, workload)},
-                    "item": {"S": "champion"},
-                }
-                for tenant in wanted[start : start + 100]
-            ]
-            pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
-            while pending:
-                answer = self.deployment.dynamodb.batch_get_item(RequestItems=pending)
-                for item in answer["Responses"].get(table, []):
-                    champion = _champion(_row(item))
-                    found[champion.tenant] = champion
-                pending = answer.get("UnprocessedKeys")
-        return found
+        keys = (table_keys.champion_item(tenant, workload) for tenant in tenants)
+        champions = map(_champion, self.deployment.models.get_many(keys))
+        return {champion.tenant: champion for champion in champions}
 
     def champions(self, workload: ids.WorkloadName) -> list[Champion]:
         """Every tenant's champion of a workload, by tenant."""
@@ -328,16 +222,8 @@ class ModelRegistry:
 
     def each_champion(self, workload: ids.WorkloadName) -> Iterator[Champion]:
         """Every tenant's champion of a workload, by tenant, read page by page as they are taken."""
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.models_table,
-            IndexName="champions",
-            KeyConditionExpression="#workload = :workload",
-            ExpressionAttributeNames={"#workload": "workload"},
-            ExpressionAttributeValues={":workload": {"S": workload}},
-        )
-        for page in pages:
-            for item in page["Items"]:
-                yield _champion(_row(item))
+        of_workload = Key("workload").eq(workload)
+        return map(_champion, self.deployment.models.query_index("champions", of_workload))
 
     def crown(self, model: ModelVersion, endpoint: str, instead_of: Champion | None) -> Champion:
         """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is
@@ -402,26 +288,16 @@ class ModelRegistry:
             "rolled_back_from": champion.rolled_back_from,
             "card": card if champion.card else None,
         }
-        if instead_of is None:
-            condition: dict[str, Any] = {
-                "ConditionExpression": "attribute_not_exists(#item)",
-                "ExpressionAttributeNames": {"#item": "item"},
-            }
-        else:
-            condition = {
-                "ConditionExpression": "#turn = :turn",
-                "ExpressionAttributeNames": {"#turn": "turn"},
-                "ExpressionAttributeValues": {":turn": _serialize(instead_of.turn)},
-            }
         try:
-            self._put(model.tenant, model.workload, "champion", row, **condition)
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                raise ChampionChangedError(
-                    f"the champion of {model.tenant} changed while {model.version} was compared "
-                    f"with it"
-                ) from error
-            raise
+            self.deployment.models.put(
+                table_keys.champion_item(model.tenant, model.workload),
+                row,
+                only_if=MISSING if instead_of is None else Attr("turn").eq(instead_of.turn),
+            )
+        except ConditionNotMetError as error:
+            raise ChampionChangedError(
+                f"the champion of {model.tenant} changed while {model.version} was compared with it"
+            ) from error
         return champion
 
     def note_retraining(self, champion: Champion, occasion: str) -> None:
@@ -435,24 +311,12 @@ class ModelRegistry:
         self._note_on(champion, "told_too_old", True)
 
     def _note_on(self, champion: Champion, attribute: str, value: str | bool) -> None:
-        try:
-            self.deployment.dynamodb.update_item(
-                TableName=self.deployment.models_table,
-                Key={
-                    "tenant": {"S": table_keys.table_partition(champion.tenant, champion.workload)},
-                    "item": {"S": "champion"},
-                },
-                UpdateExpression="SET #attribute = :value",
-                ConditionExpression="#turn = :turn",
-                ExpressionAttributeNames={"#turn": "turn", "#attribute": attribute},
-                ExpressionAttributeValues={
-                    ":value": _serialize(value),
-                    ":turn": _serialize(champion.turn),
-                },
+        with suppress(ConditionNotMetError):
+            self.deployment.models.update(
+                table_keys.champion_item(champion.tenant, champion.workload),
+                {attribute: value},
+                only_if=Attr("turn").eq(champion.turn),
             )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
 
 
 def _model(row: Mapping[str, Any]) -> ModelVersion:

@@ -1,51 +1,124 @@
-"""Every key of the tables, built from validated ids. Nothing else formats one."""
+"""Every key of the tables, built from validated ids. Nothing else formats one.
+
+The tables' partition keys begin with the tenant, so that ``dynamodb:LeadingKeys`` can hold a
+tenant's session to its own items.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.names.ids import RequestId, TenantId, Version, WorkloadName
 
 
+class ItemKey(NamedTuple):
+    """Where an item lies in its table: the values of its partition key and its sort key."""
+
+    partition: str
+    sort: str
+
+
 def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key of both tables; the tenant leads, so that ``dynamodb:LeadingKeys`` can hold to
-    it."""
+    """Partition key of what belongs to a tenant and a workload, in both tables."""
     return f"{tenant}#{workload}"
 
 
+def is_of_a_tenant(key: ItemKey, workload: WorkloadName) -> bool:
+    """Whether an item, in either table, belongs to a tenant and this workload."""
+    owner, _, rest = key.partition.partition("#")
+    return rest.partition("#")[0] == workload and not owner.startswith("_")
+
+
+# ---- the requests table --------------------------------------------------------------------------
+
+
+def request_item(tenant: TenantId, workload: WorkloadName, request: RequestId) -> ItemKey:
+    """A request."""
+    return ItemKey(table_partition(tenant, workload), request)
+
+
+def queue_key(workload: WorkloadName, status: str) -> str:
+    """Partition key of the index of open requests."""
+    return f"{workload}#{status}"
+
+
 def history_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key, in the requests table, of what no longer fits into the histories of a tenant's
-    requests."""
+    """Partition key of what no longer fits into the histories of a tenant's requests."""
     return f"{table_partition(tenant, workload)}#history"
 
 
-def history_item(request: RequestId, since: str) -> str:
+def history_sort_key(request: RequestId, since: str) -> str:
     """Sort key of a request's changes from a moment on; without a moment, what all of them begin
     with."""
     return f"{request}#{since}"
 
 
-def upload_counts_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key, in the requests table, of how many uploads a tenant handed in on a day."""
-    return f"{table_partition(tenant, workload)}#uploads"
+def history_item(
+    tenant: TenantId, workload: WorkloadName, request: RequestId, since: str
+) -> ItemKey:
+    """Changes of a request from a moment on."""
+    return ItemKey(history_partition(tenant, workload), history_sort_key(request, since))
 
 
-ACCOUNT_PARTITION: Final = "_account"
-"""Partition key, in the requests table, of what all workloads share; no tenant's id begins with
-``_``."""
+def daily_uploads_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
+    """How many uploads a tenant handed in on the last day on which it did."""
+    return ItemKey(f"{table_partition(tenant, workload)}#uploads", "latest")
 
 
 def workload_partition(workload: WorkloadName) -> str:
-    """Partition key, in the requests table, of what belongs to a workload rather than to a
-    tenant."""
+    """Partition key of what belongs to a workload rather than to a tenant."""
     return f"_workload#{workload}"
 
 
-def version_item(version: Version) -> str:
-    """Sort key of a version in the models table."""
-    return f"version#{version}"
+def controls_item(workload: WorkloadName) -> ItemKey:
+    """What an operator says about a workload."""
+    return ItemKey(workload_partition(workload), "controls")
 
 
-def queue_key(workload: WorkloadName, status: str) -> str:
-    """Partition key of the requests table's index of open requests."""
-    return f"{workload}#{status}"
+def durations_item(workload: WorkloadName) -> ItemKey:
+    """How long a workload's tasks take."""
+    return ItemKey(workload_partition(workload), "durations")
+
+
+ACCOUNT_PARTITION: Final = "_account"
+"""Partition key of what all workloads share; no tenant's id begins with ``_``."""
+
+TRAINING_JOBS_ITEM: Final = ItemKey(ACCOUNT_PARTITION, "training_jobs")
+"""The training jobs in progress."""
+
+WORKLOADS_ITEM: Final = ItemKey(ACCOUNT_PARTITION, "workloads")
+"""The workloads that are offered, or were."""
+
+OPERATOR_EVENTS: Final = "operator_event#"
+"""What the sort keys of operators' events begin with, below ``ACCOUNT_PARTITION``."""
+
+
+def operator_event_item(moment: str, digest: str) -> ItemKey:
+    """What an operator did at a moment; by their sort keys they are in the order of time."""
+    return ItemKey(ACCOUNT_PARTITION, f"{OPERATOR_EVENTS}{moment}#{digest}")
+
+
+def request_budget_item(operation: str) -> ItemKey:
+    """The calls of an operation of AWS, of which an account may make few."""
+    return ItemKey(ACCOUNT_PARTITION, operation)
+
+
+# ---- the models table ----------------------------------------------------------------------------
+
+VERSIONS: Final = "version#"
+"""What the sort keys of a tenant's versions begin with."""
+
+
+def version_item(tenant: TenantId, workload: WorkloadName, version: Version) -> ItemKey:
+    """A version of a tenant's model."""
+    return ItemKey(table_partition(tenant, workload), f"{VERSIONS}{version}")
+
+
+def champion_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
+    """The pointer to the version a tenant is served by."""
+    return ItemKey(table_partition(tenant, workload), "champion")
+
+
+def tenant_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
+    """A tenant's own settings."""
+    return ItemKey(table_partition(tenant, workload), "tenant")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError
+from boto3.dynamodb.conditions import Attr
 
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import ConditionNotMetError
 from tenantry.names import ids, table_keys
-from tenantry.requests.rows import deserialize, serialize
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -42,44 +41,17 @@ def count_upload(
         than the last that was counted, 1.
     """
     day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MAX_UPLOADS_COUNTED)
-    key = {"tenant": table_keys.upload_counts_partition(tenant, workload), "request": "latest"}
-    table = deployment.requests_table
-    try:
-        deployment.dynamodb.put_item(
-            TableName=table,
-            Item={
-                name: serialize(value)
-                for name, value in {**key, "day": day, "uploads": {upload}}.items()
-            },
-            ConditionExpression="attribute_not_exists(#day) OR #day < :day",
-            ExpressionAttributeNames={"#day": "day"},
-            ExpressionAttributeValues={":day": serialize(day)},
-        )
-    except ClientError as error:
-        if error_code(error) != "ConditionalCheckFailedException":
-            raise
-    else:
+    key, table = table_keys.daily_uploads_item(tenant, workload), deployment.requests
+    its_day, its_uploads = Attr("day"), Attr("uploads")
+    another_day = its_day.not_exists() | its_day.lt(day)
+    with suppress(ConditionNotMetError):
+        table.put(key, {"day": day, "uploads": {upload}}, only_if=another_day)
         return 1
+    counted_or_room = its_uploads.contains(upload) | its_uploads.size().lt(most)
     try:
-        answer = deployment.dynamodb.update_item(
-            TableName=table,
-            Key={name: serialize(value) for name, value in key.items()},
-            UpdateExpression="ADD #uploads :uploads",
-            ConditionExpression="#day = :day AND (contains(#uploads, :upload) OR "
-            "size(#uploads) < :most)",
-            ExpressionAttributeNames={"#day": "day", "#uploads": "uploads"},
-            ExpressionAttributeValues={
-                ":day": serialize(day),
-                ":uploads": serialize({upload}),
-                ":upload": serialize(upload),
-                ":most": serialize(most),
-            },
-            ReturnValues="ALL_NEW",
-            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        row = table.update(
+            key, adding={"uploads": {upload}}, only_if=its_day.eq(day) & counted_or_room
         )
-    except ClientError as error:
-        if error_code(error) != "ConditionalCheckFailedException":
-            raise
-        found = cast("Mapping[str, Any]", error.response.get("Item") or {})
-        return None if found.get("day", {}).get("S") == day else 1
-    return len(deserialize(answer["Attributes"]["uploads"]))
+    except ConditionNotMetError as error:
+        return None if error.found is not None and error.found.get("day") == day else 1
+    return len(row["uploads"])

@@ -4,14 +4,15 @@ the 400 KB that DynamoDB allows."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from boto3.dynamodb.conditions import Attr
 
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import ConditionNotMetError
 from tenantry.names import table_keys
-from tenantry.requests.rows import Request, deserialize, key_of, serialize, time_of
+from tenantry.requests.rows import Request, key_of, time_of
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -31,38 +32,21 @@ def move_history_out(deployment: Deployment, row: Request) -> bool:
     older, latest = list(row.history[:-_HISTORY_KEPT]), list(row.history[-_HISTORY_KEPT:])
     if not older:
         return False
-    table, partition = (
-        deployment.requests_table,
-        table_keys.history_partition(row.tenant, row.workload),
-    )
+    table = deployment.requests
     for start in range(0, len(older), LONGEST_HISTORY):
         some = older[start : start + LONGEST_HISTORY]
-        item = {
-            "tenant": partition,
-            "request": table_keys.history_item(row.request, some[0]["at"]),
-            "history": some,
-        }
-        deployment.dynamodb.put_item(
-            TableName=table, Item={name: serialize(value) for name, value in item.items()}
+        table.put(
+            table_keys.history_item(row.tenant, row.workload, row.request, some[0]["at"]),
+            {"history": some},
         )
-    try:
-        deployment.dynamodb.update_item(
-            TableName=table,
-            Key=key_of(row),
-            UpdateExpression="SET #history = :latest, #moved_out = :moved_out",
-            # Nothing was added since, and nothing moved out.
-            ConditionExpression="#history[0] = :first AND size(#history) = :length",
-            ExpressionAttributeNames={"#history": "history", "#moved_out": "moved_out"},
-            ExpressionAttributeValues={
-                ":latest": serialize(latest),
-                ":moved_out": serialize(row.moved_out + len(older)),
-                ":first": serialize(row.history[0]),
-                ":length": serialize(len(row.history)),
-            },
+    nothing_added = Attr("history").size().eq(len(row.history))
+    nothing_moved_out = Attr("history[0]").eq(row.history[0])
+    with suppress(ConditionNotMetError):
+        table.update(
+            key_of(row),
+            {"history": latest, "moved_out": row.moved_out + len(older)},
+            only_if=nothing_added & nothing_moved_out,
         )
-    except ClientError as error:
-        if error_code(error) != "ConditionalCheckFailedException":
-            raise
     return True
 
 
@@ -82,17 +66,10 @@ def history_of(
         since is not None and latest and time_of(latest[0]["at"]) <= since
     ):
         return latest
-    pages = deployment.dynamodb.get_paginator("query").paginate(
-        TableName=deployment.requests_table,
-        KeyConditionExpression="tenant = :partition AND begins_with(#request, :request)",
-        ExpressionAttributeNames={"#request": "request"},
-        ExpressionAttributeValues={
-            ":partition": {"S": table_keys.history_partition(request.tenant, request.workload)},
-            ":request": {"S": table_keys.history_item(request.request, "")},
-        },
-        ConsistentRead=True,
+    rows = deployment.requests.query(
+        table_keys.history_partition(request.tenant, request.workload),
+        beginning=table_keys.history_sort_key(request.request, ""),
     )
-    items = (item for page in pages for item in page["Items"])
-    moved_out = [change for item in items for change in deserialize(cast("Any", item["history"]))]
+    moved_out = [change for row in rows for change in row["history"]]
     # What was being moved out when it was read is in both.
     return [change for change in moved_out if change not in latest] + latest

@@ -20,12 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, tell_tenant
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import MISSING, ConditionNotMetError, ItemTooLargeError
 from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.history import LONGEST_HISTORY, move_history_out
 from tenantry.requests.newest import Moment, came_after, newest_of, uploaded_again_since
@@ -41,7 +42,6 @@ from tenantry.requests.rows import (
     key_of,
     now,
     request_of,
-    serialize,
 )
 from tenantry.requests.uploaded_again import uploaded_again
 
@@ -158,26 +158,20 @@ class RequestQueue(RequestReader):
         why: str,
     ) -> bool:
         """Write a new row. Returns whether none of its id was there."""
-        item = {
-            "tenant": table_keys.table_partition(tenant, workload),
-            "request": request,
-            "status": status,
-            "accepted": at.isoformat(),
-            "due": at.isoformat(),
-            "history": [self._change(status, why, at, row.get("reason_code"))],
-            **row,
-        }
         try:
-            self.deployment.dynamodb.put_item(
-                TableName=self.deployment.requests_table,
-                Item={name: serialize(value) for name, value in item.items()},
-                ConditionExpression="attribute_not_exists(#request)",
-                ExpressionAttributeNames={"#request": "request"},
+            self.deployment.requests.put(
+                table_keys.request_item(tenant, workload, request),
+                {
+                    "status": status,
+                    "accepted": at.isoformat(),
+                    "due": at.isoformat(),
+                    "history": [self._change(status, why, at, row.get("reason_code"))],
+                    **row,
+                },
+                only_if=MISSING,
             )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
+        except ConditionNotMetError:
+            return False
         return True
 
     # ---- changes ---------------------------------------------------------------------------------
@@ -216,9 +210,7 @@ class RequestQueue(RequestReader):
         change = self._change(to, why, now(), code or (changes or {}).get("reason_code"))
         try:
             moved = self._write_move(request, to, change, changes or {})
-        except ClientError as error:
-            if error_code(error) != "ValidationException" or "size" not in str(error):
-                raise
+        except ItemTooLargeError:
             # The row has reached what DynamoDB takes: its history moves out, and it goes on.
             row = self.get(request.workload, request.tenant, request.request)
             if row is None or not move_history_out(self.deployment, row):
@@ -236,54 +228,29 @@ class RequestQueue(RequestReader):
         if "reason" in values:
             values.setdefault("reason_code", None)  # a code is of the reason it came with
         values["queue"] = table_keys.queue_key(request.workload, to) if to in INDEXED else None
-        names = {"#history": "history", "#status": "status"}
-        sets, removes, expression_values = [], [], {}
-        for number, (name, value) in enumerate(values.items()):
-            names[f"#n{number}"] = name
-            if value is None:
-                removes.append(f"#n{number}")
-            else:
-                sets.append(f"#n{number} = :v{number}")
-                expression_values[f":v{number}"] = serialize(value)
-        sets.append("#history = list_append(#history, :change)")
-        expression_values[":change"] = serialize([change])
-        expression_values[":was"] = serialize(request.status)
-        expression_values[":due"] = serialize(request.due.isoformat())
-        condition = "#status = :was AND #due = :due"
-        if request.pack is None:
-            condition += " AND attribute_not_exists(#pack)"
-        else:
-            condition += " AND #pack = :pack"
-            expression_values[":pack"] = serialize(request.pack)
-        names |= {"#pack": "pack", "#due": "due"}
-        update = "SET " + ", ".join(sets) + (" REMOVE " + ", ".join(removes) if removes else "")
+        its_pack = Attr("pack")
+        as_it_was = (
+            Attr("status").eq(request.status)
+            & Attr("due").eq(request.due.isoformat())
+            & (its_pack.not_exists() if request.pack is None else its_pack.eq(request.pack))
+        )
         try:
-            answer = self.deployment.dynamodb.update_item(
-                TableName=self.deployment.requests_table,
-                Key=key_of(request),
-                UpdateExpression=update,
-                ConditionExpression=condition,
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues=expression_values,
-                ReturnValues="ALL_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            row = self.deployment.requests.update(
+                key_of(request), values, appending={"history": [change]}, only_if=as_it_was
             )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
+        except ConditionNotMetError as error:
             # An answer can be lost, and the call be made again: then the row has this very change
             # already.
-            found = error.response.get("Item")
             if (
-                found
-                and (row := request_of(cast("Mapping[str, Any]", found))).status == to
-                and row.history[-1] == change
+                error.found
+                and (found := request_of(error.found)).status == to
+                and found.history[-1] == change
             ):
-                return row
+                return found
             raise NotTheirTurnError(
                 f"request {request.request} of {request.tenant} is no longer {request.status}"
             ) from error
-        return request_of(answer["Attributes"])
+        return request_of(row)
 
     def try_move(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
+
+from boto3.dynamodb.conditions import ConditionBase, Key
 
 from tenantry.names import ids, table_keys
 from tenantry.requests import history
@@ -23,7 +25,6 @@ from tenantry.requests.rows import (
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_LISTED_AT_ONCE: Final = 1000
 # What a list needs of a row; what was prepared for it and its history are read where they are
 # needed.
 _LISTED: Final = (
@@ -61,52 +62,20 @@ class RequestReader:
         self, workload: ids.WorkloadName, tenant: ids.TenantId, request: ids.RequestId
     ) -> Request | None:
         """One request, read consistently."""
-        answer = self.deployment.dynamodb.get_item(
-            TableName=self.deployment.requests_table,
-            Key={
-                "tenant": {"S": table_keys.table_partition(tenant, workload)},
-                "request": {"S": request},
-            },
-            ConsistentRead=True,
-        )
-        return request_of(answer["Item"]) if "Item" in answer else None
+        row = self.deployment.requests.get(table_keys.request_item(tenant, workload, request))
+        return None if row is None else request_of(row)
 
     def get_many(
         self, wanted: Sequence[tuple[ids.TenantId, ids.RequestId]], workload: ids.WorkloadName
     ) -> list[Request]:
         """Many requests, each once, a hundred to a call, read consistently, in no order."""
-        table = self.deployment.requests_table
-        found: list[Request] = []
-        wanted = list(dict.fromkeys(wanted))  # DynamoDB refuses a call that names a row twice
-        for start in range(0, len(wanted), 100):
-            names = [
-                {
-                    "tenant": {"S": table_keys.table_partition(tenant, workload)},
-                    "request": {"S": request},
-                }
-                for tenant, request in wanted[start : start + 100]
-            ]
-            pending: Any = {table: {"Keys": names, "ConsistentRead": True}}
-            while pending:
-                answer = self.deployment.dynamodb.batch_get_item(RequestItems=pending)
-                found += requests_of(answer["Responses"].get(table, []))
-                pending = answer.get("UnprocessedKeys")
-        return found
+        keys = (table_keys.request_item(tenant, workload, request) for tenant, request in wanted)
+        return list(requests_of(self.deployment.requests.get_many(keys)))
 
     def of_tenant(self, workload: ids.WorkloadName, tenant: ids.TenantId) -> list[Request]:
         """All requests of a tenant, oldest first."""
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            KeyConditionExpression="tenant = :tenant",
-            ExpressionAttributeValues={
-                ":tenant": {"S": table_keys.table_partition(tenant, workload)}
-            },
-            ConsistentRead=True,
-        )
-        return sorted(
-            (row for page in pages for row in requests_of(page["Items"])),
-            key=lambda request: request.accepted,
-        )
+        rows = self.deployment.requests.query(table_keys.table_partition(tenant, workload))
+        return sorted(requests_of(rows), key=lambda request: request.accepted)
 
     def due(self, workload: ids.WorkloadName, *, most: int = 20_000) -> list[Request]:
         """Pending requests whose time has come, the longest waiting first."""
@@ -134,37 +103,16 @@ class RequestReader:
         return {status: self._count(workload, status) for status in INDEXED}
 
     def _count(self, workload: ids.WorkloadName, status: Status) -> int:
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            IndexName="queue",
-            KeyConditionExpression="#queue = :queue",
-            ExpressionAttributeNames={"#queue": "queue"},
-            ExpressionAttributeValues={":queue": {"S": table_keys.queue_key(workload, status)}},
-            Select="COUNT",
-        )
-        return sum(page["Count"] for page in pages)
+        in_queue = Key("queue").eq(table_keys.queue_key(workload, status))
+        return self.deployment.requests.count("queue", in_queue)
 
     def _with_status(
         self, workload: ids.WorkloadName, status: Status, until: datetime | None = None
     ) -> Iterator[Request]:
-        condition = "#queue = :queue"
-        values: dict[str, Any] = {":queue": {"S": table_keys.queue_key(workload, status)}}
-        names = {"#queue": "queue", **{f"#l{number}": name for number, name in enumerate(_LISTED)}}
+        wanted: ConditionBase = Key("queue").eq(table_keys.queue_key(workload, status))
         if until is not None:
-            condition += " AND #due <= :until"
-            values[":until"] = {"S": until.isoformat()}
-            names["#due"] = "due"
-        pages = self.deployment.dynamodb.get_paginator("query").paginate(
-            TableName=self.deployment.requests_table,
-            IndexName="queue",
-            KeyConditionExpression=condition,
-            ProjectionExpression=", ".join(f"#l{number}" for number in range(len(_LISTED))),
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=values,
-            PaginationConfig={"PageSize": _LISTED_AT_ONCE},
-        )
-        for page in pages:
-            yield from requests_of(cast("Iterable[Mapping[str, Any]]", page["Items"]))
+            wanted &= Key("due").lte(until.isoformat())
+        return requests_of(self.deployment.requests.query_index("queue", wanted, _LISTED))
 
     def history_of(
         self, request: Request, since: datetime | None = None

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-
+from tenantry.aws.tables import Row
 from tenantry.errors import TenantryError
 from tenantry.names import ids, table_keys, tiers
 
@@ -49,8 +48,6 @@ NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
 """Which status may follow which. pending → pending is a later moment for one that waits."""
 
 _LOG = logging.getLogger(__name__)
-serialize: Final = TypeSerializer().serialize
-deserialize: Final = TypeDeserializer().deserialize
 
 
 class NotTheirTurnError(TenantryError, RuntimeError):
@@ -118,9 +115,9 @@ def time_of(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def request_of(item: Mapping[str, Any]) -> Request:
-    """The row that an item of DynamoDB is. Raises ``KeyError``, ``ValueError``, ``TypeError``."""
-    row = {name: deserialize(value) for name, value in item.items()}
+def request_of(row: Row) -> Request:
+    """The request that a row of the table is. Raises ``KeyError``, ``ValueError``,
+    ``TypeError``."""
     tenant, _, workload = row["tenant"].partition("#")
     return Request(
         request=ids.RequestId(row["request"]),
@@ -152,22 +149,19 @@ def request_of(item: Mapping[str, Any]) -> Request:
     )
 
 
-def requests_of(items: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
-    """The rows of a list. One that cannot be read is told to the log and left out: it is no reason
-    to lose the others."""
-    for item in items:
+def requests_of(rows: Iterable[Row]) -> Iterator[Request]:
+    """The requests of a list of rows. One that cannot be read is told to the log and left out: it
+    is no reason to lose the others."""
+    for row in rows:
         try:
-            yield request_of(item)
+            yield request_of(row)
         except (KeyError, ValueError, TypeError, AttributeError):
-            _LOG.exception("the row %s, %s cannot be read", item.get("tenant"), item.get("request"))
+            _LOG.exception("the row %s, %s cannot be read", row.get("tenant"), row.get("request"))
 
 
-def key_of(request: Request) -> dict[str, Any]:
-    """The key of its item, as DynamoDB takes it."""
-    return {
-        "tenant": {"S": table_keys.table_partition(request.tenant, request.workload)},
-        "request": {"S": request.request},
-    }
+def key_of(request: Request) -> table_keys.ItemKey:
+    """The key of its item."""
+    return table_keys.request_item(request.tenant, request.workload, request.request)
 
 
 def afresh(request: Request, at: datetime) -> dict[str, Any]:

@@ -6,20 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from boto3.dynamodb.conditions import Attr
 
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import ConditionNotMetError
 from tenantry.names import ids
 from tenantry.requests.newest import Moment, newest_of, uploaded_after, uploaded_before
-from tenantry.requests.rows import (
-    CAME_TO_NOTHING,
-    NotTheirTurnError,
-    Request,
-    afresh,
-    key_of,
-    now,
-    serialize,
-)
+from tenantry.requests.rows import CAME_TO_NOTHING, NotTheirTurnError, Request, afresh, key_of, now
 
 if TYPE_CHECKING:
     from tenantry.requests.queue import RequestQueue
@@ -119,31 +111,19 @@ def _note_uploaded(
         due += timedelta(microseconds=1)
     else:
         manifest_key = request.manifest_key
+    was_uploaded = Attr("uploaded")
     try:
-        queue.deployment.dynamodb.update_item(
-            TableName=queue.deployment.requests_table,
-            Key=key_of(request),
-            UpdateExpression="SET #uploaded = :uploaded, #due = :due, #manifest_key = "
-            ":manifest_key",
-            ConditionExpression="#status = :status AND #due = :was_due"
-            " AND (attribute_not_exists(#uploaded) OR #uploaded = :was_uploaded)",
-            ExpressionAttributeNames={
-                "#status": "status",
-                "#due": "due",
-                "#uploaded": "uploaded",
-                "#manifest_key": "manifest_key",
+        queue.deployment.requests.update(
+            key_of(request),
+            {
+                "uploaded": uploaded.isoformat(),
+                "due": due.isoformat(),
+                "manifest_key": manifest_key,
             },
-            ExpressionAttributeValues={
-                ":uploaded": serialize(uploaded.isoformat()),
-                ":due": serialize(due.isoformat()),
-                ":manifest_key": serialize(manifest_key),
-                ":status": serialize(request.status),
-                ":was_due": serialize(request.due.isoformat()),
-                ":was_uploaded": serialize(request.uploaded.isoformat()),
-            },
+            only_if=Attr("status").eq(request.status)
+            & Attr("due").eq(request.due.isoformat())
+            & (was_uploaded.not_exists() | was_uploaded.eq(request.uploaded.isoformat())),
         )
-    except ClientError as error:
-        if error_code(error) == "ConditionalCheckFailedException":
-            return False
-        raise
+    except ConditionNotMetError:
+        return False
     return True

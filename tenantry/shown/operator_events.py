@@ -26,7 +26,6 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "materialization": "materialization",
     "observation": "observation",
 }
-_PREFIX: Final = "operator_event#"
 
 
 class MalformedEventError(TenantryError, ValueError):
@@ -58,27 +57,28 @@ def leave(deployment: Deployment, event: OperatorEvent) -> None:
         "metadata": dict(event.metadata),
         "data_version": event.data_version,
     }
-    item = f"{_PREFIX}{now().isoformat()}#{uuid.uuid4().hex[:8]}"
-    deployment.dynamodb.put_item(
-        TableName=deployment.requests_table,
-        Item={**_key(item), "document": {"S": json.dumps(document)}},
+    deployment.requests.put(
+        table_keys.operator_event_item(now().isoformat(), uuid.uuid4().hex[:8]),
+        {"document": json.dumps(document)},
     )
 
 
 @dataclass(frozen=True)
 class LeftEvent:
-    """An event that waits; ``item`` is its row's sort key, ``left`` is when it was left."""
+    """An event that waits, and the key of its row."""
 
-    item: str
+    key: table_keys.ItemKey
     document: str
 
     @property
     def left(self) -> datetime:
         """When it was left. Raises ``MalformedEventError``."""
         try:
-            return datetime.fromisoformat(self.item.removeprefix(_PREFIX).partition("#")[0])
+            return datetime.fromisoformat(
+                self.key.sort.removeprefix(table_keys.OPERATOR_EVENTS).partition("#")[0]
+            )
         except ValueError as error:
-            raise MalformedEventError(f"{self.item[:80]} names no moment") from error
+            raise MalformedEventError(f"{self.key.sort[:80]} names no moment") from error
 
     @property
     def event(self) -> OperatorEvent:
@@ -94,31 +94,20 @@ class LeftEvent:
                 str(found["data_version"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise MalformedEventError(f"{self.item[:80]} is no operator's event") from error
+            raise MalformedEventError(f"{self.key.sort[:80]} is no operator's event") from error
 
 
 def waiting(deployment: Deployment, most: int) -> Iterator[LeftEvent]:
     """The events that wait to be shown, oldest first, at most so many; one call finds whether there
     are any."""
-    answer = deployment.dynamodb.query(
-        TableName=deployment.requests_table,
-        KeyConditionExpression="tenant = :account AND begins_with(#request, :events)",
-        ExpressionAttributeNames={"#request": "request"},
-        ExpressionAttributeValues={
-            ":account": {"S": table_keys.ACCOUNT_PARTITION},
-            ":events": {"S": _PREFIX},
-        },
-        ConsistentRead=True,
-        Limit=most,
+    rows = deployment.requests.query(
+        table_keys.ACCOUNT_PARTITION, beginning=table_keys.OPERATOR_EVENTS, most=most
     )
-    for item in answer["Items"]:
-        yield LeftEvent(item["request"]["S"], item.get("document", {}).get("S", ""))
+    for row in rows:
+        key = table_keys.ItemKey(table_keys.ACCOUNT_PARTITION, row["request"])
+        yield LeftEvent(key, str(row.get("document", "")))
 
 
 def forget(deployment: Deployment, event: LeftEvent) -> None:
     """Delete an event that was shown."""
-    deployment.dynamodb.delete_item(TableName=deployment.requests_table, Key=_key(event.item))
-
-
-def _key(item: str) -> Any:
-    return {"tenant": {"S": table_keys.ACCOUNT_PARTITION}, "request": {"S": item}}
+    deployment.requests.delete(event.key)

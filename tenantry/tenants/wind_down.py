@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import ClientError
 
 from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.aws.tables import PARTITION
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
@@ -27,7 +29,6 @@ from tenantry.training.jobs import stop_job_of_pack
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_ITEM: Final = "workloads"
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
 # characters of its name in its models' and configurations' (``sagemaker_names.name_of_content``)
@@ -57,16 +58,19 @@ def note_workloads(deployment: Deployment, offered: Collection[str]) -> None:
     known = _known(deployment)
     new, gone = set(offered) - known, known - set(offered)
     finished = gone - {leftover.workload for leftover in left_behind(deployment, offered)}
-    for action, names in (("ADD", new), ("DELETE", finished)):
-        if names:
-            _change_known(deployment, action, names)
+    if new:
+        deployment.requests.update(table_keys.WORKLOADS_ITEM, adding={"names": new})
+    _forget_workloads(deployment, finished)
+
+
+def _forget_workloads(deployment: Deployment, names: Collection[str]) -> None:
+    if names:
+        deployment.requests.update(table_keys.WORKLOADS_ITEM, deleting={"names": set(names)})
 
 
 def _known(deployment: Deployment) -> set[str]:
-    found = deployment.dynamodb.get_item(
-        TableName=deployment.requests_table, Key=_key(), ConsistentRead=True
-    )
-    return set(found.get("Item", {}).get("names", {}).get("SS", []))
+    row = deployment.requests.get(table_keys.WORKLOADS_ITEM)
+    return set(row.get("names", ())) if row is not None else set()
 
 
 def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftover]:
@@ -103,20 +107,6 @@ def _endpoints_by_name(deployment: Deployment, workload: ids.WorkloadName) -> It
         found = endpoints.describe_endpoint(deployment, name)
         if found is not None and found["EndpointStatus"] != "Deleting":
             yield name
-
-
-def _key() -> dict[str, Any]:
-    return {"tenant": {"S": table_keys.ACCOUNT_PARTITION}, "request": {"S": _ITEM}}
-
-
-def _change_known(deployment: Deployment, action: str, names: Collection[str]) -> None:
-    deployment.dynamodb.update_item(
-        TableName=deployment.requests_table,
-        Key=_key(),
-        UpdateExpression=f"{action} #names :names",
-        ExpressionAttributeNames={"#names": "names"},
-        ExpressionAttributeValues={":names": {"SS": sorted(names)}},
-    )
 
 
 # ---- winding down --------------------------------------------------------------------------------
@@ -169,7 +159,7 @@ def wind_down(
         _delete_rows(deployment, workload, done)
     if not done.moved_on:
         WorkloadControls(deployment, by=by).resume(workload)
-        _change_known(deployment, "DELETE", [workload])
+        _forget_workloads(deployment, [workload])
     return done
 
 
@@ -264,20 +254,8 @@ def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:
 
 def _delete_rows(deployment: Deployment, workload: ids.WorkloadName, done: WoundDown) -> None:
     """Delete all items of a workload's tenants. It reads both tables from end to end."""
-    for table, sort in ((deployment.requests_table, "request"), (deployment.models_table, "item")):
-        pages = deployment.dynamodb.get_paginator("scan").paginate(
-            TableName=table,
-            FilterExpression="contains(#tenant, :workload)",
-            ProjectionExpression="#tenant, #sort",
-            ExpressionAttributeNames={"#tenant": "tenant", "#sort": sort},
-            ExpressionAttributeValues={":workload": {"S": f"#{workload}"}},
-        )
-        for page in pages:
-            for item in page["Items"]:
-                tenant, of, *_ = [*str(item["tenant"]["S"]).split("#"), ""]
-                if (
-                    of == workload
-                    and tenant != table_keys.workload_partition(workload).split("#")[0]
-                ):
-                    deployment.dynamodb.delete_item(TableName=table, Key=item)
-                    done.rows += 1
+    for table in (deployment.requests, deployment.models):
+        for key in table.keys_where(Attr(PARTITION).contains(f"#{workload}")):
+            if table_keys.is_of_a_tenant(key, workload):
+                table.delete(key)
+                done.rows += 1

@@ -18,7 +18,6 @@ from tenantry.names import ids, table_keys
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_ITEM: Final = "durations"
 _SUMS: Final = ("n", "rows", "seconds", "rows_rows", "rows_seconds")
 # Before anything was learned: a task costs something by itself and something for its data. Only the
 # proportions count then.
@@ -98,9 +97,8 @@ def _sums(tasks: Iterable[tuple[float, float]]) -> Durations:
 
 def learned_durations(deployment: Deployment, workload: ids.WorkloadName) -> Durations:
     """What a workload's tasks have taught so far."""
-    answer = deployment.dynamodb.get_item(TableName=deployment.requests_table, Key=_key(workload))
-    item = answer.get("Item", {})
-    found: dict[str, Any] = {name: float(item[name]["N"]) for name in _SUMS if name in item}
+    row = deployment.requests.get(table_keys.durations_item(workload), consistent=False) or {}
+    found: dict[str, Any] = {name: float(row[name]) for name in _SUMS if name in row}
     return Durations(n=int(found.pop("n", 0)), **found)
 
 
@@ -113,16 +111,4 @@ def learn_durations(
     if not added.n:
         return
     values = {name: Decimal(getattr(added, name)).quantize(_EXACT).normalize() for name in _SUMS}
-    deployment.dynamodb.update_item(
-        TableName=deployment.requests_table,
-        Key=_key(workload),
-        UpdateExpression="ADD " + ", ".join(f"#{name} :{name}" for name in _SUMS),
-        ExpressionAttributeNames={f"#{name}": name for name in _SUMS},
-        ExpressionAttributeValues={
-            f":{name}": {"N": f"{value:f}"} for name, value in values.items()
-        },
-    )
-
-
-def _key(workload: ids.WorkloadName) -> dict[str, Any]:
-    return {"tenant": {"S": table_keys.workload_partition(workload)}, "request": {"S": _ITEM}}
+    deployment.requests.update(table_keys.durations_item(workload), adding=values)

@@ -11,18 +11,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
 
+from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tenantry.aws.objects import error_code
+from tenantry.aws.tables import ConditionNotMetError
 from tenantry.names import sagemaker_names, table_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _log = logging.getLogger(__name__)
-_ITEM: Final = "training_jobs"
+_ITEM: Final = table_keys.TRAINING_JOBS_ITEM
 _LEASE_SECONDS: Final = 30.0
 """Whoever took the lease and was not heard of for so long is taken for dead."""
 _STALE_INTERVALS: Final = 3.0
@@ -62,53 +64,35 @@ class TrainingJobStatuses:
             return None
 
     def _in_progress(self) -> Mapping[str, str]:
-        answer = self.deployment.dynamodb.get_item(
-            TableName=self.deployment.requests_table, Key=_KEY
-        )
-        item = answer.get("Item", {})
-        seen = float(item["seen"]["N"]) if "seen" in item else 0.0
+        row = self.deployment.requests.get(_ITEM, consistent=False) or {}
+        seen = float(row.get("seen", 0))
         now = self.clock()
         if now - seen >= self.poll_seconds and self._take_lease(now):
             return self._refresh(now)
-        if now - seen > _STALE_INTERVALS * self.poll_seconds or "jobs" not in item:
+        if now - seen > _STALE_INTERVALS * self.poll_seconds:
             return {}
-        return {name: value["S"] for name, value in item["jobs"]["M"].items()}
+        jobs: Mapping[str, str] = row.get("jobs", {})
+        return jobs
 
     def _take_lease(self, now: float) -> bool:
         """Whether this caller is the one to list; the reader may have read a copy that lags behind,
         the condition does not."""
+        lease, seen = Attr("lease"), Attr("seen")
+        nobody_lists = lease.not_exists() | lease.lt(_number(now))
+        is_old = seen.not_exists() | seen.lte(_number(now - self.poll_seconds))
         try:
-            self.deployment.dynamodb.update_item(
-                TableName=self.deployment.requests_table,
-                Key=_KEY,
-                UpdateExpression="SET lease = :until",
-                ConditionExpression="(attribute_not_exists(lease) OR lease < :now)"
-                " AND (attribute_not_exists(seen) OR seen <= :old)",
-                ExpressionAttributeValues={
-                    ":until": _number(now + _LEASE_SECONDS),
-                    ":now": _number(now),
-                    ":old": _number(now - self.poll_seconds),
-                },
+            self.deployment.requests.update(
+                _ITEM, {"lease": _number(now + _LEASE_SECONDS)}, only_if=nobody_lists & is_old
             )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
+        except ConditionNotMetError:
+            return False
         return True
 
     def _refresh(self, now: float) -> Mapping[str, str]:
         jobs = self._list()
         # Seen when the listing began: a job that ends meanwhile is seen to have ended by the next
         # one.
-        self.deployment.dynamodb.update_item(
-            TableName=self.deployment.requests_table,
-            Key=_KEY,
-            UpdateExpression="SET seen = :now, jobs = :jobs REMOVE lease",
-            ExpressionAttributeValues={
-                ":now": _number(now),
-                ":jobs": {"M": {name: {"S": status} for name, status in jobs.items()}},
-            },
-        )
+        self.deployment.requests.update(_ITEM, {"seen": _number(now), "jobs": jobs, "lease": None})
         return jobs
 
     def _list(self) -> dict[str, str]:
@@ -126,11 +110,5 @@ class TrainingJobStatuses:
         }
 
 
-_KEY: Final[dict[str, Any]] = {
-    "tenant": {"S": table_keys.ACCOUNT_PARTITION},
-    "request": {"S": _ITEM},
-}
-
-
-def _number(seconds: float) -> dict[str, str]:
-    return {"N": f"{seconds:.6f}"}
+def _number(seconds: float) -> Decimal:
+    return Decimal(f"{seconds:.6f}")

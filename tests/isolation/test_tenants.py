@@ -194,7 +194,7 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
                 for of_tenants in (
                     table_keys.table_partition,
                     table_keys.history_partition,
-                    table_keys.upload_counts_partition,
+                    lambda *of: table_keys.daily_uploads_item(*of).partition,
                 ):
                     ask(
                         action,
