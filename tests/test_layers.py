@@ -168,6 +168,25 @@ def test_keys_are_built_in_one_room() -> None:
     assert wrong == []
 
 
+def test_one_module_writes_the_expressions_of_dynamodb() -> None:
+    """Nothing else calls its client's operations or writes an expression."""
+    wrong = []
+    for package in ("orchestration", "assets", "resources", "tenantry"):
+        for path in sources(package):
+            if module_of(path) in {"tenantry.aws.tables", "tenantry.aws.deployment"}:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                called = (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Attribute)
+                    and node.value.attr == "dynamodb"
+                )
+                written = isinstance(node, ast.keyword) and str(node.arg).endswith("Expression")
+                if called or written:
+                    wrong.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
+    assert wrong == []
+
+
 @pytest.mark.parametrize("package", [*LAYERS, "infrastructure", "demo", "benchmarks"])
 def test_no_module_is_longer_than_600_lines(package: str) -> None:
     long = [

@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tenantry.aws.queues import Queue
 from tenantry.aws.tables import Table
 from tenantry.errors import TenantryError
 
@@ -195,6 +196,21 @@ class Deployment:
     def models(self) -> Table:
         """The models table."""
         return Table(self.dynamodb, self.models_table, "item")
+
+    @property
+    def uploads_queue(self) -> Queue:
+        """S3's events about uploads."""
+        return Queue(self.sqs, self.uploads_queue_url)
+
+    @property
+    def uploads_dead_letters(self) -> Queue:
+        """The events that could not be taken in."""
+        return Queue(self.sqs, self.uploads_dead_letters_url)
+
+    @property
+    def async_failures(self) -> Queue:
+        """SageMaker's messages about asynchronous questions that failed."""
+        return Queue(self.sqs, self.async_failures_queue_url)
 
     @cached_property
     def logs(self) -> CloudWatchLogsClient:

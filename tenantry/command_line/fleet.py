@@ -209,15 +209,5 @@ def workload_status(deployment: Deployment, workload: Workload, at: datetime) ->
 
 def upload_events(deployment: Deployment) -> UploadEvents:
     """How many of S3's events wait. SQS counts approximately."""
-
-    def counted(url: str) -> tuple[int, int]:
-        found = deployment.sqs.get_queue_attributes(
-            QueueUrl=url,
-            AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
-        )["Attributes"]
-        return int(found["ApproximateNumberOfMessages"]), int(
-            found["ApproximateNumberOfMessagesNotVisible"]
-        )
-
-    waiting, being_read = counted(deployment.uploads_queue_url)
-    return UploadEvents(waiting, being_read, sum(counted(deployment.uploads_dead_letters_url)))
+    waiting, being_read = deployment.uploads_queue.counts()
+    return UploadEvents(waiting, being_read, sum(deployment.uploads_dead_letters.counts()))

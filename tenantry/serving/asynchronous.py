@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
 from tenantry.aws.objects import error_code
+from tenantry.aws.queues import MESSAGES_A_CALL
 from tenantry.hosting.endpoints import (
     JSON,
     Answer,
@@ -45,7 +46,6 @@ _MAX_RECORD_BYTES: Final = 64 * 1024
 _MAX_REASON_CHARACTERS: Final = 2000
 # Content types S3 gives what was written without one.
 _SAY_NOTHING: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
-_MESSAGES_A_CALL: Final = 10  # the most ReceiveMessage gives
 # What passes between a request's last moment in its queue or its container and what SageMaker says
 # of it.
 _SETTLING: Final = timedelta(seconds=120)
@@ -331,19 +331,14 @@ def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
         most: messages to read at most.
     """
     delivered: list[Failure] = []
-    for _ in range(0, most, _MESSAGES_A_CALL):
-        received = deployment.sqs.receive_message(
-            QueueUrl=deployment.async_failures_queue_url, MaxNumberOfMessages=_MESSAGES_A_CALL
-        ).get("Messages", [])
+    for _ in range(0, most, MESSAGES_A_CALL):
+        received = deployment.async_failures.receive()
         if not received:
             break
         for message in received:
             try:
-                failure = _deliver(deployment, message["Body"])
-                deployment.sqs.delete_message(
-                    QueueUrl=deployment.async_failures_queue_url,
-                    ReceiptHandle=message["ReceiptHandle"],
-                )
+                failure = _deliver(deployment, message.body)
+                deployment.async_failures.delete([message.receipt])
             except (
                 ClientError,
                 BotoCoreError,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
@@ -24,13 +24,10 @@ from tenantry.uploads import manifests
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
-
     from tenantry.aws.deployment import Deployment
 
 _LOG = logging.getLogger(__name__)
 _MANIFESTS_AT_ONCE: Final = 8
-_MESSAGES_AT_ONCE: Final = 10  # SQS gives at most ten a call
 _MESSAGES_IN_HAND: Final = 1000
 _TENANTS_IN_HAND: Final = 128  # as many have their turn; who else waits is looked for after that
 _MANIFESTS_A_HANDFUL: Final = 32
@@ -101,13 +98,13 @@ def drain_queue(
                 and sum(map(len, found.values())) < _MESSAGES_IN_HAND
                 and time.monotonic() < deadline
             ):
-                messages = _receive(deployment)
+                messages = deployment.uploads_queue.receive()
                 for message in messages:
-                    manifest_keys = _manifest_keys(deployment, message["Body"])
+                    manifest_keys = _manifest_keys(deployment, message.body)
                     for key in manifest_keys:
-                        found.setdefault(key, []).append(message["ReceiptHandle"])
+                        found.setdefault(key, []).append(message.receipt)
                     if not manifest_keys:
-                        finished.append(message["ReceiptHandle"])
+                        finished.append(message.receipt)
                 done.messages += len(messages)
                 if not messages:
                     break
@@ -115,15 +112,14 @@ def drain_queue(
             if not handful and not finished:
                 break
             handled = pool.map(partial(_guarded, deployment, workloads), handful)
-            handles = {key: found.pop(key) for key in handful}
+            receipts = {key: found.pop(key) for key in handful}
             taken = [outcome for outcome in handled if outcome is not None]
             _introduce(taken, add_tenants)
             done.failed += len(handful) - len(taken)
             for outcome in taken:
                 _count(done, outcome)
-            _delete(
-                deployment,
-                finished + [handle for outcome in taken for handle in handles[outcome.key]],
+            deployment.uploads_queue.delete(
+                finished + [receipt for outcome in taken for receipt in receipts[outcome.key]]
             )
     return done
 
@@ -131,28 +127,15 @@ def drain_queue(
 def redrive(deployment: Deployment) -> Iterator[int]:
     """Send the events in the dead-letter queue back to be taken in. Yields how many were sent,
     after each."""
-    sqs, moved = deployment.sqs, 0
-    while messages := sqs.receive_message(
-        QueueUrl=deployment.uploads_dead_letters_url, MaxNumberOfMessages=_MESSAGES_AT_ONCE
-    ).get("Messages"):
+    moved = 0
+    while messages := deployment.uploads_dead_letters.receive():
         for message in messages:
             # First: whoever dies between the two has the event twice, which is nothing new, rather
             # than never.
-            sqs.send_message(QueueUrl=deployment.uploads_queue_url, MessageBody=message["Body"])
-            sqs.delete_message(
-                QueueUrl=deployment.uploads_dead_letters_url, ReceiptHandle=message["ReceiptHandle"]
-            )
+            deployment.uploads_queue.send(message.body)
+            deployment.uploads_dead_letters.delete([message.receipt])
             moved += 1
             yield moved
-
-
-def _receive(deployment: Deployment) -> Sequence[MessageTypeDef]:
-    answer = deployment.sqs.receive_message(
-        QueueUrl=deployment.uploads_queue_url,
-        MaxNumberOfMessages=_MESSAGES_AT_ONCE,
-        WaitTimeSeconds=0,
-    )
-    return answer.get("Messages", [])
 
 
 def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
@@ -374,13 +357,3 @@ def _count(done: Intake, outcome: _Outcome) -> None:
         done.accepted += 1
     else:
         done.repeated += 1
-
-
-def _delete(deployment: Deployment, handles: Sequence[str]) -> None:
-    unique = list(dict.fromkeys(handles))
-    for start in range(0, len(unique), _MESSAGES_AT_ONCE):
-        entries: Any = [
-            {"Id": str(n), "ReceiptHandle": h}
-            for n, h in enumerate(unique[start : start + _MESSAGES_AT_ONCE])
-        ]
-        deployment.sqs.delete_message_batch(QueueUrl=deployment.uploads_queue_url, Entries=entries)
