@@ -19,11 +19,11 @@ from typing import Final
 
 import pandas as pd
 
-from containers.forecast import drift
-from containers.forecast.predictor import ForecastPredictor
-from containers.forecast.preparation import RefusedDataError, prepare
-from containers.forecast.split import split
-from containers.forecast.training import ForecastTrainer
+from containers.forecast.consumption.preparation import RefusedDataError, prepare
+from containers.forecast.consumption.split import split
+from containers.forecast.serving import drift
+from containers.forecast.serving.predictor import ForecastPredictor
+from containers.forecast.training.trainer import ForecastTrainer
 from containers.runtime.training.packed_training import Task, Trained
 from tenantry.workloads.schema import read_workloads
 from tenantry.workloads.sections import Quality

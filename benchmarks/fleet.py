@@ -38,7 +38,7 @@ from dagster import DagsterInstance
 from numpy.typing import NDArray
 
 from benchmarks.processes import ProcessWatch, everything_running
-from containers.forecast.synthetic import generate, last_midnight
+from containers.forecast.consumption.synthetic import generate, last_midnight
 from infrastructure.dagster_processes import DagsterProcesses
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints

@@ -38,13 +38,20 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 
-from containers.forecast import starts
-from containers.forecast.backtest import naive_error, score
-from containers.forecast.predictor import ForecastModel, ForecastPredictor
-from containers.forecast.preparation import Frequency, prepare
-from containers.forecast.series import STEP, Floats, Series, daily, read_series, weeks_of
-from containers.forecast.split import split
-from containers.forecast.training import ForecastTrainer
+from containers.forecast.consumption.preparation import Frequency, prepare
+from containers.forecast.consumption.series import (
+    STEP,
+    Floats,
+    Series,
+    daily,
+    read_series,
+    weeks_of,
+)
+from containers.forecast.consumption.split import split
+from containers.forecast.models.backtest import naive_error, score
+from containers.forecast.serving.predictor import ForecastModel, ForecastPredictor
+from containers.forecast.stored_forecasts import starts
+from containers.forecast.training.trainer import ForecastTrainer
 from containers.runtime.archives.archive import write_archive
 from containers.runtime.training.packed_training import Task, Trained
 

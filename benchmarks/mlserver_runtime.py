@@ -10,7 +10,7 @@ from pathlib import Path
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-from containers.forecast.predictor import ForecastPredictor
+from containers.forecast.serving.predictor import ForecastPredictor
 
 _PREDICTOR = ForecastPredictor()
 

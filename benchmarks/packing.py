@@ -34,9 +34,9 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 
-from containers.forecast.preparation import prepare
-from containers.forecast.synthetic import generate, last_midnight
-from containers.forecast.training import ForecastTrainer
+from containers.forecast.consumption.preparation import prepare
+from containers.forecast.consumption.synthetic import generate, last_midnight
+from containers.forecast.training.trainer import ForecastTrainer
 from containers.runtime.training.packed_training import Task, Trained
 from tenantry.training.durations import Durations
 from tenantry.training.jobs import balance, slowest

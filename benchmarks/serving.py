@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.processes import terminated
-from containers.forecast.model_file import Points, StoredForecast, write_model
+from containers.forecast.stored_forecasts.model_file import Points, StoredForecast, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 MLSERVER = ROOT / ".tenantry" / "benchmarks" / "mlserver"

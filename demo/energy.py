@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from containers.forecast.split import COLUMNS, UnsplittableDataError, split
-from containers.forecast.synthetic import generate, last_midnight
+from containers.forecast.consumption.split import COLUMNS, UnsplittableDataError, split
+from containers.forecast.consumption.synthetic import generate, last_midnight
 from demo.product import DemoTenant, Shown
 from tenantry.models.registry import ModelVersion
 from tenantry.names import ids, tiers

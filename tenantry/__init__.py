@@ -44,7 +44,7 @@ _WHERE: Final = {
     "Deployment": "tenantry.aws.deployment",
     "DeploymentMissingError": "tenantry.aws.deployment",
     "EndpointFailedError": "tenantry.hosting.endpoints",
-    "InvalidIdError": "tenantry.names.keys",
+    "InvalidIdError": "tenantry.names.ids",
     "InvalidWorkloadError": "tenantry.workloads.schema",
     "InvocationRefusedError": "tenantry.hosting.endpoints",
     "NoModelYetError": "tenantry.serving.client",
@@ -53,7 +53,7 @@ _WHERE: Final = {
     "TenantClient": "tenantry.serving.client",
     "Workload": "tenantry.workloads.schema",
     "read_workloads": "tenantry.workloads.schema",
-    "tenant_id": "tenantry.names.keys",
+    "tenant_id": "tenantry.names.ids",
 }
 
 # Each module of this package is loaded through here, and most of them need no client. A type

@@ -17,8 +17,8 @@ import boto3
 import pytest
 from hypothesis import settings
 
-from containers.forecast.preparation import prepare
-from containers.forecast.synthetic import generate, last_midnight
+from containers.forecast.consumption.preparation import prepare
+from containers.forecast.consumption.synthetic import generate, last_midnight
 from infrastructure.dagster_processes import DagsterProcesses, dagster_processes
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, running

@@ -33,6 +33,14 @@ LAYERS: Final = {
     "local_sagemaker": {"local_sagemaker"},
 }
 """What each package may import of this project."""
+ROOMS_OF_FORECAST: Final = {
+    "consumption": set[str](),
+    "models": {"consumption"},
+    "stored_forecasts": set[str](),
+    "training": {"consumption", "models", "stored_forecasts"},
+    "serving": {"consumption", "models", "stored_forecasts"},
+}
+"""What each room of the forecast container may import of the others."""
 OF_THE_PROJECT: Final = {*LAYERS, "infrastructure", "demo", "benchmarks", "tests"}
 # Of what others share with it, the product takes values alone: no client of Pipes, no server.
 SHARED_WITH_CONTAINERS: Final = {
@@ -86,6 +94,19 @@ def test_imports_run_one_way(package: str) -> None:
         if package_of(module_of(path)) == package
         for line, name in imports(path)
         if (other := package_of(name)) is not None and other not in LAYERS[package]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ROOMS_OF_FORECAST)
+def test_imports_between_the_rooms_of_forecast_run_one_way(room: str) -> None:
+    hall = "containers.forecast"
+    allowed = [f"{hall}.{other}" for other in {room, *ROOMS_OF_FORECAST[room]}]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(f"{hall}.{room}")
+        for line, name in imports(path)
+        if within(name, hall) and not any(within(name, other) for other in allowed)
     ]
     assert wrong == []
 

@@ -1,4 +1,4 @@
-"""Reads and writes S3 with limits. Keys come from ``tenantry.names.keys``."""
+"""Reads and writes S3 with limits. Keys come from ``tenantry.names.s3_keys``."""
 
 from __future__ import annotations
 

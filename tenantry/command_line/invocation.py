@@ -70,7 +70,7 @@ class WorkloadParameter(click.ParamType[Workload]):
 
 
 class CheckedId(click.ParamType[str]):
-    """An id that ``tenantry.names.keys`` checks."""
+    """An id that ``tenantry.names.ids`` checks."""
 
     def __init__(self, name: str, check: Callable[[object], str]) -> None:
         self.name = name

@@ -1,7 +1,7 @@
 """Asynchronous questions: asked through S3 and an endpoint's queue, answered under the tenant's own
 prefix.
 
-The question's id makes the keys of its input and its answer (``tenantry.names.keys``), so that
+The question's id makes the keys of its input and its answer (``tenantry.names.s3_keys``), so that
 asking again finds what was asked before. SageMaker puts an answer where the request says
 (``S3OutputPathExtension`` and ``Filename``); of a failure it chooses the place itself, below the
 endpoint's ``S3FailurePath``, so a shared endpoint's failures are brought to their tenants from its

@@ -13,7 +13,7 @@ from datetime import timedelta
 from random import Random
 from typing import Final, Literal
 
-from containers.forecast.synthetic import generate, last_midnight
+from containers.forecast.consumption.synthetic import generate, last_midnight
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids, s3_keys

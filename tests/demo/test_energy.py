@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.forecast import synthetic
-from containers.forecast.preparation import prepare
+from containers.forecast.consumption import synthetic
+from containers.forecast.consumption.preparation import prepare
 from containers.runtime.refused_data import RefusedDataError
 from demo.energy import synthetic_tenants, tenant_ids, tenants_of_file
 from tenantry.names import ids

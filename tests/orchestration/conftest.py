@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from dagster import DagsterInstance
 
-from containers.forecast.synthetic import generate
+from containers.forecast.consumption.synthetic import generate
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
 from tenantry.serving.client import TenantClient

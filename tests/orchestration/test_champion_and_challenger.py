@@ -14,7 +14,7 @@ import pytest
 from dagster import AssetCheckKey, DagsterInstance
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from containers.forecast.synthetic import generate
+from containers.forecast.consumption.synthetic import generate
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
 from orchestration.private_dagster.chosen_partitions import asset_key

@@ -13,7 +13,8 @@ import pytest
 from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_context
 
 from orchestration.jobs import jobs_of
-from orchestration.sensors import UploadsNotTakenInError, sensors_of
+from orchestration.sensors import sensors_of
+from orchestration.sensors.new_uploads import UploadsNotTakenInError
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue

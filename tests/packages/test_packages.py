@@ -222,7 +222,12 @@ def test_the_bare_client_needs_boto3_pydantic_and_yaml() -> None:
     ]
     assert "tenantry.serving.client" in modules
     # The second is what energy's questions are given their moment by.
-    run_importing(True, {*BARE, "tenantry", "containers"}, *modules, "containers.forecast.starts")
+    run_importing(
+        True,
+        {*BARE, "tenantry", "containers"},
+        *modules,
+        "containers.forecast.stored_forecasts.starts",
+    )
 
 
 def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
@@ -240,8 +245,8 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
         False,
         {*blocked, "sagemaker"},
         "orchestration.definitions",
-        "containers.forecast.preparation",
-        "containers.forecast.drift",
+        "containers.forecast.consumption.preparation",
+        "containers.forecast.serving.drift",
         "containers.diffusion.pictures.preparation",
         "containers.diffusion.pictures.previews",
     )

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from containers.forecast.synthetic import generate, last_midnight
+from containers.forecast.consumption.synthetic import generate, last_midnight
 from demo.dagster_ui import BrowserMissingError, DagsterUI, chromium
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from containers.forecast.synthetic import generate
+from containers.forecast.consumption.synthetic import generate
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from containers.forecast.synthetic import generate
+from containers.forecast.consumption.synthetic import generate
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry

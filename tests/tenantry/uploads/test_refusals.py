@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.forecast import reading
+from containers.forecast.consumption import reading
 from tenantry.requests.queue import TOO_MANY_UPLOADS
 
 HERE = Path(__file__).parents[3]
@@ -18,7 +18,7 @@ SECTIONS = {
     "The manifest and its files": ["tenantry/uploads/manifests.py"],
     "Any upload": ["tenantry/uploads/bounded_calls.py", "tenantry/uploads/training_data.py"],
     "Consumption files": [
-        f"containers/forecast/{module}.py"
+        f"containers/forecast/consumption/{module}.py"
         for module in (
             "reading",
             "columns",

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from containers.forecast.synthetic import generate
+from containers.forecast.consumption.synthetic import generate
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids, s3_keys

@@ -1,0 +1,158 @@
+"""The columns that are read of a file, whichever format it has, and the bounds that each keeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.forecast.consumption.timestamps import TIMESTAMP
+from containers.runtime.refused_data import RefusedDataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CONSUMPTION: Final = "consumption"
+CUSTOMER: Final = "customer_id"
+
+MAX_ROWS: Final = 400_000
+"""Most rows of all files together: a little over ten years of quarter-hours."""
+
+MAX_COLUMNS: Final = 1000
+MAX_CELL_BYTES: Final = 256
+"""Longest timestamp, reading or customer_id, in bytes of UTF-8."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a file that are read, by our names, and how many others it has."""
+
+    found: Mapping[str, "pa.ChunkedArray"]
+    ignored: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows the file has."""
+        return len(self.found[TIMESTAMP])
+
+
+def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
+    """Where our columns stand in the header of the file `name`; blanks and capitals do not matter.
+    Raises `RefusedDataError`."""
+    if len(header) > MAX_COLUMNS:
+        raise RefusedDataError(
+            f"{name} has {len(header)} columns; at most {MAX_COLUMNS:,} are read.",
+            name,
+            "Upload the columns timestamp and consumption alone.",
+            code="too_many_columns",
+        )
+    said = [column.strip(" \t\u00a0\u202f\ufeff\"'") for column in header]
+    places = {}
+    for ours in (TIMESTAMP, CONSUMPTION, CUSTOMER):
+        exact = [place for place, column in enumerate(said) if column == ours]
+        places_of = exact or [place for place, column in enumerate(said) if column.lower() == ours]
+        if len(places_of) > 1:
+            raise RefusedDataError(
+                f"{name} has two columns named {ours}.",
+                ours,
+                "Keep one of them.",
+                code="column_twice",
+            )
+        if places_of:
+            places[ours] = places_of[0]
+        elif ours != CUSTOMER:
+            raise RefusedDataError(
+                f"{name} has no column {ours} in its first row.",
+                ours,
+                "Name the columns timestamp and consumption (and customer_id, if you like) in the "
+                "first row.",
+                code="column_missing",
+            )
+    return places
+
+
+def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array":
+    """A stretch of a column without dictionaries or runs, and text of any kind as plain strings.
+
+    The length of each cell is bounded before one is copied: a dictionary may hold a long one once
+    for a million rows. Raises `RefusedDataError`; `first_row` is the stretch's place in the file,
+    from 0.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+
+    kind = column.type
+    if pa.types.is_run_end_encoded(kind):
+        _check_cells(name, ours, column.values, None)
+        column = compute.run_end_decode(column)
+    elif pa.types.is_dictionary(kind):
+        _check_cells(name, ours, column.dictionary, None)
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        column = column.cast(pa.large_binary())
+    if _is_text(column.type):
+        _check_cells(name, ours, column, first_row)
+        if not pa.types.is_string(column.type):
+            try:
+                return column.cast(pa.string())
+            except pa.ArrowException as error:
+                raise RefusedDataError(
+                    f"Column {ours} of {name} holds bytes that are not UTF-8 text.",
+                    ours,
+                    "Store it as text in UTF-8, as numbers or as timestamps.",
+                    code="text_not_utf8",
+                ) from error
+    return column
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    )
+
+
+def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None) -> None:
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        column = column.cast(pa.large_binary())
+    if not len(column) or not _is_text(column.type):
+        return
+    lengths = compute.binary_length(column)
+    longest = compute.max(lengths).as_py()
+    if longest is not None and longest > MAX_CELL_BYTES:
+        where = (
+            name
+            if first_row is None
+            else f"{name}, row {first_row + compute.index(lengths, longest).as_py() + 1}"
+        )
+        raise RefusedDataError(
+            f"{where}: a cell of column {ours} has {longest:,} bytes; at most {MAX_CELL_BYTES} are "
+            f"read.",
+            ours,
+            "Write one timestamp, number or id to a cell.",
+            code="cell_too_long",
+        )
+
+
+def too_many_rows(name: str) -> RefusedDataError:
+    """What is raised at the first row too many."""
+    return RefusedDataError(
+        f"With {name} there are more than {MAX_ROWS:,} rows.",
+        name,
+        "Upload fewer years, or hourly sums.",
+        code="too_many_rows",
+    )
+
+
+def no_rows(name: str) -> RefusedDataError:
+    """What is raised for a file that has a header alone."""
+    return RefusedDataError(
+        f"{name} has a header and no rows.", name, "Upload a file with rows.", code="no_rows"
+    )

@@ -1,0 +1,181 @@
+"""Consumption from Parquet: what a file would expand to is known, and bounded, before anything is
+expanded."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from containers.forecast.consumption.columns import Columns, chosen, dense, no_rows, too_many_rows
+from containers.forecast.consumption.parquet_pages import (
+    MalformedPagesError,
+    Page,
+    pages,
+    schema_depth,
+)
+from containers.runtime.refused_data import RefusedDataError
+
+MAX_EXPANDED_BYTES: Final = 96 << 20
+"""What the pages of our columns may come to, in bytes: `MAX_ROWS` rows with 240 bytes each."""
+
+MAX_FOOTER_BYTES: Final = 4 << 20
+"""Largest footer: some ten thousand descriptions of column chunks, of which an honest file has a
+few hundred."""
+
+MAX_CHUNKS: Final = 20_000
+"""Most row groups times columns."""
+
+MAX_DEPTH: Final = 32
+"""Deepest nesting of a schema whose other columns hold lists and structures."""
+
+MAX_PAGES: Final = 100_000
+"""Most pages of our columns: four rows to a page, of which an honest one has thousands."""
+
+_BATCH_ROWS: Final = 1 << 16
+_LONGEST_FIXED: Final = 32
+"""Bytes of the widest decimal."""
+
+_PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTH, _RLE_DICTIONARY = 0, 2, 6, 8
+
+
+def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
+    """Our columns of the Parquet file `name`, dense. Raises `RefusedDataError`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    length = int.from_bytes(content[-8:-4], "little")
+    if not content.endswith(b"PAR1") or length > MAX_FOOTER_BYTES:
+        raise _unreadable(name)
+    try:
+        if schema_depth(content[-8 - length : -8], MAX_CHUNKS) > MAX_DEPTH:
+            raise _nested(name, "The schema")
+        options = {
+            "pre_buffer": False,
+            "arrow_extensions_enabled": False,
+            "thrift_string_size_limit": MAX_FOOTER_BYTES,
+            "thrift_container_size_limit": MAX_CHUNKS,
+        }
+        file = parquet.ParquetFile(pa.BufferReader(content), **options)
+        header = list(file.schema_arrow.names)
+        places = chosen(name, header)
+        if file.metadata.num_rows > rows_left:
+            raise too_many_rows(name)
+        if file.metadata.num_row_groups * file.metadata.num_columns > MAX_CHUNKS:
+            raise RefusedDataError(
+                f"{name} has {file.metadata.num_row_groups:,} row groups of "
+                f"{file.metadata.num_columns:,} columns.",
+                name,
+                "Write the file with one row group.",
+                code="too_many_row_groups",
+            )
+        wanted = {ours: header[place] for ours, place in places.items()}
+        in_dictionaries = _checked(name, content, file, wanted)
+        file = parquet.ParquetFile(
+            pa.BufferReader(content), read_dictionary=in_dictionaries, **options
+        )
+        parts: dict[str, list[pa.Array]] = {ours: [] for ours in wanted}
+        count = 0
+        for batch in file.iter_batches(
+            batch_size=_BATCH_ROWS, columns=list(wanted.values()), use_threads=False
+        ):
+            if count + len(batch) > rows_left:
+                raise too_many_rows(name)
+            for ours, column in wanted.items():
+                parts[ours].append(dense(name, ours, batch.column(column), count))
+            count += len(batch)
+        if not count:
+            raise no_rows(name)
+        return Columns(
+            {ours: pa.chunked_array(part) for ours, part in parts.items()},
+            len(header) - len(wanted),
+        )
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError, MalformedPagesError) as error:
+        raise _unreadable(name) from error
+
+
+def _unreadable(name: str) -> RefusedDataError:
+    return RefusedDataError(
+        f"{name} is not a readable Parquet file.",
+        name,
+        "Write it again, or upload CSV.",
+        code="parquet_unreadable",
+    )
+
+
+def _nested(name: str, what: str, field: str | None = None) -> RefusedDataError:
+    return RefusedDataError(
+        f"{what} of {name} holds more than one value to a row.",
+        field or name,
+        "Store one timestamp, number or id to a row.",
+        code="column_nested",
+    )
+
+
+def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> list[str]:
+    """Bound what our columns expand to; returns those of text, to be read in their dictionaries.
+    Raises `RefusedDataError`."""
+    import pyarrow as pa
+
+    leaves = {file.schema.column(place).path: place for place in range(len(file.schema))}
+    expanded = count = 0
+    in_dictionaries = []
+    for ours, column in wanted.items():
+        place = leaves.get(column)
+        leaf = None if place is None else file.schema.column(place)
+        kind = file.schema_arrow.field(column).type
+        if (
+            leaf is None
+            or leaf.max_repetition_level
+            or leaf.max_definition_level > 1
+            or pa.types.is_nested(kind)
+        ):
+            raise _nested(name, f"Column {ours}", ours)
+        encodings, dictionaries = set(), False
+        for page in _pages(content, file, place):
+            expanded += page.size
+            count += 1
+            if expanded > MAX_EXPANDED_BYTES or count > MAX_PAGES:
+                raise RefusedDataError(
+                    f"{name} expands to more than {MAX_EXPANDED_BYTES >> 20} MB or {MAX_PAGES:,} "
+                    f"pages.",
+                    name,
+                    "Upload fewer years, or shorter ids.",
+                    code="expands_too_far",
+                )
+            encodings.add(page.encoding)
+            dictionaries |= page.dictionary
+        if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length > _LONGEST_FIXED:
+            raise _encoding(name, ours)
+        if leaf.physical_type != "BYTE_ARRAY":
+            continue
+        # Of strings that are kept as differences a short page may make long ones, each as long as
+        # the first.
+        if encodings - {_PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY, _DELTA_LENGTH}:
+            raise _encoding(name, ours)
+        if _DELTA_LENGTH in encodings:
+            if dictionaries:
+                raise _encoding(name, ours)
+        elif not pa.types.is_decimal(kind):
+            in_dictionaries.append(column)
+        elif dictionaries:
+            raise _encoding(name, ours)
+    return in_dictionaries
+
+
+def _pages(content: bytes, file: Any, place: int | None) -> Iterator[Page]:
+    """The pages of a column in all row groups."""
+    for group in range(file.metadata.num_row_groups):
+        chunk = file.metadata.row_group(group).column(place)
+        start = chunk.data_page_offset
+        if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
+            start = chunk.dictionary_page_offset
+        if start < 0 or chunk.total_compressed_size < 0:
+            raise MalformedPagesError("a column lies outside of the file")
+        yield from pages(content, start, chunk.total_compressed_size, chunk.num_values)
+
+
+def _encoding(name: str, ours: str) -> RefusedDataError:
+    return RefusedDataError(
+        f"Column {ours} of {name} is stored in an encoding that is not read.",
+        ours,
+        "Write it with dictionaries or plain, as pandas and Arrow do, or upload CSV.",
+        code="parquet_encoding",
+    )

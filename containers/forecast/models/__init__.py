@@ -1,0 +1,1 @@
+"""The models that forecast such weeks, and the backtest that chooses one for each customer."""

@@ -1,0 +1,1 @@
+"""Training many customers' models in one job."""

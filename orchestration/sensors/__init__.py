@@ -1,0 +1,45 @@
+"""What happens by itself: uploads become requests, requests become packs, lost events are found,
+failures are told."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from dagster import SensorDefinition
+
+from orchestration.jobs import WorkloadJobs
+from orchestration.sensors.asynchronous_failures import asynchronous_failures_sensor
+from orchestration.sensors.endpoints_follow_the_yaml import endpoints_follow_the_yaml_sensor
+from orchestration.sensors.failed_runs import failed_runs_sensor
+from orchestration.sensors.fine_tuning_launcher import fine_tuning_launcher_sensor
+from orchestration.sensors.lost_scheduled_runs import lost_scheduled_runs_sensor
+from orchestration.sensors.lost_uploads import lost_uploads_sensor
+from orchestration.sensors.new_uploads import new_uploads_sensor
+from orchestration.sensors.operator_events import operator_events_sensor
+from orchestration.sensors.workloads_left_behind import workloads_left_behind_sensor
+from tenantry.workloads.schema import Workload
+
+
+def sensors_of(
+    workloads: Mapping[str, Workload],
+    jobs: Mapping[str, WorkloadJobs],
+    lost_uploads_grace: timedelta,
+) -> Sequence[SensorDefinition]:
+    """All sensors; all run by default.
+
+    Args:
+        workloads: what the product offers.
+        jobs: each workload's.
+        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is
+            looked at twice.
+    """
+    return [
+        new_uploads_sensor(workloads),
+        lost_uploads_sensor(workloads, lost_uploads_grace),
+        fine_tuning_launcher_sensor(workloads, jobs),
+        asynchronous_failures_sensor(),
+        operator_events_sensor(),
+        lost_scheduled_runs_sensor(workloads, jobs),
+        workloads_left_behind_sensor(workloads),
+        failed_runs_sensor(),
+        endpoints_follow_the_yaml_sensor(workloads),
+    ]

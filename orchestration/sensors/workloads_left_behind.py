@@ -1,0 +1,36 @@
+"""A workload whose YAML is gone is told of while something of it is left."""
+
+from collections.abc import Mapping
+
+from dagster import DefaultSensorStatus, SensorDefinition, SkipReason, sensor
+
+from orchestration.sensors.ticks import RECONCILE_SECONDS
+from resources.tenantry_resource import TenantryResource
+from tenantry.tenants.wind_down import left_behind, note_workloads
+from tenantry.workloads.schema import Workload
+
+
+class WorkloadsLeftBehindError(RuntimeError):
+    """A workload's YAML is gone while something of it is left; the message says what, and what to
+    do."""
+
+
+def workloads_left_behind_sensor(workloads: Mapping[str, Workload]) -> SensorDefinition:
+    """``workloads_left_behind``, beside what the product offers."""
+
+    @sensor(
+        name="workloads_left_behind",
+        minimum_interval_seconds=RECONCILE_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        target=None,
+        description="Fails while a workload whose YAML was removed has open requests or endpoints, "
+        "and says what to do.",
+    )
+    def workloads_left_behind(tenantry: TenantryResource) -> SkipReason:
+        note_workloads(tenantry.deployment, workloads)
+        left = left_behind(tenantry.deployment, workloads)
+        if left:
+            raise WorkloadsLeftBehindError("\n".join(map(str, left)))
+        return SkipReason("nothing is left of a workload that is offered no more")
+
+    return workloads_left_behind
