@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,8 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LAYERS: Final = {
-    "tenantry": {"tenantry", "containers", "pipes_sagemaker"},
+    "contracts": {"contracts"},
+    "tenantry": {"tenantry", "contracts", "pipes_sagemaker"},
     "resources": {"resources", "tenantry", "pipes_sagemaker"},
     "orchestration.private_dagster": {"orchestration.private_dagster", "tenantry"},
     "assets": {
@@ -28,7 +30,7 @@ LAYERS: Final = {
         "resources",
         "tenantry",
     },
-    "containers": {"containers"},
+    "containers": {"containers", "contracts"},
     "pipes_sagemaker": {"pipes_sagemaker"},
     "local_sagemaker": {"local_sagemaker"},
 }
@@ -42,12 +44,8 @@ ROOMS_OF_FORECAST: Final = {
 }
 """What each room of the forecast container may import of the others."""
 OF_THE_PROJECT: Final = {*LAYERS, "infrastructure", "demo", "benchmarks", "tests"}
-# Of what others share with it, the product takes values alone: no client of Pipes, no server.
-SHARED_WITH_CONTAINERS: Final = {
-    "containers.runtime.refused_data",
-    "containers.runtime.archives.archive",
-    "pipes_sagemaker.errors",
-}
+# Of the Pipes client the product takes the classes of failure alone.
+SHARED_WITH_PIPES: Final = {"pipes_sagemaker.errors"}
 # Libraries that read strangers' files. Only processes with limits import them.
 PARSERS: Final = {"pandas", "pyarrow", "PIL", "torch", "diffusers", "safetensors", "numpy"}
 
@@ -117,10 +115,18 @@ def test_the_product_imports_no_dagster_and_of_others_values_alone() -> None:
         for path in sources("tenantry")
         for line, name in imports(path)
         if name.partition(".")[0].startswith("dagster")
-        or (
-            package_of(name) in {"containers", "pipes_sagemaker"}
-            and name not in SHARED_WITH_CONTAINERS
-        )
+        or (package_of(name) == "pipes_sagemaker" and name not in SHARED_WITH_PIPES)
+    ]
+    assert wrong == []
+
+
+def test_the_contracts_need_the_standard_library_alone() -> None:
+    """Every image has a copy of them, whatever else it lacks."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources("contracts")
+        for line, name in imports(path)
+        if package_of(name) is None and name.partition(".")[0] not in sys.stdlib_module_names
     ]
     assert wrong == []
 

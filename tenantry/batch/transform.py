@@ -8,7 +8,6 @@ names the archive it is for. A silo tenant's batch holds that tenant alone.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
+from contracts.records import Record
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
@@ -139,10 +139,8 @@ def _write_input(
     """Put a tenant's archive and record where the job reads them. Returns False when its archive is
     gone."""
     name = ids.workload_name(workload.name)
-    record = {
-        "model": sagemaker_names.target_model(champion.tenant, champion.version),
-        "request": of_the_day(workload, day),
-    }
+    model = sagemaker_names.target_model(champion.tenant, champion.version)
+    record = Record(model, of_the_day(workload, day))
     kept = s3_keys.artifact(name, champion.tenant, champion.version)
     # A version from before archives were kept lies under its endpoint's prefix alone.
     placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
@@ -157,7 +155,7 @@ def _write_input(
         deployment.s3,
         deployment.data_bucket,
         s3_keys.batch_input(name, day, batch, champion.tenant),
-        json.dumps(record).encode() + b"\n",
+        record.line() + b"\n",
         "application/jsonlines",
     )
     return True

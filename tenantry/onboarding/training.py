@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from contracts.errors import MalformedDocumentError
+from contracts.outcomes import Outcome
 from tenantry.aws import objects
 from tenantry.aws.notices import tell_operators
 from tenantry.models import artifacts
@@ -22,12 +24,7 @@ from tenantry.shown.asset_metadata import artifact_metadata, version_and_metrics
 from tenantry.training import jobs
 from tenantry.training.durations import learn_durations, learned_durations
 from tenantry.training.jobs import TrainingTask
-from tenantry.training.outcomes import (
-    MalformedOutcomeError,
-    Outcome,
-    outcome_in_message,
-    stored_outcome,
-)
+from tenantry.training.outcomes import outcome_in_message, stored_outcome
 from tenantry.training.packed_job import JobFailedError, NoCapacityYetError, Train
 
 # Checkpoints are synced a moment after the container reports; that long a message waits for its
@@ -250,12 +247,14 @@ class TrainingStage:
         """A progress message of the job: whoever is ready goes on."""
         try:
             outcome = outcome_in_message(message)
-        except MalformedOutcomeError as error:
-            self.at_work.report.info(str(error))
+        except MalformedDocumentError as error:
+            self.at_work.report.info(
+                f"the training container reported something malformed: {error}"
+            )
             return
         if outcome is None:
             return
-        member = self._members.get(outcome.key[1])
+        member = self._members.get(ids.RequestId(outcome.task))
         if member is None or member.left_training:
             return
         while self._awaiting_archive and self._take_over(self._awaiting_archive[0], wait=0.0):
@@ -270,7 +269,7 @@ class TrainingStage:
         What lies there may still be an earlier try's, until the job has ended, and ``last`` says
         so.
         """
-        member = self._members[outcome.key[1]]
+        member = self._members[ids.RequestId(outcome.task)]
         if outcome.status == "failed" or outcome.archive is None:
             self.at_work.fail(
                 member,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from contracts.records import Record
 from tenantry.aws import objects
 from tenantry.aws.objects import error_code
 from tenantry.aws.queues import MESSAGES_A_CALL
@@ -79,11 +80,8 @@ class Submitted:
 def input_record(question: Question, request: Mapping[str, Any]) -> bytes:
     """What the endpoint's container gets: the archive and the request (docs/contracts.md, "Serving
     container")."""
-    document = {
-        "model": sagemaker_names.target_model(question.tenant, question.version),
-        "request": dict(request),
-    }
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    model = sagemaker_names.target_model(question.tenant, question.version)
+    return Record(model, request).line()
 
 
 def submit(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from contracts.outcomes import Outcome
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import s3_keys, sagemaker_names
@@ -15,7 +16,6 @@ from tenantry.shown.answers import answer_for_people
 from tenantry.shown.comparison import comparison
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Report
-from tenantry.training.outcomes import Outcome
 from tenantry.uploads.training_data import TrainingData
 from tenantry.workloads.schema import Workload
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
+from contracts.limits import TASKS_BYTES
+from contracts.tasks import TASKS_FILE, ListedTask, TaskList
 from tenantry.aws import objects
 from tenantry.hosting.endpoints import is_missing
 from tenantry.names import ids, s3_keys, sagemaker_names, tiers
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pipes_sagemaker.errors import FailureClass
     from tenantry.aws.deployment import Deployment
 
-TASKS_FILE: Final = ids.FileName("tasks.json")
+TASKS: Final = ids.FileName(TASKS_FILE)
 MANIFEST_FILE: Final = ids.FileName("training.manifest")
 
 
@@ -176,18 +177,17 @@ def write_job_inputs(
     name = ids.workload_name(workload.name)
     shards = balance([task.expected_seconds for task in tasks], instances)
     listed = [
-        {
-            "task": task.request,
-            "tenant": task.tenant,
-            "version": task.version,
-            "tier": tier,
-            "shard": shard,
-            "data": s3_keys.training_data_folder(task.tenant, task.data_version),
-            "parameters": dict(task.parameters),
-        }
+        ListedTask(
+            task.request,
+            task.tenant,
+            task.version,
+            tier,
+            s3_keys.training_data_folder(task.tenant, task.data_version),
+            shard,
+            task.parameters,
+        )
         for task, shard in zip(tasks, shards, strict=True)
     ]
-    document = {"format": 1, "workload": name, "pack": pack, "tasks": listed}
     s3, bucket = deployment.s3, deployment.data_bucket
     # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType
     # ManifestFile
@@ -199,7 +199,9 @@ def write_job_inputs(
     ]
     objects.write_json(s3, bucket, s3_keys.job_file(name, pack, MANIFEST_FILE), manifest)
     # Last: its presence says that the pack was written down.
-    objects.write_json(s3, bucket, s3_keys.job_file(name, pack, TASKS_FILE), document)
+    objects.write_json(
+        s3, bucket, s3_keys.job_file(name, pack, TASKS), TaskList(name, pack, listed).document()
+    )
 
 
 @dataclass(frozen=True)
@@ -215,17 +217,17 @@ def written_pack(
     deployment: Deployment, workload: Workload, pack: ids.PackId
 ) -> WrittenPack | None:
     """The ``tasks.json`` an earlier run of this pack wrote; None without one."""
-    key = s3_keys.job_file(ids.workload_name(workload.name), pack, TASKS_FILE)
+    key = s3_keys.job_file(ids.workload_name(workload.name), pack, TASKS)
     try:
         content = objects.read_bytes(
-            deployment.s3, deployment.data_bucket, key, max_bytes=16 * 1024 * 1024
+            deployment.s3, deployment.data_bucket, key, max_bytes=TASKS_BYTES
         )
     except objects.ObjectMissingError:
         return None
-    tasks = json.loads(content)["tasks"]
-    versions = {ids.request_id(task["task"]): ids.version_name(task["version"]) for task in tasks}
+    tasks = TaskList.parse(content).tasks
+    versions = {ids.request_id(task.task): ids.version_name(task.version) for task in tasks}
     # every instance has a task
-    return WrittenPack(versions, 1 + max(int(task["shard"]) for task in tasks))
+    return WrittenPack(versions, 1 + max(task.shard or 0 for task in tasks))
 
 
 def create_training_job_request(
@@ -269,7 +271,7 @@ def create_training_job_request(
         "RoleArn": deployment.training_role,
         "HyperParameters": dict(workload.training.hyperparameters),
         "InputDataConfig": [
-            _channel("tasks", "S3Prefix", f"{bucket}/{s3_keys.job_file(name, pack, TASKS_FILE)}"),
+            _channel("tasks", "S3Prefix", f"{bucket}/{s3_keys.job_file(name, pack, TASKS)}"),
             _channel(
                 "training",
                 "ManifestFile",

@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 from tenantry.errors import TenantryError
 from tenantry.uploads.bounded_calls_server import OUT_OF_MEMORY
 

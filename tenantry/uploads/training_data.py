@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 from tenantry.aws import objects
 from tenantry.names import ids, s3_keys
 from tenantry.uploads import manifests

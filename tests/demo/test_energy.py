@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from containers.forecast.consumption import synthetic
 from containers.forecast.consumption.preparation import prepare
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 from demo.energy import synthetic_tenants, tenant_ids, tenants_of_file
 from tenantry.names import ids
 

@@ -31,6 +31,7 @@ OUR_OWN: Final = frozenset(
         "assets",
         "benchmarks",
         "containers",
+        "contracts",
         "demo",
         "infrastructure",
         "local_sagemaker",
@@ -53,7 +54,7 @@ NOT_INSTALLED: Final = frozenset(
     {"bitsandbytes", "torch_neuronx", "triton_python_backend_utils"}
 )  # they come with an image
 ROOMS: Final = {
-    "": ["tenantry"],
+    "": ["tenantry", "contracts"],
     "cli": ["tenantry/command_line"],
     "dagster": ["orchestration", "assets", "resources", "pipes_sagemaker", "tenantry/shown"],
     "local": ["infrastructure", "local_sagemaker"],
@@ -172,7 +173,7 @@ def test_a_wheel_names_each_of_its_packages(folder: str, package: str) -> None:
 
 @pytest.mark.parametrize("folder", [LOCAL, PIPES, CLIENT])
 def test_a_wheel_holds_its_programs_and_nothing_else(folder: str, tmp_path: Path) -> None:
-    folders = ["tenantry", "containers"] if folder == CLIENT else [folder]
+    folders = ["tenantry", "contracts", "containers"] if folder == CLIENT else [folder]
     expected = {path.relative_to(ROOT).as_posix() for path in sources(*folders)}
     assert files_of(build_wheel(folder, tmp_path)) == expected
 
@@ -224,7 +225,7 @@ def test_the_bare_client_needs_boto3_pydantic_and_yaml() -> None:
     # The second is what energy's questions are given their moment by.
     run_importing(
         True,
-        {*BARE, "tenantry", "containers"},
+        {*BARE, "tenantry", "contracts", "containers"},
         *modules,
         "containers.forecast.stored_forecasts.starts",
     )
@@ -263,7 +264,7 @@ def test_what_a_package_offers_is_there(package: str) -> None:
 
 
 def test_errors_and_the_containers_half_of_pipes_load_no_dagster() -> None:
-    blocked = ["dagster", "dagster_aws", "dagster_shared", "tenantry", "containers"]
+    blocked = ["dagster", "dagster_aws", "dagster_shared", "tenantry", "contracts", "containers"]
     run_importing(False, blocked, "pipes_sagemaker.errors", "pipes_sagemaker.container")
 
 

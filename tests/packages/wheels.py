@@ -19,7 +19,7 @@ CLIENT: Final = "."
 """A distribution is named here by the folder that builds it."""
 
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", "*.safetensors")
-_OF_THE_CLIENT: Final = ("tenantry", "containers")
+_OF_THE_CLIENT: Final = ("tenantry", "contracts", "containers")
 _BUILD: Final = "import sys; from setuptools.build_meta import build_wheel as b; b(sys.argv[1])"
 _BLOCK: Final = re.compile(
     r"(?P<before>[^\n]*(?:\n[^\n]+)*)\n\n```(?P<kind>\w+)\n(?P<text>.*?)```\n", re.DOTALL

@@ -49,7 +49,7 @@ from containers.diffusion.pictures.images import (
     read_image,
 )
 from containers.runtime.errors import ContainerError
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 __all__ = [
     "CAPTIONS_FILE",

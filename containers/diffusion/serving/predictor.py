@@ -28,6 +28,7 @@ from containers.diffusion.serving.request import (
 )
 from containers.diffusion.training.settings import ICON_PROMPTS, SCENE_PROMPTS, SUBJECT
 from containers.runtime.serving.predictor import Answer, InvalidModelError
+from contracts import variables
 
 # Real-time answers must be there within 60 seconds
 # (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html), asynchronous ones
@@ -76,7 +77,7 @@ class ServingSettings:
             raise ValueError(f"TENANTRY_LORA_TARGETS must be one of {', '.join(TARGETS)}")
         # As the server has it: models that are fetched when a request names them are those of an
         # asynchronous endpoint.
-        asynchronous = bool(env.get("TENANTRY_MODELS_URI"))
+        asynchronous = bool(env.get(variables.MODELS_URI))
         max_timeout = (
             BATCH_SECONDS if batch else ASYNCHRONOUS_SECONDS if asynchronous else REAL_TIME_SECONDS
         )

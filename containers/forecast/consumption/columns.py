@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.forecast.consumption.timestamps import TIMESTAMP
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.forecast.consumption.columns import Columns, chosen, dense, no_rows, too_many_rows
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from containers.forecast.consumption.parquet_pages import (
     pages,
     schema_depth,
 )
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 MAX_EXPANDED_BYTES: Final = 96 << 20
 """What the pages of our columns may come to, in bytes: `MAX_ROWS` rows with 240 bytes each."""

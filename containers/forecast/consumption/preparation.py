@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from containers.forecast.consumption.meter_totals import is_total
 from containers.forecast.consumption.reading import CONSUMPTION, TIMESTAMP, Readings, read_files
 from containers.forecast.consumption.wall_clock import DAY_END, dates, instants
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 __all__ = ["DATA_FILE", "SERIES_FILE", "Frequency", "Prepared", "RefusedDataError", "prepare"]
 

@@ -17,7 +17,7 @@ from containers.forecast.consumption.columns import CONSUMPTION, CUSTOMER, MAX_R
 from containers.forecast.consumption.csv_file import read_csv
 from containers.forecast.consumption.parquet_file import read_parquet
 from containers.forecast.consumption.timestamps import TIMESTAMP, Stamps, read_stamps
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

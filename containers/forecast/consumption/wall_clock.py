@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from containers.forecast.consumption.reading import TIMESTAMP, Readings
 from containers.forecast.consumption.timestamps import DAY, on_clock
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 DAY_END: Final = 60
 """Seconds before midnight from which on a daily row marks the day's end: 23:59, 23:59:59."""

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, cast
 
 from containers.runtime.errors import ContainerError
+from contracts.outcomes import FileDigest
 
 _CHUNK: Final = 1 << 20
 _MIB: Final = 1 << 20
@@ -54,14 +55,6 @@ class ArchiveLimits:
     members: int = 1000
 
 
-@dataclass(frozen=True)
-class ArchiveDigest:
-    """Size in bytes and SHA-256 (hexadecimal) of an archive file."""
-
-    bytes: int
-    sha256: str
-
-
 DEFAULT_LIMITS: Final = ArchiveLimits()
 
 
@@ -84,7 +77,7 @@ class _HashingWriter(io.RawIOBase):
 
 def write_archive(
     folder: Path, target: Path, extra: Mapping[str, bytes] | None = None
-) -> ArchiveDigest:
+) -> FileDigest:
     """Archive the files of `folder`, and `extra` (name to content, which wins), as `target`,
     reproducibly.
 
@@ -107,7 +100,7 @@ def write_archive(
             for name in sorted(contents):
                 _checked_name(name)
                 _add(tar, name, contents[name])
-    return ArchiveDigest(bytes=hashing.count, sha256=hashing.sha256.hexdigest())
+    return FileDigest(bytes=hashing.count, sha256=hashing.sha256.hexdigest())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> None:
@@ -122,7 +115,7 @@ def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> None:
             tar.addfile(member, file)
 
 
-def digest_of(path: Path) -> ArchiveDigest:
+def digest_of(path: Path) -> FileDigest:
     """Size and SHA-256 of a file that lies on disk."""
     digest = hashlib.sha256()
     count = 0
@@ -130,7 +123,7 @@ def digest_of(path: Path) -> ArchiveDigest:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             count += len(chunk)
-    return ArchiveDigest(bytes=count, sha256=digest.hexdigest())
+    return FileDigest(bytes=count, sha256=digest.hexdigest())
 
 
 def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:

@@ -2,11 +2,12 @@
 record is for."""
 
 import json
-import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from containers.runtime.serving.serving_errors import BadRequestError
+from contracts.errors import MalformedDocumentError
+from contracts.records import Record
 
 _JSON: Final = "application/json"
 _LINES: Final = (
@@ -15,7 +16,6 @@ _LINES: Final = (
     "application/jsonl",
     "application/x-ndjson",
 )
-_MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}\.tar\.gz")
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -50,15 +50,11 @@ def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
 def model_of_record(record: bytes) -> tuple[str, bytes]:
     """The model a record names, and its request as JSON; raises `BadRequestError`."""
     try:
-        document: Any = json.loads(record)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError("the record is not JSON") from error
-    if not isinstance(document, dict) or "request" not in document:
-        raise BadRequestError("the record must be an object with 'model' and 'request'")
-    name = document.get("model")
-    if not isinstance(name, str) or not _MODEL.fullmatch(name):
-        raise BadRequestError("'model' must be '{tenant}/{version}.tar.gz'", "model")
-    return name, json.dumps(document["request"]).encode()
+        found = Record.parse(record)
+    except MalformedDocumentError as error:
+        said = f"'{error.field}' {error.problem}" if error.field else f"the record {error.problem}"
+        raise BadRequestError(said, error.field or None) from error
+    return found.model, json.dumps(found.request).encode()
 
 
 def one_line(body: bytes) -> bytes:

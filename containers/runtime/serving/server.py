@@ -48,6 +48,7 @@ from containers.runtime.serving.serving_errors import (
     NotFoundError,
     ServingError,
 )
+from contracts import variables
 
 # InvokeEndpoint's body limit in the API's model (botocore): 6,291,456 bytes. and 100 MB
 # is the most that CreateTransformJob takes as MaxPayloadInMB.
@@ -101,7 +102,7 @@ class Settings:
         evict = env.get("TENANTRY_EVICT", "none")
         if evict not in ("none", "lru"):
             raise ValueError("TENANTRY_EVICT must be 'none' or 'lru'")
-        models_uri = env.get("TENANTRY_MODELS_URI") or None
+        models_uri = env.get(variables.MODELS_URI) or None
         if models_uri and (multi_model or batch):
             raise ValueError(
                 "TENANTRY_MODELS_URI is not for a multi-model endpoint or a batch transform"

@@ -13,22 +13,26 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from containers.runtime.archives.archive import ArchiveDigest, digest_of, write_archive
+from containers.runtime.archives.archive import digest_of, write_archive
 from containers.runtime.errors import ContainerError
 from containers.runtime.training.training_input import Task
-
-OUTCOME_BYTES: Final = 256 * 1024
-CARD_BYTES: Final = 64 * 1024
-FILES: Final = 64
-FILE_BYTES: Final = 16 * 1024 * 1024
-FILES_BYTES: Final = 128 * 1024 * 1024
-REASON_CHARACTERS: Final = 2000
-
-_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+from contracts import patterns
+from contracts.documents import to_bytes
+from contracts.errors import MalformedDocumentError
+from contracts.limits import (
+    CARD_BYTES,
+    FILE_BYTES,
+    FILES_BYTES,
+    FORMAT,
+    MAX_FILES,
+    OUTCOME_BYTES,
+    REASON_CHARACTERS,
+)
+from contracts.outcomes import FileDigest, Outcome
 
 _log = logging.getLogger(__name__)
 
@@ -66,57 +70,41 @@ class Checkpoints:
         """Where the files of `task` beside its archive lie once it succeeded."""
         return self._folder / task.tenant / task.version
 
-    def existing(self, task: Task) -> dict[str, Any] | None:
+    def existing(self, task: Task) -> Outcome | None:
         """The outcome an earlier run of this job left for `task`, or None when there is none that
         holds.
 
         It holds when it is of this very task and, if it succeeded, when its archive and its files
         are there, byte for byte.
         """
-        path = self.outcome_path(task)
         try:
-            if path.stat().st_size > OUTCOME_BYTES:
-                return None
-            outcome = json.loads(path.read_bytes())
+            with self.outcome_path(task).open("rb") as file:
+                outcome = Outcome.parse(file.read(OUTCOME_BYTES + 1))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError):
+        except (OSError, MalformedDocumentError):
             _log.warning(
                 "outcome_unreadable tenant=%s version=%s: the task is done again",
                 task.tenant,
                 task.version,
             )
             return None
-        if not isinstance(outcome, dict) or outcome.get("format") != 1:
+        of = (outcome.task, outcome.tenant, outcome.version)
+        if of != (task.task, task.tenant, task.version):
             return None
-        if (outcome.get("task"), outcome.get("tenant"), outcome.get("version")) != (
-            task.task,
-            task.tenant,
-            task.version,
-        ):
-            return None
-        if outcome.get("status") == "failed":
+        if outcome.status == "failed":
             return outcome
-        archive = self.archive_path(task)
-        if outcome.get("status") == "succeeded" and archive.is_file():
-            found = asdict(digest_of(archive))
-            if found == outcome.get("archive") and self._files_hold(task, outcome.get("files", {})):
-                return outcome
+        stored = {self.archive_path(task): outcome.archive} | {
+            self.files_folder(task) / name: digest for name, digest in outcome.files.items()
+        }
+        if all(path.is_file() and digest_of(path) == digest for path, digest in stored.items()):
+            return outcome
         _log.warning(
             "archive_differs tenant=%s version=%s: the task is done again",
             task.tenant,
             task.version,
         )
         return None
-
-    def _files_hold(self, task: Task, files: Any) -> bool:
-        if not isinstance(files, dict) or not all(_FILE_NAME.fullmatch(name) for name in files):
-            return False
-        folder = self.files_folder(task)
-        return all(
-            (folder / name).is_file() and asdict(digest_of(folder / name)) == digest
-            for name, digest in files.items()
-        )
 
     def succeeded(
         self,
@@ -128,7 +116,7 @@ class Checkpoints:
         files: Mapping[str, Path],
         spent: Spent,
         workspace: Path,
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Archive `folder` with its card, put files, archive and outcome in place, and return the
         outcome.
 
@@ -142,22 +130,31 @@ class Checkpoints:
         digests = _digests(files)
         full_card = {
             **own_card,
-            "format": 1,
+            "format": FORMAT,
             "family": self._family,
             "workload": self._workload,
             "tenant": task.tenant,
             "version": task.version,
             "metrics": numbers,
         }
-        card_bytes = _dumps(full_card)
+        card_bytes = to_bytes(full_card)
         if len(card_bytes) > CARD_BYTES:
             raise UnusableResultError(f"the card is larger than {CARD_BYTES} bytes")
         temporary = workspace / "archive.tar.gz"
         digest = write_archive(folder, temporary, {"card.json": card_bytes})
-        outcome = _outcome(
-            task, "succeeded", spent, metrics=numbers, card=own_card, archive=digest, files=digests
+        outcome = Outcome(
+            task.task,
+            task.tenant,
+            task.version,
+            "succeeded",
+            round(spent.seconds, 6),
+            round(spent.cpu_seconds, 6),
+            archive=digest,
+            metrics=numbers,
+            card=own_card,
+            files=digests,
         )
-        content = _with_preview(outcome, preview, task)
+        outcome, content = _with_preview(outcome, preview)
         # Files of a run that was cut off may be here, of other names than these.
         shutil.rmtree(self.files_folder(task), ignore_errors=True)
         for name, path in files.items():
@@ -168,13 +165,22 @@ class Checkpoints:
 
     def failed(
         self, task: Task, reason: str, *, retryable: bool, spent: Spent, workspace: Path
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Put the outcome of a task that failed in place, and return it."""
-        outcome = _outcome(task, "failed", spent, reason=_sentence(reason), retryable=retryable)
+        outcome = Outcome(
+            task.task,
+            task.tenant,
+            task.version,
+            "failed",
+            round(spent.seconds, 6),
+            round(spent.cpu_seconds, 6),
+            reason=_sentence(reason),
+            retryable=retryable,
+        )
         # Files and an archive without an outcome may be here from a run that was cut off before it.
         shutil.rmtree(self.files_folder(task), ignore_errors=True)
         self.archive_path(task).unlink(missing_ok=True)
-        self._put_outcome(task, _dumps(outcome), workspace)
+        self._put_outcome(task, to_bytes(outcome.document()), workspace)
         return outcome
 
     def _put_outcome(self, task: Task, content: bytes, workspace: Path) -> None:
@@ -183,56 +189,24 @@ class Checkpoints:
         _move(temporary, self.outcome_path(task))
 
 
-def _outcome(
-    task: Task,
-    status: str,
-    spent: Spent,
-    *,
-    reason: str | None = None,
-    retryable: bool = False,
-    archive: ArchiveDigest | None = None,
-    files: Mapping[str, ArchiveDigest] | None = None,
-    metrics: Mapping[str, float] | None = None,
-    card: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    outcome: dict[str, Any] = {
-        "format": 1,
-        "task": task.task,
-        "tenant": task.tenant,
-        "version": task.version,
-        "status": status,
-        "reason": reason,
-        "retryable": retryable,
-        "seconds": round(spent.seconds, 6),
-        "cpu_seconds": round(spent.cpu_seconds, 6),
-        "metrics": dict(metrics or {}),
-        "card": dict(card or {}),
-        "preview": {},
-    }
-    if archive is not None:
-        outcome["archive"] = asdict(archive)
-    if files:
-        outcome["files"] = {name: asdict(digest) for name, digest in files.items()}
-    return outcome
-
-
-def _with_preview(outcome: dict[str, Any], preview: Mapping[str, Any], task: Task) -> bytes:
-    """The outcome as bytes, with `preview` if it is JSON and fits; raises `UnusableResultError`
-    when it is too large even without."""
+def _with_preview(outcome: Outcome, preview: Mapping[str, Any]) -> tuple[Outcome, bytes]:
+    """The outcome and its bytes, with `preview` if it is JSON and fits; raises
+    `UnusableResultError` when it is too large even without."""
     try:
-        outcome["preview"] = _json_value(preview, "preview")
-        content = _dumps(outcome)
+        whole = replace(outcome, preview=_json_value(preview, "preview"))
+        content = to_bytes(whole.document())
         if len(content) <= OUTCOME_BYTES:
-            return content
+            return whole, content
         problem = f"the outcome would be {len(content)} bytes"
     except UnusableResultError as error:
         problem = str(error)
-    _log.warning("preview_dropped tenant=%s version=%s: %s", task.tenant, task.version, problem)
-    outcome["preview"] = {}
-    content = _dumps(outcome)
+    _log.warning(
+        "preview_dropped tenant=%s version=%s: %s", outcome.tenant, outcome.version, problem
+    )
+    content = to_bytes(outcome.document())
     if len(content) > OUTCOME_BYTES:
         raise UnusableResultError(f"metrics and card are larger than {OUTCOME_BYTES} bytes")
-    return content
+    return outcome, content
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -248,16 +222,16 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return numbers
 
 
-def _digests(files: Mapping[str, Path]) -> dict[str, ArchiveDigest]:
+def _digests(files: Mapping[str, Path]) -> dict[str, FileDigest]:
     """Size and hash of each file by its name; raises `UnusableResultError` for names, numbers and
     sizes that are not taken."""
-    if len(files) > FILES:
+    if len(files) > MAX_FILES:
         raise UnusableResultError(
-            f"there are {len(files)} files beside the archive; at most {FILES} are taken"
+            f"there are {len(files)} files beside the archive; at most {MAX_FILES} are taken"
         )
-    digests: dict[str, ArchiveDigest] = {}
+    digests: dict[str, FileDigest] = {}
     for name, path in files.items():
-        if not _FILE_NAME.fullmatch(name):
+        if not patterns.FILE.fullmatch(name):
             raise UnusableResultError(
                 f"{ascii(name)[:120]} is no file's name of up to 100 of a-z, 0-9 and ._-"
             )
@@ -291,10 +265,6 @@ def _plain(value: Any) -> Any:
     if tolist is None:
         raise TypeError(f"{type(value).__name__} is no JSON value")
     return tolist()
-
-
-def _dumps(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _sentence(reason: str) -> str:

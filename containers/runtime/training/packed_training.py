@@ -31,6 +31,8 @@ from containers.runtime.training.training_input import (
     batches,
     read_training_input,
 )
+from contracts import progress
+from contracts.outcomes import Outcome
 
 __all__ = [
     "InvalidTrainingInputError",
@@ -375,7 +377,7 @@ class _Loop:
 
     def _store(
         self, task: Task, result: Trained | Refused, spent: Spent, workspace: Path
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         if isinstance(result, Refused):
             return self._checkpoints.failed(
                 task, result.reason, retryable=result.retryable, spent=spent, workspace=workspace
@@ -399,14 +401,7 @@ class _Loop:
 
     def _started(self, task: Task) -> None:
         _log.info("task_started task=%s tenant=%s version=%s", task.task, task.tenant, task.version)
-        self._tell(
-            {
-                "event": "task_started",
-                "task": task.task,
-                "tenant": task.tenant,
-                "version": task.version,
-            }
-        )
+        self._tell(progress.task_started(task.task, task.tenant, task.version))
 
     def _underway(self, result: Underway) -> None:
         figures = " ".join(f"{name}={value:.4g}" for name, value in result.figures.items())
@@ -418,26 +413,19 @@ class _Loop:
             figures,
         )
         for task in result.tasks:
-            self._tell(
-                {
-                    "event": "task_progress",
-                    "task": task.task,
-                    "step": result.step,
-                    "steps": result.steps,
-                }
-            )
+            self._tell(progress.task_progress(task.task, result.step, result.steps))
 
-    def _ended(self, outcome: Mapping[str, Any]) -> None:
-        self._counts[outcome["status"]] += 1
+    def _ended(self, outcome: Outcome) -> None:
+        self._counts[outcome.status] += 1
         _log.info(
             "task_finished task=%s tenant=%s version=%s status=%s seconds=%s",
-            outcome["task"],
-            outcome["tenant"],
-            outcome["version"],
-            outcome["status"],
-            outcome.get("seconds"),
+            outcome.task,
+            outcome.tenant,
+            outcome.version,
+            outcome.status,
+            outcome.seconds,
         )
-        self._tell({"event": "task_finished", "outcome": outcome})
+        self._tell(progress.task_finished(outcome))
 
     def _tell(self, payload: Mapping[str, Any]) -> None:
         try:

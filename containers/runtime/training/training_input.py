@@ -3,7 +3,7 @@ instance.
 
 The layout is the one of "How Amazon SageMaker Provides Training Information"
 (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html);
-tasks.json is this project's own and stands in docs/contracts.md, "Training container".
+tasks.json is this project's own (contracts/tasks.py).
 """
 
 import json
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from containers.runtime.errors import ContainerError
+from contracts.errors import MalformedDocumentError
+from contracts.limits import TASKS_BYTES
+from contracts.tasks import TASKS_FILE, TaskList
 
-TASKS_BYTES: Final = 64 * 1024 * 1024
-TASKS: Final = 100_000
-PARAMETERS_BYTES: Final = 16 * 1024
 # CreateTrainingJob accepts 100 hyperparameters with values of up to 2,500 characters (botocore's
 # model of the API).
 HYPERPARAMETERS: Final = 100
@@ -26,12 +26,6 @@ HYPERPARAMETER_CHARACTERS: Final = 2500
 CONFIG_BYTES: Final = 1024 * 1024
 DEFAULT_BATCH_SIZE: Final = 64
 LARGEST_BATCH_SIZE: Final = 10_000
-TIERS: Final = ("silo", "bridge", "pool")
-
-_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_PATH_PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,127}")
 
 
 # The job's FailureReason begins with its sentence.
@@ -92,7 +86,7 @@ def read_training_input(base: Path) -> TrainingInput:
     )
     channels = base / "input" / "data"
     workload, pack, sharded = parse_tasks(
-        _bytes_of(channels / "tasks" / "tasks.json", TASKS_BYTES),
+        _bytes_of(channels / "tasks" / TASKS_FILE, TASKS_BYTES),
         channels / "training",
         instances=len(hosts),
     )
@@ -163,73 +157,34 @@ def parse_tasks(
     data channel.
 
     Raises `InvalidTrainingInputError` for the whole list: one that is malformed anywhere was not
-    written by the launcher.
+    written by the control plane.
     """
-    document = _object(_json("tasks.json", content), "tasks.json")
-    if document.get("format") != 1:
-        _refuse(
-            "tasks.json",
-            "'format' must be 1; the container and the launcher are of different releases",
-        )
-    workload = _match(_NAME, document.get("workload"), "'workload'")
-    pack = _match(_TASK_ID, document.get("pack"), "'pack'")
-    entries = document.get("tasks")
-    if not isinstance(entries, list) or not entries:
-        _refuse("tasks.json", "'tasks' must be a list with at least one task")
-    if len(entries) > TASKS:
-        _refuse("tasks.json", f"'tasks' has {len(entries)} entries; at most {TASKS} are allowed")
-    tasks: list[tuple[Task, int | None]] = []
-    ids: set[str] = set()
-    versions: set[tuple[str, str]] = set()
-    for number, entry in enumerate(entries):
-        task, shard = _parse_task(
-            _object(entry, "tasks.json", f"tasks[{number}]"), training, instances, number
-        )
-        if task.task in ids or (task.tenant, task.version) in versions:
+    try:
+        listed = TaskList.parse(content)
+    except MalformedDocumentError as error:
+        raise InvalidTrainingInputError(str(error)) from error
+    for number, task in enumerate(listed.tasks):
+        if task.shard is not None and task.shard >= instances:
             _refuse(
-                "tasks.json",
-                f"tasks[{number}] is the same task, or tenant and version, as one before it",
+                TASKS_FILE,
+                f"tasks[{number}].shard must be from 0 to {instances - 1}: the job has "
+                f"{instances} instances",
             )
-        ids.add(task.task)
-        versions.add((task.tenant, task.version))
-        tasks.append((task, shard))
-    return workload, pack, tasks
-
-
-def _parse_task(
-    entry: dict[str, Any], training: Path, instances: int, number: int
-) -> tuple[Task, int | None]:
-    where = f"tasks[{number}]"
-    tier = entry.get("tier")
-    if tier not in TIERS:
-        _refuse("tasks.json", f"{where}.tier must be one of {', '.join(TIERS)}")
-    shard = entry.get("shard")
-    if shard is not None and (type(shard) is not int or not 0 <= shard < instances):
-        _refuse(
-            "tasks.json",
-            f"{where}.shard must be from 0 to {instances - 1}: the job has {instances} instances",
+    tasks = [
+        (
+            Task(
+                task.task,
+                task.tenant,
+                task.version,
+                task.tier,
+                training / task.data,
+                task.parameters,
+            ),
+            task.shard,
         )
-    parameters = _object(entry.get("parameters", {}), "tasks.json", f"{where}.parameters")
-    if len(json.dumps(parameters)) > PARAMETERS_BYTES:
-        _refuse("tasks.json", f"{where}.parameters is larger than {PARAMETERS_BYTES} bytes")
-    data = entry.get("data")
-    if not isinstance(data, str) or not 0 < len(data) <= 512:
-        _refuse("tasks.json", f"{where}.data must be a folder's path of at most 512 characters")
-    if not all(_PATH_PART.fullmatch(part) for part in data.removesuffix("/").split("/")):
-        _refuse(
-            "tasks.json",
-            f"{where}.data must be a path beneath the training channel, of letters, digits and "
-            f"._=-",
-        )
-    task = Task(
-        task=_match(_TASK_ID, entry.get("task"), f"{where}.task"),
-        tenant=_match(_ID, entry.get("tenant"), f"{where}.tenant"),
-        version=_match(_ID, entry.get("version"), f"{where}.version"),
-        tier=tier,
-        data=training / data,
-        parameters=parameters,
-    )
-    return task, shard
+        for task in listed.tasks
+    ]
+    return listed.workload, listed.pack, tasks
 
 
 def tasks_of_instance(
@@ -284,12 +239,6 @@ def _json(file: str, content: bytes) -> Any:
 def _object(value: Any, file: str, where: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(file, f"{where or 'the document'} must be a JSON object")
-    return value
-
-
-def _match(pattern: re.Pattern[str], value: Any, where: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        _refuse("tasks.json", f"{where} must match {pattern.pattern}")
     return value
 
 

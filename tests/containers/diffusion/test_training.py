@@ -34,7 +34,7 @@ from containers.runtime.training.packed_training import (
     Trained,
     Underway,
 )
-from containers.runtime.training.training_input import TIERS
+from contracts.tasks import TIERS
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "moon")

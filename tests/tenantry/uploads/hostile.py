@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 
 
 @dataclass(frozen=True)

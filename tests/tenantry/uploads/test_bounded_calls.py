@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from containers.runtime.refused_data import RefusedDataError
+from contracts.refused_data import RefusedDataError
 from tenantry.uploads.bounded_calls import BoundedCalls, CallFailedError, Limits, bounded_calls
 
 MODULE = "tests.tenantry.uploads.hostile"

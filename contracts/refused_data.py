@@ -1,10 +1,10 @@
 """What a family's preparation raises: data that cannot become a model, told to the tenant's
 owner."""
 
-from containers.runtime.errors import ContainerError
+from contracts.errors import ContractError
 
 
-class RefusedDataError(ContainerError, ValueError):
+class RefusedDataError(ContractError, ValueError):
     """Data that cannot be trained on.
 
     ``reason`` is a sentence that says what is wrong, and quotes nothing of the tenant's data.

@@ -1,0 +1,21 @@
+"""What is raised for documents that are not as agreed."""
+
+from __future__ import annotations
+
+
+class ContractError(Exception):
+    """What one side wrote is not what both agreed on."""
+
+
+class MalformedDocumentError(ContractError, ValueError):
+    """A document cannot be read. The message names it and the field; it quotes no value.
+
+    ``document`` is what people call it, ``field`` where in it the fault is, "" for all of it.
+    """
+
+    def __init__(self, document: str, field: str, problem: str) -> None:
+        said = f"{document}: {field} {problem}" if field else f"{document}: {problem}"
+        super().__init__(said)
+        self.document = document
+        self.field = field
+        self.problem = problem

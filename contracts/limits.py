@@ -1,0 +1,27 @@
+"""How large the documents may be, for who writes and for who reads them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FORMAT: Final = 1
+"""The format of every document here. A later one is for what older releases would misread."""
+
+# ---- the task list of a packed training job ------------------------------------------------------
+
+TASKS_BYTES: Final = 64 * 1024 * 1024
+MAX_TASKS: Final = 100_000
+PARAMETERS_BYTES: Final = 16 * 1024
+"""Of one task, as JSON."""
+DATA_CHARACTERS: Final = 512
+
+# ---- the outcome of a task -----------------------------------------------------------------------
+
+OUTCOME_BYTES: Final = 256 * 1024
+CARD_BYTES: Final = 64 * 1024
+REASON_CHARACTERS: Final = 2000
+MAX_FILES: Final = 64
+"""Files beside an archive."""
+FILE_BYTES: Final = 16 * 1024 * 1024
+FILES_BYTES: Final = 128 * 1024 * 1024
+"""All files beside an archive together."""
