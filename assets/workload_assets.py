@@ -32,6 +32,8 @@ from resources.tenantry_resource import TenantryResource
 from tenantry.aws.request_budget import BudgetSpentError
 from tenantry.batch.predictions import predict
 from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids, tiers
 from tenantry.onboarding.member import Member, members_by_hand, owed_members
 from tenantry.onboarding.onboarding import Onboarding, failures_in_words
@@ -324,7 +326,9 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            endpoints.ensure_endpoint(tenantry.deployment, workload, workload.shared_machines)
+            endpoints.ensure_endpoint(
+                tenantry.deployment, workload, workload.shared_machines, MULTI_MODEL
+            )
         )
 
     return serving_endpoint
@@ -342,7 +346,9 @@ def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
     )
     def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
-            endpoints.ensure_async_endpoint(tenantry.deployment, workload, workload.shared_machines)
+            endpoints.ensure_endpoint(
+                tenantry.deployment, workload, workload.shared_machines, ASYNCHRONOUS
+            )
         )
 
     return asynchronous_endpoint
@@ -394,7 +400,11 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
     ) -> MaterializeResult[Any]:
         # A release that cannot be served holds up no change of capacity.
         endpoint = endpoints.ensure_endpoint(
-            tenantry.deployment, workload, workload.shared_machines, began=datetime.now(UTC)
+            tenantry.deployment,
+            workload,
+            workload.shared_machines,
+            MULTI_MODEL,
+            began=datetime.now(UTC),
         )
         endpoint = endpoints.set_capacity(
             tenantry.deployment, endpoint.name, config.instances or workload.serving.instances

@@ -42,6 +42,7 @@ from containers.forecast.consumption.synthetic import generate, last_midnight
 from infrastructure.dagster_processes import DagsterProcesses
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
@@ -124,7 +125,7 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
             proxies,
         ),
     ):
-        endpoints.ensure_endpoint(deployment, workload, workload.shared_machines)
+        endpoints.ensure_endpoint(deployment, workload, workload.shared_machines, MULTI_MODEL)
         watch = ProcessWatch()
         watch.start()
         calls_before = sum(proxy.requests for proxy in proxies)

@@ -20,8 +20,10 @@ from orchestration.jobs import batch_step
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
+from tenantry.hosting.invocation import InvocationRefusedError
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.models.registry import ModelRegistry, ModelVersion
-from tenantry.names import ids, s3_keys, sagemaker_names, tiers
+from tenantry.names import ids, s3_keys, tiers
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.serving.client import NoModelYetError, TenantClient
@@ -229,7 +231,7 @@ class Product:
             with self.client(tenant) as client:
                 try:
                     self.first_answers[tenant.tenant] = client.predict(self.workload.batch.request)
-                except (NoModelYetError, endpoints.InvocationRefusedError) as error:
+                except (NoModelYetError, InvocationRefusedError) as error:
                     self._lacks(tenant, f"no answer from the endpoint: {error}", error)
             progress.advance(bar)
 
@@ -246,11 +248,7 @@ class Product:
             with client:
                 try:
                     client.wait(submitted[tenant], self.timeout)
-                except (
-                    TimeoutError,
-                    endpoints.InvocationRefusedError,
-                    objects.ObjectMissingError,
-                ) as error:
+                except (TimeoutError, InvocationRefusedError, objects.ObjectMissingError) as error:
                     raise DemoFailedError(
                         f"{tenant}: no answer from the asynchronous endpoint: {error}"
                     ) from error
@@ -258,7 +256,7 @@ class Product:
 
     def _wait_for_asynchronous_endpoint(self) -> None:
         """Until the sensor has brought it into service."""
-        name = sagemaker_names.async_endpoint_name(
+        name = ASYNCHRONOUS.endpoint_name(
             self.deployment.prefix, self.name, self.workload.shared_machines
         )
         waiting = Waiting(self.dagster, self.timeout)

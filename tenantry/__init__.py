@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment, DeploymentMissingError
     from tenantry.aws.objects import ObjectMissingError
-    from tenantry.hosting.endpoints import (
-        EndpointFailedError,
-        InvocationRefusedError,
-        NotAsynchronousError,
-    )
+    from tenantry.hosting.endpoints import EndpointFailedError
+    from tenantry.hosting.invocation import InvocationRefusedError
+    from tenantry.hosting.shapes.asynchronous import NotAsynchronousError
+    from tenantry.hosting.shapes.catalogue import UnknownShapeError
     from tenantry.names.ids import InvalidIdError, tenant_id
     from tenantry.serving.client import AnswerUnreadableError, NoModelYetError, TenantClient
     from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
@@ -34,6 +33,7 @@ __all__ = [
     "NotAsynchronousError",
     "ObjectMissingError",
     "TenantClient",
+    "UnknownShapeError",
     "Workload",
     "read_workloads",
     "tenant_id",
@@ -46,11 +46,12 @@ _WHERE: Final = {
     "EndpointFailedError": "tenantry.hosting.endpoints",
     "InvalidIdError": "tenantry.names.ids",
     "InvalidWorkloadError": "tenantry.workloads.schema",
-    "InvocationRefusedError": "tenantry.hosting.endpoints",
+    "InvocationRefusedError": "tenantry.hosting.invocation",
     "NoModelYetError": "tenantry.serving.client",
-    "NotAsynchronousError": "tenantry.hosting.endpoints",
+    "NotAsynchronousError": "tenantry.hosting.shapes.asynchronous",
     "ObjectMissingError": "tenantry.aws.objects",
     "TenantClient": "tenantry.serving.client",
+    "UnknownShapeError": "tenantry.hosting.shapes.catalogue",
     "Workload": "tenantry.workloads.schema",
     "read_workloads": "tenantry.workloads.schema",
     "tenant_id": "tenantry.names.ids",

@@ -24,6 +24,7 @@ from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, running
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names.tiers import Shared
 from tenantry.workloads.schema import Workload, read_workloads
 
@@ -145,7 +146,7 @@ def serving(local_cloud: LocalCloud) -> tuple[Deployment, Workload, Endpoint]:
     deploy()
     deployment = Deployment.from_stack()
     energy = read_workloads()["energy"]
-    return deployment, energy, ensure_endpoint(deployment, energy, Shared("bridge"))
+    return deployment, energy, ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL)
 
 
 @dataclass(frozen=True)

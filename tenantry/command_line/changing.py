@@ -21,7 +21,7 @@ from tenantry.command_line.invocation import (
     plain,
 )
 from tenantry.command_line.owed import named, yes_option
-from tenantry.names import ids, sagemaker_names, tiers
+from tenantry.names import ids, tiers
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import IN_A_PACK
 from tenantry.requests.workload_controls import WorkloadControls
@@ -333,10 +333,11 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
       tenantry capacity energy 4
     """
     from tenantry.hosting import endpoints
+    from tenantry.hosting.shapes.multi_model import MULTI_MODEL
     from tenantry.shown.asset_metadata import capacity_metadata
 
     name = ids.workload_name(workload.name)
-    endpoint = sagemaker_names.endpoint_name(
+    endpoint = MULTI_MODEL.endpoint_name(
         invocation.deployment.prefix, name, workload.shared_machines
     )
     invocation.confirm(

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.catalogue import shapes_of
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids, sagemaker_names
+from tenantry.names import ids
 from tenantry.names.tiers import Shared, SharedTier, Tier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -166,11 +168,10 @@ def shared_endpoints(deployment: Deployment, workload: Workload) -> list[Endpoin
     found = []
     tiers: tuple[SharedTier, ...] = ("bridge", "pool")
     for tier in tiers:
-        at_once = sagemaker_names.endpoint_name(deployment.prefix, name, Shared(tier))
-        found.append(endpoint(deployment, at_once, models[at_once]))
-        if workload.serving.asynchronous is not None:
-            by_and_by = sagemaker_names.async_endpoint_name(deployment.prefix, name, Shared(tier))
-            found.append(endpoint(deployment, by_and_by, models[at_once]))
+        at_once = MULTI_MODEL.endpoint_name(deployment.prefix, name, Shared(tier))
+        for shape in shapes_of(workload):
+            its_name = shape.endpoint_name(deployment.prefix, name, Shared(tier))
+            found.append(endpoint(deployment, its_name, models[at_once]))
     return [one for one in found if one is not None]
 
 

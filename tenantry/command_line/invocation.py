@@ -26,7 +26,7 @@ from rich.text import Text
 from tenantry.aws.deployment import Deployment, DeploymentMissingError
 from tenantry.command_line import environment
 from tenantry.hosting.endpoints import EndpointFailedError
-from tenantry.models.registry import ChampionChangedError
+from tenantry.models.registry import Champion, ChampionChangedError
 from tenantry.names import ids
 from tenantry.requests.rows import NotTheirTurnError, now
 from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
@@ -179,7 +179,9 @@ def _as_json(value: object) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        # Scripts read a champion's endpoint beside its version.
+        return fields | ({"endpoint": value.endpoint} if isinstance(value, Champion) else {})
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

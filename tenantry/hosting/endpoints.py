@@ -1,9 +1,7 @@
-"""Endpoints: a tier's multi-model endpoint and its asynchronous one, their capacity, and
-invocations of a tenant's model."""
+"""Endpoints of any hosting shape: made, updated, waited for, described, and their capacity."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,53 +12,21 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
-from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.hosting.shapes.shape import VARIANT, Shape
+from tenantry.names import ids
 from tenantry.names.tiers import Machines
 from tenantry.workloads.schema import Workload
-from tenantry.workloads.sections import Asynchronous
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef
 
     from tenantry.aws.deployment import Deployment
 
-VARIANT: Final = "AllTraffic"
-# ModelNotReadyException: loading may go on for 360 s; botocore does not retry it.
-# https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
-MODEL_LOADING_SECONDS: Final = 360.0
-# A container that has too much to do says 429, and 504 when the time a request gave has passed
-# (docs/contracts.md).
-BUSY_SECONDS: Final = 20.0
 _TRIES_TO_UPDATE: Final = 5
-MAX_PAYLOAD_BYTES: Final = 6_291_456  # the model of InvokeEndpoint's Body in the API
-# where an asynchronous endpoint's container finds archives
-MODELS_VARIABLE: Final = "TENANTRY_MODELS_URI"
-JSON: Final = "application/json"
 
 
 class EndpointFailedError(TenantryError, RuntimeError):
     """SageMaker could not bring the endpoint into service; the message holds its reason."""
-
-
-class EndpointBusyError(EndpointFailedError):
-    """The endpoint has more to do than it takes, or did not answer in the request's time; ask again
-    later."""
-
-
-class InvocationRefusedError(TenantryError, ValueError):
-    """The model's container refused the request or the model itself; the message is its answer."""
-
-
-class NotAsynchronousError(TenantryError, LookupError):
-    """The workload has no asynchronous endpoint; the message says how it gets one."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model answered, as it came."""
-
-    content: bytes
-    content_type: str
 
 
 @dataclass(frozen=True)
@@ -79,6 +45,7 @@ def ensure_endpoint(
     deployment: Deployment,
     workload: Workload,
     machines: Machines,
+    shape: Shape,
     *,
     timeout: float = 1800.0,
     began: datetime | None = None,
@@ -97,81 +64,18 @@ def ensure_endpoint(
         deployment: names of buckets and roles.
         workload: container, instance type and count.
         machines: whose it is: a tenant's own, or a shared tier's.
+        shape: which of the workload's endpoints there.
         timeout: seconds to wait for it.
         began: when the caller began, and read the workload; None for who is to see to it that the
             endpoint follows it.
 
     Raises:
+        NotAsynchronousError: the workload has no endpoint of that shape.
         EndpointFailedError: it ended in another state, or took too long.
     """
-    name = sagemaker_names.endpoint_name(
-        deployment.prefix, ids.workload_name(workload.name), machines
-    )
-    model, config = endpoint_requests(deployment, workload, machines)
-    return _ensure(deployment, name, model, config, [], timeout, began)
-
-
-def ensure_async_endpoint(
-    deployment: Deployment,
-    workload: Workload,
-    machines: Machines,
-    *,
-    timeout: float = 1800.0,
-    began: datetime | None = None,
-) -> Endpoint:
-    """Bring the endpoint there that answers asynchronously into service, as ``ensure_endpoint``
-    does with the other.
-
-    An asynchronous endpoint is not multi-model on AWS: its container fetches the archives it is
-    asked for from the prefix of the tier's multi-model endpoint.
-
-    Raises:
-        NotAsynchronousError: the workload's file has no ``serving.asynchronous``.
-        EndpointFailedError: it ended in another state, or took too long.
-    """
-    name = sagemaker_names.async_endpoint_name(
-        deployment.prefix, ids.workload_name(workload.name), machines
-    )
-    model, config = async_endpoint_requests(deployment, workload, machines)
-    # IAM holds a tenant's session to the endpoint that bears its tag.
-    tags = [{"Key": "tenantry:tenant", "Value": machines.tenant}] if machines.tier == "silo" else []
-    return _ensure(deployment, name, model, config, tags, timeout, began)
-
-
-def endpoint_requests(
-    deployment: Deployment, workload: Workload, machines: Machines
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The requests for the model and the configuration of the endpoint on some machines, as
-    SageMaker takes them."""
-    name = sagemaker_names.endpoint_name(
-        deployment.prefix, ids.workload_name(workload.name), machines
-    )
-    model = _model_request(deployment, workload, name)
-    return model, _config_request(workload, machines, name, model["ModelName"])
-
-
-def async_endpoint_requests(
-    deployment: Deployment, workload: Workload, machines: Machines
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the endpoint there that answers asynchronously. Raises ``NotAsynchronousError``."""
-    workload_name = ids.workload_name(workload.name)
-    name = sagemaker_names.async_endpoint_name(deployment.prefix, workload_name, machines)
-    models = s3_keys.endpoint_models_prefix(
-        sagemaker_names.endpoint_name(deployment.prefix, workload_name, machines)
-    )
-    model = _async_model_request(deployment, workload, name, models)
-    return model, _async_config_request(deployment, workload, machines, name, model["ModelName"])
-
-
-def _ensure(
-    deployment: Deployment,
-    name: str,
-    model: Mapping[str, Any],
-    config: Mapping[str, Any],
-    tags: list[Any],
-    timeout: float,
-    began: datetime | None,
-) -> Endpoint:
+    name = shape.endpoint_name(deployment.prefix, ids.workload_name(workload.name), machines)
+    wanted = shape.requests(deployment, workload, machines)
+    wanted_config = wanted.config["EndpointConfigName"]
     client = deployment.sagemaker
     described = describe_endpoint(deployment, name)
     if described is not None and described["EndpointStatus"] in {"Failed", "Deleting"}:
@@ -180,17 +84,18 @@ def _ensure(
     made: Literal["created", "updated", "unchanged"] = "unchanged"
     if began is not None and described is not None and described["LastModifiedTime"] > began:
         return _endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
-    if described is None or described["EndpointConfigName"] != config["EndpointConfigName"]:
-        create_once(client.create_model, model)
-        create_once(client.create_endpoint_config, config)
+    if described is None or described["EndpointConfigName"] != wanted_config:
+        create_once(client.create_model, wanted.model)
+        create_once(client.create_endpoint_config, wanted.config)
         if described is None:
-            endpoint = {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]}
-            create_once(client.create_endpoint, endpoint | ({"Tags": tags} if tags else {}))
+            endpoint = {"EndpointName": name, "EndpointConfigName": wanted_config}
+            tags = {"Tags": list(wanted.tags)} if wanted.tags else {}
+            create_once(client.create_endpoint, {**endpoint, **tags})
             made = "created"
         else:
-            made = _update(deployment, name, config["EndpointConfigName"], timeout)
+            made = _update(deployment, name, wanted_config, timeout)
     ready = wait_in_service(deployment, name, timeout=timeout)
-    if ready["EndpointConfigName"] != config["EndpointConfigName"]:
+    if ready["EndpointConfigName"] != wanted_config:
         if began is not None:
             return _endpoint(ready, "unchanged")
         raise EndpointFailedError(
@@ -260,116 +165,6 @@ def _remove(
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
         found = describe_endpoint(deployment, name)
-
-
-def _model_request(deployment: Deployment, workload: Workload, endpoint: str) -> dict[str, Any]:
-    container = {
-        "Image": deployment.image(workload.serving_container, workload.image_tag),
-        "Mode": "MultiModel",
-        "ModelDataUrl": f"s3://{deployment.data_bucket}/{s3_keys.endpoint_models_prefix(endpoint)}",
-        "Environment": dict(workload.serving.environment),
-    }
-    request = {
-        "ExecutionRoleArn": deployment.serving_role,
-        "PrimaryContainer": container,
-        "EnableNetworkIsolation": False,
-    }
-    return {"ModelName": sagemaker_names.name_of_content(endpoint, request), **request}
-
-
-def _config_request(
-    workload: Workload, machines: Machines, endpoint: str, model: str
-) -> dict[str, Any]:
-    variant = {
-        "VariantName": VARIANT,
-        "ModelName": model,
-        "InitialInstanceCount": 1 if machines.tier == "silo" else workload.serving.instances,
-        "InstanceType": workload.serving.instance_type,
-        **_machine_image(workload),
-    }
-    request = {
-        "ProductionVariants": [variant],
-        "Tags": [
-            {"Key": "tenantry:workload", "Value": workload.name},
-            {"Key": "tenantry:tier", "Value": machines.tier},
-        ],
-    }
-    return {"EndpointConfigName": sagemaker_names.name_of_content(endpoint, request), **request}
-
-
-def _async_model_request(
-    deployment: Deployment, workload: Workload, endpoint: str, models: str
-) -> dict[str, Any]:
-    models_uri = f"s3://{deployment.data_bucket}/{models}"
-    request = {
-        "ExecutionRoleArn": deployment.async_role,
-        "PrimaryContainer": {
-            "Image": deployment.image(workload.serving_container, workload.image_tag),
-            "Mode": "SingleModel",
-            "Environment": {**workload.serving.environment, MODELS_VARIABLE: models_uri},
-        },
-        "EnableNetworkIsolation": False,
-    }
-    return {"ModelName": sagemaker_names.name_of_content(endpoint, request), **request}
-
-
-def _async_config_request(
-    deployment: Deployment, workload: Workload, machines: Machines, endpoint: str, model: str
-) -> dict[str, Any]:
-    settings, name = asynchronous(workload), ids.workload_name(workload.name)
-    # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request
-    # says.
-    if machines.tier == "silo":
-        output = failures = s3_keys.async_tenant_prefix(name, machines.tenant)
-    else:
-        output, failures = s3_keys.ASYNC_ROOT, s3_keys.async_failures_prefix(name)
-    variant = {
-        "VariantName": VARIANT,
-        "ModelName": model,
-        "InitialInstanceCount": 1 if machines.tier == "silo" else settings.instances,
-        "InstanceType": settings.instance_type,
-        **_machine_image(workload),
-    }
-    request = {
-        "ProductionVariants": [variant],
-        "AsyncInferenceConfig": {
-            "OutputConfig": {
-                "S3OutputPath": f"s3://{deployment.data_bucket}/{output}",
-                "S3FailurePath": f"s3://{deployment.data_bucket}/{failures}",
-                "NotificationConfig": {
-                    "SuccessTopic": deployment.async_success_topic,
-                    "ErrorTopic": deployment.async_error_topic,
-                    # The container's reason travels with the message.
-                    "IncludeInferenceResponseIn": ["ERROR_NOTIFICATION_TOPIC"],
-                },
-            },
-            "ClientConfig": {
-                "MaxConcurrentInvocationsPerInstance": settings.concurrent_per_instance
-            },
-        },
-        "Tags": [
-            {"Key": "tenantry:workload", "Value": workload.name},
-            {"Key": "tenantry:tier", "Value": machines.tier},
-        ],
-    }
-    return {"EndpointConfigName": sagemaker_names.name_of_content(endpoint, request), **request}
-
-
-def _machine_image(workload: Workload) -> dict[str, Any]:
-    """A part of a production variant."""
-    chosen = workload.serving.ami_version
-    return {} if chosen is None else {"InferenceAmiVersion": chosen}
-
-
-def asynchronous(workload: Workload) -> Asynchronous:
-    """The workload's settings for asynchronous requests. Raises ``NotAsynchronousError``."""
-    settings = workload.serving.asynchronous
-    if settings is None:
-        raise NotAsynchronousError(
-            f"workload {workload.name} has no asynchronous endpoint; add serving.asynchronous to "
-            f"{workload.name}.yaml"
-        )
-    return settings
 
 
 def already_exists(error: ClientError) -> bool:
@@ -481,76 +276,3 @@ def set_capacity(
             f" the change was rolled back: {after.get('FailureReason', 'no reason given')}"
         )
     return _endpoint(after, "updated")
-
-
-def invoke(
-    deployment: Deployment,
-    endpoint: str,
-    target_model: str,
-    request: Mapping[str, Any] | bytes,
-    accept: str = JSON,
-) -> Answer:
-    """Ask a tenant's model on its endpoint.
-
-    Args:
-        deployment: the runtime client.
-        endpoint: its name.
-        target_model: from ``sagemaker_names.target_model``.
-        request: a JSON document, or bytes sent as they are.
-        accept: content type of the answer that is asked for.
-
-    Raises:
-        InvocationRefusedError: the container refused the request or the archive; its own words are
-            in the message.
-        EndpointFailedError: there is no such endpoint, or it is not in service.
-        EndpointBusyError: it has too much to do, or has not loaded the model, also after it was
-            asked again for a while.
-        botocore.exceptions.ClientError: anything else.
-    """
-    body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise InvocationRefusedError(
-            f"the request has {len(body)} bytes; an endpoint takes at most {MAX_PAYLOAD_BYTES}"
-        )
-    began, pause = time.monotonic(), 0.2
-    while True:
-        try:
-            answer = deployment.runtime.invoke_endpoint(
-                EndpointName=endpoint,
-                TargetModel=target_model,
-                ContentType=JSON,
-                Accept=accept,
-                Body=body,
-            )
-        except ClientError as error:
-            code, status = error_code(error), error.response.get("OriginalStatusCode")
-            busy = code == "ModelError" and status == 429
-            patience = (
-                BUSY_SECONDS
-                if busy
-                else MODEL_LOADING_SECONDS
-                if code == "ModelNotReadyException"
-                else 0.0
-            )
-            if time.monotonic() - began < patience:
-                time.sleep(pause)
-                pause = min(pause * 2, 10.0)
-                continue
-            if code == "ModelNotReadyException":
-                raise EndpointBusyError(
-                    f"{target_model} was not loaded within {patience:.0f} s: {error}"
-                ) from error
-            if code == "ModelError":
-                message = str(error.response.get("OriginalMessage") or error)
-                if busy or status == 504:
-                    raise EndpointBusyError(message) from error
-                raise InvocationRefusedError(message) from error
-            if code == "ValidationError":
-                message = str(error.response["Error"]["Message"])
-                if message.startswith(f"Endpoint {endpoint} "):
-                    raise EndpointFailedError(message) from error
-                raise InvocationRefusedError(message) from error
-            raise
-        with answer["Body"] as stream:
-            content: bytes = stream.read()
-        return Answer(content, answer.get("ContentType", ""))

@@ -13,7 +13,9 @@ from boto3.dynamodb.conditions import Attr, Key
 
 from tenantry.aws.tables import MISSING, ConditionNotMetError
 from tenantry.errors import TenantryError
-from tenantry.names import ids, table_keys, tiers
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.names import ids, sagemaker_names, table_keys, tiers
 from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Champion:
-    """The pointer to the version a tenant is served by.
+    """The pointer to the version a tenant is served by; ``route`` is how it is asked.
 
     ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned
     away from to come back to this one. ``made`` is when the version was made, and ``recipe`` how;
@@ -91,7 +93,7 @@ class Champion:
     tenant: ids.TenantId
     workload: ids.WorkloadName
     version: ids.Version
-    endpoint: str
+    route: Route
     tier: tiers.Tier
     previous: ids.Version | None
     since: datetime
@@ -102,6 +104,11 @@ class Champion:
     retraining: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     told_too_old: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint of its route."""
+        return self.route.endpoint
 
 
 @dataclass(frozen=True)
@@ -225,37 +232,37 @@ class ModelRegistry:
         of_workload = Key("workload").eq(workload)
         return map(_champion, self.deployment.models.query_index("champions", of_workload))
 
-    def crown(self, model: ModelVersion, endpoint: str, instead_of: Champion | None) -> Champion:
-        """Make a version its tenant's champion, if ``instead_of`` still is (None: if there is
-        none).
+    def crown(self, model: ModelVersion, route: Route, instead_of: Champion | None) -> Champion:
+        """Make a version its tenant's champion, asked along ``route``, if ``instead_of`` still is
+        (None: if there is none).
 
         Raises:
             ChampionChangedError: somebody else flipped the pointer first.
         """
         return self._flip(
-            model, endpoint, instead_of, instead_of.version if instead_of else None, None
+            model, route, instead_of, instead_of.version if instead_of else None, None
         )
 
     def return_to(
-        self, model: ModelVersion, endpoint: str, instead_of: Champion, previous: ids.Version | None
+        self, model: ModelVersion, route: Route, instead_of: Champion, previous: ids.Version | None
     ) -> Champion:
         """Make a version its tenant's champion again, instead of one that is turned away from.
 
         Args:
             model: the version to return to.
-            endpoint: where it is served.
+            route: how it is asked.
             instead_of: the champion that is turned away from.
             previous: what another rollback would return to.
 
         Raises:
             ChampionChangedError: somebody else flipped the pointer first.
         """
-        return self._flip(model, endpoint, instead_of, previous, instead_of.version)
+        return self._flip(model, route, instead_of, previous, instead_of.version)
 
     def _flip(
         self,
         model: ModelVersion,
-        endpoint: str,
+        route: Route,
         instead_of: Champion | None,
         previous: ids.Version | None,
         rolled_back_from: ids.Version | None,
@@ -264,7 +271,7 @@ class ModelRegistry:
             tenant=model.tenant,
             workload=model.workload,
             version=model.version,
-            endpoint=endpoint,
+            route=route,
             tier=model.tier,
             previous=previous,
             since=now(),
@@ -278,7 +285,8 @@ class ModelRegistry:
             "workload": champion.workload,
             "champion_of": champion.tenant,
             "version": champion.version,
-            "endpoint": endpoint,
+            "endpoint": route.endpoint,
+            "shape": route.shape,
             "tier": champion.tier,
             "previous": champion.previous,
             "since": champion.since.isoformat(),
@@ -344,11 +352,17 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
 
 
 def _champion(row: Mapping[str, Any]) -> Champion:
+    tenant, version = ids.TenantId(row["champion_of"]), ids.Version(row["version"])
     return Champion(
-        tenant=ids.TenantId(row["champion_of"]),
+        tenant=tenant,
         workload=ids.WorkloadName(row["workload"]),
-        version=ids.Version(row["version"]),
-        endpoint=row["endpoint"],
+        version=version,
+        route=Route(
+            # A row from before there were other shapes names none.
+            shape=row.get("shape", MULTI_MODEL.name),
+            endpoint=row["endpoint"],
+            target_model=sagemaker_names.target_model(tenant, version),
+        ),
         tier=row["tier"],
         previous=ids.Version(row["previous"]) if row.get("previous") else None,
         since=datetime.fromisoformat(row["since"]),

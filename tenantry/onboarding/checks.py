@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.hosting import endpoints
+from tenantry.hosting.endpoints import EndpointFailedError
+from tenantry.hosting.invocation import InvocationRefusedError, invoke
+from tenantry.hosting.shapes.catalogue import UnknownShapeError
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids, sagemaker_names
+from tenantry.names import ids
 from tenantry.onboarding.drift import CHECK as DRIFT
 from tenantry.onboarding.drift import drift_of
 from tenantry.requests.newest import newest_of
@@ -82,13 +84,8 @@ def endpoint_answers(deployment: Deployment, workload: Workload, tenant: ids.Ten
         return Finding(passed=False, facts={"reason": "it has no model yet"})
     began = time.perf_counter()
     try:
-        endpoints.invoke(
-            deployment,
-            champion.endpoint,
-            sagemaker_names.target_model(tenant, champion.version),
-            dict(workload.serving.smoke_request),
-        )
-    except (endpoints.InvocationRefusedError, endpoints.EndpointFailedError) as error:
+        invoke(deployment, champion.route, dict(workload.serving.smoke_request))
+    except (InvocationRefusedError, EndpointFailedError, UnknownShapeError) as error:
         return Finding(passed=False, facts={"version": champion.version, "reason": str(error)})
     milliseconds = round((time.perf_counter() - began) * 1000, 1)
     return Finding(passed=True, facts={"version": champion.version, "milliseconds": milliseconds})

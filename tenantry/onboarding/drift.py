@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.aws import objects
 from tenantry.aws.notices import tell_operators
-from tenantry.hosting import endpoints
+from tenantry.hosting.endpoints import EndpointFailedError
+from tenantry.hosting.invocation import InvocationRefusedError, invoke
 from tenantry.models.registry import Champion, FreshScore, ModelRegistry, ModelVersion
-from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names import ids, s3_keys
 from tenantry.requests.newest import is_older, newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -135,8 +136,8 @@ def drift_against(
         of a newer one, or too little that is new.
 
     Raises:
-        endpoints.InvocationRefusedError, endpoints.EndpointFailedError, objects.ObjectMissingError,
-        ValueError, and what the family's module raises.
+        InvocationRefusedError, EndpointFailedError, UnknownShapeError,
+        objects.ObjectMissingError, ValueError, and what the family's module raises.
     """
     registry = ModelRegistry(deployment)
     champion = registry.champion(request.tenant, request.workload)
@@ -164,8 +165,8 @@ def drift_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -
         data = TrainingData.from_json(newest.facts["training_data"])
         finding = drift_against(deployment, workload, newest, data)
     except (
-        endpoints.InvocationRefusedError,
-        endpoints.EndpointFailedError,
+        InvocationRefusedError,
+        EndpointFailedError,
         CallFailedError,
         LookupError,
         ValueError,
@@ -208,10 +209,7 @@ def _compare(
             return None
         if not isinstance(question, dict):
             raise CallFailedError("the question to the served model is no JSON object")
-        target = sagemaker_names.target_model(model.tenant, model.version)
-        answer = json.loads(
-            endpoints.invoke(deployment, champion.endpoint, target, question).content
-        )
+        answer = json.loads(invoke(deployment, champion.route, question).content)
         said = call("score", paths={"prepared": folder}, values={"answer": answer})
     if said is None:
         return None

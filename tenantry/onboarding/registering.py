@@ -10,8 +10,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
 from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ChampionChangedError, ModelVersion
-from tenantry.names import ids, sagemaker_names
+from tenantry.names import ids
 from tenantry.names.tiers import Machines, machines_of
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
@@ -63,9 +65,8 @@ class RegistrationStage:
         at_work = self.at_work
         try:
             endpoint = self._endpoint_of(machines_of(model.tier, member.tenant))
-            done = register(
-                at_work.deployment, at_work.workload, model, endpoint.name, verified=verified
-            )
+            route = MULTI_MODEL.route(endpoint.name, model.tenant, model.version)
+            done = register(at_work.deployment, at_work.workload, model, route, verified=verified)
         except NotGoodEnoughError as error:
             # Training on the same data again would score the same.
             at_work.fail(
@@ -98,15 +99,19 @@ class RegistrationStage:
 
     def _endpoint_of(self, machines: Machines) -> endpoints.Endpoint:
         deployment, workload = self.at_work.deployment, self.at_work.workload
-        name = sagemaker_names.endpoint_name(
+        name = MULTI_MODEL.endpoint_name(
             deployment.prefix, ids.workload_name(workload.name), machines
         )
         if name not in self._endpoints:
-            endpoint = endpoints.ensure_endpoint(deployment, workload, machines, began=self._began)
+            endpoint = endpoints.ensure_endpoint(
+                deployment, workload, machines, MULTI_MODEL, began=self._began
+            )
             # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another
             # asks another endpoint.
             if workload.serving.asynchronous is not None and machines.tier != workload.tier:
-                endpoints.ensure_async_endpoint(deployment, workload, machines, began=self._began)
+                endpoints.ensure_endpoint(
+                    deployment, workload, machines, ASYNCHRONOUS, began=self._began
+                )
             self._endpoints[name] = endpoint
         return self._endpoints[name]
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.errors import TenantryError
-from tenantry.hosting import endpoints
+from tenantry.hosting.invocation import Answer, InvocationRefusedError, invoke
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models import artifacts
 from tenantry.models.quality import comparable, compared, not_sufficient
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
-from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import machines_of
 from tenantry.workloads.schema import Workload
 
@@ -58,7 +60,7 @@ class Registration:
     skill: float | None
     champion_skill: float | None
     smoke_milliseconds: float
-    answer: endpoints.Answer
+    answer: Answer
     reigning: ModelVersion | None = None
 
 
@@ -66,7 +68,7 @@ def register(
     deployment: Deployment,
     workload: Workload,
     model: ModelVersion,
-    endpoint: str,
+    route: Route,
     *,
     verified: bool = False,
 ) -> Registration:
@@ -78,7 +80,7 @@ def register(
         deployment: buckets and clients.
         workload: the smoke request and how quality is compared.
         model: the version.
-        endpoint: name of an endpoint in service.
+        route: how it is asked, on an endpoint in service.
         verified: whether its archive has just been found to be what its training promised.
 
     Raises:
@@ -92,14 +94,14 @@ def register(
         ChampionChangedError: others kept changing the champion meanwhile.
     """
     registry = ModelRegistry(deployment)
-    _place(deployment, registry, model, endpoint, verified=verified)
-    answer, milliseconds = _ask(deployment, registry, workload, model, endpoint)
+    _place(deployment, registry, model, route, verified=verified)
+    answer, milliseconds = _ask(deployment, registry, workload, model, route)
     for _ in range(_TRIES_AT_THE_POINTER):
         champion = registry.champion(model.tenant, model.workload)
         reigning = _healed(registry, model, champion) if champion is not None else None
         verdict = _judge(registry, workload, model, champion, reigning)
         try:
-            serving = _flip(deployment, registry, model, endpoint, champion, reigning, verdict)
+            serving = _flip(deployment, registry, model, route, champion, reigning, verdict)
         except ChampionChangedError:
             continue
         return Registration(
@@ -134,13 +136,13 @@ def _place(
     deployment: Deployment,
     registry: ModelRegistry,
     model: ModelVersion,
-    endpoint: str,
+    route: Route,
     *,
     verified: bool,
 ) -> None:
     """Put the archive where the endpoint serves from."""
     try:
-        artifacts.place(deployment, model, endpoint, verified=verified)
+        artifacts.place(deployment, model, route.endpoint, verified=verified)
     except artifacts.ArchiveDiffersError as error:
         _reject(registry, model, str(error))
         raise ArtifactUnusableError(str(error), error.code) from error
@@ -151,19 +153,14 @@ def _ask(
     registry: ModelRegistry,
     workload: Workload,
     model: ModelVersion,
-    endpoint: str,
-) -> tuple[endpoints.Answer, float]:
+    route: Route,
+) -> tuple[Answer, float]:
     """Ask the endpoint once with the version. Returns its answer, and after how many
     milliseconds."""
     began = time.perf_counter()
     try:
-        answer = endpoints.invoke(
-            deployment,
-            endpoint,
-            sagemaker_names.target_model(model.tenant, model.version),
-            dict(workload.serving.smoke_request),
-        )
-    except endpoints.InvocationRefusedError as error:
+        answer = invoke(deployment, route, dict(workload.serving.smoke_request))
+    except InvocationRefusedError as error:
         _reject(registry, model, f"its endpoint did not answer with it: {error}")
         raise ArtifactUnusableError(
             f"the endpoint refused the model: {error}", "model_not_answering"
@@ -220,7 +217,7 @@ def _flip(
     deployment: Deployment,
     registry: ModelRegistry,
     model: ModelVersion,
-    endpoint: str,
+    route: Route,
     champion: Champion | None,
     reigning: ModelVersion | None,
     verdict: _Verdict,
@@ -228,7 +225,7 @@ def _flip(
     """Make the verdict true: the pointer, both versions' notes, and the archive of who serves.
     Returns the champion. Raises ``ChampionChangedError`` when the pointer moved meanwhile."""
     if champion is None or verdict.crown:
-        crowned = registry.crown(model, endpoint, champion)
+        crowned = registry.crown(model, route, champion)
         _note_crowned(registry, model, reigning, verdict.decision)
         return crowned
     if not verdict.is_champion:
@@ -330,29 +327,25 @@ def roll_back(
     previous = versions.get(returned_to)
     if previous is None:
         raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
-    endpoint = sagemaker_names.endpoint_name(
+    endpoint = MULTI_MODEL.endpoint_name(
         deployment.prefix, name, machines_of(previous.tier, tenant)
     )
+    route = MULTI_MODEL.route(endpoint, tenant, previous.version)
     try:
         artifacts.place(deployment, previous, endpoint)
     except artifacts.ArchiveDiffersError as error:
         said = f"{tenant} stays with {seen.version}: of {previous.version} {error}"
         raise ArtifactUnusableError(said, error.code) from error
     try:
-        endpoints.invoke(
-            deployment,
-            endpoint,
-            sagemaker_names.target_model(tenant, previous.version),
-            dict(workload.serving.smoke_request),
-        )
-    except endpoints.InvocationRefusedError as error:
+        invoke(deployment, route, dict(workload.serving.smoke_request))
+    except InvocationRefusedError as error:
         raise ArtifactUnusableError(
             f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}",
             "model_not_answering",
         ) from error
     try:
         crowned = registry.return_to(
-            previous, endpoint, seen, _predecessor(list(versions.values()), previous, seen)
+            previous, route, seen, _predecessor(list(versions.values()), previous, seen)
         )
     except ChampionChangedError as error:
         champion = registry.champion(tenant, name)

@@ -21,17 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from contracts.records import Record
 from tenantry.aws import objects
 from tenantry.aws.objects import error_code
 from tenantry.aws.queues import MESSAGES_A_CALL
-from tenantry.hosting.endpoints import (
-    JSON,
-    Answer,
-    EndpointFailedError,
-    InvocationRefusedError,
-    asynchronous,
-)
+from tenantry.hosting.endpoints import EndpointFailedError
+from tenantry.hosting.invocation import JSON, Answer, InvocationRefusedError, not_taken
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, settings_of
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
@@ -77,13 +72,6 @@ class Submitted:
         return self.question.id
 
 
-def input_record(question: Question, request: Mapping[str, Any]) -> bytes:
-    """What the endpoint's container gets: the archive and the request (docs/contracts.md, "Serving
-    container")."""
-    model = sagemaker_names.target_model(question.tenant, question.version)
-    return Record(model, request).line()
-
-
 def submit(
     deployment: Deployment,
     workload: Workload,
@@ -110,7 +98,7 @@ def submit(
         EndpointFailedError: the tier's is not in service.
         InvocationRefusedError: SageMaker did not take the request.
     """
-    settings = asynchronous(workload)
+    settings = settings_of(workload)
     name, tenant = question.workload, question.tenant
     before = _read_record(deployment, question, request)
     attempt = 1
@@ -120,18 +108,12 @@ def submit(
         except (InvocationRefusedError, objects.ObjectMissingError):
             attempt = before.attempt + 1
     key = s3_keys.async_input(name, tenant, question.id)
-    objects.write_bytes(
-        deployment.s3, deployment.data_bucket, key, input_record(question, request), JSON
-    )
-    endpoint = sagemaker_names.async_endpoint_name(
+    endpoint = ASYNCHRONOUS.endpoint_name(
         deployment.prefix, name, machines_of(champion.tier, tenant)
     )
-    # A silo tenant's endpoint writes below the tenant's prefix anyway.
-    extension: Any = (
-        {}
-        if champion.tier == "silo"
-        else {"S3OutputPathExtension": s3_keys.async_extension(name, tenant)}
-    )
+    route = ASYNCHRONOUS.route(endpoint, tenant, question.version)
+    record = ASYNCHRONOUS.record(route, request)
+    objects.write_bytes(deployment.s3, deployment.data_bucket, key, record, JSON)
     at = datetime.now(UTC)
     try:
         taken = (submitter or deployment).runtime.invoke_endpoint_async(
@@ -143,14 +125,11 @@ def submit(
             Filename=question.id,
             RequestTTLSeconds=settings.queue_seconds,
             InvocationTimeoutSeconds=settings.max_seconds,
-            **extension,
+            **ASYNCHRONOUS.output_arguments(name, tenant, champion.tier),
         )
     except ClientError as error:
-        message = str(error.response.get("Error", {}).get("Message", error))
         if error_code(error) == "ValidationError":
-            if message.startswith(f"Endpoint {endpoint} "):
-                raise EndpointFailedError(message) from error
-            raise InvocationRefusedError(message) from error
+            raise not_taken(error, endpoint) from error
         raise
     submitted = Submitted(
         question=question,
@@ -294,7 +273,7 @@ class Failure:
 
         https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-check-predictions.html has
         its form. The container's own words are in ``responseBody``, which an endpoint made by
-        ``hosting.ensure_async_endpoint`` asks for.
+        ``hosting.shapes.asynchronous`` asks for.
         """
         try:
             document = json.loads(message)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
-from tenantry.hosting import endpoints
-from tenantry.hosting.endpoints import JSON, Answer
+from tenantry.hosting.invocation import JSON, Answer, invoke
+from tenantry.hosting.shapes.asynchronous import settings_of
 from tenantry.models.registry import Champion, ModelRegistry
-from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names import ids, s3_keys
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -150,8 +150,9 @@ class TenantClient:
 
         Raises:
             NoModelYetError: there is no model.
-            endpoints.InvocationRefusedError: the model's container refused the request, with its
-            reason. endpoints.EndpointFailedError: the endpoint is not in service.
+            InvocationRefusedError: the model's container refused the request, with its reason.
+            EndpointFailedError: the endpoint is not in service.
+            UnknownShapeError: a later release serves the tenant, in a way this one cannot ask.
         """
         champion = self.champion()
         began, at = time.perf_counter(), datetime.now(UTC)
@@ -159,13 +160,7 @@ class TenantClient:
         question = question_of(self.workload, champion, request, accept)
         kept = self._cache.find(question, at)
         self._counts.count(self._name, hit=kept is not None)
-        answer = kept or endpoints.invoke(
-            self.deployment,
-            champion.endpoint,
-            sagemaker_names.target_model(self.tenant, champion.version),
-            dict(request),
-            accept,
-        )
+        answer = kept or invoke(self.deployment, champion.route, dict(request), accept)
         milliseconds = (time.perf_counter() - began) * 1000
         self._later(
             lambda: self._archive(question, request, at, milliseconds, None if kept else answer)
@@ -189,11 +184,11 @@ class TenantClient:
 
         Raises:
             NoModelYetError: there is no model.
-            endpoints.NotAsynchronousError: the workload has no asynchronous endpoint.
-            endpoints.InvocationRefusedError: SageMaker did not take the request.
-            endpoints.EndpointFailedError: the asynchronous endpoint is not in service.
+            NotAsynchronousError: the workload has no asynchronous endpoint.
+            InvocationRefusedError: SageMaker did not take the request.
+            EndpointFailedError: the asynchronous endpoint is not in service.
         """
-        endpoints.asynchronous(self.workload)
+        settings_of(self.workload)
         champion, at = self.champion(), datetime.now(UTC)
         request = at_its_moment(self.workload, champion.card, request, at)
         question = question_of(self.workload, champion, request, accept)
@@ -213,7 +208,7 @@ class TenantClient:
         as ``predict``'s are.
 
         Raises:
-            endpoints.InvocationRefusedError: it could not be answered, with the reason.
+            InvocationRefusedError: it could not be answered, with the reason.
             objects.ObjectMissingError: the time for an answer has passed without one.
         """
         if submitted.question.tenant != self.tenant:
@@ -243,7 +238,7 @@ class TenantClient:
 
         Raises:
             TimeoutError: there was none in time; it may still come.
-            endpoints.InvocationRefusedError: it could not be answered, with the reason.
+            InvocationRefusedError: it could not be answered, with the reason.
             objects.ObjectMissingError: the time for an answer has passed without one.
         """
         deadline, pause = time.monotonic() + timeout, 0.1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Protocol, cast
 
-from tenantry.hosting.endpoints import InvocationRefusedError
+from tenantry.hosting.invocation import InvocationRefusedError
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Moment
 

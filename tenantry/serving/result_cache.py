@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
-from tenantry.hosting.endpoints import JSON, Answer, InvocationRefusedError
+from tenantry.hosting.invocation import JSON, Answer, InvocationRefusedError
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys
 from tenantry.workloads.schema import Workload

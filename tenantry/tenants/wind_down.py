@@ -18,8 +18,9 @@ from botocore.exceptions import ClientError
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.tables import PARTITION
 from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.catalogue import SHAPES
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
+from tenantry.names import ids, s3_keys, table_keys
 from tenantry.names.tiers import Shared, SharedTier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
@@ -94,10 +95,8 @@ def _endpoints_by_name(deployment: Deployment, workload: ids.WorkloadName) -> It
     its champions'."""
     tiers: tuple[SharedTier, ...] = ("bridge", "pool")
     names = [
-        sagemaker_names.endpoint_name(deployment.prefix, workload, Shared(tier)) for tier in tiers
-    ]
-    names += [
-        sagemaker_names.async_endpoint_name(deployment.prefix, workload, Shared(tier))
+        shape.endpoint_name(deployment.prefix, workload, Shared(tier))
+        for shape in SHAPES.values()
         for tier in tiers
     ]
     served = {

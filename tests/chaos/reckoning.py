@@ -19,6 +19,7 @@ from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
+from tenantry.hosting.invocation import InvocationRefusedError, invoke
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
@@ -441,14 +442,9 @@ class Reckoning:
             if champion is None:
                 continue
             try:
-                target = sagemaker_names.target_model(tenant, champion.version)
-                endpoints.invoke(
-                    self.deployment,
-                    champion.endpoint,
-                    target,
-                    dict(self.workload.serving.smoke_request),
-                )
-            except (endpoints.InvocationRefusedError, ClientError) as error:
+                smoke_request = dict(self.workload.serving.smoke_request)
+                invoke(self.deployment, champion.route, smoke_request)
+            except (InvocationRefusedError, ClientError) as error:
                 self._say(tenant, f"the champion does not answer: {error}")
             else:
                 self.counts["champions that answer"] += 1

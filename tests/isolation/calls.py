@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,13 +80,12 @@ def as_requests(
                 return [
                     request(action, arn, {"dynamodb:LeadingKeys": [given["Key"]["tenant"]["S"]]})
                 ]
-            if call.operation == "Query" and given["KeyConditionExpression"].split()[:2] == [
-                "tenant",
-                "=",
-            ]:
-                partition = given["ExpressionAttributeValues"][
-                    given["KeyConditionExpression"].split()[2]
-                ]["S"]
+            if call.operation == "Query" and (
+                equal := re.match(r"\(*(#\w+) = (:\w+)", given["KeyConditionExpression"])
+            ):
+                name, value = equal.groups()
+                assert given["ExpressionAttributeNames"][name] == "tenant"
+                partition = given["ExpressionAttributeValues"][value]["S"]
                 index = f"/index/{given['IndexName']}" if "IndexName" in given else ""
                 return [request(action, arn + index, {"dynamodb:LeadingKeys": [partition]})]
         case "sagemaker-runtime":

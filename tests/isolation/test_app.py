@@ -11,6 +11,7 @@ from typing import Any
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.hosting.endpoints import ensure_endpoint
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import s3_keys
 from tenantry.names.tiers import Shared
 from tests.isolation import rules
@@ -29,7 +30,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     template: Template,
 ) -> None:
     deployment, tenant = world.deployment, world.tenant()
-    ensure_endpoint(deployment, world.tiny, Shared("bridge"))
+    ensure_endpoint(deployment, world.tiny, Shared("bridge"), MULTI_MODEL)
     predicted = s3_keys.prediction(NAME, tenant, date(2026, 1, 2))
     objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))

@@ -27,6 +27,7 @@ from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import at_once
 from tests.pipes_sagemaker.broken_calls import Body
+from tests.tenantry.onboarding.registration import route_to
 
 ENERGY = ids.workload_name("energy")
 
@@ -206,7 +207,7 @@ def test_what_a_run_that_died_had_crowned_is_finished_before_what_was_uploaded_a
     )
     registry.add(model)
     if crowned:
-        registry.crown(model, "endpoint", None)
+        registry.crown(model, route_to("endpoint", model), None)
         registry.note(model, "champion", "the tenant's first model")
     queue.fail(made, "4 runs died", attempts=3, first_retry=timedelta(0))
     newer = ask(queue, "acme", "two", first=False, uploaded=at + timedelta(hours=1))
@@ -235,7 +236,7 @@ def test_an_upload_whose_event_came_after_a_later_one_was_made_is_superseded_and
         job="job",
     )
     ModelRegistry(queue.deployment).add(model)
-    ModelRegistry(queue.deployment).crown(model, "endpoint", None)
+    ModelRegistry(queue.deployment).crown(model, route_to("endpoint", model), None)
     queue.move(done, "registered", why="")
     neighbour = ask(queue, "bolt", uploaded=at)
     assert len(tick(dagster_instance, queue, workload)) == 1
@@ -265,7 +266,7 @@ def test_an_upload_whose_event_came_late_is_made_though_something_older_was_uplo
             job="job",
         )
         registry.add(model)
-        registry.crown(model, "endpoint", registry.champion(who, ENERGY))
+        registry.crown(model, route_to("endpoint", model), registry.champion(who, ENERGY))
         queue.move(done, "registered", why="")
     again_a = ids.request_id_of(ENERGY, who, "a")
     assert queue.accept(
@@ -379,7 +380,7 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
                 if champion is None or ids.upload_moment(champion.version) <= ids.upload_moment(
                     row.version
                 ):
-                    registry.crown(model, "endpoint", champion)
+                    registry.crown(model, route_to("endpoint", model), champion)
                 queue.move(made, "registered", why="")
 
     events = [(content, at + timedelta(minutes=minute)) for minute, content in enumerate(contents)]

@@ -25,7 +25,7 @@ from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import TrainedForecast
 from tests.orchestration.running import TENANTRY, metadata_of, run
 from tests.tenantry.command_line.conftest import caller
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 REGISTRATION = asset_key("energy", "endpoint_registration")
 OPERATOR = f"operator {getpass.getuser()}"
@@ -81,7 +81,7 @@ def test_a_rollback_by_command_shows_in_dagster_as_the_uis_job_does(
         for number in (1, 2)
     )
     for model in (first, second):
-        register(deployment, energy, model, endpoint.name)
+        register(deployment, energy, model, route_to(endpoint.name, model))
     assert tick(dagster_instance) == NOTHING
     call = caller(deployment)
     call("rollback", tenant, "--workload", "energy", "--why", "it missed the holidays", "--yes")

@@ -35,6 +35,7 @@ from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import TENANTRY
 from tests.orchestration.test_killed_run import served_in_dagster, wait_for
+from tests.tenantry.onboarding.registration import route_to
 
 ENERGY = ids.workload_name("energy")
 SENSORS = ("new_uploads", "fine_tuning_launcher", "asynchronous_failures", "operator_events")
@@ -67,7 +68,7 @@ def finish_one(deployment: Deployment, tenant: ids.TenantId) -> None:
         tenant, ENERGY, row.version, "bridge", "archive", 1, "0" * 64, request, "job"
     )
     registry.add(model)
-    registry.crown(model, "endpoint", None)
+    registry.crown(model, route_to("endpoint", model), None)
 
 
 def multiply(

@@ -19,6 +19,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.batch.predictions import batches_of, predict
 from tenantry.batch.transform import TransformJobFailedError, predict_batch
 from tenantry.hosting.endpoints import Endpoint
+from tenantry.hosting.route import Route
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Tier, machines_of
@@ -27,7 +28,7 @@ from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload
 from tests.conftest import TRAINED_UNTIL, TrainedForecast
 from tests.pipes_sagemaker.broken_calls import break_calls
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 Serving = tuple[Deployment, Workload]
 DAY = (TRAINED_UNTIL + timedelta(days=30)).date()
@@ -74,7 +75,7 @@ def crowned(
     endpoint = sagemaker_names.endpoint_name("tenantry", NAME, machines_of(tier, tenant))
     destination = s3_keys.endpoint_model(endpoint, tenant, model.version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, destination, archive)
-    return ModelRegistry(deployment).crown(model, endpoint, None)
+    return ModelRegistry(deployment).crown(model, route_to(endpoint, model), None)
 
 
 def batch_name() -> str:
@@ -322,7 +323,7 @@ CHAMPIONS = st.lists(
         tenant=st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True).map(ids.tenant_id),
         workload=st.just(NAME),
         version=st.sampled_from(["v1", "v2"]).map(ids.version_name),
-        endpoint=st.just("e"),
+        route=st.just(Route("multi_model", "e", "acme/v1.tar.gz")),
         tier=st.sampled_from(["silo", "bridge", "pool"]),
         previous=st.none(),
         since=st.just(now()),

@@ -17,7 +17,7 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
 from tests.tenantry.command_line.conftest import Call, caller, claimed, document
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 Serving = tuple[Deployment, Workload, Endpoint]
 
@@ -38,7 +38,7 @@ def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.Te
         model = trained_version(
             deployment, name, number, trained_forecasts[number].archive, metrics
         )
-        assert register(deployment, energy, model, endpoint.name).crowned
+        assert register(deployment, energy, model, route_to(endpoint.name, model)).crowned
     return name
 
 
@@ -86,6 +86,9 @@ def test_a_rollback_asks_and_then_serves_the_previous_version(
     assert f"Its archive: {s3_keys.artifact(NAME, tenant, after.version)}" in " ".join(told.split())
     assert "mase 0.7" in told
     assert "it missed the holidays" in told
+    (shown,) = document(call("tenant", tenant, "--json"))["workloads"]
+    assert shown["champion"]["route"] == vars(after.route)
+    assert shown["champion"]["endpoint"] == after.endpoint
     call("rollback", tenant, "--workload", "energy", "--to", before.version, "--yes")
     assert registry.champion(tenant, NAME) != after
 

@@ -13,6 +13,7 @@ from orchestration.definitions import defs
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import describe_endpoint, ensure_endpoint
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Shared
 from tenantry.requests.queue import RequestQueue
@@ -50,7 +51,7 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
     waiting, training = pending(queue, "acme"), claimed(queue, "bolt")
     other = pending(queue, "acme", workload=PORTRAITS)
     energy = read_workloads(FOLDER)["energy"]
-    endpoint = ensure_endpoint(deployment, energy, Shared("bridge"))
+    endpoint = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL)
     neighbour = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)
     model = neighbour["ProductionVariants"][0]["ModelName"]
     # Another deployment's, whose name begins alike.

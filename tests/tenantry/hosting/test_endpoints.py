@@ -13,13 +13,10 @@ import pytest
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
-from tenantry.hosting.endpoints import (
-    Endpoint,
-    EndpointFailedError,
-    InvocationRefusedError,
-    ensure_endpoint,
-    set_capacity,
-)
+from tenantry.hosting.endpoints import Endpoint, EndpointFailedError, ensure_endpoint, set_capacity
+from tenantry.hosting.invocation import InvocationRefusedError, invoke
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Own, Shared
 from tenantry.onboarding import checks
@@ -29,7 +26,7 @@ from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.shown.report import Finding
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 Serving = tuple[Deployment, Workload, Endpoint]
 
@@ -40,12 +37,8 @@ def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.Te
     deployment, energy, endpoint = serving
     name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     made = trained_forecasts[0]
-    register(
-        deployment,
-        energy,
-        trained_version(deployment, name, 1, made.archive, made.outcome["metrics"]),
-        endpoint.name,
-    )
+    model = trained_version(deployment, name, 1, made.archive, made.outcome["metrics"])
+    register(deployment, energy, model, route_to(endpoint.name, model))
     return name
 
 
@@ -56,7 +49,7 @@ def with_serving(energy: Workload, **changed: Any) -> Workload:
 def test_an_endpoint_that_is_as_the_workload_says_is_left_alone(serving: Serving) -> None:
     deployment, energy, endpoint = serving
     assert endpoint.made == "created"
-    again = ensure_endpoint(deployment, energy, Shared("bridge"))
+    again = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL)
     assert (again.name, again.config, again.made) == (endpoint.name, endpoint.config, "unchanged")
 
 
@@ -65,7 +58,7 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
 ) -> None:
     deployment, energy, endpoint = serving
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "1"})
-    updated = ensure_endpoint(deployment, changed, Shared("bridge"))
+    updated = ensure_endpoint(deployment, changed, Shared("bridge"), MULTI_MODEL)
     assert updated.made == "updated"
     assert updated.config != endpoint.config
     with TenantClient(deployment, energy, tenant) as client:
@@ -79,7 +72,10 @@ def test_two_runs_that_want_the_same_update_at_once_both_get_it(
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "3"})
     with ThreadPoolExecutor(2) as pool:
         both = list(
-            pool.map(lambda _: ensure_endpoint(deployment, changed, Shared("bridge")), range(2))
+            pool.map(
+                lambda _: ensure_endpoint(deployment, changed, Shared("bridge"), MULTI_MODEL),
+                range(2),
+            )
         )
     assert len({endpoint.config for endpoint in both}) == 1
     assert "updated" in {endpoint.made for endpoint in both}
@@ -93,7 +89,7 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
     training_elsewhere = energy.model_copy(update={"container": "forecast-trainer"})
     image = "al2-ami-sagemaker-inference-gpu-2-1"
     changed = with_serving(training_elsewhere, container="forecast", ami_version=image)
-    updated = ensure_endpoint(deployment, changed, Shared("bridge"))
+    updated = ensure_endpoint(deployment, changed, Shared("bridge"), MULTI_MODEL)
     assert (updated.made, updated.status) == ("updated", "InService")
     (variant,) = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=updated.config)[
         "ProductionVariants"
@@ -123,6 +119,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
         deployment,
         with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "2"}),
         Shared("bridge"),
+        MULTI_MODEL,
     )
     assert (updated.made, updated.instances) == ("updated", 2)
     assert set_capacity(deployment, endpoint.name, 1).instances == 1
@@ -134,10 +131,12 @@ def test_a_run_that_began_before_a_release_does_not_undo_it(
     deployment, energy, endpoint = serving
     began = datetime.now(UTC)
     released = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "5"})
-    new = ensure_endpoint(deployment, released, Shared("bridge"))
-    old_run = ensure_endpoint(deployment, energy, Shared("bridge"), began=began)
+    new = ensure_endpoint(deployment, released, Shared("bridge"), MULTI_MODEL)
+    old_run = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL, began=began)
     assert (old_run.config, old_run.status, old_run.made) == (new.config, "InService", "unchanged")
-    later_run = ensure_endpoint(deployment, energy, Shared("bridge"), began=datetime.now(UTC))
+    later_run = ensure_endpoint(
+        deployment, energy, Shared("bridge"), MULTI_MODEL, began=datetime.now(UTC)
+    )
     assert (later_run.config, later_run.made) == (endpoint.config, "updated")
 
 
@@ -145,15 +144,17 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
     serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
-    serves = ensure_endpoint(deployment, energy, Shared("bridge"))
+    serves = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL)
     broken = with_serving(energy, container="nowhere")
     with pytest.raises(EndpointFailedError, match="the update was rolled back"):
-        ensure_endpoint(deployment, broken, Shared("bridge"))
-    for_a_run = ensure_endpoint(deployment, broken, Shared("bridge"), began=datetime.now(UTC))
+        ensure_endpoint(deployment, broken, Shared("bridge"), MULTI_MODEL)
+    for_a_run = ensure_endpoint(
+        deployment, broken, Shared("bridge"), MULTI_MODEL, began=datetime.now(UTC)
+    )
     assert (for_a_run.config, for_a_run.status) == (serves.config, "InService")
     with TenantClient(deployment, energy, tenant) as client:
         assert client.predict({"period": 1, "start": "data_end"})["model"]
-    assert ensure_endpoint(deployment, energy, Shared("bridge")).status == "InService"
+    assert ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL).status == "InService"
 
 
 def test_capacity_that_could_not_be_had_is_a_failure_with_its_reason(serving: Serving) -> None:
@@ -174,14 +175,14 @@ def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(
     with pytest.raises(EndpointFailedError, match="tenantry-energy-none"):
         set_capacity(deployment, "tenantry-energy-none", 1)
     with pytest.raises(EndpointFailedError, match="not found"):
-        endpoints.invoke(deployment, "tenantry-energy-none", "acme/v1.tar.gz", {})
+        invoke(deployment, Route("multi_model", "tenantry-energy-none", "acme/v1.tar.gz"), {})
     assert endpoints.describe_endpoint(deployment, "tenantry-energy-none") is None
 
 
 def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) -> None:
     deployment, energy, bridge = serving
     acme = ids.tenant_id("acme")
-    silo = ensure_endpoint(deployment, with_serving(energy, instances=3), Own(acme))
+    silo = ensure_endpoint(deployment, with_serving(energy, instances=3), Own(acme), MULTI_MODEL)
     assert silo.name not in {
         bridge.name,
         sagemaker_names.endpoint_name("tenantry", NAME, Own(ids.tenant_id("bolt"))),
@@ -195,9 +196,13 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     unlucky = ids.tenant_id("unlucky")
     with pytest.raises(EndpointFailedError, match="is Failed: "):  # no folder stands for that image
         ensure_endpoint(
-            deployment, with_serving(energy, container="nowhere"), Own(unlucky), timeout=60
+            deployment,
+            with_serving(energy, container="nowhere"),
+            Own(unlucky),
+            MULTI_MODEL,
+            timeout=60,
         )
-    made = ensure_endpoint(deployment, energy, Own(unlucky), timeout=60)
+    made = ensure_endpoint(deployment, energy, Own(unlucky), MULTI_MODEL, timeout=60)
     assert (made.made, made.status, made.instances) == ("created", "InService", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=made.name)
 
@@ -208,31 +213,25 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
         ({"period": 0}, "period"),
         ({"period": 7, "colour": "red"}, "colour"),
         (b"no JSON", "JSON"),
-        (b" " * (endpoints.MAX_PAYLOAD_BYTES + 1), "takes at most 6291456"),
+        (b" " * (MULTI_MODEL.limits.max_payload_bytes + 1), "takes at most 6291456"),
     ],
     ids=["field", "unknown field", "not JSON", "too large"],
 )
 def test_a_request_the_container_refuses_comes_back_with_its_reason(
     serving: Serving, tenant: ids.TenantId, request_: Any, reason: str
 ) -> None:
-    deployment, energy, endpoint = serving
+    deployment, energy, _ = serving
     with TenantClient(deployment, energy, tenant) as client:
-        version = client.champion().version
+        route = client.champion().route
     with pytest.raises(InvocationRefusedError, match=reason):
-        endpoints.invoke(
-            deployment, endpoint.name, sagemaker_names.target_model(tenant, version), request_
-        )
+        invoke(deployment, route, request_)
 
 
 def test_a_model_that_is_not_there_is_refused(serving: Serving, tenant: ids.TenantId) -> None:
     deployment, _, endpoint = serving
+    route = MULTI_MODEL.route(endpoint.name, tenant, ids.version_name("v9"))
     with pytest.raises(InvocationRefusedError):
-        endpoints.invoke(
-            deployment,
-            endpoint.name,
-            sagemaker_names.target_model(tenant, ids.version_name("v9")),
-            {"period": 1, "start": "data_end"},
-        )
+        invoke(deployment, route, {"period": 1, "start": "data_end"})
 
 
 def test_a_tenants_prediction_is_answered_and_archived_under_the_tenant(

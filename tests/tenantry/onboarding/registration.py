@@ -8,6 +8,8 @@ from typing import Any
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys, tiers
 
@@ -45,3 +47,8 @@ def trained_version(
     )
     ModelRegistry(deployment).add(model)
     return model
+
+
+def route_to(endpoint: str, model: ModelVersion) -> Route:
+    """How a version is asked on a multi-model endpoint."""
+    return MULTI_MODEL.route(endpoint, model.tenant, model.version)

@@ -29,7 +29,7 @@ from tenantry.uploads import manifests
 from tenantry.uploads.training_data import TrainingData, make_training_data
 from tenantry.workloads.schema import Workload
 from tests.conftest import TODAY, TRAINED_UNTIL, TrainedForecast
-from tests.tenantry.onboarding.registration import NAME
+from tests.tenantry.onboarding.registration import NAME, route_to
 
 Serving = tuple[Deployment, Workload, Endpoint]
 LONDON = {"timezone": "Europe/London"}
@@ -105,7 +105,7 @@ def served(
         card=outcome["card"],
     )
     ModelRegistry(deployment).add(model)
-    assert register(deployment, energy, model, endpoint.name).crowned
+    assert register(deployment, energy, model, route_to(endpoint.name, model)).crowned
     return model
 
 
@@ -228,9 +228,9 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
             registry.add(replace(other, card=model.card))
         champion = registry.champion(model.tenant, NAME)
         if name in {"no card", "no archive"}:
-            registry.crown(other, endpoint.name, champion)
+            registry.crown(other, route_to(endpoint.name, other), champion)
         elif name == "no endpoint":
-            registry.crown(model, "tenantry-energy-gone", champion)
+            registry.crown(model, route_to("tenantry-energy-gone", model), champion)
         else:
             data = replace(data, files=(ids.file_name("missing.csv"),))
         prepared[name] = (row, data)
@@ -326,7 +326,7 @@ def test_a_challenger_is_compared_with_what_the_champion_was_worth_on_the_same_d
     )
     registry.add(challenger)
 
-    done = register(deployment, energy, challenger, endpoint.name)
+    done = register(deployment, energy, challenger, route_to(endpoint.name, challenger))
     assert done.crowned == crowned
     assert done.decision.endswith(said)
     assert done.champion_skill == (1.1 if same_data else 0.7)

@@ -19,7 +19,7 @@ from tenantry.onboarding.registration import ArtifactUnusableError, NotGoodEnoug
 from tenantry.shown.comparison import comparison
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 Serving = tuple[Deployment, Workload, Endpoint]
 GOOD, BETTER, A_LITTLE_WORSE, WORSE = (
@@ -41,7 +41,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
 ) -> None:
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    done = register(deployment, energy, model, endpoint.name)
+    done = register(deployment, energy, model, route_to(endpoint.name, model))
     assert done.crowned
     assert (done.decision, done.skill, done.champion_skill) == (
         "the tenant's first model",
@@ -53,7 +53,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
     placed = s3_keys.endpoint_model(endpoint.name, tenant, model.version)
     assert objects.size(deployment.s3, deployment.data_bucket, placed) == model.size
 
-    again = register(deployment, energy, model, endpoint.name)
+    again = register(deployment, energy, model, route_to(endpoint.name, model))
     assert again.champion == done.champion
     assert again.crowned
     assert statuses(deployment, tenant) == ["champion"]
@@ -80,8 +80,8 @@ def test_a_challenger_takes_over_unless_it_is_worse(
     deployment, energy, endpoint = serving
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, challenger)
-    register(deployment, energy, first, endpoint.name)
-    done = register(deployment, energy, second, endpoint.name)
+    register(deployment, energy, first, route_to(endpoint.name, first))
+    done = register(deployment, energy, second, route_to(endpoint.name, second))
     assert done.crowned == crowned
     champion = ModelRegistry(deployment).champion(tenant, NAME)
     assert champion is not None
@@ -115,8 +115,8 @@ def test_an_older_version_that_comes_late_does_not_follow_a_newer_one(
     deployment, energy, endpoint = serving
     older = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, BETTER)
     newer = trained_version(deployment, tenant, 2, trained_forecasts[0].archive, GOOD)
-    register(deployment, energy, newer, endpoint.name)
-    done = register(deployment, energy, older, endpoint.name)
+    register(deployment, energy, newer, route_to(endpoint.name, newer))
+    done = register(deployment, energy, older, route_to(endpoint.name, older))
     assert not done.crowned
     assert "a newer version" in done.decision
 
@@ -129,16 +129,16 @@ def test_a_run_that_dies_between_crowning_and_noting_it_leaves_nothing_unsaid(
     first, second, third = (
         trained_version(deployment, tenant, n, archive, GOOD) for n in (1, 2, 3)
     )
-    register(deployment, energy, first, endpoint.name)
+    register(deployment, energy, first, route_to(endpoint.name, first))
     # and the process is gone
-    registry.crown(second, endpoint.name, registry.champion(tenant, NAME))
-    assert register(deployment, energy, second, endpoint.name).crowned
+    registry.crown(second, route_to(endpoint.name, second), registry.champion(tenant, NAME))
+    assert register(deployment, energy, second, route_to(endpoint.name, second)).crowned
     assert statuses(deployment, tenant) == ["former_champion", "champion", "trained"]
     # gone again, and a newer one comes first
-    registry.crown(third, endpoint.name, registry.champion(tenant, NAME))
+    registry.crown(third, route_to(endpoint.name, third), registry.champion(tenant, NAME))
     fourth = trained_version(deployment, tenant, 4, archive, GOOD)
-    assert register(deployment, energy, fourth, endpoint.name).crowned
-    assert not register(deployment, energy, third, endpoint.name).crowned
+    assert register(deployment, energy, fourth, route_to(endpoint.name, fourth)).crowned
+    assert not register(deployment, energy, third, route_to(endpoint.name, third)).crowned
     assert statuses(deployment, tenant) == [
         "former_champion",
         "former_champion",
@@ -168,12 +168,12 @@ def test_an_archive_its_container_cannot_load_is_rejected_and_the_champion_stays
     assert callable(spoil)
     deployment, energy, endpoint = serving
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    register(deployment, energy, first, endpoint.name)
+    register(deployment, energy, first, route_to(endpoint.name, first))
     broken = trained_version(
         deployment, tenant, 2, spoil(trained_forecasts[0].archive), BETTER, size=promised
     )
     with pytest.raises(ArtifactUnusableError, match=reason) as refused:
-        register(deployment, energy, broken, endpoint.name)
+        register(deployment, energy, broken, route_to(endpoint.name, broken))
     assert refused.value.code == (
         "model_not_answering" if promised is None else "archive_size_differs"
     )
@@ -190,7 +190,7 @@ def test_an_artifact_that_has_not_arrived_is_waited_for_and_not_rejected(
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=model.archive)
     with pytest.raises(objects.ObjectMissingError):
-        register(deployment, energy, model, endpoint.name)
+        register(deployment, energy, model, route_to(endpoint.name, model))
     assert statuses(deployment, tenant) == ["trained"]
 
 
@@ -202,12 +202,14 @@ def test_registering_again_puts_back_what_an_endpoint_lost(
         trained_version(deployment, tenant, number, trained_forecasts[0].archive, metrics)
         for number, metrics in ((1, GOOD), (2, WORSE))
     )
-    register(deployment, energy, champion, endpoint.name)
+    register(deployment, energy, champion, route_to(endpoint.name, champion))
     for registered in (champion, worse):  # the champion itself, and a challenger it stays before
         placed = s3_keys.endpoint_model(endpoint.name, tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
         assert (
-            register(deployment, energy, registered, endpoint.name).champion.version
+            register(
+                deployment, energy, registered, route_to(endpoint.name, registered)
+            ).champion.version
             == champion.version
         )
         assert (
@@ -225,7 +227,7 @@ def test_an_archive_that_is_not_the_promised_one_is_not_registered(
     content[9] ^= 1  # a byte of gzip's header that no reader minds
     objects.write_bytes(deployment.s3, deployment.data_bucket, model.archive, bytes(content))
     with pytest.raises(ArtifactUnusableError, match="another SHA-256") as refused:
-        register(deployment, energy, model, endpoint.name)
+        register(deployment, energy, model, route_to(endpoint.name, model))
     assert refused.value.code == "archive_digest_differs"
     assert statuses(deployment, tenant) == ["rejected"]
     placed = s3_keys.endpoint_model(endpoint.name, tenant, model.version)
@@ -241,13 +243,13 @@ def test_a_version_from_before_archives_were_kept_is_registered_from_where_it_li
     objects.copy(deployment.s3, deployment.data_bucket, made.archive, checkpoint)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=made.archive)
     old = replace(made, archive=checkpoint)
-    assert register(deployment, energy, old, endpoint.name).crowned
+    assert register(deployment, energy, old, route_to(endpoint.name, old)).crowned
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=checkpoint)  # after 30 days
-    assert register(deployment, energy, old, endpoint.name).crowned
+    assert register(deployment, energy, old, route_to(endpoint.name, old)).crowned
     placed = s3_keys.endpoint_model(endpoint.name, tenant, made.version)
     deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
     with pytest.raises(objects.ObjectMissingError):
-        register(deployment, energy, old, endpoint.name)
+        register(deployment, energy, old, route_to(endpoint.name, old))
 
 
 def test_an_endpoint_that_is_gone_is_not_the_models_fault(
@@ -256,7 +258,7 @@ def test_an_endpoint_that_is_gone_is_not_the_models_fault(
     deployment, energy, _ = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     with pytest.raises(endpoints.EndpointFailedError, match="tenantry-energy-gone"):
-        register(deployment, energy, model, "tenantry-energy-gone")
+        register(deployment, energy, model, route_to("tenantry-energy-gone", model))
     assert statuses(deployment, tenant) == ["trained"]
 
 
@@ -265,10 +267,15 @@ def test_a_champion_that_fails_to_answer_once_more_is_still_the_champion(
 ) -> None:
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
-    register(deployment, energy, model, endpoint.name)
+    register(deployment, energy, model, route_to(endpoint.name, model))
     refused = energy.serving.model_copy(update={"smoke_request": {"period": -1}})
     with pytest.raises(ArtifactUnusableError):
-        register(deployment, energy.model_copy(update={"serving": refused}), model, endpoint.name)
+        register(
+            deployment,
+            energy.model_copy(update={"serving": refused}),
+            model,
+            route_to(endpoint.name, model),
+        )
     assert statuses(deployment, tenant) == ["champion"]
 
 
@@ -281,13 +288,13 @@ def test_a_model_worse_than_required_serves_nobody(
     )
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     with pytest.raises(NotGoodEnoughError, match=r"mase is 0\.8; 0\.75 is required") as refused:
-        register(deployment, strict, first, endpoint.name)
+        register(deployment, strict, first, route_to(endpoint.name, first))
     assert refused.value.code == "model_not_good_enough"
     assert ModelRegistry(deployment).champion(tenant, NAME) is None
 
     second = trained_version(deployment, tenant, 2, trained_forecasts[1].archive, BETTER)
-    assert register(deployment, strict, second, endpoint.name).crowned
+    assert register(deployment, strict, second, route_to(endpoint.name, second)).crowned
     third = trained_version(deployment, tenant, 3, trained_forecasts[0].archive, GOOD)
-    kept = register(deployment, strict, third, endpoint.name)
+    kept = register(deployment, strict, third, route_to(endpoint.name, third))
     assert (kept.crowned, kept.champion.version) == (False, second.version)
     assert statuses(deployment, tenant) == ["rejected", "champion", "rejected"]

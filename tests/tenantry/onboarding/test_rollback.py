@@ -15,13 +15,15 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.endpoints import Endpoint
+from tenantry.hosting.invocation import invoke
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
-from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Shared
 from tenantry.onboarding.registration import ArtifactUnusableError, register, roll_back
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 Serving = tuple[Deployment, Workload, Endpoint]
 Champions = Callable[[int], list[ModelVersion]]
@@ -47,7 +49,7 @@ def champions(
             for number in range(1, count + 1)
         ]
         for model in made:
-            assert register(deployment, energy, model, endpoint.name).crowned
+            assert register(deployment, energy, model, route_to(endpoint.name, model)).crowned
         return made
 
     return make
@@ -85,12 +87,7 @@ def test_rolling_back_returns_to_the_previous_champion_which_still_answers_and_t
         ("champion", f"rolled back to from {second.version} by operator ann: nights are too high"),
         ("rolled_back", f"rolled back to {first.version} by operator ann: nights are too high"),
     ]
-    answer = endpoints.invoke(
-        deployment,
-        champion.endpoint,
-        sagemaker_names.target_model(tenant, champion.version),
-        {"period": 1, "start": "data_end"},
-    )
+    answer = invoke(deployment, champion.route, {"period": 1, "start": "data_end"})
     assert len(json.loads(answer.content)["mean"]) == 24
     assert notices(deployment, tenant) == [("model_rolled_back", first.version)]
 
@@ -143,15 +140,15 @@ def test_a_version_that_was_turned_away_does_not_win_again_by_itself_but_a_newer
         second,
         replace(second, status="champion"),
     ):  # as a run of before the rollback holds it
-        done = register(deployment, energy, known, endpoint.name)
+        done = register(deployment, energy, known, route_to(endpoint.name, known))
         assert not done.crowned
         assert done.decision == f"it was rolled back from; {first.version} is the champion"
     assert ModelRegistry(deployment).champion(tenant, NAME) == champion
     assert story(deployment, tenant)[1][0] == "rolled_back"
 
     newer = trained_version(deployment, tenant, 3, trained_forecasts[1].archive, SCORES)
-    assert register(deployment, energy, newer, endpoint.name).crowned
-    assert not register(deployment, energy, second, endpoint.name).crowned, (
+    assert register(deployment, energy, newer, route_to(endpoint.name, newer)).crowned
+    assert not register(deployment, energy, second, route_to(endpoint.name, second)).crowned, (
         "nor after another has followed"
     )
     assert roll_back(deployment, energy, tenant).version == first.version
@@ -165,20 +162,15 @@ def test_rolling_back_after_a_change_of_tier_goes_back_to_the_old_tiers_endpoint
 ) -> None:
     deployment, energy, endpoint = serving
     champions(1)
-    pool = endpoints.ensure_endpoint(deployment, energy, Shared("pool"))
+    pool = endpoints.ensure_endpoint(deployment, energy, Shared("pool"), MULTI_MODEL)
     second = trained_version(
         deployment, tenant, 2, trained_forecasts[1].archive, SCORES, tier="pool"
     )
-    register(deployment, energy, second, pool.name)
+    register(deployment, energy, second, route_to(pool.name, second))
 
     champion = roll_back(deployment, energy, tenant)
     assert (champion.tier, champion.endpoint) == ("bridge", endpoint.name)
-    endpoints.invoke(
-        deployment,
-        champion.endpoint,
-        sagemaker_names.target_model(tenant, champion.version),
-        {"period": 1, "start": "data_end"},
-    )
+    invoke(deployment, champion.route, {"period": 1, "start": "data_end"})
     deployment.sagemaker.delete_endpoint(EndpointName=pool.name)
     with pytest.raises(endpoints.EndpointFailedError, match=pool.name):
         roll_back(deployment, energy, tenant, to=second.version)
@@ -212,13 +204,13 @@ def test_a_predecessor_that_cannot_serve_does_not_replace_a_champion_that_does(
     deployment, energy, endpoint = serving
     registry = ModelRegistry(deployment)
     first = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, SCORES)
-    before = registry.crown(first, endpoint.name, None)
+    before = registry.crown(first, route_to(endpoint.name, first), None)
     if archive is None:
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=first.archive)
     else:
         objects.write_bytes(deployment.s3, deployment.data_bucket, first.archive, archive)
     second = trained_version(deployment, tenant, 2, trained_forecasts[0].archive, SCORES)
-    champion = registry.crown(second, endpoint.name, before)
+    champion = registry.crown(second, route_to(endpoint.name, second), before)
     with pytest.raises(error):
         roll_back(deployment, energy, tenant)
     assert registry.champion(tenant, NAME) == champion
@@ -260,7 +252,11 @@ def test_a_version_that_became_champion_meanwhile_is_not_rolled_back_unseen(
     def crown_a_newer_one(**_: object) -> None:
         """While the rollback asks its predecessor, a registration goes through."""
         if not fresh:
-            fresh.append(registry.crown(newer, endpoint.name, registry.champion(tenant, NAME)))
+            fresh.append(
+                registry.crown(
+                    newer, route_to(endpoint.name, newer), registry.champion(tenant, NAME)
+                )
+            )
 
     events = deployment.runtime.meta.events
     events.register("before-send.sagemaker-runtime.InvokeEndpoint", crown_a_newer_one)

@@ -29,17 +29,12 @@ from infrastructure.local_cloud import (
 )
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.hosting import endpoints
-from tenantry.hosting.endpoints import (
-    Answer,
-    EndpointBusyError,
-    EndpointFailedError,
-    InvocationRefusedError,
-    NotAsynchronousError,
-    ensure_async_endpoint,
-    ensure_endpoint,
-    set_capacity,
-)
+from tenantry.hosting import invocation
+from tenantry.hosting.endpoints import EndpointFailedError, ensure_endpoint, set_capacity
+from tenantry.hosting.invocation import Answer, EndpointBusyError, InvocationRefusedError, invoke
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, NotAsynchronousError
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names, tiers
 from tenantry.names.tiers import Own, Shared, machines_of
@@ -49,7 +44,7 @@ from tenantry.serving.metrics import InferenceMetrics
 from tenantry.workloads.schema import Workload, read_workloads
 from tenantry.workloads.sections import Asynchronous, Cache
 from tests.containers.runtime.serving import archive_model
-from tests.tenantry.onboarding.registration import NAME, trained_version
+from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 from tests.tenantry.serving.inference_counts import counted
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -84,7 +79,7 @@ class World:
         key = s3_keys.endpoint_model(endpoint, tenant, model.version)
         objects.write_bytes(self.deployment.s3, self.deployment.data_bucket, key, archive)
         registry = ModelRegistry(self.deployment)
-        registry.crown(model, endpoint, registry.champion(tenant, NAME))
+        registry.crown(model, route_to(endpoint, model), registry.champion(tenant, NAME))
 
     def client(self, tenant: ids.TenantId) -> TenantClient:
         return TenantClient(self.deployment, self.tiny, tenant)
@@ -129,7 +124,7 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
             deploy()
             deployment = Deployment.from_stack()
             tiny = tiny_workload()
-            endpoint = ensure_async_endpoint(deployment, tiny, Shared("bridge"))
+            endpoint = ensure_endpoint(deployment, tiny, Shared("bridge"), ASYNCHRONOUS)
             assert (endpoint.made, endpoint.instances) == ("created", 1)
             yield World(deployment, tiny, endpoint.name, folder)
     finally:
@@ -201,7 +196,7 @@ class Mailbox:
 
 def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) -> None:
     deployment = world.deployment
-    again = ensure_async_endpoint(deployment, world.tiny, Shared("bridge"))
+    again = ensure_endpoint(deployment, world.tiny, Shared("bridge"), ASYNCHRONOUS)
     assert (again.name, again.made) == (world.endpoint, "unchanged")
     assert again.name == "tenantry-energy-bridge-async"
     config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=again.config)
@@ -223,7 +218,7 @@ def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) 
 def test_a_workload_without_an_asynchronous_endpoint_says_how_to_get_one(world: World) -> None:
     energy, tenant = read_workloads()["energy"], world.tenant()
     with pytest.raises(NotAsynchronousError, match=r"add serving\.asynchronous to energy\.yaml"):
-        ensure_async_endpoint(world.deployment, energy, Shared("bridge"))
+        ensure_endpoint(world.deployment, energy, Shared("bridge"), ASYNCHRONOUS)
     with (
         TenantClient(world.deployment, energy, tenant) as client,
         pytest.raises(NotAsynchronousError),
@@ -377,7 +372,7 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
     tiny = world.tiny.model_copy(
         update={"serving": world.tiny.serving.model_copy(update={"ami_version": image})}
     )
-    endpoint = ensure_async_endpoint(deployment, tiny, Own(tenant))
+    endpoint = ensure_endpoint(deployment, tiny, Own(tenant), ASYNCHRONOUS)
     assert (
         endpoint.name
         == sagemaker_names.async_endpoint_name("tenantry", NAME, Own(tenant))
@@ -595,7 +590,7 @@ def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -
 @pytest.fixture(scope="module")
 def busy(world: World) -> ids.TenantId:
     """A tenant on a real-time endpoint of the tiny family."""
-    ensure_endpoint(world.deployment, world.tiny, Shared("bridge"))
+    ensure_endpoint(world.deployment, world.tiny, Shared("bridge"), MULTI_MODEL)
     return world.tenant()
 
 
@@ -608,7 +603,7 @@ def test_a_busy_endpoint_is_asked_again_for_a_while(
         assert client.predict({"add": 1, "busy": str(left)})["mean"] == MEANS[busy] + 1
         assert left.read_text() == "-1"
         left.write_text("1000")
-        monkeypatch.setattr(endpoints, "BUSY_SECONDS", 0.3)
+        monkeypatch.setattr(invocation, "BUSY_SECONDS", 0.3)
         with pytest.raises(EndpointBusyError, match="three are waiting"):
             client.predict({"add": 2, "busy": str(left)})
         with pytest.raises(EndpointBusyError, match="not ready in 1 s"):
@@ -619,4 +614,6 @@ def test_an_asynchronous_endpoint_answers_nothing_at_once(world: World) -> None:
     with pytest.raises(
         (EndpointFailedError, InvocationRefusedError, ClientError), match="InvokeEndpointAsync"
     ):
-        endpoints.invoke(world.deployment, world.endpoint, "acme/v1.tar.gz", {})
+        invoke(world.deployment, Route("multi_model", world.endpoint, "acme/v1.tar.gz"), {})
+    with pytest.raises(InvocationRefusedError, match=r"ask it with TenantClient\.submit"):
+        invoke(world.deployment, Route("asynchronous", world.endpoint, "acme/v1.tar.gz"), {})

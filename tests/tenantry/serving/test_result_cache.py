@@ -17,7 +17,8 @@ from PIL import Image
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.hosting.endpoints import Answer, Endpoint, InvocationRefusedError
+from tenantry.hosting.endpoints import Endpoint
+from tenantry.hosting.invocation import Answer, InvocationRefusedError
 from tenantry.names import ids
 from tenantry.onboarding.registration import register, roll_back
 from tenantry.serving.client import TenantClient
@@ -27,7 +28,7 @@ from tenantry.serving.result_cache import Question, ResultCache, question_of
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Cache
 from tests.conftest import TRAINED_UNTIL, TrainedForecast
-from tests.tenantry.onboarding.registration import trained_version
+from tests.tenantry.onboarding.registration import route_to, trained_version
 from tests.tenantry.serving.inference_counts import counted
 
 Serving = tuple[Deployment, Workload, Endpoint]
@@ -55,7 +56,7 @@ def crowned(
     version = trained_version(
         deployment, name, number, made.archive, made.outcome["metrics"], card=made.outcome["card"]
     )
-    assert register(deployment, workload, version, endpoint.name).crowned
+    assert register(deployment, workload, version, route_to(endpoint.name, version)).crowned
     return name
 
 

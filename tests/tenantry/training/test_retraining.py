@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry.aws.deployment import Deployment
+from tenantry.hosting.route import Route
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
@@ -19,6 +20,7 @@ from tenantry.requests.rows import Request, Status
 from tenantry.training.retraining import ask_for_retraining, occasion_of
 from tenantry.workloads.schema import Workload, read_workloads
 from tenantry.workloads.sections import Retraining
+from tests.tenantry.onboarding.registration import route_to
 
 NAME = ids.workload_name("energy")
 ENERGY = read_workloads()["energy"]
@@ -86,7 +88,9 @@ def champion(
 ) -> Champion:
     model = version_of(request, days_ago, workload)
     registry.add(model)
-    return registry.crown(model, "endpoint", registry.champion(request.tenant, NAME))
+    return registry.crown(
+        model, route_to("endpoint", model), registry.champion(request.tenant, NAME)
+    )
 
 
 def pending(queue: RequestQueue) -> Mapping[str, Request]:
@@ -205,7 +209,8 @@ def test_a_rolled_back_tenant_is_not_given_the_same_again_but_made_otherwise_or_
         first, second = upload(queue, tenant, 120), upload(queue, tenant, 100, number=2)
         champion(registry, first, 119)
         bad = champion(registry, second, 99)
-        registry.return_to(version_of(first, 119), "endpoint", bad, None)
+        good = version_of(first, 119)
+        registry.return_to(good, route_to("endpoint", good), bad, None)
     upload(queue, "newer", 50, number=3)  # it was registered, and lost
 
     done = ask_for_retraining(deployment, retrained(), at=NOW)
@@ -242,8 +247,8 @@ def test_idle_tenants_cost_no_call_of_their_own(
     champion(registry, request, 9)
     few = calls()
     for number in range(40):
-        tenant = ids.tenant_id(f"idle-{number}")
-        registry.crown(replace(version_of(request, 9), tenant=tenant), "endpoint", None)
+        idle = replace(version_of(request, 9), tenant=ids.tenant_id(f"idle-{number}"))
+        registry.crown(idle, route_to("endpoint", idle), None)
     assert calls() == few
 
 
@@ -269,7 +274,7 @@ def test_an_occasion_keeps_its_name_within_a_stretch_and_has_another_in_the_next
         ids.tenant_id("acme"),
         NAME,
         ids.version_name("v1"),
-        "e",
+        Route("multi_model", "e", "acme/v1.tar.gz"),
         "bridge",
         None,
         NOW,

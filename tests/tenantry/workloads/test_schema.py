@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from tenantry.aws.deployment import Deployment
-from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.catalogue import shapes_of
 from tenantry.names.tiers import Shared
 from tenantry.workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model_fault
 from tenantry.workloads.schema import (
@@ -335,10 +335,7 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
     workload = read_workloads()[name]
 
     def requests(of: Workload) -> list[Any]:
-        made = endpoints.endpoint_requests(SOMEWHERE, of, Shared("bridge"))
-        if of.serving.asynchronous is None:
-            return [made]
-        return [made, endpoints.async_endpoint_requests(SOMEWHERE, of, Shared("bridge"))]
+        return [shape.requests(SOMEWHERE, of, Shared("bridge")) for shape in shapes_of(of)]
 
     reached, kept = set(), set()
     for path, value in leaves(workload):

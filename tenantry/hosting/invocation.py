@@ -1,0 +1,126 @@
+"""Asking a tenant's model for an answer at once, along its route."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from tenantry.aws.objects import error_code
+from tenantry.errors import TenantryError
+from tenantry.hosting.endpoints import EndpointFailedError
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.catalogue import shape_named
+from tenantry.hosting.shapes.shape import RealTimeShape
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+# ModelNotReadyException: loading may go on for 360 s; botocore does not retry it.
+# https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
+MODEL_LOADING_SECONDS: Final = 360.0
+# A container that has too much to do says 429, and 504 when the time a request gave has passed
+# (docs/contracts.md).
+BUSY_SECONDS: Final = 20.0
+JSON: Final = "application/json"
+
+
+class EndpointBusyError(EndpointFailedError):
+    """The endpoint has more to do than it takes, or did not answer in the request's time; ask again
+    later."""
+
+
+class InvocationRefusedError(TenantryError, ValueError):
+    """The model's container refused the request or the model itself; the message is its answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, as it came."""
+
+    content: bytes
+    content_type: str
+
+
+def invoke(
+    deployment: Deployment, route: Route, request: Mapping[str, Any] | bytes, accept: str = JSON
+) -> Answer:
+    """Ask a tenant's model, as the route's shape does.
+
+    Args:
+        deployment: the runtime client.
+        route: whose model, and where.
+        request: a JSON document, or bytes sent as they are.
+        accept: content type of the answer that is asked for.
+
+    Raises:
+        InvocationRefusedError: the container refused the request or the archive, with its own words
+            in the message; or the route's endpoint does not answer at once.
+        EndpointFailedError: there is no such endpoint, or it is not in service.
+        EndpointBusyError: it has too much to do, or has not loaded the model, also after it was
+            asked again for a while.
+        UnknownShapeError: this release does not know the route's shape.
+        botocore.exceptions.ClientError: anything else.
+    """
+    shape = shape_named(route.shape)
+    if not isinstance(shape, RealTimeShape):
+        raise InvocationRefusedError(
+            f"endpoint {route.endpoint} does not answer at once; ask it with TenantClient.submit"
+        )
+    asked, most = shape.address(route, request), shape.limits.max_payload_bytes
+    if len(asked.body) > most:
+        raise InvocationRefusedError(
+            f"the request has {len(asked.body)} bytes; an endpoint takes at most {most}"
+        )
+    addressed: Any = asked.arguments
+    began, pause = time.monotonic(), 0.2
+    while True:
+        try:
+            answer = deployment.runtime.invoke_endpoint(
+                EndpointName=route.endpoint,
+                ContentType=JSON,
+                Accept=accept,
+                Body=asked.body,
+                **addressed,
+            )
+        except ClientError as error:
+            code, status = error_code(error), error.response.get("OriginalStatusCode")
+            busy = code == "ModelError" and status == 429
+            patience = (
+                BUSY_SECONDS
+                if busy
+                else MODEL_LOADING_SECONDS
+                if code == "ModelNotReadyException"
+                else 0.0
+            )
+            if time.monotonic() - began < patience:
+                time.sleep(pause)
+                pause = min(pause * 2, 10.0)
+                continue
+            if code == "ModelNotReadyException":
+                raise EndpointBusyError(
+                    f"{route.target_model} was not loaded within {patience:.0f} s: {error}"
+                ) from error
+            if code == "ModelError":
+                message = str(error.response.get("OriginalMessage") or error)
+                if busy or status == 504:
+                    raise EndpointBusyError(message) from error
+                raise InvocationRefusedError(message) from error
+            if code == "ValidationError":
+                raise not_taken(error, route.endpoint) from error
+            raise
+        with answer["Body"] as stream:
+            content: bytes = stream.read()
+        return Answer(content, answer.get("ContentType", ""))
+
+
+def not_taken(error: ClientError, endpoint: str) -> EndpointFailedError | InvocationRefusedError:
+    """What a ``ValidationError`` of SageMaker's runtime means: it begins with the endpoint's name
+    where that one is missing or not in service, and is about the request otherwise."""
+    message = str(error.response.get("Error", {}).get("Message", error))
+    if message.startswith(f"Endpoint {endpoint} "):
+        return EndpointFailedError(message)
+    return InvocationRefusedError(message)

@@ -1,0 +1,1 @@
+"""Hosting shapes: the ways in which SageMaker can serve a workload's models."""

@@ -1,0 +1,137 @@
+"""The asynchronous endpoint: asked through S3 and a queue, for what takes long or may wait.
+
+``tenantry.serving.asynchronous`` asks it, and finds its answers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts import variables
+from contracts.records import Record
+from tenantry.errors import TenantryError
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.shape import EndpointRequests, Limits, Shape
+from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names.tiers import Machines, Tier
+from tenantry.workloads.schema import Workload
+from tenantry.workloads.sections import Asynchronous
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+
+class NotAsynchronousError(TenantryError, LookupError):
+    """The workload has no asynchronous endpoint; the message says how it gets one."""
+
+
+def settings_of(workload: Workload) -> Asynchronous:
+    """The workload's settings for asynchronous requests. Raises ``NotAsynchronousError``."""
+    settings = workload.serving.asynchronous
+    if settings is None:
+        raise NotAsynchronousError(
+            f"workload {workload.name} has no asynchronous endpoint; add serving.asynchronous to "
+            f"{workload.name}.yaml"
+        )
+    return settings
+
+
+class AsynchronousShape(Shape):
+    """An asynchronous endpoint, asked by InvokeEndpointAsync.
+
+    On AWS it is not multi-model: its container fetches the archives that requests name from the
+    prefix of the multi-model endpoint on the same machines.
+
+    Its limits, a payload of 1 GB, an hour, and that it scales to zero:
+    https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html
+    """
+
+    name = "asynchronous"
+    limits = Limits(max_payload_bytes=10**9, max_answer_seconds=3600, scales_to_zero=True)
+    tiers = frozenset(("silo", "bridge", "pool"))
+
+    def endpoint_name(self, prefix: str, workload: ids.WorkloadName, machines: Machines) -> str:
+        """The name of the tier's endpoint, or of the silo tenant's."""
+        return sagemaker_names.async_endpoint_name(prefix, workload, machines)
+
+    def instances(self, workload: Workload, machines: Machines) -> int:
+        """``serving.asynchronous.instances``; one for a silo tenant. Raises
+        ``NotAsynchronousError``."""
+        return 1 if machines.tier == "silo" else settings_of(workload).instances
+
+    def requests(
+        self, deployment: Deployment, workload: Workload, machines: Machines
+    ) -> EndpointRequests:
+        """The requests for the endpoint on some machines. Raises ``NotAsynchronousError``."""
+        settings, name = settings_of(workload), ids.workload_name(workload.name)
+        endpoint = self.endpoint_name(deployment.prefix, name, machines)
+        models = s3_keys.endpoint_models_prefix(
+            sagemaker_names.endpoint_name(deployment.prefix, name, machines)
+        )
+        models_uri = f"s3://{deployment.data_bucket}/{models}"
+        model = self._model_request(
+            endpoint,
+            {
+                "ExecutionRoleArn": deployment.async_role,
+                "PrimaryContainer": {
+                    "Image": deployment.image(workload.serving_container, workload.image_tag),
+                    "Mode": "SingleModel",
+                    "Environment": {
+                        **workload.serving.environment,
+                        variables.MODELS_URI: models_uri,
+                    },
+                },
+                "EnableNetworkIsolation": False,
+            },
+        )
+        # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request
+        # says. IAM holds the tenant's session to the endpoint that bears its tag.
+        if machines.tier == "silo":
+            output = failures = s3_keys.async_tenant_prefix(name, machines.tenant)
+            tags = [{"Key": "tenantry:tenant", "Value": str(machines.tenant)}]
+        else:
+            output, failures = s3_keys.ASYNC_ROOT, s3_keys.async_failures_prefix(name)
+            tags = []
+        config = self._config_request(
+            endpoint,
+            {
+                "ProductionVariants": [
+                    self._variant(workload, machines, model["ModelName"], settings.instance_type)
+                ],
+                "AsyncInferenceConfig": {
+                    "OutputConfig": {
+                        "S3OutputPath": f"s3://{deployment.data_bucket}/{output}",
+                        "S3FailurePath": f"s3://{deployment.data_bucket}/{failures}",
+                        "NotificationConfig": {
+                            "SuccessTopic": deployment.async_success_topic,
+                            "ErrorTopic": deployment.async_error_topic,
+                            # The container's reason travels with the message.
+                            "IncludeInferenceResponseIn": ["ERROR_NOTIFICATION_TOPIC"],
+                        },
+                    },
+                    "ClientConfig": {
+                        "MaxConcurrentInvocationsPerInstance": settings.concurrent_per_instance
+                    },
+                },
+                "Tags": self._config_tags(workload, machines),
+            },
+        )
+        return EndpointRequests(model, config, tags)
+
+    def record(self, route: Route, request: Mapping[str, Any]) -> bytes:
+        """What the endpoint's container gets: the archive and the request (docs/contracts.md,
+        "Serving container")."""
+        return Record(route.target_model, request).line()
+
+    def output_arguments(
+        self, workload: ids.WorkloadName, tenant: ids.TenantId, tier: Tier
+    ) -> dict[str, Any]:
+        """What InvokeEndpointAsync takes so that the answer lies below the tenant's prefix."""
+        # A silo tenant's endpoint writes there anyway.
+        if tier == "silo":
+            return {}
+        return {"S3OutputPathExtension": s3_keys.async_extension(workload, tenant)}
+
+
+ASYNCHRONOUS: Final = AsynchronousShape()
