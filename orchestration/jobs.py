@@ -15,7 +15,9 @@ from dagster import (
 )
 from pydantic import Field
 
-from assets.workload_assets import BatchConfig, onboarding_selection, predict_day, raise_for
+from assets.batch_predictions import BatchConfig, predict_day
+from assets.failed_tenants import raise_for
+from assets.onboarding import onboarding_selection
 from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition

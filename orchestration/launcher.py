@@ -27,7 +27,7 @@ from dagster import (
     RunsFilter,
 )
 
-from assets.workload_assets import OnboardingConfig, PackedRequest, onboarding_step
+from assets.onboarding import OnboardingConfig, PackedRequest, onboarding_step
 from orchestration.private_dagster.names import PRIORITY_TAG
 from resources.signs_of_life import ALIVE_TAG
 from tenantry.aws.notices import tell_operators

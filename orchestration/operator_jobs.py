@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dagster import Config, Failure, JobDefinition, OpExecutionContext, job, op
 from pydantic import Field
 
-from assets.workload_assets import raise_for
+from assets.failed_tenants import raise_for
 from orchestration.jobs import chosen_tenants
 from orchestration.partitions import tenants_of
 from resources.tenantry_resource import TenantryResource

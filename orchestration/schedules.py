@@ -19,7 +19,8 @@ from dagster import (
     schedule,
 )
 
-from assets.workload_assets import BatchConfig, CapacityConfig
+from assets.batch_predictions import BatchConfig
+from assets.endpoint_capacity import CapacityConfig
 from orchestration.jobs import WorkloadJobs, batch_step
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from tenantry.workloads.schema import Workload

@@ -6,7 +6,7 @@ from operator import or_
 
 from dagster import AutomationConditionSensorDefinition, DefaultSensorStatus
 
-from assets.workload_assets import endpoint_selection
+from assets.serving_endpoints import endpoint_selection
 from tenantry.workloads.schema import Workload
 
 

@@ -19,7 +19,8 @@ from tests.isolation.calls import as_requests, recorded
 from tests.isolation.judge import Judge
 from tests.isolation.template import ACCOUNT, Template
 from tests.tenantry.onboarding.registration import NAME
-from tests.tenantry.serving.test_asynchronous import World, world  # noqa: F401 - a fixture
+from tests.tenantry.serving.conftest import world  # noqa: F401 - a fixture
+from tests.tenantry.serving.tiny_family import World
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/for-the-app.md"
 

@@ -14,9 +14,11 @@ from dagster import DagsterInstance
 from containers.forecast.consumption.synthetic import generate
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
+from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import RECENT_UNTIL
+from tests.orchestration.running import at_once
 
 DAYS = 70
 
@@ -24,6 +26,17 @@ DAYS = 70
 @pytest.fixture(scope="session")
 def energy() -> Workload:
     return read_workloads()["energy"]
+
+
+@pytest.fixture
+def workload(energy: Workload) -> Workload:
+    """Energy, with packs that do not wait for company."""
+    return at_once(energy)
+
+
+@pytest.fixture
+def queue(deployment: Deployment) -> RequestQueue:
+    return RequestQueue(deployment, by="test")
 
 
 @pytest.fixture(scope="session")

@@ -4,34 +4,21 @@ local cloud."""
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
+from dagster import DagsterInstance, materialize
 from dagster._core.errors import DagsterExecutionInterruptedError
-from hypothesis import given
-from hypothesis import strategies as st
 
-from infrastructure.local_cloud import (
-    LocalCloud,
-    free_port,
-    start_process,
-    stop_process,
-    wait_until_healthy,
-)
 from pipes_sagemaker.client import (
     PipesSageMakerLogReader,
     PipesSageMakerMessageReader,
@@ -39,175 +26,22 @@ from pipes_sagemaker.client import (
     TrainingJobDiffersError,
     TrainingJobFailedError,
     TrainingJobResourceLimitExceededError,
-    failure_class,
 )
-from pipes_sagemaker.comparison import first_difference
 from tests.pipes_sagemaker.broken_calls import break_calls
+from tests.pipes_sagemaker.counting_jobs import (
+    BUCKET,
+    PAGE,
+    ROOT,
+    Params,
+    counting,
+    example_code,
+    numbers_by_host,
+    run_asset,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sagemaker import SageMakerClient
-
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs/pipes-sagemaker.md"
-BUCKET = "pipes"
-Params = dict[str, Any]
-
-
-def example_code(language_line: str) -> str:
-    """The code block of the docs page that starts with this line."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    [code] = [block for block in blocks if block.startswith(language_line)]
-    return str(code)
-
-
-@pytest.fixture(scope="module")
-def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images of this folder, and ``example`` of the docs page; each holds the runtime, as its
-    Dockerfile would."""
-    folder = tmp_path_factory.mktemp("containers")
-    programs = {
-        path.parent.name: path.read_text()
-        for path in (Path(__file__).parent / "containers").glob("*/train")
-    }
-    for name, code in {**programs, "example": example_code("#!/usr/bin/env python3")}.items():
-        (folder / name).mkdir()
-        (folder / name / "train").write_text(code, encoding="utf-8")
-        (folder / name / "train").chmod(0o755)
-        (folder / name / "containers").symlink_to(ROOT / "containers")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def endpoint(
-    local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """A SageMaker of its own, that knows these images."""
-    folder, port = tmp_path_factory.mktemp("sagemaker"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "local_sagemaker",
-        "--port",
-        str(port),
-        "--state",
-        str(folder / "state"),
-        "--containers",
-        str(containers),
-        "--create-training-job-burst",
-        "100",
-        "--instance-quota",
-        "4",
-    ]
-    process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        stop_process(process)
-
-
-@pytest.fixture(scope="module")
-def s3(endpoint: str) -> "S3Client":
-    client = boto3.client("s3")
-    client.create_bucket(
-        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
-    )
-    return client
-
-
-@pytest.fixture
-def sagemaker(endpoint: str) -> "SageMakerClient":
-    """A new client for each test, since some tests disturb theirs."""
-    return boto3.client("sagemaker", endpoint_url=endpoint)
-
-
-@pytest.fixture
-def pipes(sagemaker: "SageMakerClient", s3: "S3Client") -> PipesSageMakerTrainingJobClient:
-    return PipesSageMakerTrainingJobClient(
-        client=sagemaker,
-        message_reader=PipesSageMakerMessageReader(bucket=BUCKET, client=s3, interval=0.1),
-        log_reader=PipesSageMakerLogReader(interval=0.1, settle=0.0),
-        poll_interval=0.2,
-    )
-
-
-def counting(*, instances: int = 1, name: str | None = None, **hyperparameters: str) -> Params:
-    """A request for the counting container."""
-    return {
-        "TrainingJobName": name or f"counting-{uuid.uuid4().hex[:12]}",
-        "AlgorithmSpecification": {
-            "TrainingImage": "registry/counting:1",
-            "TrainingInputMode": "File",
-        },
-        "HyperParameters": {"count": "3", **hyperparameters},
-        "RoleArn": "arn:aws:iam::123456789012:role/training",
-        "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/output"},
-        "ResourceConfig": {
-            "InstanceType": "ml.m5.large",
-            "InstanceCount": instances,
-            "VolumeSizeInGB": 1,
-        },
-        "StoppingCondition": {"MaxRuntimeInSeconds": 120},
-    }
-
-
-@dataclass
-class Outcome:
-    """What a run of the asset left behind."""
-
-    success: bool
-    error: BaseException | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    custom_messages: list[Any] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-
-
-def run_asset(
-    pipes: PipesSageMakerTrainingJobClient,
-    params: Params,
-    on_custom_message: Callable[[Any], None] | None = None,
-    **options: Any,
-) -> Outcome:
-    """Materialise an asset that uses the client, in a real ephemeral instance."""
-    outcome = Outcome(success=False)
-
-    @asset
-    def counted(
-        context: AssetExecutionContext, pipes: PipesSageMakerTrainingJobClient
-    ) -> MaterializeResult[Any]:
-        try:
-            completed = pipes.run(
-                context=context,
-                # The tests build it as plain JSON.
-                create_training_job_params=params,  # type: ignore[arg-type]
-                on_custom_message=on_custom_message,
-                **options,
-            )
-        except BaseException as error:
-            outcome.error = error
-            raise
-        outcome.custom_messages = list(completed.get_custom_messages())
-        return completed.get_materialize_result()
-
-    with DagsterInstance.ephemeral() as instance:
-        result = materialize(
-            [counted], instance=instance, resources={"pipes": pipes}, raise_on_error=False
-        )
-        outcome.success = result.success
-        outcome.log = [entry.user_message for entry in instance.all_logs(result.run_id)]
-        if result.success:
-            [event] = result.asset_materializations_for_node("counted")
-            outcome.metadata = {key: value.value for key, value in event.metadata.items()}
-    return outcome
-
-
-def numbers_by_host(messages: list[Any]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for message in messages:
-        if "number" in message:
-            found.setdefault(message["host"], []).append(message["number"])
-    return found
 
 
 def test_one_instance_reports_its_messages_log_lines_and_metadata(
@@ -730,86 +564,6 @@ def test_the_example_of_the_docs_page_runs(
         assert event.metadata["loss"].value == 0.125
         said = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert "epoch 3: loss 0.125" in said
-
-
-@pytest.mark.parametrize(
-    ("status", "secondary_status", "reason", "expected"),
-    [
-        (
-            "Failed",
-            "Failed",
-            "CapacityError: Unable to provision requested ML compute capacity.",
-            "capacity",
-        ),
-        ("Failed", "Failed", "InternalServerError: We encountered an internal error.", "internal"),
-        ("Failed", "Failed", "out of memory", "algorithm"),
-        ("Failed", "Failed", "", "unknown"),
-        ("Stopped", "MaxRuntimeExceeded", "", "max_runtime"),
-        ("Stopped", "MaxWaitTimeExceeded", "", "max_wait"),
-        ("Stopped", "Stopped", "", "stopped"),
-    ],
-)
-def test_failures_are_classified(
-    status: str, secondary_status: str, reason: str, expected: str
-) -> None:
-    assert failure_class(status, secondary_status, reason) == expected
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@given(
-    requested=st.dictionaries(st.text(max_size=3), json_values, max_size=4), defaults=json_values
-)
-def test_what_sagemaker_adds_by_itself_is_no_difference(
-    requested: dict[str, Any], defaults: Any
-) -> None:
-    described = {**json.loads(json.dumps(requested)), "added by SageMaker": defaults}
-    assert first_difference(requested, described, "ResourceConfig") is None
-
-
-@given(
-    requested=st.dictionaries(st.text(max_size=3), json_values, min_size=1, max_size=4),
-    data=st.data(),
-)
-def test_a_changed_value_is_found_and_named(requested: dict[str, Any], data: st.DataObject) -> None:
-    key = data.draw(st.sampled_from(sorted(requested)))
-    found = first_difference(
-        requested, {**requested, key: "no drawn text is this long"}, "InputDataConfig"
-    )
-    assert found is not None
-    assert found[0].startswith(f"InputDataConfig.{key}")
-
-
-def test_an_added_hyperparameter_is_a_difference() -> None:
-    assert first_difference({"a": "1"}, {"a": "1", "b": "2"}, "HyperParameters") == (
-        "HyperParameters.b",
-        None,
-        "2",
-    )
-
-
-def test_channels_are_compared_by_name_and_their_uris_without_a_last_slash() -> None:
-    def channel(name: str, uri: str) -> Params:
-        return {"ChannelName": name, "DataSource": {"S3DataSource": {"S3Uri": uri}}}
-
-    requested = [channel("a", "s3://b/one"), channel("b", "s3://b/two/")]
-    assert (
-        first_difference(
-            requested, [channel("b", "s3://b/two"), channel("a", "s3://b/one/")], "InputDataConfig"
-        )
-        is None
-    )
-    found = first_difference(
-        requested, [channel("a", "s3://b/one"), channel("b", "s3://b/2")], "InputDataConfig"
-    )
-    assert found == ("InputDataConfig[b].DataSource.S3DataSource.S3Uri", "s3://b/two", "s3://b/2")
 
 
 def keys(s3: "S3Client", params: Params) -> list[str]:

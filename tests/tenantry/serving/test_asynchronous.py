@@ -4,14 +4,12 @@ under its own prefix."""
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,6 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from infrastructure.deploy import deploy
-from infrastructure.local_cloud import (
-    LocalCloud,
-    free_port,
-    start_process,
-    stop_process,
-    wait_until_healthy,
-)
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import invocation
@@ -36,116 +26,15 @@ from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, NotAsynchronousError
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids, s3_keys, sagemaker_names, tiers
-from tenantry.names.tiers import Own, Shared, machines_of
+from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names.tiers import Own, Shared
 from tenantry.serving.asynchronous import Failure, Submitted, deliver_failures
 from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.serving.metrics import InferenceMetrics
-from tenantry.workloads.schema import Workload, read_workloads
-from tenantry.workloads.sections import Asynchronous, Cache
-from tests.containers.runtime.serving import archive_model
-from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
+from tenantry.workloads.schema import read_workloads
+from tests.tenantry.onboarding.registration import NAME
 from tests.tenantry.serving.inference_counts import counted
-
-ROOT = Path(__file__).resolve().parents[3]
-MEANS: dict[str, float] = {}
-
-
-@dataclass(frozen=True)
-class World:
-    """A deployment whose SageMaker knows the tiny family, and a workload of it."""
-
-    deployment: Deployment
-    tiny: Workload
-    endpoint: str
-    folder: Path
-
-    def tenant(self, *, tier: tiers.Tier = "bridge") -> ids.TenantId:
-        """A new tenant with a champion; its mean is like no other's."""
-        tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
-        self.crown(tenant, 1, tier=tier)
-        return tenant
-
-    def crown(self, tenant: ids.TenantId, number: int, *, tier: tiers.Tier = "bridge") -> None:
-        """Give the tenant another champion."""
-        MEANS[tenant] = 1000.0 * (len(MEANS) + 1) + number
-        archive = archive_model(
-            self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]
-        ).read_bytes()
-        model = trained_version(self.deployment, tenant, number, archive, {}, tier=tier)
-        endpoint = sagemaker_names.endpoint_name(
-            self.deployment.prefix, NAME, machines_of(tier, tenant)
-        )
-        key = s3_keys.endpoint_model(endpoint, tenant, model.version)
-        objects.write_bytes(self.deployment.s3, self.deployment.data_bucket, key, archive)
-        registry = ModelRegistry(self.deployment)
-        registry.crown(model, route_to(endpoint, model), registry.champion(tenant, NAME))
-
-    def client(self, tenant: ids.TenantId) -> TenantClient:
-        return TenantClient(self.deployment, self.tiny, tenant)
-
-    def invocations(self) -> int:
-        """How many asynchronous invocations left this process."""
-        return self.deployment.aws_calls["sagemaker-runtime:InvokeEndpointAsync"]
-
-    def keys_of(self, tenant: ids.TenantId) -> set[str]:
-        """What lies under the tenant's asynchronous prefix, without the prefix."""
-        prefix = f"async/{tenant}/energy/"
-        listed = self.deployment.s3.list_objects_v2(
-            Bucket=self.deployment.data_bucket, Prefix=prefix
-        )
-        return {entry["Key"].removeprefix(prefix) for entry in listed.get("Contents", [])}
-
-
-@pytest.fixture(scope="module")
-def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A SageMaker of its own that knows the tiny container, and the bridge tier's asynchronous
-    endpoint on it."""
-    local_cloud.reset()
-    folder, port = tmp_path_factory.mktemp("asynchronous"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "local_sagemaker",
-        "--port",
-        str(port),
-        "--state",
-        str(folder / "state"),
-        "--containers",
-        str(Path(__file__).parent / "containers"),
-    ]
-    process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_healthy(f"{url}/_local/health", process, folder / "log")
-        with pytest.MonkeyPatch.context() as variables:
-            variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
-            variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
-            deploy()
-            deployment = Deployment.from_stack()
-            tiny = tiny_workload()
-            endpoint = ensure_endpoint(deployment, tiny, Shared("bridge"), ASYNCHRONOUS)
-            assert (endpoint.made, endpoint.instances) == ("created", 1)
-            yield World(deployment, tiny, endpoint.name, folder)
-    finally:
-        stop_process(process)
-
-
-def tiny_workload(**cache: Any) -> Workload:
-    """The energy workload, but for its container: a mean of the tenant's numbers, asked to add to
-    it."""
-    energy = read_workloads()["energy"]
-    settings = Asynchronous(
-        instance_type="ml.m5.large", usd_per_hour=0.1, instances=1, max_seconds=30
-    )
-    serving = energy.serving.model_copy(
-        update={
-            "asynchronous": settings,
-            "cache": Cache(**{"enabled": True, **cache}),
-            "environment": {},
-        }
-    )
-    return energy.model_copy(update={"container": "tiny", "serving": serving, "moment": None})
+from tests.tenantry.serving.tiny_family import MEANS, World, tiny_workload
 
 
 def mean(answer: Answer) -> float:

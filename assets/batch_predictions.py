@@ -1,0 +1,84 @@
+"""``batch_predictions``: what tenants' champions predict of a day, in a batch transform."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    BackfillPolicy,
+    Config,
+    MaterializeResult,
+    OpExecutionContext,
+    PartitionsDefinition,
+    asset,
+)
+from pydantic import Field
+
+from assets.failed_tenants import raise_for
+from orchestration.private_dagster.chosen_partitions import RunReport, asset_key, plan
+from resources.tenantry_resource import TenantryResource
+from tenantry.batch.predictions import predict
+from tenantry.names import ids
+from tenantry.workloads.schema import Workload
+
+
+class BatchConfig(Config):
+    """Which day to predict."""
+
+    day: str = Field("", description="The date, YYYY-MM-DD; empty for today (UTC).")
+
+
+def batch_predictions_asset(
+    workload: Workload, tenants: PartitionsDefinition[str]
+) -> AssetsDefinition:
+    """``batch_predictions``, by hand for chosen tenants; the schedule's job predicts for
+    everyone."""
+
+    @asset(
+        key=asset_key(workload.name, "batch_predictions"),
+        deps=[asset_key(workload.name, "endpoint_registration")],
+        partitions_def=tenants,
+        group_name=workload.name,
+        owners=list(workload.owners),
+        kinds={"sagemaker", "s3"},
+        output_required=False,
+        backfill_policy=BackfillPolicy.single_run(),
+        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a "
+        f"batch transform."
+        f" The schedule {workload.name}_batch_predictions_schedule predicts for everyone.",
+    )
+    def batch_predictions(
+        context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
+    ) -> Iterator[MaterializeResult[Any]]:
+        chosen = [ids.tenant_id(key) for key in context.op_execution_context.partition_keys]
+        predict_day(context.op_execution_context, config, tenantry, workload, chosen)
+        yield from ()
+
+    return batch_predictions
+
+
+def predict_day(
+    context: OpExecutionContext,
+    config: BatchConfig,
+    tenantry: TenantryResource,
+    workload: Workload,
+    tenants: Sequence[ids.TenantId] | None,
+) -> None:
+    """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises
+    ``Failure`` if some failed."""
+    with RunReport(context, workload.name) as report:
+        failures = predict(
+            tenantry.deployment,
+            workload,
+            tenants,
+            date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
+            context.run.run_id,
+            report,
+            poll=tenantry.poll_seconds,
+            starting=lambda served: plan(
+                context, [asset_key(workload.name, "batch_predictions")], served
+            ),
+        )
+    raise_for(failures)

@@ -1,0 +1,19 @@
+"""How a run ends in which some tenants failed."""
+
+from collections.abc import Mapping
+
+from dagster import Failure
+
+from tenantry.names import ids
+from tenantry.onboarding.onboarding import failures_in_words
+
+
+def raise_for(failures: Mapping[ids.TenantId, str]) -> None:
+    """Fail the run when tenants failed, so that they show as failed; the others stay
+    materialised."""
+    if failures:
+        raise Failure(
+            f"{len(failures)} of the tenants failed; the others are "
+            f"done.\n{failures_in_words(failures)}",
+            allow_retries=False,
+        )

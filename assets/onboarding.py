@@ -1,0 +1,219 @@
+"""``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration``, which one step makes:
+from a tenant's upload to its champion."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSelection,
+    AssetSpec,
+    BackfillPolicy,
+    Config,
+    Failure,
+    MaterializeResult,
+    OpExecutionContext,
+    PartitionsDefinition,
+    multi_asset,
+)
+from pydantic import Field
+
+from assets.failed_tenants import raise_for
+from orchestration.private_dagster.chosen_partitions import (
+    RunReport,
+    asset_key,
+    outputs_are_reported_already,
+    plan,
+)
+from resources.tenantry_resource import TenantryResource
+from tenantry.aws.request_budget import BudgetSpentError
+from tenantry.names import ids, tiers
+from tenantry.onboarding.member import Member, members_by_hand, owed_members
+from tenantry.onboarding.onboarding import Onboarding
+from tenantry.onboarding.pack import PackAtWork
+from tenantry.requests.queue import RequestQueue
+from tenantry.shown.report import ONBOARDING, AssetName
+from tenantry.training.packed_job import FinishedJob, JobFailedError, NoCapacityYetError, Train
+from tenantry.workloads.schema import Workload
+
+
+class PackedRequest(Config):
+    """A request in a pack."""
+
+    tenant: str
+    request: str
+
+
+class OnboardingConfig(Config):
+    """What the launcher asks a run to do. A person leaves it empty and chooses partitions
+    instead."""
+
+    pack: str = Field("", description="The pack's id; empty when partitions were chosen by hand.")
+    requests: list[PackedRequest] = Field(
+        default_factory=list, description="The requests of the pack."
+    )
+
+
+def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
+    """``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration`` of every tenant.
+
+    One step makes them, so that a tenant moves on as soon as its own part is ready, and so that one
+    run can serve any set of tenants; each asset can also be materialised alone.
+    """
+    common: dict[str, Any] = {
+        "group_name": workload.name,
+        "owners": list(workload.owners),
+        "skippable": True,
+        "partitions_def": tenants,
+    }
+    kinds = sorted(kind for kind in workload.kinds if kind != "sagemaker")
+    specs = [
+        AssetSpec(
+            asset_key(workload.name, "training_data"),
+            description=f"{workload.title}: the tenant's latest upload, checked, repaired where "
+            f"documented, and prepared.",
+            kinds={"s3", *kinds[:1]},
+            **common,
+        ),
+        AssetSpec(
+            asset_key(workload.name, "fine_tuned_artifact"),
+            deps=[asset_key(workload.name, "training_data")],
+            description=f"{workload.title}: the tenant's own model, an immutable versioned archive "
+            f"with its score.",
+            kinds={"sagemaker", *kinds[1:2]},
+            **common,
+        ),
+        AssetSpec(
+            asset_key(workload.name, "endpoint_registration"),
+            deps=[asset_key(workload.name, "fine_tuned_artifact")],
+            description=f"{workload.title}: the model under its endpoint, asked once, and champion "
+            f"if it is not worse.",
+            kinds={"sagemaker", "dynamodb"},
+            **common,
+        ),
+    ]
+
+    @multi_asset(
+        name=onboarding_step(workload.name),
+        specs=specs,
+        can_subset=True,
+        partitions_def=tenants,
+        backfill_policy=BackfillPolicy.single_run(),
+    )
+    def onboarding(
+        context: AssetExecutionContext, config: OnboardingConfig, tenantry: TenantryResource
+    ) -> Iterator[MaterializeResult[Any]]:
+        selected = context.op_execution_context.selected_asset_keys
+        stages = frozenset[AssetName](
+            name for name in ONBOARDING if asset_key(workload.name, name) in selected
+        )
+        failures = _onboard(context.op_execution_context, config, tenantry, workload, stages)
+        raise_for(failures)
+        outputs_are_reported_already(context)
+        yield from ()
+
+    return onboarding
+
+
+def onboarding_step(workload: str) -> str:
+    """The name of the step that onboards, under which its configuration stands."""
+    return f"{workload}_onboarding"
+
+
+def onboarding_selection(workload: Workload) -> AssetSelection:
+    """The three assets from upload to champion."""
+    return AssetSelection.assets(*(asset_key(workload.name, name) for name in ONBOARDING))
+
+
+def _onboard(
+    context: OpExecutionContext,
+    config: OnboardingConfig,
+    tenantry: TenantryResource,
+    workload: Workload,
+    stages: frozenset[AssetName],
+) -> dict[ids.TenantId, str]:
+    deployment = tenantry.deployment
+    queue = RequestQueue(deployment, by=f"run {context.run.run_id}")
+    report = RunReport(context, workload.name)
+    failures: dict[ids.TenantId, str] = {}
+    registered = 0
+    for pack, tier, members in _packs(context, config, queue, workload, failures):
+        assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
+        plan(context, assets, [member.tenant for member in members])
+        at_work = PackAtWork(deployment, workload, pack, tier, report, stages, queue.by)
+        going = Onboarding(at_work, _train(context, tenantry))
+        try:
+            going.run(members)
+        except NoCapacityYetError as error:
+            raise Failure(str(error), allow_retries=False) from error
+        except JobFailedError as error:
+            report.info(str(error))
+        failures |= going.failures
+        registered += going.registered
+    calls = sum(deployment.aws_calls.values())
+    context.log.info(
+        f"{registered} tenants registered, {len(failures)} failed; {calls} calls to AWS by this "
+        f"process"
+    )
+    return failures
+
+
+def _packs(
+    context: OpExecutionContext,
+    config: OnboardingConfig,
+    queue: RequestQueue,
+    workload: Workload,
+    failures: dict[ids.TenantId, str],
+) -> Iterator[tuple[ids.PackId, tiers.Tier, Sequence[Member]]]:
+    """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone,
+    others by tier."""
+    name = ids.workload_name(workload.name)
+    if config.pack:
+        pack = ids.pack_id(config.pack)
+        wanted = [
+            (ids.tenant_id(entry.tenant), ids.request_id(entry.request))
+            for entry in config.requests
+        ]
+        members = owed_members(queue.get_many(wanted, name), pack)
+        context.log.info(
+            f"pack {pack}: {len(members)} of {len(wanted)} requests are still to be worked on"
+        )
+        if members:
+            yield pack, members[0].request.tier, members
+        return
+    chosen = [ids.tenant_id(key) for key in context.partition_keys]
+    groups: dict[str, list[Member]] = {}
+    for tenant, member in members_by_hand(queue, workload, chosen, context.run.run_id):
+        if member is None:
+            failures[tenant] = "it never uploaded anything usable; upload first"
+            continue
+        group = str(tenant) if member.request.tier == "silo" else member.request.tier
+        groups.setdefault(group, []).append(member)
+    for group, together in groups.items():
+        pack = ids.pack_id_of([context.run.run_id, group])
+        yield pack, together[0].request.tier, together
+
+
+def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
+    def train(request: Any, on_message: Any) -> FinishedJob:
+        from pipes_sagemaker.client import (
+            TrainingJobDiffersError,
+            TrainingJobFailedError,
+            TrainingJobResourceLimitExceededError,
+        )
+
+        try:
+            done = tenantry.training_client().run(
+                context=context, create_training_job_params=request, on_custom_message=on_message
+            )
+        except TrainingJobFailedError as error:
+            raise JobFailedError(str(error), error.failure_class) from error
+        except TrainingJobDiffersError as error:
+            # The workload's YAML changed under a pack; its next try has another name.
+            raise JobFailedError(str(error)) from error
+        except (TrainingJobResourceLimitExceededError, BudgetSpentError) as error:
+            raise NoCapacityYetError(f"{error} The requests went back to the queue.") from error
+        return FinishedJob(request["TrainingJobName"], dict(done.metadata))
+
+    return train

@@ -1,0 +1,105 @@
+"""``serving_endpoint`` and ``asynchronous_endpoint``: made and updated as the YAML says."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dagster import AssetsDefinition, AssetSelection, AutomationCondition, MaterializeResult, asset
+
+from orchestration.private_dagster.chosen_partitions import asset_key
+from resources.tenantry_resource import TenantryResource
+from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.workloads.schema import Workload
+
+
+def _missing_or_changed() -> AutomationCondition[Any]:
+    """Once when the asset is missing, the very first time it is looked at included, and whenever
+    its code version changes; again every five minutes while its latest run failed: an update that
+    was rolled back, say.
+
+    ``AutomationCondition.on_missing()`` leaves alone what was missing at its first evaluation.
+    """
+    missing: AutomationCondition[Any] = AutomationCondition.missing().newly_true()
+    failed = AutomationCondition.execution_failed() & AutomationCondition.cron_tick_passed(
+        "*/5 * * * *"
+    )
+    wanted = missing | AutomationCondition.code_version_changed() | failed
+    handled = AutomationCondition.newly_requested() | AutomationCondition.newly_updated()
+    return wanted.since(handled) & ~AutomationCondition.in_progress()
+
+
+def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
+    """``serving_endpoint``: the multi-model endpoint of the workload's own tier."""
+
+    @_endpoint_asset(
+        workload,
+        "serving_endpoint",
+        f"the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
+    )
+    def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
+        return _as_result(
+            endpoints.ensure_endpoint(
+                tenantry.deployment, workload, workload.shared_machines, MULTI_MODEL
+            )
+        )
+
+    return serving_endpoint
+
+
+def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
+    """``asynchronous_endpoint``: the endpoint for requests that take long or may wait, of a
+    workload that has one."""
+
+    @_endpoint_asset(
+        workload,
+        "asynchronous_endpoint",
+        f"the endpoint that answers every tenant of the {workload.tier} tier by and by, through "
+        f"S3.",
+    )
+    def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
+        return _as_result(
+            endpoints.ensure_endpoint(
+                tenantry.deployment, workload, workload.shared_machines, ASYNCHRONOUS
+            )
+        )
+
+    return asynchronous_endpoint
+
+
+def _endpoint_asset(
+    workload: Workload, name: str, description: str
+) -> Callable[..., AssetsDefinition]:
+    """The decorator of an endpoint's asset: made when it is missing, updated when the YAML
+    changes."""
+    return asset(
+        key=asset_key(workload.name, name),
+        group_name=workload.name,
+        owners=list(workload.owners),
+        kinds={"sagemaker"},
+        automation_condition=_missing_or_changed(),
+        code_version=workload.endpoint_version,
+        description=f"{workload.title}: {description}",
+    )
+
+
+def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
+    return MaterializeResult(
+        metadata={
+            "endpoint": endpoint.name,
+            "arn": endpoint.arn,
+            "status": endpoint.status,
+            "configuration": endpoint.config,
+            "instances": endpoint.instances,
+            "change": endpoint.made,
+        }
+    )
+
+
+def endpoint_selection(workload: Workload) -> AssetSelection:
+    """The endpoints a workload has."""
+    names = [
+        "serving_endpoint",
+        *(["asynchronous_endpoint"] if workload.serving.asynchronous is not None else []),
+    ]
+    return AssetSelection.assets(*(asset_key(workload.name, name) for name in names))
