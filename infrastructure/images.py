@@ -153,12 +153,19 @@ def fetch(name: str, folder: Path) -> None:
 
 
 def _with_hashes(compiled: str) -> str:
-    """Requirements as the locks have them, with hashes. Raises BuildError."""
+    """Requirements with the locks' hashes. Raises BuildError.
+
+    Versions are as compiled: of a local build (`2.13.0+cpu`) pip would else take the file of the
+    plain version, where that alone is listed with its hash.
+    """
     lock = {**locked(LOCK.read_text()), **locked(CUDA_LOCK.read_text())}
-    names = [line.partition("==")[0] for line in compiled.splitlines() if "==" in line]
-    if missing := [name for name in names if name not in lock]:
+    pins = [line.strip() for line in compiled.splitlines() if "==" in line]
+    if missing := [pin for pin in pins if pin.partition("==")[0] not in lock]:
         raise BuildError(f"Not in requirements.lock: {', '.join(missing)}. Cure: make lock")
-    return "".join(f"{lock[name]}\n" for name in names)
+    return "".join(
+        " ".join([pin, *re.findall(r"--hash=\S+", lock[pin.partition("==")[0]])]) + "\n"
+        for pin in pins
+    )
 
 
 def _download(name: str, wanted: Path, folder: Path) -> None:
