@@ -17,6 +17,7 @@ from local_sagemaker.account.rates import USAGES, TypeQuota
 from local_sagemaker.http.app import application
 from local_sagemaker.http.members import tables
 from local_sagemaker.http.server import AbandoningProtocol
+from local_sagemaker.processes.launch import ImagesError
 
 
 class _PrintOperations(argparse.Action):
@@ -36,7 +37,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     parser = argparse.ArgumentParser(
         prog="python -m local_sagemaker",
         description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform "
-        "run as processes. "
+        "run as processes, from folders or from images. "
         "S3, SNS, CloudWatch and CloudWatch Logs are reached as every AWS client does, through "
         "AWS_ENDPOINT_URL.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -48,8 +49,14 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     parser.add_argument(
         "--containers",
         type=Path,
-        required=True,
+        default=None,
         help="folder of containers: an image …/NAME:TAG runs NAME/train or NAME/serve in it",
+    )
+    parser.add_argument(
+        "--images",
+        action="store_true",
+        help="run containers from images that docker, or without its daemon buildah, keeps on this "
+        "machine; an image …/NAME:TAG is the one of that whole name, else NAME:TAG",
     )
     parser.add_argument(
         "--region",
@@ -181,6 +188,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     arguments = parser.parse_args(command_line)
+    if arguments.images == (arguments.containers is not None):
+        parser.error("name a folder with --containers, or say --images; one of the two")
     try:
         arguments.quota = tuple(TypeQuota.parse(text) for text in arguments.quota)
         arguments.prices = read_prices(arguments.prices) if arguments.prices else None
@@ -199,7 +208,7 @@ def main() -> None:
     settings = Settings(
         port=arguments.port,
         state=arguments.state.resolve(),
-        containers=arguments.containers.resolve(),
+        containers=arguments.containers.resolve() if arguments.containers else None,
         region=arguments.region,
         account_id=arguments.account_id
         or boto3.client("sts", region_name=arguments.region).get_caller_identity()["Account"],
@@ -221,8 +230,12 @@ def main() -> None:
         failed_pings=arguments.failed_pings,
         allowed_hosts=tuple(arguments.allow_host),
     )
+    try:
+        served = application(settings)
+    except ImagesError as error:
+        sys.exit(f"{error}")
     uvicorn.run(
-        application(settings),
+        served,
         host="127.0.0.1",
         port=arguments.port,
         loop="uvloop",

@@ -36,6 +36,8 @@ from local_sagemaker.account.state import Document, Store
 from local_sagemaker.errors import validation
 from local_sagemaker.faults.plan import Faults, Subject
 from local_sagemaker.processes.containers import ContainerRuntime
+from local_sagemaker.processes.folders import Folders
+from local_sagemaker.processes.images import images_here
 
 _DEFAULT_RESULTS = 10
 """What ListEndpoints and ListTransformJobs document; the other lists leave their default open."""
@@ -50,11 +52,14 @@ Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says; `python -m local_sagemaker --help` tells the meaning of each."""
+    """What the command line says; `python -m local_sagemaker --help` tells the meaning of each.
+
+    Without `containers`, a folder, containers run from images.
+    """
 
     port: int
     state: Path
-    containers: Path
+    containers: Path | None
     region: str
     account_id: str
     create_training_job_rate: float = 1.0
@@ -85,7 +90,9 @@ class Cloud:
         self.store = Store(settings.state)
         self.faults = Faults()
         self.folder = settings.state / "instances"
-        self.runtime = ContainerRuntime(settings.containers, settings.state)
+        state = settings.state
+        images = Folders(settings.containers, state) if settings.containers else images_here(state)
+        self.runtime = ContainerRuntime(images, state)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.transfers = ThreadPoolExecutor(8, thread_name_prefix="transfer")

@@ -24,7 +24,8 @@ from local_sagemaker.endpoints.models import ContainerSpec
 from local_sagemaker.errors import LocalSageMakerError
 from local_sagemaker.faults.plan import ContainerFaults, Subject
 from local_sagemaker.http.client import Answer, ContainerUnreachableError, HttpClient
-from local_sagemaker.processes.containers import Container, ImageNotFoundError, entry_point
+from local_sagemaker.processes.containers import Container
+from local_sagemaker.processes.launch import ImagesError
 
 PING_TIMEOUT_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 480.0
@@ -89,15 +90,17 @@ class Instance:
         self._billed = self._cloud.meter.begin(self._account)
         try:
             await asyncio.to_thread(self._bring_data)
-            command, folder = entry_point(self._cloud.settings.containers, self.spec.image, "serve")
+            program = await asyncio.to_thread(
+                self._cloud.runtime.images.program, self.spec.image, "serve", None, ()
+            )
             self._container = await self._cloud.runtime.start(
-                command, folder, self.folder, self._container_environment(), self._log.write
+                program, self.folder, self._container_environment(), self._log.write
             )
             self._faults = ContainerFaults(
                 self._cloud.faults, self._subject, self._container, serves=True
             )
             await self._wait_until_healthy(self._container, within)
-        except (ImageNotFoundError, OSError) as error:
+        except (ImagesError, OSError) as error:
             raise InstanceFailedError(f"The container could not be started: {error}") from error
         except (DataError, ClientError, BotoCoreError) as error:
             where = self.spec.data.uri if self.spec.data else ""

@@ -174,7 +174,8 @@ class LoadedModels:
                 )
                 await self._keep_disk_within_limit(but_not=target)
             started = time.perf_counter()
-            document = json.dumps({"model_name": model_name(target), "url": str(folder)}).encode()
+            url = self._cloud.runtime.images.path_inside(self._instance.folder, folder)
+            document = json.dumps({"model_name": model_name(target), "url": url}).encode()
             while True:
                 answer = await self._post(document)
                 if answer.status != 507 or not await self._make_room(but_not=target):

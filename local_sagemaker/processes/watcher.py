@@ -1,15 +1,18 @@
 """Kills what an emulator left behind when it died without a word (SIGKILL).
 
-Runs as a process of its own, `python watcher.py TOKEN`, in its own session. It waits for the end of
-its standard input, which comes when the emulator ends however that happens, and then kills every
-process whose environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all their
-descendants have it, also those that left the process group.
+Runs as a process of its own, `python watcher.py TOKEN [COMMAND …]`, in its own session. It waits
+for the end of its standard input, which comes when the emulator ends however that happens, and then
+kills every process whose environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all
+their descendants have it, also those that left the process group. At last it runs the command,
+which removes what containers from images leave behind.
 """
 
 import contextlib
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 PROCESS_VARIABLE = "LOCAL_SAGEMAKER_PROCESS"
 STATE_VARIABLE = "LOCAL_SAGEMAKER_STATE"
@@ -47,7 +50,15 @@ def kill_processes_with(variable: str, value: str, but_not: str | None = None) -
     return killed
 
 
+def clean_up(command: Sequence[str]) -> None:
+    """Run a command that removes what containers left behind, if there is one; whether it succeeds
+    is not asked."""
+    if command:
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+
+
 if __name__ == "__main__":
     while os.read(0, 4096):
         pass
     kill_processes_with(PROCESS_VARIABLE, sys.argv[1])
+    clean_up(sys.argv[2:])

@@ -32,12 +32,8 @@ from local_sagemaker.account.storage import (
 )
 from local_sagemaker.errors import LocalSageMakerError
 from local_sagemaker.faults.plan import CAPACITY_REASON, ContainerFaults, Exposure, Subject
-from local_sagemaker.processes.containers import (
-    Container,
-    ImageNotFoundError,
-    entry_point,
-    image_folder,
-)
+from local_sagemaker.processes.containers import Container
+from local_sagemaker.processes.launch import ImagesError, Program
 from local_sagemaker.training.checkpoints import CheckpointSync
 from local_sagemaker.training.layout import TrainingHost, archive
 from local_sagemaker.training.requests import (
@@ -168,7 +164,7 @@ class TrainingRun:
     async def _attempt(self) -> str:
         """From fresh instances to the end of the training or to their interruption. Raises
         JobFailedError."""
-        command, working_folder = self._command()
+        program = await asyncio.to_thread(self._program)
         self._move("Downloading", "Downloading input data")
         self._hosts = [TrainingHost(self._folder / name, name) for name in self._host_names]
         await asyncio.to_thread(self._download)
@@ -177,7 +173,7 @@ class TrainingRun:
             return "Stopped"
         self._move("Training", "Training image download completed. Training in progress.")
         try:
-            ended = await self._train(command, working_folder, syncs)
+            ended = await self._train(program, syncs)
         except JobFailedError:
             await asyncio.to_thread(_sync_rest, syncs)
             raise
@@ -192,23 +188,21 @@ class TrainingRun:
     def _move(self, secondary: str, message: str) -> None:
         self._jobs._move(self._name, self._job, secondary, message)
 
-    def _command(self) -> tuple[list[str], Path]:
+    def _program(self) -> Program:
         """ContainerEntrypoint and ContainerArguments as AWS documents them; without an entry point,
         `train`."""
         algorithm = self._job["AlgorithmSpecification"]
-        image = algorithm["TrainingImage"]
-        arguments = algorithm.get("ContainerArguments", [])
         try:
-            if "ContainerEntrypoint" in algorithm:
-                return [*algorithm["ContainerEntrypoint"], *arguments], image_folder(
-                    self._cloud.settings.containers, image
-                )
-            command, folder = entry_point(self._cloud.settings.containers, image, "train")
-        except ImageNotFoundError as error:
+            return self._cloud.runtime.images.program(
+                algorithm["TrainingImage"],
+                "train",
+                algorithm.get("ContainerEntrypoint"),
+                algorithm.get("ContainerArguments", []),
+            )
+        except ImagesError as error:
             raise JobFailedError(
                 f"ClientError: Cannot pull algorithm container: {error}"
             ) from error
-        return [*command, *arguments], folder
 
     def _download(self) -> None:
         for host in self._hosts:
@@ -251,9 +245,7 @@ class TrainingRun:
             syncs.append(sync)
         return syncs
 
-    async def _train(
-        self, command: list[str], working_folder: Path, syncs: list[CheckpointSync]
-    ) -> str:
+    async def _train(self, program: Program, syncs: list[CheckpointSync]) -> str:
         epoch = int(time.time())
         logs = [
             self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}")
@@ -266,14 +258,14 @@ class TrainingRun:
         exposure = self._expose_to_interruption()
         try:
             for host, log in zip(self._hosts, logs, strict=True):
-                container = await self._start(command, working_folder, host, log)
+                container = await self._start(program, host, log)
                 containers.append(container)
                 subject = Subject(
                     f"{self._subject.where}/{host.name}", job=self._name, image=self._image
                 )
                 faults.append(ContainerFaults(self._cloud.faults, subject, container, serves=False))
             return await self._watch(containers)
-        except OSError as error:
+        except (ImagesError, OSError) as error:
             raise JobFailedError(
                 f"ClientError: the container could not be started: {error}"
             ) from error
@@ -301,18 +293,14 @@ class TrainingRun:
 
         return self._cloud.faults.expose(self._subject, {"spot_interruption": interrupt})
 
-    async def _start(
-        self, command: list[str], working_folder: Path, host: TrainingHost, log: LogStream
-    ) -> Container:
+    async def _start(self, program: Program, host: TrainingHost, log: LogStream) -> Container:
         environment = {
             **self._job.get("Environment", {}),
             "SAGEMAKER_REGION": self._cloud.settings.region,
             "TRAINING_JOB_NAME": self._name,
             "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
         }
-        return await self._cloud.runtime.start(
-            command, working_folder, host.base, environment, log.write
-        )
+        return await self._cloud.runtime.start(program, host.base, environment, log.write)
 
     async def _watch(self, containers: list[Container]) -> str:
         """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of

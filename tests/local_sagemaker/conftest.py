@@ -68,8 +68,7 @@ class Emulator:
             str(self.port),
             "--state",
             str(self.state),
-            "--containers",
-            str(CONTAINERS),
+            *([] if "--images" in self._arguments else ["--containers", str(CONTAINERS)]),
             *self._arguments,
         ]
         root = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
-from local_sagemaker.processes.containers import own_opt_ml
+from local_sagemaker.processes.folders import own_opt_ml
 from tests.local_sagemaker.conftest import (
     RECORDER,
     ROLE,

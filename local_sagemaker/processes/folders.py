@@ -1,0 +1,125 @@
+"""Folders in the place of images: an image's name picks a folder, whose `train` or `serve` runs."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from local_sagemaker.processes.launch import (
+    OPT_ML,
+    ImageNotFoundError,
+    Launch,
+    Program,
+    last_component,
+)
+
+_PROBE_SECONDS = 10.0
+
+
+class Folders:
+    """The containers folder."""
+
+    clean_up: tuple[str, ...] = ()
+
+    def __init__(self, containers: Path, state: Path) -> None:
+        self._containers = containers
+        self._in_own_opt_ml = own_opt_ml(state.resolve(), containers)
+
+    def program(
+        self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
+    ) -> Program:
+        """`train` or `serve` in the folder of an image, or `entry`, an entry point of the
+        request's. Raises ImageNotFoundError."""
+        folder = self._folder(image)
+        if entry is not None:
+            return Program(str(folder), (*entry, *arguments))
+        executable = folder / command
+        if not os.access(executable, os.X_OK) or not executable.is_file():
+            raise ImageNotFoundError(
+                f"image {image!r}: {executable} does not exist or is not executable"
+            )
+        return Program(str(folder), (str(executable), *arguments))
+
+    def _folder(self, image: str) -> Path:
+        """`123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/forecast:3` is
+        `{containers}/forecast`."""
+        name = last_component(image).partition("@")[0].partition(":")[0]
+        folder = self._containers / name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not folder.is_dir():
+            raise ImageNotFoundError(
+                f"image {image!r}: there is no folder {name!r} in the containers folder "
+                f"{self._containers}"
+            )
+        return folder
+
+    def launch(
+        self,
+        program: Program,
+        base: Path,
+        environment: Mapping[str, str],
+        token: str,  # noqa: ARG002 - a process leaves nothing that had a name
+    ) -> Launch:
+        """A process of this machine, with this Python first in its PATH.
+
+        A Dockerfile's ENV is not read. PYTHONUNBUFFERED, which nearly each of them sets, is
+        therefore set for all.
+        """
+        kept = {
+            name: os.environ[name]
+            for name in os.environ
+            if name.startswith("AWS_") or name in ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+        }
+        path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        beginning = (*self._in_own_opt_ml, str(base)) if self._in_own_opt_ml else ()
+        return Launch(
+            (*beginning, *program.command),
+            Path(program.image),
+            {
+                **kept,
+                "PATH": os.pathsep.join(path),
+                "PYTHONUNBUFFERED": "1",
+                **environment,
+                "SAGEMAKER_BASE_DIR": str(base),
+            },
+        )
+
+    def path_inside(self, base: Path, path: Path) -> str:  # noqa: ARG002 - true of any base
+        """What a container calls a file of its base: the same as everyone."""
+        return str(path)
+
+    def remove(self, token: str) -> None:
+        """Nothing is left of a process."""
+
+
+def own_opt_ml(state: Path, containers: Path) -> list[str]:
+    """The beginning of a command line that puts a folder, its next argument, at `/opt/ml` for the
+    rest of it.
+
+    A mount namespace of its own lets a container see its own folder there; nobody else sees it. It
+    takes root, or user namespaces and a folder `/opt/ml`. Empty where this machine allows neither:
+    programs then find their folder through SAGEMAKER_BASE_DIR alone.
+    """
+    tools = {name: shutil.which(name) for name in ("unshare", "mount", "sh")}
+    if None in tools.values() or any(path.is_relative_to(OPT_ML) for path in (state, containers)):
+        return []
+    with contextlib.suppress(OSError):
+        OPT_ML.mkdir(parents=True, exist_ok=True)
+    script = f'"{tools["mount"]}" --bind "$0" {OPT_ML} && exec "$@"'
+    for namespaces in (["--mount"], ["--user", "--map-root-user", "--mount"]):
+        beginning = [str(tools["unshare"]), *namespaces, str(tools["sh"]), "-c", script]
+        try:
+            tried = subprocess.run(
+                [*beginning, str(state), "true"],
+                capture_output=True,
+                timeout=_PROBE_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if tried.returncode == 0:
+            return beginning
+    return []
