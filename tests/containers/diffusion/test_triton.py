@@ -284,7 +284,7 @@ def test_a_model_that_cannot_be_served_says_why_and_leaves_no_thread(
 def test_a_gpu_instance_on_a_machine_without_a_gpu_says_so(
     repository: Path, environment: None
 ) -> None:
-    with pytest.raises(TritonModelException, match=r"(?i)cuda"):
+    with pytest.raises(TritonModelException, match=r"(?i)cuda|nvidia"):
         Triton(repository / "portraits", kind="GPU")
 
 
