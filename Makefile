@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup lock run test lint test-slow clean help
+.PHONY: setup lock run test lint test-slow images clean help
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ test: lint ## Lint, types and all tests but the slow ones
 
 test-slow: setup ## The slow tests
 	$(BIN)/python -m pytest -m slow
+
+IMAGES_AS = $(if $(TAG),--tag $(TAG)) $(if $(REPOSITORIES),--repositories $(REPOSITORIES)) \
+	$(if $(BASE),--base $(BASE)) $(if $(filter 1,$(DEBOOTSTRAP)),--debootstrap)
+
+images: setup ## Build images. IMAGES="forecast …", TAG=t, REPOSITORIES=p, BASE=i, DEBOOTSTRAP=1
+	@$(BIN)/python -m infrastructure.images $(IMAGES) $(IMAGES_AS)
 
 clean: ## Remove what running and testing made; the environment stays
 	rm -rf .tenantry .pytest_cache .mypy_cache .ruff_cache .hypothesis

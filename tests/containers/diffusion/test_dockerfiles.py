@@ -81,7 +81,7 @@ def problems(content: str) -> list[str]:
                     r"\$\{(\w+)\}", lambda name: arguments.get(name[1], ""), each.words[0]
                 )
                 tag = image.rpartition("/")[2].partition(":")[2]
-                if not tag or tag == "latest":
+                if image != "scratch" and (not tag or tag == "latest"):
                     found.append(f"image {image!r} has no fixed tag")
             case "COPY" | "ADD":
                 found += [
