@@ -19,8 +19,8 @@ import boto3
 import psutil
 import pytest
 
-from containers.forecast.preparation import prepare as prepare_series
-from containers.forecast.synthetic import generate
+from containers.forecast.consumption.preparation import prepare as prepare_series
+from containers.forecast.consumption.synthetic import generate
 from infrastructure import images
 from infrastructure.local_cloud import (
     LocalCloud,
