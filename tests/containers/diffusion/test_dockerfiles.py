@@ -217,7 +217,7 @@ def _imports(folder: Path) -> set[str]:
         if content.startswith("#!/bin/sh"):
             continue
         found |= _runtime_imports(ast.parse(content))
-    return found - set(sys.stdlib_module_names) - {"containers"}
+    return found - set(sys.stdlib_module_names) - {"containers", "contracts"}
 
 
 def _runtime_imports(node: ast.AST) -> set[str]:

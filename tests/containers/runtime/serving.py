@@ -31,7 +31,7 @@ class Server:
         """Status and answer; a body that is no bytes goes out as JSON, an answer that is JSON comes
         back read."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=100)
         try:
             connection.request(
                 method, path, content, {"Content-Type": "application/json", **(headers or {})}
