@@ -266,7 +266,7 @@ def test_dagsters_services_start_from_one_image_without_root(
             )
         url = f"http://127.0.0.1:{port}"
         answer = wait_for(lambda: locations(url), lambda told: "energy_fine_tuning" in told, 240)
-        assert '"name": "tenantry"' in answer
+        assert '"name":"tenantry"' in answer
         for name, process in started.items():
             assert process.poll() is None, end_of_log(tmp_path / f"{name}.log")
             assert psutil.Process(process.pid).uids().effective == USER
