@@ -240,6 +240,19 @@ def build(
     return names
 
 
+def keeper_here() -> str:
+    """docker or buildah, whichever builds here. Raises ImagesError, or BuildError for a docker that
+    cannot build."""
+    keeper = engine()
+    asked = ["docker", "buildx", "version"]
+    if keeper == "docker" and subprocess.run(asked, capture_output=True, check=False).returncode:
+        raise BuildError(
+            "docker's daemon answers, but docker has no buildx, which builds with the packages "
+            "that are fetched beside: install docker's plugin buildx."
+        )
+    return keeper
+
+
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
@@ -290,7 +303,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     """Build what the command line names; returns the exit status."""
     asked = parse_arguments(command_line)
     try:
-        keeper = engine()
+        keeper = keeper_here()
         own_base = make_base(keeper, _say) if asked.debootstrap else asked.base
         for name in asked.names or _USUAL:
             found = [asked.tag] if asked.tag else tags(name, ROOT / "workloads")

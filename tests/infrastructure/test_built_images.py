@@ -47,8 +47,8 @@ ENDED = ("Completed", "Failed", "Stopped")
 def built() -> Iterator[Callable[[str], str]]:
     """Builds an image once for all tests; its name."""
     try:
-        engine()
-    except ImagesError as error:
+        images.keeper_here()
+    except (ImagesError, images.BuildError) as error:
         pytest.skip(str(error))
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         pytest.skip("the base image is made by debootstrap, as root: apt install debootstrap")
@@ -210,8 +210,9 @@ def test_the_forecast_image_trains_and_serves_without_root(
     place = {"timezone": "Europe/London"}
     prepare_series([raw], data, place)
     model = train(emulator, s3, bucket, image, data, place, {"frequency": "auto"})
-    answer = json.loads(ask(emulator, bucket, image, model, {"period": 7}))
-    assert len(answer["mean"]) == 7
+    question = {"period": 7, "start": "2025-04-02T00:00:00+01:00"}
+    answer = json.loads(ask(emulator, bucket, image, model, question))
+    assert len(answer["mean"]) == 7 * 24
 
 
 def test_the_diffusion_image_trains_and_draws_on_the_cpu_without_root(
@@ -265,7 +266,7 @@ def test_dagsters_services_start_from_one_image_without_root(
             )
         url = f"http://127.0.0.1:{port}"
         answer = wait_for(lambda: locations(url), lambda told: "energy_fine_tuning" in told, 240)
-        assert '"name": "tenantry"' in answer
+        assert '"name":"tenantry"' in answer
         for name, process in started.items():
             assert process.poll() is None, end_of_log(tmp_path / f"{name}.log")
             assert psutil.Process(process.pid).uids().effective == USER

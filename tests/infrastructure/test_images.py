@@ -112,6 +112,16 @@ def test_what_is_missing_is_told_and_nothing_is_built(
     assert "apt install debootstrap" in capsys.readouterr().err
 
 
+def test_a_docker_that_cannot_build_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docker").write_text('#!/bin/sh\ntest "$1" = version\n')
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert images.main(["forecast"]) == 1
+    assert "install docker's plugin buildx" in capsys.readouterr().err
+
+
 def test_an_unknown_image_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         images.parse_arguments(["forecats"])
