@@ -7,7 +7,6 @@ import signal
 import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
 from demo.only_one import AlreadyRunsError, only_one
@@ -46,7 +45,7 @@ def test_a_demo_without_a_model_tells_each_reason_and_keeps_its_ui_and_its_folde
             f"http://127.0.0.1:{demo.port}/server_info", timeout=60
         ) as answer:
             assert answer.status == 200
-        heard = listeners(psutil.Process(pid) for pid in demo.processes())
+        heard = listeners(demo.processes())
         assert demo.port in {port for _, port in heard}
         assert {address for address, _ in heard} <= {"127.0.0.1", "::1"}
 

@@ -11,7 +11,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psutil
@@ -44,11 +46,14 @@ def gone(pid: int, within: float = 30.0) -> bool:
     return not alive(pid)
 
 
-def listeners(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
-    """Addresses and ports that processes listen at."""
+def listeners(pids: Iterable[int]) -> set[tuple[str, int]]:
+    """Addresses and ports that processes listen at; one that has ended listens at none."""
     found = set()
-    for process in processes:
-        for connection in process.net_connections(kind="inet"):
+    for pid in pids:
+        connections: list[Any] = []
+        with suppress(psutil.NoSuchProcess):
+            connections = psutil.Process(pid).net_connections(kind="inet")
+        for connection in connections:
             if connection.status == psutil.CONN_LISTEN or (
                 connection.type == socket.SOCK_DGRAM and connection.laddr
             ):
@@ -159,7 +164,7 @@ def test_nothing_of_it_listens_where_another_machine_could_reach_it(
     ready = f"{local_cloud.ministack_url}/_ministack/ready"
     with urllib.request.urlopen(ready, timeout=30) as answer:  # noqa: S310
         assert answer.status == 200
-    heard = listeners(tree)
+    heard = listeners(process.pid for process in tree)
     assert {local_cloud.ministack_port, local_cloud.sagemaker_port} <= {port for _, port in heard}
     assert {address for address, _ in heard} <= {"127.0.0.1", "::1"}
 

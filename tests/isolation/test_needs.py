@@ -105,7 +105,10 @@ def operations(folders: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folders", "identity", "least"),
-    [(DAGSTERS, "OrchestratorPolicy", 30), (["tenantry/command_line"], "OperatorPolicy", 4)],
+    [
+        (DAGSTERS, "OrchestratorPolicy", 30),
+        (["tenantry/command_line", "tenantry/aws"], "OperatorPolicy", 15),
+    ],
 )
 def test_every_call_in_the_code_is_allowed_to_whom_it_runs_as(
     folders: list[str], identity: str, least: int, judge: Judge, template: Template
