@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ from contracts.refused_data import RefusedDataError
 from tenantry.errors import TenantryError
 from tenantry.uploads.bounded_calls_server import OUT_OF_MEMORY
 
+_LOG = logging.getLogger(__name__)
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _CALLS_A_WORKER: Final = 32
 _MAX_RESULT_BYTES: Final = 4 * 1024 * 1024
@@ -137,8 +139,10 @@ class BoundedCalls:
                 if ended not in (_LOST, _ENDED):
                     break  # it may be this call that ended it: a new worker will tell
             ended = self._ask_new(line, limits, alone=alone)
-            if ended.get("died") == signal.SIGKILL:
-                # Somebody else killed it: the machine may have had no memory left.
+            if _crashed(ended):
+                # One death tells nothing of the files: somebody may have killed it, or the machine
+                # may have had nothing left.
+                _LOG.warning("a call's process died (%s); the call is made once more", dict(ended))
                 ended = self._ask_new(line, limits, alone=alone)
             return _outcome(ended, limits)
 
@@ -341,6 +345,12 @@ def _absolute(value: Path | Sequence[Path]) -> str | list[str]:
     return (
         str(value.resolve()) if isinstance(value, Path) else [str(path.resolve()) for path in value]
     )
+
+
+def _crashed(said: Mapping[str, Any]) -> bool:
+    """Whether a worker died of none of its limits."""
+    at_a_limit = said == _TOO_LATE or said.get("died") == signal.SIGXCPU
+    return "died" in said and not at_a_limit and said.get("status") != OUT_OF_MEMORY
 
 
 def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:

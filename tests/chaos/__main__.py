@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +97,8 @@ class Chaos:
         self._mark("faults")
         self._until_rest(rest_seconds, late=True)
         self._mark("rest")
-        self.reckoning.settle(DagsterInstance.get(), _messages(self._world.deployment))
+        rested = datetime.now(UTC)
+        self.reckoning.settle(DagsterInstance.get(), _messages(self._world.deployment), rested)
         self._mark("reckoning")
 
     def _release(self) -> None:
@@ -222,7 +224,9 @@ def main() -> int:
             chaos.run(arguments.rest_seconds)
         except NotAtRestError as error:
             chaos.reckoning.wrong[""].append(str(error))
-            chaos.reckoning.settle(DagsterInstance.get(), _messages(here.deployment))
+            chaos.reckoning.settle(
+                DagsterInstance.get(), _messages(here.deployment), datetime.now(UTC)
+            )
         summary = chaos.summary(left_over)
         for tenant in list(summary["wrong"])[:10]:
             if tenant:

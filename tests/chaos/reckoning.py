@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
@@ -121,18 +122,21 @@ class Reckoning:
         request = self.uploader.request_of(upload, {ENERGY: self.workload})
         return request is not None and self._queue.get(ENERGY, upload.tenant, request) is not None
 
-    def open_runs(self, instance: DagsterInstance) -> list[str]:
-        """Runs that are not over."""
+    def open_runs(
+        self, instance: DagsterInstance, begun_before: datetime | None = None
+    ) -> list[str]:
+        """Runs that are not over, of those that were made before a moment."""
         statuses = [status for status in DagsterRunStatus if status not in _RUN_OVER]
         return [
             f"{run.run_id} {run.status.value}"
-            for run in instance.get_runs(RunsFilter(statuses=statuses))
+            for run in instance.get_runs(RunsFilter(statuses=statuses, created_before=begun_before))
         ]
 
     # ---- the accounts ----------------------------------------------------------------------------
 
-    def settle(self, instance: DagsterInstance, messages: Iterator[str]) -> None:
-        """Compare everything with everything. ``messages`` are the bodies of the app's queue."""
+    def settle(self, instance: DagsterInstance, messages: Iterator[str], rested: datetime) -> None:
+        """Compare everything with everything. ``messages`` are the bodies of the app's queue;
+        ``rested`` is when nothing was on its way any more."""
         self.rows = {tenant: self._queue.of_tenant(ENERGY, tenant) for tenant in self.tenants}
         self.versions = {tenant: self._registry.versions(tenant, ENERGY) for tenant in self.tenants}
         for body in messages:
@@ -144,7 +148,7 @@ class Reckoning:
         self._last_wishes()
         self._objects()
         self._told()
-        self._dagster(instance)
+        self._dagster(instance, rested)
         self._sagemaker()
 
     def _uploads_and_requests(self) -> None:
@@ -390,8 +394,9 @@ class Reckoning:
                         f"request {row.request} is {row.status}, and its owner was told {kinds}",
                     )
 
-    def _dagster(self, instance: DagsterInstance) -> None:
-        for run in self.open_runs(instance):
+    def _dagster(self, instance: DagsterInstance, rested: datetime) -> None:
+        # Sensors go on: an endpoint is looked after by a run from time to time.
+        for run in self.open_runs(instance, rested):
             self._say("", f"run {run} is not over")
         for over in _RUN_OVER:
             self.counts[f"runs {over.value}"] = instance.get_runs_count(RunsFilter(statuses=[over]))

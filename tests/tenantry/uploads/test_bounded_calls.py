@@ -97,6 +97,14 @@ def test_a_call_that_takes_too_much_or_dies_is_a_refusal_with_a_code(
     }
 
 
+@pytest.mark.parametrize("how", ["exit", "segfault", "kill"])
+def test_one_death_tells_nothing_of_the_files(
+    calls: BoundedCalls, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    assert make(calls, "die_once", alone=True, marker=tmp_path / "died", how=how) == "answered"
+    assert "made once more" in caplog.text
+
+
 def test_what_fits_is_not_refused_and_what_the_code_itself_takes_is_not_counted(
     calls: BoundedCalls,
 ) -> None:
