@@ -55,6 +55,9 @@ _KEPT_PREFIXES: Final = ("FAKETIME", "PYTHON")
 _ONE_THREAD: Final = {
     f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "ARROW")
 }
+# In a forked process pyarrow's default allocator (mimalloc) sometimes fails to allocate a few
+# kilobytes where there are plenty, and aborts the process.
+_ALLOCATOR: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 
 class CallFailedError(TenantryError, RuntimeError):
@@ -331,14 +334,15 @@ def _address(folder: str) -> Iterator[str]:
 
 
 def _environment(home: str) -> dict[str, str]:
-    """What libraries need of this process's environment: no credentials, and one thread each."""
+    """What libraries need of this process's environment, without credentials; one thread each, and
+    an allocator that bears a fork."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
     }
     path = os.pathsep.join(filter(None, [str(_ROOT), kept.get("PYTHONPATH")]))
-    return {**kept, **_ONE_THREAD, "PYTHONPATH": path, "HOME": home, "TMPDIR": home}
+    return {**kept, **_ONE_THREAD, **_ALLOCATOR, "PYTHONPATH": path, "HOME": home, "TMPDIR": home}
 
 
 def _absolute(value: Path | Sequence[Path]) -> str | list[str]:

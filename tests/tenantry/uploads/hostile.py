@@ -57,6 +57,13 @@ def keep_memory(megabytes: int) -> int:
     return megabytes
 
 
+def memory_pool() -> str:
+    """The allocator that Arrow reads files with."""
+    import pyarrow as pa
+
+    return str(pa.default_memory_pool().backend_name)
+
+
 def process_number() -> int:
     """Which process this is."""
     return os.getpid()

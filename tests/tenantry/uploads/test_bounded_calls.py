@@ -142,6 +142,12 @@ def test_memory_that_earlier_calls_of_a_worker_hold_is_not_the_next_calls_fault(
     assert [make(calls, "keep_memory", megabytes=70) for _ in range(3)] == [70] * 3
 
 
+def test_arrow_takes_memory_of_the_system_as_its_own_allocator_fails_in_forked_processes(
+    calls: BoundedCalls,
+) -> None:
+    assert make(calls, "memory_pool") == "system"
+
+
 def test_a_call_has_no_credentials_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "HOME", "TMPDIR"}
     for name in (
@@ -155,6 +161,7 @@ def test_a_call_has_no_credentials_in_its_environment(monkeypatch: pytest.Monkey
     found = make(others_calls, "environment")
     others_calls.close()
     assert "secret" not in found.values()
+    kept.add("ARROW_DEFAULT_MEMORY_POOL")
     others = {name for name in found if not name.startswith(("PYTHON", "FAKETIME"))} - kept
     assert all(name.endswith("_NUM_THREADS") or name.startswith("LD_") for name in others), others
 
