@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, NewType
 from urllib.parse import unquote
 
+from contracts import patterns
 from tenantry.errors import TenantryError
 
 TenantId = NewType("TenantId", str)
@@ -25,10 +26,8 @@ RequestId = NewType("RequestId", str)
 QuestionId = NewType("QuestionId", str)
 
 MANIFEST: Final = "manifest.json"
-_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
 _UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_VERSION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
 _QUESTION: Final = re.compile(r"[0-9a-f]{32}")
@@ -47,7 +46,7 @@ def _checked(kind: str, pattern: re.Pattern[str], text: object) -> str:
 
 def tenant_id(text: object) -> TenantId:
     """A tenant's pseudonymous id. Raises ``InvalidIdError``."""
-    return TenantId(_checked("tenant id", _TENANT, text))
+    return TenantId(_checked("tenant id", patterns.TENANT, text))
 
 
 def workload_name(text: object) -> WorkloadName:
@@ -107,7 +106,7 @@ def _wrong_with_file_name(name: str) -> str | None:
 
 def version_name(text: object) -> Version:
     """An artifact's version. Raises ``InvalidIdError``."""
-    return Version(_checked("version", _VERSION, text))
+    return Version(_checked("version", patterns.VERSION, text))
 
 
 def pack_id(text: object) -> PackId:
