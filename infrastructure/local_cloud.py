@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,27 +202,14 @@ class LocalCloud:
 
     def start_sagemaker(self) -> None:
         """Start local_sagemaker alone (see ``start``)."""
-        log = self.state / "sagemaker.log"
-        command = [
-            sys.executable,
-            "-m",
-            "local_sagemaker",
-            "--port",
-            str(self.sagemaker_port),
-            "--state",
-            str(self.state / "sagemaker"),
+        self.processes["sagemaker"] = start_local_sagemaker(
+            self.sagemaker_port,
+            self.state / "sagemaker",
             "--containers",
             str(self.containers),
             *self.sagemaker_arguments,
-        ]
-        process = start_process(
-            command,
-            log,
-            {**os.environ, **self.environment},
-            cwd=Path(__file__).resolve().parents[1],
+            environment=self.environment,
         )
-        self.processes["sagemaker"] = process
-        wait_until_healthy(f"{self.sagemaker_url}/_local/health", process, log)
 
     def reset(self) -> None:
         """Forget everything that was made in it, keeping the processes."""
@@ -238,6 +225,46 @@ class LocalCloud:
         for name in ("sagemaker", "ministack"):
             if process := self.processes.pop(name, None):
                 stop_process(process, grace=30.0)
+
+
+def start_local_sagemaker(
+    port: int, state: Path, *arguments: str, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start local_sagemaker and wait until it answers; its log lies beside its state.
+
+    Args:
+        port: where it listens.
+        state: its folder.
+        arguments: further ones of its command line.
+        environment: what is added to this process's own.
+
+    Raises:
+        LocalCloudError: it did not come up; its log is named.
+    """
+    log = state.with_suffix(".log")
+    own = ["--port", str(port), "--state", str(state)]
+    process = start_process(
+        [sys.executable, "-m", "local_sagemaker", *own, *arguments],
+        log,
+        {**os.environ, **environment},
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, log)
+    return process
+
+
+@contextmanager
+def local_sagemaker_running(folder: Path, containers: Path, *arguments: str) -> Iterator[str]:
+    """A local_sagemaker of its own for the length of a ``with`` block, beside a local cloud that
+    the environment names; its URL."""
+    port = free_port()
+    process = start_local_sagemaker(
+        port, folder / "sagemaker", "--containers", str(containers), *arguments, environment={}
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop_process(process)
 
 
 @contextmanager

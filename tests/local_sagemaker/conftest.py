@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import time
 import urllib.request
@@ -21,13 +20,7 @@ import psutil
 import pytest
 from botocore.config import Config
 
-from infrastructure.local_cloud import (
-    LocalCloud,
-    free_port,
-    start_process,
-    stop_process,
-    wait_until_healthy,
-)
+from infrastructure.local_cloud import LocalCloud, free_port, start_local_sagemaker, stop_process
 from local_sagemaker.faults.client import FaultsClient
 
 CONTAINERS = Path(__file__).parent / "containers"
@@ -59,21 +52,10 @@ class Emulator:
         }
 
     def start(self) -> None:
-        log = self.state.with_suffix(".log")
-        command = [
-            sys.executable,
-            "-m",
-            "local_sagemaker",
-            "--port",
-            str(self.port),
-            "--state",
-            str(self.state),
-            *([] if "--images" in self._arguments else ["--containers", str(CONTAINERS)]),
-            *self._arguments,
-        ]
-        root = Path(__file__).resolve().parents[2]
-        self.process = start_process(command, log, {**os.environ, **self.environment}, cwd=root)
-        wait_until_healthy(f"{self.url}/_local/health", self.process, log)
+        images = [] if "--images" in self._arguments else ["--containers", str(CONTAINERS)]
+        self.process = start_local_sagemaker(
+            self.port, self.state, *images, *self._arguments, environment=self.environment
+        )
 
     def stop(self) -> None:
         if self.process is not None:

@@ -1,7 +1,5 @@
 """A SageMaker that knows this folder's images, and the client on it."""
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +7,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from infrastructure.local_cloud import (
-    LocalCloud,
-    free_port,
-    start_process,
-    stop_process,
-    wait_until_healthy,
-)
+from infrastructure.local_cloud import LocalCloud, local_sagemaker_running
 from pipes_sagemaker.client import (
     PipesSageMakerLogReader,
     PipesSageMakerMessageReader,
@@ -50,28 +42,10 @@ def endpoint(
     local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """A SageMaker of its own, that knows these images."""
-    folder, port = tmp_path_factory.mktemp("sagemaker"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "local_sagemaker",
-        "--port",
-        str(port),
-        "--state",
-        str(folder / "state"),
-        "--containers",
-        str(containers),
-        "--create-training-job-burst",
-        "100",
-        "--instance-quota",
-        "4",
-    ]
-    process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        stop_process(process)
+    folder = tmp_path_factory.mktemp("sagemaker")
+    allowed = ("--create-training-job-burst", "100", "--instance-quota", "4")
+    with local_sagemaker_running(folder, containers, *allowed) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import (
-    LocalCloud,
-    free_port,
-    start_process,
-    stop_process,
-    wait_until_healthy,
-)
+from infrastructure.local_cloud import LocalCloud, local_sagemaker_running
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import ensure_endpoint
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.names.tiers import Shared
-from tests.tenantry.serving.tiny_family import ROOT, World, tiny_workload
+from tests.tenantry.serving.tiny_family import World, tiny_workload
 
 
 @pytest.fixture(scope="module")
@@ -29,30 +21,16 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
     """A SageMaker of its own that knows the tiny container, and the bridge tier's asynchronous
     endpoint on it."""
     local_cloud.reset()
-    folder, port = tmp_path_factory.mktemp("asynchronous"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "local_sagemaker",
-        "--port",
-        str(port),
-        "--state",
-        str(folder / "state"),
-        "--containers",
-        str(Path(__file__).parent / "containers"),
-    ]
-    process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_healthy(f"{url}/_local/health", process, folder / "log")
-        with pytest.MonkeyPatch.context() as variables:
-            variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
-            variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
-            deploy()
-            deployment = Deployment.from_stack()
-            tiny = tiny_workload()
-            endpoint = ensure_endpoint(deployment, tiny, Shared("bridge"), ASYNCHRONOUS)
-            assert (endpoint.made, endpoint.instances) == ("created", 1)
-            yield World(deployment, tiny, endpoint.name, folder)
-    finally:
-        stop_process(process)
+    folder = tmp_path_factory.mktemp("asynchronous")
+    with (
+        local_sagemaker_running(folder, Path(__file__).parent / "containers") as url,
+        pytest.MonkeyPatch.context() as variables,
+    ):
+        variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
+        variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
+        deploy()
+        deployment = Deployment.from_stack()
+        tiny = tiny_workload()
+        endpoint = ensure_endpoint(deployment, tiny, Shared("bridge"), ASYNCHRONOUS)
+        assert (endpoint.made, endpoint.instances) == ("created", 1)
+        yield World(deployment, tiny, endpoint.name, folder)

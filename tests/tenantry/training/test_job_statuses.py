@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,13 +13,7 @@ from typing import Final
 import pytest
 from botocore.exceptions import ClientError
 
-from infrastructure.local_cloud import (
-    LocalCloud,
-    free_port,
-    start_process,
-    stop_process,
-    wait_until_healthy,
-)
+from infrastructure.local_cloud import LocalCloud, local_sagemaker_running
 from tenantry.aws.deployment import Deployment
 from tenantry.training.job_statuses import TrainingJobStatuses
 
@@ -64,30 +56,14 @@ class Runs:
 @pytest.fixture(scope="module")
 def endpoint(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A SageMaker of its own, whose only image counts and waits."""
-    folder, port = tmp_path_factory.mktemp("sagemaker"), free_port()
+    folder = tmp_path_factory.mktemp("sagemaker")
     image = folder / "containers/counting"
     image.mkdir(parents=True)
     (image / "train").symlink_to(ROOT / "tests/pipes_sagemaker/containers/counting/train")
     (image / "containers").symlink_to(ROOT / "containers")
-    command = [
-        sys.executable,
-        "-m",
-        "local_sagemaker",
-        "--port",
-        str(port),
-        "--state",
-        str(folder / "state"),
-        "--containers",
-        str(folder / "containers"),
-        "--create-training-job-burst",
-        "100",
-    ]
-    process = start_process(command, folder / "log", dict(os.environ), cwd=ROOT)
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/_local/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        stop_process(process)
+    burst = ("--create-training-job-burst", "100")
+    with local_sagemaker_running(folder, folder / "containers", *burst) as url:
+        yield url
 
 
 @pytest.fixture
