@@ -7,6 +7,7 @@ nothing is refused; retained instances count towards the training quota too) and
 """
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -82,11 +83,9 @@ class WarmPools:
         seconds = job["ResourceConfig"].get("KeepAlivePeriodInSeconds", 0)
         retained = {"Status": "Terminated", "ResourceRetainedBillableTimeInSeconds": 0}
         if seconds and healthy and "TrainingStartTime" in job:
-            try:
+            # As on AWS: a pool is made only within the quota, and nobody is told.
+            with contextlib.suppress(ServiceError):
                 self._cloud.quota(WARM_POOL).hold(name, _instances(job))
-            except ServiceError:
-                pass  # as on AWS: a pool is made only within the quota, and nobody is told
-            else:
                 retained["Status"] = "Available"
                 job["RetainedSince"] = time.time()
                 self._wait(name, job)

@@ -96,11 +96,12 @@ class FaultyProxy:
         self._loop.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        again = True
         try:
-            while await self._call(reader, writer):
-                pass
+            while again:
+                again = await self._call(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # either side hung up
+            again = False  # either side hung up
         finally:
             writer.close()
 
