@@ -91,7 +91,7 @@ def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
             "status": endpoint.status,
             "configuration": endpoint.config,
             "instances": endpoint.instances,
-            "change": endpoint.made,
+            "change": endpoint.change,
         }
     )
 

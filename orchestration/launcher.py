@@ -29,7 +29,7 @@ from dagster import (
 
 from assets.onboarding import OnboardingConfig, PackedRequest, onboarding_step
 from orchestration.private_dagster.names import PRIORITY_TAG
-from resources.signs_of_life import ALIVE_TAG
+from resources.run_heartbeat import HEARTBEAT_TAG
 from tenantry.aws.notices import tell_operators
 from tenantry.names import ids
 from tenantry.requests.queue import LONGEST_PAUSE, RequestQueue
@@ -44,7 +44,7 @@ DEATHS_OF_A_PACK: Final = 2
 """So many runs that had begun may die of a pack of several before it is split."""
 _LOG = logging.getLogger(__name__)
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
-_BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first sign of life
+_BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first heartbeat
 
 
 def runs_to_request(
@@ -130,7 +130,7 @@ def split(
     tick.
     """
     pause = timedelta(seconds=workload.scheduling.retry_seconds) * 2 ** min(
-        max(r.postponed for r in left), 10
+        max(r.postponements for r in left), 10
     )
     due = now() + min(pause, LONGEST_PAUSE)
     ordered = sorted(left, key=lambda request: request.tenant)
@@ -183,7 +183,7 @@ def _is_over(instance: DagsterInstance, record: RunRecord, lost_run_seconds: flo
     if not _is_lost(run, record, lost_run_seconds):
         return False
     instance.report_run_failed(
-        run, f"The run showed no sign of life for {lost_run_seconds:.0f} s; its process is gone."
+        run, f"The run gave no heartbeat for {lost_run_seconds:.0f} s; its process is gone."
     )
     return True
 
@@ -206,7 +206,7 @@ def fail_lost_runs(instance: DagsterInstance, lost_run_seconds: float) -> int:
 
 def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> bool:
     if run.status in {DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING}:
-        last = float(run.tags.get(ALIVE_TAG) or record.start_time or 0.0)
+        last = float(run.tags.get(HEARTBEAT_TAG) or record.start_time or 0.0)
         return time.time() - last > lost_run_seconds
     if run.status in {DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED}:
         patience = timedelta(seconds=_BEING_STARTED * lost_run_seconds)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field
 
-from resources.signs_of_life import signs_of_life
+from resources.run_heartbeat import run_heartbeat
 from tenantry.aws.deployment import DEFAULT_STACK, Deployment
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
     lost_run_seconds: float = Field(
         90.0,
         gt=0,
-        description="A run that showed no sign of life for so long is taken to be dead, and its "
+        description="A run that gave no heartbeat for so long is taken to be dead, and its "
         "pack is taken up again.",
     )
 
@@ -61,7 +61,7 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         if run is None or context.instance is None:
             yield self
         else:
-            with signs_of_life(context.instance, run.run_id):
+            with run_heartbeat(context.instance, run.run_id):
                 yield self
 
     @property

@@ -20,7 +20,7 @@ from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids
 from tenantry.onboarding.checks import DATA_AGE, age_facts
 from tenantry.serving.moments import data_age, too_old_for
-from tenantry.shown.answers import answer_for_people
+from tenantry.shown.answer_preview import answer_for_people
 from tenantry.shown.report import Report
 from tenantry.workloads.schema import Workload
 

@@ -354,7 +354,9 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
     if invocation.as_json:
         invocation.write_json({"format": 1, "endpoint": done})
     else:
-        invocation.console.print(plain(f"{done.name} has {done.instances} instances: {done.made}"))
+        invocation.console.print(
+            plain(f"{done.name} has {done.instances} instances: {done.change}")
+        )
 
 
 @click.command()

@@ -38,7 +38,7 @@ class Endpoint:
     status: str
     config: str
     instances: int
-    made: Literal["created", "updated", "unchanged"]
+    change: Literal["created", "updated", "unchanged"]
 
 
 def ensure_endpoint(
@@ -81,7 +81,7 @@ def ensure_endpoint(
     if described is not None and described["EndpointStatus"] in {"Failed", "Deleting"}:
         _remove(deployment, name, described, timeout)
         described = None
-    made: Literal["created", "updated", "unchanged"] = "unchanged"
+    change: Literal["created", "updated", "unchanged"] = "unchanged"
     if began is not None and described is not None and described["LastModifiedTime"] > began:
         return _endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
     if described is None or described["EndpointConfigName"] != wanted_config:
@@ -91,9 +91,9 @@ def ensure_endpoint(
             endpoint = {"EndpointName": name, "EndpointConfigName": wanted_config}
             tags = {"Tags": list(wanted.tags)} if wanted.tags else {}
             create_once(client.create_endpoint, {**endpoint, **tags})
-            made = "created"
+            change = "created"
         else:
-            made = _update(deployment, name, wanted_config, timeout)
+            change = _update(deployment, name, wanted_config, timeout)
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != wanted_config:
         if began is not None:
@@ -102,7 +102,7 @@ def ensure_endpoint(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: "
             f"{ready.get('FailureReason', 'no reason given')}"
         )
-    return _endpoint(ready, made)
+    return _endpoint(ready, change)
 
 
 def _update(
@@ -232,7 +232,7 @@ def wait_in_service(
 
 
 def _endpoint(
-    described: DescribeEndpointOutputTypeDef, made: Literal["created", "updated", "unchanged"]
+    described: DescribeEndpointOutputTypeDef, change: Literal["created", "updated", "unchanged"]
 ) -> Endpoint:
     return Endpoint(
         name=described["EndpointName"],
@@ -240,7 +240,7 @@ def _endpoint(
         status=described["EndpointStatus"],
         config=described["EndpointConfigName"],
         instances=described["ProductionVariants"][0].get("CurrentInstanceCount", 0),
-        made=made,
+        change=change,
     )
 
 

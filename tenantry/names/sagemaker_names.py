@@ -86,7 +86,7 @@ def async_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines)
     return _fitted(f"{endpoint_name(prefix, workload, machines)}-async")
 
 
-def name_of_content(endpoint: str, content: Mapping[str, Any]) -> str:
+def content_addressed_name(endpoint: str, content: Mapping[str, Any]) -> str:
     """The name of an endpoint's model or configuration: other content, another name."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGEST]
     return f"{endpoint[: _MAX_NAME - _DIGEST - 1]}-{digest}"

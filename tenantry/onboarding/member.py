@@ -51,7 +51,7 @@ class Member:
         endpoint, or because its run died."""
         request = self.request
         return self.owed and (
-            request.status == "trained" or request.attempt > 1 or request.postponed > 0
+            request.status == "trained" or request.attempt > 1 or request.postponements > 0
         )
 
 

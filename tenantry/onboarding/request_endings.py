@@ -62,7 +62,7 @@ class RequestEndings:
             code: names the kind of ``reason`` for programs.
         """
         self._report.flush()
-        if tell is not None and not request.quiet:
+        if tell is not None and request.notify_owner:
             blame = (
                 "Your upload cannot be used"
                 if tell == "upload_refused"
@@ -112,7 +112,7 @@ class RequestEndings:
             [
                 self._outcome(request, version, done)
                 for request, version, done, _ in finished
-                if not request.quiet
+                if request.notify_owner
             ],
         )
         for request, _, done, owed in finished:

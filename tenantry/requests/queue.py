@@ -82,7 +82,7 @@ class RequestQueue(RequestReader):
         why: str = "uploaded",
         uploaded: datetime | None = None,
         group: str = "",
-        quiet: bool = False,
+        notify_owner: bool = True,
         nth: int = 1,
     ) -> bool:
         """Add a request, once.
@@ -98,7 +98,7 @@ class RequestQueue(RequestReader):
             uploaded: when S3 took the manifest; now, if it is not given. The version is named after
                 it.
             group: requests of different groups never share a pack.
-            quiet: whether the tenant's owner is told nothing of what becomes of it.
+            notify_owner: whether the tenant's owner is told what becomes of it.
             nth: which of the tenant's uploads of its day it is (``count_upload``).
 
         Returns:
@@ -117,12 +117,12 @@ class RequestQueue(RequestReader):
             "attempt": 1,
             "queue": table_keys.queue_key(workload, "pending"),
             **({"group": group} if group else {}),
-            **({"quiet": True} if quiet else {}),
+            **({} if notify_owner else {"notify_owner": False}),
             **({"nth": nth} if nth > 1 else {}),
         }
         if self.put(workload, tenant, request, "pending", at, row, why=why):
             return True
-        if uploaded is None or quiet:
+        if uploaded is None or not notify_owner:
             return False
         return uploaded_again(self, workload, tenant, request, row, uploaded)
 
@@ -349,7 +349,7 @@ class RequestQueue(RequestReader):
     def _dead_letter(self, request: Request, reason: str, code: str | None = None) -> Request:
         """Give a request up. Its tenant is told first: whoever dies between the two tells twice
         rather than never."""
-        if not request.quiet:
+        if request.notify_owner:
             said = f"No model could be made from your upload: {reason}"
             tell_tenant(
                 self.deployment,
@@ -386,14 +386,18 @@ class RequestQueue(RequestReader):
         for row in self.get_many([request.key], request.workload):
             if row.pack != request.pack:
                 continue
-            if row.postponed >= MAX_POSTPONEMENTS:
-                reason = f"put off {row.postponed} times, at last because: {why}"[:_MAX_REASON]
+            if row.postponements >= MAX_POSTPONEMENTS:
+                reason = f"put off {row.postponements} times, at last because: {why}"[:_MAX_REASON]
                 with suppress(NotTheirTurnError):
                     self._dead_letter(row, reason, "put_off_too_often")
                 continue
-            due = until or now() + min(FIRST_RETRY * 2 ** min(row.postponed, 10), LONGEST_PAUSE)
-            postponed = row.postponed + (until is None)
-            changes = {"due": due.isoformat(), "pack": None, "job": None, "postponed": postponed}
+            pause = min(FIRST_RETRY * 2 ** min(row.postponements, 10), LONGEST_PAUSE)
+            changes = {
+                "due": (until or now() + pause).isoformat(),
+                "pack": None,
+                "job": None,
+                "postponements": row.postponements + (until is None),
+            }
             self.try_move(row, "pending", why=why, changes=changes, code=code)
 
     def set_apart(self, request: Request, apart: str, *, why: str, due: datetime) -> Request | None:
@@ -408,7 +412,7 @@ class RequestQueue(RequestReader):
             "pack": None,
             "job": None,
             "apart": apart,
-            "postponed": request.postponed + 1,
+            "postponements": request.postponements + 1,
         }
         return self._alone(request, "pending", why=why, changes=changes)
 

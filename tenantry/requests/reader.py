@@ -39,10 +39,12 @@ _LISTED: Final = (
     "due",
     "first",
     "attempt",
-    "postponed",
+    "postponements",
+    "postponed",  # in rows of earlier releases: postponements
     "group",
     "apart",
-    "quiet",
+    "notify_owner",
+    "quiet",  # in rows of earlier releases: the opposite of notify_owner
     "pack",
     "job",
     "reason",

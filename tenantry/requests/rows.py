@@ -62,11 +62,11 @@ class Request:
     whatever order their events came; of several uploads of the same content it is the latest's.
     ``content`` is the id of the request that was the first of this content: its own, unless the
     tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells
-    apart requests that must not share a pack. ``quiet`` ones were not asked for by the tenant,
-    whose owner hears nothing of them. ``apart`` is set by ``RequestQueue.set_apart``: requests that
-    differ in it share no pack. ``nth`` says which upload of its tenant on its day it was at least,
-    where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where there is
-    one. ``hyperparameters`` are those of the job it went to training with last. ``facts``,
+    apart requests that must not share a pack. Without ``notify_owner`` the tenant did not ask for
+    it, and its owner hears nothing of it. ``apart`` is set by ``RequestQueue.set_apart``: requests
+    that differ in it share no pack. ``nth`` says which upload of its tenant on its day it was at
+    least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where
+    there is one. ``hyperparameters`` are those of the job it went to training with last. ``facts``,
     ``hyperparameters`` and ``history`` are empty on rows of a list (``due``, ``in_packs``,
     ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in
     ``history``.
@@ -85,11 +85,11 @@ class Request:
     content: ids.RequestId
     first: bool = False
     attempt: int = 1
-    postponed: int = 0
+    postponements: int = 0
     group: str = ""
     apart: str = ""
     nth: int = 1
-    quiet: bool = False
+    notify_owner: bool = True
     pack: ids.PackId | None = None
     job: str | None = None
     reason: str | None = None
@@ -132,9 +132,9 @@ def request_of(row: Row) -> Request:
         due=time_of(row["due"]),
         first=bool(row.get("first", False)),
         attempt=int(row.get("attempt", 1)),
-        postponed=int(row.get("postponed", 0)),
+        postponements=int(row.get("postponements", row.get("postponed", 0))),
         group=row.get("group", ""),
-        quiet=bool(row.get("quiet", False)),
+        notify_owner=bool(row.get("notify_owner", not row.get("quiet", False))),
         pack=row.get("pack"),
         job=row.get("job"),
         reason=row.get("reason"),
@@ -170,7 +170,7 @@ def afresh(request: Request, at: datetime) -> dict[str, Any]:
     return {
         "due": at.isoformat(),
         "attempt": 1,
-        "postponed": 0,
+        "postponements": 0,
         "pack": None,
         "job": None,
         "reason": None,

@@ -50,18 +50,18 @@ def whose_turn_it_is(
         champions = ModelRegistry(queue.deployment).champions_of(name, [row.tenant for row in rows])
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             reigning = [champions.get(row.tenant) for row in rows]
-            waits = pool.map(partial(_has_to_wait_or_fails, queue, workload, at), rows, reigning)
+            waits = pool.map(partial(_left_out, queue, workload, at), rows, reigning)
             held = {row.key for row, has_to_wait in zip(rows, waits, strict=True) if has_to_wait}
         if not held:
             return planned
         newest = [row for row in newest if row.key not in held]
 
 
-def _has_to_wait_or_fails(
+def _left_out(
     queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
 ) -> bool:
     try:
-        return _has_to_wait(queue, workload, at, row, champion)
+        return _supersede_or_postpone(queue, workload, at, row, champion)
     except Exception:  # noqa: BLE001 - its neighbours are claimed without it
         _LOG.exception(
             "request %s of %s could not be looked at; trying again next tick",
@@ -71,7 +71,7 @@ def _has_to_wait_or_fails(
         return True
 
 
-def _has_to_wait(
+def _supersede_or_postpone(
     queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
 ) -> bool:
     """Whether a request that is about to be claimed is not to be: then it has been dealt with. New
@@ -88,7 +88,7 @@ def _has_to_wait(
         and other.status not in CAME_TO_NOTHING
         and not _was_followed(other, champion)
         # What a re-training is made of stays so, though it was uploaded again.
-        and not (row.quiet and other.manifest_key == row.manifest_key)
+        and not (not row.notify_owner and other.manifest_key == row.manifest_key)
     ]
     if (
         newer
@@ -99,7 +99,7 @@ def _has_to_wait(
         return True
     return (
         most is not None
-        and not row.quiet
+        and row.notify_owner
         and row.attempt == 1
         and _used_up_its_day(queue, row, rows, at, most)
     )
@@ -108,7 +108,7 @@ def _has_to_wait(
 def _was_crowned(queue: RequestQueue, row: Request) -> bool:
     """Whether a run that died had made the request's model champion: its owner may have been told.
     Such a request is finished first."""
-    if row.version is None or (row.attempt == 1 and row.postponed == 0):
+    if row.version is None or (row.attempt == 1 and row.postponements == 0):
         return False
     made = ModelRegistry(queue.deployment).version(row.tenant, row.workload, row.version)
     return made is not None and made.status in {"champion", "former_champion"}
@@ -120,7 +120,7 @@ def _used_up_its_day(
     """Whether as many uploads of a tenant were claimed within a day as may be: then this one waits,
     and its owner is told once."""
     day = timedelta(days=1)
-    histories = [queue.history_of(other, since=at - day) for other in rows if not other.quiet]
+    histories = [queue.history_of(other, since=at - day) for other in rows if other.notify_owner]
     claimed = sorted(
         moment for history in histories for moment in _claims(history) if moment > at - day
     )
@@ -184,7 +184,7 @@ def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Reque
         return False
     if champion is not None and is_older(row.version, champion.version):
         return True
-    return not row.quiet and any(
+    return row.notify_owner and any(
         other.status == "registered"
         and other.version is not None
         and not is_older(row.version, other.version)

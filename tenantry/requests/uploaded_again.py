@@ -82,7 +82,9 @@ def uploaded_again(
         if known.status == "claimed" or any(
             made_of <= Moment.of_request(other) and not uploaded_after(other, uploaded)
             for other in queue.of_tenant(workload, tenant)
-            if other.content != content and not other.quiet and other.status not in CAME_TO_NOTHING
+            if other.content != content
+            and other.notify_owner
+            and other.status not in CAME_TO_NOTHING
         ):
             request = ids.request_id_of(
                 workload, tenant, f"{content} again at {uploaded.isoformat()}"

@@ -41,7 +41,7 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_RECORD_BYTES: Final = 64 * 1024
 _MAX_REASON_CHARACTERS: Final = 2000
 # Content types S3 gives what was written without one.
-_SAY_NOTHING: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
+_DEFAULT_CONTENT_TYPES: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
 # What passes between a request's last moment in its queue or its container and what SageMaker says
 # of it.
 _SETTLING: Final = timedelta(seconds=120)
@@ -178,7 +178,7 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     found = _find(deployment, output, MAX_ANSWER_BYTES)
     if found is not None:
         said = found.content_type
-        return Answer(found.content, question.accept if said in _SAY_NOTHING else said)
+        return Answer(found.content, question.accept if said in _DEFAULT_CONTENT_TYPES else said)
     copied = s3_keys.async_failure(
         question.workload, question.tenant, question.id, submitted.attempt
     )

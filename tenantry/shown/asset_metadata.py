@@ -12,7 +12,7 @@ from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import s3_keys, sagemaker_names
 from tenantry.onboarding.registration import Registration
 from tenantry.requests.rows import Request
-from tenantry.shown.answers import answer_for_people
+from tenantry.shown.answer_preview import answer_for_people
 from tenantry.shown.comparison import comparison
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Report
@@ -160,5 +160,5 @@ def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]
         "endpoint": endpoint.name,
         "instances": endpoint.instances,
         "usd_per_hour": endpoint.instances * usd_per_hour,
-        "change": endpoint.made,
+        "change": endpoint.change,
     }

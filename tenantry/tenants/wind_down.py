@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
-# characters of its name in its models' and configurations' (``sagemaker_names.name_of_content``)
+# characters of its name in its models' and configurations' names
+# (``sagemaker_names.content_addressed_name``)
 _MAX_OF_AN_ENDPOINT: Final = 52
 _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
@@ -139,7 +140,7 @@ def wind_down(
     WorkloadControls(deployment, by=by).pause(workload, "it is wound down")
     rows = queue.open(workload)
     for row in rows:
-        if not row.quiet:
+        if row.notify_owner:
             # First: whoever dies between the two tells twice rather than never.
             message = "No model is made from your upload: this product is no longer offered."
             notice = Notice(

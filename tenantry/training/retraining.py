@@ -186,7 +186,7 @@ def _ask(
         # registration.
         uploaded=latest.uploaded,
         group=latest.group,
-        quiet=True,
+        notify_owner=False,
     )
     return "asked" if new else "asked before"
 

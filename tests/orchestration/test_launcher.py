@@ -248,7 +248,14 @@ def test_a_re_training_that_is_tried_again_stays_though_what_it_is_made_of_was_u
     )
     name = ids.request_id_of(ENERGY, who, "re-training")
     queue.accept(
-        ENERGY, who, name, made_of.manifest_key, "bridge", first=False, uploaded=at, quiet=True
+        ENERGY,
+        who,
+        name,
+        made_of.manifest_key,
+        "bridge",
+        first=False,
+        uploaded=at,
+        notify_owner=False,
     )
     (row,) = queue.due(ENERGY)
     queue.fail(
@@ -378,7 +385,14 @@ def test_a_tenant_that_used_up_its_day_is_told_once_and_retries_and_re_trainings
         queue.fail(again(queue, row), "lost", attempts=9, first_retry=timedelta(0))
     quiet = ids.request_id_of(ENERGY, who, "re-training")
     queue.accept(
-        ENERGY, who, quiet, "k", "bridge", first=False, quiet=True, why="re-training: it is old"
+        ENERGY,
+        who,
+        quiet,
+        "k",
+        "bridge",
+        first=False,
+        notify_owner=False,
+        why="re-training: it is old",
     )
     tick(dagster_instance, queue, limited)
     assert notices(queue) == []

@@ -10,7 +10,7 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun,
 from infrastructure.local_cloud import LocalCloud
 from orchestration.definitions import defs
 from orchestration.launcher import fail_lost_runs
-from resources.signs_of_life import ALIVE_TAG, signs_of_life
+from resources.run_heartbeat import HEARTBEAT_TAG, run_heartbeat
 from tenantry.aws.deployment import Deployment
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import run
@@ -19,7 +19,7 @@ from tests.orchestration.running import run
 def left_behind(instance: DagsterInstance, silent_for: float) -> DagsterRun:
     """A run as a killed process leaves it."""
     job = defs.resolve_job_def("energy_endpoint_capacity")
-    made = instance.create_run_for_job(job, tags={ALIVE_TAG: f"{time.time() - silent_for:.0f}"})
+    made = instance.create_run_for_job(job, tags={HEARTBEAT_TAG: f"{time.time() - silent_for:.0f}"})
     instance.handle_run_event(
         made.run_id, DagsterEvent(DagsterEventType.RUN_START.value, made.job_name)
     )
@@ -51,7 +51,7 @@ def test_a_run_of_any_job_gives_signs_of_life(
     )
     (made,) = dagster_instance.get_runs()
     assert done.run_id == made.run_id
-    assert float(made.tags[ALIVE_TAG]) >= began - 1
+    assert float(made.tags[HEARTBEAT_TAG]) >= began - 1
 
 
 def test_a_database_that_is_away_for_a_moment_does_not_make_a_run_seem_dead(
@@ -68,10 +68,10 @@ def test_a_database_that_is_away_for_a_moment_does_not_make_a_run_seem_dead(
                 raise ConnectionError("the database is failing over")
             dagster_instance.add_run_tags(run_id, tags)
 
-    monkeypatch.setattr("resources.signs_of_life.ALIVE_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("resources.run_heartbeat.HEARTBEAT_SECONDS", 0.1)
     made = left_behind(dagster_instance, 100)
     flaky = AwayOnce()
-    with signs_of_life(flaky, made.run_id):  # type: ignore[arg-type]  # all it needs of an instance
+    with run_heartbeat(flaky, made.run_id):  # type: ignore[arg-type]  # all it needs of an instance
         deadline = time.monotonic() + 10
         while flaky.tags < 4 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -188,7 +188,14 @@ def test_of_a_request_the_tenant_did_not_make_its_owner_hears_nothing(
     queue.cancel(row, why="asked for below by the schedule")
     request = ids.request_id_of(ENERGY, bad, "re-training")
     assert queue.accept(
-        ENERGY, bad, request, row.manifest_key, "bridge", first=False, why="re-training", quiet=True
+        ENERGY,
+        bad,
+        request,
+        row.manifest_key,
+        "bridge",
+        first=False,
+        why="re-training",
+        notify_owner=False,
     )
 
     (result,) = onboard(deployment, dagster_instance, energy_at_once)

@@ -85,7 +85,7 @@ def test_a_request_that_its_pack_was_written_down_without_waits_for_another_pack
     assert not taken_up.success
     row = queue.get(energy_name, bolt, left_out.request)
     assert row is not None
-    assert (row.status, row.pack, row.attempt, row.postponed) == ("pending", None, 1, 1)
+    assert (row.status, row.pack, row.attempt, row.postponements) == ("pending", None, 1, 1)
     assert "was written down without it" in row.history[-1]["why"]
     assert (
         statuses(dagster_instance, "energy", "endpoint_registration", [acme])[acme]
@@ -109,5 +109,5 @@ def test_an_endpoint_that_cannot_be_had_now_makes_its_tenants_wait_and_costs_the
         (done,) = onboard(deployment, dagster_instance, at_once(energy))
     assert not done.success
     (row,) = RequestQueue(deployment).of_tenant(ids.workload_name("energy"), tenant)
-    assert (row.status, row.attempt, row.postponed) == ("pending", 1, 1)
+    assert (row.status, row.attempt, row.postponements) == ("pending", 1, 1)
     assert "ResourceLimitExceeded" in row.history[-1]["why"]

@@ -68,7 +68,9 @@ def test_a_pack_without_a_machine_tries_the_other_types_and_a_lost_answer_makes_
     ]
     queue = RequestQueue(deployment)
     rows = [queue.of_tenant(ENERGY, tenant)[-1] for tenant in tenants]
-    assert [(row.status, row.attempt, row.postponed) for row in rows] == [("registered", 1, 0)] * 2
+    assert [(row.status, row.attempt, row.postponements) for row in rows] == [
+        ("registered", 1, 0)
+    ] * 2
     versions = [ModelRegistry(deployment).versions(tenant, ENERGY)[-1] for tenant in tenants]
     assert {version.job for version in versions} == {list(made)[-1]}, (
         "a model names the job that made it"
@@ -99,7 +101,7 @@ def test_when_no_machine_is_to_be_had_at_all_the_requests_wait_and_no_try_is_cou
 
     assert not result.success, "a run whose tenants got no model must not end green"
     row = RequestQueue(deployment).of_tenant(ENERGY, acme)[-1]
-    assert (row.status, row.attempt, row.postponed, row.pack) == ("pending", 1, 1, None)
+    assert (row.status, row.attempt, row.postponements, row.pack) == ("pending", 1, 1, None)
     assert row.due > now()
     assert list(jobs(deployment).values()) == [rung.instance_type for rung in rungs(energy)]
     (message,) = deployment.sqs.receive_message(QueueUrl=told, WaitTimeSeconds=5)["Messages"]

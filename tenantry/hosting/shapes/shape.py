@@ -87,10 +87,13 @@ class Shape(ABC):
         return Route(self.name, endpoint, sagemaker_names.target_model(tenant, version))
 
     def _model_request(self, endpoint: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {"ModelName": sagemaker_names.name_of_content(endpoint, content), **content}
+        return {"ModelName": sagemaker_names.content_addressed_name(endpoint, content), **content}
 
     def _config_request(self, endpoint: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {"EndpointConfigName": sagemaker_names.name_of_content(endpoint, content), **content}
+        return {
+            "EndpointConfigName": sagemaker_names.content_addressed_name(endpoint, content),
+            **content,
+        }
 
     def _variant(
         self, workload: Workload, machines: Machines, model: str, instance_type: str

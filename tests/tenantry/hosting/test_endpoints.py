@@ -48,9 +48,9 @@ def with_serving(energy: Workload, **changed: Any) -> Workload:
 
 def test_an_endpoint_that_is_as_the_workload_says_is_left_alone(serving: Serving) -> None:
     deployment, energy, endpoint = serving
-    assert endpoint.made == "created"
+    assert endpoint.change == "created"
     again = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL)
-    assert (again.name, again.config, again.made) == (endpoint.name, endpoint.config, "unchanged")
+    assert (again.name, again.config, again.change) == (endpoint.name, endpoint.config, "unchanged")
 
 
 def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
@@ -59,7 +59,7 @@ def test_an_endpoint_is_updated_when_the_workload_changes_and_goes_on_answering(
     deployment, energy, endpoint = serving
     changed = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "1"})
     updated = ensure_endpoint(deployment, changed, Shared("bridge"), MULTI_MODEL)
-    assert updated.made == "updated"
+    assert updated.change == "updated"
     assert updated.config != endpoint.config
     with TenantClient(deployment, energy, tenant) as client:
         assert client.predict({"period": 1, "start": "data_end"})["model"]
@@ -78,7 +78,7 @@ def test_two_runs_that_want_the_same_update_at_once_both_get_it(
             )
         )
     assert len({endpoint.config for endpoint in both}) == 1
-    assert "updated" in {endpoint.made for endpoint in both}
+    assert "updated" in {endpoint.change for endpoint in both}
 
 
 def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
@@ -90,7 +90,7 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
     image = "al2-ami-sagemaker-inference-gpu-2-1"
     changed = with_serving(training_elsewhere, container="forecast", ami_version=image)
     updated = ensure_endpoint(deployment, changed, Shared("bridge"), MULTI_MODEL)
-    assert (updated.made, updated.status) == ("updated", "InService")
+    assert (updated.change, updated.status) == ("updated", "InService")
     (variant,) = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=updated.config)[
         "ProductionVariants"
     ]
@@ -106,10 +106,10 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
 ) -> None:
     deployment, energy, endpoint = serving
     more = set_capacity(deployment, endpoint.name, 2)
-    assert (more.instances, more.made) == (2, "updated")
+    assert (more.instances, more.change) == (2, "updated")
     described = deployment.sagemaker.describe_endpoint(EndpointName=endpoint.name)
     assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
-    assert set_capacity(deployment, endpoint.name, 2).made == "unchanged"
+    assert set_capacity(deployment, endpoint.name, 2).change == "unchanged"
     with TenantClient(deployment, energy, tenant) as client:
         assert [
             len(client.predict({"hours": hours, "start": "data_end"})["mean"])
@@ -121,7 +121,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
         Shared("bridge"),
         MULTI_MODEL,
     )
-    assert (updated.made, updated.instances) == ("updated", 2)
+    assert (updated.change, updated.instances) == ("updated", 2)
     assert set_capacity(deployment, endpoint.name, 1).instances == 1
 
 
@@ -133,11 +133,12 @@ def test_a_run_that_began_before_a_release_does_not_undo_it(
     released = with_serving(energy, environment={"TENANTRY_PREDICT_THREADS": "5"})
     new = ensure_endpoint(deployment, released, Shared("bridge"), MULTI_MODEL)
     old_run = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL, began=began)
-    assert (old_run.config, old_run.status, old_run.made) == (new.config, "InService", "unchanged")
+    assert old_run.change == "unchanged"
+    assert (old_run.config, old_run.status) == (new.config, "InService")
     later_run = ensure_endpoint(
         deployment, energy, Shared("bridge"), MULTI_MODEL, began=datetime.now(UTC)
     )
-    assert (later_run.config, later_run.made) == (endpoint.config, "updated")
+    assert (later_run.config, later_run.change) == (endpoint.config, "updated")
 
 
 def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registration(
@@ -187,7 +188,7 @@ def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) 
         bridge.name,
         sagemaker_names.endpoint_name("tenantry", NAME, Own(ids.tenant_id("bolt"))),
     }
-    assert (silo.made, silo.instances) == ("created", 1)
+    assert (silo.change, silo.instances) == ("created", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=silo.name)
 
 
@@ -203,7 +204,7 @@ def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
             timeout=60,
         )
     made = ensure_endpoint(deployment, energy, Own(unlucky), MULTI_MODEL, timeout=60)
-    assert (made.made, made.status, made.instances) == ("created", "InService", 1)
+    assert (made.change, made.status, made.instances) == ("created", "InService", 1)
     deployment.sagemaker.delete_endpoint(EndpointName=made.name)
 
 

@@ -245,7 +245,7 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
         sagemaker_names.transform_job_name(prefix, name, date(2026, 1, 2), batch),
         sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)),
         sagemaker_names.async_endpoint_name(prefix, name, machines_of(tier, who)),
-        sagemaker_names.name_of_content(
+        sagemaker_names.content_addressed_name(
             sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)), {"tier": tier}
         ),
     ]
@@ -298,7 +298,7 @@ def test_long_names_that_differ_at_their_end_stay_different() -> None:
     assert (
         len(
             {
-                sagemaker_names.name_of_content(endpoints[0], {"instances": count})
+                sagemaker_names.content_addressed_name(endpoints[0], {"instances": count})
                 for count in (1, 2, 3)
             }
         )

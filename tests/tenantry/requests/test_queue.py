@@ -28,7 +28,16 @@ from tenantry.aws.deployment import Deployment
 from tenantry.names import ids, table_keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import IN_A_PACK, OPEN, NotTheirTurnError, Request, Status, now
+from tenantry.requests.rows import (
+    IN_A_PACK,
+    OPEN,
+    NotTheirTurnError,
+    Request,
+    Status,
+    key_of,
+    now,
+    request_of,
+)
 from tests.tenantry.requests.accepted_requests import (
     ACME,
     AT_ONCE,
@@ -41,6 +50,18 @@ from tests.tenantry.requests.accepted_requests import (
     accepted,
     claimed,
 )
+
+
+def test_a_row_of_an_earlier_release_keeps_its_meaning(queue: RequestQueue) -> None:
+    row = accepted(queue, notify_owner=False)
+    stored = queue.deployment.requests.get(key_of(row))
+    assert stored is not None
+    new_names = {"notify_owner", "postponements"}
+    earlier = {name: value for name, value in stored.items() if name not in new_names}
+    assert not request_of(stored).notify_owner
+    assert not request_of(earlier | {"quiet": True}).notify_owner
+    assert request_of(earlier | {"postponed": 3}).notify_owner
+    assert request_of(earlier | {"postponed": 3}).postponements == 3
 
 
 def test_a_request_goes_all_the_way_and_its_history_tells_it(queue: RequestQueue) -> None:

@@ -147,7 +147,7 @@ def test_waiting_for_a_known_moment_is_not_counted(queue: RequestQueue) -> None:
     row, until = accepted(queue), now() + timedelta(hours=3)
     queue.postpone(row, "its quota of the day is used up", until=until)
     (row,) = queue.of_tenant(NAME, ACME)
-    assert (row.status, row.due, row.postponed) == ("pending", until, 0)
+    assert (row.status, row.due, row.postponements) == ("pending", until, 0)
 
 
 def test_postponing_leaves_a_request_alone_that_another_pack_has_taken_since(

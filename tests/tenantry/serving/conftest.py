@@ -32,5 +32,5 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         deployment = Deployment.from_stack()
         tiny = tiny_workload()
         endpoint = ensure_endpoint(deployment, tiny, Shared("bridge"), ASYNCHRONOUS)
-        assert (endpoint.made, endpoint.instances) == ("created", 1)
+        assert (endpoint.change, endpoint.instances) == ("created", 1)
         yield World(deployment, tiny, endpoint.name, folder)

@@ -86,7 +86,7 @@ class Mailbox:
 def test_the_endpoint_is_as_the_workload_says_and_left_alone_then(world: World) -> None:
     deployment = world.deployment
     again = ensure_endpoint(deployment, world.tiny, Shared("bridge"), ASYNCHRONOUS)
-    assert (again.name, again.made) == (world.endpoint, "unchanged")
+    assert (again.name, again.change) == (world.endpoint, "unchanged")
     assert again.name == "tenantry-energy-bridge-async"
     config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=again.config)
     said = config["AsyncInferenceConfig"]

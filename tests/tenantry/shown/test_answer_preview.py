@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tenantry.shown.answers import answer_for_people
+from tenantry.shown.answer_preview import answer_for_people
 
 
 def png(colour: str, side: int = 32) -> str:

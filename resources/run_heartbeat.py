@@ -1,5 +1,5 @@
-"""How a run that works is told from one whose process is gone: it tags itself with the time, over
-and over."""
+"""A run's heartbeat: while it works it tags itself with the time. A run whose process is gone falls
+silent."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 _LOG = logging.getLogger(__name__)
-ALIVE_TAG: Final = "tenantry/alive"
-ALIVE_EVERY_SECONDS: Final = 5.0
+HEARTBEAT_TAG: Final = "tenantry/alive"
+HEARTBEAT_SECONDS: Final = 5.0
 
 
 @contextmanager
-def signs_of_life(instance: DagsterInstance, run_id: str) -> Iterator[None]:
+def run_heartbeat(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     """Tag the run with the time every few seconds while the block runs.
 
     Dagster's default launcher cannot tell a killed run from a slow one; the launcher sensor can, by
@@ -28,15 +28,15 @@ def signs_of_life(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     stopped = threading.Event()
 
     def tell() -> None:
-        while not stopped.wait(ALIVE_EVERY_SECONDS):
+        while not stopped.wait(HEARTBEAT_SECONDS):
             try:
-                instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
+                instance.add_run_tags(run_id, {HEARTBEAT_TAG: f"{time.time():.0f}"})
             # A database that is away for a moment must not make a run seem dead for ever.
             except Exception:  # noqa: BLE001
-                _LOG.exception("run %s could not show a sign of life; trying again", run_id)
+                _LOG.exception("run %s could not write its heartbeat; trying again", run_id)
 
-    instance.add_run_tags(run_id, {ALIVE_TAG: f"{time.time():.0f}"})
-    thread = threading.Thread(target=tell, name="signs-of-life", daemon=True)
+    instance.add_run_tags(run_id, {HEARTBEAT_TAG: f"{time.time():.0f}"})
+    thread = threading.Thread(target=tell, name="run-heartbeat", daemon=True)
     thread.start()
     try:
         yield
