@@ -137,8 +137,8 @@ def _onboard(
     queue = RequestQueue(deployment, by=f"run {context.run.run_id}")
     report = RunReport(context, workload.name)
     failures: dict[ids.TenantId, str] = {}
-    registered = 0
-    for pack, tier, members in _packs(context, config, queue, workload, failures):
+    registered = refused = 0
+    for pack, tier, members in _packs(context, config, queue, workload, failures, report):
         assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
         plan(context, assets, [member.tenant for member in members])
         at_work = PackAtWork(deployment, workload, pack, tier, report, stages, queue.by)
@@ -151,10 +151,13 @@ def _onboard(
             report.info(str(error))
         failures |= going.failures
         registered += going.registered
+        if not config.pack:  # a person waits for each of these tenants
+            failures |= going.refusals
+        refused += len(going.refusals)
     calls = sum(deployment.aws_calls.values())
     context.log.info(
-        f"{registered} tenants registered, {len(failures)} failed; {calls} calls to AWS by this "
-        f"process"
+        f"{registered} tenants registered, {refused} refused, {len(failures)} failed; {calls} "
+        f"calls to AWS by this process"
     )
     return failures
 
@@ -165,6 +168,7 @@ def _packs(
     queue: RequestQueue,
     workload: Workload,
     failures: dict[ids.TenantId, str],
+    report: RunReport,
 ) -> Iterator[tuple[ids.PackId, tiers.Tier, Sequence[Member]]]:
     """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone,
     others by tier."""
@@ -187,6 +191,7 @@ def _packs(
     for tenant, member in members_by_hand(queue, workload, chosen, context.run.run_id):
         if member is None:
             failures[tenant] = "it never uploaded anything usable; upload first"
+            report.failed("training_data", tenant, failures[tenant])
             continue
         group = str(tenant) if member.request.tier == "silo" else member.request.tier
         groups.setdefault(group, []).append(member)

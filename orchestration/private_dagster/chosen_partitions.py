@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from types import TracebackType
@@ -24,8 +25,11 @@ from dagster import (
     AssetKey,
     AssetMaterialization,
     AssetObservation,
+    AssetRecordsFilter,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
     MetadataValue,
     OpExecutionContext,
 )
@@ -46,6 +50,9 @@ from tenantry.shown.report import AssetName, Markdown
 EVENTS_WITHIN_SECONDS: Final = 1.0
 """How long an event may wait for company before it is written."""
 _MAX_EVENTS: Final = 500  # that wait
+_NOT_MADE: Final = "not_made"  # the metadata entry with the reason
+FAILURES_OF_TAG: Final = "tenantry/failures_of"
+"""On a run that stands for the tenants that failed in another: the other's id."""
 
 
 def asset_key(workload: str, asset: str) -> AssetKey:
@@ -77,6 +84,12 @@ def plan(
     _store(context.instance, [_entry(event, context.run.run_id) for event in planned])
 
 
+def failures_job_name(workload: str) -> str:
+    """The job that runs which stand for failed tenants are listed under. No such job is there to
+    launch."""
+    return f"{workload}_failed_tenants"
+
+
 def _entry(event: DagsterEvent, run_id: str) -> EventLogEntry:
     return EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None,
@@ -98,8 +111,8 @@ def _store(instance: DagsterInstance, entries: Sequence[EventLogEntry]) -> None:
         return
     # Dagster's own event logs batch events of one kind, and bring one asset's row up to date for
     # each batch.
-    for (kind, _), alike in groupby(
-        entries, key=lambda e: (e.dagster_event_type, e.get_dagster_event().asset_key)
+    for (_, kind, _), alike in groupby(
+        entries, key=lambda e: (e.run_id, e.dagster_event_type, e.get_dagster_event().asset_key)
     ):
         if kind in BATCH_WRITABLE_EVENTS:
             storage.store_event_batch(list(alike))
@@ -130,6 +143,7 @@ class RunReport:
         self._workload = workload
         self._instance, self._run_id = context.instance, context.run.run_id
         self._step = context.get_step_execution_context()
+        self._failures_run: str | None = None
         self._waiting: list[EventLogEntry] = []
         self._lock = threading.Lock()  # held while writing, so that batches keep their order
         self._timer: threading.Timer | None = None
@@ -188,10 +202,67 @@ class RunReport:
         )
 
     def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
-        """A tenant's asset could not be made. The reason is logged, and observed on the tenant's
-        partition."""
-        self._context.log.error(f"{tenant}: no {asset}: {reason}")
-        self.observed(asset, tenant, {"reason": reason}, f"{tenant}: no {asset}")
+        """A tenant's asset could not be made: its partition is failed, and its page says why.
+
+        Dagster calls a partition failed when the run that was to make it has failed, and this run
+        goes on for the others. So a run of its own, which has failed, stands for the failed
+        tenants, and logs their reasons. A partition's page shows what was observed after its
+        latest materialisation, and nothing at all before the first. So for a tenant without one,
+        the reason comes as a materialisation, which the failure outdates at once.
+        """
+        message = f"{tenant}: no {asset}: {reason}"
+        self._context.log.warning(message)
+        key = asset_key(self._workload, asset)
+        facts = {_NOT_MADE: reason}
+        if self._was_ever_materialized(key, tenant):
+            self.observed(asset, tenant, facts, message)
+        else:
+            self._add(
+                DagsterEventType.ASSET_MATERIALIZATION,
+                StepMaterializationData(
+                    AssetMaterialization(key, partition=tenant, metadata=facts, description=message)
+                ),
+                message,
+            )
+        run_id = self._run_of_failures()
+        planned = DagsterEvent.build_asset_materialization_planned_event(
+            failures_job_name(self._workload),
+            self._step.step.key,
+            AssetMaterializationPlannedData(key, partition=tenant, partitions_subset=None),
+        )
+        self._wait(_entry(planned, run_id))
+        self._instance.event_log_storage.store_event(self._log_line(message, run_id))
+
+    def _was_ever_materialized(self, key: AssetKey, tenant: ids.TenantId) -> bool:
+        of_tenant = AssetRecordsFilter(asset_key=key, asset_partitions=[tenant])
+        records = self._instance.fetch_materializations(of_tenant, limit=1).records
+        latest = records[0].asset_materialization if records else None
+        return latest is not None and _NOT_MADE not in latest.metadata
+
+    def _run_of_failures(self) -> str:
+        """The id of the run that stands for the tenants that failed in this one."""
+        with self._lock:
+            if self._failures_run is None:
+                run = DagsterRun(
+                    job_name=failures_job_name(self._workload),
+                    run_id=str(uuid.uuid4()),
+                    status=DagsterRunStatus.FAILURE,
+                    tags={FAILURES_OF_TAG: self._run_id, "tenantry/workload": self._workload},
+                )
+                self._instance.add_run(run)
+                self._failures_run = run.run_id
+            return self._failures_run
+
+    def _log_line(self, message: str, run_id: str) -> EventLogEntry:
+        return EventLogEntry(  # type: ignore[no-untyped-call]
+            error_info=None,
+            user_message=message,
+            level=logging.ERROR,
+            run_id=run_id,
+            timestamp=time.time(),
+            step_key=self._step.step.key,
+            job_name=failures_job_name(self._workload),
+        )
 
     def observed(
         self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], message: str
@@ -235,8 +306,12 @@ class RunReport:
             message=message,
             pid=os.getpid(),
         )
+        self._wait(_entry(event, self._run_id))
+
+    def _wait(self, entry: EventLogEntry) -> None:
+        """Write an event with the next ones: in a second, or when many wait."""
         with self._lock:
-            self._waiting.append(_entry(event, self._run_id))
+            self._waiting.append(entry)
             full = len(self._waiting) >= _MAX_EVENTS
             if not full and self._timer is None:
                 self._timer = threading.Timer(EVENTS_WITHIN_SECONDS, self._flush_in_time)

@@ -28,7 +28,7 @@ class Member:
     ``model`` are there once they are made; ``archive_checked`` tells that the model's archive has
     just been found to be what its training promised. ``left_training`` tells that training has
     nothing more to do for it: it is trained, failed, put off, or no longer this pack's. ``failure``
-    is why it did not get as far as it should.
+    is why it did not get as far as it should. ``refused`` tells that its owner alone can mend that.
     """
 
     request: Request
@@ -39,6 +39,7 @@ class Member:
     archive_checked: bool = False
     left_training: bool = False
     failure: str | None = None
+    refused: bool = False
 
     @property
     def tenant(self) -> ids.TenantId:

@@ -21,8 +21,8 @@ from tenantry.training.packed_job import Train
 
 @dataclass
 class Onboarding:
-    """One pack on its way. ``run`` does it; ``failures`` holds each failed tenant's reason
-    afterwards, ``registered`` how many tenants were registered."""
+    """One pack on its way. ``run`` does it; afterwards ``failures`` and ``refusals`` hold each
+    failed tenant's reason, and ``registered`` how many tenants were registered."""
 
     at_work: PackAtWork
     train: Train
@@ -33,9 +33,19 @@ class Onboarding:
 
     @property
     def failures(self) -> dict[ids.TenantId, str]:
-        """Why each tenant failed that did."""
+        """Why tenants failed, but for those whose owners alone can mend it."""
+        return self._reasons(refused=False)
+
+    @property
+    def refusals(self) -> dict[ids.TenantId, str]:
+        """Why tenants failed whose owners alone can mend it, and have been told."""
+        return self._reasons(refused=True)
+
+    def _reasons(self, *, refused: bool) -> dict[ids.TenantId, str]:
         return {
-            member.tenant: member.failure for member in self._members if member.failure is not None
+            member.tenant: member.failure
+            for member in self._members
+            if member.failure is not None and member.refused == refused
         }
 
     @property

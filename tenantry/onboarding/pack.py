@@ -16,7 +16,7 @@ from tenantry.onboarding.member import Member
 from tenantry.onboarding.request_endings import RequestEndings
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import NotTheirTurnError, Status
-from tenantry.shown.report import AssetName, Report
+from tenantry.shown.report import ONBOARDING, AssetName, Report
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class PackAtWork:
         again. The arguments are those of ``RequestEndings.failed``."""
         member.left_training = True
         member.failure = reason
-        self.report.failed(asset, member.tenant, reason)
+        member.refused = not retryable
+        self._show_failed(member, asset, reason)
         if member.owed:
             self.endings.failed(
                 member.request,
@@ -94,14 +95,23 @@ class PackAtWork:
         """Leave a member to a later pack, without counting a try."""
         member.left_training = True
         member.failure = reason
-        self.report.failed(asset, member.tenant, reason)
-        if member.owed:
-            self.postpone_row(member, reason)
-
-    def postpone_row(self, member: Member, reason: str) -> None:
-        """The same of its row alone, where the whole pack is put off."""
+        self._show_failed(member, asset, reason)
+        if not member.owed:
+            return
         try:
             self.queue.postpone(member.request, reason)
         # Its pack has it still, and the next run takes it up.
         except (ClientError, BotoCoreError) as error:
             self.report.info(f"{member.tenant}: its request could not be put off: {error}")
+
+    def _show_failed(self, member: Member, asset: AssetName, reason: str) -> None:
+        """Show an asset as failed, and those that wait for it.
+
+        - A refused upload that is not its tenant's first leaves those others as they are: the
+          tenant's champion serves on.
+        """
+        waiting = ONBOARDING[ONBOARDING.index(asset) :]
+        alone = member.refused and not member.request.first
+        for shown in waiting[:1] if alone else waiting:
+            if shown == asset or shown in self.stages:
+                self.report.failed(shown, member.tenant, reason)

@@ -70,8 +70,7 @@ class TrainingStage:
             failure = self._run_jobs(tasks)
         except NoCapacityYetError as error:
             for member in self._in_training(tasks):
-                if member.owed:
-                    self.at_work.postpone_row(member, str(error))
+                self.at_work.postpone(member, "fine_tuned_artifact", str(error))
             raise
         finally:
             self._learn_durations()

@@ -55,7 +55,7 @@ class Report(Protocol):
         ...
 
     def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
-        """A tenant's asset could not be made; the others go on."""
+        """A tenant's asset could not be made, and its page says why; the others go on."""
         ...
 
     def flush(self) -> None:

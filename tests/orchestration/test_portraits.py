@@ -72,7 +72,7 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
 
     (result,) = onboard(deployment, dagster_instance, portraits)
 
-    assert not result.success, "a run with a failed tenant must not end green"
+    assert result.success, "operators cannot mend an owner's upload"
     everyone = [*(tenant.tenant for tenant in good), mallory]
     for asset in ("training_data", "fine_tuned_artifact", "endpoint_registration"):
         found = statuses(dagster_instance, "portraits", asset, everyone)

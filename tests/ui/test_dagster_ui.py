@@ -70,6 +70,25 @@ def onboard(live: LiveDagster, tenant: str) -> ids.TenantId:
 
 @pytest.mark.browser
 @pytest.mark.timeout(900)
+def test_a_failed_tenants_page_says_why(ui: DagsterUI, live_dagster: LiveDagster) -> None:
+    who = ids.tenant_id("ui-spoiled")
+    with TenantClient(live_dagster.deployment, read_workloads()["energy"], who) as client:
+        client.upload({"consumption.csv": b"timestamp,consumption\nyesterday,1\n"})
+        deadline = time.monotonic() + _ONBOARDED_WITHIN
+        while not (requests := client.requests()) or requests[-1].status != "refused":
+            assert time.monotonic() < deadline, f"not refused: {requests}"
+            time.sleep(0.5)
+    reason = requests[-1].reason
+    assert reason is not None
+
+    ui.open_partition("energy/training_data", who)
+    ui.see("failed, and did not materialize this asset")
+    ui.see("not_made")
+    ui.see(reason)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
 def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_forecast(
     ui: DagsterUI, live_dagster: LiveDagster
 ) -> None:

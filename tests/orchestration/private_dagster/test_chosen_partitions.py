@@ -12,13 +12,17 @@ from dagster import (
     AssetCheckKey,
     AssetExecutionContext,
     AssetKey,
+    AssetMaterialization,
+    AssetRecordsFilter,
     AssetSpec,
     DagsterEventType,
     DagsterInstance,
+    DagsterRunStatus,
     Definitions,
     DynamicPartitionsDefinition,
     Failure,
     MaterializeResult,
+    RunsFilter,
     define_asset_job,
     multi_asset,
 )
@@ -26,6 +30,7 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestration.private_dagster.chosen_partitions import (
+    FAILURES_OF_TAG,
     RunReport,
     outputs_are_reported_already,
     plan,
@@ -137,14 +142,18 @@ def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(
 ) -> None:
     result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance)
     assert result.success
-    (record,) = instance.fetch_materializations(KEY, limit=10).records
+    of_failed, record = instance.fetch_materializations(KEY, limit=10).records
+    assert of_failed.asset_materialization is not None
+    assert (
+        of_failed.partition_key,
+        of_failed.asset_materialization.metadata["not_made"].value,
+    ) == ("globex", "nine gaps")
     assert (record.run_id, record.partition_key) == (result.run_id, "acme")
     assert record.asset_materialization is not None
     assert record.asset_materialization.metadata["rows"].value == 3
     assert (record.asset_materialization.tags or {})["dagster/data_version"] == "digest-1"
     (asset,) = instance.get_asset_records([KEY])
-    assert asset.asset_entry.last_materialization_storage_id == record.storage_id
-    assert asset.asset_entry.last_run_id == result.run_id
+    assert asset.asset_entry.last_materialization_storage_id == of_failed.storage_id
 
     checks = instance.event_log_storage.get_asset_check_execution_history(
         AssetCheckKey(KEY, "data_quality"), limit=10
@@ -158,16 +167,51 @@ def test_metadata_data_version_check_and_reason_of_a_tenant_are_its_own(
         ("globex", False, 9),
         ("acme", True, 0),
     ]
-    (observed,) = instance.fetch_observations(KEY, limit=10).records
-    assert observed.asset_observation is not None
-    assert observed.asset_observation.metadata["reason"].value == "nine gaps"
     kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
     assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == 2 + 1, (
         "two tenants, and Dagster's own"
     )
-    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 1
+    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 2
     assert kinds.count(DagsterEventType.ASSET_CHECK_EVALUATION) == 2
     assert kinds[-1] == DagsterEventType.RUN_SUCCESS
+
+
+def test_a_failed_tenants_partition_is_failed_though_the_run_went_well(
+    instance: DagsterInstance,
+) -> None:
+    job = DEFINITIONS.resolve_job_def("packed_job")
+    first = job.execute_in_process(instance=instance)
+    assert first.success
+    assert statuses(instance)["globex"] == AssetPartitionStatus.FAILED
+    (stand_in,) = instance.get_runs(RunsFilter(tags={FAILURES_OF_TAG: first.run_id}))
+    assert (stand_in.status, stand_in.job_name) == (DagsterRunStatus.FAILURE, "test_failed_tenants")
+    said = [entry.user_message for entry in instance.all_logs(stand_in.run_id)]
+    assert "globex: no training_data: nine gaps" in said
+
+    assert job.execute_in_process(instance=instance).success
+    reasons = [
+        record.asset_materialization.metadata["not_made"].value
+        for record in instance.fetch_materializations(KEY, limit=10).records
+        if record.asset_materialization and record.partition_key == "globex"
+    ]
+    assert reasons == ["nine gaps"] * 2, "each failure's reason is the latest on the page"
+
+
+def test_a_tenant_that_has_its_asset_keeps_it_in_sight_beside_the_reason(
+    instance: DagsterInstance,
+) -> None:
+    made = AssetMaterialization(KEY, partition="globex", metadata={"rows": 7})
+    instance.report_runless_asset_event(made)
+    result = DEFINITIONS.resolve_job_def("packed_job").execute_in_process(instance=instance)
+    assert result.success
+    assert statuses(instance)["globex"] == AssetPartitionStatus.FAILED
+    of_globex = AssetRecordsFilter(asset_key=KEY, asset_partitions=["globex"])
+    (latest,) = instance.fetch_materializations(of_globex, limit=10).records
+    assert latest.asset_materialization is not None
+    assert latest.asset_materialization.metadata["rows"].value == 7
+    (observed,) = instance.fetch_observations(of_globex, limit=10).records
+    assert observed.asset_observation is not None
+    assert observed.asset_observation.metadata["not_made"].value == "nine gaps"
 
 
 @pytest.mark.parametrize("instance", ["batches"], indirect=True)
@@ -180,8 +224,8 @@ def test_what_cannot_be_written_waits_and_is_written_once(
     )
     assert result.success
     kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
-    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 1
-    assert len(instance.fetch_materializations(KEY, limit=10).records) == 1
+    assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 2
+    assert len(instance.fetch_materializations(KEY, limit=10).records) == 2
 
 
 @contextmanager
