@@ -4,6 +4,7 @@ from dagster import AssetsDefinition, PartitionsDefinition
 
 from assets.batch_predictions import batch_predictions_asset
 from assets.endpoint_capacity import endpoint_capacity_asset
+from assets.fleet import fleet_asset
 from assets.onboarding import onboarding_assets
 from assets.serving_endpoints import asynchronous_endpoint_asset, serving_endpoint_asset
 from tenantry.workloads.schema import Workload
@@ -21,4 +22,5 @@ def assets_of(workload: Workload, tenants: PartitionsDefinition[str]) -> list[As
             else []
         ),
         endpoint_capacity_asset(workload),
+        fleet_asset(workload),
     ]

@@ -15,6 +15,29 @@ from contracts.limits import FORMAT
 Parsed = TypeVar("Parsed")
 
 
+def parse_json(content: bytes, document: str) -> Any:
+    """What JSON holds. Its numbers are finite, so that it can be written again.
+
+    Raises:
+        MalformedDocumentError: it is not JSON, or a number is too large for a float.
+    """
+
+    def refuse(word: str) -> NoReturn:
+        raise MalformedDocumentError(document, "", f"{word[:40]} is not a JSON number")
+
+    def finite(word: str) -> float:
+        number = float(word)
+        return number if math.isfinite(number) else refuse(word)
+
+    try:
+        return json.loads(content, parse_constant=refuse, parse_float=finite)
+    except MalformedDocumentError:
+        raise
+    except (ValueError, RecursionError) as error:
+        kind = type(error).__name__
+        raise MalformedDocumentError(document, "", f"is not JSON ({kind})") from error
+
+
 @dataclass(frozen=True)
 class Fields:
     """The fields of a JSON object.
@@ -32,18 +55,7 @@ class Fields:
         """The document's fields. Raises ``MalformedDocumentError``."""
         if len(content) > max_bytes:
             raise MalformedDocumentError(document, "", f"is larger than {max_bytes} bytes")
-
-        def refuse(word: str) -> NoReturn:
-            raise MalformedDocumentError(document, "", f"{word} is not a JSON number")
-
-        try:
-            found = json.loads(content, parse_constant=refuse)
-        except MalformedDocumentError:
-            raise
-        except (ValueError, RecursionError) as error:
-            kind = type(error).__name__
-            raise MalformedDocumentError(document, "", f"is not JSON ({kind})") from error
-        return cls.of(found, document)
+        return cls.of(parse_json(content, document), document)
 
     @classmethod
     def of(cls, value: Any, document: str, where: str = "") -> Fields:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.documents import parse_json
 from contracts.errors import MalformedDocumentError
 from contracts.patterns import ARCHIVE
 
@@ -22,10 +23,7 @@ class Record:
     @classmethod
     def parse(cls, content: bytes) -> Record:
         """Read a record. Raises ``MalformedDocumentError``."""
-        try:
-            found = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise MalformedDocumentError("the record", "", "is not JSON") from error
+        found = parse_json(content, "the record")
         if not isinstance(found, dict) or "request" not in found:
             raise MalformedDocumentError(
                 "the record", "", "must be an object with 'model' and 'request'"

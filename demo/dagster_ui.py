@@ -123,13 +123,22 @@ class DagsterUI:
 
     # ---- what a person does ----------------------------------------------------------------------
 
-    def materialize(self, asset: str, partition: str) -> str:
-        """Materialise one partition by the button of the asset's page and its dialog; returns the
-        run's id.
+    def materialize(self, asset: str, partition: str | None = None) -> str:
+        """Materialise an asset, or one partition of it, by the button of the asset's page; returns
+        the run's id.
 
         Leaves the run's page open.
         """
         self.open_asset(asset)
+        if partition is None:
+            self.click("//button[not(@disabled)][normalize-space()='Materialize']")
+        else:
+            self._choose(partition)
+        self._open_launched_run()
+        return self._wait(self._run_of_page, "the run's page")
+
+    def _choose(self, partition: str) -> None:
+        """Launch a run of one partition by the dialog of the button."""
         self.click("//button[not(@disabled)][contains(., 'Materialize…')]")
         dialog = "//*[@role='dialog'][contains(., 'Launch runs to materialize')]"
         search = self.click_for(
@@ -142,8 +151,6 @@ class DagsterUI:
         # closes the list, not the dialog
         self.click(f"{dialog}//*[starts-with(text(), 'Launch runs to materialize')]")
         self.click("//button[not(@disabled)][normalize-space()='Launch 1 run']")
-        self._open_launched_run()
-        return self._wait(self._run_of_page, "the run's page")
 
     def wait_until_run_ended(self, seconds: float) -> str:
         """On a run's page: wait for its end and return the status as the page words it: Success,

@@ -38,6 +38,7 @@ class WorkloadJobs(NamedTuple):
     fine_tuning: UnresolvedAssetJobDefinition
     batch_predictions: JobDefinition
     endpoint_capacity: UnresolvedAssetJobDefinition
+    fleet: UnresolvedAssetJobDefinition
     rollback: JobDefinition
     tier: JobDefinition
     retraining: JobDefinition | None
@@ -81,6 +82,7 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
         _fine_tuning(workload),
         _batch_predictions(workload),
         _endpoint_capacity(workload),
+        _fleet(workload),
         _rollback(workload),
         _tier(workload),
         _retraining(workload) if workload.retraining is not None else None,
@@ -130,6 +132,15 @@ def _endpoint_capacity(workload: Workload) -> UnresolvedAssetJobDefinition:
         f"{workload.name}_endpoint_capacity",
         selection=AssetSelection.assets(asset_key(workload.name, "endpoint_capacity")),
         description=f"{workload.title}: gives the endpoint the instances the hour needs.",
+        tags={"tenantry/workload": workload.name},
+    )
+
+
+def _fleet(workload: Workload) -> UnresolvedAssetJobDefinition:
+    return define_asset_job(
+        f"{workload.name}_fleet",
+        selection=AssetSelection.assets(asset_key(workload.name, "fleet")),
+        description=f"{workload.title}: brings the table of all tenants up to date.",
         tags={"tenantry/workload": workload.name},
     )
 

@@ -28,6 +28,7 @@ from tenantry.workloads.sections import Capacity
 
 DUE_TAG: Final = "tenantry/due"
 """The moment a run was scheduled for, in UTC; of runs that were asked for again, too."""
+_EVERY_HOUR: Final = "35 * * * *"
 
 
 def _nothing(_: datetime) -> Mapping[str, str]:
@@ -101,7 +102,20 @@ def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
         _batch(workload, jobs),
         *(_capacity(workload, jobs, change) for change in workload.serving.capacity),
         *_retraining(workload, jobs),
+        _fleet(workload, jobs),
     ]
+
+
+def _fleet(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
+    return Scheduled(
+        name=f"{workload.name}_fleet_schedule",
+        group=f"{workload.name} fleet",
+        workload=workload.name,
+        job=jobs.fleet,
+        cron=_EVERY_HOUR,
+        timezone="UTC",
+        description=f"{workload.title}: the table of all tenants, and what is wrong with them.",
+    )
 
 
 def _batch(workload: Workload, jobs: WorkloadJobs) -> Scheduled:

@@ -32,6 +32,7 @@ from dagster import (
     DagsterRunStatus,
     MetadataValue,
     OpExecutionContext,
+    TableRecord,
 )
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.events import (
@@ -45,7 +46,7 @@ from dagster._core.events.log import EventLogEntry
 
 from tenantry.names import ids
 from tenantry.shown.plots import as_markdown
-from tenantry.shown.report import AssetName, Markdown
+from tenantry.shown.report import AssetName, Markdown, Table
 
 EVENTS_WITHIN_SECONDS: Final = 1.0
 """How long an event may wait for company before it is written."""
@@ -335,6 +336,8 @@ def metadata_value(name: str, value: Any) -> Any:
     text."""
     if isinstance(value, Markdown):
         return MetadataValue.md(str(value))
+    if isinstance(value, Table):
+        return MetadataValue.table([TableRecord(dict(row)) for row in value.rows])
     if isinstance(value, bytes):
         return MetadataValue.md(as_markdown(value, name))
     if isinstance(value, float):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -147,6 +147,12 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
     except ObjectMissingError:
         return False
     return True
+
+
+def keys_under(s3: S3Client, bucket: str, prefix: str) -> Iterator[str]:
+    """The keys that begin so, in order; a call for each thousand."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return (found["Key"] for page in pages for found in page.get("Contents", []))
 
 
 def copy(

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -22,10 +23,14 @@ from tenantry.onboarding.checks import DATA_AGE, age_facts
 from tenantry.serving.moments import data_age, too_old_for
 from tenantry.shown.answer_preview import answer_for_people
 from tenantry.shown.report import Report
+from tenantry.shown.series_preview import series_of
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
+
+# Each takes 10 kB of Dagster's event log and 11 ms of a processor, every night.
+_MAX_PLOTS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def predict(
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
-    batches = batches_of(champions, workload.batch.tenants_per_job, salt)
+    batches = list(batches_of(champions, workload.batch.tenants_per_job, salt))
     for batch, outcome in _side_by_side(deployment, workload, day, batches, report, poll):
         if isinstance(outcome, Exception):
             for champion in batch.champions:
@@ -188,20 +193,23 @@ def _side_by_side(
     deployment: Deployment,
     workload: Workload,
     day: date,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     report: Report,
     poll: float,
 ) -> Iterator[tuple[Batch, BatchResult | TransformJobFailedError | ClientError | BotoCoreError]]:
     """Run the batches' jobs, ``batch.max_jobs_at_once`` at the same time, and give each one's
     outcome as it comes."""
     deployment.s3, deployment.sagemaker  # noqa: B018 - made once here rather than by each thread
+    show = partial(
+        _shown, workload, day, plots=sum(len(b.champions) for b in batches) <= _MAX_PLOTS
+    )
     pool = ThreadPoolExecutor(workload.batch.max_jobs_at_once, thread_name_prefix="batch")
     given_up = threading.Event()
     asked: dict[Future[BatchResult], Batch] = {}
     try:
         for batch in batches:
             report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
-            going = partial(predict_batch, poll=poll, show=_pictures, given_up=given_up)
+            going = partial(predict_batch, poll=poll, show=show, given_up=given_up)
             asked[pool.submit(going, deployment, workload, day, batch.name, batch.champions)] = (
                 batch
             )
@@ -256,8 +264,20 @@ def _report_batch(
     return failures
 
 
-def _pictures(content: bytes) -> dict[str, bytes]:
-    """The pictures in a tenant's prediction, for its metadata; nothing where there are none."""
-    first, _, _ = content.partition(b"\n")
-    picture = answer_for_people(first).picture if b'"images"' in first else None
-    return {} if picture is None else {"pictures": picture}
+def _shown(
+    workload: Workload, day: date, tenant: ids.TenantId, content: bytes, *, plots: bool
+) -> tuple[int, dict[str, Any]]:
+    """How many rows a tenant's prediction has, and what people see of it: a series' plot and days,
+    or pictures. Several answers have a row each."""
+    first, _, further = content.strip().partition(b"\n")
+    if further:
+        return 2 + further.count(b"\n"), {}
+    answer = answer_for_people(first)
+    if answer.picture is not None:
+        return len(answer.document["images"]), {"pictures": answer.picture}
+    series = series_of(answer.document, ZoneInfo(workload.batch.timezone))
+    if series is None:
+        return 1, {}
+    title = f"{tenant}, predicted for {day:%d %B %Y} ({workload.batch.timezone})"
+    plot = series.plot(title) if plots else None
+    return len(series.times), {**({} if plot is None else {"plot": plot}), "days": series.days()}

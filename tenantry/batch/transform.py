@@ -44,8 +44,8 @@ class TransformJobFailedError(TenantryError, RuntimeError):
 
 @dataclass(frozen=True)
 class TenantPrediction:
-    """What a batch left for one tenant: where its prediction lies, or why there is none; ``shown``
-    is about it, for people."""
+    """What a batch left for one tenant: where its prediction lies, or why there is none. ``rows``
+    are values predicted, or pictures drawn; ``shown`` is about it, for people."""
 
     tenant: ids.TenantId
     version: ids.Version
@@ -65,6 +65,15 @@ class BatchResult:
     predictions: tuple[TenantPrediction, ...]
 
 
+Show = Callable[[ids.TenantId, bytes], tuple[int, Mapping[str, Any]]]
+"""Makes of a tenant and its answer how many rows this has, and what people should see of it."""
+
+
+def one_row(_tenant: ids.TenantId, _content: bytes) -> tuple[int, Mapping[str, Any]]:
+    """An answer of which nothing is shown."""
+    return 1, {}
+
+
 def predict_batch(
     deployment: Deployment,
     workload: Workload,
@@ -73,7 +82,7 @@ def predict_batch(
     champions: Sequence[Champion],
     *,
     poll: float = 1.0,
-    show: Callable[[bytes], Mapping[str, Any]] = lambda _: {},
+    show: Show = one_row,
     given_up: threading.Event | None = None,
 ) -> BatchResult:
     """Run one batch transform for some tenants and put each one's answer under its own prefix.
@@ -87,7 +96,7 @@ def predict_batch(
         batch: name of the batch.
         champions: the tenants' champions, all of one tier; a silo tenant alone.
         poll: seconds between looks at the job.
-        show: makes of a tenant's answer what people should see of it.
+        show: tells what people should see of each answer.
         given_up: set by another thread when nobody waits for the job any more; it goes on, and a
             repeated call takes it up.
 
@@ -250,7 +259,7 @@ def _collect(
     batch: str,
     champion: Champion,
     reason: str,
-    show: Callable[[bytes], Mapping[str, Any]],
+    show: Show,
 ) -> TenantPrediction:
     source = s3_keys.batch_output(workload, day, batch, champion.tenant)
     try:
@@ -266,6 +275,5 @@ def _collect(
     objects.write_bytes(
         deployment.s3, deployment.data_bucket, key, content, "application/jsonlines"
     )
-    return TenantPrediction(
-        champion.tenant, champion.version, key, content.count(b"\n") or 1, None, show(content)
-    )
+    rows, shown = show(champion.tenant, content)
+    return TenantPrediction(champion.tenant, champion.version, key, rows, None, shown)

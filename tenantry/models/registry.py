@@ -187,6 +187,11 @@ class ModelRegistry:
         row = self.deployment.models.get(table_keys.version_item(tenant, workload, version))
         return _model(row) if row else None
 
+    def versions_of(self, champions: Sequence[Champion]) -> dict[ids.TenantId, ModelVersion]:
+        """The versions that champions of one workload point to, by tenant, a hundred to a call."""
+        keys = (table_keys.version_item(one.tenant, one.workload, one.version) for one in champions)
+        return {model.tenant: model for model in map(_model, self.deployment.models.get_many(keys))}
+
     def versions(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> list[ModelVersion]:
         """All versions of a tenant, in the order in which they were made."""
         rows = self.deployment.models.query(

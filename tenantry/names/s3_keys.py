@@ -148,7 +148,7 @@ def endpoint_model(endpoint: str, tenant: TenantId, version: Version) -> str:
 
 def batch_prefix(workload: WorkloadName, day: date, batch: str) -> str:
     """Everything one batch transform reads and writes."""
-    return f"batches/{workload}/{day.isoformat()}/{version_name(batch)}/"
+    return f"{batches_of_day(workload, day)}{version_name(batch)}/"
 
 
 def batch_input(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
@@ -167,6 +167,19 @@ def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId
     """What the transform job answered for a tenant: the input's name and ``.out``, as SageMaker has
     it."""
     return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
+
+
+def batches_of_day(workload: WorkloadName, day: date) -> str:
+    """Above all batches of a day."""
+    return f"batches/{workload}/{day.isoformat()}/"
+
+
+def tenant_of_batch_output(key: str) -> str | None:
+    """The tenant whose answer a key of a batch holds; None for a key of anything else."""
+    folder, _, name = key.rpartition("/")
+    if not folder.endswith("/output") or not name.endswith(".jsonl.out"):
+        return None
+    return name.removesuffix(".jsonl.out")
 
 
 def predictions_prefix(workload: WorkloadName, tenant: TenantId) -> str:

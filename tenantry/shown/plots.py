@@ -17,6 +17,7 @@ from typing import Any, Final
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
 _LARGEST: Final = 1e15  # what an axis can still be drawn for
 _MAX_POINTS: Final = 2000
+_RANGES: Final = 20
 _WIDTH: Final = 560  # pixels
 _HEIGHT: Final = 210  # pixels
 _FRAME: Final = (46, 552, 24, 188)  # left, right, upper and lower edge of the axes, pixels
@@ -62,6 +63,19 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
     return _draw(times, truth, mean, low, high, unit, title)
 
 
+def plot_of_series(
+    times: Sequence[datetime],
+    mean: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    unit: str,
+    title: str,
+) -> bytes:
+    """Two or more finite values in time, with their interval if ``low`` and ``high`` are not empty,
+    as PNG."""
+    return _draw(times, (), mean, low, high, unit, title)
+
+
 def plot_of_losses(points: Any, title: str) -> bytes:
     """The curve of a training: ``points`` are pairs of step and loss, as PNG.
 
@@ -89,27 +103,51 @@ def plot_of_losses(points: Any, title: str) -> bytes:
     return axes.png()
 
 
+def plot_of_counts(values: Sequence[float], title: str) -> bytes | None:
+    """How many of some finite values lie in each of twenty equal ranges, as PNG; None without a
+    value, or where one is too large to draw."""
+    if not values or not all(abs(value) <= _LARGEST for value in values):
+        return None
+    low, high = min(values), max(values)
+    width = (high - low) / _RANGES or 1.0
+    counts = [0] * _RANGES
+    for value in values:
+        counts[min(int((value - low) / width), _RANGES - 1)] += 1
+    axes = _Axes(0.0, max(counts))
+    for number, count in enumerate(counts):
+        if count:
+            left, upper = axes.place((number + 0.1) / _RANGES, count)
+            right, lower = axes.place((number + 0.9) / _RANGES, 0)
+            axes.draw.rectangle((left, upper, right, lower), fill=_BAND)
+    axes.frame(title, "tenants")
+    for value in _ticks(low, low + width * _RANGES):
+        axes.tick((value - low) / (width * _RANGES), f"{value:g}")
+    return axes.png()
+
+
 def _draw(
-    times: list[datetime],
-    truth: list[float],
-    mean: list[float],
-    low: list[float],
-    high: list[float],
+    times: Sequence[datetime],
+    truth: Sequence[float],
+    mean: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
     unit: str,
     title: str,
 ) -> bytes:
-    seen = [value for value in (*truth, *low, *high) if not math.isnan(value)]
+    shown = (*truth, *low, *high) if low else (*truth, *mean)
+    seen = [value for value in shown if not math.isnan(value)]
     axes = _Axes(min(0.0, *seen), max(seen))
     draw = axes.draw
 
     def place(number: int, value: float) -> tuple[float, float]:
         return axes.place(number / (len(times) - 1), value)
 
-    draw.polygon(
-        [place(n, v) for n, v in enumerate(low)]
-        + [place(n, v) for n, v in reversed(list(enumerate(high)))],
-        fill=_BAND,
-    )
+    if low:
+        draw.polygon(
+            [place(n, v) for n, v in enumerate(low)]
+            + [place(n, v) for n, v in reversed(list(enumerate(high)))],
+            fill=_BAND,
+        )
     for run in _runs_of_numbers(truth):
         draw.line([place(n, truth[n]) for n in run], fill=_TRUTH, width=_FINER)
     draw.line([place(n, v) for n, v in enumerate(mean)], fill=_MEAN, width=_FINER)
@@ -117,7 +155,9 @@ def _draw(
     days = (times[-1] - times[0]).total_seconds() / 86_400
     for day in range(0, int(days) + 1, max(1, round(days / 8))):
         axes.tick(day / days, f"{times[0] + timedelta(days=day):%d %b}")
-    axes.legend((("80 % interval", _BAND), ("held-out truth", _TRUTH), ("forecast", _MEAN)))
+    legend = {"80 % interval": (low, _BAND), "held-out truth": (truth, _TRUTH)}
+    entries = [(name, colour) for name, (values, colour) in legend.items() if values]
+    axes.legend([*entries, ("forecast", _MEAN)])
     return axes.png()
 
 
@@ -225,7 +265,7 @@ def _blend(one: Sequence[int], other: Sequence[int], share: float) -> tuple[int,
     return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
 
 
-def _runs_of_numbers(values: list[float]) -> Iterator[range]:
+def _runs_of_numbers(values: Sequence[float]) -> Iterator[range]:
     """The stretches of two or more values that are numbers: a gap is not drawn over."""
     start = 0
     for number, value in enumerate([*values, math.nan]):

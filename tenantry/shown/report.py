@@ -25,6 +25,13 @@ class Markdown(str):
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows that people see as a table; all have the columns of the first."""
+
+    rows: tuple[Mapping[str, str | int | float], ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """The answer to a question about a tenant's asset, and what it rests on; bytes among the facts
     are pictures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from dagster import DagsterInstance
@@ -90,6 +91,7 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         client.predict({"period": 2})
 
     artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
+    assert artifacts.pop("initech") == {"not_made": reasons["initech"]["not_made"]}
     assert set(artifacts) == {"acme", "globex"}
     for tenant, artifact in artifacts.items():
         kept = s3_keys.artifact(
@@ -261,12 +263,33 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
         "acme": made,
         "globex": made,
     }
+    predicted = metadata_of(dagster_instance, "energy", "batch_predictions")["acme"]
+    assert predicted["dagster/partition_row_count"] == 7 * 24
+    assert predicted["plot"].startswith("![plot](data:image/png;base64,")
+    assert sum(row.data["points"] for row in predicted["days"].records) == 7 * 24
     for tenant in tenants:
         with TenantClient(deployment, energy_at_once, tenant) as client:
             (prediction,) = client.predictions(day)
             assert len(prediction["mean"]) == 7 * 24
             with pytest.raises(objects.ObjectMissingError):
                 client.predictions(datetime(2020, 1, 1, tzinfo=UTC).date())
+
+    assert run(dagster_instance, "energy_fleet", None).success
+    (record,) = dagster_instance.fetch_materializations(
+        asset_key("energy", "fleet"), limit=5
+    ).records
+    assert record.asset_materialization is not None
+    shown: dict[str, Any] = {
+        name: v.value for name, v in record.asset_materialization.metadata.items()
+    }
+    assert [(row.data["tenant"], row.data["predicted"]) for row in shown["tenants"].records] in (
+        [("acme", "yes"), ("globex", "yes")],
+        [("globex", "yes"), ("acme", "yes")],
+    )
+    assert (shown["tenants_with_a_model"], shown["share_predicted"]) == (2, 1)
+    assert shown["predicted_for"] == day.isoformat()
+    assert shown["serving_usd_per_hour"] == pytest.approx(0.115)
+    assert shown["scores"].startswith("![scores](data:image/png;base64,")
 
 
 def test_a_pack_whose_run_is_gone_is_taken_up_again_and_a_cancelled_one_goes_back(

@@ -115,3 +115,16 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     champion = registry.champion(tenant, ENERGY)
     assert champion is not None
     assert champion.version == onboarded.version, "an artifact materialised alone is not served"
+
+    ui.materialize("energy/batch_predictions", tenant)
+    assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
+    ui.open_partition("energy/batch_predictions", tenant)
+    ui.see("168")  # rows: a week of hours
+    assert ui.natural_width(ui.show_picture("plot")) > 300
+
+    ui.materialize("energy/fleet")
+    assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
+    ui.open_asset("energy/fleet")
+    for words in ("tenants_with_a_model", "share_predicted", "serving_usd_per_tenant_and_month"):
+        ui.see(words)
+    assert ui.natural_width(ui.show_picture("scores")) > 300

@@ -1,0 +1,58 @@
+"""``fleet``: all tenants of a workload in one table, with checks over all of them."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetsDefinition,
+    MaterializeResult,
+    asset,
+)
+
+from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
+from resources.tenantry_resource import TenantryResource
+from tenantry.shown.fleet_view import CHECKS, fleet_checks, fleet_metadata
+from tenantry.tenants.fleet import fleet_of
+from tenantry.workloads.schema import Workload
+
+
+def fleet_asset(workload: Workload) -> AssetsDefinition:
+    """``fleet``, brought up to date every hour by the schedule, and by hand at any time."""
+    key = asset_key(workload.name, "fleet")
+
+    @asset(
+        key=key,
+        deps=[asset_key(workload.name, "endpoint_registration")],
+        group_name=workload.name,
+        owners=list(workload.owners),
+        kinds={"dynamodb"},
+        check_specs=[
+            AssetCheckSpec(name, asset=key, description=description)
+            for name, description in CHECKS.items()
+        ],
+        description=f"{workload.title}: scores, ages, waits, failures and costs of all tenants.",
+    )
+    def fleet(tenantry: TenantryResource) -> Iterator[MaterializeResult[Any]]:
+        found = fleet_of(tenantry.deployment, workload, datetime.now(UTC))
+        yield MaterializeResult(
+            metadata=_shown(fleet_metadata(found)),
+            check_results=[
+                AssetCheckResult(
+                    check_name=check.name,
+                    passed=check.passed,
+                    severity=AssetCheckSeverity.WARN,
+                    metadata=_shown(check.facts),
+                )
+                for check in fleet_checks(found)
+            ],
+        )
+
+    return fleet
+
+
+def _shown(values: Any) -> dict[str, Any]:
+    return {name: metadata_value(name, value) for name, value in values.items()}

@@ -1,0 +1,133 @@
+"""A fleet as people look at it in Dagster: a table, two plots, figures, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tenantry.shown.plots import plot_of_counts
+from tenantry.shown.report import Table
+from tenantry.tenants.fleet import Fleet, TenantInFleet
+
+_MAX_ROWS: Final = 500  # of a table in a page
+_MAX_NAMED: Final = 50
+_YOUNG_ENOUGH: Final = 0.95  # the share of tenants that a check asks for
+_OLDEST_WAIT_SECONDS: Final = 3600.0
+_DEFAULT_MAX_AGE_DAYS: Final = 90
+_DAYS_FOR_A_RETRAINING: Final = 7  # a fleet is not re-trained in one night
+
+
+@dataclass(frozen=True)
+class FleetCheck:
+    """A question about a fleet: its name, its answer, and the figures behind it. ``description``
+    says what good is."""
+
+    name: str
+    description: str
+    passed: bool
+    facts: Mapping[str, Any]
+
+
+CHECKS: Final[Mapping[str, str]] = {
+    "champions_are_young": "At least 95 % of the tenants have a champion younger than the "
+    "workload's re-training allows, and a week.",
+    "nobody_waits_long": "No request has been due for more than an hour.",
+    "no_tenant_was_given_up": "No request's tries are all used up (dead-lettered).",
+    "predictions_are_fresh": "At least 95 % of the tenants whose data are recent enough have a "
+    "prediction of today or yesterday.",
+}
+"""What each check of a fleet asks for, by name."""
+
+
+def fleet_metadata(fleet: Fleet) -> dict[str, Any]:
+    """Plots of scores and ages, the tenants with the worst scores first, and the figures."""
+    quality, tenants = fleet.workload.quality, fleet.tenants
+    figures: dict[str, Any] = {
+        "tenants_with_a_model": len(tenants),
+        "requests_waiting": fleet.waiting,
+        "oldest_wait_seconds": round(fleet.oldest_wait, 1),
+        "tenants_given_up": len(fleet.given_up),
+        "share_predicted": round(fleet.share_predicted, 4),
+        "predicted_for": "never" if fleet.predicted_for is None else str(fleet.predicted_for),
+        "serving_usd_per_hour": fleet.serving_usd_per_hour,
+    }
+    if fleet.median_score is not None:
+        figures[f"median_{quality.compared}"] = fleet.median_score
+    if (usd := fleet.serving_usd_per_tenant_and_month) is not None:
+        figures["serving_usd_per_tenant_and_month"] = round(usd, 4)
+    better = "lower is better" if quality.lower_is_better else "higher is better"
+    plots = {
+        "scores": (f"tenants by {quality.compared} ({better})", [t.score for t in tenants]),
+        "ages": ("tenants by age of their model, days", [t.age_days for t in tenants]),
+    }
+    shown: dict[str, Any] = {}
+    for name, (title, values) in plots.items():
+        picture = plot_of_counts([value for value in values if value is not None], title)
+        if picture is not None:
+            shown[name] = picture
+    if tenants:
+        shown["tenants"] = Table(tuple(map(_row, _worst_first(fleet)[:_MAX_ROWS])))
+    if len(tenants) > _MAX_ROWS:
+        shown["tenants_left_out"] = len(tenants) - _MAX_ROWS
+    if fleet.given_up:
+        shown["given_up"] = {
+            str(request.tenant): request.reason or "no reason recorded"
+            for request in fleet.given_up[:_MAX_NAMED]
+        }
+    return {**shown, **figures}
+
+
+def fleet_checks(fleet: Fleet) -> list[FleetCheck]:
+    """The answers to ``CHECKS``."""
+    retraining = fleet.workload.retraining
+    older = retraining.older_than_days if retraining is not None else None
+    days = (older or _DEFAULT_MAX_AGE_DAYS) + _DAYS_FOR_A_RETRAINING
+    young = fleet.share_younger_than(days)
+    found: list[tuple[str, bool, dict[str, Any]]] = [
+        (
+            "champions_are_young",
+            young >= _YOUNG_ENOUGH,
+            {"share": young, "younger_than_days": days},
+        ),
+        (
+            "nobody_waits_long",
+            fleet.oldest_wait <= _OLDEST_WAIT_SECONDS,
+            {"oldest_wait_seconds": round(fleet.oldest_wait, 1), "waiting": fleet.waiting},
+        ),
+        (
+            "no_tenant_was_given_up",
+            not fleet.given_up,
+            {"tenants": [str(request.tenant) for request in fleet.given_up[:_MAX_NAMED]]},
+        ),
+        (
+            "predictions_are_fresh",
+            fleet.share_predicted >= _YOUNG_ENOUGH,
+            {"share": fleet.share_predicted, "predicted_for": str(fleet.predicted_for or "never")},
+        ),
+    ]
+    return [FleetCheck(name, CHECKS[name], passed, facts) for name, passed, facts in found]
+
+
+def _worst_first(fleet: Fleet) -> Sequence[TenantInFleet]:
+    sign = 1 if fleet.workload.quality.lower_is_better else -1
+    return sorted(
+        fleet.tenants,
+        key=lambda tenant: (tenant.score is not None, -sign * (tenant.score or 0.0), tenant.tenant),
+    )
+
+
+def _row(tenant: TenantInFleet) -> dict[str, str | int | float]:
+    return {
+        "tenant": tenant.tenant,
+        "champion": tenant.version,
+        "tier": tenant.tier,
+        "score": "" if tenant.score is None else tenant.score,
+        "age, days": _days(tenant.age_days),
+        "age of data, days": _days(tenant.data_age_days),
+        "predicted": "yes" if tenant.predicted else "data too old" if tenant.too_old else "no",
+    }
+
+
+def _days(days: float | None) -> str | float:
+    return "" if days is None else round(days, 1)

@@ -1,0 +1,174 @@
+"""All tenants of a workload at one moment: how good their models are, how old, and what waits."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from tenantry.aws import objects
+from tenantry.hosting.endpoints import describe_endpoint
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
+from tenantry.hosting.shapes.catalogue import shapes_of
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
+from tenantry.names import ids, s3_keys
+from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import Request
+from tenantry.serving.moments import data_age, too_old_for
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class TenantInFleet:
+    """A tenant that is served.
+
+    ``score`` is what versions are compared by (``Quality.compared``), as people read it; None where
+    its version's metrics lack it. ``age_days`` is the version's, ``data_age_days`` that of the end
+    of its data. ``predicted`` tells whether the latest batch has its prediction; ``too_old``
+    whether its data are too old to predict from.
+    """
+
+    tenant: ids.TenantId
+    version: ids.Version
+    tier: str
+    score: float | None
+    age_days: float | None
+    data_age_days: float | None
+    predicted: bool
+    too_old: bool
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A workload's tenants at a moment.
+
+    ``waiting`` are requests whose time has come, and ``oldest_wait`` is how long the first of them
+    has waited, in seconds. ``given_up`` are requests whose every try failed. ``predicted_for`` is
+    the day of the latest batch; None when there was none today or yesterday.
+    ``serving_usd_per_hour`` is that of the instances in service; they are shared by all tenants.
+    """
+
+    workload: Workload
+    at: datetime
+    tenants: Sequence[TenantInFleet]
+    waiting: int
+    oldest_wait: float
+    given_up: Sequence[Request]
+    predicted_for: date | None
+    serving_usd_per_hour: float
+
+    @property
+    def serving_usd_per_tenant_and_month(self) -> float | None:
+        """What serving costs for each tenant in 30 days; None without tenants."""
+        if not self.tenants:
+            return None
+        return self.serving_usd_per_hour * 24 * 30 / len(self.tenants)
+
+    def share_younger_than(self, days: float) -> float:
+        """The share of tenants whose version is younger; 1 without tenants."""
+        return _share(
+            tenant.age_days is not None and tenant.age_days < days for tenant in self.tenants
+        )
+
+    @property
+    def share_predicted(self) -> float:
+        """The share of tenants with a prediction in the latest batch, of those whose data are not
+        too old; 1 without such."""
+        return _share(tenant.predicted for tenant in self.tenants if not tenant.too_old)
+
+    @property
+    def median_score(self) -> float | None:
+        """The median of the scores there are."""
+        scores = [tenant.score for tenant in self.tenants if tenant.score is not None]
+        return statistics.median(scores) if scores else None
+
+
+def fleet_of(deployment: Deployment, workload: Workload, at: datetime) -> Fleet:
+    """Read the registry, the queue and the latest batch of a workload.
+
+    Costs a query, and a read for each hundred tenants.
+    """
+    name = ids.workload_name(workload.name)
+    registry, queue = ModelRegistry(deployment), RequestQueue(deployment)
+    champions = registry.champions(name)
+    versions = registry.versions_of(champions)
+    day, predicted = _latest_batch(deployment, name, at.astimezone(UTC).date())
+    due = queue.due(name)
+    return Fleet(
+        workload=workload,
+        at=at,
+        tenants=[
+            _in_fleet(workload, champion, versions.get(champion.tenant), at, predicted)
+            for champion in champions
+        ],
+        waiting=len(due),
+        oldest_wait=max([0.0, *((at - request.due).total_seconds() for request in due)]),
+        given_up=queue.with_status(name, "dead_lettered"),
+        predicted_for=day,
+        serving_usd_per_hour=_serving_usd_per_hour(deployment, workload),
+    )
+
+
+def _in_fleet(
+    workload: Workload,
+    champion: Champion,
+    version: ModelVersion | None,
+    at: datetime,
+    predicted: frozenset[str],
+) -> TenantInFleet:
+    quality = workload.quality
+    skill = quality.skill(version.metrics) if version is not None else None
+    made = champion.made or (version.made if version is not None else None)
+    data = data_age(champion.card)
+    return TenantInFleet(
+        tenant=champion.tenant,
+        version=champion.version,
+        tier=champion.tier,
+        score=None if skill is None else quality.shown(skill),
+        age_days=None if made is None else (at - made) / _DAY,
+        data_age_days=None if data is None else (at - data.end) / _DAY,
+        predicted=champion.tenant in predicted,
+        too_old=too_old_for(workload, champion.card, at.astimezone(UTC).date()) is not None,
+    )
+
+
+def _latest_batch(
+    deployment: Deployment, workload: ids.WorkloadName, today: date
+) -> tuple[date | None, frozenset[str]]:
+    """The day of the latest batch, today's or yesterday's, and whom it predicted for."""
+    for day in (today, today - _DAY):
+        keys = objects.keys_under(
+            deployment.s3, deployment.data_bucket, s3_keys.batches_of_day(workload, day)
+        )
+        tenants = frozenset(filter(None, map(s3_keys.tenant_of_batch_output, keys)))
+        if tenants:
+            return day, tenants
+    return None, frozenset()
+
+
+def _serving_usd_per_hour(deployment: Deployment, workload: Workload) -> float:
+    """What the instances of the endpoints that the workload's tenants share cost together."""
+    name, usd = ids.workload_name(workload.name), 0.0
+    prices: dict[str, float] = {MULTI_MODEL.name: workload.serving.usd_per_hour}
+    if workload.serving.asynchronous is not None:
+        prices[ASYNCHRONOUS.name] = workload.serving.asynchronous.usd_per_hour
+    for shape in shapes_of(workload):
+        endpoint = shape.endpoint_name(deployment.prefix, name, workload.shared_machines)
+        described = describe_endpoint(deployment, endpoint)
+        variants = described.get("ProductionVariants", []) if described is not None else []
+        instances = sum(variant.get("CurrentInstanceCount", 0) for variant in variants)
+        usd += instances * prices[shape.name]
+    return usd
+
+
+def _share(holds: Iterable[bool]) -> float:
+    found = list(holds)
+    return sum(found) / len(found) if found else 1.0
