@@ -11,9 +11,9 @@ from datetime import date
 from typing import Any, Final
 
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from demo.steps import Step, Steps
 from infrastructure.dagster_processes import DagsterProcesses
 from infrastructure.local_cloud import end_of_log
 from orchestration.jobs import batch_step
@@ -31,6 +31,13 @@ from tenantry.workloads.schema import Workload
 
 _MAX_LINES: Final = 10
 SETTLED: Final = {"registered", "refused", "dead_lettered"}
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "pending": "waiting for a training job",
+    "claimed": "being prepared",
+    "training": "training",
+    "trained": "being put into service",
+    "failed": "to be tried again",
+}
 
 
 class DemoFailedError(RuntimeError):
@@ -141,37 +148,37 @@ class Product:
 
     # ---- the steps -------------------------------------------------------------------------------
 
-    def upload(self, progress: Progress) -> None:
+    def upload(self, steps: Steps) -> None:
         """Upload every tenant's files, as the product's app does."""
         registry = ModelRegistry(self.deployment)
-        bar = progress.add_task(f"{self.name}: tenants upload their data", total=len(self.tenants))
-        for tenant in self.tenants:
-            if tenant.tier != self.workload.tier:
-                registry.set_tier(tenant.tenant, self.name, tenant.tier)
-            with self.client(tenant) as client:
-                client.upload(tenant.files, tenant.parameters)
-            progress.advance(bar)
+        with steps.step(f"{self.name}: tenants upload their data", len(self.tenants)) as step:
+            for tenant in self.tenants:
+                if tenant.tier != self.workload.tier:
+                    registry.set_tier(tenant.tenant, self.name, tenant.tier)
+                with self.client(tenant) as client:
+                    client.upload(tenant.files, tenant.parameters)
+                step.advance()
 
-    def wait_for_models(self, progress: Progress) -> None:
+    def wait_for_models(self, steps: Steps) -> None:
         """Follow the queue until every upload is settled. Raises ``DemoFailedError``."""
-        queue, registry = RequestQueue(self.deployment), ModelRegistry(self.deployment)
         expected = sum(tenant.good is not False for tenant in self.tenants)
-        bar = progress.add_task(f"{self.name}: models trained and registered", total=expected)
-        state = progress.add_task("", total=None)
+        with steps.step(f"{self.name}: a model for each tenant", expected) as step:
+            self._follow(step)
+
+    def _follow(self, step: Step) -> None:
+        queue, registry = RequestQueue(self.deployment), ModelRegistry(self.deployment)
         waiting = Waiting(self.dagster, self.timeout)
         own = {tenant.tenant for tenant in self.tenants if tenant.good is not False}
         while True:
             self.served = {champion.tenant for champion in registry.champions(self.name)} & own
             open_requests = queue.open(self.name)
             counts = Counter[str](request.status for request in open_requests)
-            progress.update(bar, completed=len(self.served))
             words = (
-                ", ".join(f"{count} {status}" for status, count in counts.items())
-                or "waiting for the sensors"
+                ", ".join(f"{count} {_IN_WORDS[status]}" for status, count in counts.items())
+                or "Dagster has not seen the uploads yet"
             )
-            progress.update(state, description=f"[dim]{words}[/dim]")
+            step.stands_at(len(self.served), words)
             if all(tenant.tenant in self.served for tenant in self.good) and self._settled(queue):
-                progress.update(state, visible=False)
                 if not self.good:
                     raise DemoFailedError(
                         f"no {self.name} model was made:\n{self._how_they_stand()}"
@@ -222,25 +229,27 @@ class Product:
             ]
         )
 
-    def ask_endpoints(self, progress: Progress) -> None:
+    def ask_endpoints(self, steps: Steps) -> None:
         """Ask every good tenant's model a first time. Raises ``DemoFailedError``."""
-        bar = progress.add_task(
-            f"{self.name}: first answers from the endpoint", total=len(self.good)
-        )
-        for tenant in self.good:
-            with self.client(tenant) as client:
-                try:
-                    self.first_answers[tenant.tenant] = client.predict(self.workload.batch.request)
-                except (NoModelYetError, InvocationRefusedError) as error:
-                    self._lacks(tenant, f"no answer from the endpoint: {error}", error)
-            progress.advance(bar)
+        with steps.step(f"{self.name}: a first answer of each model", len(self.good)) as step:
+            for tenant in self.good:
+                with self.client(tenant) as client:
+                    try:
+                        answer = client.predict(self.workload.batch.request)
+                    except (NoModelYetError, InvocationRefusedError) as error:
+                        self._lacks(tenant, f"no answer from the endpoint: {error}", error)
+                    else:
+                        self.first_answers[tenant.tenant] = answer
+                step.advance()
 
-    def ask_asynchronously(self, progress: Progress, request: Mapping[str, Any]) -> None:
+    def ask_asynchronously(self, steps: Steps, request: Mapping[str, Any]) -> None:
         """Hand every good tenant's model something that takes long, then collect the answers.
         Raises ``DemoFailedError``."""
-        bar = progress.add_task(
-            f"{self.name}: slow requests, answered through S3", total=len(self.good)
-        )
+        what = f"{self.name}: slow requests, answered through S3"
+        with steps.step(what, len(self.good)) as step:
+            self._ask_asynchronously(step, request)
+
+    def _ask_asynchronously(self, step: Step, request: Mapping[str, Any]) -> None:
         self._wait_for_asynchronous_endpoint()
         clients = {tenant.tenant: self.client(tenant) for tenant in self.good}
         submitted = {tenant: client.submit(request) for tenant, client in clients.items()}
@@ -252,7 +261,7 @@ class Product:
                     raise DemoFailedError(
                         f"{tenant}: no answer from the asynchronous endpoint: {error}"
                     ) from error
-            progress.advance(bar)
+            step.advance()
 
     def _wait_for_asynchronous_endpoint(self) -> None:
         """Until the sensor has brought it into service."""
@@ -272,12 +281,14 @@ class Product:
         except endpoints.EndpointFailedError as error:
             raise DemoFailedError(str(error)) from error
 
-    def predict_batch(self, progress: Progress, day: date) -> None:
+    def predict_batch(self, steps: Steps, day: date) -> None:
         """Run tonight's batch now, and see that every good tenant's prediction lies in S3. Raises
         ``DemoFailedError``."""
-        bar = progress.add_task(
-            f"{self.name}: tonight's batch predictions, now", total=len(self.good)
-        )
+        what = f"{self.name}: tonight's batch predictions, now"
+        with steps.step(what, len(self.good)) as step:
+            self._predict_batch(step, day)
+
+    def _predict_batch(self, step: Step, day: date) -> None:
         config = {"ops": {batch_step(self.name): {"config": {"day": day.isoformat()}}}}
         run = self.dagster.launch(
             f"{self.name}_batch_predictions", config, {"tenantry/day": day.isoformat()}
@@ -297,7 +308,7 @@ class Product:
                     client.predictions(day)
                 except objects.ObjectMissingError as error:
                     self._lacks(tenant, f"no batch prediction; run {run} is {status}{why}", error)
-            progress.advance(bar)
+            step.advance()
 
     def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:
         """Note what a tenant of whom nothing was expected did not get. Of others it raises
@@ -309,6 +320,17 @@ class Product:
         self.lacking.setdefault(tenant.tenant, what)
 
     # ---- what a person sees ----------------------------------------------------------------------
+
+    def first_answer_in_words(self) -> str:
+        """A tenant, and what its model said first."""
+        registry = ModelRegistry(self.deployment)
+        for tenant, answer in self.first_answers.items():
+            champion = registry.champion(tenant, self.name)
+            model = champion and registry.version(tenant, self.name, champion.version)
+            if model:
+                cells = self.shown.cells(model, answer)
+                return f"{tenant}, {self.shown.columns[-1]}: {escape(cells[-1])}"
+        return "none"
 
     def table(self, day: date) -> Table:
         """The tenants with their models. Raises ``DemoFailedError``."""
@@ -323,9 +345,9 @@ class Product:
             "tier",
             "version",
             *self.shown.columns,
-            "batch prediction",
         ):
-            table.add_column(column, overflow="fold")
+            ids_stay_whole = column in {"tenant", "version"}
+            table.add_column(column, overflow="fold", no_wrap=ids_stay_whole)
         shown = self.good if len(self.good) <= 40 else [*self.good[:30], *self.good[-5:]]
         for tenant in shown:
             champion = registry.champion(tenant.tenant, self.name)
@@ -334,17 +356,27 @@ class Product:
             )
             if champion is None or model is None:
                 raise DemoFailedError(f"{tenant.tenant} lost its {self.name} model")
-            answer, lack = self.first_answers.get(tenant.tenant), self.lacking.get(tenant.tenant)
+            answer = self.first_answers.get(tenant.tenant)
             table.add_row(
                 *((escape(tenant.customer or tenant.tenant),) if renamed else ()),
                 tenant.tenant,
                 champion.tier,
                 champion.version,
                 *(self.shown.cells(model, answer) if answer else ["" for _ in self.shown.columns]),
-                escape(lack) if lack else s3_keys.prediction(self.name, tenant.tenant, day),
             )
-        if len(shown) < len(self.good):
-            table.caption = f"… and {len(self.good) - len(shown)} more"
+        left_out = len(self.good) - len(shown)
+        example = self.good[0].tenant
+        table.caption = "\n".join(
+            [
+                *([f"… and {left_out} more"] if left_out else []),
+                *(
+                    f"{escape(str(tenant))}: {escape(lack)}"
+                    for tenant, lack in self.lacking.items()
+                ),
+                f"Batch predictions: {s3_keys.prediction(self.name, example, day)}, …",
+            ]
+        )
+        table.caption_justify = "left"
         return table
 
     def refusals(self, told: Mapping[ids.TenantId, str]) -> dict[ids.TenantId, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,10 @@ DEMO = (
     "sys.exit(m.main())"
 )
 HAPPENS_WITHIN = 240.0  # seconds; a busy machine starts processes slowly
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class RunningDemo:
@@ -49,6 +54,8 @@ class RunningDemo:
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env={**os.environ, **(environment or {})},
+                # As a shell starts a background job of a script.
+                preexec_fn=_ignore_interrupts,
             )
 
     def processes(self) -> dict[int, str]:

@@ -22,12 +22,19 @@ def demo(tmp_path: Path) -> Iterator[RunningDemo]:
 
 
 @pytest.mark.timeout(600)
-def test_a_demo_stopped_while_a_model_trains_leaves_no_process_behind(demo: RunningDemo) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_stopped_while_a_model_trains_leaves_no_process_behind(
+    demo: RunningDemo, how: signal.Signals
+) -> None:
     demo.wait_for_process("forecast/train")
-    demo.process.send_signal(signal.SIGTERM)
+    demo.process.send_signal(how)
     assert demo.process.wait(HAPPENS_WITHIN) == 130, demo.said()
     assert demo.processes() == {}
     assert "nothing is left running" in demo.said()
+    lines = demo.said().splitlines()
+    assert any(line.endswith("Starting the local cloud …") for line in lines)
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in demo.said(), "a log has no colours"
 
 
 @pytest.mark.timeout(600)
