@@ -1,5 +1,9 @@
 """What all commands share: where the cloud is, how results are written, what an error says and the
-status it ends with."""
+status it ends with.
+
+Modules of commands import nothing heavy at their top, so that help and a wrong option answer at
+once: boto3, pydantic and rich are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,39 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final
 
 import click
-from botocore.exceptions import BotoCoreError, ClientError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
-from tenantry.aws.deployment import Deployment, DeploymentMissingError
 from tenantry.command_line import environment
-from tenantry.hosting.endpoints import EndpointFailedError
-from tenantry.models.registry import Champion, ChampionChangedError
 from tenantry.names import ids
 from tenantry.requests.rows import NotTheirTurnError, now
-from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
+
+    from tenantry.aws.deployment import Deployment
+    from tenantry.workloads.schema import Workload
 
 NOT_DONE: Final = 1
 UNREACHABLE: Final = 3
 _WIDTH_OF_A_FILE: Final = 160  # columns, where the output is no terminal
+_NARROWEST_PROSE: Final = 24  # columns
+_WORSE: Final = {
+    "dead_lettered": "red",
+    "failed": "yellow",
+    "refused": "yellow",
+    "Failed": "red",
+    "Stopped": "yellow",
+}
 
 
 class NotDone(click.ClickException):
@@ -48,7 +60,7 @@ class Unreachable(click.ClickException):
     exit_code = UNREACHABLE
 
 
-class WorkloadParameter(click.ParamType[Workload]):
+class WorkloadParameter(click.ParamType["Workload"]):
     """A workload, by its name."""
 
     name = "workload"
@@ -57,9 +69,14 @@ class WorkloadParameter(click.ParamType[Workload]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Workload:
         """The workload of that name."""
+        from tenantry.workloads.schema import InvalidWorkloadError, Workload
+
         if isinstance(value, Workload):
             return value
-        workloads = read_workloads()
+        try:
+            workloads = _read_workloads()
+        except InvalidWorkloadError as error:
+            raise NotDone(str(error)) from error
         if value not in workloads:
             self.fail(
                 f"there is no workload {value!r}; there are: {', '.join(sorted(workloads))}",
@@ -105,12 +122,14 @@ class Invocation:
     @cached_property
     def deployment(self) -> Deployment:
         """The stack."""
+        from tenantry.aws.deployment import Deployment
+
         return self.connected or Deployment.from_stack()
 
     @cached_property
     def workloads(self) -> dict[str, Workload]:
         """What the product offers, by name."""
-        return read_workloads()
+        return _read_workloads()
 
     @cached_property
     def console(self) -> Console:
@@ -138,17 +157,67 @@ class Invocation:
         """Write a result for a machine: one JSON document on a line of its own."""
         click.echo(json.dumps(document, default=_as_json, ensure_ascii=False))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-        """A table of plain text."""
+    def say(self, text: str) -> None:
+        """Write a sentence. It is not wrapped, so that a name in it can be copied."""
+        self.console.print(plain(text), soft_wrap=True)
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        prose: Collection[str] = (),
+        fits: bool = False,
+    ) -> Table:
+        """A table of plain text.
+
+        A cell is one line, so that a name in it can be copied. The columns named in ``prose`` are
+        folded between words. A table that ``fits`` is never wider than the terminal: where there is
+        too little room, it folds everything.
+        """
+        from rich.cells import cell_len
+        from rich.table import Table
+        from rich.text import Text
+
+        cells = [
+            [cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row] for row in rows
+        ]
         table = Table(box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")  # a name that is cut off cannot be copied
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+        for number, column in enumerate(columns):
+            lengths = [row[number].cell_len for row in cells]
+            if column in prose:
+                words = [word for row in cells for word in row[number].plain.split()]
+                lengths = [_NARROWEST_PROSE, *map(cell_len, words)]
+            least = None if fits else max(cell_len(column), *lengths, 0)
+            table.add_column(column, min_width=least, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
         return table
+
+    def show(self, *parts: Table | Text | str) -> None:
+        """Write lines of text and tables. A table that does not fit is as wide as it must be: a
+        terminal wraps its lines itself, and copies them whole."""
+        from rich.table import Table
+
+        for part in parts:
+            if isinstance(part, Table):
+                needed = self.console.measure(part).minimum
+                if needed > self.console.width:
+                    part.width = needed
+                self.console.print(part, crop=False)
+            else:
+                self.console.print(part, soft_wrap=True)
 
     def progress(self, *, shown: bool = True) -> Progress:
         """Progress bars, beside the results."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -170,7 +239,15 @@ class Invocation:
             raise NotDone("nothing was changed")
 
 
+def _read_workloads() -> dict[str, Workload]:
+    from tenantry.workloads.schema import read_workloads
+
+    return read_workloads()
+
+
 def _console(stream: Any) -> Console:
+    from rich.console import Console
+
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
@@ -179,6 +256,8 @@ def _as_json(value: object) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        from tenantry.models.registry import Champion
+
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         # Scripts read a champion's endpoint beside its version.
         return fields | ({"endpoint": value.endpoint} if isinstance(value, Champion) else {})
@@ -195,6 +274,13 @@ def plain(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     return "".join(character if character.isprintable() else " " for character in str(value))
+
+
+def coloured(status: str) -> Text:
+    """A status in the colour of what is not well."""
+    from rich.text import Text
+
+    return Text(status, style=_WORSE.get(status, ""))
 
 
 def duration(seconds: float | None) -> str:
@@ -218,6 +304,13 @@ def age(moment: datetime | None) -> float | None:
 
 @contextmanager
 def _errors_in_words() -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from tenantry.aws.deployment import DeploymentMissingError
+    from tenantry.hosting.endpoints import EndpointFailedError
+    from tenantry.models.registry import ChampionChangedError
+    from tenantry.workloads.schema import InvalidWorkloadError
+
     try:
         yield
     except (environment.NoLocalCloudError, DeploymentMissingError) as error:
@@ -259,6 +352,8 @@ def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Ca
                 environment.use(environment.LOCAL_FILE if local else file or environment.LOCAL_FILE)
             else:
                 environment.must_answer(os.environ)
+            from tenantry.aws.deployment import Deployment
+
             connected = click.get_current_context().find_object(Deployment)
             function(Invocation(as_json, connected), *args, **options)
 

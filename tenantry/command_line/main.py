@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+import sys
+from typing import Any, Final
 
 import click
 
@@ -22,8 +23,51 @@ from tenantry.command_line.looking import endpoints, jobs, requests, status, ten
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.uploading import upload
 
+_LISTED: Final = {
+    "Look": (status, tenant, requests, jobs, endpoints),
+    "Upload": (upload,),
+    "Change what is owed and what serves": (
+        retry,
+        cancel,
+        pause,
+        resume,
+        drain,
+        rollback,
+        tier,
+        capacity,
+        retrain,
+        redrive,
+        wind_down,
+    ),
+}
+"""The commands as the help lists them."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """A group whose help lists its commands by subject, each with all of its first sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The commands, in the order of the help."""
+        return list(self.commands)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands."""
+        longest = max(map(len, self.commands))
+        for subject, commands in _LISTED.items():
+            with formatter.section(subject):
+                formatter.write_dl(
+                    [
+                        (str(one.name).ljust(longest), one.get_short_help_str(sys.maxsize))
+                        for one in commands
+                    ]
+                )
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tenantry")
 def tenantry() -> None:
     """Watch and steer Tenantry's queue, training jobs, endpoints and tenants.
@@ -47,26 +91,9 @@ def tenantry() -> None:
     """
 
 
-for command in (
-    status,
-    tenant,
-    requests,
-    jobs,
-    endpoints,
-    upload,
-    retry,
-    cancel,
-    pause,
-    resume,
-    drain,
-    wind_down,
-    rollback,
-    tier,
-    capacity,
-    retrain,
-    redrive,
-):
-    tenantry.add_command(command)
+for listed in _LISTED.values():
+    for command in listed:
+        tenantry.add_command(command)
 
 
 def _interrupt(_signal: int, _frame: Any) -> None:

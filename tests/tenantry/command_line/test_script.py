@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,18 +48,47 @@ def test_every_command_has_help_with_an_example() -> None:
         assert "--json" in result.output
 
 
-def test_the_script_starts_without_what_only_dagster_and_models_need() -> None:
-    code = (
-        "import sys, tenantry.command_line.main; print({'dagster', 'torch', 'pandas', 'numpy', "
-        "'sagemaker'} & set(sys.modules))"
-    )
+_ASK_ALL = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from tenantry.command_line.main import tenantry
+heavy = {"boto3", "botocore", "dagster", "numpy", "pandas", "pydantic", "rich", "torch"}
+ended = []
+for arguments in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            tenantry(arguments, prog_name="tenantry")
+        except SystemExit as end:
+            ended.append([arguments, end.code, sorted(heavy & set(sys.modules))])
+json.dump(ended, sys.stdout)
+"""
+
+
+def test_help_and_wrong_options_import_nothing_heavy() -> None:
+    helps = [["--help"], *([name, "--help"] for name in tenantry.commands)]
+    wrong = [["no-such-command"], ["--nothing"], ["status", "--nothing"], ["tenant", "No Tenant"]]
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", _ASK_ALL],
+        input=json.dumps([*helps, *wrong]),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
-    assert done.stdout == "set()\n"
-    shown = run("--help")
+    expected = [[asked, 0, []] for asked in helps] + [[asked, 2, []] for asked in wrong]
+    assert json.loads(done.stdout) == expected
+
+
+def test_the_help_lists_every_command_with_its_whole_first_sentence() -> None:
+    shown = run("--help", COLUMNS="60")
     assert shown.returncode == 0
     assert "Exit status:" in shown.stdout
+    assert "…" not in shown.stdout
+    assert "..." not in shown.stdout.replace("[ARGS]...", "")
+    listed = " ".join(shown.stdout.split())
+    for name, command in tenantry.commands.items():
+        first = re.split(r"(?<=\.)\s", str(command.help))[0].rstrip(".")
+        assert f"{name} {' '.join(first.split())}" in listed
 
 
 def test_the_script_reads_where_the_cloud_is_from_a_file(
