@@ -1,4 +1,5 @@
-"""The commands that look and change nothing: status, tenant, requests, jobs, endpoints."""
+"""The commands that look and change nothing: status, tenants, tenant, requests, jobs,
+endpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from tenantry.command_line.invocation import (
     WORKLOAD,
     Invocation,
     NotDone,
+    age,
     coloured,
     common_options,
+    duration,
     plain,
 )
 from tenantry.names import ids
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from tenantry.command_line import story
+    from tenantry.command_line.roster import TenantStanding
     from tenantry.workloads.schema import Workload
 
 _SHORTEST_SECONDS: Final = 1.0  # between two redraws: each is a dozen calls to AWS
@@ -160,6 +164,99 @@ def _served(one: story.Story) -> str:
         f"{served} Its data end on {data.end:%Y-%m-%d}, {data.days(now()):.0f} days ago;"
         f" it predicts until {data.usable_until:%Y-%m-%d}."
     )
+
+
+# ---- all tenants ---------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Tenants shown of each workload.",
+)
+@click.option("--after", type=TENANT, help="Only tenants after this one; needs --workload.")
+@common_options
+def tenants(
+    invocation: Invocation, workload: Workload | None, most: int, after: ids.TenantId | None
+) -> None:
+    """The tenants by their ids: champion, its score, the age of its data, the newest request.
+
+    A tenant is listed that has a model, or a request that is not finished or is dead-lettered. Of
+    one whose every upload was refused `tenantry tenant` tells.
+
+    \b
+    Examples:
+      tenantry tenants
+      tenantry tenants --workload energy --after shop-0100 --most 1000
+    """
+    from tenantry.command_line import statuses
+    from tenantry.command_line.roster import problems_of
+
+    if after is not None and workload is None:
+        raise click.UsageError("--after needs --workload")
+    documents: list[dict[str, Any]] = []
+    listed: list[TenantStanding] = []
+    cut = False
+    for one in invocation.chosen(workload):
+        found, more = _list_tenants(invocation, one, most, after or "")
+        listed, cut = [*listed, *found], cut or more
+        going_on = found[-1].tenant if more else None
+        documents.append({"workload": one.name, "tenants": found, "more_after": going_on})
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workloads": documents})
+        return
+    problems = problems_of(listed)
+    if problems or not cut:
+        invocation.show(*statuses.verdict(problems))
+
+
+def _list_tenants(
+    invocation: Invocation, workload: Workload, most: int, after: str
+) -> tuple[list[TenantStanding], bool]:
+    """List a workload's tenants, each page as it is read. Returns them, and whether there are
+    more."""
+    from tenantry.command_line.roster import roster
+    from tenantry.models.registry import ModelRegistry
+
+    listed: list[TenantStanding] = []
+    more, deployment = False, invocation.deployment
+    for page in roster(deployment, workload, after=after, most=most):
+        more = page.more
+        if not (listed or invocation.as_json):
+            count = ModelRegistry(deployment).count_champions(ids.workload_name(workload.name))
+            invocation.show(_tenants_head(workload, count))
+        listed += page.tenants
+        if not invocation.as_json:
+            columns = ("tenant", "champion", workload.quality.metric, "age of data", "request", "")
+            invocation.show(invocation.table(columns, list(map(_tenant_cells, page.tenants))))
+    if invocation.as_json:
+        return listed, more
+    if not listed:
+        invocation.say(f"{workload.name}: there are none")
+    if more:
+        invocation.say(
+            f"(the first {len(listed):,} are shown; go on with `tenantry tenants --workload "
+            f"{workload.name} --after {listed[-1].tenant}`, or show more with --most)"
+        )
+    return listed, more
+
+
+def _tenants_head(workload: Workload, count: int) -> Text:
+    from rich.text import Text
+
+    better = "lower" if workload.quality.lower_is_better else "higher"
+    said = f"; of {workload.quality.metric}, {better} is better"
+    return Text(f"{workload.name}: {count:,} with a model{said}", style="bold")
+
+
+def _tenant_cells(one: TenantStanding) -> tuple[object, ...]:
+    score = None if one.score is None else f"{one.score:.4g}"
+    data = duration(age(one.data_end)) + (", too old" if one.too_old else "")
+    return one.tenant, one.version, score, data, coloured(one.status or "–"), one.request
 
 
 # ---- lists ---------------------------------------------------------------------------------------

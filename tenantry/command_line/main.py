@@ -19,13 +19,13 @@ from tenantry.command_line.changing import (
     tier,
     wind_down,
 )
-from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant
+from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant, tenants
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.uploading import upload
 
 _LISTED: Final = {
-    "Look": (status, tenant, requests, jobs, endpoints),
-    "Upload": (upload,),
+    "Look": (status, tenants, tenant, requests, jobs, endpoints),
+    "Do what the product's app does": (upload,),
     "Change what is owed and what serves": (
         retry,
         cancel,
@@ -73,8 +73,8 @@ def tenantry() -> None:
     """Watch and steer Tenantry's queue, training jobs, endpoints and tenants.
 
     The commands reach AWS as any AWS tool does (AWS_PROFILE, AWS_REGION), and the stack that
-    TENANTRY_STACK names (`tenantry` if it is not set). With --local they reach the local cloud of
-    `make run`.
+    TENANTRY_STACK names (`tenantry` if it is not set). Where no variable names an AWS account, they
+    reach the local cloud that `make run` has up, from any folder of the project.
 
     \b
     Exit status:
@@ -86,7 +86,7 @@ def tenantry() -> None:
 
     \b
     Examples:
-      tenantry status --watch --local
+      tenantry status --watch
       tenantry tenant acme --json
     """
 

@@ -131,12 +131,12 @@ def _shown_workload(
             )
             for pack in one.packs
         ]
-        columns = ("  pack", "tier", "requests", "job", "", "instances", "age")
-        yield invocation.table(columns, rows, fits=fits)
+        of_packs = ("  pack", "tier", "requests", "job", "", "instances", "age")
+        yield invocation.table(of_packs, rows, fits=fits)
     if one.endpoints:
-        columns = ("  endpoint", "", "instances", "models", "reason")
-        rows = endpoint_rows(one.endpoints)
-        yield invocation.table(columns, rows, prose=["reason"], fits=fits)
+        of_endpoints = ("  endpoint", "", "instances", "models", "reason")
+        cells = endpoint_rows(one.endpoints)
+        yield invocation.table(of_endpoints, cells, prose=["reason"], fits=fits)
 
 
 def job_cells(job: fleet.TrainingJob) -> tuple[object, ...]:
