@@ -17,14 +17,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from tenantry.command_line import environment
 from tenantry.names import ids
 from tenantry.requests.rows import NotTheirTurnError, now
+from tenantry.workloads.folder import folder_of_workloads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +42,7 @@ NOT_DONE: Final = 1
 UNREACHABLE: Final = 3
 _WIDTH_OF_A_FILE: Final = 160  # columns, where the output is no terminal
 _NARROWEST_PROSE: Final = 24  # columns
+_COMPLETED: Final = 50  # ids a shell is given
 _WORSE: Final = {
     "dead_lettered": "red",
     "failed": "yellow",
@@ -85,6 +89,17 @@ class WorkloadParameter(click.ParamType["Workload"]):
             )
         return workloads[value]
 
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        param: click.Parameter,  # noqa: ARG002 - click's signature
+        incomplete: str,
+    ) -> list[CompletionItem[Any]]:
+        """The workloads whose names begin so."""
+        return [
+            CompletionItem(name) for name in _names_of_workloads() if name.startswith(incomplete)
+        ]
+
 
 class CheckedId(click.ParamType[str]):
     """An id that ``tenantry.names.ids`` checks."""
@@ -101,9 +116,41 @@ class CheckedId(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
+class TenantParameter(CheckedId):
+    """A tenant's id. A shell completes the ids of tenants that have a model."""
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002 - click's signature
+        incomplete: str,
+    ) -> list[CompletionItem[Any]]:
+        """The ids that begin so, if a cloud is reached; a completion says nothing of errors."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from tenantry.aws.deployment import Deployment
+        from tenantry.errors import TenantryError
+        from tenantry.models.registry import ModelRegistry
+
+        try:
+            find_cloud(local=bool(ctx.params.get("local")), file=ctx.params.get("file"), tell=False)
+            connected = ctx.find_object(Deployment)
+            registry = ModelRegistry(connected or Deployment.from_stack())
+            found = {
+                champion.tenant
+                for name in _names_of_workloads()
+                for champion in islice(
+                    registry.each_champion(name, beginning=incomplete), _COMPLETED
+                )
+            }
+        except (TenantryError, BotoCoreError, ClientError):
+            return []
+        return [CompletionItem(tenant) for tenant in sorted(found)[:_COMPLETED]]
+
+
 WORKLOAD: Final = WorkloadParameter()
 WORKLOAD_NAME: Final = CheckedId("workload", ids.workload_name)  # also one whose file is gone
-TENANT: Final = CheckedId("tenant", ids.tenant_id)
+TENANT: Final = TenantParameter("tenant", ids.tenant_id)
 PACK: Final = CheckedId("pack", ids.pack_id)
 VERSION: Final = CheckedId("version", ids.version_name)
 REQUEST: Final = CheckedId("request", ids.request_id)
@@ -113,11 +160,13 @@ REQUEST: Final = CheckedId("request", ids.request_id)
 class Invocation:
     """One call of a command: what it reaches, and how it says what it found.
 
-    ``connected`` is the stack, of a program that has it already and calls commands.
+    ``connected`` is the stack, of a program that has it already and calls commands. ``file`` tells
+    of the local cloud that is reached; None where this process's own variables decide.
     """
 
     as_json: bool = False
     connected: Deployment | None = None
+    file: Path | None = None
 
     @cached_property
     def deployment(self) -> Deployment:
@@ -239,6 +288,12 @@ class Invocation:
             raise NotDone("nothing was changed")
 
 
+def _names_of_workloads() -> list[ids.WorkloadName]:
+    """The names of the workloads' files, which are not read: completing is to be quick."""
+    names = sorted(path.stem for path in folder_of_workloads().glob("*.yaml"))
+    return [ids.WorkloadName(name) for name in names]
+
+
 def _read_workloads() -> dict[str, Workload]:
     from tenantry.workloads.schema import read_workloads
 
@@ -313,7 +368,10 @@ def _errors_in_words() -> Iterator[None]:
 
     try:
         yield
-    except (environment.NoLocalCloudError, DeploymentMissingError) as error:
+    except DeploymentMissingError as error:
+        nothing = f"; or {environment.START}" if not environment.names_a_cloud(os.environ) else ""
+        raise Unreachable(f"{error}{nothing}") from error
+    except environment.NoLocalCloudError as error:
         raise Unreachable(str(error)) from error
     except (NotTheirTurnError, ChampionChangedError) as error:
         raise NotDone(f"{error}; look again with `tenantry tenant` and decide anew") from error
@@ -329,13 +387,51 @@ def _errors_in_words() -> Iterator[None]:
         ) from error
 
 
+def find_cloud(*, local: bool, file: Path | None, tell: bool) -> Path | None:
+    """Point this process at the cloud that is meant: that of a file, if one is named or lies in a
+    folder around and no variable names another. Returns the file.
+
+    Args:
+        local: the local cloud is meant, whatever variables say.
+        file: the file that is named.
+        tell: say which local cloud was found.
+
+    Raises:
+        NoLocalCloudError: it does not answer.
+    """
+    found: Path | None = environment.local_file() if local else file
+    if found is None and not environment.names_a_cloud(os.environ):
+        found = environment.find(Path.cwd())
+        if found is not None and tell:
+            click.echo(f"The local cloud of {found.parents[1]}", err=True)
+    if found is None:
+        environment.must_answer(os.environ)
+    else:
+        environment.use(found)
+    return found
+
+
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document instead of tables."
+)
+
+
+def words_for_errors(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command words for what can go wrong."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        with _errors_in_words():
+            function(*args, **options)
+
+    return run
+
+
 def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Callable[..., None]:
     """Give a command ``--local``, ``--environment`` and ``--json``, and words for what can go
     wrong."""
 
-    @click.option(
-        "--json", "as_json", is_flag=True, help="Write one JSON document instead of tables."
-    )
+    @json_option
     @click.option(
         "--environment",
         "file",
@@ -344,17 +440,18 @@ def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Ca
         help="Read the variables that say where the cloud is from this file. [env: "
         "TENANTRY_ENVIRONMENT]",
     )
-    @click.option("--local", is_flag=True, help="Reach the local cloud that `make run` has up.")
+    @click.option(
+        "--local",
+        is_flag=True,
+        help="Reach the local cloud that `make run` has up, whatever the AWS variables say.",
+    )
     @functools.wraps(function)
     def run(*args: Any, local: bool, file: Path | None, as_json: bool, **options: Any) -> None:
         with _errors_in_words():
-            if local or file is not None:
-                environment.use(environment.LOCAL_FILE if local else file or environment.LOCAL_FILE)
-            else:
-                environment.must_answer(os.environ)
+            found = find_cloud(local=local, file=file, tell=True)
             from tenantry.aws.deployment import Deployment
 
             connected = click.get_current_context().find_object(Deployment)
-            function(Invocation(as_json, connected), *args, **options)
+            function(Invocation(as_json, connected, found), *args, **options)
 
     return run

@@ -21,6 +21,7 @@ from tenantry.command_line.changing import (
 )
 from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant, tenants
 from tenantry.command_line.owed import cancel, retry
+from tenantry.command_line.pointing import env
 from tenantry.command_line.uploading import upload
 
 _LISTED: Final = {
@@ -39,6 +40,7 @@ _LISTED: Final = {
         redrive,
         wind_down,
     ),
+    "Set up": (env,),
 }
 """The commands as the help lists them."""
 

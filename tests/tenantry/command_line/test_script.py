@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from tenantry.command_line.main import tenantry
 SCRIPT = str(Path(sys.executable).parent / "tenantry")
 
 
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -33,6 +36,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SCRIPT, *arguments],
         env={**kept, **variables},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -107,7 +111,97 @@ def test_the_script_reads_where_the_cloud_is_from_a_file(
         assert missing.returncode == 3
         assert "python -m infrastructure.deploy --stack another" in missing.stderr
     gone = run("status", TENANTRY_ENVIRONMENT=str(file))
-    assert (gone.returncode, "start one with `make run`" in gone.stderr) == (3, True)
+    assert (gone.returncode, "start the local cloud with `make run`" in gone.stderr) == (3, True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, local_cloud: LocalCloud) -> Iterator[Path]:
+    """A folder in which a local cloud runs."""
+    (tmp_path / ".tenantry").mkdir()
+    with environment.written(tmp_path / ".tenantry" / "environment", local_cloud.environment):
+        yield tmp_path
+
+
+def test_the_local_cloud_of_a_folder_is_found_from_below_it(
+    deployment: Deployment, project: Path
+) -> None:
+    below = project / "docs" / "pictures"
+    below.mkdir(parents=True)
+    found = run("requests", "energy", cwd=below)
+    assert (found.returncode, found.stdout) == (0, "There are none.\n")
+    assert found.stderr == f"The local cloud of {project}\n"
+    # Who names an AWS account means that one.
+    named = run("requests", "energy", cwd=below, AWS_PROFILE="none-of-this-name")
+    assert named.returncode == 3
+    assert "none-of-this-name" in named.stderr
+    assert run("requests", "energy", "--local", cwd=below, AWS_PROFILE="none").returncode == 0
+
+
+def test_where_no_cloud_is_found_the_message_names_the_cure(project: Path) -> None:
+    file = project / ".tenantry" / "environment"
+    file.write_text(f"AWS_ENDPOINT_URL=http://127.0.0.1:{free_port()}\n")
+    ended = run("status", cwd=project)
+    assert (ended.returncode, "does not answer" in ended.stderr) == (3, True)
+    assert "start the local cloud with `make run`" in ended.stderr
+    file.unlink()
+    alone = {"HOME": str(project), "AWS_EC2_METADATA_DISABLED": "true"}
+    for command in ("status", "env"):
+        nothing = run(command, cwd=project, **alone)
+        assert nothing.returncode == 3
+        assert "start the local cloud with `make run`" in nothing.stderr
+
+
+def test_somebody_elses_file_is_not_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.find(project / "docs") == project / ".tenantry" / "environment"
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    assert environment.find(project / "docs") is None
+
+
+def test_env_points_a_shell_at_the_local_cloud(deployment: Deployment, project: Path) -> None:
+    script = f'eval "$({SCRIPT} env)" && cd / && {SCRIPT} env --json && {SCRIPT} status --json'
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        env={"PATH": os.environ["PATH"], "AWS_SESSION_TOKEN": "of another", "HOME": "/nowhere"},
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    pointed, status = map(json.loads, done.stdout.splitlines())
+    assert pointed["local"] is True
+    assert (
+        pointed["variables"]["AWS_ENDPOINT_URL"]
+        == environment.read(project / ".tenantry" / "environment")["AWS_ENDPOINT_URL"]
+    )
+    assert status["well"] is True
+
+
+def test_env_prints_no_secret_of_an_account(tmp_path: Path) -> None:
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "AKIDOFANACCOUNT",
+        "AWS_SECRET_ACCESS_KEY": "wJalr/secret",
+        "AWS_SESSION_TOKEN": "token-of-it",
+    }
+    named = {"AWS_REGION": "eu-west-1", "TENANTRY_STACK": "it's ours"}
+    shown = run("env", cwd=tmp_path, **secrets, **named)
+    assert shown.returncode == 0, shown.stderr
+    assert "The AWS account" in shown.stdout
+    assert "export AWS_REGION=eu-west-1\n" in shown.stdout
+    told = subprocess.run(
+        ["sh", "-c", f'{shown.stdout}\nprintf %s "$TENANTRY_STACK"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "it's ours"
+    file = tmp_path / "environment"
+    file.write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
+    of_a_file = run("env", "--environment", str(file), cwd=tmp_path)
+    assert of_a_file.returncode == 0, of_a_file.stderr
+    for secret in secrets.values():
+        assert secret not in shown.stdout + of_a_file.stdout
 
 
 def test_a_cloud_that_ended_is_told_at_once_and_not_after_an_sdks_retries(tmp_path: Path) -> None:
