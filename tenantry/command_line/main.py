@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from tenantry.command_line.asking import ask, predictions
 from tenantry.command_line.changing import (
     capacity,
     drain,
@@ -26,7 +27,7 @@ from tenantry.command_line.uploading import upload
 
 _LISTED: Final = {
     "Look": (status, tenants, tenant, requests, jobs, endpoints),
-    "Do what the product's app does": (upload,),
+    "Do what the product's app does": (upload, ask, predictions),
     "Change what is owed and what serves": (
         retry,
         cancel,
