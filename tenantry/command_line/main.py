@@ -21,6 +21,7 @@ from tenantry.command_line.changing import (
     wind_down,
 )
 from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant, tenants
+from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
 from tenantry.command_line.uploading import upload
@@ -41,7 +42,7 @@ _LISTED: Final = {
         redrive,
         wind_down,
     ),
-    "Set up": (env,),
+    "Set up": (env, new_workload),
 }
 """The commands as the help lists them."""
 
