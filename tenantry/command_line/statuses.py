@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ALL_WELL: Final = "All well."
+ALL_LISTED_WELL: Final = "All well with these."
+"""Of a list in which not everything stands."""
 _LONG_WAIT_SECONDS: Final = 600.0  # far beyond the launcher's ticks
 _ENDED_BADLY: Final = frozenset({"Failed", "Stopped"})
 
@@ -83,7 +85,7 @@ def endpoint_problems(endpoints: Sequence[fleet.EndpointInUse]) -> Iterator[str]
     """What is wrong with endpoints; one that is being made or changed is well."""
     for one in endpoints:
         if one.status == "Failed" or one.reason:
-            why = f": {one.reason}" if one.reason else ""
+            why = ", with the reason above" if one.reason else ""
             yield f"Endpoint {one.name} is {one.status}{why}"
 
 
@@ -97,10 +99,10 @@ def shown(invocation: Invocation, statuses: Statuses, *, fits: bool = False) -> 
     return [*parts, Text(), *verdict(statuses.problems)]
 
 
-def verdict(problems: Sequence[str]) -> list[Text]:
+def verdict(problems: Sequence[str], all_well: str = ALL_WELL) -> list[Text]:
     """The last lines of a look: that all is well, or what is not."""
     if not problems:
-        return [Text(ALL_WELL, style="green")]
+        return [Text(all_well, style="green")]
     listed = [Text(f"  {plain(problem)}", style="red") for problem in problems]
     return [Text("Not well:", style="bold"), *listed]
 

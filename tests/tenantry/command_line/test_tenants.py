@@ -39,7 +39,6 @@ def test_tenants_are_listed_with_champion_score_age_and_newest_request(
     assert call("tenants").stdout.splitlines() == [
         "energy: there are none",
         "portraits: there are none",
-        "All well.",
     ]
     crown(deployment, "acme", days=3.5, score=0.68551)
     crown(deployment, "old", days=90)
@@ -55,7 +54,7 @@ def test_tenants_are_listed_with_champion_score_age_and_newest_request(
     assert rows["new"].split() == ["new", "–", "–", "–", "pending", waiting.request]
     assert "1 with a newest request that is dead_lettered: `tenantry tenant acme`" in shown
     assert "1 with data too old to predict from, old for one" in shown
-    assert "All well." not in shown
+    assert "All well" not in shown
 
     (energy,) = document(call("tenants", "--workload", "energy", "--json"))["workloads"]
     stands = {one["tenant"]: one for one in energy["tenants"]}
@@ -74,11 +73,11 @@ def test_a_list_that_is_cut_says_so_and_how_to_go_on(
     assert f"energy: {PAGE + 2} with a model" in shown
     on = f"tenantry tenants --workload energy --after t-{PAGE}"
     assert f"(the first {PAGE + 1} are shown; go on with `{on}`" in shown
-    assert "All well." not in shown
+    assert "All well with these." in shown
     assert len(re.findall(r"^t-\d+ ", shown, re.MULTILINE)) == PAGE + 1
     rest = call(*on.split()[1:]).stdout
     assert f"t-{PAGE + 1}" in rest
-    assert "All well." in rest
+    assert "All well with these." in rest
     (cut,) = document(call("tenants", "--workload", "energy", "--most", "1", "--json"))["workloads"]
     assert cut["more_after"] == "t-000"
     assert "--after needs --workload" in call("tenants", "--after", "t-1", status=2).stderr
