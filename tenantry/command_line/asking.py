@@ -213,7 +213,7 @@ def _write_answer(
         )
         return
     if not as_it_came:
-        click.echo(json.dumps(shown, ensure_ascii=False))
+        click.echo(plain(json.dumps(shown, ensure_ascii=False)))
     for file in files:
         invocation.aside.print(f"written: {file}", soft_wrap=True)
 

@@ -134,16 +134,18 @@ def _is_of_this_machine(url: str) -> bool:
 
 
 def use(path: Path) -> None:
-    """Point this process at the local cloud the file tells of, if it answers.
+    """Point this process at the local cloud the file tells of, if it answers, and at nothing else.
 
     Raises:
         NoLocalCloudError: the file cannot be used, or nothing listens there any more.
     """
     variables = read(path)
     must_answer(variables)
-    if "AWS_ACCESS_KEY_ID" in variables:
-        for name in ANOTHERS:
-            os.environ.pop(name, None)
+    for name in [*os.environ]:
+        of_an_endpoint = name.startswith("AWS_ENDPOINT_URL") and "AWS_ENDPOINT_URL" in variables
+        of_an_account = name in ANOTHERS and "AWS_ACCESS_KEY_ID" in variables
+        if of_an_endpoint or of_an_account:
+            del os.environ[name]
     os.environ.update(variables)
 
 

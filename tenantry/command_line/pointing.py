@@ -11,11 +11,11 @@ from typing import Final
 import click
 
 from tenantry.command_line import environment
-from tenantry.command_line.invocation import Invocation, Unreachable, common_options
+from tenantry.command_line.invocation import Invocation, Unreachable, common_options, plain
 
+_OURS: Final = ("TENANTRY_STACK", "TENANTRY_WORKLOADS")
 _TOLD: Final = re.compile(
     r"AWS_(PROFILE|DEFAULT_PROFILE|REGION|DEFAULT_REGION|ENDPOINT_URL(_[A-Z0-9_]+)?)"
-    r"|TENANTRY_(STACK|WORKLOADS)"
 )
 """The variables of an AWS account that say where it is. None of them is a secret."""
 _PASSWORD: Final = re.compile(r"//[^/@]*@")  # of a URL
@@ -49,13 +49,16 @@ def env(invocation: Invocation) -> None:
         )
     # The file of a local cloud holds nothing but what leads to it.
     of_a_file = local and invocation.file is not None
-    told = {**_without_secrets(os.environ), **(variables if of_a_file else {})}
+    told = variables if of_a_file else _without_secrets(variables)
+    ours = {name: value for name, value in os.environ.items() if name in _OURS}
+    told = {**told, **ours}
     stack = os.environ.get(STACK_VARIABLE, DEFAULT_STACK)
     if invocation.as_json:
         invocation.write_json({"format": 1, "local": local, "stack": stack, "variables": told})
         return
     kind = "The local cloud" if local else "The AWS account"
-    click.echo(f"# {kind} {where}. Stack: {stack}")
+    # A shell runs what stands here; a folder's name may hold the end of a line.
+    click.echo(plain(f"# {kind} {where}. Stack: {stack}"))
     if of_a_file:
         click.echo(f"unset {' '.join(environment.ANOTHERS)}")
     for name, value in told.items():

@@ -89,10 +89,10 @@ def test_the_help_lists_every_command_with_its_whole_first_sentence() -> None:
     assert "Exit status:" in shown.stdout
     assert "…" not in shown.stdout
     assert "..." not in shown.stdout.replace("[ARGS]...", "")
-    listed = " ".join(shown.stdout.split())
+    listed = "".join(shown.stdout.split())  # a line may end at a hyphen
     for name, command in tenantry.commands.items():
         first = re.split(r"(?<=\.)\s", str(command.help))[0].rstrip(".")
-        assert f"{name} {' '.join(first.split())}" in listed
+        assert "".join([name, *first.split()]) in listed
 
 
 def test_the_script_reads_where_the_cloud_is_from_a_file(
@@ -131,6 +131,8 @@ def test_the_local_cloud_of_a_folder_is_found_from_below_it(
     assert (found.returncode, found.stdout) == (0, "There are none.\n")
     assert found.stderr == f"The local cloud of {project}\n"
     # Who names an AWS account means that one.
+    astray = {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{free_port()}"}
+    assert run("requests", "energy", "--local", cwd=below, **astray).returncode == 0
     named = run("requests", "energy", cwd=below, AWS_PROFILE="none-of-this-name")
     assert named.returncode == 3
     assert "none-of-this-name" in named.stderr
@@ -176,6 +178,15 @@ def test_env_points_a_shell_at_the_local_cloud(deployment: Deployment, project: 
         == environment.read(project / ".tenantry" / "environment")["AWS_ENDPOINT_URL"]
     )
     assert status["well"] is True
+
+
+def test_a_folders_name_says_nothing_to_a_shell(tmp_path: Path, local_cloud: LocalCloud) -> None:
+    file = tmp_path / "a\ntouch surprise\n" / "environment"
+    file.parent.mkdir()
+    with environment.written(file, local_cloud.environment):
+        shown = run("env", "--environment", str(file), cwd=tmp_path).stdout
+    assert shown.startswith("# The local cloud of ")
+    assert {line.split()[0] for line in shown.splitlines()} == {"#", "unset", "export"}
 
 
 def test_env_prints_no_secret_of_an_account(tmp_path: Path) -> None:
