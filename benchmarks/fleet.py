@@ -48,7 +48,8 @@ from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.uploads import manifests
-from tenantry.workloads.schema import FOLDER, Workload, read_workloads
+from tenantry.workloads.folder import FOLDER
+from tenantry.workloads.schema import Workload, read_workloads
 
 WORKLOAD: Final = ids.workload_name("energy")
 PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
-from tenantry.command_line import fleet
 from tenantry.command_line.invocation import (
     TENANT,
     VERSION,
@@ -18,17 +17,15 @@ from tenantry.command_line.invocation import (
     Invocation,
     NotDone,
     common_options,
-    plain,
 )
 from tenantry.command_line.owed import named, yes_option
 from tenantry.names import ids, tiers
-from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import IN_A_PACK
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.shown import operator_events
-from tenantry.tenants import wind_down as ending
-from tenantry.uploads.intake import redrive as redriven
-from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.workloads.schema import Workload
 
 _LOOK_SECONDS: Final = 1.0
 _TICK_MAY_LAST_SECONDS: Final = 10.0
@@ -55,6 +52,9 @@ def wind_down(
     Example:
       tenantry wind-down energy
     """
+    from tenantry.requests.queue import RequestQueue
+    from tenantry.tenants import wind_down as ending
+
     if workload in invocation.workloads:
         raise NotDone(
             f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, "
@@ -83,7 +83,7 @@ def wind_down(
             }
         )
     else:
-        invocation.console.print(
+        invocation.say(
             f"{workload} is wound down: {len(done.cancelled)} requests cancelled, "
             f"{len(done.endpoints)} endpoints,"
             f" {len(done.configurations)} configurations and {len(done.models)} models deleted"
@@ -114,9 +114,7 @@ def pause(invocation: Invocation, workload: Workload, why: str) -> None:
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": workload.name, "paused": paused})
     else:
-        invocation.console.print(
-            f"{workload.name} is paused; `tenantry resume {workload.name}` ends it"
-        )
+        invocation.say(f"{workload.name} is paused; `tenantry resume {workload.name}` ends it")
 
 
 @click.command()
@@ -136,7 +134,7 @@ def resume(invocation: Invocation, workload: Workload) -> None:
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": workload.name, "was_paused": was})
     else:
-        invocation.console.print(f"{name} goes on" if was is not None else f"{name} was not paused")
+        invocation.say(f"{name} goes on" if was is not None else f"{name} was not paused")
 
 
 @click.command()
@@ -162,6 +160,8 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
     Example:
       tenantry drain energy --timeout 3600 && make-the-change && tenantry resume energy
     """
+    from tenantry.requests.queue import RequestQueue
+
     queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
     WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
     began = time.monotonic()
@@ -188,7 +188,7 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
             f"paused. Wait on with `tenantry drain {name}`"
         )
     if not invocation.as_json:
-        invocation.console.print(
+        invocation.say(
             f"nothing of {name} is on its way; it stays paused until `tenantry resume {name}`"
         )
 
@@ -224,7 +224,6 @@ def rollback(
     Example:
       tenantry rollback acme --workload energy --why "it missed the holidays"
     """
-    # Registering models is not needed by any other command.
     from tenantry.models.registry import ModelRegistry
     from tenantry.onboarding.registration import ArtifactUnusableError, roll_back
     from tenantry.shown.asset_metadata import rollback_metadata
@@ -247,7 +246,7 @@ def rollback(
     if invocation.as_json:
         invocation.write_json({"format": 1, "champion": crowned})
     else:
-        invocation.console.print(
+        invocation.say(
             f"{tenant} is served by version {crowned.version} from {crowned.endpoint} again"
         )
 
@@ -312,8 +311,8 @@ def tier(
         invocation.write_json({"format": 1, "tier": stands})
         return
     whose = "its own" if stands.own else f"that of {workload.name}"
-    invocation.console.print(
-        plain(f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}")
+    invocation.say(
+        f"{tenant}, {workload.name}: tier {stands.tier}, {whose}. {stands.what_moves_when}"
     )
 
 
@@ -354,9 +353,7 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
     if invocation.as_json:
         invocation.write_json({"format": 1, "endpoint": done})
     else:
-        invocation.console.print(
-            plain(f"{done.name} has {done.instances} instances: {done.change}")
-        )
+        invocation.say(f"{done.name} has {done.instances} instances: {done.change}")
 
 
 @click.command()
@@ -385,7 +382,7 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
     if invocation.as_json:
         invocation.write_json({"format": 1, "retraining": done})
     else:
-        invocation.console.print(plain(str(done)))
+        invocation.say(str(done))
 
 
 # ---- the uploads' dead letters -------------------------------------------------------------------
@@ -404,6 +401,9 @@ def redrive(invocation: Invocation, yes: bool) -> None:
     Example:
       tenantry redrive
     """
+    from tenantry.command_line import fleet
+    from tenantry.uploads.intake import redrive as redriven
+
     waiting = fleet.upload_events(invocation.deployment).dead_letters
     if waiting:
         invocation.confirm(f"Send {waiting} events back to the uploads queue?", yes=yes)
@@ -415,4 +415,4 @@ def redrive(invocation: Invocation, yes: bool) -> None:
     if invocation.as_json:
         invocation.write_json({"format": 1, "sent_back": moved})
     else:
-        invocation.console.print(plain(f"{moved} events were sent back"))
+        invocation.say(f"{moved} events were sent back")

@@ -1,12 +1,14 @@
 """The file that tells where a local cloud is: the variables botocore reads, a line each, as a shell
 reads them too.
 
-Whoever starts a local cloud writes it; ``tenantry --local`` reads it. It holds no secrets: a local
-cloud's credentials are none.
+Whoever starts a local cloud writes it, as ``make run`` does to ``.tenantry/environment``;
+``tenantry`` finds it from any folder of the project. It holds no secrets: a local cloud's
+credentials are none.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -20,6 +22,19 @@ from tenantry.errors import TenantryError
 
 LOCAL_FILE: Final = Path(__file__).resolve().parents[2] / ".tenantry" / "environment"
 """Where ``make run`` writes it."""
+_PARTS: Final = LOCAL_FILE.parts[-2:]
+_NAMES_A_CLOUD: Final = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONTAINER_CREDENTIALS_",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+"""What the variables that say where AWS is, or whose, begin with."""
+ANOTHERS: Final = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE", "AWS_SESSION_TOKEN")
+"""What would go before, or beside, the credentials of a file."""
+START: Final = "start the local cloud with `make run`"
 _LINE: Final = re.compile(r"((?:AWS|TENANTRY)_[A-Z0-9_]{1,60})=([\x21-\x7e]{0,500})")
 _MAX_BYTES: Final = 16 * 1024
 _PATIENCE_SECONDS: Final = 3.0
@@ -63,8 +78,7 @@ def read(path: Path) -> dict[str, str]:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise NoLocalCloudError(
-            f"there is no local cloud: {path} cannot be read ({error.strerror}); start one with "
-            f"`make run`"
+            f"there is no local cloud: {path} cannot be read ({error.strerror}); {START}"
         ) from error
     found = {}
     for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
@@ -78,14 +92,60 @@ def read(path: Path) -> dict[str, str]:
     return found
 
 
+def find(start: Path) -> Path | None:
+    """The file of the local cloud that runs in a folder or in one above it; None if there is none.
+
+    Somebody else's is none: it could send what is uploaded to whoever wrote it.
+    """
+    for folder in (start, *start.parents):
+        path = folder.joinpath(*_PARTS)
+        try:
+            if path.is_file() and path.stat().st_uid == os.getuid():
+                return path
+        except OSError:  # a folder that may not be looked into
+            continue
+    return None
+
+
+def local_file() -> Path:
+    """The file of the local cloud around the working folder, else of this installation's own."""
+    return find(Path.cwd()) or LOCAL_FILE
+
+
+def names_a_cloud(variables: Mapping[str, str]) -> bool:
+    """Whether variables say which cloud is meant, so that nothing needs to be looked for."""
+    return any(value and name.startswith(_NAMES_A_CLOUD) for name, value in variables.items())
+
+
+def is_local(variables: Mapping[str, str]) -> bool:
+    """Whether variables send every call to this machine."""
+    if "AWS_ENDPOINT_URL" not in variables:
+        return False
+    urls = [url for name, url in variables.items() if name.startswith("AWS_ENDPOINT_URL")]
+    return all(map(_is_of_this_machine, urls))
+
+
+def _is_of_this_machine(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def use(path: Path) -> None:
-    """Point this process at the local cloud the file tells of, if it answers.
+    """Point this process at the local cloud the file tells of, if it answers, and at nothing else.
 
     Raises:
         NoLocalCloudError: the file cannot be used, or nothing listens there any more.
     """
     variables = read(path)
     must_answer(variables)
+    for name in [*os.environ]:
+        of_an_endpoint = name.startswith("AWS_ENDPOINT_URL") and "AWS_ENDPOINT_URL" in variables
+        of_an_account = name in ANOTHERS and "AWS_ACCESS_KEY_ID" in variables
+        if of_an_endpoint or of_an_account:
+            del os.environ[name]
     os.environ.update(variables)
 
 
@@ -106,6 +166,4 @@ def must_answer(variables: Mapping[str, str]) -> None:
             ):
                 pass
         except (OSError, ValueError) as error:
-            raise NoLocalCloudError(
-                f"{name}={url} does not answer ({error}); start the local cloud with `make run`"
-            ) from error
+            raise NoLocalCloudError(f"{name}={url} does not answer ({error}); {START}") from error

@@ -1,5 +1,9 @@
 """What all commands share: where the cloud is, how results are written, what an error says and the
-status it ends with."""
+status it ends with.
+
+Modules of commands import nothing heavy at their top, so that help and a wrong option answer at
+once: boto3, pydantic and rich are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,43 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Concatenate, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final
 
 import click
-from botocore.exceptions import BotoCoreError, ClientError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from click.shell_completion import CompletionItem
 
-from tenantry.aws.deployment import Deployment, DeploymentMissingError
 from tenantry.command_line import environment
-from tenantry.hosting.endpoints import EndpointFailedError
-from tenantry.models.registry import Champion, ChampionChangedError
 from tenantry.names import ids
 from tenantry.requests.rows import NotTheirTurnError, now
-from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
+from tenantry.workloads.folder import folder_of_workloads
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
+
+    from tenantry.aws.deployment import Deployment
+    from tenantry.workloads.schema import Workload
 
 NOT_DONE: Final = 1
 UNREACHABLE: Final = 3
 _WIDTH_OF_A_FILE: Final = 160  # columns, where the output is no terminal
+_NARROWEST_PROSE: Final = 24  # columns
+_COMPLETED: Final = 50  # ids a shell is given
+_WORSE: Final = {
+    "dead_lettered": "red",
+    "failed": "yellow",
+    "refused": "yellow",
+    "Failed": "red",
+    "Stopped": "yellow",
+}
 
 
 class NotDone(click.ClickException):
@@ -48,7 +64,7 @@ class Unreachable(click.ClickException):
     exit_code = UNREACHABLE
 
 
-class WorkloadParameter(click.ParamType[Workload]):
+class WorkloadParameter(click.ParamType["Workload"]):
     """A workload, by its name."""
 
     name = "workload"
@@ -57,9 +73,14 @@ class WorkloadParameter(click.ParamType[Workload]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Workload:
         """The workload of that name."""
+        from tenantry.workloads.schema import InvalidWorkloadError, Workload
+
         if isinstance(value, Workload):
             return value
-        workloads = read_workloads()
+        try:
+            workloads = _read_workloads()
+        except InvalidWorkloadError as error:
+            raise NotDone(str(error)) from error
         if value not in workloads:
             self.fail(
                 f"there is no workload {value!r}; there are: {', '.join(sorted(workloads))}",
@@ -67,6 +88,17 @@ class WorkloadParameter(click.ParamType[Workload]):
                 ctx,
             )
         return workloads[value]
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        param: click.Parameter,  # noqa: ARG002 - click's signature
+        incomplete: str,
+    ) -> list[CompletionItem[Any]]:
+        """The workloads whose names begin so."""
+        return [
+            CompletionItem(name) for name in _names_of_workloads() if name.startswith(incomplete)
+        ]
 
 
 class CheckedId(click.ParamType[str]):
@@ -84,9 +116,41 @@ class CheckedId(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
+class TenantParameter(CheckedId):
+    """A tenant's id. A shell completes the ids of tenants that have a model."""
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002 - click's signature
+        incomplete: str,
+    ) -> list[CompletionItem[Any]]:
+        """The ids that begin so, if a cloud is reached; a completion says nothing of errors."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from tenantry.aws.deployment import Deployment
+        from tenantry.errors import TenantryError
+        from tenantry.models.registry import ModelRegistry
+
+        try:
+            find_cloud(local=bool(ctx.params.get("local")), file=ctx.params.get("file"), tell=False)
+            connected = ctx.find_object(Deployment)
+            registry = ModelRegistry(connected or Deployment.from_stack())
+            found = {
+                champion.tenant
+                for name in _names_of_workloads()
+                for champion in islice(
+                    registry.each_champion(name, beginning=incomplete), _COMPLETED
+                )
+            }
+        except (TenantryError, BotoCoreError, ClientError):
+            return []
+        return [CompletionItem(tenant) for tenant in sorted(found)[:_COMPLETED]]
+
+
 WORKLOAD: Final = WorkloadParameter()
 WORKLOAD_NAME: Final = CheckedId("workload", ids.workload_name)  # also one whose file is gone
-TENANT: Final = CheckedId("tenant", ids.tenant_id)
+TENANT: Final = TenantParameter("tenant", ids.tenant_id)
 PACK: Final = CheckedId("pack", ids.pack_id)
 VERSION: Final = CheckedId("version", ids.version_name)
 REQUEST: Final = CheckedId("request", ids.request_id)
@@ -96,21 +160,25 @@ REQUEST: Final = CheckedId("request", ids.request_id)
 class Invocation:
     """One call of a command: what it reaches, and how it says what it found.
 
-    ``connected`` is the stack, of a program that has it already and calls commands.
+    ``connected`` is the stack, of a program that has it already and calls commands. ``file`` tells
+    of the local cloud that is reached; None where this process's own variables decide.
     """
 
     as_json: bool = False
     connected: Deployment | None = None
+    file: Path | None = None
 
     @cached_property
     def deployment(self) -> Deployment:
         """The stack."""
+        from tenantry.aws.deployment import Deployment
+
         return self.connected or Deployment.from_stack()
 
     @cached_property
     def workloads(self) -> dict[str, Workload]:
         """What the product offers, by name."""
-        return read_workloads()
+        return _read_workloads()
 
     @cached_property
     def console(self) -> Console:
@@ -138,17 +206,67 @@ class Invocation:
         """Write a result for a machine: one JSON document on a line of its own."""
         click.echo(json.dumps(document, default=_as_json, ensure_ascii=False))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-        """A table of plain text."""
+    def say(self, text: str) -> None:
+        """Write a sentence. It is not wrapped, so that a name in it can be copied."""
+        self.console.print(plain(text), soft_wrap=True)
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        prose: Collection[str] = (),
+        fits: bool = False,
+    ) -> Table:
+        """A table of plain text.
+
+        A cell is one line, so that a name in it can be copied. The columns named in ``prose`` are
+        folded between words. A table that ``fits`` is never wider than the terminal: where there is
+        too little room, it folds everything.
+        """
+        from rich.cells import cell_len
+        from rich.table import Table
+        from rich.text import Text
+
+        cells = [
+            [cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row] for row in rows
+        ]
         table = Table(box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")  # a name that is cut off cannot be copied
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+        for number, column in enumerate(columns):
+            lengths = [row[number].cell_len for row in cells]
+            if column in prose:
+                words = [word for row in cells for word in row[number].plain.split()]
+                lengths = [_NARROWEST_PROSE, *map(cell_len, words)]
+            least = None if fits else max(cell_len(column), *lengths, 0)
+            table.add_column(column, min_width=least, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
         return table
+
+    def show(self, *parts: Table | Text | str) -> None:
+        """Write lines of text and tables. A table that does not fit is as wide as it must be: a
+        terminal wraps its lines itself, and copies them whole."""
+        from rich.table import Table
+
+        for part in parts:
+            if isinstance(part, Table):
+                needed = self.console.measure(part).minimum
+                if needed > self.console.width:
+                    part.width = needed
+                self.console.print(part, crop=False)
+            else:
+                self.console.print(part, soft_wrap=True)
 
     def progress(self, *, shown: bool = True) -> Progress:
         """Progress bars, beside the results."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -170,7 +288,21 @@ class Invocation:
             raise NotDone("nothing was changed")
 
 
+def _names_of_workloads() -> list[ids.WorkloadName]:
+    """The names of the workloads' files, which are not read: completing is to be quick."""
+    names = sorted(path.stem for path in folder_of_workloads().glob("*.yaml"))
+    return [ids.WorkloadName(name) for name in names]
+
+
+def _read_workloads() -> dict[str, Workload]:
+    from tenantry.workloads.schema import read_workloads
+
+    return read_workloads()
+
+
 def _console(stream: Any) -> Console:
+    from rich.console import Console
+
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
@@ -179,6 +311,8 @@ def _as_json(value: object) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        from tenantry.models.registry import Champion
+
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         # Scripts read a champion's endpoint beside its version.
         return fields | ({"endpoint": value.endpoint} if isinstance(value, Champion) else {})
@@ -195,6 +329,13 @@ def plain(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     return "".join(character if character.isprintable() else " " for character in str(value))
+
+
+def coloured(status: str) -> Text:
+    """A status in the colour of what is not well."""
+    from rich.text import Text
+
+    return Text(status, style=_WORSE.get(status, ""))
 
 
 def duration(seconds: float | None) -> str:
@@ -218,9 +359,19 @@ def age(moment: datetime | None) -> float | None:
 
 @contextmanager
 def _errors_in_words() -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from tenantry.aws.deployment import DeploymentMissingError
+    from tenantry.hosting.endpoints import EndpointFailedError
+    from tenantry.models.registry import ChampionChangedError
+    from tenantry.workloads.schema import InvalidWorkloadError
+
     try:
         yield
-    except (environment.NoLocalCloudError, DeploymentMissingError) as error:
+    except DeploymentMissingError as error:
+        nothing = f"; or {environment.START}" if not environment.names_a_cloud(os.environ) else ""
+        raise Unreachable(f"{error}{nothing}") from error
+    except environment.NoLocalCloudError as error:
         raise Unreachable(str(error)) from error
     except (NotTheirTurnError, ChampionChangedError) as error:
         raise NotDone(f"{error}; look again with `tenantry tenant` and decide anew") from error
@@ -236,13 +387,51 @@ def _errors_in_words() -> Iterator[None]:
         ) from error
 
 
+def find_cloud(*, local: bool, file: Path | None, tell: bool) -> Path | None:
+    """Point this process at the cloud that is meant: that of a file, if one is named or lies in a
+    folder around and no variable names another. Returns the file.
+
+    Args:
+        local: the local cloud is meant, whatever variables say.
+        file: the file that is named.
+        tell: say which local cloud was found.
+
+    Raises:
+        NoLocalCloudError: it does not answer.
+    """
+    found: Path | None = environment.local_file() if local else file
+    if found is None and not environment.names_a_cloud(os.environ):
+        found = environment.find(Path.cwd())
+        if found is not None and tell:
+            click.echo(f"The local cloud of {found.parents[1]}", err=True)
+    if found is None:
+        environment.must_answer(os.environ)
+    else:
+        environment.use(found)
+    return found
+
+
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document instead of tables."
+)
+
+
+def words_for_errors(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command words for what can go wrong."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        with _errors_in_words():
+            function(*args, **options)
+
+    return run
+
+
 def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Callable[..., None]:
     """Give a command ``--local``, ``--environment`` and ``--json``, and words for what can go
     wrong."""
 
-    @click.option(
-        "--json", "as_json", is_flag=True, help="Write one JSON document instead of tables."
-    )
+    @json_option
     @click.option(
         "--environment",
         "file",
@@ -251,15 +440,18 @@ def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Ca
         help="Read the variables that say where the cloud is from this file. [env: "
         "TENANTRY_ENVIRONMENT]",
     )
-    @click.option("--local", is_flag=True, help="Reach the local cloud that `make run` has up.")
+    @click.option(
+        "--local",
+        is_flag=True,
+        help="Reach the local cloud that `make run` has up, whatever the AWS variables say.",
+    )
     @functools.wraps(function)
     def run(*args: Any, local: bool, file: Path | None, as_json: bool, **options: Any) -> None:
         with _errors_in_words():
-            if local or file is not None:
-                environment.use(environment.LOCAL_FILE if local else file or environment.LOCAL_FILE)
-            else:
-                environment.must_answer(os.environ)
+            found = find_cloud(local=local, file=file, tell=True)
+            from tenantry.aws.deployment import Deployment
+
             connected = click.get_current_context().find_object(Deployment)
-            function(Invocation(as_json, connected), *args, **options)
+            function(Invocation(as_json, connected, found), *args, **options)
 
     return run

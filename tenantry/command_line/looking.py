@@ -1,51 +1,35 @@
-"""The commands that look and change nothing: status, tenant, requests, jobs, endpoints."""
+"""The commands that look and change nothing: status, tenants, tenant, requests, jobs,
+endpoints."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.text import Text
 
-from tenantry.command_line import fleet, story
 from tenantry.command_line.invocation import (
     TENANT,
     WORKLOAD,
     Invocation,
     NotDone,
     age,
+    coloured,
     common_options,
     duration,
     plain,
 )
 from tenantry.names import ids
-from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import INDEXED, Request, Status, now
-from tenantry.serving.moments import data_age
-from tenantry.tenants.wind_down import Leftover, left_behind
-from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from tenantry.command_line import story
+    from tenantry.command_line.roster import TenantStanding
+    from tenantry.workloads.schema import Workload
 
 _SHORTEST_SECONDS: Final = 1.0  # between two redraws: each is a dozen calls to AWS
-_WORSE: Final = {
-    "dead_lettered": "red",
-    "failed": "yellow",
-    "refused": "yellow",
-    "Failed": "red",
-    "Stopped": "yellow",
-}
-
-# A run's id as the Dagster UI shows it in lists; --json has all of it.
-_SHORT_RUN: Final = re.compile(r"(run [0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f-]{22}[0-9a-f]*")
-
-
-def _coloured(status: str) -> Text:
-    return Text(status, style=_WORSE.get(status, ""))
 
 
 # ---- status --------------------------------------------------------------------------------------
@@ -67,135 +51,36 @@ def status(invocation: Invocation, workload: Workload | None, watch: bool, every
 
     Requests are counted by status; the oldest wait is how long the longest waiting one has been
     due. Each pack on its way is shown with its training job, each shared endpoint with the models
-    it serves.
+    it serves. The last line says "All well.", or what is not well and what helps.
 
     \b
     Example:
       tenantry status energy --watch
     """
+    from rich.console import Group
+    from rich.live import Live
+
+    from tenantry.command_line import statuses
+
     if not watch:
-        _write_status(invocation, _statuses(invocation, workload))
+        found = statuses.collect(invocation, workload)
+        if invocation.as_json:
+            invocation.write_json(found.to_json())
+        else:
+            invocation.show(*statuses.shown(invocation, found))
         return
     try:
         if invocation.as_json:
             while True:
-                _write_status(invocation, _statuses(invocation, workload))
+                invocation.write_json(statuses.collect(invocation, workload).to_json())
                 time.sleep(every)
         with Live(console=invocation.console, auto_refresh=False) as live:
             while True:
-                live.update(
-                    _shown_status(invocation, *_statuses(invocation, workload)), refresh=True
-                )
+                found = statuses.collect(invocation, workload)
+                live.update(Group(*statuses.shown(invocation, found, fits=True)), refresh=True)
                 time.sleep(every)
     except KeyboardInterrupt:  # the way to end it
         return
-
-
-Statuses = tuple[fleet.UploadEvents, Sequence[fleet.WorkloadStatus], Sequence[Leftover], datetime]
-
-
-def _statuses(invocation: Invocation, workload: Workload | None) -> Statuses:
-    at = now()
-    found = [
-        fleet.workload_status(invocation.deployment, one, at) for one in invocation.chosen(workload)
-    ]
-    left = left_behind(invocation.deployment, invocation.workloads) if workload is None else []
-    return fleet.upload_events(invocation.deployment), found, left, at
-
-
-def _write_status(invocation: Invocation, statuses: Statuses) -> None:
-    events, found, left, at = statuses
-    if invocation.as_json:
-        invocation.write_json(
-            {
-                "format": 1,
-                "at": at,
-                "upload_events": events,
-                "workloads": found,
-                "left_behind": left,
-            }
-        )
-    else:
-        invocation.console.print(_shown_status(invocation, *statuses))
-
-
-def _shown_status(
-    invocation: Invocation,
-    events: fleet.UploadEvents,
-    found: Sequence[fleet.WorkloadStatus],
-    left: Sequence[Leftover],
-    at: datetime,
-) -> RenderableType:
-    head = f"{plain(at)} UTC. Uploads to be taken in: {events.waiting + events.being_read}"
-    parts: list[RenderableType] = [Text(head)]
-    if events.dead_letters:
-        parts.append(
-            Text(
-                f"Uploads in the dead-letter queue: {events.dead_letters}; see `tenantry redrive`",
-                style="red",
-            )
-        )
-    parts += [Text(plain(str(one)), style="red") for one in left]
-    for one in found:
-        parts += ["", *_shown_workload(invocation, one)]
-    return Group(*parts)
-
-
-def _shown_workload(invocation: Invocation, one: fleet.WorkloadStatus) -> Iterator[RenderableType]:
-    yield Text(one.workload, style="bold")
-    if one.paused is not None:
-        since = duration(age(one.paused.at))
-        yield Text(
-            plain(f"  paused for {since} by {one.paused.by}: {one.paused.why}"), style="yellow"
-        )
-    counts = Text("  requests: ")
-    for number, (name, count) in enumerate(one.requests.items()):
-        counts.append(", " if number else "")
-        counts.append(f"{count} {name}", style=_WORSE.get(name, "") if count else "dim")
-    yield counts
-    if one.oldest_wait is not None:
-        yield Text(f"  the oldest has been due for {duration(one.oldest_wait)}")
-    if one.packs:
-        rows = [
-            (
-                f"  {pack.pack}",
-                pack.tier,
-                ", ".join(f"{count} {name}" for name, count in pack.requests.items()),
-                *(_job_cells(pack.job) if pack.job is not None else ("no job yet", "", "", "")),
-            )
-            for pack in one.packs
-        ]
-        yield invocation.table(("  pack", "tier", "requests", "job", "", "instances", "age"), rows)
-    if one.endpoints:
-        yield invocation.table(
-            ("  endpoint", "", "instances", "models", "reason"), _endpoint_rows(one.endpoints)
-        )
-
-
-def _job_cells(job: fleet.TrainingJob) -> tuple[object, ...]:
-    said = (
-        job.status
-        if job.secondary_status in {job.status, ""}
-        else f"{job.status}, {job.secondary_status}"
-    )
-    ran = (job.ended - job.created).total_seconds() if job.ended is not None else age(job.created)
-    shown = Text(said, style=_WORSE.get(job.status, ""))
-    return job.name, shown, f"{job.instances} × {job.instance_type}", duration(ran)
-
-
-def _endpoint_rows(endpoints: Sequence[fleet.EndpointInUse]) -> list[Sequence[object]]:
-    return [
-        (
-            f"  {one.name}",
-            _coloured(one.status),
-            str(one.instances)
-            if one.instances == one.wanted
-            else f"{one.instances} of {one.wanted}",
-            one.models,
-            one.reason or "",
-        )
-        for one in endpoints
-    ]
 
 
 # ---- a tenant ------------------------------------------------------------------------------------
@@ -225,6 +110,10 @@ def tenant(
     Example:
       tenantry tenant acme --workload energy
     """
+    from rich.text import Text
+
+    from tenantry.command_line import story
+
     stories = [
         story.story_of(invocation.deployment, one, tenant) for one in invocation.chosen(workload)
     ]
@@ -238,34 +127,29 @@ def tenant(
         invocation.write_json({"format": 1, "tenant": tenant, "workloads": known})
         return
     for one in known:
-        invocation.console.print(Text(f"{one.tenant}, {one.workload}", style="bold"))
-        invocation.console.print(plain(_served(one)))
+        invocation.show(Text(f"{one.tenant}, {one.workload}", style="bold"), plain(_served(one)))
         left_out = len(one.events) - most
         if left_out > 0:
-            invocation.console.print(
+            invocation.say(
                 f"({left_out} earlier events are left out; --most {len(one.events)} shows them)"
             )
         rows = [
-            (
-                event.at,
-                event.kind,
-                event.id[:24],
-                _what_happened(event),
-                _SHORT_RUN.sub(r"\1", event.by),
-            )
+            (event.at, event.kind, event.id, _what_happened(event), event.by)
             for event in one.events[-most:]
         ]
-        invocation.console.print(invocation.table(("at", "", "id", "what", "by"), rows))
+        invocation.show(invocation.table(("at", "", "id", "what", "by"), rows, prose=["what"]))
 
 
 def _what_happened(event: story.Event) -> Text:
-    text = _coloured(plain(event.what))
+    text = coloured(plain(event.what))
     if event.code:
         text.append(f" ({plain(event.code)})", style="")
     return text.append(plain(f": {event.why}"), style="") if event.why else text
 
 
 def _served(one: story.Story) -> str:
+    from tenantry.serving.moments import data_age
+
     if one.champion is None:
         return "It has no model yet."
     before = f"; before it {one.champion.previous}" if one.champion.previous else ""
@@ -280,6 +164,97 @@ def _served(one: story.Story) -> str:
         f"{served} Its data end on {data.end:%Y-%m-%d}, {data.days(now()):.0f} days ago;"
         f" it predicts until {data.usable_until:%Y-%m-%d}."
     )
+
+
+# ---- all tenants ---------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--workload", type=WORKLOAD, help="Of this workload only.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Tenants shown of each workload.",
+)
+@click.option("--after", type=TENANT, help="Only tenants after this one; needs --workload.")
+@common_options
+def tenants(
+    invocation: Invocation, workload: Workload | None, most: int, after: ids.TenantId | None
+) -> None:
+    """The tenants by their ids: champion, its score, the age of its data, the newest request.
+
+    A tenant is listed that has a model, or a request that is not finished or is dead-lettered. Of
+    one whose every upload was refused `tenantry tenant` tells.
+
+    \b
+    Examples:
+      tenantry tenants
+      tenantry tenants --workload energy --after shop-0100 --most 1000
+    """
+    from tenantry.command_line import statuses
+    from tenantry.command_line.roster import problems_of
+
+    if after is not None and workload is None:
+        raise click.UsageError("--after needs --workload")
+    documents: list[dict[str, Any]] = []
+    listed: list[TenantStanding] = []
+    for one in invocation.chosen(workload):
+        found, more = _list_tenants(invocation, one, most, after or "")
+        listed += found
+        going_on = found[-1].tenant if more else None
+        documents.append({"workload": one.name, "tenants": found, "more_after": going_on})
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "workloads": documents})
+        return
+    if listed:
+        invocation.show(*statuses.verdict(problems_of(listed), statuses.ALL_LISTED_WELL))
+
+
+def _list_tenants(
+    invocation: Invocation, workload: Workload, most: int, after: str
+) -> tuple[list[TenantStanding], bool]:
+    """List a workload's tenants, each page as it is read. Returns them, and whether there are
+    more."""
+    from tenantry.command_line.roster import roster
+    from tenantry.models.registry import ModelRegistry
+
+    listed: list[TenantStanding] = []
+    more, deployment = False, invocation.deployment
+    for page in roster(deployment, workload, after=after, most=most):
+        more = page.more
+        if not (listed or invocation.as_json):
+            count = ModelRegistry(deployment).count_champions(ids.workload_name(workload.name))
+            invocation.show(_tenants_head(workload, count))
+        listed += page.tenants
+        if not invocation.as_json:
+            columns = ("tenant", "champion", workload.quality.metric, "age of data", "request", "")
+            invocation.show(invocation.table(columns, list(map(_tenant_cells, page.tenants))))
+    if invocation.as_json:
+        return listed, more
+    if not listed:
+        invocation.say(f"{workload.name}: there are none")
+    if more:
+        invocation.say(
+            f"(the first {len(listed):,} are shown; go on with `tenantry tenants --workload "
+            f"{workload.name} --after {listed[-1].tenant}`, or show more with --most)"
+        )
+    return listed, more
+
+
+def _tenants_head(workload: Workload, count: int) -> Text:
+    from rich.text import Text
+
+    better = "lower" if workload.quality.lower_is_better else "higher"
+    said = f"; of {workload.quality.metric}, {better} is better"
+    return Text(f"{workload.name}: {count:,} with a model{said}", style="bold")
+
+
+def _tenant_cells(one: TenantStanding) -> tuple[object, ...]:
+    score = None if one.score is None else f"{one.score:.4g}"
+    data = duration(age(one.data_end)) + (", too old" if one.too_old else "")
+    return one.tenant, one.version, score, data, coloured(one.status or "–"), one.request
 
 
 # ---- lists ---------------------------------------------------------------------------------------
@@ -306,6 +281,8 @@ def requests(invocation: Invocation, workload: Workload, wanted: Status | None, 
     Example:
       tenantry requests energy --status dead_lettered
     """
+    from tenantry.requests.queue import RequestQueue
+
     queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
     statuses: tuple[Status, ...] = INDEXED if wanted is None else (wanted,)
     found = [(one, queue.with_status(name, one)) for one in statuses]
@@ -317,12 +294,13 @@ def requests(invocation: Invocation, workload: Workload, wanted: Status | None, 
         return
     for one, rows in found:
         if len(rows) > most:
-            invocation.aside.print(f"{len(rows)} are {one}; the first {most} are shown (--most)")
+            said = f"{len(rows)} are {one}; the first {most} are shown (--most)"
+            invocation.aside.print(said, soft_wrap=True)
     cells = [
         (
             row.tenant,
-            row.request[:12],
-            _coloured(row.status),
+            row.request,
+            coloured(row.status),
             row.tier,
             row.attempt,
             row.accepted,
@@ -333,7 +311,8 @@ def requests(invocation: Invocation, workload: Workload, wanted: Status | None, 
         for row in listed
     ]
     columns = ("tenant", "request", "status", "tier", "try", "accepted", "due", "pack", "reason")
-    invocation.console.print(invocation.table(columns, cells) if cells else "There are none.")
+    table = invocation.table(columns, cells, prose=["reason"])
+    invocation.show(table if cells else "There are none.")
 
 
 def _listed(row: Request) -> dict[str, Any]:
@@ -359,13 +338,17 @@ def jobs(invocation: Invocation, workload: Workload | None, most: int) -> None:
     Example:
       tenantry jobs energy --most 5
     """
+    from tenantry.command_line import fleet
+    from tenantry.command_line.statuses import job_cells
+
     found = fleet.newest_training_jobs(invocation.deployment, workload, most)
     if invocation.as_json:
         invocation.write_json({"format": 1, "jobs": found})
         return
-    rows = [(*_job_cells(job), job.created, job.reason or "") for job in found]
+    rows = [(*job_cells(job), job.created, job.reason or "") for job in found]
     columns = ("job", "status", "instances", "time", "created", "reason")
-    invocation.console.print(invocation.table(columns, rows) if rows else "There are none.")
+    table = invocation.table(columns, rows, prose=["reason"])
+    invocation.show(table if rows else "There are none.")
 
 
 @click.command()
@@ -380,6 +363,8 @@ def endpoints(invocation: Invocation, workload: Workload | None) -> None:
     Example:
       tenantry endpoints --json
     """
+    from tenantry.command_line import fleet, statuses
+
     found = [
         one
         for chosen in invocation.chosen(workload)
@@ -388,9 +373,13 @@ def endpoints(invocation: Invocation, workload: Workload | None) -> None:
     if invocation.as_json:
         invocation.write_json({"format": 1, "endpoints": found})
         return
+    if not found:
+        invocation.say("There are none.")
+        return
     rows = [
         (*row[:4], one.changed, row[4])
-        for row, one in zip(_endpoint_rows(found), found, strict=True)
+        for row, one in zip(statuses.endpoint_rows(found), found, strict=True)
     ]
     columns = ("  endpoint", "", "instances", "models", "changed", "reason")
-    invocation.console.print(invocation.table(columns, rows) if rows else "There are none.")
+    table = invocation.table(columns, rows, prose=["reason"])
+    invocation.show(table, *statuses.verdict([*statuses.endpoint_problems(found)]))

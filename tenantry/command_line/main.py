@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+import sys
+from typing import Any, Final
 
 import click
 
+from tenantry.command_line.asking import ask, predictions
 from tenantry.command_line.changing import (
     capacity,
     drain,
@@ -18,19 +20,65 @@ from tenantry.command_line.changing import (
     tier,
     wind_down,
 )
-from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant
+from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant, tenants
+from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
+from tenantry.command_line.pointing import env
 from tenantry.command_line.uploading import upload
 
+_LISTED: Final = {
+    "Look": (status, tenants, tenant, requests, jobs, endpoints),
+    "Do what the product's app does": (upload, ask, predictions),
+    "Change what is owed and what serves": (
+        retry,
+        cancel,
+        pause,
+        resume,
+        drain,
+        rollback,
+        tier,
+        capacity,
+        retrain,
+        redrive,
+        wind_down,
+    ),
+    "Set up": (env, new_workload),
+}
+"""The commands as the help lists them."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """A group whose help lists its commands by subject, each with all of its first sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The commands, in the order of the help."""
+        return list(self.commands)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands."""
+        longest = max(map(len, self.commands))
+        for subject, commands in _LISTED.items():
+            with formatter.section(subject):
+                formatter.write_dl(
+                    [
+                        (str(one.name).ljust(longest), one.get_short_help_str(sys.maxsize))
+                        for one in commands
+                    ]
+                )
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tenantry")
 def tenantry() -> None:
     """Watch and steer Tenantry's queue, training jobs, endpoints and tenants.
 
     The commands reach AWS as any AWS tool does (AWS_PROFILE, AWS_REGION), and the stack that
-    TENANTRY_STACK names (`tenantry` if it is not set). With --local they reach the local cloud of
-    `make run`.
+    TENANTRY_STACK names (`tenantry` if it is not set). Where no variable names an AWS account, they
+    reach the local cloud that `make run` has up, from any folder of the project.
 
     \b
     Exit status:
@@ -42,31 +90,14 @@ def tenantry() -> None:
 
     \b
     Examples:
-      tenantry status --watch --local
+      tenantry status --watch
       tenantry tenant acme --json
     """
 
 
-for command in (
-    status,
-    tenant,
-    requests,
-    jobs,
-    endpoints,
-    upload,
-    retry,
-    cancel,
-    pause,
-    resume,
-    drain,
-    wind_down,
-    rollback,
-    tier,
-    capacity,
-    retrain,
-    redrive,
-):
-    tenantry.add_command(command)
+for listed in _LISTED.values():
+    for command in listed:
+        tenantry.add_command(command)
 
 
 def _interrupt(_signal: int, _frame: Any) -> None:

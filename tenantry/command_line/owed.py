@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
-from botocore.exceptions import ClientError
 
-from tenantry.aws.objects import error_code
 from tenantry.command_line.invocation import (
     PACK,
     REQUEST,
@@ -21,10 +19,11 @@ from tenantry.command_line.invocation import (
 )
 from tenantry.names import ids
 from tenantry.requests.newest import newest_of
-from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request, Status
-from tenantry.training.jobs import stop_job_of_pack
-from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.requests.queue import RequestQueue
+    from tenantry.workloads.schema import Workload
 
 _RETRIED: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
 
@@ -48,6 +47,10 @@ class _Changes:
     ) -> None:
         """Change each request, with a progress bar where there are several. One that moved on stops
         nobody else's."""
+        from botocore.exceptions import ClientError
+
+        from tenantry.aws.objects import error_code
+
         with invocation.progress(shown=len(requests) > 1) as progress:
             bar = progress.add_task(verb, total=len(requests))
             for request in requests:
@@ -75,7 +78,7 @@ class _Changes:
             )
         else:
             for request in self.done:
-                invocation.console.print(
+                invocation.say(
                     f"{verb}: {request.tenant}, {request.workload}, request {request.request}"
                 )
         if len(self.not_done) == 1 and not self.done:
@@ -130,6 +133,8 @@ def retry(
       tenantry retry acme --why "the image is fixed"
       tenantry retry --all-dead-lettered --workload energy
     """
+    from tenantry.requests.queue import RequestQueue
+
     if (tenant is None) == (not all_dead_lettered):
         raise click.UsageError("name either a TENANT or --all-dead-lettered")
     queue = RequestQueue(invocation.deployment, by=invocation.operator)
@@ -141,7 +146,7 @@ def retry(
         if found:
             invocation.confirm(f"Retry {len(found)} dead-lettered requests?", yes=yes)
         elif not invocation.as_json:
-            invocation.console.print("Nothing is dead-lettered.")
+            invocation.say("Nothing is dead-lettered.")
     changes = _Changes()
     changes.make(found, lambda row: queue.retry(row, why=why), invocation, "retrying")
     changes.report(invocation, "retried")
@@ -209,6 +214,8 @@ def cancel(
       tenantry cancel acme --workload energy --why "the contract ended"
       tenantry cancel --pack p-3f2a9c0d11e2b4a7
     """
+    from tenantry.requests.queue import RequestQueue
+
     if (tenant is None) == (pack is None):
         raise click.UsageError("name either a TENANT or --pack")
     queue = RequestQueue(invocation.deployment, by=invocation.operator)
@@ -239,8 +246,10 @@ def _by_status(requests: Sequence[Request]) -> str:
 
 
 def _stop_job_of(invocation: Invocation, workload: ids.WorkloadName, pack: ids.PackId) -> None:
+    from tenantry.training.jobs import stop_job_of_pack
+
     if job := stop_job_of_pack(invocation.deployment, workload, pack):
-        invocation.aside.print(f"training job {job} is being stopped")
+        invocation.aside.print(f"training job {job} is being stopped", soft_wrap=True)
 
 
 # ---- the end of a workload -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenantry.aws.deployment import Deployment
+from tenantry.command_line.predicted import stored_predictions
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
@@ -163,15 +164,7 @@ def _crowned(champion: Champion | None) -> Iterator[Event]:
 def _latest_prediction(
     deployment: Deployment, workload: ids.WorkloadName, tenant: ids.TenantId
 ) -> Iterator[Event]:
-    prefix = s3_keys.predictions_prefix(workload, tenant)
-    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=deployment.data_bucket, Prefix=prefix
-    )
-    latest: Mapping[str, Any] | None = None
-    for page in pages:
-        for entry in page.get("Contents", []):  # by name, so by day
-            latest = entry
-    if latest is not None:
-        day = str(latest["Key"]).removeprefix(prefix).removesuffix(".jsonl")
-        what = f"the latest batch prediction, {latest['Size']:,} bytes"
-        yield Event(latest["LastModified"], workload, "prediction", day, what)
+    if found := stored_predictions(deployment, workload, tenant):
+        latest = found[-1]
+        what = f"the latest batch prediction, {latest.size:,} bytes"
+        yield Event(latest.written, workload, "prediction", latest.day.isoformat(), what)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, common_options
 from tenantry.names import ids, s3_keys
-from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, Request
-from tenantry.workloads.schema import Workload
-from tenantry.workloads.sections import Parameter
+
+if TYPE_CHECKING:
+    from tenantry.workloads.schema import Workload
+    from tenantry.workloads.sections import Parameter
 
 _STAGES: Final = ("uploaded", "pending", "claimed", "training", "trained", "registered")
 _LOOK_SECONDS: Final = 1.0
@@ -58,7 +59,6 @@ def upload(
       tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London
       --wait
     """
-    # what asks endpoints is not needed by any other command
     from tenantry.serving.client import TenantClient
 
     values = dict(_parameter(text, workload.upload.parameters) for text in parameters)
@@ -79,7 +79,7 @@ def upload(
         if invocation.as_json:
             invocation.write_json({"format": 1, "upload": made, "request": None})
         else:
-            invocation.console.print(
+            invocation.say(
                 f"upload {made} is complete; `tenantry tenant {tenant}` tells what becomes of it"
             )
         return
@@ -99,7 +99,7 @@ def upload(
             f"request {row.request} is {row.status}: {row.reason or 'see `tenantry tenant`'}"
         )
     if not invocation.as_json:
-        invocation.console.print(f"request {row.request} is registered as version {row.version}")
+        invocation.say(f"request {row.request} is registered as version {row.version}")
 
 
 def _parameter(
@@ -139,6 +139,8 @@ def _follow(
 ) -> Request:
     """The upload's request once it is no longer open. Raises ``NotDone`` when that takes too
     long."""
+    from tenantry.requests.queue import RequestQueue
+
     queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
     manifest, deadline = s3_keys.upload_manifest(name, tenant, made), time.monotonic() + timeout
     request: ids.RequestId | None = None  # a later upload of the same content may become the row's

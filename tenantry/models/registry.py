@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from boto3.dynamodb.conditions import Attr, Key
+from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 
 from tenantry.aws.tables import MISSING, ConditionNotMetError
 from tenantry.errors import TenantryError
@@ -232,10 +232,26 @@ class ModelRegistry:
         """Every tenant's champion of a workload, by tenant."""
         return list(self.each_champion(workload))
 
-    def each_champion(self, workload: ids.WorkloadName) -> Iterator[Champion]:
-        """Every tenant's champion of a workload, by tenant, read page by page as they are taken."""
-        of_workload = Key("workload").eq(workload)
-        return map(_champion, self.deployment.models.query_index("champions", of_workload))
+    def each_champion(
+        self, workload: ids.WorkloadName, *, after: str = "", beginning: str = ""
+    ) -> Iterator[Champion]:
+        """Every tenant's champion of a workload, by tenant, read page by page as they are taken.
+
+        Args:
+            workload: whose models.
+            after: only tenants whose ids come after this one.
+            beginning: only tenants whose ids begin so; instead of ``after``.
+        """
+        wanted: ConditionBase = Key("workload").eq(workload)
+        if beginning:
+            wanted &= Key("champion_of").begins_with(beginning)
+        elif after:
+            wanted &= Key("champion_of").gt(after)
+        return map(_champion, self.deployment.models.query_index("champions", wanted))
+
+    def count_champions(self, workload: ids.WorkloadName) -> int:
+        """How many tenants have a model of a workload."""
+        return self.deployment.models.count("champions", Key("workload").eq(workload))
 
     def crown(self, model: ModelVersion, route: Route, instead_of: Champion | None) -> Champion:
         """Make a version its tenant's champion, asked along ``route``, if ``instead_of`` still is

@@ -192,6 +192,19 @@ def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
     return f"{predictions_prefix(workload, tenant)}{day.isoformat()}.jsonl"
 
 
+def parse_prediction(workload: WorkloadName, tenant: TenantId, key: str) -> date:
+    """The day in the key of a tenant's batch prediction. Raises ``InvalidIdError`` when it is not
+    one."""
+    day = key.removeprefix(predictions_prefix(workload, tenant)).removesuffix(".jsonl")
+    try:
+        found = date.fromisoformat(day)
+    except ValueError:
+        found = date.min
+    if key != prediction(workload, tenant, found):
+        raise InvalidIdError(f"{key[:200]!r} is not the key of a prediction of {tenant}")
+    return found
+
+
 def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:
     """An answered request, with its response."""
     return f"archive/{tenant}/{workload}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"

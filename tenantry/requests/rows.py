@@ -7,11 +7,13 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tenantry.aws.tables import Row
 from tenantry.errors import TenantryError
 from tenantry.names import ids, table_keys, tiers
+
+if TYPE_CHECKING:
+    from tenantry.aws.tables import Row
 
 Status = Literal[
     "pending",

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _LOG = logging.getLogger(__name__)
-_MAX_PREDICTION_BYTES: Final = 64 * 1024 * 1024
+MAX_PREDICTION_BYTES: Final = 64 * 1024 * 1024
+"""The largest batch prediction of a tenant that is read."""
 
 
 class NoModelYetError(TenantryError, LookupError):
@@ -63,6 +64,9 @@ class TenantClient:
     ``metrics`` may be shared by many clients, whose counts then go out together; whoever made it
     closes it. ``submitter`` is the deployment with the app's own session, where the tenant's may
     not ask the shared asynchronous endpoint.
+
+    Raises:
+        ids.InvalidIdError: ``tenant`` is no tenant's id; the message has the rule.
     """
 
     deployment: Deployment
@@ -77,6 +81,7 @@ class TenantClient:
     _cache: ResultCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        ids.tenant_id(self.tenant)  # a type checker may not have looked at who calls
         self._counts = self.metrics or InferenceMetrics(self.deployment)
         self._cache = ResultCache(self.deployment, self.workload)
 
@@ -290,7 +295,7 @@ class TenantClient:
         """
         key = s3_keys.prediction(self._name, self.tenant, day)
         found = objects.find_object(
-            self.deployment.s3, self.deployment.data_bucket, key, _MAX_PREDICTION_BYTES
+            self.deployment.s3, self.deployment.data_bucket, key, MAX_PREDICTION_BYTES
         )
         if found is None:
             raise objects.ObjectMissingError(

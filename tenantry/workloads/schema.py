@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -15,6 +14,7 @@ from pydantic import StringConstraints, ValidationError, model_validator
 
 from tenantry.errors import TenantryError
 from tenantry.names.tiers import Shared
+from tenantry.workloads.folder import FOLDER_VARIABLE, folder_of_workloads
 from tenantry.workloads.sections import (
     Batch,
     Container,
@@ -29,8 +29,6 @@ from tenantry.workloads.sections import (
     Upload,
 )
 
-FOLDER: Final = Path(__file__).resolve().parents[2] / "workloads"
-FOLDER_VARIABLE: Final = "TENANTRY_WORKLOADS"  # names another folder to read workloads from
 _MAX_BYTES: Final = 64 * 1024
 
 
@@ -165,7 +163,7 @@ def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
     Raises:
         InvalidWorkloadError: there is no such folder, or a file in it cannot be used.
     """
-    folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
+    folder = folder or folder_of_workloads()
     if not folder.is_dir():
         raise InvalidWorkloadError(
             f"there is no folder of workloads at {folder}; set {FOLDER_VARIABLE} to the folder "

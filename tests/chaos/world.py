@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infrastructure.deploy import deploy
 from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process
 from tenantry.aws.deployment import Deployment
-from tenantry.workloads.schema import FOLDER
+from tenantry.workloads.folder import FOLDER
 from tests.chaos.faulty_proxy import FaultyProxy
 
 ROOT: Final = Path(__file__).resolve().parents[2]

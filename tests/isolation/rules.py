@@ -134,8 +134,9 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
     ],
     "OperatorPolicy": [
         {
-            "s3:PutObject": "uploads endpoints",
-            "s3:GetObject": "artifacts checkpoints endpoints",
+            "s3:PutObject": "uploads endpoints archive cache question record",
+            "s3:GetObject": "artifacts checkpoints endpoints predictions cache async question "
+            "record",
             "s3:ListBucket": _LIST_ALL,
             "sqs:GetQueueAttributes": "UploadsQueue UploadsDeadLetterQueue",
             "sqs:SendMessage": "UploadsQueue",
@@ -143,8 +144,9 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:Query dynamodb:PutItem "
             "dynamodb:UpdateItem dynamodb:DeleteItem": _TABLES,
             "sns:Publish": "TenantsTopic",
+            "cloudwatch:PutMetricData": "metric:Tenantry",
             "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint "
-            "sagemaker:StopTrainingJob "
+            "sagemaker:InvokeEndpointAsync sagemaker:StopTrainingJob "
             "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
             "tagged-endpoint training-job",
             "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",

@@ -26,6 +26,8 @@ def test_in_an_empty_deployment_every_command_says_that_there_is_nothing(call: C
     assert {"energy", "portraits"} <= set(shown.split())
     assert "Uploads to be taken in: " in shown
     assert "dead-letter" not in shown
+    assert shown.splitlines()[-1] == "All well."
+    assert document(call("status", "--json"))["problems"] == []
     for command in ("jobs", "endpoints"):
         assert call(command).stdout == "There are none.\n"
         assert document(call(command, "energy", "--json")) == {"format": 1, command: []}
@@ -53,6 +55,14 @@ def test_the_status_counts_requests_and_shows_packs_waits_and_a_pause(
         {"pack": "p-1", "tier": "bridge", "requests": {"claimed": 1, "training": 1}, "job": None}
     ]
     assert (energy["paused"]["by"], energy["endpoints"]) == ("operator ann", [])
+    assert found["well"] is False
+    assert found["problems"] == [
+        "energy is paused; `tenantry resume energy` ends it",
+        (
+            "Requests of energy that wait for you: 1 dead_lettered; `tenantry requests energy "
+            "--status dead_lettered` tells why"
+        ),
+    ]
 
     shown = call("status", "energy").stdout
     for words in (
@@ -61,8 +71,11 @@ def test_the_status_counts_requests_and_shows_packs_waits_and_a_pause(
         "p-1",
         "no job yet",
         "the oldest has been due",
+        "Not well:",
+        "energy is paused; `tenantry resume energy` ends it",
     ):
         assert words in shown
+    assert "All well." not in shown
     assert "\x1b" not in shown
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,9 @@ from tenantry.command_line.main import tenantry
 SCRIPT = str(Path(sys.executable).parent / "tenantry")
 
 
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -32,6 +36,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SCRIPT, *arguments],
         env={**kept, **variables},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -47,18 +52,47 @@ def test_every_command_has_help_with_an_example() -> None:
         assert "--json" in result.output
 
 
-def test_the_script_starts_without_what_only_dagster_and_models_need() -> None:
-    code = (
-        "import sys, tenantry.command_line.main; print({'dagster', 'torch', 'pandas', 'numpy', "
-        "'sagemaker'} & set(sys.modules))"
-    )
+_ASK_ALL = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from tenantry.command_line.main import tenantry
+heavy = {"boto3", "botocore", "dagster", "numpy", "pandas", "pydantic", "rich", "torch"}
+ended = []
+for arguments in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            tenantry(arguments, prog_name="tenantry")
+        except SystemExit as end:
+            ended.append([arguments, end.code, sorted(heavy & set(sys.modules))])
+json.dump(ended, sys.stdout)
+"""
+
+
+def test_help_and_wrong_options_import_nothing_heavy() -> None:
+    helps = [["--help"], *([name, "--help"] for name in tenantry.commands)]
+    wrong = [["no-such-command"], ["--nothing"], ["status", "--nothing"], ["tenant", "No Tenant"]]
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", _ASK_ALL],
+        input=json.dumps([*helps, *wrong]),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
-    assert done.stdout == "set()\n"
-    shown = run("--help")
+    expected = [[asked, 0, []] for asked in helps] + [[asked, 2, []] for asked in wrong]
+    assert json.loads(done.stdout) == expected
+
+
+def test_the_help_lists_every_command_with_its_whole_first_sentence() -> None:
+    shown = run("--help", COLUMNS="60")
     assert shown.returncode == 0
     assert "Exit status:" in shown.stdout
+    assert "…" not in shown.stdout
+    assert "..." not in shown.stdout.replace("[ARGS]...", "")
+    listed = "".join(shown.stdout.split())  # a line may end at a hyphen
+    for name, command in tenantry.commands.items():
+        first = re.split(r"(?<=\.)\s", str(command.help))[0].rstrip(".")
+        assert "".join([name, *first.split()]) in listed
 
 
 def test_the_script_reads_where_the_cloud_is_from_a_file(
@@ -77,7 +111,108 @@ def test_the_script_reads_where_the_cloud_is_from_a_file(
         assert missing.returncode == 3
         assert "python -m infrastructure.deploy --stack another" in missing.stderr
     gone = run("status", TENANTRY_ENVIRONMENT=str(file))
-    assert (gone.returncode, "start one with `make run`" in gone.stderr) == (3, True)
+    assert (gone.returncode, "start the local cloud with `make run`" in gone.stderr) == (3, True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, local_cloud: LocalCloud) -> Iterator[Path]:
+    """A folder in which a local cloud runs."""
+    (tmp_path / ".tenantry").mkdir()
+    with environment.written(tmp_path / ".tenantry" / "environment", local_cloud.environment):
+        yield tmp_path
+
+
+def test_the_local_cloud_of_a_folder_is_found_from_below_it(
+    deployment: Deployment, project: Path
+) -> None:
+    below = project / "docs" / "pictures"
+    below.mkdir(parents=True)
+    found = run("requests", "energy", cwd=below)
+    assert (found.returncode, found.stdout) == (0, "There are none.\n")
+    assert found.stderr == f"The local cloud of {project}\n"
+    # Who names an AWS account means that one.
+    astray = {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{free_port()}"}
+    assert run("requests", "energy", "--local", cwd=below, **astray).returncode == 0
+    named = run("requests", "energy", cwd=below, AWS_PROFILE="none-of-this-name")
+    assert named.returncode == 3
+    assert "none-of-this-name" in named.stderr
+    assert run("requests", "energy", "--local", cwd=below, AWS_PROFILE="none").returncode == 0
+
+
+def test_where_no_cloud_is_found_the_message_names_the_cure(project: Path) -> None:
+    file = project / ".tenantry" / "environment"
+    file.write_text(f"AWS_ENDPOINT_URL=http://127.0.0.1:{free_port()}\n")
+    ended = run("status", cwd=project)
+    assert (ended.returncode, "does not answer" in ended.stderr) == (3, True)
+    assert "start the local cloud with `make run`" in ended.stderr
+    file.unlink()
+    alone = {"HOME": str(project), "AWS_EC2_METADATA_DISABLED": "true"}
+    for command in ("status", "env"):
+        nothing = run(command, cwd=project, **alone)
+        assert nothing.returncode == 3
+        assert "start the local cloud with `make run`" in nothing.stderr
+
+
+def test_somebody_elses_file_is_not_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.find(project / "docs") == project / ".tenantry" / "environment"
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    assert environment.find(project / "docs") is None
+
+
+def test_env_points_a_shell_at_the_local_cloud(deployment: Deployment, project: Path) -> None:
+    script = f'eval "$({SCRIPT} env)" && cd / && {SCRIPT} env --json && {SCRIPT} status --json'
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        env={"PATH": os.environ["PATH"], "AWS_SESSION_TOKEN": "of another", "HOME": "/nowhere"},
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    pointed, status = map(json.loads, done.stdout.splitlines())
+    assert pointed["local"] is True
+    assert (
+        pointed["variables"]["AWS_ENDPOINT_URL"]
+        == environment.read(project / ".tenantry" / "environment")["AWS_ENDPOINT_URL"]
+    )
+    assert status["well"] is True
+
+
+def test_a_folders_name_says_nothing_to_a_shell(tmp_path: Path, local_cloud: LocalCloud) -> None:
+    file = tmp_path / "a\ntouch surprise\n" / "environment"
+    file.parent.mkdir()
+    with environment.written(file, local_cloud.environment):
+        shown = run("env", "--environment", str(file), cwd=tmp_path).stdout
+    assert shown.startswith("# The local cloud of ")
+    assert {line.split()[0] for line in shown.splitlines()} == {"#", "unset", "export"}
+
+
+def test_env_prints_no_secret_of_an_account(tmp_path: Path) -> None:
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "AKIDOFANACCOUNT",
+        "AWS_SECRET_ACCESS_KEY": "wJalr/secret",
+        "AWS_SESSION_TOKEN": "token-of-it",
+    }
+    named = {"AWS_REGION": "eu-west-1", "TENANTRY_STACK": "it's ours"}
+    shown = run("env", cwd=tmp_path, **secrets, **named)
+    assert shown.returncode == 0, shown.stderr
+    assert "The AWS account" in shown.stdout
+    assert "export AWS_REGION=eu-west-1\n" in shown.stdout
+    told = subprocess.run(
+        ["sh", "-c", f'{shown.stdout}\nprintf %s "$TENANTRY_STACK"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "it's ours"
+    file = tmp_path / "environment"
+    file.write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
+    of_a_file = run("env", "--environment", str(file), cwd=tmp_path)
+    assert of_a_file.returncode == 0, of_a_file.stderr
+    for secret in secrets.values():
+        assert secret not in shown.stdout + of_a_file.stdout
 
 
 def test_a_cloud_that_ended_is_told_at_once_and_not_after_an_sdks_retries(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.tenants.wind_down import Leftover, left_behind, note_workloads
 from tenantry.uploads.intake import drain_queue
-from tenantry.workloads.schema import FOLDER, FOLDER_VARIABLE, read_workloads
+from tenantry.workloads.folder import FOLDER, FOLDER_VARIABLE
+from tenantry.workloads.schema import read_workloads
 from tests.orchestration.running import TENANTRY
 from tests.tenantry.command_line.conftest import ENERGY, Call, claimed, document, now_of, pending
 

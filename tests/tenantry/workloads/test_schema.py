@@ -18,14 +18,9 @@ from pydantic import BaseModel
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.shapes.catalogue import shapes_of
 from tenantry.names.tiers import Shared
+from tenantry.workloads.folder import FOLDER
 from tenantry.workloads.instance_types import MULTI_MODEL_GPU_TYPES, multi_model_fault
-from tenantry.workloads.schema import (
-    FOLDER,
-    InvalidWorkloadError,
-    Workload,
-    read_workload,
-    read_workloads,
-)
+from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workload, read_workloads
 from tenantry.workloads.sections import Cache, Quality
 from tests.conftest import ROOT
 
@@ -240,7 +235,7 @@ def test_a_folder_of_workloads_that_is_not_there_names_the_variable(
 ) -> None:
     """An installed package has none beside it."""
     monkeypatch.delenv("TENANTRY_WORKLOADS", raising=False)
-    monkeypatch.setattr("tenantry.workloads.schema.FOLDER", tmp_path / "workloads")
+    monkeypatch.setattr("tenantry.workloads.folder.FOLDER", tmp_path / "workloads")
     with pytest.raises(InvalidWorkloadError, match="set TENANTRY_WORKLOADS to the folder"):
         read_workloads()
 

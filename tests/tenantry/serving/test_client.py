@@ -1,0 +1,24 @@
+"""The client of one tenant takes nothing that is no tenant's id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tenantry.aws.deployment import Deployment
+from tenantry.names import ids
+from tenantry.serving.client import TenantClient
+from tenantry.workloads.schema import read_workloads
+
+
+@pytest.mark.parametrize("tenant", ["Acme Ltd", "", "_workload", "a/../b", "t" * 64, None, 7])
+def test_a_client_is_made_for_a_tenants_id_alone(deployment: Deployment, tenant: Any) -> None:
+    with pytest.raises(ids.InvalidIdError, match=r"is not a tenant id; it must match \[a-z0-9\]"):
+        TenantClient(deployment, read_workloads()["energy"], tenant)
+    assert deployment.aws_calls.total() == 0
+
+
+def test_a_client_of_a_tenants_id_is_made(deployment: Deployment) -> None:
+    with TenantClient(deployment, read_workloads()["energy"], ids.tenant_id("acme")) as client:
+        assert client.requests() == []
