@@ -233,9 +233,7 @@ def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
 
 def _stay_open(console: Console, dagster: DagsterProcesses, cloud: LocalCloud, state: Path) -> None:
     console.print(f"The UI stays open until Ctrl-C: [bold]{dagster.url}/asset-groups[/bold]")
-    console.print(
-        "Beside it, in another terminal: [bold].venv/bin/tenantry status --watch[/bold]"
-    )
+    console.print("Beside it, in another terminal: [bold].venv/bin/tenantry status --watch[/bold]")
     while True:
         for name, process in {**cloud.processes, "dagster": dagster.process}.items():
             if process.poll() is not None:

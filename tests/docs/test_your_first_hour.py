@@ -1,0 +1,88 @@
+"""Every command and snippet of "Your first hour", one after the other, beside a live Dagster."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from orchestration.jobs import batch_step
+from tests.conftest import ROOT, LiveDagster
+
+PAGE: Final = ROOT / "docs" / "your-first-hour.md"
+BATCH: Final = "<!-- The test launches the batch here. -->"
+_BLOCK: Final = re.compile(r"```(console|python)\n(.*?)```|" + re.escape(BATCH), re.DOTALL)
+_ENDED: Final = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
+def steps() -> Iterator[tuple[str, str]]:
+    """The page's blocks in order: their language and text; ``batch`` for the batch."""
+    for found in _BLOCK.finditer(PAGE.read_text()):
+        yield found[1] or "batch", found[2] or ""
+
+
+def run_commands(block: str, environment: dict[str, str]) -> str:
+    """What a block's commands print. Those that start the demo, or change the shell, are left
+    out: a live Dagster and its environment are there."""
+    said = ""
+    for line in block.splitlines():
+        command = line.removeprefix("$ ")
+        if command.startswith(("make ", "export ", "eval ")):
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        said += done.stdout + done.stderr
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return said
+
+
+def launch_batch(live: LiveDagster) -> None:
+    day = datetime.now(UTC).date().isoformat()
+    config = {"ops": {batch_step("energy"): {"config": {"day": day}}}}
+    run = live.dagster.launch("energy_batch_predictions", config, {"tenantry/day": day})
+    deadline = time.monotonic() + 300
+    while (status := live.dagster.run_status(run)) not in _ENDED:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+    assert status == "SUCCESS"
+
+
+@pytest.mark.timeout(1500)
+def test_every_command_and_snippet_of_the_page_works(
+    live_dagster: LiveDagster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "workloads", tmp_path / "workloads")
+    monkeypatch.setenv("TENANTRY_WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.chdir(tmp_path)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    said, names = "", dict[str, Any]()
+    for language, block in steps():
+        if language == "console":
+            said += run_commands(block, environment)
+        elif language == "batch":
+            launch_batch(live_dagster)
+        else:
+            exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - the page is ours
+    assert "refused, as it should be" in said
+    assert "Write ISO 8601" in said, "the refusal has its cure"
+    assert len(names["forecast"]["mean"]) == len(names["week"]) == 7 * 24
+    assert (tmp_path / "workloads" / "water.yaml").is_file()
