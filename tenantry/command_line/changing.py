@@ -55,7 +55,7 @@ def wind_down(
     Example:
       tenantry wind-down energy
     """
-    if workload in invocation.workloads:
+    if workload in invocation.workloads.names:
         raise NotDone(
             f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, "
             f"and repeat this"

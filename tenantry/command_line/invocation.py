@@ -29,7 +29,7 @@ from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.models.registry import Champion, ChampionChangedError
 from tenantry.names import ids
 from tenantry.requests.rows import NotTheirTurnError, now
-from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
+from tenantry.workloads.schema import InvalidWorkloadError, Workload, Workloads, read_workloads
 
 NOT_DONE: Final = 1
 UNREACHABLE: Final = 3
@@ -59,8 +59,12 @@ class WorkloadParameter(click.ParamType[Workload]):
         """The workload of that name."""
         if isinstance(value, Workload):
             return value
-        workloads = read_workloads()
-        if value not in workloads:
+        try:
+            workloads = read_workloads()
+            known = value in workloads
+        except InvalidWorkloadError as error:
+            raise NotDone(str(error)) from error
+        if not known:
             self.fail(
                 f"there is no workload {value!r}; there are: {', '.join(sorted(workloads))}",
                 param,
@@ -108,9 +112,12 @@ class Invocation:
         return self.connected or Deployment.from_stack()
 
     @cached_property
-    def workloads(self) -> dict[str, Workload]:
-        """What the product offers, by name."""
-        return read_workloads()
+    def workloads(self) -> Workloads:
+        """What the product offers, by name. What cannot be used of it is said once."""
+        found = read_workloads()
+        for fault in found.unreadable.values():
+            self.aside.print(Text(f"Left out, as its file cannot be used: {fault}", style="red"))
+        return found
 
     @cached_property
     def console(self) -> Console:

@@ -99,7 +99,9 @@ def _statuses(invocation: Invocation, workload: Workload | None) -> Statuses:
     found = [
         fleet.workload_status(invocation.deployment, one, at) for one in invocation.chosen(workload)
     ]
-    left = left_behind(invocation.deployment, invocation.workloads) if workload is None else []
+    left = (
+        left_behind(invocation.deployment, invocation.workloads.names) if workload is None else []
+    )
     return fleet.upload_events(invocation.deployment), found, left, at
 
 
@@ -113,6 +115,7 @@ def _write_status(invocation: Invocation, statuses: Statuses) -> None:
                 "upload_events": events,
                 "workloads": found,
                 "left_behind": left,
+                "unreadable": invocation.workloads.unreadable,
             }
         )
     else:
