@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from dagster import BetaWarning, Definitions, PreviewWarning, in_process_executor
 
@@ -44,6 +45,19 @@ def workload_definitions(workload: Workload, jobs: WorkloadJobs) -> Definitions:
     )
 
 
+def resources() -> Mapping[str, Any]:
+    """What runs and sensors reach the cloud by, as the environment says."""
+    return {
+        "tenantry": TenantryResource(
+            stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),
+            poll_seconds=float(os.environ.get("TENANTRY_POLL_SECONDS", "15")),
+            lost_run_seconds=float(os.environ.get("TENANTRY_LOST_RUN_SECONDS", "90")),
+            training_job_rate=float(os.environ.get("TENANTRY_TRAINING_JOB_RATE", "1")),
+            training_job_burst=int(os.environ.get("TENANTRY_TRAINING_JOB_BURST", "3")),
+        )
+    }
+
+
 def shared_definitions(workloads: Workloads, jobs: Mapping[str, WorkloadJobs]) -> Definitions:
     """What all workloads share: sensors, the jobs over all, resources; and what says which of the
     workloads cannot be used."""
@@ -57,15 +71,7 @@ def shared_definitions(workloads: Workloads, jobs: Mapping[str, WorkloadJobs]) -
         ),
         # a run has one or few steps; a process for each would cost seconds and win nothing
         executor=in_process_executor,
-        resources={
-            "tenantry": TenantryResource(
-                stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),
-                poll_seconds=float(os.environ.get("TENANTRY_POLL_SECONDS", "15")),
-                lost_run_seconds=float(os.environ.get("TENANTRY_LOST_RUN_SECONDS", "90")),
-                training_job_rate=float(os.environ.get("TENANTRY_TRAINING_JOB_RATE", "1")),
-                training_job_burst=int(os.environ.get("TENANTRY_TRAINING_JOB_BURST", "3")),
-            )
-        },
+        resources=resources(),
     )
 
 

@@ -36,6 +36,8 @@ from tenantry.workloads.sections import (
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "workloads"
 FOLDER_VARIABLE: Final = "TENANTRY_WORKLOADS"  # names another folder to read workloads from
+COMPONENT_FILE: Final = "defs.yaml"
+"""In a folder of its own, the workload as a component of Dagster."""
 _SUFFIX: Final = ".yaml"
 _NEARLY: Final = ".yml"  # told to be renamed, as a workload that nobody reads looks removed
 
@@ -135,6 +137,13 @@ class Workload(Section):
         return self
 
 
+class WorkloadComponentFile(Section):
+    """A workload as a component of Dagster: what its ``defs.yaml`` may say."""
+
+    type: Literal["orchestration.Workload"] = Field(description="which component it is")
+    attributes: Workload
+
+
 class Workloads(Mapping[str, Workload]):
     """What the product offers, by name.
 
@@ -173,35 +182,68 @@ class Workloads(Mapping[str, Workload]):
 
 
 def read_workload(path: Path) -> Workload:
-    """Read one workload's file.
+    """Read one workload's file: ``NAME.yaml``, or ``NAME/defs.yaml`` as a component of Dagster.
 
     Raises:
         InvalidWorkloadError: it is too large, not YAML, or a field is wrong; the message names
             file, line, field and cure.
     """
+    component = path.stem == Path(COMPONENT_FILE).stem
+    called = f"{path.parent.name}/{path.name}" if component else path.name
+    expected = path.parent.name if component else path.stem
     if path.suffix != _SUFFIX:
-        raise InvalidWorkloadError(f"{path.name}: its name must end in {_SUFFIX}; rename it")
+        raise InvalidWorkloadError(f"{called}: its name must end in {_SUFFIX}; rename it")
+    model = WorkloadComponentFile if component else Workload
     try:
         document = read_document(path)
-        workload = Workload.model_validate(document.fields)
+        held = model.model_validate(document.fields)
     except UnreadableDocumentError as error:
-        raise InvalidWorkloadError(f"{path.name}: {error}") from error
+        raise InvalidWorkloadError(f"{called}: {error}") from error
     except ValidationError as error:
-        raise InvalidWorkloadError(f"{path.name}:\n{_in_words(error, document)}") from error
-    if workload.name != path.stem:
+        raise InvalidWorkloadError(f"{called}:\n{_in_words(error, document, model)}") from error
+    workload = held.attributes if isinstance(held, WorkloadComponentFile) else held
+    if workload.name != expected:
+        line = document.line_of(["attributes", "name"] if component else ["name"])
+        whose = "folder's" if component else "file's"
         raise InvalidWorkloadError(
-            f"{path.name}: line {document.line_of(['name'])}, name is {workload.name!r}; it must "
-            f"be the file's, {path.stem!r}"
+            f"{called}: line {line}, name is {workload.name!r}; it must be the {whose}, "
+            f"{expected!r}"
         )
     return workload
 
 
-def _in_words(error: ValidationError, document: Document) -> str:
+def _in_words(error: ValidationError, document: Document, model: type[Section]) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         line = document.line_of(fault["loc"])
-        lines.append(f"  line {line}, {field_of(fault)}: {said(fault, Workload)}")
+        lines.append(f"  line {line}, {field_of(fault)}: {said(fault, model)}")
     return "\n".join(lines)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The workloads of a folder, by name, with the files that say what they are."""
+    found = set[str]()
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.suffix == _SUFFIX:
+            found.add(path.stem)
+            yield path.stem, path
+        elif path.suffix == _NEARLY and path.stem not in found:
+            yield path.stem, path
+        elif path.is_dir():
+            yield from ((path.name, file) for file in _component_files(path))
+
+
+def _component_files(folder: Path) -> Iterator[Path]:
+    """The file that makes a folder a component, be it one that cannot be read."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:
+        names = {COMPONENT_FILE}
+    nearly = Path(COMPONENT_FILE).with_suffix(_NEARLY).name
+    if found := next((name for name in (COMPONENT_FILE, nearly) if name in names), None):
+        yield folder / found
 
 
 def read_workloads(folder: Path | None = None) -> Workloads:
@@ -222,15 +264,18 @@ def read_workloads(folder: Path | None = None) -> Workloads:
             f"that holds their YAML files"
         )
     readable, unreadable = dict[str, Workload](), dict[str, str]()
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix not in {_SUFFIX, _NEARLY}:
-            continue
-        if path.suffix == _NEARLY and path.stem in {*readable, *unreadable}:
+    for name, path in _files(folder):
+        if name in readable or name in unreadable:
+            readable.pop(name, None)
+            unreadable[name] = (
+                f"{name}: both {name}{_SUFFIX} and {name}/{COMPONENT_FILE} say what it is; remove "
+                f"one of the two"
+            )
             continue
         try:
-            readable[path.stem] = read_workload(path)
+            readable[name] = read_workload(path)
         except InvalidWorkloadError as error:
-            unreadable[path.stem] = str(error)
+            unreadable[name] = str(error)
     if not readable and not unreadable:
         raise InvalidWorkloadError(f"no *.yaml in {folder.name}/: nothing to offer")
     return Workloads(readable, unreadable)
