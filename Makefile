@@ -30,11 +30,12 @@ lock: setup ## Write the locks anew. UPGRADE=1 takes the newest of all, UPGRADE=
 run: setup ## Run everything on this machine. ONCE=1 ends by itself, TENANTS=n (of energy), DATA=your.csv, PORT=n
 	@$(BIN)/python -m demo $(if $(TENANTS),--tenants $(TENANTS)) --port $(PORT) $(if $(DATA),--data "$(DATA)") $(if $(ONCE),--once)
 
-lint: setup ## Lint, types, template
+lint: setup ## Lint, types, template, workloads
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/cfn-lint infrastructure/stack.yaml
+	$(BIN)/python -m tenantry.workloads check
 
 test: lint ## Lint, types and all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder

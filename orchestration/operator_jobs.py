@@ -184,7 +184,7 @@ def end_workload(
 ) -> None:
     """The step of ``wind_down_workload``."""
     name = ids.workload_name(config.workload)
-    if name in read_workloads():
+    if name in read_workloads().names:
         raise Failure(
             f"{name}.yaml is still there: remove it, reload the definitions, and launch this "
             f"again.",

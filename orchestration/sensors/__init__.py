@@ -15,14 +15,13 @@ from orchestration.sensors.lost_scheduled_runs import lost_scheduled_runs_sensor
 from orchestration.sensors.lost_uploads import lost_uploads_sensor
 from orchestration.sensors.new_uploads import new_uploads_sensor
 from orchestration.sensors.operator_events import operator_events_sensor
+from orchestration.sensors.unreadable_workloads import unreadable_workloads_sensor
 from orchestration.sensors.workloads_left_behind import workloads_left_behind_sensor
-from tenantry.workloads.schema import Workload
+from tenantry.workloads.schema import Workloads
 
 
 def sensors_of(
-    workloads: Mapping[str, Workload],
-    jobs: Mapping[str, WorkloadJobs],
-    lost_uploads_grace: timedelta,
+    workloads: Workloads, jobs: Mapping[str, WorkloadJobs], lost_uploads_grace: timedelta
 ) -> Sequence[SensorDefinition]:
     """All sensors; all run by default.
 
@@ -40,6 +39,8 @@ def sensors_of(
         operator_events_sensor(),
         lost_scheduled_runs_sensor(workloads, jobs),
         workloads_left_behind_sensor(workloads),
+        unreadable_workloads_sensor(workloads),
         failed_runs_sensor(),
-        endpoints_follow_the_yaml_sensor(workloads),
+        # Dagster takes no sensor that watches nothing.
+        *([endpoints_follow_the_yaml_sensor(workloads)] if len(workloads) else []),
     ]

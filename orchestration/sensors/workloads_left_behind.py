@@ -1,13 +1,11 @@
 """A workload whose YAML is gone is told of while something of it is left."""
 
-from collections.abc import Mapping
-
 from dagster import DefaultSensorStatus, SensorDefinition, SkipReason, sensor
 
 from orchestration.sensors.ticks import RECONCILE_SECONDS
 from resources.tenantry_resource import TenantryResource
 from tenantry.tenants.wind_down import left_behind, note_workloads
-from tenantry.workloads.schema import Workload
+from tenantry.workloads.schema import Workloads
 
 
 class WorkloadsLeftBehindError(RuntimeError):
@@ -15,7 +13,7 @@ class WorkloadsLeftBehindError(RuntimeError):
     do."""
 
 
-def workloads_left_behind_sensor(workloads: Mapping[str, Workload]) -> SensorDefinition:
+def workloads_left_behind_sensor(workloads: Workloads) -> SensorDefinition:
     """``workloads_left_behind``, beside what the product offers."""
 
     @sensor(
@@ -27,8 +25,9 @@ def workloads_left_behind_sensor(workloads: Mapping[str, Workload]) -> SensorDef
         "and says what to do.",
     )
     def workloads_left_behind(tenantry: TenantryResource) -> SkipReason:
-        note_workloads(tenantry.deployment, workloads)
-        left = left_behind(tenantry.deployment, workloads)
+        # One whose file cannot be used is no removed one.
+        note_workloads(tenantry.deployment, workloads.names)
+        left = left_behind(tenantry.deployment, workloads.names)
         if left:
             raise WorkloadsLeftBehindError("\n".join(map(str, left)))
         return SkipReason("nothing is left of a workload that is offered no more")

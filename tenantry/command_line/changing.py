@@ -55,7 +55,7 @@ def wind_down(
     from tenantry.requests.queue import RequestQueue
     from tenantry.tenants import wind_down as ending
 
-    if workload in invocation.workloads:
+    if workload in invocation.workloads.names:
         raise NotDone(
             f"{workload}.yaml is still there; remove it, have Dagster load its definitions again, "
             f"and repeat this"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from tenantry.aws.deployment import Deployment
-    from tenantry.workloads.schema import Workload
+    from tenantry.workloads.schema import Workload, Workloads
 
 NOT_DONE: Final = 1
 UNREACHABLE: Final = 3
@@ -79,9 +79,10 @@ class WorkloadParameter(click.ParamType["Workload"]):
             return value
         try:
             workloads = _read_workloads()
+            known = value in workloads
         except InvalidWorkloadError as error:
             raise NotDone(str(error)) from error
-        if value not in workloads:
+        if not known:
             self.fail(
                 f"there is no workload {value!r}; there are: {', '.join(sorted(workloads))}",
                 param,
@@ -176,9 +177,14 @@ class Invocation:
         return self.connected or Deployment.from_stack()
 
     @cached_property
-    def workloads(self) -> dict[str, Workload]:
-        """What the product offers, by name."""
-        return _read_workloads()
+    def workloads(self) -> Workloads:
+        """What the product offers, by name. What cannot be used of it is said once."""
+        from rich.text import Text
+
+        found = _read_workloads()
+        for fault in found.unreadable.values():
+            self.aside.print(Text(f"Left out, as its file cannot be used: {fault}", style="red"))
+        return found
 
     @cached_property
     def console(self) -> Console:
@@ -294,7 +300,7 @@ def _names_of_workloads() -> list[ids.WorkloadName]:
     return [ids.WorkloadName(name) for name in names]
 
 
-def _read_workloads() -> dict[str, Workload]:
+def _read_workloads() -> Workloads:
     from tenantry.workloads.schema import read_workloads
 
     return read_workloads()

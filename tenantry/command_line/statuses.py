@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -27,12 +27,14 @@ _ENDED_BADLY: Final = frozenset({"Failed", "Stopped"})
 
 @dataclass(frozen=True)
 class Statuses:
-    """How the workloads stand at a moment; ``left_behind`` is what removed ones left."""
+    """How the workloads stand at a moment; ``left_behind`` is what removed ones left, and
+    ``unreadable`` says by name why files cannot be used."""
 
     at: datetime
     upload_events: fleet.UploadEvents
     workloads: Sequence[fleet.WorkloadStatus]
     left_behind: Sequence[Leftover]
+    unreadable: Mapping[str, str]
 
     @property
     def problems(self) -> list[str]:
@@ -41,6 +43,7 @@ class Statuses:
         if dead := self.upload_events.dead_letters:
             found.append(f"Uploads in the dead-letter queue: {dead}; see `tenantry redrive`")
         found += map(str, self.left_behind)
+        found += self.unreadable.values()
         for one in self.workloads:
             found += _problems_of(one)
         return found
@@ -55,8 +58,9 @@ def collect(invocation: Invocation, workload: Workload | None) -> Statuses:
     """Look at a workload, or at all and at what removed ones left."""
     at, deployment = now(), invocation.deployment
     found = [fleet.workload_status(deployment, one, at) for one in invocation.chosen(workload)]
-    left = left_behind(deployment, invocation.workloads) if workload is None else []
-    return Statuses(at, fleet.upload_events(deployment), found, left)
+    left = left_behind(deployment, invocation.workloads.names) if workload is None else []
+    unreadable = dict(invocation.workloads.unreadable) if workload is None else {}
+    return Statuses(at, fleet.upload_events(deployment), found, left, unreadable)
 
 
 def _problems_of(one: fleet.WorkloadStatus) -> Iterator[str]:

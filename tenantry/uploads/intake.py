@@ -21,7 +21,7 @@ from tenantry.names import ids, s3_keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
 from tenantry.uploads import manifests
-from tenantry.workloads.schema import Workload
+from tenantry.workloads.schema import InvalidWorkloadError, Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -245,6 +245,9 @@ def _guarded(
     failed."""
     try:
         return take_in(deployment, workloads, key)
+    except InvalidWorkloadError as error:
+        _LOG.error("upload %s waits until its workload's file is mended: %s", key, error)
+        return None
     except Exception:  # noqa: BLE001 - one upload's trouble must not stop its neighbours'
         _LOG.exception("upload %s could not be taken in; its event stays in the queue", key)
         return None
@@ -252,7 +255,11 @@ def _guarded(
 
 def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome:
     """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it
-    changes nothing."""
+    changes nothing.
+
+    Raises:
+        InvalidWorkloadError: its workload is offered, but the workload's file cannot be used.
+    """
     try:
         workload, tenant, upload = s3_keys.parse_manifest_key(key)
     except ids.InvalidIdError as error:
@@ -260,6 +267,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
             deployment, "An upload lies under a key that is not a tenant's", f"{key}\n{error}"
         )
         return _Outcome(key, None, None, new=True, reason=str(error))
+    workloads.get(workload)  # raises where its file cannot be used: its uploads wait
     queue = RequestQueue(deployment, by="intake")
     try:
         manifest = manifests.read_manifest(deployment, key, workloads)

@@ -1,23 +1,28 @@
 """Reads and checks the workloads' YAML files. A new workload is one file here, and a container when
-none fits."""
+none fits.
+
+A file that cannot be used takes no other workload down, and its own workload never looks like one
+that was removed: whoever asks for it gets the reason.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-import yaml
-from pydantic import StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tenantry.errors import TenantryError
 from tenantry.names.tiers import Shared
+from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
+from tenantry.workloads.faults import field_of, said
+from tenantry.workloads.fields import Container, ImageTag, Kind, Module, Owner, Words, WorkloadName
 from tenantry.workloads.folder import FOLDER_VARIABLE, folder_of_workloads
 from tenantry.workloads.sections import (
     Batch,
-    Container,
     Drift,
     Moment,
     Quality,
@@ -29,7 +34,10 @@ from tenantry.workloads.sections import (
     Upload,
 )
 
-_MAX_BYTES: Final = 64 * 1024
+COMPONENT_FILE: Final = "defs.yaml"
+"""In a folder of its own, the workload as a component of Dagster."""
+_SUFFIX: Final = ".yaml"
+_NEARLY: Final = ".yml"  # told to be renamed, as a workload that nobody reads looks removed
 
 
 class InvalidWorkloadError(TenantryError, ValueError):
@@ -39,15 +47,23 @@ class InvalidWorkloadError(TenantryError, ValueError):
 class Workload(Section):
     """One kind of personalised model the product offers."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,19}$")]
-    title: str
-    description: str
-    owners: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-    container: Container
-    image_tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-    tier: Literal["silo", "bridge", "pool"]
-    preparation: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
+    name: WorkloadName = Field(description="the file's name; every asset key starts with it")
+    title: Words = Field(description="what people call it")
+    description: Words = Field(description="what it is, in a sentence")
+    owners: tuple[Owner, ...] = Field(
+        default=(), description="who answers for it: e-mail addresses, or teams as team:NAME"
+    )
+    kinds: tuple[Kind, ...] = Field(
+        default=(), description="icons that its assets show, as sagemaker or pandas"
+    )
+    container: Container = Field(description="the folder below containers/")
+    image_tag: ImageTag = Field(description="the tag of its image")
+    tier: Literal["silo", "bridge", "pool"] = Field(
+        description="the tier of tenants without a setting of their own"
+    )
+    preparation: Module = Field(
+        description="a module of the container with prepare(files, destination, parameters)"
+    )
     upload: Upload
     training: Training
     scheduling: Scheduling = Scheduling()
@@ -119,49 +135,125 @@ class Workload(Section):
         return self
 
 
+class WorkloadComponentFile(Section):
+    """A workload as a component of Dagster: what its ``defs.yaml`` may say."""
+
+    type: Literal["orchestration.Workload"] = Field(description="which component it is")
+    attributes: Workload
+
+
+class Workloads(Mapping[str, Workload]):
+    """What the product offers, by name.
+
+    As a mapping it holds the workloads whose files can be used. To ask for one whose file cannot
+    (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it is not taken for one
+    that was removed.
+    """
+
+    def __init__(self, readable: Mapping[str, Workload], unreadable: Mapping[str, str]) -> None:
+        self._readable = dict(readable)
+        self.unreadable: Final = dict(unreadable)
+        """Why the others' files cannot be used: file, line, field and cure."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """All that are offered, whether their files can be used or not."""
+        return sorted({*self._readable, *self.unreadable})
+
+    def all_readable(self) -> Self:
+        """The same, where every file can be used; else ``InvalidWorkloadError`` names all
+        faults."""
+        if self.unreadable:
+            raise InvalidWorkloadError("\n".join(self.unreadable.values()))
+        return self
+
+    def __getitem__(self, name: str) -> Workload:
+        if name in self.unreadable:
+            raise InvalidWorkloadError(self.unreadable[name])
+        return self._readable[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readable)
+
+    def __len__(self) -> int:
+        return len(self._readable)
+
+
 def read_workload(path: Path) -> Workload:
-    """Read one workload's file.
+    """Read one workload's file: ``NAME.yaml``, or ``NAME/defs.yaml`` as a component of Dagster.
 
     Raises:
         InvalidWorkloadError: it is too large, not YAML, or a field is wrong; the message names
-            file, field and cure.
+            file, line, field and cure.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise InvalidWorkloadError(f"{path.name}: larger than {_MAX_BYTES} bytes")
+    component = path.stem == Path(COMPONENT_FILE).stem
+    called = f"{path.parent.name}/{path.name}" if component else path.name
+    expected = path.parent.name if component else path.stem
+    if path.suffix != _SUFFIX:
+        raise InvalidWorkloadError(f"{called}: its name must end in {_SUFFIX}; rename it")
+    model = WorkloadComponentFile if component else Workload
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a date that is none is a ValueError
-        raise InvalidWorkloadError(f"{path.name}: not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidWorkloadError(f"{path.name}: must be a mapping of fields, as in energy.yaml")
-    try:
-        workload = Workload.model_validate(document)
+        document = read_document(path)
+        held = model.model_validate(document.fields)
+    except UnreadableDocumentError as error:
+        raise InvalidWorkloadError(f"{called}: {error}") from error
     except ValidationError as error:
-        faults = "\n".join(
-            f"  {'.'.join(str(part) for part in fault['loc']) or '(whole file)'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        raise InvalidWorkloadError(f"{path.name}:\n{faults}") from error
-    if workload.name != path.stem:
+        raise InvalidWorkloadError(f"{called}:\n{_in_words(error, document, model)}") from error
+    workload = held.attributes if isinstance(held, WorkloadComponentFile) else held
+    if workload.name != expected:
+        line = document.line_of(["attributes", "name"] if component else ["name"])
+        whose = "folder's" if component else "file's"
         raise InvalidWorkloadError(
-            f"{path.name}: name is {workload.name!r}; it must be the file's, {path.stem!r}"
+            f"{called}: line {line}, name is {workload.name!r}; it must be the {whose}, "
+            f"{expected!r}"
         )
     return workload
 
 
-def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
-    """All workloads of a folder, by name.
+def _in_words(error: ValidationError, document: Document, model: type[Section]) -> str:
+    lines = []
+    for fault in error.errors(include_url=False):
+        line = document.line_of(fault["loc"])
+        lines.append(f"  line {line}, {field_of(fault)}: {said(fault, model)}")
+    return "\n".join(lines)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The workloads of a folder, by name, with the files that say what they are."""
+    found = set[str]()
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.suffix == _SUFFIX:
+            found.add(path.stem)
+            yield path.stem, path
+        elif path.suffix == _NEARLY and path.stem not in found:
+            yield path.stem, path
+        elif path.is_dir():
+            yield from ((path.name, file) for file in _component_files(path))
+
+
+def _component_files(folder: Path) -> Iterator[Path]:
+    """The file that makes a folder a component, be it one that cannot be read."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:
+        names = {COMPONENT_FILE}
+    nearly = Path(COMPONENT_FILE).with_suffix(_NEARLY).name
+    if found := next((name for name in (COMPONENT_FILE, nearly) if name in names), None):
+        yield folder / found
+
+
+def read_workloads(folder: Path | None = None) -> Workloads:
+    """All workloads of a folder. One whose file cannot be used does not keep the others from being
+    read.
 
     Args:
         folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
-        the repository's own. An installed package has none.
+            the repository's own. An installed package has none.
 
     Raises:
-        InvalidWorkloadError: there is no such folder, or a file in it cannot be used.
+        InvalidWorkloadError: there is no such folder, or no file in it.
     """
     folder = folder or folder_of_workloads()
     if not folder.is_dir():
@@ -169,9 +261,19 @@ def read_workloads(folder: Path | None = None) -> dict[str, Workload]:
             f"there is no folder of workloads at {folder}; set {FOLDER_VARIABLE} to the folder "
             f"that holds their YAML files"
         )
-    workloads = {path.stem: read_workload(path) for path in sorted(folder.glob("*.yaml"))}
-    if not workloads:
-        raise InvalidWorkloadError(
-            f"no *.yaml in {re.sub(r'^.*/', '', str(folder))}/: nothing to offer"
-        )
-    return workloads
+    readable, unreadable = dict[str, Workload](), dict[str, str]()
+    for name, path in _files(folder):
+        if name in readable or name in unreadable:
+            readable.pop(name, None)
+            unreadable[name] = (
+                f"{name}: both {name}{_SUFFIX} and {name}/{COMPONENT_FILE} say what it is; remove "
+                f"one of the two"
+            )
+            continue
+        try:
+            readable[name] = read_workload(path)
+        except InvalidWorkloadError as error:
+            unreadable[name] = str(error)
+    if not readable and not unreadable:
+        raise InvalidWorkloadError(f"no *.yaml in {folder.name}/: nothing to offer")
+    return Workloads(readable, unreadable)

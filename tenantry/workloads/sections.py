@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import sys
-import zoneinfo
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tenantry.workloads.fields import (
+    AmiVersion,
+    ChangeName,
+    ContainerName,
+    Cron,
+    FileType,
+    InstanceType,
+    JsonObject,
+    Metric,
+    Module,
+    RequestField,
+    TimeZone,
+    environment_fault,
+    hyperparameters_fault,
 )
-
 from tenantry.workloads.instance_types import multi_model_fault
-
-
-def _time_zone(name: str) -> str:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is no IANA time zone, as Europe/London is") from error
-    return name
-
-
-TimeZone = Annotated[str, AfterValidator(_time_zone)]
-Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-# the end of a file's name, without the dot
-FileType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,20}$")]
-# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html: every type
-# starts so.
-InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
-Container = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
-# Of InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources):
-# it decides the GPU's driver.
-AmiVersion = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$")]
 
 
 class Section(BaseModel):
     """A part of the file: fixed once read, and without unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Parameter(Section):
@@ -169,7 +154,16 @@ class Training(Section):
     max_seconds: int = Field(ge=60, le=28 * 24 * 3600)
     attempts: int = Field(ge=1, le=20)
     pack: Pack
-    hyperparameters: Mapping[str, str] = Field(default_factory=dict)
+    hyperparameters: Mapping[str, str] = Field(
+        default_factory=dict, description="what the container trains with; all are text"
+    )
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _hyperparameters_are_taken(cls, parameters: Mapping[str, str]) -> Mapping[str, str]:
+        if (fault := hyperparameters_fault(parameters)) is not None:
+            raise ValueError(fault)
+        return parameters
 
     @model_validator(mode="after")
     def _spot_waits_long_enough(self) -> Training:
@@ -239,8 +233,10 @@ class Quality(Section):
     """How a challenger is compared with the champion, and what a model must reach to serve at
     all."""
 
-    metric: str
-    baseline: str | None = None
+    metric: Metric = Field(description="the score of a model that is compared")
+    baseline: Metric | None = Field(
+        default=None, description="the metric that the score is taken as a share of"
+    )
     lower_is_better: bool
     tolerance: float = Field(ge=0, le=1)
     required: float | None = Field(
@@ -313,7 +309,7 @@ class Quality(Section):
 class Capacity(Section):
     """A scheduled change of the endpoint's instance count."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    name: ChangeName = Field(description="its schedule is named after it")
     cron: Cron
     timezone: TimeZone = "UTC"
     instances: int = Field(ge=1, le=1000)
@@ -382,7 +378,7 @@ class Serving(Section):
         ge=0, description="what an instance costs in your region and contract"
     )
     instances: int = Field(ge=1, le=1000)
-    container: Container | None = Field(
+    container: ContainerName | None = Field(
         default=None,
         description="another than the workload's, where serving has an image of its own",
     )
@@ -390,10 +386,17 @@ class Serving(Section):
         default=None, description="the endpoints' machine image; AWS's default if none"
     )
     environment: Mapping[str, str] = Field(default_factory=dict)
-    smoke_request: Mapping[str, Any]
+    smoke_request: JsonObject = Field(description="a new model has to answer it")
     capacity: tuple[Capacity, ...] = ()
     cache: Cache = Cache()
     asynchronous: Asynchronous | None = None
+
+    @field_validator("environment")
+    @classmethod
+    def _variables_are_taken(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+        if (fault := environment_fault(environment)) is not None:
+            raise ValueError(fault)
+        return environment
 
     @field_validator("instance_type")
     @classmethod
@@ -415,7 +418,7 @@ class Batch(Section):
 
     cron: Cron
     timezone: TimeZone = "UTC"
-    request: Mapping[str, Any]
+    request: JsonObject = Field(description="what every tenant is predicted for with")
     instance_type: InstanceType
     usd_per_hour: float = Field(
         ge=0, description="what an instance costs in your region and contract"
@@ -470,7 +473,7 @@ class Retraining(Section):
 class Drift(Section):
     """How a served model is held against data that came after it was made."""
 
-    module: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
+    module: Module = Field(description="a module of the container, which looks for drift")
     tolerance: float = Field(
         ge=0,
         le=10,
@@ -483,8 +486,8 @@ class Moment(Section):
     """How a request says which moment its prediction is about, where predictions are of a
     moment."""
 
-    module: Annotated[str, StringConstraints(pattern=r"^containers(\.[a-z_][a-z0-9_]*)+$")]
-    field: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")] = Field(
+    module: Module = Field(description="a module of the container with resolve and check")
+    field: RequestField = Field(
         default="start",
         description="the request's field; a batch puts its own day there, as YYYY-MM-DD",
     )

@@ -32,7 +32,7 @@ from orchestration.overdue import MAX_RUNS, GivenUp, Look, overdue
 from orchestration.schedules import DUE_TAG, Scheduled, scheduled_of
 from orchestration.sensors import sensors_of
 from tenantry.aws.deployment import Deployment
-from tenantry.workloads.schema import Workload
+from tenantry.workloads.schema import Workload, Workloads
 from tests.orchestration.running import TENANTRY, run
 
 BATCH = "energy_batch_predictions"
@@ -256,9 +256,8 @@ def test_the_sensor_asks_for_a_lost_batch_and_tells_operators_when_it_gives_up(
         update={"cron": f"{at.minute} {at.hour} * * *", "timezone": "UTC"}
     )
     serving = energy.serving.model_copy(update={"capacity": ()})
-    hourly = {
-        "energy": energy.model_copy(update={"batch": batch, "retraining": None, "serving": serving})
-    }
+    workload = energy.model_copy(update={"batch": batch, "retraining": None, "serving": serving})
+    hourly = Workloads({"energy": workload}, {})
     jobs = {"energy": jobs_of(hourly["energy"])}
     (sensor,) = [
         s for s in sensors_of(hourly, jobs, timedelta(seconds=1)) if s.name == "lost_scheduled_runs"

@@ -1,0 +1,38 @@
+"""``python -m tenantry.workloads check`` and ``python -m tenantry.workloads schema``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tenantry.workloads.folder import FOLDER_VARIABLE
+from tenantry.workloads.json_schema import FILE, schema_text
+from tenantry.workloads.schema import InvalidWorkloadError, read_workloads
+
+
+def main() -> None:
+    """Check all files, or write their JSON Schema anew."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tenantry.workloads", description="The workloads' YAML files."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="check every file; status 1 if one cannot be used")
+    check.add_argument(
+        "folder", nargs="?", type=Path, help=f"by default what {FOLDER_VARIABLE} names, or ours"
+    )
+    schema = commands.add_parser("schema", help="write the JSON Schema of the files anew")
+    schema.add_argument("file", nargs="?", type=Path, default=FILE)
+    asked = parser.parse_args()
+    if asked.command == "schema":
+        asked.file.write_text(schema_text(), encoding="utf-8")
+        return
+    try:
+        workloads = read_workloads(asked.folder).all_readable()
+    except InvalidWorkloadError as error:
+        sys.exit(str(error))
+    sys.stdout.write(f"{len(workloads)} workloads can be used: {', '.join(workloads)}\n")
+
+
+if __name__ == "__main__":
+    main()
