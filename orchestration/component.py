@@ -1,9 +1,10 @@
 """A workload as a component of Dagster: ``type: orchestration.Workload``, over the same schema and
 with the same definitions as a workload's own YAML file."""
 
+import textwrap
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from dagster import Component, ComponentLoadContext, Definitions
 from dagster.components import Scaffolder, ScaffoldRequest, scaffold_with
@@ -17,57 +18,7 @@ from orchestration.workload_definitions import (
 )
 from tenantry.workloads.fields import IN_WORDS, WorkloadName
 from tenantry.workloads.schema import COMPONENT_FILE, InvalidWorkloadError, Workload
-
-_TEMPLATE: Final = """\
-type: {type_name}
-
-attributes: # docs/adding-a-workload.md says what each field means
-  name: {name}
-  title: {name}
-  description: One model per tenant.
-  owners: ["team:{name}"]
-  container: forecast # the folder below containers/
-  image_tag: "0.1.0"
-  kinds: [sagemaker]
-  tier: bridge
-
-  upload:
-    file_types: [csv]
-    max_files: 4
-    max_megabytes: 64
-  preparation: containers.forecast.consumption.preparation
-
-  training:
-    instance_type: ml.c5.xlarge
-    usd_per_hour: 0.23 # put your region's and contract's price here
-    max_instances: 2
-    tenants_per_instance: 100
-    volume_gigabytes: 10
-    max_seconds: 3600
-    attempts: 3
-    pack: {{max_tenants: 200, wait_seconds: 5}}
-
-  quality:
-    metric: mase
-    baseline: baseline_mase
-    lower_is_better: true
-    tolerance: 0.15
-
-  serving:
-    instance_type: ml.c5.large
-    usd_per_hour: 0.115
-    instances: 1
-    smoke_request: {{period: 1, start: data_end}}
-
-  batch:
-    cron: "15 2 * * *"
-    request: {{period: 7}}
-    instance_type: ml.m5.large
-    usd_per_hour: 0.115
-    instances: 1
-    tenants_per_job: 500
-    max_seconds: 3600
-"""
+from tenantry.workloads.skeleton import skeleton
 
 
 @cache
@@ -91,7 +42,8 @@ class WorkloadScaffolder(Scaffolder[Any]):
             ) from error
         if request.scaffold_format != "yaml" or request.append:
             raise InvalidWorkloadError("a workload is a YAML file of its own: leave --format out")
-        text = _TEMPLATE.format(type_name=request.type_name, name=name)
+        attributes = textwrap.indent(skeleton(name), "  ")
+        text = f"type: {request.type_name}\n\nattributes:\n{attributes}"
         (request.target_path / COMPONENT_FILE).write_text(text, encoding="utf-8")
 
 

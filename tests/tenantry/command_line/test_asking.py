@@ -32,7 +32,9 @@ def call(
     ensure_endpoint(world.deployment, world.tiny, Shared("bridge"), MULTI_MODEL)
     folder = tmp_path / "workloads"
     folder.mkdir()
-    (folder / "energy.yaml").write_text(yaml.safe_dump(world.tiny.model_dump(mode="json")))
+    # A question needs no container's folder, and a workload's file one that is there.
+    tiny = world.tiny.model_dump(mode="json") | {"container": "forecast"}
+    (folder / "energy.yaml").write_text(yaml.safe_dump(tiny))
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
     return caller(world.deployment)
 

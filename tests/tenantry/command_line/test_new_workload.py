@@ -87,7 +87,7 @@ def test_a_bad_name_and_an_existing_file_are_refused(
 def test_a_workload_whose_file_is_wrong_is_told_without_a_traceback(folder: Path) -> None:
     (folder / "water.yaml").write_text("name: water\n")
     refused = caller(None)("upload", "acme", __file__, "--workload", "water", status=1).stderr
-    assert refused.startswith("Error: water.yaml:\n  title: Field required")
+    assert refused.startswith("Error: water.yaml:\n  line 1, title: is missing; add it")
 
 
 def test_a_new_workload_trains_and_serves_as_it_is_written(
