@@ -50,6 +50,9 @@ _CHANGING: Final = (
     NoSuchElementException,
 )
 Shown = TypeVar("Shown")
+_LAUNCHED: Final = (
+    "//*[contains(@class, 'toast') or contains(@class, 'Toast')]//*[normalize-space(text())='View']"
+)
 _RUN_ENDED: Final = ("Success", "Failure", "Canceled")
 
 
@@ -137,6 +140,30 @@ class DagsterUI:
         self._open_launched_run()
         return self._wait(self._run_of_page, "the run's page")
 
+    def launch(self, job: str, partition: str) -> str:
+        """Launch a job for one partition from its launchpad; returns the run's id.
+
+        Leaves the run's page open.
+        """
+        self._open(f"/locations/{self.location}/jobs/{job}/playground")
+        search = self.see_element("//input[@placeholder='Partition']")
+        search.click()
+        search.send_keys(partition)
+        self.click(
+            f"//*[@role='menuitem' or @role='option'][normalize-space()={_quoted(partition)}]"
+        )
+        self.click("//button[not(@disabled)][contains(., 'Launch Run')]")
+        return self._wait(self._launched_run, "the run's page")
+
+    def _launched_run(self) -> str | None:
+        """The run of the page; until there is one, the notice that it was launched is followed."""
+        if run := self._run_of_page():
+            return run
+        for view in self.browser.find_elements(By.XPATH, _LAUNCHED):
+            if view.is_displayed():
+                view.click()
+        return None
+
     def _choose(self, partition: str) -> None:
         """Launch a run of one partition by the dialog of the button."""
         self.click("//button[not(@disabled)][contains(., 'Materialize…')]")
@@ -220,10 +247,7 @@ class DagsterUI:
 
     def _open_launched_run(self) -> None:
         """Follow the notice that a run was launched."""
-        self.click(
-            "//*[contains(@class, 'toast') or contains(@class, "
-            "'Toast')]//*[normalize-space(text())='View']"
-        )
+        self.click(_LAUNCHED)
 
     def _run_of_page(self) -> str | None:
         _, found, run = self.browser.current_url.partition("/runs/")

@@ -29,7 +29,7 @@ from dagster import (
 
 from assets.onboarding import OnboardingConfig, PackedRequest, onboarding_step
 from orchestration.private_dagster.names import PRIORITY_TAG
-from resources.run_heartbeat import HEARTBEAT_TAG
+from resources.run_heartbeat import last_heartbeat
 from tenantry.aws.notices import tell_operators
 from tenantry.names import ids
 from tenantry.requests.queue import LONGEST_PAUSE, RequestQueue
@@ -206,7 +206,7 @@ def fail_lost_runs(instance: DagsterInstance, lost_run_seconds: float) -> int:
 
 def _is_lost(run: DagsterRun, record: RunRecord, lost_run_seconds: float) -> bool:
     if run.status in {DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING}:
-        last = float(run.tags.get(HEARTBEAT_TAG) or record.start_time or 0.0)
+        last = last_heartbeat(run.tags) or record.start_time or 0.0
         return time.time() - last > lost_run_seconds
     if run.status in {DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED}:
         patience = timedelta(seconds=_BEING_STARTED * lost_run_seconds)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -14,8 +14,17 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 _LOG = logging.getLogger(__name__)
-HEARTBEAT_TAG: Final = "tenantry/alive"
+HEARTBEAT_TAG: Final = ".dagster/tenantry_heartbeat"
+"""The UI shows no tag that begins so."""
+_EARLIER_TAG: Final = "tenantry/alive"  # of runs that an earlier release began
 HEARTBEAT_SECONDS: Final = 5.0
+
+
+def last_heartbeat(tags: Mapping[str, str]) -> float | None:
+    """When a run with these tags last said that it works, in seconds since 1970; None for one that
+    never did."""
+    told = tags.get(HEARTBEAT_TAG) or tags.get(_EARLIER_TAG)
+    return None if told is None else float(told)
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import time
 
 import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 
 from infrastructure.local_cloud import LocalCloud
 from orchestration.definitions import defs
 from orchestration.launcher import fail_lost_runs
-from resources.run_heartbeat import HEARTBEAT_TAG, run_heartbeat
+from resources.run_heartbeat import HEARTBEAT_TAG, last_heartbeat, run_heartbeat
 from tenantry.aws.deployment import Deployment
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import run
@@ -37,7 +38,14 @@ def test_a_silent_run_is_failed_and_a_live_one_goes_on(dagster_instance: Dagster
     assert fail_lost_runs(dagster_instance, lost_run_seconds=60) == 0
 
 
-def test_a_run_of_any_job_gives_signs_of_life(
+def test_the_heartbeat_of_an_earlier_release_counts_and_this_ones_is_hidden() -> None:
+    assert last_heartbeat({}) is None
+    assert last_heartbeat({"tenantry/alive": "7"}) == 7.0
+    assert last_heartbeat({"tenantry/alive": "7", HEARTBEAT_TAG: "9"}) == 9.0
+    assert HEARTBEAT_TAG.startswith(HIDDEN_TAG_PREFIX)
+
+
+def test_a_run_of_any_job_has_a_heartbeat(
     deployment: Deployment,
     local_cloud: LocalCloud,
     dagster_instance: DagsterInstance,

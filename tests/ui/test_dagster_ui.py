@@ -116,6 +116,14 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     assert champion is not None
     assert champion.version == onboarded.version, "an artifact materialised alone is not served"
 
+    registration = "energy/endpoint_registration"
+    ui.materialize(registration, tenant)  # of the latest upload: a newer version
+    assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
+    ui.launch("energy_rollback", tenant)
+    assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
+    ui.open_partition(registration, tenant)
+    ui.see(f"rolled back to {onboarded.version}")
+
     ui.materialize("energy/batch_predictions", tenant)
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
     ui.open_partition("energy/batch_predictions", tenant)
