@@ -21,6 +21,7 @@ SURVIVORS: Final = {
     "TenantClientRole/OwnModelsOnly allows all of sagemaker:InvokeEndpoint",
     "TenantClientRole/CountRequests allows all of cloudwatch:PutMetricData",  # cloudwatch:namespace
     "ContainerPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
+    "OperatorPolicy/CountWhatIsAsked allows all of cloudwatch:PutMetricData",  # the same
     "OrchestratorPolicy/HandRolesToSageMaker allows all of iam:PassRole",  # iam:PassedToService
 }
 

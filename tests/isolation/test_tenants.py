@@ -23,6 +23,8 @@ from tests.isolation.template import ACCOUNT, REGION, Template
 NO_BUCKET_KEYS: Final = {
     "parse_manifest_key",
     "parse_async_input",
+    "parse_prediction",
+    "tenant_of_batch_output",
     "training_data_folder",
     "async_extension",
 }
