@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from tenantry.command_line.invocation import (
@@ -15,7 +17,7 @@ from tenantry.names import ids
 from tenantry.workloads.folder import folder_of_workloads
 from tenantry.workloads.skeleton import skeleton
 
-_SCHEMA = "# yaml-language-server: $schema=./workload.schema.json"
+_SCHEMA: Final = "# yaml-language-server: $schema=./workload.schema.json"
 
 
 @click.command("new-workload")

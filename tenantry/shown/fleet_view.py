@@ -33,7 +33,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "champions_are_young": "At least 95 % of the tenants have a champion younger than the "
     "workload's re-training allows, and a week.",
     "nobody_waits_long": "No request has been due for more than an hour.",
-    "no_tenant_was_given_up": "No request's tries are all used up (dead-lettered).",
+    "no_request_was_given_up": "No request's tries are all used up (dead-lettered).",
     "predictions_are_fresh": "At least 95 % of the tenants whose data are recent enough have a "
     "prediction of today or yesterday.",
 }
@@ -47,7 +47,7 @@ def fleet_metadata(fleet: Fleet) -> dict[str, Any]:
         "tenants_with_a_model": len(tenants),
         "requests_waiting": fleet.waiting,
         "oldest_wait_seconds": round(fleet.oldest_wait, 1),
-        "tenants_given_up": len(fleet.given_up),
+        "requests_given_up": len(fleet.given_up),
         "share_predicted": round(fleet.share_predicted, 4),
         "predicted_for": "never" if fleet.predicted_for is None else str(fleet.predicted_for),
         "serving_usd_per_hour": fleet.serving_usd_per_hour,
@@ -96,9 +96,9 @@ def fleet_checks(fleet: Fleet) -> list[FleetCheck]:
             {"oldest_wait_seconds": round(fleet.oldest_wait, 1), "waiting": fleet.waiting},
         ),
         (
-            "no_tenant_was_given_up",
+            "no_request_was_given_up",
             not fleet.given_up,
-            {"tenants": [str(request.tenant) for request in fleet.given_up[:_MAX_NAMED]]},
+            {"tenants": sorted({str(request.tenant) for request in fleet.given_up})[:_MAX_NAMED]},
         ),
         (
             "predictions_are_fresh",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
 
 from tenantry.aws import objects
 from tenantry.hosting.endpoints import describe_endpoint
@@ -32,7 +33,7 @@ class TenantInFleet:
 
     ``score`` is what versions are compared by (``Quality.compared``), as people read it; None where
     its version's metrics lack it. ``age_days`` is the version's, ``data_age_days`` that of the end
-    of its data. ``predicted`` tells whether the latest batch has its prediction; ``too_old``
+    of its data. ``predicted`` tells whether it has one of today or yesterday; ``too_old``
     whether its data are too old to predict from.
     """
 
@@ -52,7 +53,7 @@ class Fleet:
 
     ``waiting`` are requests whose time has come, and ``oldest_wait`` is how long the first of them
     has waited, in seconds. ``given_up`` are requests whose every try failed. ``predicted_for`` is
-    the day of the latest batch; None when there was none today or yesterday.
+    the latest day that a batch of today's or yesterday's was for; None when there was none.
     ``serving_usd_per_hour`` is that of the instances in service; they are shared by all tenants.
     """
 
@@ -80,7 +81,7 @@ class Fleet:
 
     @property
     def share_predicted(self) -> float:
-        """The share of tenants with a prediction in the latest batch, of those whose data are not
+        """The share of tenants with a prediction of today or yesterday, of those whose data are not
         too old; 1 without such."""
         return _share(tenant.predicted for tenant in self.tenants if not tenant.too_old)
 
@@ -100,7 +101,8 @@ def fleet_of(deployment: Deployment, workload: Workload, at: datetime) -> Fleet:
     registry, queue = ModelRegistry(deployment), RequestQueue(deployment)
     champions = registry.champions(name)
     versions = registry.versions_of(champions)
-    day, predicted = _latest_batch(deployment, name, at.astimezone(UTC).date())
+    today = max(at.astimezone(zone).date() for zone in (UTC, ZoneInfo(workload.batch.timezone)))
+    day, predicted = _predicted(deployment, name, today)
     due = queue.due(name)
     return Fleet(
         workload=workload,
@@ -140,18 +142,20 @@ def _in_fleet(
     )
 
 
-def _latest_batch(
+def _predicted(
     deployment: Deployment, workload: ids.WorkloadName, today: date
 ) -> tuple[date | None, frozenset[str]]:
-    """The day of the latest batch, today's or yesterday's, and whom it predicted for."""
+    """The latest day, of today and yesterday, that was predicted, and whoever has either. A batch
+    of one tenant, made by hand, does not hide the night's."""
+    found: dict[date, frozenset[str]] = {}
     for day in (today, today - _DAY):
         keys = objects.keys_under(
             deployment.s3, deployment.data_bucket, s3_keys.batches_of_day(workload, day)
         )
         tenants = frozenset(filter(None, map(s3_keys.tenant_of_batch_output, keys)))
         if tenants:
-            return day, tenants
-    return None, frozenset()
+            found[day] = tenants
+    return max(found, default=None), frozenset().union(*found.values())
 
 
 def _serving_usd_per_hour(deployment: Deployment, workload: Workload) -> float:
