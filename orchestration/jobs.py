@@ -81,8 +81,8 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
     return WorkloadJobs(
         _fine_tuning(workload),
         _batch_predictions(workload),
-        _endpoint_capacity(workload),
-        _fleet(workload),
+        _one_asset(workload, "endpoint_capacity", "gives the endpoint its hour's instances"),
+        _one_asset(workload, "fleet", "brings the table of all tenants up to date"),
         _rollback(workload),
         _tier(workload),
         _retraining(workload) if workload.retraining is not None else None,
@@ -127,20 +127,12 @@ def _batch_predictions(workload: Workload) -> JobDefinition:
     return batch_predictions
 
 
-def _endpoint_capacity(workload: Workload) -> UnresolvedAssetJobDefinition:
+def _one_asset(workload: Workload, asset: str, what: str) -> UnresolvedAssetJobDefinition:
+    """A job that materialises one asset of the workload, under the asset's name."""
     return define_asset_job(
-        f"{workload.name}_endpoint_capacity",
-        selection=AssetSelection.assets(asset_key(workload.name, "endpoint_capacity")),
-        description=f"{workload.title}: gives the endpoint the instances the hour needs.",
-        tags={"tenantry/workload": workload.name},
-    )
-
-
-def _fleet(workload: Workload) -> UnresolvedAssetJobDefinition:
-    return define_asset_job(
-        f"{workload.name}_fleet",
-        selection=AssetSelection.assets(asset_key(workload.name, "fleet")),
-        description=f"{workload.title}: brings the table of all tenants up to date.",
+        f"{workload.name}_{asset}",
+        selection=AssetSelection.assets(asset_key(workload.name, asset)),
+        description=f"{workload.title}: {what}.",
         tags={"tenantry/workload": workload.name},
     )
 

@@ -60,20 +60,7 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
         raise ValueError(
             f"a forecast preview holds a value that is no number or beyond {_LARGEST:g}"
         )
-    return _draw(times, truth, mean, low, high, unit, title)
-
-
-def plot_of_series(
-    times: Sequence[datetime],
-    mean: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    unit: str,
-    title: str,
-) -> bytes:
-    """Two or more finite values in time, with their interval if ``low`` and ``high`` are not empty,
-    as PNG."""
-    return _draw(times, (), mean, low, high, unit, title)
+    return plot_of_series(times, mean, low, high, unit, title, truth)
 
 
 def plot_of_losses(points: Any, title: str) -> bytes:
@@ -125,15 +112,17 @@ def plot_of_counts(values: Sequence[float], title: str) -> bytes | None:
     return axes.png()
 
 
-def _draw(
+def plot_of_series(
     times: Sequence[datetime],
-    truth: Sequence[float],
     mean: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
     unit: str,
     title: str,
+    truth: Sequence[float] = (),
 ) -> bytes:
+    """Two or more finite values in time, as PNG; with their interval if ``low`` and ``high`` are
+    not empty, and with the truth, whose gaps are no numbers."""
     shown = (*truth, *low, *high) if low else (*truth, *mean)
     seen = [value for value in shown if not math.isnan(value)]
     axes = _Axes(min(0.0, *seen), max(seen))
