@@ -9,7 +9,7 @@ those that write in batches: slower, and without private API (docs/private-dagst
 
 import os
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from dagster import DagsterInstance, StringSource
 from dagster._config import UserConfigSchema
@@ -20,6 +20,7 @@ from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.runs.base import RunStorage
 from dagster._core.storage.schedules import SqliteScheduleStorage
 from dagster._core.storage.schedules.base import ScheduleStorage
+from dagster._core.storage.sqlite import create_db_conn_string
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -29,6 +30,8 @@ from orchestration.private_dagster.sqlite_event_log import KeptEngineSqliteEvent
 STORAGE_VARIABLE: Final = "TENANTRY_DAGSTER_STORAGE"
 EVENT_LOG_VARIABLE: Final = "TENANTRY_DAGSTER_EVENT_LOG"
 _DIALECT: Final = "postgresql+psycopg2"
+_checked: Final[dict[Path, int]] = {}
+"""SQLite files whose schema this process has looked at, and their inodes."""
 
 
 class UnusableStorageError(ValueError):
@@ -70,8 +73,10 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
                 if stock
                 else KeptEngineSqliteEventLogStorage(base_dir)
             )
-            self._runs = SqliteRunStorage.from_local(str(Path(base_dir) / "history"))
-            self._schedules = SqliteScheduleStorage.from_local(str(Path(base_dir) / "schedules"))
+            self._runs = _opened(SqliteRunStorage, Path(base_dir) / "history", "runs")
+            self._schedules = _opened(
+                SqliteScheduleStorage, Path(base_dir) / "schedules", "schedules"
+            )
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -115,6 +120,24 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
         """Let go of connections."""
         for storage in (self._events, self._runs, self._schedules):
             storage.dispose()
+
+
+_Storage = TypeVar("_Storage", SqliteRunStorage, SqliteScheduleStorage)
+
+
+def _opened(kind: type[_Storage], folder: Path, name: str) -> _Storage:
+    """The storage in ``folder/name.db``, made or migrated where that is due.
+
+    Dagster makes an instance for each tick of a sensor. Each time its own ``from_local`` reads all
+    of Alembic's revisions, which is four fifths of an idle tick's CPU time. A file that this
+    process has looked at is not looked at again, unless another file took its place.
+    """
+    file = folder / f"{name}.db"
+    if file.exists() and _checked.get(file) == file.stat().st_ino:
+        return kind(create_db_conn_string(str(folder), name))
+    storage = kind.from_local(str(folder))
+    _checked[file] = file.stat().st_ino
+    return storage
 
 
 def _stock_event_log() -> bool:

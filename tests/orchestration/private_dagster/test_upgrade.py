@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -64,3 +65,13 @@ def test_another_choice_is_refused_with_what_may_be_written(
     monkeypatch.setenv("TENANTRY_DAGSTER_EVENT_LOG", "fast")
     with pytest.raises(UnusableStorageError, match="write stock"):
         ChosenStorage(str(tmp_path))
+
+
+def test_a_storage_whose_files_were_taken_away_is_made_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        for _ in range(2):  # the second is not looked at again
+            storage = ChosenStorage(str(tmp_path))
+            assert storage.run_storage.get_runs() == []
+            assert storage.schedule_storage.all_instigator_state() == []
+        for folder in ("history", "schedules"):
+            shutil.rmtree(tmp_path / folder)
