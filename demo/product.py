@@ -16,7 +16,7 @@ from rich.table import Table
 from demo.steps import Step, Steps
 from infrastructure.dagster_processes import DagsterProcesses
 from infrastructure.local_cloud import end_of_log
-from orchestration.jobs import batch_step
+from orchestration.step_names import batch_step
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints

@@ -21,6 +21,7 @@ from assets.onboarding import onboarding_selection
 from orchestration.partitions import tenants_of
 from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
+from orchestration.step_names import batch_step, rollback_step, tier_step
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ChampionChangedError
@@ -98,11 +99,6 @@ def _fine_tuning(workload: Workload) -> UnresolvedAssetJobDefinition:
     )
 
 
-def batch_step(workload: str) -> str:
-    """The name of the step that predicts for everyone, under which its configuration stands."""
-    return f"{workload}_predict_everyone"
-
-
 def _batch_predictions(workload: Workload) -> JobDefinition:
     # A job of a step of its own rather than of the asset: Dagster resolves an asset's upstream
     # partitions as a step starts, and a run for everyone with a model has no partition key to
@@ -135,11 +131,6 @@ def _one_asset(workload: Workload, asset: str, what: str) -> UnresolvedAssetJobD
         description=f"{workload.title}: {what}.",
         tags={"tenantry/workload": workload.name},
     )
-
-
-def rollback_step(workload: str) -> str:
-    """The name of the step that rolls back, under which its configuration stands."""
-    return f"{workload}_roll_back"
 
 
 def _rollback(workload: Workload) -> JobDefinition:
@@ -202,11 +193,6 @@ def _roll_back_chosen(
             metadata = rollback_metadata(champion, by=by, why=config.why)
             report.materialized("endpoint_registration", tenant, metadata, champion.version)
     raise_for(failures)
-
-
-def tier_step(workload: str) -> str:
-    """The name of the step that sets a tier, under which its configuration stands."""
-    return f"{workload}_set_tier"
 
 
 def _tier(workload: Workload) -> JobDefinition:

@@ -21,8 +21,9 @@ from dagster import (
 
 from assets.batch_predictions import BatchConfig
 from assets.endpoint_capacity import CapacityConfig
-from orchestration.jobs import WorkloadJobs, batch_step
+from orchestration.jobs import WorkloadJobs
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
+from orchestration.step_names import batch_step
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Capacity
 

@@ -8,7 +8,7 @@ from dagster import (
     sensor,
 )
 
-from orchestration.sensors.ticks import TICK_SECONDS
+from orchestration.sensors.ticks import SHOW_SECONDS
 from resources.tenantry_resource import TenantryResource
 from tenantry.serving import asynchronous
 
@@ -18,7 +18,7 @@ def asynchronous_failures_sensor() -> SensorDefinition:
 
     @sensor(
         name="asynchronous_failures",
-        minimum_interval_seconds=TICK_SECONDS,
+        minimum_interval_seconds=SHOW_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
         description="Brings failures of asynchronous requests, which SageMaker puts in one place, "

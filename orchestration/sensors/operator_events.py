@@ -14,7 +14,7 @@ from dagster import (
 
 from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
 from orchestration.private_dagster.names import DATA_VERSION_TAG
-from orchestration.sensors.ticks import TICK_SECONDS
+from orchestration.sensors.ticks import SHOW_SECONDS
 from resources.tenantry_resource import TenantryResource
 from tenantry.shown import operator_events
 
@@ -26,7 +26,7 @@ def operator_events_sensor() -> SensorDefinition:
 
     @sensor(
         name="operator_events",
-        minimum_interval_seconds=TICK_SECONDS,
+        minimum_interval_seconds=SHOW_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
         description="Shows what operators did from the command line, on their tenants' partitions.",

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from orchestration.jobs import batch_step
+from orchestration.step_names import batch_step
 from tests.conftest import ROOT, LiveDagster
 
 PAGE: Final = ROOT / "docs" / "your-first-hour.md"
