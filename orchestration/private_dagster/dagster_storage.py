@@ -18,7 +18,6 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.runs.base import RunStorage
-from dagster._core.storage.schedules import SqliteScheduleStorage
 from dagster._core.storage.schedules.base import ScheduleStorage
 from dagster._core.storage.sqlite import create_db_conn_string
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
@@ -26,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from orchestration.private_dagster.sqlite_event_log import KeptEngineSqliteEventLogStorage
+from orchestration.private_dagster.sqlite_schedule_storage import KeptEngineSqliteScheduleStorage
 
 STORAGE_VARIABLE: Final = "TENANTRY_DAGSTER_STORAGE"
 EVENT_LOG_VARIABLE: Final = "TENANTRY_DAGSTER_EVENT_LOG"
@@ -75,7 +75,7 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
             )
             self._runs = _opened(SqliteRunStorage, Path(base_dir) / "history", "runs")
             self._schedules = _opened(
-                SqliteScheduleStorage, Path(base_dir) / "schedules", "schedules"
+                KeptEngineSqliteScheduleStorage, Path(base_dir) / "schedules", "schedules"
             )
         super().__init__()  # type: ignore[no-untyped-call]
 
@@ -122,7 +122,7 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
             storage.dispose()
 
 
-_Storage = TypeVar("_Storage", SqliteRunStorage, SqliteScheduleStorage)
+_Storage = TypeVar("_Storage", SqliteRunStorage, KeptEngineSqliteScheduleStorage)
 
 
 def _opened(kind: type[_Storage], folder: Path, name: str) -> _Storage:
