@@ -9,7 +9,7 @@ those that write in batches: slower, and without private API (docs/private-dagst
 
 import os
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from dagster import DagsterInstance, StringSource
 from dagster._config import UserConfigSchema
@@ -135,7 +135,7 @@ def _opened(kind: type[_Storage], folder: Path, name: str) -> _Storage:
     file = folder / f"{name}.db"
     if file.exists() and _checked.get(file) == file.stat().st_ino:
         return kind(create_db_conn_string(str(folder), name))
-    storage = kind.from_local(str(folder))
+    storage = cast(_Storage, kind.from_local(str(folder)))
     _checked[file] = file.stat().st_ino
     return storage
 
