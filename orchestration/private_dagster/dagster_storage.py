@@ -9,7 +9,7 @@ those that write in batches: slower, and without private API (docs/private-dagst
 
 import os
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar
 
 from dagster import DagsterInstance, StringSource
 from dagster._config import UserConfigSchema
@@ -135,9 +135,9 @@ def _opened(kind: type[_Storage], folder: Path, name: str) -> _Storage:
     file = folder / f"{name}.db"
     if file.exists() and _checked.get(file) == file.stat().st_ino:
         return kind(create_db_conn_string(str(folder), name))
-    storage = cast(_Storage, kind.from_local(str(folder)))
+    storage = kind.from_local(str(folder))
     _checked[file] = file.stat().st_ino
-    return storage
+    return storage  # type: ignore[return-value]  # Dagster names its own class, and makes `kind`
 
 
 def _stock_event_log() -> bool:
