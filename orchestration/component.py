@@ -67,7 +67,7 @@ class WorkloadComponent(Component):
         """From attributes that were checked. Templates (``{{ … }}``) are not filled in: the command
         line and the apps read the same file, without Dagster."""
         if not isinstance(attributes, Workload):
-            raise InvalidWorkloadError("attributes are missing; docs/adding-a-workload.md has them")
+            raise InvalidWorkloadError("attributes are missing; docs/workload-file.md has them")
         return cls(attributes)
 
     def build_defs(self, context: ComponentLoadContext) -> Definitions:  # noqa: ARG002 - the same

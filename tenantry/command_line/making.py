@@ -15,17 +15,23 @@ from tenantry.command_line.invocation import (
 )
 from tenantry.names import ids
 from tenantry.workloads.folder import folder_of_workloads
-from tenantry.workloads.skeleton import skeleton
+from tenantry.workloads.skeleton import USUAL_CONTAINER, NoSkeletonError, skeleton
 
 _SCHEMA: Final = "# yaml-language-server: $schema=./workload.schema.json"
 
 
 @click.command("new-workload")
 @click.argument("name", type=WORKLOAD_NAME)
+@click.option(
+    "--container",
+    default=USUAL_CONTAINER,
+    show_default=True,
+    help="The folder below containers/ that trains and serves it.",
+)
 @json_option
 @words_for_errors
-def new_workload(name: ids.WorkloadName, as_json: bool) -> None:
-    """Write a file to begin a workload NAME from, which runs with the container `forecast`.
+def new_workload(name: ids.WorkloadName, container: str, as_json: bool) -> None:
+    """Write a file to begin a workload NAME from, which runs as it is.
 
     It is written to the folder of workloads, `workloads/` or what TENANTRY_WORKLOADS names. No
     cloud is needed.
@@ -33,6 +39,7 @@ def new_workload(name: ids.WorkloadName, as_json: bool) -> None:
     \b
     Example:
       tenantry new-workload water
+      tenantry new-workload footfall --container example
     """
     from tenantry.workloads.schema import read_workload
 
@@ -45,8 +52,12 @@ def new_workload(name: ids.WorkloadName, as_json: bool) -> None:
             f"the folder of your workloads"
         )
     try:
+        text = skeleton(name, container)
+    except NoSkeletonError as error:
+        raise NotDone(str(error)) from error
+    try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(f"{_SCHEMA}\n{skeleton(name)}")
+            file.write(f"{_SCHEMA}\n{text}")
     except FileExistsError as error:
         raise NotDone(f"{path} is there already; choose another name, or change it") from error
     except OSError as error:

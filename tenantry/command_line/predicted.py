@@ -17,7 +17,7 @@ from tenantry.names import ids, s3_keys
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-_PICTURE: Final = "png"  # docs/adding-a-workload.md, "What people see"
+_PICTURE: Final = "png"  # docs/workload-file.md, "What people see"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ def container_fault(name: str) -> str | None:
     )
 
 
+def container_file(container: str, name: str) -> Path | None:
+    """A file in a container's folder; None where there is none."""
+    found = [folder / container / name for folder in _folders(_ROOT) or []]
+    return next((path for path in found if path.is_file()), None)
+
+
 def module_fault(name: str) -> str | None:
     """What is wrong with a module's name, and the cure; None where the module is there."""
     root, *parts = name.split(".")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,38 +14,11 @@ import pytest
 
 from orchestration.step_names import batch_step
 from tests.conftest import ROOT, LiveDagster
+from tests.docs.pages import blocks, run_commands
 
 PAGE: Final = ROOT / "docs" / "your-first-hour.md"
 BATCH: Final = "<!-- The test launches the batch here. -->"
-_BLOCK: Final = re.compile(r"```(console|python)\n(.*?)```|" + re.escape(BATCH), re.DOTALL)
 _ENDED: Final = {"SUCCESS", "FAILURE", "CANCELED"}
-
-
-def steps() -> Iterator[tuple[str, str]]:
-    """The page's blocks in order: their language and text; ``batch`` for the batch."""
-    for found in _BLOCK.finditer(PAGE.read_text()):
-        yield found[1] or "batch", found[2] or ""
-
-
-def run_commands(block: str, environment: dict[str, str]) -> str:
-    """What a block's commands print. Those that start the demo, or change the shell, are left
-    out: a live Dagster and its environment are there."""
-    said = ""
-    for line in block.splitlines():
-        command = line.removeprefix("$ ")
-        if command.startswith(("make ", "export ", "eval ")):
-            continue
-        done = subprocess.run(
-            ["bash", "-c", command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        said += done.stdout + done.stderr
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return said
 
 
 def launch_batch(live: LiveDagster) -> None:
@@ -75,12 +45,12 @@ def test_every_command_and_snippet_of_the_page_works(
         "PYTHONPATH": str(ROOT),
     }
     said, names = "", dict[str, Any]()
-    for language, block in steps():
+    for language, block in blocks(PAGE, BATCH):
         if language == "console":
             said += run_commands(block, environment)
-        elif language == "batch":
+        elif language == BATCH:
             launch_batch(live_dagster)
-        else:
+        elif language == "python":
             exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - the page is ours
     assert "refused, as it should be" in said
     assert "Write ISO 8601" in said, "the refusal has its cure"

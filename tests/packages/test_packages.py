@@ -58,7 +58,7 @@ ROOMS: Final = {
     "cli": ["tenantry/command_line"],
     "dagster": ["orchestration", "assets", "resources", "pipes_sagemaker", "tenantry/shown"],
     "local": ["infrastructure", "local_sagemaker"],
-    "forecast": ["containers/forecast", "containers/runtime"],
+    "forecast": ["containers/forecast", "containers/example", "containers/runtime"],
     "diffusion": ["containers/diffusion", "containers/runtime"],
 }
 IN_THE_DAGSTER_PROCESS: Final = frozenset({"holidays", "numpy", "pandas", "pyarrow"})
@@ -175,6 +175,9 @@ def test_a_wheel_names_each_of_its_packages(folder: str, package: str) -> None:
 def test_a_wheel_holds_its_programs_and_nothing_else(folder: str, tmp_path: Path) -> None:
     folders = ["tenantry", "contracts", "containers"] if folder == CLIENT else [folder]
     expected = {path.relative_to(ROOT).as_posix() for path in sources(*folders)}
+    if folder == CLIENT:  # what `tenantry new-workload` writes
+        files = (ROOT / "containers").glob("*/workload.yaml")
+        expected |= {path.relative_to(ROOT).as_posix() for path in files}
     assert files_of(build_wheel(folder, tmp_path)) == expected
 
 
@@ -248,6 +251,8 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
         "orchestration.definitions",
         "containers.forecast.consumption.preparation",
         "containers.forecast.serving.drift",
+        "containers.example.preparation",
+        "containers.example.drift",
         "containers.diffusion.pictures.preparation",
         "containers.diffusion.pictures.previews",
     )

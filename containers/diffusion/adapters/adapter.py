@@ -29,6 +29,7 @@ from containers.diffusion.adapters.lora_file import (
     LoraFile,
     UnusableAdapterError,
     metadata_of,
+    peft_config,
     read_names,
 )
 
@@ -37,7 +38,8 @@ __all__ = ["Adapter", "AdapterCard", "UnusableAdapterError", "read_adapter", "wr
 WEIGHTS_FILE: Final = "adapter.safetensors"
 CARD_FILE: Final = "card.json"
 PEFT_CONFIG_FILE: Final = "adapter_config.json"
-"""Where PEFT's ``save_pretrained`` tells alpha; diffusers tells it in the header."""
+"""Where PEFT's ``save_pretrained`` tells layers, ranks and alpha; diffusers tells them in the
+header."""
 
 MAX_WEIGHT_BYTES: Final = 256 * 1024 * 1024
 MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
@@ -148,7 +150,8 @@ class Adapter:
 
 
 def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) -> int:
-    """Write a LoRA's weights in half precision into ``folder``; returns the file's bytes.
+    """Write a LoRA's weights in half precision into ``folder``; returns that file's bytes. PEFT's
+    ``adapter_config.json`` lies beside them.
 
     Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B. Where ranks differ, the
     header tells alpha as the rank. Raises `UnusableAdapterError` when a weight is no finite number
@@ -166,8 +169,10 @@ def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) ->
                 f"{name} is not finite in half precision; train with a lower learning rate",
                 "adapter_not_finite",
             )
-    content = save(tensors, metadata_of({layer: a.shape[0] for layer, (a, _) in weights.items()}))
+    ranks = {layer: a.shape[0] for layer, (a, _) in weights.items()}
+    content = save(tensors, metadata_of(ranks))
     (folder / WEIGHTS_FILE).write_bytes(content)
+    (folder / PEFT_CONFIG_FILE).write_text(json.dumps(peft_config(ranks), sort_keys=True))
     return len(content)
 
 

@@ -262,6 +262,21 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
     return LoraFile(places, kohya, _config(metadata, prefixed))
 
 
+def peft_config(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The fields of ``peft.LoraConfig`` (0.21) for weights whose alpha is in B: alpha is the rank,
+    by layer, which gives a factor of 1."""
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {f"^{layer}": rank for layer, rank in ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": sorted(ranks),
+    }
+
+
 def metadata_of(ranks: Mapping[str, int]) -> dict[str, str] | None:
     """The header's ``__metadata__`` for weights whose alpha is in B: diffusers then gives them a
     factor of 1.
@@ -270,17 +285,7 @@ def metadata_of(ranks: Mapping[str, int]) -> dict[str, str] | None:
     """
     if len(set(ranks.values())) == 1:
         return None
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {f"^{layer}": rank for layer, rank in ranks.items() if rank != usual}
-    config = {
-        "peft_type": "LORA",
-        "r": usual,
-        "lora_alpha": usual,
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "target_modules": sorted(ranks),
-    }
-    told = {f"{UNET}{name}": value for name, value in config.items()}
+    told = {f"{UNET}{name}": value for name, value in peft_config(ranks).items()}
     # One entry alone: safetensors writes several in an order that changes from file to file.
     return {METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
 

@@ -176,7 +176,7 @@ def test_an_image_serves_and_says_what_it_can(dockerfile: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("container", ["forecast", "diffusion"])
+@pytest.mark.parametrize("container", ["forecast", "diffusion", "example"])
 def test_requirements_are_the_locked_ones(container: str) -> None:
     required = (ROOT / "containers" / container / "requirements.txt").read_text().splitlines()
     pins = {line.replace("_", "-") for line in required if line and not line.startswith("#")}
@@ -192,7 +192,7 @@ def test_torch_is_the_locked_one() -> None:
     assert f" {torch} " in (diffusion / "triton" / "Dockerfile").read_text()
 
 
-@pytest.mark.parametrize("container", ["forecast", "diffusion"])
+@pytest.mark.parametrize("container", ["forecast", "diffusion", "example"])
 def test_what_a_container_imports_is_required(container: str) -> None:
     required = (
         (ROOT / "containers" / container / "requirements.txt").read_text().lower().replace("_", "-")

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from containers.diffusion.adapters.adapter import Adapter, UnusableAdapterError, read_adapter
@@ -287,6 +288,32 @@ def test_a_lora_of_stabilitys_names_is_as_in_diffusers(xl_folder: Path, tmp_path
     }
     write_file(tmp_path, tensors | alphas, None, base)
     assert_as_in_diffusers(tmp_path, base, engine_over(base, layers), pipeline_of(xl_folder))
+
+
+@pytest.mark.parametrize("ranks", [{}, {QUERY: 1, CONVOLUTION: 2}])
+def test_peft_makes_the_same_layers_of_the_config_beside_the_weights(
+    base_folder: Path, loaded_base: Base, ours: Engine, tmp_path: Path, ranks: dict[str, int]
+) -> None:
+    layers = ours.bank.layers
+    weights = random_weights(layers, seed=5)
+    for layer, rank in ranks.items():
+        weights[layer] = random_weights(layers, seed=6, rank=rank)[layer]
+    write_model(tmp_path, weights, card(loaded_base))
+    config = LoraConfig.from_pretrained(str(tmp_path))
+    unet = UNet2DConditionModel.from_pretrained(base_folder, subfolder="unet")
+    peft_model = inject_adapter_in_model(config, unet)
+    tensors = load_file(tmp_path / "adapter.safetensors")
+    state = {name.removeprefix("unet."): tensor for name, tensor in tensors.items()}
+    set_peft_model_state_dict(peft_model, state)
+    changes = {
+        name: module.get_delta_weight("default")
+        for name, module in peft_model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    assert set(changes) == set(weights)
+    for layer, (a, b) in read(tmp_path, loaded_base, layers).weights.items():
+        change = (b @ a.flatten(1)).view(changes[layer].shape)
+        torch.testing.assert_close(change, changes[layer], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

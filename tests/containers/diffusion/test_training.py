@@ -150,7 +150,8 @@ def test_a_pack_leaves_for_each_tenant_an_adapter_its_card_its_score_and_its_fir
     assert (a.card["learned_from"], a.card["held_out"], a.card["steps"]) == (6, 2, 3)
     assert a.metrics.keys() == {"personalisation", "meaning_kept", "loss", "steps", "images"}
     assert a.metrics["images"] == 8
-    assert [path.name for path in a.folder.iterdir()] == ["adapter.safetensors"]
+    files = sorted(path.name for path in a.folder.iterdir())
+    assert files == ["adapter.safetensors", "adapter_config.json"]
     assert list(a.files) == ["00.png", "01.png"]
     with Image.open(a.files["01.png"]) as picture:
         assert picture.size == (32, 32)

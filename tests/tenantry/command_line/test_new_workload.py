@@ -67,6 +67,27 @@ def test_a_new_workload_can_be_read_and_the_next_step_is_told(folder: Path) -> N
     assert [*read_workloads()] == ["heat2", "water"]
 
 
+@pytest.mark.parametrize(
+    "container", sorted(path.parent.name for path in (ROOT / "containers").glob("*/Dockerfile"))
+)
+def test_every_container_has_a_file_to_begin_a_workload_from(folder: Path, container: str) -> None:
+    caller(None)("new-workload", "water", "--container", container)
+    made = read_workloads()["water"]
+    assert (made.container, made.title) == (container, "Water")
+
+
+def test_a_container_that_is_not_there_or_has_no_such_file_is_told_with_a_cure(
+    folder: Path,
+) -> None:
+    call = caller(None)
+    told = call("new-workload", "water", "--container", "smelter", status=1).stderr
+    assert "there is no folder containers/smelter; make it, or name one that is there" in told
+    told = call("new-workload", "water", "--container", "runtime", status=1).stderr
+    assert "containers/runtime has no workload.yaml" in told
+    assert "copy that of containers/example there" in told
+    assert list(folder.iterdir()) == []
+
+
 def test_a_bad_name_and_an_existing_file_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,54 @@
+"""The snippets that take a tenant's model out of Tenantry: run as they are shown, and held against
+what the services answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from containers.diffusion.adapters.adapter import read_adapter
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.base.pipeline import load_base
+from containers.runtime.archives.archive import write_archive
+from tests.conftest import ROOT
+from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights, write_model
+from tests.containers.diffusion.test_engine import drawing, drawn, engine_over, same
+from tests.docs.pages import blocks
+
+DOCS: Final = ROOT / "docs"
+
+
+def run_snippet(page: str, holding: str) -> dict[str, Any]:
+    """Run the page's only Python snippet that holds a text; what it leaves in its names."""
+    (snippet,) = (
+        text for language, text in blocks(DOCS / page) if language == "python" and holding in text
+    )
+    names = dict[str, Any]()
+    exec(compile(snippet, page, "exec"), names)  # noqa: S102 - the page is ours
+    return names
+
+
+def test_stock_diffusers_draws_an_adapter_as_the_endpoint_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base("tiny", device="cpu")
+    layers = LoraLayers(base.unet, TARGETS, 2, RANK)
+    weights = random_weights(layers, seed=3, scale=0.05)
+    model = write_model(tmp_path / "model", weights, card(base))
+    write_archive(model, tmp_path / "studio-1.tar.gz")
+    (tmp_path / "containers").symlink_to(ROOT / "containers")
+    monkeypatch.chdir(tmp_path)
+    found = run_snippet("portraits.md", "load_lora_weights")
+    picture = np.asarray(found["picture"])
+    asked = drawing("a big star", seed=7, steps=8, width=picture.shape[1], height=picture.shape[0])
+    engine = engine_over(base, layers)
+    adapter = read_adapter(model, layers.shapes(), base.digest, RANK, base.unet.dtype)
+    assert same(drawn(engine, adapter, asked)[0], picture)
+    found["pipe"].unload_lora_weights()
+    seed = found["seed"].manual_seed(7)
+    plain = found["pipe"]("a big star", generator=seed, num_inference_steps=8, guidance_scale=4)
+    assert not same(np.asarray(plain.images[0]), picture), "the adapter changes what is drawn"
+    assert (tmp_path / "star.png").is_file()
