@@ -7,9 +7,11 @@ are only checked, as by ``dg check defs``, such a file is an error.
 import logging
 import os
 
+from orchestration.private_dagster.json_logs import write_dagsters_logs
 from orchestration.workload_definitions import all_definitions
 from tenantry.workloads.schema import read_workloads
 
+write_dagsters_logs()
 _WORKLOADS = read_workloads()
 if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):  # which those commands set
     _WORKLOADS.all_readable()

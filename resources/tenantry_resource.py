@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field
 
+from contracts.logs import log_fields
 from resources.run_heartbeat import run_heartbeat
 from tenantry.aws.deployment import DEFAULT_STACK, Deployment
 
@@ -61,7 +62,7 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         if run is None or context.instance is None:
             yield self
         else:
-            with run_heartbeat(context.instance, run.run_id):
+            with log_fields(run=run.run_id), run_heartbeat(context.instance, run.run_id):
                 yield self
 
     @property

@@ -14,8 +14,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 LAYERS: Final = {
     "contracts": {"contracts"},
     "tenantry": {"tenantry", "contracts", "pipes_sagemaker"},
-    "resources": {"resources", "tenantry", "pipes_sagemaker"},
-    "orchestration.private_dagster": {"orchestration.private_dagster", "tenantry"},
+    "resources": {"resources", "tenantry", "contracts", "pipes_sagemaker"},
+    "orchestration.private_dagster": {"orchestration.private_dagster", "tenantry", "contracts"},
     "assets": {
         "assets",
         "resources",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
+from contracts.logs import log_environment
 from contracts.records import Record
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
@@ -186,7 +187,7 @@ def _model_request(
             "Image": deployment.image(workload.serving_container, workload.image_tag),
             "Mode": "SingleModel",
             "ModelDataSource": {"S3DataSource": source},
-            "Environment": dict(workload.serving.environment),
+            "Environment": {**log_environment(), **workload.serving.environment},
         },
     }
 

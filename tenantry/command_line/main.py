@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from typing import Any, Final
 
 import click
 
+from contracts.logs import UnknownLogFormatError, write_logs
 from tenantry.command_line.asking import ask, predictions
 from tenantry.command_line.changing import (
     capacity,
@@ -20,6 +22,7 @@ from tenantry.command_line.changing import (
     tier,
     wind_down,
 )
+from tenantry.command_line.invocation import NotDone
 from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant, tenants
 from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
@@ -104,12 +107,20 @@ def _interrupt(_signal: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _write_logs() -> None:
+    try:
+        write_logs(sys.stderr, logging.WARNING, "%(message)s")
+    except UnknownLogFormatError as error:
+        raise NotDone(str(error)) from error
+
+
 def main() -> None:
     """The installed script."""
     # A process that a shell starts in its background ignores SIGINT unless it says otherwise.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
+        _write_logs()
         tenantry(prog_name="tenantry", standalone_mode=False)
     except click.ClickException as error:
         error.show()

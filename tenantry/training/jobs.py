@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from contracts.limits import TASKS_BYTES
+from contracts.logs import log_environment
 from contracts.tasks import TASKS_FILE, ListedTask, TaskList
 from tenantry.aws import objects
 from tenantry.hosting.endpoints import is_missing
@@ -289,6 +290,8 @@ def create_training_job_request(
         "EnableInterContainerTrafficEncryption": instances > 1,
         "Tags": tags,
     }
+    if environment := log_environment():
+        request["Environment"] = environment
     if rung.spot:
         request["EnableManagedSpotTraining"] = True
         request["StoppingCondition"]["MaxWaitTimeInSeconds"] = workload.training.max_wait_seconds

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Final
 
+from contracts.logs import log_fields
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.models.registry import ModelRegistry
@@ -243,14 +244,24 @@ def _guarded(
 ) -> _Outcome | None:
     """One manifest's outcome; None when it must be tried again, because something of ours
     failed."""
+    with log_fields(**_owner_of(key)):
+        try:
+            return take_in(deployment, workloads, key)
+        except InvalidWorkloadError as error:
+            _LOG.error("upload %s waits until its workload's file is mended: %s", key, error)
+            return None
+        except Exception:  # noqa: BLE001 - one upload's trouble must not stop its neighbours'
+            _LOG.exception("upload %s could not be taken in; its event stays in the queue", key)
+            return None
+
+
+def _owner_of(key: str) -> dict[str, str]:
+    """Workload and tenant of a manifest's key; empty for a key that is no manifest's."""
     try:
-        return take_in(deployment, workloads, key)
-    except InvalidWorkloadError as error:
-        _LOG.error("upload %s waits until its workload's file is mended: %s", key, error)
-        return None
-    except Exception:  # noqa: BLE001 - one upload's trouble must not stop its neighbours'
-        _LOG.exception("upload %s could not be taken in; its event stays in the queue", key)
-        return None
+        workload, tenant, _ = s3_keys.parse_manifest_key(key)
+    except ids.InvalidIdError:
+        return {}
+    return {"workload": workload, "tenant": tenant}
 
 
 def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome:

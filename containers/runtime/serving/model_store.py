@@ -7,15 +7,16 @@ threads. So no step between two awaits can be interleaved with another, and ther
 
 import asyncio
 import bisect
+import json
 import logging
 import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic
 
@@ -33,6 +34,9 @@ from containers.runtime.serving.serving_errors import (
     RefusedModelError,
     ServingError,
 )
+from contracts import patterns
+from contracts.limits import CARD_BYTES
+from contracts.logs import log_fields
 
 PAGE: Final = 100
 
@@ -41,12 +45,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Loaded(Generic[ModelT]):
-    """A model in memory, of `size` bytes, with the number of requests that are using it."""
+    """A model in memory, of `size` bytes, with the number of requests that are using it.
+
+    `known` is what its card tells of it for lines of the log.
+    """
 
     name: str
     url: str
     model: ModelT
     size: int
+    known: Mapping[str, str] = field(default_factory=dict)
     users: int = 0
     idle: asyncio.Future[None] | None = None
 
@@ -145,7 +153,7 @@ class ModelStore(Generic[ModelT]):
             await unloading
         started = time.monotonic()
         try:
-            model, size = await asyncio.get_running_loop().run_in_executor(
+            model, size, known = await asyncio.get_running_loop().run_in_executor(
                 self._loaders, self._fetch_and_read, url
             )
             self._make_room(name, size)
@@ -153,34 +161,35 @@ class ModelStore(Generic[ModelT]):
             self.counters.load_failures += 1
             _log.warning("model_not_loaded model=%r: %s", name, error.message)
             raise
-        self._loaded[name] = Loaded(name, url, model, size)
+        self._loaded[name] = Loaded(name, url, model, size, known)
         self.used += size
         self.counters.loads += 1
-        _log.info(
-            "model_loaded model=%r bytes=%d ms=%.1f",
-            name,
-            size,
-            1000 * (time.monotonic() - started),
-        )
+        with log_fields(**known):
+            _log.info(
+                "model_loaded model=%r bytes=%d ms=%.1f",
+                name,
+                size,
+                1000 * (time.monotonic() - started),
+            )
 
-    def _fetch_and_read(self, url: str) -> tuple[ModelT, int]:
+    def _fetch_and_read(self, url: str) -> tuple[ModelT, int, Mapping[str, str]]:
         """Read a model from its URL; runs in a thread."""
         with self._fetch(url) as path:
             return self._read(path)
 
-    def _read(self, path: Path) -> tuple[ModelT, int]:
+    def _read(self, path: Path) -> tuple[ModelT, int, Mapping[str, str]]:
         """Read a model from a folder or an archive file; runs in a thread."""
         try:
             if path.is_file():
                 folder = Path(tempfile.mkdtemp(prefix="model-"))
                 try:
                     extract_archive(path, folder, self._limits)
-                    model = self._predictor.load(folder)
+                    model, known = self._predictor.load(folder), _known_of(folder)
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
             else:
                 check_folder(path, self._limits)
-                model = self._predictor.load(path)
+                model, known = self._predictor.load(path), _known_of(path)
         except (RefusedArchiveError, InvalidModelError) as error:
             raise RefusedModelError(str(error), reason=getattr(error, "reason", None)) from error
         except MemoryError as error:
@@ -189,7 +198,7 @@ class ModelStore(Generic[ModelT]):
             # A family that trips over strange files must not look like a server that broke.
             _log.exception("load_raised path=%s", path)
             raise RefusedModelError(f"the model cannot be read: {type(error).__name__}") from error
-        return model, self._predictor.size(model)
+        return model, self._predictor.size(model), known
 
     def _make_room(self, name: str, size: int) -> None:
         if size > self.budget:
@@ -266,3 +275,19 @@ class ModelStore(Generic[ModelT]):
             "evict": "lru" if self._evict else "none",
             **vars(self.counters),
         }
+
+
+_IN_A_CARD: Final = {"workload": patterns.WORKLOAD, "tenant": patterns.TENANT}
+
+
+def _known_of(folder: Path) -> Mapping[str, str]:
+    """What the card of an extracted archive tells for lines of the log; empty without a card."""
+    try:
+        with (folder / "card.json").open("rb") as file:
+            card = json.loads(file.read(CARD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(card, dict):
+        return {}
+    said = ((name, str(card.get(name, "")), pattern) for name, pattern in _IN_A_CARD.items())
+    return {name: value for name, value, pattern in said if pattern.fullmatch(value)}

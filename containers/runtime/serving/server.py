@@ -49,6 +49,7 @@ from containers.runtime.serving.serving_errors import (
     ServingError,
 )
 from contracts import variables
+from contracts.logs import UnknownLogFormatError, add_log_fields, write_logs
 
 # InvokeEndpoint's body limit in the API's model (botocore): 6,291,456 bytes. and 100 MB
 # is the most that CreateTransformJob takes as MaxPayloadInMB.
@@ -259,6 +260,7 @@ class ServingApp(Generic[ModelT]):
     ) -> Answer:
         body = await self._body(scope, receive)
         entry = self.store.acquire(name)
+        add_log_fields(**entry.known)  # each HTTP request is a task of its own
         try:
             return await self._while_connected(
                 receive, self._predict(entry.model, body, *_types(scope))
@@ -354,6 +356,7 @@ class ServingApp(Generic[ModelT]):
                 entry = await self.store.acquire_or_load(name, name)
             else:
                 entry = self.store.acquire(SINGLE)
+            add_log_fields(**entry.known)
             try:
                 return await self._while_connected(
                     receive, self._predict(entry.model, body, content_type, accept)
@@ -497,7 +500,11 @@ def main(predictor: Predictor[ModelT]) -> int:
     1 when the settings are wrong, the one model cannot be loaded, or the port is taken; the reason
     is in the log.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    try:
+        write_logs(sys.stdout, logging.INFO, "%(message)s")
+    except UnknownLogFormatError as error:
+        _log.error("serving_failed: %s", error)
+        return 1
     # uvicorn is imported here, so that a family's own tests import only the protocol.
     import uvicorn
 

@@ -32,6 +32,7 @@ from containers.runtime.training.training_input import (
     read_training_input,
 )
 from contracts import progress
+from contracts.logs import UnknownLogFormatError, add_log_fields, log_fields, write_logs
 from contracts.outcomes import Outcome
 
 __all__ = [
@@ -128,8 +129,11 @@ def main(
     run, with the reason in output/failure; 143 when SIGTERM or SIGINT ended it early.
     `open_progress` is where progress is told.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     base = base_folder()
+    try:
+        write_logs(sys.stdout, logging.INFO, "%(message)s")
+    except UnknownLogFormatError as error:
+        return _fail(base, str(error))
     stop = _Stop()
     with stop.listening():
         try:
@@ -246,6 +250,7 @@ class _Loop:
     def run(self) -> int:
         """Do every task of this instance that has no outcome yet; returns the exit status."""
         work = self._work
+        add_log_fields(workload=work.workload, pack=work.pack)
         started = time.monotonic()
         _log.info(
             "training_started workload=%s pack=%s host=%s instances=%d tasks=%d batch_size=%d",
@@ -400,7 +405,10 @@ class _Loop:
             )
 
     def _started(self, task: Task) -> None:
-        _log.info("task_started task=%s tenant=%s version=%s", task.task, task.tenant, task.version)
+        with log_fields(tenant=task.tenant, request=task.task):
+            _log.info(
+                "task_started task=%s tenant=%s version=%s", task.task, task.tenant, task.version
+            )
         self._tell(progress.task_started(task.task, task.tenant, task.version))
 
     def _underway(self, result: Underway) -> None:
@@ -417,14 +425,15 @@ class _Loop:
 
     def _ended(self, outcome: Outcome) -> None:
         self._counts[outcome.status] += 1
-        _log.info(
-            "task_finished task=%s tenant=%s version=%s status=%s seconds=%s",
-            outcome.task,
-            outcome.tenant,
-            outcome.version,
-            outcome.status,
-            outcome.seconds,
-        )
+        with log_fields(tenant=outcome.tenant, request=outcome.task):
+            _log.info(
+                "task_finished task=%s tenant=%s version=%s status=%s seconds=%s",
+                outcome.task,
+                outcome.tenant,
+                outcome.version,
+                outcome.status,
+                outcome.seconds,
+            )
         self._tell(progress.task_finished(outcome))
 
     def _tell(self, payload: Mapping[str, Any]) -> None:

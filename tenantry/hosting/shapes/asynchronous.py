@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts import variables
+from contracts.logs import log_environment
 from contracts.records import Record
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
@@ -78,6 +79,7 @@ class AsynchronousShape(Shape):
                     "Image": deployment.image(workload.serving_container, workload.image_tag),
                     "Mode": "SingleModel",
                     "Environment": {
+                        **log_environment(),
                         **workload.serving.environment,
                         variables.MODELS_URI: models_uri,
                     },

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from contracts.logs import log_environment
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.shape import Addressed, EndpointRequests, Limits, RealTimeShape
 from tenantry.names import ids, s3_keys, sagemaker_names
@@ -51,7 +52,7 @@ class MultiModelShape(RealTimeShape):
                     "Image": deployment.image(workload.serving_container, workload.image_tag),
                     "Mode": "MultiModel",
                     "ModelDataUrl": f"s3://{deployment.data_bucket}/{models}",
-                    "Environment": dict(workload.serving.environment),
+                    "Environment": {**log_environment(), **workload.serving.environment},
                 },
                 "EnableNetworkIsolation": False,
             },

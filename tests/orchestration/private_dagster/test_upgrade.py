@@ -24,8 +24,9 @@ def private_names(path: Path) -> set[str]:
     return {
         alias.name
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dagster._")
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
+        if f"{node.module}.{alias.name}".startswith("dagster._")
     }
 
 
