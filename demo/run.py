@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.markup import escape
 
+from demo.elsewhere import ProcessKilledError, in_a_process_that_ends
 from demo.energy import shown_of, synthetic_tenants, tenants_of_file
 from demo.only_one import AlreadyRunsError, only_one
 from demo.portraits import (
@@ -49,8 +47,6 @@ from tenantry.workloads.schema import read_workloads
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SHEET: Final = "portraits.png"
-P = ParamSpec("P")
-T = TypeVar("T")
 _GIVEN_UP: Final = (
     AlreadyRunsError,
     BotoCoreError,
@@ -60,6 +56,7 @@ _GIVEN_UP: Final = (
     DeploymentError,
     EndpointFailedError,
     LocalCloudError,
+    ProcessKilledError,
     ValueError,
 )
 
@@ -101,23 +98,6 @@ def _choose_port(console: Console, wanted: int) -> int:
 
 def _terminate(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _let_an_interrupt_end_it() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _elsewhere(make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What ``make`` returns, or raises, in a process that ends then. pandas and Arrow, which make
-    the tenants' files, would take 200 MiB of the process that waits for Ctrl-C."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, _let_an_interrupt_end_it) as pool:
-        try:
-            return pool.submit(make, *arguments, **named).result()
-        except BrokenProcessPool as error:
-            raise DemoFailedError(
-                "the process that reads the data was killed, perhaps for the memory it took"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -174,10 +154,14 @@ def _run(wanted: _Wanted, console: Console) -> int:
         # What is wrong with a user's own file is told before anything is started.
         if wanted.data is not None:
             with steps.step(f"Reading {wanted.data.name}"):
-                customers = _elsewhere(tenants_of_file, wanted.data, Path(scratch), wanted.tenants)
+                customers = in_a_process_that_ends(
+                    tenants_of_file, wanted.data, Path(scratch), wanted.tenants
+                )
         else:
             with steps.step("Making up customers and their data"):
-                customers = _elsewhere(synthetic_tenants, wanted.tenants or 1, Path(scratch))
+                customers = in_a_process_that_ends(
+                    synthetic_tenants, wanted.tenants or 1, Path(scratch)
+                )
         port = _choose_port(console, wanted.port)
         ui_is_at(f"http://127.0.0.1:{port}")
         with steps.step("Starting the local cloud"):

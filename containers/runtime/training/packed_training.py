@@ -32,7 +32,7 @@ from containers.runtime.training.training_input import (
     read_training_input,
 )
 from contracts import progress
-from contracts.logs import UnknownLogFormatError, add_log_fields, log_fields, write_logs
+from contracts.logs import UnknownLogFormatError, log_fields, write_logs
 from contracts.outcomes import Outcome
 
 __all__ = [
@@ -138,7 +138,10 @@ def main(
     with stop.listening():
         try:
             work = read_training_input(base)
-            with (open_progress or _progress_of_environment)() as progress:
+            with (
+                log_fields(workload=work.workload, pack=work.pack),
+                (open_progress or _progress_of_environment)() as progress,
+            ):
                 return _Loop(trainer, work, base, progress, stop).run()
         except InvalidTrainingInputError as error:
             return _fail(base, str(error))
@@ -250,7 +253,6 @@ class _Loop:
     def run(self) -> int:
         """Do every task of this instance that has no outcome yet; returns the exit status."""
         work = self._work
-        add_log_fields(workload=work.workload, pack=work.pack)
         started = time.monotonic()
         _log.info(
             "training_started workload=%s pack=%s host=%s instances=%d tasks=%d batch_size=%d",

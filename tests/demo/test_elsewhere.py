@@ -1,0 +1,44 @@
+"""Work in a process of its own: what comes back, and that it never outlives the demo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from demo.elsewhere import ProcessKilledError, in_a_process_that_ends
+
+ROOT = Path(__file__).resolve().parents[2]
+WAITS = """
+import time
+from demo.elsewhere import in_a_process_that_ends
+if __name__ == "__main__":
+    in_a_process_that_ends(time.sleep, 600)
+"""
+
+
+def test_what_is_returned_or_raised_comes_back() -> None:
+    assert in_a_process_that_ends(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="no number"):
+        in_a_process_that_ends(int, "no number")
+    with pytest.raises(ProcessKilledError, match="killed"):
+        in_a_process_that_ends(os._exit, 1)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_the_process_that_waits_for_it(end: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITS], cwd=ROOT) as waiting:
+        process = psutil.Process(waiting.pid)
+        children: list[psutil.Process] = []
+        while len(children) < 2:  # the one that works, and multiprocessing's own
+            assert waiting.poll() is None
+            children = process.children()
+        waiting.send_signal(end)
+        waiting.wait(60)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
