@@ -20,9 +20,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.markup import escape
 
-from demo.elsewhere import ProcessKilledError, in_a_process_that_ends
 from demo.energy import shown_of, synthetic_tenants, tenants_of_file
 from demo.only_one import AlreadyRunsError, only_one
+from demo.own_process import ProcessKilledError, call_in_own_process
 from demo.portraits import (
     SLOW_REQUEST,
     portraits_tenants,
@@ -154,12 +154,12 @@ def _run(wanted: _Wanted, console: Console) -> int:
         # What is wrong with a user's own file is told before anything is started.
         if wanted.data is not None:
             with steps.step(f"Reading {wanted.data.name}"):
-                customers = in_a_process_that_ends(
+                customers = call_in_own_process(
                     tenants_of_file, wanted.data, Path(scratch), wanted.tenants
                 )
         else:
             with steps.step("Making up customers and their data"):
-                customers = in_a_process_that_ends(
+                customers = call_in_own_process(
                     synthetic_tenants, wanted.tenants or 1, Path(scratch)
                 )
         port = _choose_port(console, wanted.port)

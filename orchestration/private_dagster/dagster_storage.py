@@ -129,7 +129,7 @@ def _opened(kind: type[_Storage], folder: Path, name: str) -> _Storage:
     """The storage in ``folder/name.db``, made or migrated where that is due.
 
     Dagster makes an instance for each tick of a sensor. Each time its own ``from_local`` reads all
-    of Alembic's revisions, which is four fifths of an idle tick's CPU time. A file that this
+    of Alembic's revisions, which is most of an idle tick's CPU time. A file that this
     process has looked at is not looked at again, unless another file took its place.
     """
     file = folder / f"{name}.db"

@@ -32,7 +32,7 @@ class KeptEngineSqliteScheduleStorage(SqliteScheduleStorage):
             yield connection
 
     def has_instigators_table(self) -> bool:
-        """Whether the table that came with Dagster 0.15 is there."""
+        """Whether the table ``instigators`` is there."""
         return self._has_instigators or super().has_instigators_table()
 
     def _has_instigators_table(self, conn: Connection) -> bool:

@@ -31,7 +31,8 @@ def main() -> None:
         workloads = read_workloads(asked.folder).all_readable()
     except InvalidWorkloadError as error:
         sys.exit(str(error))
-    sys.stdout.write(f"{len(workloads)} workloads can be used: {', '.join(workloads)}\n")
+    count = "1 workload" if len(workloads) == 1 else f"{len(workloads)} workloads"
+    sys.stdout.write(f"{count} can be used: {', '.join(workloads)}\n")
 
 
 if __name__ == "__main__":

@@ -27,4 +27,6 @@ def skeleton(name: str, container: str = USUAL_CONTAINER) -> str:
             f"containers/{container} has no {_FILE} to begin a workload from; copy that of "
             f"containers/example there, and change it"
         )
-    return Template(file.read_text(encoding="utf-8")).substitute(name=name, title=name.capitalize())
+    text = Template(file.read_text(encoding="utf-8"))
+    # Safe: a container's file may hold a dollar sign of its own.
+    return text.safe_substitute(name=name, title=name.capitalize())

@@ -1,5 +1,8 @@
-"""Work whose libraries must not stay in the process that waits for Ctrl-C: pandas and Arrow, which
-make the tenants' files, would take 200 MiB of it."""
+"""Calls whose libraries must not stay in the process that waits for Ctrl-C.
+
+pandas and Arrow, which make the tenants' files, would take 200 MiB of it. The files are the user's
+own, so these calls have no limits, unlike those of ``tenantry.uploads.bounded_calls``.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,15 @@ def _end_with_the_demo() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def in_a_process_that_ends(make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What ``make`` returns, or raises, called in a process of its own. Raises
-    ``ProcessKilledError``."""
+def call_in_own_process(make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call ``make`` in a process that ends with the call. What it returns or raises comes back.
+    Raises ``ProcessKilledError``."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, _end_with_the_demo) as pool:
         try:
             return pool.submit(make, *arguments, **named).result()
         except BrokenProcessPool as error:
             raise ProcessKilledError(
-                "the process that reads the data was killed, perhaps for the memory it took"
+                "the process that reads the data was killed, perhaps for the memory it took; free "
+                "some, or take fewer customers with TENANTS=…"
             ) from error

@@ -11,23 +11,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from demo.elsewhere import ProcessKilledError, in_a_process_that_ends
+from demo.own_process import ProcessKilledError, call_in_own_process
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITS = """
 import time
-from demo.elsewhere import in_a_process_that_ends
+from demo.own_process import call_in_own_process
 if __name__ == "__main__":
-    in_a_process_that_ends(time.sleep, 600)
+    call_in_own_process(time.sleep, 600)
 """
 
 
 def test_what_is_returned_or_raised_comes_back() -> None:
-    assert in_a_process_that_ends(os.getpid) != os.getpid()
+    assert call_in_own_process(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="no number"):
-        in_a_process_that_ends(int, "no number")
+        call_in_own_process(int, "no number")
     with pytest.raises(ProcessKilledError, match="killed"):
-        in_a_process_that_ends(os._exit, 1)
+        call_in_own_process(os._exit, 1)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
