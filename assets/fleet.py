@@ -13,6 +13,7 @@ from dagster import (
     asset,
 )
 
+from assets.described import described
 from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
 from resources.tenantry_resource import TenantryResource
 from tenantry.shown.fleet_view import CHECKS, fleet_checks, fleet_metadata
@@ -27,14 +28,11 @@ def fleet_asset(workload: Workload) -> AssetsDefinition:
     @asset(
         key=key,
         deps=[asset_key(workload.name, "endpoint_registration")],
-        group_name=workload.name,
-        owners=list(workload.owners),
-        kinds={"dynamodb"},
         check_specs=[
             AssetCheckSpec(name, asset=key, description=description)
             for name, description in CHECKS.items()
         ],
-        description=f"{workload.title}: scores, ages, waits, failures and costs of all tenants.",
+        **described(workload, "fleet", "scores, ages, waits, failures and costs of all tenants."),
     )
     def fleet(tenantry: TenantryResource) -> Iterator[MaterializeResult[Any]]:
         found = fleet_of(tenantry.deployment, workload, datetime.now(UTC))

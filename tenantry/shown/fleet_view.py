@@ -9,6 +9,7 @@ from typing import Any, Final
 from tenantry.shown.plots import plot_of_counts
 from tenantry.shown.report import Table
 from tenantry.tenants.fleet import Fleet, TenantInFleet
+from tenantry.workloads.shown_assets import Column
 
 _MAX_ROWS: Final = 500  # of a table in a page
 _MAX_NAMED: Final = 50
@@ -38,6 +39,17 @@ CHECKS: Final[Mapping[str, str]] = {
     "prediction of today or yesterday.",
 }
 """What each check of a fleet asks for, by name."""
+
+COLUMNS: Final[Mapping[str, Column]] = {
+    "tenant": Column(type="string", tells="Its id."),
+    "champion": Column(type="string", tells="The version that serves it."),
+    "tier": Column(type="string", tells="silo, bridge or pool."),
+    "score": Column(type="double", tells="What versions are compared by; empty without one."),
+    "age, days": Column(type="double", tells="Days since its version was made."),
+    "age of data, days": Column(type="double", tells="Days since the end of its data."),
+    "predicted": Column(type="string", tells="Whether it has a prediction of today or yesterday."),
+}
+"""The columns of the table of all tenants, by name."""
 
 
 def fleet_metadata(fleet: Fleet) -> dict[str, Any]:
@@ -118,15 +130,17 @@ def _worst_first(fleet: Fleet) -> Sequence[TenantInFleet]:
 
 
 def _row(tenant: TenantInFleet) -> dict[str, str | int | float]:
-    return {
-        "tenant": tenant.tenant,
-        "champion": tenant.version,
-        "tier": tenant.tier,
-        "score": "" if tenant.score is None else tenant.score,
-        "age, days": _days(tenant.age_days),
-        "age of data, days": _days(tenant.data_age_days),
-        "predicted": "yes" if tenant.predicted else "data too old" if tenant.too_old else "no",
-    }
+    predicted = "yes" if tenant.predicted else "data too old" if tenant.too_old else "no"
+    cells = (
+        tenant.tenant,
+        tenant.version,
+        tenant.tier,
+        "" if tenant.score is None else tenant.score,
+        _days(tenant.age_days),
+        _days(tenant.data_age_days),
+        predicted,
+    )
+    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def _days(days: float | None) -> str | float:

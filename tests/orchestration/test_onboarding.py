@@ -30,6 +30,7 @@ from tests.orchestration.running import (
     run,
     statuses,
     take_in,
+    unexplained,
 )
 
 ENERGY = ids.workload_name("energy")
@@ -91,7 +92,11 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         client.predict({"period": 2})
 
     artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
-    assert artifacts.pop("initech") == {"not_made": reasons["initech"]["not_made"]}
+    assert artifacts.pop("initech") == {
+        "tenant": "initech",
+        "not_made": reasons["initech"]["not_made"],
+    }
+    assert unexplained(dagster_instance, energy_at_once) == set()
     assert set(artifacts) == {"acme", "globex"}
     for tenant, artifact in artifacts.items():
         kept = s3_keys.artifact(
@@ -101,6 +106,7 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         assert artifact["dagster/uri"] == f"s3://{deployment.data_bucket}/{kept}"
         assert artifact["plot"].startswith("![plot](data:image/png;base64,")
         assert artifact["mase"] > 0
+        assert (artifact["tenant"], "console" in artifact) == (tenant, False)
 
     told = deployment.sqs.receive_message(
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
