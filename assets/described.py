@@ -95,11 +95,8 @@ def _code_behind(workload: Workload, asset: WorkloadAsset) -> Iterator[LocalFile
         "endpoint_registration": container_file(served_by, "serve"),
         "batch_predictions": container_file(served_by, "serve"),
     }
-    files = {
-        f"{workload.name}: what its file says": workload_file(workload.name),
-        "its code": behind.get(asset),
-        f"its page: {_DOCUMENT_OF[asset]}": _DOCUMENTS / _DOCUMENT_OF[asset],
-    }
-    for label, path in files.items():
-        if path is not None and path.is_file():
+    files = (workload_file(workload.name), behind.get(asset), _DOCUMENTS / _DOCUMENT_OF[asset])
+    for path in files:
+        if path is not None and path.is_file():  # an installed package has no documents
+            label = f"{path.parent.name}/{path.name}"  # the UI says: Open … in editor
             yield LocalFileCodeReference(file_path=str(path), label=label)

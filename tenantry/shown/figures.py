@@ -81,9 +81,9 @@ def figures_of(workload: Workload, asset: WorkloadAsset) -> Mapping[str, Figure]
         },
     }
     return {
-        **_COMMON.get(asset, {}),
-        **scores.get(asset, {}),
         **(shown.figures if shown is not None else {}),
+        **scores.get(asset, {}),
+        **_COMMON.get(asset, {}),
     }
 
 
