@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_context
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from orchestration.jobs import jobs_of
 from orchestration.sensors import sensors_of
@@ -139,3 +140,12 @@ def test_a_tick_of_the_launcher_that_could_look_at_no_workload_fails(
             launcher.evaluate_tick(context)
         said = launcher.evaluate_tick(context)
     assert (said.run_requests, said.skip_message is not None) == ([], True)
+
+
+def test_no_visit_of_the_daemon_passes_over_what_somebody_waits_for(
+    sensors: dict[str, SensorDefinition],
+) -> None:
+    for name in ("new_uploads", "fine_tuning_launcher"):
+        every = sensors[name].minimum_interval_seconds
+        assert every is not None
+        assert every < MIN_INTERVAL_LOOP_TIME
