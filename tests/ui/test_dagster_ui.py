@@ -98,8 +98,11 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
 
     ui.open_asset_graph("energy")
     graph = ui.text().splitlines()
-    for asset in (*ONBOARDING, "batch_predictions", "serving_endpoint", "endpoint_capacity"):
+    for asset in ("uploads", *ONBOARDING, "batch_predictions", "serving_endpoint", "fleet"):
         assert asset in graph, asset
+    ui.open_asset(ARTIFACT)
+    ui.see("The error in the held-out week")  # the numbers are explained
+    ui.see("Source code")
 
     run = ui.materialize(ARTIFACT, tenant)
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
@@ -135,4 +138,5 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     ui.open_asset("energy/fleet")
     for words in ("tenants_with_a_model", "share_predicted", "serving_usd_per_tenant_and_month"):
         ui.see(words)
+    ui.see("Days since its version was made.")  # of the column's description
     assert ui.natural_width(ui.show_picture("scores")) > 300
