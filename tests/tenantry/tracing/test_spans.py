@@ -76,6 +76,7 @@ EXPORTING: Final = f"""
 from opentelemetry import trace
 from tenantry.tracing.export import export_spans
 from tenantry.tracing.spans import mark_failed, span
+from tenantry.uploads.manifests import RefusedUploadError
 
 export_spans()
 export_spans()
@@ -86,6 +87,11 @@ try:
     with span("prepare", "{UPLOADS}", began=1_700_000_000_000_000_000):
         raise ValueError("Zoe Miller, 42 kWh")
 except ValueError:
+    pass
+try:
+    with span("intake", "{UPLOADS}"):
+        raise RefusedUploadError("Zoe Miller's file is empty", "file_empty")
+except RefusedUploadError:
     pass
 with span("train", "{UPLOADS}"):
     mark_failed("training_failed")
@@ -101,7 +107,8 @@ def test_spans_reach_a_collector_and_tell_no_tenants_data() -> None:
     assert predict.links == ("00f067aa0ba902b7",)
     assert predict.attributes == {"tenantry.tenant": "acme", "tenantry.workload": "energy"}
     assert predict.service == "nightly"
-    for name, code in (("prepare", "ValueError"), ("train", "training_failed")):
+    codes = {"prepare": "ValueError", "intake": "file_empty", "train": "training_failed"}
+    for name, code in codes.items():
         failed = collector.named(name)
         assert failed.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"
         assert (failed.failed, failed.events) == (code, 0)
