@@ -16,6 +16,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from assets.described import described
 from assets.failed_tenants import raise_for
 from orchestration.private_dagster.chosen_partitions import RunReport, asset_key, plan
 from resources.tenantry_resource import TenantryResource
@@ -40,14 +41,14 @@ def batch_predictions_asset(
         key=asset_key(workload.name, "batch_predictions"),
         deps=[asset_key(workload.name, "endpoint_registration")],
         partitions_def=tenants,
-        group_name=workload.name,
-        owners=list(workload.owners),
-        kinds={"sagemaker", "s3"},
         output_required=False,
         backfill_policy=BackfillPolicy.single_run(),
-        description=f"{workload.title}: a day's prediction, made by the tenant's champion in a "
-        f"batch transform."
-        f" The schedule {workload.name}_batch_predictions_schedule predicts for everyone.",
+        **described(
+            workload,
+            "batch_predictions",
+            f"a day's prediction, made by the tenant's champion in a batch transform. The schedule "
+            f"{workload.name}_batch_predictions_schedule predicts for everyone.",
+        ),
     )
     def batch_predictions(
         context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
@@ -76,7 +77,7 @@ def predict_day(
             date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
             context.run.run_id,
             report,
-            poll=tenantry.poll_seconds,
+            poll=tenantry.settings.poll_seconds,
             starting=lambda served: plan(
                 context, [asset_key(workload.name, "batch_predictions")], served
             ),

@@ -6,6 +6,7 @@ from typing import Any
 from dagster import AssetsDefinition, Config, MaterializeResult, asset
 from pydantic import Field
 
+from assets.described import described
 from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
@@ -29,10 +30,9 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
     @asset(
         key=asset_key(workload.name, "endpoint_capacity"),
         deps=[asset_key(workload.name, "serving_endpoint")],
-        group_name=workload.name,
-        owners=list(workload.owners),
-        kinds={"sagemaker"},
-        description=f"{workload.title}: the instances behind the endpoint, and what they cost.",
+        **described(
+            workload, "endpoint_capacity", "the instances behind the endpoint, and what they cost."
+        ),
     )
     def endpoint_capacity(
         config: CapacityConfig, tenantry: TenantryResource

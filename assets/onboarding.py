@@ -19,7 +19,9 @@ from dagster import (
 )
 from pydantic import Field
 
+from assets.described import described
 from assets.failed_tenants import raise_for
+from assets.serving_endpoints import endpoint_keys
 from orchestration.private_dagster.chosen_partitions import (
     RunReport,
     asset_key,
@@ -61,35 +63,36 @@ def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) ->
     One step makes them, so that a tenant moves on as soon as its own part is ready, and so that one
     run can serve any set of tenants; each asset can also be materialised alone.
     """
-    common: dict[str, Any] = {
-        "group_name": workload.name,
-        "owners": list(workload.owners),
-        "skippable": True,
-        "partitions_def": tenants,
-    }
-    kinds = sorted(kind for kind in workload.kinds if kind != "sagemaker")
+    common: dict[str, Any] = {"skippable": True, "partitions_def": tenants}
     specs = [
         AssetSpec(
             asset_key(workload.name, "training_data"),
-            description=f"{workload.title}: the tenant's latest upload, checked, repaired where "
-            f"documented, and prepared.",
-            kinds={"s3", *kinds[:1]},
+            deps=[asset_key(workload.name, "uploads")],
+            **described(
+                workload,
+                "training_data",
+                "the tenant's latest upload, checked, repaired where documented, and prepared.",
+            ),
             **common,
         ),
         AssetSpec(
             asset_key(workload.name, "fine_tuned_artifact"),
             deps=[asset_key(workload.name, "training_data")],
-            description=f"{workload.title}: the tenant's own model, an immutable versioned archive "
-            f"with its score.",
-            kinds={"sagemaker", *kinds[1:2]},
+            **described(
+                workload,
+                "fine_tuned_artifact",
+                "the tenant's own model, an immutable versioned archive with its score.",
+            ),
             **common,
         ),
         AssetSpec(
             asset_key(workload.name, "endpoint_registration"),
-            deps=[asset_key(workload.name, "fine_tuned_artifact")],
-            description=f"{workload.title}: the model under its endpoint, asked once, and champion "
-            f"if it is not worse.",
-            kinds={"sagemaker", "dynamodb"},
+            deps=[asset_key(workload.name, "fine_tuned_artifact"), *endpoint_keys(workload)],
+            **described(
+                workload,
+                "endpoint_registration",
+                "the model under its endpoint, asked once, and champion if it is not worse.",
+            ),
             **common,
         ),
     ]
@@ -219,6 +222,11 @@ def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
             raise JobFailedError(str(error)) from error
         except (TrainingJobResourceLimitExceededError, BudgetSpentError) as error:
             raise NoCapacityYetError(f"{error} The requests went back to the queue.") from error
-        return FinishedJob(request["TrainingJobName"], dict(done.metadata))
+        told = {name: getattr(value, "value", value) for name, value in done.metadata.items()}
+        return FinishedJob(
+            request["TrainingJobName"],
+            f"{told['Billable Seconds']} s billed on {told['Instance Count']} × "
+            f"{told['Instance Type']}",
+        )
 
     return train

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from dagster import AssetsDefinition, AssetSelection, AutomationCondition, MaterializeResult, asset
+from dagster import AssetKey, AssetsDefinition, AutomationCondition, MaterializeResult, asset
 
+from assets.described import described
 from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.workloads.schema import Workload
+from tenantry.workloads.shown_assets import WorkloadAsset
 
 
 def _missing_or_changed() -> AutomationCondition[Any]:
@@ -68,18 +70,15 @@ def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
 
 
 def _endpoint_asset(
-    workload: Workload, name: str, description: str
+    workload: Workload, name: WorkloadAsset, what: str
 ) -> Callable[..., AssetsDefinition]:
     """The decorator of an endpoint's asset: made when it is missing, updated when the YAML
     changes."""
     return asset(
         key=asset_key(workload.name, name),
-        group_name=workload.name,
-        owners=list(workload.owners),
-        kinds={"sagemaker"},
         automation_condition=_missing_or_changed(),
         code_version=workload.endpoint_version,
-        description=f"{workload.title}: {description}",
+        **described(workload, name, what),
     )
 
 
@@ -96,10 +95,10 @@ def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
     )
 
 
-def endpoint_selection(workload: Workload) -> AssetSelection:
-    """The endpoints a workload has."""
+def endpoint_keys(workload: Workload) -> list[AssetKey]:
+    """The endpoints that a workload's tenants share."""
     names = [
         "serving_endpoint",
         *(["asynchronous_endpoint"] if workload.serving.asynchronous is not None else []),
     ]
-    return AssetSelection.assets(*(asset_key(workload.name, name) for name in names))
+    return [asset_key(workload.name, name) for name in names]

@@ -1,18 +1,22 @@
 """The Dagster assets of a workload, from its YAML: thin over the plain code of ``tenantry``."""
 
-from dagster import AssetsDefinition, PartitionsDefinition
+from dagster import AssetsDefinition, AssetSpec, PartitionsDefinition
 
 from assets.batch_predictions import batch_predictions_asset
 from assets.endpoint_capacity import endpoint_capacity_asset
 from assets.fleet import fleet_asset
 from assets.onboarding import onboarding_assets
 from assets.serving_endpoints import asynchronous_endpoint_asset, serving_endpoint_asset
+from assets.uploads import uploads_asset
 from tenantry.workloads.schema import Workload
 
 
-def assets_of(workload: Workload, tenants: PartitionsDefinition[str]) -> list[AssetsDefinition]:
+def assets_of(
+    workload: Workload, tenants: PartitionsDefinition[str]
+) -> list[AssetsDefinition | AssetSpec]:
     """All assets of a workload."""
     return [
+        uploads_asset(workload),
         onboarding_assets(workload, tenants),
         batch_predictions_asset(workload, tenants),
         serving_endpoint_asset(workload),

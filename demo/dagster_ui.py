@@ -103,8 +103,14 @@ class DagsterUI:
     # ---- pages -----------------------------------------------------------------------------------
 
     def open_asset_graph(self, group: str) -> None:
-        """The graph of an asset group, drawn with the state of each asset."""
-        self._open(f"/locations/{self.location}/asset-groups/{group}/lineage")
+        """The graph of an asset group, drawn with the state of each asset. For that it needs the
+        room that the navigation takes, which is hidden."""
+        graph = f"/locations/{self.location}/asset-groups/{group}/lineage"
+        self._open(graph)
+        self.see("Materialize all")
+        if found := self.browser.find_elements(By.XPATH, "//*[text()='Hide navigation']"):
+            found[0].click()
+            self._open(graph)  # is drawn to fit as it opens
         self.see("Latest event")
         self._wait(lambda: "Loading..." not in self.text(), "each asset's state")
 

@@ -288,19 +288,32 @@ class Product:
         with steps.step(what, len(self.good)) as step:
             self._predict_batch(step, day)
 
+    def show_fleet(self, steps: Steps) -> None:
+        """Bring the table of all tenants in the UI up to date. Raises ``DemoFailedError``."""
+        with steps.step(f"{self.name}: a table of all tenants in the UI") as step:
+            run = self.dagster.launch(f"{self.name}_fleet", {})
+            if (status := self._wait_for(run, "the table of all tenants")) != "SUCCESS":
+                raise DemoFailedError(
+                    f"{self.name}: run {run} is {status}: {self.dagster.why_failed(run)}"
+                )
+            step.advance()
+
+    def _wait_for(self, run: str, what: str) -> str:
+        """Wait for the end of a run; returns its status."""
+        waiting = Waiting(self.dagster, self.timeout)
+        while (status := self.dagster.run_status(run)) not in {"SUCCESS", "FAILURE", "CANCELED"}:
+            waiting.go_on(
+                status, f"{self.name}: {what} is not done", lambda: f"  run {run} is {status}"
+            )
+            time.sleep(0.5)
+        return status
+
     def _predict_batch(self, step: Step, day: date) -> None:
         config = {"ops": {batch_step(self.name): {"config": {"day": day.isoformat()}}}}
         run = self.dagster.launch(
             f"{self.name}_batch_predictions", config, {"tenantry/day": day.isoformat()}
         )
-        waiting = Waiting(self.dagster, self.timeout)
-        while (status := self.dagster.run_status(run)) not in {"SUCCESS", "FAILURE", "CANCELED"}:
-            waiting.go_on(
-                status,
-                f"{self.name}: the batch prediction is not done",
-                lambda: f"  run {run} is {status}",
-            )
-            time.sleep(0.5)
+        status = self._wait_for(run, "the batch prediction")
         why = "" if status == "SUCCESS" else f": {self.dagster.why_failed(run)}"
         for tenant in self.good:
             with self.client(tenant) as client:

@@ -223,6 +223,8 @@ def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
     pictured.ask_asynchronously(steps, SLOW_REQUEST)
     for product in products:
         product.predict_batch(steps, day)
+    for product in products:
+        product.show_fleet(steps)
     console = steps.console
     console.print(f"All of it took {steps.seconds:.0f} s.")
     for product in products:

@@ -17,7 +17,8 @@ from orchestration.workload_definitions import (
     workload_definitions,
 )
 from tenantry.workloads.fields import IN_WORDS, WorkloadName
-from tenantry.workloads.schema import COMPONENT_FILE, InvalidWorkloadError, Workload
+from tenantry.workloads.folder import COMPONENT_FILE
+from tenantry.workloads.schema import InvalidWorkloadError, Workload
 from tenantry.workloads.skeleton import skeleton
 
 

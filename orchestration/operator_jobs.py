@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
-from dagster import Config, Failure, JobDefinition, OpExecutionContext, job, op
+from dagster import AssetObservation, Config, Failure, JobDefinition, OpExecutionContext, job, op
 from pydantic import Field
 
 from assets.failed_tenants import raise_for
 from orchestration.jobs import chosen_tenants
 from orchestration.partitions import tenants_of
+from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.names import ids
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
 from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.shown.asset_metadata import claims_metadata
 from tenantry.tenants.wind_down import wind_down
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload, read_workloads
@@ -127,9 +129,10 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
     def pause_workload(
         context: OpExecutionContext, config: PauseConfig, tenantry: TenantryResource
     ) -> None:
-        WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}").pause(
-            name, config.why
-        )
+        by = f"run {context.run.run_id}"
+        WorkloadControls(tenantry.deployment, by=by).pause(name, config.why)
+        observed = claims_metadata(paused=True, by=by, why=config.why)
+        context.log_event(AssetObservation(asset_key(name, "uploads"), metadata=observed))
 
     @job(
         name=f"{name}_pause",
@@ -141,9 +144,14 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
 
     @op(name=f"{name}_resume_workload", description="Claims requests again.")
     def resume_workload(context: OpExecutionContext, tenantry: TenantryResource) -> None:
-        controls = WorkloadControls(tenantry.deployment, by=f"run {context.run.run_id}")
-        context.log.info("it was not paused" if controls.paused(name) is None else "it goes on")
+        by = f"run {context.run.run_id}"
+        controls = WorkloadControls(tenantry.deployment, by=by)
+        was_paused = controls.paused(name) is not None
         controls.resume(name)
+        context.log.info("it goes on" if was_paused else "it was not paused")
+        if was_paused:
+            observed = claims_metadata(paused=False, by=by)
+            context.log_event(AssetObservation(asset_key(name, "uploads"), metadata=observed))
 
     @job(name=f"{name}_resume", description=f"{workload.title}: claims requests again.", tags=tags)
     def resume() -> None:

@@ -17,7 +17,7 @@ from orchestration.operator_jobs import operator_jobs_of, redrive_uploads, wind_
 from orchestration.partitions import tenants_of
 from orchestration.schedules import scheduled_of
 from orchestration.sensors import sensors_of
-from resources.tenantry_resource import TenantryResource
+from resources.tenantry_resource import Settings, TenantryResource
 from tenantry.aws.deployment import DEFAULT_STACK, STACK_VARIABLE
 from tenantry.workloads.schema import Workload, Workloads
 
@@ -26,7 +26,8 @@ from tenantry.workloads.schema import Workload, Workloads
 def known_warnings_left_out() -> Iterator[None]:
     """Without the warnings of what is used knowingly.
 
-    Partitioned asset checks are in preview, single-run backfills and owners of sensors in beta;
+    Partitioned asset checks are in preview; single-run backfills, owners of sensors and references
+    to code are in beta;
     Dagster's version is pinned, and tests of them notice a change.
     """
     with warnings.catch_warnings():
@@ -49,11 +50,13 @@ def resources() -> Mapping[str, Any]:
     """What runs and sensors reach the cloud by, as the environment says."""
     return {
         "tenantry": TenantryResource(
-            stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),
-            poll_seconds=float(os.environ.get("TENANTRY_POLL_SECONDS", "15")),
-            lost_run_seconds=float(os.environ.get("TENANTRY_LOST_RUN_SECONDS", "90")),
-            training_job_rate=float(os.environ.get("TENANTRY_TRAINING_JOB_RATE", "1")),
-            training_job_burst=int(os.environ.get("TENANTRY_TRAINING_JOB_BURST", "3")),
+            settings=Settings(
+                stack=os.environ.get(STACK_VARIABLE, DEFAULT_STACK),
+                poll_seconds=float(os.environ.get("TENANTRY_POLL_SECONDS", "15")),
+                lost_run_seconds=float(os.environ.get("TENANTRY_LOST_RUN_SECONDS", "90")),
+                training_job_rate=float(os.environ.get("TENANTRY_TRAINING_JOB_RATE", "1")),
+                training_job_burst=int(os.environ.get("TENANTRY_TRAINING_JOB_BURST", "3")),
+            )
         )
     }
 

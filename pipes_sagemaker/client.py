@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
 
 import boto3
 import dagster._check as check
@@ -270,8 +271,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             try:
                 self._client.create_training_job(**request)
                 context.log.info(
-                    f"[pipes] SageMaker training job {job_name} started: "
-                    f"{self._console_url(job_name)}"
+                    f"[pipes] SageMaker training job {job_name} started"
+                    f"{_as_link(self._console_url(job_name))}"
                 )
                 return
             except (ClientError, BotoCoreError) as error:
@@ -338,8 +339,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         context.log.info(
             f"[pipes] SageMaker training job {job_name} exists since "
             f"{existing['CreationTime']:%Y-%m-%d %H:%M:%S %Z} with"
-            f" the same inputs, {existing['TrainingJobStatus']}: adopted. "
-            f"{self._console_url(job_name)}"
+            f" the same inputs, {existing['TrainingJobStatus']}: adopted"
+            f"{_as_link(self._console_url(job_name))}"
         )
 
     def _describe(
@@ -459,10 +460,10 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         metadata: dict[str, Any] = {
             "AWS SageMaker Training Job Name": job_name,
             "AWS SageMaker Training Job ARN": described["TrainingJobArn"],
-            "AWS SageMaker Training Job URL": MetadataValue.url(self._console_url(job_name)),
+            "AWS SageMaker Training Job URL": _url(self._console_url(job_name)),
             "AWS SageMaker Training Job Status": status,
             "AWS SageMaker Training Job Secondary Status": secondary_status,
-            "AWS CloudWatch Logs URL": MetadataValue.url(self._logs_url(job_name)),
+            "AWS CloudWatch Logs URL": _url(self._logs_url(job_name)),
             "Instance Type": resources.get("InstanceType"),
             "Instance Count": resources.get("InstanceCount"),
             "Training Seconds": described.get("TrainingTimeInSeconds"),
@@ -475,20 +476,35 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
             metadata["Failure Class"] = failure_class(status, secondary_status, reason)
         return {key: value for key, value in metadata.items() if value is not None}
 
-    def _console_url(self, job_name: str) -> str:
+    def _console_url(self, job_name: str) -> str | None:
         region = self._client.meta.region_name
-        return f"https://{_console(region)}/sagemaker/home?region={region}#/jobs/{job_name}"
+        console = self._console()
+        return console and f"https://{console}/sagemaker/home?region={region}#/jobs/{job_name}"
 
-    def _logs_url(self, job_name: str) -> str:
+    def _logs_url(self, job_name: str) -> str | None:
         region = self._client.meta.region_name
-        group = LOG_GROUP.replace("/", "$252F")
-        return (
-            f"https://{_console(region)}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{group}"
+        console, group = self._console(), LOG_GROUP.replace("/", "$252F")
+        return console and (
+            f"https://{console}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{group}"
             f"$3FlogStreamNameFilter$3D{job_name}$252F"
         )
 
+    def _console(self) -> str | None:
+        """The host of AWS's console; None where the client's endpoint is not AWS's."""
+        host = urlsplit(self._client.meta.endpoint_url).hostname or ""
+        on_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        return _console_of(self._client.meta.region_name) if on_aws else None
 
-def _console(region: str) -> str:
+
+def _url(url: str | None) -> "MetadataValue[Any] | None":
+    return None if url is None else MetadataValue.url(url)
+
+
+def _as_link(url: str | None) -> str:
+    return "" if url is None else f": {url}"
+
+
+def _console_of(region: str) -> str:
     if region.startswith("cn-"):
         return f"{region}.console.amazonaws.cn"
     if region.startswith("us-gov-"):

@@ -36,14 +36,14 @@ class TrainingJobFailedError(PipesSageMakerError):
             ``Stopped``.
         failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing.
         failure_class: See :py:data:`FailureClass`.
-        console_url: The job's page.
+        console_url: The job's page in AWS's console; None where there is none.
         metadata: What the completed invocation would have had as metadata.
     """
 
     def __init__(
         self,
         described: "DescribeTrainingJobResponseTypeDef",
-        console_url: str,
+        console_url: str | None,
         metadata: Mapping[str, Any],
     ) -> None:
         self.job_name = described["TrainingJobName"]
@@ -56,7 +56,7 @@ class TrainingJobFailedError(PipesSageMakerError):
         reason = self.failure_reason or "SageMaker gave no reason"
         super().__init__(
             f"SageMaker training job {self.job_name} ended {self.status} ({self.secondary_status},"
-            f" {self.failure_class}): {reason}. See {console_url}"
+            f" {self.failure_class}): {reason}." + (f" See {console_url}" if console_url else "")
         )
 
 

@@ -1,14 +1,12 @@
 """The Dagster resource through which assets, sensors and schedules reach the deployment."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from dagster import ConfigurableResource, InitResourceContext
-from pydantic import Field
+from dagster import ConfigurableResource, InitResourceContext, ResourceDependency
+from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.logs import log_fields
 from resources.run_heartbeat import run_heartbeat
@@ -23,11 +21,11 @@ def _deployment(stack: str) -> Deployment:
     return Deployment.from_stack(stack)
 
 
-class TenantryResource(ConfigurableResource["TenantryResource"]):
-    """The deployment a code location works on. Its clients are made once in a process.
+class Settings(BaseModel):
+    """Where a code location works, and how often it looks. They are the deployment's own, so no
+    launchpad offers them."""
 
-    Every run that uses it gives signs of life while it does.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stack: str = Field(DEFAULT_STACK, description="Name of the CloudFormation stack.")
     poll_seconds: float = Field(
@@ -54,8 +52,17 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         "pack is taken up again.",
     )
 
+
+class TenantryResource(ConfigurableResource["TenantryResource"]):
+    """The deployment a code location works on. Its clients are made once in a process.
+
+    Every run that uses it gives signs of life while it does.
+    """
+
+    settings: ResourceDependency[Settings]
+
     @contextmanager
-    def yield_for_execution(self, context: InitResourceContext) -> Generator[TenantryResource]:
+    def yield_for_execution(self, context: InitResourceContext) -> Generator["TenantryResource"]:
         """Called by Dagster around a run, or around an evaluation of a sensor or a schedule, which
         is no run."""
         run = context.run
@@ -68,29 +75,29 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
     @property
     def deployment(self) -> Deployment:
         """The stack's names and clients. Raises ``DeploymentMissingError``."""
-        return _deployment(self.stack)
+        return _deployment(self.settings.stack)
 
-    def training_client(self) -> PipesSageMakerTrainingJobClient:
+    def training_client(self) -> "PipesSageMakerTrainingJobClient":
         """The Pipes client that runs packed training jobs."""
         from pipes_sagemaker.client import PipesSageMakerTrainingJobClient
         from pipes_sagemaker.readers import PipesSageMakerLogReader, PipesSageMakerMessageReader
         from tenantry.aws.request_budget import RequestBudget
         from tenantry.training.job_statuses import TrainingJobStatuses
 
-        deployment = self.deployment
+        deployment, settings = self.deployment, self.settings
         budget = RequestBudget(
-            deployment, "CreateTrainingJob", self.training_job_rate, self.training_job_burst
+            deployment, "CreateTrainingJob", settings.training_job_rate, settings.training_job_burst
         )
-        interval = min(5.0, self.poll_seconds)
+        interval = min(5.0, settings.poll_seconds)
         return PipesSageMakerTrainingJobClient(
             client=deployment.sagemaker,
             message_reader=PipesSageMakerMessageReader(
                 bucket=deployment.data_bucket, client=deployment.s3, interval=interval
             ),
             log_reader=PipesSageMakerLogReader(
-                client=deployment.logs, interval=interval, settle=min(3.0, self.poll_seconds)
+                client=deployment.logs, interval=interval, settle=min(3.0, settings.poll_seconds)
             ),
-            poll_interval=self.poll_seconds,
-            job_watch=TrainingJobStatuses(deployment, self.poll_seconds),
+            poll_interval=settings.poll_seconds,
+            job_watch=TrainingJobStatuses(deployment, settings.poll_seconds),
             before_create=budget.wait,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names.tiers import Shared
+from tenantry.workloads.folder import FOLDER
 from tenantry.workloads.schema import Workload, read_workloads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +39,16 @@ names its start."""
 RECENT_UNTIL = TODAY - timedelta(days=14 + (TODAY.weekday() - 3) % 7)
 """Where data end that a model is asked about today from: a Thursday, so that weeks look alike
 whatever the day."""
+
+
+@pytest.hookimpl(trylast=True)  # when the slow ones are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that take minutes, and so have time limits of their own, come first: one of
+    them at the end would leave the other worker idle."""
+    long = {item.path for item in items if item.get_closest_marker("timeout")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 settings.register_profile("tenantry", deadline=None)  # a busy machine is no defect
 settings.load_profile("tenantry")
 
@@ -172,11 +184,23 @@ def live_dagster_processes(
         with pytest.MonkeyPatch.context() as variables:
             _point_at(cloud, variables)
             deploy()
-        patience = {"TENANTRY_POLL_SECONDS": "0.5", "TENANTRY_LOST_RUN_SECONDS": "30"}
+        patience = {
+            "TENANTRY_POLL_SECONDS": "0.5",
+            "TENANTRY_LOST_RUN_SECONDS": "30",
+            "TENANTRY_WORKLOADS": str(_energy_alone(folder / "workloads")),
+        }
         with dagster_processes(
             folder / "dagster", free_port(), {**cloud.environment, **patience}
         ) as dagster:
             yield cloud, dagster
+
+
+def _energy_alone(folder: Path) -> Path:
+    """A folder of workloads that holds energy alone: the endpoints of portraits would load torch
+    twice, for nobody."""
+    folder.mkdir(parents=True)
+    shutil.copy(FOLDER / "energy.yaml", folder)
+    return folder
 
 
 @pytest.fixture

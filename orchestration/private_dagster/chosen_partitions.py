@@ -167,7 +167,7 @@ class RunReport:
         made = AssetMaterialization(
             asset_key=asset_key(self._workload, asset),
             partition=tenant,
-            metadata={name: metadata_value(name, value) for name, value in metadata.items()},
+            metadata=metadata_of_tenant(tenant, metadata),
             tags={DATA_VERSION_TAG: data_version},
         )
         self._add(
@@ -214,10 +214,10 @@ class RunReport:
         message = f"{tenant}: no {asset}: {reason}"
         self._context.log.warning(message)
         key = asset_key(self._workload, asset)
-        facts = {_NOT_MADE: reason}
         if self._was_ever_materialized(key, tenant):
-            self.observed(asset, tenant, facts, message)
+            self.observed(asset, tenant, {_NOT_MADE: reason}, message)
         else:
+            facts = metadata_of_tenant(tenant, {_NOT_MADE: reason})
             self._add(
                 DagsterEventType.ASSET_MATERIALIZATION,
                 StepMaterializationData(
@@ -272,7 +272,7 @@ class RunReport:
         observed = AssetObservation(
             asset_key(self._workload, asset),
             partition=tenant,
-            metadata={name: metadata_value(name, value) for name, value in metadata.items()},
+            metadata=metadata_of_tenant(tenant, metadata),
         )
         self._add(DagsterEventType.ASSET_OBSERVATION, AssetObservationData(observed), message)
 
@@ -329,6 +329,13 @@ class RunReport:
             logging.getLogger(__name__).warning(
                 "Dagster's events wait: they could not be written: %s", error
             )
+
+
+def metadata_of_tenant(tenant: ids.TenantId, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as Dagster shows it, the tenant first: an asset's overview shows the latest event of
+    any tenant, and does not say of whom."""
+    shown = {name: metadata_value(name, value) for name, value in metadata.items()}
+    return {"tenant": str(tenant), **shown}
 
 
 def metadata_value(name: str, value: Any) -> Any:

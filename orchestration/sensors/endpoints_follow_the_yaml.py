@@ -1,12 +1,10 @@
 """Endpoints are made and updated as their YAML says."""
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import or_
 
-from dagster import AutomationConditionSensorDefinition, DefaultSensorStatus
+from dagster import AssetSelection, AutomationConditionSensorDefinition, DefaultSensorStatus
 
-from assets.serving_endpoints import endpoint_selection
+from assets.serving_endpoints import endpoint_keys
 from tenantry.workloads.schema import Workload
 
 
@@ -16,7 +14,9 @@ def endpoints_follow_the_yaml_sensor(
     """``endpoints_follow_the_yaml``, over what the product offers."""
     return AutomationConditionSensorDefinition(
         "endpoints_follow_the_yaml",
-        target=reduce(or_, (endpoint_selection(workload) for workload in workloads.values())),
+        target=AssetSelection.assets(
+            *(key for workload in workloads.values() for key in endpoint_keys(workload))
+        ),
         default_status=DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
         description="Brings each workload's endpoint into service, and updates it when its YAML "

@@ -35,13 +35,16 @@ def fine_tuning_launcher_sensor(
     def fine_tuning_launcher(
         context: SensorEvaluationContext, tenantry: TenantryResource
     ) -> Iterator[RunRequest | SkipReason]:
-        fail_lost_runs(context.instance, tenantry.lost_run_seconds)
+        fail_lost_runs(context.instance, tenantry.settings.lost_run_seconds)
         queue = RequestQueue(tenantry.deployment, by="sensor fine_tuning_launcher")
         asked, troubles = 0, list[Exception]()
         for workload in workloads.values():
             try:
                 for request in runs_to_request(
-                    context.instance, queue, workload, lost_run_seconds=tenantry.lost_run_seconds
+                    context.instance,
+                    queue,
+                    workload,
+                    lost_run_seconds=tenantry.settings.lost_run_seconds,
                 ):
                     asked += 1
                     yield request

@@ -15,6 +15,7 @@ from dagster import (
 )
 
 from orchestration.partitions import add_tenants
+from orchestration.sensors.observed_uploads import observe_uploads
 from orchestration.sensors.ticks import RECONCILE_SECONDS
 from resources.tenantry_resource import TenantryResource
 from tenantry.uploads import intake
@@ -113,6 +114,7 @@ def lost_uploads_sensor(
             max_seconds=_LISTING_SECONDS,
         )
         done = listing.done
+        observe_uploads(context.instance, done)
         context.update_cursor(
             look.followed_by(listing.after, lost_uploads_grace, failed=done.failed > 0)
         )

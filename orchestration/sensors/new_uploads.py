@@ -13,6 +13,7 @@ from dagster import (
 )
 
 from orchestration.partitions import add_tenants
+from orchestration.sensors.observed_uploads import observe_uploads
 from orchestration.sensors.ticks import TICK_SECONDS
 from resources.tenantry_resource import TenantryResource
 from tenantry.uploads import intake
@@ -47,6 +48,7 @@ def new_uploads_sensor(workloads: Mapping[str, Workload]) -> SensorDefinition:
         )
         for key, reason in done.refused:
             context.log.warning(f"refused {key}: {reason}")
+        observe_uploads(context.instance, done)
         if done.failed and not (done.accepted or done.repeated or done.refused):
             raise UploadsNotTakenInError(str(done))
         return SkipReason(str(done) if done.messages else "no new uploads")

@@ -12,7 +12,11 @@ from dagster import (
     sensor,
 )
 
-from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
+from orchestration.private_dagster.chosen_partitions import (
+    asset_key,
+    metadata_of_tenant,
+    metadata_value,
+)
 from orchestration.private_dagster.names import DATA_VERSION_TAG
 from orchestration.sensors.ticks import SHOW_SECONDS
 from resources.tenantry_resource import TenantryResource
@@ -56,11 +60,15 @@ def operator_events_sensor() -> SensorDefinition:
 def _as_asset_event(left: operator_events.LeftEvent) -> AssetMaterialization | AssetObservation:
     """An operator's event as Dagster shows it. Raises ``MalformedEventError``."""
     event = left.event
-    metadata = {name: metadata_value(name, value) for name, value in event.metadata.items()}
+    said = {**event.metadata, "at": f"{left.left:%Y-%m-%d %H:%M:%S} UTC"}
     about: dict[str, Any] = {
         "asset_key": asset_key(event.workload, event.asset),
         "partition": event.tenant,
-        "metadata": {**metadata, "at": f"{left.left:%Y-%m-%d %H:%M:%S} UTC"},
+        "metadata": (
+            {name: metadata_value(name, value) for name, value in said.items()}
+            if event.tenant is None
+            else metadata_of_tenant(event.tenant, said)
+        ),
     }
     if event.kind == "observation":
         return AssetObservation(**about)

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -43,6 +44,11 @@ _RETRIES: Final = Config(
     # botocore puts its own together anew for every call: a twentieth of a call's CPU time.
     user_agent=f"Tenantry Boto3/{boto3.__version__}",
 )
+_CONSOLES: Final = {  # by partition
+    "aws": "console.aws.amazon.com",
+    "aws-us-gov": "console.amazonaws-us-gov.com",
+    "aws-cn": "console.amazonaws.cn",
+}
 # SageMaker's control plane has quotas of few calls a second for the whole account: a client that
 # was throttled slows down.
 _SLOWS_DOWN: Final = _RETRIES.merge(Config(retries={"mode": "adaptive", "total_max_attempts": 10}))
@@ -145,12 +151,15 @@ class Deployment:
         """The URI of a container's image."""
         return f"{self.image_repositories}/{container}:{tag}"
 
-    def console_url(self, kind: str, name: str) -> str:
-        """The page of a SageMaker job (``jobs``) or endpoint (``endpoints``) in AWS's console."""
+    def console_url(self, kind: str, name: str) -> str | None:
+        """The page of a SageMaker job (``jobs``) or endpoint (``endpoints``) in AWS's console; None
+        for a local cloud, which has none."""
         region = self.session.region_name
-        return (
-            f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{name}"
-        )
+        console = _CONSOLES.get(self.session.get_partition_for_region(region))
+        host = urlsplit(self.sagemaker.meta.endpoint_url).hostname or ""
+        if console is None or not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            return None
+        return f"https://{region}.{console}/sagemaker/home?region={region}#/{kind}/{name}"
 
     def _client(self, service: str) -> Any:
         config = _SLOWS_DOWN if service == "sagemaker" else _RETRIES

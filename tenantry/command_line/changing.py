@@ -108,9 +108,9 @@ def pause(invocation: Invocation, workload: Workload, why: str) -> None:
     Example:
       tenantry pause energy --why "a new image is being rolled out"
     """
-    paused = WorkloadControls(invocation.deployment, by=invocation.operator).pause(
-        ids.workload_name(workload.name), why
-    )
+    name = ids.workload_name(workload.name)
+    paused = WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
+    _show_claims(invocation, name, paused=True, why=why)
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": workload.name, "paused": paused})
     else:
@@ -131,6 +131,8 @@ def resume(invocation: Invocation, workload: Workload) -> None:
     name = ids.workload_name(workload.name)
     was = controls.paused(name)
     controls.resume(name)
+    if was is not None:
+        _show_claims(invocation, name, paused=False)
     if invocation.as_json:
         invocation.write_json({"format": 1, "workload": workload.name, "was_paused": was})
     else:
@@ -164,6 +166,7 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
 
     queue, name = RequestQueue(invocation.deployment), ids.workload_name(workload.name)
     WorkloadControls(invocation.deployment, by=invocation.operator).pause(name, why)
+    _show_claims(invocation, name, paused=True, why=why)
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
     left = len(queue.in_packs(name))
@@ -191,6 +194,19 @@ def drain(invocation: Invocation, workload: Workload, why: str, timeout: float |
         invocation.say(
             f"nothing of {name} is on its way; it stays paused until `tenantry resume {name}`"
         )
+
+
+def _show_claims(
+    invocation: Invocation, workload: ids.WorkloadName, *, paused: bool, why: str = ""
+) -> None:
+    """Let Dagster's sensor show on ``uploads`` that the workload was paused or resumed."""
+    from tenantry.shown.asset_metadata import claims_metadata
+
+    metadata = claims_metadata(paused=paused, by=invocation.operator, why=why)
+    operator_events.leave(
+        invocation.deployment,
+        operator_events.OperatorEvent("observation", workload, "uploads", None, metadata),
+    )
 
 
 # ---- rollback ------------------------------------------------------------------------------------

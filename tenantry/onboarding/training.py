@@ -202,7 +202,9 @@ class TrainingStage:
             self._began = time.time_ns()
             try:
                 job = self.train(request, self._message)
-                at_work.report.info(f"training job {job.name} is done: {dict(job.metadata)}")
+                at_work.report.info(
+                    f"training job {job.name} is done" + (f": {job.took}" if job.took else "")
+                )
             except JobFailedError as error:
                 failure = error
             while self._awaiting_archive:

@@ -85,7 +85,7 @@ def artifact_metadata(
         "cost_usd": round(usd, 8),
         **({"hyperparameters": dict(hyperparameters)} if hyperparameters else {}),
         "training_job": model.job,
-        "console": deployment.console_url("jobs", model.job),
+        **_console(deployment, "jobs", model.job),
         "card": dict(model.card),
     }
 
@@ -98,6 +98,11 @@ def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
         **_trace(model),
         **{name: float(value) for name, value in model.metrics.items()},
     }
+
+
+def _console(deployment: Deployment, kind: str, name: str) -> dict[str, str]:
+    url = deployment.console_url(kind, name)
+    return {} if url is None else {"console": url}
 
 
 def _files(deployment: Deployment, model: ModelVersion, outcome: Outcome) -> list[str]:
@@ -133,7 +138,7 @@ def registration_metadata(
         "champion": done.champion.version,
         **({"previous": done.champion.previous} if done.champion.previous else {}),
         "endpoint": endpoint,
-        "console": deployment.console_url("endpoints", endpoint),
+        **_console(deployment, "endpoints", endpoint),
         "target_model": sagemaker_names.target_model(model.tenant, model.version),
         "smoke_milliseconds": round(done.smoke_milliseconds, 1),
         "first_answer": answer.document,
@@ -159,6 +164,15 @@ def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str
         **({"why": why} if why else {}),
         "endpoint": champion.endpoint,
         "target_model": sagemaker_names.target_model(champion.tenant, champion.version),
+    }
+
+
+def claims_metadata(*, paused: bool, by: str, why: str = "") -> dict[str, Any]:
+    """Of ``uploads``, after somebody paused the workload or resumed it."""
+    return {
+        "requests": "paused: none is claimed" if paused else "claimed again",
+        "by": by,
+        **({"why": why} if why else {}),
     }
 
 

@@ -9,10 +9,11 @@ from typing import Any, Final
 from tenantry.shown.plots import plot_of_counts
 from tenantry.shown.report import Table
 from tenantry.tenants.fleet import Fleet, TenantInFleet
+from tenantry.workloads.shown_assets import Column
 
 _MAX_ROWS: Final = 500  # of a table in a page
 _MAX_NAMED: Final = 50
-_YOUNG_ENOUGH: Final = 0.95  # the share of tenants that a check asks for
+_SHARE_ASKED_FOR: Final = 0.95  # the share of tenants that a check asks for
 _OLDEST_WAIT_SECONDS: Final = 3600.0
 _DEFAULT_MAX_AGE_DAYS: Final = 90
 _DAYS_FOR_A_RETRAINING: Final = 7  # a fleet is not re-trained in one night
@@ -36,8 +37,21 @@ CHECKS: Final[Mapping[str, str]] = {
     "no_request_was_given_up": "No request's tries are all used up (dead-lettered).",
     "predictions_are_fresh": "At least 95 % of the tenants whose data are recent enough have a "
     "prediction of today or yesterday.",
+    "tenants_pass_their_checks": "At least 95 % of the tenants passed each check, the last time "
+    "that it was made of them.",
 }
 """What each check of a fleet asks for, by name."""
+
+COLUMNS: Final[Mapping[str, Column]] = {
+    "tenant": Column(type="string", tells="Its id."),
+    "champion": Column(type="string", tells="The version that serves it."),
+    "tier": Column(type="string", tells="silo, bridge or pool."),
+    "score": Column(type="double", tells="What versions are compared by; empty without one."),
+    "age, days": Column(type="double", tells="Days since its version was made."),
+    "age of data, days": Column(type="double", tells="Days since the end of its data."),
+    "predicted": Column(type="string", tells="Whether it has a prediction of today or yesterday."),
+}
+"""The columns of the table of all tenants, by name."""
 
 
 def fleet_metadata(fleet: Fleet) -> dict[str, Any]:
@@ -78,8 +92,13 @@ def fleet_metadata(fleet: Fleet) -> dict[str, Any]:
     return {**shown, **figures}
 
 
-def fleet_checks(fleet: Fleet) -> list[FleetCheck]:
-    """The answers to ``CHECKS``."""
+def fleet_checks(fleet: Fleet, results: Mapping[str, Mapping[str, bool]]) -> list[FleetCheck]:
+    """The answers to ``CHECKS``.
+
+    Args:
+        fleet: the tenants at a moment.
+        results: of each check of a tenant, by the check's name: whether each tenant passed it.
+    """
     retraining = fleet.workload.retraining
     older = retraining.older_than_days if retraining is not None else None
     days = (older or _DEFAULT_MAX_AGE_DAYS) + _DAYS_FOR_A_RETRAINING
@@ -87,7 +106,7 @@ def fleet_checks(fleet: Fleet) -> list[FleetCheck]:
     found: list[tuple[str, bool, dict[str, Any]]] = [
         (
             "champions_are_young",
-            young >= _YOUNG_ENOUGH,
+            young >= _SHARE_ASKED_FOR,
             {"share": young, "younger_than_days": days},
         ),
         (
@@ -102,8 +121,16 @@ def fleet_checks(fleet: Fleet) -> list[FleetCheck]:
         ),
         (
             "predictions_are_fresh",
-            fleet.share_predicted >= _YOUNG_ENOUGH,
+            fleet.share_predicted >= _SHARE_ASKED_FOR,
             {"share": fleet.share_predicted, "predicted_for": str(fleet.predicted_for or "never")},
+        ),
+        (
+            "tenants_pass_their_checks",
+            all(
+                sum(of_tenant.values()) >= _SHARE_ASKED_FOR * len(of_tenant)
+                for of_tenant in results.values()
+            ),
+            {"checks": Table(tuple(_check_row(*each) for each in sorted(results.items())))},
         ),
     ]
     return [FleetCheck(name, CHECKS[name], passed, facts) for name, passed, facts in found]
@@ -118,14 +145,27 @@ def _worst_first(fleet: Fleet) -> Sequence[TenantInFleet]:
 
 
 def _row(tenant: TenantInFleet) -> dict[str, str | int | float]:
+    predicted = "yes" if tenant.predicted else "data too old" if tenant.too_old else "no"
+    cells = (
+        tenant.tenant,
+        tenant.version,
+        tenant.tier,
+        "" if tenant.score is None else tenant.score,
+        _days(tenant.age_days),
+        _days(tenant.data_age_days),
+        predicted,
+    )
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+def _check_row(check: str, of_tenant: Mapping[str, bool]) -> dict[str, str | int | float]:
+    failed = sorted(tenant for tenant, passed in of_tenant.items() if not passed)
+    named = ", ".join(failed[:_MAX_NAMED]) + (", …" if len(failed) > _MAX_NAMED else "")
     return {
-        "tenant": tenant.tenant,
-        "champion": tenant.version,
-        "tier": tenant.tier,
-        "score": "" if tenant.score is None else tenant.score,
-        "age, days": _days(tenant.age_days),
-        "age of data, days": _days(tenant.data_age_days),
-        "predicted": "yes" if tenant.predicted else "data too old" if tenant.too_old else "no",
+        "check": check,
+        "passed": len(of_tenant) - len(failed),
+        "did not pass": len(failed),
+        "tenants that did not": named,
     }
 
 

@@ -3,8 +3,8 @@ may end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tenantry.errors import TenantryError
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A training job that ended well, for people: its name and what Dagster should show about
-    it."""
+    """A training job that ended well: its name, and for people what it took."""
 
     name: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    took: str = ""
 
 
 Train = Callable[[Any, Callable[[Any], None]], FinishedJob]

@@ -43,6 +43,15 @@ AddTenants = Callable[[ids.WorkloadName, Sequence[ids.TenantId]], None]
 
 
 @dataclass
+class WorkloadIntake:
+    """What became of a workload's uploads in a round of intake."""
+
+    accepted: int = 0
+    known_already: int = 0
+    refused: int = 0
+
+
+@dataclass
 class Intake:
     """What a round of intake did."""
 
@@ -51,6 +60,7 @@ class Intake:
     repeated: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)  # manifest key, reason
     failed: int = 0  # could not be taken in, as something of ours failed; they are looked at again
+    of_workload: dict[ids.WorkloadName, WorkloadIntake] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return (
@@ -387,12 +397,17 @@ def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:
 
 
 def _count(done: Intake, outcome: _Outcome) -> None:
-    if outcome.reason is not None:
-        if outcome.new:
-            done.refused.append((outcome.key, outcome.reason))
-        else:
-            done.repeated += 1
-    elif outcome.new:
-        done.accepted += 1
-    else:
+    its = (
+        WorkloadIntake()  # of a key that is no manifest's
+        if outcome.workload is None
+        else done.of_workload.setdefault(outcome.workload, WorkloadIntake())
+    )
+    if not outcome.new:
         done.repeated += 1
+        its.known_already += 1
+    elif outcome.reason is not None:
+        done.refused.append((outcome.key, outcome.reason))
+        its.refused += 1
+    else:
+        done.accepted += 1
+        its.accepted += 1

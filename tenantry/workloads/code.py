@@ -28,6 +28,20 @@ def container_file(container: str, name: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
+def module_file(name: str) -> Path | None:
+    """The file of a module, which is not imported; None where it is not there."""
+    root, *parts = name.split(".")
+    folders, known, origin = _folders(root) or [], root, None
+    for part in parts:
+        known = f"{known}.{part}"
+        spec = PathFinder.find_spec(known, [str(folder) for folder in folders])
+        if spec is None:
+            return None
+        folders = [Path(place) for place in spec.submodule_search_locations or ()]
+        origin = spec.origin
+    return None if origin is None else Path(origin)
+
+
 def module_fault(name: str) -> str | None:
     """What is wrong with a module's name, and the cure; None where the module is there."""
     root, *parts = name.split(".")

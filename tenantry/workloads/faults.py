@@ -49,6 +49,10 @@ def said(fault: ErrorDetails, model: type[BaseModel]) -> str:
             return f"is {_short(fault['input'])}; it must be more than {limits['gt']}"
         case "less_than_equal":
             return f"is {_short(fault['input'])}; it must be {limits['le']} or less"
+        case "too_long":
+            return (
+                f"there are {limits['actual_length']}; it may have at most {limits['max_length']}"
+            )
         case "string_type":
             return f"is {_short(fault['input'])}; it must be text: write it in quotes"
         case "int_parsing" | "int_type" | "int_from_float":

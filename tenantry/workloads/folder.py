@@ -12,6 +12,16 @@ FOLDER: Final = Path(__file__).resolve().parents[2] / "workloads"
 FOLDER_VARIABLE: Final = "TENANTRY_WORKLOADS"
 """Names another folder to read workloads from."""
 
+COMPONENT_FILE: Final = "defs.yaml"
+"""In a folder of its own, the workload as a component of Dagster."""
+
+
+def workload_file(name: str) -> Path:
+    """The file of a workload, whichever of the two it has."""
+    folder = folder_of_workloads()
+    component = folder / name / COMPONENT_FILE
+    return component if component.is_file() else folder / f"{name}.yaml"
+
 
 def folder_of_workloads() -> Path:
     """The folder that the variable names, or the repository's own."""

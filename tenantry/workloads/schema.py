@@ -19,8 +19,8 @@ from tenantry.errors import TenantryError
 from tenantry.names.tiers import Shared
 from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
 from tenantry.workloads.faults import field_of, said
-from tenantry.workloads.fields import Container, ImageTag, Kind, Module, Owner, Words, WorkloadName
-from tenantry.workloads.folder import FOLDER_VARIABLE, folder_of_workloads
+from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
+from tenantry.workloads.folder import COMPONENT_FILE, FOLDER_VARIABLE, folder_of_workloads
 from tenantry.workloads.sections import (
     Batch,
     Drift,
@@ -33,9 +33,8 @@ from tenantry.workloads.sections import (
     Training,
     Upload,
 )
+from tenantry.workloads.shown_assets import ShownAsset, WorkloadAsset
 
-COMPONENT_FILE: Final = "defs.yaml"
-"""In a folder of its own, the workload as a component of Dagster."""
 _SUFFIX: Final = ".yaml"
 _NEARLY: Final = ".yml"  # told to be renamed, as a workload that nobody reads looks removed
 
@@ -52,9 +51,6 @@ class Workload(Section):
     description: Words = Field(description="what it is, in a sentence")
     owners: tuple[Owner, ...] = Field(
         default=(), description="who answers for it: e-mail addresses, or teams as team:NAME"
-    )
-    kinds: tuple[Kind, ...] = Field(
-        default=(), description="icons that its assets show, as sagemaker or pandas"
     )
     container: Container = Field(description="the folder below containers/")
     image_tag: ImageTag = Field(description="the tag of its image")
@@ -73,6 +69,10 @@ class Workload(Section):
     retraining: Retraining | None = None
     drift: Drift | None = None
     moment: Moment | None = None
+    assets: Mapping[WorkloadAsset, ShownAsset] = Field(
+        default_factory=dict,
+        description="what Dagster shows of its assets beside what all workloads have in common",
+    )
 
     @property
     def shared_machines(self) -> Shared:

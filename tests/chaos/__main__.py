@@ -105,7 +105,11 @@ class Chaos:
         """Deploy another version, once there is an endpoint to update, whose first update will
         fail."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not self._world.serves() and time.monotonic() < deadline:
+        # A call to SageMaker that is down would be tried again for a minute, and keep this thread
+        # from bringing it back.
+        while time.monotonic() < deadline and not (
+            self.mischief.is_all_up() and self._world.serves()
+        ):
             self._go_on(deque())
             time.sleep(1.0)
         self._world.release()

@@ -166,6 +166,10 @@ class Mischief:
         )
         return [psutil.Process(process.pid)] if process.poll() is None else []
 
+    def is_all_up(self) -> bool:
+        """Whether nothing that was killed is still to be brought back."""
+        return not self._down_until
+
     def bring_back(self) -> None:
         """Start again what was killed and has been down for long enough."""
         now = time.monotonic()

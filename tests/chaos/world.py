@@ -4,7 +4,6 @@ each of which may be killed and comes back, as a supervisor would bring it back.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -296,7 +295,10 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
 
 
 def _write_settings(made: World, tenants: int) -> None:
-    shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", made.dagster_home / "dagster.yaml")
+    instance = yaml.safe_load((ROOT / "orchestration" / "dagster.yaml").read_text())
+    # A code server that was killed is back within seconds.
+    instance["run_queue"]["user_code_failure_retry_delay"] = 10
+    (made.dagster_home / "dagster.yaml").write_text(yaml.safe_dump(instance))
     (made.folder / "workspace.yaml").write_text(
         f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {made.code_server_port}, "
         f"location_name: tenantry}}\n"

@@ -3,17 +3,20 @@ what the services answer."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from containers.diffusion.adapters.adapter import read_adapter
 from containers.diffusion.adapters.lora import LoraLayers
 from containers.diffusion.base.pipeline import load_base
-from containers.runtime.archives.archive import write_archive
-from tests.conftest import ROOT
+from containers.forecast.serving.predictor import ForecastPredictor
+from containers.runtime.archives.archive import extract_archive, write_archive
+from tests.conftest import ROOT, TrainedForecast
 from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weights, write_model
 from tests.containers.diffusion.test_engine import drawing, drawn, engine_over, same
 from tests.docs.pages import blocks
@@ -52,3 +55,23 @@ def test_stock_diffusers_draws_an_adapter_as_the_endpoint_does(
     plain = found["pipe"]("a big star", generator=seed, num_inference_steps=8, guidance_scale=4)
     assert not same(np.asarray(plain.images[0]), picture), "the adapter changes what is drawn"
     assert (tmp_path / "star.png").is_file()
+
+
+def test_a_notebook_reads_the_forecast_that_the_endpoint_answers(
+    trained_forecasts: list[TrainedForecast], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme.tar.gz").write_bytes(trained_forecasts[0].archive)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    coming = run_snippet("your-first-hour.md", "fill_between")["coming"]
+    (tmp_path / "model").mkdir()
+    extract_archive(tmp_path / "acme.tar.gz", tmp_path / "model")
+    predictor = ForecastPredictor()
+    asked = b'{"period": 7, "start": "data_end"}'
+    answer = predictor.predict(predictor.load(tmp_path / "model"), asked, "application/json", "")
+    told = json.loads(answer.body)
+    assert list(coming["mean"]) == told["mean"]
+    assert list(coming["0.9"]) == told["quantiles"]["0.9"]
+    first = coming.index[0].tz_localize("Europe/London")
+    assert first == pd.Timestamp(told["timestamps"][0])
+    assert (tmp_path / "coming-week.png").is_file()

@@ -29,7 +29,7 @@ def launch_batch(live: LiveDagster) -> None:
     while (status := live.dagster.run_status(run)) not in _ENDED:
         assert time.monotonic() < deadline, status
         time.sleep(0.5)
-    assert status == "SUCCESS"
+    assert status == "SUCCESS", live.dagster.why_failed(run)
 
 
 @pytest.mark.timeout(1500)
@@ -38,6 +38,7 @@ def test_every_command_and_snippet_of_the_page_works(
 ) -> None:
     shutil.copytree(ROOT / "workloads", tmp_path / "workloads")
     monkeypatch.setenv("TENANTRY_WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
     environment = {
         **os.environ,
@@ -54,5 +55,8 @@ def test_every_command_and_snippet_of_the_page_works(
             exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - the page is ours
     assert "refused, as it should be" in said
     assert "Write ISO 8601" in said, "the refusal has its cure"
-    assert len(names["forecast"]["mean"]) == len(names["week"]) == 7 * 24
+    assert len(names["forecast"]["mean"]) == len(names["week"]) == len(names["coming"]) == 7 * 24
+    assert (tmp_path / "coming-week.png").is_file()
+    assert names["days"]["kwh"].sum() == pytest.approx(names["week"]["mean"].sum(), abs=1)
+    assert len(names["days"]) in (7, 8), "as many days as the clock shows"
     assert (tmp_path / "workloads" / "water.yaml").is_file()

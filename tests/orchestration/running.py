@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterInstance, ExecuteInProcessResult, FloatMetadataValue, IntMetadataValue
 
 from orchestration.definitions import defs
 from orchestration.launcher import runs_to_request
 from orchestration.partitions import add_tenants, tenants_of
 from orchestration.private_dagster.chosen_partitions import asset_key
-from resources.tenantry_resource import TenantryResource
+from resources.tenantry_resource import Settings, TenantryResource
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
+from tenantry.shown.figures import figures_of
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload, read_workloads
+from tenantry.workloads.shown_assets import WORKLOAD_ASSETS
 
-TENANTRY: Final = TenantryResource(stack="tenantry", poll_seconds=0.3, lost_run_seconds=60)
+TENANTRY: Final = TenantryResource(
+    settings=Settings(stack="tenantry", poll_seconds=0.3, lost_run_seconds=60)
+)
 
 
 def at_once(workload: Workload) -> Workload:
@@ -84,3 +88,33 @@ def metadata_of(instance: DagsterInstance, workload: str, asset: str) -> dict[st
                 made.partition, {name: value.value for name, value in made.metadata.items()}
             )
     return found
+
+
+def unexplained(instance: DagsterInstance, workload: Workload) -> set[tuple[str, str]]:
+    """The numbers that assets' latest events show and that no description of an asset explains, by
+    asset and metadata entry."""
+    found = set()
+    for asset in WORKLOAD_ASSETS:
+        key = asset_key(workload.name, asset)
+        records = [
+            *instance.fetch_materializations(key, limit=100).records,
+            *instance.fetch_observations(key, limit=100).records,
+        ]
+        for record in records:
+            event = record.event_log_entry.asset_materialization or (
+                record.event_log_entry.asset_observation
+            )
+            for name, value in (event.metadata if event is not None else {}).items():
+                number = isinstance(value, IntMetadataValue | FloatMetadataValue)
+                if number and not name.startswith("dagster/"):
+                    found.add((asset, name))
+    return {(asset, name) for asset, name in found if name not in figures_of(workload, asset)}
+
+
+def uploads_observed(instance: DagsterInstance, workload: str) -> list[dict[str, Any]]:
+    """What was observed of a workload's ``uploads``, the latest first."""
+    records = instance.fetch_observations(asset_key(workload, "uploads"), limit=100).records
+    events = [record.event_log_entry.asset_observation for record in records]
+    return [
+        {name: value.value for name, value in event.metadata.items()} for event in events if event
+    ]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance
+from dagster import AssetCheckKey, DagsterInstance, TableMetadataValue
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from orchestration.definitions import defs
@@ -30,6 +30,7 @@ from tests.orchestration.running import (
     run,
     statuses,
     take_in,
+    unexplained,
 )
 
 ENERGY = ids.workload_name("energy")
@@ -91,7 +92,29 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         client.predict({"period": 2})
 
     artifacts = metadata_of(dagster_instance, "energy", "fine_tuned_artifact")
-    assert artifacts.pop("initech") == {"not_made": reasons["initech"]["not_made"]}
+    assert artifacts.pop("initech") == {
+        "tenant": "initech",
+        "not_made": reasons["initech"]["not_made"],
+    }
+    assert run(dagster_instance, "energy_fleet", None).success
+    checked = AssetCheckKey(asset_key("energy", "fleet"), "tenants_pass_their_checks")
+    (fleets,) = dagster_instance.event_log_storage.get_asset_check_execution_history(
+        checked, limit=10
+    )
+    evaluation = fleets.event and fleets.event.asset_check_evaluation
+    assert evaluation is not None
+    assert not evaluation.passed, "one of three uploads could not be used"
+    summary = evaluation.metadata["checks"]
+    assert isinstance(summary, TableMetadataValue)
+    rows = {row.data["check"]: row.data for row in summary.records}
+    assert rows["data_quality"] == {
+        "check": "data_quality",
+        "passed": 2,
+        "did not pass": 1,
+        "tenants that did not": "initech",
+    }
+    assert (rows["endpoint_answers"]["passed"], rows["data_age"]["passed"]) == (2, 0)
+    assert unexplained(dagster_instance, energy_at_once) == set()
     assert set(artifacts) == {"acme", "globex"}
     for tenant, artifact in artifacts.items():
         kept = s3_keys.artifact(
@@ -101,6 +124,7 @@ def test_uploads_become_served_models_and_a_bad_one_costs_only_itself(
         assert artifact["dagster/uri"] == f"s3://{deployment.data_bucket}/{kept}"
         assert artifact["plot"].startswith("![plot](data:image/png;base64,")
         assert artifact["mase"] > 0
+        assert (artifact["tenant"], "console" in artifact) == (tenant, False)
 
     told = deployment.sqs.receive_message(
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10

@@ -23,7 +23,7 @@ from tenantry.names import ids, table_keys
 from tenantry.onboarding.registration import register
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import TrainedForecast
-from tests.orchestration.running import TENANTRY, metadata_of, run
+from tests.orchestration.running import TENANTRY, metadata_of, run, uploads_observed
 from tests.tenantry.command_line.conftest import caller
 from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
@@ -188,3 +188,18 @@ def test_a_row_that_is_no_event_keeps_nobody_elses_from_being_shown(
     assert tick(dagster_instance) == "shown: 1 changes that operators made"
     assert [one["tier"] for one in observed(dagster_instance, tenant)] == ["silo"]
     assert tick(dagster_instance) == NOTHING
+
+
+def test_a_pause_by_command_shows_as_the_uis_job_does(
+    deployment: Deployment, dagster_instance: DagsterInstance
+) -> None:
+    call = caller(deployment)
+    call("resume", "energy")
+    assert tick(dagster_instance) == NOTHING, "it was not paused"
+    call("pause", "energy", "--why", "a new image")
+    call("resume", "energy")
+    assert tick(dagster_instance) == "shown: 2 changes that operators made"
+    resumed, paused = uploads_observed(dagster_instance, "energy")
+    assert (paused["requests"], paused["why"]) == ("paused: none is claimed", "a new image")
+    assert resumed["requests"] == "claimed again"
+    assert {one["by"] for one in (paused, resumed)} == {OPERATOR}

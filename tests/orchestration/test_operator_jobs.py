@@ -14,7 +14,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.workload_controls import WorkloadControls
-from tests.orchestration.running import TENANTRY, run
+from tests.orchestration.running import TENANTRY, run, uploads_observed
 from tests.tenantry.command_line.conftest import ENERGY, claimed, dead_lettered, now_of, pending
 
 
@@ -73,6 +73,15 @@ def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
     assert (pause.by, pause.why) == (f"run {done.run_id}", "a new image")
     assert run(dagster_instance, "energy_resume", None).success
     assert controls.paused(ENERGY) is None
+    resumed, paused = uploads_observed(dagster_instance, "energy")
+    assert paused == {
+        "requests": "paused: none is claimed",
+        "by": f"run {done.run_id}",
+        "why": "a new image",
+    }
+    assert resumed["requests"] == "claimed again"
+    assert run(dagster_instance, "energy_resume", None).success
+    assert len(uploads_observed(dagster_instance, "energy")) == 2, "nothing was changed"
 
     deployment.sqs.send_message(
         QueueUrl=deployment.uploads_dead_letters_url, MessageBody="an event"

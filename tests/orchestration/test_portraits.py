@@ -22,7 +22,15 @@ from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload, read_workloads
-from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
+from tests.orchestration.running import (
+    at_once,
+    metadata_of,
+    onboard,
+    run,
+    statuses,
+    take_in,
+    unexplained,
+)
 
 DAY = datetime(2026, 3, 12, tzinfo=UTC).date()
 MADE, FAILED = AssetPartitionStatus.MATERIALIZED.value, AssetPartitionStatus.FAILED.value
@@ -104,6 +112,7 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
 
     config = {"ops": {"portraits_predict_everyone": {"config": {"day": DAY.isoformat()}}}}
     assert run(dagster_instance, "portraits_batch_predictions", config).success
+    assert unexplained(dagster_instance, portraits) == set()
     shown = metadata_of(dagster_instance, "portraits", "batch_predictions")
     for tenant in good:
         with TenantClient(deployment, portraits, tenant.tenant) as client:

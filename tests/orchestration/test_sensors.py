@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, SensorDefinition, SkipReason, build_sensor_context
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from orchestration.jobs import jobs_of
 from orchestration.sensors import sensors_of
@@ -18,9 +19,10 @@ from orchestration.sensors.new_uploads import UploadsNotTakenInError
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
+from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import read_workloads
 from tests.orchestration.conftest import Upload
-from tests.orchestration.running import TENANTRY
+from tests.orchestration.running import TENANTRY, unexplained, uploads_observed
 
 ENERGY = ids.workload_name("energy")
 WORKLOADS = read_workloads()
@@ -59,6 +61,28 @@ def evaluate(
         return str(said.skip_message), context.cursor
 
 
+def test_what_is_taken_in_shows_on_the_asset_uploads_and_nothing_new_does_not(
+    deployment: Deployment,
+    dagster_instance: DagsterInstance,
+    upload: Upload,
+    consumption: dict[str, bytes],
+    sensors: dict[str, SensorDefinition],
+) -> None:
+    upload("acme", consumption["tenant-0"])
+    upload("globex", consumption["tenant-1"])
+    with TenantClient(deployment, WORKLOADS["energy"], ids.tenant_id("initech")) as client:
+        client.upload({"readings.exe": b"MZ"})
+    evaluate(sensors["new_uploads"], dagster_instance)
+    evaluate(sensors["new_uploads"], dagster_instance)
+    found = uploads_observed(dagster_instance, "energy")
+    assert {name: sum(one[name] for one in found) for name in ("accepted", "refused")} == {
+        "accepted": 2,
+        "refused": 1,
+    }
+    assert len(found) == 1
+    assert unexplained(dagster_instance, WORKLOADS["energy"]) == set()
+
+
 def test_a_lost_upload_that_could_not_be_taken_in_is_listed_again(
     deployment: Deployment,
     dagster_instance: DagsterInstance,
@@ -76,6 +100,9 @@ def test_a_lost_upload_that_could_not_be_taken_in_is_listed_again(
     assert RequestQueue(deployment).open(ENERGY) == []
     said, cursor = evaluate(lost, dagster_instance, cursor)
     assert "1 had been lost" in said
+    assert uploads_observed(dagster_instance, "energy") == [
+        {"accepted": 1, "known_already": 0, "refused": 0}
+    ]
     assert [row.tenant for row in RequestQueue(deployment).open(ENERGY)] == ["acme"]
     assert json.loads(cursor or "")["since"] > "2000"
 
@@ -113,3 +140,12 @@ def test_a_tick_of_the_launcher_that_could_look_at_no_workload_fails(
             launcher.evaluate_tick(context)
         said = launcher.evaluate_tick(context)
     assert (said.run_requests, said.skip_message is not None) == ([], True)
+
+
+def test_no_visit_of_the_daemon_passes_over_what_somebody_waits_for(
+    sensors: dict[str, SensorDefinition],
+) -> None:
+    for name in ("new_uploads", "fine_tuning_launcher"):
+        every = sensors[name].minimum_interval_seconds
+        assert every is not None
+        assert every < MIN_INTERVAL_LOOP_TIME

@@ -160,7 +160,7 @@ def test_tenants_are_onboarded_and_each_partition_has_its_own_status(
     served = statuses(instance, "energy", "endpoint_registration", [*good, bad])
     assert served == dict.fromkeys(good, "MATERIALIZED") | {bad: "FAILED"}
     artifacts = metadata_of(instance, "energy", "fine_tuned_artifact")
-    assert set(artifacts.pop("short")) == {"not_made"}
+    assert set(artifacts.pop("short")) == {"tenant", "not_made"}
     assert set(artifacts) == set(good)
     kinds = [entry.dagster_event_type for entry in instance.all_logs(result.run_id)]
     assert kinds.count(DagsterEventType.ASSET_MATERIALIZATION) == 9 + 3, (

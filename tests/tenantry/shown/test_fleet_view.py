@@ -36,8 +36,8 @@ def fleet(*tenants: TenantInFleet, **changed: Any) -> Fleet:
     return replace(quiet, **changed)
 
 
-def wrong(found: Fleet) -> list[str]:
-    return [check.name for check in fleet_checks(found) if not check.passed]
+def wrong(found: Fleet, **results: dict[str, bool]) -> list[str]:
+    return [check.name for check in fleet_checks(found, results) if not check.passed]
 
 
 def test_a_healthy_fleet_passes_every_check_and_an_empty_one_too() -> None:
@@ -62,6 +62,23 @@ def test_a_tenant_in_ten_with_something_wrong_fails_the_check(
 def test_a_long_wait_fails_and_data_too_old_are_no_lack_of_a_prediction() -> None:
     assert wrong(fleet(GOOD, oldest_wait=3601.0, waiting=1)) == ["nobody_waits_long"]
     assert wrong(fleet(replace(GOOD, predicted=False, too_old=True))) == []
+
+
+def test_a_check_that_a_tenant_in_ten_does_not_pass_is_told_with_its_tenants() -> None:
+    passed = {f"t-{number}": True for number in range(9)}
+    failed = {**passed, "spoiled": False}
+    assert wrong(fleet(GOOD), drift=passed, data_quality={}) == []
+    assert wrong(fleet(GOOD), drift=passed, data_quality=failed) == ["tenants_pass_their_checks"]
+    last = fleet_checks(fleet(GOOD), {"drift": passed, "data_quality": failed})[-1]
+    assert last.facts["checks"].rows == (
+        {
+            "check": "data_quality",
+            "passed": 9,
+            "did not pass": 1,
+            "tenants that did not": "spoiled",
+        },
+        {"check": "drift", "passed": 9, "did not pass": 0, "tenants that did not": ""},
+    )
 
 
 def test_the_table_begins_with_the_unknown_and_the_worst_and_says_what_it_leaves_out() -> None:
