@@ -9,6 +9,7 @@ from typing import Any, Final
 from contracts import patterns
 from contracts.documents import Fields
 from contracts.limits import DATA_CHARACTERS, FORMAT, MAX_TASKS, PARAMETERS_BYTES, TASKS_BYTES
+from contracts.trace_context import trace_id_of
 
 TASKS_FILE: Final = "tasks.json"
 TIERS: Final = ("silo", "bridge", "pool")
@@ -20,7 +21,9 @@ class ListedTask:
 
     ``data`` is the folder of its prepared files below the ``training`` channel; ``parameters`` are
     the upload's own; ``shard`` is the number of the instance that does it, or None where the one
-    does that finds its folder. ``others`` are fields of another release.
+    does that finds its folder. ``traceparent`` is the trace it is part of, empty for none and
+    for one that cannot be read: no task is refused for it. ``others`` are fields of another
+    release.
     """
 
     task: str
@@ -30,15 +33,17 @@ class ListedTask:
     data: str
     shard: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    traceparent: str = ""
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: Fields) -> ListedTask:
         """Raises ``MalformedDocumentError``."""
-        tier, shard, data = (
+        tier, shard, data, traceparent = (
             fields.one_of("tier", TIERS),
             fields.values.get("shard"),
             fields.values.get("data"),
+            str(fields.values.get("traceparent", "")),
         )
         if shard is not None and (type(shard) is not int or not 0 <= shard < MAX_TASKS):
             fields.refuse("shard", "must be a whole number from 0")
@@ -58,8 +63,9 @@ class ListedTask:
             data=data,
             shard=shard,
             parameters=fields.mapping("parameters", PARAMETERS_BYTES),
+            traceparent=traceparent if trace_id_of(traceparent) else "",
             others=fields.others(
-                "task", "tenant", "version", "tier", "data", "shard", "parameters"
+                "task", "tenant", "version", "tier", "data", "shard", "parameters", "traceparent"
             ),
         )
 
@@ -74,6 +80,7 @@ class ListedTask:
             **({} if self.shard is None else {"shard": self.shard}),
             "data": self.data,
             "parameters": dict(self.parameters),
+            **({"traceparent": self.traceparent} if self.traceparent else {}),
         }
 
 

@@ -16,7 +16,7 @@ COPY pyproject.toml README.md requirements.lock ./
 RUN --mount=type=bind,from=packages,target=/run/packages \
     grep -o '^[^ ]*==[^ ]*' requirements.lock > /tmp/constraints.txt \
     && PIP_CONFIG_FILE=/run/packages/pip.conf python3 -m pip install --break-system-packages \
-    --no-cache-dir --constraint /tmp/constraints.txt --editable '.[dagster]' \
+    --no-cache-dir --constraint /tmp/constraints.txt --editable '.[dagster,tracing]' \
     && rm /tmp/constraints.txt
 
 COPY assets assets

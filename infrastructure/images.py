@@ -66,7 +66,7 @@ IMAGES: Final[Mapping[str, Image]] = {
     "example": Image("containers/example/Dockerfile", ("containers/example/requirements.txt",)),
     "dagster": Image(
         "infrastructure/dagster.Dockerfile",
-        ("pyproject.toml", "--extra", "dagster"),
+        ("pyproject.toml", "--extra", "dagster", "--extra", "tracing"),
         ("setuptools",),  # it builds the project itself
     ),
 }

@@ -9,9 +9,11 @@ import os
 
 from orchestration.private_dagster.json_logs import write_dagsters_logs
 from orchestration.workload_definitions import all_definitions
+from tenantry.tracing.export import export_spans
 from tenantry.workloads.schema import read_workloads
 
 write_dagsters_logs()
+export_spans()
 _WORKLOADS = read_workloads()
 if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):  # which those commands set
     _WORKLOADS.all_readable()

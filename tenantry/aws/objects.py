@@ -123,11 +123,12 @@ def write_bytes(
     )
 
 
-def write_json(s3: S3Client, bucket: str, key: str, document: Any) -> None:
+def write_json(
+    s3: S3Client, bucket: str, key: str, document: Any, metadata: Mapping[str, str] | None = None
+) -> None:
     """Put a JSON document."""
-    write_bytes(
-        s3, bucket, key, json.dumps(document, separators=(",", ":")).encode(), "application/json"
-    )
+    content = json.dumps(document, separators=(",", ":")).encode()
+    write_bytes(s3, bucket, key, content, "application/json", metadata)
 
 
 def size(s3: S3Client, bucket: str, key: str) -> int:

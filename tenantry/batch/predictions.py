@@ -251,6 +251,7 @@ def _report_batch(
             "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
             "dagster/partition_row_count": prediction.rows,
             "version": prediction.version,
+            **({"trace_id": prediction.trace_id} if prediction.trace_id else {}),
             "transform_job": result.job,
             "job_seconds": result.seconds,
             "cost_usd": round(usd, 8),

@@ -21,12 +21,14 @@ from botocore.exceptions import ClientError
 
 from contracts.logs import log_environment
 from contracts.records import Record
+from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.serving.moments import of_the_day
+from tenantry.tracing.spans import mark_failed, span
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ class TransformJobFailedError(TenantryError, RuntimeError):
 @dataclass(frozen=True)
 class TenantPrediction:
     """What a batch left for one tenant: where its prediction lies, or why there is none. ``rows``
-    are values predicted, or pictures drawn; ``shown`` is about it, for people."""
+    are values predicted, or pictures drawn; ``shown`` is about it, for people. ``trace_id`` is the
+    version's, empty for none."""
 
     tenant: ids.TenantId
     version: ids.Version
@@ -54,6 +57,7 @@ class TenantPrediction:
     rows: int
     reason: str | None
     shown: Mapping[str, Any] = field(default_factory=dict)
+    trace_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def predict_batch(
     Raises:
         TransformJobFailedError: it failed before any record, or was stopped.
     """
-    name = ids.workload_name(workload.name)
+    name, began = ids.workload_name(workload.name), time.time_ns()
     job = sagemaker_names.transform_job_name(deployment.prefix, name, day, batch)
     client = deployment.sagemaker
     described = _describe(deployment, job)
@@ -126,7 +130,9 @@ def predict_batch(
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
         predictions = tuple(
-            pool.map(lambda c: _collect(deployment, name, day, batch, c, reason, show), champions)
+            pool.map(
+                lambda c: _collect(deployment, name, day, batch, c, reason, show, began), champions
+            )
         )
     try:
         client.delete_model(ModelName=job)
@@ -261,20 +267,22 @@ def _collect(
     champion: Champion,
     reason: str,
     show: Show,
+    began: int,
 ) -> TenantPrediction:
-    source = s3_keys.batch_output(workload, day, batch, champion.tenant)
-    try:
-        content = objects.read_bytes(
-            deployment.s3, deployment.data_bucket, source, _MAX_OUTPUT_BYTES
-        )
-    except objects.ObjectMissingError:
-        archive = s3_keys.batch_model(workload, day, batch, champion.tenant, champion.version)
-        if not objects.exists(deployment.s3, deployment.data_bucket, archive):
-            reason = f"the archive of version {champion.version} is not there any more"
-        return TenantPrediction(champion.tenant, champion.version, None, 0, reason)
-    key = s3_keys.prediction(workload, champion.tenant, day)
-    objects.write_bytes(
-        deployment.s3, deployment.data_bucket, key, content, "application/jsonlines"
-    )
-    rows, shown = show(champion.tenant, content)
-    return TenantPrediction(champion.tenant, champion.version, key, rows, None, shown)
+    """Put a tenant's answer under its own prefix; ``began`` is when its batch did."""
+    tenant, version, s3 = champion.tenant, champion.version, deployment.s3
+    with span("batch", champion.traceparent, began=began, workload=workload, tenant=tenant):
+        source = s3_keys.batch_output(workload, day, batch, tenant)
+        try:
+            content = objects.read_bytes(s3, deployment.data_bucket, source, _MAX_OUTPUT_BYTES)
+        except objects.ObjectMissingError:
+            mark_failed("no_prediction")
+            archive = s3_keys.batch_model(workload, day, batch, tenant, version)
+            if not objects.exists(s3, deployment.data_bucket, archive):
+                reason = f"the archive of version {version} is not there any more"
+            return TenantPrediction(tenant, version, None, 0, reason)
+        key = s3_keys.prediction(workload, tenant, day)
+        objects.write_bytes(s3, deployment.data_bucket, key, content, "application/jsonlines")
+        rows, shown = show(tenant, content)
+        trace_id = trace_id_of(champion.traceparent)
+        return TenantPrediction(tenant, version, key, rows, None, shown, trace_id)

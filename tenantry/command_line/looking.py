@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from contracts.trace_context import trace_id_of
 from tenantry.command_line.invocation import (
     TENANT,
     WORKLOAD,
@@ -157,6 +158,8 @@ def _served(one: story.Story) -> str:
     kept = [version.archive for version in one.versions if version.version == one.champion.version]
     if kept:
         served += f" Its archive: {kept[0]}."
+    if trace_id := trace_id_of(one.champion.traceparent):
+        served += f" Its trace: {trace_id}."
     data = data_age(one.champion.card)
     if data is None:
         return served

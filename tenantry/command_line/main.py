@@ -28,6 +28,7 @@ from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
 from tenantry.command_line.uploading import upload
+from tenantry.tracing.export import TracingUnavailableError, export_spans
 
 _LISTED: Final = {
     "Look": (status, tenants, tenant, requests, jobs, endpoints),
@@ -107,10 +108,11 @@ def _interrupt(_signal: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _write_logs() -> None:
+def _follow_the_environment() -> None:
     try:
         write_logs(sys.stderr, logging.WARNING, "%(message)s")
-    except UnknownLogFormatError as error:
+        export_spans()
+    except (UnknownLogFormatError, TracingUnavailableError) as error:
         raise NotDone(str(error)) from error
 
 
@@ -120,7 +122,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        _write_logs()
+        _follow_the_environment()
         tenantry(prog_name="tenantry", standalone_mode=False)
     except click.ClickException as error:
         error.show()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from contracts.trace_context import trace_id_of
 from tenantry.aws.deployment import Deployment
 from tenantry.command_line.predicted import stored_predictions
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
@@ -120,6 +121,8 @@ def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator
         (at for at, entry in enumerate(history) if entry["status"] == "training"), default=None
     )
     given = ", ".join(f"{name} {value}" for name, value in sorted(request.hyperparameters.items()))
+    trace_id = trace_id_of(request.traceparent)
+    traced = f"; trace {trace_id}" if trace_id else ""
     for at, entry in enumerate(history):
         with_them = f"; trained with {given}" if given and at == last_trained else ""
         yield Event(
@@ -129,7 +132,7 @@ def _changes(request: Request, history: Sequence[Mapping[str, Any]]) -> Iterator
             id=request.request,
             what=str(entry["status"]),
             by=str(entry.get("by", "")),
-            why=str(entry.get("why", "")) + with_them,
+            why=str(entry.get("why", "")) + with_them + (traced if at == 0 else ""),
             code=str(entry.get("code", "")),
         )
 

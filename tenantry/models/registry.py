@@ -50,7 +50,8 @@ class ModelVersion:
     expire. Versions from before archives were kept have the second alone. ``size`` is in bytes;
     ``metrics`` are the container's. ``recipe`` is the workload's when it was made: another one
     would have made another model of the same data. ``fresh`` is its latest score on newer data, if
-    there were any.
+    there were any. ``traceparent`` is the trace of its upload, as W3C writes it; empty for versions
+    of releases without.
     """
 
     tenant: ids.TenantId
@@ -70,6 +71,7 @@ class ModelVersion:
     recipe: str = ""
     fresh: FreshScore | None = None
     left: str = ""
+    traceparent: str = ""
 
     @property
     def beside(self) -> str:
@@ -87,7 +89,7 @@ class Champion:
     both are unknown of a champion from before they were kept. ``retraining`` names the occasion on
     which a re-training was last asked for. ``card`` is the version's, so that asking needs one
     read; it is empty where it is large. ``told_too_old``: its owner was told that its data are too
-    old to predict from.
+    old to predict from. ``traceparent`` is the version's.
     """
 
     tenant: ids.TenantId
@@ -104,6 +106,7 @@ class Champion:
     retraining: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     told_too_old: bool = False
+    traceparent: str = ""
 
     @property
     def endpoint(self) -> str:
@@ -175,6 +178,7 @@ class ModelRegistry:
             "made": model.made.isoformat(),
             "recipe": model.recipe,
             "left": model.left or None,
+            "traceparent": model.traceparent or None,
         }
         key = table_keys.version_item(model.tenant, model.workload, model.version)
         with suppress(ConditionNotMetError):
@@ -300,6 +304,7 @@ class ModelRegistry:
             made=model.made,
             recipe=model.recipe,
             rolled_back_from=rolled_back_from,
+            traceparent=model.traceparent,
             card=model.card if len(card := json.dumps(dict(model.card))) <= _MAX_CARD else {},
         )
         row = {
@@ -316,6 +321,7 @@ class ModelRegistry:
             "recipe": champion.recipe,
             "rolled_back_from": champion.rolled_back_from,
             "card": card if champion.card else None,
+            "traceparent": champion.traceparent or None,
         }
         try:
             self.deployment.models.put(
@@ -369,6 +375,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
         recipe=row.get("recipe", ""),
         fresh=FreshScore(ids.Version(fresh["data"]), fresh["metrics"]) if fresh else None,
         left=row.get("left", ""),
+        traceparent=row.get("traceparent", ""),
     )
 
 
@@ -396,4 +403,5 @@ def _champion(row: Mapping[str, Any]) -> Champion:
         retraining=row.get("retraining", ""),
         card=json.loads(row["card"]) if "card" in row else {},
         told_too_old=bool(row.get("told_too_old", False)),
+        traceparent=row.get("traceparent", ""),
     )

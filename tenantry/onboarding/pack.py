@@ -4,6 +4,7 @@ fails or is put off while the others go on."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from tenantry.onboarding.request_endings import RequestEndings
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import NotTheirTurnError, Status
 from tenantry.shown.report import ONBOARDING, AssetName, Report
+from tenantry.tracing import spans
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -43,6 +45,22 @@ class PackAtWork:
         self.queue = RequestQueue(self.deployment, by=self.by)
         self.registry = ModelRegistry(self.deployment)
         self.endings = RequestEndings(self.deployment, self.workload, self.queue, self.report)
+
+    def span(
+        self, name: str, member: Member, *, began: int | None = None
+    ) -> AbstractContextManager[str]:
+        """A span of what is done for a member, in its upload's trace; ``began`` as ``spans.span``
+        has it."""
+        request = member.request
+        return spans.span(
+            name,
+            request.traceparent,
+            began=began,
+            workload=request.workload,
+            tenant=request.tenant,
+            request=request.request,
+            pack=self.pack,
+        )
 
     def move(
         self, member: Member, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
@@ -77,6 +95,7 @@ class PackAtWork:
     ) -> None:
         """End a member's try: its asset shows as failed, and its row says why and when it is tried
         again. The arguments are those of ``RequestEndings.failed``."""
+        spans.mark_failed(code or "failed")
         member.left_training = True
         member.failure = reason
         member.refused = not retryable

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Final
 
 from tenantry.names import sagemaker_names
@@ -59,7 +60,7 @@ def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
     deployment.s3, deployment.dynamodb  # noqa: B018
     with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
         made = [
-            (member, pool.submit(make_training_data, deployment, at_work.workload, member.request))
+            (member, pool.submit(copy_context().run, _prepared, at_work, member))
             for member in members
         ]
         for member, future in made:
@@ -81,6 +82,11 @@ def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
                 )
                 _report_data(at_work, member, member.data)
                 yield member
+
+
+def _prepared(at_work: PackAtWork, member: Member) -> TrainingData:
+    with at_work.span("prepare", member):
+        return make_training_data(at_work.deployment, at_work.workload, member.request)
 
 
 def _refuse(at_work: PackAtWork, member: Member, error: manifests.RefusedUploadError) -> None:

@@ -62,6 +62,10 @@ class RegistrationStage:
             model: the version.
             verified: whether its archive has just been found to be what its training promised.
         """
+        with self.at_work.span("register", member):
+            self._register(member, model, verified=verified)
+
+    def _register(self, member: Member, model: ModelVersion, *, verified: bool) -> None:
         at_work = self.at_work
         try:
             endpoint = self._endpoint_of(machines_of(model.tier, member.tenant))

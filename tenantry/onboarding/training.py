@@ -3,6 +3,7 @@ own model is kept; it does not wait for its pack."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class TrainingStage:
     _awaiting_archive: deque[Outcome] = field(default_factory=deque, init=False)
     _instances: int = field(default=1, init=False)
     _job: str = field(default="", init=False)
+    _began: int = field(default_factory=time.time_ns, init=False)  # of the job
     _durations: list[tuple[float, float]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +78,8 @@ class TrainingStage:
             self._learn_durations()
         reason = str(failure or "the training job ended without an outcome for this tenant")
         for member in self._in_training(tasks):
-            self.at_work.fail(member, "fine_tuned_artifact", reason, code="training_job_failed")
+            with self.at_work.span("train", member, began=self._began):
+                self.at_work.fail(member, "fine_tuned_artifact", reason, code="training_job_failed")
         if failure is not None:
             raise failure
 
@@ -130,6 +133,7 @@ class TrainingStage:
                 files=member.data.files,
                 expected_seconds=durations.expected_seconds(member.data.rows),
                 parameters=member.data.parameters,
+                traceparent=member.request.traceparent,
             )
             for member in ready
             if member.data is not None
@@ -195,6 +199,7 @@ class TrainingStage:
             )
             self._job, self._rung = request["TrainingJobName"], ladder.rung
             failure: JobFailedError | None = None
+            self._began = time.time_ns()
             try:
                 job = self.train(request, self._message)
                 at_work.report.info(
@@ -272,20 +277,22 @@ class TrainingStage:
         """
         member = self._members[ids.RequestId(outcome.task)]
         if outcome.status == "failed" or outcome.archive is None:
-            self.at_work.fail(
-                member,
-                "fine_tuned_artifact",
-                outcome.reason or "the training container gave no reason",
-                retryable=outcome.retryable,
-                tell=None if outcome.retryable else "upload_refused",
-                code="training_failed",
-            )
+            with self.at_work.span("train", member, began=self._began):
+                self.at_work.fail(
+                    member,
+                    "fine_tuned_artifact",
+                    outcome.reason or "the training container gave no reason",
+                    retryable=outcome.retryable,
+                    tell=None if outcome.retryable else "upload_refused",
+                    code="training_failed",
+                )
             return True
         try:
             model = self._kept(member, outcome, outcome.archive.bytes, outcome.archive.sha256, wait)
         except artifacts.ArchiveDiffersError as error:
             if last:
-                self.at_work.fail(member, "fine_tuned_artifact", str(error))
+                with self.at_work.span("train", member, began=self._began):
+                    self.at_work.fail(member, "fine_tuned_artifact", str(error))
             return last
         if model is None:
             return False
@@ -298,7 +305,8 @@ class TrainingStage:
         ):
             return True
         member.left_training = True
-        self._report_artifact(member, model, outcome)
+        with self.at_work.span("train", member, began=self._began):
+            self._report_artifact(member, model, outcome)
         self.go_on(member)
         return True
 
@@ -338,6 +346,7 @@ class TrainingStage:
             metrics=dict(outcome.metrics),
             card=dict(outcome.card),
             recipe=at_work.workload.recipe,
+            traceparent=member.request.traceparent,
         )
         at_work.registry.add(model)
         return model

@@ -84,6 +84,7 @@ class RequestQueue(RequestReader):
         group: str = "",
         notify_owner: bool = True,
         nth: int = 1,
+        traceparent: str = "",
     ) -> bool:
         """Add a request, once.
 
@@ -100,6 +101,7 @@ class RequestQueue(RequestReader):
             group: requests of different groups never share a pack.
             notify_owner: whether the tenant's owner is told what becomes of it.
             nth: which of the tenant's uploads of its day it is (``count_upload``).
+            traceparent: the trace of its upload.
 
         Returns:
             Whether there is something new to do. False for a repeated event, in whatever state the
@@ -119,6 +121,7 @@ class RequestQueue(RequestReader):
             **({"group": group} if group else {}),
             **({} if notify_owner else {"notify_owner": False}),
             **({"nth": nth} if nth > 1 else {}),
+            **({"traceparent": traceparent} if traceparent else {}),
         }
         if self.put(workload, tenant, request, "pending", at, row, why=why):
             return True

@@ -51,6 +51,7 @@ _LISTED: Final = (
     "reason_code",
     "content",
     "nth",
+    "traceparent",
 )
 
 

@@ -68,10 +68,11 @@ class Request:
     it, and its owner hears nothing of it. ``apart`` is set by ``RequestQueue.set_apart``: requests
     that differ in it share no pack. ``nth`` says which upload of its tenant on its day it was at
     least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where
-    there is one. ``hyperparameters`` are those of the job it went to training with last. ``facts``,
-    ``hyperparameters`` and ``history`` are empty on rows of a list (``due``, ``in_packs``,
-    ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in
-    ``history``.
+    there is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows of
+    releases without. ``hyperparameters`` are those of the job it went to training with last.
+    ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list (``due``,
+    ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before
+    those in ``history``.
     """
 
     request: ids.RequestId
@@ -96,6 +97,7 @@ class Request:
     job: str | None = None
     reason: str | None = None
     reason_code: str | None = None
+    traceparent: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
@@ -141,6 +143,7 @@ def request_of(row: Row) -> Request:
         job=row.get("job"),
         reason=row.get("reason"),
         reason_code=row.get("reason_code"),
+        traceparent=row.get("traceparent", ""),
         apart=row.get("apart", ""),
         nth=int(row.get("nth", 1)),
         moved_out=int(row.get("moved_out", 0)),

@@ -65,12 +65,13 @@ def uploaded_again(
                 "manifest_key": row["manifest_key"],
                 "uploaded": uploaded.isoformat(),
                 "nth": row.get("nth"),
+                "traceparent": row.get("traceparent"),
                 "version": ids.version_of(f"{known.request}/{uploaded.isoformat()}", uploaded),
             }
             if queue.try_move(known, "pending", why="uploaded again", changes=again):
                 return True
             continue
-        if newer and not _note_uploaded(queue, known, uploaded, str(row["manifest_key"])):
+        if newer and not _note_uploaded(queue, known, uploaded, row):
             continue
         if known.status in {"pending", "failed"}:
             return False
@@ -100,7 +101,7 @@ def uploaded_again(
 
 
 def _note_uploaded(
-    queue: RequestQueue, request: Request, uploaded: datetime, manifest_key: str
+    queue: RequestQueue, request: Request, uploaded: datetime, row: Mapping[str, Any]
 ) -> bool:
     """Make a row as new as a later upload of the same content. Returns False when it has moved
     on since it was read.
@@ -108,20 +109,16 @@ def _note_uploaded(
     One that waits is made from that upload then, as the earlier one may lack a file; and it is
     due a little later: whoever read it before finds it changed, and does not supersede it.
     """
-    due = request.due
+    changes: dict[str, Any] = {"uploaded": uploaded.isoformat()}
     if request.status in {"pending", "failed"}:
-        due += timedelta(microseconds=1)
-    else:
-        manifest_key = request.manifest_key
+        changes["due"] = (request.due + timedelta(microseconds=1)).isoformat()
+        changes["manifest_key"] = row["manifest_key"]
+        changes["traceparent"] = row.get("traceparent")
     was_uploaded = Attr("uploaded")
     try:
         queue.deployment.requests.update(
             key_of(request),
-            {
-                "uploaded": uploaded.isoformat(),
-                "due": due.isoformat(),
-                "manifest_key": manifest_key,
-            },
+            changes,
             only_if=Attr("status").eq(request.status)
             & Attr("due").eq(request.due.isoformat())
             & (was_uploaded.not_exists() | was_uploaded.eq(request.uploaded.isoformat())),

@@ -13,7 +13,9 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -32,6 +34,7 @@ from tenantry.serving.asynchronous import Submitted
 from tenantry.serving.metrics import InferenceMetrics
 from tenantry.serving.moments import at_its_moment
 from tenantry.serving.result_cache import Question, ResultCache, question_of
+from tenantry.tracing.spans import span
 from tenantry.uploads import manifests
 from tenantry.workloads.schema import Workload
 
@@ -116,6 +119,12 @@ class TenantClient:
         manifests.put_upload(self.deployment, self._name, self.tenant, upload, files, parameters)
         return upload
 
+    def _span(self, name: str, champion: Champion) -> AbstractContextManager[str]:
+        """A span in the app's own trace, if it has one, else in that of the model's upload."""
+        return span(
+            name, champion.traceparent, in_callers=True, workload=self._name, tenant=self.tenant
+        )
+
     def requests(self) -> list[Request]:
         """How the tenant's uploads stand, oldest first."""
         return RequestQueue(self.deployment).of_tenant(self._name, self.tenant)
@@ -160,6 +169,10 @@ class TenantClient:
             UnknownShapeError: a later release serves the tenant, in a way this one cannot ask.
         """
         champion = self.champion()
+        with self._span("predict", champion):
+            return self._answer(champion, request, accept)
+
+    def _answer(self, champion: Champion, request: Mapping[str, Any], accept: str) -> Answer:
         began, at = time.perf_counter(), datetime.now(UTC)
         request = at_its_moment(self.workload, champion.card, request, at)
         question = question_of(self.workload, champion, request, accept)
@@ -194,7 +207,12 @@ class TenantClient:
             EndpointFailedError: the asynchronous endpoint is not in service.
         """
         settings_of(self.workload)
-        champion, at = self.champion(), datetime.now(UTC)
+        champion = self.champion()
+        with self._span("submit", champion):
+            return self._submitted(champion, request, accept)
+
+    def _submitted(self, champion: Champion, request: Mapping[str, Any], accept: str) -> Submitted:
+        at = datetime.now(UTC)
         request = at_its_moment(self.workload, champion.card, request, at)
         question = question_of(self.workload, champion, request, accept)
         kept = self._cache.find(question, at)
@@ -259,7 +277,8 @@ class TenantClient:
     # ---- off the way of the answer ---------------------------------------------------------------
 
     def _later(self, work: Callable[[], object]) -> None:
-        self._archivist.submit(work).add_done_callback(_log_failure)
+        """Do it after the answer. What fails is logged, in the trace of the question."""
+        self._archivist.submit(copy_context().run, _logging_failure, work)
 
     def _archive(
         self,
@@ -275,6 +294,7 @@ class TenantClient:
             "format": 1,
             "at": at.isoformat(),
             "version": question.version,
+            **({"trace_id": question.trace_id} if question.trace_id else {}),
             "question": question.id,
             "milliseconds": round(milliseconds, 3),
             "cached": answer is None,
@@ -330,6 +350,8 @@ def _archived(answer: Answer) -> Any:
     }
 
 
-def _log_failure(done: Future[Any]) -> None:
-    if (error := done.exception()) is not None:
+def _logging_failure(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the answer was given
         _LOG.error("an exchange could not be archived, or its answer kept: %s", error)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
 from tenantry.hosting.invocation import JSON, Answer, InvocationRefusedError
 from tenantry.models.registry import Champion
@@ -37,7 +38,7 @@ class Question:
     """What a champion is asked.
 
     ``repeatable`` tells whether the same question may be answered the same way; one that is not has
-    an id no other has.
+    an id no other has. ``trace_id`` is the version's, empty for none.
     """
 
     id: ids.QuestionId
@@ -46,6 +47,7 @@ class Question:
     version: ids.Version
     accept: str
     repeatable: bool
+    trace_id: str = ""
 
 
 def question_of(
@@ -82,7 +84,8 @@ def question_of(
         raise InvocationRefusedError(f"the request is no JSON document: {error}") from error
     name = champion.workload
     question = ids.question_id_of(name, champion.tenant, champion.version, content)
-    return Question(question, name, champion.tenant, champion.version, accept, repeatable)
+    trace_id = trace_id_of(champion.traceparent)
+    return Question(question, name, champion.tenant, champion.version, accept, repeatable, trace_id)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from contracts.outcomes import Outcome
+from contracts.trace_context import trace_id_of
 from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import s3_keys, sagemaker_names
@@ -38,7 +39,13 @@ def training_data_metadata(
         **{str(name): value for name, value in data.facts.items()},
         "upload": f"s3://{deployment.uploads_bucket}/{request.manifest_key}",
         "request": request.request,
+        **_trace(request),
     }
+
+
+def _trace(of: Request | ModelVersion) -> dict[str, str]:
+    trace_id = trace_id_of(of.traceparent)
+    return {"trace_id": trace_id} if trace_id else {}
 
 
 def artifact_metadata(
@@ -88,6 +95,7 @@ def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
     cannot be read any more."""
     return {
         "version": model.version,
+        **_trace(model),
         **{name: float(value) for name, value in model.metrics.items()},
     }
 
@@ -124,6 +132,7 @@ def registration_metadata(
     return {
         **({"first_pictures": answer.picture} if answer.picture else {}),
         "version": model.version,
+        **_trace(model),
         "decision": done.decision,
         **({"comparison": comparison(workload, model, done.reigning)} if done.reigning else {}),
         "champion": done.champion.version,

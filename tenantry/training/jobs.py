@@ -38,7 +38,7 @@ MANIFEST_FILE: Final = ids.FileName("training.manifest")
 class TrainingTask:
     """One tenant's part of a packed job.
 
-    ``files`` are the names of the prepared files.
+    ``files`` are the names of the prepared files, ``traceparent`` is the trace of its upload.
     """
 
     request: ids.RequestId
@@ -48,6 +48,7 @@ class TrainingTask:
     files: tuple[ids.FileName, ...]
     expected_seconds: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def write_job_inputs(
             s3_keys.training_data_folder(task.tenant, task.data_version),
             shard,
             task.parameters,
+            task.traceparent,
         )
         for task, shard in zip(tasks, shards, strict=True)
     ]

@@ -187,6 +187,7 @@ def _ask(
         uploaded=latest.uploaded,
         group=latest.group,
         notify_owner=False,
+        traceparent=latest.traceparent,
     )
     return "asked" if new else "asked before"
 

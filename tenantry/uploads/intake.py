@@ -21,6 +21,7 @@ from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
+from tenantry.tracing.spans import span
 from tenantry.uploads import manifests
 from tenantry.workloads.schema import InvalidWorkloadError, Workload
 
@@ -289,7 +290,7 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         )
         return _Outcome(key, None, None, new=True, reason=str(error))
     workloads.get(workload)  # raises where its file cannot be used: its uploads wait
-    queue = RequestQueue(deployment, by="intake")
+    queue, began = RequestQueue(deployment, by="intake"), time.time_ns()
     try:
         manifest = manifests.read_manifest(deployment, key, workloads)
     except objects.ObjectMissingError:
@@ -303,20 +304,38 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
             _tell_refused(deployment, workload, tenant, request, str(error), error.code)
             queue.refuse_at_the_door(workload, tenant, request, key, str(error), error.code)
         return _Outcome(key, workload, None, new, str(error))
-    most, nth = workloads[workload].scheduling.max_per_tenant_a_day, 1
+    with span(
+        "intake",
+        manifest.traceparent,
+        began=began,
+        workload=workload,
+        tenant=tenant,
+        request=manifest.request,
+    ) as traceparent:
+        return _accept(queue, workloads[workload], manifest, key, traceparent)
+
+
+def _accept(
+    queue: RequestQueue,
+    workload: Workload,
+    manifest: manifests.Manifest,
+    key: str,
+    traceparent: str,
+) -> _Outcome:
+    """Put the request of a manifest into the queue, unless its tenant has uploaded too much."""
+    deployment, name, tenant = queue.deployment, manifest.workload, manifest.tenant
+    most, nth = workload.scheduling.max_per_tenant_a_day, 1
     if most is not None and manifest.uploaded is not None:
         most *= _TAKEN_IN_FOR_ONE_MADE
-        counted = count_upload(deployment, workload, tenant, upload, manifest.uploaded, most)
+        counted = count_upload(deployment, name, tenant, manifest.upload, manifest.uploaded, most)
         if counted is None:
-            return _refuse_flood(queue, workload, tenant, key, manifest.uploaded, most)
+            return _refuse_flood(queue, name, tenant, key, manifest.uploaded, most)
         nth = counted
-    tier, champion = ModelRegistry(deployment).tier_and_champion(
-        tenant, workload, workloads[workload].tier
-    )
+    tier, champion = ModelRegistry(deployment).tier_and_champion(tenant, name, workload.tier)
     first = champion is None
-    group = manifest.group(workloads[workload].training.pack.together)
+    group = manifest.group(workload.training.pack.together)
     new = queue.accept(
-        workload,
+        name,
         tenant,
         manifest.request,
         key,
@@ -325,8 +344,9 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         uploaded=manifest.uploaded,
         group=group,
         nth=nth,
+        traceparent=traceparent,
     )
-    return _Outcome(key, workload, tenant, new, None)
+    return _Outcome(key, name, tenant, new, None)
 
 
 def _refuse_flood(

@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.names import ids, s3_keys
+from tenantry.tracing.spans import continued, span
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Parameter
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 MAX_MANIFEST_BYTES: Final = 64 * 1024
+_TRACEPARENT: Final = "traceparent"  # among the metadata of a manifest's object
 
 LEFT_BEHIND: Final = frozenset(
     {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}
@@ -63,7 +65,7 @@ class Manifest:
     """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second).
 
     ``left_out`` names the files that it lists and nobody meant to upload, such as ``.DS_Store``:
-    they are not fetched.
+    they are not fetched. ``traceparent`` is the trace that its uploader began, empty for none.
     """
 
     workload: ids.WorkloadName
@@ -73,6 +75,7 @@ class Manifest:
     parameters: Mapping[str, str | int | float | bool]
     uploaded: datetime | None = None
     left_out: tuple[str, ...] = ()
+    traceparent: str = ""
 
     def group(self, together: Sequence[str]) -> str:
         """Digest of the parameters that all tenants of a pack must share; empty when there are
@@ -307,7 +310,11 @@ def read_manifest(deployment: Deployment, key: str, workloads: Mapping[str, Work
         )
     except objects.ObjectTooLargeError as error:
         raise _too_large() from error
-    return replace(parse_manifest(found.content, key, workloads), uploaded=found.written)
+    return replace(
+        parse_manifest(found.content, key, workloads),
+        uploaded=found.written,
+        traceparent=continued(found.metadata.get(_TRACEPARENT)),
+    )
 
 
 def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> list[Path]:
@@ -354,30 +361,28 @@ def put_upload(
     parameters: Mapping[str, str | int | float | bool] | None = None,
 ) -> str:
     """Write an upload as the product's app does: the files, then the manifest. Returns the
-    manifest's key."""
-    listed = []
-    for name, content in files.items():
-        checked = ids.file_name(name)
-        objects.write_bytes(
-            deployment.s3,
-            deployment.uploads_bucket,
-            s3_keys.upload_file(workload, tenant, upload, checked),
-            content,
-        )
-        listed.append({"name": checked, "bytes": len(content), "sha256": objects.sha256(content)})
+    manifest's key.
+
+    The upload is a part of the caller's trace, or begins one.
+    """
+    s3, bucket, listed = deployment.s3, deployment.uploads_bucket, []
     key = s3_keys.upload_manifest(workload, tenant, upload)
-    objects.write_json(
-        deployment.s3,
-        deployment.uploads_bucket,
-        key,
-        {
+    with span("upload", workload=workload, tenant=tenant) as traceparent:
+        for name, content in files.items():
+            checked = ids.file_name(name)
+            file_key = s3_keys.upload_file(workload, tenant, upload, checked)
+            objects.write_bytes(s3, bucket, file_key, content)
+            digest = objects.sha256(content)
+            listed.append({"name": checked, "bytes": len(content), "sha256": digest})
+        manifest = {
             "format": 1,
             "workload": workload,
             "tenant": tenant,
             "files": listed,
             "parameters": dict(parameters or {}),
-        },
-    )
+        }
+        # Not a field: an intake of an earlier release would refuse one that it does not know.
+        objects.write_json(s3, bucket, key, manifest, {_TRACEPARENT: traceparent})
     return key
 
 

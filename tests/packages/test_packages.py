@@ -53,8 +53,16 @@ WITHOUT_AN_IMPORT: Final = {
 NOT_INSTALLED: Final = frozenset(
     {"bitsandbytes", "torch_neuronx", "triton_python_backend_utils"}
 )  # they come with an image
+SHARED: Final = {
+    "opentelemetry": "opentelemetry-api",
+    "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.proto": "opentelemetry-proto",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+}
+"""The modules of a namespace that several distributions share, and which each comes from."""
 ROOMS: Final = {
     "": ["tenantry", "contracts"],
+    "tracing": ["tenantry/tracing"],
     "cli": ["tenantry/command_line"],
     "dagster": ["orchestration", "assets", "resources", "pipes_sagemaker", "tenantry/shown"],
     "local": ["infrastructure", "local_sagemaker"],
@@ -86,6 +94,7 @@ BARE: Final = frozenset(
         "certifi",
         "dateutil",
         "jmespath",
+        "opentelemetry",
         "pydantic",
         "pydantic_core",
         "s3transfer",
@@ -96,7 +105,7 @@ BARE: Final = frozenset(
         "yaml",
     ]
 )
-"""The modules of boto3, pydantic and PyYAML, and of what these need."""
+"""The modules of boto3, OpenTelemetry's API, pydantic and PyYAML, and of what these need."""
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -108,7 +117,8 @@ def sources(*folders: str) -> Iterator[Path]:
 
 
 def imported(paths: Iterable[Path]) -> set[str]:
-    """The top-level modules that programs import, but for those of Python and for types' sake."""
+    """The top-level modules that programs import, or those of ``SHARED``, but for those of Python
+    and for types' sake."""
     found: set[str] = set()
     for path in paths:
         waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
@@ -118,11 +128,16 @@ def imported(paths: Iterable[Path]) -> set[str]:
                 waiting += node.orelse
                 continue
             if isinstance(node, ast.Import):
-                found.update(alias.name.partition(".")[0] for alias in node.names)
+                found.update(_module(alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                found.add(node.module.partition(".")[0])
+                found.add(_module(node.module))
             waiting += ast.iter_child_nodes(node)
     return found - sys.stdlib_module_names
+
+
+def _module(name: str) -> str:
+    below = ".".join(name.split(".")[:2])
+    return below if below in SHARED else name.partition(".")[0]
 
 
 @cache
@@ -137,7 +152,7 @@ def distributions(modules: Iterable[str]) -> set[str]:
     known = providers()
     found = set()
     for module in set(modules) - OUR_OWN - NOT_INSTALLED:
-        names = {name_of(name) for name in known[module]}
+        names = {SHARED[module]} if module in SHARED else {name_of(name) for name in known[module]}
         found |= {"boto3"} if names == {"botocore"} else names
     return found
 
@@ -195,6 +210,7 @@ def test_the_extras_hold_what_their_rooms_import_and_nothing_else() -> None:
         paths = set(sources(*folders))
         if not extra:
             paths -= set(sources("tenantry/command_line", "tenantry/shown"))
+            paths -= {ROOT / "tenantry/tracing/export.py"}
         needed = distributions(imported(paths))
         here = declared(CLIENT, extra) - {"tenantry"} if extra else base
         assert needed <= base | here, extra
@@ -217,8 +233,8 @@ def test_what_weighs_most_is_only_where_it_is_used() -> None:
     assert where == {"prophet": {"forecast"}, "sagemaker": {"dev"}, "torch": {"diffusion"}}
 
 
-def test_the_bare_client_needs_boto3_pydantic_and_yaml() -> None:
-    assert declared(CLIENT) == {"boto3", "pydantic", "pyyaml"}
+def test_the_bare_client_needs_what_it_declares() -> None:
+    assert declared(CLIENT) == {"boto3", "opentelemetry-api", "pydantic", "pyyaml"}
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in sources("tenantry")

@@ -37,6 +37,7 @@ from containers.runtime.serving.serving_errors import (
 from contracts import patterns
 from contracts.limits import CARD_BYTES
 from contracts.logs import log_fields
+from contracts.trace_context import TRACE_ID
 
 PAGE: Final = 100
 
@@ -277,7 +278,7 @@ class ModelStore(Generic[ModelT]):
         }
 
 
-_IN_A_CARD: Final = {"workload": patterns.WORKLOAD, "tenant": patterns.TENANT}
+_IN_A_CARD: Final = {"workload": patterns.WORKLOAD, "tenant": patterns.TENANT, "trace_id": TRACE_ID}
 
 
 def _known_of(folder: Path) -> Mapping[str, str]:

@@ -135,6 +135,7 @@ class Checkpoints:
             "workload": self._workload,
             "tenant": task.tenant,
             "version": task.version,
+            **({"trace_id": task.trace_id} if task.trace_id else {}),
             "metrics": numbers,
         }
         card_bytes = to_bytes(full_card)

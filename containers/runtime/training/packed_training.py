@@ -249,6 +249,7 @@ class _Loop:
         self._stop = stop
         self._checkpoints = Checkpoints(base / "checkpoints", work.workload, trainer.family)
         self._counts = {"succeeded": 0, "failed": 0, "resumed": 0}
+        self._trace_ids = {task.task: task.trace_id for task in work.tasks}
 
     def run(self) -> int:
         """Do every task of this instance that has no outcome yet; returns the exit status."""
@@ -407,7 +408,7 @@ class _Loop:
             )
 
     def _started(self, task: Task) -> None:
-        with log_fields(tenant=task.tenant, request=task.task):
+        with log_fields(tenant=task.tenant, request=task.task, trace_id=task.trace_id):
             _log.info(
                 "task_started task=%s tenant=%s version=%s", task.task, task.tenant, task.version
             )
@@ -427,7 +428,8 @@ class _Loop:
 
     def _ended(self, outcome: Outcome) -> None:
         self._counts[outcome.status] += 1
-        with log_fields(tenant=outcome.tenant, request=outcome.task):
+        trace_id = self._trace_ids[outcome.task]
+        with log_fields(tenant=outcome.tenant, request=outcome.task, trace_id=trace_id):
             _log.info(
                 "task_finished task=%s tenant=%s version=%s status=%s seconds=%s",
                 outcome.task,

@@ -18,6 +18,7 @@ from containers.runtime.errors import ContainerError
 from contracts.errors import MalformedDocumentError
 from contracts.limits import TASKS_BYTES
 from contracts.tasks import TASKS_FILE, TaskList
+from contracts.trace_context import trace_id_of
 
 # CreateTrainingJob accepts 100 hyperparameters with values of up to 2,500 characters (botocore's
 # model of the API).
@@ -39,6 +40,7 @@ class Task:
     """One model to make: for `tenant`, as `version`, from the files in the folder `data`.
 
     `data` is a folder beneath the `training` channel, absolute; `parameters` are the upload's own.
+    `trace_id` is the upload's trace, "" for none.
     """
 
     task: str
@@ -47,6 +49,7 @@ class Task:
     tier: str
     data: Path
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    trace_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ def parse_tasks(
                 task.tier,
                 training / task.data,
                 task.parameters,
+                trace_id_of(task.traceparent),
             ),
             task.shard,
         )

@@ -26,9 +26,10 @@ def trained_version(
     size: int | None = None,
     tier: tiers.Tier = "bridge",
     card: Mapping[str, Any] | None = None,
+    traceparent: str = "",
 ) -> ModelVersion:
     """Put an archive where it is kept for good, and the version in the registry; ``size`` is what
-    was promised."""
+    was promised. Without ``traceparent``, it is as a release before traces left it."""
     version = ids.version_name(f"2026010{number}t000000-aaaaaaaa")
     key = s3_keys.artifact(NAME, tenant, version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
@@ -44,6 +45,7 @@ def trained_version(
         "job",
         metrics=metrics,
         card=card or {},
+        traceparent=traceparent,
     )
     ModelRegistry(deployment).add(model)
     return model

@@ -190,6 +190,18 @@ def test_an_answer_is_kept_and_given_to_whoever_asks_next_either_way(world: Worl
     assert world.invocations() == before
 
 
+def test_an_answer_is_archived_with_its_models_trace(world: World) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    traced = world.tenant(traceparent=f"00-{trace_id}-00f067aa0ba902b7-01")
+    s3, bucket = world.deployment.s3, world.deployment.data_bucket
+    for tenant, told in ((traced, trace_id), (world.tenant(), None)):
+        with world.client(tenant) as client:
+            client.wait(client.submit({"add": 1}), 60)
+        (entry,) = s3.list_objects_v2(Bucket=bucket, Prefix=f"archive/{tenant}/")["Contents"]
+        exchange = json.loads(objects.read_bytes(s3, bucket, entry["Key"], 1 << 20))
+        assert exchange.get("trace_id") == told
+
+
 def test_submitted_questions_are_counted_as_the_others_are(world: World) -> None:
     tenant, before = world.tenant(), counted(world.deployment, "energy")
     with InferenceMetrics(world.deployment) as metrics:

@@ -31,19 +31,28 @@ class World:
     endpoint: str
     folder: Path
 
-    def tenant(self, *, tier: tiers.Tier = "bridge") -> ids.TenantId:
+    def tenant(self, *, tier: tiers.Tier = "bridge", traceparent: str = "") -> ids.TenantId:
         """A new tenant with a champion; its mean is like no other's."""
         tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
-        self.crown(tenant, 1, tier=tier)
+        self.crown(tenant, 1, tier=tier, traceparent=traceparent)
         return tenant
 
-    def crown(self, tenant: ids.TenantId, number: int, *, tier: tiers.Tier = "bridge") -> None:
+    def crown(
+        self,
+        tenant: ids.TenantId,
+        number: int,
+        *,
+        tier: tiers.Tier = "bridge",
+        traceparent: str = "",
+    ) -> None:
         """Give the tenant another champion."""
         MEANS[tenant] = 1000.0 * (len(MEANS) + 1) + number
         archive = archive_model(
             self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]
         ).read_bytes()
-        model = trained_version(self.deployment, tenant, number, archive, {}, tier=tier)
+        model = trained_version(
+            self.deployment, tenant, number, archive, {}, tier=tier, traceparent=traceparent
+        )
         endpoint = sagemaker_names.endpoint_name(
             self.deployment.prefix, NAME, machines_of(tier, tenant)
         )

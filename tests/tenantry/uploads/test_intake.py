@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
@@ -124,8 +125,33 @@ def test_a_repeated_event_and_a_repeated_upload_are_nothing_new(deployment: Depl
     assert (done.accepted, done.repeated) == (0, 2)
     (same,) = RequestQueue(deployment).due(NAME)
     # S3 tells to the second: the second upload may have come in the next one.
-    assert replace(same, manifest_key=row.manifest_key, uploaded=row.uploaded, due=row.due) == row
+    as_before = replace(same, manifest_key=row.manifest_key, uploaded=row.uploaded, due=row.due)
+    assert replace(as_before, traceparent=row.traceparent) == row
     assert left(deployment) == 0
+
+
+def test_an_upload_keeps_the_trace_it_came_with_and_gets_one_where_that_cannot_be_read(
+    deployment: Deployment,
+) -> None:
+    apps = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = {"acme": apps, "before-traces": None, "globex": "garbage", "initech": apps[:-1]}
+    file = {"name": "a.csv", "bytes": 1, "sha256": objects.sha256(b"x")}
+    for tenant, header in headers.items():
+        manifest = {"format": 1, "workload": NAME, "tenant": tenant, "files": [file]}
+        deployment.s3.put_object(
+            Bucket=deployment.uploads_bucket,
+            Key=s3_keys.upload_manifest(NAME, ids.tenant_id(tenant), ids.upload_id("u1")),
+            Body=json.dumps({**manifest, "parameters": {"timezone": "UTC"}}),
+            Metadata={} if header is None else {"traceparent": header},
+        )
+    done = drained(deployment)
+    assert (done.accepted, done.refused) == (4, [])
+    traces = {
+        str(row.tenant): trace_id_of(row.traceparent) for row in RequestQueue(deployment).due(NAME)
+    }
+    assert traces["acme"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert all(traces.values())
+    assert len(set(traces.values())) == 4
 
 
 def test_whoever_uploads_again_what_was_uploaded_before_something_else_gets_a_request_for_it(
