@@ -288,15 +288,16 @@ class Product:
         with steps.step(what, len(self.good)) as step:
             self._predict_batch(step, day)
 
-    def show_fleet(self, steps: Steps) -> None:
-        """Bring the table of all tenants in the UI up to date. Raises ``DemoFailedError``."""
-        with steps.step(f"{self.name}: a table of all tenants in the UI") as step:
-            run = self.dagster.launch(f"{self.name}_fleet", {})
-            if (status := self._wait_for(run, "the table of all tenants")) != "SUCCESS":
-                raise DemoFailedError(
-                    f"{self.name}: run {run} is {status}: {self.dagster.why_failed(run)}"
-                )
-            step.advance()
+    def launch_fleet(self) -> str:
+        """Begin to bring the table of all tenants in the UI up to date; returns the run's id."""
+        return self.dagster.launch(f"{self.name}_fleet", {})
+
+    def wait_for_fleet(self, run: str) -> None:
+        """Wait for such a run. Raises ``DemoFailedError``."""
+        if (status := self._wait_for(run, "the table of all tenants")) != "SUCCESS":
+            raise DemoFailedError(
+                f"{self.name}: run {run} is {status}: {self.dagster.why_failed(run)}"
+            )
 
     def _wait_for(self, run: str, what: str) -> str:
         """Wait for the end of a run; returns its status."""

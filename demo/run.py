@@ -223,8 +223,7 @@ def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
     pictured.ask_asynchronously(steps, SLOW_REQUEST)
     for product in products:
         product.predict_batch(steps, day)
-    for product in products:
-        product.show_fleet(steps)
+    _show_fleets(steps, products)
     console = steps.console
     console.print(f"All of it took {steps.seconds:.0f} s.")
     for product in products:
@@ -238,6 +237,15 @@ def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
     for product in products:
         for refused, message in product.refusals(told).items():
             console.print(f"[yellow]{refused}[/yellow] was told: {escape(message)}")
+
+
+def _show_fleets(steps: Steps, products: Sequence[Product]) -> None:
+    """Bring the UI's tables of all tenants up to date, side by side."""
+    with steps.step("A table of all tenants in the UI", len(products)) as step:
+        runs = [product.launch_fleet() for product in products]
+        for product, run in zip(products, runs, strict=True):
+            product.wait_for_fleet(run)
+            step.advance()
 
 
 def _stay_open(console: Console, dagster: DagsterProcesses, cloud: LocalCloud, state: Path) -> None:
