@@ -140,6 +140,7 @@ def registration_metadata(
         "endpoint": endpoint,
         **_console(deployment, "endpoints", endpoint),
         "target_model": sagemaker_names.target_model(model.tenant, model.version),
+        "dagster/table_name": deployment.models_table,
         "smoke_milliseconds": round(done.smoke_milliseconds, 1),
         "first_answer": answer.document,
         **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
