@@ -157,6 +157,7 @@ class LocalCloud:
             "AWS_ENDPOINT_URL": self.ministack_url,
             "AWS_ENDPOINT_URL_SAGEMAKER": self.sagemaker_url,
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.sagemaker_url,
+            "AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING": self.sagemaker_url,
             "AWS_MAX_ATTEMPTS": "10",
             "AWS_RETRY_MODE": "standard",
         }

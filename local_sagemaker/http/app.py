@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from local_sagemaker.http.members import refuse_what_is_not_emulated
 from local_sagemaker.http.origins import KnownCallersOnly
 from local_sagemaker.http.protocol import Protocol, WireResponse
 from local_sagemaker.http.server import abandon
+from local_sagemaker.scaling.targets import ScalableTargets
 from local_sagemaker.training.jobs import TrainingJobs
 from local_sagemaker.transform.jobs import TransformJobs
 
@@ -46,6 +47,7 @@ class Emulator:
         self.cloud = Cloud(settings)
         self.sagemaker = Protocol("sagemaker")
         self.runtime = Protocol("sagemaker-runtime")
+        self.scaling = Protocol("application-autoscaling")
         self.metrics = Metrics()
         self.training = TrainingJobs(self.cloud)
         models = Models(self.cloud)
@@ -62,6 +64,7 @@ class Emulator:
             **self.transform.operations,
             **Tags(self.cloud).operations,
         }
+        self.targets = ScalableTargets(self.cloud, self.endpoints)
         self._sending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -73,6 +76,7 @@ class Emulator:
         self.training.start()
         self.endpoints.start()
         self.transform.start()
+        self.targets.start()
         self._sending = asyncio.create_task(self._send_metrics())
 
     async def close(self) -> None:
@@ -84,6 +88,7 @@ class Emulator:
         self.cloud.close()
 
     async def _end_containers(self) -> None:
+        await self.targets.close()
         await asyncio.gather(self.training.close(), self.endpoints.close(), self.transform.close())
 
     async def _send_metrics(self) -> None:
@@ -94,8 +99,12 @@ class Emulator:
             await self.metrics.send(self.cloud.cloudwatch)
 
     async def control_plane(self, request: Request) -> Response:
-        """One call of `sagemaker`: JSON 1.1, the operation in `X-Amz-Target`."""
-        operation = request.headers.get("x-amz-target", "").removeprefix("SageMaker.")
+        """One call of `sagemaker` or `application-autoscaling`: JSON 1.1, the service and the
+        operation in `X-Amz-Target`."""
+        prefix, _, operation = request.headers.get("x-amz-target", "").rpartition(".")
+        scaling = prefix == self.scaling.model.metadata["targetPrefix"]
+        protocol = self.scaling if scaling else self.sagemaker
+        operations = self.targets.operations if scaling else self.operations
         session = (
             request.headers.get("x-amz-security-token")
             or request.headers.get("authorization", "").partition("/")[0]
@@ -103,9 +112,9 @@ class Emulator:
         caller.set(hashlib.sha256(session.encode()).hexdigest())
         try:
             body = await _body(request, _CONTROL_BODY_LIMIT_BYTES)
-            return await self._answer(request, operation, body)
+            return await self._answer(request, protocol, operations, operation, body)
         except ServiceError as error:
-            return _respond(self.sagemaker.encode_error(error))
+            return _respond(protocol.encode_error(error))
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:  # noqa: BLE001 - a service answers its own faults too
@@ -115,26 +124,34 @@ class Emulator:
             fault = ServiceError(
                 "InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500
             )
-            return _respond(self.sagemaker.encode_error(fault))
+            return _respond(protocol.encode_error(fault))
 
-    async def _answer(self, request: Request, operation: str, body: bytes) -> Response:
-        perform = self.operations.get(operation)
+    async def _answer(
+        self,
+        request: Request,
+        protocol: Protocol,
+        operations: Mapping[str, Operation],
+        operation: str,
+        body: bytes,
+    ) -> Response:
+        perform = operations.get(operation)
         if perform is None:
-            known = operation in self.sagemaker.operations
+            known = operation in protocol.operations
             what = (
                 "is not emulated by local_sagemaker"
                 if known
-                else "is not an operation of SageMaker"
+                else f"is not an operation of {protocol.name}"
             )
             raise ServiceError(
                 "UnknownOperationException",
                 f"{operation or '(no X-Amz-Target)'} {what}",
                 501 if known else 404,
             )
-        params = self.sagemaker.decode(operation, body, (), {})
-        refuse_what_is_not_emulated(self.sagemaker, operation, params)
-        check_tags(params.get("Tags", []))
-        return await self._perform(request, self.sagemaker, operation, perform, params)
+        params = protocol.decode(operation, body, (), {})
+        refuse_what_is_not_emulated(protocol, operation, params)
+        if protocol is self.sagemaker:
+            check_tags(params.get("Tags", []))
+        return await self._perform(request, protocol, operation, perform, params)
 
     async def _perform(
         self,
@@ -202,7 +219,7 @@ class Emulator:
         return JSONResponse(
             {
                 "status": "ok",
-                "operations": sorted(self.operations),
+                "operations": sorted({*self.operations, *self.targets.operations}),
                 "instances": {quota.usage: quota.used for quota in self.cloud.quotas.values()},
             }
         )
@@ -214,6 +231,7 @@ class Emulator:
             quota.clear()
         self.cloud.store.clear()
         self.cloud.faults.end()
+        self.targets.start()
         return JSONResponse({"status": "reset"})
 
     async def bill(self, _: Request) -> Response:

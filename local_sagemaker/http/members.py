@@ -151,6 +151,32 @@ STRUCTURES: dict[str, Structure] = {
     "AddTagsInput": _structure("ResourceArn Tags"),
     "ListTagsInput": _structure("ResourceArn NextToken MaxResults"),
     "DeleteTagsInput": _structure("ResourceArn TagKeys"),
+    # Application Auto Scaling
+    "RegisterScalableTargetRequest": _structure(
+        "ServiceNamespace ResourceId ScalableDimension MinCapacity MaxCapacity SuspendedState Tags",
+        "RoleARN",
+    ),
+    "SuspendedState": _structure(
+        "DynamicScalingInSuspended DynamicScalingOutSuspended ScheduledScalingSuspended"
+    ),
+    "DescribeScalableTargetsRequest": _structure(
+        "ServiceNamespace ResourceIds ScalableDimension MaxResults NextToken"
+    ),
+    "DeregisterScalableTargetRequest": _structure("ServiceNamespace ResourceId ScalableDimension"),
+    "PutScheduledActionRequest": _structure(
+        "ServiceNamespace ResourceId ScalableDimension ScheduledActionName Schedule Timezone "
+        "StartTime EndTime ScalableTargetAction"
+    ),
+    "ScalableTargetAction": _structure("MinCapacity MaxCapacity"),
+    "DescribeScheduledActionsRequest": _structure(
+        "ServiceNamespace ScheduledActionNames ResourceId ScalableDimension MaxResults NextToken"
+    ),
+    "DeleteScheduledActionRequest": _structure(
+        "ServiceNamespace ScheduledActionName ResourceId ScalableDimension"
+    ),
+    "DescribeScalingActivitiesRequest": _structure(
+        "ServiceNamespace ResourceId ScalableDimension MaxResults NextToken"
+    ),
     # Invocations
     "InvokeEndpointInput": _structure(
         "EndpointName Body ContentType Accept CustomAttributes TargetModel TargetVariant "
@@ -219,7 +245,7 @@ def tables() -> str:
     what is without effect."""
     lines = ["| request | refused | without effect |", "|---|---|---|"]
     whole = []
-    for service in ("sagemaker", "sagemaker-runtime"):
+    for service in ("sagemaker", "sagemaker-runtime", "application-autoscaling"):
         protocol = Protocol(service)
         for operation in sorted(protocol.operations):
             shape = protocol.model.operation_model(operation).input_shape

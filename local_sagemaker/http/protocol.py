@@ -36,12 +36,14 @@ class WireResponse:
 
 
 class Protocol:
-    """The wire format of one service (`sagemaker` or `sagemaker-runtime`)."""
+    """The wire format of one service: `sagemaker`, `sagemaker-runtime` or
+    `application-autoscaling`. `name` is what people call it."""
 
     def __init__(self, service: str) -> None:
         self.service = service
         self.model = ServiceModel(create_loader().load_service_model(service, "service-2"), service)
         self.operations = frozenset(self.model.operation_names)
+        self.name = "SageMaker" if service == "sagemaker" else self.model.metadata["serviceId"]
         rest = self.model.protocol == "rest-json"
         self._parser = RestJSONParser if rest else JSONParser
         self._serializer = RestJSONSerializer if rest else JSONSerializer

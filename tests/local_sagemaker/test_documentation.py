@@ -37,11 +37,11 @@ def test_the_command_line_prints_them() -> None:
 
 def test_they_tell_of_every_operation_that_is_answered(emulator: Emulator) -> None:
     answered = set(emulator.control("GET", "/_local/health")["operations"])
-    sagemaker = Protocol("sagemaker")
     listed = {
         operation
-        for operation in sagemaker.operations
-        if (shape := sagemaker.model.operation_model(operation).input_shape) is not None
+        for protocol in (Protocol("sagemaker"), Protocol("application-autoscaling"))
+        for operation in protocol.operations
+        if (shape := protocol.model.operation_model(operation).input_shape) is not None
         and shape.name in STRUCTURES
     }
     assert answered == listed
@@ -51,7 +51,7 @@ def test_what_they_name_exists() -> None:
     """A member that the service model renamed or dropped would be honoured in words only."""
     shapes: dict[str, Any] = {
         name: protocol.model.shape_for(name)
-        for protocol in (Protocol("sagemaker"), Protocol("sagemaker-runtime"))
+        for protocol in map(Protocol, ("sagemaker", "sagemaker-runtime", "application-autoscaling"))
         for name in STRUCTURES
         if name in protocol.model.shape_names
     }

@@ -1,0 +1,1 @@
+"""Application Auto Scaling: scalable targets, scheduled actions, and what they changed."""
