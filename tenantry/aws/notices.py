@@ -31,7 +31,7 @@ _NOTICES_AT_ONCE: Final = 10  # SNS takes no more in a call
 
 @dataclass(frozen=True)
 class Notice:
-    """What a tenant's owner is told. ``message`` is a sentence for a person; ``code`` names the
+    """A message to a tenant's owner. ``message`` is a sentence for a person; ``code`` names the
     kind of refusal for programs."""
 
     kind: NoticeKind

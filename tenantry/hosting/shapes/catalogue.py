@@ -1,4 +1,4 @@
-"""The shapes there are, by name, and those that a workload has."""
+"""All hosting shapes by name, and the shapes of a workload."""
 
 from __future__ import annotations
 
