@@ -21,7 +21,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Shared:
-    """The machines of a tier, whoever the tenant is."""
+    """The machines that all tenants of a tier share."""
 
     tier: SharedTier
 
