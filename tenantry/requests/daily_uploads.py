@@ -37,8 +37,8 @@ def count_upload(
         most: how many are counted.
 
     Returns:
-        How many there were with it; None when it is one too many. For one of an earlier day
-        than the last that was counted, 1.
+        How many there were with it; None when it is one too many. For an upload of an earlier day
+        than the last one counted, 1.
     """
     day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MAX_UPLOADS_COUNTED)
     key, table = table_keys.daily_uploads_item(tenant, workload), deployment.requests
