@@ -1,4 +1,4 @@
-"""A fleet as people look at it in Dagster: a table, two plots, figures, and what is wrong."""
+"""A fleet in its form for people in Dagster: a table, two plots, figures, and checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DAYS_FOR_A_RETRAINING: Final = 7  # a fleet is not re-trained in one night
 @dataclass(frozen=True)
 class FleetCheck:
     """A question about a fleet: its name, its answer, and the figures behind it. ``description``
-    says what good is."""
+    says when it passes."""
 
     name: str
     description: str

@@ -1,8 +1,8 @@
 """Reads and checks the workloads' YAML files. A new workload is one file here, and a container when
 none fits.
 
-A file that cannot be used takes no other workload down, and its own workload never looks like one
-that was removed: whoever asks for it gets the reason.
+A file that cannot be used takes no other workload down. Its own workload never looks like one that
+was removed: asking for it raises the reason.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tenantry.workloads.sections import (
 from tenantry.workloads.shown_assets import ShownAsset, WorkloadAsset
 
 _SUFFIX: Final = ".yaml"
-_NEARLY: Final = ".yml"  # told to be renamed, as a workload that nobody reads looks removed
+_NEARLY: Final = ".yml"  # to be renamed; a workload that is not read would look removed
 
 
 class InvalidWorkloadError(TenantryError, ValueError):
-    """A workload's file cannot be used; the message names the file, the field and what is wrong."""
+    """A workload's file cannot be used; the message names the file, the field and the fault."""
 
 
 class Workload(Section):
@@ -143,11 +143,11 @@ class WorkloadComponentFile(Section):
 
 
 class Workloads(Mapping[str, Workload]):
-    """What the product offers, by name.
+    """The workloads that the product offers, by name.
 
-    As a mapping it holds the workloads whose files can be used. To ask for one whose file cannot
-    (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it is not taken for one
-    that was removed.
+    As a mapping it holds the workloads whose files can be used. Asking for one whose file cannot be
+    used (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it is not taken for
+    one that was removed.
     """
 
     def __init__(self, readable: Mapping[str, Workload], unreadable: Mapping[str, str]) -> None:
@@ -219,7 +219,7 @@ def _in_words(error: ValidationError, document: Document, model: type[Section]) 
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The workloads of a folder, by name, with the files that say what they are."""
+    """The workloads of a folder, by name, with their files."""
     found = set[str]()
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -234,7 +234,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _component_files(folder: Path) -> Iterator[Path]:
-    """The file that makes a folder a component, be it one that cannot be read."""
+    """The file that makes a folder a component, even one that cannot be read."""
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError:
