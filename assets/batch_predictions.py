@@ -1,4 +1,4 @@
-"""``batch_predictions``: what tenants' champions predict of a day, in a batch transform."""
+"""``batch_predictions``: the predictions of tenants' champions for a day, in a batch transform."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -26,7 +26,7 @@ from tenantry.workloads.schema import Workload
 
 
 class BatchConfig(Config):
-    """Which day to predict."""
+    """The day to predict."""
 
     day: str = Field("", description="The date, YYYY-MM-DD; empty for today (UTC).")
 

@@ -16,7 +16,7 @@ Parsed = TypeVar("Parsed")
 
 
 def parse_json(content: bytes, document: str) -> Any:
-    """What JSON holds. Its numbers are finite, so that it can be written again.
+    """The value of a JSON text. Its numbers are finite, so that it can be written again.
 
     Raises:
         MalformedDocumentError: it is not JSON, or a number is too large for a float.
@@ -156,5 +156,5 @@ def _is_number(value: Any) -> bool:
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
     """A document as it is written: the same fields give the same bytes. Raises ``ValueError``,
-    ``TypeError``, ``RecursionError`` for what is no JSON."""
+    ``TypeError``, ``RecursionError`` for a value that JSON cannot hold."""
     return json.dumps(document, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()

@@ -1,10 +1,10 @@
-"""What is raised for documents that are not as agreed."""
+"""The errors for documents that break the agreement."""
 
 from __future__ import annotations
 
 
 class ContractError(Exception):
-    """What one side wrote is not what both agreed on."""
+    """One side's document is not as both sides agreed."""
 
 
 class MalformedDocumentError(ContractError, ValueError):

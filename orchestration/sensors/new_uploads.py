@@ -19,7 +19,7 @@ from resources.tenantry_resource import TenantryResource
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload
 
-# with its last handful a tick stays under five, whatever waits in the queue
+# with its last handful a tick stays under five, however much waits in the queue
 _DRAIN_SECONDS: Final = 2.5
 
 

@@ -1,4 +1,4 @@
-"""A workload whose file cannot be used is told of."""
+"""Reports workloads whose files cannot be used."""
 
 from dagster import DefaultSensorStatus, SensorDefinition, SkipReason, sensor
 
