@@ -67,7 +67,7 @@ def predict_day(
     workload: Workload,
     tenants: Sequence[ids.TenantId] | None,
 ) -> None:
-    """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises
+    """Predict a day in a Dagster run, for tenants, or for all with a model (None). Raises
     ``Failure`` if some failed."""
     with RunReport(context, workload.name) as report:
         failures = predict(

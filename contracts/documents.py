@@ -42,8 +42,8 @@ def parse_json(content: bytes, document: str) -> Any:
 class Fields:
     """The fields of a JSON object.
 
-    ``document`` is what people call the document, ``where`` the object's place in it, "" for the
-    document itself.
+    ``document`` is the document's name for people. ``where`` is the object's place in it, "" for
+    the document itself.
     """
 
     values: Mapping[str, Any]

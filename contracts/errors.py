@@ -10,7 +10,8 @@ class ContractError(Exception):
 class MalformedDocumentError(ContractError, ValueError):
     """A document cannot be read. The message names it and the field; it quotes no value.
 
-    ``document`` is what people call it, ``field`` where in it the fault is, "" for all of it.
+    ``document`` is its name for people. ``field`` is the place of the fault in it, "" for all of
+    it.
     """
 
     def __init__(self, document: str, field: str, problem: str) -> None:

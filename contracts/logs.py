@@ -85,9 +85,9 @@ def write_logs(stream: TextIO, level: int, plain: str) -> None:
     """Write this process's logs to ``stream``, unless logging was set up before.
 
     Args:
-        stream: where to.
+        stream: the destination.
         level: the least level that is written.
-        plain: a line of plain text, as ``logging.Formatter`` has it.
+        plain: the form of a line of plain text, as ``logging.Formatter`` takes it.
 
     Raises:
         UnknownLogFormatError: the environment asks for another format than there are.

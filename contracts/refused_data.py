@@ -8,9 +8,9 @@ class RefusedDataError(ContractError, ValueError):
     """Data that cannot be trained on.
 
     ``reason`` is a sentence that names the fault, and quotes nothing of the tenant's data.
-    ``field`` is the column, file or parameter. ``cure`` is a sentence that says what to do.
-    ``code`` names the kind of refusal for programs, as in ``timestamp_unreadable``; it stays the
-    same when the sentences change.
+    ``field`` is the column, file or parameter. ``cure`` is a sentence with the remedy. ``code``
+    names the kind of refusal for programs, as in ``timestamp_unreadable``; it stays the same when
+    the sentences change.
     """
 
     def __init__(self, reason: str, field: str, cure: str, code: str = "data_unusable") -> None:

@@ -262,7 +262,7 @@ class DagsterUI:
     def _wait(
         self, condition: Callable[[], Shown | None], what: str, seconds: float = _PATIENCE
     ) -> Shown:
-        """What ``condition`` returns, as soon as that is neither None nor false."""
+        """The result of ``condition``, as soon as it is neither None nor false."""
         wait = WebDriverWait(
             self.browser, seconds, poll_frequency=0.2, ignored_exceptions=_CHANGING
         )

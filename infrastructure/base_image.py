@@ -14,7 +14,7 @@ from local_sagemaker.processes.launch import ImagesError
 
 NAME: Final = "localhost/tenantry-base:bookworm"
 _SUITE: Final = "bookworm"
-"""The Debian whose Python is 3.11."""
+"""The release of Debian with Python 3.11."""
 _PACKAGES: Final = "python3,python3-pip,ca-certificates,libgomp1"
 _OF_THIS_MACHINE: Final = (
     "etc/resolv.conf",

@@ -29,11 +29,11 @@ from infrastructure.local_cloud import (
 from infrastructure.movement import Movement
 
 ASKED_TAG: Final = "tenantry/asked"
-"""Tells the run of one question from all others."""
+"""The tag that tells the run of one launch from all others."""
 _BUSY: Final = re.compile(
     r"UserCodeUnreachable|CodeLocation\w*NotFound|DEADLINE_EXCEEDED|UNAVAILABLE|is locked|timed out"
 )
-_LAUNCH_SECONDS: Final = 600.0  # twice what the code server may take
+_LAUNCH_SECONDS: Final = 600.0  # twice the time that the code server may take
 _RUNS_BY_TAG: Final = """
 query Runs($tags: [ExecutionTag!]!) {
   runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId } } }

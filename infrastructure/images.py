@@ -41,7 +41,7 @@ _UNREACHABLE: Final = re.compile(
 
 
 class BuildError(Exception):
-    """Why an image was not built, and what cures it."""
+    """Why an image was not built, and the cure."""
 
 
 @dataclass(frozen=True)

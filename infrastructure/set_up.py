@@ -36,7 +36,7 @@ _DISK_CURE: Final = "The disk is full. Free some of it: `uv cache prune` or `pip
 
 
 class SetUpError(Exception):
-    """Why the environment could not be made, and what cures it."""
+    """Why the environment could not be made, and the cure."""
 
 
 def wrong_python(python: str, version: Sequence[int], others: Sequence[str] = ()) -> str | None:
@@ -123,7 +123,7 @@ def locked(lock: str) -> Mapping[str, str]:
 
 
 class SetUp:
-    """One making of one environment."""
+    """The steps that make one environment."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -132,7 +132,7 @@ class SetUp:
         self._ready = folder / "ready"
 
     def packages(self) -> None:
-        """Install what the lock names."""
+        """Install the packages of the lock."""
         if not self._usable():
             self._make()
         # If the following steps are interrupted, the environment does not count as whole.
@@ -201,7 +201,7 @@ class SetUp:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "uv.txt"
             file.write_text(f"{requirement}\n")
-            # Its warnings, which -qq leaves out, tell of each index that does not have uv.
+            # Its warnings, which -qq leaves out, name each index that does not have uv.
             options = ["-qq", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
             command = [str(self._python), "-m", "pip", "install", *options, "-r", str(file)]
             if subprocess.run(command, check=False).returncode != 0:
@@ -250,7 +250,7 @@ class SetUp:
 
 
 def _show(lines: Iterable[str]) -> str:
-    """Show what uv says, as it comes, without its list of all that it installed.
+    """Show uv's output, as it comes, without its list of installed packages.
 
     Returns the whole output.
     """

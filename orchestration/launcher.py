@@ -125,9 +125,9 @@ def split(
 ) -> None:
     """Put the rest of a pack back in two halves that do not meet again; no try is counted.
 
-    Each time they wait twice as long, because the machine may be what kills runs. Requests that
-    could not be put back stay in the pack, which is then smaller and is split again at the next
-    tick.
+    Each time they wait twice as long, because the machine, not a request, may kill runs. Requests
+    that could not be put back stay in the pack, which is then smaller and is split again at the
+    next tick.
     """
     pause = timedelta(seconds=workload.scheduling.retry_seconds) * 2 ** min(
         max(r.postponements for r in left), 10

@@ -26,14 +26,14 @@ from orchestration.schedules import Scheduled
 
 MAX_RUNS: Final = 5
 """Of a job for one moment, the scheduled one included."""
-_GRACE: Final = timedelta(minutes=5)  # for the schedule to ask by itself: a busy daemon is late
+_GRACE: Final = timedelta(minutes=5)  # for the schedule's own request: a busy daemon is late
 _FIRST_PAUSE: Final = timedelta(minutes=1)  # after a lost run; doubled after each
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 
 
 @dataclass
 class Look:
-    """What ``overdue`` remembers from look to look.
+    """The memory of ``overdue`` from look to look.
 
     Attributes:
         since: when it first looked; runs due before that do not count as lost.
@@ -70,7 +70,7 @@ class Look:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """Something scheduled whose every run was lost."""
+    """A scheduled job that lost every run of a moment."""
 
     scheduled: Scheduled
     moment: datetime

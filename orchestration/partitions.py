@@ -1,5 +1,5 @@
-"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition (tenants
-× days pass what Dagster recommends at once); it stands in keys and metadata."""
+"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition, because
+tenants × days soon exceed the number that Dagster recommends. It stands in keys and metadata."""
 
 from __future__ import annotations
 

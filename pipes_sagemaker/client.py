@@ -158,8 +158,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         Args:
             context: The context of the currently executing Dagster op or asset.
             create_training_job_params: Parameters of ``create_training_job``. Give a
-                ``TrainingJobName`` that is the same for the same work: it is what a new run finds a
-                job by. They are not changed.
+                ``TrainingJobName`` that is the same for the same work: a new run finds a job by it.
+                They are not changed.
             extras: Additional information to pass to the Pipes session in the container.
             on_custom_message: Called in this thread with each custom message as it arrives, those
                 of one instance in their order. An adopted job's messages are all given again. If it
@@ -295,7 +295,7 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         self._adopt(context, request, messages, deadline)
 
     def _exists(self, context: OpExecutionContext | AssetExecutionContext, job_name: str) -> bool:
-        """Whether there is a job of this name; only SageMaker's word that there is none counts as
+        """Whether there is a job of this name; only SageMaker's answer that there is none counts as
         no."""
         deadline = time.monotonic() + self.create_timeout
         while True:

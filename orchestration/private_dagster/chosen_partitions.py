@@ -338,8 +338,7 @@ def metadata_of_tenant(tenant: ids.TenantId, metadata: Mapping[str, Any]) -> dic
 
 
 def metadata_value(name: str, value: Any) -> Any:
-    """A value as Dagster shows it: bytes are a picture, of which ``name`` is the alternative
-    text."""
+    """A value as Dagster shows it: bytes are a picture, with ``name`` as its alternative text."""
     if isinstance(value, Markdown):
         return MetadataValue.md(str(value))
     if isinstance(value, Table):

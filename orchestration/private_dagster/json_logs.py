@@ -29,7 +29,7 @@ def write_dagsters_logs() -> None:
     """Write this process's logs as JSON lines to the standard error, if the environment says so.
     Otherwise Dagster's own format stays.
 
-    They include the runs' own logs, for whose console Dagster has no setting.
+    They include the runs' own logs: Dagster has no setting for a run's console.
 
     Raises:
         contracts.logs.UnknownLogFormatError: the environment asks for another format than there

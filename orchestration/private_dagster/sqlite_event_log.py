@@ -30,7 +30,7 @@ def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: object) -
 
 
 class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStorage):
-    """The event log under ``{base_dir}/history/runs``, where Dagster's own has it below
+    """The event log under ``{base_dir}/history/runs``, as Dagster's own is below
     ``DAGSTER_HOME``."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:

@@ -26,10 +26,10 @@ def sensors_of(
     """All sensors; all run by default.
 
     Args:
-        workloads: what the product offers.
+        workloads: those that the product offers.
         jobs: each workload's.
-        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is
-            looked at twice.
+        lost_uploads_grace: how long an event may take before its upload counts as lost. Listings
+            overlap by as much.
     """
     return [
         new_uploads_sensor(workloads),

@@ -1,4 +1,4 @@
-"""Uploads whose events never came are found by listing."""
+"""Finds uploads whose events never came, by listing."""
 
 import json
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class _Look(NamedTuple):
 
         Args:
             after: where this look ended; None at the end of the listing.
-            grace: as much is looked at twice.
+            grace: the time by which listings overlap.
             failed: whether an upload could not be taken in.
         """
         again = self.again or failed
@@ -81,9 +81,9 @@ def lost_uploads_sensor(
     """``lost_uploads``.
 
     Args:
-        workloads: what the product offers.
-        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is
-            looked at twice.
+        workloads: those that the product offers.
+        lost_uploads_grace: how long an event may take before its upload counts as lost. Listings
+            overlap by as much.
     """
 
     @sensor(

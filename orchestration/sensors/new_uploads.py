@@ -1,4 +1,4 @@
-"""Uploads whose events came become requests."""
+"""Turns uploads whose events came into requests."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +29,7 @@ class UploadsNotTakenInError(RuntimeError):
 
 
 def new_uploads_sensor(workloads: Mapping[str, Workload]) -> SensorDefinition:
-    """``new_uploads``, over what the product offers."""
+    """``new_uploads``, over all workloads."""
 
     @sensor(
         name="new_uploads",

@@ -11,7 +11,7 @@ class UnreadableWorkloadsError(RuntimeError):
 
 
 def unreadable_workloads_sensor(workloads: Workloads) -> SensorDefinition:
-    """``unreadable_workloads``, over what the product offers."""
+    """``unreadable_workloads``, over all workloads."""
 
     @sensor(
         name="unreadable_workloads",

@@ -14,7 +14,7 @@ class WorkloadsLeftBehindError(RuntimeError):
 
 
 def workloads_left_behind_sensor(workloads: Workloads) -> SensorDefinition:
-    """``workloads_left_behind``, beside what the product offers."""
+    """``workloads_left_behind``: workloads beyond those that the product offers."""
 
     @sensor(
         name="workloads_left_behind",

@@ -53,8 +53,7 @@ def tell_tenant(deployment: Deployment, notice: Notice) -> None:
 
 
 def tell_tenants(deployment: Deployment, notices: Sequence[Notice]) -> None:
-    """Publish notices, ten to a call; one that SNS did not take with the others is published by
-    itself."""
+    """Publish notices, ten to a call; a notice that SNS refuses in a batch is published alone."""
     for start in range(0, len(notices), _NOTICES_AT_ONCE):
         some = notices[start : start + _NOTICES_AT_ONCE]
         answer = deployment.sns.publish_batch(

@@ -40,8 +40,8 @@ class RequestBudget:
     """The calls of one operation that all processes together may make.
 
     Args:
-        deployment: whose requests table holds the bucket; the clocks of its machines should agree
-            to well under a second.
+        deployment: its requests table holds the bucket; the clocks of its machines should agree to
+            well under a second.
         operation: the operation's name, as ``CreateTrainingJob``.
         rate: calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A
             shows an account's own.

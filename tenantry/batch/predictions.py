@@ -75,7 +75,7 @@ def predict(
     poll: float,
     starting: Callable[[Sequence[ids.TenantId]], None] = lambda _: None,
 ) -> dict[ids.TenantId, str]:
-    """Predict a day for tenants (None: for everyone with a champion) and report each.
+    """Predict a day for tenants, or for all with a champion (None), and report each.
 
     Args:
         deployment: buckets and clients.

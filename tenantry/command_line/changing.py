@@ -1,5 +1,5 @@
 """The commands that change models, endpoints and whole workloads: wind-down, pause, resume, drain,
-rollback, tier, capacity, retrain, redrive. Each says who did it."""
+rollback, tier, capacity, retrain, redrive. Each change records its author."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
 
 
 def workload_status(deployment: Deployment, workload: Workload, at: datetime) -> WorkloadStatus:
-    """How a workload stands at this moment."""
+    """The state of a workload at this moment."""
     queue, name = RequestQueue(deployment), ids.workload_name(workload.name)
     counts = queue.counts(name)
     longest = queue.due(name, most=1)

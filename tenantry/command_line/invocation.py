@@ -200,7 +200,7 @@ class Invocation:
 
     @property
     def operator(self) -> str:
-        """Who makes a change, for the histories."""
+        """The author of a change, for the histories."""
         try:
             return f"operator {getpass.getuser()}"
         except (OSError, KeyError):  # a user id without a name, as in a container
@@ -428,7 +428,7 @@ json_option: Final = click.option(
 
 
 def words_for_errors(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command words for what can go wrong."""
+    """Give a command words for its possible errors."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
@@ -439,8 +439,8 @@ def words_for_errors(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Callable[..., None]:
-    """Give a command ``--local``, ``--environment`` and ``--json``, and words for what can go
-    wrong."""
+    """Give a command ``--local``, ``--environment`` and ``--json``, and words for its possible
+    errors."""
 
     @json_option
     @click.option(

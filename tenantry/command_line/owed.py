@@ -1,4 +1,4 @@
-"""The commands that change tenants' requests: retry and cancel. Each records who did it."""
+"""The commands that change tenants' requests: retry and cancel. Each change records its author."""
 
 from __future__ import annotations
 

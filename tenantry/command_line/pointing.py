@@ -17,7 +17,7 @@ _OURS: Final = ("TENANTRY_STACK", "TENANTRY_WORKLOADS")
 _TOLD: Final = re.compile(
     r"AWS_(PROFILE|DEFAULT_PROFILE|REGION|DEFAULT_REGION|ENDPOINT_URL(_[A-Z0-9_]+)?)"
 )
-"""The variables of an AWS account that say where it is. None of them is a secret."""
+"""The variables that locate an AWS account. None of them is a secret."""
 _PASSWORD: Final = re.compile(r"//[^/@]*@")  # of a URL
 
 

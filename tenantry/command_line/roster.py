@@ -1,4 +1,4 @@
-"""The tenants of a workload, and how each stands, read page by page: there may be ten thousand."""
+"""The tenants of a workload and the state of each, read page by page: there may be ten thousand."""
 
 from __future__ import annotations
 

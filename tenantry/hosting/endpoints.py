@@ -65,7 +65,7 @@ def ensure_endpoint(
     Args:
         deployment: names of buckets and roles.
         workload: container, instance type and count.
-        machines: whose it is: a tenant's own, or a shared tier's.
+        machines: the endpoint's: a tenant's own, or a shared tier's.
         shape: the hosting shape of the endpoint.
         timeout: seconds to wait for it.
         began: when the caller began and read the workload; None for a caller that must make the
@@ -252,8 +252,8 @@ def set_capacity(
     """Give an endpoint a number of instances and wait until it has them.
 
     Raises:
-        EndpointFailedError: it is not there, the account may not have so many, there were no
-            machines, or it did not come back into service.
+        EndpointFailedError: the endpoint is missing, the account's quota is too small, there were
+            no machines, or it did not come back into service.
     """
     before = wait_in_service(deployment, endpoint, timeout=timeout)
     if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:

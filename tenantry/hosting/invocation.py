@@ -39,7 +39,7 @@ class InvocationRefusedError(TenantryError, ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered, as it came."""
+    """A model's answer, unchanged."""
 
     content: bytes
     content_type: str

@@ -12,7 +12,7 @@ class Route:
     ``shape`` names the hosting shape that knows how (``tenantry.hosting.shapes.catalogue``). A row
     of the registry may name a later release's shape, so the shape is looked up only when the model
     is asked. ``endpoint`` is the endpoint's name in SageMaker. ``target_model`` names the archive
-    that answers, as ``sagemaker_names.target_model`` has it.
+    that answers, as ``sagemaker_names.target_model`` writes it.
     """
 
     shape: str

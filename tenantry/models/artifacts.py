@@ -29,7 +29,7 @@ class ArchiveDiffersError(TenantryError, ValueError):
 
 @dataclass(frozen=True)
 class Promise:
-    """What an archive must be: so many bytes, with this hexadecimal SHA-256."""
+    """The size in bytes and the hexadecimal SHA-256 that an archive must have."""
 
     size: int
     sha256: str
@@ -50,8 +50,8 @@ def keep(
     Args:
         deployment: the data bucket.
         left: the key under which the job left it.
-        workload: whose model it is.
-        tenant: whose it is.
+        workload: the model's workload.
+        tenant: the model's tenant.
         version: which of the tenant's versions.
         promise: its size and digest, from the task's outcome.
         wait: seconds to wait for it; checkpoints are synced a moment after the container reports.

@@ -84,12 +84,12 @@ class ModelVersion:
 class Champion:
     """The pointer to the version a tenant is served by; ``route`` is how it is asked.
 
-    ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version that a rollback
-    replaced by this one. ``made`` is when the version was made, and ``recipe`` how; both are
-    unknown for a champion from before they were kept. ``retraining`` names the occasion on which a
-    re-training was last asked for. ``card`` is the version's, so that asking needs one read; it is
-    empty where it is large. ``told_too_old``: its owner was told that its data are too old to
-    predict from. ``traceparent`` is the version's.
+    ``previous`` is the version that a rollback returns to. ``rolled_back_from`` is the version that
+    a rollback replaced by this one. ``made`` is when the version was made, and ``recipe`` how; both
+    are unknown for a champion from before they were kept. ``retraining`` names the occasion on
+    which a re-training was last asked for. ``card`` is the version's, so that asking needs one
+    read; it is empty if it is large. ``told_too_old`` tells whether its owner knows that its data
+    are too old to predict from. ``traceparent`` is the version's.
     """
 
     tenant: ids.TenantId

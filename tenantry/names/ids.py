@@ -129,7 +129,7 @@ def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> Req
     the same id.
 
     Args:
-        workload: whose model is asked for.
+        workload: the model's workload.
         tenant: the tenant it is for.
         content: digest of the upload's files and parameters.
     """
@@ -171,8 +171,8 @@ def question_id_of(
     another tenant's never has.
 
     Args:
-        workload: whose model is asked.
-        tenant: whose it is.
+        workload: the model's workload.
+        tenant: the model's tenant.
         version: which of its versions.
         content: the request in its canonical form, with all else that decides the answer.
     """

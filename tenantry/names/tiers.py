@@ -1,4 +1,4 @@
-"""Whose machines serve a tenant: its own, or those that all tenants of a tier share."""
+"""The machines that serve a tenant: its own, or those that all tenants of a tier share."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Check:
 
 
 def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
-    """Whether the tenant's last upload could be used, and what had to be repaired."""
+    """Whether the tenant's last upload could be used, and its repairs."""
     name = ids.workload_name(workload.name)
     last = newest_of(RequestQueue(deployment).of_tenant(name, tenant))
     if last is None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class PackAtWork:
     """A pack that a run works on.
 
-    ``stages`` are the assets it is to make. ``by`` is who makes the changes to the rows, for their
-    history.
+    ``stages`` are the assets it is to make. ``by`` is the author of the changes to the rows, for
+    their history.
     """
 
     deployment: Deployment
@@ -49,8 +49,8 @@ class PackAtWork:
     def span(
         self, name: str, member: Member, *, began: int | None = None
     ) -> AbstractContextManager[str]:
-        """A span of the work for a member, in its upload's trace; ``began`` as ``spans.span`` has
-        it."""
+        """A span of the work for a member, in its upload's trace; ``began`` is that of
+        ``spans.span``."""
         request = member.request
         return spans.span(
             name,

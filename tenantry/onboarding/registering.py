@@ -59,7 +59,7 @@ class RegistrationStage:
         """Register one version. One tenant's failure does not stop its neighbours.
 
         Args:
-            member: whose.
+            member: the version's member.
             model: the version.
             verified: whether its archive has just been found to match its training's promise.
         """

@@ -200,7 +200,7 @@ def _judge(
     if champion.version == model.version:
         return _Verdict("it is the champion", is_champion=True)
     if _was_rolled_back(registry, model, champion):
-        # Its own note says who turned away from it, and why.
+        # Its own note says who rolled it back, and why.
         decision = f"it was rolled back from; {champion.version} is the champion"
         return _Verdict(decision, noted=True)
     follows, decision = compared(workload, model, champion, reigning)

@@ -30,8 +30,8 @@ def count_upload(
 
     Args:
         deployment: where the item lies.
-        workload: which.
-        tenant: whose.
+        workload: of the upload.
+        tenant: of the upload.
         upload: its id.
         uploaded: when S3 took it.
         most: how many are counted.

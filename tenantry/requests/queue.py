@@ -67,7 +67,7 @@ _LOG = logging.getLogger(__name__)
 class RequestQueue(RequestReader):
     """The requests of all workloads.
 
-    ``by`` is who makes the changes, for their history: ``sensor fine_tuning_launcher``, ``run
+    ``by`` is the author of the changes, for their history: ``sensor fine_tuning_launcher``, ``run
     3f2a…``, ``operator ann``.
     """
 
@@ -94,8 +94,8 @@ class RequestQueue(RequestReader):
         """Add a request, once.
 
         Args:
-            workload: which.
-            tenant: whose.
+            workload: of the request.
+            tenant: of the request.
             request: its id.
             manifest_key: of the upload it is made from.
             tier: where its model will be made and served.
@@ -377,7 +377,7 @@ class RequestQueue(RequestReader):
         return self.move(request, "dead_lettered", why=reason, changes=changes)
 
     def wake(self, workload: ids.WorkloadName) -> list[Request]:
-        """Make failed requests whose next try has come pending again. Returns them."""
+        """Make failed requests pending again if their next try is due. Returns them."""
         rows = [
             self._alone(row, "pending", why=f"try {row.attempt}")
             for row in self._with_status(workload, "failed", until=now())

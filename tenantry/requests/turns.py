@@ -107,7 +107,7 @@ def _supersede_or_postpone(
 
 
 def _was_crowned(queue: RequestQueue, row: Request) -> bool:
-    """Whether a run that died had made the request's model champion: its owner may have been told.
+    """Whether a run that died had made the request's model champion: its owner may know already.
     Such a request is finished first."""
     if row.version is None or (row.attempt == 1 and row.postponements == 0):
         return False

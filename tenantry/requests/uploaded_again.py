@@ -35,8 +35,8 @@ def uploaded_again(
 
     Args:
         queue: the requests.
-        workload: which.
-        tenant: whose.
+        workload: of the upload.
+        tenant: of the upload.
         content: the id of the first request of this content.
         row: the attributes a new request would have.
         uploaded: when S3 took the manifest.

@@ -90,7 +90,8 @@ def submit(
         champion: the tenant's champion.
         question: from ``result_cache.question_of``.
         request: the request.
-        submitter: whose session asks the endpoint; ``deployment``'s own when not given.
+        submitter: the deployment whose session asks the endpoint; ``deployment``'s own when not
+            given.
 
     Raises:
         NotAsynchronousError: the workload has no asynchronous endpoint.

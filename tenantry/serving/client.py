@@ -50,7 +50,8 @@ MAX_PREDICTION_BYTES: Final = 64 * 1024 * 1024
 
 
 class NoModelYetError(TenantryError, LookupError):
-    """The tenant has no champion for this workload; the message says how its last upload stands."""
+    """The tenant has no champion for this workload; the message has the state of its last
+    upload."""
 
 
 class AnswerUnreadableError(TenantryError, ValueError):
@@ -134,7 +135,7 @@ class TenantClient:
         """The version the tenant is served by.
 
         Raises:
-            NoModelYetError: there is none; the message says how the last upload stands.
+            NoModelYetError: there is none; the message has the state of the last upload.
         """
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
@@ -341,8 +342,8 @@ def _document(answer: Answer) -> dict[str, Any]:
 
 
 def _archived(answer: Answer) -> Any:
-    """An answer as an archived exchange has it: a JSON document as it is, anything else with its
-    type."""
+    """An answer as an archived exchange keeps it: a JSON document unchanged, any other content with
+    its type."""
     if answer.content_type.split(";")[0].strip() == JSON:
         with contextlib.suppress(ValueError):  # else it is kept as the bytes it is
             return json.loads(answer.content)

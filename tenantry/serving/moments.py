@@ -25,8 +25,8 @@ class MomentModule(Protocol):
     def resolve(
         self, request: Mapping[str, Any], card: Mapping[str, Any], now: datetime
     ) -> dict[str, Any]:
-        """The request with its moment as an absolute one. Raises ``ValueError`` where the request's
-        moment is none."""
+        """The request with its moment as an absolute one. Raises ``ValueError`` if the request's
+        moment is invalid."""
         ...
 
     def check(self, request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ def at_its_moment(
     name none.
 
     Args:
-        workload: whose ``moment`` section says how.
+        workload: its ``moment`` section has the settings.
         card: the asked model's.
         request: as the app gave it.
         now: the moment it is asked at.

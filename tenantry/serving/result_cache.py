@@ -58,7 +58,7 @@ def question_of(
     Args:
         workload: says which requests are repeatable; another container or other settings of it make
             another question.
-        champion: whose model, and which version.
+        champion: the model and its version.
         request: the request; the order of its fields makes no difference.
         accept: the content type that is asked for.
 

@@ -40,7 +40,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "tenants_pass_their_checks": "At least 95 % of the tenants passed each check, the last time "
     "that it was made of them.",
 }
-"""What each check of a fleet asks for, by name."""
+"""The requirement of each check of a fleet, by name."""
 
 COLUMNS: Final[Mapping[str, Column]] = {
     "tenant": Column(type="string", tells="Its id."),

@@ -15,13 +15,13 @@ from itertools import pairwise
 from typing import Any, Final
 
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
-_LARGEST: Final = 1e15  # what an axis can still be drawn for
+_LARGEST: Final = 1e15  # the largest value that an axis can be drawn for
 _MAX_POINTS: Final = 2000
 _RANGES: Final = 20
 _WIDTH: Final = 560  # pixels
 _HEIGHT: Final = 210  # pixels
 _FRAME: Final = (46, 552, 24, 188)  # left, right, upper and lower edge of the axes, pixels
-_FINER: Final = 2  # drawn so many times as large and reduced, for smooth lines
+_FINER: Final = 2  # plots are drawn this many times larger and reduced, for smooth lines
 _BAND: Final = "#9ecae1"
 _TRUTH: Final = "#333333"
 _MEAN: Final = "#d94801"

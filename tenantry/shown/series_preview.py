@@ -13,7 +13,7 @@ from tenantry.shown.plots import plot_of_series
 from tenantry.shown.report import Table
 
 _MAX_POINTS: Final = 2000
-_LARGEST: Final = 1e15  # what an axis can still be drawn for
+_LARGEST: Final = 1e15  # the largest value that an axis can be drawn for
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""All tenants of a workload at one moment: how good their models are, how old, and what waits."""
+"""All tenants of a workload at one moment: the scores and ages of their models, and the waiting
+requests."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ class Fleet:
     """A workload's tenants at a moment.
 
     ``waiting`` are requests whose time has come, and ``oldest_wait`` is how long the first of them
-    has waited, in seconds. ``given_up`` are requests whose every try failed. ``predicted_for`` is
+    has waited, in seconds. ``given_up`` are requests that failed in every try. ``predicted_for`` is
     the latest predicted day, today or yesterday; None without such a batch.
     ``serving_usd_per_hour`` is the cost of the instances in service, which all tenants share.
     """
@@ -69,7 +70,7 @@ class Fleet:
 
     @property
     def serving_usd_per_tenant_and_month(self) -> float | None:
-        """What serving costs for each tenant in 30 days; None without tenants."""
+        """The cost of serving for each tenant in 30 days; None without tenants."""
         if not self.tenants:
             return None
         return self.serving_usd_per_hour * 24 * 30 / len(self.tenants)

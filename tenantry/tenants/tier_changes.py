@@ -86,7 +86,7 @@ def change_tier(
 
 
 def tier_metadata(stands: TenantTier, *, by: str, why: str = "") -> Mapping[str, Any]:
-    """What people see of the change in Dagster, on the tenant's partition of
+    """The metadata of the change, for people in Dagster, on the tenant's partition of
     ``endpoint_registration``."""
     return {
         "decision": f"tier {stands.tier} from the next request on",

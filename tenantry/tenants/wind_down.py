@@ -130,7 +130,7 @@ def wind_down(
     interrupted one.
 
     Args:
-        deployment: where.
+        deployment: tables, buckets and endpoints.
         workload: its file must be gone, or its sensors would make its endpoint anew.
         by: the actor, for the histories.
         delete_data: whether to delete its uploads, models and predictions, and its rows, too.

@@ -28,7 +28,7 @@ _ITEM: Final = table_keys.TRAINING_JOBS_ITEM
 _LEASE_SECONDS: Final = 30.0
 """A process that took the lease and was silent for so long is taken for dead."""
 _STALE_INTERVALS: Final = 3.0
-"""A list older than so many poll intervals does not count any more."""
+"""A list older than this many poll intervals does not count any more."""
 # 100 jobs a call (API_ListTrainingJobs). Further jobs are not known here, and are described one by
 # one.
 _MAX_CALLS: Final = 5

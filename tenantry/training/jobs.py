@@ -251,7 +251,7 @@ def create_training_job_request(
 
     Args:
         deployment: names of the buckets and roles.
-        workload: whose container and limits.
+        workload: its container and limits.
         tier: the tier all its tasks belong to.
         pack: its id.
         instances: how many machines share its tasks.

@@ -106,7 +106,7 @@ def ask_for_retraining(
     Args:
         deployment: the tables.
         workload: its ``retraining`` section says when; without one nothing is asked for.
-        by: who asks, for the requests' history.
+        by: the author, for the requests' history.
         at: the present.
     """
     done = Round()

@@ -43,7 +43,7 @@ OUT_OF_MEMORY: Final = 77
 _MAX_DESCRIPTORS: Final = 256
 # threads of libraries count as processes, those of the user's other programs too
 _FURTHER_PROCESSES: Final = 256
-_RESERVED: Final = 4  # address space may be reserved for so many times the memory that may be used
+_RESERVED: Final = 4  # times the memory that may be used: the address space that may be reserved
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -57,7 +57,7 @@ def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
         descriptor: of the listening socket that calls come in by.
         idle_seconds: after so long without a call a worker ends; after so long without a worker,
             the server ends.
-        modules: whose functions will be called.
+        modules: the modules with the functions to call.
     """
     for name in modules:
         with suppress(Exception):  # a call of it reports the error
@@ -251,7 +251,7 @@ def _limit(limits: dict[str, Any]) -> None:
 
 
 def _limit_time(cpu_seconds: int) -> None:
-    """So many seconds of a processor from now on; then SIGXCPU ends the process."""
+    """Give this process some seconds of a processor from now on; then SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hardest = resource.getrlimit(resource.RLIMIT_CPU)
     most = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds

@@ -95,12 +95,12 @@ def drain_queue(
 
     Args:
         deployment: queue, buckets, tables.
-        workloads: what the product offers.
+        workloads: those that the product offers.
         add_tenants: makes tenants known to Dagster; must be harmless to repeat.
         max_seconds: when to stop.
     """
     done, deadline = Intake(), time.monotonic() + max_seconds
-    found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
+    found: dict[str, list[str]] = {}  # manifest key → receipts of its messages
     deployment.s3, deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         while time.monotonic() < deadline:
@@ -197,7 +197,7 @@ def find_lost_uploads(
 
     Args:
         deployment: bucket and tables.
-        workloads: what the product offers.
+        workloads: those that the product offers.
         add_tenants: makes tenants known to Dagster.
         since: the first moment.
         until: the moment after the last.

@@ -36,8 +36,8 @@ _MAX_NAME: Final = 200  # characters of a repair's name
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from;
-    ``facts`` are for people."""
+    """Prepared training data, as it lies in S3. ``rows`` counts the rows or files that the model
+    learns from; ``facts`` are for people."""
 
     version: ids.Version
     files: tuple[ids.FileName, ...]
@@ -48,7 +48,7 @@ class TrainingData:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """As it is kept in the request's row."""
+        """Its form in the request's row."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -80,7 +80,7 @@ def read_document(path: Path) -> Document:
 
 
 def _twice(root: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, yaml.ScalarNode]]:
-    """Keys that a mapping has twice, of which YAML would take the last."""
+    """Keys that a mapping has twice; YAML would take the last one."""
     waiting, seen = [root], set[int]()
     while waiting:
         node = waiting.pop()

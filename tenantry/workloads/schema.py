@@ -95,7 +95,7 @@ class Workload(Section):
 
     @property
     def endpoint_version(self) -> str:
-        """Changes whenever an endpoint would have to be updated, and not with what one costs."""
+        """Changes whenever an endpoint would have to be updated, but not with its price."""
         left_out: Any = dict.fromkeys(
             ("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True
         )
@@ -136,7 +136,7 @@ class Workload(Section):
 
 
 class WorkloadComponentFile(Section):
-    """A workload as a component of Dagster: what its ``defs.yaml`` may say."""
+    """A workload as a component of Dagster: the content of its ``defs.yaml``."""
 
     type: Literal["orchestration.Workload"] = Field(description="which component it is")
     attributes: Workload
@@ -146,8 +146,8 @@ class Workloads(Mapping[str, Workload]):
     """The workloads that the product offers, by name.
 
     As a mapping it holds the workloads whose files can be used. Asking for one whose file cannot be
-    used (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it is not taken for
-    one that was removed.
+    used (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it does not look
+    removed.
     """
 
     def __init__(self, readable: Mapping[str, Workload], unreadable: Mapping[str, str]) -> None:
@@ -249,8 +249,8 @@ def read_workloads(folder: Path | None = None) -> Workloads:
     read.
 
     Args:
-        folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
-            the repository's own. An installed package has none.
+        folder: where their files are; by default the folder that the variable
+            ``TENANTRY_WORKLOADS`` names, or the repository's own. An installed package has none.
 
     Raises:
         InvalidWorkloadError: there is no such folder, or no file in it.

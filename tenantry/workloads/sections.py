@@ -80,7 +80,7 @@ class Preparation(Section):
 
 
 class Upload(Section):
-    """What an upload may hold."""
+    """The limits and parameters of an upload."""
 
     file_types: tuple[FileType, ...] = Field(min_length=1)
     max_files: int = Field(ge=1, le=10_000)
@@ -438,7 +438,7 @@ class Batch(Section):
 
 
 class Retraining(Section):
-    """The scheduled re-training of tenants who have not uploaded anew."""
+    """The scheduled re-training of tenants without a newer upload."""
 
     cron: Cron
     timezone: TimeZone = "UTC"

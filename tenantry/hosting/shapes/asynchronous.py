@@ -87,8 +87,8 @@ class AsynchronousShape(Shape):
                 "EnableNetworkIsolation": False,
             },
         )
-        # A silo tenant's endpoint cannot write outside the tenant's prefix, no matter what a
-        # request says. IAM holds the tenant's session to the endpoint that bears its tag.
+        # A silo tenant's endpoint cannot write outside the tenant's prefix, not even if a request
+        # says so. IAM holds the tenant's session to the endpoint that bears its tag.
         if machines.tier == "silo":
             output = failures = s3_keys.async_tenant_prefix(name, machines.tenant)
             tags = [{"Key": "tenantry:tenant", "Value": str(machines.tenant)}]

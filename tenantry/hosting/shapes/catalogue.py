@@ -22,7 +22,7 @@ def shape_named(name: str) -> Shape:
     """The shape that a row of the registry names.
 
     Raises:
-        UnknownShapeError: there is none of that name; the message says what to do.
+        UnknownShapeError: there is none of that name; the message has the cure.
     """
     shape = SHAPES.get(name)
     if shape is None:

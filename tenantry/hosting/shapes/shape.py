@@ -59,9 +59,9 @@ class Addressed:
 class Shape(ABC):
     """A way in which SageMaker serves a workload's models.
 
-    ``name`` stands in the registry's rows and never changes. ``tiers`` are those whose tenants it
-    may serve. ``tenantry.hosting.endpoints`` has the steps that all shapes share: creating,
-    updating, waiting.
+    ``name`` stands in the registry's rows and never changes. ``tiers`` are the tiers that it may
+    serve. ``tenantry.hosting.endpoints`` has the steps that all shapes share: creating, updating,
+    waiting.
     """
 
     name: ClassVar[ShapeName]
