@@ -34,8 +34,8 @@ class BatchConfig(Config):
 def batch_predictions_asset(
     workload: Workload, tenants: PartitionsDefinition[str]
 ) -> AssetsDefinition:
-    """``batch_predictions``, by hand for chosen tenants; the schedule's job predicts for
-    everyone."""
+    """``batch_predictions`` for tenants that a person chooses; the schedule's job predicts for
+    all."""
 
     @asset(
         key=asset_key(workload.name, "batch_predictions"),

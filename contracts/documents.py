@@ -94,14 +94,14 @@ class Fields:
         return value
 
     def one_of(self, field: str, allowed: tuple[str, ...]) -> str:
-        """One of some words."""
+        """One of the allowed words."""
         value = self.values.get(field)
         if not isinstance(value, str) or value not in allowed:
             self.refuse(field, f"must be one of {', '.join(allowed)}")
         return value
 
     def at_least(self, field: str, least: float) -> float:
-        """A finite number that is not less."""
+        """A finite number of at least ``least``."""
         value: Any = self.values.get(field)
         if not _is_number(value) or value < least:
             self.refuse(field, f"must be a number of at least {least:g}")

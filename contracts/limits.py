@@ -13,7 +13,7 @@ misread."""
 TASKS_BYTES: Final = 64 * 1024 * 1024
 MAX_TASKS: Final = 100_000
 PARAMETERS_BYTES: Final = 16 * 1024
-"""Of one task, as JSON."""
+"""The parameters of one task, as JSON."""
 DATA_CHARACTERS: Final = 512
 
 # ---- the outcome of a task -----------------------------------------------------------------------

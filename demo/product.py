@@ -117,7 +117,7 @@ class Shown:
 
 @dataclass
 class Product:
-    """One workload's tenants on their way."""
+    """One workload's tenants on their way through the demo."""
 
     deployment: Deployment
     dagster: DagsterProcesses

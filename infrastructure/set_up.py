@@ -143,8 +143,8 @@ class SetUp:
         environment = self._environment()
         _say(f"Installing {len(wanted)} packages")
         self._run_uv(["sync", str(LOCK)], environment)
-        # A CUDA build of torch needs libraries that a CPU build does not. torch's metadata name
-        # them; nothing is installed here if all are there.
+        # A CUDA build of torch needs libraries that a CPU build does not. torch's own metadata
+        # names them; if all are there, nothing is installed here.
         constraints = [CUDA_LOCK, *environment.get("UV_CONSTRAINT", "").split()]
         options = [word for file in constraints for word in ("--constraint", str(file))]
         self._run_uv(["install", *options, wanted["torch"].split()[0]], environment)

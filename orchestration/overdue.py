@@ -25,7 +25,7 @@ from orchestration.private_dagster.names import (
 from orchestration.schedules import Scheduled
 
 MAX_RUNS: Final = 5
-"""Of a job for one moment, the scheduled one included."""
+"""The most runs of a job for one moment, including the scheduled one."""
 _GRACE: Final = timedelta(minutes=5)  # for the schedule's own request: a busy daemon is late
 _FIRST_PAUSE: Final = timedelta(minutes=1)  # after a lost run; doubled after each
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}

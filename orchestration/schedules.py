@@ -41,8 +41,8 @@ class Scheduled:
     """A job and its times. ``config`` and ``tags`` give those of the run of a moment (in
     ``timezone``).
 
-    Of all that share a ``group`` only the latest moment counts, because each run replaces the
-    effect of the one before.
+    Only the latest moment of a ``group`` counts, because each run replaces the effect of the one
+    before.
     """
 
     name: str

@@ -399,8 +399,8 @@ def _errors_in_words() -> Iterator[None]:
 def find_cloud(*, local: bool, file: Path | None, tell: bool) -> Path | None:
     """Point this process at its cloud. Returns the file that names it; None if variables do.
 
-    A file that is given goes first. Without one, and without variables that name a cloud, the file
-    in the nearest folder around this one counts.
+    ``local`` goes first, then a file that is given. Without either, and without variables that name
+    a cloud, the file in the nearest folder around this one counts.
 
     Args:
         local: use the local cloud, even if variables name another.

@@ -188,8 +188,8 @@ def tenants(
 ) -> None:
     """The tenants by their ids: champion, its score, the age of its data, the newest request.
 
-    The list has each tenant with a model, or with an unfinished or dead-lettered request. `tenantry
-    tenant` shows a tenant whose every upload was refused.
+    The list has each tenant with a model, or with an unfinished or dead-lettered request. For a
+    tenant whose every upload was refused, see `tenantry tenant`.
 
     \b
     Examples:

@@ -66,7 +66,7 @@ def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
 
 
 TENANT_ROOTS: Final = ("predictions/", "archive/", "cache/", "async/")
-"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is
+"""The roots in the data bucket above ``{tenant}/{workload}/``. In the uploads bucket the root is
 ``UPLOADS_ROOT``."""
 
 WORKLOAD_ROOTS: Final = (
@@ -77,7 +77,7 @@ WORKLOAD_ROOTS: Final = (
     "batches/",
     "async-failures/",
 )
-"""Of the data bucket, above ``{workload}/``."""
+"""The roots in the data bucket above ``{workload}/``."""
 
 
 def training_data_folder(tenant: TenantId, version: Version) -> str:

@@ -258,7 +258,7 @@ def _finding(
 def _tell_operators(
     deployment: Deployment, workload: Workload, drifted: Mapping[ids.TenantId, Finding]
 ) -> None:
-    """One message for a pack: where one customer drifts, hundreds may."""
+    """Send one message for a pack: if one customer drifts, hundreds may."""
     if not drifted:
         return
     metric = workload.quality.metric

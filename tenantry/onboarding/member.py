@@ -1,5 +1,5 @@
-"""The members of a pack: the requests that the launcher put into it, or those that a person made by
-hand."""
+"""The members of a pack: the requests that the launcher put into it, or those of a run that a
+person started."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def owed_members(requests: Sequence[Request], pack: ids.PackId) -> list[Member]:
 def members_by_hand(
     queue: RequestQueue, workload: Workload, tenants: Sequence[ids.TenantId], run: str
 ) -> Iterator[tuple[ids.TenantId, Member | None]]:
-    """The members of a run by hand: each tenant's latest usable upload, to become a version of its
-    own.
+    """The members of a run that a person started: each tenant's latest usable upload, to become a
+    version of its own.
 
     Yields:
         The tenant, and its member; None when nothing usable was ever uploaded.

@@ -93,7 +93,7 @@ def came_after(other: Request, request: Request) -> bool:
 
 
 def is_older(version: ids.Version, than: ids.Version) -> bool:
-    """Whether a version was made of an upload that came before that of another version."""
+    """Whether a version's upload came before another version's."""
     return Moment.of(version) < Moment.of(than)
 
 

@@ -10,7 +10,7 @@ may also end in other ways:
 - cancelled: an operator took it out.
 
 Every change of status is one conditional write, which also appends the author, moment and reason to
-the row's history. Of two writers the second finds that the change is no longer its to make.
+the row's history. The second of two writers finds the row changed, and writes nothing.
 ``docs/concepts.md`` has the picture.
 
 A row keeps its latest changes. Older ones move to items of their own (``RequestQueue.history_of``),

@@ -61,18 +61,18 @@ class Request:
     """A row of the queue: make a model for this tenant from this upload.
 
     ``uploaded`` is when S3 took its manifest. It decides which of two uploads is newer, in any
-    order of their events. Of several uploads of the same content it is the latest's. ``content`` is
-    the id of the first request of this content: its own, unless the tenant came back to it after
-    another upload. ``due`` is when it may be claimed. ``group`` tells apart requests that must not
-    share a pack. Without ``notify_owner`` the tenant did not ask for it, and its owner hears
-    nothing of it. ``apart`` is set by ``RequestQueue.set_apart``: requests that differ in it share
-    no pack. ``nth`` is its number, or a lower bound of it, among its tenant's uploads of the day,
-    where these are limited. ``reason_code`` names the kind of ``reason`` for programs, where there
-    is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows of releases
-    without. ``hyperparameters`` are those of the job it went to training with last. ``facts``,
-    ``hyperparameters`` and ``history`` are empty on rows of a list (``due``, ``in_packs``,
-    ``with_status``, ``open``); ``moved_out`` counts the changes that came before those in
-    ``history``.
+    order of their events. After several uploads of the same content it is the moment of the latest.
+    ``content`` is the id of the first request of this content: its own, unless the tenant came back
+    to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests
+    that must not share a pack. Without ``notify_owner`` the tenant did not ask for it, and its
+    owner hears nothing of it. ``apart`` is set by ``RequestQueue.set_apart``: requests that differ
+    in it share no pack. ``nth`` is its number, or a lower bound of it, among its tenant's uploads
+    of the day, where these are limited. ``reason_code`` names the kind of ``reason`` for programs,
+    where there is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows
+    of releases without. ``hyperparameters`` are those of the job it went to training with last.
+    ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list (``due``,
+    ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before
+    those in ``history``.
     """
 
     request: ids.RequestId

@@ -83,7 +83,7 @@ class Ladder:
         self._at = 0
         self._tried_again = False
         self.number = 1
-        """Of the job, among those of the pack; it stands in the job's name."""
+        """The number of the job among those of the pack, which is part of the job's name."""
 
     @property
     def rung(self) -> Rung:
@@ -202,7 +202,7 @@ def write_job_inputs(
         for file in task.files
     ]
     objects.write_json(s3, bucket, s3_keys.job_file(name, pack, MANIFEST_FILE), manifest)
-    # Last: its presence says that the pack was written down.
+    # This file comes last: its presence says that the pack was written down.
     objects.write_json(
         s3, bucket, s3_keys.job_file(name, pack, TASKS), TaskList(name, pack, listed).document()
     )

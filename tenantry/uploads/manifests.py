@@ -122,7 +122,7 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
         raise _too_large()
     try:
         document = json.loads(content, parse_constant=_not_json)
-        # A half of a surrogate pair can be written in JSON, but neither kept nor sent.
+        # JSON can hold half a surrogate pair, which can neither be kept nor sent.
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise RefusedUploadError(
@@ -399,7 +399,7 @@ def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
     except RecursionError as error:
         raise ValueError("not an S3 event: nested too deeply") from error
     if not isinstance(event, dict):
-        # The message is wrong, not a type of ours.
+        # The message is wrong, not the type of an argument.
         raise ValueError("not an S3 event: not an object")  # noqa: TRY004
     if event.get("Event") == "s3:TestEvent":
         return

@@ -87,8 +87,8 @@ ContainerName = Annotated[
     ),
 ]
 Container = Annotated[ContainerName, without_fault(container_fault)]
-# Of InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources):
-# it decides the GPU's driver.
+# For InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources),
+# which decide the GPU's driver.
 AmiVersion = Annotated[
     str,
     worded(

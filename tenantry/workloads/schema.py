@@ -245,7 +245,7 @@ def _component_files(folder: Path) -> Iterator[Path]:
 
 
 def read_workloads(folder: Path | None = None) -> Workloads:
-    """All workloads of a folder. One whose file cannot be used does not keep the others from being
+    """All workloads of a folder. A file that cannot be used does not keep the others from being
     read.
 
     Args:

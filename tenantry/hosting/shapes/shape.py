@@ -49,8 +49,8 @@ class EndpointRequests:
 
 @dataclass(frozen=True)
 class Addressed:
-    """A question as an endpoint takes it: the body, and the arguments of InvokeEndpoint that say
-    which model is meant."""
+    """A question as an endpoint takes it: the body, and the arguments of InvokeEndpoint that name
+    the model."""
 
     body: bytes
     arguments: Mapping[str, str]
