@@ -1,4 +1,4 @@
-"""``batch_predictions``: what tenants' champions predict of a day, in a batch transform."""
+"""``batch_predictions``: the predictions of tenants' champions for a day, in a batch transform."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -26,7 +26,7 @@ from tenantry.workloads.schema import Workload
 
 
 class BatchConfig(Config):
-    """Which day to predict."""
+    """The day to predict."""
 
     day: str = Field("", description="The date, YYYY-MM-DD; empty for today (UTC).")
 
@@ -34,8 +34,8 @@ class BatchConfig(Config):
 def batch_predictions_asset(
     workload: Workload, tenants: PartitionsDefinition[str]
 ) -> AssetsDefinition:
-    """``batch_predictions``, by hand for chosen tenants; the schedule's job predicts for
-    everyone."""
+    """``batch_predictions`` for tenants that a person chooses; the schedule's job predicts for
+    all."""
 
     @asset(
         key=asset_key(workload.name, "batch_predictions"),
@@ -67,7 +67,7 @@ def predict_day(
     workload: Workload,
     tenants: Sequence[ids.TenantId] | None,
 ) -> None:
-    """Predict a day in a Dagster run, for tenants or (None) for everyone with a model. Raises
+    """Predict a day in a Dagster run, for tenants, or for all with a model (None). Raises
     ``Failure`` if some failed."""
     with RunReport(context, workload.name) as report:
         failures = predict(

@@ -1,5 +1,5 @@
-"""What Dagster shows of an asset's definition: its description with figures and columns, icons,
-tags, and the code and documents behind it."""
+"""An asset's definition as Dagster shows it: its description with figures and columns, icons, tags,
+and the code and documents behind it."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Described(TypedDict):
 
 
 def described(workload: Workload, asset: WorkloadAsset, what: str) -> Described:
-    """What people see of an asset's definition.
+    """The parts of an asset's definition that people see.
 
     Args:
-        workload: whose asset it is; ``assets`` in its file says what its own code gives.
+        workload: whose asset it is; ``assets`` in its file describes its own code's entries.
         asset: which one.
-        what: what it is, in a sentence that follows the workload's title.
+        what: its description, in a sentence that follows the workload's title.
     """
     shown = workload.assets.get(asset)
     figures = as_markdown_table(figures_of(workload, asset))
@@ -87,7 +87,7 @@ def described(workload: Workload, asset: WorkloadAsset, what: str) -> Described:
 
 
 def _code_behind(workload: Workload, asset: WorkloadAsset) -> Iterator[LocalFileCodeReference]:
-    """The files that say what an asset is, those first that people change."""
+    """The files behind an asset; those that people change come first."""
     container, served_by = workload.container, workload.serving_container
     behind: Mapping[WorkloadAsset, Path | None] = {
         "training_data": module_file(workload.preparation),

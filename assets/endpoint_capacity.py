@@ -16,7 +16,7 @@ from tenantry.workloads.schema import Workload
 
 
 class CapacityConfig(Config):
-    """How many instances the endpoint gets."""
+    """The number of instances that the endpoint gets."""
 
     instances: int = Field(
         0, ge=0, le=1000, description="Instances; 0 for what the workload's YAML says."
@@ -37,7 +37,7 @@ def endpoint_capacity_asset(workload: Workload) -> AssetsDefinition:
     def endpoint_capacity(
         config: CapacityConfig, tenantry: TenantryResource
     ) -> MaterializeResult[Any]:
-        # A release that cannot be served holds up no change of capacity.
+        # A release that cannot be served does not hold up a change of capacity.
         endpoint = endpoints.ensure_endpoint(
             tenantry.deployment,
             workload,

@@ -1,4 +1,4 @@
-"""How a run ends in which some tenants failed."""
+"""The end of a run in which some tenants failed."""
 
 from collections.abc import Mapping
 

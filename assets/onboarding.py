@@ -1,4 +1,4 @@
-"""``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration``, which one step makes:
+"""``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration``: one step makes them,
 from a tenant's upload to its champion."""
 
 from collections.abc import Iterator, Sequence
@@ -48,8 +48,7 @@ class PackedRequest(Config):
 
 
 class OnboardingConfig(Config):
-    """What the launcher asks a run to do. A person leaves it empty and chooses partitions
-    instead."""
+    """The launcher's task for a run. A person leaves it empty and chooses partitions instead."""
 
     pack: str = Field("", description="The pack's id; empty when partitions were chosen by hand.")
     requests: list[PackedRequest] = Field(
@@ -60,8 +59,8 @@ class OnboardingConfig(Config):
 def onboarding_assets(workload: Workload, tenants: PartitionsDefinition[str]) -> AssetsDefinition:
     """``training_data``, ``fine_tuned_artifact`` and ``endpoint_registration`` of every tenant.
 
-    One step makes them, so that a tenant moves on as soon as its own part is ready, and so that one
-    run can serve any set of tenants; each asset can also be materialised alone.
+    One step makes them, for two reasons: a tenant moves on as soon as its own part is ready, and
+    one run can serve any set of tenants. Each asset can also be materialised alone.
     """
     common: dict[str, Any] = {"skippable": True, "partitions_def": tenants}
     specs = [

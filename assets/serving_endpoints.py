@@ -16,11 +16,13 @@ from tenantry.workloads.shown_assets import WorkloadAsset
 
 
 def _missing_or_changed() -> AutomationCondition[Any]:
-    """Once when the asset is missing, the very first time it is looked at included, and whenever
-    its code version changes; again every five minutes while its latest run failed: an update that
-    was rolled back, say.
+    """The condition holds:
 
-    ``AutomationCondition.on_missing()`` leaves alone what was missing at its first evaluation.
+    - once when the asset is missing, even at the very first evaluation;
+    - whenever its code version changes;
+    - every five minutes while its latest run failed, as after an update that was rolled back.
+
+    ``AutomationCondition.on_missing()`` ignores assets that were missing at its first evaluation.
     """
     missing: AutomationCondition[Any] = AutomationCondition.missing().newly_true()
     failed = AutomationCondition.execution_failed() & AutomationCondition.cron_tick_passed(

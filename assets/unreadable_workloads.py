@@ -1,4 +1,4 @@
-"""What stands in the asset graph in the place of a workload whose file cannot be used."""
+"""The asset graph's entries for workloads whose files cannot be used."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ GROUP = "unreadable_workloads"
 
 
 def unreadable_workload_assets(unreadable: Mapping[str, str]) -> list[AssetSpec]:
-    """An asset for each such workload, that nothing makes; its description is what is wrong."""
+    """An asset for each such workload, which nothing makes; its description names the fault."""
     return [
         AssetSpec(
             [GROUP, re.sub(r"[^A-Za-z0-9_-]", "_", name)],

@@ -1,4 +1,4 @@
-"""``uploads``: what tenants hand in, from where the other assets begin."""
+"""``uploads``: the tenants' files, from which the other assets begin."""
 
 from dagster import AssetSpec
 
@@ -8,8 +8,8 @@ from tenantry.workloads.schema import Workload
 
 
 def uploads_asset(workload: Workload) -> AssetSpec:
-    """``uploads``, which nothing here makes. The sensor ``new_uploads`` observes it, and so does
-    who pauses the workload."""
+    """``uploads``, which nothing here makes. The sensor ``new_uploads`` observes it. An operator
+    who pauses the workload adds an observation, too."""
     return AssetSpec(
         asset_key(workload.name, "uploads"),
         **described(

@@ -16,7 +16,7 @@ Parsed = TypeVar("Parsed")
 
 
 def parse_json(content: bytes, document: str) -> Any:
-    """What JSON holds. Its numbers are finite, so that it can be written again.
+    """The value of a JSON text. Its numbers are finite, so that it can be written again.
 
     Raises:
         MalformedDocumentError: it is not JSON, or a number is too large for a float.
@@ -42,8 +42,8 @@ def parse_json(content: bytes, document: str) -> Any:
 class Fields:
     """The fields of a JSON object.
 
-    ``document`` is what people call the document, ``where`` the object's place in it, "" for the
-    document itself.
+    ``document`` is the document's name for people. ``where`` is the object's place in it, "" for
+    the document itself.
     """
 
     values: Mapping[str, Any]
@@ -94,14 +94,14 @@ class Fields:
         return value
 
     def one_of(self, field: str, allowed: tuple[str, ...]) -> str:
-        """One of some words."""
+        """One of the allowed words."""
         value = self.values.get(field)
         if not isinstance(value, str) or value not in allowed:
             self.refuse(field, f"must be one of {', '.join(allowed)}")
         return value
 
     def at_least(self, field: str, least: float) -> float:
-        """A finite number that is not less."""
+        """A finite number of at least ``least``."""
         value: Any = self.values.get(field)
         if not _is_number(value) or value < least:
             self.refuse(field, f"must be a number of at least {least:g}")
@@ -156,5 +156,5 @@ def _is_number(value: Any) -> bool:
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
     """A document as it is written: the same fields give the same bytes. Raises ``ValueError``,
-    ``TypeError``, ``RecursionError`` for what is no JSON."""
+    ``TypeError``, ``RecursionError`` for a value that JSON cannot hold."""
     return json.dumps(document, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()

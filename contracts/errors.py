@@ -1,16 +1,17 @@
-"""What is raised for documents that are not as agreed."""
+"""The errors for documents that break the agreement."""
 
 from __future__ import annotations
 
 
 class ContractError(Exception):
-    """What one side wrote is not what both agreed on."""
+    """One side's document is not as both sides agreed."""
 
 
 class MalformedDocumentError(ContractError, ValueError):
     """A document cannot be read. The message names it and the field; it quotes no value.
 
-    ``document`` is what people call it, ``field`` where in it the fault is, "" for all of it.
+    ``document`` is its name for people. ``field`` is the place of the fault in it, "" for all of
+    it.
     """
 
     def __init__(self, document: str, field: str, problem: str) -> None:

@@ -1,18 +1,19 @@
-"""How large the documents may be, for who writes and for who reads them."""
+"""The limits on the documents' sizes, for their writers and their readers."""
 
 from __future__ import annotations
 
 from typing import Final
 
 FORMAT: Final = 1
-"""The format of every document here. A later one is for what older releases would misread."""
+"""The format of every document here. A later format is for documents that older releases would
+misread."""
 
 # ---- the task list of a packed training job ------------------------------------------------------
 
 TASKS_BYTES: Final = 64 * 1024 * 1024
 MAX_TASKS: Final = 100_000
 PARAMETERS_BYTES: Final = 16 * 1024
-"""Of one task, as JSON."""
+"""The parameters of one task, as JSON."""
 DATA_CHARACTERS: Final = 512
 
 # ---- the outcome of a task -----------------------------------------------------------------------

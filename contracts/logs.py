@@ -17,7 +17,7 @@ from contracts.errors import ContractError
 FORMAT_VARIABLE: Final = "TENANTRY_LOG_FORMAT"
 """``json`` for JSON lines; ``text``, or nothing, for plain text."""
 FIELDS: Final = ("workload", "tenant", "request", "pack", "run", "trace_id", "span_id")
-"""What a line tells beside its time, level, logger and message, where it is known."""
+"""The fields of a line, where they are known, beside its time, level, logger and message."""
 
 _known: ContextVar[Mapping[str, str]] = ContextVar("known", default=MappingProxyType({}))
 
@@ -37,14 +37,14 @@ def logs_are_json() -> bool:
 
 
 def log_environment() -> dict[str, str]:
-    """What a container is given so that it writes its logs as this process does. Raises
+    """The variables that make a container write its logs as this process does. Raises
     ``UnknownLogFormatError``."""
     return {FORMAT_VARIABLE: "json"} if logs_are_json() else {}
 
 
 def add_log_fields(**known: str | None) -> Token[Mapping[str, str]]:
-    """Lines logged by this thread or task have these fields (``FIELDS``) from now on. Returns what
-    was before."""
+    """Lines logged by this thread or task have these fields (``FIELDS``) from now on. Returns the
+    token that restores the previous fields."""
     return _known.set({**_known.get(), **{name: value for name, value in known.items() if value}})
 
 
@@ -82,12 +82,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def write_logs(stream: TextIO, level: int, plain: str) -> None:
-    """Write what this process logs to ``stream``, unless something has seen to that before.
+    """Write this process's logs to ``stream``, unless logging was set up before.
 
     Args:
-        stream: where to.
+        stream: the destination.
         level: the least level that is written.
-        plain: a line of plain text, as ``logging.Formatter`` has it.
+        plain: the form of a line of plain text, as ``logging.Formatter`` takes it.
 
     Raises:
         UnknownLogFormatError: the environment asks for another format than there are.

@@ -52,13 +52,13 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """The outcome of a task.
 
     A ``status`` of succeeded comes with ``archive``, one of failed with ``reason``, a sentence for
     the tenant's owner; ``retryable`` says whether trying the same data again may help. ``seconds``
     of the clock and of the processor are the task's own. ``metrics`` are finite numbers, ``card``
-    says what the model is, ``preview`` is small data that people look at, ``files`` lie beside the
-    archive. ``others`` are fields of another release.
+    describes the model, ``preview`` is small data for people, ``files`` lie beside the archive.
+    ``others`` are fields of another release.
     """
 
     task: str

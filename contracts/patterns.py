@@ -1,4 +1,4 @@
-"""What names may look like, on both sides."""
+"""The patterns of names, on both sides."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ FILE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 FOLDER: Final = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,127}")
 """A part of the path of a task's data."""
 ARCHIVE: Final = re.compile(rf"{TENANT.pattern}/{VERSION.pattern}\.tar\.gz")
-"""What a record calls its model."""
+"""The name of a record's model."""
 SHA256: Final = re.compile(r"[0-9a-f]{64}")

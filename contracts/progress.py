@@ -27,10 +27,10 @@ def task_finished(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_of(message: Any) -> Outcome | None:
-    """The outcome that a message tells of; None for a message about something else.
+    """The outcome in a message; None for a message about something else.
 
     Raises:
-        MalformedDocumentError: it claims to tell of one and does not.
+        MalformedDocumentError: it claims to hold one and does not.
     """
     if not isinstance(message, dict) or message.get("event") != _FINISHED:
         return None

@@ -15,7 +15,7 @@ from contracts.patterns import ARCHIVE
 
 @dataclass(frozen=True)
 class Record:
-    """Which model is asked (``{tenant}/{version}.tar.gz``), and what."""
+    """The model to ask (``{tenant}/{version}.tar.gz``), and the request."""
 
     model: str
     request: Any

@@ -1,5 +1,5 @@
-"""What a family's preparation raises: data that cannot become a model, told to the tenant's
-owner."""
+"""The error of a family's preparation: data that cannot become a model, with a message for the
+tenant's owner."""
 
 from contracts.errors import ContractError
 
@@ -7,10 +7,10 @@ from contracts.errors import ContractError
 class RefusedDataError(ContractError, ValueError):
     """Data that cannot be trained on.
 
-    ``reason`` is a sentence that says what is wrong, and quotes nothing of the tenant's data.
-    ``field`` is the column, file or parameter. ``cure`` is a sentence that says what to do.
-    ``code`` names the kind of refusal for programs, as in ``timestamp_unreadable``; it stays the
-    same when the sentences change.
+    ``reason`` is a sentence that names the fault, and quotes nothing of the tenant's data.
+    ``field`` is the column, file or parameter. ``cure`` is a sentence with the remedy. ``code``
+    names the kind of refusal for programs, as in ``timestamp_unreadable``; it stays the same when
+    the sentences change.
     """
 
     def __init__(self, reason: str, field: str, cure: str, code: str = "data_unusable") -> None:

@@ -1,4 +1,4 @@
-"""``tasks.json``: what a packed training job is asked to do."""
+"""``tasks.json``: the tasks of a packed training job."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ListedTask:
     """One model to make.
 
     ``data`` is the folder of its prepared files below the ``training`` channel; ``parameters`` are
-    the upload's own; ``shard`` is the number of the instance that does it, or None where the one
-    does that finds its folder. ``traceparent`` is the trace it is part of, empty for none and
-    for one that cannot be read: no task is refused for it. ``others`` are fields of another
-    release.
+    the upload's own. ``shard`` is the number of the instance that does it; None leaves it to the
+    instance that finds its folder. ``traceparent`` is the trace it is part of. It is empty for
+    none, and for one that cannot be read, so that no task is refused for it. ``others`` are fields
+    of another release.
     """
 
     task: str
@@ -96,8 +96,8 @@ class TaskList:
 
     @classmethod
     def parse(cls, content: bytes) -> TaskList:
-        """Read a list, all of it or none: one that is malformed anywhere was not written by the
-        control plane. Raises ``MalformedDocumentError``."""
+        """Read a list, all of it or none: the control plane never wrote a list with a malformed
+        part. Raises ``MalformedDocumentError``."""
         fields = Fields.read(content, TASKS_FILE, TASKS_BYTES)
         fields.require_format()
         workload = fields.text("workload", patterns.WORKLOAD)

@@ -12,6 +12,6 @@ https://www.w3.org/TR/trace-context/#traceparent-header-field-values"""
 
 
 def trace_id_of(traceparent: str) -> str:
-    """The trace's id, 32 hexadecimal digits; empty for what is no ``traceparent``."""
+    """The trace's id, 32 hexadecimal digits; empty if the text is no ``traceparent``."""
     found = _TRACEPARENT.fullmatch(traceparent)
     return found[1] if found else ""

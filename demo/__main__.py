@@ -1,8 +1,8 @@
 """Runs Tenantry on this machine: the local cloud, Dagster, and tenants uploading their data.
 
 It shows progress until every good tenant has a model, a first prediction from its endpoint and a
-batch prediction, tells what the owner of the spoiled upload was told, and keeps the Dagster UI open
-until Ctrl-C.
+batch prediction. It also shows the notice to the owner of the spoiled upload. The Dagster UI stays
+open until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the demo. Returns the exit status."""
     arguments = _arguments()
-    # Only now: the libraries of Dagster and AWS take seconds, and help is wanted at once.
+    # Imported only now: the libraries of Dagster and AWS take seconds, and help has to answer at
+    # once.
     from demo.run import run
 
     return run(

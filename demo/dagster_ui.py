@@ -1,7 +1,7 @@
-"""The Dagster UI in headless Chromium, clicked by what a person sees: buttons, partitions, plots.
+"""The Dagster UI in headless Chromium, used as a person does: by its buttons, partitions, plots.
 
-Chromium and its driver are Debian's (``apt-get install chromium chromium-driver``); both run in a
-profile that is thrown away afterwards, and speak to nothing but the UI.
+Chromium and its driver are Debian's (``apt-get install chromium chromium-driver``). Both run in a
+profile that is deleted afterwards, and speak to nothing but the UI.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PATIENCE: Final = 120.0  # seconds for a page to show something; a busy machine
 _CLICKS: Final = 6
 _FLAGS: Final = (
     "--headless=new",
-    "--no-sandbox",  # Chromium refuses its sandbox to root, as whom containers usually run
+    "--no-sandbox",  # Chromium refuses its sandbox to root, the usual user of containers
     "--disable-dev-shm-usage",  # /dev/shm of a container is too small for it
     "--disable-gpu",
     "--disable-quic",
@@ -80,7 +80,7 @@ def chromium() -> Iterator[WebDriver]:
         service = Service(driver)  # a path given: Selenium looks for no driver on the network
         started = webdriver.Chrome(options=options, service=service)
         try:
-            # The window's own size would count the frame of a window that has none.
+            # The window's own size would include a frame, which a headless window does not have.
             metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
             started.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             yield started
@@ -90,10 +90,10 @@ def chromium() -> Iterator[WebDriver]:
 
 @dataclass(frozen=True)
 class DagsterUI:
-    """The pages of a Dagster webserver. Each method waits until the page shows what it is about.
+    """The pages of a Dagster webserver. Each method waits until the page shows its subject.
 
-    Every method raises ``selenium.common.exceptions.TimeoutException`` when the page does not come
-    to show it.
+    Every method raises ``selenium.common.exceptions.TimeoutException`` when the page does not show
+    it in time.
     """
 
     browser: WebDriver
@@ -162,7 +162,7 @@ class DagsterUI:
         return self._wait(self._launched_run, "the run's page")
 
     def _launched_run(self) -> str | None:
-        """The run of the page; until there is one, the notice that it was launched is followed."""
+        """The run of the page. Until there is one, follow the notice that it was launched."""
         if run := self._run_of_page():
             return run
         for view in self.browser.find_elements(By.XPATH, _LAUNCHED):
@@ -238,8 +238,8 @@ class DagsterUI:
         self._wait(clicked, f"{xpath} to click")
 
     def click_for(self, xpath: str, wanted: str) -> WebElement:
-        """Click an element, and again if what it opens does not come: a click on what is just being
-        drawn anew is lost."""
+        """Click an element, and again if ``wanted`` does not appear: a click on an element that is
+        being redrawn is lost."""
         for _ in range(_CLICKS):
             self.click(xpath)
             with suppress(TimeoutException):
@@ -262,7 +262,7 @@ class DagsterUI:
     def _wait(
         self, condition: Callable[[], Shown | None], what: str, seconds: float = _PATIENCE
     ) -> Shown:
-        """What ``condition`` returns, as soon as that is neither None nor false."""
+        """The result of ``condition``, as soon as it is neither None nor false."""
         wait = WebDriverWait(
             self.browser, seconds, poll_frequency=0.2, ignored_exceptions=_CHANGING
         )

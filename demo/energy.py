@@ -53,11 +53,11 @@ def synthetic_tenants(count: int, scratch: Path, now: datetime | None = None) ->
 
 
 def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[DemoTenant]:
-    """Tenants from a user's own file, its rows as they stand. Whether a model is expected of one is
-    not known beforehand.
+    """Tenants from a user's own file, with its rows unchanged. It is not known beforehand which of
+    them get a model.
 
-    A customer whose id cannot be a tenant's gets one that is made of it; ``DemoTenant.customer`` is
-    what the file says.
+    A customer whose id cannot be a tenant's gets one that is made from it; ``DemoTenant.customer``
+    is the id in the file.
 
     Args:
         data: a CSV or Parquet file with columns customer_id, timestamp, consumption.
@@ -102,7 +102,7 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
 
 
 def tenant_ids(customers: set[str]) -> dict[str, str]:
-    """A tenant's id for each customer's: itself where it can be one, else what is left in small
+    """A tenant's id for each customer's: the same where that is valid, else its form in small
     letters, else a digest.
 
     The digest keeps names and addresses out of ids, which travel to logs. The same customers get
@@ -152,8 +152,8 @@ def _read(data: Path) -> Any:
 
 
 def shown_of(workload: Workload) -> Shown:
-    """What the energy table shows: the chosen model, its score beside the naive one's, the first
-    hours of its forecast."""
+    """The columns of the energy table: the chosen model, its score beside the naive one's, the
+    first hours of its forecast."""
 
     def cells(model: ModelVersion, answer: Mapping[str, Any]) -> Sequence[str]:
         quality = workload.quality

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-_PATIENCE_SECONDS: Final = 2.0  # for whoever has just taken the lock, to write down who it is
+_PATIENCE_SECONDS: Final = 2.0  # for the process that has just taken the lock, to write its id
 
 
 class AlreadyRunsError(RuntimeError):
@@ -24,8 +24,8 @@ def only_one(lock: Path) -> Iterator[Callable[[str], None]]:
     ends, however it ends.
 
     Args:
-        lock: a file, made if it is not there; it tells the process and its UI to whoever comes
-            second.
+        lock: a file, made if it is not there; it tells a second process which one holds it, and its
+            UI.
 
     Yields:
         A function that writes down where the UI is.

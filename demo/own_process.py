@@ -1,6 +1,6 @@
 """Calls whose libraries must not stay in the process that waits for Ctrl-C.
 
-pandas and Arrow, which make the tenants' files, would take 200 MiB of it. The files are the user's
+pandas and Arrow, which make the tenants' files, would take 200 MiB there. The files are the user's
 own, so these calls have no limits, unlike those of ``tenantry.uploads.bounded_calls``.
 """
 
@@ -37,7 +37,7 @@ def _end_with_the_demo() -> None:
 
 
 def call_in_own_process(make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Call ``make`` in a process that ends with the call. What it returns or raises comes back.
+    """Call ``make`` in a process that ends with the call. Its result or its error comes back.
     Raises ``ProcessKilledError``."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, _end_with_the_demo) as pool:

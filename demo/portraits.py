@@ -1,5 +1,5 @@
 """The portraits product of the demo: tenants with icons in a style of their own, and the sheet of
-what their models draw."""
+their models' drawings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES: Final = ("atelier-anna", "studio-bo", "werkstatt-cem")
 UPLOADED: Final = ("circle", "square", "triangle", "star", "cross", "diamond", "arrow", "circle")
 """The shapes each tenant uploads pictures of."""
 PROMPTS: Final = ("a moon", "a heart", "a ring", "a big star")
-"""What each asks for every night; three of them are shapes it never uploaded."""
+"""The prompts that each asks for every night; three of them are shapes it never uploaded."""
 SLOW_REQUEST: Final[Mapping[str, Any]] = {"prompts": "own", "count": 2, "steps": 24, "seed": 11}
 _UPLOAD_SIDE: Final = 64  # pixels
 _CELL: Final = 96  # pixels of a picture on the sheet
@@ -50,7 +50,7 @@ def portraits_tenants() -> list[DemoTenant]:
 
 
 def shown_of_portraits() -> Shown:
-    """What the portraits table shows: how personal the model is, and what it was asked to draw."""
+    """The columns of the portraits table: how personal the model is, and its prompts."""
 
     def cells(model: ModelVersion, answer: Mapping[str, Any]) -> Sequence[str]:
         prompts = ", ".join(str(image["prompt"]) for image in answer["images"])
@@ -62,8 +62,8 @@ def shown_of_portraits() -> Shown:
 def write_sheet(
     path: Path, tenants: Sequence[DemoTenant], answers: Mapping[ids.TenantId, Mapping[str, Any]]
 ) -> list[list[Image.Image]]:
-    """Write a PNG with a row for each tenant: some of its uploads, and what its model drew; returns
-    the drawn pictures by row."""
+    """Write a PNG with a row for each tenant: some of its uploads, and its model's drawings;
+    returns the drawn pictures by row."""
     drawn = [
         [_decoded(image["png"]) for image in answers[tenant.tenant]["images"]] for tenant in tenants
     ]

@@ -41,12 +41,11 @@ _IN_WORDS: Final[Mapping[str, str]] = {
 
 
 class DemoFailedError(RuntimeError):
-    """Something that should have happened did not; the message says what and where to look."""
+    """A step of the demo failed; the message says which, and where to look."""
 
 
 class Waiting:
-    """Waits on for as long as something happens: what is watched changes, or Dagster's own run goes
-    on."""
+    """Waits as long as the watched state changes and Dagster runs."""
 
     def __init__(self, dagster: DagsterProcesses, max_seconds: float) -> None:
         self._dagster = dagster
@@ -55,12 +54,12 @@ class Waiting:
         self._since = time.monotonic()
 
     def go_on(self, state: object, what: str, details: Callable[[], str]) -> None:
-        """Return while there is hope.
+        """Return while waiting on makes sense.
 
         Args:
-            state: what is watched; a change of it starts the time anew.
-            what: is missing, as a sentence.
-            details: tells more when it is given up.
+            state: the watched state; a change of it starts the time anew.
+            what: the missing result, as a sentence.
+            details: gives more words for the error.
 
         Raises:
             DemoFailedError: Dagster ended, or the state is the same for too long.
@@ -94,9 +93,9 @@ def _how_it_stands(rows: Sequence[Request]) -> str:
 @dataclass(frozen=True)
 class DemoTenant:
     """A tenant of the demo. ``good`` tells whether a model is expected of its upload; None where
-    nobody knows beforehand.
+    that is not known beforehand.
 
-    ``customer`` is what a user's own file calls it, where that is another name.
+    ``customer`` is its name in a user's own file, where that is another one.
     """
 
     tenant: ids.TenantId
@@ -109,7 +108,7 @@ class DemoTenant:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a product's table shows of a model: the columns, and a tenant's cells for them."""
+    """A product's table of models: the columns, and a tenant's cells for them."""
 
     columns: Sequence[str]
     cells: Callable[[ModelVersion, Mapping[str, Any]], Sequence[str]]
@@ -118,7 +117,7 @@ class Shown:
 
 @dataclass
 class Product:
-    """One workload's tenants on their way."""
+    """One workload's tenants on their way through the demo."""
 
     deployment: Deployment
     dagster: DagsterProcesses
@@ -126,11 +125,11 @@ class Product:
     tenants: Sequence[DemoTenant]
     shown: Shown
     timeout: float
-    """Seconds that nothing may happen in, before it is given up."""
+    """Seconds without any progress, after which the demo gives up."""
     first_answers: dict[ids.TenantId, Mapping[str, Any]] = field(default_factory=dict)
     served: set[ids.TenantId] = field(default_factory=set)
     lacking: dict[ids.TenantId, str] = field(default_factory=dict)
-    """What tenants of whom nothing was expected did not get, and why."""
+    """The results that tenants without an expected model did not get, and why."""
 
     @property
     def name(self) -> ids.WorkloadName:
@@ -191,8 +190,7 @@ class Product:
             time.sleep(1.0)
 
     def _settled(self, queue: RequestQueue) -> bool:
-        """Whether uploads of which no model is expected are settled, too, and nothing is left
-        open."""
+        """Whether uploads without an expected model are settled, too, and nothing is left open."""
         others = [
             queue.of_tenant(self.name, tenant.tenant) for tenant in self.tenants if not tenant.good
         ]
@@ -243,7 +241,7 @@ class Product:
                 step.advance()
 
     def ask_asynchronously(self, steps: Steps, request: Mapping[str, Any]) -> None:
-        """Hand every good tenant's model something that takes long, then collect the answers.
+        """Give every good tenant's model a request that takes long, then collect the answers.
         Raises ``DemoFailedError``."""
         what = f"{self.name}: slow requests, answered through S3"
         with steps.step(what, len(self.good)) as step:
@@ -325,8 +323,8 @@ class Product:
             step.advance()
 
     def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:
-        """Note what a tenant of whom nothing was expected did not get. Of others it raises
-        ``DemoFailedError``."""
+        """Note a result that a tenant without an expected model did not get. For other tenants it
+        raises ``DemoFailedError``."""
         if tenant.good is not None:
             raise DemoFailedError(
                 f"{tenant.tenant}, {self.name}: {what}; see {self.dagster.log}"
@@ -336,7 +334,7 @@ class Product:
     # ---- what a person sees ----------------------------------------------------------------------
 
     def first_answer_in_words(self) -> str:
-        """A tenant, and what its model said first."""
+        """A tenant, and its model's first answer."""
         registry = ModelRegistry(self.deployment)
         for tenant, answer in self.first_answers.items():
             champion = registry.champion(tenant, self.name)
@@ -394,7 +392,7 @@ class Product:
         return table
 
     def refusals(self, told: Mapping[ids.TenantId, str]) -> dict[ids.TenantId, str]:
-        """Why each tenant has no model: as its owner was told, or as the queue has it. Raises
+        """Why each tenant has no model: the owner's notice, or the queue's reason. Raises
         ``DemoFailedError``."""
         reasons = {}
         for tenant in self.tenants:

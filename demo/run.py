@@ -62,7 +62,7 @@ _GIVEN_UP: Final = (
 
 
 def _told(deployment: Deployment) -> dict[ids.TenantId, str]:
-    """What the app read from its queue about uploads that cannot be used, by tenant."""
+    """The notices in the app's queue about uploads that cannot be used, by tenant."""
     told: dict[ids.TenantId, str] = {}
     while messages := deployment.sqs.receive_message(
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
@@ -102,7 +102,7 @@ def _terminate(_signum: int, _frame: FrameType | None) -> None:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a run of the demo is to be. ``tenants`` is how many energy tenants; None for all of
+    """The options of a run of the demo. ``tenants`` is how many energy tenants; None for all of
     ``data``."""
 
     state: Path
@@ -119,7 +119,7 @@ def run(
     """Run the demo. Returns the exit status.
 
     Args:
-        state: folder of everything that it makes.
+        state: folder of all files that it makes.
         data: a user's own customers, CSV or Parquet; None for made-up ones.
         tenants: how many energy tenants; None for all of ``data``.
         once: whether it ends when all has happened.
@@ -151,7 +151,7 @@ def _run(wanted: _Wanted, console: Console) -> int:
         tempfile.TemporaryDirectory(prefix="tenantry-") as scratch,
         ExitStack() as later,
     ):
-        # What is wrong with a user's own file is told before anything is started.
+        # A fault in a user's own file is reported before anything is started.
         if wanted.data is not None:
             with steps.step(f"Reading {wanted.data.name}"):
                 customers = call_in_own_process(
@@ -204,7 +204,7 @@ def _run(wanted: _Wanted, console: Console) -> int:
 
 
 def _say_why(console: Console, error: Exception, state: Path) -> None:
-    """The reason, as it stands: a tenant's words in it are no markup."""
+    """Print the reason as plain text: a tenant's words in it are no markup."""
     console.print(str(error), style="red", markup=False)
     if not isinstance(error, AlreadyRunsError | ValueError):
         console.print(f"The logs lie below {state}.")
@@ -212,7 +212,7 @@ def _say_why(console: Console, error: Exception, state: Path) -> None:
 
 def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
     """Take each product from upload to first answers, then all to slow answers and a batch; show
-    what came of it. Raises ``DemoFailedError``."""
+    the results. Raises ``DemoFailedError``."""
     day = datetime.now(UTC).date()
     for product in products:
         product.upload(steps)

@@ -21,7 +21,7 @@ _TRAINING_DATA: Final = "energy/training_data"
 
 
 def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[], object]]:
-    """What is pictured, by file name; each entry brings the UI to what its picture shows.
+    """The pictures' subjects, by file name; each entry opens its subject in the UI.
 
     Args:
         ui: a Dagster in which a demo has run.

@@ -1,4 +1,4 @@
-"""How the demo's steps go, for a person: bars on a terminal, lines in a log."""
+"""The progress of the demo's steps, for a person: bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEARTBEAT_SECONDS: Final = 10.0
 
 @dataclass
 class Step:
-    """Something that is done ``total`` times; ``detail`` says how it stands."""
+    """A piece of work that is done ``total`` times; ``detail`` says how it stands."""
 
     what: str
     total: int
@@ -35,11 +35,11 @@ class Step:
     _bar: tuple[Progress, TaskID] | None = field(default=None, repr=False)
 
     def advance(self) -> None:
-        """It was done once more."""
+        """Count it as done once more."""
         self.stands_at(self.done + 1)
 
     def stands_at(self, done: int, detail: str = "") -> None:
-        """It was done so many times."""
+        """Set how many times it was done."""
         self.done, self.detail = done, detail
         if self._bar is not None:
             progress, task = self._bar
@@ -54,8 +54,8 @@ class Step:
 class Steps:
     """Shows steps one after the other.
 
-    Without a terminal a line tells when a step begins and ends, and one every ten seconds that it
-    goes on.
+    Without a terminal a line marks the beginning and the end of a step. Every ten seconds a line
+    says that it goes on.
     """
 
     console: Console

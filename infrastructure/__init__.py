@@ -1,2 +1,2 @@
-"""What Tenantry runs on: the CloudFormation template, how it is applied, and the local cloud it
-also applies to."""
+"""The infrastructure of Tenantry: the CloudFormation template, its deployment, and the local cloud,
+which takes the same template."""

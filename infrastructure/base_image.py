@@ -14,7 +14,7 @@ from local_sagemaker.processes.launch import ImagesError
 
 NAME: Final = "localhost/tenantry-base:bookworm"
 _SUITE: Final = "bookworm"
-"""The Debian whose Python is 3.11."""
+"""The release of Debian with Python 3.11."""
 _PACKAGES: Final = "python3,python3-pip,ca-certificates,libgomp1"
 _OF_THIS_MACHINE: Final = (
     "etc/resolv.conf",
@@ -24,11 +24,11 @@ _OF_THIS_MACHINE: Final = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
-"""What debootstrap copies from this machine, or tells of the mirror it used."""
+"""Files that debootstrap copies from this machine, or that name the mirror it used."""
 
 
 def make_base(keeper: str, say: Callable[[str], None]) -> str:
-    """Make the base image, unless `keeper` has it already; its name.
+    """Make the base image, unless `keeper` has it already; returns its name.
 
     Raises:
         ImagesError: debootstrap is missing or failed, or this is not root.
@@ -56,8 +56,8 @@ def make_base(keeper: str, say: Callable[[str], None]) -> str:
 
 
 def _mirror() -> list[str]:
-    """Where this machine's apt finds Debian, so that a machine behind a mirror asks that; empty
-    where it is no Debian."""
+    """The address where this machine's apt finds Debian, so that a machine behind a mirror uses
+    that one; empty where it is no Debian."""
     if shutil.which("apt-get") is None:
         return []
     command = ["apt-get", "indextargets", "--format", "$(SITE)"]
@@ -74,7 +74,7 @@ def _forget_this_machine(root: Path) -> None:
             path.mkdir()
         else:
             path.unlink(missing_ok=True)
-    # The Python of a container has no other owner than pip.
+    # In a container pip alone manages Python.
     for marker in (root / "usr" / "lib").glob("python3*/EXTERNALLY-MANAGED"):
         marker.unlink()
 

@@ -29,11 +29,11 @@ from infrastructure.local_cloud import (
 from infrastructure.movement import Movement
 
 ASKED_TAG: Final = "tenantry/asked"
-"""Tells the run of one question from all others."""
+"""The tag that tells the run of one launch from all others."""
 _BUSY: Final = re.compile(
     r"UserCodeUnreachable|CodeLocation\w*NotFound|DEADLINE_EXCEEDED|UNAVAILABLE|is locked|timed out"
 )
-_LAUNCH_SECONDS: Final = 600.0  # twice what the code server may take
+_LAUNCH_SECONDS: Final = 600.0  # twice the time that the code server may take
 _RUNS_BY_TAG: Final = """
 query Runs($tags: [ExecutionTag!]!) {
   runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId } } }
@@ -58,8 +58,8 @@ class DagsterRefusedError(RuntimeError):
 
 
 class DagsterBusyError(DagsterRefusedError):
-    """The webserver answered for a code server or a database that had no time; asked again it may
-    do."""
+    """The webserver reported that the code server or the database was busy; the same question may
+    succeed later."""
 
 
 def _refusal(text: str) -> DagsterRefusedError:
@@ -76,10 +76,9 @@ class DagsterProcesses:
     log: Path
 
     def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the webserver, again and again where it does not answer, for as long as Dagster is
-        seen to move.
+        """Ask the webserver. Without an answer, ask again for as long as Dagster is seen to move.
 
-        For what may be asked twice. Raises ``DagsterRefusedError``.
+        Only for questions that may be asked twice. Raises ``DagsterRefusedError``.
         """
         movement = Movement([self.process.pid], [self.log])
         while True:
@@ -89,8 +88,8 @@ class DagsterProcesses:
                 self._wait_a_little(movement, error)
 
     def _wait_a_little(self, movement: Movement, error: Exception) -> None:
-        """Before a question is asked again. Raises ``DagsterRefusedError`` where that is without
-        hope."""
+        """Pause before a question is asked again. Raises ``DagsterRefusedError`` when asking again
+        is hopeless."""
         ended = self.process.poll()
         if ended is not None or movement.stopped(SILENCE):
             state = f"ended with status {ended}" if ended is not None else "does not move any more"
@@ -161,7 +160,7 @@ class DagsterProcesses:
                 "tags": [{"key": key, "value": value} for key, value in tags.items()]
             },
         }
-        # A launch that is still at work must not be taken for lost: it would be asked for twice.
+        # A launch that is still at work must not be taken for lost, or it would be asked for twice.
         answer = self._ask(query, {"params": params}, timeout=_LAUNCH_SECONDS)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise _refusal(json.dumps(answer))
@@ -175,7 +174,7 @@ class DagsterProcesses:
         return status
 
     def why_failed(self, run: str) -> str:
-        """What a run's events say went wrong; the last of it says most."""
+        """The errors in a run's events; the last one says most."""
         found = self.graphql(_EVENTS, {"run": run})["logsForRun"].get("events", [])
         told = [
             event["error"]["message"] if event.get("error") else event["message"] for event in found
@@ -193,7 +192,7 @@ def dagster_processes(
     Args:
         home: the instance's folder (``DAGSTER_HOME``).
         port: where the UI listens, on loopback.
-        environment: what its processes see beside this one's variables.
+        environment: variables of its processes beside this one's.
 
     Raises:
         infrastructure.local_cloud.LocalCloudError: it did not start; its log is named.
@@ -202,12 +201,12 @@ def dagster_processes(
     shutil.copyfile(INSTANCE, home / "dagster.yaml")
     log = home / "dagster.log"
     everything = {
-        # of what Dagster itself plans for a run of many partitions
+        # for the events that Dagster itself plans for a run of many partitions
         "DAGSTER_EVENT_BATCH_SIZE": "500",
         # Seconds the code server may take to answer: starting a run's process takes long on a busy
         # machine.
         "DAGSTER_GRPC_TIMEOUT_SECONDS": "300",
-        # A daemon that is to end waits for the sensor it has asked, whose cloud may be gone.
+        # A daemon that is ending waits for the sensor it has asked, whose cloud may be gone.
         "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "60",
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",  # would be as long as that
         **os.environ,

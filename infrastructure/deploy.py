@@ -1,4 +1,4 @@
-"""Applies ``stack.yaml`` to whichever cloud the AWS environment variables point at: AWS, or the
+"""Applies ``stack.yaml`` to the cloud that the AWS environment variables point at: AWS, or the
 local one.
 
 ``python -m infrastructure.deploy`` prints the stack's outputs when it is done.
@@ -53,7 +53,7 @@ def deploy(
     client: CloudFormationClient = aws_session().client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")
     parameters = [{"ParameterKey": "Prefix", "ParameterValue": prefix}]
-    # A stack that was deleted, as a failed creation is, can only be asked about by its id.
+    # A deleted stack, as after a failed creation, can only be described by its id.
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html
     try:
         arn = client.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
@@ -113,7 +113,7 @@ def _reasons(client: CloudFormationClient, stack: str) -> str:
         f"  {e.get('LogicalResourceId')}: {e.get('ResourceStatusReason', 'no reason given')}"
         for e in failed
     ]
-    # What was found before anything was made stands elsewhere.
+    # Faults that were found before any resource was made are in other events.
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/validate-stack-deployments.html
     found = client.describe_events(StackName=stack, Filters={"FailedEvents": True})[
         "OperationEvents"

@@ -37,16 +37,16 @@ _UNREACHABLE: Final = re.compile(
     r"pinging container registry|initializing source|failed to resolve source|"
     r"failed to do request|dial tcp|pull access denied|no such host"
 )
-"""How buildah and docker tell that a base image could not be pulled."""
+"""The messages of buildah and docker when a base image cannot be pulled."""
 
 
 class BuildError(Exception):
-    """Why an image was not built, and what cures it."""
+    """Why an image was not built, and the cure."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its Dockerfile, where its requirements stand, and packages beyond those."""
+    """One image: its Dockerfile, the place of its requirements, and packages beyond those."""
 
     dockerfile: str
     requirements: tuple[str, ...]
@@ -156,8 +156,8 @@ def fetch(name: str, folder: Path) -> None:
 def _with_hashes(compiled: str) -> str:
     """Requirements with the locks' hashes. Raises BuildError.
 
-    Versions are as compiled: of a local build (`2.13.0+cpu`) pip would else take the file of the
-    plain version, where that alone is listed with its hash.
+    Versions are as compiled. For a local build (`2.13.0+cpu`) pip would else take the plain
+    version's file, where that one alone is listed with its hash.
     """
     lock = {**locked(LOCK.read_text()), **locked(CUDA_LOCK.read_text())}
     pins = [line.strip() for line in compiled.splitlines() if "==" in line]
@@ -192,7 +192,7 @@ def _download(name: str, wanted: Path, folder: Path) -> None:
 
 
 def _settings() -> Mapping[str, str]:
-    """What uv is to know of pip's settings."""
+    """The variables that pass pip's settings to uv."""
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
@@ -242,8 +242,8 @@ def build(
 
 
 def keeper_here() -> str:
-    """docker or buildah, whichever builds here. Raises ImagesError, or BuildError for a docker that
-    cannot build."""
+    """docker or buildah: the one that builds here. Raises ImagesError, or BuildError for a docker
+    that cannot build."""
     keeper = engine()
     asked = ["docker", "buildx", "version"]
     if keeper == "docker" and subprocess.run(asked, capture_output=True, check=False).returncode:

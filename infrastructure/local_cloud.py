@@ -28,7 +28,7 @@ from infrastructure.movement import Movement
 
 ACCOUNT: Final = "123456789012"  # AWS's own example account id; the local cloud answers to it
 REGION: Final = "eu-west-1"
-SILENCE: Final = 120.0  # seconds without any movement after which a process that starts is given up
+SILENCE: Final = 120.0  # seconds without any movement, after which a starting process is given up
 _SERVICES: Final = (
     "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events"
 )
@@ -89,8 +89,7 @@ def stop_process(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 def wait_until_healthy(
     url: str, process: subprocess.Popen[bytes], log: Path, silence: float = SILENCE
 ) -> None:
-    """Poll ``url`` until it answers 200, for as long as the process, what it started, or its log is
-    seen to move.
+    """Poll ``url`` until it answers 200, for as long as the process, its children or its log move.
 
     Raises:
         LocalCloudError: the process ended, or nothing moved for ``silence`` seconds.
@@ -213,7 +212,7 @@ class LocalCloud:
         )
 
     def reset(self) -> None:
-        """Forget everything that was made in it, keeping the processes."""
+        """Delete all resources that were made in it, but keep the processes."""
         for url in (f"{self.sagemaker_url}/_local/reset", f"{self.ministack_url}/_ministack/reset"):
             # A loopback address made here.
             request = urllib.request.Request(url, method="POST")  # noqa: S310
@@ -237,7 +236,7 @@ def start_local_sagemaker(
         port: where it listens.
         state: its folder.
         arguments: further ones of its command line.
-        environment: what is added to this process's own.
+        environment: variables added to this process's own.
 
     Raises:
         LocalCloudError: it did not come up; its log is named.

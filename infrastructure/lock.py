@@ -1,6 +1,6 @@
 """Write `requirements.lock` and `requirements-cuda.lock` from `pyproject.toml`: `make lock`.
 
-What is locked keeps its version, as long as it fits, unless an upgrade is asked for.
+A locked package keeps its version, as long as it fits, unless an upgrade is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from infrastructure.set_up import CUDA_LOCK, LOCK, ROOT, locked, pip_settings, uv_environment
 
 _CUDA: Final = re.compile(r"(cuda|nvidia)-|triton$")
-"""The packages that torch needs where it is a CUDA build."""
+"""The packages that a CUDA build of torch needs."""
 
 _HEAD: Final = "# Written by `make lock`, from pyproject.toml.\n"
 _CUDA_HEAD: Final = (
@@ -28,7 +28,7 @@ _CUDA_HEAD: Final = (
 _PLATFORM: Final = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28")
 _PLAIN: Final = ("--generate-hashes", "--no-header", "--no-annotate", "--quiet")
 
-# An index with a few files of a version would lend the lock the hashes of these few only.
+# An index with a few files of a version would give the lock the hashes of these few only.
 _PARTIAL: Final = ("UV_INDEX", "UV_FIND_LINKS", "UV_CONSTRAINT")
 
 
@@ -43,7 +43,7 @@ def _hashes(requirement: str) -> list[str]:
 
 
 def _same_release(one: str, other: str) -> bool:
-    """Whether both are of one version, be one of them a local build of it (`2.13.0+cpu`)."""
+    """Whether both are of one version, even if one is a local build of it (`2.13.0+cpu`)."""
     return one.split()[0].partition("+")[0] == other.split()[0].partition("+")[0]
 
 
@@ -62,7 +62,8 @@ def _compile(arguments: Sequence[str], environment: Mapping[str, str], before: s
 
 
 def write(upgrades: Sequence[str]) -> None:
-    """Write both locks; ``upgrades`` are uv's options that say what may change its version."""
+    """Write both locks; ``upgrades`` are uv's options that say which packages may change their
+    version."""
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
@@ -75,7 +76,7 @@ def write(upgrades: Sequence[str]) -> None:
     arguments = [*_PLATFORM, "--extra", "dev", *upgrades, "pyproject.toml"]
     packages = dict(locked(_compile(arguments, whole, before)))
 
-    # torch has more files than the index shows: CPU builds, where pip's settings lead to them.
+    # torch has more files than that index shows: CPU builds, at indexes that pip's settings name.
     with tempfile.TemporaryDirectory() as folder:
         only = Path(folder) / "torch.txt"
         only.write_text(packages["torch"].split()[0])

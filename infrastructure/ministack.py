@@ -1,9 +1,9 @@
-"""``python -m infrastructure.ministack``: ministack, which here saves what it holds within seconds
-of a change.
+"""``python -m infrastructure.ministack``: ministack, with its state saved within seconds of a
+change.
 
-By itself it writes objects at once and all else at a clean stop only, so that a kill would leave
-buckets without their tables, queues and stack. A snapshot is written by a forked process: it sees
-one moment of all services, and no request waits for it.
+By itself it writes objects at once, but all else at a clean stop only. So a kill would leave
+buckets without their tables, queues and stack. A forked process writes each snapshot: it sees one
+moment of all services, and no request waits for it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _SOON_SECONDS: Final = 2.0  # after a change
-# times as long as the last snapshot took: a large state costs a 25th of one CPU
+# the pause after a snapshot, in times its duration: a large state costs a 25th of one CPU
 _RESTS: Final = 25.0
 # of one snapshot; a lock that another thread held at the fork is never released in the child
 _MAX_SECONDS: Final = 120.0
 _RESET: Final = "/_ministack/reset"
 _READS: Final = re.compile(r"(BatchGet|Describe|Get|List|PutMetricData|Query|Receive|Scan)")
-"""Operations that change nothing that has to outlive a kill: a message that was received is there
-again later."""
+"""Operations without a change that has to outlive a kill: a received message is there again
+later."""
 
 
 class Snapshots:
@@ -65,7 +65,8 @@ class Snapshots:
         self.give_up()
 
     def give_up(self) -> None:
-        """What is being written is of a state that is to be no more."""
+        """Stop the snapshot that is being written: its state is to be dropped, or it takes too
+        long."""
         if self._child is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
@@ -85,7 +86,7 @@ class Snapshots:
             took = time.monotonic() - began
 
     async def _save(self) -> bool:
-        """Write a snapshot; whether that was done."""
+        """Write a snapshot. Returns whether that was done."""
         self._child = child = os.fork()
         if child == 0:
             _write_and_exit(self._lock)
@@ -104,8 +105,8 @@ class Snapshots:
 
 
 def _write_and_exit(lock: int) -> None:
-    """In the forked process. It lets go of the sockets, which are its parent's, and keeps the lock
-    until all is written."""
+    """Write the snapshot in the forked process. It closes the sockets, which are its parent's, and
+    keeps the lock until all is written."""
     status = 1
     try:
         for fd in (int(path.name) for path in list(Path("/proc/self/fd").iterdir())):
@@ -127,7 +128,7 @@ def _as_it_is(state: Any, memo: Any = None) -> Any:  # noqa: ARG001 - as it is c
 
 
 def saving(app: Any, snapshots: Snapshots) -> Any:
-    """The ASGI application with snapshots of what it changes."""
+    """The ASGI application, with a snapshot after each change."""
 
     async def saved(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -163,8 +164,8 @@ def _lifespan(receive: Receive, send: Send, snapshots: Snapshots) -> tuple[Recei
 
 
 def _is_foreign(scope: Message) -> bool:
-    """Whether a browser sends it for a page of another machine, or to this one under another
-    machine's name."""
+    """Whether a browser sent the request for another machine's page, or to this machine under
+    another one's name."""
     for name, value in scope["headers"]:
         text = value.decode("latin-1")
         if name == b"origin" and not _is_here(urlsplit(text).hostname):

@@ -1,5 +1,5 @@
-"""Whether processes that are waited for still move: a busy machine is slow, and that is no reason
-to give them up."""
+"""Whether awaited processes still move: a busy machine is slow, which is no reason to give them
+up."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 
 import psutil
 
-# of one CPU: less is what a process that only waits spends on its timers
+# of one CPU: a process that only waits spends less, on its timers
 _LEAST_SHARE: Final = 0.01
 
 
 class Movement:
-    """Looks at processes, with all they started, and at their logs: CPU time spent or a log that
-    grew is movement."""
+    """Watches processes, their children and their logs: spent CPU time and a log that grew are
+    movement."""
 
     def __init__(self, pids: Sequence[int], logs: Sequence[Path] = ()) -> None:
         self._pids = pids
@@ -25,8 +25,8 @@ class Movement:
         self._since = time.monotonic()
 
     def stopped(self, silence: float) -> bool:
-        """Whether nothing was seen to move for ``silence`` seconds. Costs nothing until so much has
-        passed since it was."""
+        """Whether nothing was seen to move for ``silence`` seconds. It costs nothing until that
+        time has passed since the last movement."""
         elapsed = time.monotonic() - self._since
         if elapsed < silence:
             return False

@@ -1,7 +1,7 @@
 """Make the environment `.venv`: ``python3 infrastructure/set_up.py``, which `make setup` runs.
 
-It runs before anything is installed, with whatever Python the machine has. So it needs the standard
-library only, and a Python too old for the project can still read it and be told so.
+It runs before anything is installed, with any Python that the machine has. So it needs the standard
+library only, and even a Python too old for the project can run it to report that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CUDA_LOCK: Final = ROOT / "requirements-cuda.lock"
 VERSIONS: Final = ((3, 11), (3, 12), (3, 13))
 """The versions of Python that the lock installs on."""
 
-_NEEDS_BYTES: Final = 4 * 1024**3  # what is installed takes 2.5 GB, and as much while it unpacks
+_NEEDS_BYTES: Final = 4 * 1024**3  # the packages take 2.5 GB, and as much while they unpack
 
 _INDEX_CURE: Final = (
     "If the package index cannot be reached, see to the network, or tell pip of a proxy or a "
@@ -36,11 +36,11 @@ _DISK_CURE: Final = "The disk is full. Free some of it: `uv cache prune` or `pip
 
 
 class SetUpError(Exception):
-    """Why the environment could not be made, and what cures it."""
+    """Why the environment could not be made, and the cure."""
 
 
 def wrong_python(python: str, version: Sequence[int], others: Sequence[str] = ()) -> str | None:
-    """What to tell about a Python that the project does not run on; None if it does.
+    """The message about a Python that the project does not run on; None if it does.
 
     ``others`` are names of commands on this machine that would do.
     """
@@ -75,11 +75,11 @@ def pip_settings(listing: str) -> Mapping[str, str]:
 
 
 def uv_environment(settings: Mapping[str, str], own: Mapping[str, str]) -> Mapping[str, str]:
-    """uv's environment variables that say what pip's ``settings`` say.
+    """uv's environment variables for pip's ``settings``.
 
     They travel in the environment because an index's address may hold a password, which everyone
-    on the machine could read among a process's arguments. What ``own``, the environment, already
-    tells uv stays as it is.
+    on the machine could read among a process's arguments. Settings of uv's that ``own``, the
+    environment, already has stay as they are.
     """
     found: dict[str, str] = {}
 
@@ -111,7 +111,7 @@ def uv_environment(settings: Mapping[str, str], own: Mapping[str, str]) -> Mappi
         found["ALL_PROXY"] = f"http://{found['ALL_PROXY']}"
     if "UV_INDEX" in found and "UV_INDEX_STRATEGY" not in own:
         # uv looks for a package in the first index that has any version of it. pip takes the
-        # version that fits from whichever has it; the lock's hashes hold in both.
+        # version that fits from any index; the lock's hashes hold in both.
         found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     return found
 
@@ -123,7 +123,7 @@ def locked(lock: str) -> Mapping[str, str]:
 
 
 class SetUp:
-    """One making of one environment."""
+    """The steps that make one environment."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -132,10 +132,10 @@ class SetUp:
         self._ready = folder / "ready"
 
     def packages(self) -> None:
-        """Install what the lock names."""
+        """Install the packages of the lock."""
         if not self._usable():
             self._make()
-        # Whatever interrupts what follows leaves an environment that nobody takes for whole.
+        # If the following steps are interrupted, the environment does not count as whole.
         with contextlib.suppress(FileNotFoundError):
             self._ready.unlink()
         wanted = locked(LOCK.read_text())
@@ -143,8 +143,8 @@ class SetUp:
         environment = self._environment()
         _say(f"Installing {len(wanted)} packages")
         self._run_uv(["sync", str(LOCK)], environment)
-        # A CUDA build of torch needs libraries that a CPU build does not. torch itself says what it
-        # needs, and nothing happens here if it has all of it.
+        # A CUDA build of torch needs libraries that a CPU build does not. torch's own metadata
+        # names them; if all are there, nothing is installed here.
         constraints = [CUDA_LOCK, *environment.get("UV_CONSTRAINT", "").split()]
         options = [word for file in constraints for word in ("--constraint", str(file))]
         self._run_uv(["install", *options, wanted["torch"].split()[0]], environment)
@@ -178,7 +178,7 @@ class SetUp:
             )
 
     def _environment(self) -> dict[str, str]:
-        """What uv is to know: the environment, pip's settings, and how to take files over."""
+        """The variables for uv: the environment, pip's settings, and its way to take files over."""
         environment = dict(os.environ)
         listing = _output([str(self._python), "-m", "pip", "config", "list"]).stdout
         environment.update(uv_environment(pip_settings(listing), os.environ))
@@ -193,7 +193,7 @@ class SetUp:
         return cache.stat().st_dev != self._folder.stat().st_dev
 
     def _fetch_uv(self, requirement: str) -> None:
-        """uv as the lock has it, by pip, which every Python brings."""
+        """Install the lock's version of uv by pip, which every Python brings."""
         version = requirement.split()[0].partition("==")[2]
         if self._uv.exists() and _output([str(self._uv), "--version"]).stdout.split()[1] == version:
             return
@@ -201,7 +201,7 @@ class SetUp:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "uv.txt"
             file.write_text(f"{requirement}\n")
-            # Its warnings, which -qq leaves out, tell of each index that does not have uv.
+            # Its warnings, which -qq leaves out, name each index that does not have uv.
             options = ["-qq", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
             command = [str(self._python), "-m", "pip", "install", *options, "-r", str(file)]
             if subprocess.run(command, check=False).returncode != 0:
@@ -222,15 +222,16 @@ class SetUp:
             raise SetUpError(_DISK_CURE if full else f"uv could not install. {_INDEX_CURE}")
 
     def _compile(self) -> None:
-        """Compile all but tests, on all cores, where Python is told not to write what it compiles.
+        """Compile all but tests, on all cores, where Python is told not to write compiled files.
 
-        It would compile at each start what it imports. Elsewhere it does so once.
+        Otherwise it would compile all imports at each start. Elsewhere it does so once.
         """
         if not sys.dont_write_bytecode:
             return
         _say("Compiling")
         (packages,) = (self._folder / "lib").glob("python*/site-packages")
-        # Some packages hold a file in another Python's syntax, which nobody imports: no failure.
+        # Some packages hold a file in another Python's syntax, which is never imported, so a fault
+        # there is no failure.
         options = ["-j", "0", "-x", "/tests?/"]
         process = subprocess.Popen(
             [str(self._python), "-m", "compileall", *options, str(packages)],
@@ -249,9 +250,9 @@ class SetUp:
 
 
 def _show(lines: Iterable[str]) -> str:
-    """Show what uv says, as it comes, without its list of all that it installed.
+    """Show uv's output, as it comes, without its list of installed packages.
 
-    Returns what was said.
+    Returns the whole output.
     """
     said = []
     for line in lines:
@@ -266,12 +267,12 @@ def _show(lines: Iterable[str]) -> str:
 
 
 def _start() -> str:
-    """What begins a line in the place of one that only passes."""
+    """The beginning of a line that replaces a passing one."""
     return "\r\x1b[K" if sys.stderr.isatty() else ""
 
 
 def _pass(line: str) -> None:
-    """Say something that the next line may take the place of, at a terminal."""
+    """Print a line that the next one may replace, at a terminal."""
     width = shutil.get_terminal_size().columns - 3
     sys.stderr.write(f"{_start()}  {line[:width]}{'' if sys.stderr.isatty() else chr(10)}")
     sys.stderr.flush()

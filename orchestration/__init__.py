@@ -1,7 +1,7 @@
-"""When things run: definitions, partitions, jobs, sensors, schedules, checks.
+"""The Dagster side: definitions, partitions, jobs, sensors, schedules, checks.
 
 ``orchestration.Workload`` is the component of Dagster under whose name ``dg`` knows it. It is
-loaded when it is asked for: most modules here need it not.
+loaded only on request, because most modules here do not need it.
 """
 
 from typing import Any

@@ -24,7 +24,7 @@ from tenantry.workloads.skeleton import skeleton
 
 @cache
 def _resources() -> Mapping[str, Any]:
-    """The same for all components: Dagster merges no two that differ."""
+    """The resources, the same for all components: Dagster does not merge different ones."""
     return resources()
 
 
@@ -32,7 +32,7 @@ class WorkloadScaffolder(Scaffolder[Any]):
     """Writes the ``defs.yaml`` of a new workload, which can be used as it is."""
 
     def scaffold(self, request: ScaffoldRequest[Any]) -> None:
-        """Write it into the folder that is named as the workload is."""
+        """Write it into the folder named after the workload."""
         name = request.target_path.name
         try:
             TypeAdapter(WorkloadName).validate_python(name)
@@ -65,14 +65,14 @@ class WorkloadComponent(Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: ComponentLoadContext) -> Self:  # noqa: ARG003 - nothing of it is needed
-        """From attributes that were checked. Templates (``{{ … }}``) are not filled in: the command
-        line and the apps read the same file, without Dagster."""
+        """From checked attributes. Templates (``{{ … }}``) are not filled in, because the command
+        line and the apps read the same file without Dagster."""
         if not isinstance(attributes, Workload):
             raise InvalidWorkloadError("attributes are missing; docs/workload-file.md has them")
         return cls(attributes)
 
     def build_defs(self, context: ComponentLoadContext) -> Definitions:  # noqa: ARG002 - the same
-        """What a workload's own YAML file would give."""
+        """The definitions that a workload's own YAML file would give."""
         with known_warnings_left_out():
             return Definitions.merge(
                 workload_definitions(self.workload, jobs_of(self.workload)),

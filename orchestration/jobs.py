@@ -1,4 +1,4 @@
-"""The jobs sensors and schedules launch; a person may launch them too."""
+"""The jobs that sensors and schedules launch; a person may launch them, too."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -46,12 +46,12 @@ class WorkloadJobs(NamedTuple):
 
     @property
     def all(self) -> Sequence[JobDefinition | UnresolvedAssetJobDefinition]:
-        """Those the workload has."""
+        """The jobs that the workload has."""
         return [made for made in self if made is not None]
 
 
 class RollbackConfig(Config):
-    """Whom to roll back, and why. A person who picked a partition leaves the tenants out."""
+    """The tenants to roll back, and why. A person who picked a partition leaves the tenants out."""
 
     tenants: list[str] = Field(
         default_factory=list, description="Tenants; empty for the chosen partition."
@@ -65,8 +65,8 @@ class RollbackConfig(Config):
 
 
 class TierConfig(Config):
-    """Whom to give another tier, and which. A person who picked a partition leaves the tenants
-    out."""
+    """The tenants to move to another tier, and that tier. A person who picked a partition leaves
+    the tenants out."""
 
     tenants: list[str] = Field(
         default_factory=list, description="Tenants; empty for the chosen partition."
@@ -100,9 +100,9 @@ def _fine_tuning(workload: Workload) -> UnresolvedAssetJobDefinition:
 
 
 def _batch_predictions(workload: Workload) -> JobDefinition:
-    # A job of a step of its own rather than of the asset: Dagster resolves an asset's upstream
-    # partitions as a step starts, and a run for everyone with a model has no partition key to
-    # resolve them from.
+    # This job has a step of its own rather than the asset. As an asset's step starts, Dagster
+    # resolves upstream partitions from the run's partition key, and a run for everyone with a model
+    # has none.
     @op(
         name=batch_step(workload.name),
         description="Predicts the day for every tenant with a model, many to a transform job.",

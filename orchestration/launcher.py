@@ -1,10 +1,10 @@
-"""Which packs get a run now: new ones, and those whose run died before they were finished; and who
-has to wait.
+"""Which packs get a run now: new ones, and those whose run died before they were finished. The
+others wait.
 
-The queue says what is owed; Dagster says which runs are alive. A pack is taken up again under its
-own id, so the new run finds the training job of the old one by its name and goes on from there. A
-pack whose runs died twice is split: whoever kills runs ends alone, and its neighbours go on without
-it.
+The queue says which models are owed; Dagster says which runs are alive. A pack is taken up again
+under its own id. So the new run finds the old one's training job by its name and goes on from
+there. A pack whose runs died twice is split: a request that kills runs ends alone, and its
+neighbours go on without it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tenantry.workloads.schema import Workload
 PACK_TAG: Final = "tenantry/pack"
 MAX_RUNS_A_PACK: Final = 4
 DEATHS_OF_A_PACK: Final = 2
-"""So many runs that had begun may die of a pack of several before it is split."""
+"""The number of deaths of begun runs after which a pack of several requests is split."""
 _LOG = logging.getLogger(__name__)
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _BEING_STARTED: Final = 3.0  # how many times as long a run may take to give its first heartbeat
@@ -97,13 +97,13 @@ def _look_after(
     runs = instance.get_run_records(RunsFilter(tags={PACK_TAG: pack}), limit=MAX_RUNS_A_PACK + 1)
     if any(not _is_over(instance, record, lost_run_seconds) for record in runs):
         return True, None
-    # The index lags behind; the rows themselves do not.
+    # The index lags behind the rows, so the rows are read.
     found = queue.get_many([row.key for row in rows], ids.workload_name(workload.name))
     left = [r for r in found if r.pack == pack and r.status in IN_A_PACK]
     if not left:
         return False, None
-    # One that never began says nothing of the pack: the machine was busy, or the code could not be
-    # loaded.
+    # A run that never began proves nothing about the pack: the machine was busy, or the code could
+    # not be loaded.
     died = sum(record.start_time is not None for record in runs)
     if runs and runs[0].dagster_run.status == DagsterRunStatus.CANCELED:
         _give_back(queue, workload, left, "its run was cancelled", "run_cancelled")
@@ -123,11 +123,11 @@ def _look_after(
 def split(
     queue: RequestQueue, workload: Workload, pack: ids.PackId, left: Sequence[Request], why: str
 ) -> None:
-    """Put what is left of a pack back in two halves that do not meet again; no try is counted.
+    """Put the rest of a pack back in two halves that do not meet again; no try is counted.
 
-    Each time they wait twice as long: it may be the machine that kills runs, and no request. What
-    could not be put back stays in the pack, which is smaller then, and is split again at the next
-    tick.
+    Each time they wait twice as long, because the machine, not a request, may kill runs. Requests
+    that could not be put back stay in the pack, which is then smaller and is split again at the
+    next tick.
     """
     pause = timedelta(seconds=workload.scheduling.retry_seconds) * 2 ** min(
         max(r.postponements for r in left), 10
@@ -152,9 +152,9 @@ def _by_pack(requests: Iterable[Request]) -> dict[ids.PackId, list[Request]]:
 def _run_request(
     workload: Workload, pack: ids.PackId, requests: Sequence[Request], after: str | None
 ) -> RunRequest:
-    """The run of a pack that comes after one that died. Its key is of that one, so that a tick that
-    is repeated asks for no other run, and it does not matter whether somebody deleted some of the
-    pack's runs.
+    """The run of a pack, first or after one that died (``after``). Its key names the dead run, so
+    that a repeated tick asks for no other run. It does not depend on the number of the pack's runs,
+    some of which may have been deleted.
     """
     config = OnboardingConfig(
         pack=pack,
@@ -189,7 +189,7 @@ def _is_over(instance: DagsterInstance, record: RunRecord, lost_run_seconds: flo
 
 
 def fail_lost_runs(instance: DagsterInstance, lost_run_seconds: float) -> int:
-    """Mark runs as failed whose process is gone, of whatever job: else each would keep one of the
+    """Mark runs of any job as failed if their process is gone: else each would keep one of the
     places for runs for ever.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an operator does from the command line, as jobs: retry, cancel, pause, resume, redrive."""
+"""An operator's actions on the command line, as jobs: retry, cancel, pause, resume, redrive."""
 
 from collections.abc import Sequence
 
@@ -22,8 +22,8 @@ from tenantry.workloads.schema import Workload, read_workloads
 
 
 class RetryConfig(Config):
-    """Whose latest request is tried again. A person who picked a partition leaves the tenants
-    out."""
+    """The tenants whose latest request is tried again. A person who picked a partition leaves the
+    tenants out."""
 
     tenants: list[str] = Field(
         default_factory=list, description="Tenants; empty for the chosen partition."
@@ -37,8 +37,8 @@ class RetryConfig(Config):
 
 
 class CancelConfig(Config):
-    """Whose unfinished requests are taken out. A person who picked a partition leaves the tenants
-    out."""
+    """The tenants whose unfinished requests are taken out. A person who picked a partition leaves
+    the tenants out."""
 
     tenants: list[str] = Field(
         default_factory=list, description="Tenants; empty for the chosen partition."
@@ -175,7 +175,7 @@ def _latest(
 
 
 class WindDownConfig(Config):
-    """Which workload is ended."""
+    """The workload to end."""
 
     workload: str = Field(description="Its name; its YAML file must be gone.")
     delete_data: bool = Field(
@@ -223,7 +223,7 @@ def end_workload(
     "endpoints."
 )
 def wind_down_workload() -> None:
-    """What ``tenantry wind-down`` does."""
+    """Does the same as ``tenantry wind-down``."""
     end_workload()
 
 
@@ -231,7 +231,7 @@ def wind_down_workload() -> None:
 def send_dead_letters_back(context: OpExecutionContext, tenantry: TenantryResource) -> None:
     """The step of ``redrive_uploads``."""
     moved = 0
-    for moved in intake.redrive(tenantry.deployment):  # noqa: B007 - the last one is told
+    for moved in intake.redrive(tenantry.deployment):  # noqa: B007 - the last count is shown
         pass
     context.log.info(f"{moved} events were sent back")
     context.add_output_metadata({"sent_back": moved})

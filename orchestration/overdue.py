@@ -1,8 +1,8 @@
-"""What a schedule asked for and did not get: no run came, or it was killed, or could not be
-launched. It is asked for again.
+"""Asks again for scheduled runs that were lost: none came, or it was killed, or could not be
+launched.
 
-A run that ended with a verdict of its own, a ``Failure`` that names tenants, is not lost: the same
-would come of it again.
+A run that ended with a ``Failure`` that names tenants is not lost: another run would end the same
+way.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from orchestration.private_dagster.names import (
 from orchestration.schedules import Scheduled
 
 MAX_RUNS: Final = 5
-"""Of a job for one moment, the scheduled one included."""
-_GRACE: Final = timedelta(minutes=5)  # for the schedule to ask by itself: a busy daemon is late
+"""The most runs of a job for one moment, including the scheduled one."""
+_GRACE: Final = timedelta(minutes=5)  # for the schedule's own request: a busy daemon is late
 _FIRST_PAUSE: Final = timedelta(minutes=1)  # after a lost run; doubled after each
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 
 
 @dataclass
 class Look:
-    """What ``overdue`` remembers from look to look.
+    """The memory of ``overdue`` from look to look.
 
     Attributes:
-        since: when it first looked; what was due before that is nobody's loss.
-        awake: since when it has looked without a long pause; after one the schedules are given time
+        since: when it first looked; runs due before that do not count as lost.
+        awake: since when it has looked without a long pause; after a pause the schedules get time
             to catch up.
         looked: when it last looked.
         settled: the latest moment of each group that needs no more looking at.
@@ -70,7 +70,7 @@ class Look:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """Something scheduled whose every run was lost."""
+    """A scheduled job that lost every run of a moment."""
 
     scheduled: Scheduled
     moment: datetime
@@ -80,12 +80,12 @@ class GivenUp:
 def overdue(
     instance: DagsterInstance, scheduled: Sequence[Scheduled], look: Look, now: datetime
 ) -> Iterator[RunRequest | GivenUp]:
-    """What is to be asked for again now, and what is not any more. ``look`` is brought up to date.
+    """The runs to ask for again now, and those that are given up. Updates ``look``.
 
     Args:
         instance: where runs and schedules are looked up.
         scheduled: everything that is scheduled.
-        look: what was found before.
+        look: the state of earlier looks.
         now: this moment.
     """
     started = _started(instance, scheduled)
@@ -122,8 +122,8 @@ def _latest(scheduled: Scheduled, now: datetime) -> datetime:
 def _started(
     instance: DagsterInstance, scheduled: Sequence[Scheduled]
 ) -> Mapping[str, datetime | None]:
-    """The schedules that run, and since when; all run by default, and one a person stopped is not
-    made up for."""
+    """The schedules that run, and since when; all run by default, and the runs of one that a person
+    stopped are not made up for."""
     found: dict[str, datetime | None] = {each.name: None for each in scheduled}
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
         if state.instigator_name not in found:
@@ -139,8 +139,8 @@ def _started(
 
 
 def _is_lost(instance: DagsterInstance, runs: Sequence[RunRecord]) -> bool:
-    """Whether none of the finished runs, newest first, did what it was for, or said itself why it
-    could not."""
+    """Whether none of the finished runs, newest first, succeeded or said itself why it could
+    not."""
     newest = runs[0].dagster_run
     if any(record.dagster_run.status == DagsterRunStatus.SUCCESS for record in runs):
         return False

@@ -1,5 +1,5 @@
-"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition (tenants
-× days pass what Dagster recommends at once); it stands in keys and metadata."""
+"""Tenants as Dagster partitions: one dynamic set per workload. The date is not a partition, because
+tenants × days soon exceed the number that Dagster recommends. It stands in keys and metadata."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def add_tenants(
 
 
 def _add(instance: DagsterInstance, name: str, tenants: Sequence[ids.TenantId]) -> None:
-    """Dagster looks which are new and inserts those; another sensor that adds one in between makes
-    the insertion fail as a whole."""
+    """Dagster looks up the new ones and inserts them. If another sensor adds one in between, the
+    whole insertion fails."""
     for left in reversed(range(_TRIES)):
         try:
             instance.add_dynamic_partitions(name, tenants)

@@ -28,7 +28,7 @@ from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Capacity
 
 DUE_TAG: Final = "tenantry/due"
-"""The moment a run was scheduled for, in UTC; of runs that were asked for again, too."""
+"""The moment a run was scheduled for, in UTC. Runs that were asked for again have it, too."""
 _EVERY_HOUR: Final = "35 * * * *"
 
 
@@ -38,11 +38,11 @@ def _nothing(_: datetime) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A job and its times. ``config`` and ``tags`` are what a run of a moment (in ``timezone``)
-    gets.
+    """A job and its times. ``config`` and ``tags`` give those of the run of a moment (in
+    ``timezone``).
 
-    Of all that share a ``group`` only the latest moment counts, as each undoes what the one before
-    it did.
+    Only the latest moment of a ``group`` counts, because each run replaces the effect of the one
+    before.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Scheduled:
     tags: Callable[[datetime], Mapping[str, str]] = field(default=_nothing)
 
     def run_at(self, moment: datetime, after: str = "") -> RunRequest:
-        """The run of a moment; ``after`` names the lost one that it makes up for."""
+        """The run of a moment; ``after`` names the lost run that it makes up for."""
         due = _due(moment)
         return RunRequest(
             run_key=f"{self.name} {due} {after}".strip(),
@@ -66,7 +66,7 @@ class Scheduled:
         )
 
     def runs_of(self, instance: DagsterInstance, moment: datetime, most: int) -> list[RunRecord]:
-        """The runs there are of a moment, newest first."""
+        """The existing runs of a moment, newest first."""
         return list(
             instance.get_run_records(
                 RunsFilter(job_name=self.job.name, tags={DUE_TAG: _due(moment)}), limit=most
@@ -74,7 +74,7 @@ class Scheduled:
         )
 
     def definition(self) -> ScheduleDefinition:
-        """As Dagster has it; it runs by default."""
+        """The schedule for Dagster; it runs by default."""
 
         @schedule(
             name=self.name,
@@ -98,7 +98,7 @@ def _due(moment: datetime) -> str:
 
 
 def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
-    """What a workload has scheduled."""
+    """A workload's scheduled jobs."""
     return [
         _batch(workload, jobs),
         *(_capacity(workload, jobs, change) for change in workload.serving.capacity),

@@ -1,4 +1,4 @@
-"""What the steps of jobs are called. A run's configuration names its step.
+"""The names of the jobs' steps. A run's configuration names its step.
 
 It imports no Dagster, so that a program can launch a job through Dagster's API alone.
 """

@@ -1,4 +1,4 @@
-"""The definitions of what the product offers: each workload's own, and those that all share."""
+"""The definitions of the product's workloads: each one's own, and those that all share."""
 
 import os
 import warnings
@@ -24,11 +24,10 @@ from tenantry.workloads.schema import Workload, Workloads
 
 @contextmanager
 def known_warnings_left_out() -> Iterator[None]:
-    """Without the warnings of what is used knowingly.
+    """Leave out the warnings about features that are used knowingly.
 
     Partitioned asset checks are in preview; single-run backfills, owners of sensors and references
-    to code are in beta;
-    Dagster's version is pinned, and tests of them notice a change.
+    to code are in beta. Dagster's version is pinned, and tests of these features notice a change.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PreviewWarning)
@@ -47,7 +46,7 @@ def workload_definitions(workload: Workload, jobs: WorkloadJobs) -> Definitions:
 
 
 def resources() -> Mapping[str, Any]:
-    """What runs and sensors reach the cloud by, as the environment says."""
+    """The resources by which runs and sensors reach the cloud, as the environment says."""
     return {
         "tenantry": TenantryResource(
             settings=Settings(
@@ -62,8 +61,8 @@ def resources() -> Mapping[str, Any]:
 
 
 def shared_definitions(workloads: Workloads, jobs: Mapping[str, WorkloadJobs]) -> Definitions:
-    """What all workloads share: sensors, the jobs over all, resources; and what says which of the
-    workloads cannot be used."""
+    """The definitions that all workloads share: sensors, the jobs over all, resources, and an asset
+    for each workload that cannot be used."""
     return Definitions(
         assets=unreadable_workload_assets(workloads.unreadable),
         jobs=[redrive_uploads, wind_down_workload],

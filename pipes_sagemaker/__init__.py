@@ -42,7 +42,7 @@ _WHERE: Final = {
     "failure_class": "pipes_sagemaker.errors",
 }
 
-# A type checker reads the imports above, so that it knows a name that is not there.
+# A type checker reads the imports above, so that it reports an unknown name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

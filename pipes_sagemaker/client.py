@@ -1,8 +1,9 @@
 """A Dagster Pipes client for Amazon SageMaker training jobs.
 
-It starts a job (or adopts the one of that name that an earlier run left), follows its messages and
-log lines while it runs, on any number of instances, and stops it when the Dagster run is
-terminated. It knows nothing of any one project. ``docs/pipes-sagemaker.md`` has a complete example.
+It starts a job, or adopts the one of that name that an earlier run left. It follows the job's
+messages and log lines while it runs, on any number of instances. It stops the job when the Dagster
+run is terminated. It knows nothing of any one project. ``docs/pipes-sagemaker.md`` has a complete
+example.
 """
 
 import random
@@ -101,10 +102,10 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         outage_timeout: Seconds for which DescribeTrainingJob may fail in a row, by throttling,
             faults of the service or no connection, before the run gives up. The job goes on; a new
             run adopts it.
-        job_watch: Tells the secondary status of a job that is known to be in progress, by its name;
-            "" when only that is known, None when nothing is. While it tells the status that was
-            described last, DescribeTrainingJob is not called: one caller may watch all jobs of an
-            account. It is asked every ``poll_interval`` and must not raise.
+        job_watch: Returns the secondary status of a job in progress, by its name; "" for a job in
+            progress whose status is unknown, None when nothing is known. While it returns the
+            status that was described last, DescribeTrainingJob is not called: one caller may watch
+            all jobs of an account. It is asked every ``poll_interval`` and must not raise.
         before_create: Called before each CreateTrainingJob call: the place to wait for one's turn,
             or to raise.
     """
@@ -157,8 +158,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         Args:
             context: The context of the currently executing Dagster op or asset.
             create_training_job_params: Parameters of ``create_training_job``. Give a
-                ``TrainingJobName`` that is the same for the same work: it is what a new run finds a
-                job by. They are not changed.
+                ``TrainingJobName`` that is the same for the same work: a new run finds a job by it.
+                They are not changed.
             extras: Additional information to pass to the Pipes session in the container.
             on_custom_message: Called in this thread with each custom message as it arrives, those
                 of one instance in their order. An adopted job's messages are all given again. If it
@@ -253,8 +254,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         request: "CreateTrainingJobRequestTypeDef",
         messages: PipesSageMakerMessageReader,
     ) -> None:
-        """Make the job, or attach to the one there is. An answer lost on the way leads to the
-        second, by itself."""
+        """Make the job, or attach to the one there is. After a lost answer the next try finds the
+        job and attaches."""
         job_name = request["TrainingJobName"]
         deadline = time.monotonic() + self.create_timeout
         delay = 1.0
@@ -263,8 +264,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                 if self._before_create:
                     self._before_create()
             except Exception:
-                # What there is already costs no further job: a run may be here to take up
-                # another's.
+                # A job that exists costs no further one: this run may be here to take up another
+                # run's job.
                 if self._exists(context, job_name):
                     break
                 raise
@@ -288,13 +289,13 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
                     f"[pipes] CreateTrainingJob {job_name} is tried again in about {delay:.0f} s: "
                     f"{error}"
                 )
-            # Jitter between callers, no secret.
+            # Jitter between callers, not a secret.
             time.sleep(delay * random.uniform(0.75, 1.25))  # noqa: S311
             delay = min(2 * delay, 30.0)
         self._adopt(context, request, messages, deadline)
 
     def _exists(self, context: OpExecutionContext | AssetExecutionContext, job_name: str) -> bool:
-        """Whether there is a job of this name; only SageMaker's word that there is none counts as
+        """Whether there is a job of this name; only SageMaker's answer that there is none counts as
         no."""
         deadline = time.monotonic() + self.create_timeout
         while True:
@@ -411,8 +412,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         return described
 
     def _is_unchanged(self, described: "DescribeTrainingJobResponseTypeDef") -> bool:
-        """Whether whoever watches the jobs has seen this one as it was described last, so that it
-        need not be described."""
+        """Whether the job watch shows this job as it was described last, so that it need not be
+        described."""
         seen = self._job_watch(described["TrainingJobName"]) if self._job_watch else None
         return seen is not None and seen in {"", described["SecondaryStatus"]}
 
@@ -421,8 +422,8 @@ class PipesSageMakerTrainingJobClient(PipesClient, TreatAsResourceParam):
         context: OpExecutionContext | AssetExecutionContext,
         request: "CreateTrainingJobRequestTypeDef",
     ) -> None:
-        """Stop the job, unless the name is that of other work (the interruption may have come
-        before that was known)."""
+        """Stop the job, unless its name belongs to other work: the interruption may have come
+        before that was known."""
         job_name = request["TrainingJobName"]
         for attempt in range(5):
             try:

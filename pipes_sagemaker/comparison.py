@@ -9,8 +9,8 @@ if TYPE_CHECKING:
         DescribeTrainingJobResponseTypeDef,
     )
 
-# What makes two jobs the same work. Each field is compared as far as the request says something
-# about it: SageMaker adds defaults to what it describes.
+# The fields that make two jobs the same work. Each is compared only as far as the request sets it,
+# because SageMaker's description adds defaults.
 _COMPARED: Final[Mapping[str, Sequence[str] | None]] = {
     "AlgorithmSpecification": (
         "TrainingImage",
@@ -73,7 +73,7 @@ def _channel(item: Any) -> str:
 def difference(
     request: "CreateTrainingJobRequestTypeDef", existing: "DescribeTrainingJobResponseTypeDef"
 ) -> tuple[str, Any, Any] | None:
-    """The first compared field in which an existing job is not what is requested."""
+    """The first compared field in which an existing job differs from the request."""
     for field, parts in _COMPARED.items():
         requested: Any = request.get(field) or ({} if field == "HyperParameters" else None)
         if requested is None:

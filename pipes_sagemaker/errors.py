@@ -1,4 +1,4 @@
-"""How a SageMaker training job can fail to be a success, each way as an error of its own."""
+"""The ways in which a SageMaker training job can fail, each with an error of its own."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 FailureClass = Literal[
     "capacity", "algorithm", "client", "internal", "max_runtime", "max_wait", "stopped", "unknown"
 ]
-"""Why a job did not complete: no machine to be had, the container's own failure, a request or data
-that cannot work, SageMaker's failure, its time was up (``StoppingCondition``), waiting for spot
-took too long, somebody stopped it."""
+"""Why a job did not complete, in this order: no machine was available; the container failed; the
+request or the data cannot work; SageMaker failed; its time was up (``StoppingCondition``); waiting
+for spot took too long; a caller stopped it; unknown."""
 
 _FAILURE_PREFIXES: Final[Mapping[str, FailureClass]] = {
     "CapacityError": "capacity",
@@ -23,7 +23,7 @@ _FAILURE_PREFIXES: Final[Mapping[str, FailureClass]] = {
 
 
 class PipesSageMakerError(Exception):
-    """A training job that did not end as it should, in whatever way."""
+    """A training job did not end as it should; the base class of this module's errors."""
 
 
 class TrainingJobFailedError(PipesSageMakerError):
@@ -34,10 +34,10 @@ class TrainingJobFailedError(PipesSageMakerError):
         status: ``Failed`` or ``Stopped``.
         secondary_status: For a stopped job why: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded`` or
             ``Stopped``.
-        failure_reason: What SageMaker gave as ``FailureReason``; empty if nothing.
+        failure_reason: SageMaker's ``FailureReason``; empty if there is none.
         failure_class: See :py:data:`FailureClass`.
         console_url: The job's page in AWS's console; None where there is none.
-        metadata: What the completed invocation would have had as metadata.
+        metadata: The metadata that the completed invocation would have had.
     """
 
     def __init__(
@@ -94,8 +94,7 @@ class TrainingJobResourceLimitExceededError(PipesSageMakerError):
 def failure_class(status: str, secondary_status: str, failure_reason: str) -> FailureClass:
     """Classify how a job ended, by its secondary status or by the prefix of its ``FailureReason``.
 
-    A reason without a known prefix is the container's own: what it wrote to
-    ``/opt/ml/output/failure``.
+    A reason without a known prefix is the container's own, from ``/opt/ml/output/failure``.
     """
     if status == "Stopped":
         by_status: dict[str, FailureClass] = {

@@ -1,5 +1,5 @@
-"""What comes back from a SageMaker training job while it runs: Dagster Pipes messages (S3) and log
-lines (CloudWatch).
+"""Readers of a running SageMaker training job: of its Dagster Pipes messages (S3) and its log lines
+(CloudWatch).
 
 Both readers are polled by :py:class:`pipes_sagemaker.client.PipesSageMakerTrainingJobClient` in its
 own thread, each at its own pace; neither starts a thread. A reader given to the client is a
@@ -167,13 +167,14 @@ class PipesSageMakerMessageReader(PipesMessageReader):
         self._next_chunk = dict.fromkeys(writers, 1)
 
     def attach(self, encoded_params: str) -> None:
-        """Read from where an adopted job was told to write, from its first message on.
+        """Read an adopted job's messages from the place in its environment, from its first message
+        on.
 
         Args:
             encoded_params: The ``DAGSTER_PIPES_MESSAGES`` of the job's environment.
 
         Raises:
-            ValueError: It does not say where.
+            ValueError: It does not name the place.
         """
         try:
             params = decode_param(encoded_params)
@@ -199,8 +200,8 @@ class PipesSageMakerMessageReader(PipesMessageReader):
             self._handler = None
 
     def poll(self) -> None:
-        """Handle every message that has arrived since the last call. A fault of S3 is warned of and
-        tried again later."""
+        """Handle every message that has arrived since the last call. A fault of S3 gives a warning,
+        and is tried again later."""
         for writer in self._next_chunk:
             try:
                 self._read(writer)
@@ -298,7 +299,7 @@ class PipesSageMakerMessageReader(PipesMessageReader):
             self._log.warning(f"[pipes] {text}")
 
     def no_messages_debug_text(self) -> str:
-        """What to look at when no message came."""
+        """Advice for the case that no message came."""
         return (
             f"Attempted to read messages from "
             f"s3://{self.bucket}/{self._params.get('key_prefix', self.key_prefix)}/algo-N/."
@@ -312,11 +313,11 @@ class PipesSageMakerLogReader:
     """Forwards the CloudWatch log lines of a training job's instances to the compute log of the
     Dagster run.
 
-    CloudWatch Logs counts its quotas for the whole account (GetLogEvents 25 a second,
-    DescribeLogStreams 25,
-    https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html), so a job
-    makes at most one call every ``interval``, whatever the number of its instances, and slows down
-    while it is throttled.
+    CloudWatch Logs counts its quotas for the whole account: GetLogEvents 25 a second,
+    DescribeLogStreams 25
+    (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html). So a job
+    makes at most one call every ``interval``, with any number of instances, and slows down while it
+    is throttled.
 
     Args:
         client: A CloudWatch Logs client; by default ``boto3.client("logs")``.
@@ -372,8 +373,7 @@ class TrainingJobLogs:
         """When ``poll`` next makes a call, on the clock of ``time.monotonic``."""
 
     def poll(self) -> None:
-        """Make one call if one is due: look for streams, or read on in the stream whose turn it
-        is."""
+        """Make one call if one is due: look for streams, or read on in the next stream in turn."""
         if time.monotonic() < self.due:
             return
         if time.monotonic() >= self._next_discovery:
@@ -388,7 +388,8 @@ class TrainingJobLogs:
         )
 
     def drain(self) -> None:
-        """Forward what is left when the job has ended, for at most ``drain_timeout`` seconds."""
+        """Forward the remaining lines when the job has ended, for at most ``drain_timeout``
+        seconds."""
         if self._refused:
             return
         time.sleep(self._reader.settle)
@@ -412,8 +413,8 @@ class TrainingJobLogs:
             time.sleep(max(_DRAIN_PAUSE, self._slowed_to))
 
     def _call(self, step: Callable[[], bool]) -> bool:
-        """Make one call: whether it was the last its step needs. Slow down at each fault of the
-        service in a row."""
+        """Make one call. Returns whether its step needs no further one. Slow down at each fault of
+        the service in a row."""
         try:
             done = step()
         except (ClientError, BotoCoreError) as error:

@@ -21,8 +21,8 @@ HEARTBEAT_SECONDS: Final = 5.0
 
 
 def last_heartbeat(tags: Mapping[str, str]) -> float | None:
-    """When a run with these tags last said that it works, in seconds since 1970; None for one that
-    never did."""
+    """The last heartbeat of a run with these tags, in seconds since 1970; None for a run without
+    one."""
     told = tags.get(HEARTBEAT_TAG) or tags.get(_EARLIER_TAG)
     return None if told is None else float(told)
 

@@ -22,8 +22,8 @@ def _deployment(stack: str) -> Deployment:
 
 
 class Settings(BaseModel):
-    """Where a code location works, and how often it looks. They are the deployment's own, so no
-    launchpad offers them."""
+    """A code location's stack, rates and intervals. They belong to the deployment, so no launchpad
+    offers them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,7 @@ class Settings(BaseModel):
 class TenantryResource(ConfigurableResource["TenantryResource"]):
     """The deployment a code location works on. Its clients are made once in a process.
 
-    Every run that uses it gives signs of life while it does.
+    A run sends heartbeats while it uses it.
     """
 
     settings: ResourceDependency[Settings]

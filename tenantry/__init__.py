@@ -1,7 +1,7 @@
 """The product: a machine-learning model for every tenant, on SageMaker. Nothing here imports
 Dagster.
 
-What an app needs that speaks for its tenants stands here by its plain name, as in ``from tenantry
+The names that an app needs to act for its tenants can be imported from here, as in ``from tenantry
 import TenantClient`` (``docs/for-the-app.md``). A name is loaded when it is first asked for.
 """
 
@@ -57,8 +57,8 @@ _WHERE: Final = {
     "tenant_id": "tenantry.names.ids",
 }
 
-# Each module of this package is loaded through here, and most of them need no client. A type
-# checker reads the imports above, so that it knows a name that is not there.
+# Importing any module of this package runs this file, and most modules need no client. A type
+# checker reads the imports above, so that it reports an unknown name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

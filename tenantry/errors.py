@@ -1,5 +1,5 @@
-"""What every error of the product is."""
+"""The base class of the product's errors."""
 
 
 class TenantryError(Exception):
-    """Something that Tenantry raises on purpose; its message is a sentence for people."""
+    """An error that Tenantry raises on purpose; its message is a sentence for people."""

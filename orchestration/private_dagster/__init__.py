@@ -1,2 +1,2 @@
-"""Every use of Dagster's private API: what may change with a release of Dagster stands here and
+"""Every use of Dagster's private API: code that a release of Dagster may break stands here and
 nowhere else."""

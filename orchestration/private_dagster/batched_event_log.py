@@ -1,8 +1,8 @@
 """Dagster's event logs, with many events written in one transaction.
 
-Dagster writes asset events one by one, each with its own connections and commits, and batches only
-materialisations and observations, only on PostgreSQL. A pack reports nine events a tenant: three
-planned, three materialisations, three checks.
+Dagster writes asset events one by one, each with its own connections and commits. It batches only
+materialisations and observations, and only on PostgreSQL. A pack reports nine events a tenant:
+three planned, three materialisations, three checks.
 """
 
 from abc import abstractmethod
@@ -30,11 +30,10 @@ _ROWS_AT_ONCE = 500  # of one statement; Dagster's own default for a batch
 
 
 class BatchedEventLogStorage(SqlEventLogStorage):
-    """What the SQLite and the PostgreSQL event log share about batches."""
+    """The code for batches that the SQLite and the PostgreSQL event log share."""
 
     batches_every_asset_event: ClassVar = True
-    """Read by whoever writes batches: they may hold checks, and any mixture of assets and kinds of
-    event."""
+    """Tells writers that a batch may hold checks, and any mixture of assets and kinds of event."""
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events in their order. A batch with an event that is no asset event is stored one
@@ -142,7 +141,7 @@ class BatchedEventLogStorage(SqlEventLogStorage):
         names: tuple[str, str, str, str | None],
         values: dict[str, object],
     ) -> None:
-        """Write over what the same run planned or evaluated before."""
+        """Replace the row that the same run planned or evaluated before."""
         table = AssetCheckExecutionsTable
         asset_key, check_name, run_id, partition = names
         same = (

@@ -49,7 +49,7 @@ from tenantry.shown.plots import as_markdown
 from tenantry.shown.report import AssetName, Markdown, Table
 
 EVENTS_WITHIN_SECONDS: Final = 1.0
-"""How long an event may wait for company before it is written."""
+"""How long an event may wait to be written with others."""
 _MAX_EVENTS: Final = 500  # that wait
 _NOT_MADE: Final = "not_made"  # the metadata entry with the reason
 FAILURES_OF_TAG: Final = "tenantry/failures_of"
@@ -86,8 +86,7 @@ def plan(
 
 
 def failures_job_name(workload: str) -> str:
-    """The job that runs which stand for failed tenants are listed under. No such job is there to
-    launch."""
+    """The job name of runs that stand for failed tenants. There is no such job to launch."""
     return f"{workload}_failed_tenants"
 
 
@@ -126,8 +125,8 @@ def outputs_are_reported_already(context: AssetExecutionContext) -> None:
     """Let a step end without yielding its outputs, as its tenants' materialisations were reported
     one by one.
 
-    Opening a Pipes session makes Dagster insist that every output be yielded; a yielded one would
-    mark every partition of the run as materialised, the failed ones too.
+    After a Pipes session Dagster insists that every output be yielded. A yielded output would mark
+    every partition of the run as materialised, even the failed ones.
     """
     step = context.op_execution_context.get_step_execution_context()
     step._requires_typed_event_stream = False
@@ -136,7 +135,7 @@ def outputs_are_reported_already(context: AssetExecutionContext) -> None:
 class RunReport:
     """Reports outcomes into a Dagster run: within a second, in batches, from any thread.
 
-    Used in a ``with`` statement, whose end writes what is still waiting.
+    Use it in a ``with`` statement, whose end writes the events that still wait.
     """
 
     def __init__(self, context: OpExecutionContext, workload: str) -> None:
@@ -185,8 +184,8 @@ class RunReport:
         *,
         passed: bool,
     ) -> None:
-        """A tenant's asset was looked at. A failed check warns: the tenant's own outcome says what
-        it led to."""
+        """A tenant's asset was looked at. A failed check only warns: the tenant's own outcome shows
+        the consequence."""
         evaluation = AssetCheckEvaluation(
             asset_key=asset_key(self._workload, asset),
             check_name=check,
@@ -205,11 +204,11 @@ class RunReport:
     def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
         """A tenant's asset could not be made: its partition is failed, and its page says why.
 
-        Dagster calls a partition failed when the run that was to make it has failed, and this run
-        goes on for the others. So a run of its own, which has failed, stands for the failed
-        tenants, and logs their reasons. A partition's page shows what was observed after its
-        latest materialisation, and nothing at all before the first. So for a tenant without one,
-        the reason comes as a materialisation, which the failure outdates at once.
+        Dagster calls a partition failed when the run that was to make it has failed, but this run
+        goes on for the others. So another run, which has failed, stands for the failed tenants, and
+        logs their reasons. A partition's page shows observations after its latest materialisation,
+        and nothing at all before the first. So for a tenant without one, the reason comes as a
+        materialisation, which the failure outdates at once.
         """
         message = f"{tenant}: no {asset}: {reason}"
         self._context.log.warning(message)
@@ -268,7 +267,7 @@ class RunReport:
     def observed(
         self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], message: str
     ) -> None:
-        """Something about a tenant's asset that did not make it anew."""
+        """An event about a tenant's asset that did not make it anew."""
         observed = AssetObservation(
             asset_key(self._workload, asset),
             partition=tenant,
@@ -277,7 +276,7 @@ class RunReport:
         self._add(DagsterEventType.ASSET_OBSERVATION, AssetObservationData(observed), message)
 
     def flush(self) -> None:
-        """Write what is waiting. It is kept for the next time when it cannot be written."""
+        """Write the waiting events. They are kept for the next time when they cannot be written."""
         with self._lock:
             entries, self._waiting = self._waiting, []
             if self._timer is not None:
@@ -292,7 +291,7 @@ class RunReport:
                 raise
 
     def info(self, message: str) -> None:
-        """Something worth knowing."""
+        """A message for people."""
         self._context.log.info(message)
 
     def _add(self, kind: DagsterEventType, data: Any, message: str) -> None:
@@ -333,14 +332,13 @@ class RunReport:
 
 def metadata_of_tenant(tenant: ids.TenantId, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as Dagster shows it, the tenant first: an asset's overview shows the latest event of
-    any tenant, and does not say of whom."""
+    any tenant without naming the tenant."""
     shown = {name: metadata_value(name, value) for name, value in metadata.items()}
     return {"tenant": str(tenant), **shown}
 
 
 def metadata_value(name: str, value: Any) -> Any:
-    """A value as Dagster shows it: bytes are a picture, of which ``name`` is the alternative
-    text."""
+    """A value as Dagster shows it: bytes are a picture, with ``name`` as its alternative text."""
     if isinstance(value, Markdown):
         return MetadataValue.md(str(value))
     if isinstance(value, Table):
@@ -348,7 +346,7 @@ def metadata_value(name: str, value: Any) -> Any:
     if isinstance(value, bytes):
         return MetadataValue.md(as_markdown(value, name))
     if isinstance(value, float):
-        return round(value, 8)  # of eight digits after the point nobody misses the ninth
+        return round(value, 8)  # a ninth digit after the point tells people nothing
     if isinstance(value, str) and value.startswith(("https://", "http://")):
         return MetadataValue.url(value)
     if isinstance(value, Mapping | list | tuple):

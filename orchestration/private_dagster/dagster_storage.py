@@ -4,7 +4,8 @@ variable names it.
 ``TENANTRY_DAGSTER_STORAGE=postgresql+psycopg2://user:password@host:5432/dagster``, for every
 process of Dagster: webserver, daemon, code server and runs. ``dagster.yaml`` stays as it is
 (docs/scaling.md). ``TENANTRY_DAGSTER_EVENT_LOG=stock`` takes Dagster's own event logs instead of
-those that write in batches: slower, and without private API (docs/private-dagster.md).
+those that write in batches. Dagster's own are slower, but need no private API
+(docs/private-dagster.md).
 """
 
 import os
@@ -31,11 +32,11 @@ STORAGE_VARIABLE: Final = "TENANTRY_DAGSTER_STORAGE"
 EVENT_LOG_VARIABLE: Final = "TENANTRY_DAGSTER_EVENT_LOG"
 _DIALECT: Final = "postgresql+psycopg2"
 _checked: Final[dict[Path, int]] = {}
-"""SQLite files whose schema this process has looked at, and their inodes."""
+"""The SQLite files whose schema this process has checked, and their inodes."""
 
 
 class UnusableStorageError(ValueError):
-    """The variable names no storage Dagster can have; the message says what to write."""
+    """The variable names no storage that Dagster can use; the message says what to write."""
 
 
 class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
@@ -67,7 +68,7 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
             self._schedules = PostgresScheduleStorage(url)
         else:
             Path(base_dir).mkdir(parents=True, exist_ok=True)
-            # Dagster's own keeps its files in a folder of the instance's; so does the other.
+            # Both event logs keep their files in the same folder of the instance.
             self._events = (
                 SqliteEventLogStorage(str(Path(base_dir) / "history" / "runs"))
                 if stock
@@ -81,7 +82,7 @@ class ChosenStorage(DagsterStorage[DagsterInstance], ConfigurableClass):
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """What it was made from."""
+        """The configuration it was made from."""
         return self._inst_data
 
     @classmethod
@@ -129,8 +130,8 @@ def _opened(kind: type[_Storage], folder: Path, name: str) -> _Storage:
     """The storage in ``folder/name.db``, made or migrated where that is due.
 
     Dagster makes an instance for each tick of a sensor. Each time its own ``from_local`` reads all
-    of Alembic's revisions, which is most of an idle tick's CPU time. A file that this
-    process has looked at is not looked at again, unless another file took its place.
+    of Alembic's revisions, which is most of an idle tick's CPU time. A file that this process has
+    checked is not checked again, unless another file took its place.
     """
     file = folder / f"{name}.db"
     if file.exists() and _checked.get(file) == file.stat().st_ino:

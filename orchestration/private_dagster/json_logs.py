@@ -13,7 +13,7 @@ from contracts.logs import JsonFormatter, logs_are_json, write_logs
 
 
 class _RunFormatter(JsonFormatter):
-    """A record of a run's log, whose text begins with the run's job and id: both are fields
+    """Formats a record of a run's log. Its text begins with the run's job and id, which are fields
     here."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -26,10 +26,10 @@ class _RunFormatter(JsonFormatter):
 
 
 def write_dagsters_logs() -> None:
-    """Write what this process logs as JSON lines to the standard error, if the environment says so.
-    Otherwise Dagster writes as it does.
+    """Write this process's logs as JSON lines to the standard error, if the environment says so.
+    Otherwise Dagster's own format stays.
 
-    A run's own log is among it: Dagster has no setting for how its console shows that.
+    They include the runs' own logs: Dagster has no setting for a run's console.
 
     Raises:
         contracts.logs.UnknownLogFormatError: the environment asks for another format than there
@@ -38,8 +38,8 @@ def write_dagsters_logs() -> None:
     if not logs_are_json():
         return
     write_logs(sys.stderr, logging.WARNING, "%(message)s")
-    logging.getLogger("dagster").handlers.clear()  # what it logs comes to the handler above
-    # It is the name that makes a console of a run.
+    logging.getLogger("dagster").handlers.clear()  # its records reach the handler above
+    # Dagster makes a run's console by this name.
     _loggers.create_console_logger = _console_logger  # type: ignore[attr-defined]
 
 

@@ -1,5 +1,5 @@
 """Names of Dagster's private API that the rest of ``orchestration`` uses. docs/private-dagster.md
-says what each is for."""
+has the purpose of each."""
 
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.run_request import InstigatorType

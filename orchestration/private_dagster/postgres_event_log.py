@@ -9,8 +9,7 @@ from orchestration.private_dagster.batched_event_log import BatchedEventLogStora
 
 
 class BatchedPostgresEventLogStorage(BatchedEventLogStorage, PostgresEventLogStorage):
-    """The event log in PostgreSQL; a batch costs one connection and one transaction, whatever is in
-    it."""
+    """The event log in PostgreSQL; any batch costs one connection and one transaction."""
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         with self.index_transaction() as connection:

@@ -30,7 +30,7 @@ def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: object) -
 
 
 class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStorage):
-    """The event log under ``{base_dir}/history/runs``, where Dagster's own has it below
+    """The event log under ``{base_dir}/history/runs``, as Dagster's own is below
     ``DAGSTER_HOME``."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
@@ -64,16 +64,16 @@ class KeptEngineSqliteEventLogStorage(BatchedEventLogStorage, SqliteEventLogStor
             yield connection
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the index has a table. Once it has, it is not looked at again: Dagster asks for
-        every event with tags."""
+        """Whether the index has a table. A table that was found is not looked up again, because
+        Dagster asks for every event with tags."""
         if table_name not in self._tables and super().has_table(table_name):
             self._tables.add(table_name)
         return table_name in self._tables
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         rows = self._rows(events)
-        # The runs' own files are committed after the index: whoever writes a failed batch again
-        # finds none of it anywhere.
+        # The runs' own files are committed after the index, so that nothing is left of a failed
+        # batch when it is written again.
         with ExitStack() as open_runs:
             for run_id, of_run in groupby(sorted(rows, key=_run_id), key=_run_id):
                 connection = open_runs.enter_context(self.run_connection(run_id))

@@ -1,7 +1,7 @@
 """Dagster's SQLite storage of ticks, with its engine kept and its schema read once.
 
 Dagster's own class makes an engine for each statement, and reads the names of all tables up to
-three times a tick: most of what an idle daemon does.
+three times a tick: that is most of an idle daemon's work.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, NullPool, create_engine
 class KeptEngineSqliteScheduleStorage(SqliteScheduleStorage):
     """Ticks and cursors of sensors and schedules, where Dagster's own has them.
 
-    What a database has got is not looked at again: no release takes a table or an index away.
+    A table or index that was found is not looked up again: no release removes any.
     """
 
     def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:

@@ -1,5 +1,5 @@
-"""What happens by itself: uploads become requests, requests become packs, lost events are found,
-failures are told."""
+"""Sensors: they turn uploads into requests and requests into packs, find lost events, and report
+failures."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -26,10 +26,10 @@ def sensors_of(
     """All sensors; all run by default.
 
     Args:
-        workloads: what the product offers.
+        workloads: those that the product offers.
         jobs: each workload's.
-        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is
-            looked at twice.
+        lost_uploads_grace: how long an event may take before its upload counts as lost. Listings
+            overlap by as much.
     """
     return [
         new_uploads_sensor(workloads),
@@ -41,6 +41,6 @@ def sensors_of(
         workloads_left_behind_sensor(workloads),
         unreadable_workloads_sensor(workloads),
         failed_runs_sensor(),
-        # Dagster takes no sensor that watches nothing.
+        # Dagster refuses a sensor that watches nothing.
         *([endpoints_follow_the_yaml_sensor(workloads)] if len(workloads) else []),
     ]

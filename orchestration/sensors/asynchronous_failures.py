@@ -1,4 +1,4 @@
-"""Failures of asynchronous requests reach their tenants."""
+"""Brings failures of asynchronous requests to their tenants."""
 
 from dagster import (
     DefaultSensorStatus,

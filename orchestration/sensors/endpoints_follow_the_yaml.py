@@ -1,4 +1,4 @@
-"""Endpoints are made and updated as their YAML says."""
+"""Makes and updates endpoints as their YAML says."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from tenantry.workloads.schema import Workload
 def endpoints_follow_the_yaml_sensor(
     workloads: Mapping[str, Workload],
 ) -> AutomationConditionSensorDefinition:
-    """``endpoints_follow_the_yaml``, over what the product offers."""
+    """``endpoints_follow_the_yaml``, over all workloads."""
     return AutomationConditionSensorDefinition(
         "endpoints_follow_the_yaml",
         target=AssetSelection.assets(

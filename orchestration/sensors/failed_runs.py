@@ -1,4 +1,4 @@
-"""Operators are told of runs that failed."""
+"""Tells the operators about failed runs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Requests become packs, and packs become runs."""
+"""Turns requests into packs, and packs into runs."""
 
 from collections.abc import Iterator, Mapping
 
@@ -22,7 +22,7 @@ from tenantry.workloads.schema import Workload
 def fine_tuning_launcher_sensor(
     workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJobs]
 ) -> SensorDefinition:
-    """``fine_tuning_launcher``, over what the product offers and each workload's jobs."""
+    """``fine_tuning_launcher``, over all workloads and their jobs."""
 
     @sensor(
         name="fine_tuning_launcher",

@@ -1,4 +1,4 @@
-"""Scheduled runs that were lost are asked for again."""
+"""Asks again for scheduled runs that were lost."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ _OVERDUE_SECONDS: Final = 30
 def lost_scheduled_runs_sensor(
     workloads: Mapping[str, Workload], jobs: Mapping[str, WorkloadJobs]
 ) -> SensorDefinition:
-    """``lost_scheduled_runs``, over what the product offers and each workload's jobs."""
+    """``lost_scheduled_runs``, over all workloads and their jobs."""
     scheduled = [
         each for name, workload in workloads.items() for each in scheduled_of(workload, jobs[name])
     ]

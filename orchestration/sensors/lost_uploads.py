@@ -1,4 +1,4 @@
-"""Uploads whose events never came are found by listing."""
+"""Finds uploads whose events never came, by listing."""
 
 import json
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from resources.tenantry_resource import TenantryResource
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload
 
-# a listing costs one call for a thousand objects, whoever they belong to
+# a listing costs one call for a thousand objects of all tenants
 _GRACES_BETWEEN_LISTINGS: Final = 4
 _LISTING_SECONDS: Final = 3.0  # of one tick; a listing goes on in the next
 
 
 class _Look(NamedTuple):
-    """What a tick of ``lost_uploads`` lists: uploads of these moments, after this key. Its cursor
-    is the next one.
+    """The task of a tick of ``lost_uploads``: list uploads of these moments, after this key. The
+    sensor's cursor is the next look.
 
-    ``again``: something of this listing could not be taken in, so that all of it is listed once
-    more.
+    ``again`` tells that an upload of this listing could not be taken in, so that all of it is
+    listed once more.
     """
 
     since: datetime
@@ -41,7 +41,7 @@ class _Look(NamedTuple):
 
     @classmethod
     def parse(cls, cursor: str | None, grace: timedelta) -> "_Look":
-        """From the cursor; the very first look is at everything."""
+        """From the cursor; the very first look is at all uploads."""
         if not cursor:
             return cls(datetime.min.replace(tzinfo=UTC), datetime.now(UTC) - grace, "")
         found = json.loads(cursor)
@@ -53,13 +53,13 @@ class _Look(NamedTuple):
         )
 
     def followed_by(self, after: str | None, grace: timedelta, *, failed: bool) -> str:
-        """The cursor of the next look: further on in this listing, or, after its end, at what was
-        uploaded since.
+        """The cursor of the next look: further on in this listing, or, after its end, at newer
+        uploads.
 
         Args:
             after: where this look ended; None at the end of the listing.
-            grace: as much is looked at twice.
-            failed: whether something could not be taken in.
+            grace: the time by which listings overlap.
+            failed: whether an upload could not be taken in.
         """
         again = self.again or failed
         if after is not None:
@@ -81,9 +81,9 @@ def lost_uploads_sensor(
     """``lost_uploads``.
 
     Args:
-        workloads: what the product offers.
-        lost_uploads_grace: how long an event is given before its upload counts as lost; as much is
-            looked at twice.
+        workloads: those that the product offers.
+        lost_uploads_grace: how long an event may take before its upload counts as lost. Listings
+            overlap by as much.
     """
 
     @sensor(

@@ -1,4 +1,4 @@
-"""Uploads whose events came become requests."""
+"""Turns uploads whose events came into requests."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +19,7 @@ from resources.tenantry_resource import TenantryResource
 from tenantry.uploads import intake
 from tenantry.workloads.schema import Workload
 
-# with its last handful a tick stays under five, whatever waits in the queue
+# with its last handful a tick stays under five, however much waits in the queue
 _DRAIN_SECONDS: Final = 2.5
 
 
@@ -29,7 +29,7 @@ class UploadsNotTakenInError(RuntimeError):
 
 
 def new_uploads_sensor(workloads: Mapping[str, Workload]) -> SensorDefinition:
-    """``new_uploads``, over what the product offers."""
+    """``new_uploads``, over all workloads."""
 
     @sensor(
         name="new_uploads",

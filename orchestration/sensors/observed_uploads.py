@@ -1,4 +1,4 @@
-"""What was taken in shows on the workloads' asset ``uploads``."""
+"""Shows the uploads that were taken in on the workloads' asset ``uploads``."""
 
 from dataclasses import asdict
 

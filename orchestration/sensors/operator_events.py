@@ -1,4 +1,4 @@
-"""What operators did from the command line shows in Dagster."""
+"""Shows operators' actions on the command line in Dagster."""
 
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ def operator_events_sensor() -> SensorDefinition:
         for left in operator_events.waiting(tenantry.deployment, _EVENTS_A_TICK):
             try:
                 event = _as_asset_event(left)
-            except Exception:  # whatever a row holds, those behind it are shown
+            except Exception:  # a broken row does not hide those behind it
                 context.log.exception(f"{left.key.sort[:80]} cannot be shown; it is left out")
             else:
                 context.instance.report_runless_asset_event(event)

@@ -1,14 +1,14 @@
-"""How often sensors tick whose moments are of one kind."""
+"""The intervals of sensors, by the kind of their work."""
 
 from typing import Final
 
 TICK_SECONDS: Final = 4
-"""Between two looks at what somebody waits for. Dagster's daemon visits sensors every five seconds
-(``MIN_INTERVAL_LOOP_TIME`` in ``dagster/_daemon/sensor.py``), and passes over one whose interval
-lacks a millisecond: an interval of five would be one of ten for most visits."""
+"""Between two looks at work that people wait for. Dagster's daemon visits sensors every five
+seconds (``MIN_INTERVAL_LOOP_TIME`` in ``dagster/_daemon/sensor.py``), and passes over a sensor
+whose interval lacks a millisecond. So an interval of five would mostly become one of ten."""
 
 SHOW_SECONDS: Final = 15
-"""Between two looks at what is only to be shown or told."""
+"""Between two looks at events that are only shown or reported."""
 
 RECONCILE_SECONDS: Final = 60
-"""Between two looks at whether anything was missed."""
+"""Between two looks for missed events."""

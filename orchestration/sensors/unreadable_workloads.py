@@ -1,4 +1,4 @@
-"""A workload whose file cannot be used is told of."""
+"""Reports workloads whose files cannot be used."""
 
 from dagster import DefaultSensorStatus, SensorDefinition, SkipReason, sensor
 
@@ -11,7 +11,7 @@ class UnreadableWorkloadsError(RuntimeError):
 
 
 def unreadable_workloads_sensor(workloads: Workloads) -> SensorDefinition:
-    """``unreadable_workloads``, over what the product offers."""
+    """``unreadable_workloads``, over all workloads."""
 
     @sensor(
         name="unreadable_workloads",

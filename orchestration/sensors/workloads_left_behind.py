@@ -1,4 +1,4 @@
-"""A workload whose YAML is gone is told of while something of it is left."""
+"""Reports a workload whose YAML is gone while some of its requests or endpoints are left."""
 
 from dagster import DefaultSensorStatus, SensorDefinition, SkipReason, sensor
 
@@ -9,12 +9,12 @@ from tenantry.workloads.schema import Workloads
 
 
 class WorkloadsLeftBehindError(RuntimeError):
-    """A workload's YAML is gone while something of it is left; the message says what, and what to
-    do."""
+    """A workload's YAML is gone, but not its requests or endpoints; the message names them, and the
+    cure."""
 
 
 def workloads_left_behind_sensor(workloads: Workloads) -> SensorDefinition:
-    """``workloads_left_behind``, beside what the product offers."""
+    """``workloads_left_behind``: workloads beyond those that the product offers."""
 
     @sensor(
         name="workloads_left_behind",
@@ -25,7 +25,7 @@ def workloads_left_behind_sensor(workloads: Workloads) -> SensorDefinition:
         "and says what to do.",
     )
     def workloads_left_behind(tenantry: TenantryResource) -> SkipReason:
-        # One whose file cannot be used is no removed one.
+        # ``names`` includes workloads whose files cannot be used: these are not removed ones.
         note_workloads(tenantry.deployment, workloads.names)
         left = left_behind(tenantry.deployment, workloads.names)
         if left:

@@ -1,2 +1,2 @@
-"""What stands in the account and how it is reached: the deployment, objects in S3, notices, a
-shared rate of calls."""
+"""The AWS account and the ways to reach it: the deployment, S3, DynamoDB, SQS, notices, a shared
+rate of calls."""

@@ -1,8 +1,7 @@
-"""What stands in the account: the stack's outputs as typed values, and the boto3 clients that reach
-them.
+"""The stack in the account: its outputs as typed values, and the boto3 clients that reach them.
 
-The same code finds AWS or the local cloud: botocore reads where to send its calls from the
-environment.
+The same code finds AWS or the local cloud: botocore reads from the environment where to send its
+calls.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _RETRIES: Final = Config(
     connect_timeout=5,
     read_timeout=70,
     max_pool_connections=32,
-    # botocore puts its own together anew for every call: a twentieth of a call's CPU time.
+    # botocore builds its own user agent for every call, at a twentieth of the call's CPU time.
     user_agent=f"Tenantry Boto3/{boto3.__version__}",
 )
 _CONSOLES: Final = {  # by partition
@@ -101,7 +100,7 @@ class Deployment:
         ``tenantry``).
 
         Raises:
-            DeploymentMissingError: there is no such stack, or it is of another version.
+            DeploymentMissingError: there is no such stack, or it lacks an output.
         """
         stack = stack or os.environ.get(STACK_VARIABLE, DEFAULT_STACK)
         session = aws_session()

@@ -31,7 +31,7 @@ _NOTICES_AT_ONCE: Final = 10  # SNS takes no more in a call
 
 @dataclass(frozen=True)
 class Notice:
-    """What a tenant's owner is told. ``message`` is a sentence for a person; ``code`` names the
+    """A message to a tenant's owner. ``message`` is a sentence for a person; ``code`` names the
     kind of refusal for programs."""
 
     kind: NoticeKind
@@ -53,8 +53,7 @@ def tell_tenant(deployment: Deployment, notice: Notice) -> None:
 
 
 def tell_tenants(deployment: Deployment, notices: Sequence[Notice]) -> None:
-    """Publish notices, ten to a call; one that SNS did not take with the others is published by
-    itself."""
+    """Publish notices, ten to a call; a notice that SNS refuses in a batch is published alone."""
     for start in range(0, len(notices), _NOTICES_AT_ONCE):
         some = notices[start : start + _NOTICES_AT_ONCE]
         answer = deployment.sns.publish_batch(

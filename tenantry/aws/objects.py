@@ -29,7 +29,7 @@ class ObjectTooLargeError(TenantryError, ValueError):
 
 
 class ObjectChangedError(TenantryError, RuntimeError):
-    """Somebody wrote the object since it was read."""
+    """Another process wrote the object after it was read."""
 
 
 def error_code(error: ClientError) -> str:
@@ -39,8 +39,8 @@ def error_code(error: ClientError) -> str:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as it was read; ``metadata`` is what its writer put beside the content, ``written``
-    when S3 took it."""
+    """An object as it was read. ``metadata`` are its writer's notes beside the content; ``written``
+    is when S3 took it."""
 
     content: bytes
     content_type: str
@@ -76,11 +76,11 @@ def read_object(s3: S3Client, bucket: str, key: str, max_bytes: int) -> StoredOb
 
 
 def find_object(s3: S3Client, bucket: str, key: str, max_bytes: int) -> StoredObject | None:
-    """The object, or None where there is none that may be seen.
+    """The object, or None if there is none or the caller may not see it.
 
-    To whoever may not list a bucket S3 answers 403 for a key that is not there
-    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html); a tenant's session may
-    not.
+    S3 answers 403 for a missing key to a caller that may not list the bucket
+    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html). A tenant's session may not
+    list it.
 
     Raises:
         ObjectTooLargeError: it has more than ``max_bytes``.
@@ -113,7 +113,7 @@ def write_bytes(
     content_type: str = "application/octet-stream",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Put an object, replacing what is there."""
+    """Put an object, replacing any under the key."""
     s3.put_object(
         Bucket=bucket,
         Key=key,
@@ -151,7 +151,7 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
 
 
 def keys_under(s3: S3Client, bucket: str, prefix: str) -> Iterator[str]:
-    """The keys that begin so, in order; a call for each thousand."""
+    """The keys that begin with ``prefix``, in order; one call for each thousand."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return (found["Key"] for page in pages for found in page.get("Contents", []))
 
@@ -166,11 +166,11 @@ def copy(
         bucket: of both objects.
         source: the key that is copied.
         destination: the key that it is copied to.
-        etag: of the object that is meant; None for whatever is there.
+        etag: the ETag that the source must have; None accepts any.
 
     Raises:
         ObjectMissingError: there is no object under ``source``.
-        ObjectChangedError: it is not the one that is meant any more.
+        ObjectChangedError: the source no longer has that ETag.
     """
     condition: Any = {} if etag is None else {"CopySourceIfMatch": etag}
     try:
@@ -192,8 +192,7 @@ def copy(
 
 @dataclass(frozen=True)
 class Digest:
-    """What an object's bytes are: how many, their hexadecimal SHA-256, and S3's own name for
-    them."""
+    """The identity of an object's bytes: their number, hexadecimal SHA-256, and ETag in S3."""
 
     size: int
     sha256: str
@@ -201,7 +200,7 @@ class Digest:
 
 
 def digest(s3: S3Client, bucket: str, key: str) -> Digest:
-    """Read an object piece by piece, to know its digest. Raises ``ObjectMissingError``."""
+    """Compute an object's digest, reading it piece by piece. Raises ``ObjectMissingError``."""
     try:
         answer = s3.get_object(Bucket=bucket, Key=key)
     except ClientError as error:

@@ -1,5 +1,5 @@
-"""Reads SQS's queues. A message that is received comes again until it is deleted, so whoever
-handles one must not mind to see it twice."""
+"""Reads SQS's queues. A received message comes again until it is deleted, so its handler must
+tolerate seeing it twice."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 MESSAGES_A_CALL: Final = 10
-"""SQS gives, and takes, no more at once (API_ReceiveMessage, API_DeleteMessageBatch)."""
+"""SQS gives and takes no more in one call (API_ReceiveMessage, API_DeleteMessageBatch)."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message as it was received; ``receipt`` is what it is deleted by."""
+    """A received message; ``receipt`` is the handle that deletes it."""
 
     body: str
     receipt: str
@@ -30,7 +30,8 @@ class Queue:
     url: str
 
     def receive(self) -> list[Message]:
-        """Up to ten messages, at once; none may mean that SQS just looked where none were."""
+        """Up to ten messages, without waiting. An empty answer does not prove an empty queue: SQS
+        looks at some of its servers only."""
         answer = self.sqs.receive_message(
             QueueUrl=self.url, MaxNumberOfMessages=MESSAGES_A_CALL, WaitTimeSeconds=0
         )

@@ -1,10 +1,12 @@
 """A rate limit that all processes of a deployment share: AWS counts an operation's calls for the
 whole account.
 
-A bucket of ``burst`` tokens that ``rate`` tokens a second run into, kept as one number, the moment
-at which it will be full again: the generic cell rate algorithm (ITU-T I.371, "Traffic control and
-congestion control in B-ISDN", annex A). Whoever wants to call takes the next free moment by a
-conditional write and waits for it: callers are served in order, and nobody asks twice.
+The limit is a bucket of ``burst`` tokens, refilled by ``rate`` tokens a second. One number holds
+its state: the moment at which it will be full again. This is the generic cell rate algorithm (ITU-T
+I.371, "Traffic control and congestion control in B-ISDN", annex A).
+
+A caller takes the next free moment by a conditional write and waits for it. Callers are served in
+order, and none has to ask twice.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _MICROSECONDS: Final = 1_000_000
-_LONGEST_PAUSE: Final = 0.02  # seconds, after somebody else was faster
+_LONGEST_PAUSE: Final = 0.02  # seconds, after another caller was faster
 
 
 class BudgetSpentError(TenantryError, RuntimeError):
-    """So many calls are waiting that this one's turn would come too late; it took none, and may be
-    tried again later."""
+    """Too many calls are waiting, so this one's turn would come too late. It took no turn and may
+    be tried again later."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class RequestBudget:
     """The calls of one operation that all processes together may make.
 
     Args:
-        deployment: whose requests table holds the bucket; the clocks of its machines should agree
-            to well under a second.
+        deployment: its requests table holds the bucket; the clocks of its machines should agree to
+            well under a second.
         operation: the operation's name, as ``CreateTrainingJob``.
         rate: calls a second. AWS publishes no figure for CreateTrainingJob; its quota L-21A1652A
             shows an account's own.
@@ -70,11 +72,12 @@ class RequestBudget:
             time.sleep(left)
 
     def take(self) -> float:
-        """Take the next call's turn; returns when it is, in seconds since the epoch, and may be
+        """Take the next call's turn. Returns its moment in seconds since the epoch, which may be
         now.
 
         Raises:
-            BudgetSpentError: it would be later than ``longest_wait`` from now; no turn was taken.
+            BudgetSpentError: the turn would come later than ``longest_wait`` from now; none was
+                taken.
         """
         interval = round(_MICROSECONDS / self.rate)
         while True:
@@ -89,7 +92,7 @@ class RequestBudget:
                 )
             if self._set_full_at(full, max(now, full or 0) + interval):
                 return turn / _MICROSECONDS
-            # No secret: callers that met should part.
+            # Not a secret: the jitter only keeps colliding callers apart.
             time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311
 
     def _full_at(self) -> int | None:
@@ -97,7 +100,8 @@ class RequestBudget:
         return int(row["full_at"]) if row is not None else None
 
     def _set_full_at(self, before: int | None, after: int) -> bool:
-        """Whether nobody else took a turn in between."""
+        """Replace the moment ``before`` by ``after``. Returns False when another caller took a turn
+        in between."""
         full_at = Attr("full_at")
         try:
             self.deployment.requests.update(

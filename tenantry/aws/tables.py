@@ -103,12 +103,12 @@ class Table:
         deleting: Mapping[str, set[str]] | None = None,
         only_if: ConditionBase | None = None,
     ) -> dict[str, Any]:
-        """Change attributes of an item, which is made where there is none.
+        """Change attributes of an item; a missing item is created.
 
         Args:
             key: of the item.
             setting: attributes and their new values; None removes one.
-            appending: values for the ends of lists that are there.
+            appending: values to append to existing lists.
             adding: numbers to add, or sets whose members join the attribute's.
             deleting: sets whose members leave the attribute's.
             only_if: what must hold.
@@ -149,11 +149,11 @@ class Table:
         """The items under some keys, each once, read consistently, in no order; a hundred to a
         call.
 
-        What a call leaves unanswered is asked for again, after a pause that grows, as AWS advises
+        Keys that a call leaves unanswered are asked for again after a growing pause, as AWS advises
         (API_BatchGetItem).
 
         Raises:
-            TableBusyError: nothing of it was answered any more.
+            TableBusyError: repeated calls answered none of the remaining keys.
         """
         wanted = list(dict.fromkeys(keys))  # DynamoDB refuses a call that names an item twice
         for start in range(0, len(wanted), _KEYS_A_CALL):
@@ -176,7 +176,7 @@ class Table:
                 pending = left
                 if pending:
                     longest = min(_FIRST_PAUSE * 2**in_vain, _LONGEST_PAUSE)
-                    # No secret: callers that met should part.
+                    # Not a secret: the jitter only keeps colliding callers apart.
                     time.sleep(random.uniform(0, longest))  # noqa: S311
 
     def query(
@@ -186,8 +186,8 @@ class Table:
 
         Args:
             partition: which.
-            beginning: what their sort keys begin with.
-            most: at most so many, by one call where it is not more than a megabyte of them.
+            beginning: the prefix of their sort keys.
+            most: the most items to read; one call reads up to a megabyte of them.
         """
         condition: ConditionBase = Key(PARTITION).eq(partition)
         if beginning:

@@ -1,5 +1,5 @@
-"""``batch_predictions``: each tenant's champion, asked for many tenants in one transform job, each
-answer under its tenant."""
+"""``batch_predictions``: one transform job asks the champions of many tenants; each answer lies
+under its tenant's prefix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tenantry.workloads.schema import Workload
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-# Each takes 10 kB of Dagster's event log and 11 ms of a processor, every night.
+# Each plot takes 10 kB of Dagster's event log and 11 ms of a processor, every night.
 _MAX_PLOTS: Final = 1000
 
 
@@ -45,7 +45,7 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
     """Cut champions into batches.
 
     Args:
-        champions: whom to predict for.
+        champions: the champions to predict with.
         tenants_per_job: the most tenants in one job.
         salt: names this round of batches (a run's id), so that a new round makes new jobs and a
             repeated one finds its own.
@@ -75,20 +75,20 @@ def predict(
     poll: float,
     starting: Callable[[Sequence[ids.TenantId]], None] = lambda _: None,
 ) -> dict[ids.TenantId, str]:
-    """Predict a day for tenants (None: for everyone with a champion) and report each.
+    """Predict a day for tenants, or for all with a champion (None), and report each.
 
     Args:
         deployment: buckets and clients.
         workload: its batch section.
-        tenants: whom.
-        day: whose prediction this is; it stands in the key.
+        tenants: the tenants to predict for.
+        day: the predicted day, which is part of the key.
         salt: see ``batches_of``.
-        report: hears of every tenant.
+        report: receives an event for every tenant.
         poll: seconds between looks at a running job.
         starting: called once with the tenants that will be predicted for.
 
     Returns:
-        The reason of each tenant for whom there is no prediction.
+        Each tenant without a prediction, with the reason.
     """
     name = ids.workload_name(workload.name)
     registry = ModelRegistry(deployment)
@@ -109,7 +109,7 @@ def predict(
             report.failed("batch_predictions", tenant, failures[tenant])
     too_old = _too_old(deployment, workload, champions, day, report)
     champions = [champion for champion in champions if champion.tenant not in too_old]
-    # somebody asked for just these; in a round for everyone they are left out
+    # tenants that were named fail visibly; a round for all tenants leaves them out
     if tenants is not None:
         for tenant, reason in too_old.items():
             failures[tenant] = reason
@@ -140,11 +140,11 @@ def _too_old(
     day: date,
     report: Report,
 ) -> dict[ids.TenantId, str]:
-    """Check how old each champion's data are; tell the owner, once, of one that cannot reach the
+    """Check the age of each champion's data. Tell the owner once when they are too old to reach the
     day.
 
     Returns:
-        The reason of each tenant whose champion cannot reach the day.
+        Each tenant whose champion cannot reach the day, with the reason.
     """
     reasons: dict[ids.TenantId, str] = {}
     at = datetime.combine(day, time(), UTC)
@@ -166,7 +166,7 @@ def _too_old(
             except (
                 ClientError,
                 BotoCoreError,
-            ) as error:  # the next batch tells it; the others' predictions go on
+            ) as error:  # the next batch tells the owner; the other predictions go on
                 report.info(
                     f"{champion.tenant} could not be told that its data are too old: {error}"
                 )
@@ -268,8 +268,8 @@ def _report_batch(
 def _shown(
     workload: Workload, day: date, tenant: ids.TenantId, content: bytes, *, plots: bool
 ) -> tuple[int, dict[str, Any]]:
-    """How many rows a tenant's prediction has, and what people see of it: a series' plot and days,
-    or pictures. Several answers have a row each."""
+    """The number of rows in a tenant's prediction, and its metadata for people: a series' plot and
+    days, or pictures. Each of several answers counts as one row."""
     first, _, further = content.strip().partition(b"\n")
     if further:
         return 2 + further.count(b"\n"), {}

@@ -47,9 +47,9 @@ class TransformJobFailedError(TenantryError, RuntimeError):
 
 @dataclass(frozen=True)
 class TenantPrediction:
-    """What a batch left for one tenant: where its prediction lies, or why there is none. ``rows``
-    are values predicted, or pictures drawn; ``shown`` is about it, for people. ``trace_id`` is the
-    version's, empty for none."""
+    """One tenant's result of a batch: the key of its prediction, or the reason why there is none.
+    ``rows`` counts predicted values or drawn pictures; ``shown`` is metadata for people.
+    ``trace_id`` is the version's, empty for none."""
 
     tenant: ids.TenantId
     version: ids.Version
@@ -71,11 +71,12 @@ class BatchResult:
 
 
 Show = Callable[[ids.TenantId, bytes], tuple[int, Mapping[str, Any]]]
-"""Makes of a tenant and its answer how many rows this has, and what people should see of it."""
+"""Takes a tenant and its answer; returns the answer's number of rows and its metadata for
+people."""
 
 
 def one_row(_tenant: ids.TenantId, _content: bytes) -> tuple[int, Mapping[str, Any]]:
-    """An answer of which nothing is shown."""
+    """Count any answer as one row, and show nothing of it."""
     return 1, {}
 
 
@@ -97,13 +98,13 @@ def predict_batch(
     Args:
         deployment: buckets, role, clients.
         workload: the batch's request, instances and limits.
-        day: whose prediction this is.
+        day: the predicted day.
         batch: name of the batch.
         champions: the tenants' champions, all of one tier; a silo tenant alone.
         poll: seconds between looks at the job.
-        show: tells what people should see of each answer.
-        given_up: set by another thread when nobody waits for the job any more; it goes on, and a
-            repeated call takes it up.
+        show: returns the rows and the metadata of each answer.
+        given_up: set by another thread when no caller waits for the job any more. The job goes on,
+            and a repeated call takes it up.
 
     Raises:
         TransformJobFailedError: it failed before any record, or was stopped.
@@ -269,7 +270,7 @@ def _collect(
     show: Show,
     began: int,
 ) -> TenantPrediction:
-    """Put a tenant's answer under its own prefix; ``began`` is when its batch did."""
+    """Put a tenant's answer under its own prefix; ``began`` is when its batch began."""
     tenant, version, s3 = champion.tenant, champion.version, deployment.s3
     with span("batch", champion.traceparent, began=began, workload=workload, tenant=tenant):
         source = s3_keys.batch_output(workload, day, batch, tenant)

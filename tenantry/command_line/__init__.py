@@ -1,1 +1,1 @@
-"""The command line ``tenantry``: what an operator looks at, and what an operator changes."""
+"""The command line ``tenantry``, by which an operator looks at the fleet and changes it."""

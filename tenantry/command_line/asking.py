@@ -1,4 +1,4 @@
-"""The commands that give what tenants get: an answer of a tenant's model, and its predictions."""
+"""The commands that show a tenant's results: an answer of its model, and its predictions."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def ask(
 
 
 def _in_words(error: Exception) -> str:
-    """What went wrong; of a container's error document (docs/contracts.md) its message."""
+    """The error's message; for a container's error document (docs/contracts.md), the one in it."""
     try:
         return str(json.loads(str(error))["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -129,8 +129,8 @@ def _in_words(error: Exception) -> str:
 def _asked_workload(
     invocation: Invocation, tenant: ids.TenantId, workload: Workload | None
 ) -> Workload:
-    """The workload that is meant: the one named, the only one, or the one that serves the tenant.
-    Raises ``NotDone``."""
+    """The workload to ask: the one named, the only one, or the one that serves the tenant. Raises
+    ``NotDone``."""
     from tenantry.models.registry import ModelRegistry
 
     if workload is not None:

@@ -1,5 +1,5 @@
 """The commands that change models, endpoints and whole workloads: wind-down, pause, resume, drain,
-rollback, tier, capacity, retrain, redrive. Each says who did it."""
+rollback, tier, capacity, retrain, redrive. Each change records its author."""
 
 from __future__ import annotations
 
@@ -232,9 +232,9 @@ def rollback(
     why: str,
     yes: bool,
 ) -> None:
-    """Serve TENANT by its previous champion again, once that has answered; its owner is told.
+    """Serve TENANT by its previous champion again, once that has answered, and tell its owner.
 
-    The version that is turned away from does not come back by itself; --to brings it back.
+    The version that was rolled back does not return by itself; --to brings it back.
 
     \b
     Example:
@@ -275,7 +275,7 @@ def _show_in_dagster(
     metadata: Mapping[str, Any],
     data_version: str = "",
 ) -> None:
-    """Let Dagster's sensor show what was done, on the tenant's partition of
+    """Let Dagster's sensor show the change on the tenant's partition of
     ``endpoint_registration``."""
     name = ids.workload_name(workload.name)
     event = operator_events.OperatorEvent(
@@ -302,8 +302,8 @@ def tier(
     tier: tiers.Tier | None,
     why: str,
 ) -> None:
-    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without one, show how it
-    stands.
+    """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without a tier, show the
+    present one.
 
     It holds for requests that are taken in from now on: an upload, or a re-training. Until the
     model of such a request is registered, the tenant is served as before.
@@ -332,7 +332,7 @@ def tier(
     )
 
 
-# ---- what else the Dagster UI does, too ----------------------------------------------------------
+# ---- changes that the Dagster UI offers, too -----------------------------------------------------
 
 
 @click.command()
@@ -379,7 +379,7 @@ def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bo
 def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
     """Ask for challengers of the champions of WORKLOAD that are due, as its schedule does.
 
-    Which are due, and how many at once, its file says under `retraining`.
+    The section `retraining` of its file says which are due, and how many at once.
 
     \b
     Example:
@@ -410,8 +410,8 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
 def redrive(invocation: Invocation, yes: bool) -> None:
     """Send the events in the uploads' dead-letter queue back to be taken in.
 
-    An event lies there when taking its upload in failed fifty times: mostly because a table or a
-    bucket was away.
+    An event goes there after fifty failed attempts to take its upload in. The usual cause is a
+    table or bucket that was away.
 
     \b
     Example:
@@ -426,7 +426,7 @@ def redrive(invocation: Invocation, yes: bool) -> None:
     moved = 0
     with invocation.progress(shown=waiting > 1) as progress:
         bar = progress.add_task("sending back", total=waiting)
-        for moved in redriven(invocation.deployment):  # noqa: B007 - the last one is told
+        for moved in redriven(invocation.deployment):  # noqa: B007 - the last count is shown
             progress.advance(bar)
     if invocation.as_json:
         invocation.write_json({"format": 1, "sent_back": moved})

@@ -1,7 +1,7 @@
-"""The file that tells where a local cloud is: the variables botocore reads, a line each, as a shell
-reads them too.
+"""The file that names a local cloud: the variables that botocore reads, one a line, in a form that
+a shell reads too.
 
-Whoever starts a local cloud writes it, as ``make run`` does to ``.tenantry/environment``;
+The program that starts a local cloud writes it: ``make run`` writes ``.tenantry/environment``.
 ``tenantry`` finds it from any folder of the project. It holds no secrets: a local cloud's
 credentials are none.
 """
@@ -31,9 +31,9 @@ _NAMES_A_CLOUD: Final = (
     "AWS_PROFILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 )
-"""What the variables that say where AWS is, or whose, begin with."""
+"""The prefixes of the variables that name an AWS account or its address."""
 ANOTHERS: Final = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE", "AWS_SESSION_TOKEN")
-"""What would go before, or beside, the credentials of a file."""
+"""The variables that would override, or mix with, the credentials of a file."""
 START: Final = "start the local cloud with `make run`"
 _LINE: Final = re.compile(r"((?:AWS|TENANTRY)_[A-Z0-9_]{1,60})=([\x21-\x7e]{0,500})")
 _MAX_BYTES: Final = 16 * 1024
@@ -95,14 +95,14 @@ def read(path: Path) -> dict[str, str]:
 def find(start: Path) -> Path | None:
     """The file of the local cloud that runs in a folder or in one above it; None if there is none.
 
-    Somebody else's is none: it could send what is uploaded to whoever wrote it.
+    Another user's file is ignored, because it could send uploads to that user.
     """
     for folder in (start, *start.parents):
         path = folder.joinpath(*_PARTS)
         try:
             if path.is_file() and path.stat().st_uid == os.getuid():
                 return path
-        except OSError:  # a folder that may not be looked into
+        except OSError:  # a folder that this user may not read
             continue
     return None
 
@@ -113,7 +113,7 @@ def local_file() -> Path:
 
 
 def names_a_cloud(variables: Mapping[str, str]) -> bool:
-    """Whether variables say which cloud is meant, so that nothing needs to be looked for."""
+    """Whether variables name a cloud, so that no file has to be found."""
     return any(value and name.startswith(_NAMES_A_CLOUD) for name, value in variables.items())
 
 
@@ -134,7 +134,7 @@ def _is_of_this_machine(url: str) -> bool:
 
 
 def use(path: Path) -> None:
-    """Point this process at the local cloud the file tells of, if it answers, and at nothing else.
+    """Point this process at the file's local cloud, if it answers, and at nothing else.
 
     Raises:
         NoLocalCloudError: the file cannot be used, or nothing listens there any more.
@@ -150,8 +150,8 @@ def use(path: Path) -> None:
 
 
 def must_answer(variables: Mapping[str, str]) -> None:
-    """See that something listens where the variables send calls to. An SDK would try for a minute
-    before it said so.
+    """Check that something listens where the variables send calls. An SDK would try for a minute
+    before it reported a failure.
 
     Raises:
         NoLocalCloudError: nothing does.

@@ -1,5 +1,5 @@
-"""What is on its way and what serves: packs with their training jobs, endpoints, and the numbers of
-the queue."""
+"""The work on its way and the serving endpoints: packs with their training jobs, endpoints, and the
+counts of the queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tenantry.workloads.schema import Workload
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
 
-# SageMaker gives at most so many a call, and takes few calls a second
+# SageMaker returns at most this many in one call, and takes few calls a second
 ENDPOINTS_LISTED: Final = 100
 
 
@@ -46,8 +46,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class PackOnItsWay:
-    """Requests that share a job: how many have which status, since when the first was due, and the
-    job once there is one."""
+    """Requests that share a job: the number in each status, and the job once there is one."""
 
     pack: ids.PackId
     tier: Tier
@@ -71,7 +70,7 @@ class EndpointInUse:
 
 @dataclass(frozen=True)
 class WorkloadStatus:
-    """How a workload stands. ``oldest_wait`` is how long, in seconds, the longest waiting request
+    """The state of a workload. ``oldest_wait`` is how long, in seconds, the longest waiting request
     has been due."""
 
     workload: str
@@ -193,7 +192,7 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
 
 
 def workload_status(deployment: Deployment, workload: Workload, at: datetime) -> WorkloadStatus:
-    """How a workload stands at this moment."""
+    """The state of a workload at this moment."""
     queue, name = RequestQueue(deployment), ids.workload_name(workload.name)
     counts = queue.counts(name)
     longest = queue.due(name, most=1)

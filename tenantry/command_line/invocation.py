@@ -1,5 +1,5 @@
-"""What all commands share: where the cloud is, how results are written, what an error says and the
-status it ends with.
+"""The parts that all commands share: finding the cloud, writing results, wording errors, and the
+exit status.
 
 Modules of commands import nothing heavy at their top, so that help and a wrong option answer at
 once: boto3, pydantic and rich are imported where they are used.
@@ -53,7 +53,8 @@ _WORSE: Final = {
 
 
 class NotDone(click.ClickException):
-    """What was asked for could not be done; the message says why and what helps. Exit status 1."""
+    """The command could not do its work; the message gives the reason and the cure. Exit status
+    1."""
 
     exit_code = NOT_DONE
 
@@ -126,7 +127,7 @@ class TenantParameter(CheckedId):
         param: click.Parameter,  # noqa: ARG002 - click's signature
         incomplete: str,
     ) -> list[CompletionItem[Any]]:
-        """The ids that begin so, if a cloud is reached; a completion says nothing of errors."""
+        """The ids that begin so, if a cloud is reached; a completion reports no errors."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         from tenantry.aws.deployment import Deployment
@@ -159,10 +160,10 @@ REQUEST: Final = CheckedId("request", ids.request_id)
 
 @dataclasses.dataclass
 class Invocation:
-    """One call of a command: what it reaches, and how it says what it found.
+    """One call of a command: the cloud that it reaches, and the output of its results.
 
-    ``connected`` is the stack, of a program that has it already and calls commands. ``file`` tells
-    of the local cloud that is reached; None where this process's own variables decide.
+    ``connected`` is the stack, if a program that calls commands has it already. ``file`` is the
+    file of the local cloud; None where this process's own variables decide.
     """
 
     as_json: bool = False
@@ -178,7 +179,8 @@ class Invocation:
 
     @cached_property
     def workloads(self) -> Workloads:
-        """What the product offers, by name. What cannot be used of it is said once."""
+        """The workloads that the product offers, by name. Files that cannot be used are reported
+        once."""
         from rich.text import Text
 
         found = _read_workloads()
@@ -193,12 +195,12 @@ class Invocation:
 
     @cached_property
     def aside(self) -> Console:
-        """Where everything but results is written, so that those can be piped on."""
+        """The console for everything but results, so that results can be piped on."""
         return _console(sys.stderr)
 
     @property
     def operator(self) -> str:
-        """Who makes a change, for the histories."""
+        """The author of a change, for the histories."""
         try:
             return f"operator {getpass.getuser()}"
         except (OSError, KeyError):  # a user id without a name, as in a container
@@ -295,7 +297,8 @@ class Invocation:
 
 
 def _names_of_workloads() -> list[ids.WorkloadName]:
-    """The names of the workloads' files, which are not read: completing is to be quick."""
+    """The names of the workloads' files. The files are not read, because completion has to be
+    quick."""
     names = sorted(path.stem for path in folder_of_workloads().glob("*.yaml"))
     return [ids.WorkloadName(name) for name in names]
 
@@ -328,8 +331,8 @@ def _as_json(value: object) -> Any:
 
 
 def plain(value: object) -> str:
-    """A value as a table shows it. What came from outside may hold control characters, which a
-    terminal would obey."""
+    """A value as a table shows it, without control characters: text from outside may hold some, and
+    a terminal would obey them."""
     if value is None:
         return "–"
     if isinstance(value, datetime):
@@ -338,7 +341,7 @@ def plain(value: object) -> str:
 
 
 def coloured(status: str) -> Text:
-    """A status in the colour of what is not well."""
+    """A status, coloured if it is a problem."""
     from rich.text import Text
 
     return Text(status, style=_WORSE.get(status, ""))
@@ -394,13 +397,15 @@ def _errors_in_words() -> Iterator[None]:
 
 
 def find_cloud(*, local: bool, file: Path | None, tell: bool) -> Path | None:
-    """Point this process at the cloud that is meant: that of a file, if one is named or lies in a
-    folder around and no variable names another. Returns the file.
+    """Point this process at its cloud. Returns the file that names it; None if variables do.
+
+    ``local`` goes first, then a file that is given. Without either, and without variables that name
+    a cloud, the file in the nearest folder around this one counts.
 
     Args:
-        local: the local cloud is meant, whatever variables say.
-        file: the file that is named.
-        tell: say which local cloud was found.
+        local: use the local cloud, even if variables name another.
+        file: the file that was given.
+        tell: print which local cloud was found.
 
     Raises:
         NoLocalCloudError: it does not answer.
@@ -423,7 +428,7 @@ json_option: Final = click.option(
 
 
 def words_for_errors(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command words for what can go wrong."""
+    """Give a command words for its possible errors."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
@@ -434,8 +439,8 @@ def words_for_errors(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Callable[..., None]:
-    """Give a command ``--local``, ``--environment`` and ``--json``, and words for what can go
-    wrong."""
+    """Give a command ``--local``, ``--environment`` and ``--json``, and words for its possible
+    errors."""
 
     @json_option
     @click.option(

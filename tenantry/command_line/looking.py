@@ -52,7 +52,7 @@ def status(invocation: Invocation, workload: Workload | None, watch: bool, every
 
     Requests are counted by status; the oldest wait is how long the longest waiting one has been
     due. Each pack on its way is shown with its training job, each shared endpoint with the models
-    it serves. The last line says "All well.", or what is not well and what helps.
+    it serves. The last line says "All well.", or the last lines name each problem and its cure.
 
     \b
     Example:
@@ -104,8 +104,8 @@ def tenant(
     """The whole story of TENANT in the order of time: uploads, requests, versions, champion, latest
     prediction.
 
-    Each change of a request says who made it and why; the reason of a refused or dead-lettered one
-    is what the tenant's owner was told. Times are UTC.
+    Each change of a request shows who made it and why. The tenant's owner was told the reason of a
+    refused or dead-lettered one. Times are UTC.
 
     \b
     Example:
@@ -188,8 +188,8 @@ def tenants(
 ) -> None:
     """The tenants by their ids: champion, its score, the age of its data, the newest request.
 
-    A tenant is listed that has a model, or a request that is not finished or is dead-lettered. Of
-    one whose every upload was refused `tenantry tenant` tells.
+    The list has each tenant with a model, or with an unfinished or dead-lettered request. For a
+    tenant whose every upload was refused, see `tenantry tenant`.
 
     \b
     Examples:

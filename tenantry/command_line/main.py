@@ -52,7 +52,7 @@ _LISTED: Final = {
 
 
 class _Commands(click.Group):
-    """A group whose help lists its commands by subject, each with all of its first sentence."""
+    """A group whose help lists its commands by subject, each with its whole first sentence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The commands, in the order of the help."""

@@ -1,4 +1,4 @@
-"""The command that makes a workload's file, to begin from."""
+"""The command that writes the first file of a new workload."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _SCHEMA: Final = "# yaml-language-server: $schema=./workload.schema.json"
 def new_workload(name: ids.WorkloadName, container: str, as_json: bool) -> None:
     """Write a file to begin a workload NAME from, which runs as it is.
 
-    It is written to the folder of workloads, `workloads/` or what TENANTRY_WORKLOADS names. No
-    cloud is needed.
+    The file goes to the folder `workloads/`, or to the one that TENANTRY_WORKLOADS names. No cloud
+    is needed.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The commands that change what is owed to tenants: retry and cancel. Each says who did it."""
+"""The commands that change tenants' requests: retry and cancel. Each change records its author."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 @dataclass
 class _Changes:
-    """What a change of several requests came to: those that were changed, and why others were
-    not."""
+    """The result of changing several requests: the changed ones, and why others stayed."""
 
     done: list[Request] = field(default_factory=list)
     not_done: list[tuple[Request, str]] = field(default_factory=list)
@@ -45,8 +44,8 @@ class _Changes:
         invocation: Invocation,
         verb: str,
     ) -> None:
-        """Change each request, with a progress bar where there are several. One that moved on stops
-        nobody else's."""
+        """Change each request, with a progress bar where there are several. A request that has
+        moved on does not stop the others."""
         from botocore.exceptions import ClientError
 
         from tenantry.aws.objects import error_code
@@ -61,11 +60,11 @@ class _Changes:
                 except ClientError as error:
                     if error_code(error) != "ValidationException":
                         raise
-                    self.not_done.append((request, str(error)))  # of this row: it is too large, say
+                    self.not_done.append((request, str(error)))  # this row is too large, say
                 progress.advance(bar)
 
     def report(self, invocation: Invocation, verb: str) -> None:
-        """Say what was done. Raises ``NotDone`` when anything was not."""
+        """Report the changes. Raises ``NotDone`` when any request was not changed."""
         if invocation.as_json:
             invocation.write_json(
                 {
@@ -125,8 +124,9 @@ def retry(
 ) -> None:
     """Give TENANT's latest request all its tries again, from now on; or every dead-lettered one.
 
-    For requests that failed, were dead-lettered, cancelled, or refused while they were worked on.
-    One that was refused when it came in never was a request: its tenant uploads again.
+    It is for requests that failed, were dead-lettered, cancelled, or refused while they were worked
+    on. An upload that was refused when it came in never was a request: its tenant has to upload
+    again.
 
     \b
     Examples:
@@ -158,7 +158,7 @@ def _retried_of(
     tenant: ids.TenantId,
     request: ids.RequestId | None,
 ) -> Request:
-    """The one request of a tenant's that is meant. Raises ``NotDone``."""
+    """The tenant's request to retry. Raises ``NotDone``."""
     rows = [queue.of_tenant(ids.workload_name(workload.name), tenant) for workload in workloads]
     if request is not None:
         named = [row for of_workload in rows for row in of_workload if row.request == request]
@@ -205,9 +205,8 @@ def cancel(
 ) -> None:
     """Take TENANT's unfinished requests out of the queue, or all requests of a pack.
 
-    A pack on its way goes on without a tenant that was cancelled. A pack that is cancelled as a
-    whole has its job stopped; what was registered of it already stays. `tenantry retry` brings a
-    cancelled request back.
+    A pack on its way goes on without a cancelled tenant. Cancelling a whole pack stops its job,
+    too; models that are registered already stay. `tenantry retry` brings a cancelled request back.
 
     \b
     Examples:
@@ -250,6 +249,3 @@ def _stop_job_of(invocation: Invocation, workload: ids.WorkloadName, pack: ids.P
 
     if job := stop_job_of_pack(invocation.deployment, workload, pack):
         invocation.aside.print(f"training job {job} is being stopped", soft_wrap=True)
-
-
-# ---- the end of a workload -----------------------------------------------------------------------

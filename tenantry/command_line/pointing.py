@@ -17,7 +17,7 @@ _OURS: Final = ("TENANTRY_STACK", "TENANTRY_WORKLOADS")
 _TOLD: Final = re.compile(
     r"AWS_(PROFILE|DEFAULT_PROFILE|REGION|DEFAULT_REGION|ENDPOINT_URL(_[A-Z0-9_]+)?)"
 )
-"""The variables of an AWS account that say where it is. None of them is a secret."""
+"""The variables that locate an AWS account. None of them is a secret."""
 _PASSWORD: Final = re.compile(r"//[^/@]*@")  # of a URL
 
 
@@ -47,7 +47,7 @@ def env(invocation: Invocation) -> None:
         raise Unreachable(
             f"nothing says which cloud is meant: {environment.START}, or set AWS_PROFILE"
         )
-    # The file of a local cloud holds nothing but what leads to it.
+    # The file of a local cloud holds only the variables that lead to it.
     of_a_file = local and invocation.file is not None
     told = variables if of_a_file else _without_secrets(variables)
     ours = {name: value for name, value in os.environ.items() if name in _OURS}
@@ -57,7 +57,7 @@ def env(invocation: Invocation) -> None:
         invocation.write_json({"format": 1, "local": local, "stack": stack, "variables": told})
         return
     kind = "The local cloud" if local else "The AWS account"
-    # A shell runs what stands here; a folder's name may hold the end of a line.
+    # A shell runs this output, and a folder's name may hold the end of a line.
     click.echo(plain(f"# {kind} {where}. Stack: {stack}"))
     if of_a_file:
         click.echo(f"unset {' '.join(environment.ANOTHERS)}")

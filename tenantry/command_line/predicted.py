@@ -1,5 +1,5 @@
-"""A tenant's batch predictions as they lie in S3, and answers as people look at them: as a table,
-and with their pictures in files."""
+"""A tenant's batch predictions as S3 has them, and answers for people: as a table, with their
+pictures in files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Tabulated:
 
 
 def tabulated(documents: Sequence[Any]) -> Tabulated:
-    """Answers as a table, whatever their workload.
+    """Answers of any workload as a table.
 
     Lists of one length become columns. A list of objects becomes rows. An answer that has neither
     is a row itself.
@@ -122,7 +122,7 @@ def _is_moment(value: object) -> bool:
 
 
 def without_pictures(document: Any, output: Path | None) -> tuple[Any, list[Path]]:
-    """An answer with each picture replaced by its file, or by its size where none is to be written;
+    """An answer with each picture replaced by its file, or by its size if no file is to be written;
     and the files.
 
     The first picture is written to ``output``; further ones beside it, with their numbers.

@@ -1,4 +1,4 @@
-"""The tenants of a workload, and how each stands, read page by page: there may be ten thousand."""
+"""The tenants of a workload and the state of each, read page by page: there may be ten thousand."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NOT_WELL: Final[tuple[Status, ...]] = ("failed", "refused", "dead_lettered")
 
 @dataclass(frozen=True)
 class TenantStanding:
-    """How a tenant stands: its champion, what that scored, where its data end, and what its newest
-    request has become."""
+    """The state of a tenant: its champion and that one's score, the end of its data, and the status
+    of its newest request."""
 
     tenant: ids.TenantId
     workload: ids.WorkloadName
@@ -49,7 +49,7 @@ class TenantStanding:
 
 @dataclass(frozen=True)
 class Page:
-    """Some tenants; ``more``: others come after them."""
+    """Some tenants; ``more`` tells whether others come after them."""
 
     tenants: Sequence[TenantStanding]
     more: bool
@@ -120,7 +120,7 @@ def _standings(
 
 
 def problems_of(listed: Sequence[TenantStanding]) -> list[str]:
-    """What is not well with tenants, a sentence for each kind."""
+    """The tenants' problems, a sentence for each kind."""
     found = []
     for status in NOT_WELL:
         tenants = [one.tenant for one in listed if one.status == status]

@@ -1,4 +1,4 @@
-"""How everything stands at a moment, what of it is not well, and how a terminal shows that."""
+"""The state of everything at a moment, its problems, and their form in a terminal."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 ALL_WELL: Final = "All well."
 ALL_LISTED_WELL: Final = "All well with these."
-"""Of a list in which not everything stands."""
+"""For a list that is not complete."""
 _LONG_WAIT_SECONDS: Final = 600.0  # far beyond the launcher's ticks
 _ENDED_BADLY: Final = frozenset({"Failed", "Stopped"})
 
 
 @dataclass(frozen=True)
 class Statuses:
-    """How the workloads stand at a moment; ``left_behind`` is what removed ones left, and
+    """The state of the workloads at a moment. ``left_behind`` are the remains of removed ones;
     ``unreadable`` says by name why files cannot be used."""
 
     at: datetime
@@ -38,7 +38,7 @@ class Statuses:
 
     @property
     def problems(self) -> list[str]:
-        """What is not well, a sentence each, with what helps."""
+        """The problems, a sentence each, with the cure."""
         found = []
         if dead := self.upload_events.dead_letters:
             found.append(f"Uploads in the dead-letter queue: {dead}; see `tenantry redrive`")
@@ -55,7 +55,7 @@ class Statuses:
 
 
 def collect(invocation: Invocation, workload: Workload | None) -> Statuses:
-    """Look at a workload, or at all and at what removed ones left."""
+    """Look at a workload, or at all of them and at the remains of removed ones."""
     at, deployment = now(), invocation.deployment
     found = [fleet.workload_status(deployment, one, at) for one in invocation.chosen(workload)]
     left = left_behind(deployment, invocation.workloads.names) if workload is None else []
@@ -86,7 +86,7 @@ def _problems_of(one: fleet.WorkloadStatus) -> Iterator[str]:
 
 
 def endpoint_problems(endpoints: Sequence[fleet.EndpointInUse]) -> Iterator[str]:
-    """What is wrong with endpoints; one that is being made or changed is well."""
+    """The endpoints' problems; an endpoint that is being made or changed has none."""
     for one in endpoints:
         if one.status == "Failed" or one.reason:
             why = ", with the reason above" if one.reason else ""
@@ -104,7 +104,7 @@ def shown(invocation: Invocation, statuses: Statuses, *, fits: bool = False) -> 
 
 
 def verdict(problems: Sequence[str], all_well: str = ALL_WELL) -> list[Text]:
-    """The last lines of a look: that all is well, or what is not."""
+    """The last lines of a status: all is well, or the problems."""
     if not problems:
         return [Text(all_well, style="green")]
     listed = [Text(f"  {plain(problem)}", style="red") for problem in problems]

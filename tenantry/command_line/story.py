@@ -1,5 +1,5 @@
-"""A tenant's whole story: what it uploaded, what became of it and why, its models, and what it was
-last predicted."""
+"""A tenant's whole story: its uploads, their results and reasons, its models, and its last
+prediction."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Story:
-    """What is known of a tenant for one workload. ``events`` are in the order of time."""
+    """The known facts about a tenant for one workload. ``events`` are in the order of time."""
 
     tenant: str
     workload: str

@@ -52,7 +52,8 @@ def upload(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Upload FILES for TENANT, as the product's app does; a model is made of them by itself.
+    """Upload FILES for TENANT, as the product's app does; a model is made from them without further
+    steps.
 
     \b
     Example:

@@ -50,24 +50,26 @@ def ensure_endpoint(
     timeout: float = 1800.0,
     began: datetime | None = None,
 ) -> Endpoint:
-    """Bring the endpoint on some machines into service, creating or updating it where it is not as
-    the workload says.
+    """Bring the endpoint on some machines into service. Create it, or update it where it differs
+    from the workload.
 
-    Model and endpoint configuration are named by what is in them, so that an existing one is the
-    right one. An update keeps the instance count the capacity schedule chose.
+    The names of the model and the endpoint configuration depend on their content, so an existing
+    one is the right one. An update keeps the instance count the capacity schedule chose.
 
-    Who only needs an endpoint that serves says when it ``began``. An endpoint that was changed
-    since is left as it is, as its configuration may be that of a later release; and one whose
-    update was rolled back serves on, and will do.
+    A caller that only needs an endpoint in service says when it ``began``:
+
+    - An endpoint that was changed since then stays as it is: its configuration may be a later
+      release's.
+    - An endpoint whose update was rolled back serves on, which is enough.
 
     Args:
         deployment: names of buckets and roles.
         workload: container, instance type and count.
-        machines: whose it is: a tenant's own, or a shared tier's.
-        shape: which of the workload's endpoints there.
+        machines: the endpoint's: a tenant's own, or a shared tier's.
+        shape: the hosting shape of the endpoint.
         timeout: seconds to wait for it.
-        began: when the caller began, and read the workload; None for who is to see to it that the
-            endpoint follows it.
+        began: when the caller began and read the workload; None for a caller that must make the
+            endpoint follow the workload.
 
     Raises:
         NotAsynchronousError: the workload has no endpoint of that shape.
@@ -108,7 +110,7 @@ def ensure_endpoint(
 def _update(
     deployment: Deployment, name: str, config_name: str, timeout: float
 ) -> Literal["created", "updated", "unchanged"]:
-    """Give an endpoint another configuration, unless somebody else just has.
+    """Give an endpoint another configuration, unless another process just has.
 
     Raises:
         EndpointFailedError: it does not come into service, or others keep changing it.
@@ -122,7 +124,7 @@ def _update(
                 EndpointName=name, EndpointConfigName=config_name, RetainAllVariantProperties=True
             )
         except ClientError as error:
-            # Another run, or the capacity's schedule, began a change since it was looked at.
+            # Another run, or the capacity schedule, has begun a change since the last look.
             if "in-progress" not in str(error):
                 raise
         else:
@@ -135,8 +137,8 @@ def _update(
 def _remove(
     deployment: Deployment, name: str, described: DescribeEndpointOutputTypeDef, timeout: float
 ) -> None:
-    """Delete an endpoint that failed, which is all that can be done with one, and wait until it is
-    gone or another is there.
+    """Delete a failed endpoint, as SageMaker allows nothing else, and wait until it is gone or
+    replaced.
 
     https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeEndpoint.html,
     EndpointStatus
@@ -191,7 +193,7 @@ def is_missing(error: ClientError) -> bool:
 
 
 def create_once(create: Any, request: Mapping[str, Any]) -> None:
-    """Make something under a name that says what is in it, unless it is there."""
+    """Create a resource whose name depends on its content, unless it exists."""
     try:
         create(**request)
     except ClientError as error:
@@ -250,8 +252,8 @@ def set_capacity(
     """Give an endpoint a number of instances and wait until it has them.
 
     Raises:
-        EndpointFailedError: it is not there, the account may not have so many, there were no
-            machines, or it did not come back into service.
+        EndpointFailedError: the endpoint is missing, the account's quota is too small, there were
+            no machines, or it did not come back into service.
     """
     before = wait_in_service(deployment, endpoint, timeout=timeout)
     if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # ModelNotReadyException: loading may go on for 360 s; botocore does not retry it.
 # https://docs.aws.amazon.com/sagemaker/latest/dg/invoke-multi-model-endpoint.html
 MODEL_LOADING_SECONDS: Final = 360.0
-# A container that has too much to do says 429, and 504 when the time a request gave has passed
+# An overloaded container answers 429, and 504 once the time that a request allowed has passed
 # (docs/contracts.md).
 BUSY_SECONDS: Final = 20.0
 JSON: Final = "application/json"
@@ -39,7 +39,7 @@ class InvocationRefusedError(TenantryError, ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered, as it came."""
+    """A model's answer, unchanged."""
 
     content: bytes
     content_type: str
@@ -60,8 +60,8 @@ def invoke(
         InvocationRefusedError: the container refused the request or the archive, with its own words
             in the message; or the route's endpoint does not answer at once.
         EndpointFailedError: there is no such endpoint, or it is not in service.
-        EndpointBusyError: it has too much to do, or has not loaded the model, also after it was
-            asked again for a while.
+        EndpointBusyError: it is overloaded or has not loaded the model, even after repeated
+            attempts.
         UnknownShapeError: this release does not know the route's shape.
         botocore.exceptions.ClientError: anything else.
     """
@@ -118,8 +118,9 @@ def invoke(
 
 
 def not_taken(error: ClientError, endpoint: str) -> EndpointFailedError | InvocationRefusedError:
-    """What a ``ValidationError`` of SageMaker's runtime means: it begins with the endpoint's name
-    where that one is missing or not in service, and is about the request otherwise."""
+    """The meaning of a ``ValidationError`` of SageMaker's runtime. One that begins with the
+    endpoint's name says that the endpoint is missing or not in service. Any other is about the
+    request."""
     message = str(error.response.get("Error", {}).get("Message", error))
     if message.startswith(f"Endpoint {endpoint} "):
         return EndpointFailedError(message)

@@ -10,9 +10,9 @@ class Route:
     """How a tenant's model is asked.
 
     ``shape`` names the hosting shape that knows how (``tenantry.hosting.shapes.catalogue``). A row
-    of the registry may name one of a later release, so it is looked up only when somebody asks.
-    ``endpoint`` is SageMaker's name of it. ``target_model`` names the archive that answers, as
-    ``sagemaker_names.target_model`` has it.
+    of the registry may name a later release's shape, so the shape is looked up only when the model
+    is asked. ``endpoint`` is the endpoint's name in SageMaker. ``target_model`` names the archive
+    that answers, as ``sagemaker_names.target_model`` writes it.
     """
 
     shape: str

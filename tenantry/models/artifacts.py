@@ -1,5 +1,5 @@
-"""Versions' archives: kept for good once they are what their training promised, and put where an
-endpoint serves from."""
+"""Versions' archives: kept for good once they match their training's promise, and placed under an
+endpoint's prefix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ArchiveDiffersError(TenantryError, ValueError):
-    """The bytes in S3 are not those that were promised.
+    """The bytes in S3 are not the promised ones.
 
     ``code`` is ``archive_size_differs`` or ``archive_digest_differs``.
     """
@@ -29,7 +29,7 @@ class ArchiveDiffersError(TenantryError, ValueError):
 
 @dataclass(frozen=True)
 class Promise:
-    """What an archive must be: so many bytes, with this hexadecimal SHA-256."""
+    """The size in bytes and the hexadecimal SHA-256 that an archive must have."""
 
     size: int
     sha256: str
@@ -45,22 +45,22 @@ def keep(
     *,
     wait: float,
 ) -> str | None:
-    """Copy an archive that a training job left to its durable address, if it is what was promised.
+    """Copy an archive from a training job's output to its durable key, if it matches its promise.
 
     Args:
         deployment: the data bucket.
         left: the key under which the job left it.
-        workload: whose model it is.
-        tenant: whose it is.
+        workload: the model's workload.
+        tenant: the model's tenant.
         version: which of the tenant's versions.
-        promise: what the task's outcome says of it.
-        wait: seconds it is waited for; checkpoints are synced a moment after the container reports.
+        promise: its size and digest, from the task's outcome.
+        wait: seconds to wait for it; checkpoints are synced a moment after the container reports.
 
     Returns:
         The durable key; None when the archive is not there within ``wait`` seconds.
 
     Raises:
-        ArchiveDiffersError: it is there, and is not what was promised.
+        ArchiveDiffersError: it is there, but does not match its promise.
     """
     deadline = time.monotonic() + wait
     kept = s3_keys.artifact(workload, tenant, version)
@@ -88,7 +88,7 @@ def place(
 
     Raises:
         objects.ObjectMissingError: its archive is neither where it was kept nor at the endpoint.
-        ArchiveDiffersError: it is not what its training promised.
+        ArchiveDiffersError: it does not match its training's promise.
     """
     promise = Promise(model.size, model.sha256)
     destination = s3_keys.endpoint_model(endpoint, model.tenant, model.version)
@@ -98,13 +98,14 @@ def place(
     try:
         _copy_verified(deployment, model.archive, destination, promise)
     except objects.ObjectMissingError:
-        # Of a version from before archives were kept, the endpoint's copy outlives the training's.
+        # A version from before archives were kept may have only the endpoint's copy, as the
+        # training's expires.
         _verified(deployment, destination, promise)
 
 
 def _copy_verified(deployment: Deployment, source: str, destination: str, promise: Promise) -> None:
-    """Copy just the bytes that were verified: a job that writes in between makes S3 refuse, and
-    they are verified anew."""
+    """Copy exactly the verified bytes. If a job writes in between, S3 refuses the copy, and the new
+    bytes are verified."""
     while True:
         etag = _verified(deployment, source, promise)
         try:
@@ -115,7 +116,7 @@ def _copy_verified(deployment: Deployment, source: str, destination: str, promis
 
 
 def _verified(deployment: Deployment, key: str, promise: Promise) -> str:
-    """The ETag of an archive that is what was promised. Raises ``objects.ObjectMissingError`` and
+    """The ETag of an archive that matches its promise. Raises ``objects.ObjectMissingError`` and
     ``ArchiveDiffersError``."""
     found = objects.digest(deployment.s3, deployment.data_bucket, key)
     if found.size != promise.size:

@@ -1,5 +1,5 @@
-"""Whether a challenger follows the champion: their scores, held against each other and against what
-the workload requires."""
+"""Whether a challenger follows the champion: compares their scores with each other and with the
+workload's requirement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tenantry.workloads.schema import Workload
 
 
 def not_sufficient(workload: Workload, model: ModelVersion) -> str:
-    """Why a model is not good enough for its workload, whoever it is compared with."""
+    """Why a model does not meet its workload's requirement, apart from any comparison."""
     quality = workload.quality
     return (
         f"its {quality.metric} is {model.metrics.get(quality.metric)}; {quality.required:g} is "
@@ -51,17 +51,17 @@ def compared(
 
 
 def has_fresh_score(challenger: ModelVersion, champion: ModelVersion) -> bool:
-    """Whether it is known what the champion was worth on the challenger's data."""
+    """Whether the champion's score on the challenger's data is known."""
     fresh = champion.fresh
     return fresh is not None and Moment.of(fresh.data) == Moment.of(challenger.version)
 
 
 def comparable(challenger: ModelVersion, champion: ModelVersion) -> Mapping[str, float]:
-    """The champion's metrics on the challenger's data where they are known, and at its own training
-    elsewhere.
+    """The champion's metrics on the challenger's data if they are known, else those of its own
+    training.
 
-    What it promised when it was made is no measure once its world has changed: any challenger would
-    seem to be worse.
+    The scores of its training are no measure once the world has changed: any challenger would seem
+    to be worse.
     """
     fresh = champion.fresh
     return (

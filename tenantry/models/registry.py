@@ -34,7 +34,7 @@ class ChampionChangedError(TenantryError, RuntimeError):
 
 @dataclass(frozen=True)
 class FreshScore:
-    """What a served version was worth on data that came after it was made: those prepared as
+    """The score of a served version on data that came after it was made: those prepared as
     ``data``, for another version."""
 
     data: ids.Version
@@ -45,13 +45,13 @@ class FreshScore:
 class ModelVersion:
     """An artifact: an immutable version of a tenant's model.
 
-    ``archive`` is the key of its ``tar.gz`` in the data bucket, where nothing expires; ``left`` is
-    the one under which its training left it, beside its outcome and its other files, all of which
-    expire. Versions from before archives were kept have the second alone. ``size`` is in bytes;
-    ``metrics`` are the container's. ``recipe`` is the workload's when it was made: another one
-    would have made another model of the same data. ``fresh`` is its latest score on newer data, if
-    there were any. ``traceparent`` is the trace of its upload, as W3C writes it; empty for versions
-    of releases without.
+    ``archive`` is the key of its ``tar.gz`` in the data bucket, where nothing expires. ``left`` is
+    the key under which its training left it, beside its outcome and its other files; all of these
+    expire. In versions from before archives were kept, ``archive`` is that key and ``left`` is
+    empty. ``size`` is in bytes; ``metrics`` are the container's. ``recipe`` is the workload's when
+    it was made: another one would have made another model of the same data. ``fresh`` is its latest
+    score on newer data, if there were any. ``traceparent`` is the trace of its upload, as W3C
+    writes it; empty for versions of releases without.
     """
 
     tenant: ids.TenantId
@@ -84,12 +84,12 @@ class ModelVersion:
 class Champion:
     """The pointer to the version a tenant is served by; ``route`` is how it is asked.
 
-    ``previous`` is what a rollback returns to. ``rolled_back_from`` is the version somebody turned
-    away from to come back to this one. ``made`` is when the version was made, and ``recipe`` how;
-    both are unknown of a champion from before they were kept. ``retraining`` names the occasion on
+    ``previous`` is the version that a rollback returns to. ``rolled_back_from`` is the version that
+    a rollback replaced by this one. ``made`` is when the version was made, and ``recipe`` how; both
+    are unknown for a champion from before they were kept. ``retraining`` names the occasion on
     which a re-training was last asked for. ``card`` is the version's, so that asking needs one
-    read; it is empty where it is large. ``told_too_old``: its owner was told that its data are too
-    old to predict from. ``traceparent`` is the version's.
+    read; it is empty if it is large. ``told_too_old`` tells whether its owner knows that its data
+    are too old to predict from. ``traceparent`` is the version's.
     """
 
     tenant: ids.TenantId
@@ -204,11 +204,11 @@ class ModelRegistry:
         return sorted(map(_model, rows), key=lambda model: model.made)
 
     def note(self, model: ModelVersion, status: ModelStatus, note: str) -> None:
-        """Write what became of a version."""
+        """Write a version's status, and the reason."""
         self._note_on_version(model, {"status": status, "note": note[:_MAX_WHY]})
 
     def note_fresh_score(self, model: ModelVersion, fresh: FreshScore) -> None:
-        """Write what a version was worth on newer data, in place of what was known before."""
+        """Write a version's score on newer data in place of the previous one."""
         said = {"data": fresh.data, "metrics": dict(fresh.metrics)}
         self._note_on_version(model, {"fresh": json.dumps(said)})
 
@@ -262,7 +262,7 @@ class ModelRegistry:
         (None: if there is none).
 
         Raises:
-            ChampionChangedError: somebody else flipped the pointer first.
+            ChampionChangedError: another process flipped the pointer first.
         """
         return self._flip(
             model, route, instead_of, instead_of.version if instead_of else None, None
@@ -271,16 +271,16 @@ class ModelRegistry:
     def return_to(
         self, model: ModelVersion, route: Route, instead_of: Champion, previous: ids.Version | None
     ) -> Champion:
-        """Make a version its tenant's champion again, instead of one that is turned away from.
+        """Make a version its tenant's champion again, in place of the one that is rolled back.
 
         Args:
             model: the version to return to.
             route: how it is asked.
-            instead_of: the champion that is turned away from.
-            previous: what another rollback would return to.
+            instead_of: the champion that is rolled back.
+            previous: the version that a further rollback would return to.
 
         Raises:
-            ChampionChangedError: somebody else flipped the pointer first.
+            ChampionChangedError: another process flipped the pointer first.
         """
         return self._flip(model, route, instead_of, previous, instead_of.version)
 
@@ -336,13 +336,13 @@ class ModelRegistry:
         return champion
 
     def note_retraining(self, champion: Champion, occasion: str) -> None:
-        """Remember on a champion, as long as it is one, on which occasion its re-training was asked
-        for."""
+        """Note on a champion, if it still is one, the occasion of its latest re-training
+        request."""
         self._note_on(champion, "retraining", occasion)
 
     def note_told_too_old(self, champion: Champion) -> None:
-        """Remember on a champion, as long as it is one, that its owner was told its data are too
-        old to predict from."""
+        """Note on a champion, if it still is one, that its owner was told its data are too old to
+        predict from."""
         self._note_on(champion, "told_too_old", True)
 
     def _note_on(self, champion: Champion, attribute: str, value: str | bool) -> None:
@@ -386,7 +386,7 @@ def _champion(row: Mapping[str, Any]) -> Champion:
         workload=ids.WorkloadName(row["workload"]),
         version=version,
         route=Route(
-            # A row from before there were other shapes names none.
+            # A row from before other shapes existed names none.
             shape=row.get("shape", MULTI_MODEL.name),
             endpoint=row["endpoint"],
             target_model=sagemaker_names.target_model(tenant, version),

@@ -1,7 +1,7 @@
 """Ids: strings that were checked where they entered, and values of their own type from then on.
 
-The builders of keys and names beside this module take only those, so a string that nobody checked
-cannot become part of a key.
+The builders of keys and names beside this module take only those, so an unchecked string cannot
+become part of a key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _QUESTION: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class InvalidIdError(TenantryError, ValueError):
-    """A string that is not an id of its kind; the message says which and what is allowed."""
+    """A string is not an id of its kind; the message names the kind and the rule."""
 
 
 def _checked(kind: str, pattern: re.Pattern[str], text: object) -> str:
@@ -70,10 +70,10 @@ _TURNS_TEXT_ROUND: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u20
 
 
 def file_name(text: object) -> FileName:
-    """A file inside an upload, named as people name files: no folder, no leading dot, nothing that
-    hides what it is.
+    """The name of a file inside an upload, as people name files: no folder, no leading dot, no
+    characters that disguise it.
 
-    Raises ``InvalidIdError`` with a sentence that says what is wrong.
+    Raises ``InvalidIdError``; the message states the fault.
     """
     if not isinstance(text, str):
         raise InvalidIdError("a file name is text")
@@ -85,7 +85,7 @@ def file_name(text: object) -> FileName:
 def _wrong_with_file_name(name: str) -> str | None:
     if not name:
         return "has at least one character"
-    # A URL may be read once more on the way: what it would become then is held to the same.
+    # A URL may be decoded once more on the way, so the decoded name has to meet the same rules.
     for said in (name, unquote(name)):
         if "/" in said or "\\" in said:
             return "names no folder: it has no slash or backslash"
@@ -120,25 +120,25 @@ def request_id(text: object) -> RequestId:
 
 
 def question_id(text: object) -> QuestionId:
-    """The id of what a tenant's model was asked. Raises ``InvalidIdError``."""
+    """The id of a question to a tenant's model. Raises ``InvalidIdError``."""
     return QuestionId(_checked("question id", _QUESTION, text))
 
 
 def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> RequestId:
-    """The id of a request: the hash of tenant, workload and content, so that a repeated event is
-    nothing new.
+    """The id of a request: the hash of tenant, workload and content, so that a repeated event gives
+    the same id.
 
     Args:
-        workload: whose model is asked for.
-        tenant: for whom.
+        workload: the model's workload.
+        tenant: the tenant it is for.
         content: digest of the upload's files and parameters.
     """
     return RequestId(hashlib.sha256(f"{workload}\0{tenant}\0{content}".encode()).hexdigest()[:32])
 
 
 def version_of(request: RequestId | str, at: datetime) -> Version:
-    """A new version's name: when it was asked for (UTC), and a digest that tells apart what was
-    asked at once."""
+    """A new version's name: the given moment (UTC), and a digest that tells apart requests of the
+    same moment."""
     digest = hashlib.sha256(str(request).encode()).hexdigest()[:8]
     return Version(f"{moment_of(at)}-{digest}")
 
@@ -150,15 +150,15 @@ def moment_of(at: datetime) -> str:
 
 
 def upload_moment(version: Version) -> str:
-    """When the upload came that a version was made of (``moment_of``).
+    """The moment of the upload that a version was made from (``moment_of``).
 
-    Of two versions of one upload none is the older: their names differ in the digest alone.
+    Two versions of one upload are equally old: their names differ in the digest alone.
     """
     return version.partition("-")[0]
 
 
 def pack_id_of(members: list[str]) -> PackId:
-    """The id of a pack: the hash of what is in it, so that the same pack gets the same training
+    """The id of a pack: the hash of its members, so that the same pack gets the same training
     job."""
     digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
     return PackId(f"p-{digest}")
@@ -167,12 +167,12 @@ def pack_id_of(members: list[str]) -> PackId:
 def question_id_of(
     workload: WorkloadName, tenant: TenantId, version: Version, content: str
 ) -> QuestionId:
-    """The id of what a version of a tenant's model was asked: the same question has the same id,
-    another tenant's never.
+    """The id of a question to a version of a tenant's model. The same question has the same id;
+    another tenant's never has.
 
     Args:
-        workload: whose model is asked.
-        tenant: whose it is.
+        workload: the model's workload.
+        tenant: the model's tenant.
         version: which of its versions.
         content: the request in its canonical form, with all else that decides the answer.
     """

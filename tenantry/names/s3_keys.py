@@ -1,8 +1,8 @@
 """Every key of S3, built from validated ids. Nothing else formats one.
 
-What a tenant's session may touch has the tenant directly after a fixed prefix: IAM's ``*`` spans
-slashes, so a policy with a wildcard before the tenant would take any other part of a key for the
-tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
+In keys that a tenant's session may touch, the tenant comes directly after a fixed prefix. IAM's
+``*`` spans slashes: a policy with a wildcard before the tenant would take any other part of a key
+for the tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def parse_manifest_key(key: str) -> tuple[WorkloadName, TenantId, UploadId]:
 
 
 TENANT_ROOTS: Final = ("predictions/", "archive/", "cache/", "async/")
-"""Of the data bucket, above ``{tenant}/{workload}/``; of the uploads bucket it is
+"""The roots in the data bucket above ``{tenant}/{workload}/``. In the uploads bucket the root is
 ``UPLOADS_ROOT``."""
 
 WORKLOAD_ROOTS: Final = (
@@ -77,7 +77,7 @@ WORKLOAD_ROOTS: Final = (
     "batches/",
     "async-failures/",
 )
-"""Of the data bucket, above ``{workload}/``."""
+"""The roots in the data bucket above ``{workload}/``."""
 
 
 def training_data_folder(tenant: TenantId, version: Version) -> str:
@@ -109,7 +109,7 @@ def job_output_prefix(workload: WorkloadName, pack: PackId) -> str:
 
 
 def checkpoint_prefix(workload: WorkloadName, pack: PackId) -> str:
-    """What a packed job's checkpoint folder is synced to."""
+    """The prefix that a packed job's checkpoint folder is synced to."""
     return f"checkpoints/{workload}/{pack}"
 
 
@@ -121,18 +121,17 @@ def checkpoint_archive(
 
 
 def artifact(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
-    """A version's archive for good: nothing expires here, whatever becomes of jobs and
-    endpoints."""
+    """A version's archive, kept for good: it outlives jobs and endpoints."""
     return f"artifacts/{workload}/{tenant}/{version}.tar.gz"
 
 
 def outcome_beside(archive: str) -> str:
-    """The outcome that the task which left an archive left with it."""
+    """The outcome that a task left beside its archive."""
     return f"{archive.removesuffix('.tar.gz')}.json"
 
 
 def files_beside(archive: str) -> str:
-    """Where the other files lie that a task left with its archive."""
+    """The prefix of the other files that a task left beside its archive."""
     return f"{archive.removesuffix('.tar.gz')}/"
 
 
@@ -164,7 +163,7 @@ def batch_model(
 
 
 def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
-    """What the transform job answered for a tenant: the input's name and ``.out``, as SageMaker has
+    """The transform job's answer for a tenant: the input's name and ``.out``, as SageMaker names
     it."""
     return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
 
@@ -213,34 +212,35 @@ def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, nam
 def cached_answer(
     workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId
 ) -> str:
-    """What a version of a tenant's model answered."""
+    """A kept answer of a version of a tenant's model."""
     return f"cache/{tenant}/{workload}/{version}_{question}"
 
 
 ASYNC_ROOT: Final = "async"
-"""Above what all tenants ask asynchronously: the ``S3OutputPath`` of a shared tier's endpoint."""
+"""Above all asynchronous questions of all tenants: the ``S3OutputPath`` of a shared tier's
+endpoint."""
 
 
 def async_extension(workload: WorkloadName, tenant: TenantId) -> str:
-    """A shared tier's ``S3OutputPathExtension``: what leads from ``ASYNC_ROOT`` to a tenant's
+    """A shared tier's ``S3OutputPathExtension``: the path from ``ASYNC_ROOT`` to a tenant's
     answers."""
     return f"{tenant}/{workload}"
 
 
 def async_tenant_prefix(workload: WorkloadName, tenant: TenantId) -> str:
-    """Above what a tenant asks asynchronously: the ``S3OutputPath`` and ``S3FailurePath`` of a silo
+    """Above a tenant's asynchronous questions: the ``S3OutputPath`` and ``S3FailurePath`` of a silo
     tenant's endpoint."""
     return f"{ASYNC_ROOT}/{async_extension(workload, tenant)}"
 
 
 def async_failures_prefix(workload: WorkloadName) -> str:
-    """Where a shared tier's endpoint says why it could not answer: its ``S3FailurePath``. No
-    tenant's session reaches it."""
+    """The prefix of a shared tier's failures: its endpoint's ``S3FailurePath``. No tenant's session
+    reaches it."""
     return f"async-failures/{workload}"
 
 
 def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
-    """What a tenant asks asynchronously."""
+    """A tenant's asynchronous question."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}{_ASYNC_INPUT_END}"
 
 
@@ -255,7 +255,7 @@ def parse_async_input(key: str) -> tuple[WorkloadName, TenantId, QuestionId]:
 
 
 def async_submitted(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
-    """That the question was submitted, when, and where the answer will lie."""
+    """The record of a submitted question: the moment, and the key of its answer."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}.submitted"
 
 

@@ -1,5 +1,5 @@
-"""What SageMaker knows our things by: names of jobs, endpoints, models and configurations, the
-``TargetModel`` and the ``InferenceId`` of a request."""
+"""Names in SageMaker: of jobs, endpoints, models and configurations, and the ``TargetModel`` and
+``InferenceId`` of a request."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MAX_NAME: Final = 63  # characters, of every name that SageMaker takes
 
 
 def target_model(tenant: TenantId, version: Version) -> str:
-    """What ``InvokeEndpoint`` takes as ``TargetModel``; the tenant leads, so that IAM can hold to
-    ``{tenant}/*``."""
+    """The ``TargetModel`` of ``InvokeEndpoint``. It begins with the tenant, so that IAM can limit a
+    session to ``{tenant}/*``."""
     return f"{tenant}/{version}.tar.gz"
 
 
@@ -48,8 +48,8 @@ _DIGEST: Final = 10
 
 
 def _fitted(name: str) -> str:
-    """The name; where SageMaker would not take it, too long or ending in a hyphen, its end gives
-    way to a digest of all of it."""
+    """The name as SageMaker takes it. If it is too long or ends in a hyphen, a digest of the whole
+    name replaces its end."""
     if len(name) <= _MAX_NAME and not name.endswith("-"):
         return name
     return (
@@ -64,7 +64,7 @@ def training_job_name(prefix: str, workload: WorkloadName, pack: PackId, number:
 
 
 def training_job_prefix(prefix: str) -> str:
-    """What the names of a deployment's training jobs begin with."""
+    """The prefix of the names of a deployment's training jobs."""
     return f"{prefix}-"
 
 

@@ -19,7 +19,7 @@ class ItemKey(NamedTuple):
 
 
 def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key of what belongs to a tenant and a workload, in both tables."""
+    """Partition key of a tenant's items of a workload, in both tables."""
     return f"{tenant}#{workload}"
 
 
@@ -43,13 +43,13 @@ def queue_key(workload: WorkloadName, status: str) -> str:
 
 
 def history_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key of what no longer fits into the histories of a tenant's requests."""
+    """Partition key of the changes that moved out of a tenant's request rows."""
     return f"{table_partition(tenant, workload)}#history"
 
 
 def history_sort_key(request: RequestId, since: str) -> str:
-    """Sort key of a request's changes from a moment on; without a moment, what all of them begin
-    with."""
+    """Sort key of a request's changes from a moment on; without a moment, the prefix of all of
+    them."""
     return f"{request}#{since}"
 
 
@@ -66,12 +66,12 @@ def daily_uploads_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
 
 
 def workload_partition(workload: WorkloadName) -> str:
-    """Partition key of what belongs to a workload rather than to a tenant."""
+    """Partition key of items that belong to a workload rather than to a tenant."""
     return f"_workload#{workload}"
 
 
 def controls_item(workload: WorkloadName) -> ItemKey:
-    """What an operator says about a workload."""
+    """An operator's settings for a workload."""
     return ItemKey(workload_partition(workload), "controls")
 
 
@@ -81,7 +81,7 @@ def durations_item(workload: WorkloadName) -> ItemKey:
 
 
 ACCOUNT_PARTITION: Final = "_account"
-"""Partition key of what all workloads share; no tenant's id begins with ``_``."""
+"""Partition key of items that all workloads share; no tenant's id begins with ``_``."""
 
 TRAINING_JOBS_ITEM: Final = ItemKey(ACCOUNT_PARTITION, "training_jobs")
 """The training jobs in progress."""
@@ -90,23 +90,23 @@ WORKLOADS_ITEM: Final = ItemKey(ACCOUNT_PARTITION, "workloads")
 """The workloads that are offered, or were."""
 
 OPERATOR_EVENTS: Final = "operator_event#"
-"""What the sort keys of operators' events begin with, below ``ACCOUNT_PARTITION``."""
+"""The prefix of the sort keys of operators' events, below ``ACCOUNT_PARTITION``."""
 
 
 def operator_event_item(moment: str, digest: str) -> ItemKey:
-    """What an operator did at a moment; by their sort keys they are in the order of time."""
+    """An operator's action at a moment; sort keys are in the order of time."""
     return ItemKey(ACCOUNT_PARTITION, f"{OPERATOR_EVENTS}{moment}#{digest}")
 
 
 def request_budget_item(operation: str) -> ItemKey:
-    """The calls of an operation of AWS, of which an account may make few."""
+    """The budget of calls of an AWS operation, of which an account may make few."""
     return ItemKey(ACCOUNT_PARTITION, operation)
 
 
 # ---- the models table ----------------------------------------------------------------------------
 
 VERSIONS: Final = "version#"
-"""What the sort keys of a tenant's versions begin with."""
+"""The prefix of the sort keys of a tenant's versions."""
 
 
 def version_item(tenant: TenantId, workload: WorkloadName, version: Version) -> ItemKey:

@@ -1,4 +1,4 @@
-"""Whose machines serve a tenant: its own, or those that all tenants of a tier share."""
+"""The machines that serve a tenant: its own, or those that all tenants of a tier share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Shared:
-    """The machines of a tier, whoever the tenant is."""
+    """The machines that all tenants of a tier share."""
 
     tier: SharedTier
 

@@ -1,5 +1,4 @@
-"""What a tenant's assets are checked for, as plain questions with an answer and the facts behind
-it."""
+"""The checks of a tenant's assets: plain questions, each with an answer and the facts behind it."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ class Check:
 
 
 def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
-    """Whether the tenant's last upload could be used, and what had to be repaired."""
+    """Whether the tenant's last upload could be used, and its repairs."""
     name = ids.workload_name(workload.name)
     last = newest_of(RequestQueue(deployment).of_tenant(name, tenant))
     if last is None:
@@ -58,8 +57,8 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantI
 def better_than_baseline(
     deployment: Deployment, workload: Workload, tenant: ids.TenantId
 ) -> Finding:
-    """Whether the champion scored better than the workload's baseline, on data neither had seen,
-    and as required."""
+    """Whether the champion beat the workload's baseline on data neither had seen, and met the
+    requirement."""
     registry, name = ModelRegistry(deployment), ids.workload_name(workload.name)
     champion = registry.champion(tenant, name)
     model = registry.version(tenant, name, champion.version) if champion else None
@@ -92,7 +91,7 @@ def endpoint_answers(deployment: Deployment, workload: Workload, tenant: ids.Ten
 
 
 def age_facts(age: DataAge, at: datetime, reason: str | None) -> dict[str, Any]:
-    """What the check ``data_age`` shows."""
+    """The facts that the check ``data_age`` shows."""
     facts: dict[str, Any] = {
         "data_end": age.end.isoformat(),
         "data_age_days": age.days(at),

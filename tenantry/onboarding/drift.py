@@ -1,10 +1,10 @@
-"""Drift: served models, asked about the days that fresh data tell of, and held against what they
-promised at training.
+"""Drift: asks served models about the days of fresh data, and compares their scores with those at
+training.
 
 Fresh data come with uploads, so the question is asked when a newer upload has been prepared, before
-its own model is made; and whenever a person asks it for a tenant. The family's module says what to
-ask and what the answer was worth: a workload's ``drift.module`` has ``question(prepared, card)``
-and ``score(answer, prepared)``, which are called in a process apart.
+its own model is made. A person can also ask it for a tenant. The family's module makes the question
+and scores the answer: a workload's ``drift.module`` has ``question(prepared, card)`` and
+``score(answer, prepared)``. Both are called in a process apart.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _MAX_NAMED: Final = 50  # tenants named in one message to the operators
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a served model's answer was worth: metrics as training names them, facts and a preview
-    for people."""
+    """The score of a served model's answer: metrics as training names them, facts and a preview for
+    people."""
 
     metrics: Mapping[str, float]
     facts: Mapping[str, Any]
@@ -56,7 +56,7 @@ class _Scored:
 
     @classmethod
     def parse(cls, said: Any) -> _Scored:
-        """From what came back of the family's module. Raises ``CallFailedError``."""
+        """From the result of the family's module. Raises ``CallFailedError``."""
         match said:
             case {"metrics": dict(metrics), "facts": dict(facts), "preview": dict(preview)}:
                 if all(
@@ -75,18 +75,17 @@ def check_drift(
     *,
     max_seconds: float = _MAX_SECONDS,
 ) -> None:
-    """Hold served models against freshly prepared data, report the check ``drift`` of each, and
-    tell operators who drifted.
+    """Compare served models with freshly prepared data, report the check ``drift`` of each, and
+    tell operators which ones drifted.
 
-    It asks nothing of tenants who had no model when they uploaded, and whatever goes wrong is only
-    told to ``report``.
+    It skips tenants who had no model when they uploaded. Errors go to ``report`` alone.
 
     Args:
         deployment: buckets and clients.
-        workload: whose ``drift`` section says how; without one nothing is done.
-        prepared: requests and what was prepared of their uploads.
-        report: hears of each tenant's check.
-        max_seconds: after so long the tenants not yet looked at are left out.
+        workload: its ``drift`` section has the settings; without one nothing is done.
+        prepared: requests, each with the data prepared from its upload.
+        report: receives each tenant's check.
+        max_seconds: seconds after which tenants not yet looked at are left out.
     """
     if workload.drift is None:
         return
@@ -120,7 +119,7 @@ def check_drift(
             drifted[tenant] = finding
     try:
         _tell_operators(deployment, workload, drifted)
-    # The checks stand in Dagster; an onboarding does not fail for a message.
+    # Dagster has the checks already; an onboarding does not fail for a lost message.
     except Exception as error:  # noqa: BLE001
         report.info(f"operators could not be told of drift: {type(error).__name__}: {error}")
 
@@ -128,12 +127,12 @@ def check_drift(
 def drift_against(
     deployment: Deployment, workload: Workload, request: Request, data: TrainingData
 ) -> Finding | None:
-    """Whether the tenant's served model is still as good as it promised, by data prepared of a
-    newer upload.
+    """Whether the tenant's served model is still as good as at its training, by the data of a newer
+    upload.
 
     Returns:
-        The finding; None when there is nothing to tell: no champion, one made of the same upload or
-        of a newer one, or too little that is new.
+        The finding; None when there is nothing to tell: no champion, a champion of the same or a
+        newer upload, or too few new data.
 
     Raises:
         InvocationRefusedError, EndpointFailedError, UnknownShapeError,
@@ -152,7 +151,7 @@ def drift_against(
 
 
 def drift_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
-    """The same of a tenant's newest prepared upload, at a person's wish."""
+    """The same check for a tenant's newest prepared upload, when a person asks for it."""
     name = ids.workload_name(workload.name)
     newest = newest_of(
         request
@@ -214,7 +213,7 @@ def _compare(
     if said is None:
         return None
     scored = _Scored.parse(said)
-    # The challenger made of these data is compared with what the champion was worth on them.
+    # Registration compares the challenger made from these data with this score.
     ModelRegistry(deployment).note_fresh_score(
         model, FreshScore(data.version, dict(scored.metrics))
     )
@@ -227,8 +226,8 @@ def _finding(
     """Whether the metric is worse than at training by more than is tolerated. None when one of the
     two is missing.
 
-    The metric itself is compared, not its share of the baseline's as between versions: what takes a
-    model by surprise takes its baseline by surprise as well.
+    Versions are compared by their share of the baseline's metric. Drift compares the metric itself,
+    because a surprise in the data worsens the baseline as well.
     """
     quality = workload.quality
     promised, found = model.metrics.get(quality.metric), scored.metrics.get(quality.metric)
@@ -259,7 +258,7 @@ def _finding(
 def _tell_operators(
     deployment: Deployment, workload: Workload, drifted: Mapping[ids.TenantId, Finding]
 ) -> None:
-    """One message for a pack: where one customer drifts, hundreds may."""
+    """Send one message for a pack: if one customer drifts, hundreds may."""
     if not drifted:
         return
     metric = workload.quality.metric

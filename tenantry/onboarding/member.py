@@ -1,5 +1,5 @@
-"""The members of a pack: the requests that the launcher put into it, or what a person asked for by
-hand."""
+"""The members of a pack: the requests that the launcher put into it, or those of a run that a
+person started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Member:
     will have. ``owed`` tells whether the queue waits for it: then its row is moved along. A person
     who materialises an asset by hand makes a new version and leaves the queue alone. ``data`` and
     ``model`` are there once they are made; ``archive_checked`` tells that the model's archive has
-    just been found to be what its training promised. ``left_training`` tells that training has
+    just been found to match its training's promise. ``left_training`` tells that training has
     nothing more to do for it: it is trained, failed, put off, or no longer this pack's. ``failure``
     is why it did not get as far as it should. ``refused`` tells that its owner alone can mend that.
     """
@@ -68,7 +68,8 @@ def owed_members(requests: Sequence[Request], pack: ids.PackId) -> list[Member]:
 def members_by_hand(
     queue: RequestQueue, workload: Workload, tenants: Sequence[ids.TenantId], run: str
 ) -> Iterator[tuple[ids.TenantId, Member | None]]:
-    """What a person asked for: each tenant's latest usable upload, to become a version of its own.
+    """The members of a run that a person started: each tenant's latest usable upload, to become a
+    version of its own.
 
     Yields:
         The tenant, and its member; None when nothing usable was ever uploaded.

@@ -1,8 +1,8 @@
 """From a pack of requests to served models, in three stages: prepare, train in one packed job,
-register each member as soon as its own part is ready. A tenant's failure is that tenant's alone.
+register. Each member is registered as soon as its own part is ready. A tenant's failure is that
+tenant's alone.
 
-This is plain code: it is told whom to work for and where to report, and calls ``train`` to run the
-job.
+This is plain code: the caller passes the members, the report, and ``train``, which runs the job.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Onboarding:
 
     @property
     def failures(self) -> dict[ids.TenantId, str]:
-        """Why tenants failed, but for those whose owners alone can mend it."""
+        """Why tenants failed, except those whose owners alone can cure it."""
         return self._reasons(refused=False)
 
     @property
     def refusals(self) -> dict[ids.TenantId, str]:
-        """Why tenants failed whose owners alone can mend it, and have been told."""
+        """Why tenants failed whose owners alone can cure it, and have been told."""
         return self._reasons(refused=True)
 
     def _reasons(self, *, refused: bool) -> dict[ids.TenantId, str]:

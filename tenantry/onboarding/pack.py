@@ -1,5 +1,5 @@
-"""What the stages of a pack share: where they work, whom they tell, and how one member moves along,
-fails or is put off while the others go on."""
+"""The state that the stages of a pack share, and how one member moves along, fails or is put off
+while the others go on."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class PackAtWork:
     """A pack that a run works on.
 
-    ``stages`` are the assets it is to make. ``by`` is who makes the changes to the rows, for their
-    history.
+    ``stages`` are the assets it is to make. ``by`` is the author of the changes to the rows, for
+    their history.
     """
 
     deployment: Deployment
@@ -49,8 +49,8 @@ class PackAtWork:
     def span(
         self, name: str, member: Member, *, began: int | None = None
     ) -> AbstractContextManager[str]:
-        """A span of what is done for a member, in its upload's trace; ``began`` as ``spans.span``
-        has it."""
+        """A span of the work for a member, in its upload's trace; ``began`` is that of
+        ``spans.span``."""
         request = member.request
         return spans.span(
             name,
@@ -65,8 +65,10 @@ class PackAtWork:
     def move(
         self, member: Member, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
     ) -> bool:
-        """Move a member's row along. False when the row is no longer this pack's: it was cancelled,
-        or another run took it over, and nothing more is done for it here.
+        """Move a member's row along.
+
+        Returns False when the row is no longer this pack's (cancelled, or taken over by another
+        run) or could not be written. This run then does nothing more for the member.
         """
         try:
             member.request = self.queue.move(member.request, to, why=why, changes=changes)
@@ -119,7 +121,7 @@ class PackAtWork:
             return
         try:
             self.queue.postpone(member.request, reason)
-        # Its pack has it still, and the next run takes it up.
+        # Its pack still has it, and the next run takes it up.
         except (ClientError, BotoCoreError) as error:
             self.report.info(f"{member.tenant}: its request could not be put off: {error}")
 

@@ -1,5 +1,5 @@
-"""The first stage: each member's upload becomes checked training data, several at a time. Whatever
-one tenant's files provoke, its neighbours go on."""
+"""The first stage: each member's upload becomes checked training data, several at a time. A fault
+in one tenant's files does not stop its neighbours."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _PREPARED_AT_ONCE: Final = 4
 
 
 def prepare(at_work: PackAtWork, members: Sequence[Member]) -> list[Member]:
-    """Prepare each member's data; those whose data are good go on, with their rows at ``training``
-    where training follows. Served models are held against the fresh data."""
+    """Prepare each member's data, and check served models for drift with them. Members with good
+    data go on; their rows move to ``training`` if training follows."""
     good = list(_made(at_work, members))
     ready = [member for member in good if _note_training_data(at_work, member)]
     fresh = [(member.request, member.data) for member in ready if member.data is not None]
@@ -45,8 +45,8 @@ def prepared_before(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[
 
 
 def report_data_again(at_work: PackAtWork, member: Member) -> None:
-    """Report data that an earlier try prepared: this run has announced them, and that one may have
-    died before it told."""
+    """Report data that an earlier try prepared: this run has announced them, and the earlier one
+    may have died before it reported them."""
     text = member.request.facts.get("training_data")
     if text:
         member.data = TrainingData.from_json(text)
@@ -68,7 +68,7 @@ def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
                 member.data = future.result()
             except manifests.RefusedUploadError as error:
                 _refuse(at_work, member, error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this tenant's alone
+            except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
                 at_work.fail(
                     member,
                     "training_data",
@@ -99,7 +99,7 @@ def _refuse(at_work: PackAtWork, member: Member, error: manifests.RefusedUploadE
 
 def _note_training_data(at_work: PackAtWork, member: Member) -> bool:
     """Move a member's row along to training, with its data. False when the row is no longer this
-    pack's: somebody cancelled it."""
+    pack's, as after a cancellation."""
     if (
         not member.owed
         or member.data is None

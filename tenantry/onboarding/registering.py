@@ -1,4 +1,5 @@
-"""The third stage: a member's model is registered with its tier's endpoint, and its tenant told."""
+"""The third stage: a member's model is registered with its tier's endpoint, and its tenant is
+told."""
 
 from __future__ import annotations
 
@@ -35,12 +36,12 @@ class RegistrationStage:
     _endpoints: dict[str, endpoints.Endpoint] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        # An endpoint that was changed since is left alone: by then a release may be newer than
-        # what this run knows.
+        # An endpoint that was changed after this moment is left alone: a release newer than this
+        # run may have changed it.
         self._began = datetime.now(UTC)
 
     def run(self, members: Sequence[Member]) -> None:
-        """Register each member's latest usable version, made by whatever pack."""
+        """Register each member's latest usable version, from any pack."""
         for member in members:
             versions = self.at_work.registry.versions(member.tenant, member.request.workload)
             usable = [v for v in versions if v.status not in {"rejected", "rolled_back"}]
@@ -55,12 +56,12 @@ class RegistrationStage:
                 )
 
     def register(self, member: Member, model: ModelVersion, *, verified: bool = False) -> None:
-        """Register one version. Whatever meets one tenant here, its neighbours go on.
+        """Register one version. One tenant's failure does not stop its neighbours.
 
         Args:
-            member: whose.
+            member: the version's member.
             model: the version.
-            verified: whether its archive has just been found to be what its training promised.
+            verified: whether its archive has just been found to match its training's promise.
         """
         with self.at_work.span("register", member):
             self._register(member, model, verified=verified)
@@ -110,8 +111,8 @@ class RegistrationStage:
             endpoint = endpoints.ensure_endpoint(
                 deployment, workload, machines, MULTI_MODEL, began=self._began
             )
-            # The asset `asynchronous_endpoint` is of the workload's own tier; a tenant of another
-            # asks another endpoint.
+            # The asset `asynchronous_endpoint` covers the workload's own tier; a tenant of another
+            # tier asks another endpoint.
             if workload.serving.asynchronous is not None and machines.tier != workload.tier:
                 endpoints.ensure_endpoint(
                     deployment, workload, machines, ASYNCHRONOUS, began=self._began

@@ -1,5 +1,5 @@
-"""``endpoint_registration``: a tenant's artifact, put where its endpoint serves from, asked once,
-compared with the champion, and made champion itself if it is not worse."""
+"""``endpoint_registration``: places a tenant's artifact under its endpoint's prefix, asks it once,
+compares it with the champion, and crowns it if it is not worse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRIES_AT_THE_POINTER: Final = 5
 
 
 class ArtifactUnusableError(TenantryError, ValueError):
-    """The archive is not what was promised, or its container refuses to load it or to answer with
+    """The archive does not match its promise, or its container refuses to load it or to answer with
     it.
 
     ``code`` is ``archive_size_differs``, ``archive_digest_differs``, ``model_not_answering`` or
@@ -47,11 +47,11 @@ class NotGoodEnoughError(ArtifactUnusableError):
 
 @dataclass(frozen=True)
 class Registration:
-    """What became of an artifact.
+    """The result of registering an artifact.
 
-    ``champion`` is who serves the tenant now; ``crowned`` tells whether it is this one.
-    ``reigning`` is the version it was compared with, if any; ``skill`` and ``champion_skill`` are
-    what was compared (``Quality.skill``, lower being better).
+    ``champion`` serves the tenant now; ``crowned`` tells whether it is this artifact. ``reigning``
+    is the version it was compared with, if any; ``skill`` and ``champion_skill`` are the compared
+    figures (``Quality.skill``, lower being better).
     """
 
     champion: Champion
@@ -72,25 +72,23 @@ def register(
     *,
     verified: bool = False,
 ) -> Registration:
-    """Register a version with the tenant's endpoint: place it, ask it, heal what a dead run left,
-    compare it, flip the pointer. Doing it again changes nothing, and puts back what the endpoint
-    has lost.
+    """Register a version with the tenant's endpoint: place it, ask it, repair a dead run's notes,
+    compare it, flip the pointer. A repeated call changes nothing, but puts back an archive that the
+    endpoint has lost.
 
     Args:
         deployment: buckets and clients.
         workload: the smoke request and how quality is compared.
         model: the version.
         route: how it is asked, on an endpoint in service.
-        verified: whether its archive has just been found to be what its training promised.
+        verified: whether its archive has just been found to match its training's promise.
 
     Raises:
         objects.ObjectMissingError: its archive is not in S3 (yet).
-        ArtifactUnusableError: the archive is not the one that was promised, or its model does not
-            answer.
+        ArtifactUnusableError: the archive does not match its promise, or its model does not answer.
         NotGoodEnoughError: it scored worse than the workload requires, and the tenant has no
             champion to stay with.
-        endpoints.EndpointFailedError: the endpoint is not in service; the version is none the worse
-            for it.
+        endpoints.EndpointFailedError: the endpoint is not in service; the version's status stays.
         ChampionChangedError: others kept changing the champion meanwhile.
     """
     registry = ModelRegistry(deployment)
@@ -123,8 +121,8 @@ def register(
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What is to become of a version. ``is_champion`` that it is already, ``noted`` that its own
-    note says why not, and stays."""
+    """The decision about a version. ``is_champion`` tells that it is champion already. ``noted``
+    tells that its own note says why it is not crowned, and stays."""
 
     decision: str
     crown: bool = False
@@ -171,7 +169,7 @@ def _ask(
 def _healed(
     registry: ModelRegistry, model: ModelVersion, champion: Champion
 ) -> ModelVersion | None:
-    """The champion's version, its note made good where a run died between pointer and note."""
+    """The champion's version. Repairs its note if a run died between pointer and note."""
     reigning = registry.version(model.tenant, model.workload, champion.version)
     if reigning is not None and reigning.status != "champion":
         former = (
@@ -202,14 +200,14 @@ def _judge(
     if champion.version == model.version:
         return _Verdict("it is the champion", is_champion=True)
     if _was_rolled_back(registry, model, champion):
-        # Its own note says who turned away from it, and why.
+        # Its own note says who rolled it back, and why.
         decision = f"it was rolled back from; {champion.version} is the champion"
         return _Verdict(decision, noted=True)
     follows, decision = compared(workload, model, champion, reigning)
     if follows:
         return _Verdict(decision, crown=True)
     known = registry.version(model.tenant, model.workload, model.version)
-    # A former champion was crowned by a run that died.
+    # A former champion, crowned by a run that died, keeps its note.
     return _Verdict(decision, noted=known is not None and known.status == "former_champion")
 
 
@@ -222,7 +220,7 @@ def _flip(
     reigning: ModelVersion | None,
     verdict: _Verdict,
 ) -> Champion:
-    """Make the verdict true: the pointer, both versions' notes, and the archive of who serves.
+    """Carry out the verdict: the pointer, both versions' notes, and the serving champion's archive.
     Returns the champion. Raises ``ChampionChangedError`` when the pointer moved meanwhile."""
     if champion is None or verdict.crown:
         crowned = registry.crown(model, route, champion)
@@ -238,16 +236,16 @@ def _flip(
 def _note_crowned(
     registry: ModelRegistry, model: ModelVersion, former: ModelVersion | None, decision: str
 ) -> None:
-    """Write what became of both versions, the new champion's last: where that is missing, the
-    other's may be missing too."""
+    """Write both versions' notes, the new champion's last: where that is missing, the other's may
+    be missing too."""
     if former is not None:
         registry.note(former, "former_champion", f"followed by {model.version}: {decision}")
     registry.note(model, "champion", decision)
 
 
 def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Champion) -> bool:
-    """Whether somebody turned away from the version, as the registry has it now: a run may hold an
-    older view of it."""
+    """Whether the version was rolled back. The registry is read again, because a run may hold an
+    older view."""
     if champion.rolled_back_from == model.version:
         return True
     known = registry.version(model.tenant, model.workload, model.version)
@@ -255,15 +253,15 @@ def _was_rolled_back(registry: ModelRegistry, model: ModelVersion, champion: Cha
 
 
 def _reject(registry: ModelRegistry, model: ModelVersion, reason: str) -> None:
-    """Note that a version is of no use, unless it is the champion: that one answered before."""
+    """Note that a version is unusable, unless it is the champion, which has answered before."""
     serving = registry.champion(model.tenant, model.workload)
     if serving is None or serving.version != model.version:
         registry.note(model, "rejected", reason)
 
 
 def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion | None) -> None:
-    """Give the champion's endpoint its archive again, should it have lost it. What is kept nowhere
-    cannot be put back."""
+    """Put the champion's archive back at its endpoint if it is lost there. An archive that is kept
+    nowhere cannot be put back."""
     placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
     if reigning is None or objects.exists(deployment.s3, deployment.data_bucket, placed):
         return
@@ -283,9 +281,9 @@ def roll_back(
     """Make an earlier champion champion again, on the endpoint of its tier, once it has answered
     there; tell its owner.
 
-    The version that is turned away from will not become champion again unless somebody names it in
-    ``to``: neither by registering it again, nor by rolling back further, nor by a re-training of
-    the same data in the same way.
+    The version that is rolled back becomes champion again only if a caller names it in ``to``. It
+    stays out if it is registered again, at a further rollback, and after re-training on the same
+    data in the same way.
 
     Args:
         deployment: tables, bucket and endpoints.
@@ -293,19 +291,19 @@ def roll_back(
         tenant: whose model.
         to: the version to return to; by default the champion's predecessor.
         why: for the versions' notes, as a sentence.
-        by: who does it.
+        by: the actor.
 
     Returns:
-        The champion; the one that is, when it is the version to return to already.
+        The champion; the present one if it is the version to return to already.
 
     Raises:
         LookupError: there is no such version, none to return to, or its archive was deleted
             everywhere.
-        ArtifactUnusableError: its archive is not what was promised, or its container refuses to
+        ArtifactUnusableError: its archive does not match its promise, or its container refuses to
             answer with it; the champion stays.
         endpoints.EndpointFailedError: its endpoint is not in service; the champion stays.
-        ChampionChangedError: another version became champion meanwhile. Look at that one; nobody
-            has judged it yet.
+        ChampionChangedError: another version became champion meanwhile. Look at that one first: no
+            operator has judged it yet.
     """
     registry = ModelRegistry(deployment)
     name = ids.workload_name(workload.name)
@@ -350,7 +348,7 @@ def roll_back(
     except ChampionChangedError as error:
         champion = registry.champion(tenant, name)
         if champion is not None and champion.version == previous.version:
-            return champion  # somebody else rolled back at the same time
+            return champion  # another process rolled back at the same time
         raise ChampionChangedError(
             f"{tenant} was to be rolled back from {seen.version}, and "
             f"{champion.version if champion else 'none'} became"
@@ -372,10 +370,10 @@ def roll_back(
 def _predecessor(
     versions: Sequence[ModelVersion], model: ModelVersion, seen: Champion
 ) -> ids.Version | None:
-    """What a further rollback would return to: the last champion made before, of those nobody
-    turned away from.
+    """The version that a further rollback would return to: the last champion made before that was
+    not rolled back.
 
-    One whose note was lost with the process that was to write it is still called a champion.
+    A former champion still has the status ``champion`` if a process died before it wrote the note.
     """
     earlier = [
         version.version

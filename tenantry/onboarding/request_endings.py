@@ -1,7 +1,7 @@
 """How a request ends, failed or registered: its tenant hears of it, then its row says so.
 
-In this order, and after Dagster has heard: whatever dies on the way does it twice rather than
-never.
+Dagster hears first, the tenant second, and the row moves last. A process that dies in between leads
+to a second notice, which is harmless, and never to none.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ROWS_FOLLOW_SECONDS: Final = 1.0
 
 
 class RequestEndings:
-    """The endings of a pack's requests. Failures are told at once; registrations in batches, of
-    about a second each."""
+    """The endings of a pack's requests. Tenants hear of failures at once, and of registrations in
+    batches of about a second each."""
 
     def __init__(
         self, deployment: Deployment, workload: Workload, queue: RequestQueue, report: Report
@@ -50,14 +50,14 @@ class RequestEndings:
         new_version: bool = False,
         code: str | None = None,
     ) -> None:
-        """Tell the tenant of a try that failed, where there is something to tell, and move the row.
+        """Tell the tenant of a failed try, if ``tell`` is given, and move the row.
 
         Args:
             request: the row as it was read.
             reason: why it failed, as a sentence.
             retryable: whether trying the same data again can help; the queue tells the tenant when
                 the last try failed.
-            tell: what the tenant is told at once.
+            tell: the kind of notice that the tenant gets at once; None for no notice.
             new_version: whether the next try makes another version (``RequestQueue.fail``).
             code: names the kind of ``reason`` for programs.
         """
@@ -71,7 +71,8 @@ class RequestEndings:
             tell_tenant(self._deployment, _notice(request, tell, f"{blame}: {reason}", None, code))
         try:
             if not retryable:
-                # First: nobody takes up a refused row again, should this process die in between.
+                # Bring back first, refuse second: if this process dies in between, no run takes up
+                # a refused row again.
                 self._queue.bring_back_superseded(request)
             self._queue.fail(
                 request,
@@ -87,20 +88,20 @@ class RequestEndings:
         except (
             ClientError,
             BotoCoreError,
-        ) as error:  # its pack has it still, and the next run takes it up
+        ) as error:  # its pack still has it, and the next run takes it up
             self._report.info(f"{request.tenant}: its request could not be moved: {error}")
 
     def registered(
         self, request: Request, version: ids.Version, done: Registration, *, owed: bool
     ) -> None:
-        """Note that ``version`` was registered. Its tenant is told with the next batch, and then,
-        if it is owed, its row moved."""
+        """Note that ``version`` was registered. The next batch tells its tenant, and then moves its
+        row if it is owed."""
         self._registered.append((request, version, done, owed))
         if time.monotonic() - self._told > _ROWS_FOLLOW_SECONDS:
             self.tell_registered()
 
     def tell_registered(self) -> None:
-        """Tell of those registered so far, and move their rows.
+        """Tell the tenants registered so far, and move their rows.
 
         Dagster's events are handed on in batches, so rows follow them in batches too.
         """

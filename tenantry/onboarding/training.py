@@ -28,7 +28,7 @@ from tenantry.training.jobs import TrainingTask
 from tenantry.training.outcomes import outcome_in_message, stored_outcome
 from tenantry.training.packed_job import JobFailedError, NoCapacityYetError, Train
 
-# Checkpoints are synced a moment after the container reports; that long a message waits for its
+# Checkpoints are synced a moment after the container reports; a message waits so long for its
 # archive.
 _SYNC_SECONDS: Final = 5.0
 
@@ -37,8 +37,8 @@ _SYNC_SECONDS: Final = 5.0
 class TrainingStage:
     """Takes members to models.
 
-    ``train`` runs a job. ``go_on`` is called with each member that has a model now: while the job
-    still works on the others, as a job's messages come when they come.
+    ``train`` runs a job. ``go_on`` is called with each member whose model is ready. The job may
+    still work on the others then, because its messages come one by one.
     """
 
     at_work: PackAtWork
@@ -55,8 +55,8 @@ class TrainingStage:
         self._rung = jobs.rungs(self.at_work.workload)[0]
 
     def run(self, members: Sequence[Member]) -> None:
-        """Prepare what has to be prepared, run the pack's job, and let each member go on that has a
-        model.
+        """Prepare the members' data where needed, run the pack's job, and let each member with a
+        model go on.
 
         Raises:
             JobFailedError: the training job failed as a whole.
@@ -84,7 +84,7 @@ class TrainingStage:
             raise failure
 
     def take_up(self, members: Sequence[Member]) -> Iterator[Member]:
-        """Let those go on whose model an earlier run made and did not register; yield the
+        """Let members go on whose model an earlier run made but did not register; yield the
         others."""
         for member in members:
             model = (
@@ -160,8 +160,8 @@ class TrainingStage:
                 report_data_again(self.at_work, member)
         for member in members:
             if member.owed and member.request.request not in written.versions:
-                # Its claim came late, or its data could not be prepared by a run that died before
-                # it could say so.
+                # Its claim came late, or an earlier run could not prepare its data and died before
+                # it said so.
                 reason = f"pack {pack} was written down without it"
                 self.at_work.postpone(member, "training_data", reason)
         return [
@@ -181,7 +181,7 @@ class TrainingStage:
         returns why the last one failed.
 
         Raises:
-            NoCapacityYetError: no machine was to be had, or no further job.
+            NoCapacityYetError: SageMaker had no machine, or takes no further job.
         """
         at_work = self.at_work
         tenant = tasks[0].tenant if at_work.tier == "silo" else None
@@ -242,7 +242,7 @@ class TrainingStage:
         name = ids.workload_name(self.at_work.workload.name)
         try:
             learn_durations(self.at_work.deployment, name, self._durations)
-        # The next packs are shared out a little worse; this one is done.
+        # The next packs are divided a little worse; this one is done.
         except (ClientError, BotoCoreError) as error:
             self.at_work.report.info(f"how long its tasks took could not be noted: {error}")
         self._durations = []
@@ -250,7 +250,7 @@ class TrainingStage:
     # ---- one member's outcome --------------------------------------------------------------------
 
     def _message(self, message: Any) -> None:
-        """A progress message of the job: whoever is ready goes on."""
+        """Handle a progress message of the job: a member that is ready goes on."""
         try:
             outcome = outcome_in_message(message)
         except MalformedDocumentError as error:
@@ -272,8 +272,7 @@ class TrainingStage:
         """Take over one task's outcome. Returns False when its archive has not reached S3 within
         ``wait`` seconds.
 
-        What lies there may still be an earlier try's, until the job has ended, and ``last`` says
-        so.
+        Until the job has ended, which ``last`` tells, the archive may still be an earlier try's.
         """
         member = self._members[ids.RequestId(outcome.task)]
         if outcome.status == "failed" or outcome.archive is None:
@@ -313,11 +312,11 @@ class TrainingStage:
     def _kept(
         self, member: Member, outcome: Outcome, size: int, sha256: str, wait: float
     ) -> ModelVersion | None:
-        """The version that an outcome tells of, once its archive is kept and it stands in the
-        registry; None when the archive is not there within ``wait`` seconds.
+        """The version that an outcome reports, once its archive is kept and the registry has it;
+        None when the archive is not there within ``wait`` seconds.
 
         Raises:
-            artifacts.ArchiveDiffersError: the archive is not the one that was promised.
+            artifacts.ArchiveDiffersError: the archive does not match its promise.
         """
         at_work, workload = self.at_work, member.request.workload
         left = s3_keys.checkpoint_archive(workload, at_work.pack, member.tenant, member.version)
@@ -352,12 +351,12 @@ class TrainingStage:
         return model
 
     def _note_duration(self, member: Member, outcome: Outcome) -> None:
-        # Other machines take another time; what they took would mislead about the usual ones.
+        # Other machines take another time, which would mislead about the usual ones.
         usual = self._rung.instance_type == self.at_work.workload.training.instance_type
         if member.data is not None and usual:
             self._durations.append((float(member.data.rows), outcome.seconds))
 
-    # ---- what is told of it ----------------------------------------------------------------------
+    # ---- reports ---------------------------------------------------------------------------------
 
     def _report_artifact(self, member: Member, model: ModelVersion, outcome: Outcome) -> None:
         at_work = self.at_work
@@ -379,8 +378,8 @@ class TrainingStage:
             )
 
     def _report_artifact_again(self, member: Member, model: ModelVersion) -> None:
-        """Report what an earlier try trained: this run has announced it, and that one may have died
-        before it told."""
+        """Report an earlier try's artifact: this run has announced it, and the earlier one may have
+        died before it reported it."""
         at_work = self.at_work
         try:
             outcome = stored_outcome(at_work.deployment, model.beside)

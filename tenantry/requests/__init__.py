@@ -1,1 +1,2 @@
-"""What is owed to whom: the queue, whose turn it is, and which requests share a training job."""
+"""The models owed to tenants: the queue, the order of claims, and the packs that share a training
+job."""

@@ -30,15 +30,15 @@ def count_upload(
 
     Args:
         deployment: where the item lies.
-        workload: which.
-        tenant: whose.
+        workload: of the upload.
+        tenant: of the upload.
         upload: its id.
         uploaded: when S3 took it.
         most: how many are counted.
 
     Returns:
-        How many there were with it; None when it is one too many. For one of an earlier day
-        than the last that was counted, 1.
+        How many there were with it; None when it is one too many. For an upload of an earlier day
+        than the last one counted, 1.
     """
     day, most = f"{uploaded.astimezone(UTC):%Y-%m-%d}", min(most, _MAX_UPLOADS_COUNTED)
     key, table = table_keys.daily_uploads_item(tenant, workload), deployment.requests

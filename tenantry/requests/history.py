@@ -1,5 +1,5 @@
-"""The changes that a row's history grew too long for: items of their own, so that no row grows to
-the 400 KB that DynamoDB allows."""
+"""The older changes of a row, in items of their own, so that no row grows to the 400 KB that
+DynamoDB allows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def move_history_out(deployment: Deployment, row: Request) -> bool:
     """Move all but the latest changes of a row's history to items of their own. Returns whether
     there were any to move.
 
-    An item is written first, under the name of its oldest change: whoever dies in between
-    writes the same again. It lies in a partition beside the tenant's, where who asks for the
-    tenant's requests does not read it.
+    Each item is written first, under the name of its oldest change: after a crash in between, the
+    next call writes the same item again. Items lie in a partition beside the tenant's, so that a
+    query for the tenant's requests does not read them.
     """
     older, latest = list(row.history[:-_HISTORY_KEPT]), list(row.history[-_HISTORY_KEPT:])
     if not older:
@@ -53,8 +53,8 @@ def move_history_out(deployment: Deployment, row: Request) -> bool:
 def history_of(
     deployment: Deployment, request: Request, since: datetime | None = None
 ) -> list[Mapping[str, Any]]:
-    """All changes of a request that was read by itself or as one of its tenant's, the oldest
-    first.
+    """All changes of a request, the oldest first. The request was read by itself or with all of its
+    tenant's.
 
     Args:
         request: as it was read.
@@ -71,5 +71,5 @@ def history_of(
         beginning=table_keys.history_sort_key(request.request, ""),
     )
     moved_out = [change for row in rows for change in row["history"]]
-    # What was being moved out when it was read is in both.
+    # Changes that were being moved out during the read are in both.
     return [change for change in moved_out if change not in latest] + latest

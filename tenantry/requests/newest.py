@@ -1,9 +1,9 @@
 """Which of two uploads is the newer one: the queue, turns, registration, drift, re-training and the
 command line ask here.
 
-Two values answer, both with ``<``. ``Upload`` orders a tenant's requests. ``Moment`` is how new a
-version is: a version's name keeps when the upload came that it was made of, to the second. A
-request that was uploaded again is newer than the version that was made of its first upload.
+Two values answer, both with ``<``. ``Upload`` orders a tenant's requests. ``Moment`` orders
+versions: a version's name keeps the moment of its upload, to the second. A request that was
+uploaded again is newer than the version made from its first upload.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, order=True)
 class Upload:
-    """What a tenant uploaded, among its uploads: the later S3 took it, the newer it is.
+    """The place of an upload among its tenant's: the later S3 took it, the newer it is.
 
     Uploads of one moment are ordered by when their requests were accepted, then by id, so that
-    whoever looks sees the same one in front.
+    every process sees the same order.
     """
 
     uploaded: datetime
@@ -45,22 +45,22 @@ class Moment:
 
     @classmethod
     def at(cls, uploaded: datetime) -> Moment:
-        """Of an upload that S3 took then."""
+        """The moment of an upload that S3 took then."""
         return cls(ids.moment_of(uploaded))
 
     @classmethod
     def of(cls, version: ids.Version) -> Moment:
-        """Of the upload that a version was made of."""
+        """The moment of the upload that a version was made from."""
         return cls(ids.upload_moment(version))
 
     @classmethod
     def of_request(cls, request: Request) -> Moment:
-        """Of the latest upload of what a request is made from."""
+        """The moment of the latest upload of a request's content."""
         return cls.at(request.uploaded)
 
 
 def newest_of(requests: Iterable[Request]) -> Request | None:
-    """The newest of a tenant's requests; None of none."""
+    """The newest of a tenant's requests; None if there are none."""
     return max(requests, key=Upload.of, default=None)
 
 
@@ -87,15 +87,17 @@ def uploaded_before(request: Request, moment: datetime) -> bool:
 
 
 def came_after(other: Request, request: Request) -> bool:
-    """Whether S3 took the one upload after the other. Of two of one moment neither came after."""
+    """Whether S3 took the upload of ``other`` after that of ``request``. Of two uploads at one
+    moment neither came after."""
     return other.uploaded > request.uploaded
 
 
 def is_older(version: ids.Version, than: ids.Version) -> bool:
-    """Whether a version was made of an upload that came before that of another version."""
+    """Whether a version's upload came before another version's."""
     return Moment.of(version) < Moment.of(than)
 
 
 def uploaded_again_since(request: Request) -> bool:
-    """Whether a request has a version, and was uploaded again after what that is named for."""
+    """Whether a request has a version, and was uploaded again after the upload that the version is
+    named for."""
     return request.version is not None and Moment.of(request.version) < Moment.of_request(request)

@@ -1,19 +1,19 @@
-"""Which requests share a training job, and whose turn it is: plain functions over rows, without a
-call to anything.
+"""Which requests share a training job, and which go first: plain functions over rows, without any
+calls.
 
 The rules, which ``docs/concepts.md`` gives with their bounds:
 
 - Of several requests of a tenant only the newest is worth making; the others are superseded.
-- A tenant has one request on its way at a time, so however much it uploads it takes one seat in one
-  pack.
-- Within a tier whoever has waited longest goes first; a tenant's first model has a head start of a
-  fixed number of seconds, so that anybody who has waited longer than that goes before it: nobody
-  starves.
+- A tenant has one request on its way at a time, so it takes one seat in one pack, however much it
+  uploads.
+- Within a tier the request that has waited longest goes first. A tenant's first model has a head
+  start of a fixed number of seconds. A request that has waited longer than that goes before it, so
+  none starves.
 - Between tiers the next pack goes to the tier that has the fewest packs on their way for its
   weight.
-- A pack holds requests of one tier and one group, and of those that were set apart only such that
-  were together; a silo tenant's is alone. One that is not full waits for company until its longest
-  waiting request has waited ``wait_seconds``: that is how long a lone request waits for others.
+- A pack holds requests of one tier and one group. Requests that were set apart share a pack only
+  with those they were set apart with. A silo tenant's request is alone. A pack that is not full
+  waits for more requests until its longest waiting one has waited ``wait_seconds``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def plan_packs(
         due: pending requests whose time has come, one a tenant.
         on_their_way: requests that are in packs already.
         limits: the workload's, for a pack.
-        scheduling: the workload's, for whose turn it is.
+        scheduling: the workload's, for the order of requests.
         at: this moment.
         max_packs: how many may be started now.
     """
@@ -92,8 +92,8 @@ def plan_packs(
         if not ready[tier]:
             del ready[tier]
         running[tier] += 1
-        # A request that comes back is due at another moment, so the pack it is in then has another
-        # id and another job.
+        # A request that comes back is due at another moment, so its next pack has another id and
+        # another job.
         members = [f"{r.tenant}/{r.request}/{r.due.isoformat()}" for r in requests]
         planned.append(PlannedPack(ids.pack_id_of(members), tier, tuple(requests)))
     return planned

@@ -1,15 +1,20 @@
-"""The requests table: what is owed to whom, and its history. The queue is the source of truth for
-what is not finished.
+"""The requests table: the models owed to tenants, and each request's history. The queue is the
+source of truth for unfinished work.
 
-A request goes pending → claimed → training → trained → registered. What goes wrong with it once
-makes it failed: it waits for its next try and is pending again, until its tries are spent and it is
-dead-lettered. It may instead be refused (its data cannot become a model), superseded (the tenant
-uploaded again before it was claimed) or cancelled (an operator said so). Every change of status is
-one conditional write that also appends to the row's history who made it, when and why: whoever
-comes second finds that it is no longer theirs to make. ``docs/concepts.md`` has the picture.
+A request goes pending → claimed → training → trained → registered. After a failed try it is failed:
+it waits for its next try and is pending again. When its tries are spent, it is dead-lettered. It
+may also end in other ways:
 
-A row keeps the latest of its history; older changes move to items of their own
-(``RequestQueue.history_of``), so that no row grows to the 400 KB that DynamoDB allows.
+- refused: its data cannot become a model;
+- superseded: the tenant uploaded again before it was claimed;
+- cancelled: an operator took it out.
+
+Every change of status is one conditional write, which also appends the author, moment and reason to
+the row's history. The second of two writers finds the row changed, and writes nothing.
+``docs/concepts.md`` has the picture.
+
+A row keeps its latest changes. Older ones move to items of their own (``RequestQueue.history_of``),
+so that no row grows to the 400 KB that DynamoDB allows.
 """
 
 from __future__ import annotations
@@ -46,12 +51,12 @@ from tenantry.requests.rows import (
 from tenantry.requests.uploaded_again import uploaded_again
 
 FIRST_RETRY: Final = timedelta(seconds=20)  # doubles with each attempt
-# between two looks whether SageMaker takes a job again
+# between two tries to give SageMaker a job
 LONGEST_PAUSE: Final = timedelta(minutes=10)
 # about 16 hours; a row's history, and so its item, stays far below DynamoDB's 400 KB
 MAX_POSTPONEMENTS: Final = 100
 TOO_MANY_UPLOADS: Final = "too_many_uploads"
-"""The code of what a tenant is told that uploads more than may be made of it in a day."""
+"""The code of the notice to a tenant with more uploads in a day than models may be made from."""
 _MAX_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
 
@@ -62,7 +67,7 @@ _LOG = logging.getLogger(__name__)
 class RequestQueue(RequestReader):
     """The requests of all workloads.
 
-    ``by`` is who makes the changes, for their history: ``sensor fine_tuning_launcher``, ``run
+    ``by`` is the author of the changes, for their history: ``sensor fine_tuning_launcher``, ``run
     3f2a…``, ``operator ann``.
     """
 
@@ -89,8 +94,8 @@ class RequestQueue(RequestReader):
         """Add a request, once.
 
         Args:
-            workload: which.
-            tenant: whose.
+            workload: of the request.
+            tenant: of the request.
             request: its id.
             manifest_key: of the upload it is made from.
             tier: where its model will be made and served.
@@ -99,15 +104,17 @@ class RequestQueue(RequestReader):
             uploaded: when S3 took the manifest; now, if it is not given. The version is named after
                 it.
             group: requests of different groups never share a pack.
-            notify_owner: whether the tenant's owner is told what becomes of it.
+            notify_owner: whether the tenant's owner is told the result.
             nth: which of the tenant's uploads of its day it is (``count_upload``).
             traceparent: the trace of its upload.
 
         Returns:
-            Whether there is something new to do. False for a repeated event, in whatever state the
-            request is by now, and for a later upload of the same content; True for one where the
-            request had come to nothing, or where the tenant had uploaded something else in between
-            that is made or on its way.
+            Whether there is something new to do.
+            - False for a repeated event, in any state of the request.
+            - False for a later upload of the same content.
+            - True for such an upload if the request had come to nothing.
+            - True for such an upload if the tenant had uploaded something else in between that is
+              made or on its way.
         """
         at = now()
         row = {
@@ -160,7 +167,7 @@ class RequestQueue(RequestReader):
         row: Mapping[str, Any],
         why: str,
     ) -> bool:
-        """Write a new row. Returns whether none of its id was there."""
+        """Write a new row. Returns False if a row of its id is there."""
         try:
             self.deployment.requests.put(
                 table_keys.request_item(tenant, workload, request),
@@ -191,7 +198,7 @@ class RequestQueue(RequestReader):
         """Change a request's status, if it still has the status, the pack and the due time that
         ``request`` shows.
 
-        The due time tells a row that went back to the queue from what it was before.
+        The due time tells a row that went back to the queue from its earlier state.
 
         Args:
             request: the row as it was read.
@@ -214,7 +221,8 @@ class RequestQueue(RequestReader):
         try:
             moved = self._write_move(request, to, change, changes or {})
         except ItemTooLargeError:
-            # The row has reached what DynamoDB takes: its history moves out, and it goes on.
+            # The row has reached DynamoDB's limit: its history moves out, and the change is written
+            # again.
             row = self.get(request.workload, request.tenant, request.request)
             if row is None or not move_history_out(self.deployment, row):
                 raise
@@ -229,7 +237,7 @@ class RequestQueue(RequestReader):
     ) -> Request:
         values: dict[str, Any] = {"status": to, **changes}
         if "reason" in values:
-            values.setdefault("reason_code", None)  # a code is of the reason it came with
+            values.setdefault("reason_code", None)  # a code belongs to the reason it came with
         values["queue"] = table_keys.queue_key(request.workload, to) if to in INDEXED else None
         its_pack = Attr("pack")
         as_it_was = (
@@ -242,7 +250,7 @@ class RequestQueue(RequestReader):
                 key_of(request), values, appending={"history": [change]}, only_if=as_it_was
             )
         except ConditionNotMetError as error:
-            # An answer can be lost, and the call be made again: then the row has this very change
+            # An answer can be lost, and the call be repeated: then the row has this very change
             # already.
             if (
                 error.found
@@ -273,7 +281,7 @@ class RequestQueue(RequestReader):
     def _alone(
         self, request: Request, to: Status, *, why: str, changes: Mapping[str, Any] | None = None
     ) -> Request | None:
-        """``try_move`` for one of many: an error is told to the log, and is this request's
+        """``try_move`` for one of many: an error goes to the log, and affects this request
         alone."""
         try:
             return self.try_move(request, to, why=why, changes=changes)
@@ -312,8 +320,8 @@ class RequestQueue(RequestReader):
         first_retry: timedelta = FIRST_RETRY,
         code: str | None = None,
     ) -> Request:
-        """Note that a try failed: the request waits for its next one, or is dead-lettered when its
-        tries are spent, of which its tenant is told.
+        """Note that a try failed. The request waits for its next one. When its tries are spent, it
+        is dead-lettered and its tenant is told.
 
         Args:
             request: the row as it was read.
@@ -322,7 +330,7 @@ class RequestQueue(RequestReader):
             retryable: whether trying the same data again can help; when it cannot, the request is
                 refused.
             new_version: whether the next try makes another version, because this one's archive is
-                of no use: an endpoint may have loaded it, and knows it by its name.
+                unusable. An endpoint may have loaded it under its name.
             first_retry: how long it waits after its first try; twice as long after each further
                 one.
             code: names the kind of ``reason`` for programs.
@@ -350,8 +358,8 @@ class RequestQueue(RequestReader):
         return self.move(request, "failed", why=reason, changes=changes)
 
     def _dead_letter(self, request: Request, reason: str, code: str | None = None) -> Request:
-        """Give a request up. Its tenant is told first: whoever dies between the two tells twice
-        rather than never."""
+        """Give a request up. Tell its tenant first, move its row second: a process that dies in
+        between leads to a second notice, never to none."""
         if request.notify_owner:
             said = f"No model could be made from your upload: {reason}"
             tell_tenant(
@@ -369,7 +377,7 @@ class RequestQueue(RequestReader):
         return self.move(request, "dead_lettered", why=reason, changes=changes)
 
     def wake(self, workload: ids.WorkloadName) -> list[Request]:
-        """Make failed requests whose next try has come pending again. Returns them."""
+        """Make failed requests pending again if their next try is due. Returns them."""
         rows = [
             self._alone(row, "pending", why=f"try {row.attempt}")
             for row in self._with_status(workload, "failed", until=now())
@@ -381,10 +389,10 @@ class RequestQueue(RequestReader):
     ) -> None:
         """Put a request back for a later moment without counting a try: nothing was wrong with it.
 
-        It may have moved on within its pack since it was read; another pack's it is left to that
-        pack. Without ``until`` it waits longer each time, up to ten minutes; after a hundred times
-        it is dead-lettered, of which its tenant is told. ``code`` names the kind of ``why``, in the
-        history.
+        It may have moved on within its pack since it was read. If it has moved to another pack, it
+        is left to that pack. Without ``until`` it waits longer each time, up to ten minutes. After
+        a hundred times it is dead-lettered, and its tenant is told. ``code`` names the kind of
+        ``why``, in the history.
         """
         for row in self.get_many([request.key], request.workload):
             if row.pack != request.pack:
@@ -404,8 +412,8 @@ class RequestQueue(RequestReader):
             self.try_move(row, "pending", why=why, changes=changes, code=code)
 
     def set_apart(self, request: Request, apart: str, *, why: str, due: datetime) -> Request | None:
-        """Put a request of a pack that keeps killing its runs back, to meet from now on only those
-        with the same ``apart``.
+        """Put back a request of a pack that keeps killing its runs. From now on it shares packs
+        only with requests that have the same ``apart``.
 
         No try is counted: it may be innocent. None when it has moved on since it was read, or
         cannot be changed.
@@ -420,8 +428,8 @@ class RequestQueue(RequestReader):
         return self._alone(request, "pending", why=why, changes=changes)
 
     def supersede(self, request: Request, newer: Request) -> Request | None:
-        """Leave a request that nobody claimed to a newer one of its tenant. None when it has moved
-        on, or cannot be changed."""
+        """Give up an unclaimed request for a newer one of its tenant. None when it has moved on, or
+        cannot be changed."""
         return self._alone(request, "superseded", why=f"a newer upload is request {newer.request}")
 
     def cancel(self, request: Request, *, why: str) -> Request:
@@ -457,7 +465,8 @@ class RequestQueue(RequestReader):
         return self.move(request, "pending", why=why, changes=afresh(request, now()))
 
     def bring_back_superseded(self, refused: Request) -> Request | None:
-        """As a tenant's newest upload is refused, the one it superseded is worth making after all.
+        """Bring back the request that a refused one superseded: without the newer upload it is
+        worth making after all.
 
         Returns:
             The request that is pending again; None when there is none, or the tenant has a model
@@ -473,7 +482,8 @@ class RequestQueue(RequestReader):
         )
         if newest is None:
             return None
-        # What is registered is as new as the upload it was made of, whenever it was uploaded again.
+        # A registered version is as new as the upload it was made from, even if that content was
+        # uploaded again.
         made = [
             row.version for row in rows if row.status == "registered" and row.version is not None
         ]

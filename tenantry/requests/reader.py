@@ -25,7 +25,7 @@ from tenantry.requests.rows import (
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-# What a list needs of a row; what was prepared for it and its history are read where they are
+# The attributes that a list needs. Facts, hyperparameters and history are read where they are
 # needed.
 _LISTED: Final = (
     "tenant",
@@ -120,8 +120,8 @@ class RequestReader:
     def history_of(
         self, request: Request, since: datetime | None = None
     ) -> list[Mapping[str, Any]]:
-        """All changes of a request that was read by itself or as one of its tenant's, the oldest
-        first; those before ``since`` may be left out."""
+        """All changes of a request, the oldest first; those before ``since`` may be left out. The
+        request was read by itself or with all of its tenant's."""
         return history.history_of(self.deployment, request, since)
 
 

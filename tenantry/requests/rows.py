@@ -31,7 +31,7 @@ OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained", 
 IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
 CAME_TO_NOTHING: Final[tuple[Status, ...]] = ("refused", "superseded", "cancelled", "dead_lettered")
 INDEXED: Final[tuple[Status, ...]] = (*OPEN, "dead_lettered")
-"""The statuses whose requests can be listed: the open ones, and what waits for an operator."""
+"""The statuses whose requests can be listed: the open ones, and those that wait for an operator."""
 _LEAVES_A_PACK: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
 NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
     "pending": ("claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"),
@@ -40,36 +40,36 @@ NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
     "trained": ("registered", "pending", *_LEAVES_A_PACK),
     "failed": ("pending", "superseded", "cancelled"),
     "registered": (),
-    # It was uploaded again, or what superseded it was refused.
+    # It was uploaded again, or the request that superseded it was refused.
     "superseded": ("pending",),
-    # What an operator, or another upload of the same, may send back to the queue.
+    # An operator, or another upload of the same content, may send these back to the queue.
     "refused": ("pending",),
     "cancelled": ("pending",),
     "dead_lettered": ("pending",),
 }
-"""Which status may follow which. pending → pending is a later moment for one that waits."""
+"""Which status may follow which. pending → pending gives a waiting request a later moment."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class NotTheirTurnError(TenantryError, RuntimeError):
-    """The request is not in a state this change may be made from; somebody else was there first."""
+    """The request's state does not allow this change; another process was first."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A row of the queue: make a model for this tenant from this upload.
 
-    ``uploaded`` is when S3 took its manifest, which says which of two uploads is the newer one, in
-    whatever order their events came; of several uploads of the same content it is the latest's.
-    ``content`` is the id of the request that was the first of this content: its own, unless the
-    tenant came back to it after another upload. ``due`` is when it may be claimed. ``group`` tells
-    apart requests that must not share a pack. Without ``notify_owner`` the tenant did not ask for
-    it, and its owner hears nothing of it. ``apart`` is set by ``RequestQueue.set_apart``: requests
-    that differ in it share no pack. ``nth`` says which upload of its tenant on its day it was at
-    least, where that is limited. ``reason_code`` names the kind of ``reason`` for programs, where
-    there is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows of
-    releases without. ``hyperparameters`` are those of the job it went to training with last.
+    ``uploaded`` is when S3 took its manifest. It decides which of two uploads is newer, in any
+    order of their events. After several uploads of the same content it is the moment of the latest.
+    ``content`` is the id of the first request of this content: its own, unless the tenant came back
+    to it after another upload. ``due`` is when it may be claimed. ``group`` tells apart requests
+    that must not share a pack. Without ``notify_owner`` the tenant did not ask for it, and its
+    owner hears nothing of it. ``apart`` is set by ``RequestQueue.set_apart``: requests that differ
+    in it share no pack. ``nth`` is its number, or a lower bound of it, among its tenant's uploads
+    of the day, where these are limited. ``reason_code`` names the kind of ``reason`` for programs,
+    where there is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows
+    of releases without. ``hyperparameters`` are those of the job it went to training with last.
     ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list (``due``,
     ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before
     those in ``history``.
@@ -105,7 +105,7 @@ class Request:
 
     @property
     def key(self) -> tuple[ids.TenantId, ids.RequestId]:
-        """What tells it from every other request of the workload."""
+        """The ids that tell it from every other request of the workload."""
         return self.tenant, self.request
 
 
@@ -155,8 +155,8 @@ def request_of(row: Row) -> Request:
 
 
 def requests_of(rows: Iterable[Row]) -> Iterator[Request]:
-    """The requests of a list of rows. One that cannot be read is told to the log and left out: it
-    is no reason to lose the others."""
+    """The requests of a list of rows. An unreadable row is logged and left out, so that the others
+    are not lost."""
     for row in rows:
         try:
             yield request_of(row)

@@ -1,5 +1,5 @@
-"""Whose turn it is: which requests are claimed now, in which packs, and which a newer upload made
-needless."""
+"""The next claims: which requests are claimed now, in which packs, and which ones newer uploads
+supersede."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tenantry.requests.rows import CAME_TO_NOTHING, Request, now
 from tenantry.workloads.schema import Workload
 
 _LOG = logging.getLogger(__name__)
-# of a backlog the longest waiting, which is several times what may start at once
+# requests of a backlog, the longest waiting: several times as many as may start at once
 _MAX_LOOKED_AT: Final = 3000
 _ASKED_AT_ONCE: Final = 8
 # a tick; a flood's rows are gone after a few, and none goes into a pack meanwhile
@@ -30,11 +30,12 @@ _MAX_SUPERSEDED: Final = 500
 def whose_turn_it_is(
     queue: RequestQueue, workload: Workload, on_their_way: Sequence[Request], *, max_packs: int
 ) -> list[PlannedPack]:
-    """The packs to claim now; whatever a newer upload made needless is superseded on the way."""
+    """The packs to claim now. Requests that a newer upload made needless are superseded on the
+    way."""
     name = ids.workload_name(workload.name)
     queue.wake(name)
     if max_packs <= 0:
-        return []  # nor is the backlog read: of thousands that wait, that takes seconds
+        return []  # the backlog is not read either: reading thousands takes seconds
     newest, older = newest_of_each_tenant(queue.due(name, most=_MAX_LOOKED_AT))
     to_finish: dict[ids.TenantId, Request] = {}
     for row, newer in older[:_MAX_SUPERSEDED]:
@@ -74,7 +75,7 @@ def _left_out(
 def _supersede_or_postpone(
     queue: RequestQueue, workload: Workload, at: datetime, row: Request, champion: Champion | None
 ) -> bool:
-    """Whether a request that is about to be claimed is not to be: then it has been dealt with. New
+    """Whether a request must not be claimed now; then it has been superseded or put off. New
     tenants cost no call."""
     most = workload.scheduling.max_per_tenant_a_day
     if row.attempt == 1 and champion is None and (most is None or (row.first and row.nth == 1)):
@@ -87,7 +88,7 @@ def _supersede_or_postpone(
         if came_after(other, row)
         and other.status not in CAME_TO_NOTHING
         and not _was_followed(other, champion)
-        # What a re-training is made of stays so, though it was uploaded again.
+        # A re-training keeps its upload, even if that content was uploaded again.
         and not (not row.notify_owner and other.manifest_key == row.manifest_key)
     ]
     if (
@@ -106,7 +107,7 @@ def _supersede_or_postpone(
 
 
 def _was_crowned(queue: RequestQueue, row: Request) -> bool:
-    """Whether a run that died had made the request's model champion: its owner may have been told.
+    """Whether a run that died had made the request's model champion: its owner may know already.
     Such a request is finished first."""
     if row.version is None or (row.attempt == 1 and row.postponements == 0):
         return False
@@ -117,8 +118,8 @@ def _was_crowned(queue: RequestQueue, row: Request) -> bool:
 def _used_up_its_day(
     queue: RequestQueue, row: Request, rows: Sequence[Request], at: datetime, most: int
 ) -> bool:
-    """Whether as many uploads of a tenant were claimed within a day as may be: then this one waits,
-    and its owner is told once."""
+    """Whether the uploads of a tenant that were claimed within a day have reached the limit. If so,
+    this one waits, and its owner is told once."""
     day = timedelta(days=1)
     histories = [queue.history_of(other, since=at - day) for other in rows if other.notify_owner]
     claimed = sorted(
@@ -152,8 +153,8 @@ def _used_up_its_day(
 
 
 def _claims(history: Iterable[Mapping[str, str]]) -> Iterator[datetime]:
-    """When uploads were claimed that a request was made for; not when they were claimed again, as
-    something had failed."""
+    """The moments at which a request's uploads were first claimed; later claims after a failure do
+    not count."""
     uploaded = False
     for change in history:
         if change["status"] == "pending" and change["why"].startswith("uploaded"):
@@ -164,8 +165,8 @@ def _claims(history: Iterable[Mapping[str, str]]) -> Iterator[datetime]:
 
 
 def _was_followed(other: Request, champion: Champion | None) -> bool:
-    """Whether what a request made has made way for a later upload: however late it was uploaded
-    again, it is not served."""
+    """Whether the version that a request made has given way to a later upload's. It is not served,
+    however late its content was uploaded again."""
     return (
         other.status == "registered"
         and other.version is not None
@@ -175,10 +176,10 @@ def _was_followed(other: Request, champion: Champion | None) -> bool:
 
 
 def _is_overtaken(row: Request, champion: Champion | None, newer: Iterable[Request]) -> bool:
-    """Whether a request's event came late: what was uploaded after it is served already.
+    """Whether a request's event came late: a later upload is served already.
 
-    That may be what had been uploaded before it, too: made by then, and as new as its latest
-    upload.
+    The later upload may repeat content from before this request: its version, made by then, is as
+    new as its latest upload.
     """
     if row.version is None:
         return False

@@ -1,4 +1,4 @@
-"""What becomes of an upload whose content was uploaded before."""
+"""Handles an upload whose content was uploaded before."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def uploaded_again(
     row: Mapping[str, Any],
     uploaded: datetime,
 ) -> bool:
-    """What a tenant uploads last is made last, also when that is what it had uploaded before
-    something else.
+    """See that a tenant's last upload is made last, even if it repeats the content of an earlier
+    one.
 
-    The request of that content becomes as new as its latest upload. If it is being made or is
-    made, of an older upload, and something else came after that, there is one request more.
+    The request of that content becomes as new as its latest upload. A further request is added if
+    an older upload of it is made or on its way, and another upload came after that one.
 
     Args:
         queue: the requests.
-        workload: which.
-        tenant: whose.
+        workload: of the upload.
+        tenant: of the upload.
         content: the id of the first request of this content.
         row: the attributes a new request would have.
         uploaded: when S3 took the manifest.
@@ -49,7 +49,7 @@ def uploaded_again(
     """
     first = queue.get(workload, tenant, content)
     if first is None or first.version is None or Moment.at(uploaded) <= Moment.of(first.version):
-        return False  # an event that came again
+        return False  # a repeated event
     for _ in range(_MAX_LOOKS):
         same = (row for row in queue.of_tenant(workload, tenant) if row.content == content)
         known = newest_of(same)
@@ -59,7 +59,7 @@ def uploaded_again(
         if known.status in CAME_TO_NOTHING:
             if not newer:
                 return False
-            # The version that was given up may be known by its name.
+            # An endpoint may know the version that was given up by its name.
             again: dict[str, Any] = {
                 **afresh(known, now()),
                 "manifest_key": row["manifest_key"],
@@ -75,10 +75,10 @@ def uploaded_again(
             continue
         if known.status in {"pending", "failed"}:
             return False
-        # Looked at only now: whoever claims what is not here yet finds the new moment. A
-        # repeated event comes by again.
+        # The tenant's requests are read only now: a later request's claim finds the new moment. A
+        # repeated event comes here again.
         made_of = Moment.of(known.version)
-        # As long as it is only claimed, the earlier upload may turn out to lack a file that
+        # While the request is only claimed, the earlier upload may turn out to lack a file that
         # this one has.
         if known.status == "claimed" or any(
             made_of <= Moment.of_request(other) and not uploaded_after(other, uploaded)
@@ -106,8 +106,9 @@ def _note_uploaded(
     """Make a row as new as a later upload of the same content. Returns False when it has moved
     on since it was read.
 
-    One that waits is made from that upload then, as the earlier one may lack a file; and it is
-    due a little later: whoever read it before finds it changed, and does not supersede it.
+    A waiting request is then made from that upload, because the earlier one may lack a file. It
+    also becomes due a little later: a process that read it before finds it changed, and does not
+    supersede it.
     """
     changes: dict[str, Any] = {"uploaded": uploaded.isoformat()}
     if request.status in {"pending", "failed"}:

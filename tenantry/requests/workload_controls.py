@@ -1,4 +1,4 @@
-"""What an operator says about a whole workload: whether its requests may be claimed."""
+"""An operator's setting for a whole workload: whether its requests may be claimed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_WHY: Final = 1000  # characters kept of a reason
 
 @dataclass(frozen=True)
 class Pause:
-    """Since when a workload is paused, by whom, and why."""
+    """The pause of a workload: its beginning, its author and its reason."""
 
     at: datetime
     by: str
@@ -26,7 +26,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class WorkloadControls:
-    """Pauses and resumes workloads. ``by`` is who does."""
+    """Pauses and resumes workloads. ``by`` is the actor."""
 
     deployment: Deployment
     by: str = "tenantry"

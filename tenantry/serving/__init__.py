@@ -1,2 +1,2 @@
-"""What the product's own app calls for a tenant: answers now, answers later, and answers given
+"""The calls of the product's app for a tenant: answers now, answers later, and answers given
 before."""

@@ -2,10 +2,10 @@
 prefix.
 
 The question's id makes the keys of its input and its answer (``tenantry.names.s3_keys``), so that
-asking again finds what was asked before. SageMaker puts an answer where the request says
-(``S3OutputPathExtension`` and ``Filename``); of a failure it chooses the place itself, below the
-endpoint's ``S3FailurePath``, so a shared endpoint's failures are brought to their tenants from its
-messages: ``deliver_failures``.
+asking again finds the earlier question. SageMaker puts an answer where the request says
+(``S3OutputPathExtension`` and ``Filename``). It chooses the place of a failure itself, below the
+endpoint's ``S3FailurePath``. So ``deliver_failures`` brings a shared endpoint's failures to their
+tenants, from SageMaker's messages.
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html
 """
 
@@ -40,10 +40,9 @@ _LOG = logging.getLogger(__name__)
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_RECORD_BYTES: Final = 64 * 1024
 _MAX_REASON_CHARACTERS: Final = 2000
-# Content types S3 gives what was written without one.
+# Content types that S3 gives to objects written without one.
 _DEFAULT_CONTENT_TYPES: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
-# What passes between a request's last moment in its queue or its container and what SageMaker says
-# of it.
+# The time from a request's last moment in its queue or its container to SageMaker's word about it.
 _SETTLING: Final = timedelta(seconds=120)
 
 
@@ -51,9 +50,9 @@ _SETTLING: Final = timedelta(seconds=120)
 class Submitted:
     """A question that was asked, and where its answer or its failure will lie in the data bucket.
 
-    ``failure_key`` is where SageMaker puts a failure, if it said so to whoever asked. What a tenant
-    could have written itself, as the record of a question, names no key outside the tenant's own
-    prefix. ``answer`` is there when it was known at once. After ``due`` there will be none.
+    ``failure_key`` is where SageMaker puts a failure, if it named the place to the caller. A tenant
+    could write the record of a question itself, so a key from there counts only within the tenant's
+    own prefix. ``answer`` is set when it was known at once. After ``due`` no answer comes.
     ``attempt`` counts how often it was asked.
     """
 
@@ -80,10 +79,10 @@ def submit(
     request: Mapping[str, Any],
     submitter: Deployment | None = None,
 ) -> Submitted:
-    """Ask a question asynchronously; one that was asked before and is answered, or still may be, is
-    not asked again.
+    """Ask a question asynchronously, unless it was asked before and is answered, or still may be.
 
-    Two who ask the same at the same moment may both ask the endpoint, and find one answer.
+    Two callers with the same question at the same moment may both ask the endpoint; they find one
+    answer.
 
     Args:
         deployment: buckets and clients.
@@ -91,11 +90,12 @@ def submit(
         champion: the tenant's champion.
         question: from ``result_cache.question_of``.
         request: the request.
-        submitter: whose session asks the endpoint; ``deployment``'s own when not given.
+        submitter: the deployment whose session asks the endpoint; ``deployment``'s own when not
+            given.
 
     Raises:
         NotAsynchronousError: the workload has no asynchronous endpoint.
-        EndpointFailedError: the tier's is not in service.
+        EndpointFailedError: the tier's endpoint is not in service.
         InvocationRefusedError: SageMaker did not take the request.
     """
     settings = settings_of(workload)
@@ -169,7 +169,8 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
         InvocationRefusedError: it could not be answered; the message is the container's or
             SageMaker's reason.
         objects.ObjectMissingError: the time for an answer has passed, and neither it nor a failure
-        is there. objects.ObjectTooLargeError: the answer has more than ``MAX_ANSWER_BYTES``.
+            is there.
+        objects.ObjectTooLargeError: the answer has more than ``MAX_ANSWER_BYTES``.
     """
     if submitted.answer is not None:
         return submitted.answer
@@ -182,7 +183,7 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     copied = s3_keys.async_failure(
         question.workload, question.tenant, question.id, submitted.attempt
     )
-    # Where SageMaker put it, too: a session that may look there need not wait for the copy.
+    # SageMaker's own key is tried, too: a session that may read it need not wait for the copy.
     for key in (copied, submitted.failure_key):
         failure = _find(deployment, key, MAX_ANSWER_BYTES) if key else None
         if failure is not None:
@@ -202,7 +203,7 @@ def _find(deployment: Deployment, key: str, max_bytes: int) -> objects.StoredObj
 def _read_record(
     deployment: Deployment, question: Question, request: Mapping[str, Any]
 ) -> Submitted | None:
-    """What is known of a question that was asked before; None when it was not, or the record is not
+    """The record of a question that was asked before; None when it was not, or the record is not
     whole."""
     if not question.repeatable:
         return None
@@ -258,7 +259,7 @@ def _reason(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """A message of SageMaker that an attempt at a question failed, and why."""
+    """SageMaker's message that an attempt at a question failed, and why."""
 
     workload: ids.WorkloadName
     tenant: ids.TenantId
@@ -268,8 +269,8 @@ class Failure:
 
     @classmethod
     def parse(cls, deployment: Deployment, message: str) -> Self | None:
-        """Read the message; None for one that is about no question of this deployment's, as a test
-        notification is.
+        """Read the message; None for one about no question of this deployment, such as a test
+        notification.
 
         https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-check-predictions.html has
         its form. The container's own words are in ``responseBody``, which an endpoint made by
@@ -301,7 +302,7 @@ def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
     """Bring failures of asynchronous questions to their tenants' prefixes; returns those that were
     brought.
 
-    Doing it again changes nothing: a message is deleted when its failure has been written.
+    A repeated call changes nothing: a message is deleted when its failure has been written.
 
     Args:
         deployment: the queue and the bucket.
@@ -328,8 +329,8 @@ def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
 
 
 def _deliver(deployment: Deployment, message: str) -> Failure | None:
-    """Write a failure that a message tells of to its tenant's prefix; None for a message about
-    nothing of ours."""
+    """Write the failure in a message to its tenant's prefix; None for a message about no question
+    of ours."""
     failure = Failure.parse(deployment, message)
     if failure is None:
         _LOG.info("a message about no question of ours was left out: %.200s", message)

@@ -1,7 +1,8 @@
-"""The tenant-facing client: what the product's own app calls for one tenant it has identified.
+"""The tenant-facing client: the product's app calls it for one tenant that it has identified.
 
-It uploads, asks the tenant's champion, at once or asynchronously, and reads what was predicted. The
-tenant comes from the app's verified identity, once, when the client is made; no call takes another.
+It uploads, asks the tenant's champion, at once or asynchronously, and reads its predictions. The
+tenant comes from the identity that the app verified, once, when the client is made. No call takes
+another tenant.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ MAX_PREDICTION_BYTES: Final = 64 * 1024 * 1024
 
 
 class NoModelYetError(TenantryError, LookupError):
-    """The tenant has no champion for this workload; the message says how its last upload stands."""
+    """The tenant has no champion for this workload; the message has the state of its last
+    upload."""
 
 
 class AnswerUnreadableError(TenantryError, ValueError):
-    """The model answered with something else than the JSON object that was asked for; the message
-    says with what."""
+    """The model's answer is not the JSON object that was asked for; the message says what it is."""
 
 
 @dataclass
@@ -64,9 +65,9 @@ class TenantClient:
     Use it in a ``with`` block: leaving waits for the archive and the kept answers to be written,
     and sends the counts.
 
-    ``metrics`` may be shared by many clients, whose counts then go out together; whoever made it
-    closes it. ``submitter`` is the deployment with the app's own session, where the tenant's may
-    not ask the shared asynchronous endpoint.
+    Many clients may share ``metrics``, and their counts go out together; its maker closes it.
+    ``submitter`` is the deployment with the app's own session, for tenants whose session may not
+    ask the shared asynchronous endpoint.
 
     Raises:
         ids.InvalidIdError: ``tenant`` is no tenant's id; the message has the rule.
@@ -84,7 +85,7 @@ class TenantClient:
     _cache: ResultCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        ids.tenant_id(self.tenant)  # a type checker may not have looked at who calls
+        ids.tenant_id(self.tenant)  # a type checker may not have seen the caller
         self._counts = self.metrics or InferenceMetrics(self.deployment)
         self._cache = ResultCache(self.deployment, self.workload)
 
@@ -110,7 +111,8 @@ class TenantClient:
         files: Mapping[str, bytes],
         parameters: Mapping[str, str | int | float | bool] | None = None,
     ) -> ids.UploadId:
-        """Hand in files to make a model from. Returns the upload's id; the model is made by itself.
+        """Upload files to make a model from. Returns the upload's id; the model needs no further
+        call.
 
         Raises:
             ids.InvalidIdError: a file's name cannot be used.
@@ -126,14 +128,14 @@ class TenantClient:
         )
 
     def requests(self) -> list[Request]:
-        """How the tenant's uploads stand, oldest first."""
+        """The requests of the tenant's uploads, oldest first."""
         return RequestQueue(self.deployment).of_tenant(self._name, self.tenant)
 
     def champion(self) -> Champion:
         """The version the tenant is served by.
 
         Raises:
-            NoModelYetError: there is none; the message says what became of the last upload.
+            NoModelYetError: there is none; the message has the state of the last upload.
         """
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
@@ -153,13 +155,14 @@ class TenantClient:
         return _document(self.predict_bytes(request))
 
     def predict_bytes(self, request: Mapping[str, Any], accept: str = JSON) -> Answer:
-        """Ask the tenant's model; the answer to the same question before is given again where the
-        workload says so.
+        """Ask the tenant's model, or give the kept answer to the same question where the workload
+        allows it.
 
-        Request and response are archived to S3, and the answer is kept, off the way of the answer.
+        Request and response are archived to S3, and the answer is kept, without delaying the
+        answer.
 
         Args:
-            request: the request, as the workload's container has it.
+            request: the request, as the workload's container takes it.
             accept: content type of the answer, as ``image/png``.
 
         Raises:
@@ -190,14 +193,14 @@ class TenantClient:
     # ---- asynchronously --------------------------------------------------------------------------
 
     def submit(self, request: Mapping[str, Any], accept: str = JSON) -> Submitted:
-        """Ask the tenant's model asynchronously: for what takes long, or may wait until there is an
-        instance.
+        """Ask the tenant's model asynchronously: for answers that take long, or may wait until
+        there is an instance.
 
-        The same question asked again, in this process or another, finds what was submitted before,
-        unless that failed or its time passed.
+        The same question asked again, in this process or another, finds the earlier one, unless
+        that failed or its time passed.
 
         Args:
-            request: the request, as the workload's container has it.
+            request: the request, as the workload's container takes it.
             accept: content type of the answer.
 
         Raises:
@@ -222,7 +225,7 @@ class TenantClient:
             submitted = asynchronous.submit(
                 self.deployment, self.workload, champion, question, request, self.submitter
             )
-        # What was submitted before costs no inference either, whether it is answered or on its way.
+        # A question that was submitted before costs no inference either, answered or on its way.
         self._counts.count(self._name, hit=kept is not None or submitted.at < at)
         return submitted
 
@@ -274,10 +277,10 @@ class TenantClient:
             pause = min(pause * 1.5, 5.0)
         return answer
 
-    # ---- off the way of the answer ---------------------------------------------------------------
+    # ---- after the answer ------------------------------------------------------------------------
 
     def _later(self, work: Callable[[], object]) -> None:
-        """Do it after the answer. What fails is logged, in the trace of the question."""
+        """Do the work after the answer. A failure is logged, in the trace of the question."""
         self._archivist.submit(copy_context().run, _logging_failure, work)
 
     def _archive(
@@ -288,8 +291,8 @@ class TenantClient:
         milliseconds: float,
         answer: Answer | None,
     ) -> None:
-        """Archive an exchange; one without an answer was given what an earlier one of the same
-        question has."""
+        """Archive an exchange. One without ``answer`` got a kept answer, which an earlier exchange
+        of the same question has."""
         record: dict[str, Any] = {
             "format": 1,
             "at": at.isoformat(),
@@ -339,8 +342,8 @@ def _document(answer: Answer) -> dict[str, Any]:
 
 
 def _archived(answer: Answer) -> Any:
-    """An answer as an archived exchange has it: a JSON document as it is, anything else with its
-    type."""
+    """An answer as an archived exchange keeps it: a JSON document unchanged, any other content with
+    its type."""
     if answer.content_type.split(";")[0].strip() == JSON:
         with contextlib.suppress(ValueError):  # else it is kept as the bytes it is
             return json.loads(answer.content)
@@ -353,5 +356,5 @@ def _archived(answer: Answer) -> Any:
 def _logging_failure(work: Callable[[], object]) -> None:
     try:
         work()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the answer was given
+    except Exception as error:  # noqa: BLE001 - after any error, the answer was given
         _LOG.error("an exchange could not be archived, or its answer kept: %s", error)

@@ -42,12 +42,12 @@ _Series = tuple[ids.WorkloadName, str, int]
 class InferenceMetrics:
     """Gathers counts in memory and sends them together, on a thread of its own.
 
-    Counting never waits for the network and never fails; what could not be sent is sent with the
+    Counting never waits for the network and never fails; counts that could not be sent go with the
     next. Many clients may share one; leave its ``with`` block, or call ``close``, to send the rest.
     """
 
     def __init__(self, deployment: Deployment, seconds: float = 30.0) -> None:
-        """``seconds`` is how long a count may wait for company."""
+        """``seconds`` is how long a count may wait to be sent with others."""
         self._deployment = deployment
         self._seconds = seconds
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class InferenceMetrics:
         self.close()
 
     def count(self, workload: ids.WorkloadName, *, hit: bool) -> None:
-        """One request of a workload, answered from what was kept (``hit``) or by an endpoint."""
+        """Count one request of a workload, answered from the cache (``hit``) or by an endpoint."""
         minute = int(time.time()) // 60 * 60
         # made on the caller's thread: a boto3 session is for one thread at a time
         _ = self._deployment.cloudwatch
@@ -81,7 +81,8 @@ class InferenceMetrics:
                 self._timer.start()
 
     def flush(self) -> None:
-        """Send what was gathered. What fails is logged, and kept for the next time."""
+        """Send the gathered counts. A failure is logged, and the counts are kept for the next
+        time."""
         with self._sending:
             with self._lock:
                 counts, self._counts = self._counts, Counter()
@@ -104,7 +105,7 @@ class InferenceMetrics:
                     return
 
     def close(self) -> None:
-        """Send the rest. What is counted after this is sent by ``flush`` alone."""
+        """Send the rest. Later counts are sent by ``flush`` alone."""
         with self._lock:
             self._closed = True
         self.flush()

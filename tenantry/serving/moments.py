@@ -1,9 +1,9 @@
 """The moment that a prediction is about, for workloads whose requests name one.
 
-A forecast is of the days after a start. Who leaves the start out means now, and now is another
-moment in an hour: so the request is given its moment before it is asked, kept or put into a batch.
-The workload's container family knows what moments look like; it also tells, in a model's card,
-until when that model can be asked.
+A forecast covers the days after a start. A request without a start means now, and now is another
+moment in an hour. So the request gets its moment before it is asked, kept or put into a batch. The
+workload's container family knows the form of moments. In a model's card it also tells until when
+that model can be asked.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class MomentModule(Protocol):
     def resolve(
         self, request: Mapping[str, Any], card: Mapping[str, Any], now: datetime
     ) -> dict[str, Any]:
-        """The request with its moment as an absolute one. Raises ``ValueError`` where the request
-        names none that is."""
+        """The request with its moment as an absolute one. Raises ``ValueError`` if the request's
+        moment is invalid."""
         ...
 
     def check(self, request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ class MomentModule(Protocol):
 
 @dataclass(frozen=True)
 class DataAge:
-    """How old the data are that a model was made of, and until when it can be asked.
+    """The age of a model's data, and until when the model can be asked.
 
     ``end`` is the end of its data. ``usable_until`` is the first moment it cannot be asked about.
     Both are in UTC.
@@ -54,11 +54,11 @@ class DataAge:
 def at_its_moment(
     workload: Workload, card: Mapping[str, Any], request: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The request with the absolute moment it asks about; as it is where the workload's requests
+    """The request with the absolute moment it asks about; unchanged where the workload's requests
     name none.
 
     Args:
-        workload: whose ``moment`` section says how.
+        workload: its ``moment`` section has the settings.
         card: the asked model's.
         request: as the app gave it.
         now: the moment it is asked at.
@@ -84,7 +84,7 @@ def of_the_day(workload: Workload, day: date) -> dict[str, Any]:
 
 
 def data_age(card: Mapping[str, Any]) -> DataAge | None:
-    """How old a model's data are; None of a model whose card does not tell."""
+    """The age of a model's data; None for a model whose card does not tell."""
     try:
         end, until = _instant(card["data"]["end"]), _instant(card["usable_until"])
     except (KeyError, TypeError, ValueError):
@@ -94,7 +94,7 @@ def data_age(card: Mapping[str, Any]) -> DataAge | None:
 
 def too_old_for(workload: Workload, card: Mapping[str, Any], day: date) -> str | None:
     """Why a model's data are too old to predict a day, as a sentence for its owner; None when they
-    are not, or cannot be told."""
+    are not, or their age is unknown."""
     if workload.moment is None or data_age(card) is None:
         return None
     module = _module(workload.moment)

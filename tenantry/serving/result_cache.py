@@ -1,10 +1,10 @@
-"""The result cache: what a version of a tenant's model answered, kept in S3 and given again to who
-asks the same.
+"""The result cache: answers of a version of a tenant's model, kept in S3 and given again to the
+same question.
 
-A question's id is the hash of all that decides its answer, the tenant and the champion's version
-among it, so a new champion or another tenant never finds an old entry. What an entry holds says of
-itself whose it is, and is checked when it is read. Only a whole answer is kept: no error, nothing
-that was cut off.
+A question's id is the hash of all that decides its answer, such as the tenant and the champion's
+version. So a new champion or another tenant never finds an old entry. An entry's metadata says
+which question it answers, and is checked when the entry is read. Only a whole answer is kept: no
+error, nothing that was cut off.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _FORMAT: Final = "1"
 
 @dataclass(frozen=True)
 class Question:
-    """What a champion is asked.
+    """A question to a champion.
 
-    ``repeatable`` tells whether the same question may be answered the same way; one that is not has
-    an id no other has. ``trace_id`` is the version's, empty for none.
+    ``repeatable`` tells whether the same question may be answered the same way. A question that is
+    not repeatable has an id of its own. ``trace_id`` is the version's, empty for none.
     """
 
     id: ids.QuestionId
@@ -53,19 +53,19 @@ class Question:
 def question_of(
     workload: Workload, champion: Champion, request: Mapping[str, Any], accept: str
 ) -> Question:
-    """The question that asking ``champion`` this request is.
+    """The question that a request puts to ``champion``.
 
     Args:
         workload: says which requests are repeatable; another container or other settings of it make
             another question.
-        champion: whose model, and which version.
+        champion: the model and its version.
         request: the request; the order of its fields makes no difference.
         accept: the content type that is asked for.
 
     Raises:
         InvocationRefusedError: the request cannot be written as JSON.
     """
-    # What is asked about now is another question in an hour.
+    # A request about now is another question in an hour.
     of_a_moment = workload.moment is None or workload.moment.field in request
     repeatable = of_a_moment and workload.serving.cache.takes(request)
     try:
@@ -96,13 +96,13 @@ class ResultCache:
     workload: Workload
 
     def find(self, question: Question, at: datetime | None = None) -> Answer | None:
-        """The kept answer; None when there is none that may be given.
+        """The kept answer; None when there is none to give.
 
-        An entry that is past its day, of another question, or damaged is none; so is one that S3
-        cannot give now.
+        An entry does not count if it has expired, belongs to another question, or is damaged, or if
+        S3 cannot give it now.
 
         Args:
-            question: what is asked.
+            question: the question.
             at: the moment it is asked; now when not given.
         """
         if not question.repeatable:
@@ -137,7 +137,7 @@ class ResultCache:
         answer. Returns whether it was kept.
 
         Args:
-            question: what was asked.
+            question: the question.
             answer: the answer.
             at: the moment it was answered; now when not given.
         """
@@ -165,11 +165,11 @@ _ENDS: Final[Mapping[str, tuple[bytes, bytes]]] = {
     "image/png": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
     "image/jpeg": (b"\xff\xd8\xff", b"\xff\xd9"),
 }
-"""What pictures begin and end with."""
+"""The first and the last bytes of pictures."""
 
 
 def is_whole(answer: Answer, accept: str) -> bool:
-    """Whether this is an answer, of the kind that was asked for: not nothing, not cut off, not a
+    """Whether this is an answer of the kind that was asked for: not empty, not cut off, not a
     container's error document."""
     asked, kind = (said.split(";")[0].strip().lower() for said in (accept, answer.content_type))
     if not answer.content or ("*" not in asked and kind != asked):
@@ -191,7 +191,7 @@ def _key(question: Question) -> str:
 
 
 def _label(question: Question, content: bytes) -> dict[str, str]:
-    """What an entry says of itself, as the object's metadata."""
+    """An entry's description of itself, as the object's metadata."""
     return {
         "format": _FORMAT,
         "workload": question.workload,

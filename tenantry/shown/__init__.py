@@ -1,1 +1,1 @@
-"""What people see: metadata, plots, pictures, and the story of what operators did."""
+"""Output for people: metadata, plots, pictures, and the actions of operators."""

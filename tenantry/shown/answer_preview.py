@@ -1,4 +1,4 @@
-"""A model's answer as people look at it: numbers as they are, pictures as a contact sheet."""
+"""A model's answer in its form for people: numbers as they are, pictures as a contact sheet."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ShownAnswer:
 
 
 def answer_for_people(content: bytes) -> ShownAnswer:
-    """What an answer says and shows.
+    """An answer's document and its pictures.
 
     An answer with pictures is a JSON object whose ``images`` are objects with ``png`` (base64) and
-    perhaps ``prompt``. Pictures that cannot be drawn are left out: an answer is never spoiled by
-    how it is shown.
+    perhaps ``prompt``. Pictures that cannot be drawn are left out, so that the rest of the answer
+    still shows.
     """
     try:
         document = json.loads(content)
@@ -82,7 +82,7 @@ def contact_sheet(pictures: Sequence[tuple[Image.Image, str]]) -> bytes:
 
 
 def _picture(image: Any) -> Image.Image | None:
-    """The picture of an entry of ``images``; None for whatever is none."""
+    """The picture of an entry of ``images``; None for an entry that is no picture."""
     from PIL import Image, UnidentifiedImageError
 
     encoded = image.get("png") if isinstance(image, dict) else None

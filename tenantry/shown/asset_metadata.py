@@ -1,5 +1,5 @@
-"""What people see in Dagster beside a tenant's materialised assets: where things lie, how good they
-are, what they cost."""
+"""The metadata of a tenant's materialised assets in Dagster, for people: locations, scores and
+costs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 def training_data_metadata(
     deployment: Deployment, request: Request, data: TrainingData
 ) -> dict[str, Any]:
-    """Of ``training_data``: its rows, what was repaired, its preparation's own facts, and the
-    upload it was made from."""
+    """For ``training_data``: its rows, its repairs, its preparation's own facts, and its upload."""
     folder = s3_keys.training_data_root(request.workload) + s3_keys.training_data_folder(
         request.tenant, data.version
     )
@@ -57,18 +56,18 @@ def artifact_metadata(
     hyperparameters: Mapping[str, str],
     report: Report,
 ) -> dict[str, Any]:
-    """Of ``fine_tuned_artifact``: pictures of its preview, its metrics, its archive, and what its
-    training took.
+    """For ``fine_tuned_artifact``: pictures of its preview, its metrics, its archive, and its
+    training's time and cost.
 
     Args:
         deployment: buckets, and the console to link to.
         workload: how quality is compared.
         model: the version.
-        outcome: what its training told.
+        outcome: the outcome of its training.
         usd_per_hour: the price of the machine it was trained on, on demand; ``cost_usd`` is its
             task's share.
         hyperparameters: those it was trained with; none for one from before rows kept them.
-        report: hears why a preview gives no picture; the rest is shown all the same.
+        report: receives the reason why a preview gives no picture; the rest is shown all the same.
     """
     quality = workload.quality
     skill = quality.skill(model.metrics)
@@ -91,7 +90,7 @@ def artifact_metadata(
 
 
 def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
-    """Of ``fine_tuned_artifact``, what the registry alone tells: all there is when the outcome
+    """For ``fine_tuned_artifact``, the registry's own entries: the only ones when the outcome
     cannot be read any more."""
     return {
         "version": model.version,
@@ -125,8 +124,8 @@ def registration_metadata(
     endpoint: str,
     done: Registration,
 ) -> dict[str, Any]:
-    """Of ``endpoint_registration``: who serves the tenant now and why, and how the endpoint called
-    ``endpoint`` answered."""
+    """For ``endpoint_registration``: the champion and the reason, and the answer of the endpoint
+    called ``endpoint``."""
     quality = workload.quality
     answer = answer_for_people(done.answer.content)
     return {
@@ -153,8 +152,7 @@ def registration_metadata(
 
 
 def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str, Any]:
-    """Of ``endpoint_registration``, after somebody returned to an earlier version: from what to
-    what, who did it, and why."""
+    """For ``endpoint_registration`` after a rollback: both versions, the author and the reason."""
     turned_away = champion.rolled_back_from or "another version before"
     return {
         "version": champion.version,
@@ -169,7 +167,7 @@ def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str
 
 
 def claims_metadata(*, paused: bool, by: str, why: str = "") -> dict[str, Any]:
-    """Of ``uploads``, after somebody paused the workload or resumed it."""
+    """For ``uploads``, after the workload was paused or resumed."""
     return {
         "requests": "paused: none is claimed" if paused else "claimed again",
         "by": by,
@@ -178,7 +176,7 @@ def claims_metadata(*, paused: bool, by: str, why: str = "") -> dict[str, Any]:
 
 
 def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]:
-    """Of ``endpoint_capacity``: how many instances the endpoint has, and what they cost
+    """For ``endpoint_capacity``: the number of the endpoint's instances, and their cost
     together."""
     return {
         "endpoint": endpoint.name,

@@ -12,8 +12,8 @@ def comparison(workload: Workload, challenger: ModelVersion, champion: ModelVers
     """Challenger and champion side by side: every figure either has, and when and how each was
     made.
 
-    The first row is what is compared, between the first two columns of figures; the others are for
-    people.
+    The first row has the compared score, in the first two columns of figures. The other figures are
+    for people.
     """
     quality = workload.quality
     better = "lower" if quality.lower_is_better else "higher"

@@ -1,4 +1,4 @@
-"""How to read the numbers on the assets' pages: unit, meaning, and what good is."""
+"""How to read the numbers on the assets' pages: unit, meaning, and good values."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def figures_of(workload: Workload, asset: WorkloadAsset) -> Mapping[str, Figure]
 
 
 def _compared(quality: Quality) -> Figure:
-    """Of the score that versions are compared by."""
+    """The figure of the score that versions are compared by."""
     side = "below" if quality.lower_is_better else "above"
     if quality.baseline is not None:
         return Figure(

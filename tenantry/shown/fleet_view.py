@@ -1,4 +1,4 @@
-"""A fleet as people look at it in Dagster: a table, two plots, figures, and what is wrong."""
+"""A fleet in its form for people in Dagster: a table, two plots, figures, and checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DAYS_FOR_A_RETRAINING: Final = 7  # a fleet is not re-trained in one night
 @dataclass(frozen=True)
 class FleetCheck:
     """A question about a fleet: its name, its answer, and the figures behind it. ``description``
-    says what good is."""
+    says when it passes."""
 
     name: str
     description: str
@@ -40,7 +40,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "tenants_pass_their_checks": "At least 95 % of the tenants passed each check, the last time "
     "that it was made of them.",
 }
-"""What each check of a fleet asks for, by name."""
+"""The requirement of each check of a fleet, by name."""
 
 COLUMNS: Final[Mapping[str, Column]] = {
     "tenant": Column(type="string", tells="Its id."),

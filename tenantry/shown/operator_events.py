@@ -1,8 +1,8 @@
-"""What operators did from the command line, until Dagster has shown it.
+"""Operators' actions on the command line, kept until Dagster has shown them.
 
-The command line reaches AWS and no Dagster, which may run anywhere. So it leaves a row, and a
-sensor brings it into the event log. A row is deleted once it is shown: whoever dies in between
-shows it twice rather than never.
+The command line reaches AWS, but not Dagster, which may run anywhere. So it leaves a row, and a
+sensor brings it into the event log. Show first, delete second: a sensor that dies in between shows
+a row twice, which is harmless, and never loses it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MalformedEventError(TenantryError, ValueError):
 class OperatorEvent:
     """Something to show on a workload's asset, or on a tenant's partition of it (``tenant``).
 
-    ``metadata`` is what people see, plain values; ``data_version`` is of a materialisation.
+    ``metadata`` are plain values for people; ``data_version`` belongs to a materialisation.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class LeftEvent:
 
     @property
     def left(self) -> datetime:
-        """When it was left. Raises ``MalformedEventError``."""
+        """When the command line left it. Raises ``MalformedEventError``."""
         try:
             return datetime.fromisoformat(
                 self.key.sort.removeprefix(table_keys.OPERATOR_EVENTS).partition("#")[0]
@@ -82,7 +82,7 @@ class LeftEvent:
 
     @property
     def event(self) -> OperatorEvent:
-        """What it says. Raises ``MalformedEventError``."""
+        """The event itself. Raises ``MalformedEventError``."""
         try:
             found = json.loads(self.document)
             return OperatorEvent(
@@ -98,8 +98,8 @@ class LeftEvent:
 
 
 def waiting(deployment: Deployment, most: int) -> Iterator[LeftEvent]:
-    """The events that wait to be shown, oldest first, at most so many; one call finds whether there
-    are any."""
+    """The events that wait to be shown, oldest first, at most ``most``; one call finds whether
+    there are any."""
     rows = deployment.requests.query(
         table_keys.ACCOUNT_PARTITION, beginning=table_keys.OPERATOR_EVENTS, most=most
     )

@@ -15,13 +15,13 @@ from itertools import pairwise
 from typing import Any, Final
 
 _STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
-_LARGEST: Final = 1e15  # what an axis can still be drawn for
+_LARGEST: Final = 1e15  # the largest value that an axis can be drawn for
 _MAX_POINTS: Final = 2000
 _RANGES: Final = 20
 _WIDTH: Final = 560  # pixels
 _HEIGHT: Final = 210  # pixels
 _FRAME: Final = (46, 552, 24, 188)  # left, right, upper and lower edge of the axes, pixels
-_FINER: Final = 2  # drawn so many times as large and reduced, for smooth lines
+_FINER: Final = 2  # plots are drawn this many times larger and reduced, for smooth lines
 _BAND: Final = "#9ecae1"
 _TRUTH: Final = "#333333"
 _MEAN: Final = "#d94801"
@@ -33,7 +33,7 @@ def plot_of_preview(preview: Mapping[str, Any], title: str) -> bytes | None:
     A preview of kind ``forecast`` shows the held-out truth beside mean and 80 % interval.
 
     Raises:
-        ValueError: it says it is of a kind known here and lacks what that kind needs.
+        ValueError: it claims a kind known here, but lacks a field of that kind.
     """
     if preview.get("kind") != "forecast":
         return None
@@ -121,8 +121,8 @@ def plot_of_series(
     title: str,
     truth: Sequence[float] = (),
 ) -> bytes:
-    """Two or more finite values in time, as PNG; with their interval if ``low`` and ``high`` are
-    not empty, and with the truth, whose gaps are no numbers."""
+    """Two or more finite values in time, as PNG. Their interval is drawn if ``low`` and ``high``
+    are not empty. The truth is drawn with its gaps, which are NaN."""
     shown = (*truth, *low, *high) if low else (*truth, *mean)
     seen = [value for value in shown if not math.isnan(value)]
     axes = _Axes(min(0.0, *seen), max(seen))
@@ -174,7 +174,7 @@ class _Axes:
         return self._left + (self._right - self._left) * across, down
 
     def frame(self, title: str, unit: str) -> None:
-        """Draw frame, vertical ticks, title and unit over what is there."""
+        """Draw frame, vertical ticks, title and unit over the plot so far."""
         self.draw.rectangle(
             (self._left, self._upper, self._right, self._lower), outline="black", width=_FINER // 2
         )
@@ -201,7 +201,7 @@ class _Axes:
         )
 
     def legend(self, entries: Sequence[tuple[str, str]]) -> None:
-        """What the colours mean, in the upper right corner."""
+        """The meaning of the colours, in the upper right corner."""
         across: float = self._right - 8 * _FINER
         for name, colour in reversed(entries):
             self.draw.text(
@@ -229,7 +229,7 @@ class _Axes:
 
 @cache
 def _palette() -> Any:
-    """Every plot's sixteen colours: those that are drawn with, and what their edges blend to.
+    """Every plot's sixteen colours: those that lines and areas have, and the blends at their edges.
 
     Finding the best colours of a picture takes longer than drawing it.
     """

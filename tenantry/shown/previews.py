@@ -15,14 +15,14 @@ _MAX_SHEET_SIDE: Final = 4096  # pixels
 
 
 def pictures_of_preview(preview: Mapping[str, Any], title: str) -> dict[str, bytes]:
-    """What a preview asks to be shown; nothing for a preview of a kind that is not known here.
+    """The pictures that a preview asks for; none for a preview of an unknown kind.
 
     A preview of kind ``forecast`` gives ``plot``: the held-out truth beside mean and interval. One
     of kind ``pictures`` gives ``contact_sheet``, drawn by the container, and ``loss_curve``, its
     training's curve.
 
     Raises:
-        ValueError: it says it is of a kind known here and lacks or malforms what that kind needs.
+        ValueError: it claims a kind known here, but lacks or malforms a field of that kind.
     """
     if preview.get("kind") == "pictures":
         return {
@@ -34,8 +34,7 @@ def pictures_of_preview(preview: Mapping[str, Any], title: str) -> dict[str, byt
 
 
 def _sheet(preview: Mapping[str, Any]) -> bytes:
-    """The sheet's bytes, once they are known to be a picture of a size a browser should be
-    given."""
+    """The sheet's bytes, checked to be a picture of a size that suits a browser."""
     from PIL import Image, UnidentifiedImageError
 
     encoded = preview.get("sheet")

@@ -1,4 +1,4 @@
-"""How the plain code of the assets tells what it did, whoever listens: a Dagster run, or a test."""
+"""How the plain code of the assets reports its results, to a Dagster run or to a test."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to a question about a tenant's asset, and what it rests on; bytes among the facts
-    are pictures."""
+    """The answer to a question about a tenant's asset, and the facts behind it; bytes among the
+    facts are pictures."""
 
     passed: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -66,9 +66,9 @@ class Report(Protocol):
         ...
 
     def flush(self) -> None:
-        """Hand on what was only noted so far; it is durable when this returns."""
+        """Hand on the events noted so far; they are durable when this returns."""
         ...
 
     def info(self, message: str) -> None:
-        """Something a person following along wants to know."""
+        """A message for a person who follows along."""
         ...

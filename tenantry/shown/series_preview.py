@@ -1,4 +1,5 @@
-"""An answer that is a series of values in time, as people look at it: a plot, and a line a day."""
+"""An answer that is a series of values in time, in its form for people: a plot, and a line a
+day."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from tenantry.shown.plots import plot_of_series
 from tenantry.shown.report import Table
 
 _MAX_POINTS: Final = 2000
-_LARGEST: Final = 1e15  # what an axis can still be drawn for
+_LARGEST: Final = 1e15  # the largest value that an axis can be drawn for
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Series:
 
 
 def series_of(document: Any, zone: tzinfo) -> Series | None:
-    """The series that an answer's JSON is; None for any other document.
+    """The series in an answer's JSON; None for any other document.
 
     Args:
         document: has ``timestamps`` (ISO 8601, ascending) and ``mean``, of one length; perhaps
             ``quantiles`` by level, and ``unit``.
-        zone: whose days are told. Timestamps without an offset stay as they are.
+        zone: the time zone of the days. Timestamps without an offset stay as they are.
     """
     try:
         times = tuple(_moment(text, zone) for text in document["timestamps"])

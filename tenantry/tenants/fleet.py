@@ -1,4 +1,5 @@
-"""All tenants of a workload at one moment: how good their models are, how old, and what waits."""
+"""All tenants of a workload at one moment: the scores and ages of their models, and the waiting
+requests."""
 
 from __future__ import annotations
 
@@ -31,10 +32,11 @@ _DAY: Final = timedelta(days=1)
 class TenantInFleet:
     """A tenant that is served.
 
-    ``score`` is what versions are compared by (``Quality.compared``), as people read it; None where
-    its version's metrics lack it. ``age_days`` is the version's, ``data_age_days`` that of the end
-    of its data. ``predicted`` tells whether it has one of today or yesterday; ``too_old``
-    whether its data are too old to predict from.
+    ``score`` is the figure that versions are compared by (``Quality.compared``), in its form for
+    people; None where its version's metrics lack it. ``age_days`` is the version's age;
+    ``data_age_days`` is the time since its data ended. ``predicted`` tells whether it has a
+    prediction of today or yesterday; ``too_old`` tells whether its data are too old to predict
+    from.
     """
 
     tenant: ids.TenantId
@@ -52,9 +54,9 @@ class Fleet:
     """A workload's tenants at a moment.
 
     ``waiting`` are requests whose time has come, and ``oldest_wait`` is how long the first of them
-    has waited, in seconds. ``given_up`` are requests whose every try failed. ``predicted_for`` is
-    the latest day that a batch of today's or yesterday's was for; None when there was none.
-    ``serving_usd_per_hour`` is that of the instances in service; they are shared by all tenants.
+    has waited, in seconds. ``given_up`` are requests that failed in every try. ``predicted_for`` is
+    the latest predicted day, today or yesterday; None without such a batch.
+    ``serving_usd_per_hour`` is the cost of the instances in service, which all tenants share.
     """
 
     workload: Workload
@@ -68,7 +70,7 @@ class Fleet:
 
     @property
     def serving_usd_per_tenant_and_month(self) -> float | None:
-        """What serving costs for each tenant in 30 days; None without tenants."""
+        """The cost of serving for each tenant in 30 days; None without tenants."""
         if not self.tenants:
             return None
         return self.serving_usd_per_hour * 24 * 30 / len(self.tenants)
@@ -145,8 +147,8 @@ def _in_fleet(
 def _predicted(
     deployment: Deployment, workload: ids.WorkloadName, today: date
 ) -> tuple[date | None, frozenset[str]]:
-    """The latest day, of today and yesterday, that was predicted, and whoever has either. A batch
-    of one tenant, made by hand, does not hide the night's."""
+    """The later predicted day of today and yesterday, and the tenants with a prediction of either.
+    A batch of one tenant, made by hand, does not hide the night's."""
     found: dict[date, frozenset[str]] = {}
     for day in (today, today - _DAY):
         keys = objects.keys_under(
@@ -159,7 +161,7 @@ def _predicted(
 
 
 def _serving_usd_per_hour(deployment: Deployment, workload: Workload) -> float:
-    """What the instances of the endpoints that the workload's tenants share cost together."""
+    """The cost of all instances of the endpoints that the workload's tenants share."""
     name, usd = ids.workload_name(workload.name), 0.0
     prices: dict[str, float] = {MULTI_MODEL.name: workload.serving.usd_per_hour}
     if workload.serving.asynchronous is not None:

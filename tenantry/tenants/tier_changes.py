@@ -1,4 +1,4 @@
-"""A tenant's move to another tier: what is set, and what moves when."""
+"""A tenant's move to another tier: the setting, and the moment at which serving follows it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TenantTier:
     """The tier a tenant's next request is made in, and where it is served until then.
 
     ``own`` tells whether it is the tenant's own setting or the workload's. ``on_their_way`` counts
-    unfinished requests that were taken in with another tier, and keep it.
+    unfinished requests that were taken in with another tier and keep it.
     """
 
     tenant: ids.TenantId
@@ -59,7 +59,7 @@ class TenantTier:
 
 
 def tier_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> TenantTier:
-    """How a tenant stands."""
+    """A tenant's tier, champion and unfinished requests."""
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     own = registry.own_tier(tenant, name)
     tier = own or workload.tier
@@ -77,7 +77,8 @@ def change_tier(
     by: str,
     why: str = "",
 ) -> TenantTier:
-    """Give a tenant a tier of its own. Doing it again changes nothing but who said so last."""
+    """Give a tenant a tier of its own. A repeated call changes only the record of who set it
+    last."""
     ModelRegistry(deployment).set_tier(
         tenant, ids.workload_name(workload.name), tier, by=by, why=why
     )
@@ -85,7 +86,7 @@ def change_tier(
 
 
 def tier_metadata(stands: TenantTier, *, by: str, why: str = "") -> Mapping[str, Any]:
-    """What people see of the change in Dagster, on the tenant's partition of
+    """The metadata of the change, for people in Dagster, on the tenant's partition of
     ``endpoint_registration``."""
     return {
         "decision": f"tier {stands.tier} from the next request on",

@@ -1,8 +1,7 @@
-"""The end of a workload: noticing that its YAML was removed while something of it is left, and
-taking what is left away.
+"""The end of a workload: finds workloads whose YAML was removed before their requests and
+endpoints, and removes these remains.
 
-Which workloads there ever were stands in the requests table, as no file tells of one that was
-removed.
+The requests table lists all workloads that were ever offered, because a removed one has no file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 _ENDED: Final = "workload_ended"
 _SILO_ENDPOINTS_LOOKED_AT: Final = 20
-# characters of its name in its models' and configurations' names
+# characters of an endpoint's name in its models' and configurations' names
 # (``sagemaker_names.content_addressed_name``)
 _MAX_OF_AN_ENDPOINT: Final = 52
 _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
@@ -40,7 +39,7 @@ _KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
 @dataclass(frozen=True)
 class Leftover:
-    """What is left of a workload whose file is gone."""
+    """The remains of a workload whose file is gone."""
 
     workload: ids.WorkloadName
     open_requests: int
@@ -56,7 +55,7 @@ class Leftover:
 
 
 def note_workloads(deployment: Deployment, offered: Collection[str]) -> None:
-    """Write down which workloads are offered, and forget those of which nothing is left."""
+    """Record the offered workloads, and forget removed ones without remains."""
     known = _known(deployment)
     new, gone = set(offered) - known, known - set(offered)
     finished = gone - {leftover.workload for leftover in left_behind(deployment, offered)}
@@ -76,8 +75,7 @@ def _known(deployment: Deployment) -> set[str]:
 
 
 def left_behind(deployment: Deployment, offered: Collection[str]) -> list[Leftover]:
-    """What is left of workloads that once were offered (``note_workloads``) and are not any
-    more."""
+    """The remains of workloads that were offered once (``note_workloads``) and no longer are."""
     found = []
     for name in map(ids.workload_name, sorted(_known(deployment) - set(offered))):
         counts = RequestQueue(deployment).counts(name)
@@ -114,7 +112,7 @@ def _endpoints_by_name(deployment: Deployment, workload: ids.WorkloadName) -> It
 
 @dataclass
 class WoundDown:
-    """What winding down did."""
+    """The results of winding down."""
 
     cancelled: list[Request] = field(default_factory=list)
     moved_on: list[Request] = field(default_factory=list)
@@ -128,12 +126,13 @@ class WoundDown:
 def wind_down(
     deployment: Deployment, workload: ids.WorkloadName, *, by: str, delete_data: bool
 ) -> WoundDown:
-    """Cancel a workload's open requests and delete its endpoints. Doing it again does what is left.
+    """Cancel a workload's open requests and delete its endpoints. A repeated call finishes an
+    interrupted one.
 
     Args:
-        deployment: where.
-        workload: which; its file is gone, else its sensors would make its endpoint anew.
-        by: who does, for the histories.
+        deployment: tables, buckets and endpoints.
+        workload: its file must be gone, or its sensors would make its endpoint anew.
+        by: the actor, for the histories.
         delete_data: whether to delete its uploads, models and predictions, and its rows, too.
     """
     done, queue = WoundDown(), RequestQueue(deployment, by=by)
@@ -141,7 +140,8 @@ def wind_down(
     rows = queue.open(workload)
     for row in rows:
         if row.notify_owner:
-            # First: whoever dies between the two tells twice rather than never.
+            # Tell first, cancel second: a process that dies in between leaves the owner told twice,
+            # which is harmless, and never untold.
             message = "No model is made from your upload: this product is no longer offered."
             notice = Notice(
                 "model_not_made", workload, row.tenant, message, request=row.request, code=_ENDED
@@ -164,12 +164,12 @@ def wind_down(
 
 
 def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: WoundDown) -> None:
-    """Delete what serves a workload: what is named as its endpoints are, and no other
-    deployment's."""
+    """Delete a workload's endpoints, configurations and models, found by their names. Those of
+    other deployments stay."""
     sagemaker = deployment.sagemaker
     start = f"{deployment.prefix}-{workload}-"
-    # Names that are too long end in a digest (``keys``): they are the workload's by what champions
-    # say.
+    # Names that are too long end in a digest (``sagemaker_names``), so the champions' rows tell
+    # which are the workload's.
     served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)}
     of_champions = "|".join(map(re.escape, served)) or "(?!)"
     of_tiers = rf"{re.escape(start)}(?:bridge|pool|silo-[0-9a-f]{{16}})"
@@ -208,13 +208,13 @@ def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: 
                 try:
                     delete(**{field_name: name})
                 except ClientError as error:
-                    if not endpoints.is_missing(error):  # somebody else deleted it
+                    if not endpoints.is_missing(error):  # another process deleted it
                         raise
                 deleted.append(name)
 
 
 def _found(sagemaker: Any, endpoint: str, start: str) -> list[str]:
-    """The endpoints there are that are named as a pattern says."""
+    """The existing endpoints whose names match a pattern."""
     pages = sagemaker.get_paginator("list_endpoints").paginate(NameContains=start)
     names = [str(one["EndpointName"]) for page in pages for one in page["Endpoints"]]
     return [name for name in names if re.fullmatch(endpoint, name)]
@@ -243,7 +243,7 @@ def _delete_objects(deployment: Deployment, workload: ids.WorkloadName, done: Wo
 
 
 def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:
-    """The folders of all tenants, whatever their workloads, below a root."""
+    """The folders of all tenants of all workloads below a root."""
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=bucket, Prefix=root, Delimiter="/"
     )

@@ -1,2 +1,2 @@
 """One trace from a tenant's upload to its predictions: OpenTelemetry's spans, and W3C's trace
-context in what is stored between them."""
+context in the rows between them."""

@@ -14,15 +14,16 @@ ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_EN
 
 
 class TracingUnavailableError(TenantryError, RuntimeError):
-    """Spans were asked for and cannot be had here; the message has the cure."""
+    """Spans were asked for but cannot be sent from here; the message has the cure."""
 
 
 def export_spans() -> None:
     """Send this process's spans where OpenTelemetry's variables say, by OTLP over HTTP. Without
-    them nothing is sent, and nothing is imported. What the process has set up before stays.
+    them nothing is sent, and nothing is imported. A tracer provider that the process has set up
+    before stays.
 
     https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ has them. An
-    app that uses OpenTelemetry sees to its own spans, and needs no call of this.
+    app that uses OpenTelemetry manages its own spans, and need not call this.
 
     Raises:
         TracingUnavailableError: the variable names another exporter, or the packages are missing.

@@ -1,7 +1,8 @@
-"""Spans of a trace that is carried in stored rows, as processes that work on it follow days apart.
+"""Spans of a trace that stored rows carry, because the processes that work on it may run days
+apart.
 
-What carries it is W3C's ``traceparent`` (https://www.w3.org/TR/trace-context/): the trace's id, 32
-hexadecimal digits, and the span that comes before. It is carried whether or not spans are on.
+Its form is W3C's ``traceparent`` (https://www.w3.org/TR/trace-context/): the trace's id, 32
+hexadecimal digits, and the preceding span. Rows carry it whether or not spans are on.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _HEADER: Final = "traceparent"
 
 
 def continued(header: object) -> str:
-    """The ``traceparent`` that somebody else wrote; empty when it is none, as W3C has it: a trace
-    that cannot be read is no reason to refuse what it is of."""
+    """A ``traceparent`` that another program wrote, or an empty string if it is not valid by W3C's
+    rules. An unreadable trace is no reason to refuse the document that carries it."""
     carrier = {_HEADER: header} if isinstance(header, str) else {}
     given = trace.get_current_span(_W3C.extract(carrier, Context()))
     return _traceparent(given.get_span_context())
@@ -44,10 +45,10 @@ def span(
     """A span around the block, and its fields in the lines that are logged there.
 
     Args:
-        name: what is done.
+        name: of the work.
         traceparent: the trace it is part of; empty for the caller's, or a new one.
-        in_callers: whether the caller's trace goes first, where there is one. The span then links
-            to ``traceparent``.
+        in_callers: whether the caller's trace, if there is one, goes before ``traceparent``. The
+            span then links to ``traceparent``.
         began: when it began, in nanoseconds since 1970; now, if it is not given.
         known: fields of ``contracts.logs.FIELDS``.
 
@@ -57,7 +58,7 @@ def span(
     callers = trace.get_current_span().get_span_context()
     in_callers = in_callers and callers.is_valid
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        # Nobody records. OpenTelemetry's own way to do nothing takes twice as long.
+        # No provider records spans. OpenTelemetry's own way to do nothing takes twice as long.
         own = "" if in_callers else traceparent
         carried = own or _traceparent(callers) or _new_traceparent()
         with log_fields(trace_id=trace_id_of(carried), **known):
@@ -77,7 +78,7 @@ def span(
         links=links,
         attributes=attributes,
         start_time=began,
-        # An error's message may quote a tenant's data: its code or its class is told.
+        # An error's message may quote a tenant's data, so the span gets its code or its class.
         record_exception=False,
         set_status_on_exception=False,
     ) as current:
@@ -100,7 +101,7 @@ def mark_failed(code: str) -> None:
 
 
 def _new_traceparent() -> str:
-    """The beginning of a trace that nobody began; its last part lets exporters take it."""
+    """The first ``traceparent`` of a new trace; its last part says that it is sampled."""
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 

@@ -1,2 +1,2 @@
-"""Packed training: the job, its state, how long it takes, what it left, and when a model is made
+"""Packed training: the job, its state, its duration, its outcomes, and when a model is made
 anew."""

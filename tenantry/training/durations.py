@@ -2,8 +2,7 @@
 rows.
 
 Each workload has one item of five sums, which is all that least squares needs. A pack adds its
-tasks to it by one atomic ADD, so any number of runs may do so at once, and nothing is read to be
-written.
+tasks to it by one atomic ADD, without a read. So any number of runs may do so at once.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _SUMS: Final = ("n", "rows", "seconds", "rows_rows", "rows_seconds")
-# Before anything was learned: a task costs something by itself and something for its data. Only the
-# proportions count then.
+# Before the first task has ended: a task costs something by itself and something for its data. Only
+# the proportions count then.
 _PRIOR_SECONDS: Final = 1.0
 _PRIOR_SECONDS_PER_ROW: Final = 0.001
 LEAST_SECONDS: Final = 0.001
-"""No task is expected to take less; what takes no time at all could not be shared out."""
+"""No task is expected to take less: tasks of no duration at all could not be balanced."""
 # Rows that differ by less, relative to their size, say nothing about a slope; their sums'
 # difference is rounding.
 _LEAST_SPREAD: Final = 1e-9
@@ -33,7 +32,7 @@ _EXACT: Final = Decimal("1e-6")
 
 @dataclass(frozen=True)
 class Durations:
-    """What was learned: the sums over ``n`` tasks of rows, seconds, rows² and rows·seconds."""
+    """The learned sums over ``n`` tasks: of rows, seconds, rows² and rows·seconds."""
 
     n: int = 0
     rows: float = 0.0
@@ -43,7 +42,7 @@ class Durations:
 
     @property
     def learned(self) -> bool:
-        """Whether anything was. Before that, expectations are good for proportions, not as
+        """Whether any task has ended. Before that, expectations are good as proportions, not as
         seconds."""
         return self.n > 0
 
@@ -51,8 +50,8 @@ class Durations:
         """Seconds of a task without rows, and seconds for each row, neither of them negative.
 
         Least squares under that condition (Lawson & Hanson, "Solving Least Squares Problems", 1974,
-        chapter 23; with two unknowns the best point is the free one or lies on one of the two
-        edges, and with rows and seconds ≥ 0 it is plain on which).
+        chapter 23). With two unknowns the best point is the free one or lies on one of the two
+        edges. With rows and seconds ≥ 0 it is plain on which.
         """
         if self.n == 0:
             return _PRIOR_SECONDS, _PRIOR_SECONDS_PER_ROW
@@ -73,7 +72,7 @@ class Durations:
         return max(base + slope * rows, LEAST_SECONDS)
 
     def with_tasks(self, tasks: Iterable[tuple[float, float]]) -> Durations:
-        """What is known with further tasks, each given as its rows and its seconds."""
+        """The sums with further tasks, each given as its rows and its seconds."""
         added = _sums(tasks)
         return Durations(
             self.n + added.n,
@@ -96,7 +95,7 @@ def _sums(tasks: Iterable[tuple[float, float]]) -> Durations:
 
 
 def learned_durations(deployment: Deployment, workload: ids.WorkloadName) -> Durations:
-    """What a workload's tasks have taught so far."""
+    """The durations learned from a workload's tasks so far."""
     row = deployment.requests.get(table_keys.durations_item(workload), consistent=False) or {}
     found: dict[str, Any] = {name: float(row[name]) for name in _SUMS if name in row}
     return Durations(n=int(found.pop("n", 0)), **found)
@@ -105,8 +104,7 @@ def learned_durations(deployment: Deployment, workload: ids.WorkloadName) -> Dur
 def learn_durations(
     deployment: Deployment, workload: ids.WorkloadName, tasks: Iterable[tuple[float, float]]
 ) -> None:
-    """Add tasks that ended to what is known, each given as its rows and its seconds, in one atomic
-    write."""
+    """Add ended tasks to the sums, each given as its rows and its seconds, in one atomic write."""
     added = _sums(tasks)
     if not added.n:
         return

@@ -1,8 +1,8 @@
-"""What state the training jobs are in, asked for all of them at once: SageMaker takes few calls a
+"""The states of the training jobs, asked for all of them at once: SageMaker takes few calls a
 second from an account.
 
-One item holds the jobs in progress. Whoever finds it older than the poll interval and takes its
-lease lists the jobs for everybody; the others read it.
+One item holds the jobs in progress. A process that finds it older than the poll interval and takes
+its lease lists the jobs for all. The others read it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ITEM: Final = table_keys.TRAINING_JOBS_ITEM
 _LEASE_SECONDS: Final = 30.0
-"""Whoever took the lease and was not heard of for so long is taken for dead."""
+"""A process that took the lease and was silent for so long is taken for dead."""
 _STALE_INTERVALS: Final = 3.0
-"""A list older than so many poll intervals says nothing any more."""
-# 100 jobs a call (API_ListTrainingJobs). Jobs beyond are not known here, and are described one by
+"""A list older than this many poll intervals does not count any more."""
+# 100 jobs a call (API_ListTrainingJobs). Further jobs are not known here, and are described one by
 # one.
 _MAX_CALLS: Final = 5
 
 
 @dataclass(frozen=True)
 class TrainingJobStatuses:
-    """The deployment's jobs in progress, as somebody saw them within the last poll intervals.
+    """The deployment's jobs in progress, as some process listed them within the last poll
+    intervals.
 
     An instance, called with a job's name, is a ``job_watch`` of
     ``PipesSageMakerTrainingJobClient``.
@@ -75,8 +76,8 @@ class TrainingJobStatuses:
         return jobs
 
     def _take_lease(self, now: float) -> bool:
-        """Whether this caller is the one to list; the reader may have read a copy that lags behind,
-        the condition does not."""
+        """Whether this caller has to list. The item that it read may lag behind; the condition of
+        this write does not."""
         lease, seen = Attr("lease"), Attr("seen")
         nobody_lists = lease.not_exists() | lease.lt(_number(now))
         is_old = seen.not_exists() | seen.lte(_number(now - self.poll_seconds))
@@ -90,8 +91,8 @@ class TrainingJobStatuses:
 
     def _refresh(self, now: float) -> Mapping[str, str]:
         jobs = self._list()
-        # Seen when the listing began: a job that ends meanwhile is seen to have ended by the next
-        # one.
+        # ``seen`` is the beginning of the listing: the next one shows that a job has ended
+        # meanwhile.
         self.deployment.requests.update(_ITEM, {"seen": _number(now), "jobs": jobs, "lease": None})
         return jobs
 

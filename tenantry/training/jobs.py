@@ -1,5 +1,5 @@
-"""Packed training: which tasks go to which instance, on which machines they are tried, the job's
-input documents, and the CreateTrainingJob request.
+"""Packed training: the instance of each task, the machines to try, the job's input documents, and
+the CreateTrainingJob request.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def rungs(workload: Workload) -> tuple[Rung, ...]:
 
 
 class Ladder:
-    """Which job of a pack comes next. What earlier jobs ended with decides it, and nothing else, so
-    that a run that takes the pack up again finds the same jobs under the same names, adopts them
-    one after the other, and goes on where they end.
+    """The next job of a pack. The ends of the earlier jobs alone decide it. So a run that takes the
+    pack up again finds the same jobs under the same names. It adopts them one after the other, and
+    goes on where they end.
     """
 
     def __init__(self, rungs: Sequence[Rung]) -> None:
@@ -83,18 +83,19 @@ class Ladder:
         self._at = 0
         self._tried_again = False
         self.number = 1
-        """Of the job, among those of the pack; it stands in the job's name."""
+        """The number of the job among those of the pack, which is part of the job's name."""
 
     @property
     def rung(self) -> Rung:
-        """Where the job of this number runs."""
+        """The machines of the job of this number."""
         return self._rungs[self._at]
 
     def climb(self, kind: FailureClass) -> bool:
-        """Go to the job that follows one that ended so; False when none does.
+        """Go to the job that follows one with this end; False when none does.
 
-        No machine to be had, or none for long enough: the next machines. A failure of SageMaker
-        itself: once more on the same ones. Any other failure would repeat itself.
+        - No machine, or none for long enough: the next machines.
+        - A failure of SageMaker itself: once more on the same ones.
+        - Any other failure: no further job, as it would repeat itself.
         """
         if kind == "internal" and not self._tried_again:
             self._tried_again = True
@@ -107,8 +108,8 @@ class Ladder:
 
 
 NO_MACHINE: Final[frozenset[FailureClass]] = frozenset({"capacity", "max_wait"})
-"""How a job ends that got no machine, or a spot one that was taken away for too long: nothing is
-wrong with its tasks."""
+"""The ends of a job that got no machine, or lost a spot machine for too long. Nothing is wrong with
+its tasks."""
 
 
 def instance_count(workload: Workload, seconds: Sequence[float], *, learned: bool) -> int:
@@ -122,7 +123,7 @@ def instance_count(workload: Workload, seconds: Sequence[float], *, learned: boo
         workload: its limits; the deadline may ask for more than ``tenants_per_instance`` would,
             never for fewer.
         seconds: how long each task is expected to take.
-        learned: whether that can be measured against a deadline.
+        learned: whether these are seconds, which can be measured against a deadline.
     """
     limits = workload.training
     tasks = len(seconds)
@@ -137,7 +138,7 @@ def instance_count(workload: Workload, seconds: Sequence[float], *, learned: boo
 
 
 def slowest(seconds: Sequence[float], shards: Sequence[int]) -> float:
-    """How long the shard takes that takes longest."""
+    """The duration of the longest shard."""
     loads: dict[int, float] = {}
     for task, shard in zip(seconds, shards, strict=True):
         loads[shard] = loads.get(shard, 0.0) + task
@@ -201,7 +202,7 @@ def write_job_inputs(
         for file in task.files
     ]
     objects.write_json(s3, bucket, s3_keys.job_file(name, pack, MANIFEST_FILE), manifest)
-    # Last: its presence says that the pack was written down.
+    # This file comes last: its presence says that the pack was written down.
     objects.write_json(
         s3, bucket, s3_keys.job_file(name, pack, TASKS), TaskList(name, pack, listed).document()
     )
@@ -209,8 +210,8 @@ def write_job_inputs(
 
 @dataclass(frozen=True)
 class WrittenPack:
-    """What an earlier run of a pack wrote down: the requests, the versions they become, and how
-    many instances share them."""
+    """The record of an earlier run of a pack: the requests, the versions they become, and the
+    number of instances."""
 
     versions: Mapping[ids.RequestId, ids.Version]
     instances: int
@@ -245,12 +246,12 @@ def create_training_job_request(
 ) -> CreateTrainingJobRequestTypeDef:
     """The request for a pack's job; equal packs make equal requests.
 
-    All jobs of a pack share its inputs and its checkpoints: what one of them finished the next one
-    finds.
+    All jobs of a pack share its inputs and its checkpoints: each finds the tasks that the one
+    before finished.
 
     Args:
         deployment: names of the buckets and roles.
-        workload: whose container and limits.
+        workload: its container and limits.
         tier: the tier all its tasks belong to.
         pack: its id.
         instances: how many machines share its tasks.
@@ -358,8 +359,8 @@ def volume_gigabytes(workload: Workload, tier: tiers.Tier) -> int:
 
     A job gets the machines of a warm pool only if their volumes have the size it asks for
     (https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html, "Matching training
-    jobs"). Sizes of different tiers leave different remainders, so that no job is ever given a
-    machine that worked for another tier, of whichever workload.
+    jobs"). Sizes of different tiers leave different remainders. So no job ever gets a machine that
+    worked for another tier of any workload.
     """
     given = workload.training.volume_gigabytes
     return given + (_TIERS.index(tier) - given) % len(_TIERS)

@@ -19,7 +19,7 @@ def outcome_in_message(message: Any) -> Outcome | None:
     """The outcome a container's progress message carries; None for a message about something else.
 
     Raises:
-        MalformedDocumentError: it claims to be one and is not, or is of a task that no request is.
+        MalformedDocumentError: it claims to be one and is not, or its task is no request's id.
     """
     outcome = progress.outcome_of(message)
     if outcome is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A training job that ended well: its name, and for people what it took."""
+    """A training job that ended well. ``took`` is its time and its machines, for people."""
 
     name: str
     took: str = ""

@@ -1,9 +1,9 @@
-"""Re-training on a schedule: a challenger for every champion that is old, or was made otherwise
-than models are made now.
+"""Re-training on a schedule: a challenger for every champion that is old, or was made by another
+recipe than the present one.
 
 A tenant that uploads anew gets its challenger by that alone. For the others this module puts
-requests into the queue, made from their latest registered upload; from there they go the way of any
-other, and are compared at registration.
+requests into the queue, made from their latest registered upload. From there they go the way of any
+other request, and are compared at registration.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Outcome = Literal[
 
 @dataclass(frozen=True)
 class Occasion:
-    """Why a champion is challenged. ``name`` is the same for as long as it is the same occasion,
-    and another next time."""
+    """Why a champion is challenged. ``name`` stays the same for the same occasion; the next
+    occasion has another."""
 
     name: str
     why: str
@@ -49,7 +49,7 @@ class Occasion:
 
 @dataclass
 class Round:
-    """What one round of asking did."""
+    """The results of one round of asking."""
 
     champions: int = 0
     due: int = 0
@@ -72,9 +72,9 @@ def occasion_of(
 ) -> Occasion | None:
     """The occasion on which a champion is to be challenged at a moment; None when there is none.
 
-    One made otherwise than ``recipe``, and one older than ``older_than_days``, is challenged once
-    in each stretch of so many days, and once more when the recipe changes: a challenger that loses
-    is not trained again the next night.
+    A champion of another recipe than ``recipe``, or older than ``older_than_days``, is challenged
+    once in each stretch of so many days. It is challenged once more when the recipe changes. So a
+    challenger that loses is not trained again the next night.
     """
     made = champion.made or champion.since
     stretches = (
@@ -96,17 +96,17 @@ def occasion_of(
 def ask_for_retraining(
     deployment: Deployment, workload: Workload, *, by: str = "tenantry", at: datetime | None = None
 ) -> Round:
-    """Put a request into the queue for each tenant whose champion is to be challenged. Doing it
-    again asks for nothing new.
+    """Put a request into the queue for each tenant whose champion is to be challenged. A repeated
+    call asks for nothing new.
 
-    Champions are read page by page, and what each tenant's row says decides; only for those that
-    are due, at most ``max_at_once`` of them, is anything more read. Tenants with an open request
-    are left alone: they get a new model anyhow.
+    Champions are read page by page, and each tenant's row decides. More is read only for those that
+    are due, at most ``max_at_once`` of them. Tenants with an open request are left alone: they get
+    a new model anyhow.
 
     Args:
         deployment: the tables.
         workload: its ``retraining`` section says when; without one nothing is asked for.
-        by: who asks, for the requests' history.
+        by: the author, for the requests' history.
         at: the present.
     """
     done = Round()
@@ -126,7 +126,7 @@ def ask_for_retraining(
             _LOG.exception("no re-training of %s could be asked for", champion.tenant)
             done.outcomes["could not be asked"] += 1
             continue
-        # Last, so that a process that dies before it asks the same once more, which makes nothing
+        # Ask first, note second: a process that dies in between asks once more, which makes nothing
         # new.
         registry.note_retraining(champion, occasion.name)
     return done
@@ -168,7 +168,7 @@ def _ask(
     ]
     if not registered:
         return "nothing registered to train on"
-    # By what was made last, not by what was uploaded again.
+    # The newest by its version's upload: a later upload of the same content does not count.
     _, latest = max(registered, key=lambda made: (Moment.of(made[0]), made[1].accepted))
     if champion.rolled_back_from is not None and _same_again(
         registry, workload, champion, latest, requests
@@ -182,7 +182,7 @@ def _ask(
         registry.tier(tenant, name, workload.tier),
         first=False,
         why=f"re-training: {occasion.why}",
-        # The upload's own moment: an upload that came since is newer, in the queue and at
+        # The upload's own moment, so that an upload that came since is newer, in the queue and at
         # registration.
         uploaded=latest.uploaded,
         group=latest.group,
@@ -199,8 +199,8 @@ def _same_again(
     latest: Request,
     requests: list[Request],
 ) -> bool:
-    """Whether a re-training would only make again, of the same upload and in the same way, what
-    somebody turned away from."""
+    """Whether a re-training would only repeat the version that was rolled back, from the same
+    upload and by the same recipe."""
     turned_away = registry.version(
         champion.tenant, champion.workload, champion.rolled_back_from or ids.Version("")
     )

@@ -1,13 +1,12 @@
 """Calls into the code that parses strangers' files, each made in a process of its own, within
 limits.
 
-A file that takes too much memory or time, or kills whoever reads it, takes nothing with it but its
-own call. The process has no credentials in its environment.
-``tenantry.uploads.bounded_calls_server`` is what runs there.
+A file that takes too much memory or time, or kills its reader, ends only its own call. The process
+has no credentials in its environment. It runs ``tenantry.uploads.bounded_calls_server``.
 
-A worker makes some calls one after the other, which saves two forks a call, unless a call asks for
-one of its own. What goes wrong in a worker that had other calls before is made once more in a new
-one, and only that counts.
+A worker makes some calls one after the other, which saves two forks a call. A call may ask for a
+worker of its own. A call that fails in a used worker is made once more in a new one, and only that
+counts.
 """
 
 from __future__ import annotations
@@ -61,14 +60,14 @@ _ALLOCATOR: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 
 class CallFailedError(TenantryError, RuntimeError):
-    """The called code raised an error that is none of the data's; the message names it and its
+    """The called code raised an error that is not the data's fault; the message names it and its
     place, and quotes no data."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take. ``seconds`` are of the clock on the wall; memory is what comes on top
-    of the code itself."""
+    """The limits of one call. ``seconds`` are of the clock on the wall; memory counts on top of the
+    code's own."""
 
     memory_bytes: int
     cpu_seconds: int
@@ -87,8 +86,8 @@ class BoundedCalls:
     """Calls functions of some modules in a process that has imported them. Threads may call at the
     same time.
 
-    What is started for the calls ends by itself when there was none for ``idle_seconds``, and
-    starts anew for the next.
+    The processes end by themselves after ``idle_seconds`` without a call, and start anew for the
+    next.
     """
 
     modules: Sequence[str]
@@ -118,7 +117,7 @@ class BoundedCalls:
             alone: whether it is made in a process that makes no other call.
 
         Returns:
-            What it returned, as JSON gives it; a dataclass as a dictionary of its fields.
+            The function's result, as JSON gives it; a dataclass as a dictionary of its fields.
 
         Raises:
             RefusedDataError: the function raised it; or the call took more than its limits, or its
@@ -143,14 +142,14 @@ class BoundedCalls:
                     break  # it may be this call that ended it: a new worker will tell
             ended = self._ask_new(line, limits, alone=alone)
             if _crashed(ended):
-                # One death tells nothing of the files: somebody may have killed it, or the machine
-                # may have had nothing left.
+                # One death proves nothing about the files: another process may have killed it, or
+                # the machine may have run out of memory.
                 _LOG.warning("a call's process died (%s); the call is made once more", dict(ended))
                 ended = self._ask_new(line, limits, alone=alone)
             return _outcome(ended, limits)
 
     def close(self) -> None:
-        """End all that was started for the calls. A later call starts anew."""
+        """End all processes of the calls. A later call starts new ones."""
         with self._lock:
             server, workers = self._server, list(self._idle)
             self._server = None
@@ -169,7 +168,7 @@ class BoundedCalls:
             return fitting[-1] if fitting else None
 
     def _put_back(self, worker: _Worker, ended: Mapping[str, Any], *, alone: bool) -> bool:
-        """Keep the worker for another call if it may make one. Returns whether it did this one as
+        """Keep the worker for another call if it may make one. Returns whether this call ended as
         it should."""
         done = "died" not in ended
         if done and not alone and worker.calls < _CALLS_A_WORKER:
@@ -180,7 +179,7 @@ class BoundedCalls:
         return done
 
     def _ask_new(self, line: bytes, limits: Limits, *, alone: bool) -> Mapping[str, Any]:
-        """How the call ended in a new worker."""
+        """Make the call in a new worker. Returns how it ended."""
         for _ in range(2):
             server = self._running()
             worker = server.new_worker(limits)
@@ -211,7 +210,7 @@ class BoundedCalls:
 
 
 _LOST: Final[Mapping[str, Any]] = {"died": None}
-"""The connection ended without a word: whoever watches over the worker died."""
+"""The connection ended without a word: the worker's keeper died."""
 _ENDED: Final[Mapping[str, Any]] = {"died": 0, "status": 0}
 """The worker ended by itself, as it had nothing to do."""
 _TOO_LATE: Final[Mapping[str, Any]] = {"died": "too late"}
@@ -229,7 +228,7 @@ class _Worker:
         self._answers = self.connection.makefile("rb")
 
     def ask(self, line: bytes) -> Mapping[str, Any]:
-        """What the worker answers to a call, or how it died."""
+        """The worker's answer to a call, or how it died."""
         self.calls += 1
         try:
             self.connection.settimeout(self.limits.seconds)
@@ -257,7 +256,7 @@ class _Worker:
         return {"died": 0}
 
     def close(self) -> None:
-        """End it, and what it started."""
+        """End the worker, and all that it started."""
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         self._answers.close()
@@ -298,8 +297,8 @@ class _Server:
         return self.process.poll() is None
 
     def new_worker(self, limits: Limits) -> _Worker | None:
-        """A worker that is ready for its first call; None when the server, or what it forked,
-        died."""
+        """A worker that is ready for its first call; None when the server, or a process that it
+        forked, died."""
         connection = socket.socket(socket.AF_UNIX)
         worker = _Worker(connection, limits)
         try:
@@ -324,8 +323,8 @@ class _Server:
 
 @contextmanager
 def _address(folder: str) -> Iterator[str]:
-    """Where the server is reached: by a path that is short wherever the folder lies, as a socket's
-    takes 107 bytes (unix(7))."""
+    """The server's address: a path that is short wherever the folder lies, because a socket's has
+    at most 107 bytes (unix(7))."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/calls"
@@ -334,8 +333,8 @@ def _address(folder: str) -> Iterator[str]:
 
 
 def _environment(home: str) -> dict[str, str]:
-    """What libraries need of this process's environment, without credentials; one thread each, and
-    an allocator that bears a fork."""
+    """The variables that libraries need of this process's environment, without credentials. Each
+    library gets one thread, and Arrow an allocator that bears a fork."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -352,13 +351,13 @@ def _absolute(value: Path | Sequence[Path]) -> str | list[str]:
 
 
 def _crashed(said: Mapping[str, Any]) -> bool:
-    """Whether a worker died of none of its limits."""
+    """Whether a worker died for another reason than its limits."""
     at_a_limit = said == _TOO_LATE or said.get("died") == signal.SIGXCPU
     return "died" in said and not at_a_limit and said.get("status") != OUT_OF_MEMORY
 
 
 def _outcome(said: Mapping[str, Any], limits: Limits) -> Any:
-    """What a call came to, from what its worker answered or how it died. Raises as
+    """The result of a call, from its worker's answer or the way it died. Raises as
     ``BoundedCalls.call`` does."""
     if said == _TOO_LATE or said.get("died") == signal.SIGXCPU:
         raise RefusedDataError(

@@ -1,15 +1,15 @@
 """The process that strangers' files are parsed in: children of it make the calls, within limits.
 
-It imports the modules it is told once, so that a child costs a fork rather than their import. For
-each connection it forks a keeper, and the keeper forks the worker that makes the calls of that
+It imports the given modules once, so that a child costs a fork rather than their import. For each
+connection it forks a keeper, and the keeper forks the worker that makes the calls of that
 connection, one after the other. The worker has limits on memory, CPU time, files' sizes and
-processes. When the worker dies, or whoever called closes the connection, the keeper ends the worker
-and every process it started. All end when the server's standard input does, or when nobody came for
-a while.
+processes. When the worker dies, or the caller closes the connection, the keeper ends the worker and
+every process it started. All end when the server's standard input ends, or after a while without a
+call.
 
 ``tenantry.uploads.bounded_calls`` starts it and speaks with it: one JSON line each way for each
-call, and one before the first, which says that the worker is there. When it dies the keeper says
-so, on a line of its own.
+call. A line before the first call says that the worker is there. When the worker dies, the keeper
+says so, on a line of its own.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ OUT_OF_MEMORY: Final = 77
 _MAX_DESCRIPTORS: Final = 256
 # threads of libraries count as processes, those of the user's other programs too
 _FURTHER_PROCESSES: Final = 256
-_RESERVED: Final = 4  # address space may be reserved for so many times the memory that may be used
+_RESERVED: Final = 4  # times the memory that may be used: the address space that may be reserved
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
-    """Import ``modules`` and what they name in ``PRELOADED``, and answer calls until standard input
-    ends.
+    """Import ``modules`` and those they name in ``PRELOADED``, and answer calls until standard
+    input ends.
 
     Args:
         descriptor: of the listening socket that calls come in by.
         idle_seconds: after so long without a call a worker ends; after so long without a worker,
-            this.
-        modules: whose functions will be called.
+            the server ends.
+        modules: the modules with the functions to call.
     """
     for name in modules:
-        with suppress(Exception):  # whoever calls it hears of it
+        with suppress(Exception):  # a call of it reports the error
             for further in getattr(importlib.import_module(name), "PRELOADED", ()):
                 importlib.import_module(further)
     gc.freeze()  # a collection in a child would copy every page it looks at
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are nobody's to wait for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for keepers
     listener = socket.socket(fileno=descriptor)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [], idle_seconds)
@@ -83,12 +83,12 @@ def serve(descriptor: int, idle_seconds: float, modules: list[str]) -> None:
 
 
 def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
-    """Have a worker make a connection's calls; say how it ended, if it did, and leave nothing of it
+    """Have a worker make a connection's calls. If it died, report how. Leave no process of it
     behind."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _leave)
     _die_with(server, signal.SIGTERM)
-    # whatever the worker leaves behind becomes this process's child
+    # processes that the worker leaves behind become this process's children
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = os.getpid()
     worker = os.fork()
@@ -102,7 +102,7 @@ def _keep(connection: socket.socket, server: int, idle_seconds: float) -> None:
         process = os.pidfd_open(worker)
         waiting = select.poll()
         waiting.register(process, select.POLLIN)
-        # what it says is for the worker; that it is closed is told all the same
+        # its data are for the worker; its end is reported without asking
         waiting.register(connection, 0)
         died = any(descriptor == process for descriptor, _ in waiting.poll())
         if died:
@@ -122,8 +122,8 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _end_descendants() -> None:
-    """Kill what the worker started, wherever it put itself: it is this process's child by now, or
-    its child's child."""
+    """Kill all that the worker started, in any session: by now it is this process's child, or its
+    child's child."""
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -191,8 +191,8 @@ def _work(connection: socket.socket, keeper: int, idle_seconds: float) -> int:
 
 
 def _make(call: dict[str, Any]) -> dict[str, Any]:
-    """What a call gave. Raises ``MemoryError`` when that came of too little memory, whatever the
-    called code made of it."""
+    """The result of a call. Raises ``MemoryError`` when too little memory was the cause, even if
+    the called code raised another error."""
     paths = {name: _paths(value) for name, value in call["paths"].items()}
     try:
         function: Any = getattr(importlib.import_module(call["module"]), call["function"])
@@ -206,7 +206,7 @@ def _make(call: dict[str, Any]) -> dict[str, Any]:
             raise MemoryError from error
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             return {"too_large": True}
-        # Its message may quote what was parsed.
+        # Its message may quote the parsed data.
         return {"failed": [type(error).__name__, _place(error.__traceback__)]}
     return {
         "returned": asdict(returned)
@@ -220,7 +220,7 @@ def _paths(value: Any) -> Any:
 
 
 def _lacked_memory(error: BaseException | None) -> bool:
-    """Whether the error came of another that says that there was no memory left."""
+    """Whether the error, or one behind it, says that there was no memory left."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError):
@@ -238,7 +238,7 @@ def _place(trace: TracebackType | None) -> str:
 
 
 def _limit(limits: dict[str, Any]) -> None:
-    """Hold this process to its limits. What it has of memory already is not counted: it was there
+    """Hold this process to its limits. Memory that it has already is not counted: it was there
     before the call."""
     data, space = _memory_now()
     _set(resource.RLIMIT_DATA, data + limits["memory_bytes"])
@@ -251,7 +251,7 @@ def _limit(limits: dict[str, Any]) -> None:
 
 
 def _limit_time(cpu_seconds: int) -> None:
-    """So many seconds of a processor from now on; then SIGXCPU ends the process."""
+    """Give this process some seconds of a processor from now on; then SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hardest = resource.getrlimit(resource.RLIMIT_CPU)
     most = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds

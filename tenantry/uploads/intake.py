@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MANIFESTS_AT_ONCE: Final = 8
 _MESSAGES_IN_HAND: Final = 1000
-_TENANTS_IN_HAND: Final = 128  # as many have their turn; who else waits is looked for after that
+_TENANTS_IN_HAND: Final = 128  # as many have their turn before the queue is looked at again
 _MANIFESTS_A_HANDFUL: Final = 32
 
 _TAKEN_IN_FOR_ONE_MADE: Final = 10
-"""So many times as many uploads are taken in of a tenant in a day as models may be made of: most
-are superseded before that."""
+"""The uploads taken in for each model that may be made for a tenant in a day: most uploads are
+superseded before that."""
 
 _ONE_AT_A_TIME: Final = threading.Lock()
 AddTenants = Callable[[ids.WorkloadName, Sequence[ids.TenantId]], None]
@@ -44,7 +44,7 @@ AddTenants = Callable[[ids.WorkloadName, Sequence[ids.TenantId]], None]
 
 @dataclass
 class WorkloadIntake:
-    """What became of a workload's uploads in a round of intake."""
+    """The results of a round of intake for one workload."""
 
     accepted: int = 0
     known_already: int = 0
@@ -53,13 +53,13 @@ class WorkloadIntake:
 
 @dataclass
 class Intake:
-    """What a round of intake did."""
+    """The results of a round of intake."""
 
     messages: int = 0
     accepted: int = 0
     repeated: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)  # manifest key, reason
-    failed: int = 0  # could not be taken in, as something of ours failed; they are looked at again
+    failed: int = 0  # not taken in, because our side failed; they are looked at again
     of_workload: dict[ids.WorkloadName, WorkloadIntake] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -83,24 +83,24 @@ def drain_queue(
 ) -> Intake:
     """Take events off the uploads queue until it is empty or the time is up.
 
-    What lies in the queue is received until some four handfuls of tenants are found, a thousand
-    messages at most. Of those each tenant's latest upload goes before anybody's further ones, with
-    another look into the queue after every handful: a tenant that uploads a thousand times does not
-    keep the others waiting, and of ten thousand that upload at once only those are received whose
-    turn comes.
+    Messages are received until some four handfuls of tenants are found, a thousand messages at
+    most. Of those, each tenant's latest upload goes before any tenant's further ones. The queue is
+    looked at again after every handful. So a tenant that uploads a thousand times does not keep the
+    others waiting. Of ten thousand tenants that upload at once, only those whose turn comes are
+    received.
 
-    A message is deleted only after its request's row is durable and its tenant is known to Dagster;
-    whatever goes wrong before, or is not reached in time, leaves it in the queue, to be seen again
-    in a quarter of a minute.
+    A message is deleted only after its request's row is durable and its tenant is known to Dagster.
+    A message that fails before that, or is not reached in time, stays in the queue. It is seen
+    again in a quarter of a minute.
 
     Args:
         deployment: queue, buckets, tables.
-        workloads: what the product offers.
+        workloads: those that the product offers.
         add_tenants: makes tenants known to Dagster; must be harmless to repeat.
         max_seconds: when to stop.
     """
     done, deadline = Intake(), time.monotonic() + max_seconds
-    found: dict[str, list[str]] = {}  # manifest key → messages that tell of it
+    found: dict[str, list[str]] = {}  # manifest key → receipts of its messages
     deployment.s3, deployment.dynamodb  # noqa: B018 - made once here rather than by each thread
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
         while time.monotonic() < deadline:
@@ -142,8 +142,8 @@ def redrive(deployment: Deployment) -> Iterator[int]:
     moved = 0
     while messages := deployment.uploads_dead_letters.receive():
         for message in messages:
-            # First: whoever dies between the two has the event twice, which is nothing new, rather
-            # than never.
+            # Send first, delete second: a process that dies in between leaves the event twice,
+            # which is harmless, and never loses it.
             deployment.uploads_queue.send(message.body)
             deployment.uploads_dead_letters.delete([message.receipt])
             moved += 1
@@ -151,8 +151,7 @@ def redrive(deployment: Deployment) -> Iterator[int]:
 
 
 def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
-    """Manifest keys by the tenant and workload whose they are, in the order in which they were
-    found."""
+    """Manifest keys by tenant and workload, in the order in which they were found."""
     owners: dict[str, list[str]] = {}
     for key in found:
         owners.setdefault(key.rpartition("/")[0].rpartition("/")[0], []).append(key)
@@ -160,7 +159,7 @@ def _by_owner(found: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _next_in_turn(found: Iterable[str]) -> list[str]:
-    """A handful of manifest keys: everybody's latest event first, then everybody's next."""
+    """A handful of manifest keys: each tenant's latest event first, then each tenant's next."""
     turns = (
         key
         for turn in zip_longest(*map(reversed, _by_owner(found).values()))
@@ -172,7 +171,8 @@ def _next_in_turn(found: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Listing:
-    """How far a listing of the uploads got: after which key it goes on; None when it is through."""
+    """The end of a look at the uploads: ``after`` is the key after which the listing goes on; None
+    when it is through."""
 
     done: Intake
     after: str | None
@@ -191,13 +191,13 @@ def find_lost_uploads(
     """List uploads for manifests that landed between two moments and take in those whose event
     never came.
 
-    A listing names a thousand objects at a time, whoever they belong to; one that takes longer than
-    ``max_seconds`` says where the next one goes on. Whatever could not be taken in is counted as
-    ``failed``: it has to be listed again.
+    A listing names a thousand objects of all tenants at a time. One that takes longer than
+    ``max_seconds`` says where the next one goes on. ``failed`` counts the uploads that could not be
+    taken in; they are listed again.
 
     Args:
         deployment: bucket and tables.
-        workloads: what the product offers.
+        workloads: those that the product offers.
         add_tenants: makes tenants known to Dagster.
         since: the first moment.
         until: the moment after the last.
@@ -253,8 +253,7 @@ def _manifest_keys(deployment: Deployment, body: str) -> list[str]:
 def _guarded(
     deployment: Deployment, workloads: Mapping[str, Workload], key: str
 ) -> _Outcome | None:
-    """One manifest's outcome; None when it must be tried again, because something of ours
-    failed."""
+    """One manifest's outcome; None when it must be tried again, because our side failed."""
     with log_fields(**_owner_of(key)):
         try:
             return take_in(deployment, workloads, key)
@@ -276,8 +275,8 @@ def _owner_of(key: str) -> dict[str, str]:
 
 
 def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str) -> _Outcome:
-    """Turn one manifest into a request, or into a refusal that its owner is told of. Repeating it
-    changes nothing.
+    """Turn one manifest into a request, or refuse it and tell its owner. A repeated call changes
+    nothing.
 
     Raises:
         InvalidWorkloadError: its workload is offered, but the workload's file cannot be used.
@@ -300,7 +299,8 @@ def take_in(deployment: Deployment, workloads: Mapping[str, Workload], key: str)
         request = ids.request_id_of(workload, tenant, f"refused:{upload}:{error}")
         new = queue.get(workload, tenant, request) is None
         if new:
-            # First: whoever dies between the two tells twice rather than never.
+            # Tell first, record second: a process that dies in between leads to a second notice,
+            # which is harmless, and never to none.
             _tell_refused(deployment, workload, tenant, request, str(error), error.code)
             queue.refuse_at_the_door(workload, tenant, request, key, str(error), error.code)
         return _Outcome(key, workload, None, new, str(error))
@@ -357,8 +357,8 @@ def _refuse_flood(
     uploaded: datetime,
     most: int,
 ) -> _Outcome:
-    """Refuse what is one upload too many. There is one row of it a day, and its owner is told once
-    a day."""
+    """Refuse an upload beyond the limit of its day. There is one row for them a day, and the owner
+    is told once a day."""
     day = f"{uploaded.astimezone(UTC):%Y-%m-%d}"
     reason = (
         f"more than {most} uploads came on {day} (UTC), and no more are taken in; upload the "

@@ -31,19 +31,19 @@ LEFT_BEHIND: Final = frozenset(
 """Files that macOS and Windows leave in people's folders, in small letters."""
 
 LEFT_BEHIND_BEGINNINGS: Final = ("._", "__MACOSX/", "~$", ".~lock.")
-"""What the names of others begin with: macOS's forks of a file, and the locks of Office and
+"""The prefixes of further such names: macOS's forks of a file, and the locks of Office and
 LibreOffice."""
 
 MAX_LEFT_OUT: Final = 20
 MAX_LEFT_OUT_CHARACTERS: Final = 80
-"""How many files that are left out are told by name, and how much of each name."""
+"""How many of the files that are left out are named, and how many characters of each name."""
 
 
 class RefusedUploadError(TenantryError, ValueError):
     """An upload that cannot become a model.
 
-    The message is a sentence for the tenant's owner: what is wrong, and the cure. ``code`` names
-    the kind of refusal for programs; it stays the same when the sentence changes.
+    The message is a sentence for the tenant's owner: the fault, and the cure. ``code`` names the
+    kind of refusal for programs; it stays the same when the sentence changes.
     """
 
     def __init__(self, message: str, code: str = "upload_unusable") -> None:
@@ -64,8 +64,8 @@ class UploadedFile:
 class Manifest:
     """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second).
 
-    ``left_out`` names the files that it lists and nobody meant to upload, such as ``.DS_Store``:
-    they are not fetched. ``traceparent`` is the trace that its uploader began, empty for none.
+    ``left_out`` names listed files that came along by accident, such as ``.DS_Store``: they are not
+    fetched. ``traceparent`` is the trace that its uploader began, empty for none.
     """
 
     workload: ids.WorkloadName
@@ -87,7 +87,7 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Digest of what the upload says: its files' names and bytes and its parameters, not their
+        """Digest of the upload's content: its files' names and bytes and its parameters, not their
         order or its id.
 
         A name may be content, as a picture's is its caption.
@@ -122,7 +122,7 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
         raise _too_large()
     try:
         document = json.loads(content, parse_constant=_not_json)
-        # A half of a surrogate pair can be written in JSON, but neither kept nor sent.
+        # JSON can hold half a surrogate pair, which can neither be kept nor sent.
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise RefusedUploadError(
@@ -247,7 +247,7 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
 
 
 def _shown(name: str) -> str:
-    """The name of a file that is left out, fit to be told."""
+    """The name of a file that is left out, fit to be shown."""
     return "".join(
         letter if letter.isprintable() else "?" for letter in name[:MAX_LEFT_OUT_CHARACTERS]
     )
@@ -321,7 +321,7 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
     """Bring an upload's files into ``folder``, held to the sizes and digests the manifest declares.
 
     Raises:
-        RefusedUploadError: a file is missing, or is not what the manifest says.
+        RefusedUploadError: a file is missing, or differs from the manifest.
     """
     paths = []
     for file in manifest.files:
@@ -381,13 +381,13 @@ def put_upload(
             "files": listed,
             "parameters": dict(parameters or {}),
         }
-        # Not a field: an intake of an earlier release would refuse one that it does not know.
+        # Metadata, not a field: an intake of an earlier release would refuse an unknown field.
         objects.write_json(s3, bucket, key, manifest, {_TRACEPARENT: traceparent})
     return key
 
 
 def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
-    """The manifest keys an S3 event notification tells of (keys arrive URL-encoded).
+    """The manifest keys in an S3 event notification (keys arrive URL-encoded).
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
 
@@ -399,7 +399,7 @@ def manifest_keys_in_event(body: str, bucket: str) -> Iterator[str]:
     except RecursionError as error:
         raise ValueError("not an S3 event: nested too deeply") from error
     if not isinstance(event, dict):
-        # The message is wrong, not a type of ours.
+        # The message is wrong, not the type of an argument.
         raise ValueError("not an S3 event: not an object")  # noqa: TRY004
     if event.get("Event") == "s3:TestEvent":
         return

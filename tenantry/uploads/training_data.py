@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tenantry.requests.rows import Request
 
 
-_FILE_BYTES: Final = 64 * 1024 * 1024  # a prepared file may have as many, and as many as an upload
+_FILE_BYTES: Final = 64 * 1024 * 1024  # of a prepared file; or an upload's, if that is more
 _MAX_FILES: Final = 1000  # that a preparation may write
 _MAX_FACTS: Final = 64 * 1024  # characters; they are kept in the request's row
 _MAX_NAME: Final = 200  # characters of a repair's name
@@ -36,8 +36,8 @@ _MAX_NAME: Final = 200  # characters of a repair's name
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Prepared training data, as it lies in S3. ``rows`` counts what the model learns from;
-    ``facts`` are for people."""
+    """Prepared training data, as it lies in S3. ``rows`` counts the rows or files that the model
+    learns from; ``facts`` are for people."""
 
     version: ids.Version
     files: tuple[ids.FileName, ...]
@@ -48,7 +48,7 @@ class TrainingData:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """As it is kept in the request's row."""
+        """Its form in the request's row."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -62,7 +62,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a preparation returned, once it is known to be of the right types."""
+    """The result of a preparation, checked to be of the right types."""
 
     rows: int
     repairs: Mapping[str, int]
@@ -71,7 +71,7 @@ class _Prepared:
 
     @classmethod
     def parse(cls, said: Any) -> _Prepared:
-        """From what came back. Raises ``CallFailedError``."""
+        """From the result of the call. Raises ``CallFailedError``."""
         match said:
             case {
                 "rows": int(rows),
@@ -94,7 +94,7 @@ class _Prepared:
 
 
 def call_limits(workload: Workload) -> Limits:
-    """What one call into a workload's code may take (``upload.preparation``)."""
+    """The limits of one call into a workload's code (``upload.preparation``)."""
     settings = workload.upload.preparation
     return Limits(
         memory_bytes=settings.memory_megabytes << 20,
@@ -117,19 +117,18 @@ def make_training_data(
     """Fetch a request's upload, check and prepare it, and put the result under the tenant's
     training data.
 
-    The files are read in a process of its own, within the limits of ``upload.preparation``: not by
-    this one.
+    A process of its own reads the files, within the limits of ``upload.preparation``.
 
     Args:
         deployment: buckets and clients.
         workload: its limits and its preparation.
-        request: whose upload; its version names the result, so that making it again replaces it
-            with the same.
+        request: its upload is prepared; its version names the result, so that a repeated call
+            replaces it with the same.
 
     Raises:
-        uploads.RefusedUploadError: the data cannot become a model; the message tells the tenant's
-        owner why and what to do.
-        CallFailedError: the preparation failed for a reason that is none of the data's.
+        manifests.RefusedUploadError: the data cannot become a model; the message gives the tenant's
+            owner the reason and the cure.
+        CallFailedError: the preparation failed, and the data are not the reason.
     """
     try:
         manifest = manifests.read_manifest(

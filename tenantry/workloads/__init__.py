@@ -1,1 +1,1 @@
-"""What a workload's YAML file may say."""
+"""The content of a workload's YAML file, and its checks."""

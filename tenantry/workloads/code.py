@@ -1,5 +1,5 @@
-"""Whether the code that a workload names is there: looked up where Python would import it from,
-and never imported, as what it imports may read strangers' files."""
+"""Whether the code that a workload names is there. It is looked up where Python would import it
+from, but never imported: its imports may read strangers' files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROOT: Final = "containers"
 
 
 def container_fault(name: str) -> str | None:
-    """What is wrong with a container's name, and the cure; None where its folder is there."""
+    """The fault in a container's name, and the cure; None where its folder is there."""
     folders = _folders(_ROOT)
     if folders is None or any((folder / name).is_dir() for folder in folders):
         return None
@@ -43,7 +43,7 @@ def module_file(name: str) -> Path | None:
 
 
 def module_fault(name: str) -> str | None:
-    """What is wrong with a module's name, and the cure; None where the module is there."""
+    """The fault in a module's name, and the cure; None where the module is there."""
     root, *parts = name.split(".")
     folders = _folders(root)
     if folders is None:
@@ -65,8 +65,8 @@ def module_fault(name: str) -> str | None:
 
 
 def _folders(package: str) -> list[Path] | None:
-    """Where a top-level package lies; None where it is not installed, so that nothing can be
-    said."""
+    """The folders of a top-level package; None where it is not installed, so that nothing can be
+    checked."""
     spec = PathFinder.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
         return None

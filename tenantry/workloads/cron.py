@@ -1,4 +1,4 @@
-"""When a cron expression comes: checked as a workload's file is read, without Dagster."""
+"""Checks cron expressions as a workload's file is read, without Dagster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PART: Final = re.compile(r"(?P<first>[a-z0-9]+|\*)(?:-(?P<last>[a-z0-9]+))?(?:/
 
 
 class _Field(NamedTuple):
-    """One of the five: what it is called, what it takes, and names that stand for numbers."""
+    """One of the five fields: its name, its range, and the names that stand for numbers."""
 
     called: str
     low: int
@@ -36,8 +36,8 @@ _WEEKLY: Final = _FIELDS[4]
 
 
 def cron_fault(expression: str) -> str | None:
-    """What is wrong with a cron expression, and what would be right, as a sentence; None where
-    nothing is."""
+    """The fault in a cron expression, and the right form, as a sentence; None where there is no
+    fault."""
     texts = expression.lower().split(" ")
     if len(texts) != 5 or not all(texts):
         return (
@@ -57,7 +57,7 @@ def cron_fault(expression: str) -> str | None:
 
 
 def _numbers(field: _Field, text: str) -> set[int]:
-    """All that a field names. Raises ``ValueError`` with what is wrong."""
+    """All numbers that a field names. Raises ``ValueError`` with the fault."""
     if text == "?" and field in (_MONTHLY, _WEEKLY):
         text = "*"
     return {number for part in text.split(",") for number in _of_part(field, part)}

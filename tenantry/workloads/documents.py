@@ -60,13 +60,13 @@ def read_document(path: Path) -> Document:
         loader = yaml.SafeLoader(content.decode())
         try:
             node = loader.get_single_node()
-            # Looked for now: what is merged from elsewhere (<<) stands twice afterwards.
+            # Looked for now: keys that are merged from elsewhere (<<) stand twice afterwards.
             twice = next(_twice(node), None) if node is not None else None
             fields = None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # a date that is none is a ValueError
+        # an impossible date is a ValueError
         raise UnreadableDocumentError(f"not valid YAML: {error}") from error
     if node is None or not isinstance(fields, dict):
         raise UnreadableDocumentError("must be a mapping of fields, as in energy.yaml")
@@ -80,7 +80,7 @@ def read_document(path: Path) -> Document:
 
 
 def _twice(root: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, yaml.ScalarNode]]:
-    """Keys that a mapping has twice, of which YAML would take the last."""
+    """Keys that a mapping has twice; YAML would take the last one."""
     waiting, seen = [root], set[int]()
     while waiting:
         node = waiting.pop()

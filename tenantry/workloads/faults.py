@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a workload, said in words."""
+"""The faults that pydantic found in a workload, in words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def field_of(fault: ErrorDetails) -> str:
 
 
 def said(fault: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong and the cure.
+    """The fault and the cure.
 
     Args:
         fault: one of ``ValidationError.errors()``.
-        model: what the whole document was held against.
+        model: the model that the whole document was checked against.
     """
     limits: Mapping[str, Any] = fault.get("ctx", {})
     match fault["type"]:
@@ -66,7 +66,7 @@ def said(fault: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _fields_beside(model: type[BaseModel], path: Sequence[str | int]) -> Collection[str]:
-    """The fields that the section has in which a path ends."""
+    """The fields of the section in which a path ends."""
     for part in path[:-1]:
         field = model.model_fields.get(str(part))
         if field is not None:  # else it is a name or a number within the one before

@@ -1,4 +1,4 @@
-"""What single fields of a workload's YAML file may hold, and how a fault is said in words."""
+"""The types of single fields of a workload's YAML file, and their faults in words."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tenantry.workloads.code import container_fault, module_fault
 from tenantry.workloads.cron import cron_fault
 
 IN_WORDS: Final[dict[str, str]] = {}
-"""What each pattern means, for people."""
+"""The meaning of each pattern, for people."""
 
 
 def worded(pattern: str, words: str) -> StringConstraints:
-    """A pattern that texts must match, and what it means."""
+    """A pattern that texts must match, and its meaning in words."""
     IN_WORDS[pattern] = words
     return StringConstraints(pattern=pattern)
 
 
 def without_fault(fault_of: Callable[[str], str | None]) -> AfterValidator:
-    """A check of a text: ``fault_of`` says what is wrong with it, or None."""
+    """A check of a text: ``fault_of`` returns the fault in it, or None."""
 
     def check(text: str) -> str:
         fault = fault_of(text)
@@ -87,8 +87,8 @@ ContainerName = Annotated[
     ),
 ]
 Container = Annotated[ContainerName, without_fault(container_fault)]
-# Of InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources):
-# it decides the GPU's driver.
+# For InferenceAmiVersion (API_ProductionVariant) and TransformAmiVersion (API_TransformResources),
+# which decide the GPU's driver.
 AmiVersion = Annotated[
     str,
     worded(
@@ -115,7 +115,7 @@ ImageTag = Annotated[
     str,
     worded(r"^[A-Za-z0-9_.-]{1,128}$", "at most 128 letters, digits, underscores, dots, hyphens"),
 ]
-# What Dagster takes as an owner, of assets and jobs alike.
+# The form of owners in Dagster, of assets and jobs alike.
 Owner = Annotated[
     str,
     worded(
@@ -145,7 +145,7 @@ _IDENTIFIER: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def hyperparameters_fault(parameters: Mapping[str, str]) -> str | None:
-    """What is wrong with a job's hyperparameters. Limits: API_CreateTrainingJob."""
+    """The fault in a job's hyperparameters. Limits: API_CreateTrainingJob."""
     if len(parameters) > 100:
         return f"there are {len(parameters)} of them; SageMaker takes 100"
     for name, value in parameters.items():
@@ -157,7 +157,7 @@ def hyperparameters_fault(parameters: Mapping[str, str]) -> str | None:
 
 
 def environment_fault(environment: Mapping[str, str]) -> str | None:
-    """What is wrong with a container's variables. Limits: API_ContainerDefinition."""
+    """The fault in a container's variables. Limits: API_ContainerDefinition."""
     for name, value in environment.items():
         if not _IDENTIFIER.fullmatch(name) or len(name) > 1024:
             return f"{name[:60]!r} is no name of a variable: use letters, digits and underscores"

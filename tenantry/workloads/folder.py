@@ -17,7 +17,7 @@ COMPONENT_FILE: Final = "defs.yaml"
 
 
 def workload_file(name: str) -> Path:
-    """The file of a workload, whichever of the two it has."""
+    """The file of a workload: its component's if there is one, else its own YAML file."""
     folder = folder_of_workloads()
     component = folder / name / COMPONENT_FILE
     return component if component.is_file() else folder / f"{name}.yaml"

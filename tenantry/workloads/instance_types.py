@@ -19,8 +19,8 @@ _GPU: Final = re.compile(r"^ml\.(g|gr|p)\d")  # no family without an accelerator
 
 
 def multi_model_fault(instance_type: str) -> str | None:
-    """Why no multi-model endpoint runs on an instance type, and what would work, as a sentence;
-    None where one does."""
+    """Why no multi-model endpoint runs on an instance type, and the cure, as a sentence; None where
+    one does."""
     if _NEURON.match(instance_type):
         return (
             f"{instance_type} cannot be multi-model: SageMaker has no multi-model endpoints on "

@@ -11,11 +11,11 @@ from tenantry.workloads.schema import Workload
 
 FILE: Final = FOLDER / "workload.schema.json"
 FIRST_LINE: Final = "# yaml-language-server: $schema=./workload.schema.json"
-"""How a workload's file tells its schema to editors."""
+"""The line by which a workload's file names its schema to editors."""
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema, made from what a file is held against when it is read."""
+    """The schema, made from the model that checks a file when it is read."""
     made = Workload.model_json_schema()
     _tidy(made)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
@@ -40,7 +40,7 @@ def _tidy(part: Any) -> None:
         part["additionalProperties"] = False
     words = IN_WORDS.get(part.get("pattern", ""))
     if words is not None:
-        # What the editor of VS Code and others show in the place of the pattern.
+        # VS Code and other editors show this in the place of the pattern.
         part["patternErrorMessage"] = f"must be {words}"
     if isinstance(part.get("description"), str):
         part["description"] = " ".join(part["description"].split())

@@ -1,8 +1,8 @@
 """Reads and checks the workloads' YAML files. A new workload is one file here, and a container when
 none fits.
 
-A file that cannot be used takes no other workload down, and its own workload never looks like one
-that was removed: whoever asks for it gets the reason.
+A file that cannot be used takes no other workload down. Its own workload never looks like one that
+was removed: asking for it raises the reason.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tenantry.workloads.sections import (
 from tenantry.workloads.shown_assets import ShownAsset, WorkloadAsset
 
 _SUFFIX: Final = ".yaml"
-_NEARLY: Final = ".yml"  # told to be renamed, as a workload that nobody reads looks removed
+_NEARLY: Final = ".yml"  # to be renamed; a workload that is not read would look removed
 
 
 class InvalidWorkloadError(TenantryError, ValueError):
-    """A workload's file cannot be used; the message names the file, the field and what is wrong."""
+    """A workload's file cannot be used; the message names the file, the field and the fault."""
 
 
 class Workload(Section):
@@ -95,7 +95,7 @@ class Workload(Section):
 
     @property
     def endpoint_version(self) -> str:
-        """Changes whenever an endpoint would have to be updated, and not with what one costs."""
+        """Changes whenever an endpoint would have to be updated, but not with its price."""
         left_out: Any = dict.fromkeys(
             ("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True
         )
@@ -136,18 +136,18 @@ class Workload(Section):
 
 
 class WorkloadComponentFile(Section):
-    """A workload as a component of Dagster: what its ``defs.yaml`` may say."""
+    """A workload as a component of Dagster: the content of its ``defs.yaml``."""
 
     type: Literal["orchestration.Workload"] = Field(description="which component it is")
     attributes: Workload
 
 
 class Workloads(Mapping[str, Workload]):
-    """What the product offers, by name.
+    """The workloads that the product offers, by name.
 
-    As a mapping it holds the workloads whose files can be used. To ask for one whose file cannot
-    (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it is not taken for one
-    that was removed.
+    As a mapping it holds the workloads whose files can be used. Asking for one whose file cannot be
+    used (by ``[]``, ``get`` or ``in``) raises ``InvalidWorkloadError``, so that it does not look
+    removed.
     """
 
     def __init__(self, readable: Mapping[str, Workload], unreadable: Mapping[str, str]) -> None:
@@ -219,7 +219,7 @@ def _in_words(error: ValidationError, document: Document, model: type[Section]) 
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The workloads of a folder, by name, with the files that say what they are."""
+    """The workloads of a folder, by name, with their files."""
     found = set[str]()
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -234,7 +234,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _component_files(folder: Path) -> Iterator[Path]:
-    """The file that makes a folder a component, be it one that cannot be read."""
+    """The file that makes a folder a component, even one that cannot be read."""
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError:
@@ -245,12 +245,12 @@ def _component_files(folder: Path) -> Iterator[Path]:
 
 
 def read_workloads(folder: Path | None = None) -> Workloads:
-    """All workloads of a folder. One whose file cannot be used does not keep the others from being
+    """All workloads of a folder. A file that cannot be used does not keep the others from being
     read.
 
     Args:
-        folder: where their files are; by default what the variable ``TENANTRY_WORKLOADS`` names, or
-            the repository's own. An installed package has none.
+        folder: where their files are; by default the folder that the variable
+            ``TENANTRY_WORKLOADS`` names, or the repository's own. An installed package has none.
 
     Raises:
         InvalidWorkloadError: there is no such folder, or no file in it.

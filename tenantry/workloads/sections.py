@@ -1,4 +1,4 @@
-"""The sections of a workload's YAML file, each with what it may hold and what it means."""
+"""The sections of a workload's YAML file, each with its fields and their meaning."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Parameter(Section):
     max_characters: int = Field(default=200, ge=1, le=10_000)
 
     def takes(self, value: object) -> bool:
-        """Whether a value is of this parameter's type; a number is finite, and no boolean is
-        one."""
+        """Whether a value is of this parameter's type. A number is finite; a boolean is no
+        number."""
         match self.type:
             case "string":
                 return isinstance(value, str) and len(value) <= self.max_characters
@@ -68,7 +68,7 @@ class Parameter(Section):
 
 
 class Preparation(Section):
-    """What preparing one upload may take; whoever's takes more is refused."""
+    """The limits of preparing one upload; an upload that takes more is refused."""
 
     memory_megabytes: int = Field(
         default=1024, ge=64, le=65_536, description="on top of the code's own"
@@ -80,7 +80,7 @@ class Preparation(Section):
 
 
 class Upload(Section):
-    """What an upload may hold."""
+    """The limits and parameters of an upload."""
 
     file_types: tuple[FileType, ...] = Field(min_length=1)
     max_files: int = Field(ge=1, le=10_000)
@@ -187,7 +187,7 @@ class Training(Section):
 
 
 class Scheduling(Section):
-    """Whose request goes next, when more is due than may be on its way."""
+    """Which request goes next when more are due than may be on their way."""
 
     first_model_seconds: float = Field(
         default=600,
@@ -200,7 +200,7 @@ class Scheduling(Section):
         description="the packs on their way are shared between tiers by these; 1 for one not named",
     )
     max_per_tenant_a_day: int | None = Field(
-        default=24,  # one an hour: nobody's data change faster than a model of them is worth
+        default=24,  # one an hour: data hardly change so fast that more models would be worth it
         ge=1,
         description="models are made of so many of a tenant's uploads within 24 hours, first "
         "models included, and ten times as"
@@ -230,8 +230,8 @@ class Scheduling(Section):
 
 
 class Quality(Section):
-    """How a challenger is compared with the champion, and what a model must reach to serve at
-    all."""
+    """How a challenger is compared with the champion, and the score that a model must reach to
+    serve at all."""
 
     metric: Metric = Field(description="the score of a model that is compared")
     baseline: Metric | None = Field(
@@ -244,7 +244,7 @@ class Quality(Section):
     )
 
     def suffices(self, metrics: Mapping[str, float]) -> bool:
-        """Whether the metric reaches what is required; a metric that is not there does not."""
+        """Whether the metric meets the requirement; a missing metric does not."""
         if self.required is None:
             return True
         score = metrics.get(self.metric)
@@ -253,8 +253,8 @@ class Quality(Section):
         return score <= self.required if self.lower_is_better else score >= self.required
 
     def verdict(self, metrics: Mapping[str, float]) -> tuple[bool, dict[str, float]] | None:
-        """Whether a model is good of its own: better than its baseline, and what is required; and
-        the figures behind it.
+        """Whether a model is good by itself, and the figures behind it: it beats its baseline and
+        meets the requirement.
 
         None when the workload has neither, or the metrics lack one of them.
         """
@@ -281,7 +281,7 @@ class Quality(Section):
 
     @property
     def compared(self) -> str:
-        """The name of what `skill` compares, for people."""
+        """The name of the figure that `skill` compares, for people."""
         return "share_of_baseline" if self.baseline is not None else self.metric
 
     def shown(self, skill: float) -> float:
@@ -292,8 +292,8 @@ class Quality(Section):
         """The score compared between versions, lower being better: the metric as a share of the
         baseline's.
 
-        Scores of two versions come from different weeks; as shares of what a naive forecast scored
-        in the same week they can be compared. None when the metrics lack the score.
+        Scores of two versions come from different weeks. As shares of a naive forecast's score in
+        the same week they can be compared. None when the metrics lack the score.
         """
         score = metrics.get(self.metric)
         if score is None:
@@ -438,7 +438,7 @@ class Batch(Section):
 
 
 class Retraining(Section):
-    """The scheduled re-training of tenants who have not uploaded anew."""
+    """The scheduled re-training of tenants without a newer upload."""
 
     cron: Cron
     timezone: TimeZone = "UTC"
@@ -471,7 +471,7 @@ class Retraining(Section):
 
 
 class Drift(Section):
-    """How a served model is held against data that came after it was made."""
+    """How a served model is checked against data that came after it was made."""
 
     module: Module = Field(description="a module of the container, which looks for drift")
     tolerance: float = Field(
@@ -483,8 +483,7 @@ class Drift(Section):
 
 
 class Moment(Section):
-    """How a request says which moment its prediction is about, where predictions are of a
-    moment."""
+    """How a request names the moment of its prediction, where predictions have one."""
 
     module: Module = Field(description="a module of the container with resolve and check")
     field: RequestField = Field(

@@ -41,7 +41,7 @@ class Column(Section):
 
 
 class ShownAsset(Section):
-    """What Dagster shows of an asset beside what all workloads have in common."""
+    """An asset's own entries in Dagster, beside those that all workloads have."""
 
     kinds: tuple[Kind, ...] = Field(
         default=(), max_length=3, description="its icons, in the place of the usual ones"

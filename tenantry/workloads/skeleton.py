@@ -1,4 +1,4 @@
-"""The text to begin a workload from, which its container brings along; it can be used as it is."""
+"""The first text of a new workload, which its container brings along; it can be used as it is."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Progress of a training container, sent to Dagster while it runs.
 
-Started by Dagster (its Pipes variables are in the environment), each instance writes its messages
-to S3 below its own host name; started otherwise, each message is a line of standard output.
-Progress never fails a training: what goes wrong here is told on standard error, and the training
-goes on.
+If Dagster started the job, its Pipes variables are in the environment. Each instance then writes
+its messages to S3 below its own host name. Otherwise each message is a line of standard output.
+Progress never fails a training: errors here go to standard error, and the training goes on.
 """
 
 import json
@@ -50,10 +49,10 @@ _SLOWEST_RETRY: Final = 30.0
 def open_pipes_progress() -> Iterator[Report]:
     """Open the way progress is reported, and bring every message out before it closes.
 
-    With Dagster's Pipes variables in the environment, messages go to S3 from a thread of their own,
-    about every second (or as often as the Dagster side asks). A SIGTERM nobody handles ends the
-    block as ``SystemExit`` would, so that nothing is lost when SageMaker stops the job. Without the
-    variables, each message is printed as a line of JSON.
+    With Dagster's Pipes variables in the environment, a thread of its own writes the messages to
+    S3. It does so about every second, or as often as the Dagster side asks. A SIGTERM without a
+    handler ends the block as ``SystemExit`` would, so that nothing is lost when SageMaker stops the
+    job. Without the variables, each message is printed as a line of JSON.
     """
     with ExitStack() as stack:
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
@@ -94,7 +93,7 @@ def _open(stack: ExitStack) -> Report:
                 message_writer=InstanceMessageWriter(client, current_host()),
             )
         )
-    # Whatever it is, the training is worth more than its progress.
+    # No error here stops the training, which is worth more than its progress.
     except Exception as error:  # noqa: BLE001
         _tell(f"Dagster Pipes could not be opened, progress goes to standard output: {error!r}")
         return _print_line
@@ -112,9 +111,11 @@ class InstanceMessageWriter(PipesMessageWriter["InstanceMessageChannel"]):
     """Writes this instance's Pipes messages to S3, below the job's ``key_prefix`` and its own host
     name.
 
-    ``dagster_pipes.PipesS3MessageWriter`` would have all instances write over each other (they
-    share one environment), ends for good at the first fault of S3, and begins anew over its old
-    chunks when an instance is restarted.
+    ``dagster_pipes.PipesS3MessageWriter`` does not fit, for three reasons:
+
+    - Instances share one environment, so all would write over each other.
+    - It ends for good at the first fault of S3.
+    - It begins anew over its old chunks when an instance is restarted.
     """
 
     def __init__(self, client: "S3Client", host: str) -> None:
@@ -163,7 +164,7 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
         self._lines.append(json.dumps(message).encode("utf-8"))
 
     def close(self) -> None:
-        """Write what is left; give up after ``CLOSE_TIMEOUT`` seconds, and say so."""
+        """Write the remaining messages; give up after ``CLOSE_TIMEOUT`` seconds, and say so."""
         self._closing.set()
         self._thread.join(CLOSE_TIMEOUT)
         if self._thread.is_alive():
@@ -226,8 +227,7 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM, where nobody handles it, run the ends of ``with`` blocks before the process
-    ends."""
+    """Let a SIGTERM without a handler run the ends of ``with`` blocks before the process ends."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -235,7 +235,7 @@ def _sigterm_unwinds() -> Iterator[None]:
         yield
         return
 
-    # The signature signal asks for.
+    # The signature that ``signal`` asks for.
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise SystemExit(128 + number)
 

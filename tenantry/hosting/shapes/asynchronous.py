@@ -1,4 +1,4 @@
-"""The asynchronous endpoint: asked through S3 and a queue, for what takes long or may wait.
+"""The asynchronous endpoint: asked through S3 and a queue, for answers that take long or may wait.
 
 ``tenantry.serving.asynchronous`` asks it, and finds its answers again.
 """
@@ -44,7 +44,7 @@ class AsynchronousShape(Shape):
     On AWS it is not multi-model: its container fetches the archives that requests name from the
     prefix of the multi-model endpoint on the same machines.
 
-    Its limits, a payload of 1 GB, an hour, and that it scales to zero:
+    Its limits are a payload of 1 GB and one hour, and it scales to zero:
     https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html
     """
 
@@ -87,8 +87,8 @@ class AsynchronousShape(Shape):
                 "EnableNetworkIsolation": False,
             },
         )
-        # What a silo tenant's endpoint writes cannot leave the tenant's prefix, whatever a request
-        # says. IAM holds the tenant's session to the endpoint that bears its tag.
+        # A silo tenant's endpoint cannot write outside the tenant's prefix, not even if a request
+        # says so. IAM holds the tenant's session to the endpoint that bears its tag.
         if machines.tier == "silo":
             output = failures = s3_keys.async_tenant_prefix(name, machines.tenant)
             tags = [{"Key": "tenantry:tenant", "Value": str(machines.tenant)}]
@@ -122,14 +122,14 @@ class AsynchronousShape(Shape):
         return EndpointRequests(model, config, tags)
 
     def record(self, route: Route, request: Mapping[str, Any]) -> bytes:
-        """What the endpoint's container gets: the archive and the request (docs/contracts.md,
+        """The input of the endpoint's container: the archive and the request (docs/contracts.md,
         "Serving container")."""
         return Record(route.target_model, request).line()
 
     def output_arguments(
         self, workload: ids.WorkloadName, tenant: ids.TenantId, tier: Tier
     ) -> dict[str, Any]:
-        """What InvokeEndpointAsync takes so that the answer lies below the tenant's prefix."""
+        """The arguments of InvokeEndpointAsync that put the answer below the tenant's prefix."""
         # A silo tenant's endpoint writes there anyway.
         if tier == "silo":
             return {}

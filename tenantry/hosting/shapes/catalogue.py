@@ -1,4 +1,4 @@
-"""The shapes there are, by name, and those that a workload has."""
+"""All hosting shapes by name, and the shapes of a workload."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shape_named(name: str) -> Shape:
     """The shape that a row of the registry names.
 
     Raises:
-        UnknownShapeError: there is none of that name; the message says what to do.
+        UnknownShapeError: there is none of that name; the message has the cure.
     """
     shape = SHAPES.get(name)
     if shape is None:

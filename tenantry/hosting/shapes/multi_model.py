@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class MultiModelShape(RealTimeShape):
     """A multi-model endpoint, asked with a ``TargetModel``.
 
-    Its limits: 6,291,456 bytes, the model of InvokeEndpoint's Body in the API; 60 seconds,
-    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html.
-    Of endpoints that answer at once only those with inference components scale to zero:
+    Its limits are 6,291,456 bytes, from the API's model of InvokeEndpoint's Body, and 60 seconds,
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html. Among
+    endpoints that answer at once, only those with inference components scale to zero:
     https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-zero-instances.html
     """
 

@@ -1,5 +1,5 @@
-"""What a hosting shape says of itself: the endpoint it makes on some machines, SageMaker's limits,
-and how a model there is asked."""
+"""The interface of a hosting shape: the endpoint that it makes on some machines, SageMaker's
+limits, and how a model there is asked."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ VARIANT: Final = "AllTraffic"
 
 @dataclass(frozen=True)
 class Limits:
-    """What SageMaker holds an endpoint to; each shape says where its figures come from.
+    """SageMaker's limits for an endpoint; each shape names the source of its figures.
 
-    ``scales_to_zero`` tells whether the endpoint may stand without an instance, and costs nothing
-    then.
+    ``scales_to_zero`` tells whether the endpoint can go without an instance, at no cost.
     """
 
     max_payload_bytes: int
@@ -36,10 +35,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class EndpointRequests:
-    """What SageMaker is asked for to make an endpoint: ``model`` is the request of CreateModel,
-    ``config`` that of CreateEndpointConfig, ``tags`` are those of CreateEndpoint.
+    """The requests that make an endpoint: ``model`` is for CreateModel, ``config`` for
+    CreateEndpointConfig, and ``tags`` are for CreateEndpoint.
 
-    Model and configuration are named by what is in them: other content is another deployment.
+    The names of model and configuration depend on their content: other content is another
+    deployment.
     """
 
     model: Mapping[str, Any]
@@ -49,8 +49,8 @@ class EndpointRequests:
 
 @dataclass(frozen=True)
 class Addressed:
-    """A question as an endpoint takes it: the body, and the arguments of InvokeEndpoint that say
-    which model is meant."""
+    """A question as an endpoint takes it: the body, and the arguments of InvokeEndpoint that name
+    the model."""
 
     body: bytes
     arguments: Mapping[str, str]
@@ -59,9 +59,9 @@ class Addressed:
 class Shape(ABC):
     """A way in which SageMaker serves a workload's models.
 
-    ``name`` stands in the registry's rows and never changes. ``tiers`` are those whose tenants it
-    may serve. What is the same for all shapes, as creating, updating and waiting, stands in
-    ``tenantry.hosting.endpoints``.
+    ``name`` stands in the registry's rows and never changes. ``tiers`` are the tiers that it may
+    serve. ``tenantry.hosting.endpoints`` has the steps that all shapes share: creating, updating,
+    waiting.
     """
 
     name: ClassVar[ShapeName]
