@@ -12,7 +12,8 @@ The pipeline is an ordinary `StableDiffusionPipeline`:
 - its text encoder is a small CLIP, trained together with the UNet; its tokenizer knows the words of
   the captions;
 - its UNet attends to each word and also adds the pooled text to the time embedding, as SDXL does
-  (arxiv.org/abs/2307.01952); it therefore follows the prompt far earlier than by cross-attention alone;
+  (arxiv.org/abs/2307.01952); it therefore follows the prompt far earlier than by cross-attention
+  alone;
 - it predicts v (arxiv.org/abs/2202.00512) over a schedule whose last step is pure noise, and
   samples with trailing steps (arxiv.org/abs/2305.08891), because its images are flat and often
   nearly black or white.
