@@ -41,7 +41,7 @@ _SAME_AGAIN_SHARE: Final = 0.25
 _SPOILED_SHARE: Final = 0.08
 _LOST_EVENTS: Final = 0.12
 _REPEATED_EVENTS: Final = 0.12
-_MEDDLING_SECONDS: Final = 1.0  # an event that the sensor was quicker to take is left to it
+_MEDDLING_SECONDS: Final = 1.0  # after that, an event is left to the sensor
 
 
 @dataclass(frozen=True)
