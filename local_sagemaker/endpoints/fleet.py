@@ -98,7 +98,7 @@ class Variant:
         await asyncio.gather(
             *(self._retire(instance, drain=drain) for instance in list(self.instances))
         )
-        watchers = list(self._watchers.values())  # also those that start a replacement
+        watchers = list(self._watchers.values())  # those that are starting a replacement
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)

@@ -1,5 +1,5 @@
-"""A tick of the launcher: what it claims, what it supersedes, who has to wait, and what an
-operator's word changes."""
+"""A tick of the launcher: the requests that it claims, supersedes or lets wait, and the effect of
+an operator's command."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ class LoraLayers:
             raise ValueError(f"the UNet has no layers whose names end in {', '.join(endings)}")
 
     def shapes(self) -> dict[str, Shape]:
-        """What an adapter may hold: its layers by name."""
+        """The layers that an adapter may hold, by name, with their shapes."""
         return {
             name: Shape(tuple(layer.down.shape[2:]), layer.up.shape[1])
             for name, layer in self.layers.items()

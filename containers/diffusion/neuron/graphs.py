@@ -62,7 +62,7 @@ def keep_in_rows(layers: LoraLayers) -> Tensor:
 
 
 class AdaptedUnet(nn.Module):
-    """A UNet whose samples each come with an adapter of their own.
+    """A UNet in which each sample comes with its own adapter.
 
     It removes the slots of ``layers``; the layers then compute with the adapters of each call.
     """

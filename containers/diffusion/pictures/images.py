@@ -561,7 +561,7 @@ def _webp_size(kind: bytes, data: bytes) -> tuple[int, int] | None:
 
 def _orientation(exif: bytes) -> int:
     """The orientation in the first directory of a TIFF structure (EXIF 2.32, 4.5 and 4.6.4), 1
-    where there is none to read.
+    where none can be read.
 
     Pillow's reader is not used, because it warns about each unusual tag and only this tag matters.
     """

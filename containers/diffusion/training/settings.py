@@ -69,7 +69,8 @@ class Settings:
     """`tiny`, a hub id, a folder or an s3:// prefix, as `load_base` takes it."""
     device: str | None = None
     dtype: str | None = None
-    """What the frozen base computes in: fp32, fp16 or bf16. Adapters are always trained in fp32."""
+    """The number type of the frozen base: fp32, fp16 or bf16. Adapters are always trained in
+    fp32."""
     targets: str = "attention+convolutions"
     rank: int = 3
     steps: int = 100

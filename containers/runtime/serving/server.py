@@ -263,7 +263,7 @@ class ServingApp(Generic[ModelT]):
     ) -> Answer:
         body = await self._body(scope, receive)
         entry = self.store.acquire(name)
-        add_log_fields(**entry.known)  # each HTTP request is a task of its own
+        add_log_fields(**entry.known)  # each HTTP request is a separate task
         try:
             return await self._while_connected(
                 receive, self._predict(entry.model, body, *_types(scope))
