@@ -1,9 +1,9 @@
-"""Runs seeds of the chaos test, each in a process of its own, and prints their tally.
+"""Runs seeds of the chaos test, each in a separate process, and prints their tally.
 
     python -m benchmarks.chaos --seeds 1-20 --tenants 200 --jobs 1
 
 A seed that does not add up keeps its folder (logs, Dagster's storage, the local cloud's state) and
-its output; their names are printed. The last line is one JSON document.
+its output. The benchmark prints their names. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def seeds(text: str) -> list[int]:
 
 
 def run(seed: int, tenants: int, base: Path, rest_seconds: float) -> dict[str, Any]:
-    """One seed. ``held`` tells whether everything added up; a seed that broke off has ``broke``
-    instead of figures."""
+    """One seed. ``held`` says whether everything added up; an aborted seed has ``broke`` instead of
+    figures."""
     folder, output = base / f"seed-{seed}", base / f"seed-{seed}.txt"
     command = command_of(seed, tenants, folder, rest_seconds)
     with (

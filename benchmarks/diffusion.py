@@ -7,11 +7,11 @@ weights:
     python -m benchmarks.diffusion
     python -m benchmarks.diffusion --device cuda --size sd15
 
-What is compared takes turns within the run, so that a busy moment of the machine meets both, and
-ratios are medians over rounds. Tenants' models have the shape that training makes by default; where
-only speed is measured, they hold random numbers. The last line is JSON with every figure. The
-server's TENANTRY_ variables (docs/contracts.md, "Portraits") count here too. `--quick` measures
-nothing: it shows that everything runs.
+The compared ways take turns within the run, so that a busy moment of the machine affects both.
+Ratios are medians over rounds. Tenants' models have the default shape of training; where only speed
+is measured, they hold random numbers. The last line is JSON with every figure. The server's
+TENANTRY_ variables (docs/contracts.md, "Portraits") apply here too. `--quick` measures nothing; it
+only shows that everything runs.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), help="measure these alone")
     arguments = parser.parse_args()
-    # peft warns of a second adapter on a UNet that had one before; it is gone.
+    # peft warns of a second adapter on a UNet although the first one has been removed.
     warnings.filterwarnings("ignore", module="peft")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="diffusion-") as scratch:
@@ -115,7 +115,7 @@ def _about(bench: Bench) -> dict[str, Any]:
 
 
 def _peak_rss_mib() -> float:
-    """The most memory this process had, its children left aside."""
+    """The peak memory of this process, without its children."""
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -1,5 +1,5 @@
-"""What the benchmarks of portraits run on: a base of either size, and tenants' models as the
-archives they are served from."""
+"""The inputs of the benchmarks of portraits: a base of either size, and archives of tenants'
+models."""
 
 import json
 import math
@@ -30,7 +30,7 @@ SIZES: Final[tuple[Size, ...]] = ("tiny", "sd15")
 PROMPTS: Final = ("a star", "a red heart", "a moon on blue", "a big ring")
 QUICK_STEPS: Final = 2
 UP_DEVIATION: Final = 0.05
-"""Of the numbers in made-up adapters' B."""
+"""Standard deviation of the numbers in made-up adapters' B."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Bench:
     source: str
     """The base, as `load_base` takes it."""
     pipeline: Path
-    """A whole saved pipeline, as a tenant without adapters would need one of its own: the base's
-    weights as they are shipped."""
+    """A complete saved pipeline with the base's weights as shipped; a tenant without adapters would
+    need one of its own."""
     device: str
     dtype: str
-    """What the base computes in."""
+    """The base's number type."""
     pixels: int
     """Width and height of pictures."""
     quick: bool
-    """So few of everything that the figures mean nothing: to see that it runs."""
+    """Use so few of everything that the figures mean nothing, to see that it runs."""
     threads: int
     training: Settings
     serving: ServingSettings
     scratch: Path
 
     def count(self, full: int, quick: int) -> int:
-        """How many of something."""
+        """The count for a full or a quick run."""
         return quick if self.quick else full
 
     def load(self) -> Base:
@@ -65,12 +65,12 @@ class Bench:
         return load_base(self.source, device=self.device, dtype=self.dtype)
 
     def layers(self, base: Base, slots: int | None = None) -> LoraLayers:
-        """Slots for adapters on ``base`` as the server has them, beside the base's own."""
+        """Slots for adapters on ``base``, as in the server, besides the base's own."""
         serving = self.serving
         return LoraLayers(base.unet, serving.targets, (slots or serving.slots) + 1, serving.rank)
 
     def engine(self, base: Base, layers: LoraLayers) -> Engine:
-        """An engine that the caller turns, with the server's settings but for the queue, which
+        """An engine that the caller turns, with the server's settings except for the queue, which
         never refuses."""
         settings = self.serving.engine
         engine = Engine(
@@ -96,7 +96,7 @@ class Bench:
         )
 
     def synchronise(self) -> None:
-        """Wait for what the device still computes."""
+        """Wait for the device's pending work."""
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize()
 
@@ -104,15 +104,15 @@ class Bench:
 def make_bench(
     size: Size, device: str, pixels: int | None, threads: int, scratch: Path, *, quick: bool
 ) -> Bench:
-    """Prepare a run: for ``sd15`` write the base into ``scratch``. ``pixels`` are the base's own
-    when not given.
+    """Prepare a run. For ``sd15``, write the base into ``scratch``. ``pixels`` are by default the
+    base's own.
 
-    The server's settings are its defaults, or as the process's TENANTRY_ variables say.
+    The process's TENANTRY_ variables override the server's default settings.
     """
     torch.set_num_threads(threads)
     pipeline = scratch / "pipeline"
     if size == "tiny":
-        # What else lies there is not of the pipeline.
+        # The folder's other files do not belong to the pipeline.
         shutil.copytree(TINY_FOLDER, pipeline, ignore=shutil.ignore_patterns("reader*"))
         source = TINY
     else:
@@ -122,8 +122,8 @@ def make_bench(
     training = parse_settings({"base": source})
     environment: dict[str, str] = {}
     if size == "sd15":
-        # Slots as wide as what training makes: the server's defaults have room for any adapter of
-        # such a base.
+        # Make slots as wide as training's adapters, because the server's defaults have room for any
+        # adapter of such a base.
         environment |= {
             "TENANTRY_LORA_TARGETS": training.targets,
             "TENANTRY_RANK": str(training.rank),
@@ -151,9 +151,9 @@ def make_bench(
 def save_random_sd15(folder: Path) -> None:
     """Save a pipeline of Stable Diffusion 1.5's shape with random weights in bf16.
 
-    UNet, autoencoder and text encoder as in that model's own config.json files
-    (https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5); its safety checker is left
-    out, and its tokenizer is replaced by one without merges, so that nothing need be fetched.
+    UNet, autoencoder and text encoder follow that model's own config.json files
+    (https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5). The pipeline has no safety
+    checker, and its tokenizer has no merges, so that nothing need be fetched.
     """
     from diffusers import (
         AutoencoderKL,
@@ -249,8 +249,8 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def write_tenants(bench: Bench, base: Base, layers: LoraLayers, count: int) -> list[Path]:
-    """Archives of ``count`` tenants' models, each of its own numbers and of the shape that training
-    makes by default."""
+    """Archives of ``count`` tenants' models, each with its own numbers and in the default shape of
+    training."""
     folder = bench.scratch / "tenants"
     folder.mkdir(exist_ok=True)
     rank, endings = bench.training.rank, TARGETS[bench.training.targets]
@@ -262,7 +262,7 @@ def write_tenants(bench: Bench, base: Base, layers: LoraLayers, count: int) -> l
         generator = torch.Generator().manual_seed(number)
         weights = {}
         for name, shape in shapes.items():
-            # A as it begins; B such that pictures visibly differ from the base's.
+            # A has its initial values; B makes pictures visibly differ from the base's.
             bound = math.prod(shape.down) ** -0.5
             down = (torch.rand(rank, *shape.down, generator=generator) * 2 - 1) * bound
             weights[name] = (down, torch.randn(shape.up, rank, generator=generator) * UP_DEVIATION)
@@ -274,15 +274,15 @@ def write_tenants(bench: Bench, base: Base, layers: LoraLayers, count: int) -> l
 
 
 def adapter_card(base: Base, settings: Settings) -> AdapterCard:
-    """The card of an adapter that training makes by default."""
+    """The card of an adapter of training with default settings."""
     return AdapterCard(base.name, base.digest, settings.targets, settings.rank)
 
 
 def read_tenant(bench: Bench, base: Base, shapes: Mapping[str, Shape], archive: Path) -> Adapter:
-    """Read a tenant's archive as the model server does: extracted within limits, checked, its
-    folder removed.
+    """Read a tenant's archive like the model server: extract it within limits, check it, and remove
+    the folder.
 
-    ``shapes`` are those of the bank's layers, which the server asks for once too.
+    ``shapes`` are those of the bank's layers, which the server also reads only once.
     """
     folder = Path(tempfile.mkdtemp(prefix="model-", dir=bench.scratch))
     try:
@@ -293,7 +293,7 @@ def read_tenant(bench: Bench, base: Base, shapes: Mapping[str, Shape], archive: 
 
 
 def drawn(engine: Engine, asked: Sequence[tuple[Adapter, Drawing]]) -> list[Pixels]:
-    """Draw pictures, all asked for at once, in the caller's thread."""
+    """Draw pictures, all submitted at once, in the caller's thread."""
     jobs = [engine.submit(adapter, [drawing]) for adapter, drawing in asked]
     while not all(job.answer.done() for job in jobs):
         engine.turn()
@@ -311,6 +311,6 @@ def percentile(values: Sequence[float], percent: float, digits: int = 3) -> floa
 
 
 def alternated(names: Sequence[str], rounds: int, seed: int = 0) -> list[list[str]]:
-    """An order for each round, so that nobody always comes first."""
+    """An order for each round, so that no way always comes first."""
     shuffled = random.Random(seed)
     return [shuffled.sample(names, len(names)) for _ in range(rounds)]

@@ -1,4 +1,4 @@
-"""How quickly tenants' models come into place, and how quickly pictures of many are drawn."""
+"""How quickly tenants' models load, and how quickly the engine draws many tenants' pictures."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ TOGETHER: Final = 8
 """Tenants of the mixed batch."""
 
 ADAPTERS_TO_A_PIPELINE: Final = 4
-"""Loads of adapters between two of the pipeline."""
+"""Loads of adapters between two loads of the pipeline."""
 
 CROWD: Final = 32
 """Tenants of the open loop, asked for by Zipf's law with this exponent."""
@@ -48,12 +48,12 @@ ZIPF: Final = 1.3
 
 
 def cold(bench: Bench) -> dict[str, Any]:
-    """A tenant's model from its archive into its slot, beside loading a whole pipeline of its own
-    from disk.
+    """Loading a tenant's model from its archive into its slot, beside loading a tenant's own
+    pipeline from disk.
 
-    The adapter's time holds all that comes after the archive file: extracting, checking, copying
-    into a slot, another tenant's once all are in use. The pipeline's begins with files that are
-    extracted already. Both lie in the page cache.
+    The adapter's time includes all steps after the archive file: extracting, checking, and copying
+    into a slot, which replaces another tenant's once all are in use. The pipeline's time starts
+    with extracted files. Both lie in the page cache.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -118,8 +118,8 @@ def cold(bench: Bench) -> dict[str, Any]:
         "cold_from_host_memory_p50_ms": median(refills, 2),
         "pipeline_p50_ms": median(pipelines, 1),
         "pipeline_p99_ms": percentile(pipelines, 99, 1),
-        # Half precision on both sides, as base and adapters are shipped; then the pipeline as
-        # diffusers' training scripts save it, in single precision.
+        # First, half precision on both sides, as base and adapters are shipped. Then the pipeline
+        # in single precision, as diffusers' training scripts save it.
         "bytes_ratio": round(shipped / each, 1),
         "bytes_ratio_of_fp32_pipeline": round((shipped + 2 * numbers) / each, 1),
         "adapter_bytes": round(each),
@@ -132,11 +132,12 @@ def cold(bench: Bench) -> dict[str, Any]:
 
 
 def switch(bench: Bench) -> dict[str, Any]:
-    """What it costs that the generation before was another tenant's, both being in their slots.
+    """The cost of a generation after another tenant's, with both adapters in their slots.
 
-    Pairs of generations of one step, one after the same tenant's and one after another's, in random
-    order: a switch costs the same however many steps follow. The extra time is over that of a
-    generation with the server's default steps.
+    It measures pairs of generations of one step, one after the same tenant's and one after
+    another's, in random order. One step suffices, because a switch costs the same with any number
+    of steps. The report gives the extra time relative to a generation with the server's default
+    steps.
     """
     base = bench.load()
     layers = bench.layers(base)
@@ -157,7 +158,7 @@ def switch(bench: Bench) -> dict[str, Any]:
         for stays in turn.sample((True, False), 2):
             if not stays:
                 current = (current + 1) % len(adapters)
-            # Called at once.
+            # The lambda is called at once.
             seconds = _timed(lambda: drawn(engine, [(adapters[current], short)]))  # noqa: B023
             (same if stays else changed).append(seconds)
     extra = float(np.median(np.subtract(changed, same)))
@@ -171,8 +172,8 @@ def switch(bench: Bench) -> dict[str, Any]:
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """A thousand tenants, each in turn, through the server's model store and predictor; resident
-    memory of a process of its own.
+    """A thousand tenants in turn through the server's model store and predictor: the resident
+    memory of a separate process.
 
     The store has room for a fifth of them and the bank for fewer, so both are full, and evict, long
     before the end.
@@ -183,7 +184,7 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 def _round_robin(bench: Bench) -> dict[str, Any]:
     base = bench.load()
-    # A file may be many tenants': each of them has a model of its own in memory.
+    # Many tenants may share a file, because each has its own model in memory.
     archives = write_tenants(
         bench,
         base,
@@ -255,11 +256,11 @@ async def _serve_in_turn(
 
 
 def mixed(bench: Bench) -> dict[str, Any]:
-    """One batch of eight tenants' pictures, beside eight of one tenant whose adapter is fused into
-    the weights.
+    """One batch of eight tenants' pictures, beside eight pictures of one tenant whose adapter is
+    fused into the weights.
 
-    The fused weights are made by diffusers' own ``fuse_lora`` from the same file, and the UNet
-    under them has no adapter layers at all. Both are also drawn one after another.
+    diffusers' own ``fuse_lora`` makes the fused weights from the same file, and that UNet has no
+    adapter layers. Both are also drawn one after another.
     """
     base = bench.load()
     layers = bench.layers(base)
@@ -274,8 +275,8 @@ def mixed(bench: Bench) -> dict[str, Any]:
         for each in asked:
             drawn(engine, [each])
 
-    # What is measured draws what it should: the first tenant's picture is the same by both, and not
-    # another tenant's.
+    # Check that both engines draw correctly: the first tenant's picture is the same by both, and
+    # differs from another tenant's.
     own, other = (
         drawn(engine, asked)
         for asked in (several, [(adapter, bench.drawing(0)) for adapter in adapters])
@@ -304,7 +305,7 @@ def mixed(bench: Bench) -> dict[str, Any]:
 
 
 def _fused_engine(bench: Bench, archive: Path) -> Engine:
-    """An engine over one tenant's adapter fused into the weights, and no adapter layers."""
+    """An engine over one tenant's adapter fused into the weights, without adapter layers."""
     base = bench.load()
     folder = bench.scratch / "fused"
     folder.mkdir()
@@ -312,7 +313,7 @@ def _fused_engine(bench: Bench, archive: Path) -> Engine:
     base.pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
     base.pipeline.fuse_lora()
     base.pipeline.unload_lora_weights()
-    # The engine fills slots as ever, and there are none left in the UNet.
+    # The engine fills slots as usual, but the UNet no longer contains any.
     layers = LoraLayers(base.unet, bench.training.targets, 2, 1)
     layers.remove()
     return bench.engine(base, layers)
@@ -327,16 +328,14 @@ class _Arrival:
 
 
 def load(bench: Bench) -> dict[str, Any]:
-    """Poisson arrivals, answered by continuous batching and by static batching with the same
-    engine.
+    """Poisson arrivals, served by continuous batching and by static batching with the same engine.
 
-    The rate is the geometric mean of what one after another and what full batches serve: above the
-    first, below the second. A static batcher takes what waits when it is free, fairly between
-    tenants and as many as there are places, and draws them to their end.
+    The rate is the geometric mean of the rates of single pictures and of full batches, so that it
+    lies between them. When a static batcher is free, it takes waiting pictures, fairly between
+    tenants and as many as there are places. It then draws them to their end.
 
-    Each way has a clock of its own, which goes on by what its turns take and skips the time in
-    which it has nothing to do. The one whose clock is behind has the next turn, so that a busy
-    moment of the machine meets both.
+    Each way has its own clock, which advances by the time of its turns and skips idle time. The way
+    whose clock is behind takes the next turn, so that a busy moment of the machine affects both.
     """
     base, other_base = bench.load(), bench.load()
     layers, other_layers = bench.layers(base), bench.layers(other_base)
@@ -361,8 +360,8 @@ def load(bench: Bench) -> dict[str, Any]:
         continuous = _OpenLoop(bench, engine, arrivals, None)
         static = _OpenLoop(bench, other_engine, arrivals, places)
         _in_step(continuous, static)
-        # Those that were late in both, so that the same requests are compared; all where none is,
-        # as in a short run.
+        # Compare the requests that were late in both ways, so that the requests are the same. If
+        # there are none, as in a short run, compare all.
         late = [index for index in range(requests) if continuous.late[index] and static.late[index]]
         late = late or list(range(requests))
         for name, loop in (("continuous", continuous), ("static", static)):
@@ -398,7 +397,7 @@ def load(bench: Bench) -> dict[str, Any]:
 def _arrivals(
     bench: Bench, adapters: Sequence[Adapter], count: int, rate: float, seed: int
 ) -> list[_Arrival]:
-    """Requests at exponential distances, of tenants by Zipf's law."""
+    """Requests at exponential intervals, from tenants by Zipf's law."""
     source = random.Random(seed)
     weights = [1 / rank**ZIPF for rank in range(1, len(adapters) + 1)]
     at, arrivals = 0.0, []
@@ -410,8 +409,8 @@ def _arrivals(
 
 
 class _OpenLoop:
-    """Arrivals on their way through an engine: each let in when it comes, or in static batches of
-    at most ``static``."""
+    """Passes arrivals through an engine: each as it comes, or in static batches of at most
+    ``static``."""
 
     def __init__(
         self, bench: Bench, engine: Engine, arrivals: Sequence[_Arrival], static: int | None
@@ -421,21 +420,21 @@ class _OpenLoop:
         self._arrivals = arrivals
         self._static = static
         self._coming = 0
-        # As the engine's own, so that both ways are as fair between tenants.
+        # The queue is like the engine's own, so that both ways are equally fair between tenants.
         self._waiting: FairQueue[Adapter, int] = FairQueue(len(arrivals), len(arrivals))
         self._drawing: dict[Job, int] = {}
         self.clock = 0.0
-        """Seconds since the first turn could have been."""
+        """Seconds since the first possible turn."""
         self.latency_ms = [0.0] * len(arrivals)
         self.late = [False] * len(arrivals)
-        """Whether it came while a batch was under way."""
+        """Whether each request came while a batch was running."""
 
     @property
     def ended(self) -> bool:
         return self._coming == len(self._arrivals) and not self._waiting and not self._drawing
 
     def turn(self) -> None:
-        """Let in what may come in, and take one turn of the engine."""
+        """Admit the due arrivals, and take one turn of the engine."""
         if not self._drawing and not self._waiting:
             self.clock = max(self.clock, self._arrivals[self._coming].at)
         self._let_in()
@@ -483,8 +482,8 @@ def _adapters(bench: Bench, base: Base, layers: LoraLayers, count: int) -> list[
 
 
 def _rounds(ways: dict[str, Callable[[], object]], rounds: int) -> list[dict[str, float]]:
-    """Seconds of each way in each round, after one that is not counted; the order is another in
-    each round."""
+    """Seconds of each way in each round, after an uncounted round; the order differs in each
+    round."""
     for way in ways.values():
         way()
     return [

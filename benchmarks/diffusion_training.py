@@ -1,4 +1,4 @@
-"""How many tenants' adapters are trained in a minute: many in one batch, and one after another."""
+"""The number of tenants' adapters trained in a minute: many in one batch, and one after another."""
 
 import itertools
 import tempfile
@@ -29,16 +29,16 @@ PICTURES: Final = 8
 """Pictures of a tenant."""
 
 PEER_STEPS: Final = 8
-"""Steps of the peer beside each tenant; the first two are not counted."""
+"""Steps of the peer for each tenant; the first two are not counted."""
 
 
 def training(bench: Bench) -> dict[str, Any]:
-    """Sixteen tenants at one image a step, together and alone, with the same code and the settings
-    of a job by default.
+    """Sixteen tenants at one image a step, together and alone, with the same code and a job's
+    default settings.
 
-    The two take turns: some steps of all together, then all steps of one tenant alone, and so on,
-    on a base each. Beside them runs a plain loop of peft and diffusers for one tenant. Only
-    training is timed: pictures are encoded before, and none is drawn within.
+    The two take turns, each on its own base: some steps of all together, then all steps of one
+    tenant alone, and so on. A plain loop of peft and diffusers for one tenant runs beside them. The
+    time includes only training, without encoding and drawing of pictures.
     """
     tenants = bench.count(16, 4) if bench.size == "tiny" else bench.count(8, 2)
     settings = bench.training
@@ -110,8 +110,8 @@ def job(bench: Bench) -> dict[str, Any]:
     """The same tenants through a whole training job's work, from prepared pictures to the files of
     a model.
 
-    Beside training that is drawing what models are judged by and the first pictures, for several
-    prompts in one batch even when a tenant is alone. Some of the tenants are also done one after
+    Besides training, the work includes the pictures that judge a model and the first pictures,
+    several prompts in one batch even for a single tenant. Some of the tenants also run one after
     another, half of them before the pack and half after.
     """
     packed = bench.count(16, 2) if bench.size == "tiny" else bench.count(8, 2)
@@ -159,7 +159,7 @@ def _timed_job(
     tasks: Sequence[Task],
     hyperparameters: Mapping[str, str],
 ) -> tuple[float, list[Trained]]:
-    """Seconds it takes, and the models that came of it."""
+    """The job's seconds, and its models."""
     with tempfile.TemporaryDirectory(dir=bench.scratch) as workspace:
         began = time.perf_counter()
         models = [
@@ -189,8 +189,8 @@ def _shapes() -> tuple[str, ...]:
 
 
 def _icons(bench: Bench, number: int) -> Pixels:
-    """A made-up tenant's pictures, one of each shape in its style, as large as the base draws (n,
-    height, width, 3)."""
+    """A made-up tenant's pictures, one of each shape in its style, in the base's size (n, height,
+    width, 3)."""
     style = tenant_style(number)
     return np.stack(
         [draw_icon(shape, style, seed, bench.pixels) for seed, shape in enumerate(_shapes())]
@@ -198,7 +198,7 @@ def _icons(bench: Bench, number: int) -> Pixels:
 
 
 def _lesson(bench: Bench, base: Base, number: int) -> Lesson:
-    """What a made-up tenant's adapter learns from."""
+    """The training data of a made-up tenant's adapter."""
     images = torch.from_numpy(_icons(bench, number)).permute(0, 3, 1, 2) / 127.5 - 1
     latents = torch.cat([base.to_latents(image[None]) for image in images])
     words = [base.encode([f"a {shape}"])[0] for shape in _shapes()]
@@ -216,7 +216,7 @@ def _warm_up(bench: Bench, base: Base, lesson: Lesson) -> None:
 
 
 def _timed_steps(bench: Bench, steps: Iterator[int], most: int) -> float:
-    """Seconds that the next ``most`` steps take, or as many as there are left."""
+    """Seconds of the next ``most`` steps, or of the remaining ones if fewer."""
     began = time.perf_counter()
     for _ in itertools.islice(steps, most):
         pass
@@ -228,8 +228,8 @@ def _peer(bench: Bench, base: Base, lesson: Lesson) -> list[float]:
     """Milliseconds of a step of the loop of diffusers' ``train_dreambooth_lora.py``, over the same
     cached latents and words.
 
-    Adapters of peft on the same layers and of the same rank, one image a step, AdamW, clipping. The
-    base is left as it was.
+    It uses peft's adapters on the same layers with the same rank, one image a step, AdamW and
+    clipping. It leaves the base unchanged.
     """
     from diffusers import DDPMScheduler
     from peft import LoraConfig
@@ -250,7 +250,7 @@ def _peer(bench: Bench, base: Base, lesson: Lesson) -> list[float]:
         latents = lesson.own.latents[chosen : chosen + 1]
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, len(base.alphas_cumprod), (1,), device=base.device)
-        # diffusers annotates it as if it took floats alone.
+        # diffusers' annotation accepts only floats.
         noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type,unused-ignore]
         predicted = base.predict(
             noisy, timesteps, [lesson.own.words[chosen]], (bench.pixels, bench.pixels)
@@ -270,8 +270,8 @@ def _peer(bench: Bench, base: Base, lesson: Lesson) -> list[float]:
 
 
 def _weights_apart(together: Sequence[Weights], alone: Sequence[Weights]) -> dict[str, float]:
-    """How far the corrections B · A of both ways are apart: the largest over tenants and layers of
-    the relative distance."""
+    """The distance between both ways' corrections B · A: the largest relative distance over tenants
+    and layers."""
     apart = []
     for one, other in zip(together, alone, strict=True):
         products = [
@@ -288,7 +288,7 @@ def _weights_apart(together: Sequence[Weights], alone: Sequence[Weights]) -> dic
 def _pictures_apart(
     bench: Bench, base: Base, together: Sequence[Weights], alone: Sequence[Weights]
 ) -> dict[str, float]:
-    """How far the pictures of both ways are apart, in 255ths."""
+    """The distance between both ways' pictures, in 255ths."""
     layers = LoraLayers(
         base.unet, bench.training.targets, bench.serving.slots + 1, bench.training.rank
     )

@@ -1,11 +1,15 @@
-"""How well the drift check tells change from chance: `python -m benchmarks.drift --data FILE
-[--customers N]`.
+"""How well the drift check distinguishes change from chance: `python -m benchmarks.drift --data
+FILE [--customers N]`.
 
-For each customer a model is made from 17 weeks, the real way, and then held against the week that
-follows: as it was, and with its consumption multiplied. Told are the share of customers for whom
-the check warns at several tolerances, and the share whose challenger, made with that week, takes
-over: compared with what the champion was worth on the same week, and with what it promised when it
-was made. The last line is JSON.
+For each customer it trains a model on 17 weeks, in the real way. It then compares the model with
+the following week, unchanged and with its consumption multiplied. The report gives two shares of
+customers:
+
+- those for whom the check warns, at several tolerances;
+- those whose challenger, trained with that week, takes over. The challenger is compared with the
+  champion's score on the same week, and with the champion's score at its own training.
+
+The last line is JSON.
 """
 
 import argparse
@@ -35,8 +39,8 @@ TOLERANCES: Final = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Watched:
-    """A customer's champion and challenger: what was promised, found on the fresh week, and scored
-    by the challenger."""
+    """A customer's champion and challenger: the champion's score at training, its score on the
+    fresh week, and the challenger's score."""
 
     promised: Mapping[str, float]
     found: Mapping[str, float]
@@ -73,7 +77,7 @@ def main() -> int:
 
 
 def _watch(file: Path, level: float, folder: Path) -> Watched | None:
-    """One customer at one level; None for whom no model can be made of the time."""
+    """One customer at one level; None if these weeks allow no model."""
     rows = pd.read_csv(file)
     times = pd.to_datetime(rows["timestamp"], utc=True)
     end = times.max().floor("D")

@@ -2,11 +2,11 @@
 
     python -m benchmarks.fairness
 
-Twice, quiet tenants upload one after the other, each once: first alone, then while another tenant
-uploads a thousand different files in one go just before them. Intake, queue and launcher are the
-real ones, on the local cloud; only training is not: a pack's requests are registered after as many
-seconds as a job of its size takes. A wait is from the upload to the moment the tenant's request is
-claimed for a pack.
+The benchmark has two runs, in which quiet tenants upload one after the other, each once. In the
+first they are alone. In the second another tenant uploads a thousand different files at once just
+before them. Intake, queue and launcher are real, on the local cloud. Only training is simulated: a
+pack's requests are registered after as many seconds as a job of its size takes. A wait lasts from
+the upload until a pack claims the tenant's request.
 """
 
 from __future__ import annotations
@@ -77,27 +77,27 @@ def simulated_waits(
     tick: float = TICK_SECONDS,
     until: float = 100_000.0,
 ) -> dict[tuple[ids.TenantId, float], float]:
-    """How long each request waits to be claimed, when packs are planned as the launcher does.
+    """How long each request waits to be claimed, when packs are planned as in the launcher.
 
     Args:
-        arrivals: who asks when.
+        arrivals: the tenants and times of the requests.
         limits: the workload's, for packs.
-        scheduling: the workload's, for whose turn it is.
-        job_seconds: what a job takes, whoever is in it.
-        tenant_seconds: what each tenant in it adds.
+        scheduling: the workload's, for the order of tenants.
+        job_seconds: a job's fixed seconds.
+        tenant_seconds: the seconds that each tenant in a job adds.
         tick: seconds between two looks of the launcher.
         until: when to stop, in simulated seconds.
 
     Returns:
-        Seconds by tenant and arrival; of the requests that a newer one superseded, nothing.
+        Seconds by tenant and arrival, without requests that a newer one superseded.
 
     Raises:
-        RuntimeError: somebody was still waiting at the end.
+        RuntimeError: a tenant was still waiting at the end.
     """
     epoch = datetime(2026, 1, 1, tzinfo=UTC)
     coming = sorted(arrivals, key=lambda arrival: arrival.at)
     pending: list[Request] = []
-    jobs: list[tuple[float, list[Request]]] = []  # when a job ends, and who is in it
+    jobs: list[tuple[float, list[Request]]] = []  # a job's end, and its requests
     waits: dict[tuple[ids.TenantId, float], float] = {}
     asked: dict[ids.RequestId, Arrival] = {}
     now, seen = 0.0, 0
@@ -163,7 +163,7 @@ class TrainingStandIn:
         self._ends: dict[ids.PackId, float] = {}
 
     def tick(self) -> None:
-        """Finish the packs whose time has come."""
+        """Finish the packs whose time is over."""
         packs: dict[ids.PackId, list[Request]] = {}
         for row in self._queue.in_packs(WORKLOAD):
             if row.pack is not None:
@@ -185,7 +185,7 @@ class TrainingStandIn:
 
 
 def upload(deployment: Deployment, workload: Workload, tenant: ids.TenantId, content: str) -> float:
-    """Upload as the product's app does; the moment it was done, on the clock."""
+    """Upload like the product's app; returns the clock time of the completed upload."""
     with TenantClient(deployment, workload, tenant) as client:
         client.upload({"consumption.csv": content.encode()}, {})
     return time.time()
@@ -203,8 +203,8 @@ def measured_waits(
     job_seconds: float,
     tenant_seconds: float,
 ) -> dict[ids.TenantId, float]:
-    """How long each quiet tenant waits. ``seconds`` is the time over which they come; ``flood`` how
-    often the flooder uploads."""
+    """How long each quiet tenant waits. ``seconds`` is the time over which they upload; ``flood``
+    is the number of the flooder's uploads."""
     queue = RequestQueue(deployment, by="benchmark")
     tenants = [ids.tenant_id(f"{name}-{number:03d}") for number in range(quiet)]
     moments = random.Random(4)
@@ -280,8 +280,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     workload = read_workloads()[WORKLOAD]
-    # The whole flood is taken in and as much of it made as gets its turn: what a limit a day spares
-    # is not measured.
+    # Accept the whole flood and train as much of it as gets a turn, so that the daily limit does
+    # not reduce it.
     scheduling = workload.scheduling.model_copy(update={"max_per_tenant_a_day": None})
     workload = workload.model_copy(update={"scheduling": scheduling})
     common = {

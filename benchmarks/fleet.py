@@ -1,17 +1,16 @@
-"""A whole fleet at once: thousands of tenants upload, and each gets a model of its own; beside the
-naive way, measured too.
+"""A whole fleet at once: thousands of tenants upload, and each gets its own model. The naive way is
+measured beside it.
 
     python -m benchmarks.fleet --tenants 10000
 
-Everything is the real thing: the local cloud, Dagster's daemon and its sensors, packed training
-jobs, endpoint registration. The series are small and synthetic: four and a half weeks of hours. The
-naive way is the same product with packs of one: a Dagster run and a training job for every tenant,
-as many at once as the Dagster instance allows.
+All parts are real: the local cloud, Dagster's daemon and its sensors, packed training jobs,
+endpoint registration. The series are small and synthetic: four and a half weeks of hours. The naive
+way is the same product with packs of one: a Dagster run and a training job for each tenant, as many
+at once as the Dagster instance allows.
 
-Time is counted from the first upload to the moment the last tenant has a champion; both ways find
-their endpoint in service. Calls to AWS are those of Dagster's processes, counted on their way by a
-proxy; what SageMaker itself reads and writes for a job is not among them. Ends with one line of
-JSON.
+The time runs from the first upload until the last tenant has a champion; in both ways the endpoint
+is already in service. A proxy counts the calls of Dagster's processes to AWS, without SageMaker's
+own reads and writes for a job. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ WORKLOAD: Final = ids.workload_name("energy")
 PARAMETERS: Final = {"timezone": "Europe/London", "country": "GB"}
 SENSORS: Final = ("fine_tuning_launcher", "new_uploads")
 _DAYS: Final = 32
-# customers with habits of their own; tenants are these, each with a level of its own
+# customers with their own habits; each tenant is one of them with its own level
 _HABITS: Final = 64
 _ASKED: Final = 50  # tenants who ask their model for a forecast at the end
-_HARMLESS_SECONDS: Final = 120.0  # nothing open, and yet not everybody served
+_HARMLESS_SECONDS: Final = 120.0  # no open request, although not every tenant is served
 
 
 class NotServedError(RuntimeError):
@@ -67,7 +66,7 @@ class NotServedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Figures:
-    """What one way of onboarding took."""
+    """The figures of one way of onboarding."""
 
     tenants: int
     seconds: float
@@ -85,8 +84,8 @@ class Figures:
 
 
 class Customers:
-    """The files tenants upload: hourly consumption, made from the synthetic customers' habits when
-    it is asked for."""
+    """The tenants' files: hourly consumption, generated on request from the synthetic customers'
+    habits."""
 
     def __init__(self) -> None:
         end = last_midnight()
@@ -111,11 +110,11 @@ def tenants_of(count: int) -> list[ids.TenantId]:
 
 
 def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
-    """Onboard that many tenants with the workloads of a folder, on a cloud and a Dagster of their
-    own.
+    """Onboard this many tenants with the workloads of a folder, on a separate cloud and Dagster.
 
     Raises:
-        NotServedError: some were left without a model, or it took longer than ``timeout`` seconds.
+        NotServedError: some tenants have no model, or onboarding took longer than ``timeout``
+            seconds.
     """
     workload = read_workloads(workloads)[WORKLOAD]
     with (
@@ -168,14 +167,14 @@ def _upload(deployment: Deployment, tenants: int, began: float) -> None:
 
 
 def _wait_until_served(deployment: Deployment, tenants: int, began: float, timeout: float) -> None:
-    """Look now and then, the less often the more there are: looking costs time that is measured."""
+    """Poll less often for more tenants, because polling takes measured time."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     pause, nothing_open_since = 1.0 + tenants / 1000, 0.0
     shown = began
     while True:
         time.sleep(pause)
         now = time.monotonic()
-        # The backlog itself is only counted when nothing is in a pack.
+        # Count the backlog itself only when no request is in a pack.
         counts = Counter(request.status for request in queue.in_packs(WORKLOAD)) or Counter(
             {status: count for status, count in queue.counts(WORKLOAD).items() if count}
         )
@@ -200,7 +199,7 @@ def _wait_until_served(deployment: Deployment, tenants: int, began: float, timeo
 
 
 def _ask(deployment: Deployment, workload: Workload, tenants: int) -> None:
-    """Some tenants ask for a forecast, as their app would; whoever gets none raises."""
+    """Some tenants ask for a forecast, like their app. A missing forecast raises an error."""
     asked = tenants_of(tenants)[:: max(1, tenants // _ASKED)]
     for tenant in asked:
         with TenantClient(deployment, workload, tenant) as client:
@@ -225,7 +224,7 @@ def _runs(dagster: DagsterProcesses, workload: Workload) -> int:
 
 
 def _tick_seconds(dagster: DagsterProcesses) -> dict[str, list[float]]:
-    """How long each evaluation of the two busiest sensors took, from Dagster's own records."""
+    """The duration of each evaluation of the two busiest sensors, from Dagster's own records."""
     os.environ["DAGSTER_HOME"] = str(dagster.home)
     with DagsterInstance.from_config(str(dagster.home)) as instance:
         states = [
@@ -247,8 +246,7 @@ def p95(values: Sequence[float]) -> float:
 
 
 def workloads_with(folder: Path, **pack: int) -> Path:
-    """A folder with the energy workload alone, whose packs are as given (``training.pack`` of its
-    YAML)."""
+    """A folder with only the energy workload, whose ``training.pack`` gets the given values."""
     folder.mkdir()
     document: dict[str, Any] = yaml.safe_load((FOLDER / f"{WORKLOAD}.yaml").read_text())
     document["training"]["pack"] |= pack

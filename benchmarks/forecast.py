@@ -1,19 +1,20 @@
 """How good and how cheap the energy forecasts are: `python -m benchmarks.forecast --data FILE
 [--customers N] [--quick] [--only MODEL …]`.
 
-The last four weekly origins of every customer, horizon seven days. `default` is what a bridge
-tenant gets, `pool` what a pool tenant gets: each origin goes the real way, through the trainer and
-its `model.json`, on a history cut at the origin. The single candidates are trained the same way,
-each allowed alone. `prophet` is the library with its defaults, on a subsample of the customers if
-asked (it takes seconds per fit); the others are then scored on the same subsample too.
+It scores the last four weekly origins of every customer, with a horizon of seven days. `default` is
+a bridge tenant's model, `pool` a pool tenant's. Each origin uses the real trainer and its
+`model.json`, on a history cut at the origin. The single candidates are trained the same way, each
+as the only candidate. `prophet` is the library with its defaults, which takes seconds per fit. An
+option limits it to a subsample of the customers; the other models are then scored on that subsample
+too.
 
-Then the error by distance: from a history cut ten weeks, and fourteen weeks, before the end,
-`default` and the seasonal naive forecast are asked for the seven days that start 1, 7, 30 and 60
-days after it.
+Then it reports the error by distance. From a history cut ten and fourteen weeks before the end,
+`default` and the seasonal naive forecast predict the seven days that start 1, 7, 30 and 60 days
+later.
 
 MASE, WAPE and coverage are of the median and the quantiles 0.1 and 0.9; `pinball` is the weighted
 quantile loss of 0.1, 0.5 and 0.9. All are means over origins and customers. CPU seconds are those
-of this process and its children, per customer and origin, reading and writing included, with one
+of this process and its children, per customer and origin, including reading and writing, with one
 thread in BLAS. The last line is JSON.
 """
 
@@ -65,8 +66,8 @@ DISTANT_ORIGINS: Final = (14, 10)
 """Weeks before the end at which the history is cut for them."""
 
 LEAST_SHARE: Final = 0.01
-"""Of the usual consumption: WAPE and pinball loss, which are relative to it, leave out weeks in
-which there was less."""
+"""Least share of the usual consumption. WAPE and pinball loss, which are relative to consumption,
+leave out weeks with less."""
 
 METRICS: Final = ("mase", "wape", "pinball", "coverage80")
 
@@ -78,20 +79,19 @@ TRAINED: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "seasonal_naive": ("bridge", {"candidates": '["seasonal_naive"]'}),
     "prophet_batched": ("bridge", {"candidates": '["prophet"]'}),
 }
-"""What goes through the trainer: its tier and its hyperparameters."""
+"""The models that the trainer makes: tier and hyperparameters."""
 
 
 @dataclass(frozen=True)
 class Customer:
-    """One customer: the whole series, and the first three letters of its name as the source it
-    comes from."""
+    """One customer: the whole series; the first three letters of its name are its source."""
 
     name: str
     series: Series
 
     @property
     def source(self) -> str:
-        """Where the data come from, such as `res` or `com`."""
+        """The source of the data, such as `res` or `com`."""
         return self.name[:3]
 
 
@@ -155,7 +155,7 @@ def _prepared(options: argparse.Namespace, folder: Path) -> tuple[list[Customer]
             for place in np.linspace(0, len(names) - 1, options.customers).round().astype(int)
         ]
     parameters = {"timezone": options.timezone, "country": options.country}
-    # The imports are paid for once, not by every customer.
+    # Import once here, so that no customer's time includes the imports.
     prepare([folder / "raw" / names[0] / "data.csv"], folder / "warm", parameters)
     started = _cpu()
     for name in names:
@@ -266,8 +266,7 @@ def _trained(
 def _by_distance(
     customers: Sequence[Customer], folder: Path, frequency: Frequency
 ) -> dict[str, Any]:
-    """Scores of the seven days that start so many days after the data's end, for each model and
-    distance."""
+    """Scores of the seven days from each distance after the data's end, for each model."""
     summary: dict[str, Any] = {}
     for name in ("default", "seasonal_naive"):
         tier, hyperparameters = TRAINED[name]
@@ -330,7 +329,7 @@ def _task(customer: Customer, back: int, tier: str, folder: Path) -> Task:
 
 
 def _scored(customer: Customer, back: int, told: Floats, days: int = 0) -> Scored:
-    """The score of what was told of the points from `days` after the history's end on."""
+    """The score of a forecast of the points from `days` after the history's end on."""
     series = customer.series
     cut = _cut(series, back)
     first = len(cut.values) + days * 86_400 // STEP[series.frequency]
@@ -382,11 +381,12 @@ def _prophet_of(customer: Customer) -> tuple[list[Scored], float, int]:
         samples = model.predictive_samples(pd.DataFrame({"ds": coming}))["yhat"]
         mean = model.predict(pd.DataFrame({"ds": coming}))["yhat"].to_numpy()
         spent += _cpu() - started
-        # Consumption is not negative: the library does not know, and is not charged for it.
+        # Raise negative values to zero, because the library does not know that consumption is never
+        # negative.
         told = np.maximum(
             np.column_stack([mean, *(np.quantile(samples, level, axis=1) for level in LEVELS)]), 0.0
         )
-        # Its point forecast is yhat; the median of its samples is the same but for chance.
+        # Its point forecast is yhat, which differs from the median of its samples only by chance.
         told[:, 2] = told[:, 0]
         scored.append(_scored(customer, back, told))
         size = len(gzip.compress(model_to_json(model).encode()))

@@ -1,10 +1,10 @@
 """A load generator for HTTP/1.1 servers, lean enough to be faster than a server written in Python.
 
-Run as a process of its own, `python -m benchmarks.http_load < plan.json`; the plan has `port`,
+It runs as a separate process, `python -m benchmarks.http_load < plan.json`. The plan has `port`,
 `clients`, `seconds` and `requests`, a list of `{"path", "body"}`. Each client keeps one connection
-and one request in flight (a closed loop). Writes one line of JSON: requests answered, requests per
-second, latencies in milliseconds, answers other than 200, and the share of a processor the
-generator itself used: near 1 it, not the server, set the pace.
+and one request in flight (a closed loop). It writes one line of JSON: answered requests, requests
+per second, latencies in milliseconds, answers other than 200, and the generator's own share of a
+processor. If that share is near 1, the generator limited the rate, not the server.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _LENGTH = b"content-length: "
 
 
 class _Client(asyncio.Protocol):
-    """One connection that asks again as soon as it is answered."""
+    """One connection that sends the next request as soon as it has an answer."""
 
     def __init__(self, requests: Sequence[bytes], seed: int) -> None:
         self._requests = list(requests)
@@ -65,12 +65,12 @@ class _Client(asyncio.Protocol):
                 return
         self._buffer = buffer
 
-    # The shape of asyncio's callback.
+    # asyncio's callback requires this signature.
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = self._open
 
     def finish(self) -> None:
-        """Ask no more."""
+        """Send no more requests."""
         self._open = False
 
 

@@ -1,8 +1,8 @@
 """The forecast family as a custom runtime of MLServer: the same predictor object, behind the V2
 inference protocol.
 
-Loaded by MLServer in an environment of its own, which has neither this project's dependencies nor
-needs them.
+MLServer loads it in a separate environment, which neither has nor needs this project's
+dependencies.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from containers.forecast.serving.predictor import ForecastPredictor
 _PREDICTOR = ForecastPredictor()
 
 
-# MLServer lies in another environment, without types here.
+# MLServer is in another environment, so its types are unknown here.
 class ForecastRuntime(MLModel):  # type: ignore[misc]
     """One tenant's forecasts; a request and an answer are one string each."""
 

@@ -1,15 +1,14 @@
-"""How long it takes, and what it costs, to onboard N tenants: from the first upload to the last
-tenant servable.
+"""The time and cost of onboarding N tenants, from the first upload until the last tenant can be
+served.
 
-Everything is the real thing: the local cloud, Dagster's daemon and its sensors, packed training
-jobs, endpoint registration.
+All parts are real: the local cloud, Dagster's daemon and its sensors, packed training jobs,
+endpoint registration.
 
     python -m benchmarks.onboarding --tenants 100 --data FILE
 
 FILE has columns customer_id, timestamp, consumption. With more tenants than customers, further
-tenants take later windows of the same customers. Calls to AWS are those of Tenantry's own
-processes, counted on their way by a proxy; what SageMaker itself reads and writes for a job is not
-among them.
+tenants take later windows of the same customers. A proxy counts the calls of Tenantry's own
+processes to AWS, without SageMaker's own reads and writes for a job.
 """
 
 from __future__ import annotations
@@ -67,7 +66,8 @@ def onboard(
     files: list[tuple[ids.TenantId, bytes]],
     timeout: float,
 ) -> float:
-    """Upload, wait until every tenant is served. Returns seconds. Raises ``TimeoutError``."""
+    """Upload, and wait until every tenant is served. Returns the seconds. Raises
+    ``TimeoutError``."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     parameters = {"timezone": "Europe/London", "country": "GB"}
 
@@ -95,7 +95,7 @@ def onboard(
 
 
 def training_cpu_seconds(deployment: Deployment) -> float:
-    """What all tasks' outcomes say they took, CPU seconds."""
+    """The sum of CPU seconds in all tasks' outcomes."""
     total = 0.0
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.data_bucket, Prefix=f"checkpoints/{WORKLOAD}/"

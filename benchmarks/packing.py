@@ -1,16 +1,18 @@
-"""How evenly the tasks of a packed training job are shared out: `python -m benchmarks.packing
-[--real N]`.
+"""How evenly a packed training job distributes its tasks: `python -m benchmarks.packing [--real
+N]`.
 
-The figure is the slowest shard over the mean one: 1 is perfect, and whatever is above it is time in
-which paid instances wait for the last one. Tasks are shared out three ways: longest processing time
-first by what was learned from the pack before (how Tenantry does it), the same before anything was
-learned, and in turn (round-robin).
+The figure is the slowest shard's time over the mean shard's. 1 is perfect; any excess is time in
+which paid instances wait for the last one. The benchmark distributes tasks in three ways:
 
-Simulated packs: rows are drawn log-normally, as the sizes of customers are (median 8,760, a year of
-hours), and a task takes a base and a time for each row, both multiplied by log-normal noise that no
-row count foretells. Real packs: forecasts of histories of such lengths, each trained alone by the
-forecast container's trainer in this process, and timed; one half of them teaches, the other is
-shared out. The last line is JSON.
+- longest processing time first, with times learned from the previous pack, as Tenantry does;
+- the same before any times are known;
+- in turn (round-robin).
+
+In simulated packs, rows are log-normal like the sizes of customers (median 8,760, a year of hours).
+A task takes a base time and a time for each row; log-normal noise, independent of the rows,
+multiplies both. In real packs, the forecast container's trainer trains histories of such lengths in
+this process, each alone, and the benchmark times them. One half of them teaches the times; the
+other half is distributed. The last line is JSON.
 """
 
 # ruff: noqa: E402 - BLAS reads its number of threads when numpy is first imported
@@ -42,7 +44,7 @@ from tenantry.training.durations import Durations
 from tenantry.training.jobs import balance, slowest
 
 MEDIAN_ROWS: Final = 8_760.0
-# of their logarithm: the largest of 200 customers has some ten times the median
+# standard deviation of their logarithm: the largest of 200 customers has some ten times the median
 SPREAD_OF_ROWS: Final = 0.9
 MAX_ROWS: Final = 5 * 8_760.0
 BASE_SECONDS: Final = 0.2
@@ -54,7 +56,7 @@ FEWEST_HOURS: Final = 60 * 24
 
 @dataclass(frozen=True)
 class TimedTask:
-    """A task, and how long it really took."""
+    """A task, and its real duration."""
 
     rows: float
     seconds: float
@@ -117,12 +119,12 @@ def by_durations(known: Durations) -> Share:
 
 
 def in_turn(pack: Sequence[TimedTask], shards: int) -> Sequence[int]:
-    """Round-robin, in the order in which the tasks came."""
+    """Round-robin, in the order of the tasks."""
     return [number % shards for number in range(len(pack))]
 
 
 def _unevenness(packs: Sequence[Sequence[TimedTask]], shards: int, share: Share) -> float:
-    """The slowest shard over the mean one, on the average of the packs."""
+    """The slowest shard's time over the mean shard's, averaged over the packs."""
     found = []
     for pack in packs:
         seconds = [task.seconds for task in pack]
@@ -160,7 +162,8 @@ def _real(random: np.random.Generator, tasks: int) -> list[TimedTask]:
     timed: list[TimedTask] = []
     with tempfile.TemporaryDirectory(prefix="packing-benchmark-") as name:
         folder = Path(name)
-        # What is imported and compiled once in a container is no task's own time.
+        # Warm up first, because a container imports and compiles only once, outside any task's own
+        # time.
         _train(_task(folder, 0, end, FEWEST_HOURS), folder)
         for number, length in enumerate(hours, start=1):
             task = _task(folder, number, end, int(length))
@@ -169,7 +172,7 @@ def _real(random: np.random.Generator, tasks: int) -> list[TimedTask]:
 
 
 def _task(folder: Path, number: int, end: datetime, hours: int) -> Task:
-    """A forecast to be made of so many hours, prepared as an upload is."""
+    """A forecast task of this many hours, prepared like an upload."""
     raw, data = folder / f"{number}.csv", folder / "data" / str(number)
     generate(1, end - timedelta(hours=hours), end, seed=number).to_csv(raw, index=False)
     data.mkdir(parents=True)
@@ -180,7 +183,7 @@ def _task(folder: Path, number: int, end: datetime, hours: int) -> Task:
 
 
 def _train(task: Task, folder: Path) -> float:
-    """Seconds that the forecast container's trainer takes for one task."""
+    """Seconds of the forecast container's trainer for one task."""
     with tempfile.TemporaryDirectory(dir=folder) as workspace:
         started = time.perf_counter()
         for result in ForecastTrainer().train([task], {"frequency": "auto"}, Path(workspace)):

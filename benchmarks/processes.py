@@ -1,5 +1,5 @@
-"""What a benchmark of the whole product runs on: the local cloud and Dagster, their calls counted
-and their processes watched."""
+"""The environment of a benchmark of the whole product: the local cloud and Dagster, with their
+calls counted and their processes watched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REQUEST_LINE: Final = re.compile(rb"(?:GET|PUT|POST|DELETE|HEAD) \S{1,8000} HTT
 
 
 class CountingProxy:
-    """Passes TCP on to a port and counts the HTTP requests that go by."""
+    """Passes TCP on to a port and counts the HTTP requests in it."""
 
     def __init__(self, target: int) -> None:
         self.target, self.port, self.requests = target, free_port(), 0
@@ -34,7 +34,7 @@ class CountingProxy:
         self._thread = threading.Thread(target=self._run, name="counting-proxy", daemon=True)
 
     def start(self) -> None:
-        """Listen, in a thread of its own."""
+        """Listen in a separate thread."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -56,8 +56,8 @@ class CountingProxy:
         try:
             while chunk := await reader.read(1 << 18):
                 if count:
-                    # botocore sends a request's line and headers in one piece, at the start of what
-                    # it writes.
+                    # botocore sends a request's line and headers in one piece, at the start of a
+                    # write.
                     self.requests += len(_REQUEST_LINE.findall(chunk))
                 writer.write(chunk)
                 await writer.drain()
@@ -68,26 +68,25 @@ class CountingProxy:
 
 
 class ProcessWatch:
-    """What each kind of child process used: the most memory (RSS, MB) at one moment, and CPU
-    seconds.
+    """The use of each kind of child process: peak memory (RSS, MB) and CPU seconds.
 
-    CPU time is seen once a second, so a process's last second is missed.
+    CPU time is sampled once a second, so a process's last second is missed.
     """
 
     def __init__(self) -> None:
         self.peaks: Counter[str] = Counter()
-        # process id: kind, CPU seconds at first sight, and now
+        # process id: kind, CPU seconds at the first sample, and now
         self._cpu: dict[int, tuple[str, float, float]] = {}
         self._cpu_seen = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="process-watch", daemon=True)
 
     def start(self) -> None:
-        """Look once a second."""
+        """Sample once a second."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking."""
+        """Stop sampling."""
         self._stopped.set()
         self._thread.join()
 
@@ -139,9 +138,9 @@ def _kind(process: psutil.Process) -> str:
     return next((kind for words, kind in kinds.items() if words in line), "other")
 
 
-# The shape of a signal handler.
+# `signal` requires this signature.
 def terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Handler of SIGTERM: ends the benchmark as Ctrl-C does, with what it started."""
+    """Handler of SIGTERM: ends the benchmark and its processes, like Ctrl-C."""
     raise SystemExit(128 + number)
 
 
@@ -149,11 +148,11 @@ def terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def everything_running(
     state: Path, variables: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Deployment, DagsterProcesses, list[CountingProxy]]]:
-    """The local cloud and Dagster, whose calls go through counting proxies.
+    """The local cloud and Dagster, with their calls through counting proxies.
 
     Args:
-        state: the folder for everything they keep.
-        variables: what Dagster's processes see beside this one's variables.
+        state: the folder for all their state.
+        variables: environment variables of Dagster's processes besides this one's.
     """
     signal.signal(signal.SIGTERM, terminated)
     with running(state / "cloud", ROOT / "containers") as cloud:
@@ -166,8 +165,8 @@ def everything_running(
         environment = {
             **cloud.environment,
             "AWS_ENDPOINT_URL": ministack,
-            # The outputs of the stack hold the queue's own address, so it needs no rewriting: SQS
-            # is called through the proxy.
+            # SQS calls pass through the proxy without rewriting, because the stack's outputs hold
+            # the queue's own address.
             "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
             "TENANTRY_POLL_SECONDS": "1",

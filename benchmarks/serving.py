@@ -1,16 +1,19 @@
 """Our model server beside MLServer: the same models, the same predictor, the same load, one process
 each.
 
-`python -m benchmarks.serving` makes an environment for MLServer under .tenantry/benchmarks/mlserver
-if there is none, writes forecast models of full size, and measures both servers in turns: warm
-requests at 1, 8 and 32 clients spread over all the models, and cold ones, from the call that loads
-a model to its first answer. The last line is JSON with every figure.
+`python -m benchmarks.serving` creates an environment for MLServer under
+.tenantry/benchmarks/mlserver if there is none, and writes forecast models of full size. It measures
+both servers in turns: warm requests from 1, 8 and 32 clients spread over all models, and cold
+requests, from the call that loads a model to its first answer. The last line is JSON with every
+figure.
 
-MLServer is set up in its favour: no process between its front and the model (`parallel_workers` 0),
-no metrics, no gzip, no logging of requests, and httptools, which pip does not give it by itself.
-Two differences are its own and stay in the figures: a request and its answer travel as strings
-within V2 inference documents, and each load reads the settings of every model in its repository, so
-that its cold times grow with `--models`.
+The setup favours MLServer: no process between its front and the model (`parallel_workers` 0), no
+metrics, no gzip, no logging of requests, and httptools, which pip does not install by default. Two
+of its properties stay in the figures:
+
+- requests and answers are strings within V2 inference documents;
+- each load reads the settings of every model in its repository, so that cold times grow with
+  `--models`.
 """
 
 import argparse
@@ -46,7 +49,7 @@ HOURS = 14 * 24
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """A port without a listener at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -54,7 +57,7 @@ def free_port() -> int:
 
 
 class Contender(Protocol):
-    """A server under measurement: how its models are loaded, asked and unloaded."""
+    """A measured server: how to load, ask and unload its models."""
 
     name: str
 
@@ -108,7 +111,7 @@ class Tenantry:
         """See `Contender`."""
         return "/ping"
 
-    # Told by load.
+    # `load` passes the models' folders instead.
     def start(self, port: int, models: Path, scratch: Path) -> "subprocess.Popen[bytes]":  # noqa: ARG002
         """See `Contender`."""
         environment = {
@@ -182,7 +185,7 @@ def _start(
 
 @dataclass
 class Running:
-    """A server that runs, with one connection kept for calls outside the measured load."""
+    """A running server, with one connection for calls outside the measured load."""
 
     contender: Contender
     port: int
@@ -211,7 +214,7 @@ class Running:
 
 @contextmanager
 def running(contender: Contender, models: Path, scratch: Path) -> Iterator[Running]:
-    """Start a server, wait until it is ready, and end it with the block."""
+    """Start a server, wait until it is ready, and stop it at the end of the block."""
     port = free_port()
     process = contender.start(port, models, scratch)
     server = Running(
@@ -241,7 +244,7 @@ def running(contender: Contender, models: Path, scratch: Path) -> Iterator[Runni
 
 
 def make_environment() -> str:
-    """Make MLServer's environment if there is none; returns the version it has."""
+    """Create MLServer's environment if there is none; returns its version."""
     python = MLSERVER / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if not (MLSERVER / "bin" / "mlserver").exists():
@@ -263,7 +266,7 @@ def _points(mean: list[float]) -> Points:
 
 
 def write_models(folder: Path, count: int) -> list[str]:
-    """Write `count` forecast models of full size, as both servers read them; returns their
+    """Write `count` forecast models of full size in the form that both servers read; returns their
     names."""
     values = random.Random(7)
     # a night's training ended at midnight
@@ -312,7 +315,7 @@ def warm(server: Running, models: Sequence[str], clients: int, seconds: float) -
 def cold(server: Running, folder: Path, models: Sequence[str]) -> list[float]:
     """Milliseconds from the call that loads a model to its first answer, for each of `models`;
     leaves them loaded."""
-    # The server may have closed the connection while the generator had its turn.
+    # The server may have closed the connection while the generator ran.
     server.connection.close()
     times = []
     for model in models:
@@ -325,8 +328,8 @@ def cold(server: Running, folder: Path, models: Sequence[str]) -> list[float]:
 
 
 def measure(count: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """All figures; the servers take turns in every round, so that a busy moment of the machine
-    meets both."""
+    """All figures. The servers take turns in every round, so that a busy moment of the machine
+    affects both."""
     version = make_environment()
     scratch = Path(tempfile.mkdtemp(prefix="serving-"))
     try:

@@ -1,9 +1,9 @@
-"""What a trace costs a request while nothing is exported: in the container, and in an app's client.
+"""The cost of a trace for a request without export: in the container, and in an app's client.
 
-`python -m benchmarks.tracing` asks the forecast container's server for two models by turns, of
-which one has a trace in its card. Then it asks a champion through `TenantClient.predict` on the
-local cloud, by turns with the client's span and without. Nothing is answered from the cache. The
-last line is JSON with the medians, in milliseconds, and what the trace adds in percent.
+`python -m benchmarks.tracing` asks the forecast container's server for two models in turn, one with
+a trace in its card. Then it asks a champion through `TenantClient.predict` on the local cloud, in
+turn with the client's span and without. No answer comes from the cache. The last line is JSON with
+the medians, in milliseconds, and the trace's extra time in percent.
 """
 
 import argparse
@@ -45,8 +45,8 @@ WARM_UP: Final = 50
 
 
 def by_turns(rounds: int, without: Callable[[], object], with_trace: Callable[[], object]) -> Any:
-    """Median milliseconds of a call without a trace, and of what the trace adds to the call beside
-    it; they take turns at being first. ``own_cpu`` is this thread's time on a core."""
+    """Median milliseconds of a call without a trace, and of the trace's extra time in the paired
+    call; the two take turns at being first. ``own_cpu`` is this thread's time on a core."""
     took: dict[str, list[float]] = {"without": [], "added": [], "own_cpu": [], "own_cpu_added": []}
     for number in range(-WARM_UP, rounds):
         wall, cpu = [0.0, 0.0], [0.0, 0.0]
@@ -68,7 +68,7 @@ def by_turns(rounds: int, without: Callable[[], object], with_trace: Callable[[]
 
 
 def models_of(folder: Path) -> tuple[str, str]:
-    """One forecast model, twice: the second time with a trace in its card."""
+    """One forecast model twice, the second with a trace in its card."""
     (without,) = write_models(folder, 1)
     with_trace = "tenant-0001"
     shutil.copytree(folder / without, folder / with_trace)
@@ -90,7 +90,7 @@ def in_the_container(folder: Path, rounds: int) -> Any:
 
 
 def crowned(deployment: Deployment, energy: Workload, model: Path) -> ids.TenantId:
-    """A tenant whose champion is a model of a folder."""
+    """A tenant whose champion is the model in a folder."""
     sink, name = io.BytesIO(), ids.workload_name(energy.name)
     with tarfile.open(fileobj=sink, mode="w:gz") as tar:
         for file in ("card.json", "model.json"):
@@ -128,7 +128,7 @@ class Untraced(TenantClient):
 
 
 def in_the_client(folder: Path, rounds: int) -> Any:
-    """Calls of an app's client, with its span and without."""
+    """Calls of an app's client, with and without its span."""
     models, request = folder / "client-models", {"period": 7}
     _, with_trace = models_of(models)
     with (

@@ -21,7 +21,7 @@ from local_sagemaker.processes.launch import ImagesError
 
 
 class _PrintOperations(argparse.Action):
-    """Print the tables of `members` and end, as --help does."""
+    """Print the tables of `members` and exit, as --help does."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
@@ -32,7 +32,7 @@ class _PrintOperations(argparse.Action):
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, by default this process's own; what is wrong with it ends the process with
+    """The command line, by default this process's own. A wrong command line ends the process with
     status 2 and a reason."""
     parser = argparse.ArgumentParser(
         prog="python -m local_sagemaker",

@@ -1,21 +1,21 @@
-"""The errors this service answers with, by the codes and words that SageMaker uses.
+"""The errors that this service answers with, in SageMaker's codes and words.
 
-`docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html` lists the common ones; the
-others stand in botocore's service model.
+`docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html` lists the common ones;
+botocore's service model lists the others.
 """
 
 from typing import Any
 
 
 class LocalSageMakerError(Exception):
-    """Something that the emulator raises on purpose."""
+    """An error that the emulator raises on purpose."""
 
 
 class ServiceError(LocalSageMakerError):
-    """An error that is answered to the caller.
+    """An error that the caller gets as an answer.
 
-    `code` is AWS's error code, `status` the HTTP status where the service model has none, and
-    `fields` the further members of a modelled error (`OriginalStatusCode` of ModelError, for one).
+    `code` is AWS's error code. `status` is the HTTP status if the service model has none. `fields`
+    are the further members of a modelled error, such as `OriginalStatusCode` of ModelError.
     """
 
     def __init__(self, code: str, message: str, status: int = 400, **fields: Any) -> None:
@@ -32,14 +32,14 @@ def validation(message: str) -> ServiceError:
 
 
 def not_found(what: str) -> ServiceError:
-    """A resource that does not exist; SageMaker answers with ValidationException, not with a code
-    of its own."""
+    """A resource that does not exist; SageMaker answers with ValidationException, not with a
+    separate code."""
     return validation(f"Could not find {what}.")
 
 
 def not_emulated(what: str) -> ServiceError:
-    """A request that AWS would accept and this emulator cannot honour. Refusing is better than
-    pretending."""
+    """A request that AWS would accept but this emulator does not support. It refuses rather than
+    pretends."""
     return validation(
         f"{what} is not emulated yet by local_sagemaker; leave it out of the request."
     )

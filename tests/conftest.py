@@ -1,5 +1,5 @@
-"""One local cloud for the whole test session, emptied for each test that asks for it; and one more
-with a live Dagster on it."""
+"""One local cloud for the whole test session, emptied for each test that uses it, and a second one
+with a live Dagster."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ from tenantry.workloads.schema import Workload, read_workloads
 ROOT = Path(__file__).resolve().parents[1]
 TODAY = last_midnight()
 TRAINED_UNTIL = datetime(2025, 4, 1, tzinfo=UTC)
-"""Where the data end that ``trained_forecasts`` are of, whatever the day: what is asked of them
-names its start."""
+"""The fixed end of the data of ``trained_forecasts``; requests to them name their start."""
 
 RECENT_UNTIL = TODAY - timedelta(days=14 + (TODAY.weekday() - 3) % 7)
-"""Where data end that a model is asked about today from: a Thursday, so that weeks look alike
-whatever the day."""
+"""The end of data for models that are asked from today on: a Thursday, so that weeks look alike on
+every day."""
 
 
-@pytest.hookimpl(trylast=True)  # when the slow ones are gone
+@pytest.hookimpl(trylast=True)  # after slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests that take minutes, and so have time limits of their own, come first: one of
-    them at the end would leave the other worker idle."""
+    """Run files with tests that take minutes first; such tests have their own time limits. At the
+    end, one of them would leave the other worker idle."""
     long = {item.path for item in items if item.get_closest_marker("timeout")}
     items.sort(key=lambda item: item.path not in long)
 
@@ -68,21 +67,21 @@ def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud
 
 @pytest.fixture
 def empty_cloud(local_cloud: LocalCloud) -> LocalCloud:
-    """The local cloud with nothing in it."""
+    """The empty local cloud."""
     local_cloud.reset()
     return local_cloud
 
 
 @pytest.fixture(scope="session")
 def aws_session(local_cloud: LocalCloud) -> boto3.Session:
-    """One session for all tests: it reads the services' descriptions once, which costs more than
-    most tests do."""
+    """One session for all tests, so that the services' descriptions are read only once, which takes
+    longer than most tests."""
     return boto3.Session()
 
 
 @pytest.fixture
 def deployment(empty_cloud: LocalCloud, aws_session: boto3.Session) -> Deployment:
-    """The stack, applied to an empty local cloud: a quarter of a second, so each test gets one of
+    """The stack, applied to an empty local cloud. It takes a quarter of a second, so each test gets
     its own."""
     deploy()
     return replace(Deployment.from_stack(), session=aws_session)
@@ -90,7 +89,7 @@ def deployment(empty_cloud: LocalCloud, aws_session: boto3.Session) -> Deploymen
 
 @dataclass(frozen=True)
 class TrainedForecast:
-    """What the forecast container's own training leaves for a tenant: the archive and the
+    """The result of the forecast container's own training for a tenant: the archive and the
     outcome."""
 
     archive: bytes
@@ -163,9 +162,9 @@ def serving(local_cloud: LocalCloud) -> tuple[Deployment, Workload, Endpoint]:
 
 @dataclass(frozen=True)
 class LiveDagster:
-    """Dagster's processes with their sensors at work, on a local cloud that nothing resets.
+    """Dagster's processes with running sensors, on a local cloud that nothing resets.
 
-    ``environment`` is what points an AWS SDK at that cloud; ``deployment`` is the stack on it.
+    ``environment`` points an AWS SDK at that cloud; ``deployment`` is the stack on it.
     """
 
     cloud: LocalCloud
@@ -178,7 +177,7 @@ class LiveDagster:
 def live_dagster_processes(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[LocalCloud, DagsterProcesses]]:
-    """A local cloud and a Dagster of their own, started once; tests ask for ``live_dagster``."""
+    """A separate local cloud and Dagster, started once; tests use ``live_dagster``."""
     folder = tmp_path_factory.mktemp("live-dagster")
     with running(folder / "cloud", ROOT / "containers") as cloud:
         with pytest.MonkeyPatch.context() as variables:
@@ -196,8 +195,8 @@ def live_dagster_processes(
 
 
 def _energy_alone(folder: Path) -> Path:
-    """A folder of workloads that holds energy alone: the endpoints of portraits would load torch
-    twice, for nobody."""
+    """A folder of workloads with only energy, because the endpoints of portraits would load torch
+    twice without use."""
     folder.mkdir(parents=True)
     shutil.copy(FOLDER / "energy.yaml", folder)
     return folder
@@ -209,7 +208,7 @@ def live_dagster(
 ) -> LiveDagster:
     """The live Dagster; ``os.environ`` points every AWS SDK at its cloud while the test runs.
 
-    Tests share its cloud, so each uses tenants of its own.
+    Tests share its cloud, so each uses its own tenants.
     """
     cloud, dagster = live_dagster_processes
     _point_at(cloud, monkeypatch)

@@ -1,4 +1,4 @@
-"""Imports run one way, and one room answers for each rule: read from the code itself."""
+"""Imports run one way, and each rule has one home; the tests read the code itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LAYERS: Final = {
     "pipes_sagemaker": {"pipes_sagemaker"},
     "local_sagemaker": {"local_sagemaker"},
 }
-"""What each package may import of this project."""
+"""The packages of this project that each package may import."""
 ROOMS_OF_FORECAST: Final = {
     "consumption": set[str](),
     "models": {"consumption"},
@@ -42,11 +42,11 @@ ROOMS_OF_FORECAST: Final = {
     "training": {"consumption", "models", "stored_forecasts"},
     "serving": {"consumption", "models", "stored_forecasts"},
 }
-"""What each room of the forecast container may import of the others."""
+"""The other rooms that each room of the forecast container may import."""
 OF_THE_PROJECT: Final = {*LAYERS, "infrastructure", "demo", "benchmarks", "tests"}
-# Of the Pipes client the product takes the classes of failure alone.
+# The product uses only the Pipes client's classes of failure.
 SHARED_WITH_PIPES: Final = {"pipes_sagemaker.errors"}
-# Libraries that read strangers' files. Only processes with limits import them.
+# Libraries that read untrusted files. Only processes with limits import them.
 PARSERS: Final = {"pandas", "pyarrow", "PIL", "torch", "diffusers", "safetensors", "numpy"}
 
 
@@ -59,7 +59,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """The modules that a file imports, wherever in it, as dotted names with their lines."""
+    """The modules that a file imports anywhere, as dotted names with their lines."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -79,7 +79,7 @@ def within(name: str, package: str) -> bool:
 
 
 def package_of(name: str) -> str | None:
-    """The most special package of the project that a module lies in."""
+    """The most specific package of the project that contains a module."""
     found = [package for package in OF_THE_PROJECT if within(name, package)]
     return max(found, key=len, default=None)
 
@@ -121,7 +121,7 @@ def test_the_product_imports_no_dagster_and_of_others_values_alone() -> None:
 
 
 def test_the_contracts_need_the_standard_library_alone() -> None:
-    """Every image has a copy of them, whatever else it lacks."""
+    """Every image has a copy of them, but may lack other packages."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sources("contracts")
@@ -145,20 +145,20 @@ def test_private_dagster_is_used_in_one_place() -> None:
 
 @pytest.mark.parametrize("package", ["orchestration", "assets", "resources", "tenantry"])
 def test_dagsters_processes_import_no_parser_of_strangers_files(package: str) -> None:
-    """``tenantry.uploads.bounded_calls`` starts the process that does."""
+    """``tenantry.uploads.bounded_calls`` starts the process that imports them."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sources(package)
         for line, name in imports(path)
         if name.partition(".")[0] in PARSERS
-        # Pictures and plots for people are drawn there, of what our own containers answered.
+        # This room draws pictures and plots for people, from our own containers' answers.
         and not (name.startswith("PIL") and within(module_of(path), "tenantry.shown"))
     ]
     assert wrong == []
 
 
 def test_one_module_orders_uploads() -> None:
-    """Nothing else compares when uploads came, or what a version's name says of it."""
+    """No other module compares the times of uploads or of versions' names."""
     wrong = []
     for package in ("orchestration", "assets", "resources", "tenantry"):
         for path in sources(package):
@@ -181,7 +181,7 @@ KEY_PARTS: Final = ("uploads/", "archive/", "predictions/", "artifacts/", "cache
 
 
 def test_keys_are_built_in_one_room() -> None:
-    """No other module of the product begins a text with the first part of a key of S3."""
+    """No other module of the product starts a text with the first part of an S3 key."""
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for package in ("orchestration", "assets", "resources", "tenantry")
@@ -196,7 +196,7 @@ def test_keys_are_built_in_one_room() -> None:
 
 
 def test_one_module_writes_the_expressions_of_dynamodb() -> None:
-    """Nothing else calls its client's operations or writes an expression."""
+    """No other module calls its client's operations or writes an expression."""
     wrong = []
     for package in ("orchestration", "assets", "resources", "tenantry"):
         for path in sources(package):

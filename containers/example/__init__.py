@@ -1,1 +1,1 @@
-"""The smallest whole container: what a day of each weekday usually brings, for each tenant."""
+"""The smallest complete container: each tenant's usual value on each weekday."""

@@ -1,4 +1,4 @@
-"""Drift: what a served model told of days that came after it, beside their values."""
+"""Drift: compares a served model's forecast with the values of later days."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from containers.example.preparation import read_days
 from containers.example.profile import scores
 
 FEWEST: Final = 7
-"""Fresh days that a score rests on at least."""
+"""The least number of fresh days for a score."""
 
 
 def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What to ask the served model about the days after its own; None where too few are there."""
+    """The request to the served model for the days after its own; None where there are too few."""
     days = read_days(prepared)
     fresh = days[days.index > pd.Timestamp(card["end"])]
     if len(fresh) < FEWEST:
@@ -25,7 +25,7 @@ def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def score(answer: Mapping[str, Any], prepared: Path) -> dict[str, Any] | None:
-    """What the answer to `question` was worth; None where no day lies before it."""
+    """The score of the answer to `question`; None without any day before it."""
     days, told = (
         read_days(prepared),
         pd.Series(answer["mean"], pd.to_datetime(answer["timestamps"])),

@@ -1,4 +1,4 @@
-"""Serving: what is usual on the days that a request asks about, with the standard library alone."""
+"""Serving: the usual values on a request's days, with the standard library alone."""
 
 import json
 import math
@@ -38,8 +38,8 @@ class ProfilePredictor:
         self,
         model: list[float],
         body: bytes,
-        content_type: str,  # noqa: ARG002 - JSON, whatever it says
-        accept: str,  # noqa: ARG002 - the same
+        content_type: str,  # noqa: ARG002 - the body is always JSON
+        accept: str,  # noqa: ARG002 - as above
     ) -> Answer:
         """Answer `{"days": 7, "start": "2026-03-02"}`; raises `InvalidRequestError`."""
         days = _days(body)
@@ -48,7 +48,7 @@ class ProfilePredictor:
 
 
 def _days(body: bytes) -> list[date]:
-    """The days that a request asks about; from today on, by UTC, where it names no start."""
+    """The days of a request, by default from today on (UTC)."""
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""From a tenant's files to one table of days, which training and drift read."""
+"""Turns a tenant's files into one table of days, which training and drift read."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ TABLE: Final = "days.csv"
 FEWEST_DAYS: Final = 28
 """Three weeks to learn from, and one that the model is scored on."""
 LARGEST: Final = 1e12
-"""A value that is as large counts as none."""
+"""A value this large or larger counts as missing."""
 
 
 def prepare(
@@ -23,7 +23,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Write a row for each day of CSV files with the columns `date` and `value`.
 
-    Raises `RefusedDataError` for files that cannot be read, or tell of too few days.
+    Raises `RefusedDataError` for files that cannot be read or contain too few days.
     """
     try:
         table = pd.concat([pd.read_csv(file, dtype=str)[["date", "value"]] for file in files])

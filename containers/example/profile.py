@@ -1,4 +1,4 @@
-"""The model: the mean of each weekday, and what it is worth."""
+"""The model: the mean of each weekday, and its scores."""
 
 import pandas as pd
 
@@ -10,15 +10,15 @@ def profile(days: "pd.Series[float]") -> list[float]:
 
 
 def usual(means: list[float], days: pd.Index) -> "pd.Series[float]":
-    """What a profile tells of some days."""
+    """A profile's values for some days."""
     return pd.Series([means[day.weekday()] for day in days], days)
 
 
 def scores(
     truth: "pd.Series[float]", told: "pd.Series[float]", before: "pd.Series[float]"
 ) -> dict[str, float]:
-    """Mean absolute error of what was told, and of the mean of all days before (the naive
-    forecast), in the data's own unit. Days without a value do not count."""
+    """Mean absolute errors of the forecast and of the naive forecast (the mean of all earlier
+    days), in the data's own unit. Days without a value do not count."""
     return {
         "mae": round(float((truth - told).abs().mean()), 4),
         "baseline_mae": round(float((truth - before.mean()).abs().mean()), 4),

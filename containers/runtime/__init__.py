@@ -1,1 +1,2 @@
-"""What the containers of all families share: the packed-training loop and the model server."""
+"""The code that the containers of all families share: the packed-training loop and the model
+server."""

@@ -1,5 +1,5 @@
-"""What every error of the containers is."""
+"""The base of every error of the containers."""
 
 
 class ContainerError(Exception):
-    """Something that a container raises on purpose; its message is a sentence for people."""
+    """An error that a container raises on purpose; its message is a sentence for people."""

@@ -1,2 +1,2 @@
-"""What the parts of the emulator share: settings, remembered resources, quotas, bills, tags, S3,
+"""The parts that the whole emulator shares: settings, stored resources, quotas, bills, tags, S3,
 logs and metrics."""

@@ -1,8 +1,8 @@
-"""What AWS would bill for instances: seconds by usage, type and resource, kept across restarts, and
-USD where prices are given.
+"""AWS's bill for instances: seconds by usage, type and resource, kept across restarts, and USD
+where prices are given.
 
-Instances are billed by the second that they are held (aws.amazon.com/sagemaker/pricing). The
-seconds of this machine may stand for longer ones: `time_lapse` 60 bills a minute for each.
+AWS bills instances for each second that they are held (aws.amazon.com/sagemaker/pricing). A second
+of this machine may stand for a longer time: `time_lapse` 60 bills a minute for each second.
 """
 
 import time
@@ -25,7 +25,7 @@ _Prices = TypeAdapter(dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False
 def read_prices(path: Path) -> dict[str, float]:
     """USD an hour by instance type, from a YAML or JSON file `{"ml.m5.large": 0.115}`.
 
-    Raises ValueError (pydantic's names the entry that is wrong) and OSError.
+    Raises ValueError (pydantic's names the wrong entry) and OSError.
     """
     try:
         return _Prices.validate_python(yaml.safe_load(path.read_text()))
@@ -35,8 +35,8 @@ def read_prices(path: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Account:
-    """What instances are billed as: the usage, as AWS's quotas name it, the ARN of what holds them,
-    and their type."""
+    """The account that instances are billed to: the usage, as AWS's quotas name it, the ARN of the
+    holding resource, and the instance type."""
 
     usage: str
     resource: str
@@ -44,13 +44,13 @@ class Account:
 
     @property
     def name(self) -> str:
-        """A name of its own in the store."""
+        """The account's unique name in the store."""
         return f"{self.usage} {self.instance_type} {self.resource}"
 
 
 class BillLine(BaseModel):
-    """Billed seconds, times instances, of one instance type in one usage; of one resource, or of
-    all where `resource` is None."""
+    """Billed seconds, times instances, of one instance type in one usage, for one resource or for
+    all when `resource` is None."""
 
     usage: str
     instance_type: str
@@ -60,8 +60,8 @@ class BillLine(BaseModel):
 
 
 class Bill(BaseModel):
-    """The answer of `GET /_local/bill`. `usd` is None where no prices were given; types without a
-    price are named and add nothing."""
+    """The answer of `GET /_local/bill`. `usd` is None where no prices were given; `without_price`
+    names the types without a price, which add nothing."""
 
     time_lapse: float
     instance_seconds: float
@@ -72,7 +72,7 @@ class Bill(BaseModel):
 
 
 class Running:
-    """Instances that are being billed, until `end`."""
+    """Instances that are billed until `end`."""
 
     def __init__(self, meter: "Meter", account: Account, rate: float) -> None:
         self._meter = meter
@@ -81,18 +81,18 @@ class Running:
         self.since = time.monotonic()
 
     def take(self) -> float:
-        """The billed seconds since the last time."""
+        """The billed seconds since the last call."""
         now = time.monotonic()
         seconds, self.since = (now - self.since) * self.rate, now
         return seconds
 
     def end(self) -> None:
-        """The instances are given back. A second call does nothing."""
+        """Return the instances. A second call does nothing."""
         self._meter.end(self)
 
 
 class Meter:
-    """All instances that are billed now, and what was billed before. `prices` are in USD an hour by
+    """All instances that are billed now, and the earlier bills. `prices` are in USD an hour by
     instance type."""
 
     def __init__(self, store: Store, time_lapse: float, prices: Mapping[str, float] | None) -> None:
@@ -102,20 +102,20 @@ class Meter:
         self._running: set[Running] = set()
 
     def begin(self, account: Account, count: int = 1, share: float = 1.0) -> Running:
-        """`count` instances are held from now on; `share` of their time is billed."""
+        """Start billing `count` instances for `share` of their time."""
         running = Running(self, account, count * share)
         self._running.add(running)
         return running
 
     def end(self, running: Running) -> None:
-        """The same instances are held no more."""
+        """Stop billing these instances."""
         if running in self._running:
             self._running.discard(running)
             self._add(running.account, running.take())
 
     def settle(self) -> None:
-        """Write down what runs; the emulator loses no more than what came after when it is
-        killed."""
+        """Store the bills of running instances, so that a killed emulator loses only the time since
+        then."""
         for running in self._running:
             self._add(running.account, running.take())
 

@@ -1,5 +1,5 @@
-"""What the parts of the emulator share: settings, remembered resources, containers, the AWS
-clients, and names."""
+"""The objects that the whole emulator shares: settings, stored resources, containers, AWS clients,
+and names."""
 
 import base64
 import binascii
@@ -40,19 +40,19 @@ from local_sagemaker.processes.folders import Folders
 from local_sagemaker.processes.images import images_here
 
 _DEFAULT_RESULTS = 10
-"""What ListEndpoints and ListTransformJobs document; the other lists leave their default open."""
+"""The documented default of ListEndpoints and ListTransformJobs; the other lists document none."""
 _SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 """The body of S3's 503 (docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Who makes the present call: a digest of its session's credentials."""
+"""The caller of the current call: a digest of its session's credentials."""
 Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says; `python -m local_sagemaker --help` tells the meaning of each.
+    """The settings of the command line; `python -m local_sagemaker --help` explains each.
 
     Without `containers`, a folder, containers run from images.
     """
@@ -118,13 +118,13 @@ class Cloud:
         config = Config(
             max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 5}
         )
-        # The service's name is chosen here, not by boto3-stubs' overloads.
+        # The service's name is a variable, which boto3-stubs' overloads do not accept.
         return self._session.client(service, config=config)  # type: ignore[call-overload]
 
     @cached_property
     def s3(self) -> Any:
-        """Thread-safe S3 client; the faults that are planned for S3 befall each of its requests,
-        retries included."""
+        """Thread-safe S3 client. The faults planned for S3 apply to each of its requests, including
+        retries."""
         client = self._client("s3")
         client.meta.events.register("before-send.s3", self._s3_fault)
         return client
@@ -132,8 +132,8 @@ class Cloud:
     def _s3_fault(
         self, request: AWSPreparedRequest, event_name: str, **_: Any
     ) -> AWSResponse | None:
-        """S3's answer under load in place of the request, where a fault is planned (botocore sends
-        nothing then)."""
+        """S3's answer under load instead of the request, where a fault is planned; botocore then
+        sends nothing."""
         operation = event_name.rpartition(".")[2]
         path = urlsplit(request.url).path
         if not self.faults.strikes("s3_error", Subject(f"{operation} {path}", operation=operation)):
@@ -162,13 +162,13 @@ class Cloud:
         return self.quotas[usage]
 
     def connect(self) -> None:
-        """Make the clients now rather than in the first request; each takes some tens of
+        """Create the clients now rather than in the first request; each takes some tens of
         milliseconds."""
-        # Reading the property makes the client.
+        # Reading the property creates the client.
         self.s3, self.logs, self.cloudwatch, self.sns  # noqa: B018
 
     def limit(self, seconds: float) -> float:
-        """How long one of SageMaker's limits on an invocation lasts here: `seconds` shortened by
+        """The emulator's length of a SageMaker limit on invocations: `seconds` shortened by
         `Settings.time_lapse`."""
         return seconds / self.settings.time_lapse
 
@@ -177,26 +177,26 @@ class Cloud:
         return LogStream(self.logs, group, stream)
 
     def arn(self, kind: str, name: str) -> str:
-        """`arn:aws:sagemaker:{region}:{account}:{kind}/{name}`; SageMaker writes names in lower
-        case here."""
+        """`arn:aws:sagemaker:{region}:{account}:{kind}/{name}`; SageMaker writes names in ARNs in
+        lower case."""
         region, account = self.settings.region, self.settings.account_id
         return f"arn:aws:sagemaker:{region}:{account}:{kind}/{name.lower()}"
 
     def taken(self, kind: str, name: str) -> bool:
-        """Whether a resource has this name, in whatever case: both would have one ARN.
+        """Whether a resource has this name in any case, because both would have the same ARN.
 
-        AWS keeps the case of a name and compares without it
+        AWS keeps the case of a name but ignores it in comparisons
         (docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html, "The name is
         case-insensitive in CreateEndpoint").
         """
         return self.store.get("tags", self.arn(kind, name)) is not None
 
     def put_tags(self, arn: str, tags: list[dict[str, str]] | None) -> None:
-        """Remember a resource's tags (an empty list too: it says that the resource exists)."""
+        """Store a resource's tags, also an empty list, which shows that the resource exists."""
         self.store.put("tags", arn, {"Tags": tags or []})
 
     def close(self) -> None:
-        """End every container and give the state folder free."""
+        """End every container and release the state folder."""
         self.runtime.close()
         self.transfers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
@@ -212,9 +212,9 @@ def page(
     """One page of a List operation, by its common members: filters, SortBy, SortOrder, MaxResults,
     NextToken.
 
-    `status` names the member that StatusEquals and `SortBy: Status` mean. The token names the last
-    entry given, so that what is created or deleted between two pages neither repeats nor hides
-    another entry.
+    `status` names the member that StatusEquals and `SortBy: Status` refer to. The token names the
+    last entry of the page. An entry created or deleted between two pages therefore neither repeats
+    nor hides another.
     """
 
     def wanted(name: str, document: Document) -> bool:

@@ -1,4 +1,4 @@
-"""Container output on its way to CloudWatch Logs, in batches about once a second."""
+"""Sends container output to CloudWatch Logs, in batches about once a second."""
 
 import asyncio
 import logging
@@ -11,12 +11,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 _log = logging.getLogger(__name__)
 _BATCH_EVENTS = 2_000
 _BATCH_BYTES = 900_000
-"""PutLogEvents takes 10,000 events and 1,048,576 bytes, each event counting 26 bytes more than its
+"""PutLogEvents accepts 10,000 events and 1,048,576 bytes; each event counts 26 bytes more than its
 text (docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html)."""
 
 
 class LogStream:
-    """One log stream. `write` takes a line at any time; `close` waits until every line has been
+    """One log stream. `write` accepts a line at any time; `close` waits until every line is
     delivered."""
 
     def __init__(self, logs: Any, group: str, stream: str, flush_seconds: float = 1.0) -> None:
@@ -30,12 +30,12 @@ class LogStream:
         self._task = asyncio.create_task(self._deliver())
 
     def write(self, line: str) -> None:
-        """Keep a line with the time of now. CloudWatch refuses empty events, so an empty line
+        """Queue a line with the current time. CloudWatch refuses empty events, so an empty line
         becomes a space."""
         self._events.append((int(time.time() * 1000), line or " "))
 
     async def close(self) -> None:
-        """Deliver what is left and end."""
+        """Deliver the remaining lines and end."""
         self._closing.set()
         await self._task
 

@@ -18,7 +18,7 @@ INVOCATIONS = "AWS/SageMaker"
 INSTANCES = "/aws/sagemaker/Endpoints"
 _DATA_PER_REQUEST = 200
 _VALUES_PER_DATUM = 150
-"""PutMetricData takes 1,000 data of 150 different values each
+"""PutMetricData accepts 1,000 data of 150 different values each
 (docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html)."""
 
 _Key = tuple[str, str, str | None, str, str]
@@ -42,14 +42,14 @@ class Metrics:
         """One value of a metric of a variant, or of the endpoint as a whole where `variant` is
         None.
 
-        Durations are rounded to three digits, so that few different values arise.
+        Durations are rounded to three digits, so that they have few different values.
         """
         if unit in ("Microseconds", "Milliseconds", "Seconds"):
             value = float(f"{value:.3g}")
         self._values.setdefault((namespace, endpoint, variant, name, unit), Counter())[value] += 1
 
     async def send(self, cloudwatch: Any) -> None:
-        """Send what was gathered since the last time."""
+        """Send the values gathered since the last call."""
         values, self._values = self._values, {}
         try:
             await asyncio.to_thread(_send, cloudwatch, values)

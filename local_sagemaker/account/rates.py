@@ -1,4 +1,4 @@
-"""Request rates and instance quotas, the two things an account runs into."""
+"""Request rates and instance quotas, the two limits that an account meets."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ WARM_POOL = "training warm pool"
 ENDPOINT = "endpoint"
 TRANSFORM = "transform job"
 USAGES = (TRAINING, SPOT_TRAINING, WARM_POOL, ENDPOINT, TRANSFORM)
-"""As AWS names its quotas: `ml.c5.xlarge for training job usage`
+"""The usages in the names of AWS's quotas: `ml.c5.xlarge for training job usage`
 (docs.aws.amazon.com/general/latest/gr/sagemaker.html)."""
 
 
@@ -32,7 +32,7 @@ class TokenBucket:
         self._filled = clock()
 
     def take(self) -> None:
-        """Use one token; ThrottlingException when there is none."""
+        """Use one token. Raises ThrottlingException when there is none."""
         now = self._clock()
         self._tokens = min(float(self._burst), self._tokens + (now - self._filled) * self._rate)
         self._filled = now
@@ -63,8 +63,8 @@ class TypeQuota:
 
 
 class Machine:
-    """The most instances that the quotas made `within` it may hold together, whatever their types:
-    each is a process here."""
+    """The most instances of all types that the quotas made `within` it may hold together, because
+    each instance is a process on this machine."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -77,11 +77,11 @@ class Machine:
 
 
 class InstanceQuota:
-    """How many instances one usage may hold at once: of each type, as AWS counts them, and of all
-    types together.
+    """How many instances one usage may hold at once: of each type, as on AWS, and of all types
+    together.
 
-    `types` are the quotas that may concern it, `others` the limit of a type that has none (None: no
-    limit), `within` what it shares.
+    `types` are quotas of any usage. `others` is the limit of a type without a quota; None means no
+    limit. `within` is the machine that it shares.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class InstanceQuota:
         return sum(held.total() for held in self._held.values())
 
     def hold(self, owner: str, instances: Mapping[str, int]) -> None:
-        """Make `owner` hold so many instances of each type; ResourceLimitExceeded, and no change,
-        when that passes a limit."""
+        """Make `owner` hold this many instances of each type. Raises ResourceLimitExceeded, and
+        changes nothing, when that exceeds a limit."""
         before = self._held.get(owner, Counter())
         for instance_type, count in instances.items():
             delta = count - before[instance_type]
@@ -139,9 +139,9 @@ class InstanceQuota:
         )
 
     def release(self, owner: str) -> None:
-        """`owner` holds nothing any more."""
+        """Release all instances of `owner`."""
         self._held.pop(owner, None)
 
     def clear(self) -> None:
-        """Nobody holds anything."""
+        """Release all instances."""
         self._held.clear()

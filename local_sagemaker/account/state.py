@@ -1,5 +1,5 @@
-"""What the emulator remembers across restarts: one JSON document per resource, in SQLite under the
-state folder."""
+"""The emulator's state across restarts: one JSON document per resource, in SQLite under the state
+folder."""
 
 import fcntl
 import json
@@ -12,10 +12,10 @@ Document = dict[str, Any]
 
 
 class Store:
-    """Resources by kind and name, read from memory and written through to SQLite at once.
+    """Resources by kind and name, read from memory and written to SQLite at once.
 
-    One process may use a state folder at a time: a lock file is held as long as the store is open.
-    Raises RuntimeError when another holds it.
+    Only one process may use a state folder at a time; the open store holds a lock file. Raises
+    RuntimeError when another process holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Store:
             self._resources.setdefault(kind, {})[name] = json.loads(document)
 
     def get(self, kind: str, name: str) -> Document | None:
-        """The document, or None. Whoever changes it writes it back with `put`."""
+        """The document, or None. A caller that changes it writes it back with `put`."""
         return self._resources.get(kind, {}).get(name)
 
     def all(self, kind: str) -> Iterator[tuple[str, Document]]:
@@ -44,7 +44,7 @@ class Store:
         yield from list(self._resources.get(kind, {}).items())
 
     def put(self, kind: str, name: str, document: Document) -> None:
-        """Keep `document`; it is on disk when this returns."""
+        """Store `document`; it is on disk when this returns."""
         self._resources.setdefault(kind, {})[name] = document
         self._database.execute(
             "INSERT INTO resources (kind, name, document) VALUES (?, ?, ?)"
@@ -53,7 +53,7 @@ class Store:
         )
 
     def delete(self, kind: str, name: str) -> None:
-        """Forget one resource, if it is there."""
+        """Forget one resource, if it exists."""
         self._resources.get(kind, {}).pop(name, None)
         self._database.execute("DELETE FROM resources WHERE kind = ? AND name = ?", (kind, name))
 
@@ -63,7 +63,7 @@ class Store:
         self._database.execute("DELETE FROM resources")
 
     def close(self) -> None:
-        """Close the database and give the folder free."""
+        """Close the database and release the folder."""
         self._database.close()
         self._lock.close()
 

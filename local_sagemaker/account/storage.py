@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class DataError(LocalSageMakerError):
-    """Data in S3 that cannot be used; the message says which and why."""
+    """Data in S3 are unusable; the message names them and the reason."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class S3Location:
     def child(self, name: str) -> "S3Location":
         """`name` below this prefix: a slash between, unless the prefix is empty or ends with one.
 
-        More slashes at its end are a part of it, since S3's keys are text: `out//` is another
-        prefix than `out/`.
+        Further slashes at its end are part of it, because S3's keys are text: `out//` and `out/`
+        are different prefixes.
         """
         return S3Location(self.bucket, self.folder.key + name)
 
@@ -67,15 +67,15 @@ class S3Location:
 
 @dataclass(frozen=True)
 class InputObject:
-    """An object of an input: where it lies, and its path below the folder it is given in."""
+    """An object of an input: its location, and its path below the input's folder."""
 
     location: S3Location
     name: str
 
 
 def failure_reason(error: Exception, what: str = "") -> str:
-    """FailureReason of data that could not be moved, begun with `what`. That S3 is unavailable is
-    AWS's fault, all else the client's."""
+    """The FailureReason of data that could not be moved, beginning with `what`. An unavailable S3
+    is AWS's fault; any other error is the client's."""
     transient = (
         isinstance(error, ClientError)
         and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
@@ -89,10 +89,10 @@ def failure_reason(error: Exception, what: str = "") -> str:
 
 
 def name_below(prefix: str, key: str) -> str:
-    """The path that a key has in the folder of its prefix.
+    """The path of a key in the folder of its prefix.
 
-    Below a folder it is the rest of the key; a prefix that is no folder counts from the folder it
-    lies in. A name begins with no slash.
+    Below a folder it is the rest of the key. For a prefix that is not a folder, it starts at the
+    folder that contains the prefix. A name never begins with a slash.
     """
     if prefix.endswith("/") or not prefix:
         return key[len(prefix) :].lstrip("/")
@@ -102,7 +102,7 @@ def name_below(prefix: str, key: str) -> str:
 
 
 def list_prefix(s3: Any, prefix: S3Location) -> list[InputObject]:
-    """All objects below a prefix, in the order of their keys; folder markers are left out."""
+    """All objects below a prefix, in the order of their keys, without folder markers."""
     objects: list[InputObject] = []
     for page in s3.get_paginator("list_objects_v2").paginate(
         Bucket=prefix.bucket, Prefix=prefix.key
@@ -129,7 +129,7 @@ def read_manifest(s3: Any, manifest: S3Location) -> list[InputObject]:
 
 
 def parse_manifest(text: bytes, where: str) -> list[InputObject]:
-    """The objects named by the text of a manifest that lies at `where`. Raises DataError."""
+    """The objects that the text of the manifest at `where` names. Raises DataError."""
     try:
         entries = json.loads(text)
     except ValueError as error:
@@ -158,7 +158,7 @@ def shard(items: Sequence[Item], count: int, number: int) -> list[Item]:
 
 
 def safe_path(folder: Path, name: str) -> Path:
-    """`name` below `folder`. Raises DataError where it would lead out of it."""
+    """`name` below `folder`. Raises DataError for a name that leads out of it."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         raise DataError(f"object name {name!r} is no path inside a folder")
@@ -202,7 +202,7 @@ def upload(s3: Any, path: Path, target: S3Location) -> None:
 
 
 def upload_folder(s3: Any, folder: Path, prefix: S3Location) -> int:
-    """Every file below `folder` to its name below `prefix`; the number of files."""
+    """Every file below `folder` to its name below `prefix`; returns the number of files."""
     count = 0
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -10,7 +10,7 @@ _LIMIT = 50
 
 
 def check_tags(tags: list[dict[str, str]]) -> None:
-    """Refuse a list that names a key twice, or a key that AWS keeps for itself. Raises
+    """Refuse a list that names a key twice, or a key that AWS reserves. Raises
     ValidationException."""
     keys = [tag["Key"] for tag in tags]
     _check_keys(keys)
@@ -19,7 +19,7 @@ def check_tags(tags: list[dict[str, str]]) -> None:
 
 
 def _check_keys(keys: list[str]) -> None:
-    """AWS says so in these words, whatever the case of the prefix."""
+    """AWS uses these words, and ignores the case of the prefix."""
     for key in keys:
         if key.lower().startswith("aws:"):
             raise validation(f"System prefix 'aws:' reserved for AWS usage in tag key: {key}")
@@ -37,7 +37,7 @@ class Tags:
         }
 
     async def add(self, params: dict[str, Any]) -> dict[str, Any]:
-        """AddTags: a key that is there already gets the new value."""
+        """AddTags: an existing key gets the new value."""
         document = self._document(params["ResourceArn"])
         tags = {tag["Key"]: tag["Value"] for tag in (*document["Tags"], *params["Tags"])}
         if len(tags) > _LIMIT:

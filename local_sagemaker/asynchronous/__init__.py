@@ -1,1 +1,1 @@
-"""Asynchronous endpoints: the queue, what comes in, and what is told of results."""
+"""Asynchronous endpoints: invocations, the queue, and notifications of results."""

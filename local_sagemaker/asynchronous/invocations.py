@@ -1,5 +1,5 @@
-"""InvokeEndpointAsync: a request is checked, queued and answered with the places where its result
-will lie.
+"""InvokeEndpointAsync: checks and queues a request, and answers with the future locations of its
+result.
 
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html.
 """
@@ -64,8 +64,8 @@ class AsyncInvocations:
         return {name: value for name, value in answer.items() if value is not None}
 
     def _output_config(self, endpoint: str) -> dict[str, Any] | None:
-        """OutputConfig of an endpoint that takes requests, None of one that is not asynchronous.
-        Raises ValidationError."""
+        """The OutputConfig of an endpoint that accepts requests, or None if the endpoint is not
+        asynchronous. Raises ValidationError."""
         described = self._endpoints.get(endpoint)
         if described is None:
             raise _refused(f"Endpoint {self._named(endpoint)} not found.")
@@ -79,10 +79,10 @@ class AsyncInvocations:
 
 
 def _output_location(output: dict[str, Any], params: dict[str, Any], request_id: str) -> str | None:
-    """Where the response will lie.
+    """The future location of the response.
 
-    A name of its own for each request, also where the client gives the same InferenceId twice; AWS
-    too names it otherwise than the request.
+    Each request gets a unique name, also where the client gives the same InferenceId twice. AWS's
+    name differs from the request's id as well.
     """
     folder = _below(output.get("S3OutputPath"), params.get("S3OutputPathExtension", "").strip("/"))
     return _below(folder, params.get("Filename") or f"{request_id}.out")

@@ -1,10 +1,9 @@
-"""What SageMaker publishes to SNS about asynchronous inference.
+"""SageMaker's SNS notifications about asynchronous inference.
 
-The test notification stands in
-docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html. The members of a
-result's notification, their order and the words of `responseBody.message` are those of messages
-that AWS sent; AWS has no page that lists them (…/dg/async-inference-check-predictions.html shows
-the success message only).
+docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html shows the test
+notification. The members of a result's notification, their order and the words of
+`responseBody.message` come from messages that AWS sent. No page of AWS lists them
+(…/dg/async-inference-check-predictions.html shows the success message only).
 """
 
 import base64
@@ -47,7 +46,7 @@ class NotificationConfig:
         return sorted({topic for topic in (self.success_topic, self.error_topic) if topic})
 
     def topic(self, *, failed: bool) -> str | None:
-        """Where a result is told, if anywhere."""
+        """The topic of a result's notification, if any."""
         return self.error_topic if failed else self.success_topic
 
     def includes_response(self, *, failed: bool) -> bool:
@@ -71,7 +70,7 @@ def result_notification(
 
     `received` is in seconds since 1970. `request` are the members of `requestParameters` and
     `response` those of `responseParameters`, without those that are None. `failure` is the reason
-    of a failure. `body` is the response to include, if it is wanted and not too large.
+    for a failure. `body` is the response to include; a body that is too large is left out.
     """
     message: dict[str, Any] = {
         "awsRegion": region,

@@ -5,10 +5,9 @@ Sources: docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html and its su
 …/async-inference-autoscale.html (requests wait while there are zero instances),
 …/async-inference-check-predictions.html and …/async-inference-monitor.html (metrics and logs).
 
-A request is on disk from before its 202 until its result has been delivered. What was being
-processed when the emulator died is processed again, into the same object. Only a SIGKILL in the
-moment between the publishing of a message and the forgetting of its request lets the message come
-twice, which SNS does not exclude either.
+A request is on disk from before its 202 until its result is delivered. If the emulator dies, it
+later processes unfinished requests again, into the same objects. A message can arrive twice only if
+a SIGKILL comes between publishing the message and deleting its request. SNS permits that as well.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ _log = logging.getLogger(__name__)
 KIND = "async-request"
 LONGEST_INVOCATION_SECONDS = 3_600.0
 _DEFAULT_CONCURRENCY = 4
-"""AWS "chooses an optimal value" it does not tell; this is the one of its guide's examples."""
+"""AWS "chooses an optimal value" without naming it; this is the value of its guide's examples."""
 _REST_SECONDS = 0.5
 _DELIVERY_SECONDS_AT_END = 10.0
 _LOGS = "See the SageMaker Endpoint logs in your account for more information."
@@ -62,7 +61,7 @@ class AsyncRequest:
     failure_location: str | None = None
 
     def document(self) -> Document:
-        """What is kept on disk."""
+        """The document on disk."""
         kept = {name: value for name, value in vars(self).items() if value is not None}
         return kept | (
             {"body": base64.b64encode(self.body).decode()} if self.body is not None else {}
@@ -76,7 +75,7 @@ class AsyncRequest:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers the container gets."""
+        """The headers that the container receives."""
         headers = {
             "content-type": self.content_type,
             "accept": self.accept,
@@ -88,8 +87,8 @@ class AsyncRequest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended. `failure` is the reason for the client; `body` is what the container
-    answered, also with an error status."""
+    """How a request ended. `failure` is the reason for the client; `body` is the container's
+    answer, also with an error status."""
 
     failure: str | None = None
     body: bytes | None = None
@@ -97,17 +96,16 @@ class Outcome:
 
 
 def forget_requests(store: Store, endpoint: str) -> None:
-    """Drop what an endpoint that is deleted had still to answer."""
+    """Drop a deleted endpoint's unanswered requests."""
     for name, document in store.all(KIND):
         if document["endpoint"] == endpoint:
             store.delete(KIND, name)
 
 
 class RequestQueue:
-    """The requests of one asynchronous endpoint, oldest first; what the state folder holds of them
-    is taken up.
+    """The requests of one asynchronous endpoint, oldest first, including those in the state folder.
 
-    `variant_name` is the endpoint's one variant, `async_config` its AsyncInferenceConfig.
+    `variant_name` is the endpoint's only variant, `async_config` its AsyncInferenceConfig.
     """
 
     def __init__(
@@ -141,14 +139,13 @@ class RequestQueue:
         return len(self._unfinished)
 
     def accept(self, request: AsyncRequest) -> None:
-        """Take a request; it is on disk when this returns."""
+        """Accept a request; it is on disk when this returns."""
         self._cloud.store.put(KIND, request.id, request.document())
         self._enqueue(request)
         self.dispatch()
 
     def serve(self, variant: Variant, async_config: Document) -> None:
-        """From now on the requests that wait are processed by this variant, with this
-        configuration."""
+        """From now on this variant processes the waiting requests, with this configuration."""
         self._variant = variant
         self._variant_name = variant.name
         self._configure(async_config)
@@ -163,16 +160,16 @@ class RequestQueue:
             request_id, request = self._waiting.popitem(last=False)
             self._expiries.pop(request_id).cancel()
             place = contextlib.ExitStack()
-            place.enter_context(instance)  # at once: the task begins later
+            place.enter_context(instance)  # now, because the task begins later
             task = asyncio.create_task(self._process(request, instance, place))
             self._processing.add(task)
             task.add_done_callback(self._processing.discard)
 
     def record_backlog(self) -> None:
-        """One sample of the metrics that scaling goes by.
+        """One sample of the metrics that scaling uses.
 
-        Without instances the backlog per instance is the whole backlog, so that a target for it is
-        passed at zero instances too, as …/dg/async-inference-autoscale.html says.
+        Without instances the backlog per instance is the whole backlog. A target for it can
+        therefore be exceeded at zero instances too, as …/dg/async-inference-autoscale.html says.
         """
         instances = len(self._variant.instances) if self._variant else 0
         oldest = next(iter(self._unfinished.values()), None)
@@ -189,8 +186,7 @@ class RequestQueue:
             self._metrics.record(self._endpoint, None, name, value, unit)
 
     async def close(self) -> None:
-        """Stop processing, and deliver the results that are there. The other requests stay on
-        disk."""
+        """Stop processing, and deliver the finished results. The other requests stay on disk."""
         self._closed = True
         for expiry in self._expiries.values():
             expiry.cancel()
@@ -246,15 +242,15 @@ class RequestQueue:
             with place:
                 outcome = await self._invoke(request, instance)
         except ContainerNotListeningError:
-            # The container died before it saw the request, which therefore goes to another instance
-            # or to the replacement.
+            # The container died before it saw the request. The request therefore goes to another
+            # instance or to the replacement.
             if self._closed:
                 return
             self._resting.add(instance.id)
             asyncio.get_running_loop().call_later(_REST_SECONDS, self._rested, instance.id)
             self._enqueue(request)
             self._waiting.move_to_end(request.id, last=False)
-        # Logged, and told to whoever waits for the request.
+        # Log the error, and make it the request's result.
         except Exception as error:  # noqa: BLE001
             _log.exception("asynchronous request %s", request.id)
             self._finish(request, Outcome(f"InternalServerError: {type(error).__name__}: {error}"))
@@ -345,8 +341,8 @@ class RequestQueue:
         self._record("TotalProcessingTime", (time.time() - request.received) * 1e3, "Milliseconds")
 
     async def _upload(self, request: AsyncRequest, outcome: Outcome) -> Outcome:
-        """Put the response, or what is known of the failure, where the client was told; a failed
-        upload is a failure of the request."""
+        """Upload the response, or the known details of the failure, to the location that the client
+        was given. A failed upload fails the request."""
         failed = outcome.failure is not None
         location = request.failure_location if failed else request.output_location
         if location is None:

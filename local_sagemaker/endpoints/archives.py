@@ -1,5 +1,5 @@
-"""Extraction of model archives that come from S3: plain files and folders only, inside the target,
-up to a size."""
+"""Extraction of model archives from S3: only plain files and folders inside the target, up to a
+size."""
 
 import shutil
 import tarfile
@@ -23,10 +23,10 @@ _EXTENDED_BYTES_PER_MEMBER = 512
 
 
 def extract(archive: Path, folder: Path, limit_bytes: int) -> int:
-    """Extract a tar.gz into `folder`; the number of bytes written.
+    """Extract a tar.gz into `folder`; returns the number of bytes written.
 
-    Raises DataError for anything that is no readable tar.gz, leads out of the folder, is a link or
-    a device, or is larger than `limit_bytes`.
+    Raises DataError for an unreadable tar.gz, a member that leads out of the folder, a link, a
+    device, or more than `limit_bytes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = 0
@@ -61,11 +61,11 @@ def extract(archive: Path, folder: Path, limit_bytes: int) -> int:
 
 
 def _bounded_headers() -> type[tarfile.TarInfo]:
-    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it
-    can be refused first.
+    """The headers of one archive. tarfile calls each header before it reads the member's data, so
+    that the header can refuse the member first.
 
-    `_proc_member` is what tarfile's source names as the method to override. tarfile reads an
-    extended header whole, in time that grows with its square, and a row of them ends in a
+    tarfile's source names `_proc_member` as the method to override. tarfile reads an extended
+    header whole, in time that grows with the square of its size. A series of them ends in a
     RecursionError.
     """
     members = in_a_row = extended_bytes = 0
@@ -90,7 +90,7 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
             else:
                 members += 1
                 in_a_row = 0
-            # Typeshed leaves it out.
+            # Typeshed lacks the method.
             return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
     return Header

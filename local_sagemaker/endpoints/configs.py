@@ -71,7 +71,7 @@ class EndpointConfigs:
         return {"EndpointConfigs": configs, "NextToken": token}
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DeleteEndpointConfig; endpoints made from it keep running."""
+        """DeleteEndpointConfig; endpoints created from it keep running."""
         config = self.get(params["EndpointConfigName"])
         self._cloud.store.delete(KIND, params["EndpointConfigName"])
         self._cloud.store.delete("tags", config["EndpointConfigArn"])
@@ -86,8 +86,8 @@ def _variant(variant: Document) -> Document:
 
 
 def _check_asynchronous(config: Document, models: list[Document]) -> None:
-    """What an AsyncInferenceConfig cannot go with; InvokeEndpointAsync has no member that chooses a
-    variant or a model.
+    """Refuse combinations that an AsyncInferenceConfig does not allow, because InvokeEndpointAsync
+    has no member that chooses a variant or a model.
 
     The words are those of AWS's refusal of Marketplace images.
     """

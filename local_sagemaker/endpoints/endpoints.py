@@ -59,8 +59,8 @@ class Endpoints:
         }
 
     def start(self) -> None:
-        """After a restart: every endpoint gets its instances again, with status SystemUpdating
-        until they are healthy."""
+        """After a restart, start every endpoint's instances again, with status SystemUpdating until
+        they are healthy."""
         for name, endpoint in self._cloud.store.all(KIND):
             if endpoint["EndpointStatus"] == "Deleting":
                 self._forget(name, endpoint)
@@ -90,7 +90,7 @@ class Endpoints:
         )
 
     def fleet(self, name: str) -> dict[str, Variant] | None:
-        """The variants of an endpoint that serves, by name."""
+        """The variants of a serving endpoint, by name."""
         return self._fleets.get(name)
 
     def queue(self, name: str) -> RequestQueue | None:
@@ -98,8 +98,7 @@ class Endpoints:
         return self._queues.get(name)
 
     def get(self, name: str) -> Document | None:
-        """What is known of an endpoint, whatever its status, or None when there is none of this
-        name."""
+        """The document of an endpoint of any status, or None when no endpoint has this name."""
         return self._cloud.store.get(KIND, name)
 
     def record_samples(self) -> None:
@@ -172,7 +171,7 @@ class Endpoints:
         return {"Endpoints": endpoints, "NextToken": token}
 
     async def update(self, params: dict[str, Any]) -> dict[str, Any]:
-        """UpdateEndpoint: a new fleet, and the old one goes when the new one is healthy."""
+        """UpdateEndpoint: start a new fleet, and stop the old one when the new one is healthy."""
         name = params["EndpointName"]
         endpoint = self._in_service(name)
         config = self._configs.get(params["EndpointConfigName"])
@@ -233,10 +232,10 @@ class Endpoints:
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DeleteEndpoint: requests on their way are answered, then the instances and the endpoint
-        are gone.
+        """DeleteEndpoint: answer the requests in flight, then remove the instances and the
+        endpoint.
 
-        Of an asynchronous endpoint the requests that wait or are processed are dropped.
+        For an asynchronous endpoint, drop the waiting and running requests.
         """
         name = params["EndpointName"]
         endpoint = self._get(name)
@@ -261,8 +260,8 @@ class Endpoints:
         return endpoint
 
     def _variants(self, config: Document) -> list[Document]:
-        """The variants of a configuration with their models, as the endpoint keeps them: both may
-        be deleted later."""
+        """The variants of a configuration with their models. The endpoint keeps copies, because
+        both may be deleted later."""
         return [
             {
                 "VariantName": variant["VariantName"],
@@ -291,7 +290,7 @@ class Endpoints:
     def _begin(
         self, name: str, endpoint: Document, status: str, work: Coroutine[Any, Any, None]
     ) -> None:
-        """Go into a status and do the work that leads out of it."""
+        """Enter a status and start the work that ends it."""
         self._move(name, endpoint, status)
         task = asyncio.create_task(self._finish(name, endpoint, work))
         self._tasks[name] = task
@@ -302,7 +301,7 @@ class Endpoints:
     async def _finish(self, name: str, endpoint: Document, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        # Logged, and told to whoever waits for the endpoint.
+        # Log the error, and make it the endpoint's FailureReason.
         except Exception as error:  # noqa: BLE001
             _log.exception("endpoint %s", name)
             self._move(
@@ -326,7 +325,7 @@ class Endpoints:
             queue.serve(next(iter(fleet.values())), endpoint["AsyncInferenceConfig"])
 
     async def _start_fleet(self, fleet: dict[str, Variant]) -> None:
-        """Bring all variants up. Raises InstanceFailedError, or CancelledError, with nothing left
+        """Start all variants. Raises InstanceFailedError or CancelledError, and then leaves nothing
         running."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -399,8 +398,7 @@ class Endpoints:
         self._move(name, endpoint, "InService")
 
     def _fail_as_planned(self, operation: str, name: str) -> None:
-        """Raises InstanceFailedError where a fault says that this update, which was accepted, comes
-        to nothing."""
+        """Raises InstanceFailedError where a planned fault makes this accepted update fail."""
         subject = Subject(f"{operation} {name}", operation=operation, endpoint=name)
         if self._cloud.faults.strikes("failed_update", subject):
             raise InstanceFailedError(UPDATE_REASON)
@@ -433,7 +431,7 @@ class Endpoints:
         self._forget(name, endpoint)
 
     def _hold(self, name: str, variants: list[Document]) -> None:
-        """Hold the instances that these variants want. Raises ResourceLimitExceeded."""
+        """Hold the desired instances of these variants. Raises ResourceLimitExceeded."""
         instances = Counter[str]()
         for variant in variants:
             instances[variant["Config"]["InstanceType"]] += variant["DesiredInstanceCount"]
@@ -447,8 +445,7 @@ class Endpoints:
 
 
 def _retain(variants: list[Document], old: list[Document], excluded: set[str]) -> None:
-    """RetainAllVariantProperties: counts and weights of variants of the same name stay as they
-    are."""
+    """RetainAllVariantProperties: variants of the same name keep their counts and weights."""
     before = {document["VariantName"]: document for document in old}
     for document in variants:
         if kept := before.get(document["VariantName"]):

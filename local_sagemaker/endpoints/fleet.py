@@ -1,5 +1,5 @@
-"""The instances of a production variant: brought up, replaced when they die, added and taken away,
-chosen for a request."""
+"""The instances of a production variant: starts them, replaces dead ones, scales them, and chooses
+one for a request."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from local_sagemaker.faults.plan import Subject
 _log = logging.getLogger(__name__)
 LOG_GROUP = "/aws/sagemaker/Endpoints"
 RESPONSE_TIMEOUT_SECONDS = 60.0
-"""The longest a request in real time may take
+"""The time limit of a real-time request
 (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html)."""
 _LONGEST_RESTART_PAUSE_SECONDS = 30.0
 
@@ -34,9 +34,9 @@ class Variant:
     """A production variant and its instances.
 
     `document` is the variant's part of the endpoint's document: VariantName, DesiredInstanceCount,
-    CurrentWeight, `Config` and `Model`. `drain_seconds` is the longest that one of its requests may
-    take, and so the longest that an instance that is taken away is waited for; `added` is called
-    after each instance that became healthy.
+    CurrentWeight, `Config` and `Model`. `drain_seconds` is the longest duration of a request, and
+    therefore the longest wait for a removed instance. `added` is called after each instance that
+    becomes healthy.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Variant:
             )
 
     async def scale(self, count: int) -> None:
-        """Have `count` healthy instances. Raises InstanceFailedError, with as many as before, when
-        a new one does not come up."""
+        """Scale to `count` healthy instances. Raises InstanceFailedError, with the previous number,
+        when a new one fails to start."""
         missing = count - len(self.instances)
         if missing > 0:
             started = [self._new_instance() for _ in range(missing)]
@@ -94,18 +94,18 @@ class Variant:
             await asyncio.gather(*(self._retire(instance) for instance in self.instances[count:]))
 
     async def close(self, *, drain: bool) -> None:
-        """Stop every instance, after the requests on their way if `drain`."""
+        """Stop every instance; with `drain`, first finish the requests in flight."""
         await asyncio.gather(
             *(self._retire(instance, drain=drain) for instance in list(self.instances))
         )
-        watchers = list(self._watchers.values())  # those that are bringing up a replacement
+        watchers = list(self._watchers.values())  # those that are starting a replacement
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
 
     def choose(self, target: str | None = None) -> Instance:
-        """The instance for a request: one that has the target model, else the one with the fewest;
-        among equals, the least busy.
+        """The instance for a request: one that has the target model, otherwise the one with the
+        fewest models; among equals, the least busy.
 
         Raises ServiceUnavailable when there is no healthy instance.
         """
@@ -128,7 +128,7 @@ class Variant:
             candidates = having
         strategy = self.document["Config"].get("RoutingConfig", {}).get("RoutingStrategy", "RANDOM")
         if strategy == "RANDOM" and target is None:
-            return random.choice(candidates)  # noqa: S311 - balancing load is no secret
+            return random.choice(candidates)  # noqa: S311 - load balancing needs no secrecy
         return min(candidates, key=lambda instance: instance.in_flight)
 
     def _new_instance(self) -> Instance:

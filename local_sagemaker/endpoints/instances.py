@@ -1,5 +1,5 @@
-"""One serving instance: a container started as `serve`, its model data in place, healthy when
-`/ping` answers 200.
+"""One serving instance: a container started as `serve` with its model data, healthy when `/ping`
+answers 200.
 
 Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
 """
@@ -37,7 +37,7 @@ _LONGEST_PING_PAUSE_SECONDS = 1.0
 
 
 class InstanceFailedError(LocalSageMakerError):
-    """The instance could not be brought up; the message is for FailureReason."""
+    """The instance could not start; the message is for FailureReason."""
 
 
 def _free_port() -> int:
@@ -47,11 +47,10 @@ def _free_port() -> int:
 
 
 class Instance:
-    """A container that answers requests. `start` it, `send` invocations, ask anything else through
-    `client`, `stop` it.
+    """A container that answers requests. `start` it, `send` invocations, use `client` for other
+    calls, `stop` it.
 
-    `subject` is its name among what faults may strike, `account` what it is billed as from `start`
-    to `stop`.
+    `subject` identifies it for faults; `account` is billed for it from `start` to `stop`.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Instance:
         self._data_log_names = (log_group, f"{log_prefix}/{self.id}/data-log")
 
     async def start(self, within: float = HEALTH_TIMEOUT_SECONDS) -> None:
-        """Bring the model's data, start the container, wait until it is healthy. Raises
+        """Fetch the model's data, start the container, and wait until it is healthy. Raises
         InstanceFailedError."""
         self._billed = self._cloud.meter.begin(self._account)
         try:
@@ -174,8 +173,8 @@ class Instance:
         )
 
     def log_request(self, inference_id: str, line: str) -> None:
-        """A line about one asynchronous request, in the instance's data log; nothing is written
-        once the instance was stopped.
+        """Write a line about one asynchronous request to the instance's data log, unless the
+        instance has stopped.
 
         Source: docs.aws.amazon.com/sagemaker/latest/dg/async-inference-monitor.html ("Logs").
         """
@@ -187,7 +186,7 @@ class Instance:
         self._data_log.write(f"{moment}:[sagemaker logs] [{inference_id}] {line}")
 
     def __enter__(self) -> None:
-        """A request is on its way to this instance."""
+        """Count a request in flight to this instance."""
         self.in_flight += 1
         self._idle.clear()
 
@@ -197,11 +196,11 @@ class Instance:
             self._idle.set()
 
     async def wait_until_unhealthy(self) -> str:
-        """Wait until the container ends, or leaves so many pings in a row unanswered that it counts
-        as hung; what happened.
+        """Wait until the container ends, or counts as hung after several consecutive unanswered
+        pings. Returns a description of the event.
 
-        AWS pings all the while, gives each ping 2 seconds, and replaces unhealthy instances; after
-        how many pings, its page does not tell (your-algorithms-inference-code.html, "How Your
+        AWS pings continually, gives each ping 2 seconds, and replaces unhealthy instances. Its page
+        does not give the number of failed pings (your-algorithms-inference-code.html, "How Your
         Container Should Respond to Health Check (Ping) Requests").
         """
         if self._container is None:
@@ -227,12 +226,12 @@ class Instance:
         return answer.status == 200
 
     async def drain(self, within: float) -> None:
-        """Wait until no request is on its way, at most `within` seconds."""
+        """Wait until no request is in flight, at most `within` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), within)
 
     async def stop(self, grace: float = STOP_GRACE_SECONDS) -> None:
-        """SIGTERM, SIGKILL after `grace` seconds; then nothing of the instance is left."""
+        """Send SIGTERM, and SIGKILL after `grace` seconds; then remove the rest of the instance."""
         self._stopped = True
         self.client.close()
         if self._faults is not None:

@@ -1,4 +1,4 @@
-"""InvokeEndpoint: from a request to the container that answers it.
+"""InvokeEndpoint: passes a request to the container that answers it.
 
 Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html,
 …/dg/your-algorithms-inference-code.html (60 seconds) and …/dg/invoke-multi-model-endpoint.html.
@@ -58,8 +58,8 @@ class Invocations:
             failed = str(original)[0] if original else failed
             raise
         finally:
-            # Waiting for a model to be loaded is overhead: ModelLatency is the container's time for
-            # the request alone.
+            # The wait for a model's load is overhead, because ModelLatency is only the container's
+            # time for the request.
             overhead = time.perf_counter() - started - in_container
             if in_container:
                 variant.record("ModelLatency", in_container * 1e6, "Microseconds")

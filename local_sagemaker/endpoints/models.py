@@ -1,5 +1,5 @@
-"""Models: CreateModel, DescribeModel, ListModels, DeleteModel, and what a model's container needs
-to start.
+"""Models: CreateModel, DescribeModel, ListModels, DeleteModel, and the specification of a model's
+container.
 
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html and
 …/API_ContainerDefinition.html.
@@ -22,7 +22,7 @@ KIND = "model"
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """What is needed to start a model's container.
+    """The specification that starts a model's container.
 
     `data` is the archive, object or prefix of the model, or the prefix of all models of a
     multi-model container; `compressed` says whether it is a tar.gz; `cached` is False where
@@ -38,7 +38,8 @@ class ContainerSpec:
 
     @classmethod
     def parse(cls, model: Document) -> "ContainerSpec":
-        """From a CreateModel request. Raises ValidationException for what cannot be run."""
+        """From a CreateModel request. Raises ValidationException for a container that cannot
+        run."""
         if ("PrimaryContainer" in model) == ("Containers" in model):
             raise validation("Exactly one of PrimaryContainer and Containers must be given")
         containers = model.get("Containers") or [model["PrimaryContainer"]]
@@ -67,8 +68,8 @@ class ContainerSpec:
         )
 
     def model(self, target: str) -> str:
-        """The model that a TargetModel names: `/a.tar.gz` and `a.tar.gz` are one below a prefix
-        that ends with a slash."""
+        """The model that a TargetModel names. Below a prefix that ends with a slash, `/a.tar.gz`
+        and `a.tar.gz` are the same."""
         return target.lstrip("/") if self.data is None or self.data.folder == self.data else target
 
 
@@ -115,7 +116,7 @@ class Models:
         return model
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
-        """CreateModel. A single model's data must be there already, as on AWS."""
+        """CreateModel. A single model's data must already exist, as on AWS."""
         name = params["ModelName"]
         arn = self._cloud.arn(KIND, name)
         spec = ContainerSpec.parse(params)

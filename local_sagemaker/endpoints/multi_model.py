@@ -1,5 +1,5 @@
-"""The models of one instance of a multi-model endpoint: loaded on the first call, unloaded when the
-container has no memory left.
+"""The models of one instance of a multi-model endpoint: loaded on the first call, and unloaded when
+the container's memory is full.
 
 Sources: docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html (the container's calls),
 …/multi-model-endpoints.html (models stay on the instance's volume after unloading) and
@@ -26,7 +26,7 @@ from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
 LOAD_TIMEOUT_SECONDS = 360.0
-"""A load goes on this long; a caller waits for the first 60 seconds of it
+"""The longest duration of a load; a caller waits only for its first 60 seconds
 (`Settings.load_wait_seconds`)."""
 _UNLOAD_TIMEOUT_SECONDS = 60.0
 Recorder = Callable[[str, float, str], None]
@@ -34,7 +34,7 @@ Recorder = Callable[[str, float, str], None]
 
 
 class LoadRefusedError(LocalSageMakerError):
-    """The container did not load the model; `answer` is what it said."""
+    """The container did not load the model; `answer` is its answer."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"the container answered {answer.status}")
@@ -48,15 +48,15 @@ def model_name(target: str) -> str:
 
 @dataclass
 class _Loaded:
-    """A model that is loaded or being loaded; `in_flight` requests need it, so it is not unloaded
-    meanwhile."""
+    """A model that is loaded or being loaded; it is not unloaded while `in_flight` requests need
+    it."""
 
     in_flight: int = 0
     loading: asyncio.Task[None] | None = None
 
 
 class LoadedModels:
-    """What one instance has loaded and what lies on its disk, both least recently used first."""
+    """The models in one instance's memory and on its disk, both least recently used first."""
 
     def __init__(self, cloud: Cloud, instance: Instance, record: Recorder) -> None:
         self._cloud = cloud
@@ -75,14 +75,14 @@ class LoadedModels:
         return len(self._loaded) + len(self._loading)
 
     def has(self, target: str) -> bool:
-        """Whether the model is loaded or being loaded here."""
+        """Whether the model is loaded or being loaded on this instance."""
         return target in self._loaded or target in self._loading
 
     async def invoke(
         self, target: str, headers: dict[str, str], body: bytes, within: float
     ) -> tuple[Answer, float]:
-        """One request to a model, which is loaded first if need be; the answer, and the seconds the
-        container took for it.
+        """Send one request to a model, and load the model first if necessary. Returns the answer
+        and the container's seconds for it.
 
         Raises LoadRefusedError, ServiceError (no such model, not loaded in time),
         ContainerUnreachableError, TimeoutError.
@@ -105,7 +105,8 @@ class LoadedModels:
                     if not self._instance.spec.cached and self._loaded.get(target) is loaded:
                         await self._unload(target)
             if attempt == 0 and answer.status == 404 and self._loaded.get(target) is loaded:
-                # By the multi-model contract 404 says that the container has not loaded the model.
+                # By the multi-model contract, 404 means that the container has not loaded the
+                # model.
                 del self._loaded[target]
                 continue
             if attempt == 0 and answer.status == 507 and await self._make_room(but_not=target):
@@ -116,7 +117,8 @@ class LoadedModels:
     def _begin_loading(self, target: str) -> _Loaded:
         loaded = self._loading[target] = _Loaded()
         loaded.loading = asyncio.create_task(self._load(target, loaded))
-        # Whoever waits is told of a failure; after a minute nobody may be waiting any more.
+        # Waiting callers get the failure. Retrieve it here as well, because after a minute no
+        # caller may be waiting.
         loaded.loading.add_done_callback(
             lambda task: None if task.cancelled() else task.exception() and None
         )
@@ -236,11 +238,11 @@ class LoadedModels:
             archive.unlink(missing_ok=True)
 
     async def _make_room(self, but_not: str) -> bool:
-        """Unload the least recently used model; False when there is none that could be, now or
+        """Unload the least recently used model. Returns False when no model can be unloaded now or
         soon.
 
-        While all others are in use, or what fills the container is just being loaded or unloaded,
-        it waits for that to change.
+        While all other models are in use, or models are still being loaded or unloaded, it waits
+        for a change.
         """
         while True:
             others = [target for target in self._loaded if target != but_not]
@@ -272,8 +274,8 @@ class LoadedModels:
         self._record("ModelUnloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
 
     async def _keep_disk_within_limit(self, but_not: str) -> None:
-        """Delete what was used longest ago: first copies of models that are not loaded, then loaded
-        ones with their memory."""
+        """Delete the least recently used models: first copies of models that are not loaded, then
+        loaded models, which are unloaded as well."""
         limit = self._cloud.settings.model_disk_bytes
         for unloaded_only in (True, False):
             for target in list(self._disk):

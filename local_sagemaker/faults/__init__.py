@@ -1,1 +1,1 @@
-"""Faults on purpose: the plan, and a client of it."""
+"""Deliberate faults: the plan and its client."""

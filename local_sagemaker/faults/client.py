@@ -1,4 +1,4 @@
-"""A client of the fault plan, for tests and benchmarks in Python; docs/local-cloud.md tells the
+"""A client of the fault plan, for tests and benchmarks in Python; docs/local-cloud.md shows the
 same calls in curl."""
 
 import json
@@ -15,31 +15,31 @@ _TIMEOUT_SECONDS = 30.0
 
 
 class NothingStruckError(LocalSageMakerError, LookupError):
-    """A single fault found nothing that runs and is selected by it."""
+    """A single fault selected nothing that runs."""
 
 
 class FaultsClient:
     """The faults of the emulator at `url` (`http://127.0.0.1:PORT`). Every method raises
-    urllib.error.URLError when it is not there."""
+    urllib.error.URLError when the emulator does not answer."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url.rstrip('/')}/_local/faults"
 
     def plan(self, rules: Sequence[Rule], seed: int = 0) -> None:
-        """Put these rules in place of the present plan."""
+        """Replace the current plan with these rules."""
         self._call("PUT", "", Plan(seed=seed, rules=list(rules)).model_dump_json(exclude_none=True))
 
     def report(self) -> Report:
-        """The plan, how often each rule struck, and the last faults."""
+        """The plan, how often each rule struck, and the latest faults."""
         return Report.model_validate(self._call("GET"))
 
     def end(self) -> Report:
-        """End the plan; its last report."""
+        """End the plan; returns its last report."""
         return Report.model_validate(self._call("DELETE"))
 
     @contextmanager
     def planned(self, *rules: Rule, seed: int = 0) -> Iterator[None]:
-        """These rules for the length of a `with` block."""
+        """Apply these rules within a `with` block."""
         self.plan(rules, seed)
         try:
             yield
@@ -47,7 +47,8 @@ class FaultsClient:
             self.end()
 
     def now(self, strike: Strike) -> list[str]:
-        """One fault at once; the names of what it struck. Raises NothingStruckError."""
+        """Carry out one fault at once; returns the names of its targets. Raises
+        NothingStruckError."""
         try:
             struck: list[str] = self._call(
                 "POST", "/now", strike.model_dump_json(exclude_none=True)
@@ -65,6 +66,6 @@ class FaultsClient:
             data=body.encode() if body is not None else None,
             headers={"Content-Type": "application/json"},
         )
-        # The same.
+        # As above.
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
             return json.load(answer)

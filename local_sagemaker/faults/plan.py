@@ -1,11 +1,11 @@
-"""Faults on purpose: a seeded plan of what goes wrong, told over HTTP (`/_local/faults`), and
-single faults at once.
+"""Deliberate faults: a seeded plan of faults, set over HTTP (`/_local/faults`), and single
+immediate faults.
 
 A rule strikes opportunities: a call, the start of a job, the life of a container, one request to
-S3, one notification. Whether it strikes is drawn from the seed, the rule's place in the plan, the
-opportunity's name and how often that name came before, so that the same seed and the same calls
-meet the same faults, in whatever order calls of different names happen to interleave.
-docs/local-cloud.md tells the kinds to users.
+S3, one notification. The draw depends on the seed, the rule's place in the plan, the opportunity's
+name, and the number of earlier opportunities of that name. The same seed and the same calls
+therefore meet the same faults, however calls of different names interleave. docs/local-cloud.md
+describes the kinds to users.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ CAPACITY_REASON: Final = (
     "CapacityError: Unable to provision requested ML compute capacity. "
     "Please retry using a different ML instance type."
 )
-"""The words of a training job that found no instances."""
+"""The FailureReason of a training job that found no instances."""
 UPDATE_REASON: Final = (
     "Unable to provision requested ML compute capacity due to InsufficientInstanceCapacity error. "
     "Please retry using a different ML instance type or after some time."
@@ -84,12 +84,12 @@ Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS, allow_inf_nan=False)
 
 
 class NoCapacityError(LocalSageMakerError):
-    """AWS has no instances of that type at the moment; the message is the FailureReason."""
+    """AWS currently has no instances of that type; the message is the FailureReason."""
 
 
 class _Selecting(BaseModel):
-    """What rules and single faults have in common: patterns of names, each `*` and `?` as in a
-    shell; without one, all are meant."""
+    """The patterns of names in rules and single faults, with `*` and `?` as in a shell. A missing
+    pattern matches all names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -125,12 +125,14 @@ class _Selecting(BaseModel):
 class Rule(_Selecting):
     """One line of a plan.
 
-    Args of the model:
-        kind: what goes wrong. probability: share of the opportunities that are struck. most: how
-        often at most, or None for no bound. operation, endpoint, job, image: shell patterns that
-        the opportunity's names must match. after_seconds: at what age a container is struck, drawn
-        between the two; at once when it is not given. seconds: how long it lasts, for the kinds
-        that last.
+    - `kind`: the kind of fault.
+    - `probability`: the share of opportunities that are struck.
+    - `most`: the most strikes, or None for no limit.
+    - `operation`, `endpoint`, `job`, `image`: shell patterns that the opportunity's names must
+      match.
+    - `after_seconds`: the bounds of the container's age at the strike; without them the fault
+      strikes at once.
+    - `seconds`: the duration, for kinds that last.
     """
 
     probability: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
@@ -172,7 +174,7 @@ class Strike(_Selecting):
 
 
 class Event(BaseModel):
-    """A fault that happened: when (seconds since 1970), of which kind, and to what."""
+    """A fault that happened: its time (seconds since 1970), its kind and its target."""
 
     at: float
     kind: Kind
@@ -187,7 +189,7 @@ class RuleReport(Rule):
 
 class Report(BaseModel):
     """The answer of `/_local/faults`: the plan, how often each rule struck, and the last 1,000
-    faults, single ones included."""
+    faults, including single ones."""
 
     seed: int
     rules: list[RuleReport]
@@ -206,7 +208,7 @@ class Subject:
 
     @classmethod
     def of_call(cls, operation: str, params: Mapping[str, Any]) -> "Subject":
-        """A call, by the names that stand in its parameters."""
+        """A call, with the names in its parameters."""
         job = params.get("TrainingJobName") or params.get("TransformJobName")
         endpoint = params.get("EndpointName")
         image = params.get("AlgorithmSpecification", {}).get("TrainingImage")
@@ -214,7 +216,7 @@ class Subject:
         return cls(f"{operation} {named}" if named else operation, operation, endpoint, job, image)
 
     def selected_by(self, selecting: _Selecting) -> bool:
-        """Whether every pattern given matches."""
+        """Whether every given pattern matches."""
         for name in _CALLS:
             pattern = getattr(selecting, name)
             if name == "operation" and pattern is None and selecting.kind == "failed_update":
@@ -227,7 +229,7 @@ class Subject:
 
 @dataclass
 class _Armed:
-    """A rule at work. `reserved` strikes wait for their moment; they count towards `most`."""
+    """An active rule. `reserved` strikes are scheduled, and count towards `most`."""
 
     number: int
     rule: Rule
@@ -240,12 +242,12 @@ class _Armed:
 
 
 Action = Callable[[float | None], bool]
-"""Carries a fault out; it gets the rule's `seconds` and says whether there was anything left to
-strike."""
+"""Carries out a fault. It gets the rule's `seconds`, and returns whether its target still
+existed."""
 
 
 class Exposure:
-    """Something that runs and may be struck, from `Faults.expose` until `withdraw`."""
+    """A running target of faults, from `Faults.expose` until `withdraw`."""
 
     def __init__(
         self,
@@ -261,12 +263,12 @@ class Exposure:
         self.timers: dict[asyncio.TimerHandle, _Armed] = {}
 
     def withdraw(self) -> None:
-        """It has ended: nothing strikes it any more."""
+        """End the exposure, so that no fault strikes the target."""
         self._faults.withdraw(self)
 
 
 class Faults:
-    """The plan in force. `strikes` may be called from any thread, the rest from the event
+    """The current plan. `strikes` may be called from any thread, the other methods from the event
     loop's."""
 
     def __init__(self) -> None:
@@ -277,7 +279,7 @@ class Faults:
         self._exposures: set[Exposure] = set()
 
     def report(self) -> Report:
-        """The plan and what came of it."""
+        """The plan and its faults so far."""
         with self._lock:
             rules = [
                 RuleReport(**armed.rule.model_dump(), happened=armed.happened)
@@ -286,8 +288,8 @@ class Faults:
             return Report(seed=self._seed, rules=rules, happened=list(self._events))
 
     def replace(self, plan: Plan) -> None:
-        """Put a plan in place of the present one; what runs already is an opportunity for it, of
-        age zero."""
+        """Replace the current plan. Running targets are opportunities for the new plan, with age
+        zero."""
         self.end()
         with self._lock:
             self._seed = plan.seed
@@ -296,8 +298,8 @@ class Faults:
             self._arm(exposure)
 
     def end(self) -> None:
-        """End the plan: what was to happen does not, hung containers go on, slow ones are quick
-        again."""
+        """End the plan: cancel its scheduled faults, resume hung containers, and restore the speed
+        of slow ones."""
         for exposure in self._exposures:
             for timer in exposure.timers:
                 timer.cancel()
@@ -309,7 +311,7 @@ class Faults:
             self._events.clear()
 
     def strikes(self, kind: Kind, subject: Subject) -> Rule | None:
-        """The rule that strikes this opportunity, if one does; it is counted as happened."""
+        """The rule that strikes this opportunity, if any; the strike counts as happened."""
         struck = self._strike(kind, subject)
         return struck[0] if struck else None
 
@@ -325,8 +327,8 @@ class Faults:
         return None
 
     def refuse(self, subject: Subject) -> None:
-        """Before a call is carried out. Raises ServiceError where a rule says that the service
-        refuses it."""
+        """Check a call before it is carried out. Raises ServiceError if a rule makes the service
+        refuse it."""
         if not self._rules:
             return
         if self.strikes("throttle", subject):
@@ -355,15 +357,15 @@ class Faults:
         actions: Mapping[ContainerKind, Action],
         relieve: Callable[[], None] = lambda: None,
     ) -> Exposure:
-        """Something has begun that may be struck later, in the ways of `actions`; `relieve` undoes
-        those that last."""
+        """Expose a new target to later faults, which `actions` carry out; `relieve` ends lasting
+        faults."""
         exposure = Exposure(self, subject, actions, relieve)
         self._exposures.add(exposure)
         self._arm(exposure)
         return exposure
 
     def withdraw(self, exposure: Exposure) -> None:
-        """What was exposed has ended; strikes that waited for it may hit another."""
+        """Remove a target that has ended; its scheduled strikes may then hit another."""
         self._exposures.discard(exposure)
         for timer, armed in exposure.timers.items():
             timer.cancel()
@@ -371,8 +373,8 @@ class Faults:
         exposure.timers.clear()
 
     def strike_now(self, strike: Strike) -> list[str]:
-        """Carry one fault out on everything that runs and is selected; the names of what was
-        struck."""
+        """Carry out one fault on every running target that it selects; returns the names of the
+        targets."""
         struck = []
         for exposure in sorted(self._exposures, key=lambda exposure: exposure.subject.where):
             action = exposure.actions.get(strike.kind)
@@ -389,7 +391,7 @@ class Faults:
         return struck
 
     def _arm(self, exposure: Exposure) -> None:
-        """Draw now what befalls it, and when."""
+        """Draw the target's faults and their times now."""
         for armed in self._rules:
             for kind in exposure.actions:
                 with self._lock:
@@ -418,21 +420,20 @@ class Faults:
         exposure.timers[timer] = armed
 
     def _draw(self, armed: _Armed, kind: Kind, subject: Subject) -> random.Random | None:
-        """Fate's answer to one rule and one opportunity: None, or a source of what else there is to
-        draw."""
+        """The draw for one rule and one opportunity: None, or a random generator for the fault's
+        further draws."""
         rule = armed.rule
         if rule.kind != kind or not subject.selected_by(rule) or not armed.left():
             return None
         time_before = armed.seen[subject.where]
         armed.seen[subject.where] += 1
-        # To be repeated.
+        # The seed makes the draw reproducible.
         fate = random.Random(f"{self._seed}/{armed.number}/{subject.where}/{time_before}")  # noqa: S311
         return fate if fate.random() < rule.probability else None
 
 
 class ContainerFaults:
-    """What can befall one container. `delay_seconds` is how much later each of its invocations gets
-    to it."""
+    """The faults of one container. `delay_seconds` is the delay of each of its invocations."""
 
     def __init__(
         self, faults: Faults, subject: Subject, container: Container, *, serves: bool
@@ -452,7 +453,7 @@ class ContainerFaults:
         )
 
     def withdraw(self) -> None:
-        """The container has ended."""
+        """End the faults of a container that has ended."""
         self._exposure.withdraw()
         if self._waking is not None:
             self._waking.cancel()

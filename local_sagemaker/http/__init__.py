@@ -1,1 +1,2 @@
-"""The front: one port, the wire formats of both services, and what their requests may hold."""
+"""The HTTP front: one port, the wire formats of both services, and the supported members of
+requests."""

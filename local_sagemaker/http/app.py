@@ -68,9 +68,9 @@ class Emulator:
         self._sending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take up what the state folder holds."""
-        # Downloads of a job hold a thread for long; log lines and the models of endpoints must not
-        # wait for them.
+        """Load the state folder and continue its work."""
+        # A job's downloads occupy a thread for long; log lines and endpoints' models must not wait
+        # for them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         await asyncio.to_thread(self.cloud.connect)
         self.training.start()
@@ -117,9 +117,9 @@ class Emulator:
             return _respond(protocol.encode_error(error))
         except ClientDisconnect:
             return Response(status_code=400)
-        except Exception as error:  # noqa: BLE001 - a service answers its own faults too
-            # What a service does with its own faults: a 500 that clients retry. The trace is for
-            # whoever runs it.
+        except Exception as error:  # noqa: BLE001 - a service answers its own errors too
+            # A service answers its own errors with a 500, which clients retry. The trace is for the
+            # emulator's operator.
             _log.exception("%s", operation)
             fault = ServiceError(
                 "InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500
@@ -161,8 +161,8 @@ class Emulator:
         perform: Operation,
         params: dict[str, Any],
     ) -> Response:
-        """Carry a call out, unless a fault is planned for it, and answer it, unless the answer is
-        to be lost."""
+        """Carry out a call and answer it. A planned fault may refuse the call or lose the
+        answer."""
         subject = Subject.of_call(operation, params)
         self.cloud.faults.refuse(subject)
         result = await perform(params)
@@ -195,11 +195,11 @@ class Emulator:
             )
         except ServiceError as error:
             if error.code == "ValidationException":
-                error.code = "ValidationError"  # the name it has in this service
+                error.code = "ValidationError"  # the runtime service's name for it
             return _respond(self.runtime.encode_error(error))
         except ClientDisconnect:
             return Response(status_code=400)
-        except Exception as error:  # noqa: BLE001 - a service answers its own faults too
+        except Exception as error:  # noqa: BLE001 - a service answers its own errors too
             _log.exception("%s", operation)
             fault = ServiceError(
                 "InternalFailure", f"local_sagemaker: {type(error).__name__}: {error}", 500
@@ -215,7 +215,7 @@ class Emulator:
         return _respond(self.runtime.encode_error(error))
 
     async def health(self, _: Request) -> Response:
-        """`GET /_local/health`: 200 as soon as requests are taken."""
+        """`GET /_local/health`: 200 as soon as the emulator accepts requests."""
         return JSONResponse(
             {
                 "status": "ok",
@@ -225,7 +225,7 @@ class Emulator:
         )
 
     async def reset(self, _: Request) -> Response:
-        """`POST /_local/reset`: every container is killed and everything is forgotten."""
+        """`POST /_local/reset`: kill every container and forget everything."""
         await self._end_containers()
         for quota in self.cloud.quotas.values():
             quota.clear()
@@ -235,11 +235,11 @@ class Emulator:
         return JSONResponse({"status": "reset"})
 
     async def bill(self, _: Request) -> Response:
-        """`GET /_local/bill`: what AWS would bill up to now."""
+        """`GET /_local/bill`: AWS's bill up to now."""
         return JSONResponse(self.cloud.meter.bill().model_dump(mode="json"))
 
     async def faults(self, request: Request) -> Response:
-        """`/_local/faults`: PUT a plan, GET what came of it, DELETE it; each answers with the
+        """`/_local/faults`: PUT a plan, GET its report, DELETE it; each call answers with the
         report."""
         if request.method == "PUT":
             plan = await _parsed(request, Plan)
@@ -252,7 +252,7 @@ class Emulator:
         return report
 
     async def fault_now(self, request: Request) -> Response:
-        """`POST /_local/faults/now`: one fault at once; 404 when nothing that runs is selected."""
+        """`POST /_local/faults/now`: one fault at once; 404 when it selects nothing that runs."""
         strike = await _parsed(request, Strike)
         if isinstance(strike, Response):
             return strike
@@ -276,7 +276,7 @@ _Parsed = TypeVar("_Parsed", bound=BaseModel)
 
 
 async def _parsed(request: Request, model: type[_Parsed]) -> _Parsed | Response:
-    """The body of a control call, or a 400 that names each field that is wrong."""
+    """The body of a control call, or a 400 that names each wrong field."""
     try:
         return model.model_validate_json(await _body(request, _FAULTS_BODY_LIMIT_BYTES))
     except ValidationError as error:

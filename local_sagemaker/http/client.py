@@ -1,9 +1,9 @@
 """A small HTTP/1.1 client for containers on this machine: one pool of kept connections per
 container, httptools as parser.
 
-It is on the path of every invocation, so it does no more than that path needs: no redirects, no
-cookies, no compression. It sends a request once: a container may have begun its work with the first
-byte, so nothing is sent again that was written before.
+Every invocation uses it, so it does only what an invocation needs: no redirects, no cookies, no
+compression. It sends each request only once, because a container may begin its work with the first
+byte.
 """
 
 import asyncio
@@ -18,15 +18,16 @@ import httptools
 from local_sagemaker.errors import LocalSageMakerError
 
 RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
-"""A batch transform's payload is at most 100 MB; an answer far beyond that is a fault of the
+"""A batch transform's payload is at most 100 MB; a much larger answer is an error of the
 container."""
 _LONGEST_IDLE_SECONDS = 1.0
-"""A kept connection is used again within this time: common servers close theirs after 2 seconds
-(gunicorn) or 5 (uvicorn)."""
+"""A kept connection is reused only within this time, because common servers close theirs after 2
+seconds (gunicorn) or 5 (uvicorn)."""
 
 
 def header_text(value: bytes) -> str:
-    """A header's value as text: UTF-8, as botocore sends it, or ISO-8859-1 where it is no UTF-8."""
+    """A header's value as text: UTF-8, as botocore sends it, or ISO-8859-1 where it is not valid
+    UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -34,7 +35,7 @@ def header_text(value: bytes) -> str:
 
 
 class ContainerUnreachableError(LocalSageMakerError):
-    """The container did not accept a connection, or closed it without a whole answer."""
+    """The container did not accept a connection, or closed it without a complete answer."""
 
 
 class ContainerNotListeningError(ContainerUnreachableError):
@@ -67,15 +68,15 @@ class _Connection(asyncio.Protocol):
         return not self._closed
 
     def keep(self) -> None:
-        """An answer is complete; the connection waits for the next request."""
+        """Keep the connection for the next request after a complete answer."""
         self._kept_since = time.monotonic()
 
     @property
     def reusable(self) -> bool:
-        """Whether a kept connection can take a request: it was used a moment ago, and its other end
+        """Whether a kept connection can take a request: it was used a moment ago, and the container
         has not closed it.
 
-        What the event loop has not read yet (the other end's closing) makes the socket readable.
+        The container's close makes the socket readable before the event loop reads it.
         """
         if (
             self._closed
@@ -166,7 +167,7 @@ class HttpClient:
         """One request, sent once. Raises ContainerUnreachableError, or TimeoutError after `within`
         seconds.
 
-        It is ContainerNotListeningError only where nothing of the request was sent.
+        The error is ContainerNotListeningError only if no part of the request was sent.
         """
         lines = [
             f"{method} {path} HTTP/1.1",

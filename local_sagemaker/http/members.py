@@ -1,9 +1,9 @@
-"""What requests may hold: which members of each structure are honoured, and which are taken without
-effect.
+"""The supported members of requests: for each structure, the members that are honoured and those
+that are accepted without effect.
 
-Every structure of an emulated request stands in `STRUCTURES`, so what a newer service model adds is
-refused until it stands here. A member that is refused may still be there when it asks for nothing:
-clients send `{"EnableInfraCheck": false}` and the like whatever they want. `python -m
+`STRUCTURES` lists every structure of an emulated request. Members that a newer service model adds
+are refused until they are listed. A request may still contain a refused member whose value asks for
+nothing, because clients always send `{"EnableInfraCheck": false}` and the like. `python -m
 local_sagemaker --operations` prints the tables of docs/local-cloud.md from this module.
 """
 
@@ -20,8 +20,8 @@ from local_sagemaker.http.protocol import Protocol
 class Structure:
     """The members of one structure of the service model.
 
-    `honoured` ones do here what they do on AWS; those `without_effect` are taken and shown again.
-    Of the members in `values` only these values are honoured.
+    Members that are `honoured` work as on AWS. Those `without_effect` are accepted and described
+    again. For a member in `values`, only these values are honoured.
     """
 
     honoured: frozenset[str]
@@ -192,16 +192,15 @@ _SWITCHED_OFF = {
     "ProfilerConfig": ("DisableProfiler", True),
     "DataCaptureConfig": ("EnableCapture", False),
 }
-"""Structures that ask for nothing when this member has this value, whatever else they hold; without
-it they ask for something."""
+"""Structures that ask for nothing when this member has this value, regardless of the other members.
+Otherwise they ask for something."""
 _PLACES = {"DebugHookConfig": {"S3OutputPath", "LocalPath"}}
-"""Structures that only name a place for output: without a collection or a parameter they ask for
-nothing to be put there."""
+"""Structures whose listed members only name a place for output. Without further members they do not
+ask for any output."""
 
 
 def asks_for_nothing(member: str, value: Any) -> bool:
-    """Whether a member that is not emulated has a value that leaves everything as it is without
-    it."""
+    """Whether a member that is not emulated has a value with the same effect as no member."""
     if value in (None, [], {}, "", False):
         return True
     if not isinstance(value, dict):
@@ -214,8 +213,8 @@ def asks_for_nothing(member: str, value: Any) -> bool:
 
 
 def refuse_what_is_not_emulated(protocol: Protocol, operation: str, params: dict[str, Any]) -> None:
-    """Refuse each member of a request, at any depth, that asks for what is not emulated. Raises
-    ValidationException."""
+    """Refuse each member of a request, at any depth, that asks for a feature that is not emulated.
+    Raises ValidationException."""
     _refuse(protocol.model.operation_model(operation).input_shape, params, operation)
 
 
@@ -241,8 +240,8 @@ _WIDTH = 100  # of the page's lines
 
 
 def tables() -> str:
-    """The tables of docs/local-cloud.md: for each request and its structures, what is refused and
-    what is without effect."""
+    """The tables of docs/local-cloud.md: for each request and its structures, the refused members
+    and those without effect."""
     lines = ["| request | refused | without effect |", "|---|---|---|"]
     whole = []
     for service in ("sagemaker", "sagemaker-runtime", "application-autoscaling"):

@@ -1,8 +1,8 @@
-"""Who may call: programs that name this address, and no page of another site in a browser on this
-machine.
+"""Access control: programs that name this address may call; pages of other sites in a browser on
+this machine may not.
 
-A browser sends a page's requests to loopback too, with the name that the page's server has (DNS
-rebinding) or with the page's `Origin`. AWS's clients name the address they were given and send no
+A browser also sends a page's requests to loopback, with the name of the page's server (DNS
+rebinding) or with the page's `Origin`. AWS's clients name their configured address and send no
 `Origin`.
 """
 
@@ -14,18 +14,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _OWN_SITE = ("same-origin", "none")
-"""What a browser says in `Sec-Fetch-Site` of a request that no other site made; `same-site` is
-another port of this machine."""
+"""A browser's `Sec-Fetch-Site` for requests that no other site made; `same-site` means another port
+of this machine."""
 
 
 class KnownCallersOnly:
-    """ASGI middleware that answers 403 to a foreign `Host` or `Origin` and to whatever a browser
-    marks as another site's.
+    """ASGI middleware that answers 403 to a foreign `Host` or `Origin`, and to requests that a
+    browser marks as another site's.
 
-    A host's port makes no difference: a tunnel or a proxy on this machine has one of its own, and a
-    page never chooses its `Host`. `allowed_hosts` are further names it is called by, `NAME` for any
-    port or `NAME:PORT`. Below `/_local/` no request may have an `Origin` at all, since no page has
-    business there.
+    A host's port does not matter, because a tunnel or proxy on this machine has its own port and a
+    page never chooses its `Host`. `allowed_hosts` are further names of this address: `NAME` for any
+    port, or `NAME:PORT`. Below `/_local/` no request may have an `Origin`, because no page needs
+    these calls.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = ()) -> None:

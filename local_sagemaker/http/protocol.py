@@ -1,9 +1,9 @@
 """Decoding, validating and encoding of the two services' wire formats.
 
-moto.core's parsers and serializers do the wire format and botocore's own service models say what is
-valid: `sagemaker` speaks JSON 1.1 with `X-Amz-Target`, `sagemaker-runtime` speaks rest-json.
-botocore's validator knows required members, types and minima; `constraint_violations` adds enums,
-patterns and maxima, which it leaves to the service.
+moto.core's parsers and serializers implement the wire format; botocore's service models define
+valid requests. `sagemaker` uses JSON 1.1 with `X-Amz-Target`; `sagemaker-runtime` uses rest-json.
+botocore's validator checks required members, types and minima. `constraint_violations` adds enums,
+patterns and maxima, which botocore leaves to the service.
 """
 
 import json
@@ -56,8 +56,8 @@ class Protocol:
         headers: Iterable[tuple[bytes, bytes]],
         url_params: Mapping[str, str],
     ) -> dict[str, Any]:
-        """The request as the members of the operation's input shape; ValidationException where the
-        model refuses it."""
+        """The request as the members of the operation's input shape. Raises ValidationException
+        where the model refuses it."""
         model = self.model.operation_model(operation)
         request: Any = {
             "body": body,
@@ -91,19 +91,20 @@ class Protocol:
         return params
 
     def encode(self, operation: str, result: dict[str, Any]) -> WireResponse:
-        """The answer of an operation that succeeded."""
+        """The answer of a successful operation."""
         serialized = self._serializer(self.model.operation_model(operation)).serialize(result)
         body = serialized["body"]
         headers = dict(serialized["headers"])
         if "ContentType" in result:
-            # The serializer puts application/json over the modelled Content-Type of InvokeEndpoint.
+            # The serializer replaces the modelled Content-Type of InvokeEndpoint by
+            # application/json.
             headers["Content-Type"] = result["ContentType"]
         return _with_request_id(
             serialized["status_code"], headers, body.encode() if isinstance(body, str) else body
         )
 
     def encode_error(self, error: ServiceError) -> WireResponse:
-        """The answer of an operation that failed, with the status of the model where it names the
+        """The answer of a failed operation, with the model's status if the model names the
         error."""
         status = error.status
         for shape in self.model.error_shapes:
@@ -125,25 +126,26 @@ class Protocol:
 
 
 def _with_request_id(status: int, headers: dict[str, str], body: bytes) -> WireResponse:
-    # Starlette writes headers as ISO-8859-1: the bytes that go out are UTF-8, as they came in.
+    # Starlette writes headers as ISO-8859-1. Convert them so that the sent bytes are UTF-8, like
+    # the received ones.
     sent = {name: str(value).encode().decode("latin-1") for name, value in headers.items()}
     return WireResponse(status, {**sent, "x-amzn-RequestId": str(uuid.uuid4())}, body)
 
 
 def _aware_timestamp(value: Any) -> float:
-    """Times are kept as seconds since 1970 everywhere, as JSON can hold them."""
+    """The emulator keeps all times as seconds since 1970, which JSON can hold."""
     moment: datetime = parse_timestamp(value)
     return moment.timestamp()
 
 
 _JAVA_ONLY = {r"\p{Print}": r"\x20-\x7E", r"\p{Alnum}": "a-zA-Z0-9", r"\z": r"\Z"}
-"""What the models' patterns, which are Java's, mean otherwise or not at all here: Java's POSIX
-classes are ASCII."""
+"""Parts of the models' Java patterns that Python reads differently or not at all, with
+replacements; Java's POSIX classes are ASCII."""
 _patterns: dict[str, regex.Pattern[str] | None] = {}
 
 
 def _pattern(text: str) -> regex.Pattern[str] | None:
-    """The compiled pattern, or None for one that is no pattern (the models have two kinds)."""
+    """The compiled pattern, or None for an invalid one (the models have two kinds)."""
     if text not in _patterns:
         translated = text
         for java, python in _JAVA_ONLY.items():

@@ -1,5 +1,5 @@
-"""The HTTP server's protocol, with one thing that ASGI lacks: a connection that is closed without
-an answer."""
+"""The HTTP server's protocol, with a feature that ASGI lacks: to close a connection without an
+answer."""
 
 import asyncio
 
@@ -14,13 +14,14 @@ class AbandoningProtocol(HttpToolsProtocol):
     """uvicorn's protocol; its requests can be abandoned."""
 
     def on_message_begin(self) -> None:
-        """A request begins: its scope gets the means to abort the connection."""
+        """Add a function to the new request's scope that aborts the connection."""
         super().on_message_begin()
         self.scope["extensions"] = {_EXTENSION: {"abort": self.transport.abort}}
 
 
 async def abandon(request: Request) -> Response:
-    """Close the request's connection at once, as a network does; what is returned goes nowhere."""
+    """Close the request's connection at once, like a network failure; the returned answer is never
+    sent."""
     request.scope["extensions"][_EXTENSION]["abort"]()
-    await asyncio.sleep(0.01)  # until the server knows that nobody listens
+    await asyncio.sleep(0.01)  # until the server notices the closed connection
     return Response(status_code=503)

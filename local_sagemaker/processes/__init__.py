@@ -1,1 +1,1 @@
-"""Containers as processes of this machine."""
+"""Containers as processes on this machine."""

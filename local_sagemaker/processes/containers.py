@@ -1,4 +1,4 @@
-"""Containers as processes: each in a session of its own, its output read line by line."""
+"""Containers as processes, each in its own session, with its output read line by line."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ from local_sagemaker.processes import watcher
 from local_sagemaker.processes.launch import ContainerImages, Launch, Program
 
 _LONGEST_LINE_BYTES = 200_000
-"""CloudWatch Logs takes events of up to 256 KB; longer lines are cut into several."""
+"""CloudWatch Logs accepts events of up to 256 KB; longer lines become several events."""
 _CONTAINER_VARIABLE = "LOCAL_SAGEMAKER_CONTAINER"
 
 
 class Container:
-    """One running container: a process in a session of its own, its output read line by line."""
+    """One running container: a process in its own session, with its output read line by line."""
 
     def __init__(
         self,
@@ -44,19 +44,19 @@ class Container:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; 128 + the signal's number when a signal ended it, as a container
-        runtime has it."""
+        """None while it runs; 128 + the signal's number when a signal ended it, as in a container
+        runtime."""
         code = self._process.returncode
         return 128 - code if code is not None and code < 0 else code
 
     async def wait(self) -> int:
-        """Wait for the end of the entry point; whatever it left running is killed. The exit
-        code."""
+        """Wait for the end of the entry point, and kill all processes that it left. Returns the
+        exit code."""
         await self._process.wait()
         self._signal(signal.SIGKILL)
         done, _ = await asyncio.wait({self._output}, timeout=0.1)
         if not done:
-            # A descendant in another process group still holds the output.
+            # A descendant in another process group still holds the output open.
             await asyncio.to_thread(watcher.kill_processes_with, _CONTAINER_VARIABLE, self._token)
             await asyncio.wait({self._output}, timeout=5)
         code = self.exit_code
@@ -68,7 +68,7 @@ class Container:
         return code
 
     async def stop(self, grace_seconds: float) -> int:
-        """SIGTERM, and SIGKILL after `grace_seconds`; the exit code."""
+        """Send SIGTERM, and SIGKILL after `grace_seconds`; returns the exit code."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
@@ -78,16 +78,17 @@ class Container:
         return await self.wait()
 
     def kill(self) -> bool:
-        """SIGKILL at once, as the kernel does it when memory runs out; False when it had ended
-        already."""
+        """Send SIGKILL at once, like the kernel when memory runs out. Returns False if the
+        container had ended."""
         return self._signal_if_running(signal.SIGKILL)
 
     def pause(self) -> bool:
-        """SIGSTOP: it keeps its connections and does nothing; False when it had ended already."""
+        """Send SIGSTOP: the container keeps its connections and does nothing. Returns False if it
+        had ended."""
         return self._signal_if_running(signal.SIGSTOP)
 
     def resume(self) -> bool:
-        """SIGCONT: it goes on, if it was paused; False when it had ended already."""
+        """Send SIGCONT: a paused container continues. Returns False if it had ended."""
         return self._signal_if_running(signal.SIGCONT)
 
     def _signal_if_running(self, number: signal.Signals) -> bool:
@@ -104,7 +105,7 @@ class Container:
 
 
 class ContainerRuntime:
-    """Starts containers and sees to it that none outlives the emulator."""
+    """Starts containers and ensures that none outlives the emulator."""
 
     def __init__(self, images: ContainerImages, state: Path) -> None:
         self.images = images
@@ -125,8 +126,8 @@ class ContainerRuntime:
         environment: dict[str, str],
         on_line: Callable[[str], None],
     ) -> Container:
-        """Start a container with just `environment` and what every container gets; `base` is its
-        `/opt/ml`.
+        """Start a container with only `environment` and the variables of every container; `base` is
+        its `/opt/ml`.
 
         Raises ImagesError or OSError when it cannot be started.
         """
@@ -162,11 +163,11 @@ class ContainerRuntime:
         )
 
     def close(self) -> None:
-        """Kill whatever container still runs and end the watcher."""
+        """Kill all running containers and end the watcher."""
         watcher.kill_processes_with(watcher.PROCESS_VARIABLE, self._token)
         if self._watcher.stdin is not None:
             self._watcher.stdin.close()
-        self._watcher.wait()  # which removes what containers left
+        self._watcher.wait()  # it removes the containers' leftovers
 
 
 async def _read_lines(descriptor: int, on_line: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Folders in the place of images: an image's name picks a folder, whose `train` or `serve` runs."""
+"""Folders instead of images: an image's name selects a folder, whose `train` or `serve` runs."""
 
 import contextlib
 import os
@@ -32,8 +32,8 @@ class Folders:
     def program(
         self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
     ) -> Program:
-        """`train` or `serve` in the folder of an image, or `entry`, an entry point of the
-        request's. Raises ImageNotFoundError."""
+        """`train` or `serve` in the folder of an image, or `entry`, the request's entry point.
+        Raises ImageNotFoundError."""
         folder = self._folder(image)
         if entry is not None:
             return Program(str(folder), (*entry, *arguments))
@@ -61,12 +61,12 @@ class Folders:
         program: Program,
         base: Path,
         environment: Mapping[str, str],
-        token: str,  # noqa: ARG002 - a process leaves nothing that had a name
+        token: str,  # noqa: ARG002 - a process leaves nothing to remove
     ) -> Launch:
-        """A process of this machine, with this Python first in its PATH.
+        """A process on this machine, with this Python first in its PATH.
 
-        A Dockerfile's ENV is not read. PYTHONUNBUFFERED, which nearly each of them sets, is
-        therefore set for all.
+        The emulator does not read a Dockerfile's ENV. It therefore sets PYTHONUNBUFFERED, as nearly
+        every Dockerfile does.
         """
         kept = {
             name: os.environ[name]
@@ -87,21 +87,21 @@ class Folders:
             },
         )
 
-    def path_inside(self, base: Path, path: Path) -> str:  # noqa: ARG002 - true of any base
-        """What a container calls a file of its base: the same as everyone."""
+    def path_inside(self, base: Path, path: Path) -> str:  # noqa: ARG002 - the same for any base
+        """The container's path of a file of its base, which equals the host's."""
         return str(path)
 
     def remove(self, token: str) -> None:
-        """Nothing is left of a process."""
+        """Do nothing, because a process leaves nothing."""
 
 
 def own_opt_ml(state: Path, containers: Path) -> list[str]:
-    """The beginning of a command line that puts a folder, its next argument, at `/opt/ml` for the
-    rest of it.
+    """The beginning of a command line that mounts its next argument, a folder, at `/opt/ml` for the
+    rest of the command.
 
-    A mount namespace of its own lets a container see its own folder there; nobody else sees it. It
-    takes root, or user namespaces and a folder `/opt/ml`. Empty where this machine allows neither:
-    programs then find their folder through SAGEMAKER_BASE_DIR alone.
+    In a separate mount namespace, only the container sees its folder there. That requires root, or
+    user namespaces and a folder `/opt/ml`. The result is empty where this machine allows neither;
+    programs then find their folder only through SAGEMAKER_BASE_DIR.
     """
     tools = {name: shutil.which(name) for name in ("unshare", "mount", "sh")}
     if None in tools.values() or any(path.is_relative_to(OPT_ML) for path in (state, containers)):

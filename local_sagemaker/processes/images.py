@@ -1,7 +1,7 @@
-"""Containers from images, which docker or buildah keeps on this machine.
+"""Containers from images that docker or buildah stores on this machine.
 
-Both share this machine's network, so what listens on its loopback interface is reached from a
-container as from a process. Images are never pulled: what runs is what was built or loaded here.
+Containers of both share this machine's network. They reach servers on its loopback interface like
+any process. Images are never pulled: only images built or loaded on this machine run.
 """
 
 import hashlib
@@ -25,32 +25,32 @@ from local_sagemaker.processes.launch import (
 )
 
 _SECONDS = 300.0
-"""For one command. buildah's driver vfs copies a whole image for each container."""
+"""Time limit of one command; buildah's driver vfs copies a whole image for each container."""
 _OF_FILES = {
     "AWS_CA_BUNDLE",
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 }
-"""Variables of AWS's SDKs that name files of this machine, which no image has."""
+"""Variables of AWS's SDKs that name files of this machine; images do not have these files."""
 _CURE = (
     "start docker's daemon, or install buildah and run as root (Debian and Ubuntu: apt install "
     "buildah)"
 )
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""docker's, for an image that sets none."""
+"""docker's default PATH, for an image that sets none."""
 _ENTER = """\
 mount=$1 root=$2 work=$3 user=$4 group=$5 base=$6; shift 6
 for folder in proc sys dev; do "$mount" --rbind "/$folder" "$root/$folder" || exit 125; done
 "$mount" --bind "$base" "$root/opt/ml" || exit 125
 exec "$0" --root="$root" --wd="$work" --setgid="$group" --setuid="$user" -- "$@"
 """
-"""Runs in a mount namespace of its own, so its mounts end with the container."""
+"""Runs in a separate mount namespace, so that its mounts end with the container."""
 
 
 def engine() -> str:
-    """`docker` where its daemon answers, else `buildah`. Raises ImagesError where neither is
-    there."""
+    """`docker` where its daemon answers, otherwise `buildah`. Raises ImagesError where neither is
+    available."""
     if shutil.which("docker") and _run("docker", "version", check=False).returncode == 0:
         return "docker"
     if shutil.which("buildah"):
@@ -66,9 +66,9 @@ def images_here(state: Path) -> ContainerImages:
 
 
 class BuildahImages:
-    """Images that buildah keeps. A container is a root folder of its own, entered by chroot.
+    """Images that buildah stores. A container is a separate root folder, entered by chroot.
 
-    `buildah run` is not used: it ends a container with SIGKILL when it is sent SIGTERM.
+    `buildah run` is not used, because on SIGTERM it ends a container with SIGKILL.
     """
 
     def __init__(self, state: Path) -> None:
@@ -138,8 +138,8 @@ class BuildahImages:
 
 
 class DockerImages:
-    """Images that docker keeps. The command line is docker's client, which stays for as long as its
-    container and hands SIGTERM on."""
+    """Images that docker stores. The command line is docker's client, which runs as long as its
+    container and forwards SIGTERM."""
 
     def __init__(self, state: Path) -> None:
         self._docker = shutil.which("docker") or "docker"
@@ -167,8 +167,8 @@ class DockerImages:
     def launch(
         self, program: Program, base: Path, environment: Mapping[str, str], token: str
     ) -> Launch:
-        """See ContainerImages. Values of variables travel in the client's environment, for its
-        arguments are everyone's to read."""
+        """See ContainerImages. Values of variables pass through the client's environment, because
+        every user can read its arguments."""
         name = f"{self._name}-{token}"
         inside = _inside(environment)
         command = [
@@ -190,14 +190,15 @@ class DockerImages:
         return _below_opt_ml(base, path)
 
     def remove(self, token: str) -> None:
-        """See ContainerImages. `--rm` has removed all but a container whose client was killed."""
+        """See ContainerImages. `--rm` removes every container except one whose client was
+        killed."""
         _run("docker", "rm", "--force", f"{self._name}-{token}", check=False)
 
 
 def account(root: Path, user: str) -> tuple[int, int, str]:
-    """User id, group id and home of a USER as Dockerfiles write it: `name`, `1000`, `name:group`.
+    """User id, group id and home of a Dockerfile's USER: `name`, `1000`, `name:group`.
 
-    Names are those of the image below `root`. Raises ImagesError for one that it does not have.
+    Names are those of the image below `root`. Raises ImagesError for an unknown name.
     """
     name, _, group = user.partition(":")
     people = [row for row in _rows(root / "etc" / "passwd") if len(row) == 7]
@@ -222,7 +223,7 @@ def _rows(file: Path) -> list[list[str]]:
 
 
 def _own_folder(root: Path, name: str) -> None:
-    """Make a folder of an image, unless a link of the image's leads elsewhere. Raises
+    """Create a folder of an image, unless a link in the image leads elsewhere. Raises
     ImagesError."""
     folder = root / name
     if folder.resolve() != root.resolve() / name:
@@ -231,8 +232,8 @@ def _own_folder(root: Path, name: str) -> None:
 
 
 def _inside(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a container gets beside its image's own: AWS's settings of this process, `environment`,
-    and where `/opt/ml` lies."""
+    """A container's variables besides its image's: AWS's settings of this process, `environment`,
+    and the location of `/opt/ml`."""
     kept = {
         name: value
         for name, value in os.environ.items()

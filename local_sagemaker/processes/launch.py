@@ -1,4 +1,4 @@
-"""How a container is started, wherever its program comes from."""
+"""The interface that starts a container from any source of programs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ OPT_ML = Path("/opt/ml")
 
 
 class ImagesError(LocalSageMakerError):
-    """A container cannot run from an image here; the message tells why, and the cure."""
+    """A container cannot run from an image on this machine; the message gives the reason and the
+    cure."""
 
 
 class ImageNotFoundError(ImagesError):
-    """There is no such image here, or it has not the program that is asked for."""
+    """The image does not exist on this machine, or lacks the requested program."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What a container runs: where its image was found, and the command line in it."""
+    """A container's program: the location of its image, and the command line in it."""
 
     image: str
     command: tuple[str, ...]
@@ -29,7 +30,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Launch:
-    """A command line of this machine that becomes the container, or stands for it.
+    """A command line on this machine that becomes the container, or represents it.
 
     `signal` reaches a container whose processes are not in the command's process group. It knows
     SIGKILL, SIGSTOP and SIGCONT.
@@ -42,35 +43,35 @@ class Launch:
 
 
 class ContainerImages(Protocol):
-    """Where programs of images come from."""
+    """A source of images' programs."""
 
     @property
     def clean_up(self) -> tuple[str, ...]:
-        """A command line that removes what an emulator left behind; empty where nothing can be
-        left."""
+        """A command line that removes an emulator's leftovers; empty where there can be none."""
 
     def program(
         self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
     ) -> Program:
-        """What an image runs as `command`, `train` or `serve`, with further arguments.
+        """The program of an image for `command`, `train` or `serve`, with further arguments.
 
-        `entry` is an entry point that takes the place of the image's own, and of `command`. Raises
+        `entry` is an entry point that replaces the image's own and `command`. Raises
         ImageNotFoundError.
         """
 
     def launch(
         self, program: Program, base: Path, environment: Mapping[str, str], token: str
     ) -> Launch:
-        """Make what a container needs whose `/opt/ml` is `base`; it blocks.
+        """Prepare a container whose `/opt/ml` is `base`; the call blocks.
 
         `token` names the container in `remove`. Raises ImagesError.
         """
 
     def path_inside(self, base: Path, path: Path) -> str:
-        """What the container of `base` calls `path`, which lies below it."""
+        """The path of `path`, below `base`, inside the container of `base`."""
 
     def remove(self, token: str) -> None:
-        """Remove what `launch` made; the container has ended. It blocks."""
+        """Remove everything that `launch` created, after the container has ended; the call
+        blocks."""
 
 
 def last_component(image: str) -> str:

@@ -1,10 +1,10 @@
-"""Kills what an emulator left behind when it died without a word (SIGKILL).
+"""Kills the processes of an emulator that died abruptly (SIGKILL).
 
-Runs as a process of its own, `python watcher.py TOKEN [COMMAND …]`, in its own session. It waits
-for the end of its standard input, which comes when the emulator ends however that happens, and then
-kills every process whose environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all
-their descendants have it, also those that left the process group. At last it runs the command,
-which removes what containers from images leave behind.
+It runs as a separate process, `python watcher.py TOKEN [COMMAND …]`, in its own session. Its
+standard input ends when the emulator ends for any reason. It then kills every process whose
+environment holds `LOCAL_SAGEMAKER_PROCESS=TOKEN`. Containers and all their descendants have that
+variable, also those that left the process group. Last it runs the command, which removes the
+leftovers of containers from images.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ STATE_VARIABLE = "LOCAL_SAGEMAKER_STATE"
 
 
 def kill_processes_with(variable: str, value: str, but_not: str | None = None) -> int:
-    """Kill (SIGKILL) every process with this environment variable until none is left; the number
-    killed.
+    """Kill (SIGKILL) every process with this environment variable until none is left; returns the
+    number killed.
 
     Processes of the emulator `but_not` are spared.
     """
-    import psutil  # imported late: the watcher needs it only at its end
+    import psutil  # imported late, because the watcher needs it only at its end
 
     killed = 0
     for _ in range(100):
@@ -51,8 +51,7 @@ def kill_processes_with(variable: str, value: str, but_not: str | None = None) -
 
 
 def clean_up(command: Sequence[str]) -> None:
-    """Run a command that removes what containers left behind, if there is one; whether it succeeds
-    is not asked."""
+    """Run the command that removes containers' leftovers, if any; ignore its failure."""
     if command:
         subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
 

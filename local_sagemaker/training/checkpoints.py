@@ -1,7 +1,7 @@
 """Checkpoints: copied in from S3 before training, synced out while it runs.
 
-Source: docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html. As there, nothing is
-promised about the order in which files reach S3.
+Source: docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html. As on AWS, files may reach
+S3 in any order.
 """
 
 from concurrent.futures import Executor, wait
@@ -26,13 +26,14 @@ class CheckpointSync:
         self._known: dict[str, _Seen] = {}
 
     def copy_in(self) -> None:
-        """Bring what earlier jobs left under the prefix. Raises DataError or ClientError."""
+        """Download the checkpoints of earlier jobs under the prefix. Raises DataError or
+        ClientError."""
         download_all(self._s3, list_prefix(self._s3, self._prefix), self._folder, self._pool)
         self._known = self._scan()
 
     def sync_out(self) -> int:
-        """Upload what is new or changed since the last time, delete in S3 what this host deleted;
-        how many uploads did not succeed."""
+        """Upload new and changed files, and delete in S3 the files that this host deleted. Returns
+        the number of failed uploads."""
         now = self._scan()
         changed = [name for name, seen in now.items() if self._known.get(name) != seen]
         uploads = {self._pool.submit(self._upload, name): name for name in changed}
@@ -46,7 +47,7 @@ class CheckpointSync:
         return len(changed) - len(arrived)
 
     def _upload(self, name: str) -> bool:
-        """False when the file went away or S3 refused it; the next round tries again."""
+        """False when the file disappeared or S3 refused it; the next round tries again."""
         try:
             upload(self._s3, self._folder / name, self._prefix.child(name))
         except (FileNotFoundError, ClientError):

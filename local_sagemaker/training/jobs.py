@@ -1,13 +1,13 @@
 """Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob,
 UpdateTrainingJob.
 
-A job's containers run as processes, one per instance, and its status moves as AWS documents it
+A job's containers run as processes, one per instance. Its status changes as AWS documents
 (docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html): Starting,
-Downloading, Training, Uploading, then Completed, Failed, Stopped or MaxRuntimeExceeded; of managed
+Downloading, Training, Uploading, then Completed, Failed, Stopped or MaxRuntimeExceeded; for managed
 spot training also Interrupted and MaxWaitTimeExceeded
-(…/dg/model-managed-spot-training-status.html). A job that was in progress when the emulator's
-process ended is Failed with an InternalServerError at the next start; it is not re-adopted, because
-its containers died with the emulator.
+(…/dg/model-managed-spot-training-status.html). If the emulator ends during a job, the next start
+marks the job Failed with an InternalServerError. It does not resume the job, because the job's
+containers died with the emulator.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class TrainingJobs:
-    """All training jobs of the account, and the tasks that run those in progress."""
+    """All training jobs of the account, and the tasks of the running ones."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -57,8 +57,8 @@ class TrainingJobs:
         }
 
     def start(self) -> None:
-        """After a restart: jobs that were in progress are Failed, since their containers are gone;
-        warm pools wait on."""
+        """After a restart, mark jobs in progress Failed, because their containers are gone; warm
+        pools keep waiting."""
         self._pools.start()
         for name, job in self._cloud.store.all(KIND):
             if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
@@ -80,7 +80,7 @@ class TrainingJobs:
         self._pools.close()
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
-        """CreateTrainingJob: check the request, keep it, and start the job."""
+        """CreateTrainingJob: check the request, store it, and start the job."""
         self._rate.take()
         name = params["TrainingJobName"]
         arn = self._cloud.arn(KIND, name)
@@ -121,11 +121,12 @@ class TrainingJobs:
         return self._pools.described(self._job(params["TrainingJobName"]))
 
     async def update(self, params: dict[str, Any]) -> dict[str, Any]:
-        """UpdateTrainingJob: how long the job's warm pool is kept, 0 to end it now."""
+        """UpdateTrainingJob: set the duration of the job's warm pool; 0 ends it now."""
         name = params["TrainingJobName"]
         job = self._job(name)
         if "ResourceConfig" not in params:
-            # A ProfilerConfig that switches the profiler off finds it off: there is none.
+            # A ProfilerConfig can only switch the profiler off, which has no effect, because there
+            # is none.
             if "ProfilerConfig" in params:
                 return {"TrainingJobArn": job["TrainingJobArn"]}
             raise validation("UpdateTrainingJob needs ResourceConfig.KeepAlivePeriodInSeconds")
@@ -133,7 +134,7 @@ class TrainingJobs:
         return {"TrainingJobArn": job["TrainingJobArn"]}
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
-        """ListTrainingJobs, oldest first unless asked otherwise, as the API reference says."""
+        """ListTrainingJobs, by default oldest first, as the API reference says."""
         wanted = params.get("WarmPoolStatusEquals")
         jobs = (
             (name, self._pools.described(job))
@@ -174,7 +175,7 @@ class TrainingJobs:
         self._cloud.quota(SPOT_TRAINING).release(name)
 
     def _check_inputs(self, params: dict[str, Any]) -> None:
-        """AWS looks for the inputs before it takes the job, and says so in these words."""
+        """Refuse missing inputs before accepting the job, as AWS does, in AWS's words."""
         for channel in params.get("InputDataConfig", []):
             source = channel["DataSource"]["S3DataSource"]
             try:
@@ -202,7 +203,7 @@ class TrainingJobs:
                 )
 
     def _move(self, name: str, job: Document, secondary: str, message: str) -> None:
-        """Go to another secondary status."""
+        """Change to another secondary status."""
         now = time.time()
         transitions = job["SecondaryStatusTransitions"]
         if transitions:
@@ -222,7 +223,7 @@ class TrainingJobs:
     ) -> None:
         job["TrainingJobStatus"] = status
         if secondary == "MaxWaitTimeExceeded":
-            job.pop("ModelArtifacts", None)  # nothing was uploaded, and nothing will be
+            job.pop("ModelArtifacts", None)  # nothing will be uploaded
         now = time.time()
         if "TrainingStartTime" in job:
             job["TrainingEndTime"] = now
@@ -232,10 +233,11 @@ class TrainingJobs:
             job["BillableTimeInSeconds"] = max(1, round(billed))
         if reason is not None:
             job["FailureReason"] = reason[:1024]
-        # Instances are kept after a fault of the algorithm or the client, not after one of AWS's
-        # own.
+        # A warm pool keeps the instances after an error of the algorithm or the client, but not
+        # after AWS's own.
         self._pools.retain(name, job, healthy=not (reason or "").startswith("InternalServerError"))
-        # Before the end is told: whoever hears of it may have the instances.
+        # Release the instances before the job's end is visible, so that a client that sees the end
+        # can use them.
         self._release(name)
         messages = {
             "Completed": "Training job completed",
@@ -262,8 +264,9 @@ class TrainingJobs:
             self._finish(name, job, "Failed", str(failure))
         except (DataError, ClientError, BotoCoreError) as error:
             self._finish(name, job, "Failed", failure_reason(error))
-        except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
-            # A fault of the emulator must end the job, or its waiters would wait for ever.
+        except Exception as error:  # noqa: BLE001 - logged, and becomes the FailureReason
+            # An error of the emulator must end the job, because its clients would otherwise wait
+            # for ever.
             _log.exception("training job %s", name)
             self._finish(
                 name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}"

@@ -13,8 +13,7 @@ from local_sagemaker.account.storage import DataError
 
 FAILURE_LIMIT_CHARACTERS = 1024
 NETWORK_INTERFACE = "lo"
-"""All hosts are processes of one machine, so what listens on the loopback interface is what they
-share."""
+"""All hosts are processes on one machine, which share its loopback interface."""
 
 
 class TrainingHost:
@@ -37,12 +36,12 @@ class TrainingHost:
             folder.mkdir(parents=True, exist_ok=True)
 
     def channel(self, name: str) -> Path:
-        """Where a channel's files lie."""
+        """The folder of a channel's files."""
         return self.base / "input" / "data" / name
 
     def path_of(self, container_path: str) -> Path:
-        """Where a path of the container, `/opt/ml/…`, lies here. Raises DataError for a path
-        outside `/opt/ml`."""
+        """The local path of the container's path `/opt/ml/…`. Raises DataError for a path outside
+        `/opt/ml`."""
         path = PurePosixPath(container_path)
         if not path.is_relative_to("/opt/ml") or ".." in path.parts:
             raise DataError(
@@ -90,8 +89,7 @@ class TrainingHost:
             (self.base / "input" / "config" / file).write_text(json.dumps(content, indent=1))
 
     def failure(self) -> str | None:
-        """The first 1,024 characters of the failure file, or None when there is none or it is
-        empty."""
+        """The first 1,024 characters of the failure file, or None when it is missing or empty."""
         if not self._failure.is_file():
             return None
         with self._failure.open(encoding="utf-8", errors="replace") as file:
@@ -99,9 +97,9 @@ class TrainingHost:
 
 
 def archive(folders: list[Path], target: Path) -> bool:
-    """Write the contents of all folders to one tar.gz, `target`; False when they hold nothing.
+    """Write the contents of all folders to one tar.gz, `target`; returns False when they are empty.
 
-    Where two hosts wrote the same path, the first host's is kept.
+    If two hosts wrote the same path, the archive contains the first host's file.
     """
     seen: set[str] = set()
     with tarfile.open(target, mode="w:gz", compresslevel=1) as tar:

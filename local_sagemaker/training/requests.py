@@ -1,4 +1,4 @@
-"""What a request for a training job may say, and what its description holds."""
+"""Checks requests for training jobs, and builds the jobs' descriptions."""
 
 import time
 from typing import Any
@@ -13,8 +13,7 @@ _DEFAULT_RUNTIME_SECONDS = 24 * 3600
 
 
 def with_defaults(params: dict[str, Any]) -> Document:
-    """A job's description from its request, with what AWS's answers hold where the request is
-    silent.
+    """A job's description from its request, with AWS's defaults for missing members.
 
     The defaults are those of recorded answers of DescribeTrainingJob; SDK 2 cannot attach to a job
     without them.
@@ -52,7 +51,7 @@ def _channel_with_defaults(channel: Document) -> Document:
 
 
 def check_request(params: dict[str, Any]) -> None:
-    """What the service model does not say. Raises ValidationException."""
+    """Check the rules that the service model lacks. Raises ValidationException."""
     algorithm, resources = params["AlgorithmSpecification"], params.get("ResourceConfig", {})
     if not algorithm.get("TrainingImage"):
         raise validation("AlgorithmSpecification.TrainingImage is required")
@@ -93,7 +92,7 @@ def check_request(params: dict[str, Any]) -> None:
 
 
 def output_of(job: Document) -> S3Location:
-    """Where a job's outputs lie: `{S3OutputPath}/{TrainingJobName}/output`."""
+    """The location of a job's outputs: `{S3OutputPath}/{TrainingJobName}/output`."""
     return (
         S3Location.parse(job["OutputDataConfig"]["S3OutputPath"])
         .child(job["TrainingJobName"])
@@ -107,8 +106,8 @@ def is_archived(job: Document) -> bool:
 
 
 def artifacts_of(job: Document) -> S3Location:
-    """Where a job's model lies, or will: the model requires it in every answer, of unfinished jobs
-    too."""
+    """The present or future location of a job's model. The service model requires it in every
+    answer, also for unfinished jobs."""
     return output_of(job).child("model.tar.gz" if is_archived(job) else "model/")
 
 
@@ -118,7 +117,7 @@ def usage_of(job: Document) -> str:
 
 
 def seconds_trained(job: Document) -> float:
-    """Seconds on training instances: the sum of a job's attempts, of which all but a managed spot
-    job have one."""
+    """Seconds on training instances, summed over a job's attempts. Only a managed spot job has more
+    than one."""
     attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
     return sum((time.time() if ended is None else ended) - begun for begun, ended in attempts)

@@ -1,4 +1,4 @@
-"""One training job at work: its instances, its containers, its data in and out."""
+"""One running training job: its instances, its containers, its input and output."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ _log = logging.getLogger(__name__)
 KIND = "training-job"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 STOP_GRACE_SECONDS = 120
-"""Between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a training
-image is stopped)."""
+"""Seconds between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a
+training image is stopped)."""
 CHECKPOINT_SYNC_SECONDS = 1.0
 _LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
 _DEFAULT_RUNTIME_SECONDS = 24 * 3600
@@ -91,7 +91,7 @@ class TrainingRun:
         self._absent_seconds = 0.0
 
     async def run(self) -> str:
-        """The secondary status that the job ends with. Raises JobFailedError."""
+        """Run the job; returns its final secondary status. Raises JobFailedError."""
         while True:
             ended = await self._acquire()
             if ended is not None:
@@ -124,7 +124,7 @@ class TrainingRun:
             self._move("Starting", "Starting the training job")
 
     async def _acquire(self) -> str | None:
-        """Get the instances; the secondary status that the job ends with if it does not get them.
+        """Get the instances. Returns the job's final secondary status if it does not get them.
         Raises JobFailedError."""
         if self._job["Warm"]:
             return await self._wait(0.0)
@@ -137,8 +137,8 @@ class TrainingRun:
         return await self._wait(seconds)
 
     async def _wait(self, seconds: float) -> str | None:
-        """Let time pass without instances; the secondary status that the job ends with if it is
-        stopped or waits too long."""
+        """Wait without instances. Returns the job's final secondary status if it is stopped or
+        waits too long."""
         left = self._wait_seconds_left()
         if seconds <= 0 and left > 0 and not self._stop.is_set():
             return None
@@ -153,8 +153,8 @@ class TrainingRun:
         return "Stopped"
 
     def _wait_seconds_left(self) -> float:
-        """MaxWaitTimeInSeconds bounds a spot job's waiting and running together; other jobs wait as
-        long as they must."""
+        """MaxWaitTimeInSeconds limits a spot job's waiting and running together; other jobs wait
+        without limit."""
         if not self._spot:
             return math.inf
         limit: float = self._job["StoppingCondition"]["MaxWaitTimeInSeconds"]
@@ -162,7 +162,7 @@ class TrainingRun:
         return created + limit - time.time()
 
     async def _attempt(self) -> str:
-        """From fresh instances to the end of the training or to their interruption. Raises
+        """Run from fresh instances to the end of the training or to their interruption. Raises
         JobFailedError."""
         program = await asyncio.to_thread(self._program)
         self._move("Downloading", "Downloading input data")
@@ -178,7 +178,7 @@ class TrainingRun:
             await asyncio.to_thread(_sync_rest, syncs)
             raise
         if ended == "Interrupted":
-            return ended  # what had not reached S3 is lost with the instances
+            return ended  # data not yet in S3 are lost with the instances
         await asyncio.to_thread(_sync_rest, syncs)
         if ended != "MaxWaitTimeExceeded":
             self._move("Uploading", "Uploading generated training model")
@@ -189,8 +189,8 @@ class TrainingRun:
         self._jobs._move(self._name, self._job, secondary, message)
 
     def _program(self) -> Program:
-        """ContainerEntrypoint and ContainerArguments as AWS documents them; without an entry point,
-        `train`."""
+        """ContainerEntrypoint and ContainerArguments as AWS documents them; the default entry point
+        is `train`."""
         algorithm = self._job["AlgorithmSpecification"]
         try:
             return self._cloud.runtime.images.program(
@@ -275,10 +275,11 @@ class TrainingRun:
             for fault in faults:
                 fault.withdraw()
             ended.set()
-            # Whatever ended the training (a failed host, cancellation at the emulator's end): no
-            # container stays.
+            # Stop every container after any end of the training, such as a failed host or the
+            # emulator's end.
             await asyncio.gather(*(container.stop(0) for container in containers))
-            # The round of syncing that is under way ends first: it must not see the folders go.
+            # Let the current round of syncing end first, because the folders must not disappear
+            # during it.
             await asyncio.gather(syncing, *(log.close() for log in logs), return_exceptions=True)
 
     def _expose_to_interruption(self) -> Exposure | None:
@@ -303,8 +304,8 @@ class TrainingRun:
         return await self._cloud.runtime.start(program, host.base, environment, log.write)
 
     async def _watch(self, containers: list[Container]) -> str:
-        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the end of
-        the time allowed."""
+        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the time
+        limit."""
         run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(
             self._job
         )
@@ -385,13 +386,13 @@ async def _keep_syncing(syncs: list[CheckpointSync], ended: asyncio.Event) -> No
             try:
                 await asyncio.to_thread(sync.sync_out)
             except (ClientError, BotoCoreError, OSError) as error:
-                # A folder that goes away while it is read is an OSError; the next round sees what
-                # is there then.
+                # A folder that disappears while it is read raises OSError; the next round reads the
+                # current state.
                 _log.warning("checkpoints could not be synced, trying again: %s", error)
 
 
 def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
-    """What the last round did not see, once the containers have ended."""
+    """Sync the rest that the last round missed, after the containers have ended."""
     for sync in syncs:
         for _ in range(attempts):
             if not sync.sync_out():

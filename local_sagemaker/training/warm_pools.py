@@ -1,4 +1,4 @@
-"""Managed warm pools: the instances of a training job that ended wait for a matching job.
+"""Managed warm pools: the instances of an ended training job wait for a matching job.
 
 Source: docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html (life cycle, what matches,
 what is retained), …/train-warm-pools-resource-limits.html (without a quota nothing is retained and
@@ -18,13 +18,13 @@ from local_sagemaker.account.state import Document
 from local_sagemaker.errors import ServiceError, validation
 
 _LONGEST_CHAIN_SECONDS = 28 * 24 * 3600.0
-"""How long one cluster may be handed from job to job (train-warm-pools.html, "Maximum warm pool
-duration")."""
+"""The longest time that one cluster may pass from job to job (train-warm-pools.html, "Maximum warm
+pool duration")."""
 
 
 class WarmPools:
-    """The pools of all training jobs; a job's document holds its own. `kind` is what the store
-    calls training jobs."""
+    """The pools of all training jobs; a job's document contains its pool. `kind` is the store's
+    name for training jobs."""
 
     def __init__(self, cloud: Cloud, kind: str) -> None:
         self._cloud = cloud
@@ -33,7 +33,7 @@ class WarmPools:
         self._meters: dict[str, Running] = {}
 
     def start(self) -> None:
-        """After a restart: pools that are still within their time wait on."""
+        """After a restart, pools keep waiting until their time is over."""
         for name, job in self._cloud.store.all(self._kind):
             if _status(job) == "Available":
                 try:
@@ -45,7 +45,7 @@ class WarmPools:
                     self._wait(name, job)
 
     def close(self) -> None:
-        """Wait no more; what is available stays so on disk."""
+        """Stop waiting; available pools stay available on disk."""
         for expiry in self._expiries.values():
             expiry.cancel()
         self._expiries.clear()
@@ -58,7 +58,7 @@ class WarmPools:
         return name in self._expiries
 
     def take(self, name: str, job: Document) -> bool:
-        """Move the oldest pool that matches to a new job, if there is one: the job has its
+        """Give the oldest matching pool to a new job, if there is one; the job then has its
         instances at once."""
         now = time.time()
         job["WarmPoolKey"] = _key(job)
@@ -76,14 +76,14 @@ class WarmPools:
         return False
 
     def retain(self, name: str, job: Document, *, healthy: bool) -> None:
-        """A job ends: its instances wait for the next one when it asked for that, they are
-        `healthy` and the quota allows it."""
+        """Retain an ending job's instances for the next job, if the job asked for it, they are
+        `healthy`, and the quota allows it."""
         if "WarmPoolStatus" not in job:
             return
         seconds = job["ResourceConfig"].get("KeepAlivePeriodInSeconds", 0)
         retained = {"Status": "Terminated", "ResourceRetainedBillableTimeInSeconds": 0}
         if seconds and healthy and "TrainingStartTime" in job:
-            # As on AWS: a pool is made only within the quota, and nobody is told.
+            # As on AWS, a pool is created only within the quota; beyond it there is no error.
             with contextlib.suppress(ServiceError):
                 self._cloud.quota(WARM_POOL).hold(name, _instances(job))
                 retained["Status"] = "Available"
@@ -92,13 +92,13 @@ class WarmPools:
         job["WarmPoolStatus"] = retained
 
     def described(self, job: Document) -> Document:
-        """The job with the seconds that its pool has been retained up to now."""
+        """The job with the seconds for which its pool has been retained so far."""
         if _status(job) != "Available":
             return job
         return job | {"WarmPoolStatus": {"Status": "Available", **_retained(job)}}
 
     def update(self, name: str, job: Document, seconds: int) -> None:
-        """UpdateTrainingJob: another KeepAlivePeriodInSeconds, 0 to end the pool. Raises
+        """UpdateTrainingJob: set KeepAlivePeriodInSeconds; 0 ends the pool. Raises
         ValidationException."""
         if _status(job) not in ("InUse", "Available"):
             raise validation(
@@ -128,7 +128,7 @@ class WarmPools:
             self._leave(name, job, {"Status": "Terminated"})
 
     def _leave(self, name: str, job: Document, status: dict[str, Any]) -> None:
-        """A pool is available no more; its instances are given back or belong to another job."""
+        """End a pool's availability; its instances are released or belong to another job."""
         if expiry := self._expiries.pop(name, None):
             expiry.cancel()
         if meter := self._meters.pop(name, None):
@@ -153,9 +153,9 @@ def _retained(job: Document) -> dict[str, int]:
 
 
 def _key(job: Document) -> list[Any]:
-    """What two jobs must have in common ("Matching training jobs").
+    """The properties that two jobs must share ("Matching training jobs").
 
-    Session tags cannot be read here. Callers of one session have the same ones, so with tag
+    The emulator cannot read session tags. Callers of one session have the same tags, so with tag
     chaining the session itself must be the same.
     """
     resources = job["ResourceConfig"]

@@ -1,1 +1,1 @@
-"""Batch transform jobs, and the records they split and join."""
+"""Batch transform jobs, and the records that they split and join."""

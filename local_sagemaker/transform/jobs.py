@@ -2,9 +2,9 @@
 
 Sources: docs.aws.amazon.com/sagemaker/latest/dg/batch-transform.html,
 …/your-algorithms-batch-code.html and …/APIReference/API_CreateTransformJob.html. Objects are spread
-over the instances; an object's output is written only when the whole object succeeded; one failed
-object fails the job while the outputs of the others stay. A job that was in progress when the
-emulator's process ended is Failed with an InternalServerError at the next start.
+over the instances. An object's output is written only when the whole object succeeds. One failed
+object fails the job, but the outputs of the others stay. If the emulator ends during a job, the
+next start marks the job Failed with an InternalServerError.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class _Plan:
 
 
 class TransformJobs:
-    """All transform jobs of the account, and the tasks that run those in progress."""
+    """All transform jobs of the account, and the tasks of the running ones."""
 
     def __init__(self, cloud: Cloud, models: Models) -> None:
         self._cloud = cloud
@@ -92,8 +92,7 @@ class TransformJobs:
         }
 
     def start(self) -> None:
-        """After a restart: jobs that were in progress are Failed, since their containers are
-        gone."""
+        """After a restart, mark jobs in progress Failed, because their containers are gone."""
         for name, job in self._cloud.store.all(KIND):
             if job["TransformJobStatus"] in ("InProgress", "Stopping"):
                 reason = (
@@ -110,7 +109,7 @@ class TransformJobs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
-        """CreateTransformJob: check the request, keep it, and start the job."""
+        """CreateTransformJob: check the request, store it, and start the job."""
         name = params["TransformJobName"]
         arn = self._cloud.arn(KIND, name)
         if self._cloud.taken(KIND, name):
@@ -152,7 +151,7 @@ class TransformJobs:
         return {"TransformJobSummaries": jobs, "NextToken": token}
 
     async def stop(self, params: dict[str, Any]) -> dict[str, Any]:
-        """StopTransformJob: the containers are stopped; outputs of objects that are done stay."""
+        """StopTransformJob: stop the containers; the outputs of finished objects stay."""
         name = params["TransformJobName"]
         job = self._job(name)
         if job["TransformJobStatus"] not in ("InProgress", "Stopping"):
@@ -201,7 +200,7 @@ class TransformJobs:
             self._finish(name, job, "Failed", f"AlgorithmError: {failure}")
         except (DataError, ClientError, BotoCoreError) as error:
             self._finish(name, job, "Failed", failure_reason(error))
-        except Exception as error:  # noqa: BLE001 - logged, and told to whoever waits for the job
+        except Exception as error:  # noqa: BLE001 - logged, and becomes the FailureReason
             _log.exception("transform job %s", name)
             self._finish(
                 name, job, "Failed", f"InternalServerError: {type(error).__name__}: {error}"
@@ -223,7 +222,7 @@ class _Run:
         self._folder = folder
 
     async def run(self) -> str:
-        """What to tell of the objects that failed; empty when none did."""
+        """Run the job; returns a report of the failed objects, empty when none failed."""
         if self._cloud.faults.strikes(
             "capacity", Subject(f"job {self._name}", job=self._name, image=self._spec.image)
         ):
@@ -285,7 +284,8 @@ class _Run:
             await asyncio.gather(*(instance.stop(5.0) for instance in instances))
 
     async def _share(self, instance: Instance, share: list[InputObject], plan: _Plan) -> list[str]:
-        """Transform an instance's objects, several at a time; why each failed one did."""
+        """Transform an instance's objects, several at a time; returns the reason for each failed
+        one."""
         requests = asyncio.Semaphore(plan.concurrency)
         objects = asyncio.Semaphore(plan.concurrency)
 
@@ -356,8 +356,8 @@ def _batches_of(path: Path, plan: _Plan) -> Iterator[list[bytes]]:
 async def _answer_to(
     instance: Instance, batch: list[bytes], plan: _Plan, requests: asyncio.Semaphore
 ) -> bytes:
-    """What one mini-batch adds to the output. Raises RecordError when the container refuses it or
-    fails too often."""
+    """The output of one mini-batch. Raises RecordError when the container refuses it or fails too
+    often."""
     records = plan.processing.request(batch) if plan.processing else batch
     body = b"\n".join(records) + b"\n" if plan.split else records[0]
     async with requests:
@@ -391,8 +391,7 @@ async def _send(instance: Instance, body: bytes, plan: _Plan) -> bytes:
 
 
 async def _execution_parameters(instance: Instance) -> dict[str, Any]:
-    """What the container recommends, if it has an opinion (optional by
-    …/your-algorithms-batch-code.html)."""
+    """The container's recommendations, if any (optional by …/your-algorithms-batch-code.html)."""
     try:
         answer = await instance.client.request("GET", "/execution-parameters", within=2.0)
         parameters = json.loads(answer.body) if answer.status == 200 else {}
@@ -402,8 +401,8 @@ async def _execution_parameters(instance: Instance) -> dict[str, Any]:
 
 
 def _plan(job: Document, recommended: dict[str, Any]) -> _Plan:
-    """The request's own values, else the container's, else the documented ones. Raises DataError
-    for a useless recommendation."""
+    """The request's own values, otherwise the container's, otherwise the documented defaults.
+    Raises DataError for an unusable recommendation."""
     source, output = job["TransformInput"], job["TransformOutput"]
     client = job.get("ModelClientConfig", {})
     strategy = job.get("BatchStrategy") or recommended.get("BatchStrategy") or "MultiRecord"
@@ -453,7 +452,7 @@ def _environment(job: Document) -> dict[str, str]:
 
 
 def _check_request(params: dict[str, Any]) -> None:
-    """What the service model does not say. Raises ValidationException."""
+    """Check the rules that the service model lacks. Raises ValidationException."""
     source, output = params["TransformInput"], params["TransformOutput"]
     data = source["DataSource"]["S3DataSource"]
     payload_mb = params.get("MaxPayloadInMB", _DEFAULT_PAYLOAD_MB)

@@ -16,11 +16,11 @@ from local_sagemaker.errors import LocalSageMakerError
 
 
 class RecordError(LocalSageMakerError):
-    """Records that cannot be processed; the message says which and why."""
+    """Records cannot be processed; the message names them and the reason."""
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a stream without their newlines; empty lines are no records."""
+    """The lines of a stream without their newlines; empty lines are not records."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
@@ -33,7 +33,7 @@ def batches(records: Iterable[bytes], limit_bytes: int, *, single: bool) -> Iter
     """Mini-batches for one request each: one record, or as many as fit into `limit_bytes` with a
     newline after each.
 
-    Raises RecordError for a record that does not fit by itself.
+    Raises RecordError for a record that does not fit alone.
     """
     batch: list[bytes] = []
     size = 0
@@ -53,7 +53,7 @@ def batches(records: Iterable[bytes], limit_bytes: int, *, single: bool) -> Iter
 
 
 def assemble(output: bytes, *, by_line: bool) -> bytes:
-    """What one answer adds to the output object: `AssembleWith: Line` ends it with exactly one
+    """One answer's part of the output object; `AssembleWith: Line` ends it with exactly one
     newline."""
     return output.removesuffix(b"\n") + b"\n" if by_line else output
 
@@ -66,8 +66,8 @@ Step = tuple[str, Any]
 
 
 def parse_path(text: str) -> list[Step]:
-    """The steps of a JSONPath as batch transform supports it: `$`, `.name`, `['a','b']`, `[0,-1]`,
-    `[0,5:]`, `*`. Raises RecordError."""
+    """The steps of a JSONPath in the syntax of batch transform: `$`, `.name`, `['a','b']`,
+    `[0,-1]`, `[0,5:]`, `*`. Raises RecordError."""
     steps: list[Step] = []
     if not text.startswith("$"):
         raise RecordError(f"JSONPath {text!r} must start with $")
@@ -102,8 +102,8 @@ def _place(text: str, path: str) -> int | slice:
 
 
 def select(value: Any, steps: Sequence[Step]) -> Any:
-    """What a path finds in a record. Several names give an object, several indexes a list. Raises
-    RecordError when it finds nothing."""
+    """The value at a path in a record. Several names give an object, several indexes a list. Raises
+    RecordError when there is none."""
     for kind, argument in steps:
         try:
             if kind == "names":
@@ -139,7 +139,7 @@ class DataProcessing:
 
     @classmethod
     def parse(cls, config: dict[str, Any], content_type: str | None) -> "DataProcessing | None":
-        """From `DataProcessing` of a request; None when it asks for nothing. Raises RecordError."""
+        """From a request's `DataProcessing`; None when it has no effect. Raises RecordError."""
         join = config.get("JoinSource", "None") == "Input"
         paths = [config.get("InputFilter") or "$", config.get("OutputFilter") or "$"]
         if not join and paths == ["$", "$"]:
@@ -153,7 +153,7 @@ class DataProcessing:
         return cls(kind == "text/csv", parse_path(paths[0]), parse_path(paths[1]), join)
 
     def request(self, records: Sequence[bytes]) -> list[bytes]:
-        """The records as the container gets them: what InputFilter leaves."""
+        """The records for the container, after InputFilter."""
         if not self.input_filter:
             return list(records)
         return [
@@ -162,8 +162,8 @@ class DataProcessing:
         ]
 
     def output(self, records: Sequence[bytes], outputs: Sequence[bytes]) -> list[bytes]:
-        """The records of the output object: joined with their inputs if asked for, then what
-        OutputFilter leaves.
+        """The records of the output object: joined with their inputs if requested, then filtered by
+        OutputFilter.
 
         Raises RecordError when the container did not answer with one output per record.
         """
@@ -207,5 +207,5 @@ class DataProcessing:
 
 
 def _as_list(value: Any, is_csv: bool) -> Any:
-    """A CSV row is a list, also when a path picked one column."""
+    """The value as a list for CSV, also when a path selected one column."""
     return [value] if is_csv and not isinstance(value, list) else value

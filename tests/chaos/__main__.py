@@ -1,8 +1,8 @@
 """One seed of the chaos test: ``python -m tests.chaos --seed 1 --tenants 24``.
 
 Tenants upload to a real local cloud with a real Dagster, while processes are killed, calls fail,
-events are lost and come twice. When that is over and the queue is at rest, everything is reckoned
-up. Exit status 0: all of it adds up.
+and events are lost or repeated. When the queue is at rest, the reckoning checks everything. The
+exit status is 0 when everything adds up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.chaos.tenants import Upload, Uploader, planned
 from tests.chaos.world import World, world
 
 _UPLOADS_AT_ONCE: Final = 4
-_PATIENCE_SECONDS: Final = 90.0  # for one of the processes to kill to come into being
+_PATIENCE_SECONDS: Final = 90.0  # the wait until a process to kill exists
 _FEW: Final[Mapping[Victim, int]] = {
     "run": 1,
     "daemon": 1,
@@ -52,7 +52,7 @@ _MANY: Final[Mapping[Victim, int]] = {
 
 
 class NotAtRestError(RuntimeError):
-    """Something is still on its way long after the last fault."""
+    """Work is still in progress long after the last fault."""
 
 
 class Chaos:
@@ -71,11 +71,10 @@ class Chaos:
         self.not_killed: list[Victim] = []
 
     def run(self, rest_seconds: float) -> None:
-        """All of it. Raises ``NotAtRestError``."""
+        """Run the whole seed. Raises ``NotAtRestError``."""
         self.mischief.faults_on()
         left = [victim for victim, times in self._kills.items() for _ in range(times)]
-        # The last kills come when everything has been uploaded, the release before the last
-        # uploads.
+        # The last kills come after all uploads, the release before the last uploads.
         upload_waves = -(-len(left) // 2)
         waves = [*_parts(self._uploads, upload_waves), *([[]] * (len(left) // 2))]
         for number, wave in enumerate(waves):
@@ -102,11 +101,10 @@ class Chaos:
         self._mark("reckoning")
 
     def _release(self) -> None:
-        """Deploy another version, once there is an endpoint to update, whose first update will
-        fail."""
+        """Deploy another version once an endpoint exists; its first update fails."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        # A call to SageMaker that is down would be tried again for a minute, and keep this thread
-        # from bringing it back.
+        # While SageMaker is down, a call would retry for a minute and keep this thread from
+        # restarting it.
         while time.monotonic() < deadline and not (
             self.mischief.is_all_up() and self._world.serves()
         ):
@@ -122,8 +120,7 @@ class Chaos:
         self.mischief.bring_back()
 
     def _until_rest(self, seconds: float, *, late: bool) -> None:
-        """Until nothing is on its way any more; ``late``: with faults off, when that must come
-        about."""
+        """Wait until no work is in progress; ``late``: with faults off, when that must happen."""
         instance, deadline, shown = DagsterInstance.get(), time.monotonic() + seconds, 0.0
         while True:
             self.mischief.bring_back()
@@ -217,7 +214,7 @@ def main() -> int:
         help="where state and logs go; kept. Without it a temporary one is removed",
     )
     arguments = parser.parse_args()
-    # with all that it started, as on Ctrl-C
+    # end it and all its processes, as on Ctrl-C
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="tenantry-chaos-"))
     left_over: list[str] = []

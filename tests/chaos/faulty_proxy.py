@@ -1,5 +1,5 @@
-"""An HTTP proxy that lets some of the calls that pass it fail, as AWS's services and networks do;
-which ones, the seed says."""
+"""An HTTP proxy that makes some calls fail, like AWS's services and networks; the seed decides
+which ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES: Final[Mapping[Fault, float]] = {
     "delayed": 0.02,
     "credentials_expired": 0.002,
 }
-"""How many of the calls meet with each fault while faults are on."""
+"""The share of calls with each fault while faults are on."""
 
 _SCOPE: Final = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/aws4_request")
 _MAX_HEAD: Final = 1 << 20
@@ -29,7 +29,7 @@ _MAX_HEAD: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Call:
-    """What of an HTTP request decides its fate."""
+    """The parts of an HTTP request that decide its fate."""
 
     method: str
     target: str
@@ -37,25 +37,24 @@ class Call:
 
     @property
     def service(self) -> str:
-        """The service it is signed for."""
+        """The service that it is signed for."""
         found = _SCOPE.search(self.headers.get("authorization", ""))
         return found[1] if found else "unsigned"
 
     @property
     def operation(self) -> str:
-        """The operation's name where the protocol tells it in the head, else the HTTP method."""
+        """The operation's name if the protocol puts it in the head, otherwise the HTTP method."""
         return self.headers.get("x-amz-target", "").rpartition(".")[2] or self.method
 
 
 class FaultyProxy:
-    """Passes HTTP calls on to a port of loopback. The n-th call of an operation has the same fate
-    whenever the seed is the same.
+    """Passes HTTP calls on to a port of loopback. With the same seed, the n-th call of an operation
+    has the same fate.
 
     Args:
         target: the port calls are passed on to.
         seed: decides which calls fail.
-        max_expired: credentials_expired is the one fault that SDKs do not try again after, so it
-            has a limit of its own.
+        max_expired: the limit of credentials_expired, the only fault after which SDKs do not retry.
     """
 
     def __init__(self, target: int, seed: str, max_expired: int) -> None:
@@ -71,7 +70,7 @@ class FaultyProxy:
         self._thread = threading.Thread(target=self._run, name="faulty-proxy", daemon=True)
 
     def start(self) -> None:
-        """Listen, in a thread of its own."""
+        """Listen in a separate thread."""
         self._thread.start()
         self._listening.wait(10)
 
@@ -149,8 +148,8 @@ class FaultyProxy:
         return None, fate
 
     async def _passed_on(self, call: Call, request: bytes) -> bytes:
-        """The whole answer. A connection to the service is used once: it may be killed and be back
-        at any time."""
+        """The whole answer. Each connection to the service is used only once, because the service
+        may be killed and restarted at any time."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.target, limit=_MAX_HEAD)
         try:
             writer.write(request)
@@ -186,8 +185,7 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
 
 
 def _refusal(service: str, *, expired: bool) -> bytes:
-    """How the services say that they are overloaded, or that the caller's credentials are no longer
-    good.
+    """The services' answer when they are overloaded, or when the caller's credentials have expired.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CommonErrors.html

@@ -1,4 +1,4 @@
-"""What is done to a world: kills and faults, by the seed."""
+"""The kills and faults of a world, by the seed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _WORKERS: Final = frozenset({"run", "training", "serving"})
 
 
 def fault_rules(tenants: int) -> Sequence[Rule]:
-    """Every kind of fault of local_sagemaker that can meet this workload, the costly ones a few
-    times at most."""
+    """Every kind of fault of local_sagemaker that can affect this workload; costly ones happen a
+    few times at most."""
     few = max(1, tenants // 60)
     return [
         Rule(kind="throttle", probability=0.05),
@@ -64,7 +64,7 @@ def fault_rules(tenants: int) -> Sequence[Rule]:
 
 @dataclass
 class Mischief:
-    """Strikes a world, and keeps the tally of what was done to it."""
+    """Strikes a world, and counts the strikes."""
 
     world: World
     seed: int
@@ -79,13 +79,13 @@ class Mischief:
     # ---- faults ----------------------------------------------------------------------------------
 
     def faults_on(self) -> None:
-        """From now on calls fail, in the proxies and in local_sagemaker."""
+        """Make calls fail from now on, in the proxies and in local_sagemaker."""
         for proxy in self.world.proxies.values():
             proxy.faults_on = True
         self._plan_faults()
 
     def faults_off(self) -> None:
-        """From now on nothing fails by plan."""
+        """End all planned failures."""
         for name, proxy in self.world.proxies.items():
             proxy.faults_on = False
             self.faults.update(
@@ -98,7 +98,8 @@ class Mischief:
         return FaultsClient(self.world.cloud.sagemaker_url)
 
     def _plan_faults(self) -> None:
-        # After a restart it is another seed: the names of calls are counted anew.
+        # Use another seed after a restart, because local_sagemaker then counts the names of calls
+        # anew.
         self._client().plan(
             fault_rules(self.tenants), seed=self.seed + 1000 * self.done["sagemaker"]
         )
@@ -114,16 +115,16 @@ class Mischief:
     def strike(
         self, victims: Sequence[Victim], meanwhile: Callable[[], None], patience: float
     ) -> Victim | None:
-        """Wait until a pack is being worked on, and a moment more; then kill one of the victims
-        that are there.
+        """Wait until a pack is in progress, and a moment longer; then kill one of the existing
+        victims.
 
         Args:
-            victims: what may be killed, one of them now.
-            meanwhile: called over and over while waiting.
+            victims: the kinds of process that may be killed.
+            meanwhile: called repeatedly while waiting.
             patience: seconds to wait for a victim.
 
         Returns:
-            The victim; None when none came into being.
+            The victim; None when there was none.
         """
         deadline, pause = time.monotonic() + patience, self._fate.uniform(0.0, 3.0)
         order = self._fate.sample(list(victims), len(victims))
@@ -137,7 +138,7 @@ class Mischief:
             working_since = working_since or time.monotonic()
             if time.monotonic() - working_since < pause or self._down_until:
                 continue
-            # Those that come and go are taken when they are there.
+            # Prefer short-lived processes while they exist.
             for victim in sorted(order, key=lambda who: who not in _WORKERS):
                 found = self._processes(victim)
                 if found and self._kill(victim, self._fate.choice(found)):
@@ -167,11 +168,11 @@ class Mischief:
         return [psutil.Process(process.pid)] if process.poll() is None else []
 
     def is_all_up(self) -> bool:
-        """Whether nothing that was killed is still to be brought back."""
+        """Whether all killed processes have been restarted."""
         return not self._down_until
 
     def bring_back(self) -> None:
-        """Start again what was killed and has been down for long enough."""
+        """Restart killed processes that have been down for long enough."""
         now = time.monotonic()
         if any(until > now for until in self._down_until.values()):
             return

@@ -41,8 +41,8 @@ _RUN_OVER: Final = frozenset(
     {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 )
 _CROWNED: Final = frozenset({"champion", "former_champion"})
-# What a dead letter may say: each is something that was done to the system, none is a defect of the
-# tenant's data.
+# The allowed reasons of a dead letter: each is a fault of the system, none a defect of the tenant's
+# data.
 _FAULTS: Final = re.compile(
     r"AlgorithmError|InternalServerError|CapacityError|capacity|interrupt|Expired|SlowDown|Throttl|Unavailable|Connection"
     r"|did not answer|not in service|died before|without an outcome|SIGKILL|timed out|endpoint",
@@ -57,8 +57,8 @@ _NOTICE_OF: Final[Mapping[str, frozenset[str]]] = {
 
 @dataclass
 class Reckoning:
-    """What is found at the end. ``wrong`` holds, by tenant (``""``: nobody's in particular), what
-    does not add up."""
+    """The findings at the end. ``wrong`` holds the discrepancies by tenant; ``""`` means no
+    particular tenant."""
 
     deployment: Deployment
     workload: Workload
@@ -81,7 +81,7 @@ class Reckoning:
     # ---- is it at rest? --------------------------------------------------------------------------
 
     def unsettled(self) -> Counter[str]:
-        """What is still on its way: uploads without a row, and open requests by status. Empty at
+        """The work in progress: uploads without a row, and open requests by status. Empty at
         rest."""
         waiting = Counter[str](request.status for request in self._queue.open(ENERGY))
         if not waiting:
@@ -98,8 +98,7 @@ class Reckoning:
         return waiting
 
     def _is_released(self) -> bool:
-        """Whether the endpoint is in service and its container has what the release in the middle
-        gave it."""
+        """Whether the endpoint is in service and its container has the release's environment."""
         name = sagemaker_names.endpoint_name(
             self.deployment.prefix, ENERGY, machines_of(self.workload.tier, ids.tenant_id("anyone"))
         )
@@ -125,7 +124,7 @@ class Reckoning:
     def open_runs(
         self, instance: DagsterInstance, begun_before: datetime | None = None
     ) -> list[str]:
-        """Runs that are not over, of those that were made before a moment."""
+        """Unfinished runs that were created before a moment."""
         statuses = [status for status in DagsterRunStatus if status not in _RUN_OVER]
         return [
             f"{run.run_id} {run.status.value}"
@@ -136,7 +135,7 @@ class Reckoning:
 
     def settle(self, instance: DagsterInstance, messages: Iterator[str], rested: datetime) -> None:
         """Compare everything with everything. ``messages`` are the bodies of the app's queue;
-        ``rested`` is when nothing was on its way any more."""
+        ``rested`` is the time at which no work was in progress."""
         self.rows = {tenant: self._queue.of_tenant(ENERGY, tenant) for tenant in self.tenants}
         self.versions = {tenant: self._registry.versions(tenant, ENERGY) for tenant in self.tenants}
         for body in messages:
@@ -201,13 +200,13 @@ class Reckoning:
             )
 
     def _newest(self, tenant: ids.TenantId, rows: Sequence[Request]) -> None:
-        """A request is superseded by one that is no older, which then has an end of its own. S3
-        tells times to the second."""
+        """A superseding request is no older than the superseded one, and has its own end. S3 gives
+        times to the second."""
         champion = self._registry.champion(tenant, ENERGY)
 
         def moment(row: Request) -> str:
-            """As new as its latest upload; but what was made and then followed by something newer,
-            only as what it was made of."""
+            """The time of its latest upload; for a trained request that a newer one followed, the
+            time of its data."""
             made = ids.upload_moment(row.version) if row.version else ""
             followed = champion is not None and made < ids.upload_moment(champion.version)
             return made if row.status == "registered" and followed else ids.moment_of(row.uploaded)
@@ -277,7 +276,7 @@ class Reckoning:
                 )
 
     def _last_wishes(self) -> None:
-        """What a tenant uploaded last is what it is served, unless it came to nothing."""
+        """A tenant is served its last upload, unless that upload gave no model."""
         bucket = self.deployment.uploads_bucket
         pages = self.deployment.s3.get_paginator("list_objects_v2").paginate(
             Bucket=bucket, Prefix="uploads/"
@@ -303,7 +302,7 @@ class Reckoning:
                 (version for version in versions if version.version == rows[-1].version), None
             )
             if own is not None and own.status == "rejected" and "a newer version" not in own.note:
-                continue  # it scored worse than what it would have followed
+                continue  # it scored worse than its predecessor
             self.counts["last uploads served"] += 1
             served = {
                 row.content
@@ -374,8 +373,8 @@ class Reckoning:
                 yield entry["Key"]
 
     def _told(self) -> None:
-        """Each owner was told of each of its requests' ends, at least once, and of nothing that did
-        not happen."""
+        """Each owner received at least one notice of each of its requests' ends, and no notice
+        without an event."""
         for tenant, rows in self.rows.items():
             for row in rows:
                 kinds = [notice["kind"] for notice in self.notices.get(row.request, [])]
@@ -395,7 +394,7 @@ class Reckoning:
                     )
 
     def _dagster(self, instance: DagsterInstance, rested: datetime) -> None:
-        # Sensors go on: an endpoint is looked after by a run from time to time.
+        # Sensors keep starting runs, because a run checks the endpoint from time to time.
         for run in self.open_runs(instance, rested):
             self._say("", f"run {run} is not over")
         for over in _RUN_OVER:
@@ -457,7 +456,7 @@ class Reckoning:
     # ---- for people ------------------------------------------------------------------------------
 
     def story(self, tenant: str) -> str:
-        """Everything there is to know about a tenant, in lines."""
+        """All known facts about a tenant, in lines."""
         who = ids.tenant_id(tenant)
         lines = [f"--- {tenant} ---"]
         lines += [

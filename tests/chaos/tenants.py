@@ -1,5 +1,5 @@
-"""Who uploads what: tenants with good data, with several uploads, with spoiled ones, and one that
-floods; the seed decides."""
+"""The tenants' uploads: good data, several uploads, spoiled ones, and one flooding tenant; the seed
+decides."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _SAME_AGAIN_SHARE: Final = 0.25
 _SPOILED_SHARE: Final = 0.08
 _LOST_EVENTS: Final = 0.12
 _REPEATED_EVENTS: Final = 0.12
-_MEDDLING_SECONDS: Final = 1.0  # an event that the sensor was quicker to take is left to it
+_MEDDLING_SECONDS: Final = 1.0  # after that, an event is left to the sensor
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One upload that will be made. ``hours`` of the customer's data are in it, so that another
-    number is another content."""
+    """One planned upload with ``hours`` of the customer's data; another number gives another
+    content."""
 
     tenant: ids.TenantId
     upload: ids.UploadId
@@ -63,7 +63,7 @@ class Upload:
 
 
 def planned(seed: int, tenants: int) -> list[Upload]:
-    """All uploads in the order they are made, a tenant's own in the order of their names."""
+    """All uploads in their order, with a tenant's own in the order of their names."""
     fate = Random(f"{seed}/uploads")
     slots: list[tuple[float, ids.TenantId, int, Spoiled | None]] = []
     for number in range(tenants):
@@ -98,8 +98,7 @@ def planned(seed: int, tenants: int) -> list[Upload]:
             if drawn < _LOST_EVENTS + _REPEATED_EVENTS
             else "kept"
         )
-        # Now and then a tenant uploads what it uploaded before, be it its last upload or an earlier
-        # one.
+        # Sometimes a tenant repeats its last upload or an earlier one.
         good = [one for one in before[tenant] if not one.spoiled]
         same = good and not spoiled and fate.random() < _SAME_AGAIN_SHARE
         hours = fate.choice(good).hours if same else 24 * _DAYS - turn
@@ -111,7 +110,7 @@ def planned(seed: int, tenants: int) -> list[Upload]:
 
 
 class Uploader:
-    """Uploads as tenants' apps do, straight to S3, and plays the network between S3 and the uploads
+    """Uploads straight to S3, like tenants' apps, and plays the network between S3 and the uploads
     queue."""
 
     def __init__(self, deployment: Deployment) -> None:
@@ -169,8 +168,8 @@ class Uploader:
             return None
 
     def meddle_with_events(self) -> None:
-        """Take events off the queue before the sensor sees them: some are lost, some come twice
-        more, the rest go back."""
+        """Take events off the queue before the sensor sees them. Some are lost, some are sent
+        twice, the others go back."""
         now = time.monotonic()
         self._fates = {
             key: fate for key, fate in self._fates.items() if now - fate[1] < _MEDDLING_SECONDS

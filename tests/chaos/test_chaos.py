@@ -1,5 +1,5 @@
-"""Whatever is killed, lost or refused on the way: every upload comes to one end, and all books
-agree about it."""
+"""After any kills, losses and refusals, every upload has exactly one end, and all records agree
+about it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.chaos.world import ROOT, command_of
 
 
 def run_seed(folder: Path, seed: int, tenants: int, rest_seconds: int) -> dict[str, Any]:
-    """One seed in a process of its own, as its surroundings are replaced by the world's. What it
-    printed is printed again."""
+    """Run one seed in a separate process, because the world replaces the environment. Its output is
+    printed again."""
     command = command_of(seed, tenants, folder, rest_seconds)
     done = subprocess.run(
         command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
@@ -51,6 +51,5 @@ def test_two_hundred_tenants_and_several_kills_of_each_kind(tmp_path: Path) -> N
         "serving",
     }
     assert summary["counts"]["requests registered"] >= 140
-    # Training containers are killed several times over, and those of a pack are tried again
-    # together.
+    # Training containers are killed several times, and the tasks of a pack are retried together.
     assert summary["counts"].get("requests dead_lettered", 0) <= 40

@@ -1,5 +1,5 @@
-"""The proxy lets calls fail as AWS does, the same ones for the same seed, and harms none when
-faults are off."""
+"""The proxy makes calls fail like AWS, the same ones for the same seed, and none when faults are
+off."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def proxies(cloud: LocalCloud, *seeds: str) -> Iterator[FaultyProxy]:
 
 
 def outcomes(proxy: FaultyProxy, bucket: str) -> list[str]:
-    """How a series of writes ends for a client that does not try again."""
+    """The outcomes of a series of writes for a client that does not retry."""
     once = Config(retries={"total_max_attempts": 1})
     s3 = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{proxy.port}", config=once)
     seen = []

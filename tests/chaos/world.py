@@ -1,5 +1,5 @@
-"""Everything that runs: the local cloud behind faulty proxies, Dagster's daemon and code server,
-each of which may be killed and comes back, as a supervisor would bring it back."""
+"""All running parts: the local cloud behind faulty proxies, Dagster's daemon and code server. Each
+may be killed, and restarts as under a supervisor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def command_of(seed: int, tenants: int, folder: Path, rest_seconds: float) -> list[str]:
-    """The command that runs one seed, in a process whose surroundings it may replace."""
+    """The command that runs one seed, in a process whose environment it may replace."""
     options = {
         "--seed": seed,
         "--tenants": tenants,
@@ -41,23 +41,21 @@ def command_of(seed: int, tenants: int, folder: Path, rest_seconds: float) -> li
 
 
 CONTAINERS: Final = ROOT / "containers"
-# A sweep of the whole machine for what belongs to a world: every process of it has the world's
-# folder in its environment.
+# A sweep of the whole machine finds a world's processes by the world's folder in their environment.
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
-# in the middle of it all, the endpoint's container gets this
+# the endpoint's container gets this variable during the run
 RELEASED: Final = {"TENANTRY_PREDICT_THREADS": "2"}
 
 
 class WorldBrokenError(RuntimeError):
-    """Something that the test itself relies on did not come up; the message names its log."""
+    """A process that the test relies on did not start; the message names its log."""
 
 
 @dataclass
 class World:
-    """The processes under test. ``deployment`` reaches the cloud past the proxies, as the tenants'
-    app does."""
+    """The processes under test. ``deployment`` bypasses the proxies, like the tenants' app."""
 
     folder: Path
     cloud: LocalCloud
@@ -80,8 +78,8 @@ class World:
     # ---- starting --------------------------------------------------------------------------------
 
     def start_code_server(self) -> None:
-        """Start the process that holds the definitions, evaluates sensors and starts runs; it is
-        waited for elsewhere."""
+        """Start the process that holds the definitions, evaluates sensors and starts runs, without
+        waiting for it."""
         command = [
             sys.executable,
             "-m",
@@ -120,7 +118,7 @@ class World:
         )
 
     def wait_for_code_server(self, seconds: float) -> None:
-        """Until it listens. Raises ``WorldBrokenError``."""
+        """Wait until it listens. Raises ``WorldBrokenError``."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.processes["code_server"].poll() is not None:
@@ -134,7 +132,7 @@ class World:
         raise WorldBrokenError(f"the code server did not come up; see {self.log('code_server')}")
 
     def bring_back(self) -> list[str]:
-        """Start again whatever of the supervised processes has ended. Returns their names."""
+        """Restart all ended processes that are supervised. Returns their names."""
         back = []
         for name, start in (("code_server", self.start_code_server), ("daemon", self.start_daemon)):
             if self.processes[name].poll() is not None:
@@ -154,8 +152,8 @@ class World:
         return bool(answer["Endpoints"])
 
     def release(self) -> None:
-        """Another version of the product is deployed: the energy workload's endpoint is to have
-        ``RELEASED`` in its environment."""
+        """Deploy another version of the product, whose energy endpoint has ``RELEASED`` in its
+        environment."""
         path = self.workloads / "energy.yaml"
         document = yaml.safe_load(path.read_text())
         document["serving"]["environment"] = {
@@ -169,8 +167,7 @@ class World:
     # ---- what runs -------------------------------------------------------------------------------
 
     def own_processes(self) -> Iterator[psutil.Process]:
-        """Every process that belongs to this world, however it came to be and whoever its parent is
-        now."""
+        """Every process of this world, regardless of its origin and current parent."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
@@ -187,8 +184,7 @@ class World:
         return [p for p in self.own_processes() if _is(p, "multiprocessing", "spawn_main")]
 
     def containers(self, command: str) -> list[psutil.Process]:
-        """The main processes of containers that train, or serve: those that lead a process
-        group."""
+        """The main processes of training or serving containers, which lead their process groups."""
         return [
             p
             for p in self.own_processes()
@@ -198,10 +194,10 @@ class World:
     # ---- the end ---------------------------------------------------------------------------------
 
     def stop(self) -> list[str]:
-        """End everything in good order. Returns what was left over although nothing should have
-        been; it is killed then."""
+        """Stop everything in order. Returns the processes that should have ended, after killing
+        them."""
         for name in ("daemon", "code_server"):
-            # As any supervisor does: what does not end when asked is killed.
+            # Like a supervisor, kill a process that does not end on request.
             stop_process(self.processes[name], grace=30)
         self.cloud.stop()
         for proxy in self.proxies.values():
@@ -217,7 +213,7 @@ class World:
         return told
 
     def kill_everything(self) -> None:
-        """The hard end, for when something went wrong."""
+        """Kill all processes, after an error."""
         for process in self.own_processes():
             with suppress(psutil.Error):
                 process.kill()
@@ -232,7 +228,7 @@ def _is(process: psutil.Process, *words: str) -> bool:
 
 
 def kill(process: psutil.Process) -> bool:
-    """SIGKILL. Returns whether there was still something to kill."""
+    """Send SIGKILL. Returns whether the process still existed."""
     try:
         os.kill(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -242,9 +238,9 @@ def kill(process: psutil.Process) -> bool:
 
 @contextmanager
 def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
-    """A world that runs, without faults yet. Leaving kills what is left of it.
+    """A running world without faults. At the end of the block its remaining processes are killed.
 
-    ``os.environ`` is replaced: the tests' own calls are to find this cloud and no other.
+    ``os.environ`` is replaced, so that the tests' own calls find only this cloud.
     """
     folder = folder.resolve()
     for name in ("temporary", "dagster", "workloads"):
@@ -296,7 +292,7 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
 
 def _write_settings(made: World, tenants: int) -> None:
     instance = yaml.safe_load((ROOT / "orchestration" / "dagster.yaml").read_text())
-    # A code server that was killed is back within seconds.
+    # A killed code server restarts within seconds.
     instance["run_queue"]["user_code_failure_retry_delay"] = 10
     (made.dagster_home / "dagster.yaml").write_text(yaml.safe_dump(instance))
     (made.folder / "workspace.yaml").write_text(
@@ -309,8 +305,8 @@ def _write_settings(made: World, tenants: int) -> None:
 
 
 def impatient(workload: str, tenants: int) -> str:
-    """The energy workload, with packs small enough that there are several, which hardly wait, on
-    spot machines, and with short pauses between tries."""
+    """The energy workload with several small packs that hardly wait, on spot machines, with short
+    pauses between tries."""
     document = yaml.safe_load(workload)
     document["training"]["pack"] |= {
         "max_tenants": max(12, tenants // 5),

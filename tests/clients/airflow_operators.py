@@ -1,5 +1,5 @@
-"""What Airflow's SageMaker operators do, run in Airflow's environment with a bucket's name; it
-prints what it saw."""
+"""Runs Airflow's SageMaker operators in Airflow's environment with a bucket's name, and prints the
+results."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ WAITING: dict[str, Any] = {"wait_for_completion": True, "check_interval": 1}
 
 
 def main(bucket: str) -> dict[str, Any]:
-    """Train, make a model, serve, transform and clean up, as tasks of a DAG do."""
+    """Train, create a model, serve, transform and clean up, like the tasks of a DAG."""
     prefix = bucket.removeprefix("test-")
     training = {
         "TrainingJobName": f"{prefix}-job",
@@ -44,7 +44,7 @@ def main(bucket: str) -> dict[str, Any]:
     sensed = SageMakerTrainingSensor(
         task_id="sense", job_name=training["TrainingJobName"], print_log=False, **COMMON
     ).poke({})
-    # The same name once more: the operator finds the job, and gives its own another name.
+    # Use the same name again: the operator finds the job, and gives the new job another name.
     again = SageMakerTrainingOperator(
         task_id="again",
         config=dict(training),

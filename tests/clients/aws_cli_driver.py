@@ -1,7 +1,7 @@
-"""Runs in the AWS CLI's environment: each line of its input is a command's arguments as JSON, each
-line of output what came of it.
+"""Runs in the AWS CLI's environment: each line of input is a command's arguments as JSON, each line
+of output its result.
 
-It is the CLI's own driver; one process for all commands saves a second for each.
+It uses the CLI's own driver; one process for all commands saves a second for each.
 """
 
 import contextlib

@@ -1,5 +1,4 @@
-"""The emulator and the buckets of tests/local_sagemaker, for clients in environments of their
-own."""
+"""The emulator and the buckets of tests/local_sagemaker, for clients in separate environments."""
 
 from tests.local_sagemaker.conftest import bucket, emulator, s3
 

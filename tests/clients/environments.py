@@ -1,5 +1,5 @@
-"""Environments of clients that cannot share this project's: each pins another botocore, or half of
-what is installed here."""
+"""Environments of clients that cannot share this project's, because they pin another botocore or
+many other packages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FOLDER = Path(__file__).resolve().parents[2] / ".tenantry" / "clients"
 
 
 def python_of(client: str) -> Path:
-    """The Python of an environment with what `requirements-{client}.txt` pins; made once for each
-    content of that file."""
+    """The Python of an environment with the packages of `requirements-{client}.txt`, created once
+    for each content of that file."""
     requirements = Path(__file__).with_name(f"requirements-{client}.txt")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]

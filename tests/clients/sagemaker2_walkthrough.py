@@ -1,5 +1,5 @@
-"""What a user of SageMaker's SDK 2 does, run in that SDK's environment with a bucket's name; it
-prints what it saw."""
+"""Acts as a user of SageMaker's SDK 2, in that SDK's environment with a bucket's name, and prints
+the results."""
 
 import io
 import json

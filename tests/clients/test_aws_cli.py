@@ -1,4 +1,4 @@
-"""The AWS CLI, unchanged, against the emulator: what a person types, step by step."""
+"""The unchanged AWS CLI against the emulator: a person's commands, step by step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.local_sagemaker.conftest import (
 
 
 class Cli:
-    """The CLI in a process of its own."""
+    """The CLI in a separate process."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         driver = Path(__file__).with_name("aws_cli_driver.py")
@@ -55,13 +55,13 @@ class Cli:
         return status, output, errors
 
     def __call__(self, command: str, **options: Any) -> Any:
-        """The answer of a command that succeeds."""
+        """The answer of a successful command."""
         status, output, errors = self.run(f"sagemaker {command}", **options)
         assert status == 0, errors
         return json.loads(output) if output else None
 
     def refused(self, command: str, **options: Any) -> str:
-        """What a command that fails says."""
+        """The message of a failing command."""
         status, _, errors = self.run(f"sagemaker {command}", **options)
         assert status == 254 or status == 255, (status, errors)
         return errors

@@ -1,4 +1,4 @@
-"""Other clients of SageMaker, unchanged, each with a process and an environment of its own."""
+"""Other unchanged clients of SageMaker, each in its own process and environment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ import pytest
 from tests.clients.environments import python_of
 from tests.local_sagemaker.conftest import Emulator, keys
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]  # the environments are made with the first run
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first run creates the environments
 
 
 def walk(client: str, script: str, emulator: Emulator, bucket: str, **variables: str) -> Any:
-    """What a walkthrough saw: the last line of its output, since its client writes there too."""
+    """A walkthrough's results: the last line of its output, because its client writes there too."""
     done = subprocess.run(
         [str(python_of(client)), str(Path(__file__).with_name(script)), bucket],
         env={**os.environ, **emulator.environment, **variables},

@@ -1,5 +1,5 @@
-"""What both sides read and write: the documents of docs/contracts.md, whatever a release behind or
-ahead adds to them, and whatever is malformed."""
+"""The documents of docs/contracts.md that both sides read and write, also with additions of an
+earlier or later release, and malformed ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TASKS, OUTCOME, RECORD = example("tasks"), example("status"), example("model", "
 
 @dataclass(frozen=True)
 class Kind:
-    """A document, how it is read, and how it is written again."""
+    """A document with its reader and its writer."""
 
     document: dict[str, Any]
     parse: Callable[[bytes], Any]
@@ -112,7 +112,7 @@ def test_whatever_stands_in_a_field_is_read_or_refused_by_its_name(
         document[field] = said
     content = json.dumps(document).encode()
     if said_of := _refusal(kind, content):
-        # NaN stands nowhere in JSON, so its field has no name.
+        # NaN is not valid JSON, so the error names no field.
         assert field in said_of or "JSON" in said_of
     else:
         json.dumps(json.loads(kind.write(kind.parse(content))), allow_nan=False)

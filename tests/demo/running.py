@@ -1,4 +1,4 @@
-"""A demo in a process of its own, with its state in a test's folder, and what it started."""
+"""A demo in a separate process, with its state in a test's folder, and the demo's processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _ignore_interrupts() -> None:
 
 
 class RunningDemo:
-    """A demo in a process of its own."""
+    """A demo in a separate process."""
 
     def __init__(
         self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
@@ -54,7 +54,7 @@ class RunningDemo:
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env={**os.environ, **(environment or {})},
-                # As a shell starts a background job of a script.
+                # A shell starts a script's background jobs this way.
                 preexec_fn=_ignore_interrupts,
             )
 
@@ -69,7 +69,7 @@ class RunningDemo:
                     str(self.folder) in text for text in (*command, *process.environ().values())
                 ):
                     found[process.pid] = " ".join(command)
-            except psutil.Error:  # it ended while it was looked at
+            except psutil.Error:  # it ended during the check
                 continue
         return found
 
@@ -82,7 +82,7 @@ class RunningDemo:
             time.sleep(0.2)
 
     def wait_for_process(self, words: str) -> None:
-        """Wait until a process runs whose command line holds ``words``."""
+        """Wait until a process runs whose command line contains ``words``."""
 
         def there() -> bool:
             assert self.process.poll() is None, self.said()
@@ -94,7 +94,7 @@ class RunningDemo:
         return self.output.read_text()
 
     def end(self) -> None:
-        """Kill it, and whatever it left behind."""
+        """Kill it and all its remaining processes."""
         self.process.kill()
         self.process.wait()
         for pid in self.processes():

@@ -1,4 +1,4 @@
-"""Help and wrong options are answered before anything large is imported or started."""
+"""Help and errors of options come before any large import or process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except SystemExit as ended:
 
 
 def answered(*arguments: str) -> tuple[str, str]:
-    """The last line of output, and what stood on standard error."""
+    """The last line of output, and the standard error."""
     done = subprocess.run(
         [sys.executable, "-c", LOOK, *arguments],
         cwd=ROOT,

@@ -1,5 +1,5 @@
-"""The whole demo under other clocks: data that are made, taken in, trained and predicted from know
-no fixed year."""
+"""The whole demo under other clocks: generation, intake, training and prediction depend on no fixed
+year."""
 
 from __future__ import annotations
 

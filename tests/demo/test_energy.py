@@ -1,4 +1,4 @@
-"""The demo's energy tenants: made up for any day's clock, or a user's own file as it is."""
+"""The demo's energy tenants: generated for any date, or a user's own unchanged file."""
 
 from __future__ import annotations
 

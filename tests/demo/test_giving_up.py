@@ -1,5 +1,5 @@
-"""A demo that cannot go on says why, and leaves its UI open; meanwhile nobody starts a second one
-in its folder."""
+"""A demo that cannot continue gives the reason and keeps its UI open. Meanwhile no second demo can
+start in its folder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from demo.only_one import AlreadyRunsError, only_one
 from tests.demo.running import HAPPENS_WITHIN, RunningDemo
 from tests.infrastructure.test_local_cloud import listeners
 
-# Two days of two customers, which are too few to make a model of; the second's readings are no
-# numbers.
+# Two days of two customers, too few for a model; the second customer's readings are not numbers.
 TOO_LITTLE = "customer_id,timestamp,consumption\n" + "".join(
     f"{customer},2026-01-0{day}T{hour:02}:00:00Z,{reading}\n"
     for customer, reading in (("Flat 1 / Jane", "1.5"), ("MAC_002", "out"))
@@ -39,7 +38,7 @@ def test_a_demo_without_a_model_tells_each_reason_and_keeps_its_ui_and_its_folde
         said = demo.said()
         assert "no energy model was made" in said
         assert "mac-002: its request is refused" in said
-        # names stay in the user's own file
+        # customers' names must not leave the user's own file
         assert "Jane" not in said.partition("no energy model was made")[2]
         with urllib.request.urlopen(
             f"http://127.0.0.1:{demo.port}/server_info", timeout=60

@@ -1,4 +1,4 @@
-"""Work in a process of its own: what comes back, and that it never outlives the demo."""
+"""Work in a separate process: its results come back, and it never outlives the demo."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_it_ends_with_the_process_that_waits_for_it(end: signal.Signals) -> None
     with subprocess.Popen([sys.executable, "-c", WAITS], cwd=ROOT) as waiting:
         process = psutil.Process(waiting.pid)
         children: list[psutil.Process] = []
-        while len(children) < 2:  # the one that works, and multiprocessing's own
+        while len(children) < 2:  # the worker, and multiprocessing's own process
             assert waiting.poll() is None
             children = process.children()
         waiting.send_signal(end)

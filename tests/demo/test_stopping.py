@@ -1,4 +1,4 @@
-"""However the demo ends, it leaves no process behind: not Dagster's, not the local cloud's, not a
+"""After any end of the demo, no process remains: neither Dagster's, nor the local cloud's, nor a
 container's."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The blocks of a page of the documentation, and how its commands are run."""
+"""Reads the blocks of a page of the documentation, and runs its commands."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _LEFT_OUT: Final = ("make ", "export ", "eval ")
 
 
 def blocks(page: Path, *markers: str) -> Iterator[tuple[str, str]]:
-    """A page's code blocks in order: their language ("" for none) and their text; and each marker
-    where it stands, without a text."""
+    """A page's code blocks in order: their language ("" for none) and their text. Each marker
+    appears in its place with an empty text."""
     block = re.compile("|".join([r"^```(\w*)\n(.*?)^```", *map(re.escape, markers)]), re.M | re.S)
     for found in block.finditer(page.read_text()):
         yield (found[0], "") if found[2] is None else (found[1], found[2])
 
 
 def run_commands(block: str, environment: Mapping[str, str]) -> str:
-    """What a block's commands print. Those that start the demo, or change the shell, are left
-    out: the test gives what they would."""
+    """The output of a block's commands. It skips commands that start the demo or change the shell;
+    the test provides their effects."""
     said = ""
     for line in block.splitlines():
         command = line.removeprefix("$ ")

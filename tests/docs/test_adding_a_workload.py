@@ -1,5 +1,5 @@
 """The tutorial of a workload: its commands and snippets, from upload to answer on the local cloud,
-and every excerpt from the example container."""
+and its excerpts from the example container."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with DagsterInstance.ephemeral() as instance:
         onboard(deployment, instance, workload)
         time.sleep(0.2)
 """
-"""What `make run` would have at work: the ticks of intake and launcher, and their runs."""
+"""The work of `make run`: the ticks of intake and launcher, and their runs."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def dagster_at_work(log: Path) -> Iterator[None]:
 
 
 def assert_excerpt(block: str) -> None:
-    """An excerpt stands in the file that its first line names, as it is."""
+    """Check that an excerpt appears unchanged in the file that its first line names."""
     first, _, text = block.partition("\n")
     assert text in (ROOT / first.removeprefix("# ")).read_text(), block
 
@@ -66,7 +66,7 @@ def test_every_command_and_snippet_of_the_tutorial_works(
         shutil.copytree(ROOT / folder, tmp_path / folder)
     monkeypatch.setenv("TENANTRY_WORKLOADS", str(tmp_path / "workloads"))
     monkeypatch.chdir(tmp_path)
-    environment = {  # the page's containers are those of the copy
+    environment = {  # the page uses the copy's containers
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": f"{tmp_path}:{ROOT}",

@@ -1,5 +1,5 @@
-"""The snippets that take a tenant's model out of Tenantry: run as they are shown, and held against
-what the services answer."""
+"""The snippets that use a tenant's model outside Tenantry: run unchanged, and compared with the
+services' answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOCS: Final = ROOT / "docs"
 
 
 def run_snippet(page: str, holding: str) -> dict[str, Any]:
-    """Run the page's only Python snippet that holds a text; what it leaves in its names."""
+    """Run the page's only Python snippet that contains ``holding``; returns its names."""
     (snippet,) = (
         text for language, text in blocks(DOCS / page) if language == "python" and holding in text
     )

@@ -1,5 +1,5 @@
-"""The project's images, built as `make images` builds them, trained and served in through the local
-SageMaker; and Dagster's, in which its services start."""
+"""The project's images, built like `make images`. The local SageMaker trains and serves in them;
+Dagster's services start in Dagster's image."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 TAG = "tested"
 USER = 10001
 MARK = "packages.invalid"
-"""A host that pip's settings name while images are built."""
+"""A host in pip's settings during the builds."""
 ENDED = ("Completed", "Failed", "Stopped")
 
 
 @pytest.fixture(scope="module")
 def built() -> Iterator[Callable[[str], str]]:
-    """Builds an image once for all tests; its name."""
+    """Builds an image once for all tests; returns its name."""
     try:
         images.keeper_here()
     except (ImagesError, images.BuildError) as error:
@@ -93,7 +93,7 @@ def put(s3: Any, bucket: str, prefix: str, folder: Path) -> None:
 
 
 def users(emulator: Emulator) -> set[int]:
-    """The user ids of the Python programs that run in containers now."""
+    """The user ids of the Python programs that currently run in containers."""
     found = set()
     for pid in emulator.containers():
         with contextlib.suppress(psutil.Error):
@@ -112,7 +112,7 @@ def train(
     parameters: Mapping[str, Any],
     hyperparameters: Mapping[str, str],
 ) -> str:
-    """Train one task in the image; the key of its archive."""
+    """Train one task in the image; returns the key of its archive."""
     task = {
         "task": "0" * 32,
         "tenant": "acme",
@@ -252,7 +252,7 @@ def test_dagsters_services_start_from_one_image_without_root(
     try:
         for name, command in SERVICES.items():
             assert f"`{command}`" in guide
-            # The webserver's usual port may be another Dagster's of this machine.
+            # Another Dagster on this machine may use the webserver's usual port.
             words = command.replace("--port 3000", f"--port {port}").split()
             more = {
                 "TENANTRY_CODE_SERVER_HOST": "127.0.0.1",
@@ -277,7 +277,7 @@ def test_dagsters_services_start_from_one_image_without_root(
 
 
 def locations(url: str) -> str:
-    """What the webserver tells of its code locations; nothing while it does not answer."""
+    """The webserver's answer about its code locations; empty while it does not answer."""
     request = urllib.request.Request(  # noqa: S310 - a loopback address made here
         f"{url}/graphql",
         data=json.dumps({"query": LOCATIONS}).encode(),

@@ -1,5 +1,4 @@
-"""Questions to a Dagster that is busy are asked again; to one that refuses or is gone, they are
-not."""
+"""Requests to a busy Dagster are retried; requests to one that refuses or has ended are not."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ WORDS = {
 
 @pytest.fixture
 def dagster(tmp_path: Path) -> Iterator[tuple[DagsterProcesses, list[str]]]:
-    """A process that works, and a webserver that says in turn what a test writes down."""
+    """A running process, and a webserver that gives a test's prepared answers in turn."""
     says: list[str] = []
 
     class Webserver(BaseHTTPRequestHandler):
@@ -50,7 +49,7 @@ def dagster(tmp_path: Path) -> Iterator[tuple[DagsterProcesses, list[str]]]:
             self.end_headers()
             self.wfile.write(content)
 
-        # The name http.server gives it.
+        # http.server requires this name.
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 

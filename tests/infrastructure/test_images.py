@@ -1,4 +1,4 @@
-"""Building images, without building one: tags, base images, command lines, cures."""
+"""Image building without a build: tags, base images, command lines, cures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_copied_is_let_into_the_build() -> None:
 def test_the_entry_point_runs_its_command_as_the_user_it_is(tmp_path: Path) -> None:
     script = ROOT / "containers/runtime/unprivileged"
     assert os.access(script, os.X_OK)
-    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")  # as for one who is not root
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")  # as for a user other than root
     (tmp_path / "id").chmod(0o755)
     done = subprocess.run(
         [str(script), "sh", "-c", "echo ran; exit 7"],

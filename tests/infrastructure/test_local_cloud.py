@@ -1,4 +1,5 @@
-"""The local cloud's processes: found through the environment, emptied, and gone afterwards."""
+"""The local cloud's processes: they are found through the environment, can be emptied, and end
+afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+    """Whether a process runs; a zombie does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -47,7 +48,7 @@ def gone(pid: int, within: float = 30.0) -> bool:
 
 
 def listeners(pids: Iterable[int]) -> set[tuple[str, int]]:
-    """Addresses and ports that processes listen at; one that has ended listens at none."""
+    """Addresses and ports on which processes listen; an ended process has none."""
     found = set()
     for pid in pids:
         connections: list[Any] = []
@@ -126,7 +127,8 @@ def test_a_process_that_never_answers_is_not_waited_for_for_ever(tmp_path: Path)
     assert process.returncode == -signal.SIGTERM
 
 
-# Each works longer than silence is borne: in itself, in a child, or into its log; then it answers.
+# Each works longer than the limit of silence before it answers: in itself, in a child, or into its
+# log.
 WORKING = """
 import http.server, subprocess, sys, time
 how, port = sys.argv[1], int(sys.argv[2])
@@ -160,7 +162,7 @@ def test_nothing_of_it_listens_where_another_machine_could_reach_it(
 ) -> None:
     roots = [psutil.Process(process.pid) for process in local_cloud.processes.values()]
     tree = [process for root in roots for process in (root, *root.children(recursive=True))]
-    # It binds its ports one after the other; the last are there when this is answered.
+    # It binds its ports one after the other; an answer here means that all are bound.
     ready = f"{local_cloud.ministack_url}/_ministack/ready"
     with urllib.request.urlopen(ready, timeout=30) as answer:  # noqa: S310
         assert answer.status == 200

@@ -1,5 +1,5 @@
-"""ministack, killed: what was in its tables and queues seconds before is there again, and the stack
-can be deployed."""
+"""After a kill, ministack has its tables and queues of seconds before again, and the stack can be
+deployed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def ministack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    """ministack alone, which a test may kill."""
+    """Only ministack, which a test may kill."""
     cloud = LocalCloud(state=tmp_path / "cloud", containers=ROOT / "containers")
     start(cloud, monkeypatch)
     try:

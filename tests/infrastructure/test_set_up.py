@@ -1,5 +1,5 @@
-"""The set-up, with nothing installed: what it reads of pip's settings, what it tells of a Python
-that does not fit, what it makes of a set-up that was killed; and the locks it installs."""
+"""The set-up without any installation: it reads pip's settings, reports an unsuitable Python, and
+repairs a killed set-up. Also the locks that it installs."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_program_keeps_to_what_an_old_python_can_read() -> None:
 
 
 class Commands:
-    """Stands in for the processes that the set-up starts, and notes them."""
+    """Stands in for the set-up's processes, and records them."""
 
     def __init__(self, fail: str = "") -> None:
         self.run: list[list[str]] = []

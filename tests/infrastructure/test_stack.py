@@ -1,4 +1,4 @@
-"""How the template is written; ``tests/isolation`` judges what it grants."""
+"""The form of the template; ``tests/isolation`` judges its grants."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_nothing_deletes_a_models_archive_by_itself() -> None:
 
 
 def test_no_wildcard_stands_before_a_tenants_tag() -> None:
-    """IAM's ``*`` spans slashes: it would take another part of a key for the tenant."""
+    """IAM's ``*`` spans slashes, so that it would take another part of a key for the tenant."""
     tagged = [
         text
         for statement in STATEMENTS.values()

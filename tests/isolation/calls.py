@@ -28,9 +28,9 @@ class Call:
 
 @contextmanager
 def recorded() -> Iterator[list[Call]]:
-    """Every call that botocore makes in a ``with`` block; each goes its way."""
+    """Every call of botocore in a ``with`` block; the calls are still carried out."""
     calls: list[Call] = []
-    # Botocore has one place for all calls and no public one.
+    # Botocore has a single place for all calls, but not a public one.
     make = BaseClient._make_api_call  # type: ignore[attr-defined]
 
     def record(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
@@ -55,10 +55,10 @@ _S3: Final = {
 def as_requests(
     template: Template, call: Call, principal: str, identity: tuple[str, ...], tag: dict[str, str]
 ) -> list[Request]:
-    """What IAM is asked for a call.
+    """The IAM requests of a call.
 
     Raises:
-        LookupError: nobody said what it is asked.
+        LookupError: there is no rule for the call.
     """
     given = call.parameters
     service = call.service.removesuffix("-runtime").replace("monitoring", "cloudwatch")
@@ -117,7 +117,7 @@ def as_requests(
                 f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in given["Tags"]
             }
             tags["aws:TagKeys"] = [tag["Key"] for tag in given["Tags"]]
-            role = template.arn("TenantClientRole")  # whose name AWS makes
+            role = template.arn("TenantClientRole")  # AWS chooses its name
             trust = f"{TRUST}TenantClientRole"
             return [
                 request(action, role, tags, trust)

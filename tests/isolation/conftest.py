@@ -1,4 +1,4 @@
-"""The judge of policies, started once, and the template it judges."""
+"""The judge of policies, started once, and the template that it judges."""
 
 from __future__ import annotations
 

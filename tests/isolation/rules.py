@@ -1,7 +1,7 @@
-"""Who may do what: the rules that the template's policies are held to, written down apart from
-them.
+"""The rules of access that the template's policies must follow, written independently of the
+policies.
 
-A rule names an action and the targets it is allowed on. Whatever no rule names is denied.
+A rule names an action and the targets on which it is allowed. Everything else is denied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from tests.isolation.template import ACCOUNT, REGION, STACK, Template, as_list
 OWN, OTHER = "acme", "globex"
 PRINCIPAL: Final = f"arn:aws:sts::{ACCOUNT}:assumed-role/somebody/session"
 
-# Of a role: its identity policies. What is attached to roles outside the template stands for those.
+# Roles of the template, with their identity policies, and policies for attachment to roles outside
+# the template.
 IDENTITIES: Final = (
     "TrainingRole",
     "ServingRole",
@@ -30,8 +31,8 @@ IDENTITIES: Final = (
     "WindDownPolicy",
 )
 
-# Everything that lies in the data bucket, by the first part of its key. What only the control plane
-# touches bears no tenant there.
+# The content of the data bucket, by the first part of the key. Keys for the control plane alone do
+# not start with a tenant.
 OF_TENANTS: Final = ("predictions", "archive", "cache", "async")
 OF_THE_CONTROL_PLANE: Final = (
     "training-data",
@@ -165,7 +166,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
     ],
 }
 
-# What nobody may do, besides whatever the template allows somebody else.
+# Actions that no role may take, besides those that the template allows to other roles.
 FORBIDDEN: Final = (
     "s3:DeleteObjectVersion",
     "s3:GetObjectVersion",
@@ -195,10 +196,10 @@ FORBIDDEN: Final = (
 
 @dataclass(frozen=True)
 class Target:
-    """Something an action may be asked for: a resource, and what else AWS knows of the call.
+    """The target of an action: a resource, and the call's further properties known to AWS.
 
-    ``whose`` is ``own`` for what belongs to the tenant of the session's tag, and something else for
-    what does not.
+    ``whose`` is ``own`` if the target belongs to the tenant of the session's tag, and another word
+    otherwise.
     """
 
     label: str
@@ -207,14 +208,14 @@ class Target:
     context: Mapping[str, str | list[str]]
 
     def named_by(self, rule: str) -> bool:
-        """Whether a rule's list of targets names this one: with ``@``, of one tenant; without, of
-        whichever. A name is all or none."""
+        """Whether a rule's list of targets names this one. A name with ``@`` means one tenant's
+        target; a name without it means any tenant's."""
         return bool({self.label, f"{self.label}@{self.whose}"} & set(rule.split()))
 
 
 def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[Target]:
-    """Everything of the stack, of two tenants where it belongs to one, and what is not of the
-    stack."""
+    """All targets of the stack, for two tenants where targets belong to tenants, and targets
+    outside the stack."""
     data, uploads = template.arn("DataBucket"), template.arn("UploadsBucket")
     for whose, tenant in (("own", own), ("other", other)):
         yield Target("uploads", whose, f"{uploads}/uploads/{tenant}/energy/u1/manifest.json", {})
@@ -227,7 +228,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         for name in OF_THE_CONTROL_PLANE:
             yield Target(name, whose, f"{data}/{name}/energy/{tenant}/0123", {})
             yield Target(name, whose, f"{data}/{name}/{tenant}/0123", {})
-        # Another tenant's, in whose key this tenant's id stands too.
+        # Another tenant's target whose key also contains this tenant's id.
         foreign = {"own": other, "other": own}[whose]
         yield Target(
             "uploads", whose, f"{uploads}/uploads/{tenant}/energy/{foreign}/manifest.json", {}
@@ -241,7 +242,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         yield Target(
             "record", whose, f"{data}/async/{tenant}/{foreign}/{foreign}/0123.submitted", {}
         )
-    # A tenant whose id begins with this one's, and what is nobody's.
+    # Targets of a tenant whose id begins with this one's, and targets without an owner.
     for name in (*OF_TENANTS, "uploads"):
         bucket = uploads if name == "uploads" else data
         yield Target(name, "neighbour", f"{bucket}/{name}/{own}-2/energy/0123", {})
@@ -288,7 +289,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
             f"{template.arn(name)}/index/queue",
             {"dynamodb:LeadingKeys": [f"{own}#energy"]},
         )
-        # AWS tells no leading keys of a scan.
+        # AWS gives no leading keys for a scan.
         yield Target(f"{name}/index", "unnamed", f"{template.arn(name)}/index/queue", {})
         for context in ({"dynamodb:LeadingKeys": [f"{own}#energy"]}, {}):
             yield Target("foreign", "nobody", f"{template.arn(name)}-2", context)
@@ -384,8 +385,8 @@ def actions_of(document: Mapping[str, Any]) -> set[str]:
 
 
 def every_action(template: Template) -> list[str]:
-    """Every action of every policy, and those nobody may do. Taking on a role is judged with the
-    role's trust policy, elsewhere."""
+    """Every action of every policy, and the forbidden ones. Another test judges assuming a role,
+    together with its trust policy."""
     named = set().union(
         *(actions_of(document) for document in template.identity_policies().values())
     )
@@ -404,7 +405,7 @@ def policies_of(template: Template, identity: str) -> tuple[str, ...]:
 def asked(
     template: Template, identity: str, actions: list[str], own: str = OWN, other: str = OTHER
 ) -> list[tuple[Request, bool]]:
-    """Every action for every target of its service, with whether it is to be allowed."""
+    """Every action on every target of its service, with the expected decision."""
     tag = {"aws:PrincipalTag/tenant": own} if identity == "TenantClientRole" else {}
     names = policies_of(template, identity)
     made = []
@@ -422,8 +423,7 @@ def asked(
 APP: Final = f"arn:aws:iam::{ACCOUNT}:role/app"
 STRANGER: Final = "999999999999"
 TRUST, ATTACHED = "trust of ", "policy of "
-# May take on any role, as far as its own policies go: what then holds it back is the role's trust
-# policy.
+# Its own policies let it assume any role, so that only the role's trust policy can refuse it.
 ADMINISTRATOR: Final[Mapping[str, Any]] = {
     "Version": "2012-10-17",
     "Statement": [
@@ -443,7 +443,7 @@ ADMINISTRATOR: Final[Mapping[str, Any]] = {
 
 
 def every_policy(template: Template) -> dict[str, Any]:
-    """All policies by name, those of roles' trust and of buckets and queues among them."""
+    """All policies by name, including trust policies and those of buckets and queues."""
     (may_take_on,) = ADMINISTRATOR["Statement"]
     root = {
         "Effect": "Allow",
@@ -462,7 +462,7 @@ def every_policy(template: Template) -> dict[str, Any]:
 
 
 def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
-    """Who takes on which role, with which tags, and whether it is to be allowed."""
+    """Requests to assume roles, by identity and tags, with the expected decisions."""
     own: Mapping[str, str | list[str]] = {"aws:RequestTag/tenant": OWN, "aws:TagKeys": ["tenant"]}
     for role in template.named("AWS::IAM::Role"):
         arn, trust = template.arn(role), f"{TRUST}{role}"
@@ -473,7 +473,7 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
         )
         yield Request("sts:SetSourceIdentity", arn, own, APP, ("Administrator",), trust), False
         for action in ("sts:AssumeRole", "sts:TagSession"):
-            # A role that trusts the whole account, of the stack or not.
+            # A role that trusts the whole account, in the stack or outside it.
             for foreign in (
                 arn if not for_app else f"{arn}2",
                 f"arn:aws:iam::{ACCOUNT}:role/another",
@@ -527,8 +527,8 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
 
 
 def attached(template: Template) -> Iterator[tuple[Request, bool]]:
-    """What the policies of buckets and queues add to those of who asks, and whether it is to be
-    allowed."""
+    """The requests that policies of buckets and queues decide besides the caller's own, with the
+    expected decisions."""
     for bucket in template.named("AWS::S3::Bucket"):
         for secure in ("true", "false"):
             context = {"aws:SecureTransport": secure}

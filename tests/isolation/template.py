@@ -1,5 +1,5 @@
-"""The template's roles and policies as IAM gets them: CloudFormation's functions resolved, as far
-as the template uses them."""
+"""The template's roles and policies as IAM receives them, with the CloudFormation functions that
+the template uses resolved."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Template:
         return [name for name, resource in self.resources.items() if resource["Type"] == kind]
 
     def arn(self, name: str) -> str:
-        """``Arn`` of a resource; of those that have no name in the template, one as CloudFormation
-        makes it."""
+        """``Arn`` of a resource; a resource without a name in the template gets one in
+        CloudFormation's form."""
         resource = self.resources[name]
         known = resource["Properties"]
         match resource["Type"]:
@@ -88,7 +88,7 @@ class Template:
         return self.arn(name) if attribute == "Arn" else self.arn(name).rpartition(":")[2]
 
     def resolved(self, value: Any) -> Any:
-        """A value with ``Ref``, ``Fn::GetAtt`` and ``Fn::Sub`` replaced by what they stand for."""
+        """A value with ``Ref``, ``Fn::GetAtt`` and ``Fn::Sub`` replaced by their values."""
         if isinstance(value, list):
             return [self.resolved(item) for item in value]
         if not isinstance(value, dict):
@@ -131,7 +131,7 @@ class Template:
         }
 
     def resource_policies(self) -> dict[str, Any]:
-        """Each policy of a bucket or a queue, by the logical name of what it is attached to."""
+        """Each policy of a bucket or a queue, by the logical name of that bucket or queue."""
         found = {}
         for kind, attached in (
             ("AWS::S3::BucketPolicy", "Bucket"),

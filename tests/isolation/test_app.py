@@ -1,5 +1,4 @@
-"""The code that docs/for-the-app.md shows works, and its calls are allowed by the policies the page
-names."""
+"""The code in docs/for-the-app.md works, and the policies that the page names allow its calls."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
         with names["client_of"](tenant, world.tiny) as client:
             client.upload({"x.csv": b"1"})
             assert client.requests() == []
-            for _ in range(2):  # the second time from what was kept
+            for _ in range(2):  # the second time from the cache
                 client.predict({"add": 1, "seed": 7})
             client.wait(client.submit({"add": 2, "seed": 7}), 60)
             client.submit({"add": 2, "seed": 7})
@@ -78,8 +77,8 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
             asked += as_requests(template, call, session, ("TenantClientRole",), tag)
     decided = judge.decide(rules.every_policy(template), asked)
     refused = [request for request, said in zip(asked, decided, strict=True) if said is not True]
-    # The client looks where SageMaker puts a shared endpoint's failures, too: in vain, and goes on
-    # without.
+    # The client also looks for SageMaker's failures of a shared endpoint. It is refused, and
+    # continues without them.
     assert [request for request in refused if "/async-failures/" not in request.resource] == []
     of_the_client = {(call.service, call.operation) for call in by_sessions}
     assert of_the_client >= {
@@ -91,7 +90,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
         ("cloudwatch", "PutMetricData"),
     }
     assert ("sagemaker-runtime", "InvokeEndpointAsync") not in of_the_client
-    # And all that the client did is refused to the session of another tenant, but for the counts.
+    # The session of another tenant is refused all these calls, except for the counts.
     others = [
         request
         for call in by_sessions

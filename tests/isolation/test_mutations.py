@@ -1,5 +1,5 @@
-"""A policy that says more, or less, than it should is noticed: each statement is changed in every
-way below, and the judge must tell."""
+"""A policy that allows too much or too little is noticed: each statement is changed in every way
+below, and the judge must notice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import Template, as_list
 
-_AT_ONCE: Final = 40  # requests a look: the first that tells of a change ends it
+_AT_ONCE: Final = 40  # requests at a time; the first that reveals a change ends the check
 TAG: Final = "${aws:PrincipalTag/tenant}"
-# Changes that make no difference: the statement's condition asks for a key that AWS gives with no
-# other action of the service.
+# Changes without effect, because the statement's condition needs a key that AWS gives with no other
+# action of the service.
 SURVIVORS: Final = {
     "TenantClientRole/OwnModelsOnly allows all of sagemaker:InvokeEndpoint",
     "TenantClientRole/CountRequests allows all of cloudwatch:PutMetricData",  # cloudwatch:namespace
@@ -27,7 +27,7 @@ SURVIVORS: Final = {
 
 
 def widened(text: str) -> Iterator[str]:
-    """Patterns that take more than a pattern of a resource, or of a condition, does."""
+    """Patterns that match more than a given pattern of a resource or a condition."""
     yield "*"
     if TAG in text:
         yield text.replace(TAG, "*")
@@ -53,7 +53,7 @@ def without(values: Sequence[Any], number: int) -> list[Any]:
 
 
 def changes(statement: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Every way in which a statement is changed: what was done to it, and what is left of it."""
+    """Every change of a statement: its description, and the changed statement."""
     yield "is not there", None
     yield (
         "has the other effect",
@@ -72,7 +72,8 @@ def changes(statement: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any] 
     for number, resource in enumerate(resources):
         if len(resources) > 1:
             yield f"lacks {resource}", {**statement, "Resource": without(resources, number)}
-        # The policy of a bucket or a queue is about that one, whatever it names.
+        # The policy of a bucket or a queue applies only to that one, regardless of the resource
+        # that it names.
         for wide in dict.fromkeys(widened(resource)) if "Principal" not in statement else ():
             if wide != resource:
                 yield (
@@ -124,14 +125,14 @@ def changes(statement: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any] 
 def changed_policies(
     name: str, document: Mapping[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any], set[str]]]:
-    """A policy with one change each: what it is, the policy, and the actions that the change may
-    matter to."""
+    """A policy with one change each: the change's description, the policy, and the actions that the
+    change may affect."""
     for number, statement in enumerate(document["Statement"]):
         services = {action.split(":")[0] for action in as_list(statement["Action"])}
         for what, changed in changes(statement):
             left = [*document["Statement"]]
             left[number : number + 1] = [changed] if changed else []
-            # A policy without statements is none: one that says nothing of interest stands for it.
+            # A policy without statements is invalid; an irrelevant statement takes its place.
             left = left or [
                 {
                     "Effect": "Allow",
@@ -159,7 +160,7 @@ def changed_policies(
 def survivors(
     judge: Judge, template: Template, name: str, asked: Sequence[tuple[Request, bool]]
 ) -> list[str]:
-    """The changes of a policy that no answer to ``asked`` tells of."""
+    """The changes of a policy that no answer to ``asked`` reveals."""
     policies = rules.every_policy(template)
     found = []
     for what, changed, named in changed_policies(name, policies[name]):

@@ -1,4 +1,4 @@
-"""What the code calls is allowed to whom it runs as."""
+"""The role that runs the code may make the code's calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.isolation.judge import Judge
 from tests.isolation.template import Template
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-# Attributes of ``Deployment``, and what IAM calls their services.
+# Attributes of ``Deployment``, and IAM's names of their services.
 SERVICES: Final = {
     "s3": "s3",
     "sqs": "sqs",
@@ -27,7 +27,7 @@ SERVICES: Final = {
     "sagemaker": "sagemaker",
     "runtime": "sagemaker-runtime",
 }
-# IAM's actions where they are not called as the operations are.
+# IAM's actions where their names differ from the operations'.
 ACTIONS: Final = {
     "s3:HeadObject": ["s3:GetObject"],
     "s3:ListObjectsV2": ["s3:ListBucket"],
@@ -48,8 +48,8 @@ DAGSTERS: Final = ["orchestration", "assets", "resources", "pipes_sagemaker"] + 
     for room in sorted((ROOT / "tenantry").iterdir())
     if room.is_dir() and room.name != "command_line"
 ]
-"""Whose code runs in Dagster's processes."""
-# What of ``tenantry`` Dagster's code does not call, and who does.
+"""The packages whose code runs in Dagster's processes."""
+# Calls of ``tenantry`` that Dagster's code does not make, and the role that makes them.
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
     "dynamodb:Scan": "WindDownPolicy",
@@ -60,8 +60,7 @@ NOT_DAGSTERS: Final = {
 
 
 def operations(folders: list[str]) -> Iterator[str]:
-    """``service:Operation`` of each method of a client that the code names, and of each
-    paginator."""
+    """``service:Operation`` of each client method and each paginator that the code names."""
     session = boto3.Session(region_name="eu-west-1")
     models = {
         attribute: session.client(service).meta.service_model  # type: ignore[call-overload]

@@ -1,5 +1,4 @@
-"""Each role does what the rules let it do, and nothing else; an outside judge reads the
-policies."""
+"""Each role may do exactly what the rules allow; an independent judge reads the policies."""
 
 from __future__ import annotations
 
@@ -36,7 +35,8 @@ def test_a_role_may_do_what_the_rules_say_and_nothing_else(
 def test_every_action_of_a_role_was_tried_on_what_it_is_for(
     identity: str, judge: Judge, template: Template
 ) -> None:
-    """So that a name the judge does not know, or a rule for nothing, cannot pass for a denial."""
+    """A name that the judge does not know, or a rule without a target, must not look like a
+    denial."""
     meant = [
         request
         for request, may in rules.asked(template, identity, rules.every_action(template))

@@ -1,4 +1,4 @@
-"""Whatever two tenants are called, and whatever else bears such a name: each reaches its own keys,
+"""Two tenants with any names, even names that other things also have: each reaches its own keys,
 rows and models, and not the other's."""
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import ACCOUNT, REGION, Template
 
-# What ``keys`` makes besides keys of buckets. Everything else there is taken for the builder of a
-# key.
+# Functions of ``keys`` that do not build keys of buckets. All others count as builders of keys.
 NO_BUCKET_KEYS: Final = {
     "parse_manifest_key",
     "parse_async_input",
@@ -44,7 +43,7 @@ DYNAMODB_ACTIONS: Final = (
     "dynamodb:DeleteItem",
     "dynamodb:BatchGetItem",
 )
-# Ids of every kind that may be tenants' ids too, and ids that begin as others do.
+# Ids of every kind that may also be tenants' ids, and ids that begin with other ids.
 TENANTS: Final = st.sampled_from(
     [
         "acme",
@@ -86,7 +85,7 @@ def builders() -> Iterator[tuple[str, Callable[..., str]]]:
 
 
 def an_id(kind: str, fallback: str, *names: str) -> Any:
-    """Those of the names that are an id of this kind, and one that always is."""
+    """Those names that are valid ids of this kind, and a fallback that always is."""
     parser: Callable[[object], Any] = getattr(ids, kind)
     fitting = []
     for name in (fallback, *names):
@@ -99,8 +98,7 @@ def an_id(kind: str, fallback: str, *names: str) -> Any:
 
 @st.composite
 def built_keys(draw: st.DrawFn, tenant: ids.TenantId, other: ids.TenantId) -> dict[str, str]:
-    """A key from each builder, for ``tenant``; every other part of it may be called as either
-    tenant is."""
+    """A key from each builder, for ``tenant``; every other part may have either tenant's name."""
     names = (tenant, other)
     version, day = draw(an_id("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
     workload, pack = (
@@ -143,7 +141,7 @@ def built_keys(draw: st.DrawFn, tenant: ids.TenantId, other: ids.TenantId) -> di
 
 
 def a_session_may(key: str) -> set[str]:
-    """What the session of the tenant whose key it is may do with it."""
+    """The actions on a key that its tenant's session may take."""
     root, _, rest = key.partition("/")
     if root in rules.OF_THE_CONTROL_PLANE:
         return set()

@@ -1,4 +1,4 @@
-"""Asynchronous endpoints of the echo container, and a mailbox for what they tell."""
+"""Asynchronous endpoints of the echo container, and a mailbox for their messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEST_NOTIFICATION = {
 
 
 class Mailbox:
-    """A success and an error topic whose messages land in one queue; what arrived, by
+    """A success and an error topic whose messages go to one queue, with the received messages by
     InferenceId."""
 
     def __init__(self, cloud: LocalCloud) -> None:
@@ -52,7 +52,7 @@ class Mailbox:
         self._sns.delete_topic(TopicArn=self.success)
 
     def collect(self, wait_seconds: int = 0) -> None:
-        """Read what is in the queue now, or arrives within `wait_seconds`."""
+        """Read the messages that are in the queue or arrive within `wait_seconds`."""
         while found := self._sqs.receive_message(
             QueueUrl=self._queue, MaxNumberOfMessages=10, WaitTimeSeconds=wait_seconds
         ).get("Messages"):
@@ -68,7 +68,7 @@ class Mailbox:
                 self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=entry["ReceiptHandle"])
 
     def message(self, inference_id: str) -> Any:
-        """The one message about a request, once it is there."""
+        """The only message about a request, once it has arrived."""
 
         def read() -> list[Any]:
             self.collect()
@@ -78,8 +78,8 @@ class Mailbox:
         return message
 
     def wait_for_all(self, inference_ids: set[str]) -> None:
-        """Until there is a message about each request; then it is made sure that there is just one,
-        and none about another."""
+        """Wait for a message about each request. Then check that there is exactly one for each, and
+        none about another request."""
 
         def missing() -> set[str]:
             self.collect()
@@ -93,8 +93,8 @@ class Mailbox:
 
 
 class Async:
-    """Makes asynchronous endpoints of the echo container and sends them requests whose bodies are
-    objects in a bucket."""
+    """Creates asynchronous endpoints of the echo container, and sends them requests whose bodies
+    are objects in a bucket."""
 
     def __init__(self, emulator: Emulator, s3: Any, bucket: str, mailbox: Mailbox) -> None:
         self.sagemaker = emulator.client("sagemaker")
@@ -107,8 +107,8 @@ class Async:
     def config(
         self, *, concurrency: int | None = None, include: list[str] | None = None, **changes: Any
     ) -> str:
-        """The name of a configuration; `changes` are of OutputConfig (None leaves a member out),
-        `environment` of the container."""
+        """The name of a new configuration. `changes` are members of OutputConfig (None removes a
+        member), `environment` is the container's."""
         environment = changes.pop("environment", {})
         output = {
             "S3OutputPath": f"s3://{self.bucket}/out",
@@ -139,7 +139,7 @@ class Async:
     def endpoint(
         self, config: str | None = None, *, instances: int = 1, name: str | None = None
     ) -> str:
-        """An endpoint that is InService with so many instances."""
+        """An endpoint that is InService with this many instances."""
         name = name or unique("async")
         self.sagemaker.create_endpoint(
             EndpointName=name, EndpointConfigName=config or self.config()
@@ -175,7 +175,7 @@ class Async:
         return self.s3.get_object(Bucket=bucket, Key=key)
 
     def answer(self, sent: Any) -> Any:
-        """What the echo container answered, once the success message is there."""
+        """The echo container's answer, once the success message has arrived."""
         assert self.mailbox.message(sent["InferenceId"])["invocationStatus"] == "Completed"
         return json.loads(self.read(sent["OutputLocation"])["Body"].read())
 

@@ -1,5 +1,4 @@
-"""An emulator of its own for these tests, with their containers, on the ministack of
-`local_cloud`."""
+"""A separate emulator for these tests, with their containers, on the ministack of `local_cloud`."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ ECHO = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/echo:1"
 
 
 class Emulator:
-    """A local_sagemaker process with a state folder of its own."""
+    """A local_sagemaker process with its own state folder."""
 
     def __init__(self, cloud: LocalCloud, state: Path, *arguments: str) -> None:
         self._cloud = cloud
@@ -63,7 +62,7 @@ class Emulator:
             self.process = None
 
     def kill(self) -> None:
-        """SIGKILL to the emulator alone, as an out-of-memory killer does it."""
+        """Send SIGKILL only to the emulator, like an out-of-memory killer."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -78,7 +77,7 @@ class Emulator:
         )  # type: ignore[call-overload]
 
     def containers(self) -> list[int]:
-        """Process ids of everything that any emulator on this state folder started."""
+        """Process ids of all processes that any emulator on this state folder started."""
         return [
             pid
             for pid, environment in _environments()
@@ -86,7 +85,7 @@ class Emulator:
         ]
 
     def control(self, method: str, path: str) -> Any:
-        # A loopback address made here.
+        # The URL is a loopback address.
         request = urllib.request.Request(f"{self.url}{path}", method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             return json.load(answer)
@@ -130,7 +129,7 @@ def emulator(
 
 @pytest.fixture
 def faults(emulator: Emulator) -> Iterator[FaultsClient]:
-    """The faults of `emulator`, which end with the test."""
+    """The faults of `emulator`; they end with the test."""
     client = FaultsClient(emulator.url)
     yield client
     client.end()
@@ -165,8 +164,8 @@ def sagemaker(emulator: Emulator) -> Any:
 
 @pytest.fixture
 def api(request: pytest.FixtureRequest) -> Any:
-    """boto3's sagemaker client for tests that also hold on AWS, where they go when
-    TENANTRY_AWS_VERIFIED=1."""
+    """boto3's sagemaker client for tests that also hold on AWS; with TENANTRY_AWS_VERIFIED=1 they
+    run there."""
     if os.environ.get("TENANTRY_AWS_VERIFIED") == "1":
         return boto3.client("sagemaker")
     return request.getfixturevalue("sagemaker")
@@ -314,7 +313,7 @@ def settled_endpoint(client: Any, name: str) -> Any:
 
 @pytest.fixture
 def endpoint(sagemaker: Any) -> Iterator[Callable[..., str]]:
-    """Makes endpoints of a configuration, and deletes them when the test ends."""
+    """Creates endpoints of a configuration, and deletes them when the test ends."""
     made: list[str] = []
 
     def make(config: str) -> str:

@@ -1,5 +1,5 @@
-"""What a user of the SageMaker SDK does, from training to batch transform; run as a script with a
-bucket's name, it prints what it saw."""
+"""Acts as a user of the SageMaker SDK, from training to batch transform. It runs as a script with a
+bucket's name, and prints the results."""
 
 import json
 import sys

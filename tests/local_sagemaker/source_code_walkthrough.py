@@ -1,7 +1,7 @@
-"""What a user of SDK 3's ModelTrainer does with code of their own; run as a script with a bucket's
-name, it prints what it saw.
+"""Acts as a user of SDK 3's ModelTrainer with their own code. It runs as a script with a bucket's
+name, and prints the results.
 
-The scripts that the SDK sends along have absolute paths below `/opt/ml`.
+The scripts that the SDK adds have absolute paths below `/opt/ml`.
 """
 
 import json

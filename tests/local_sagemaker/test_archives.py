@@ -1,4 +1,4 @@
-"""Model archives from S3 that are made to hurt, without a process."""
+"""Model archives from S3 that are made to do harm, without a process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.containers.runtime.tar_bombs import HEADER_BOMBS
 
 @pytest.mark.parametrize("bomb", HEADER_BOMBS)
 def test_header_bombs_are_refused(bomb: str, tmp_path: Path) -> None:
-    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's
-    time."""
+    """An effective bomb raises another error, or keeps the processor busy beyond the test's time
+    limit."""
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(HEADER_BOMBS[bomb]))
     with pytest.raises(DataError):
         extract(tmp_path / "bomb.tar.gz", tmp_path / "model", 1 << 20)
@@ -29,7 +29,7 @@ def test_long_names_and_many_files_are_extracted(form: int, tmp_path: Path) -> N
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=form) as tar:
         for name in names:
             member = tarfile.TarInfo(name)
-            member.mtime = 1.5  # a fraction, which PAX keeps in its extended header
+            member.mtime = 1.5  # PAX stores a fraction in its extended header
             tar.addfile(member, io.BytesIO())
     extract(tmp_path / "a.tar.gz", tmp_path / "model", 1 << 20)
     assert len(list((tmp_path / "model" / ("ü" * 100)).iterdir())) == 1000

@@ -1,5 +1,5 @@
-"""Asynchronous endpoints of a test's own: their instances come, go, die and restart, what is
-around them goes away, and CloudWatch has their metrics."""
+"""Asynchronous endpoints of single tests: their instances start, stop, die and restart, their
+buckets and topics disappear, and CloudWatch has their metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.local_sagemaker.conftest import (
 def own(
     hurried_emulator: Emulator, s3: Any, bucket: str, local_cloud: LocalCloud
 ) -> Iterator[Async]:
-    """With a bucket and topics of its own."""
+    """Endpoints with their own bucket and topics."""
     made = Async(hurried_emulator, s3, bucket, Mailbox(local_cloud))
     yield made
     made.close()
@@ -223,7 +223,7 @@ def test_a_restart_loses_and_doubles_no_request(mortal: tuple[Emulator, Async]) 
     wait_for(emulator.containers, lambda left: not left)
     emulator.start()
 
-    queued = own.send(busy, "upper later")  # taken although the instances are not there yet
+    queued = own.send(busy, "upper later")  # accepted although no instance has started yet
     assert own.answer(after[0])["body"] == "sleep 2 interrupted"
     assert own.instances(idle) == 0
     emulator.stop()

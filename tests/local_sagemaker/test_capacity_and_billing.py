@@ -1,5 +1,5 @@
-"""Quotas by instance type, warm pools, hung instances, and the bill, on an emulator with flags of
-its own."""
+"""Quotas by instance type, warm pools, hung instances, and the bill, on an emulator with its own
+flags."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LAPSE = 60.0
 
 @pytest.fixture(scope="module")
 def frugal(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator that takes a second to provision, has small quotas, prices, and no patience with
+    """An emulator that provisions in a second, with small quotas, prices, and a short limit for
     hung containers."""
     folder = tmp_path_factory.mktemp("frugal")
     (folder / "prices.json").write_text(json.dumps(PRICES))
@@ -121,7 +121,7 @@ def test_a_matching_job_takes_the_warm_pool_and_is_not_provisioned(
     assert pool(api, first) == {"Status": "InUse"}
     assert seconds_before_download(ended_training_job(api, first)) >= 1.0
     assert pool(api, first)["Status"] == "Available"
-    # Each of these differs in one thing that must match.
+    # Each of these differs in one property that must match.
     for changes in (
         {"RoleArn": "arn:aws:iam::123456789012:role/another"},
         {"RoleArn": role, "resources": {"VolumeSizeInGB": 2}},
@@ -166,8 +166,8 @@ def test_a_pool_ends_by_itself_and_is_made_within_the_quota_only(api: Any, bucke
     )
     for name in (brief, large, failed):
         ended_training_job(api, name)
-    # Nobody is told that the quota of 2 is too small for 3 instances; a fault of the algorithm does
-    # not cost the pool.
+    # There is no error although the quota of 2 is too small for 3 instances. An error of the
+    # algorithm does not end the pool.
     assert pool(api, large)["Status"] == "Terminated"
     assert pool(api, failed)["Status"] == "Available"
     wait_for(lambda: pool(api, brief)["Status"], lambda status: status == "Terminated")
@@ -222,7 +222,7 @@ def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(
     total = bill(frugal)
     (line,) = [line for line in total.resources if line.resource == ended["TrainingJobArn"]]
     real_seconds = (ended["TrainingEndTime"] - ended["TrainingStartTime"]).total_seconds()
-    # The times of a description are in whole milliseconds.
+    # A description's times are in whole milliseconds.
     assert 2 * 0.5 * LAPSE < line.instance_seconds <= 2 * (real_seconds + 0.01) * LAPSE
     assert line.usd == pytest.approx(line.instance_seconds / 3600 * PRICES[TYPE])
     assert total.usd == pytest.approx(sum(line.usd or 0 for line in total.resources))

@@ -1,4 +1,4 @@
-"""docs/local-cloud.md says what the code does."""
+"""docs/local-cloud.md agrees with the code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_lists_of_what_is_refused_and_without_effect_are_printed_by_the_code() -> None:
-    """To bring the page up to date, put what `python -m local_sagemaker --operations` prints
-    between its two marks."""
+    """To update the page, put the output of `python -m local_sagemaker --operations` between its
+    two marks."""
     page = (ROOT / "docs" / "local-cloud.md").read_text()
     _, _, rest = page.partition("<!-- begin: python -m local_sagemaker --operations -->\n")
     written, mark, _ = rest.partition("<!-- end: python -m local_sagemaker --operations -->\n")
@@ -48,7 +48,8 @@ def test_they_tell_of_every_operation_that_is_answered(emulator: Emulator) -> No
 
 
 def test_what_they_name_exists() -> None:
-    """A member that the service model renamed or dropped would be honoured in words only."""
+    """A member that the service model renamed or dropped would be honoured only in the
+    documentation."""
     shapes: dict[str, Any] = {
         name: protocol.model.shape_for(name)
         for protocol in map(Protocol, ("sagemaker", "sagemaker-runtime", "application-autoscaling"))

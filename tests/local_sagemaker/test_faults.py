@@ -1,4 +1,4 @@
-"""Faults by plan and at once, through boto3 and the control calls."""
+"""Planned and immediate faults, through boto3 and the control calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def put(emulator: Emulator, path: str, body: bytes, method: str = "PUT") -> tupl
         f"{emulator.url}/_local/faults{path}", method=method, data=body
     )
     try:
-        # A loopback address.
+        # The URL is a loopback address.
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
@@ -203,7 +203,7 @@ def test_a_lost_answer_leaves_what_was_carried_out(
             ExecutionRoleArn="arn:aws:iam::123456789012:role/execution",
         )
     assert sagemaker.describe_model(ModelName=name)["ModelName"] == name
-    # A call that was refused has nothing to lose: its error is answered.
+    # A refused call has no answer to lose, so that its error arrives.
     with pytest.raises(ClientError, match="not found"):
         runtime.invoke_endpoint(EndpointName="lost-1", Body=b"x")
 

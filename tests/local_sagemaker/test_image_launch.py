@@ -1,4 +1,4 @@
-"""How a container from an image is started and reached, with stand-ins for docker and buildah."""
+"""Starting and reaching a container from an image, with stand-ins for docker and buildah."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ URI = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/tenantry/forecast:0.1.0"
 
 
 class Tools:
-    """Programs of a PATH of their own, which write down how they are called."""
+    """Programs in a separate PATH, which record their calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

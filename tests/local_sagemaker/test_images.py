@@ -1,4 +1,4 @@
-"""Containers from images: trained, served, stopped and cleaned up as processes are."""
+"""Containers from images: they train, serve, stop and are cleaned up like processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ENTRYPOINT ["setpriv", "--reuid=1234", "--clear-groups"]
 
 @pytest.fixture(scope="module")
 def keeper() -> str:
-    """docker or buildah, whichever is here."""
+    """docker or buildah, depending on the machine."""
     try:
         found = engine()
     except ImagesError as error:
@@ -82,7 +82,7 @@ def images_emulator(built: None, local_cloud: LocalCloud, tmp_path: Path) -> Ite
 
 
 def working_containers() -> list[str]:
-    """Names of what docker or buildah holds for emulators."""
+    """Names of the containers that docker or buildah holds for emulators."""
     command = {
         "docker": ["docker", "ps", "--all", "--format", "{{.Names}}"],
         "buildah": ["buildah", "containers", "--format", "{{.ContainerName}}"],
@@ -95,7 +95,7 @@ def test_training_in_an_image_finds_its_opt_ml_and_the_images_own_settings(
     images_emulator: Emulator, s3: Any, bucket: str
 ) -> None:
     client = images_emulator.client("sagemaker")
-    # What is mounted at /opt/ml belongs to root, as on AWS: this image's user may only read it.
+    # The mount at /opt/ml belongs to root, as on AWS, so that this image's user may only read it.
     job = ended_training_job(client, create_training_job(client, bucket))
     assert job["TrainingJobStatus"] == "Failed"
     plain = {

@@ -68,7 +68,7 @@ def ask(runtime: Any, endpoint: str, model: str, body: str = "hello") -> Any:
 
 
 def log_lines(cloud: LocalCloud, endpoint: str) -> Counter[str]:
-    """What the containers of an endpoint printed, by first word."""
+    """Counts of the lines that an endpoint's containers printed, by first word."""
     logs = boto3.client("logs", endpoint_url=cloud.ministack_url, region_name="eu-west-1")
     group = f"/aws/sagemaker/Endpoints/{endpoint}"
     found: Counter[str] = Counter()
@@ -100,11 +100,11 @@ def test_a_container_out_of_memory_loses_its_least_recently_used_model(
     sagemaker: Any, runtime: Any, local_cloud: LocalCloud, models: str, endpoint: Endpoint
 ) -> None:
     name = endpoint(multi_model(sagemaker, models, ECHO_CAPACITY="2"))
-    for number in (0, 1, 0, 2, 0):  # 1 is the least recently used when 2 comes
+    for number in (0, 1, 0, 2, 0):  # 1 is the least recently used when 2 is loaded
         answer = ask(runtime, name, f"t{number}/v.tar.gz")
         assert answer["files"] == {"weights": str(number)}
         assert answer["loaded"] <= 2
-    # Loads: 0, 1, 2. Had 0 been unloaded for 2, its last call would have been a fourth.
+    # The loads are 0, 1 and 2. If 0 had been unloaded for 2, its last call would be a fourth load.
     lines = wait_for(lambda: log_lines(local_cloud, name), lambda found: found["unloaded"] == 1)
     assert lines["loaded"] == 3
 
@@ -161,8 +161,8 @@ def test_a_model_that_loads_slowly_is_not_ready_and_its_load_goes_on(
 def test_disk_copies_beyond_the_limit_are_deleted_with_their_models(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
-    """Eight megabytes hold two models of three: the third drives the first one out, of the disk and
-    of memory."""
+    """Eight megabytes hold two models of three; the third evicts the first one from disk and
+    memory."""
     for number in range(3):
         s3.put_object(
             Bucket=bucket, Key=f"big/{number}.tar.gz", Body=tar_gz(weights=str(number) * 3_000_000)

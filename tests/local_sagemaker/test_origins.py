@@ -1,4 +1,4 @@
-"""What a page in a browser on this machine can do: nothing. Its requests are forged here header by
+"""A page in a browser on this machine can do nothing. The tests forge its requests header by
 header."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.local_sagemaker.conftest import Emulator
 
 
 def status(emulator: Emulator, method: str, path: str, headers: dict[str, str]) -> int:
-    """The status of a request with just these headers and `Content-Length`."""
+    """The status of a request with only these headers and `Content-Length`."""
     connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=10)
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
     for name, value in {**headers, "Content-Length": "0"}.items():

@@ -1,4 +1,4 @@
-"""The emulator as a process: rate limits, restarts, and what is left of it."""
+"""The emulator as a process: rate limits, restarts, and its leftovers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.local_sagemaker.conftest import (
 
 @pytest.fixture
 def own_emulator(local_cloud: LocalCloud, tmp_path: Path) -> Iterator[Emulator]:
-    """An emulator that a test may kill; it takes five CreateTrainingJob requests and then hardly
+    """An emulator that a test may kill. It accepts five CreateTrainingJob requests and then hardly
     any, and has four instances."""
     running = Emulator(
         local_cloud,
@@ -92,9 +92,9 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
     )
     assert settled_endpoint(client, "kept")["EndpointStatus"] == "InService"
     wait_for(lambda: keys(s3, bucket, "checkpoints/"), bool)
-    # Three training hosts, a descendant in a session of its own, and two serving containers.
+    # Three training hosts, a descendant in its own session, and two serving containers.
     wait_for(lambda: len(own_emulator.containers()), lambda count: count == 6)
-    # A stopped process does not see SIGTERM; it must go all the same.
+    # A stopped process does not receive SIGTERM, but must end as well.
     FaultsClient(own_emulator.url).now(Strike(kind="hang_container", job=jobs[2]))
 
     own_emulator.kill()
@@ -129,7 +129,8 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
         "transform job": 0,
     }
     assert own_emulator.control("GET", "/_local/health")["instances"] == held
-    # What the lost jobs held can be had again, next to the pool: all of the quota of four.
+    # The lost jobs' instances are free again beside the pool, so that the whole quota of four is
+    # usable.
     last = create_training_job(client, bucket, hosts=3, RoleArn=role)
     assert ended_training_job(client, last)["TrainingJobStatus"] == "Completed"
     wait_for(
@@ -141,8 +142,8 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
 def test_a_state_folder_may_be_given_by_a_relative_path(
     local_cloud: LocalCloud, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container's working folder is another one, and its SAGEMAKER_BASE_DIR must still lead to
-    its files."""
+    """A container has another working folder, but its SAGEMAKER_BASE_DIR must still lead to its
+    files."""
     root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
     running = Emulator(local_cloud, Path(os.path.relpath(tmp_path / "state", root)))

@@ -57,7 +57,7 @@ def test_batches_keep_all_records_in_order_within_the_limit(
     if single:
         assert all(len(batch) == 1 for batch in made)
     else:
-        # No batch could have taken the first record of the next.
+        # No batch has room for the first record of the next.
         for batch, following in itertools.pairwise(made):
             assert sum(len(record) + 1 for record in [*batch, following[0]]) > limit
 
@@ -161,7 +161,7 @@ def test_a_token_bucket_never_gives_more_than_burst_and_rate(
         try:
             bucket.take()
         except ServiceError as error:
-            # A refusal is one of two right outcomes here.
+            # A refusal is one of two correct outcomes.
             assert error.code == "ThrottlingException"  # noqa: PT017
         else:
             taken.append(now)

@@ -1,5 +1,5 @@
-"""Requests as clients send them, and what they are answered: one case a row, beside the tests of
-what the resources do."""
+"""Clients' requests and their answers, one case a row; other tests cover the resources'
+behaviour."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_outputs_may_lie_at_the_root_of_a_bucket(sagemaker: Any, s3: Any, bucket
 
 
 def test_names_that_differ_in_case_only_are_one_name(sagemaker: Any, bucket: str) -> None:
-    """Two would have one ARN, and the tags of one would be the other's."""
+    """Two such names would share an ARN, and thereby their tags."""
     model = create_model(sagemaker)
     config = create_endpoint_config(sagemaker, model)
     job = create_training_job(sagemaker, bucket, Tags=[{"Key": "tenant", "Value": "acme"}])
@@ -353,8 +353,8 @@ def test_headers_are_utf_8_where_text_may_be_any_and_ascii_where_aws_says_so(
 def test_a_target_model_may_begin_with_a_slash(
     sagemaker: Any, runtime: Any, s3: Any, bucket: str, endpoint: Endpoint
 ) -> None:
-    """It is the same model as without: loaded once, and found below a prefix with or without a
-    slash at its end."""
+    """It is the same model as without the slash: loaded once, and found below a prefix with or
+    without a final slash."""
     s3.put_object(Bucket=bucket, Key="models/a.tar.gz", Body=tar_gz(weights="1"))
     for prefix, targets in (("models/", ("a.tar.gz", "/a.tar.gz")), ("models", ("/a.tar.gz",))):
         model = create_model(sagemaker, Mode="MultiModel", ModelDataUrl=f"s3://{bucket}/{prefix}")

@@ -18,7 +18,7 @@ from tests.local_sagemaker.conftest import Emulator, keys, model_files
 def test_the_sdk_trains_with_a_folder_of_source_code(
     emulator: Emulator, s3: Any, bucket: str
 ) -> None:
-    """test_training.py has the short one: what lies at `/opt/ml` in a container."""
+    """test_training.py has the short twin, about `/opt/ml` in a container."""
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("source_code_walkthrough.py")), bucket],
@@ -38,10 +38,11 @@ def test_the_sdk_trains_with_a_folder_of_source_code(
 def test_the_sdk_s_resource_classes_work_unchanged(
     emulator: Emulator, s3: Any, bucket: str
 ) -> None:
-    """In a process of its own: the SDK keeps one client per process and takes 200 MB."""
+    """It runs in a separate process, because the SDK keeps one client per process and uses 200
+    MB."""
     s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
     script = Path(__file__).with_name("sdk_walkthrough.py")
-    # Its welcome and progress go to standard output too; the result is the last line.
+    # Its welcome and progress also go to standard output; the result is the last line.
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script), bucket],
         env={**os.environ, **emulator.environment},

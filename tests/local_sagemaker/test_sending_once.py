@@ -1,5 +1,5 @@
-"""A container that closes the connection without an answer gets the request once, however many
-connections are kept to it."""
+"""A container that closes the connection without an answer gets the request only once, with any
+number of kept connections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEPT = 6
 
 
 class Closing(BaseHTTPRequestHandler):
-    """Keeps the connection after an answer by its headers, and closes it all the same, a moment
+    """Promises in its headers to keep the connection after an answer, but closes it a moment
     later."""
 
     protocol_version = "HTTP/1.1"
@@ -55,7 +55,8 @@ class Closing(BaseHTTPRequestHandler):
 
 
 def test_a_kept_connection_that_the_container_has_closed_is_not_used() -> None:
-    """Also where the event loop was too busy to hear of it: nothing would have been sent again."""
+    """This holds also where the event loop was too busy to notice the close, because the client
+    never sends a request again."""
 
     async def ask_twice(port: int) -> list[int]:
         client = HttpClient(port)
@@ -65,7 +66,7 @@ def test_a_kept_connection_that_the_container_has_closed_is_not_used() -> None:
             statuses.append(
                 (await client.request("POST", "/invocations", body=b"x", within=10)).status
             )
-            assert Closing.closed.wait(10)  # the loop stands still meanwhile
+            assert Closing.closed.wait(10)  # this blocks the event loop
         client.close()
         return statuses
 
@@ -87,7 +88,8 @@ def invoke(runtime: Any, endpoint: str, body: str) -> Any:
 
 
 def keep_connections(runtime: Any, endpoint: str) -> None:
-    """Requests at the same time, each on a connection of its own, which are kept afterwards."""
+    """Send simultaneous requests, each on its own connection; the connections are kept
+    afterwards."""
     with ThreadPoolExecutor(KEPT) as pool:
         for answer in [pool.submit(invoke, runtime, endpoint, "sleep 0.5") for _ in range(KEPT)]:
             answer.result()

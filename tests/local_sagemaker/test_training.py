@@ -188,8 +188,8 @@ def test_entry_point_and_arguments_are_honoured(sagemaker: Any, s3: Any, bucket:
 def test_a_container_finds_its_own_folder_at_opt_ml(
     sagemaker: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
-    """Two at a time, as hosts of one job: absolute paths lead each to its own files, and nothing is
-    seen outside."""
+    """Two containers run as hosts of one job. Absolute paths lead each to its own files, which are
+    invisible outside."""
     if not own_opt_ml(tmp_path, tmp_path):
         pytest.skip("this machine allows neither mounts nor user namespaces")
     for number in range(2):
@@ -219,7 +219,7 @@ def test_stopping_a_job_gives_it_sigterm_and_keeps_its_model(
     name = create_training_job(
         sagemaker, bucket, hyperparameters=settings, CheckpointConfig=checkpoints
     )
-    # The checkpoint appears in S3 while the job runs, so the container is up and has its handler.
+    # The checkpoint appears in S3 during the job, so the container runs and has its handler.
     wait_for(lambda: keys(s3, bucket, "ready/"), bool)
     sagemaker.stop_training_job(TrainingJobName=name)
     job = ended_training_job(sagemaker, name)

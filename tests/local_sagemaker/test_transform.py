@@ -25,7 +25,7 @@ def transform(
     instances: int = 1,
     **changes: Any,
 ) -> str:
-    """A job of the echo container over `in/`, which by default answers with its input in
+    """A job of the echo container over `in/`; by default the container answers with its input in
     capitals."""
     name = unique("transform")
     source = {
@@ -92,8 +92,8 @@ def test_lines_are_transformed_in_order(
 
 
 def test_records_are_batched_up_to_the_payload(sagemaker: Any, s3: Any, bucket: str) -> None:
-    """Without the container's echo mode each answer tells the body it got: 1 MB holds two records
-    of 400 KB."""
+    """Without the container's echo mode each answer describes the body: 1 MB holds two records of
+    400 KB."""
     put(s3, bucket, **{"lines.txt": "\n".join("x" * 400_000 for _ in range(5))})
     name = transform(
         sagemaker,

@@ -1,5 +1,5 @@
-"""Every process writes JSON lines where ``TENANTRY_LOG_FORMAT`` says so, and refuses what it does
-not know."""
+"""Every process writes JSON lines if ``TENANTRY_LOG_FORMAT`` asks for them, and refuses unknown
+formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENERGY: Final = ids.workload_name("energy")
 
 
 def lines_of(output: str) -> list[dict[str, Any]]:
-    """The lines of a log, each of which is a JSON object with what each line tells."""
+    """The lines of a log; each is a JSON object with the fields of every line."""
     lines = [json.loads(line) for line in output.splitlines()]
     for line in lines:
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta()
@@ -51,7 +51,7 @@ def json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What this process logs meanwhile, as JSON lines."""
+    """This process's log within the fixture, as JSON lines."""
     sink = io.StringIO()
     handler = logging.StreamHandler(sink)
     handler.setFormatter(JsonFormatter())

@@ -1,4 +1,4 @@
-"""A Dagster instance of a test's own, and tenants that upload real (small) data."""
+"""A separate Dagster instance for each test, and tenants that upload real (small) data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def energy() -> Workload:
 
 @pytest.fixture
 def workload(energy: Workload) -> Workload:
-    """Energy, with packs that do not wait for company."""
+    """Energy, with packs that do not wait for further requests."""
     return at_once(energy)
 
 
@@ -64,7 +64,7 @@ Upload = Callable[[str, bytes], ids.TenantId]
 
 @pytest.fixture
 def upload(deployment: Deployment, energy: Workload) -> Upload:
-    """Uploads a consumption file as a tenant's app does."""
+    """Uploads a consumption file like a tenant's app."""
 
     def put(tenant: str, file: bytes) -> ids.TenantId:
         who = ids.tenant_id(tenant)

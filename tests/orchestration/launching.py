@@ -1,4 +1,4 @@
-"""Requests for the launcher, its ticks, and what the app is told of them."""
+"""Requests for the launcher, its ticks, and the app's notices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tick(instance: DagsterInstance, queue: RequestQueue, workload: Workload) -> 
 
 
 def notices(queue: RequestQueue) -> list[dict[str, str]]:
-    """What the app was told."""
+    """The app's notices."""
     received = queue.deployment.sqs.receive_message(
         QueueUrl=queue.deployment.notices_queue_url, MaxNumberOfMessages=10
     )

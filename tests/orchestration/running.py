@@ -1,5 +1,5 @@
-"""Dagster runs in a test's own process: a tick of the sensors' plain code, and the runs it asks
-for."""
+"""Dagster runs in a test's own process: a tick of the sensors' plain code, and the runs that it
+requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TENANTRY: Final = TenantryResource(
 
 
 def at_once(workload: Workload) -> Workload:
-    """The workload, with packs that do not wait for company."""
+    """The workload, with packs that do not wait for further requests."""
     pack = workload.training.pack.model_copy(update={"wait_seconds": 0})
     return workload.model_copy(
         update={"training": workload.training.model_copy(update={"pack": pack})}
@@ -91,8 +91,8 @@ def metadata_of(instance: DagsterInstance, workload: str, asset: str) -> dict[st
 
 
 def unexplained(instance: DagsterInstance, workload: Workload) -> set[tuple[str, str]]:
-    """The numbers that assets' latest events show and that no description of an asset explains, by
-    asset and metadata entry."""
+    """The numbers in assets' latest events that no asset's description explains, by asset and
+    metadata entry."""
     found = set()
     for asset in WORKLOAD_ASSETS:
         key = asset_key(workload.name, asset)
@@ -112,7 +112,7 @@ def unexplained(instance: DagsterInstance, workload: Workload) -> set[tuple[str,
 
 
 def uploads_observed(instance: DagsterInstance, workload: str) -> list[dict[str, Any]]:
-    """What was observed of a workload's ``uploads``, the latest first."""
+    """The observations of a workload's ``uploads``, the latest first."""
     records = instance.fetch_observations(asset_key(workload, "uploads"), limit=100).records
     events = [record.event_log_entry.asset_observation for record in records]
     return [

@@ -45,7 +45,7 @@ def test_one_that_could_not_be_made_is_asked_for_again_after_some_minutes(
     assert first.get_num_requested(ENDPOINT) == 1
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    tenantry_resource._deployment.cache_clear()  # a test before this one may have reached the cloud
+    tenantry_resource._deployment.cache_clear()  # an earlier test may have reached the cloud
     job = defs.resolve_implicit_global_asset_job_def()
     failed = job.execute_in_process(
         instance=dagster_instance, asset_selection=[ENDPOINT], raise_on_error=False

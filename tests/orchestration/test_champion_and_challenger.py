@@ -43,7 +43,7 @@ DRIFT = AssetCheckKey(REGISTRATION, "drift")
 
 
 def readings(days: int, grown: float = 1.0) -> bytes:
-    """A customer's hours as CSV; what comes after the first ten weeks is multiplied."""
+    """A customer's hours as CSV; readings after the first ten weeks are multiplied."""
     start = RECENT_UNTIL - timedelta(days=DAYS)
     frame = generate(1, start, start + timedelta(days=days), seed=3)
     frame.loc[frame.timestamp >= start + timedelta(days=DAYS), "consumption"] *= grown
@@ -66,7 +66,7 @@ def drift_checks(instance: DagsterInstance) -> dict[str, tuple[bool, Mapping[str
 
 @pytest.fixture
 def told_operators(deployment: Deployment) -> str:
-    """The URL of a queue that hears what operators are told."""
+    """The URL of a queue that receives operators' notices."""
     url = deployment.sqs.create_queue(QueueName="operators-of-a-test")["QueueUrl"]
     arn = deployment.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
         "Attributes"
@@ -92,7 +92,7 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     assert first is not None
     assert first.recipe == workload.recipe
 
-    # Newer data: as before for one, another level for the other.
+    # Newer data: at the old level for one tenant, at another level for the other.
     upload("acme", readings(DAYS + 7))
     upload("globex", readings(DAYS + 7, grown=1.8))
     take_in(deployment, dagster_instance)
@@ -114,7 +114,7 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     assert said["Subject"] == "energy: a served model drifted"
     assert said["Message"].startswith(f"globex: mase {warned['mase']:g} where {first.version} had")
 
-    # The challenger, trained on the new level, took over; the UI shows against whom.
+    # The challenger, trained on the new level, took over; the UI shows its opponent.
     second = registry.champion(grown, ENERGY)
     assert second is not None
     assert second.previous == first.version
@@ -122,7 +122,7 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     assert registered["decision"].startswith(f"not worse than {first.version}: it scored")
     assert f"challenger {second.version} | champion {first.version}" in registered["comparison"]
 
-    # A person picks the tenant in the UI and rolls it back.
+    # A person selects the tenant in the UI and rolls it back.
     rollback = defs.resolve_job_def("energy_rollback")
     config = {"ops": {"energy_roll_back": {"config": {"why": "its nights are wrong"}}}}
     done = rollback.execute_in_process(
@@ -146,8 +146,8 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     with TenantClient(deployment, workload, grown) as client:
         assert client.predict({"period": 1})["version"] == first.version
 
-    # Neither a person who materialises the registration nor the schedule brings the turned-away
-    # version back.
+    # Neither a person's materialisation of the registration nor the schedule restores the rejected
+    # version.
     job = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={REGISTRATION}, asset_check_selection=set()
     )
@@ -158,8 +158,7 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     assert run(dagster_instance, "energy_retraining", None).success
     assert RequestQueue(deployment).open(ENERGY) == []
 
-    # The check is there for a person, too: the rolled-back champion is older than the newest
-    # upload.
+    # A person can also run the check: the rolled-back champion is older than the newest upload.
     by_hand = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection=set(), asset_check_selection={DRIFT}
     )

@@ -1,5 +1,5 @@
-"""A workload as a component of Dagster: ``dg`` knows and checks it, and it is the same as by a file
-of its own."""
+"""A workload as a component of Dagster: ``dg`` lists and checks it, and it equals the workload of a
+separate file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Dg = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with this one's settings and workloads, to be changed at will."""
+    """A project with this one's settings and workloads, which tests may change."""
     settings = (ROOT / "pyproject.toml").read_text()
     (tmp_path / "pyproject.toml").write_text(settings[settings.index("[tool.dg]") :])
     (tmp_path / "workloads").mkdir()

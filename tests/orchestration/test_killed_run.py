@@ -1,5 +1,5 @@
-"""A run process that is killed in the middle of a pack costs nothing: the sensors take the pack up
-where it stood."""
+"""A run process killed in the middle of a pack loses nothing: the sensors continue the pack where
+it stopped."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
     tenants = [ids.tenant_id(name) for name in TENANTS]
     jobs_before = training_jobs(live_dagster)
     for number, tenant in enumerate(tenants):
-        # Every tenant's file differs by a few hours, so that each request is its own.
+        # Every tenant's file differs by a few hours, so that each request is different.
         lines = consumption[f"tenant-{number % 6}"].splitlines(keepends=True)
         with TenantClient(deployment, energy, tenant) as client:
             client.upload(
@@ -130,8 +130,8 @@ def test_a_killed_run_is_taken_up_and_every_tenant_is_registered_once(
 
 
 class _LosesAnAnswer(BaseHTTPRequestHandler):
-    """Passes questions on to Dagster, and closes the connection instead of giving the first answer
-    about a launch."""
+    """Passes requests on to Dagster, but closes the connection instead of the first answer about a
+    launch."""
 
     dagster = ""
     lost = 0
@@ -152,7 +152,7 @@ class _LosesAnAnswer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    # The name http.server gives it.
+    # http.server requires this name.
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 

@@ -1,5 +1,5 @@
-"""A tick of the launcher: what it claims, what it supersedes, who has to wait, and what an
-operator's word changes."""
+"""A tick of the launcher: the requests that it claims, supersedes or lets wait, and the effect of
+an operator's command."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_failed_request_is_claimed_again_in_its_own_pack_unless_a_newer_one_wa
 def test_what_a_run_that_died_had_crowned_is_finished_before_what_was_uploaded_after_it(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload, crowned: bool
 ) -> None:
-    """Its owner may have been told that the model is ready; a superseded request would say that
+    """Its owner may have the notice that the model is ready; a superseded request would say that
     there is none."""
     at, registry = now(), ModelRegistry(queue.deployment)
     row = ask(queue, "acme", uploaded=at)
@@ -303,7 +303,7 @@ def test_what_was_uploaded_last_is_served_at_last_in_whatever_order_the_events_c
     wanted = {content: ids.request_id_of(ENERGY, tenant, content) for content in contents}
 
     def make(end: str) -> None:
-        """One tick, and what becomes of whatever is in a pack then."""
+        """One tick, and the end of all requests that are then in a pack."""
         tick(dagster_instance, queue, workload)
         for row in queue.of_tenant(ENERGY, tenant):
             if row.status == "claimed" and end == "failed":
@@ -415,7 +415,7 @@ def test_a_tenant_that_used_up_its_day_is_told_once_and_retries_and_re_trainings
 def test_one_broken_file_uploaded_over_and_over_is_held_back_by_default(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
-    """Its row is the same each time, and the tenant has no model."""
+    """Its row stays the same, and the tenant has no model."""
     row, at = ask(queue, "busy", uploaded=now() - timedelta(days=2)), now() - timedelta(hours=1)
     claims = 0
     for number in range(30):

@@ -1,4 +1,4 @@
-"""Runs whose process is gone are failed, whatever their job; those that live are left alone."""
+"""Runs of any job whose process is gone are failed; live runs are left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.orchestration.running import run
 
 
 def left_behind(instance: DagsterInstance, silent_for: float) -> DagsterRun:
-    """A run as a killed process leaves it."""
+    """A run in the state that a killed process leaves."""
     job = defs.resolve_job_def("energy_endpoint_capacity")
     made = instance.create_run_for_job(job, tags={HEARTBEAT_TAG: f"{time.time() - silent_for:.0f}"})
     instance.handle_run_event(
@@ -66,7 +66,7 @@ def test_a_database_that_is_away_for_a_moment_does_not_make_a_run_seem_dead(
     dagster_instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class AwayOnce:
-        """Dagster's instance; its database refuses the second tag."""
+        """Dagster's instance, whose database refuses the second tag."""
 
         tags = 0
 

@@ -21,7 +21,7 @@ ENERGY, ACME = ids.workload_name("energy"), ids.tenant_id("acme")
 
 
 def lines_of_containers(deployment: Deployment) -> list[dict[str, Any]]:
-    """What the training job, the endpoint and the batch transform logged."""
+    """The log lines of the training job, the endpoint and the batch transform."""
     logs, lines = deployment.session.client("logs"), []
     for kind in ("TrainingJobs", "Endpoints", "TransformJobs"):
         groups = logs.describe_log_groups(logGroupNamePrefix=f"/aws/sagemaker/{kind}")

@@ -1,4 +1,4 @@
-"""What operators do from the command line shows in Dagster as what they do in its UI."""
+"""Operators' actions from the command line appear in Dagster like their actions in its UI."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tick(instance: DagsterInstance) -> str:
 
 
 def observed(instance: DagsterInstance, tenant: ids.TenantId) -> list[Mapping[str, Any]]:
-    """What was observed on the tenant's partition, the latest first."""
+    """The observations of the tenant's partition, the latest first."""
     records = instance.fetch_observations(REGISTRATION, limit=100).records
     found = [record.event_log_entry.asset_observation for record in records]
     return [

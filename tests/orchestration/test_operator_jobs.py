@@ -1,5 +1,5 @@
-"""What an operator does in the UI: the jobs that steer a workload's requests, as the commands
-do."""
+"""An operator's actions in the UI: the jobs that control a workload's requests, like the
+commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scheduled run that was lost is made up for: within bounds, and only where nobody and nothing
+"""A lost scheduled run is repeated, within limits and only if neither a person nor the system
 decided otherwise."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def lose(
     request: RunRequest,
     ended: DagsterEventType = DagsterEventType.RUN_FAILURE,
 ) -> str:
-    """A run that was launched and ended without a word of its own."""
+    """A run that was launched and ended without any event of its own."""
     made = instance.create_run_for_job(
         defs.resolve_job_def(str(request.job_name)), tags=dict(request.tags)
     )
@@ -195,7 +195,7 @@ def test_of_capacities_only_the_latest_counts(
         each for each in scheduled_of(energy, jobs_of(energy)) if "capacity" in each.group
     ]
     assert len(capacities) > 1
-    # a Thursday: business hours and night were both due, and night came last
+    # a Thursday: business hours and night were both due, night last
     evening = NOW.replace(hour=21)
     (request,) = asked(dagster_instance, capacities, looked_before(evening), evening)
     assert request.run_config["ops"]["energy__endpoint_capacity"]["config"]["instances"] == 1

@@ -1,4 +1,4 @@
-"""Packs whose runs die: whose fault it was is found out, and nobody else is given up."""
+"""Packs whose runs die: the launcher finds the tenant at fault, and gives up no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.pipes_sagemaker.broken_calls import Body
 
 
 def begun(instance: DagsterInstance, asked: RunRequest) -> DagsterRun:
-    """The run that was asked for, as one that has begun."""
+    """The requested run, in the state of a started run."""
     run: DagsterRun = create_run_for_test(instance, str(asked.job_name), tags=dict(asked.tags))
     event = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
     instance.report_dagster_event(event, run.run_id)
@@ -37,8 +37,8 @@ def work_off(
     *,
     max_ticks: int,
 ) -> list[set[str]]:
-    """Ticks until nothing is owed. A run with a poisoned tenant dies, any other registers its pack.
-    Returns the tenants of those that died."""
+    """Tick until no work is left. A run with a poisoned tenant dies; any other registers its pack.
+    Returns the tenants of the dead runs."""
     died = []
     for _ in range(max_ticks):
         for asked in list(runs_to_request(instance, queue, workload, lost_run_seconds=60)):
@@ -60,7 +60,7 @@ def work_off(
 
 
 def impatient(workload: Workload, attempts: int = 2) -> Workload:
-    """The workload, with next tries that come at once."""
+    """The workload, with immediate retries."""
     scheduling = workload.scheduling.model_copy(
         update={"retry_seconds": 1e-6, "max_per_tenant_a_day": None}
     )
@@ -122,7 +122,7 @@ def test_whoever_kills_runs_ends_alone_whatever_the_pack(
 def test_runs_that_never_began_split_no_pack(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
-    """The machine was busy: that is nobody's fault, and the pack goes on as it was."""
+    """A busy machine is no tenant's fault, and the pack continues unchanged."""
     rows = [ask(queue, "acme"), ask(queue, "bolt")]
     packs = []
     for _ in range(3):
@@ -153,7 +153,7 @@ def test_the_requests_of_a_run_that_a_person_terminated_go_back_to_the_queue(
 def test_a_row_that_cannot_be_changed_holds_up_nobody_elses(
     dagster_instance: DagsterInstance, queue: RequestQueue, workload: Workload
 ) -> None:
-    """As a row does that has reached DynamoDB's 400 KB and cannot be made smaller."""
+    """For example, a row that has reached DynamoDB's 400 KB and cannot be made smaller."""
     stuck, neighbour = ask(queue, "stuck"), ask(queue, "neighbour")
 
     def refuse(request: AWSPreparedRequest, **_: object) -> Any:

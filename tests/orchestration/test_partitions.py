@@ -1,4 +1,4 @@
-"""Tenants become partitions, whoever else makes the same ones known at the same time."""
+"""Tenants become partitions, even if other processes add the same ones at the same time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_sensors_that_add_the_same_tenants_at_once_all_succeed(home: Path) -> No
                 ready.wait(60)
                 add_tenants(instance, ENERGY, tenants)
 
-    # its tables are made once, which is not what is tried here
+    # create its tables first, because that is not part of this test
     with DagsterInstance.from_config(str(home)) as instance:
         assert instance.get_dynamic_partitions(tenants_of("energy").name or "") == []
     with ThreadPoolExecutor(SENSORS) as pool:

@@ -1,5 +1,5 @@
-"""Portraits in Dagster, from pictures to champions and tonight's pictures: nothing of Dagster's
-knows the workload but its YAML."""
+"""Portraits in Dagster, from pictures to champions and tonight's pictures. Dagster's code knows the
+workload only from its YAML."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Ten thousand tenants at rest cost the sensors nothing, and a daemon that dies in the middle of a
-pack costs nobody a model."""
+pack costs no tenant a model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def finish_one(deployment: Deployment, tenant: ids.TenantId) -> None:
 def multiply(
     deployment: Deployment, table: str, one: ids.TenantId, others: Sequence[ids.TenantId]
 ) -> None:
-    """Give other tenants the same rows as one has."""
+    """Give other tenants the same rows as one tenant."""
     answer = deployment.dynamodb.query(
         TableName=table,
         KeyConditionExpression="tenant = :tenant",
@@ -114,7 +114,7 @@ def test_ticks_with_nothing_new_cost_the_same_calls_for_ten_and_for_ten_thousand
     first, *others = tenants(FINISHED_ROWS)
     finish_one(deployment, first)
     add_tenants(dagster_instance, ENERGY, tenants(FEW))
-    calls_of_idle_ticks(dagster_instance)  # clients are made once in a process
+    calls_of_idle_ticks(dagster_instance)  # a process creates its clients only once
     few = calls_of_idle_ticks(dagster_instance)
 
     add_tenants(dagster_instance, ENERGY, tenants(MANY))

@@ -1,4 +1,4 @@
-"""What the sensors say and remember when something of ours is away for a moment."""
+"""The sensors' messages and cursors when a service is briefly unavailable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sensors() -> dict[str, SensorDefinition]:
 
 @contextmanager
 def away(operation: str) -> Iterator[None]:
-    """While it holds, the sensors' calls of a DynamoDB operation come to nothing."""
+    """Within the block, the sensors' calls of a DynamoDB operation fail."""
 
     def refuse(**_: Any) -> None:
         raise ConnectionError("DynamoDB is away")
@@ -52,7 +52,7 @@ def away(operation: str) -> Iterator[None]:
 def evaluate(
     sensor: SensorDefinition, instance: DagsterInstance, cursor: str | None = None
 ) -> tuple[str, str | None]:
-    """What a tick says, and its cursor afterwards."""
+    """A tick's message, and its cursor afterwards."""
     with build_sensor_context(
         instance=instance, cursor=cursor, resources={"tenantry": TENANTRY}
     ) as context:
@@ -92,7 +92,7 @@ def test_a_lost_upload_that_could_not_be_taken_in_is_listed_again(
 ) -> None:
     upload("acme", consumption["tenant-0"])
     deployment.sqs.purge_queue(QueueUrl=deployment.uploads_queue_url)
-    time.sleep(2.1)  # S3 tells the time to the second, and an event gets a second to come
+    time.sleep(2.1)  # S3 gives times to the second, and an event has a second to arrive
     lost = sensors["lost_uploads"]
     with away("PutItem"):
         said, cursor = evaluate(lost, dagster_instance)

@@ -1,5 +1,5 @@
-"""A pack whose run died is taken up: what the dead run had made stays made in Dagster's eyes,
-whatever becomes of the next run."""
+"""A pack whose run died is continued: the dead run's results stay in Dagster, however the next run
+ends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Packs that SageMaker has no machine for, or whose start nobody heard of, inside Dagster on the
-local cloud."""
+"""Packs without a free machine in SageMaker, or whose start's answer was lost, inside Dagster on
+the local cloud."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ENERGY = ids.workload_name("energy")
 
 @pytest.fixture
 def faults(local_cloud: LocalCloud) -> FaultsClient:
-    """What goes wrong; the next test's empty cloud is without it."""
+    """The planned faults; the next test's empty cloud has none."""
     return FaultsClient(local_cloud.sagemaker_url)
 
 
 def jobs(deployment: Deployment) -> dict[str, str]:
-    """Each training job's name and instance type, in the order in which they were made."""
+    """Each training job's name and instance type, in order of creation."""
     listed = deployment.sagemaker.list_training_jobs(SortBy="CreationTime", SortOrder="Ascending")
     names = [job["TrainingJobName"] for job in listed["TrainingJobSummaries"]]
     described = [deployment.sagemaker.describe_training_job(TrainingJobName=name) for name in names]

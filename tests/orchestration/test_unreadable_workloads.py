@@ -1,5 +1,5 @@
-"""A workload whose file cannot be used: the others go on, it is told of, and nothing of its tenants
-is refused, lost or wound down."""
+"""A workload with an unusable file: the others go on, the fault is reported, and nothing of its
+tenants is refused, lost or wound down."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Tick = Callable[[Definitions, str], str]
 
 @pytest.fixture
 def tick(dagster_instance: DagsterInstance) -> Tick:
-    """A tick of a sensor, as the daemon has it: what it says."""
+    """A tick of a sensor, as in the daemon; returns its message."""
 
     def evaluate(made: Definitions, sensor: str) -> str:
         with build_sensor_context(

@@ -1,5 +1,5 @@
-"""One tenant's way from upload to predictions in one process, whose logs and spans go where its
-environment says. It prints the trace that each asset shows."""
+"""One tenant's way from upload to predictions in one process. Its environment decides where logs
+and spans go. It prints the trace that each asset shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASSETS = ("training_data", "fine_tuned_artifact", "endpoint_registration", "batc
 
 
 def main(folder: Path) -> None:
-    """Walk, with the file ``consumption.csv`` of the folder."""
+    """Walk with the folder's file ``consumption.csv``."""
     deployment, energy = Deployment.from_stack(), at_once(read_workloads()["energy"])
     with (
         DagsterInstance.local_temp(

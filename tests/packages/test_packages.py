@@ -1,4 +1,4 @@
-"""Each package says what it needs, and needs nothing else. Nothing here uses a network."""
+"""Each package declares its dependencies, and needs no others. These tests use no network."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SHARED: Final = {
     "opentelemetry.proto": "opentelemetry-proto",
     "opentelemetry.sdk": "opentelemetry-sdk",
 }
-"""The modules of a namespace that several distributions share, and which each comes from."""
+"""The modules of a namespace that several distributions share, each with its distribution."""
 ROOMS: Final = {
     "": ["tenantry", "contracts"],
     "tracing": ["tenantry/tracing"],
@@ -70,7 +70,7 @@ ROOMS: Final = {
     "diffusion": ["containers/diffusion", "containers/runtime"],
 }
 IN_THE_DAGSTER_PROCESS: Final = frozenset({"holidays", "numpy", "pandas", "pyarrow"})
-"""What workloads' preparations import, which Dagster's processes call."""
+"""The imports of workloads' preparations, which Dagster's processes call."""
 
 ONLY: Final = """
 import importlib, sys
@@ -105,7 +105,7 @@ BARE: Final = frozenset(
         "yaml",
     ]
 )
-"""The modules of boto3, OpenTelemetry's API, pydantic and PyYAML, and of what these need."""
+"""The modules of boto3, OpenTelemetry's API, pydantic and PyYAML, and of their dependencies."""
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -117,8 +117,8 @@ def sources(*folders: str) -> Iterator[Path]:
 
 
 def imported(paths: Iterable[Path]) -> set[str]:
-    """The top-level modules that programs import, or those of ``SHARED``, but for those of Python
-    and for types' sake."""
+    """The top-level modules that programs import, or those of ``SHARED``, except Python's own and
+    imports only for types."""
     found: set[str] = set()
     for path in paths:
         waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
@@ -142,13 +142,12 @@ def _module(name: str) -> str:
 
 @cache
 def providers() -> Mapping[str, list[str]]:
-    """The distributions that each module installed here comes from."""
+    """The distributions of each installed module."""
     return importlib.metadata.packages_distributions()
 
 
 def distributions(modules: Iterable[str]) -> set[str]:
-    """The distributions that modules come from; botocore comes with boto3, in the version that
-    boto3 takes."""
+    """The distributions of modules; botocore comes with boto3, in the version that boto3 needs."""
     known = providers()
     found = set()
     for module in set(modules) - OUR_OWN - NOT_INSTALLED:
@@ -158,15 +157,15 @@ def distributions(modules: Iterable[str]) -> set[str]:
 
 
 def declared(folder: str, extra: str = "") -> set[str]:
-    """The distributions that a package declares, those of an extra where one is named."""
+    """The distributions that a package declares, or those of the named extra."""
     project = pyproject(folder)["project"]
     listed = project["optional-dependencies"][extra] if extra else project["dependencies"]
     return {name_of(requirement) for requirement in listed}
 
 
 def run_importing(only: bool, names: Iterable[str], *modules: str) -> None:
-    """Import modules in a process that finds only these top-level ones besides Python's, or all
-    others."""
+    """Import modules in a process that finds, besides Python's, only these top-level modules, or
+    all except these."""
     done = subprocess.run(
         [sys.executable, "-c", ONLY, "only" if only else "but", ",".join(names), *modules],
         cwd=ROOT,
@@ -190,7 +189,7 @@ def test_a_wheel_names_each_of_its_packages(folder: str, package: str) -> None:
 def test_a_wheel_holds_its_programs_and_nothing_else(folder: str, tmp_path: Path) -> None:
     folders = ["tenantry", "contracts", "containers"] if folder == CLIENT else [folder]
     expected = {path.relative_to(ROOT).as_posix() for path in sources(*folders)}
-    if folder == CLIENT:  # what `tenantry new-workload` writes
+    if folder == CLIENT:  # the files that `tenantry new-workload` writes
         files = (ROOT / "containers").glob("*/workload.yaml")
         expected |= {path.relative_to(ROOT).as_posix() for path in files}
     assert files_of(build_wheel(folder, tmp_path)) == expected
@@ -216,9 +215,9 @@ def test_the_extras_hold_what_their_rooms_import_and_nothing_else() -> None:
         assert needed <= base | here, extra
         more = here - needed - set(WITHOUT_AN_IMPORT)
         assert more <= (IN_THE_DAGSTER_PROCESS if extra == "dagster" else set()), extra
-    # Clients that cannot share this environment have ones of their own, in tests/clients.
+    # Clients that cannot share this environment have separate ones, in tests/clients.
     paths = set(sources("tests", "demo")) - set(sources("tests/clients"))
-    # These two are shared by many distributions, which tritonclient and sagemaker bring.
+    # Many distributions share these two; tritonclient and sagemaker install them.
     needed = distributions(imported(paths) - {"google", "sagemaker"})
     everything = base.union(*(declared(CLIENT, extra) for extra in [*ROOMS, "dev"] if extra))
     assert needed <= everything
@@ -241,7 +240,7 @@ def test_the_bare_client_needs_what_it_declares() -> None:
         if "command_line" not in path.parts
     ]
     assert "tenantry.serving.client" in modules
-    # The second is what energy's questions are given their moment by.
+    # The second gives energy's questions their moment.
     run_importing(
         True,
         {*BARE, "tenantry", "contracts", "containers"},
@@ -258,7 +257,7 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
     blocked = {
         module for module, names in known.items() if {name_of(name) for name in names} <= theirs
     }
-    # dagster-webserver and boto3 bring these.
+    # dagster-webserver and boto3 install these.
     blocked -= {"uvicorn", "starlette", "httptools", "uvloop", "urllib3"}
     assert {"moto", "prophet", "torch"} <= blocked
     run_importing(

@@ -1,4 +1,4 @@
-"""Each wheel installs into an empty environment, and does there what its page says."""
+"""Each wheel installs into an empty environment, and works there as its page says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 INSTALL_SECONDS: Final = 1200
 RUN_SECONDS: Final = 600
 NO_MORE_THAN: Final = {LOCAL: (40, 160), PIPES: (65, 190), CLIENT: (15, 60)}
-"""Distributions, and megabytes, in the environment that a wheel makes."""
+"""Most distributions and megabytes in a wheel's environment."""
 
 TELLS: Final = """
 import importlib.metadata, json
@@ -47,14 +47,14 @@ with TenantClient(Deployment.from_stack(), energy, tenant_id("acme")) as client:
 
 
 class Environment:
-    """An environment of its own, with what was installed into it and nothing else."""
+    """A separate environment that contains only the installed packages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
 
     def variables(self, **more: str) -> dict[str, str]:
-        """The variables of a process in it, none of this test's own."""
+        """The variables of a process in it, without this test's own."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -64,7 +64,7 @@ class Environment:
         return {**kept, **more}
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of it, outside the repository."""
+        """Run one of its commands, outside the repository."""
         return subprocess.run(
             [str(self.folder / "bin" / command[0]), *command[1:]],
             cwd=self.folder,
@@ -76,7 +76,7 @@ class Environment:
         )
 
     def install(self, *requirements: str) -> None:
-        """Install from the index that pip is told to use."""
+        """Install from pip's configured index."""
         command = ["python", "-m", "pip", "install", "--quiet", *requirements]
         done = subprocess.run(
             [str(self.folder / "bin/python"), *command[1:]],
@@ -89,7 +89,7 @@ class Environment:
         assert done.returncode == 0, done.stderr
 
     def holds_little(self, folder: str) -> list[str]:
-        """Its distributions, which are not many, nor large."""
+        """Its distributions, after a check that they are few and small."""
         done = self.run("python", "-c", TELLS)
         names, megabytes = json.loads(done.stdout)
         sys.stdout.write(f"{folder}: {len(names)} distributions, {megabytes} MB: {names}\n")

@@ -1,4 +1,4 @@
-"""The wheels this repository builds, and what their READMEs say to do with them."""
+"""The wheels that this repository builds, and the instructions of their READMEs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 LOCAL: Final = "local_sagemaker"
 PIPES: Final = "pipes_sagemaker"
 CLIENT: Final = "."
-"""A distribution is named here by the folder that builds it."""
+"""The folder that builds a distribution names it here."""
 
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", "*.safetensors")
 _OF_THE_CLIENT: Final = ("tenantry", "contracts", "containers")
@@ -33,12 +33,13 @@ def pyproject(folder: str) -> dict[str, Any]:
 
 
 def name_of(requirement: str) -> str:
-    """The distribution that a requirement names, as an index writes it."""
+    """The distribution that a requirement names, in the spelling of an index."""
     return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def build_wheel(folder: str, below: Path) -> Path:
-    """Build a wheel from a copy of its sources, without a network: building leaves files behind."""
+    """Build a wheel from a copy of its sources, because a build leaves files behind; it uses no
+    network."""
     sources = below / "sources" / (folder if folder != CLIENT else "tenantry")
     if folder == CLIENT:
         for package in _OF_THE_CLIENT:
@@ -62,14 +63,15 @@ def build_wheel(folder: str, below: Path) -> Path:
 
 
 def files_of(wheel: Path) -> set[str]:
-    """The files in a wheel, but for those that describe it."""
+    """The files in a wheel, without its metadata."""
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
 @dataclass(frozen=True)
 class ReadMe:
-    """What a README tells to install, to write, to run and to expect."""
+    """A README's instructions: packages to install, files to write, commands to run and output to
+    expect."""
 
     installed: tuple[str, ...]
     files: dict[str, str]
@@ -78,7 +80,7 @@ class ReadMe:
 
 
 def readme(folder: str) -> ReadMe:
-    """The README of a distribution, as far as a machine can follow it."""
+    """The machine-readable parts of a distribution's README."""
     _, _, text = (
         (ROOT / folder / "README.md").read_text(encoding="utf-8").partition("\n## Install\n")
     )

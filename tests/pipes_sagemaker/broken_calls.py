@@ -1,4 +1,4 @@
-"""Calls to AWS that come to nothing, for a test."""
+"""Makes calls to AWS fail for a test."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from botocore.compat import HTTPHeaders
 
 
 class Body(io.BytesIO):
-    """The body of an answer, in the shape botocore reads it from the network."""
+    """The body of an answer, in the form that botocore reads from the network."""
 
     def stream(self) -> Iterator[bytes]:
         yield self.read()
 
 
 def break_calls(client: Any, operation: str, times: int, code: str, status: int) -> None:
-    """Answer the first calls of an operation with an error, in place of the network."""
+    """Answer the first calls of an operation with an error, instead of the network."""
     left = threading.Semaphore(times)
 
     def answer(request: Any, **_: Any) -> AWSResponse | None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images of this folder, and ``example`` of the docs page; each holds the runtime, as its
-    Dockerfile would."""
+    """The images of this folder, and ``example`` of the docs page; each contains the runtime, as
+    after its Dockerfile."""
     folder = tmp_path_factory.mktemp("containers")
     programs = {
         path.parent.name: path.read_text()
@@ -41,7 +41,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def endpoint(
     local_cloud: LocalCloud, containers: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A SageMaker of its own, that knows these images."""
+    """A separate SageMaker that knows these images."""
     folder = tmp_path_factory.mktemp("sagemaker")
     allowed = ("--create-training-job-burst", "100", "--instance-quota", "4")
     with local_sagemaker_running(folder, containers, *allowed) as url:

@@ -1,4 +1,4 @@
-"""Runs of an asset that starts the counting container, and what they leave behind."""
+"""Runs of an asset that starts the counting container, and their results."""
 
 import re
 import uuid
@@ -46,7 +46,7 @@ def counting(*, instances: int = 1, name: str | None = None, **hyperparameters: 
 
 @dataclass
 class Outcome:
-    """What a run of the asset left behind."""
+    """The results of a run of the asset."""
 
     success: bool
     error: BaseException | None = None

@@ -100,7 +100,7 @@ def test_a_message_arrives_while_the_job_still_runs(
 
     def on_custom_message(message: Any) -> None:
         seen.append((message, threading.current_thread()))
-        # Without it the container waits until its time is up.
+        # Without it the container waits until its time limit.
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
 
     outcome = run_asset(pipes, counting(wait_for=f"{BUCKET}/{key}"), on_custom_message)
@@ -324,7 +324,7 @@ def test_an_interrupted_run_stops_its_job_only_if_told_to(
         ("Stopping", "Stopped") if forward else ("InProgress",)
     )
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"")
-    # The next run adopts it, whichever it became.
+    # The next run adopts the job in either state.
     assert run_asset(pipes, params).success is not forward
 
 
@@ -534,8 +534,8 @@ def test_however_rarely_it_reads_every_message_and_line_has_come_at_the_end(
     assert outcome.success
     assert numbers_by_host(outcome.custom_messages) == {"algo-1": [0, 1, 2], "algo-2": [0, 1, 2]}
     assert len(lines.getvalue().splitlines()) == 6
-    # One while it ran; at its end one to find the streams, and two for each: its lines, and that
-    # there are no more.
+    # One call happens during the job. At its end one call finds the streams, and two read each: its
+    # lines, and then the end.
     assert sorted(calls) == ["DescribeLogStreams"] * 2 + ["GetLogEvents"] * 4
 
 
@@ -574,7 +574,7 @@ def keys(s3: "S3Client", params: Params) -> list[str]:
 
 
 def run_and_tell(endpoint: str, params: str) -> None:
-    """Run the asset in a process of its own, telling each message on standard output."""
+    """Run the asset in a separate process, and print each message on standard output."""
     client = PipesSageMakerTrainingJobClient(
         client=boto3.client("sagemaker", endpoint_url=endpoint),
         message_reader=PipesSageMakerMessageReader(bucket=BUCKET, interval=0.1),

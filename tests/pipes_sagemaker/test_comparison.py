@@ -1,4 +1,4 @@
-"""How the client tells one job from another, and one failure from another."""
+"""How the client distinguishes jobs and failures."""
 
 import json
 from typing import Any

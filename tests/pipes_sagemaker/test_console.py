@@ -1,4 +1,4 @@
-"""The page of a job in AWS's console. test_client.py tells that a local cloud has none."""
+"""The page of a job in AWS's console. test_client.py checks that a local cloud has none."""
 
 import boto3
 import pytest

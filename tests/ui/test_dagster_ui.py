@@ -1,5 +1,4 @@
-"""A platform engineer's afternoon in the Dagster UI: the real processes, and a real browser that
-clicks."""
+"""A platform engineer's afternoon in the Dagster UI, with the real processes and a real browser."""
 
 from __future__ import annotations
 
@@ -42,13 +41,13 @@ def browser() -> Iterator[WebDriver]:
 
 @pytest.fixture
 def ui(browser: WebDriver, live_dagster: LiveDagster) -> DagsterUI:
-    """``browser`` stands first, so that Dagster is not started for nothing on a machine without
-    one."""
+    """``browser`` comes first, so that Dagster does not start in vain on a machine without a
+    browser."""
     return DagsterUI(browser, live_dagster.dagster.url)
 
 
 def onboard(live: LiveDagster, tenant: str) -> ids.TenantId:
-    """Upload ten weeks of hours as the tenant's app does, and wait until the sensors have brought a
+    """Upload ten weeks of hours like the tenant's app, and wait until the sensors have brought a
     model into service."""
     who = ids.tenant_id(tenant)
     end = last_midnight()
@@ -108,7 +107,7 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
 
     ui.open_partition(ARTIFACT, tenant)
-    ui.see(run[:8])  # the latest materialisation is the one that was clicked for
+    ui.see(run[:8])  # the click caused the latest materialisation
     ui.see("View all historical events (2)")
     versions = [version.version for version in registry.versions(tenant, ENERGY)]
     (by_hand,) = [version for version in versions if version != onboarded.version]
@@ -120,7 +119,7 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     assert champion.version == onboarded.version, "an artifact materialised alone is not served"
 
     registration = "energy/endpoint_registration"
-    ui.materialize(registration, tenant)  # of the latest upload: a newer version
+    ui.materialize(registration, tenant)  # from the latest upload: a newer version
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
     ui.launch("energy_rollback", tenant)
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
@@ -138,5 +137,5 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     ui.open_asset("energy/fleet")
     for words in ("tenants_with_a_model", "share_predicted", "serving_usd_per_tenant_and_month"):
         ui.see(words)
-    ui.see("Days since its version was made.")  # of the column's description
+    ui.see("Days since its version was made.")  # from the column's description
     assert ui.natural_width(ui.show_picture("scores")) > 300

@@ -1,10 +1,10 @@
 """A tenant's model as files: ``adapter.safetensors`` with a LoRA's weights under diffusers' own
 names, and a small card.
 
-Any file that diffusers' ``load_lora_weights`` takes for these layers is taken here with the
-strength it has there, and what is written here is taken there (``lora_file`` reads names and
-header). Nothing in the files is trusted: names, shapes, types and sizes are checked against the
-base before a tensor is made.
+This module reads any file that diffusers' ``load_lora_weights`` reads for these layers, with the
+same strength. diffusers in turn reads the files written here. ``lora_file`` reads names and header.
+Nothing in the files is trusted: names, shapes, types and sizes are checked against the base before
+a tensor is made.
 """
 
 import itertools
@@ -38,15 +38,15 @@ __all__ = ["Adapter", "AdapterCard", "UnusableAdapterError", "read_adapter", "wr
 WEIGHTS_FILE: Final = "adapter.safetensors"
 CARD_FILE: Final = "card.json"
 PEFT_CONFIG_FILE: Final = "adapter_config.json"
-"""Where PEFT's ``save_pretrained`` tells layers, ranks and alpha; diffusers tells them in the
+"""Where PEFT's ``save_pretrained`` writes layers, ranks and alpha; diffusers writes them in the
 header."""
 
 MAX_WEIGHT_BYTES: Final = 256 * 1024 * 1024
 MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
 MAX_CARD_BYTES: Final = 64 * 1024
 LARGEST_WEIGHT: Final = 1e4
-"""No trained low-rank weight comes near this; one beyond it overflows in half precision soon
-after."""
+"""No trained low-rank weight comes near this limit. A weight beyond it soon overflows in half
+precision."""
 
 _DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F32": torch.float32,
@@ -62,12 +62,13 @@ _ALPHA_DTYPES: Final[Mapping[str, torch.dtype]] = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
-"""Of a layer's alpha: some programs write a whole number."""
+"""Types that a layer's alpha may have; some programs write a whole number."""
 
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """What an adapter says of itself. ``base`` and ``base_digest`` name the weights it corrects."""
+    """An adapter's description of itself. ``base`` and ``base_digest`` name the weights it
+    corrects."""
 
     base: str
     base_digest: str
@@ -78,7 +79,7 @@ class AdapterCard:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in ``card.json``, beside what the training runtime adds."""
+        """The card's fields in ``card.json``; the training runtime adds its own beside them."""
         return {
             "base": self.base,
             "base_digest": self.base_digest,
@@ -132,8 +133,8 @@ class Adapter:
     """An adapter in host memory: its card and, by layer, A (rank, …) and B (out, rank) with
     alpha/rank in B.
 
-    Two of them are equal only when they are the same object: each load of a model is a model of its
-    own.
+    Two adapters are equal only when they are the same object: each load of a model counts as its
+    own model.
     """
 
     card: AdapterCard
@@ -153,9 +154,9 @@ def write_adapter(folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]]) ->
     """Write a LoRA's weights in half precision into ``folder``; returns that file's bytes. PEFT's
     ``adapter_config.json`` lies beside them.
 
-    Names are diffusers' (``unet.{layer}.lora_A.weight``). Alpha is in B. Where ranks differ, the
-    header tells alpha as the rank. Raises `UnusableAdapterError` when a weight is no finite number
-    in half precision: a training that went wrong.
+    Names are diffusers' (``unet.{layer}.lora_A.weight``). B contains alpha. Where ranks differ, the
+    header gives each layer's rank as its alpha. Raises `UnusableAdapterError` when a weight is not
+    finite in half precision, because the training then went wrong.
     """
     tensors: dict[str, Tensor] = {}
     for layer, (a, b) in weights.items():
@@ -183,10 +184,10 @@ def read_adapter(
 
     Args:
         folder: where ``adapter.safetensors`` and ``card.json`` lie.
-        shapes: the layers it may speak of, from ``LoraLayers.shapes``.
+        shapes: the layers it may change, from ``LoraLayers.shapes``.
         base_digest: the base that is loaded.
-        max_rank: the highest rank there is room for.
-        dtype: what the weights are wanted in.
+        max_rank: the highest rank that fits.
+        dtype: the type of the returned weights.
 
     Raises:
         UnusableAdapterError: anything is missing, malformed, too large, not finite, or meant for
@@ -228,8 +229,8 @@ def _weights_of(
     ranks: Mapping[str, int],
     dtype: torch.dtype,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B by layer, as parts of one tensor: what is done to all of them is done at once, for
-    loading takes milliseconds."""
+    """A and B by layer, as parts of one tensor. One operation then converts and checks them all,
+    because loading may take only milliseconds."""
     alphas: dict[str, float] = {}
     kept = []
     for name, place in file.places.items():
@@ -297,7 +298,7 @@ def _card(folder: Path) -> dict[str, Any]:
         )
     try:
         document = json.loads(content)
-        # JSON can write half a surrogate pair, which is no character and cannot be written again.
+        # JSON can contain half a surrogate pair, which is not a character and cannot be encoded.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UnusableAdapterError(f"{CARD_FILE} is not JSON", "adapter_card_not_json") from error
@@ -325,8 +326,8 @@ def _weights(folder: Path) -> bytes:
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    """The file's header (https://huggingface.co/docs/safetensors), its tensors in the order in
-    which they lie in the file."""
+    """The file's header (https://huggingface.co/docs/safetensors), with the tensors in file
+    order."""
     if len(content) < 8:
         raise _no_safetensors("")
     (length,) = struct.unpack("<Q", content[:8])
@@ -342,7 +343,7 @@ def _header(content: bytes) -> dict[str, Any]:
 
 
 def _offset(entry: object) -> int:
-    """Where a tensor begins; what is not one, or has no place, is refused later."""
+    """Where a tensor begins; -1 for an entry without a position, which a later check refuses."""
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
 
@@ -356,7 +357,7 @@ def _no_safetensors(why: str) -> UnusableAdapterError:
 def _checked_ranks(
     file: LoraFile, header: Mapping[str, Any], shapes: Mapping[str, Shape], max_rank: int
 ) -> dict[str, int]:
-    """The rank of each layer, from the header, held against the base."""
+    """The rank of each layer, from the header, checked against the base."""
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, place in file.places.items():
         entry, allowed = header[key], _ALPHA_DTYPES if place.part == "alpha" else _DTYPES

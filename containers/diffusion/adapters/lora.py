@@ -1,9 +1,9 @@
 """Many tenants' low-rank adapters on one frozen UNet, a different one for each sample of a batch.
 
 Every targeted layer holds stacks of A and B (Hu et al. 2021, https://arxiv.org/abs/2106.09685), one
-slot a tenant. Before a batch is run, each of its samples is given its slot; the layer then adds
-``B[slot] · (A[slot] · x)`` to what it computes anyway. Training uses the same layers with slots
-that require gradients, so what was trained is what is served.
+slot for each tenant. The caller gives each sample of a batch a slot before the batch runs. The
+layer then adds ``B[slot] · (A[slot] · x)`` to its own output. Training uses the same layers with
+slots that require gradients, so serving computes exactly what training trained.
 """
 
 import itertools
@@ -24,11 +24,11 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
 """Names of target sets, and how the names of the layers in them end."""
 
 BASE_SLOT: Final = 0
-"""The slot that changes nothing: a sample in it is drawn by the base alone."""
+"""The slot that changes nothing: the base alone draws a sample in it."""
 
 
 class Routing:
-    """Which slot each sample of the batch in hand uses; shared by all layers of a UNet."""
+    """Which slot each sample of the current batch uses; all layers of a UNet share it."""
 
     def __init__(self) -> None:
         """Begin with the base alone."""
@@ -39,8 +39,9 @@ class Routing:
     def route(self, slots: Sequence[int], device: torch.device) -> None:
         """Give sample i of the next batches slot ``slots[i]``.
 
-        Samples of a slot that lie side by side, as many of each slot, are computed together; and
-        slots that are neighbours and in order (5, 5, 6, 6, 7, 7) are used as they lie.
+        Neighbouring samples of one slot are computed together, in equal shares: the greatest common
+        divisor of the runs' lengths. Slots that follow one another in order (5, 5, 6, 6, 7, 7) are
+        used in place, without a copy.
         """
         each = math.gcd(*(len(list(same)) for _, same in itertools.groupby(slots)))
         chosen = slots[::each]
@@ -77,8 +78,8 @@ class LoraLayer(nn.Module):
         rank: int,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap ``layer``; all slots begin at zero. They are kept in ``dtype``, the layer's own when
-        not given."""
+        """Wrap ``layer``; all slots begin at zero. They are stored in ``dtype``, by default the
+        layer's own."""
         super().__init__()
         self.layer = layer
         self.routing = routing
@@ -89,7 +90,7 @@ class LoraLayer(nn.Module):
         self.up = nn.Parameter(up, requires_grad=False)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the layer computes, plus each sample's own correction."""
+        """The layer's output plus each sample's own correction."""
         if self.routing.only == BASE_SLOT:
             plain: Tensor = self.layer(x, *args, **kwargs)
             return plain
@@ -102,8 +103,8 @@ class LoraLayer(nn.Module):
         return plain + _projected(x, down, up)
 
     def _chosen(self, stack: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the batch uses of a stack: one slot for all samples, or one for each equal share of
-        them."""
+        """The slots of a stack that the batch uses: one for all samples, or one for each equal
+        share of them."""
         only = self.routing.only
         return (stack[only : only + 1] if only is not None else self.routing.chosen(stack)).to(
             dtype
@@ -113,11 +114,15 @@ class LoraLayer(nn.Module):
         """Whether it is quicker to form ``W + B · A`` for each of ``count`` slots than to take
         every sample through A and B.
 
-        It is where a slot has more positions than the layer has outputs, for that many rows W has.
-        Only in single precision on a CPU: in half precision the sum would lose most of an adapter's
-        digits, and a GPU hides what A and B cost behind the layer itself, whose channels are many
-        times the rank. In training it saves a quarter of a step of 16 tenants, though the gradient
-        then goes by way of W's.
+        It is quicker where a slot has at least as many positions as the layer has outputs, the
+        number of rows of W. It is used only in single precision on a CPU:
+
+        - in half precision the sum would lose most of an adapter's digits;
+        - on a GPU, A and B cost little beside the layer itself, whose channels are many times the
+          rank.
+
+        In training it saves a quarter of a step of 16 tenants, although the gradient then passes
+        through the gradient of W.
         """
         if x.dtype != torch.float32 or x.device.type != "cpu":
             return False
@@ -160,7 +165,7 @@ class LoraLayer(nn.Module):
             count,
         )
         each, (height, width) = low.shape[0], low.shape[-2:]
-        # Samples of a slot side by side, so that one product a slot does for all of them.
+        # Put the samples of a slot side by side, so that each slot needs only one product.
         low = low.reshape(each, count, rank, -1).permute(1, 2, 0, 3).reshape(count, rank, -1)
         full = torch.bmm(up, low).reshape(count, -1, each, height, width)
         return full.transpose(1, 2).reshape(x.shape[0], -1, height, width)
@@ -181,7 +186,7 @@ def _side_by_side(x: Tensor, count: int) -> Tensor:
 
 
 def _one_by_one(grouped: Tensor, count: int) -> Tensor:
-    """The samples again, from ``count`` groups of channels."""
+    """The reverse of `_side_by_side`: the samples, from ``count`` groups of channels."""
     if count == 1:
         return grouped
     each, channels = grouped.shape[0], grouped.shape[1] // count
@@ -197,8 +202,8 @@ class Shape:
 
 
 class LoraLayers:
-    """The adapted layers of a UNet. Making it wraps them in place; ``remove`` puts the UNet back as
-    it was."""
+    """The adapted layers of a UNet. The constructor wraps them in place; ``remove`` restores the
+    UNet."""
 
     def __init__(
         self, unet: nn.Module, targets: str, slots: int, rank: int, dtype: torch.dtype | None = None
@@ -208,10 +213,10 @@ class LoraLayers:
         Args:
             unet: the base's UNet.
             targets: a name of ``TARGETS``.
-            slots: adapters held at once, the base in slot 0 included.
+            slots: how many adapters are held at once, including the base in slot 0.
             rank: the highest rank an adapter may have.
-            dtype: what adapters are kept in; the base's when not given. Training keeps them in fp32
-                beside any base, as half precision would swallow small updates.
+            dtype: the type of the stored adapters, by default the base's. Training stores them in
+                fp32 beside any base, because half precision would lose small updates.
         """
         self.routing = Routing()
         self.targets = targets
@@ -219,7 +224,7 @@ class LoraLayers:
         self.rank = rank
         self.layers: dict[str, LoraLayer] = {}
         self._parents: dict[str, tuple[nn.Module, str]] = {}
-        # By slot, the rank above which all of it is zero.
+        # By slot, the rank above which the slot is all zeros.
         self._ranks = [0] * slots
         endings = TARGETS[targets]
         for name, module in list(unet.named_modules()):
@@ -236,7 +241,7 @@ class LoraLayers:
             raise ValueError(f"the UNet has no layers whose names end in {', '.join(endings)}")
 
     def shapes(self) -> dict[str, Shape]:
-        """What an adapter may hold: its layers by name."""
+        """The layers that an adapter may hold, by name, with their shapes."""
         return {
             name: Shape(tuple(layer.down.shape[2:]), layer.up.shape[1])
             for name, layer in self.layers.items()
@@ -244,8 +249,8 @@ class LoraLayers:
 
     @torch.no_grad()
     def put(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Fill a slot with an adapter: A and B by layer, alpha/r already in B; layers it lacks are
-        zero."""
+        """Fill a slot with an adapter: A and B by layer, alpha/r already in B. Layers that the
+        adapter lacks become zero."""
         if slot == BASE_SLOT:
             raise ValueError("slot 0 is the base's")
         before, self._ranks[slot] = (
@@ -267,7 +272,7 @@ class LoraLayers:
 
     @torch.no_grad()
     def take(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """A copy of what a slot holds, on the CPU."""
+        """A copy of a slot's adapter, on the CPU."""
         return {
             name: (layer.down[slot].detach().cpu().clone(), layer.up[slot].detach().cpu().clone())
             for name, layer in self.layers.items()

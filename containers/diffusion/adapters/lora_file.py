@@ -1,8 +1,8 @@
-"""What the names and the header of a LoRA's safetensors file say, as diffusers'
+"""The meaning of the names and the header in a LoRA's safetensors file, as diffusers'
 ``load_lora_weights`` (0.42) reads them.
 
-Read here, and not by diffusers, because its loader changes the UNet that all tenants share, and
-skips what it does not know. Sources: ``diffusers/loaders`` (``peft.py``,
+diffusers does not read the files itself, because its loader changes the UNet that all tenants share
+and skips names that it does not know. Sources: ``diffusers/loaders`` (``peft.py``,
 ``lora_conversion_utils.py``), ``diffusers/utils`` (``state_dict_utils.py``, ``peft_utils.py``), and
 ``peft/tuners/lora``. Namings, with ``…`` for a layer's place:
 
@@ -32,7 +32,7 @@ behind ``unet.``."""
 
 UNET: Final = "unet."
 PEFT: Final = "base_model.model."
-"""Before the names of PEFT's own files."""
+"""The prefix of names in PEFT's own files."""
 
 MAX_PATTERNS: Final = 1024
 MAX_PATTERN_CHARACTERS: Final = 300
@@ -40,7 +40,7 @@ MAX_PATTERN_CHARACTERS: Final = 300
 _KOHYA: Final = "lora_unet_"
 _DEFAULT_RANK: Final = 8
 _DEFAULT_ALPHA: Final = 8
-"""Of PEFT's ``LoraConfig``, where the metadata do not say."""
+"""The defaults of PEFT's ``LoraConfig``, for metadata that name neither."""
 
 Part = Literal["A", "B", "alpha"]
 
@@ -56,7 +56,7 @@ _ENDING_FORMS: Final[tuple[tuple[str, str, Part], ...]] = (
     (r"\.to_out_lora\.up\.weight", ".to_out.0", "B"),
     (r"\.alpha", "", "alpha"),
 )
-"""How names end, what of that belongs to the layer's, and what the tensor is."""
+"""How names end, the part of the ending that belongs to the layer's name, and the tensor's kind."""
 _ENDINGS: Final = tuple(
     (re.compile(rf"(?P<layer>[a-z0-9_.]{{1,200}}?){ending}"), layer, part)
     for ending, layer, part in _ENDING_FORMS
@@ -123,17 +123,17 @@ _WITHOUT_EFFECT: Final = frozenset(
 """Fields of ``LoraConfig`` that change training, or which layers are adapted (the weights
 themselves say that)."""
 _INITIAL_WEIGHTS: Final = (None, True, False, "gaussian", "eva", "orthogonal")
-"""Ways to begin that leave the base as it is; PiSSA, OLoRA and others correct a changed base."""
+"""Initialisations that leave the base unchanged; PiSSA, OLoRA and others correct a changed base."""
 
 _PATTERN: Final = re.compile(
     r"\^?(?:[A-Za-z0-9_-]|\.[*+]?|\\\.|\\d[*+]?|\[0-9\][*+]?|\((?:\?:)?[A-Za-z0-9_]+(?:\|[A-Za-z0-9_]+)*\))+\$?"
 )
-"""Regular expressions that are tried on layers' names: with one repetition and one choice at most
-they take no time."""
+"""The regular expressions that are tried on layers' names. They have at most one repetition and one
+choice, so that matching cannot take long."""
 
 
 class UnusableAdapterError(ContainerError, ValueError):
-    """The files are not an adapter for this base; the message says what is wrong, and ``code`` its
+    """The files are not an adapter for this base. The message names the fault; ``code`` is its
     kind, for programs."""
 
     def __init__(self, message: str, code: str) -> None:
@@ -143,7 +143,7 @@ class UnusableAdapterError(ContainerError, ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """What a tensor is: A (rank, …), B (out, rank) or alpha of a layer of the UNet."""
+    """A tensor's role: A (rank, …), B (out, rank) or alpha of a layer of the UNet."""
 
     layer: str
     part: Part
@@ -151,8 +151,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Config:
-    """What PEFT's ``LoraConfig`` says of strength: (alpha or its pattern's) / (rank, or its root
-    with rsLoRA)."""
+    """The strength in PEFT's ``LoraConfig``: alpha / rank, or alpha / √rank with rsLoRA. A pattern
+    may replace a layer's alpha."""
 
     rank: int
     alpha: float
@@ -161,8 +161,8 @@ class Config:
     rslora: bool = False
 
     def scale(self, layer: str, rank: int) -> float:
-        """The factor of B · A in ``layer``; raises `UnusableAdapterError` when the layer's rank is
-        another than is told."""
+        """The factor of B · A in ``layer``. Raises `UnusableAdapterError` when the header gives the
+        layer a different rank."""
         told = _matched(self.ranks, layer, self.rank)
         if told != rank:
             raise UnusableAdapterError(
@@ -175,17 +175,17 @@ class Config:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """Every tensor's place, in the order in which they lie in the file, and what the header says of
-    strength."""
+    """Every tensor's place, in file order, and the strength that the header gives."""
 
     places: Mapping[str, Place]
     kohya: bool
     config: Config | None
 
     def scales(self, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, float]:
-        """The factor of B · A for each layer; ``alphas`` are those that have a tensor of their own.
+        """The factor of B · A for each layer; ``alphas`` holds the alphas that have a tensor of
+        their own.
 
-        Raises `UnusableAdapterError` when the header tells strengths too, or other ranks.
+        Raises `UnusableAdapterError` when the header gives strengths as well, or different ranks.
         """
         if self.config is not None:
             if alphas:
@@ -201,8 +201,9 @@ class LoraFile:
                 layer: alphas[layer] / rank if layer in alphas else 1.0
                 for layer, rank in ranks.items()
             }
-        # diffusers gives every layer the alpha that most have, the first of equally many, and keeps
-        # a layer's own for convolutions alone: the names it notes for attention match no layer.
+        # diffusers gives every layer the most frequent alpha, and of equally frequent ones the
+        # first. Only convolutions keep their own alpha, because the names that diffusers records
+        # for attention match no layer.
         ordered = [
             place.layer
             for place in self.places.values()
@@ -216,17 +217,17 @@ class LoraFile:
 
 
 def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape]) -> LoraFile:
-    """What the tensors of a file are, by their names, for a UNet with the adapted layers
+    """The role of each tensor of a file, by its name, for a UNet with the adapted layers
     ``shapes``.
 
     Args:
-        keys: the tensors' names, in the order in which they lie in the file.
-        metadata: the header's ``__metadata__``, from a stranger.
-        shapes: the layers that may be spoken of, from ``LoraLayers.shapes``.
+        keys: the tensors' names, in file order.
+        metadata: the header's ``__metadata__``, which is untrusted.
+        shapes: the layers that the file may name, from ``LoraLayers.shapes``.
 
     Raises:
-        UnusableAdapterError: a name is not understood or means no adapted layer, two mean the same,
-            or the header cannot be followed. Nothing is left out.
+        UnusableAdapterError: a name is unknown or means no adapted layer, two names mean the same
+            layer, or the header's settings cannot be applied. No tensor is skipped.
     """
     names = list(keys)
     for name in names:
@@ -263,8 +264,8 @@ def read_names(keys: Iterable[str], metadata: object, shapes: Mapping[str, Shape
 
 
 def peft_config(ranks: Mapping[str, int]) -> dict[str, Any]:
-    """The fields of ``peft.LoraConfig`` (0.21) for weights whose alpha is in B: alpha is the rank,
-    by layer, which gives a factor of 1."""
+    """The fields of ``peft.LoraConfig`` (0.21) for weights whose B contains alpha. Each layer's
+    alpha is its rank, which gives a factor of 1."""
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {f"^{layer}": rank for layer, rank in ranks.items() if rank != usual}
     return {
@@ -278,20 +279,21 @@ def peft_config(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 
 def metadata_of(ranks: Mapping[str, int]) -> dict[str, str] | None:
-    """The header's ``__metadata__`` for weights whose alpha is in B: diffusers then gives them a
-    factor of 1.
+    """The header's ``__metadata__`` for weights whose B contains alpha, so that diffusers gives
+    them a factor of 1.
 
-    Of layers of one rank it needs none: diffusers takes an alpha that nothing tells for the rank.
+    None where all layers have one rank, because diffusers then takes the rank as the missing alpha.
     """
     if len(set(ranks.values())) == 1:
         return None
     told = {f"{UNET}{name}": value for name, value in peft_config(ranks).items()}
-    # One entry alone: safetensors writes several in an order that changes from file to file.
+    # Write only one entry, because safetensors writes several in an order that changes from file to
+    # file.
     return {METADATA: json.dumps(told, sort_keys=True, separators=(",", ":"))}
 
 
 def _kind(layer: str) -> str:
-    """``to_q``, ``to_out``, ``conv1``: what a layer is, without its place."""
+    """A layer's kind without its place: ``to_q``, ``to_out``, ``conv1``."""
     return layer.removesuffix(".0").rpartition(".")[2]
 
 
@@ -335,8 +337,8 @@ def _kohya_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
     numbers = [
         re.match(r"down_blocks\.\d+\.(?:resnets|attentions)\.(\d+)\.", layer) for layer in shapes
     ]
-    # A down block has so many resnets, each with an attention where it has any, and one place for
-    # what halves the size.
+    # Places in a down block: its resnets, each with its attention if any, and one that halves the
+    # size.
     each = 2 + max((int(match[1]) for match in numbers if match is not None), default=0)
     for layer in shapes:
         for alias in (layer, _stability_name(layer, each)):
@@ -349,7 +351,7 @@ def _kohya_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
 
 
 def _stability_name(layer: str, each: int) -> str:
-    """A layer's place in the blocks of Stability's UNet, ``each`` of which make a block of
+    """A layer's place in the blocks of Stability's UNet, where ``each`` blocks make one of
     diffusers'."""
     match = re.match(
         r"(?P<block>down_blocks\.|up_blocks\.|mid_block)(?P<n>\d*)\.(?P<kind>\w+)\.(?P<i>\d+)\.",
@@ -367,8 +369,8 @@ def _stability_name(layer: str, each: int) -> str:
 
 
 def _config(metadata: object, prefixed: bool) -> Config | None:
-    """What the header says of strength, None where it says nothing; ``prefixed`` says whether names
-    begin with ``unet.``."""
+    """The strength that the header gives, or None; ``prefixed`` says whether names begin with
+    ``unet.``."""
     raw = metadata.get(METADATA) if isinstance(metadata, dict) else None
     if not raw:
         return None
@@ -413,7 +415,7 @@ def _config(metadata: object, prefixed: bool) -> Config | None:
 
 
 def _refuse_other_settings(told: Mapping[str, Any]) -> None:
-    """Refuse what would change the layers in a way that is not done here."""
+    """Refuse settings that change the layers in a way that the server does not support."""
     if told.get("use_dora"):
         raise UnusableAdapterError(
             f"the header's {METADATA} say DoRA, which is not applied here; export a plain LoRA",
@@ -448,7 +450,7 @@ def _whole(value: object, name: str) -> int:
 
 
 def _number(value: object, name: str) -> float:
-    # Whole numbers may be too long for a float; NaN is not within any bounds.
+    # A whole number may be too large for a float; NaN lies within no bounds.
     if type(value) not in (int, float) or not -1e6 <= cast(float, value) <= 1e6:
         raise UnusableAdapterError(
             f"the header's {METADATA}: {name} must be numbers of at most a million",

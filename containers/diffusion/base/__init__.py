@@ -1,1 +1,1 @@
-"""The base model that all tenants share, and what its encoders and sampler do."""
+"""The base model that all tenants share, with its encoders and sampler."""

@@ -21,7 +21,7 @@ from containers.diffusion.base.pipeline import DTYPES, TINY, TINY_FOLDER
 GIB: Final = 1 << 30
 
 Configurations = Mapping[str, Mapping[str, Any]]
-"""A pipeline's networks: each component's name and configuration, as its ``config.json`` has it."""
+"""A pipeline's networks: each component's name, and the configuration in its ``config.json``."""
 
 _CLIP_L: Final[Mapping[str, Any]] = {
     "projection_dim": 768,
@@ -85,7 +85,7 @@ transformers."""
 
 @dataclass(frozen=True)
 class Memory:
-    """What a base and the adapters on it take, in bytes."""
+    """The memory of a base and of the adapters on it, in bytes."""
 
     base: int
     slot: int
@@ -134,7 +134,7 @@ def parameters_of(network: Any) -> int:
 
 
 def memory_of(made: Mapping[str, Any], targets: str, rank: int, dtype: str) -> Memory:
-    """What a base of these networks takes in ``dtype``, and an adapter of ``rank`` on
+    """The memory of a base of these networks in ``dtype``, and of an adapter of ``rank`` on
     ``targets``."""
     kind = DTYPES[dtype]
     base = sum(parameters_of(network) for network in made.values()) * kind.itemsize
@@ -155,7 +155,7 @@ class Row:
 
 
 def table(bases: Mapping[str, Configurations], rows: Sequence[Row]) -> str:
-    """A Markdown table of what bases and adapters take."""
+    """A Markdown table of the memory of bases and adapters."""
     made = {name: networks(configurations) for name, configurations in bases.items()}
     lines = [
         "| base | precision | adapters on | rank | base | a slot | slots in a GiB |",

@@ -1,9 +1,9 @@
-"""The base model that all tenants share: a diffusers text-to-image pipeline, found, loaded and
-asked for what training and serving need of it.
+"""The base model that all tenants share: a diffusers text-to-image pipeline. This module finds it,
+loads it and runs the parts that training and serving need.
 
-Any base of the Stable Diffusion family is used the same way: the tiny one this package ships, a hub
-id, a folder, or an S3 prefix. What differs between SD 1.5 and SDXL (a second text encoder, pooled
-states, size conditioning) ends in this module.
+Callers use every base of the Stable Diffusion family the same way. A base is the tiny one that this
+package ships, a hub id, a folder or an S3 prefix. Only this module knows how SD 1.5 and SDXL
+differ: a second text encoder, pooled states and size conditioning.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ _HUB_FILES: Final = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"
 
 
 class UnusableBaseError(ContainerError, ValueError):
-    """The base cannot be found, read or used; the message says which, why, and what to do."""
+    """The base cannot be found, read or used; the message names it, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told of one prompt: ``states`` (tokens, width), and for SDXL ``pooled``
+    """The UNet's input for one prompt: ``states`` (tokens, width), and for SDXL ``pooled``
     (width)."""
 
     states: Tensor
@@ -60,13 +60,14 @@ class Conditioning:
 
 
 class Base:
-    """A loaded base. One thread uses it at a time: diffusers' pipelines are not safe for two."""
+    """A loaded base. Only one thread may use it at a time, because diffusers' pipelines are not
+    thread-safe."""
 
     def __init__(
         self, name: str, digest: str, pipeline: Any, device: torch.device, dtype: torch.dtype
     ) -> None:
-        """Hold a pipeline whose modules are frozen, on ``device`` in ``dtype``; ``digest`` tells
-        its weights apart."""
+        """Hold a pipeline whose modules are frozen, on ``device`` in ``dtype``; ``digest``
+        identifies its weights."""
         self.name = name
         self.digest = digest
         self.pipeline = pipeline
@@ -87,8 +88,8 @@ class Base:
     def alphas_cumprod(self) -> Tensor:
         """The share of signal left at each training timestep, fp32 (timesteps).
 
-        From diffusers' DDIM with this base's own configuration, so that zero-terminal-SNR rescaling
-        is included.
+        It comes from diffusers' DDIM with this base's own configuration, so that it includes
+        zero-terminal-SNR rescaling.
         """
         table: Tensor = self._ddim.alphas_cumprod
         return table.to(self.device)
@@ -106,8 +107,8 @@ class Base:
 
     @property
     def clips(self) -> float | None:
-        """How far from 0 the clean picture of a step may be for this base, or None when it is not
-        cut off."""
+        """The limit at which this base clips the clean picture of a step, or None when it does not
+        clip."""
         config = self._ddim.config
         return float(config.clip_sample_range) if config.clip_sample else None
 
@@ -121,8 +122,7 @@ class Base:
         """Share of signal before and after each of ``steps`` DDIM steps (Song et al. 2021, eq. 12,
         with eta 0)."""
         table = self._ddim.alphas_cumprod
-        # As diffusers' DDIM: the step before the first timestep is the last trained one, or fully
-        # clean.
+        # As in diffusers' DDIM, the last step ends at the first trained timestep or fully clean.
         spacing = len(table) // steps
         now = self.timesteps(steps)
         before = [float(table[step]) for step in now]
@@ -157,8 +157,8 @@ class Base:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """The text encoders' word on each prompt. Longer prompts than the tokenizer takes are cut,
-        as diffusers does."""
+        """The text encoders' output for each prompt. Prompts too long for the tokenizer are cut, as
+        in diffusers."""
         if self.is_xl:
             states, _, pooled, _ = self.pipeline.encode_prompt(
                 list(prompts),
@@ -177,7 +177,7 @@ class Base:
 
     @torch.no_grad()
     def unconditional(self) -> Conditioning:
-        """What guidance leads away from when a request names nothing: the empty prompt, or SDXL's
+        """The conditioning that guidance leads away from by default: the empty prompt, or SDXL's
         zeros."""
         (empty,) = self.encode([""])
         if (
@@ -249,12 +249,12 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
         source: ``tiny``, an ``s3://bucket/prefix`` or a folder with a saved diffusers pipeline, or
             a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5`` (fetched, or found in
             the hub's cache).
-        device: ``cuda``, ``cpu``, …; a GPU where there is one when not given.
-        dtype: ``fp32``, ``fp16`` or ``bf16``; bf16 on CUDA and fp32 elsewhere when not given.
+        device: ``cuda``, ``cpu``, …; by default a GPU where there is one.
+        dtype: ``fp32``, ``fp16`` or ``bf16``; by default bf16 on CUDA and fp32 elsewhere.
 
     Raises:
-        UnusableBaseError: it is not there, not a Stable Diffusion pipeline, or of settings that do
-            not exist.
+        UnusableBaseError: the base does not exist, is not a Stable Diffusion pipeline, or a setting
+            is invalid.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = dtype or ("bf16" if chosen.type == "cuda" else "fp32")
@@ -269,8 +269,8 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
             module.requires_grad_(False).eval()
     base = Base(source, digest_of_weights(folder), pipeline, chosen, DTYPES[name])
     if name == "fp16" and base.is_xl and pipeline.vae.config.force_upcast:
-        # SDXL's autoencoder leaves the range of half precision and says so; its pictures would be
-        # black.
+        # SDXL's autoencoder exceeds the range of half precision, and its configuration says so. Its
+        # pictures would be black.
         pipeline.vae.to(torch.float32)
     return base
 
@@ -278,8 +278,8 @@ def load_base(source: str = TINY, *, device: str | None = None, dtype: str | Non
 def _pipeline(folder: Path, source: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging as transformers_logging
 
-    # What the libraries say while they load would stand between the lines of the container's log,
-    # and their warning about a prompt that is cut would show a tenant's words there.
+    # Silence the libraries. Their loading messages would clutter the container's log, and their
+    # warning about a cut prompt would write a tenant's words to it.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     import diffusers
@@ -321,7 +321,7 @@ def _class_of(folder: Path, source: str) -> str:
 
 
 def folder_of(source: str) -> Path:
-    """The folder the pipeline of a source (see `load_base`) lies in, fetched if it must be. Raises
+    """The folder of a source's pipeline (see `load_base`), fetched if necessary. Raises
     `UnusableBaseError`."""
     if source == TINY:
         return TINY_FOLDER
@@ -337,7 +337,7 @@ def folder_of(source: str) -> Path:
 
     try:
         return Path(snapshot_download(source, allow_patterns=list(_HUB_FILES)))
-    except Exception as error:  # the hub's client raises a dozen kinds, all meaning: not to be had
+    except Exception as error:  # the hub's client raises a dozen types when it has no base
         raise UnusableBaseError(
             f"base {source!r} cannot be had from the hub or its cache: {error}"
         ) from error
@@ -374,7 +374,7 @@ def _fetch_from_s3(source: str) -> Path:
         )
     try:
         partial.rename(folder)
-    except OSError:  # another process of this machine was quicker
+    except OSError:  # another process on this machine was quicker
         return folder
     return folder
 
@@ -382,8 +382,8 @@ def _fetch_from_s3(source: str) -> Path:
 def digest_of_weights(folder: Path) -> str:
     """SHA-256 (hexadecimal) over the names and contents of all weights of a saved pipeline.
 
-    An adapter names it, and is refused by a base of another: low-rank corrections of one set of
-    weights mean nothing to others.
+    An adapter names this digest. A base with another digest refuses the adapter, because low-rank
+    corrections of one set of weights mean nothing to others.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob(f"*/{WEIGHTS}")):

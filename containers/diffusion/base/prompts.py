@@ -1,5 +1,5 @@
-"""What the text encoders say of prompts, kept: tenants ask for the same words again, and adapters
-do not change them."""
+"""A cache of the text encoders' output: tenants repeat prompts, and adapters do not change the
+encoders."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ class PromptCache:
     """
 
     def __init__(self, base: Base, max_bytes: int) -> None:
-        """Begin with none; 0 bytes keep none."""
+        """Begin empty; with 0 bytes the cache stays empty."""
         self._base = base
         self._max_bytes = max_bytes
         self._kept: OrderedDict[str | None, Conditioning] = OrderedDict()
@@ -22,11 +22,10 @@ class PromptCache:
         self.misses = 0
 
     def of(self, prompt: str | None) -> Conditioning:
-        """The conditioning of ``prompt``; of None, of what guidance leads away from when nothing is
-        named.
+        """The conditioning of ``prompt``; for None, the one that guidance leads away from by
+        default.
 
-        Each prompt is encoded by itself, so that it means the same to the last bit whatever is
-        encoded beside it.
+        Each prompt is encoded alone, so that its result is the same to the last bit in any company.
         """
         kept = self._kept.get(prompt)
         if kept is not None:

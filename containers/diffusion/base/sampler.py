@@ -1,8 +1,8 @@
-"""One deterministic DDIM step for a batch whose samples are each at a step of their own (Song et
-al. 2021, https://arxiv.org/abs/2010.02502, eq. 12, with eta 0), and the noise a picture begins
-from.
+"""One deterministic DDIM step for a batch whose samples are each at their own step, and the noise
+that a picture begins from. Source: Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 12, with
+eta 0.
 
-It computes what diffusers' ``DDIMScheduler.step`` computes, which takes one timestep for all
+The result equals that of diffusers' ``DDIMScheduler.step``, which takes one timestep for all
 samples.
 """
 
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from containers.diffusion.base.pipeline import Base, UnusableBaseError
 
-# What a step is made of, each a number for one sample: the share of the latents and of the
-# prediction in the clean picture and in the noise, then the shares of clean picture and noise in
-# the next latents.
+# The six numbers of one sample's step: the shares of latents and prediction in the clean picture,
+# the same shares in the noise, and the shares of clean picture and noise in the next latents.
 _Step = tuple[float, float, float, float, float, float]
 
 
@@ -34,7 +33,8 @@ class Sampler:
     """DDIM for one base. It keeps the schedules it made, one for each number of steps asked for."""
 
     def __init__(self, base: Base) -> None:
-        """Raises `UnusableBaseError` when the base predicts something that is not handled here."""
+        """Raises `UnusableBaseError` when the sampler does not support the base's kind of
+        prediction."""
         if base.predicts not in ("epsilon", "v_prediction"):
             raise UnusableBaseError(
                 f"base {base.name!r} predicts {base.predicts!r}; epsilon or v_prediction is needed"
@@ -85,15 +85,15 @@ class Sampler:
 
 
 LATENT_DTYPE: Final = torch.float32
-"""Latents are kept in single precision whatever the UNet computes in, so that rounding does not add
-up over the steps."""
+"""Latents stay in single precision even when the UNet computes in half, so that rounding errors do
+not add up over the steps."""
 
 
 def noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
     """The latents (channels, h, w) a picture begins from.
 
-    Drawn on the CPU by a generator of its own, so that a seed means the same on every device and
-    beside any neighbours.
+    The picture's own generator draws them on the CPU, so that a seed gives the same noise on every
+    device and beside any neighbours.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=LATENT_DTYPE)

@@ -1,4 +1,4 @@
-"""What the compiler leaves beside a base: its graphs, and a file that says what they were compiled
+"""The compiler's output beside a base: the graphs, and a card that says what they were compiled
 for."""
 
 import json
@@ -10,7 +10,8 @@ from containers.diffusion.adapters.lora import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, UnusableBaseError
 
 FOLDER: Final = "neuron"
-"""The folder in the base's own that holds what is compiled: it travels wherever the base does."""
+"""The subfolder of the base's folder that holds the compiled graphs, so that they travel with the
+base."""
 CARD: Final = "compiled.json"
 UNET: Final = "unet.pt"
 DECODER: Final = "decoder.pt"
@@ -22,16 +23,16 @@ Compiler = Literal["neuron", "torchscript"]
 
 @dataclass(frozen=True)
 class CompiledCard:
-    """What graphs were compiled for; they compute nothing else."""
+    """The shapes and types that the graphs were compiled for; the graphs accept no others."""
 
     compiler: Compiler
-    """``torchscript`` graphs are not compiled but recorded: the same path, for machines without
-    Neuron's compiler."""
+    """``torchscript`` records the graphs instead of compiling them, for machines without Neuron's
+    compiler."""
     base_digest: str
     targets: str
     rank: int
     samples: int
-    """Samples of a call of the UNet; a guided picture is two."""
+    """Samples in one call of the UNet; a guided picture takes two."""
     size: int
     """Pixels a side."""
     dtype: str
@@ -42,8 +43,8 @@ class CompiledCard:
 
     @classmethod
     def read(cls, folder: Path) -> "CompiledCard":
-        """Read the card of a base's folder. Raises `UnusableBaseError` that says how to get one, or
-        names the field."""
+        """Read the card of a base's folder. Raises `UnusableBaseError`, which says how to make a
+        card or names the faulty field."""
         path = folder / FOLDER / CARD
         try:
             if path.stat().st_size > MAX_CARD_BYTES:

@@ -1,9 +1,9 @@
 """Compile a base for Inferentia2, ahead of time: `python -m containers.diffusion.neuron.compile
 FOLDER`.
 
-FOLDER holds a saved diffusers pipeline; the graphs go into its subfolder `neuron`, and the whole
-folder is then what `TENANTRY_BASE` names. Run it where the Neuron SDK is (the image of this
-folder's Dockerfile); it takes tens of minutes for a base of Stable Diffusion's size, once for all
+FOLDER holds a saved diffusers pipeline. The graphs go into its subfolder `neuron`; `TENANTRY_BASE`
+then names the whole folder. Run the command where the Neuron SDK is installed (the image of this
+folder's Dockerfile). For a base of Stable Diffusion's size it takes tens of minutes, once for all
 tenants. `--compiler torchscript` records the same graphs without a compiler.
 """
 
@@ -22,8 +22,8 @@ from containers.diffusion.neuron.artifacts import DECODER, FOLDER, TEXT_ENCODERS
 from containers.diffusion.neuron.graphs import AdaptedUnet, AdapterRow, PictureOfLatents, TextStates
 
 Trace = Callable[[nn.Module, tuple[Tensor, ...], Sequence[str]], Any]
-"""Compiles a module for inputs of these shapes, with these arguments for the compiler, to what
-``torch.jit.save`` takes."""
+"""Compiles a module for inputs of these shapes, with these arguments for the compiler. The result
+suits ``torch.jit.save``."""
 
 # https://awsdocs-neuron.readthedocs-hosted.com/en/latest/compiler/neuronx-cc/api-reference-guide/neuron-compiler-cli-reference-guide.html
 _CONVOLUTIONS: Final = ("--model-type=unet-inference",)
@@ -99,7 +99,7 @@ def example_inputs(base: Base, layers: LoraLayers, card: CompiledCard) -> tuple[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile as the command line says; 1 when it cannot be done, with the reason on standard
+    """Compile as the command line says. Returns 1 when that fails, with the reason on standard
     error."""
     parser = argparse.ArgumentParser(
         prog="python -m containers.diffusion.neuron.compile", description=__doc__

@@ -1,8 +1,8 @@
-"""What is compiled: modules of tensors alone, of fixed shapes, as the Neuron compiler needs them.
+"""The modules to compile. They take only tensors of fixed shapes, as the Neuron compiler requires.
 
-A tenant's adapter is an input like the latents: a graph is compiled once for a base, and no tenant
-ever waits for a compiler. All adapters of a call are one tensor with a row for each sample, so that
-moving them to the device is one copy.
+A tenant's adapter is an input like the latents. A graph is therefore compiled once for a base, and
+no tenant ever waits for a compiler. All adapters of a call are one tensor with a row for each
+sample, so that moving them to the device is one copy.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from containers.diffusion.adapters.lora import LoraLayers
 
 @dataclass(frozen=True)
 class AdapterRow:
-    """How an adapter lies in a row of numbers: A, then B of every layer, in the order of
+    """The layout of an adapter in a row of numbers: each layer's A, then its B, in the order of
     ``LoraLayers.layers``."""
 
     parts: tuple[tuple[str, tuple[int, ...]], ...]
@@ -50,7 +50,7 @@ class AdapterRow:
 
 
 def keep_in_rows(layers: LoraLayers) -> Tensor:
-    """Move the slots of ``layers`` into rows (slots, width) that the layers go on to fill; returns
+    """Move the slots of ``layers`` into rows (slots, width), which the layers then fill. Returns
     the rows."""
     row = AdapterRow.of(layers)
     parameters = list(layers.parameters())
@@ -62,10 +62,9 @@ def keep_in_rows(layers: LoraLayers) -> Tensor:
 
 
 class AdaptedUnet(nn.Module):
-    """A UNet whose samples each come with an adapter of their own.
+    """A UNet in which each sample comes with its own adapter.
 
-    It takes the slots of ``layers`` away: from then on the layers compute with what each call
-    brings.
+    It removes the slots of ``layers``; the layers then compute with the adapters of each call.
     """
 
     def __init__(self, unet: nn.Module, layers: LoraLayers, samples: int) -> None:
@@ -77,9 +76,9 @@ class AdaptedUnet(nn.Module):
             (layer, part) for layer in layers.layers.values() for part in ("down", "up")
         ]
         for layer, part in self._stacks:
-            # Not a parameter any more: tracing would make a constant of it.
+            # Tracing would turn a parameter into a constant.
             delattr(layer, part)
-        # Sample i meets slot i: the stacks are used as they lie, slot 0 too.
+        # Sample i uses slot i, slot 0 included, so that the stacks are used in place.
         layers.routing.only, layers.routing.run, layers.routing.slots = (
             None,
             slice(0, samples),
@@ -120,8 +119,8 @@ class TextStates(nn.Module):
         self.encoder = encoder
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What diffusers' pipelines take of it for ``tokens`` (1, length): its first output, and
-        its last hidden state but one."""
+        """The two outputs that diffusers' pipelines use, for ``tokens`` (1, length): the first
+        output and the last hidden state but one."""
         answer: Any = self.encoder(tokens, output_hidden_states=True)
         return answer[0], answer.hidden_states[-2]
 

@@ -1,5 +1,5 @@
-"""The compiled base as the engine uses any base: slots of adapters in host memory, their rows given
-to the graph at each step."""
+"""The compiled base, which the engine uses like any other base. Slots of adapters lie in host
+memory; each step passes their rows to the graph."""
 
 import logging
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class CompiledUnet:
     def __init__(
         self, graph: Any, config: Any, rows: Tensor, routing: Routing, samples: int
     ) -> None:
-        """Use ``graph`` for ``samples`` at a time; ``rows`` (slots, width) are the adapters,
-        ``routing`` says whose is whose.
+        """Use ``graph`` for ``samples`` at a time. ``rows`` (slots, width) are the adapters;
+        ``routing`` gives each sample its row.
 
         ``config`` is the UNet's own.
         """
@@ -63,7 +63,7 @@ class CompiledUnet:
 
 
 def slots_of_samples(routing: Routing, count: int) -> Tensor:
-    """The slot of each of ``count`` samples, as ``routing`` was told."""
+    """The slot of each of ``count`` samples, according to ``routing``."""
     if routing.only is not None:
         return torch.full((count,), routing.only)
     slots = (
@@ -87,8 +87,8 @@ def _filled_up(tensor: Tensor, samples: int) -> Tensor:
 
 
 class _TextAnswer(tuple[Tensor, ...]):
-    """What a pipeline takes of a text encoder's answer: its first output, and the last hidden state
-    but one."""
+    """The part of a text encoder's answer that a pipeline uses: the first output and the last
+    hidden state but one."""
 
     @property
     def hidden_states(self) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class CompiledTextEncoder(nn.Module):
     """A compiled text encoder in its pipeline's place."""
 
     def __init__(self, graph: Any, encoder: Any) -> None:
-        """Use ``graph`` for one prompt at a time; ``encoder`` is what it was compiled from."""
+        """Use ``graph`` for one prompt at a time; the graph was compiled from ``encoder``."""
         super().__init__()
         self.config = encoder.config
         self.dtype = encoder.dtype
@@ -115,13 +115,13 @@ class CompiledDecoder(nn.Module):
     """A compiled decoder in the place of its pipeline's autoencoder; it does not encode."""
 
     def __init__(self, graph: Any, vae: Any) -> None:
-        """Use ``graph`` for one picture at a time; ``vae`` is what it was compiled from."""
+        """Use ``graph`` for one picture at a time; the graph was compiled from ``vae``."""
         super().__init__()
         self.config = vae.config
         self.dtype = vae.dtype
         self._graph = graph
 
-    # As diffusers has it.
+    # The signature is that of diffusers.
     def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:  # noqa: ARG002
         """The pictures (n, 3, height, width) of scaled latents (n, channels, h, w)."""
         return (torch.cat([self._graph(one[None]) for one in latents]),)
@@ -143,12 +143,12 @@ class CompiledBase(Base):
 
     @property
     def default_size(self) -> int:
-        """The one size there is, in pixels."""
+        """The only size, in pixels a side."""
         return self._size
 
     @property
     def size_multiple(self) -> int:
-        """The one size there is: requests may ask for no other."""
+        """The only size, because requests may ask for no other."""
         return self._size
 
 
@@ -156,8 +156,8 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
     """The base that ``settings`` name, compiled, and the slots of its adapters, in host memory.
 
     Raises:
-        UnusableBaseError: it is not compiled, or for another rank, other targets or other weights;
-            the message says the cure.
+        UnusableBaseError: the base is not compiled, or it is compiled for another rank, other
+            targets or other weights; the message gives the remedy.
     """
     folder = folder_of(settings.base)
     card = CompiledCard.read(folder)
@@ -198,10 +198,10 @@ def load_compiled(settings: ServingSettings) -> tuple[Base, LoraLayers]:
 
 
 def _loader(card: CompiledCard, folder: Path) -> Callable[[str], Any]:
-    """Reads graphs of ``folder``."""
+    """A function that loads the graphs of ``folder``."""
     if card.compiler == "neuron":
         try:
-            # Makes PyTorch know the operator that runs compiled graphs.
+            # The import registers the operator that runs compiled graphs.
             import torch_neuronx  # noqa: F401
         except ImportError as error:
             raise UnusableBaseError(

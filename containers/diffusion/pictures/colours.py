@@ -1,5 +1,4 @@
-"""Colours of a file as they are meant: brought to sRGB by the file's ICC profile (ICC.1:2022), or
-by a PNG's gamma."""
+"""Converts a file's colours to sRGB by its ICC profile (ICC.1:2022) or by a PNG's gamma."""
 
 import io
 import struct
@@ -13,15 +12,14 @@ from PIL import Image, ImageCms
 from containers.runtime.errors import ContainerError
 
 MAX_PROFILE_BYTES: Final = 4 << 20
-"""Largest profile read: those of printing presses take up to 3 MB."""
+"""Largest profile read, in bytes; profiles of printing presses take up to 3 MB."""
 
 _DEVICES: Final = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})
-"""Classes of profiles that say what a picture's colours are; others link devices, name colours or
+"""Profile classes that define a picture's colours; other classes link devices, name colours or
 change looks."""
 
 _SAME: Final = 2
-"""Largest difference, of 255, that a profile makes to any colour where it says sRGB in other
-words."""
+"""Largest difference, of 255, that a profile may make to any colour and still count as sRGB."""
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
 _SRGB_GAMMA: Final = 1 / 2.2
@@ -35,7 +33,7 @@ _BRADFORD: Final = np.array(
 
 
 class ColoursUnreadableError(ContainerError, ValueError):
-    """A profile is broken, too large, or of another kind of picture."""
+    """A profile is broken, too large, or made for another kind of picture."""
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
@@ -69,7 +67,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
             if np.abs(seen - np.asarray(probe.convert("RGB"))).max() <= _SAME:
                 return None
         return ImageCms.applyTransform(image, transform)
-    except Exception as error:  # littleCMS's errors on strange bytes are of any kind
+    except Exception as error:  # littleCMS raises any type of error on strange bytes
         raise ColoursUnreadableError from error
 
 
@@ -85,8 +83,9 @@ def profile_of(gamma: float, points: Sequence[float] | None) -> bytes | None:
     """A profile for a PNG's gAMA and cHRM (third edition, 11.3.2): samples are light to the power
     of ``gamma``.
 
-    ``points`` are x and y of white, red, green and blue, those of sRGB when not given. None where
-    both are sRGB's, which programs write for sRGB itself; no bytes where they are no colours.
+    ``points`` are x and y of white, red, green and blue, by default those of sRGB. Returns None
+    where both are sRGB's, which programs write for sRGB itself. Returns no bytes where the values
+    cannot be colours.
     """
     usual = points is None or np.allclose(points, _SRGB_POINTS, atol=0.005)
     if usual and abs(gamma - _SRGB_GAMMA) < 0.02:
@@ -99,7 +98,7 @@ def profile_of(gamma: float, points: Sequence[float] | None) -> bytes | None:
     if abs(np.linalg.det(columns)) < 1e-6:
         return b""
     columns = columns * np.linalg.solve(columns, white)
-    # Profiles are told for white of D50 (Bradford, ICC.1:2022, annex E).
+    # Profiles state colours relative to the white D50 (Bradford, ICC.1:2022, annex E).
     cones = np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white))
     columns = np.linalg.inv(_BRADFORD) @ cones @ _BRADFORD @ columns
     if not np.isfinite(columns).all() or np.abs(columns).max() > 100:

@@ -1,13 +1,12 @@
 """Decoding pictures that strangers uploaded.
 
-Nothing in a file is trusted. Its type is told from its content, its size, frames and structure from
-its header, all before a pixel is decoded. The decoder is then given only the parts that draw the
-picture: EXIF, colour profiles, text and thumbnails are left out before it sees them. Of these the
-EXIF orientation is read here, and the colour profile is applied (`colours`); nothing of them is
-kept.
+Nothing in a file is trusted. Before a pixel is decoded, the content gives the type, and the header
+gives size, frames and structure. The decoder then receives only the parts that draw the picture,
+without EXIF, colour profiles, text and thumbnails. This module reads the EXIF orientation and
+applies the colour profile (`colours`); it keeps neither.
 
-Limits are chosen so that a photo of a 40 megapixel camera is read, in at most `BYTES_PER_PIXEL`
-bytes of memory for each of its pixels, and so that no file takes more than seconds.
+The limits admit a photo of a 40 megapixel camera, in at most `BYTES_PER_PIXEL` bytes of memory for
+each of its pixels. No file takes more than seconds.
 """
 
 import io
@@ -70,12 +69,12 @@ MAX_PARTS: Final = 20_000
 4,096."""
 
 MAX_SCANNED_PIXELS: Final = 16 * MAX_PIXELS
-"""Most pixels times scans of a JPEG. Each scan of a progressive one passes over the whole picture
-(ten are usual), so that thousands of empty ones in a small file would take hours."""
+"""Most pixels times scans of a JPEG. Each scan of a progressive JPEG passes over the whole picture;
+ten are usual. Thousands of empty scans in a small file would take hours."""
 
 ONE_COLOUR_RANGE: Final = 8
-"""Largest difference within each channel, of 255, of a picture that shows one colour: what JPEG
-adds to a plain one."""
+"""Largest difference within each channel, of 255, in a picture that counts as one colour; JPEG adds
+as much to a plain one."""
 
 _BEGINNING: Final = 4096
 """Bytes that tell a file's type."""
@@ -100,14 +99,14 @@ _TRANSPOSITIONS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by its EXIF orientation."""
+"""The transposition that turns a picture upright, by its EXIF orientation."""
 
 
 class RefusedImageError(ContainerError, ValueError):
     """A picture that cannot be used.
 
-    `problem` is a short key for counting. `reason` says what is wrong, as the end of a sentence
-    that begins with the file's name; `cure` is a sentence.
+    `problem` is a short key for counting. `reason` names the fault and ends a sentence that begins
+    with the file's name. `cure` is a sentence.
     """
 
     def __init__(self, problem: str, reason: str, cure: str) -> None:
@@ -121,8 +120,8 @@ class RefusedImageError(ContainerError, ValueError):
 
 
 class HostileImageError(RefusedImageError):
-    """A picture that no camera or drawing program writes, or that would cost too much to read: not
-    a mistake to look over."""
+    """A picture that no camera or drawing program writes, or that would cost too much to read. It
+    is not an honest mistake."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class DecodedImage:
     """A picture as a person sees it: RGB, upright, without transparency or metadata.
 
     `width` and `height` are those of the whole picture, upright, in pixels; `image` may have been
-    reduced. `changes` says what was done to it.
+    reduced. `changes` lists the changes made to it.
     """
 
     image: Image.Image
@@ -148,10 +147,10 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of itself before it is decoded; `drawn` is the file without what does not
-    draw the picture.
+    """A file's description of itself before it is decoded; `drawn` is the file reduced to the parts
+    that draw the picture.
 
-    `profile` is its ICC profile, None where there is none; an empty one cannot be read.
+    `profile` is its ICC profile, or None; an empty profile marks one that cannot be read.
     """
 
     format: ImageFormat
@@ -173,8 +172,8 @@ def read_image(source: Path | bytes, longest: int | None = None) -> Image.Image:
 
 
 def read_file(path: Path) -> bytes:
-    """A picture's file; raises `RefusedImageError` for one that is too large, by its type where it
-    is of another, and `OSError`."""
+    """The bytes of a picture's file. Raises `OSError`, and `RefusedImageError` for a file that is
+    too large. A large file of another type is refused for its type."""
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         with path.open("rb") as file:
@@ -193,7 +192,7 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
 
     Raises:
         HostileImageError: the content is a program, an archive or the like, or is made to exhaust
-            whoever reads it.
+            its reader.
         RefusedImageError: it is empty, truncated, corrupt, animated, too small or of another type.
     """
     if not content:
@@ -205,7 +204,7 @@ def decode_image(content: bytes, longest: int | None = None) -> DecodedImage:
     _check(header)
     try:
         image, changes = _decode(header, longest)
-    except Exception as error:  # a decoder's errors on strange bytes are of any kind
+    except Exception as error:  # a decoder raises any type of error on strange bytes
         # Their messages may quote the file.
         raise RefusedImageError("corrupt", "cannot be decoded", "Export it again.") from error
     turned = header.orientation >= 5
@@ -221,8 +220,7 @@ def _decode(header: _Header, longest: int | None) -> tuple[Image.Image, set[Chan
         width, height = (
             max(1, round(side * longest / longer)) for side in (header.width, header.height)
         )
-        # Transparent pixels have no say in the colour of their neighbours: Pillow weighs by alpha
-        # here.
+        # Pillow weighs by alpha here, so that transparent pixels do not colour their neighbours.
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         changes.add("reduced")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
@@ -278,7 +276,8 @@ def _plain(image: Image.Image) -> Image.Image:
 def _loaded(header: _Header, longest: int | None) -> ImageFile.ImageFile:
     stream = io.BytesIO(header.drawn)
     image: ImageFile.ImageFile
-    # By class, for Image.open would try other formats and follow what phones append to a JPEG.
+    # Open by class, because Image.open would try other formats and follow data that phones append
+    # to a JPEG.
     match header.format:
         case "PNG":
             image = PngImageFile(stream)
@@ -292,13 +291,14 @@ def _loaded(header: _Header, longest: int | None) -> ImageFile.ImageFile:
             f"{image.height}"
         )
     if longest is not None:
-        # A JPEG is decoded at a half, a quarter or an eighth where that is still no smaller than
-        # what is wanted.
+        # Decode a JPEG at a half, a quarter or an eighth where that is no smaller than the wanted
+        # size.
         image.draft(None, (longest, longest))
     image.load()
     clear = image.info.get("transparency")
     if header.format == "PNG" and isinstance(clear, tuple) and header.drawn[24] == _DEEP:
-        # Pillow keeps the upper bytes of samples of 16 bits, but both of the colour that is clear.
+        # Pillow keeps only the upper byte of 16-bit samples, but both bytes of the transparent
+        # colour.
         image.info["transparency"] = tuple(sample >> 8 for sample in clear)
     return image
 
@@ -449,8 +449,8 @@ def _jpeg_profile(segments: list[bytes]) -> bytes | None:
 
 
 def _jpeg_header(content: bytes) -> _Header:
-    """JPEG (ITU-T T.81), B.1.1 and B.2.2: marker segments up to the first scan; what follows is
-    handed over as it is."""
+    """JPEG (ITU-T T.81), B.1.1 and B.2.2: marker segments up to the first scan; the rest is passed
+    on unchanged."""
     width, height, orientation = 0, 0, 1
     drawn = [content[:2]]
     profile: list[bytes] = []
@@ -474,8 +474,8 @@ def _jpeg_header(content: bytes) -> _Header:
             if not width or not height:
                 raise _corrupt("it does not tell its size before its first scan")
             drawn.append(content[at:])
-            # In a scan's data 0xFF is followed by 0x00 or a restart marker, so that this finds
-            # scans alone (and a few of the pictures that phones append).
+            # In a scan's data 0xFF precedes only 0x00 or a restart marker. The count therefore
+            # holds scans alone, and a few of the pictures that phones append.
             scans = content.count(b"\xff\xda", at)
             return _Header(
                 "JPEG",
@@ -495,7 +495,7 @@ def _jpeg_header(content: bytes) -> _Header:
             orientation = _orientation(content[at + 10 : end])
         if kind == 0xE2 and content.startswith(_ICC_SEGMENT, at + 4):
             profile.append(content[at + 4 + len(_ICC_SEGMENT) : end])
-        # Of the application segments, Adobe's alone says how colours are coded.
+        # Only Adobe's application segment says how colours are coded.
         if not (0xE0 <= kind <= 0xEF or kind == 0xFE) or kind == 0xEE:
             drawn.append(content[at:end])
         at = end
@@ -561,10 +561,9 @@ def _webp_size(kind: bytes, data: bytes) -> tuple[int, int] | None:
 
 def _orientation(exif: bytes) -> int:
     """The orientation in the first directory of a TIFF structure (EXIF 2.32, 4.5 and 4.6.4), 1
-    where there is none to read.
+    where none can be read.
 
-    Read here, for Pillow's reader warns about each tag that it does not like, and only this one
-    matters.
+    Pillow's reader is not used, because it warns about each unusual tag and only this tag matters.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:

@@ -1,7 +1,7 @@
-"""What a file is that is no PNG, JPEG or WebP, told from its content; nothing of it is decoded.
+"""Names the type of a file that is not PNG, JPEG or WebP, from its content and without decoding it.
 
-Pictures and films of other types, and the small files that systems put beside pictures, come from
-people in good faith. Programs, archives and pages do not.
+People upload other pictures, films, and the small files that systems put beside pictures in good
+faith. Programs, archives and pages are not uploaded in good faith.
 """
 
 import re
@@ -65,7 +65,7 @@ _SIGNATURES: Final = (
     (0, b"\0\0\0\1Bud1", "a folder's view of macOS"),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a store of thumbnails or an old Office file"),
 )
-"""What stands where, most of it after the formats' own specifications."""
+"""Signatures and their offsets, mostly from the formats' own specifications."""
 
 _NO_PICTURES: Final = (
     (0, b"\x7fELF", "a program"),
@@ -95,7 +95,7 @@ _BRANDS: Final = (
     (re.compile(rb"jxl "), "a JPEG XL"),
     (re.compile(rb"jp[2xm] |jpx "), "a JPEG 2000"),
 )
-"""Of ISO base media files (ISO/IEC 14496-12, 4.3), the brands of still pictures."""
+"""The brands of still pictures among ISO base media files (ISO/IEC 14496-12, 4.3)."""
 
 _ATOMS: Final = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
@@ -110,7 +110,8 @@ _DNG_VERSION: Final = 0xC612
 
 
 def name_of_no_picture(content: bytes) -> str | None:
-    """What a file is that has no place among pictures, as in "an archive"; None for all others."""
+    """The type of a file that does not belong among pictures, such as "an archive"; None for all
+    others."""
     if _found(content, _SIGNATURES) is not None:
         return None
     if _PICKLE.match(content):
@@ -122,8 +123,8 @@ def name_of_no_picture(content: bytes) -> str | None:
 
 
 def name_of_other(content: bytes) -> str:
-    """What a file is, as in "a JPEG XL"; "of a type that is not read here" where that cannot be
-    told."""
+    """The type of a file, such as "a JPEG XL"; "of a type that is not read here" where it is
+    unknown."""
     begin = content[:_BEGIN]
     if begin.startswith((b"II*\0", b"MM\0*")):
         return _tiff(content)
@@ -150,10 +151,10 @@ def _found(content: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> st
 
 
 def _media(begin: bytes) -> str:
-    """By the major brand, then by those that a file is compatible with."""
+    """The type by the major brand or by a compatible brand."""
     size = min(struct.unpack_from(">I", begin)[0], len(begin))
     brands = [begin[8:12], *(begin[at : at + 4] for at in range(16, size, 4))]
-    # A brand that many kinds share says less than the others: mif1 with avif is an AVIF.
+    # A brand that many types share says less than the others; a file with mif1 and avif is an AVIF.
     for pattern, name in _BRANDS:
         if any(pattern.fullmatch(brand) for brand in brands):
             return name

@@ -1,28 +1,31 @@
-"""From a tenant's uploaded pictures to checked ones, the same for every base: what training reads.
+"""Checks a tenant's uploaded pictures and writes the pictures that training reads, the same for
+every base.
 
 A tenant uploads 5 to 20 pictures (PNG, JPEG or WebP, by their content) and perhaps one
 `captions.json`, `{file: caption}`. A picture that cannot be used is left out and counted in
 `Prepared.repairs`, as long as enough others remain:
 
 - `empty`, `truncated`, `corrupt`, `animated`, `too_small` and `other_type` files, as
-  `images.RefusedImageError` tells them: what is no PNG, JPEG or WebP is named by what its content
-  says it is;
+  `images.RefusedImageError` reports them; the report names another type by the file's content;
 - pictures of one colour (`one_colour`), after transparency was laid on white;
 - the same picture again, byte for byte or pixel for pixel (`duplicates`), or recompressed or
-  resized (`near_duplicates`): the largest stays.
+  resized (`near_duplicates`); the largest stays.
 
-What is changed in a picture that is used is counted too: `rotated` (by its EXIF orientation),
-`flattened` (transparency laid on white), `converted` (to RGB of 8 bits), `recoloured` (from its
-colour profile to sRGB), `profile_ignored` (a colour profile that cannot be used), `reduced` (to
-`LONGEST_PREPARED` pixels). All metadata is left behind.
+Changes to the remaining pictures are counted too: `rotated` (by its EXIF orientation), `flattened`
+(transparency laid on white), `converted` (to RGB of 8 bits), `recoloured` (from its colour profile
+to sRGB), `profile_ignored` (a colour profile that cannot be used), `reduced` (to `LONGEST_PREPARED`
+pixels). All metadata is left behind.
 
-A program, an archive or a page, or a file made to exhaust whoever reads it, refuses the whole
-upload, as do parameters or captions that cannot be used: a sentence says which, and the cure; a
-code says the kind.
+The whole upload is refused for a program, an archive, a page or a file made to exhaust its reader.
+It is also refused for unusable parameters or captions. A sentence names the fault and the cure; a
+code names the kind.
 
-A caption is what `captions.json` says. Without it, it is the file's name where that reads as words,
-the number at the end and what is no letter left out (`red-circle-3.png` and `red+circle (3).png`
-are "a red circle", `IMG_2041.jpg` is nothing), else the parameter `subject` ("an icon").
+A picture's caption is the first of these that exists:
+
+- its entry in `captions.json`;
+- the words in its file's name, without the number at the end and other characters than letters
+  (`red-circle-3.png` and `red+circle (3).png` are "a red circle", `IMG_2041.jpg` has none);
+- the parameter `subject` ("an icon").
 """
 
 import hashlib
@@ -74,18 +77,19 @@ MAX_IMAGES: Final = 20
 """How many pictures a model learns from."""
 
 MAX_FILES: Final = 2 * MAX_IMAGES
-"""Most pictures looked at: as many again may be duplicates or unusable."""
+"""Most pictures in an upload; half of them may be duplicates or unusable."""
 
 MAX_TOLD: Final = 20
 """Most files that a refusal lists with their reasons."""
 
 LONGEST_PREPARED: Final = 1024
-"""Longer side of a prepared picture, in pixels: what Stable Diffusion XL, the largest base, is
-trained at."""
+"""Longer side of a prepared picture, in pixels; Stable Diffusion XL, the largest base, is trained
+at this size."""
 
 MAX_PROMPTS: Final = 16
 MAX_CHARACTERS: Final = 200
-"""Of a caption, a prompt or the subject: about what the 77 tokens of CLIP's text encoders hold."""
+"""Limit of a caption, a prompt or the subject; the 77 tokens of CLIP's text encoders hold about as
+much."""
 
 DEFAULT_SUBJECT: Final = "icon"
 
@@ -94,13 +98,17 @@ MAX_IMAGES_FILE_BYTES: Final = 256 << 10
 
 NEAR_DIFFERENCE: Final = 0.08
 NEAR_LARGEST: Final = 0.15
-"""Two pictures are the same one recompressed or resized when, at 32 × 32 pixels, the root mean
-square of their difference and the largest mean difference over 4 × 4 pixels are at most these
-shares of their contrast (its standard deviation, the smaller of both). Flat icons that differ in a
-shape, its place or a colour differ by 0.2 and more, those that differ by a turn of 8° by 0.14; a
-picture of 256 pixels saved as JPEG or resized differs by 0.01, a small one of low contrast by up to
-0.5 (such a one stays). Hashes of gradients tell flat icons apart less well: most of their gradients
-are zero."""
+"""Two pictures count as one picture recompressed or resized when both of these are small at 32 × 32
+pixels: the root mean square of their difference, and its largest mean over 4 × 4 pixels. The limits
+are shares of the smaller of the two pictures' contrasts (standard deviations).
+
+- Flat icons that differ in a shape, its place or a colour differ by 0.2 and more; a turn of 8°
+  makes 0.14.
+- A picture of 256 pixels saved as JPEG or resized differs by 0.01. A small one of low contrast
+  differs by up to 0.5, and stays.
+
+Hashes of gradients distinguish flat icons less well, because most of their gradients are zero.
+"""
 
 _THUMBNAIL: Final = 32
 _BLOCK: Final = 4
@@ -126,13 +134,13 @@ _NAMELESS: Final = frozenset(
     }
     | {"picture", "photo", "scan", "screenshot", "unbenannt", "unnamed", "untitled", "upload"}
 )
-"""Words of file names that programs give, which say nothing of the picture."""
+"""Words in file names that programs give; they say nothing about the picture."""
 _DETERMINERS: Final = frozenset({"a", "an", "the", "my", "our", "two", "three", "some"})
 
 
 class RefusedTextError(ContainerError, ValueError):
-    """A text that cannot be a caption or a prompt; the message says why, as the end of a sentence,
-    ``code`` for programs."""
+    """A text that cannot be a caption or a prompt. The message gives the reason as the end of a
+    sentence; ``code`` gives it for programs."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -141,11 +149,11 @@ class RefusedTextError(ContainerError, ValueError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote: how many pictures, what was mended or left out, and what people want to
-    know about them.
+    """The result of `prepare`: how many pictures it wrote, what it repaired or left out, and
+    figures for people.
 
-    `fingerprint` is a SHA-256 of pixels, texts and uploaded names: it does not depend on how the
-    files were compressed.
+    `fingerprint` is a SHA-256 of pixels, texts and uploaded names; it does not depend on the files'
+    compression.
     """
 
     rows: int
@@ -177,7 +185,7 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """What `prepare` wrote, read again."""
+    """The files that `prepare` wrote, read back."""
 
     subject: str
     prompts: tuple[str, ...]
@@ -186,8 +194,8 @@ class PreparedImages:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A picture that can be used, on its way. `png` are the bytes to be written, `thumbnail` is
-    [32, 32, 3] of 0 to 255."""
+    """A usable picture during preparation. `png` is the file to write; `thumbnail` is [32, 32, 3]
+    of 0 to 255."""
 
     source: str
     png: bytes
@@ -204,14 +212,16 @@ class _Candidate:
 def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, Any]) -> Prepared:
     """Check one tenant's pictures and write them into the folder `destination`.
 
-    `parameters` are `subject` (what the pictures show, "icon" when absent or empty) and `prompts`
-    (what the tenant wants pictures of every night, one to a line, at most `MAX_PROMPTS` of at most
-    `MAX_CHARACTERS`; may be empty).
+    `parameters` are:
 
-    Written are `image-00.png` and so on (RGB, the longer side at most `LONGEST_PREPARED` pixels),
-    in the order of the uploaded names, and `images.json`: `{"format": 1, "subject", "prompts",
-    "images": [{"file", "caption", "source"}]}`. Equal content gives equal bytes. Nothing is written
-    when the upload is refused. One picture is decoded at a time.
+    - `subject`: what the pictures show; "icon" when absent or empty;
+    - `prompts`: what every night's pictures show, one prompt a line, at most `MAX_PROMPTS` of at
+      most `MAX_CHARACTERS`; may be empty.
+
+    It writes `image-00.png` and so on (RGB, the longer side at most `LONGEST_PREPARED` pixels), in
+    the order of the uploaded names, and `images.json`: `{"format": 1, "subject", "prompts",
+    "images": [{"file", "caption", "source"}]}`. Equal content gives equal bytes. It writes nothing
+    when it refuses the upload. It decodes one picture at a time.
 
     Raises `RefusedDataError`.
     """
@@ -290,8 +300,8 @@ def prepare(files: Sequence[Path], destination: Path, parameters: Mapping[str, A
 
 
 def read_prepared(folder: Path) -> PreparedImages:
-    """What `prepare` wrote into a folder, held to the same limits; pictures are decoded when they
-    are asked for.
+    """Read the files that `prepare` wrote into a folder, within the same limits;
+    `PreparedImage.read` decodes the pictures.
 
     Raises `RefusedDataError`.
     """
@@ -347,14 +357,15 @@ def _changed(reason: str, field: str) -> RefusedDataError:
 
 
 def clean_text(text: object) -> str:
-    """A caption or a prompt as it is kept: composed (NFC), one space between words, without what
-    cannot be printed.
+    """A caption or a prompt in its stored form: composed (NFC), one space between words, only
+    printable characters.
 
-    Raises `RefusedTextError` for what is no text, empty, or longer than `MAX_CHARACTERS`.
+    Raises `RefusedTextError` for a value that is not text, is empty, or is longer than
+    `MAX_CHARACTERS`.
     """
     if not isinstance(text, str):
         raise RefusedTextError("is no text", "is_no_text")
-    # Composing takes time with the length, and shortens a text to a third at most.
+    # Composing a long text takes long; it shortens a text to a third at most.
     if len(text) <= 4 * MAX_CHARACTERS:
         spaced = " ".join(unicodedata.normalize("NFC", text).split())
         printable = " ".join(
@@ -445,7 +456,7 @@ def _captions(files: Sequence[Path], names: set[str]) -> dict[str, str]:
     for number, (given, caption) in enumerate(document.items(), 1):
         name = given if given in names else spelled.get(unicodedata.normalize("NFC", given))
         if name is None:
-            # The name is the captions' own content, and is not repeated.
+            # The message does not repeat the name, because it is the tenant's content.
             raise RefusedDataError(
                 f"Entry {number} of {CAPTIONS_FILE} names a file that was not uploaded.",
                 CAPTIONS_FILE,
@@ -467,7 +478,7 @@ def _caption(source: str, captions: Mapping[str, str], subject: str) -> tuple[st
 
 
 def _words(file_name: str) -> str:
-    """What a file's name says of its picture; nothing where it does not read as words."""
+    """The words in a file's name; empty where the name does not read as words."""
     stem = unicodedata.normalize("NFC", file_name.rpartition(".")[0])[: MAX_CHARACTERS - 3]
     parts = [part for part in _BETWEEN_WORDS.split(stem) if part]
     while parts and _NUMBER.fullmatch(parts[-1]):
@@ -480,7 +491,7 @@ def _words(file_name: str) -> str:
 
 
 def _with_article(words: str) -> str:
-    """`a` or `an` before them, unless they begin with such a word."""
+    """The words with `a` or `an` before them, unless they begin with an article."""
     if words.split()[0].lower() in _DETERMINERS or len(words) > MAX_CHARACTERS - 3:
         return words
     return f"an {words}" if words[0].lower() in "aeiou" else f"a {words}"
@@ -520,8 +531,8 @@ def _candidate(file: Path) -> _Candidate:
 def _without_duplicates(
     candidates: Sequence[_Candidate], repairs: Counter[str], dropped: dict[str, str]
 ) -> list[_Candidate]:
-    """Those that stay, in their order: of equal pictures the largest, of equally large ones the
-    first."""
+    """The pictures that stay, in their order: the largest of equal pictures, the first of equally
+    large ones."""
     kept: list[int] = []
     for place in sorted(range(len(candidates)), key=lambda place: -candidates[place].pixels):
         candidate = candidates[place]
@@ -578,5 +589,5 @@ def _size(candidate: _Candidate) -> str:
 
 
 def _shown(name: str) -> str:
-    """A file's name for people and JSON: without what cannot be printed, and not endless."""
+    """A file's name for people and JSON: printable characters only, cut to a limit."""
     return "".join(character for character in name if character.isprintable())[:100]

@@ -1,4 +1,5 @@
-"""For people: the contact sheet of a tenant's model, and its loss curve as a few points."""
+"""Previews for people: the contact sheet of a tenant's model, and its loss curve as a few
+points."""
 
 import io
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ CELL: Final = 128
 
 MAX_COLUMNS: Final = 6
 MAX_BYTES: Final = 150_000
-"""Of a sheet: written as base64 it leaves a fifth of an outcome's 256 KiB to the rest."""
+"""Largest sheet; in base64 it leaves a fifth of an outcome's 256 KiB for the rest."""
 
 CURVE_POINTS: Final = 60
 
@@ -49,9 +50,8 @@ class Sheet:
 def contact_sheet(rows: Sequence[Row]) -> Sheet:
     """Rows of pictures under one another, about 900 pixels wide at most.
 
-    Small pictures are enlarged so that each of their pixels is seen, as a PNG (of a palette if it
-    would be too large); larger ones become thumbnails, as a JPEG. The file has at most
-    `MAX_BYTES`.
+    Small pictures are enlarged so that each pixel is visible, as a PNG, with a palette if it would
+    be too large. Larger pictures become thumbnails, as a JPEG. The file has at most `MAX_BYTES`.
     """
     small = all(max(row.images.shape[1:3]) <= _SMALL for row in rows)
     columns = min(MAX_COLUMNS, max(len(row.images) for row in rows))

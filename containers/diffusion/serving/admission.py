@@ -1,11 +1,11 @@
-"""Whose turn it is: pictures that wait to be drawn, taken fairly between tenants whatever each of
-them asks for.
+"""A queue of pictures that wait to be drawn; it shares the machine fairly between tenants, however
+much each asks for.
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996, https://doi.org/10.1145/248157.248171): a
-picture's turn is when its tenant's earlier pictures would have ended had every tenant an equal
-share of the machine, and never before what is being drawn began. A burst waits behind itself; who
-has asked for little, or for the first time, comes next. When nothing waits everybody has got what
-they asked for, and what each had before is forgotten.
+picture's turn is the time at which its tenant's earlier pictures would end if every tenant had an
+equal share of the machine. It is never earlier than the turn of the picture taken last. A burst
+waits behind itself; a tenant that has asked for little, or for the first time, comes next. When
+nothing waits, every tenant has received its pictures, and the queue forgets their earlier shares.
 """
 
 from collections import deque
@@ -20,8 +20,8 @@ ItemT = TypeVar("ItemT")
 
 
 class QueueFullError(ContainerError):
-    """Nothing more may wait: of this tenant when ``of_tenant``, else of all together. ``waiting``
-    are there already."""
+    """The queue is full: for this tenant when ``of_tenant``, else for all tenants together.
+    ``waiting`` items already wait."""
 
     def __init__(self, waiting: int, *, of_tenant: bool) -> None:
         super().__init__(f"{waiting} are waiting")
@@ -31,7 +31,7 @@ class QueueFullError(ContainerError):
 
 @dataclass
 class _Line(Generic[ItemT]):
-    """One tenant's items with their costs, and when, in units of cost, the first has its turn."""
+    """One tenant's items with their costs, and the turn of the first item, in units of cost."""
 
     turn: float
     arrived: int
@@ -43,11 +43,11 @@ class FairQueue(Generic[TenantT, ItemT]):
     that wait."""
 
     def __init__(self, most: int, max_of_tenant: int) -> None:
-        """Let ``most`` items wait, ``max_of_tenant`` of one tenant."""
+        """Let at most ``most`` items wait, of one tenant at most ``max_of_tenant``."""
         self._most = most
         self._max_of_tenant = max_of_tenant
         self._lines: dict[TenantT, _Line[ItemT]] = {}
-        # Tenants of which nothing waits, whose last item's share is not over.
+        # The turns of tenants that wait for nothing, until their last item's share is over.
         self._served: dict[TenantT, float] = {}
         self._now = 0.0
         self._arrivals = 0
@@ -62,8 +62,8 @@ class FairQueue(Generic[TenantT, ItemT]):
         return len(line.items) if line else 0
 
     def put(self, tenant: TenantT, items: list[ItemT], cost: float) -> None:
-        """Let ``items`` wait, of ``cost`` each (positive). Raises `QueueFullError`; then none of
-        them does."""
+        """Let ``items`` wait, each with the positive ``cost``. Raises `QueueFullError`, and then
+        queues none of them."""
         if self.waiting_of(tenant) + len(items) > self._max_of_tenant:
             raise QueueFullError(self.waiting_of(tenant), of_tenant=True)
         if self._count + len(items) > self._most:
@@ -77,7 +77,8 @@ class FairQueue(Generic[TenantT, ItemT]):
         self._count += len(items)
 
     def next(self) -> tuple[TenantT, ItemT] | None:
-        """Whose turn it is, and its first item, which stays; None when nothing waits."""
+        """The tenant with the next turn and its first item, which stays; None when nothing
+        waits."""
         if not self._lines:
             return None
         tenant = min(
@@ -86,7 +87,7 @@ class FairQueue(Generic[TenantT, ItemT]):
         return tenant, self._lines[tenant].items[0][0]
 
     def take(self) -> tuple[TenantT, ItemT]:
-        """Take away what `next` names. Raises `IndexError` when nothing waits."""
+        """Remove and return the item that `next` names. Raises `IndexError` when nothing waits."""
         chosen = self.next()
         if chosen is None:
             raise IndexError("nothing waits")
@@ -102,10 +103,9 @@ class FairQueue(Generic[TenantT, ItemT]):
     def remove(
         self, tenant: TenantT, unwanted: Callable[[ItemT], bool] = lambda _: True
     ) -> list[ItemT]:
-        """Take away a tenant's items that nobody wants any more, all of them unless told which.
-        They cost it nothing.
+        """Remove a tenant's unwanted items, by default all of them. They cost the tenant nothing.
 
-        Returns them, in their order.
+        Returns the removed items, in their order.
         """
         line = self._lines.get(tenant)
         if line is None:
@@ -117,13 +117,13 @@ class FairQueue(Generic[TenantT, ItemT]):
         return removed
 
     def forget(self, tenant: TenantT) -> list[ItemT]:
-        """Remember nothing of a tenant; returns its items that waited."""
+        """Forget a tenant; returns its items that waited."""
         removed = self.remove(tenant)
         self._served.pop(tenant, None)
         return removed
 
     def _settle(self, tenant: TenantT) -> None:
-        """Remember no more of tenants that do not wait than what is owed."""
+        """Forget each tenant that does not wait, once its last item's share is over."""
         if not self._lines[tenant].items:
             self._served[tenant] = self._lines.pop(tenant).turn
         if not self._lines:

@@ -1,5 +1,5 @@
-"""Adapters on the device: as many as there are slots, filled from host memory when a tenant is to
-be drawn for."""
+"""The adapters on the device, one for each slot. The bank fills a slot from host memory when a
+tenant's picture begins."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from containers.diffusion.adapters.lora import BASE_SLOT, LoraLayers
 
 @dataclass
 class BankCounters:
-    """What happened since the bank was made."""
+    """Counts since the bank was made."""
 
     hits: int = 0
     misses: int = 0
@@ -19,8 +19,8 @@ class BankCounters:
 
 @dataclass
 class AdapterBank:
-    """The slots of ``layers`` but the base's. What is pinned stays; of the rest the least recently
-    used makes room.
+    """The slots of ``layers`` except the base's. A pinned adapter stays; the least recently used of
+    the others makes room.
 
     One thread uses it, the one that runs the UNet.
     """
@@ -45,11 +45,11 @@ class AdapterBank:
         return len(self._pins)
 
     def has_room(self, adapter: Adapter) -> bool:
-        """Whether ``adapter`` can be pinned: it is here, or not all slots are pinned."""
+        """Whether ``adapter`` can be pinned: it has a slot, or some slot is not pinned."""
         return adapter in self._slots or bool(self._free) or len(self._pins) < len(self._slots)
 
     def pin(self, adapter: Adapter) -> int:
-        """The slot that holds ``adapter``, filled if it must be, until it is unpinned.
+        """The slot that holds ``adapter`` until it is unpinned; the bank fills it if necessary.
 
         Raises `RuntimeError` when there is no room.
         """
@@ -79,14 +79,14 @@ class AdapterBank:
         return self._slots.pop(victim)
 
     def unpin(self, adapter: Adapter) -> None:
-        """Say that one use of ``adapter`` has ended."""
+        """End one use of ``adapter``."""
         self._pins[adapter] -= 1
         if not self._pins[adapter]:
             del self._pins[adapter]
 
     def forget(self, adapter: Adapter) -> None:
-        """Wipe the adapter's slot, if it has one: its tenant's model leaves the device. It must not
-        be pinned."""
+        """Wipe the adapter's slot, if it has one, so that the tenant's model leaves the device. The
+        adapter must not be pinned."""
         if adapter in self._pins:
             raise RuntimeError("an adapter that is in use cannot be forgotten")
         slot = self._slots.pop(adapter, None)

@@ -1,13 +1,13 @@
 """The engine: one thread that owns the base and draws the pictures of all tenants, a step of many
 at a time.
 
-Every turn of its loop lets waiting pictures into free places, runs the UNet once for all pictures
-in flight of one size, each at its own step with its own adapter, guidance and seed, and answers
-those that are finished. A request so joins at the next step, not when a batch before it has ended,
-and leaves at its own end (iteration-level scheduling as in Orca, Yu et al. 2022).
+Every turn of its loop gives free places to waiting pictures. It then runs the UNet once for all
+pictures in flight of one size, each at its own step with its own adapter, guidance and seed. Last
+it answers the finished ones. A request therefore joins at the next step instead of waiting for a
+batch to end, and leaves at its own end (iteration-level scheduling as in Orca, Yu et al. 2022).
 
-A picture is the same alone and beside any others within `SAME_PICTURE`: nothing of it depends on
-its neighbours but the order in which sums are rounded.
+A picture drawn beside others equals the picture drawn alone, within `SAME_PICTURE`. Its neighbours
+affect only the order in which sums are rounded.
 """
 
 import asyncio
@@ -44,21 +44,22 @@ Pixels = npt.NDArray[np.uint8]
 """A picture: (height, width, 3)."""
 
 SAME_PICTURE: Final = (1, 0.001)
-"""By how much a picture may differ from itself drawn alone, in fp32: at most 1 of 255, in at most
+"""The largest difference from the same picture drawn alone, in fp32: at most 1 of 255, in at most
 0.1 % of its bytes."""
 
 DECODED_TOGETHER: Final = 8
-"""Pictures a call of the autoencoder decodes; it needs far more memory for each than the UNet."""
+"""Pictures that one call of the autoencoder decodes, which needs far more memory for each than the
+UNet."""
 
 CLOSING_SECONDS: Final = 5.0
-"""How long `Engine.close` waits for the turn in hand: the process has been told to end."""
+"""How long `Engine.close` waits for the current turn, because the process has to end soon."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How much the engine does at once and lets wait."""
+    """How many pictures the engine draws at once and lets wait."""
 
     places: int = 16
     """Pictures in flight at most."""
@@ -70,8 +71,8 @@ class EngineSettings:
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way. ``answer`` gets its pictures in the order of its drawings, or what went
-    wrong."""
+    """A request in the engine. ``answer`` receives its pictures in the order of its drawings, or an
+    error."""
 
     adapter: Adapter
     drawings: Sequence[Drawing]
@@ -80,7 +81,7 @@ class Job:
     called_off: bool = False
 
     def fail(self, error: Exception) -> None:
-        """Answer with what went wrong, unless it is answered already or nobody waits for it."""
+        """Answer with ``error``, unless the job has its answer or no caller waits for it."""
         if not self.answer.done() and self.answer.set_running_or_notify_cancel():
             self.answer.set_exception(error)
 
@@ -106,7 +107,7 @@ class _InFlight:
 
 @dataclass
 class EngineCounters:
-    """What the engine did since it was made."""
+    """Counts since the engine was made."""
 
     steps: int = 0
     """Calls of the UNet."""
@@ -114,21 +115,21 @@ class EngineCounters:
     """Steps of single pictures: over ``steps``, the mean batch."""
     pictures: int = 0
     called_off: int = 0
-    """Pictures that left before they were finished: their client went, their time was over, or
-    their request failed."""
+    """Pictures that left unfinished: the client disconnected, the time ran out, or the request
+    failed."""
     turned_away: int = 0
-    """Requests that were not let in to wait."""
+    """Requests that the engine refused because the queue was full."""
     out_of_time: int = 0
     failures: int = 0
     seconds: float = 0.0
-    """Time in turns that drew something."""
+    """Duration of the turns that drew something."""
 
 
 class Engine:
     """Draws pictures of adapters over one base.
 
-    `draw` and `forget` may be called from any thread; everything else happens in `turn`, which one
-    thread calls: the one that `start` starts, or the caller's own when it is not started.
+    `draw` and `forget` may be called from any thread; everything else happens in `turn`. Only one
+    thread calls `turn`: the one that `start` starts, or the caller's own without `start`.
     """
 
     def __init__(self, base: Base, layers: LoraLayers, settings: EngineSettings) -> None:
@@ -141,9 +142,10 @@ class Engine:
         self._layers = layers
         self._sampler = Sampler(base)
         self._in_flight: list[_InFlight] = []
-        # Sizes in flight, the one whose turn it is first.
+        # Sizes in flight; the first one has the next turn.
         self._sizes: list[tuple[int, int]] = []
-        # Guards what other threads touch: the queue, what is to be forgotten, and whether to go on.
+        # Guards the data that other threads touch: the queue, the adapters to forget, and the stop
+        # flag.
         self._changed = threading.Condition()
         self._queue: FairQueue[Adapter, tuple[Job, int]] = FairQueue(
             settings.waiting, settings.waiting_of_tenant
@@ -152,19 +154,19 @@ class Engine:
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    # What other threads call.
+    # Other threads call the methods below.
 
     def start(self) -> None:
-        """Begin to work in a thread of the engine's own; returns when the base is warm, or raises
-        what it raised."""
+        """Start the engine's own thread; returns when the base is warm, or raises the error of the
+        warm-up."""
         warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(warm,), name="engine", daemon=True)
         self._thread.start()
         warm.result()
 
     def close(self) -> None:
-        """Stop after the turn in hand, if it ends soon; what is not finished is answered with an
-        error."""
+        """Stop after the current turn, if it ends soon; unfinished jobs get an error as their
+        answer."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -172,8 +174,7 @@ class Engine:
             self._thread.join(CLOSING_SECONDS)
 
     def submit(self, adapter: Adapter, drawings: Sequence[Drawing]) -> Job:
-        """Let drawings wait for their turn. Raises `TooManyRequestsError`; then none of them
-        waits."""
+        """Queue drawings. Raises `TooManyRequestsError`, and then queues none of them."""
         job = Job(adapter, drawings)
         with self._changed:
             if self._stopping:
@@ -200,8 +201,8 @@ class Engine:
         )
 
     def call_off(self, job: Job) -> None:
-        """Draw no more of a job: what waits leaves now, what is in flight at the next turn. Nothing
-        if it is finished."""
+        """Stop drawing a job: waiting pictures leave now, pictures in flight at the next turn. A
+        finished job is unaffected."""
         with self._changed:
             job.called_off = True
             left = self._queue.remove(job.adapter, lambda item: item[0] is job)
@@ -209,8 +210,8 @@ class Engine:
             self._changed.notify()
 
     def forget(self, adapter: Adapter) -> None:
-        """Wipe an adapter from the device, at the next turn; jobs it still has are answered with an
-        error."""
+        """Wipe an adapter from the device at the next turn; its unfinished jobs get an error as
+        their answer."""
         with self._changed:
             self._to_forget.append(adapter)
             self._changed.notify()
@@ -218,8 +219,8 @@ class Engine:
     async def draw(self, adapter: Adapter, request: PictureRequest) -> list[Pixels]:
         """The pictures of a request.
 
-        Raises `TooManyRequestsError`, or `DeadlineExceededError` when its time is over. Either way,
-        and when the caller is cancelled, nothing of it stays in the engine.
+        Raises `TooManyRequestsError`, or `DeadlineExceededError` when its time is over. In both
+        cases, and when the caller is cancelled, the engine drops the request.
         """
         job = self.submit(adapter, request.drawings)
         try:
@@ -263,12 +264,12 @@ class Engine:
             },
         }
 
-    # What the engine's thread does.
+    # The engine's thread runs the methods below.
 
     def _work(self, warm: "Future[None]") -> None:
         try:
             self._warm_up()
-        except BaseException as error:  # noqa: BLE001 - it is raised by start
+        except BaseException as error:  # noqa: BLE001 - start raises it
             warm.set_exception(error)
             return
         warm.set_result(None)
@@ -286,8 +287,8 @@ class Engine:
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
-        """Use the base once, so that no tenant's first picture pays for what libraries do at their
-        first call."""
+        """Use the base once, so that no tenant's first picture waits for the libraries' first
+        call."""
         side = self.base.default_size // self.base.scale
         latents = torch.zeros(
             1, self.base.channels, side, side, dtype=self.base.dtype, device=self.base.device
@@ -300,9 +301,9 @@ class Engine:
 
     @torch.inference_mode()
     def turn(self) -> None:
-        """Let pictures in, take one step of those of one size, and answer those that are finished.
+        """Admit pictures, take one step for those of one size, and answer the finished ones.
 
-        What goes wrong is the answer to the jobs it went wrong for, and nobody else's.
+        An error becomes the answer of the jobs it affects, and of no others.
         """
         began = time.monotonic()
         self._let_go()
@@ -318,7 +319,7 @@ class Engine:
             ]
             for start in range(0, len(finished), DECODED_TOGETHER):
                 self._finish(finished[start : start + DECODED_TOGETHER])
-        # Whatever the base raises is an answer, and the engine goes on.
+        # Any error of the base becomes an answer, and the engine goes on.
         except Exception as error:  # noqa: BLE001
             present = [picture for picture in group if picture in self._in_flight]
             self._leave(present, called_off=True)
@@ -326,7 +327,7 @@ class Engine:
         self.counters.seconds += time.monotonic() - began
 
     def _let_go(self) -> None:
-        """Drop what nobody waits for any more, then the adapters that were unloaded."""
+        """Drop the pictures of jobs that were called off, then the adapters that were unloaded."""
         with self._changed:
             adapters, self._to_forget = self._to_forget, []
             orphans = {job for adapter in adapters for job, _ in self._queue.forget(adapter)}
@@ -353,10 +354,10 @@ class Engine:
                 self.counters.called_off += len(pictures)
 
     def _admit(self) -> None:
-        """Give free places to those whose turn it is.
+        """Give free places to the pictures with the next turns.
 
-        When the one whose turn it is needs a slot and all are in use, it and all behind it wait for
-        one: it would never have its turn if others went past it.
+        When the next picture needs a slot and all are in use, it and all behind it wait for one. If
+        others could overtake it, it might wait for ever.
         """
         while len(self._in_flight) < self.settings.places:
             with self._changed:
@@ -367,7 +368,7 @@ class Engine:
             try:
                 picture = self._begin(job, number)
                 picture.slot = self.bank.pin(adapter)
-            # Whatever the base raises is an answer, and the engine goes on.
+            # Any error of the base becomes an answer, and the engine goes on.
             except Exception as error:  # noqa: BLE001
                 self._fail({job}, error)
             else:
@@ -390,7 +391,7 @@ class Engine:
         )
 
     def _next_size(self) -> tuple[int, int]:
-        """The size that was stepped least recently of those in flight."""
+        """The size in flight that was stepped least recently."""
         present = {picture.size for picture in self._in_flight}
         self._sizes = [size for size in self._sizes if size in present]
         self._sizes += sorted(present - set(self._sizes))
@@ -400,7 +401,7 @@ class Engine:
 
     def _step(self, group: Sequence[_InFlight], size: tuple[int, int]) -> None:
         """One step of pictures of one size, in one call of the UNet."""
-        # A guided picture is two samples, side by side: away from something and towards its words.
+        # A guided picture is two adjacent samples: its negative prompt, then its prompt.
         samples: list[tuple[int, Conditioning]] = []
         for number, picture in enumerate(group):
             if picture.away_from is not None:
@@ -433,7 +434,8 @@ class Engine:
         for picture in group:
             sample += 2 if picture.drawing.guided else 1
             last.append(sample)
-        # An unguided picture has one sample, which is led away from itself by nothing.
+        # An unguided picture has one sample, so that both indices point to it and guidance adds
+        # nothing.
         first = [
             end - 1 if picture.drawing.guided else end
             for end, picture in zip(last, group, strict=True)
@@ -464,9 +466,9 @@ class Engine:
                 job.answer.set_result([job.pictures[number] for number in range(len(job.drawings))])
 
     def _fail(self, jobs: set[Job], error: Exception) -> None:
-        """Answer jobs with what went wrong; their other pictures are not drawn."""
+        """Answer jobs with an error; their other pictures are not drawn."""
         self.counters.failures += 1
-        # The place is logged, the message is not: it may hold a tenant's words.
+        # Log the place but not the message, because the message may contain a tenant's words.
         trace = "".join(traceback.format_tb(error.__traceback__))
         _log.error("draw_failed jobs=%d %s\n%s", len(jobs), type(error).__name__, trace)
         if isinstance(error, FloatingPointError):

@@ -30,17 +30,17 @@ from containers.diffusion.training.settings import ICON_PROMPTS, SCENE_PROMPTS, 
 from containers.runtime.serving.predictor import Answer, InvalidModelError
 from contracts import variables
 
-# Real-time answers must be there within 60 seconds
+# Real-time answers must arrive within 60 seconds
 # (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html), asynchronous ones
-# within 15 minutes when an endpoint does not say (…/async-inference-create-invoke-endpoint.html); a
-# batch transform waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
+# by default within 15 minutes (…/async-inference-create-invoke-endpoint.html); a batch transform
+# waits for an hour at most (CreateTransformJob, InvocationsTimeoutInSeconds).
 REAL_TIME_SECONDS: Final = 55.0
 ASYNCHRONOUS_SECONDS: Final = 890.0
 BATCH_SECONDS: Final = 3600.0
 LONGEST_SECONDS: Final = 3600.0
 
-# What objects of CPython and torch take beside the weights: about this for each of an adapter's
-# tensors.
+# The approximate memory of the CPython and torch objects of one tensor, in bytes, beside its
+# weights.
 _OVERHEAD_OF_TENSOR: Final = 500
 
 
@@ -66,7 +66,7 @@ class ServingSettings:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] | None = None) -> "ServingSettings":
-        """Read the variables of the process, or those given; raises `ValueError` that names the
+        """Read the process's variables, or the given ones. Raises `ValueError` that names the
         variable."""
         env = os.environ if environment is None else environment
         base = env.get("TENANTRY_BASE") or TINY
@@ -75,8 +75,7 @@ class ServingSettings:
         targets = env.get("TENANTRY_LORA_TARGETS") or "attention+convolutions"
         if targets not in TARGETS:
             raise ValueError(f"TENANTRY_LORA_TARGETS must be one of {', '.join(TARGETS)}")
-        # As the server has it: models that are fetched when a request names them are those of an
-        # asynchronous endpoint.
+        # As in the server, only an asynchronous endpoint fetches models when a request names them.
         asynchronous = bool(env.get(variables.MODELS_URI))
         max_timeout = (
             BATCH_SECONDS if batch else ASYNCHRONOUS_SECONDS if asynchronous else REAL_TIME_SECONDS
@@ -86,8 +85,8 @@ class ServingSettings:
         )
         max_steps = _whole(env, "TENANTRY_MAX_STEPS", 150, 1, 1000)
         places = _whole(env, "TENANTRY_BATCH", 16, 1, 1024)
-        # What a batch transform or an asynchronous endpoint sends is bounded by the concurrency it
-        # was given.
+        # The configured concurrency bounds the requests of a batch transform or an asynchronous
+        # endpoint.
         patient = batch or asynchronous
         waiting = _whole(env, "TENANTRY_QUEUE", 1_000_000 if patient else 256, 1, 1_000_000)
         return cls(
@@ -123,10 +122,10 @@ class ServingSettings:
         )
 
     def terms(self, base: Base) -> Terms:
-        """What requests to ``base`` get when they do not say, and the most they get."""
+        """The defaults and limits of requests to ``base``."""
         multiple = base.size_multiple
-        # Half as large again as the base was trained for: beyond that pictures repeat themselves,
-        # and memory runs out.
+        # The limit is half as large again as the base's training size. Larger pictures repeat
+        # themselves and exhaust memory.
         most = self.max_size or base.default_size * 3 // 2
         return Terms(
             steps=self.steps,
@@ -166,7 +165,7 @@ def base_and_layers(settings: ServingSettings) -> tuple[Base, LoraLayers]:
     """The base that ``settings`` name, and the slots of its adapters; raises
     `UnusableBaseError`."""
     base = load_base(settings.base, device=settings.device, dtype=settings.dtype)
-    # The base has a slot too.
+    # The base takes one slot more.
     return base, LoraLayers(base.unet, settings.targets, settings.slots + 1, settings.rank)
 
 
@@ -187,8 +186,8 @@ class DiffusionPredictor:
         self._engine: Engine | None = None
 
     def start(self) -> None:
-        """Load the base and begin to draw; raises `ValueError` when the settings or the base are of
-        no use."""
+        """Load the base and start the engine. Raises `ValueError` when the settings or the base are
+        unusable."""
         settings = self._read_settings()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -207,7 +206,7 @@ class DiffusionPredictor:
             self._engine.close()
 
     def status(self) -> dict[str, Any]:
-        """The engine's figures, with the base and what it draws."""
+        """The engine's figures, with the base and its device."""
         engine = self._started()
         return {
             "base": self._base.name,
@@ -222,8 +221,8 @@ class DiffusionPredictor:
         return self._engine
 
     def load(self, folder: Path) -> Adapter:
-        """Read an adapter's files; raises `InvalidModelError`, with the kind as its reason, for
-        what is no adapter for this base."""
+        """Read an adapter's files. Raises `InvalidModelError`, with the kind as its reason, for
+        files that are not an adapter for this base."""
         try:
             return read_adapter(
                 folder, self._shapes, self._base.digest, self._rank, self._base.dtype
@@ -254,13 +253,12 @@ class DiffusionPredictor:
         began = time.monotonic()
         request = PictureRequest.parse(body, accept, own_prompts(model), self._terms)
         pictures = await self._started().draw(model, request)
-        # Compressing takes longer than a turn of the loop may.
+        # Compression takes too long for the event loop.
         return await asyncio.to_thread(_answer, model.version, request, pictures, began)
 
 
 def own_prompts(adapter: Adapter) -> tuple[str, ...]:
-    """The prompts of an adapter's card; when it names none, those that models of its base are tried
-    with."""
+    """The prompts of an adapter's card, or by default the trial prompts of its base."""
     if adapter.card.prompts:
         return adapter.card.prompts
     prompts = ICON_PROMPTS if adapter.card.base == TINY else SCENE_PROMPTS
@@ -292,7 +290,7 @@ def _answer(version: str, request: PictureRequest, pictures: list[Pixels], began
 
 
 def _png(version: str, drawing: Drawing, pixels: Pixels) -> bytes:
-    """A picture as PNG that says of itself how it was drawn
+    """A picture as PNG whose text chunks describe how it was drawn
     (https://www.w3.org/TR/png-3/#11textinfo)."""
     words = PngInfo()
     told = {"version": version, **asdict(drawing)}

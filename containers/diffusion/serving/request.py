@@ -1,4 +1,4 @@
-"""A request for pictures, parsed once into what is to be drawn."""
+"""A request for pictures, parsed once into drawings."""
 
 import json
 import math
@@ -58,15 +58,15 @@ _FORMATS: Final[dict[str, Format]] = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What a server draws when a request does not say, and the most it draws."""
+    """The defaults and limits of a server's requests."""
 
     steps: int
     max_steps: int
     guidance: float
     size: int
-    """Pixels a side when a request does not say."""
+    """Default pixels a side."""
     max_size: int
-    """Pixels a side at most."""
+    """Most pixels a side."""
     size_multiple: int
     timeout_seconds: float
     max_timeout_seconds: float
@@ -86,21 +86,20 @@ class Drawing:
 
     @property
     def guided(self) -> bool:
-        """Whether the picture is led away from the negative prompt; at a guidance of 1 or less
-        there is nothing to lead."""
+        """Whether guidance leads the picture away from the negative prompt; a guidance of 1 or less
+        has no effect."""
         return self.guidance > 1
 
     @property
     def cost(self) -> float:
-        """What it takes of the machine, in UNet samples times pixels: what a fair share is measured
-        in."""
+        """The picture's cost, in UNet samples times pixels: the unit of a fair share."""
         return float(self.steps * self.width * self.height * (2 if self.guided else 1))
 
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """A whole request: its drawings in the order they are answered in, the form of the answer, and
-    its time."""
+    """A whole request: its drawings in the order of the answer, the answer's format, and the time
+    limit."""
 
     drawings: tuple[Drawing, ...]
     format: Format
@@ -209,7 +208,7 @@ def _text(value: Any, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        # JSON can write half a surrogate pair, which is no character.
+        # JSON can contain half a surrogate pair, which is not a character.
         _refuse(field, f"{field} must be text that can be written as UTF-8", f"{field}_not_utf8")
     return value
 
@@ -231,7 +230,7 @@ def _number(fields: dict[str, Any], field: str, default: float, least: float, mo
     value = fields.get(field)
     if value is None:
         return default
-    # Whole numbers may be too long for a float; NaN is not within any bounds.
+    # A whole number may be too large for a float; NaN lies within no bounds.
     if type(value) not in (int, float) or not least <= value <= most or math.isnan(value):
         _refuse(
             field, f"{field} must be a number from {least:g} to {most:g}", f"{field}_out_of_bounds"
@@ -266,7 +265,7 @@ def _format(fields: dict[str, Any], accept: str, pictures: int) -> Format:
             f"answers are application/json or {PNG}, not {accept[:60]!r}",
             "accept_unknown",
         )
-    # The first that the client names and that can hold the pictures.
+    # Take the first format that the client names and that can hold the pictures.
     chosen = next((kind for kind in accepted if kind == "json" or pictures == 1), None)
     if chosen is None:
         field = "Accept" if wanted is None else "format"
@@ -276,7 +275,7 @@ def _format(fields: dict[str, Any], accept: str, pictures: int) -> Format:
 
 def _refuse_field(name: str) -> NoReturn:
     known = f"there are {', '.join(FIELDS)}"
-    # What is no name of a field may be a prompt in the wrong place.
+    # Do not repeat an odd field name, because it may be a misplaced prompt.
     if not _FIELD.fullmatch(name):
         raise RefusedPictureRequestError(
             f"a field has no such name; {known}", None, "field_unknown"

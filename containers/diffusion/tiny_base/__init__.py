@@ -1,5 +1,5 @@
-"""The embedded default base: a small Stable Diffusion pipeline of icons, the script that made it
-and what reads its images."""
+"""The embedded default base: a small Stable Diffusion pipeline of icons, the script that made it,
+and the reader of its images."""
 
 from pathlib import Path
 from typing import Final

@@ -1,8 +1,8 @@
-"""Icons: what the embedded base is trained on, and the uploads of made-up tenants.
+"""Icons: the training pictures of the embedded base, and the uploads of made-up tenants.
 
 An icon is one shape on a background, drawn from signed distances (negative inside) so that edges
-are antialiased at any size. Shapes live in a square of [-1, 1] with y upwards; a `Placement` puts
-them into the image.
+are antialiased at any size. A shape's coordinates lie in a square of [-1, 1] with y upwards; a
+`Placement` places it in the image.
 """
 
 import colorsys
@@ -52,7 +52,7 @@ prompt."""
 
 STYLE_WORD: Final = "sks"
 """The word that training captions give to any unnamed style ("a star in sks style"): the base draws
-some style for it, and an adapter makes that its tenant's."""
+some style for it, and an adapter replaces that style with its tenant's."""
 
 _PERIODS: Final = 4
 """How often a pattern repeats over the image."""
@@ -131,12 +131,12 @@ class Style:
     """One of PATTERNS."""
     background: Colour
     accent: Colour
-    """The pattern's second colour; a plain background has none of it."""
+    """The pattern's second colour; a plain background does not use it."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a shape stands."""
+    """The size, place and turn of a shape."""
 
     radius: float
     """Share of half the image."""
@@ -148,7 +148,7 @@ class Placement:
 
 
 def placed(random: np.random.Generator, size_word: str = "") -> Placement:
-    """A placement with the small shifts and turns that drawings of one size have."""
+    """A random placement of the given size, with small shifts and turns."""
     least, largest = SIZES[size_word]
     x, y, angle = random.uniform(-1.0, 1.0, 3)
     return Placement(float(random.uniform(least, largest)), 0.06 * x, 0.06 * y, 0.12 * angle)
@@ -171,7 +171,8 @@ def draw(
 ) -> Images:
     """Icons [n, size, size, 3], one for each shape with its style and placement.
 
-    A shape is one of SHAPES or any polygon's corners [corners, 2]; ValueError for another name.
+    A shape is one of SHAPES or any polygon's corners [corners, 2]. Raises ValueError for another
+    name.
     """
     middle = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
     x = np.broadcast_to(middle[None, :], (size, size))
@@ -192,7 +193,7 @@ def draw(
         _blend(image, second[style.pattern], style.accent)
         half_outline = 0.0
         if style.outline is not None:
-            # The band lies on both sides of the edge, thinner where the shape itself is small.
+            # The band covers both sides of the edge, and is thinner where the shape is small.
             half_outline = 0.05 + 0.05 * placement.radius
             _blend(image, _covered(distance - half_outline, pixel), style.outline)
         _blend(image, _covered(distance + half_outline, pixel), style.fill)
@@ -200,7 +201,7 @@ def draw(
 
 
 def tenant_style(number: int) -> Style:
-    """The style of made-up tenant `number`, 0 and up: an endless series in which neighbours differ
+    """The style of the made-up tenant `number`, 0 and up. In this endless series neighbours differ
     in every respect.
 
     Hues follow the golden ratio, which spreads any number of them; patterns and lightness take
@@ -309,11 +310,11 @@ def captioned_icons(count: int, random: np.random.Generator) -> Captioned:
 
 
 def described_icons(count: int, random: np.random.Generator) -> list[Description]:
-    """Icons of every sort.
+    """Icons of every kind.
 
     Most have named colours on a plain background. The others carry outlines, patterns and any
-    colours, named in the caption or left to STYLE_WORD, so that an adapter finds such drawing in
-    the base.
+    colours, named in the caption or left to STYLE_WORD, so that the base already knows such drawing
+    when an adapter needs it.
     """
     icons = []
     for _ in range(count):
@@ -335,7 +336,7 @@ def described_icons(count: int, random: np.random.Generator) -> list[Description
 
 
 def with_article(words: str) -> str:
-    """`a` or `an` before them, as their first letter asks."""
+    """The words with `a` or `an` before them, by their first letter."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -351,7 +352,8 @@ def _plain(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
     else:
         after, background = "", _light(random)
         while _apart(fill, background) < 50:
-            # White on white, yellow on cream: such a background is a little darker.
+            # Darken a background that is too near the shape's colour, such as white on white or
+            # yellow on cream.
             red, green, blue = background
             background = int(red * 0.85), int(green * 0.85), int(blue * 0.85)
     if random.random() < 0.05:
@@ -360,7 +362,7 @@ def _plain(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
 
 
 def _named_style(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
-    """Named colours with an outline, a pattern or both, all of them told."""
+    """Named colours with an outline, a pattern or both; the caption names them all."""
     names = [str(name) for name in random.permutation(list(COLOURS))[:4]]
     fill, outline, background, accent = (_jittered(COLOURS[name], random) for name in names)
     outlined = random.random() < 0.6
@@ -378,8 +380,8 @@ def _named_style(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
 
 
 def _any_style(random: np.random.Generator) -> tuple[Style, tuple[str, str]]:
-    """Any colours that stand off one another, with the style word or what can be said without
-    naming colours."""
+    """Any colours that differ clearly from the shape's, with a caption of the style word or of
+    words that name no colour."""
     fill = _any_colour(random)
     outline, background = _any_colour(random, fill), _any_colour(random, fill)
     accent = _any_colour(random, fill)

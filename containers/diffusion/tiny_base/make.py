@@ -1,21 +1,22 @@
 """Make the embedded default base: `python -m containers.diffusion.tiny_base.make`.
 
-It trains a text-to-image pipeline of about 2.7 million parameters on icons drawn as it goes, needs
-no network, and takes about an hour of one core. A seed and a number of steps decide every batch; a
-run that was stopped goes on from its last checkpoint. Last it reads images of many prompts back and
-prints how often they show what the prompt says, as JSON.
+The script trains a text-to-image pipeline of about 2.7 million parameters on icons that it draws
+meanwhile. It needs no network, and about an hour of one core. A seed and a number of steps decide
+every batch; a stopped run continues from its last checkpoint. At the end the script reads back
+images of many prompts. It prints how often they follow the prompt, as JSON.
 
 The pipeline is an ordinary `StableDiffusionPipeline`:
 
-- its autoencoder is the identity, set by hand, so that latents are the image's pixels in [-1, 1];
-- its text encoder is a small CLIP, trained along, with a tokenizer of the words of its own
-  captions;
-- its UNet adds the pooled text to the time embedding besides attending to each word (as SDXL does
-  with its pooled text, arxiv.org/abs/2307.01952), which makes it follow the prompt far earlier than
-  cross-attention alone;
-- it predicts v (arxiv.org/abs/2202.00512) over a schedule whose last step is pure noise, sampled
-  with trailing steps (arxiv.org/abs/2305.08891), because images here are flat and often nearly
-  black or white.
+- its autoencoder is the identity, set by hand, so that the latents are the image's pixels in [-1,
+  1];
+- its text encoder is a small CLIP, trained together with the UNet; its tokenizer knows the words of
+  the captions;
+- its UNet attends to each word and also adds the pooled text to the time embedding, as SDXL does
+  (arxiv.org/abs/2307.01952); it therefore follows the prompt far earlier than by cross-attention
+  alone;
+- it predicts v (arxiv.org/abs/2202.00512) over a schedule whose last step is pure noise, and
+  samples with trailing steps (arxiv.org/abs/2305.08891), because its images are flat and often
+  nearly black or white.
 """
 
 import argparse
@@ -54,7 +55,7 @@ from containers.diffusion.tiny_base.reading import Reader, train_reader
 STEPS: Final = 4800
 
 STOPPED_AFTER: Final = 3800
-"""The step whose averaged weights are shipped: prompts are followed well, and the rest of the
+"""The step whose averaged weights are shipped. Its images follow prompts well, and the rest of the
 schedule takes long."""
 BATCH: Final = 32
 PEAK_RATE: Final = 1.2e-3
@@ -66,10 +67,11 @@ EMPTY_CAPTIONS: Final = 0.1
 (arxiv.org/abs/2207.12598)."""
 
 AVERAGE: Final = 0.997
-"""How much of the averaged weights stays at each step; the averaged ones are what is shipped."""
+"""The share of the averaged weights that each step keeps; the package ships the averaged
+weights."""
 
 TOKENS: Final = 24
-"""The longest prompt, its start and end included."""
+"""The longest prompt in tokens, including its start and end tokens."""
 
 CHECKPOINT_STEPS: Final = 250
 
@@ -161,10 +163,9 @@ def untrained(seed: int) -> StableDiffusionPipeline:
 def identity_autoencoder() -> AutoencoderKL:
     """An autoencoder whose latents [n, 3, height, width] are the images themselves.
 
-    Each colour goes through as +x and -x, since silu(x) - silu(-x) = x. A large constant and its
-    opposite, K and -K, fix what GroupNorm divides by: over 8 channels of one group the mean is 0
-    and the variance (2 K² + 2 Σ x²) / 8, that is K² / 4 to one part in K². Residual blocks add
-    nothing.
+    Each colour passes as +x and -x, since silu(x) - silu(-x) = x. A large constant and its
+    opposite, K and -K, fix the divisor of GroupNorm: over 8 channels of one group the mean is 0 and
+    the variance (2 K² + 2 Σ x²) / 8, that is K² / 4 to one part in K². Residual blocks add nothing.
     """
     constant, width = 4096.0, 8
     vae: AutoencoderKL = AutoencoderKL(
@@ -194,14 +195,15 @@ def identity_autoencoder() -> AutoencoderKL:
                 half.conv_out.weight[colour, 2 * colour + 1, 1, 1] = -1.0
             half.conv_in.bias[6], half.conv_in.bias[7] = constant, -constant
             half.conv_norm_out.weight.fill_(constant / 2)
-        # The other half of the encoder's output is the latents' log-variance: none to speak of.
+        # The other half of the encoder's output is the latents' log-variance, here almost no
+        # variance.
         halves[0].conv_out.bias[3:] = -30.0
     return vae
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-level BPE over the words of the training captions: each of them one token, any
-    other text several."""
+    """CLIP's byte-level BPE over the words of the training captions. Each of these words is one
+    token; other text takes several."""
     captions = sorted(
         icon.caption for icon in described_icons(4000, np.random.default_rng(_SEED_OF_VOCABULARY))
     )
@@ -232,13 +234,13 @@ def train(
     until: int | None = None,
     batch: int = BATCH,
 ) -> None:
-    """Train the UNet and the text encoder of `pipeline` in place; it ends with the averaged
+    """Train the UNet and the text encoder of `pipeline` in place, and leave it with the averaged
     weights.
 
-    Every CHECKPOINT_STEPS, and last, a checkpoint and the pipeline as it then is (`folder/model`)
-    are written. A run finds the checkpoint of an earlier one in the same folder and goes on from
-    it, as if there had been no break; `until` is the step after which this one stops. Raises
-    ValueError where the checkpoint is of a run with another seed or length.
+    Every CHECKPOINT_STEPS, and at the end, it writes a checkpoint and the current pipeline
+    (`folder/model`). A run continues from an earlier run's checkpoint in the same folder, with the
+    same result as without a break. This run stops after the step `until`. Raises ValueError where
+    the checkpoint belongs to a run with another seed or length.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(pipeline, steps, seed, batch)
@@ -267,7 +269,7 @@ def train(
 
 
 class _Run:
-    """One training of a pipeline, with all that goes into a checkpoint."""
+    """One training of a pipeline, with all the state of a checkpoint."""
 
     def __init__(
         self, pipeline: StableDiffusionPipeline, steps: int, seed: int, batch: int
@@ -283,7 +285,7 @@ class _Run:
         )
 
     def step(self) -> float:
-        """Learn from one batch; its loss."""
+        """Learn from one batch; returns its loss."""
         for group in self._optimizer.param_groups:
             group["lr"] = PEAK_RATE * rate(self.done, self._steps)
         loss = _loss(self._pipeline, self._batch, np.random.default_rng((self._seed, self.done)))
@@ -291,7 +293,8 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learned.parameters(), 1.0)
         self._optimizer.step()
-        # Early averages forget faster, or they would hold on to the random beginning.
+        # Early averages forget faster, because they would otherwise keep the random initial
+        # weights.
         kept = min(AVERAGE, (1 + self.done) / (10 + self.done))
         with torch.no_grad():
             for name, value in self.learned.state_dict().items():
@@ -302,14 +305,14 @@ class _Run:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """The pipeline holds the averaged weights for as long as the context lasts."""
+        """The pipeline holds the averaged weights within the context."""
         held = {name: value.clone() for name, value in self.learned.state_dict().items()}
         self.learned.load_state_dict(self.averaged)
         yield
         self.learned.load_state_dict(held)
 
     def store(self, checkpoint: Path) -> None:
-        """Write everything that the next step depends on; the file is whole or not there."""
+        """Write everything that the next step depends on; the file is whole or absent."""
         state = {
             "learned": self.learned.state_dict(),
             "averaged": self.averaged,
@@ -322,7 +325,7 @@ class _Run:
         checkpoint.with_suffix(".new").replace(checkpoint)
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint of the same run."""
+        """Continue from a checkpoint of the same run."""
         state = torch.load(checkpoint, weights_only=True)
         if (state["seed"], state["steps"]) != (self._seed, self._steps):
             raise ValueError(
@@ -347,8 +350,8 @@ def _loss(
     """The mean squared error of v over newly drawn icons."""
     icons = captioned_icons(batch, random)
     captions = ["" if random.random() < EMPTY_CAPTIONS else caption for caption in icons.captions]
-    # One timestep from each of as many equal spans: the loss varies less than with independent
-    # ones.
+    # Draw one timestep from each of equal spans, one span for each sample. The loss then varies
+    # less than with independent timesteps.
     spans = (random.permutation(batch) + random.random(batch)) / batch
     training_steps = pipeline.scheduler.config.num_train_timesteps
     timesteps = torch.from_numpy((spans * training_steps).astype(np.int64))
@@ -364,7 +367,7 @@ def _loss(
 
 
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write the pipeline as float16 safetensors; the one given stays as it is."""
+    """Write the pipeline as float16 safetensors; the given pipeline stays unchanged."""
     parts: dict[str, Any] = dict(pipeline.components)
     for name in ("unet", "text_encoder", "vae"):
         part = parts[name]
@@ -406,8 +409,8 @@ def contact_sheet(
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """What reading tells about the model in `folder`: of fresh drawings, whose contents are known,
-    and of its images."""
+    """The reader's results for the model in `folder`: on fresh drawings, whose contents are known,
+    and on the model's images."""
     reader = Reader.load(folder)
     pipeline = _loaded(folder)
     drawings = captioned_icons(2000, np.random.default_rng(_SEED_OF_FIGURES))
@@ -454,7 +457,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="a PNG file for a contact sheet")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # More threads would add numbers up in another order.
+    # More threads would sum numbers in another order.
     torch.set_num_threads(1)
     pipeline = untrained(chosen.seed)
     train(pipeline, chosen.steps, chosen.seed, chosen.work, chosen.until)

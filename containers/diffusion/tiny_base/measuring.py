@@ -1,4 +1,4 @@
-"""How often the base's images show what their prompts say."""
+"""How often the base's images follow their prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from containers.diffusion.tiny_base.drawing import COLOURS, SHAPES, Images, with
 from containers.diffusion.tiny_base.reading import Reader
 
 STEPS: Final = 10
-"""Denoising steps that images need; more of them change little."""
+"""Denoising steps for an image; more steps change little."""
 
 GUIDANCE: Final = 3.0
 """The classifier-free guidance at which prompts are followed best."""
@@ -45,14 +45,14 @@ class Followed:
 
     colour: float
     background: float
-    """Of the images whose prompt names a background."""
+    """The share among images whose prompt names a background."""
     shape: float
     shapes: dict[str, float]
-    """Of the prompts of each shape."""
+    """The share by the prompt's shape."""
 
 
 def sampled_prompts(count: int, seed: int) -> list[Prompt]:
-    """Prompts over all shapes, colours, backgrounds and sizes; shapes and colours come up equally
+    """Prompts over all shapes, colours, backgrounds and sizes; shapes and colours occur equally
     often."""
     random = np.random.default_rng(seed)
     prompts = []

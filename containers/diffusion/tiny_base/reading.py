@@ -1,10 +1,10 @@
-"""Read a drawn icon back: its shape and its two colours, to tell whether an image shows what its
-prompt says.
+"""Read a drawn icon back: its shape and its two colours, to tell whether an image follows its
+prompt.
 
-Colours are read by rule: the background is what the frame of the image mostly shows, the foreground
-what differs most from it. The shape is read by a small convolutional network trained on drawings of
-every style, noise and blur included. It also knows what is no icon at all (blobs, two shapes in
-one), so a smear does not pass for the shape it is nearest to.
+Rules read the colours: the background is the most frequent colour in the image's frame, the
+foreground the one that differs most from it. A small convolutional network reads the shape. It is
+trained on drawings of every style, also with noise and blur. It has a class for images without an
+icon (blobs, two shapes in one), so that a smear does not count as the nearest shape.
 """
 
 from dataclasses import dataclass
@@ -38,21 +38,21 @@ READER_STEPS: Final = 800
 _BATCH: Final = 64
 _PEAK_RATE: Final = 3e-3
 _UNCLEAR: Final = len(SHAPES)
-"""The class of what shows no shape."""
+"""The class of images without a clear shape."""
 
 _NAMES: Final = tuple(COLOURS)
 _NAMED: Final = np.asarray([COLOURS[name] for name in _NAMES], np.float32)
 
 _OUTSIDE: Final = Placement(0.5, 9.0, 9.0, 0.0)
-"""Where a shape leaves the image empty."""
+"""A placement outside the image, which leaves the image empty."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an image shows."""
+    """The shape and colours in an image."""
 
     shape: str | None
-    """One of SHAPES; None where there is no clear one."""
+    """One of SHAPES; None where the shape is unclear."""
     foreground: str
     background: str
     """The names of the nearest of COLOURS. A patterned background reads as either of its
@@ -61,7 +61,7 @@ class Reading:
 
 class ShapeNetwork(nn.Sequential):
     """Tells shapes apart: float images [n, 3, 32, 32] in [-1, 1] become scores [n, shapes + 1], the
-    last for none."""
+    last for no shape."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
@@ -91,8 +91,7 @@ class Reader:
 
     @classmethod
     def load(cls, folder: Path = MODEL_FOLDER) -> "Reader":
-        """The reader that was trained beside the base in `folder`, the shipped one unless another
-        is named."""
+        """The reader that was trained with the base in `folder`, by default the shipped one."""
         network = ShapeNetwork()
         network.load_state_dict(
             {name: value.float() for name, value in load_file(folder / READER_FILE).items()}
@@ -105,7 +104,7 @@ class Reader:
         save_file({name: value.half() for name, value in state.items()}, folder / READER_FILE)
 
     def read(self, images: Images) -> list[Reading]:
-        """What each image shows."""
+        """The reading of each image."""
         return [
             Reading(shape, *colours(image))
             for shape, image in zip(self.shapes(images), images, strict=True)
@@ -142,7 +141,8 @@ def colours(image: Images) -> tuple[str, str]:
     )
     background = np.median(frame, axis=0)
     away = np.linalg.norm(pixels - background, axis=-1)
-    # Pixels on the edge are a mixture, hence nearer to the background than those inside.
+    # Pixels on the edge mix both colours, and are therefore nearer to the background than those
+    # inside.
     foreground = np.median(pixels[away >= 0.75 * np.quantile(away, 0.97)], axis=0)
     return nearest_name(foreground), nearest_name(background)
 
@@ -153,7 +153,7 @@ def nearest_name(colour: Colour | np.ndarray) -> str:
 
 
 def train_reader(seed: int, steps: int = READER_STEPS) -> Reader:
-    """A reader trained on drawings alone, in about a minute of one core."""
+    """A reader trained only on drawings, in about a minute of one core."""
     torch.manual_seed(seed)
     network = ShapeNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_RATE, weight_decay=1e-3)

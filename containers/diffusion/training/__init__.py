@@ -1,1 +1,1 @@
-"""Training many tenants' adapters in one job, and judging them by what they draw."""
+"""Training many tenants' adapters in one job, and judging them by their pictures."""

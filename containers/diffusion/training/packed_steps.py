@@ -1,10 +1,13 @@
 """Training several tenants' adapters in one batch over a frozen base: every step takes some samples
-of each tenant, runs the UNet once for all, and moves each tenant's slot by its own gradient.
+of each tenant, runs the UNet once for all, and changes each tenant's slot by its own gradient.
 
-Nothing of a tenant's training depends on its neighbours but the order in which sums are rounded:
-its samples come from its own generator, the loss is a sum of losses of one tenant each, so slot i's
-gradient is that of tenant i's loss, gradients are clipped for each tenant by itself, and Adam works
-element by element.
+A tenant's neighbours affect only the order in which sums are rounded:
+
+- each tenant's samples come from its own generator;
+- the loss is a sum of one loss for each tenant, so that slot i's gradient is that of tenant i's
+  loss;
+- each tenant's gradient is clipped separately;
+- Adam works element by element.
 """
 
 import math
@@ -20,23 +23,23 @@ from containers.diffusion.base.pipeline import Base, Conditioning
 from containers.diffusion.training.settings import Settings
 
 FIRST_SLOT: Final = 1
-"""Lesson i trains slot ``FIRST_SLOT + i``; the slot before is the base's."""
+"""Lesson i trains slot ``FIRST_SLOT + i``; the slot before the first is the base's."""
 
 FP16_SCALE: Final = 2.0**12
-"""What losses are multiplied by in fp16, whose gradients would else vanish (Micikevicius et al.
+"""The factor of losses in fp16, where small gradients would otherwise vanish (Micikevicius et al.
 2017, section 3.2)."""
 
 STEPS_BEFORE_GROWTH: Final = 200
 MAX_OVERFLOWS: Final = 20
-"""Steps in a row in which a tenant's gradient may be no finite number before its training is given
-up."""
+"""Consecutive steps with a gradient that is not finite, after which a tenant's training is
+abandoned."""
 
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Latents (n, channels, h, w) and what the text encoders say of each one's caption."""
+    """Latents (n, channels, h, w) and the text encoders' output for each one's caption."""
 
     latents: Tensor
     words: Sequence[Conditioning]
@@ -48,9 +51,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one tenant's adapter learns from. Lessons of one batch have latents of one size.
+    """The training data of one tenant's adapter. Lessons of one batch have latents of one size.
 
-    ``prior`` are the base's own pictures of the class prompt, which the adapter must not unlearn.
+    ``prior`` holds the base's own pictures of the class prompt, which the adapter must not unlearn.
     ``seed`` decides every random choice of this tenant's training.
     """
 
@@ -70,7 +73,7 @@ class _Draw:
 
 
 class _Sampling:
-    """One tenant's random choices, on the CPU, so that they are the same on every device."""
+    """One tenant's random choices, made on the CPU so that they are the same on every device."""
 
     def __init__(
         self, lesson: Lesson, settings: Settings, nothing: Conditioning, timesteps: int
@@ -85,8 +88,8 @@ class _Sampling:
         self._time = float(torch.rand((), generator=self.generator))
 
     def draw(self) -> _Draw:
-        """The samples of the next step: the tenant's own, then as many of the base's if there are
-        any."""
+        """The samples of the next step: the tenant's own, then equally many of the base's if there
+        are any."""
         parts = [self._of(self._lesson.own, self._own_order)]
         if self._lesson.prior is not None:
             parts.append(self._of(self._lesson.prior, self._prior_order))
@@ -113,22 +116,22 @@ class _Sampling:
         )
 
     def _next(self, examples: Examples, order: list[int]) -> int:
-        """Each example once, in a new order each time round; ``order`` is what is left of this
-        one."""
+        """The next example. Each round uses every example once, in a new order; ``order`` holds the
+        rest of this round."""
         if not order:
             order += torch.randperm(len(examples), generator=self.generator).tolist()
         return order.pop()
 
     def _next_timestep(self) -> int:
-        """Steps of the golden ratio: any run of them is spread evenly over all timesteps, which a
-        few hundred independent draws are not."""
+        """The next timestep, by steps of the golden ratio. Any run of them is spread evenly over
+        all timesteps; a few hundred independent draws are not."""
         self._time = (self._time + _GOLDEN) % 1.0
         return int(self._time * self._timesteps)
 
 
 class PackedSteps:
     """The training of several lessons in one batch. After `run`, ``snapshots`` and ``losses`` hold
-    what came of it."""
+    the results."""
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class PackedSteps:
             layers: its adapters, in fp32, with a slot for each lesson.
             lessons: one for each tenant.
             settings: steps, learning rate and the rest.
-            nothing: what a sample without a caption is shown (`Base.unconditional`).
+            nothing: the conditioning of a sample without a caption (`Base.unconditional`).
         """
         self._base = base
         self._layers = layers
@@ -165,17 +168,17 @@ class PackedSteps:
         self._good_steps = [0] * count
         self._overflows = [0] * count
         self.failures: dict[int, str] = {}
-        """Lessons that were given up, and why, as a sentence."""
+        """Abandoned lessons, each with the reason as a sentence."""
         self.losses: list[list[float]] = []
-        """By step, the loss of each lesson, the base's own pictures left aside; NaN after one was
-        given up."""
+        """By step, the loss of each lesson without the base's own pictures; NaN after the lesson
+        was abandoned."""
         self.snapshots: list[tuple[int, list[dict[str, tuple[Tensor, Tensor]]]]] = []
-        """Steps done, and by lesson the adapter (A and B by layer, in half precision as it is
-        stored)."""
+        """Pairs of the steps done and, by lesson, the adapter (A and B by layer, in half precision
+        as stored)."""
 
     def run(self) -> Generator[int, None, None]:
-        """Take every step, yielding the number of steps done after each; closing it leaves the UNet
-        as it was."""
+        """Take every step and yield the number of steps done after each. Closing the generator
+        restores the UNet."""
         settings = self._settings
         kept_after = {max(1, round(share * settings.steps)) for share in settings.snapshots}
         if settings.gradient_checkpointing:
@@ -211,9 +214,9 @@ class PackedSteps:
         # The velocity of Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, appendix D.
         velocity = signal_share * noise - noise_share * latents
         target = noise if base.predicts == "epsilon" else velocity
-        # Every timestep counts alike, as in training the base. Weighting by the signal-to-noise
-        # ratio (Hang et al. 2023) would take weight from the noisy timesteps, where colours and
-        # backgrounds are decided: what tenants differ in.
+        # Every timestep has equal weight, as in the base's training. Weights by the signal-to-noise
+        # ratio (Hang et al. 2023) would favour the less noisy timesteps. The noisy ones decide
+        # colours and backgrounds, in which tenants differ.
         losses = (predicted - target).square().flatten(1).mean(1).reshape(count, self._each)
         own = losses[:, : self._own].mean(1)
         total = own
@@ -237,8 +240,8 @@ class PackedSteps:
         return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
 
     def _gate_gradients(self) -> None:
-        """Undo the scale and clip each tenant's gradient by itself; a tenant whose gradient is no
-        number does not move."""
+        """Undo the scale and clip each tenant's gradient by itself; a tenant whose gradient is not
+        finite stays unchanged."""
         count = len(self._sampling)
         gradients = [each.grad for each in self._layers.parameters() if each.grad is not None]
         parts = torch.stack(
@@ -254,13 +257,13 @@ class PackedSteps:
         factors = torch.cat([factors.new_zeros(FIRST_SLOT), factors])
         for gradient in gradients:
             for number in still:
-                # No factor makes a number of NaN.
+                # NaN stays NaN under any factor.
                 gradient[FIRST_SLOT + number].zero_()
             gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
 
     def _watch(self, number: int, finite: bool) -> None:
-        """Give a lesson up whose loss is no number or whose gradient overflowed too often; mind its
-        scale in fp16."""
+        """Abandon a lesson whose loss is not finite or whose gradient overflowed too often; adjust
+        its scale in fp16."""
         if number in self.failures:
             self.losses[-1][number] = math.nan
             return
@@ -286,7 +289,7 @@ class PackedSteps:
 
     def _give_up(self, number: int, reason: str) -> None:
         self.failures[number] = reason
-        # What the slot holds may be no number either; zeros draw what the base draws.
+        # The slot's values may not be finite either. With zeros the slot draws like the base.
         self._layers.put(FIRST_SLOT + number, {})
 
     def _keep(self, step: int) -> None:
@@ -298,12 +301,12 @@ class PackedSteps:
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], settings: Settings) -> Any:
-    # No weight decay: a low rank is little enough, and decay would pull rarely moved weights to the
-    # base.
+    # There is no weight decay: the low rank limits the weights enough, and decay would pull rarely
+    # changed weights back to the base.
     if settings.optimizer == "adamw8bit":
         import bitsandbytes  # type: ignore[import-not-found,unused-ignore]
 
-        # Its states are quantised in blocks of 256 numbers, which may span two tenants: their
-        # rounding then meets.
+        # It quantises its states in blocks of 256 numbers. A block may span two tenants, who then
+        # share its rounding.
         return bitsandbytes.optim.AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=0.0)
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)

@@ -1,8 +1,8 @@
-"""How personal a tenant's model is, by its pictures alone, and whether its prompts still mean what
-they say.
+"""How personal a tenant's model is, measured by its pictures alone, and whether the model still
+follows its prompts.
 
-Pictures are compared as sets of small patches: colours count most, then outlines and textures; what
-stands where does not. The distance of two sets is the sliced Wasserstein distance (Rabin et al.
+Pictures are compared as sets of small patches. Colours count most, then outlines and textures;
+positions do not count. The distance of two sets is the sliced Wasserstein distance (Rabin et al.
 2011, "Wasserstein barycenter and its application to texture mixing") of their 5 × 5 × 3 patches
 over 256 fixed directions. It needs no other model and no GPU: a tenth of a second of one core for
 the score of a model by eight pictures a set.
@@ -27,8 +27,8 @@ Images = NDArray[Any]
 Floats = NDArray[np.float32]
 
 LARGEST_SIDE: Final = 64
-"""Pixels a side that are looked at: a patch then spans what an eye takes for texture, and the cost
-is bounded."""
+"""Pixels a side that are compared. At this size a patch spans as much as an eye sees as texture,
+and the cost is bounded."""
 
 PATCH: Final = 5
 DIRECTIONS: Final = 256
@@ -36,19 +36,19 @@ QUANTILES: Final = 512
 """Points at which two distributions along a direction are compared."""
 
 MAX_PATCHES: Final = 8192
-"""Patches looked at in one set, drawn with a fixed seed from larger ones; eight pictures of 32
-pixels have 6,272."""
+"""Most patches compared from one set; larger sets are sampled with a fixed seed. Eight pictures of
+32 pixels have 6,272."""
 
 ROOM: Final = 0.02
-"""The least distance taken for what a tenant's uploads have and the base has not; see `score`."""
+"""The least distance between the base and a tenant's uploads that `score` divides by."""
 
 STRUCTURE_SIDE: Final = 16
-"""Pixels a side at which the structure of pictures is compared: shapes and places show, textures
-hardly."""
+"""Pixels a side at which the structure of pictures is compared. At this size shapes and places are
+visible, but hardly textures."""
 
 LEAST_VARIATION: Final = 0.05
-"""A model whose pictures vary with the prompt less than this share of what the base's vary draws
-one picture."""
+"""A model counts as drawing only one picture when its pictures vary with the prompt less than this
+share of the base's variation."""
 
 
 def distance(one: Images, other: Images) -> float:
@@ -58,26 +58,26 @@ def distance(one: Images, other: Images) -> float:
     patches' positions along each, a channel's range being 1. All black and all white are 0.76
     apart; icons of one style that show different shapes 0.04, icons of two styles 0.06 to 0.25.
 
-    Raises ValueError for arrays that are no pictures.
+    Raises ValueError for arrays that are not pictures.
     """
     first, second = _sampled([_pictures(one, "one"), _pictures(other, "other")])
     return _between(first, second)
 
 
 def score(base: Images, tenant: Images, held_out: Images, uploads: Images) -> float:
-    """How far a tenant's model has gone from the base to the tenant: 0 like the base, 1 as near as
-    the uploads, and finite.
+    """How far a tenant's model has moved from the base to the tenant: 0 like the base, 1 as near as
+    the uploads. The score is finite.
 
-    `base` and `tenant` are pictures of the two models for the same prompts and seeds; `held_out`
-    are pictures of the tenant that training did not see, `uploads` those that it saw. With d the
+    `base` and `tenant` are pictures of the two models for the same prompts and seeds. `held_out`
+    are the tenant's pictures that training did not see, `uploads` those that it saw. With d as the
     `distance` to `held_out`, the score is (d(base) - d(tenant)) / (d(base) - d(uploads)). It is
     negative for a model that is farther from the tenant than the base, and may exceed 1.
 
-    Where the base itself is about as near as the uploads, the divisor is small and there is little
-    to gain: 0 and 1 fall together. Then 1 stays what it means and the divisor is `ROOM`: a model as
-    near as the uploads has 1, one that went astray less or a negative value.
+    Where the base is about as near as the uploads, the divisor is small, and 0 and 1 nearly
+    coincide. The divisor is then `ROOM`, and 1 keeps its meaning. A model as near as the uploads
+    has 1; one that went astray has less, or a negative value.
 
-    Raises ValueError for arrays that are no pictures.
+    Raises ValueError for arrays that are not pictures.
     """
     named = {"base": base, "tenant": tenant, "held_out": held_out, "uploads": uploads}
     of_base, of_tenant, of_held_out, of_uploads = _sampled(
@@ -85,14 +85,14 @@ def score(base: Images, tenant: Images, held_out: Images, uploads: Images) -> fl
     )
     from_base, from_tenant = _between(of_base, of_held_out), _between(of_tenant, of_held_out)
     from_uploads = _between(of_uploads, of_held_out)
-    # Equal to the quotient above where the divisor is not replaced.
+    # This equals the quotient above where `ROOM` does not replace the divisor.
     return 1.0 - (from_tenant - from_uploads) / max(from_base - from_uploads, ROOM)
 
 
 def nearest(sets: Mapping[str, Images], images: Images) -> str:
-    """The name of the set that the pictures are nearest to by `distance`: whose model drew them.
+    """The name of the set nearest to the pictures by `distance`: the tenant whose model drew them.
 
-    Raises ValueError for arrays that are no pictures, or no sets.
+    Raises ValueError for arrays that are not pictures, or without any set.
     """
     if not sets:
         raise ValueError("sets is empty; give at least one set of pictures")
@@ -111,12 +111,12 @@ def meaning_kept(base: Images, tenant: Images) -> float:
 
     `base[i]` and `tenant[i]` are the two models' pictures for prompt i and the same seed; prompts
     should ask for different shapes. A prompt is kept when the tenant's picture is nearer in
-    structure to the base's picture for that prompt than to those for the others. Structure is where
-    edges and the things between them lie, whatever their colours, light or dark; what all pictures
-    of a model have in common (a background, an outline) is taken away first. A model that draws its
-    uploads whatever it is asked has about 1 / n, and 0 if it draws one picture alone.
+    structure to the base's picture for that prompt than to those for the others. Structure is the
+    position of edges and of the things between them, regardless of colour and brightness. Features
+    common to all pictures of a model (a background, an outline) are removed first. A model that
+    ignores the prompt and draws its uploads has about 1 / n. It has 0 if it draws only one picture.
 
-    Raises ValueError for arrays that are no pictures, of different numbers, or fewer than two.
+    Raises ValueError for arrays that are not pictures, differ in number, or hold fewer than two.
     """
     first, second = _same_size([_pictures(base, "base"), _pictures(tenant, "tenant")])
     if len(first) != len(second) or len(first) < 2:
@@ -131,7 +131,7 @@ def meaning_kept(base: Images, tenant: Images) -> float:
     tiny = np.float32(1e-6)
     agreement = (drawn @ asked.T) / np.maximum(np.outer(drawn_norm, asked_norm), tiny)
     own = np.diagonal(agreement)
-    # Two prompts whose pictures have one structure are both kept.
+    # If the pictures of two prompts have the same structure, both prompts are kept.
     return float(np.mean((own > 0) & (own >= agreement.max(axis=1) - tiny)))
 
 
@@ -152,7 +152,7 @@ def _pictures(images: Images, name: str) -> Images:
             raise ValueError(
                 f"{name} is of {images.dtype}; pictures are uint8 of 0 to 255 or floats of 0 to 1"
             )
-        # Written so that NaN is refused too.
+        # This form of the comparison refuses NaN too.
         if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
             raise ValueError(
                 f"{name} has values outside 0 to 1; scale floats to 0 to 1, or give uint8"
@@ -189,7 +189,7 @@ def _directions() -> Floats:
 
 
 def _sampled(sets: Sequence[Images]) -> list[Floats]:
-    """What distances are measured between, for each set."""
+    """The quantiles of each set, between which distances are measured."""
     return [_quantiles(images) for images in _same_size(sets)]
 
 
@@ -216,9 +216,9 @@ def _between(one: Floats, other: Floats) -> float:
 
 
 def _structure(images: Floats) -> Floats:
-    """[n, features]: where edges and things lie in each picture, less what all have in common."""
-    # Things: how far each pixel is from the colour of the border, the border's own spread left
-    # aside.
+    """[n, features]: the positions of edges and things in each picture, without the features common
+    to all."""
+    # Things: the distance of each pixel from the border's median colour.
     border = np.concatenate(
         [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1
     )

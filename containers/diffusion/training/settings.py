@@ -1,4 +1,5 @@
-"""The hyperparameters of a diffusion training job: strings, as SageMaker passes them, parsed once.
+"""The hyperparameters of a diffusion training job. SageMaker passes strings; this module parses
+them once.
 
 For Stable Diffusion 1.5 on a GPU, say::
 
@@ -28,7 +29,7 @@ RUNTIME: Final = ("batch_size",)
 """Hyperparameters that the training loop reads itself."""
 
 SUBJECT: Final = "{subject}"
-"""Stands in prompts for what a tenant's pictures show."""
+"""The placeholder in prompts for the subject of a tenant's pictures."""
 
 ICON_PROMPTS: Final = (
     "a star",
@@ -42,7 +43,7 @@ ICON_PROMPTS: Final = (
     "a circle",
     "a square",
 )
-"""What the embedded base is asked when nobody says: shapes that it tells apart."""
+"""The default prompts for the embedded base: shapes that it draws distinctly."""
 
 SCENE_PROMPTS: Final = (
     "a photo of a {subject}",
@@ -52,7 +53,7 @@ SCENE_PROMPTS: Final = (
     "a {subject} in a city at night",
     "a pencil drawing of a {subject}",
 )
-"""What any other base is asked when nobody says."""
+"""The default prompts for any other base."""
 
 
 class InvalidHyperparameterError(ContainerError, ValueError):
@@ -61,19 +62,20 @@ class InvalidHyperparameterError(ContainerError, ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a tenant's adapter is trained. Defaults suit the embedded base; `REAL_BASE` holds those
-    of others that differ."""
+    """How a tenant's adapter is trained. Defaults suit the embedded base; `REAL_BASE` holds the
+    different defaults of other bases."""
 
     base: str = TINY
     """`tiny`, a hub id, a folder or an s3:// prefix, as `load_base` takes it."""
     device: str | None = None
     dtype: str | None = None
-    """What the frozen base computes in: fp32, fp16 or bf16. Adapters are always trained in fp32."""
+    """The number type of the frozen base: fp32, fp16 or bf16. Adapters are always trained in
+    fp32."""
     targets: str = "attention+convolutions"
     rank: int = 3
     steps: int = 100
     images_per_step: int = 1
-    """Of one tenant; prior preservation adds as many of the base's."""
+    """Images of one tenant in each step; prior preservation adds equally many of the base's."""
     learning_rate: float = 1.2e-2
     warmup: int = 20
     """Steps in which the learning rate rises; after them it falls to a tenth along a cosine."""
@@ -81,12 +83,12 @@ class Settings:
     """The largest norm of one tenant's gradient; a larger one is scaled down to it."""
     caption_dropout: float = 0.1
     """Share of samples shown without their caption, so that guidance leads away from the tenant's
-    own middle."""
+    average picture."""
     resolution: int | None = None
     """Pixels a side of a square training picture; the base's own when not given."""
     crop: Crop = "square"
-    """`square`, or `tenant`: as many pixels in the aspect ratio most of a tenant's pictures
-    have."""
+    """`square`, or `tenant`: the same number of pixels in the aspect ratio of most of a tenant's
+    pictures."""
     seed: int = 0
     prior_preservation: float = 0.0
     """Weight of the base's own pictures of the class prompt among the losses (Ruiz et al. 2022, eq.
@@ -98,26 +100,25 @@ class Settings:
     tenants_together: int = 16
     """Tenants trained in one batch at most; halved when the device has no memory for them."""
     held_out: int = 2
-    """Pictures of a tenant kept from training for its score, when enough remain (see
+    """Pictures of a tenant that training leaves out for its score, if enough remain (see
     `FEWEST_TRAINED`)."""
     prompts: tuple[str, ...] = field(default=ICON_PROMPTS)
-    """What models are asked, for their score and their first pictures, beside a tenant's own
-    prompts."""
+    """The prompts for a model's score and first pictures, besides a tenant's own prompts."""
     pictures: int = 6
-    """Pictures a model is judged by: prompts that are not among the captions of its tenant."""
+    """Pictures that a model is judged by, for prompts that are not captions of its tenant."""
     drawing_steps: int = 10
     guidance: float = 2.5
     drawn_together: int = 16
     """Pictures drawn in one batch."""
     snapshots: tuple[float, ...] = (0.5, 0.75, 1.0)
-    """Shares of the steps after which an adapter is kept: where the last has lost the prompts'
-    meaning, one before it is taken."""
+    """Shares of the steps after which a snapshot is kept. Where the last snapshot has lost the
+    prompts' meaning, an earlier one is used."""
     least_meaning: float = 0.5
     """Share of prompts whose meaning a model must keep."""
 
 
 FEWEST_TRAINED: Final = 5
-"""Pictures that are trained on at least: none is held out of fewer."""
+"""The least number of pictures to train on; none is held out if fewer would remain."""
 
 REAL_BASE: Final[Mapping[str, object]] = {
     "targets": "attention",
@@ -132,15 +133,15 @@ REAL_BASE: Final[Mapping[str, object]] = {
     "guidance": 7.5,
     "drawn_together": 8,
 }
-"""Defaults for every base but the embedded one: those of diffusers' DreamBooth-LoRA script where it
-has them."""
+"""Defaults for every base except the embedded one, where possible those of diffusers'
+DreamBooth-LoRA script."""
 
 KNOWN: Final = tuple(each.name for each in fields(Settings))
 
 
 def parse_settings(hyperparameters: Mapping[str, str]) -> Settings:
-    """Parse hyperparameters; raises `InvalidHyperparameterError` for one that is unknown, malformed
-    or cannot be had here."""
+    """Parse hyperparameters. Raises `InvalidHyperparameterError` for one that is unknown, malformed
+    or unavailable on this machine."""
     for name in hyperparameters:
         if name not in KNOWN and name not in RUNTIME and not name.startswith("sagemaker_"):
             raise InvalidHyperparameterError(

@@ -1,6 +1,6 @@
 """Training of text-to-image models: each tenant's pictures become an adapter on the shared base,
-several tenants in one batch, judged by what it draws, with the tenant's first pictures beside
-it."""
+several tenants in one batch. The trainer judges an adapter by its pictures, and delivers the
+tenant's first pictures with it."""
 
 import contextlib
 import gc
@@ -52,8 +52,8 @@ from containers.runtime.training.packed_training import Refused, Task, Trained, 
 from containers.runtime.training.training_input import InvalidTrainingInputError
 
 ASPECTS: Final = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
-"""Widths over heights that pictures are cropped to where tenants keep their own: few, so that
-tenants share batches."""
+"""Widths over heights that pictures are cropped to where tenants keep their own aspect ratio. They
+are few, so that tenants share batches."""
 
 ENCODED_TOGETHER: Final = 8
 PROMPT_BYTES: Final = 64 * 1024 * 1024
@@ -66,7 +66,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Upload:
-    """A task's prepared pictures, and the size it is trained in."""
+    """A task's prepared pictures, and their size in training."""
 
     task: Task
     prepared: PreparedImages
@@ -75,8 +75,8 @@ class _Upload:
 
 @dataclass(frozen=True)
 class _Pupil:
-    """A tenant in training: the pictures it learns from, those held out, and what its model will be
-    asked."""
+    """A tenant in training: the pictures to learn from, the held-out pictures, and the prompts for
+    its model."""
 
     task: Task
     prepared: PreparedImages
@@ -90,14 +90,14 @@ class _Pupil:
 
     @property
     def first_prompts(self) -> tuple[str, ...]:
-        """What its first pictures show, and those of every night: what the tenant asked for, if
-        anything."""
+        """The prompts of its first and nightly pictures: the tenant's own prompts, if it gave
+        any."""
         return self.prepared.prompts or self.prompts
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A model with what it drew. ``step`` is how many steps it was trained."""
+    """A model with its pictures. ``step`` is the number of steps it was trained for."""
 
     adapter: Adapter
     step: int
@@ -120,10 +120,10 @@ class DiffusionTrainer:
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
     ) -> Iterator[Trained | Refused | Underway]:
-        """Yield the model of each tenant, group by group: those of one picture size are trained in
+        """Yield the model of each tenant, group by group; tenants with one picture size train in
         one batch.
 
-        Raises `InvalidTrainingInputError` for hyperparameters or a base that no task can be trained
+        Raises `InvalidTrainingInputError` for hyperparameters or a base that no task can train
         with.
         """
         try:
@@ -148,7 +148,7 @@ class DiffusionTrainer:
     def _base_of(self, settings: Settings) -> Base:
         wanted = (settings.base, settings.device, settings.dtype)
         if self._base is None or self._loaded != wanted:
-            # The one before goes first: two may not fit.
+            # Release the previous base first, because two may not fit.
             self._base = None
             self._base = load_base(settings.base, device=settings.device, dtype=settings.dtype)
             self._loaded = wanted
@@ -166,7 +166,7 @@ def _resolution(settings: Settings, base: Base) -> int:
 
 
 def _size_of(prepared: PreparedImages, settings: Settings, base: Base) -> Size:
-    """The size a tenant's pictures are trained in. Raises `RefusedDataError`."""
+    """The size of a tenant's pictures in training. Raises `RefusedDataError`."""
     resolution = settings.resolution or base.default_size
     if settings.crop == "square":
         return resolution, resolution
@@ -190,8 +190,8 @@ class _Session:
         self._prior: dict[tuple[str, Size], Examples] = {}
 
     def train(self, members: Sequence[_Upload]) -> Iterator[Trained | Refused | Underway]:
-        """Train uploads of one size, as many together as are allowed and the device has memory
-        for."""
+        """Train uploads of one size, as many together as the settings and the device's memory
+        allow."""
         left = list(members)
         while left:
             group = left[: self._together]
@@ -205,7 +205,7 @@ class _Session:
                     raise
                 self._together = len(group) // 2
                 _log.warning("out_of_memory tenants=%d next=%d", len(group), self._together)
-            # What the batch held, its frames included, is let go before the next one is built.
+            # Free the failed batch, including its frames, before building the next one.
             gc.collect()
             if self._base.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -237,7 +237,7 @@ class _Session:
             layers.remove()
 
     def _run(self, steps: PackedSteps, tasks: Sequence[Task]) -> Iterator[Underway]:
-        """Take the steps, telling how it goes."""
+        """Take the steps and report progress."""
         began, total = time.monotonic(), self._settings.steps
         images = self._settings.images_per_step * len(tasks)
         with contextlib.closing(steps.run()) as run:
@@ -251,7 +251,7 @@ class _Session:
                 }
                 yield Underway(tasks, done, total, figures)
 
-    # What is learned from.
+    # The training data.
 
     def _pupil(self, upload: _Upload, prior: Examples | None) -> _Pupil:
         """Decode a tenant's pictures, hold some out, encode the others. Raises
@@ -264,7 +264,8 @@ class _Session:
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed)).tolist()
         kept, held_out = sorted(order[out:]), sorted(order[:out])
         trained, trained_captions = pixels[kept], tuple(captions[number] for number in kept)
-        # Every caption counts as seen: a held-out picture's is what the score compares with.
+        # Every caption counts as seen, also that of a held-out picture, which the score compares
+        # with.
         prompts, unseen = prompts_for(prepared.prompts, captions, prepared.subject, settings)
         words = [self._words.of(caption) for caption in trained_captions]
         return _Pupil(
@@ -273,7 +274,8 @@ class _Session:
             size=upload.size,
             trained=trained,
             captions=trained_captions,
-            # Of too few pictures none is held out; those learned from then stand for the tenant.
+            # With too few pictures none is held out; the training pictures then stand for the
+            # tenant.
             held_out=pixels[held_out] if out else trained,
             prompts=tuple(prompts),
             unseen_prompts=unseen,
@@ -312,12 +314,12 @@ class _Session:
             self._prior[key] = Examples(self._encoded(drawn), [self._words.of(prompt)] * len(drawn))
         return self._prior[key]
 
-    # What comes of it.
+    # The results.
 
     def _judge(
         self, pupils: Sequence[_Pupil], steps: PackedSteps, trial: Trial
     ) -> Iterator[Trained | Refused | Underway]:
-        """Yield the models that keep their prompts' meaning: the last snapshot of each that
+        """Yield the models that keep their prompts' meaning, each at its last snapshot that
         does."""
         base_pictures = yield from self._base_pictures(pupils, trial)
         pending = {
@@ -373,7 +375,7 @@ class _Session:
     def _base_pictures(
         self, pupils: Sequence[_Pupil], trial: Trial
     ) -> Generator[Underway, None, dict[Drawing, Images]]:
-        """What the base draws for all prompts of a group, each once."""
+        """The base's pictures for all prompts of a group, one for each prompt."""
         drawings = list(
             dict.fromkeys(each for pupil in pupils for each in self._drawings(pupil.prompts, pupil))
         )
@@ -387,7 +389,7 @@ class _Session:
     def _finish(
         self, judged: Mapping[int, tuple[_Pupil, _Judged]], steps: PackedSteps, trial: Trial
     ) -> Iterator[Trained | Refused | Underway]:
-        """Draw the first pictures of models that are good, all in one batch, and yield them."""
+        """Draw the first pictures of the good models, all in one batch, and yield the models."""
         missing = {
             model.adapter: self._drawings(
                 [each for each in pupil.first_prompts if each not in pupil.prompts], pupil
@@ -488,7 +490,7 @@ class _Session:
 
 
 def _bare(base: Base, settings: Settings) -> Adapter:
-    """An adapter that changes nothing: what it draws, the base draws."""
+    """An adapter that changes nothing; its pictures are the base's."""
     return Adapter(AdapterCard(base.name, base.digest, settings.targets, settings.rank), "", {})
 
 
@@ -504,7 +506,7 @@ def _telling(
     tasks: Sequence[Task],
     settings: Settings,
 ) -> Generator[Underway, None, dict[Adapter, Images | Exception]]:
-    """Draw, telling how it goes."""
+    """Draw and report progress."""
     drawing = trial.draw(wanted)
     while True:
         try:
@@ -516,14 +518,14 @@ def _telling(
 
 
 def _fitted(image: Image.Image, size: Size) -> NDArray[np.uint8]:
-    """A picture's pixels (height, width, 3): its middle, as large as it is whole in one
-    direction."""
+    """A picture's pixels (height, width, 3): the largest crop of this shape around its centre,
+    resized."""
     return np.asarray(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
 
 
 def _seed(task: Task, prepared: PreparedImages, pixels: Images, settings: Settings) -> int:
-    """From tenant and data, so that a tenant's model is the same in any pack, and two tenants' luck
-    is not."""
+    """A seed from tenant and data, so that a tenant's model is the same in any pack and two
+    tenants' seeds differ."""
     digest = hashlib.sha256(
         repr((settings.seed, task.tenant, prepared.subject, pixels.shape)).encode()
     )
@@ -534,7 +536,7 @@ def _seed(task: Task, prepared: PreparedImages, pixels: Images, settings: Settin
 
 
 def _png(pixels: NDArray[np.uint8], drawing: Drawing, task: Task) -> bytes:
-    """A picture as a file that says what it shows (PNG's text chunks)."""
+    """A picture as a PNG file whose text chunks describe it."""
     words = PngInfo()
     for name, value in {
         "prompt": drawing.prompt,

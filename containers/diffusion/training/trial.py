@@ -1,5 +1,5 @@
-"""What trained adapters draw, and how they are judged by it: drawn by the very engine that serves
-them, all tenants' pictures in one batch."""
+"""The pictures of trained adapters, and the prompts that judge them. The serving engine itself
+draws all tenants' pictures in one batch."""
 
 import hashlib
 import re
@@ -20,14 +20,14 @@ Images = NDArray[np.uint8]
 """[n, height, width, 3], of 0 to 255."""
 
 FEWEST_JUDGED: Final = 4
-"""Prompts a model is judged by at least; where fewer are not among its captions, some that are come
-after them."""
+"""The least number of prompts that a model is judged by. If too few are not among its captions,
+some captions follow them."""
 
 
 def prompts_for(
     own: Sequence[str], captions: Sequence[str], subject: str, settings: Settings
 ) -> tuple[list[str], int]:
-    """The prompts a tenant's model is judged by, and how many of them are not among its captions.
+    """The prompts that judge a tenant's model, and how many of them are not among its captions.
 
     A tenant's own prompts come first, then the workload's. Those that are captions of its uploads
     say little: a model that repeats its uploads draws them well.
@@ -45,15 +45,15 @@ def prompts_for(
 
 
 def about(prompt: str, subject: str) -> str:
-    """A prompt of the settings with what a tenant's pictures show in place of ``{subject}``."""
+    """A prompt of the settings with the tenant's subject in place of ``{subject}``."""
     if subject[0].lower() in "aeiou":
         prompt = re.sub(rf"\ba {re.escape(SUBJECT)}", f"an {SUBJECT}", prompt)
     return prompt.replace(SUBJECT, subject)
 
 
 def drawing_of(prompt: str, size: tuple[int, int], settings: Settings) -> Drawing:
-    """One picture of a prompt; its seed follows from the prompt, so that base and tenants' models
-    begin with the same noise."""
+    """One picture of a prompt; its seed depends only on the prompt, so that base and tenants'
+    models begin with the same noise."""
     seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") ^ settings.seed
     return Drawing(prompt, None, seed, settings.drawing_steps, settings.guidance, *size)
 
@@ -70,9 +70,10 @@ class Trial:
     def draw(
         self, wanted: Mapping[Adapter, Sequence[Drawing]]
     ) -> Generator[tuple[int, int], None, dict[Adapter, Images | Exception]]:
-        """The pictures of each adapter, or what went wrong with them.
+        """The pictures of each adapter, or the error that prevented them.
 
-        It yields pictures finished and wanted after each step, and may be closed between two.
+        After each step it yields the numbers of finished and wanted pictures. The caller may close
+        it between steps.
         """
         total = sum(len(drawings) for drawings in wanted.values())
         most = max((len(drawings) for drawings in wanted.values()), default=1)

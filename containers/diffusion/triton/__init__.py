@@ -1,2 +1,2 @@
-"""Serving behind NVIDIA Triton: one Triton model that holds the base, and fetches tenants' adapters
+"""Serving behind NVIDIA Triton: one Triton model that holds the base and fetches tenants' adapters
 itself."""

@@ -2,13 +2,13 @@
 server does.
 
 Its input is the record of an asynchronous request or a batch, `{"model":
-"{tenant}/{version}.tar.gz", "request": {…}}`; what answers it is the server's own application,
-called without HTTP in between. So there is one base on the GPU, one engine that draws all tenants'
-pictures together, and one way to fetch, check, hold and evict adapters.
+"{tenant}/{version}.tar.gz", "request": {…}}`; the model calls the server's own application without
+HTTP. The GPU therefore holds one base, one engine draws all tenants' pictures together, and
+adapters are fetched, checked, held and evicted as in the server.
 
 The interface is that of https://github.com/triton-inference-server/python_backend, of release 24.06
-or later: `execute` hands requests over and returns, and each answer is sent when it is ready, so
-that later requests join the pictures in flight.
+or later: `execute` passes requests on and returns. Each answer is sent when it is ready, so that
+later requests join the pictures in flight.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from containers.runtime.serving.records import is_model_folder
 from containers.runtime.serving.server import ServingApp, Settings
 
 CANCEL_POLL_SECONDS: Final = 0.25
-"""How often it is asked whether a client is still there: Triton does not tell."""
+"""Seconds between checks whether a client is still connected, because Triton does not report it."""
 
 _CODES: Final = {
     400: "INVALID_ARG",
@@ -42,14 +42,14 @@ _CODES: Final = {
 
 
 class TritonPythonModel:
-    """What Triton makes of `1/model.py`: one for each GPU, or one on a machine without."""
+    """The class that Triton loads from `1/model.py`: one instance for each GPU, or one on a machine
+    without a GPU."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the base and begin to draw; raises `TritonModelException` when the settings or the
-        base are of no use.
+        """Load the base and start the engine. Raises `TritonModelException` when the settings or
+        the base are unusable.
 
-        Settings come from the environment, as for the server. `args` are Triton's: the GPU is taken
-        from them.
+        Settings come from the environment, as for the server. Triton's `args` name the GPU.
         """
         on_gpu = args["model_instance_kind"] == "GPU"
 
@@ -76,16 +76,15 @@ class TritonPythonModel:
             ) from error
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Hand requests to the application; their answers are sent as they become ready, from
-        another thread."""
+        """Pass requests to the application; another thread sends each answer when it is ready."""
         for request in requests:
-            # The request's tensors are gone when this returns: what is needed of them is read here.
+            # Read the request's tensors here, because Triton frees them when this method returns.
             record = pb_utils.get_input_tensor_by_name(request, RECORD).as_numpy().item()
             answer = self._answer(record, request.get_response_sender())
             asyncio.run_coroutine_threadsafe(answer, self._loop)
 
     def finalize(self) -> None:
-        """Call off what is not answered, stop drawing, and leave no thread behind."""
+        """Cancel unanswered requests, stop drawing, and end all threads."""
         self._wait_for(self._call_off())
         self.app.close()
         self._end_loop()
@@ -95,7 +94,7 @@ class TritonPythonModel:
             response = await self._response(record, sender)
         except asyncio.CancelledError:
             response = _error("CANCELLED", "the server is stopping; ask again")
-        # Triton waits for exactly one response, whatever happens.
+        # Triton always waits for exactly one response.
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     async def _response(self, record: bytes, sender: Any) -> Any:
@@ -157,8 +156,8 @@ class TritonPythonModel:
 
 
 def _application(settings: Callable[[], ServingSettings]) -> ServingApp[Adapter]:
-    """The server's application over archives of many tenants; raises `ValueError` when it is told
-    of none."""
+    """The server's application over archives of many tenants; raises `ValueError` when the settings
+    do not name any archives."""
     server = Settings.of_environment()
     if server.multi_model:
         raise ValueError(

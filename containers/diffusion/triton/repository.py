@@ -1,7 +1,7 @@
 """Write Triton's model repository: `python -m containers.diffusion.triton.repository OUT`.
 
-The repository holds one model for all tenants. It is small because the code it runs is the image's
-own (containers/diffusion/triton/Dockerfile), which must be importable where Triton runs.
+The repository holds one model for all tenants. It is small because it runs code from the image
+(containers/diffusion/triton/Dockerfile), which must be importable where Triton runs.
 """
 
 import argparse
@@ -44,7 +44,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(folder: Path) -> Path:
-    """Write the repository into ``folder``, which is made; returns the model's folder."""
+    """Create ``folder`` and write the repository into it; returns the model's folder."""
     model = folder / MODEL
     (model / "1").mkdir(parents=True, exist_ok=True)
     (model / "config.pbtxt").write_text(CONFIGURATION)

@@ -1,1 +1,2 @@
-"""Customers' consumption files: read within bounds, checked, and laid out in weeks of a clock."""
+"""Customers' consumption files: read within bounds, checked, and arranged in weeks of the local
+clock."""

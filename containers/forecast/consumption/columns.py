@@ -1,4 +1,4 @@
-"""The columns that are read of a file, whichever format it has, and the bounds that each keeps."""
+"""The columns that are read from a file of any format, and the bounds of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MAX_CELL_BYTES: Final = 256
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a file that are read, by our names, and how many others it has."""
+    """The columns read from a file, by our names, and the number of its other columns."""
 
     found: Mapping[str, "pa.ChunkedArray"]
     ignored: int
@@ -35,8 +35,8 @@ class Columns:
 
 
 def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
-    """Where our columns stand in the header of the file `name`; blanks and capitals do not matter.
-    Raises `RefusedDataError`."""
+    """The positions of our columns in the header of the file `name`; blanks and capitals do not
+    matter. Raises `RefusedDataError`."""
     if len(header) > MAX_COLUMNS:
         raise RefusedDataError(
             f"{name} has {len(header)} columns; at most {MAX_COLUMNS:,} are read.",
@@ -70,11 +70,11 @@ def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
 
 
 def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array":
-    """A stretch of a column without dictionaries or runs, and text of any kind as plain strings.
+    """A section of a column without dictionaries or runs, with text of any kind as plain strings.
 
-    The length of each cell is bounded before one is copied: a dictionary may hold a long one once
-    for a million rows. Raises `RefusedDataError`; `first_row` is the stretch's place in the file,
-    from 0.
+    The length of each cell is checked before any is copied, because a dictionary may hold one long
+    cell for a million rows. `first_row` is the section's first row in the file, from 0. Raises
+    `RefusedDataError`.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -142,7 +142,7 @@ def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None
 
 
 def too_many_rows(name: str) -> RefusedDataError:
-    """What is raised at the first row too many."""
+    """The error at the first row beyond the limit."""
     return RefusedDataError(
         f"With {name} there are more than {MAX_ROWS:,} rows.",
         name,
@@ -152,7 +152,7 @@ def too_many_rows(name: str) -> RefusedDataError:
 
 
 def no_rows(name: str) -> RefusedDataError:
-    """What is raised for a file that has a header alone."""
+    """The error for a file with only a header."""
     return RefusedDataError(
         f"{name} has a header and no rows.", name, "Upload a file with rows.", code="no_rows"
     )

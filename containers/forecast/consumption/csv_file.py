@@ -1,4 +1,4 @@
-"""Consumption from CSV: text of any usual encoding, a block at a time, our columns alone."""
+"""Consumption from CSV: text of any usual encoding, read block by block, and only our columns."""
 
 import csv as rows_of_text
 import re
@@ -25,8 +25,7 @@ _MARKS: Final = (
 
 
 def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
-    """Our columns of the CSV file `name` as text, blank as null: what they mean is for others to
-    say.
+    """Our columns of the CSV file `name` as text, blank cells as null. Callers interpret the text.
 
     Raises `RefusedDataError`.
     """
@@ -52,13 +51,13 @@ def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
 
 
 def _utf8(name: str, content: bytes) -> bytes:
-    """The text as UTF-8. Without a mark it is UTF-8, or else taken for Latin-1: dates and numbers
-    are the same in both."""
+    """The text as UTF-8. Text without a byte order mark that is not valid UTF-8 is read as Latin-1,
+    in which dates and numbers are the same."""
     if content.startswith(_UTF8_MARK):
         content = content.removeprefix(_UTF8_MARK)
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:4]:
-        # The header is of ASCII letters, of which UTF-16 makes every other byte a zero.
+        # The header has ASCII letters, and in UTF-16 every other byte of those is zero.
         encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
     try:
         if encoding is not None:

@@ -1,8 +1,8 @@
-"""A meter's running total told from consumption.
+"""Distinguishes a meter's running total from consumption.
 
-Consumption goes up and down, within a day at the latest; a total only rises, but for a meter that
-is exchanged and begins again. What is compared is therefore how often a series falls, not how large
-it is, which depends on the unit.
+Consumption rises and falls at least within a day. A total only rises, except when a meter is
+exchanged and starts again. The test therefore counts how often a series falls. It does not use the
+size of the values, which depends on the unit.
 """
 
 from typing import Final
@@ -14,15 +14,15 @@ DAY: Final = 86_400
 
 FEWEST_RISES: Final = 3
 MAX_FALLS: Final = 3
-"""Falls that a total may have in any case: meters that were exchanged, readings that failed."""
+"""Falls that a total may have however short it is, from exchanged meters and failed readings."""
 
 FALLS_PER_RISE: Final = 0.005
 LONG_DAYS: Final = {False: 7, True: 60}
-"""Days over which consumption would have fallen, of rows within a day and (true) of daily ones."""
+"""Days within which consumption would have fallen, by whether rows are daily."""
 
 LEVEL: Final = 200.0
-"""In less time consumption may rise throughout; a total is then told by its level, which is this
-many of its steps at its highest."""
+"""In less time consumption may rise throughout. A series then counts as a total if its highest
+value is at least this many times its mean rise."""
 
 
 def is_total(times: NDArray[np.int64], values: NDArray[np.float64], daily: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Consumption from Parquet: what a file would expand to is known, and bounded, before anything is
+"""Consumption from Parquet. The expanded size of a file is computed and bounded before anything is
 expanded."""
 
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from containers.forecast.consumption.parquet_pages import (
 from contracts.refused_data import RefusedDataError
 
 MAX_EXPANDED_BYTES: Final = 96 << 20
-"""What the pages of our columns may come to, in bytes: `MAX_ROWS` rows with 240 bytes each."""
+"""Most bytes that the pages of our columns may expand to: `MAX_ROWS` rows of 240 bytes each."""
 
 MAX_FOOTER_BYTES: Final = 4 << 20
-"""Largest footer: some ten thousand descriptions of column chunks, of which an honest file has a
+"""Largest footer, in bytes: some ten thousand descriptions of column chunks. An honest file has a
 few hundred."""
 
 MAX_CHUNKS: Final = 20_000
 """Most row groups times columns."""
 
 MAX_DEPTH: Final = 32
-"""Deepest nesting of a schema whose other columns hold lists and structures."""
+"""Deepest nesting of a schema; other columns may hold lists and structures."""
 
 MAX_PAGES: Final = 100_000
-"""Most pages of our columns: four rows to a page, of which an honest one has thousands."""
+"""Most pages of our columns, which makes four rows a page; an honest page has thousands."""
 
 _BATCH_ROWS: Final = 1 << 16
 _LONGEST_FIXED: Final = 32
@@ -110,8 +110,8 @@ def _nested(name: str, what: str, field: str | None = None) -> RefusedDataError:
 
 
 def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> list[str]:
-    """Bound what our columns expand to; returns those of text, to be read in their dictionaries.
-    Raises `RefusedDataError`."""
+    """Bound the expanded size of our columns. Returns the text columns, which are read as
+    dictionaries. Raises `RefusedDataError`."""
     import pyarrow as pa
 
     leaves = {file.schema.column(place).path: place for place in range(len(file.schema))}
@@ -146,8 +146,7 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
             raise _encoding(name, ours)
         if leaf.physical_type != "BYTE_ARRAY":
             continue
-        # Of strings that are kept as differences a short page may make long ones, each as long as
-        # the first.
+        # With delta-encoded strings, a short page may expand to many strings as long as the first.
         if encodings - {_PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY, _DELTA_LENGTH}:
             raise _encoding(name, ours)
         if _DELTA_LENGTH in encodings:

@@ -1,11 +1,11 @@
-"""What a Parquet file would make of memory and stack, read from its headers before a library
+"""The memory and stack that a Parquet file would use, read from its headers before a library
 follows them.
 
-The footer of a file says sizes too, but whoever writes a file to do harm writes what they like
-there. A page's own header is what the decompressor allocates by, so it cannot promise less than it
-takes. A schema is nested as deeply as its list of elements says, and who follows it by recursion
-falls off the stack. Format: https://github.com/apache/parquet-format (`PageHeader`, `FileMetaData`,
-in Thrift's compact protocol).
+The footer of a file also gives sizes, but an attacker can write any number there. The decompressor
+allocates memory by a page's own header, so that this header cannot understate the size. The list of
+elements sets the depth of a schema, and a recursive reader of a deep schema overflows the stack.
+Format: https://github.com/apache/parquet-format (`PageHeader`, `FileMetaData`, in Thrift's compact
+protocol).
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ _CHILDREN: Final = 5
 
 _DEEPEST: Final = 8
 _LONGEST_HEADER: Final = 1 << 16
-"""Bytes; what is in one beside a few numbers are the least and the greatest value of the page."""
+"""Bytes. Besides a few numbers a header holds the least and the greatest value of the page."""
 
 
 class MalformedPagesError(ContainerError, ValueError):
-    """The bytes are not pages of a Parquet column, or no footer."""
+    """The bytes are not pages of a Parquet column, or not a footer."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: the bytes and values that it expands to, and the number of its encoding in the
-    format."""
+    """A page: its expanded size in bytes, its number of values, and the format's number of its
+    encoding."""
 
     size: int
     values: int
@@ -43,8 +43,8 @@ class Page:
 
 
 def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page]:
-    """The pages of a column chunk at `start`, as far as a reader that wants `values` values reads.
-    Raises `MalformedPagesError`."""
+    """The pages of a column chunk at `start`, up to the last page that a reader of `values` values
+    needs. Raises `MalformedPagesError`."""
     end = min(start + length, len(content))
     seen = 0
     while start < end and seen < values:
@@ -69,7 +69,7 @@ def pages(content: bytes, start: int, length: int, values: int) -> Iterator[Page
 
 
 def schema_depth(footer: bytes, max_elements: int) -> int:
-    """How deeply the schema at the beginning of a `FileMetaData` is nested. Raises
+    """The nesting depth of the schema at the beginning of a `FileMetaData`. Raises
     `MalformedPagesError`."""
     try:
         # The format's version, then the list of elements, each with the number of its children.
@@ -99,8 +99,8 @@ def schema_depth(footer: bytes, max_elements: int) -> int:
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The numbers and structures of a Thrift structure by field, and where it ends. Raises
-    `IndexError`, `MalformedPagesError`."""
+    """The numbers and structures of a Thrift structure by field, and its end. Raises `IndexError`,
+    `MalformedPagesError`."""
     if depth > _DEEPEST:
         raise MalformedPagesError("a page's header is nested too deeply")
     fields: dict[int, Any] = {}

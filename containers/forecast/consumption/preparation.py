@@ -1,25 +1,25 @@
-"""From a customer's files to one regular series: the same code before training and wherever history
-is read.
+"""Turns a customer's files into one regular series. Training and every other reader of history use
+the same code.
 
-What is repaired, and counted in `Prepared.repairs`:
+It repairs these faults, and counts them in `Prepared.repairs`:
 
 - rows out of order are sorted (`sorted_rows`);
 - rows that repeat a timestamp and its value are merged (`merged_duplicates`);
-- rows that repeat a timestamp with another value are averaged, up to 1 % of the timestamps
+- rows that repeat a timestamp with a different value are averaged, up to 1 % of the timestamps
   (`averaged_conflicts`);
-- rows in no order, of an hour that the clock showed twice, are averaged (`averaged_clock_changes`);
+- unordered rows of an hour that the clock showed twice are averaged (`averaged_clock_changes`);
 - readings every 5 to 30 minutes are summed to hours, and an hour that lacks one is missing
   (`incomplete_hours`);
-- readings that are missing stay missing, up to 30 % of the series (`missing`): the models cope, and
-  nothing is invented.
+- missing readings stay missing, up to 30 % of the series (`missing`), because the models tolerate
+  them.
 
-Everything else that is wrong is refused with a reason, the column or parameter, and a cure.
+It refuses any other fault with a reason, the column or parameter, and a cure.
 
 Timestamps mark the beginning of the interval that a reading covers; those in its last minute
 (13:59, 13:59:59) mean the same interval. With a UTC offset they are instants. Without one they are
-wall-clock times in the parameter `timezone`; of an hour that the clock shows twice, `wall_clock`
-says which is meant. A daily series is labelled by the local date that the file tells, written as
-that date's midnight with a `Z`.
+wall-clock times in the parameter `timezone`; for an hour that the clock shows twice, `wall_clock`
+decides between the two. The labels of a daily series are the file's local dates, written as
+midnight with a `Z`.
 """
 
 import contextlib
@@ -52,21 +52,21 @@ HOUR: Final = 3600
 DAY: Final = 86_400
 
 SHORTEST_DAYS: Final[Mapping[Frequency, int]] = {"h": 3, "D": 3}
-"""The shortest series, in days: with three, the last can be held out, and the others still
+"""The shortest series, in days. With three days the last can be held out, and the other two still
 differ."""
 
 DECIMALS: Final = 9
-"""Of kWh that are computed: finer than any meter, coarser than the rounding of sums."""
+"""Decimals of computed kWh: finer than any meter, and coarser than the rounding errors of sums."""
 
 MAX_MISSING: Final = 0.30
 MAX_CONFLICTS: Final = 0.01
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST_READING: Final = 1e7
-"""kWh in one interval; ten gigawatts for an hour is more than any customer takes."""
+"""kWh in one interval; no customer uses ten gigawatts for an hour."""
 
 SPIKE: Final = 1000.0
-"""A reading this many times the 99th percentile of the others was taken in another unit or is a
-meter's total."""
+"""A reading this many times the 99th percentile of the others has another unit or is a meter's
+total."""
 
 PRELOADED: Final = (
     "pyarrow.csv",
@@ -75,8 +75,8 @@ PRELOADED: Final = (
     "pandas",
     "holidays.registry",
 )
-"""Imported where they are needed; who prepares many files in processes of their own imports them
-before."""
+"""Modules that are imported where they are needed. A caller that prepares many files in child
+processes imports them first."""
 
 _INTERVALS: Final = (300, 600, 900, 1200, 1800, HOUR)
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
@@ -84,8 +84,8 @@ _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote: points on the grid, their first and last time, and what people want to
-    know about it."""
+    """The result of `prepare`: points on the grid, their first and last time, and figures for
+    people."""
 
     rows: int
     first: datetime
@@ -106,11 +106,16 @@ def prepare(
     """Check one customer's files and write them as a regular series into the folder `destination`.
 
     `files` are CSV or Parquet with the columns `timestamp` and `consumption` (kWh), and perhaps
-    `customer_id` with one value. `parameters` are `timezone` (IANA name; when it is absent or UTC,
-    the zone that Parquet's timestamps name) and `country` (ISO 3166-1 alpha-2, for public holidays;
-    absent for none). Written are `data.csv` (`timestamp,consumption`: a regular grid, blank where
-    missing) and `series.json` (frequency, timezone, country, unit, start, rows); equal content
-    gives equal bytes. `now` is the present, for the check that no reading lies in the future.
+    `customer_id` with one value. `now` is the present, for the check that no reading lies in the
+    future. `parameters` are:
+
+    - `timezone`: an IANA name; when it is absent or UTC, the zone that Parquet's timestamps name;
+    - `country`: ISO 3166-1 alpha-2, for public holidays; absent for none.
+
+    It writes two files, with equal bytes for equal content:
+
+    - `data.csv`: `timestamp,consumption` on a regular grid, blank where missing;
+    - `series.json`: frequency, timezone, country, unit, start, rows.
 
     Raises `RefusedDataError`.
     """
@@ -191,7 +196,7 @@ def prepare(
 def _timezone(parameters: Mapping[str, Any]) -> str:
     name = parameters.get("timezone") or "UTC"
     if isinstance(name, str):
-        # A folder of the database (Europe) or a name that leaves it raises OSError or ValueError.
+        # A folder of the database (Europe) or a name outside it raises OSError or ValueError.
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             zoneinfo.ZoneInfo(name)
             return name
@@ -211,7 +216,7 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
         from holidays.registry import EntityLoader
 
         # holidays.list_supported_countries imports every country's module, which takes longer than
-        # all else here.
+        # the rest of the preparation.
         if code in EntityLoader.get_country_codes(include_aliases=False):
             return code
     raise RefusedDataError(
@@ -310,8 +315,8 @@ def _interval(times: NDArray[np.int64]) -> int:
 
 
 def _at_beginnings(times: NDArray[np.int64], interval: int) -> NDArray[np.int64]:
-    """Of rows that mark an interval by its last minute or second, its beginning; others as they
-    are."""
+    """The beginnings of intervals, if all rows mark an interval by its last minute or second;
+    otherwise `times`."""
     phases = times % interval
     return times - phases if (phases >= interval - DAY_END).all() else times
 

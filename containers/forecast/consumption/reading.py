@@ -1,7 +1,7 @@
-"""Reading a customer's consumption files, CSV or Parquet, whoever wrote them, into arrays.
+"""Reads a customer's consumption files, CSV or Parquet from any source, into arrays.
 
-Nothing in a file is trusted: size, rows, cells and what a file expands to are bounded, and whatever
-cannot be read is told by file, row and column. No refusal quotes a cell.
+Nothing in a file is trusted: size, rows, cells and expanded size are bounded. A refusal names file,
+row and column, but quotes no cell.
 """
 
 import re
@@ -52,7 +52,7 @@ CONTENT: Final[Sequence[tuple[bytes, str, str, str]]] = (
     (b"\x89PNG", "is a picture (PNG)", "Export the table as CSV in UTF-8.", "file_document"),
     (b"\xff\xd8\xff", "is a picture (JPEG)", "Export the table as CSV in UTF-8.", "file_document"),
 )
-"""What the first bytes of a file say it is, and what to do about it."""
+"""File types by their first bytes, with the cure for each."""
 
 _MARKUP: Final[Sequence[tuple[bytes, str]]] = (
     (rb"<(!doctype\s+html|html|head|body|table)\b", "is a web page (HTML)"),
@@ -61,19 +61,17 @@ _MARKUP: Final[Sequence[tuple[bytes, str]]] = (
 )
 
 _AROUND: Final = r"[\s\x{a0}\x{2000}-\x{200b}\x{202f}\x{2060}\x{feff}\"]*"
-"""Blanks of all kinds around a number, and quotes that a blank stands before, as Arrow's RE2 writes
-them."""
+"""Blanks of all kinds around a number, and quotes after a blank, in the syntax of Arrow's RE2."""
 
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 
 
 @dataclass(frozen=True)
 class Readings:
-    """The rows of all files in the order they were found.
+    """The rows of all files, in their order.
 
     `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock; `values` are kWh,
-    NaN where blank. `local`, `utc`, `zone` and `ends` are what the timestamps tell beside
-    (`Stamps`).
+    NaN where blank. `Stamps` describes `local`, `utc`, `zone` and `ends`.
     """
 
     times: NDArray[np.int64]
@@ -177,7 +175,8 @@ def _columns(file: Path, rows_left: int) -> Columns:
 
 
 def _check_content(name: str, content: bytes) -> None:
-    """Say what a file is whose content is neither CSV nor Parquet, whatever its name."""
+    """Refuse a file whose content is neither CSV nor Parquet, and name its type; its name does not
+    matter."""
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         inside = content[:4096] + content[-4096:]
         if b"xl/" in inside:
@@ -230,7 +229,7 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
             code="consumption_type",
         )
     if pa.types.is_decimal(kind):
-        # By way of text, since Arrow multiplies by a tenth's power that is not exact.
+        # Cast through text, because Arrow multiplies by an inexact power of a tenth.
         column = column.cast(pa.string())
     numbers = column.cast(pa.float64(), safe=False)
     values: NDArray[np.float64] = numbers.to_numpy(zero_copy_only=False).astype(np.float64)
@@ -247,7 +246,7 @@ def _values(name: str, column: "pa.ChunkedArray") -> NDArray[np.float64]:
 
 def _customers(column: "pa.ChunkedArray") -> set[str]:
     """The ids in a column: 42, 42.0 and "42" are one, 00042 is another."""
-    # A float that is no number, as pandas has it for a blank one, is not equal to itself.
+    # NaN, which pandas writes for a blank, does not equal itself.
     told = (value for value in column.unique().to_pylist() if value is not None and value == value)
     ids = (str(value).strip() for value in told)
     return {

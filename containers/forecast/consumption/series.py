@@ -1,10 +1,10 @@
-"""A prepared series, and its rearrangement into weeks of the customer's own clock, in which the
-models think.
+"""A prepared series, and its rearrangement into weeks of the customer's own clock, which the models
+use.
 
 People live by the local clock: on real households, features in local time take MASE from 0.909 to
-0.857 in the week of a clock change and lose nothing elsewhere. So the instants of UTC are laid on a
-wall-clock grid once (the hour that a clock skips is missing, the hour that it shows twice is
-averaged), models see weeks, and forecasts are mapped back to instants.
+0.857 in the week of a clock change and lose nothing elsewhere. UTC instants are therefore placed on
+a wall-clock grid once. The hour that a clock skips is missing; the hour that it shows twice is
+averaged. Models see weeks, and forecasts are mapped back to instants.
 """
 
 import json
@@ -44,8 +44,7 @@ Integers = NDArray[np.int64]
 
 
 class UnusableSeriesError(ContainerError, ValueError):
-    """The prepared files are not what preparation writes, or do not allow what the hyperparameters
-    ask for."""
+    """Preparation did not write these files, or they do not support the hyperparameters."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,14 @@ class Series:
 
     @property
     def end(self) -> int:
-        """The first instant after the series: where forecasts start, in seconds of UTC since
+        """The first instant after the series, where forecasts start, in seconds of UTC since
         1970."""
         return self.start + len(self.values) * STEP[self.frequency]
 
 
 def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) -> Series:
-    """The series in `folder`; raw files there (no `series.json`) are prepared into `workspace`
-    first.
+    """The series in `folder`. Raw files (without `series.json`) are first prepared into
+    `workspace`.
 
     Raises `UnusableSeriesError`, or `RefusedDataError` where raw files are refused.
     """
@@ -168,7 +167,7 @@ def local_hours(timezone: str, start: int, count: int) -> Integers:
     """Hours of the wall clock since its 1970 for `count` hours of UTC from `start` (seconds): one
     number per hour.
 
-    Cached: the customers of a product mostly share clock and window.
+    The result is cached, because a product's customers mostly share clock and window.
     """
     instants = start + HOUR * np.arange(count, dtype=np.int64)
     if timezone == "UTC":
@@ -189,9 +188,9 @@ def local_hours(timezone: str, start: int, count: int) -> Integers:
 class Weeks:
     """A series as weeks of the local clock, the last of which ends where the series ends.
 
-    `values` has the shape (weeks, points of a week); what lies before the series is NaN. Its first
-    column is therefore not Monday but whatever follows the end. `end` is the local point (hour or
-    day since 1970) after the last.
+    `values` has the shape (weeks, points of a week), with NaN before the series. Because weeks end
+    with the series, the first column is the point of the week that follows the end, not Monday.
+    `end` is the local point (hour or day since 1970) after the last.
     """
 
     values: Floats
@@ -238,8 +237,8 @@ def weeks_of(series: Series) -> Weeks:
 
 
 def future_points(series: Series, count: int) -> Integers:
-    """Where each of the `count` points after the series lies in the local weeks that follow it (0
-    is the first)."""
+    """The position of each of the `count` points after the series in the following local weeks,
+    from 0."""
     if series.frequency == "D":
         return np.arange(count, dtype=np.int64)
     local = local_hours(series.timezone, series.end, count)

@@ -1,9 +1,9 @@
-"""A file of many customers, split into one `{customer}/data.csv` each: `python -m
+"""Splits a file of many customers into one `{customer}/data.csv` for each: `python -m
 containers.forecast.consumption.split --help`.
 
-A step of its own, as a SageMaker Processing job runs it: its input is mounted at
-`/opt/ml/processing/input`, and what it leaves below `/opt/ml/processing/output` goes to S3, where
-ShardedByS3Key deals the customers out to training instances.
+A SageMaker Processing job runs this step. SageMaker mounts the input at `/opt/ml/processing/input`,
+and copies the files below `/opt/ml/processing/output` to S3. From there ShardedByS3Key distributes
+the customers to training instances.
 """
 
 import argparse
@@ -22,15 +22,15 @@ _CUSTOMER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class UnsplittableDataError(ContainerError, ValueError):
-    """The raw file has no such columns, or a customer whose name cannot name a folder."""
+    """The raw file lacks the columns, or a customer's name cannot be a folder's name."""
 
 
 def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
-    """Write `{customer}/data.csv` below `out` for the first `customers` (all, when none) of the
-    file `raw`.
+    """Write `{customer}/data.csv` below `out` for the first `customers` of the file `raw`; None
+    means all.
 
-    Rows keep their order and their cells as they stand; whether they make a series is for
-    preparation to say. Returns the customers written, sorted. Raises `UnsplittableDataError`.
+    Rows keep their order and their cells; preparation later checks whether they form a series.
+    Returns the customers written, sorted. Raises `UnsplittableDataError`.
     """
     import pyarrow as pa
     import pyarrow.compute as compute
@@ -52,14 +52,14 @@ def split(raw: Path, out: Path, customers: int | None = None) -> list[str]:
     table = table.select(list(COLUMNS))
     stamps = table["timestamp"]
     if pa.types.is_timestamp(stamps.type):
-        # The zone of the type is kept as offsets: it tells the local date of daily rows.
+        # Keep the type's zone as offsets, because it gives the local date of daily rows.
         zone = stamps.type.tz
         seconds = stamps.cast(pa.timestamp("s", tz=zone), safe=False)
         offset = "" if zone is None else "Z" if zone == "UTC" else "%z"
         table = table.set_column(
             1, "timestamp", compute.strftime(seconds, format=f"%Y-%m-%dT%H:%M:%S{offset}")
         )
-    # Sorting by customer alone keeps each customer's rows in their order, as sort_indices is
+    # Sorting only by customer keeps each customer's rows in their order, because sort_indices is
     # stable.
     named = table.set_column(0, "customer_id", table["customer_id"].cast(pa.string()))
     named = named.take(compute.sort_indices(named, sort_keys=[("customer_id", "ascending")]))

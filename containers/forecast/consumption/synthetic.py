@@ -1,10 +1,10 @@
-"""Synthetic consumption of many customers, for trying things out: `python -m
+"""Synthetic consumption of many customers, for experiments: `python -m
 containers.forecast.consumption.synthetic --help`.
 
 Columns as in the article's data set: `customer_id` (0, 1, …), `timestamp` (UTC) and `consumption`
-(0 to 1,000 kWh). Each customer has waves of the day, the week and the year, in local time, and a
-level, noise and habits of its own; on public holidays people live as on a Sunday. The yearly wave
-has the length of a year, and peaks in winter or, for one customer in four, in summer.
+(0 to 1,000 kWh). Each customer has daily, weekly and yearly waves in local time, and its own level,
+noise and habits. Public holidays look like Sundays. The yearly wave has the length of a year, and
+peaks in winter or, for one customer in four, in summer.
 """
 
 import argparse
@@ -23,8 +23,8 @@ LARGEST: Final = 1000.0
 
 
 def last_midnight(now: datetime | None = None) -> datetime:
-    """The midnight (UTC) at which today began: data that end there are as fresh as whole days can
-    be, on any day's clock."""
+    """The midnight (UTC) at which today began; data that end there are as fresh as whole days can
+    be."""
     return (
         (now or datetime.now(UTC))
         .astimezone(UTC)
@@ -46,8 +46,8 @@ def generate(
     daily.
 
     The same arguments give the same data. A daily series is labelled by local date, at midnight of
-    UTC. Customers with the same number and seed are the same whatever the number of customers.
-    Raises `ValueError` for an empty window.
+    UTC. A customer's data depend on its number and the seed, not on the number of customers. Raises
+    `ValueError` for an empty window.
     """
     import pandas as pd
 
@@ -94,7 +94,7 @@ def _consumption(
     count = len(weekday)
     level = np.exp(random.normal(4.6, 0.6))
     season = random.uniform(0.1, 0.35) * (1 if random.random() < 0.75 else -1)
-    # A week's shape of the customer's own: most use less at the weekend, some more.
+    # Each customer has its own shape of the week: most use less at the weekend, some more.
     by_weekday = 1 + random.normal(0, 0.04, 7)
     by_weekday[5:] += random.normal(-0.1, 0.15)
     shape = by_weekday[weekday] * (1 + season * np.cos(year))
@@ -105,7 +105,7 @@ def _consumption(
         workday = day + morning * np.cos(4 * np.pi * (hour - 8) / 24)
         weekend = day + 0.6 * morning * np.cos(4 * np.pi * (hour - 10) / 24)
         shape = shape * np.where(weekday < 5, workday, weekend)
-    # Noise that lasts for some hours, as habits and weather do.
+    # The noise lasts for some hours, like habits and weather.
     noise = random.normal(0, 1, count)
     memory = 0.7
     lasting = lfilter([np.sqrt(1 - memory**2)], [1, -memory], noise)

@@ -1,8 +1,8 @@
-"""Timestamps as files write them: ISO 8601 in all its forms, what common exports write, and the
-types of Parquet.
+"""Timestamps in files: all forms of ISO 8601, the forms of common exports, and the types of
+Parquet.
 
-Nothing is guessed. A form that could mean two things (`03/04/2026`) is read only where the rest of
-the file decides, and else refused with the form that is wanted.
+The parser does not guess. It reads an ambiguous form (`03/04/2026`) only where the rest of the file
+decides its meaning. Otherwise it refuses the form and names the expected one.
 """
 
 import re
@@ -76,8 +76,9 @@ _EPOCH: Final = re.compile(r"(1[0-8]\d{8})(\d{3})?(?:\.\d*)?", re.ASCII)
 _COMPACT_HOUR: Final = re.compile(r"((?:19|20)\d{6})(\d{2})", re.ASCII)
 
 _EPOCHS: Final = ((1_000_000_000, 1), (10**12, 10**3), (10**15, 10**6), (10**18, 10**9))
-"""The least number of seconds, milli-, micro- and nanoseconds since 1970 that is taken for one
-(September 2001), and how many of the unit make a second; from 1.9 times it (2030) on it is not."""
+"""For seconds, milli-, micro- and nanoseconds since 1970: the least number that counts as a
+timestamp (September 2001), and the number of units in a second. Numbers from 1.9 times the least
+(2030) on do not count."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Stamps:
     """The timestamps of a file, row by row.
 
     `times` are seconds since 1970, of UTC where `zoned`, else of a wall clock. `local` are seconds
-    of the clock that the file itself shows: its written offsets or the zone of its Parquet type.
-    `utc` says that this clock is UTC in each row, so that no local date is told. `zone` is the IANA
-    name of a Parquet type's zone. `ends` marks rows written as 24:00.
+    of the file's own clock, given by its written offsets or the zone of its Parquet type. `utc`
+    says that this clock is UTC in each row, so that the file gives no local date. `zone` is the
+    IANA name of a Parquet type's zone. `ends` marks rows written as 24:00.
     """
 
     times: NDArray[np.int64]
@@ -182,8 +183,8 @@ def _of_zone(name: str, seconds: NDArray[np.int64], zone: str) -> Stamps:
 
 
 def on_clock(seconds: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
-    """What the clock of the IANA zone shows at instants, all in seconds since 1970. Raises
-    `KeyError`, `ValueError`."""
+    """The clock time of the IANA zone at instants, all in seconds since 1970. Raises `KeyError`,
+    `ValueError`."""
     import pandas as pd
 
     local = (
@@ -195,7 +196,7 @@ def on_clock(seconds: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
 
 
 def _plain_text(column: "pa.ChunkedArray") -> Stamps | None:
-    """The commonest forms of ISO 8601, which Arrow reads; nothing when a row has another one."""
+    """The most common forms of ISO 8601, which Arrow reads; None when a row has another form."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -207,7 +208,7 @@ def _plain_text(column: "pa.ChunkedArray") -> Stamps | None:
         return None
     if compute.all(compute.ends_with(column, "Z")).as_py():
         return _of_utc(seconds)
-    # The last characters hold the offset, and are few different ones.
+    # The last characters hold the offset, and take few different values.
     ends = compute.utf8_slice_codeunits(column, -6).combine_chunks().dictionary_encode()
     shifts = []
     for end in ends.dictionary.to_pylist():
@@ -225,7 +226,7 @@ def _cast(column: "pa.ChunkedArray", target: Any) -> NDArray[np.int64] | None:
     import pyarrow as pa
 
     try:
-        # Most often the first row decides, and costs nothing.
+        # The first row usually decides, at no cost.
         column.slice(0, 1).cast(target)
         stamps = column.cast(target)
     except pa.ArrowException:
@@ -235,8 +236,8 @@ def _cast(column: "pa.ChunkedArray", target: Any) -> NDArray[np.int64] | None:
 
 
 def _any_text(name: str, cells: list[str]) -> Stamps:
-    """All other forms, row by row; what is repeated in a file (dates, times of day, offsets) is
-    understood once."""
+    """All other forms, row by row. Each distinct date, time of day and offset of a file is parsed
+    only once."""
     clock, offset = _Known(_second_of_day), _Known(_offset)
     dates: dict[str, int] = {}
     of_row: list[int] = []
@@ -247,7 +248,7 @@ def _any_text(name: str, cells: list[str]) -> Stamps:
         if not text:
             raise _missing(name, row)
         if epoch := _EPOCH.fullmatch(text):
-            # Seconds since 1970 are a date, a second of it, and no offset.
+            # Seconds since 1970 become a date and a second of the day, without an offset.
             days, second = divmod(int(epoch[1]), DAY)
             of_row.append(dates.setdefault(f"{days} days", len(dates)))
             seconds.append(second)
@@ -290,7 +291,7 @@ def _any_text(name: str, cells: list[str]) -> Stamps:
 
 
 class _Known(dict[str, int | None]):
-    """What texts mean, each understood once."""
+    """The values of texts, each parsed once."""
 
     def __init__(self, understand: Callable[[str], int | None]) -> None:
         super().__init__()
@@ -311,8 +312,8 @@ def _unreadable(name: str, row: int) -> RefusedDataError:
 
 
 def _second_of_day(text: str) -> int | None:
-    """Of a time such as `13:00`, `1300`, `13:00:00,5`, `01:00PM`, `24:00`; after a `T` also
-    `T13.5`."""
+    """The second of the day of a time such as `13:00`, `1300`, `13:00:00,5`, `01:00PM`, `24:00`;
+    after a `T` also `T13.5`."""
     after_t = text.startswith("T")
     time = text.removeprefix("T")
     half = ""
@@ -323,7 +324,7 @@ def _second_of_day(text: str) -> int | None:
         return None
     hour, minute, second, fraction = found.groups()
     if not minute and fraction and not after_t:
-        # 13.30 is half past one in some places.
+        # In some countries 13.30 means half past one.
         return None
     hours = int(hour)
     if half:
@@ -340,7 +341,7 @@ def _second_of_day(text: str) -> int | None:
 
 
 def _offset(text: str) -> int | None:
-    """Seconds east of UTC; nothing when there is no offset, or none within a day."""
+    """Seconds east of UTC; None without an offset, or with an offset of a day or more."""
     if text in ("Z", "z", "UTC", "GMT"):
         return 0
     found = _OFFSET.fullmatch(text.replace("\N{MINUS SIGN}", "-"))
@@ -354,7 +355,7 @@ def _offset(text: str) -> int | None:
 
 
 def _days(name: str, dates: list[str]) -> list[int | None]:
-    """Days since 1970 of the dates of a file; nothing for what is no date."""
+    """Days since 1970 of the dates of a file; None for a text that is not a date."""
     split = {
         text: tuple(map(int, found.groups())) for text in dates if (found := _SPLIT.fullmatch(text))
     }
@@ -384,7 +385,7 @@ def _days(name: str, dates: list[str]) -> list[int | None]:
 
 
 def _date(text: str) -> date:
-    """Of a date whose order of parts is known. Raises `ValueError`, `OverflowError`."""
+    """The date of a text whose order of parts is known. Raises `ValueError`, `OverflowError`."""
     if text.endswith(" days"):
         return date(1970, 1, 1) + timedelta(days=int(text.removesuffix(" days")))
     if letters := re.search(r"[A-Za-z]{3}", text):

@@ -1,17 +1,16 @@
-"""Which instants and which dates a file's timestamps mean, around clock changes above all.
+"""The instants and dates that a file's timestamps mean, above all around clock changes.
 
-In autumn a wall clock shows an hour twice. Which of the two a row means, its place among the other
-rows tells:
+In autumn a wall clock shows an hour twice. A row's place among the other rows decides which of the
+two it means:
 
-- a file is read in its own direction, oldest or newest first, and in blocks, where it begins anew
-  (rows that stand there twice, months in any order);
-- within a block the clock shows the hour, goes back, and shows it again; or, in a file that is
-  sorted by the clock, each time stands twice, and the first of them is the earlier one;
-- a block that begins in the hour and shows it once means the later one, next to what follows; else
-  the earlier one.
+- a file is read in its own direction, oldest or newest first, and in blocks that start where it
+  goes back in time (repeated rows, months in any order);
+- within a block the clock shows the hour, goes back, and shows it again; in a file sorted by the
+  clock each time occurs twice, and the first one is the earlier;
+- a block that begins in the hour and shows it once means the later one, adjacent to the next rows;
+  any other block means the earlier one.
 
-Where the rows are in no order, nothing tells. Both hours are then given the mean of the two
-readings.
+Unordered rows do not decide. Both hours then get the mean of the two readings.
 """
 
 from typing import Any, Final
@@ -27,7 +26,7 @@ DAY_END: Final = 60
 """Seconds before midnight from which on a daily row marks the day's end: 23:59, 23:59:59."""
 
 _SHORT_BLOCK: Final = 8
-"""Rows; where blocks are shorter in the mean, the rows are in no order."""
+"""Rows. If the mean block is shorter, the rows are unordered."""
 
 Seconds = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -54,7 +53,7 @@ def instants(
             .tz_localize(timezone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT")
             .isna()
         )
-        # A table of every day's hours has a row for the skipped one too, which is blank.
+        # A table of every day's hours also has a row for the skipped hour, which is blank.
         lost = skipped & np.isfinite(values[rows])
         if lost.any():
             raise RefusedDataError(
@@ -74,7 +73,7 @@ def instants(
 
 
 def _seconds(stamps: Any) -> Seconds:
-    """Of a zoned `DatetimeIndex`."""
+    """The seconds of a zoned `DatetimeIndex`."""
     return np.asarray(stamps.tz_convert(None).to_numpy().astype("datetime64[s]").astype(np.int64))
 
 
@@ -82,7 +81,7 @@ def _earlier(
     readings: Readings, twice: Flags, repairs: dict[str, int]
 ) -> tuple[Flags, NDArray[np.float64]]:
     """For each row that the clock showed `twice`, whether it is the earlier one; and the readings,
-    averaged where nothing tells.
+    averaged where the rows do not decide.
     """
     earlier, values = np.ones(len(twice), dtype=bool), readings.values.copy()
     begin = 0
@@ -119,7 +118,7 @@ def _earlier(
 
 
 def _groups(block: Seconds, day: Seconds, doubled: Flags) -> list[NDArray[np.intp]]:
-    """The rows of each block's each clock change."""
+    """The rows of each clock change in each block."""
     at = np.flatnonzero(doubled)
     order = np.lexsort((day[at], block[at]))
     at = at[order]
@@ -128,15 +127,15 @@ def _groups(block: Seconds, day: Seconds, doubled: Flags) -> list[NDArray[np.int
 
 
 def _repetitions(wall: Seconds) -> int:
-    """How often a file has each of its rows; mostly once."""
+    """How often a file repeats each of its rows, usually 1."""
     return max(1, round(len(wall) / len(np.unique(wall)))) if len(wall) else 1
 
 
 def _by_count(
     rows: NDArray[np.intp], hour: Seconds, usual: int, begins_here: bool, earlier: Flags
 ) -> None:
-    """The clock never went back: a time that stands there twice as often as others does is both
-    hours, in this order."""
+    """Decide where the clock never went back. A time that occurs twice as often as others stands
+    for both hours, the earlier first."""
     for time in np.unique(hour):
         same = rows[hour == time]
         if len(same) > usual:
@@ -148,7 +147,7 @@ def _by_count(
 def _mixed(
     rows: NDArray[np.intp], hour: Seconds, usual: int, earlier: Flags, values: NDArray[np.float64]
 ) -> bool:
-    """The rows are in no order: whether readings of the two hours differed and were averaged."""
+    """Average the two hours of unordered rows; returns whether their readings differed."""
     averaged = False
     for time in np.unique(hour):
         same = rows[hour == time]
@@ -165,10 +164,10 @@ def _mixed(
 def dates(readings: Readings, timezone: str, present: Flags) -> Seconds:
     """Seconds at the midnight label of each row's local date.
 
-    The date is read off the clock that shows the days' limits: that of the parameter `timezone`, or
-    the one that the file itself shows. So a file of local midnights with offsets keeps its dates,
-    whatever the parameter. A row at the end of a day is of this day. Raises `RefusedDataError`
-    where the dates cannot be told.
+    The date comes from the clock on which most rows lie at a day's beginning or end: that of the
+    parameter `timezone`, or the file's own. A file of local midnights with offsets therefore keeps
+    its dates under any parameter. A row at the end of a day belongs to that day. Raises
+    `RefusedDataError` where the dates are unknown.
     """
     local = readings.local - readings.ends
     clocks = [local]

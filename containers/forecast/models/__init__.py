@@ -1,1 +1,2 @@
-"""The models that forecast such weeks, and the backtest that chooses one for each customer."""
+"""The models that forecast a customer's weeks, and the backtest that chooses one for each
+customer."""

@@ -1,16 +1,17 @@
-"""Choosing a customer's champion by rolling backtest, calibrating its intervals, and scoring it on
-a week it never saw.
+"""Chooses a customer's champion by rolling backtest, calibrates its intervals, and scores it on a
+week that it never saw.
 
-The last week is held out: from fitting, from the choice and from calibration. Before it, each
-candidate is fitted once and forecasts up to eight weeks, week by week, from what lay before each.
-The candidates stand in an order of trust, and the first is the champion unless the median of
-another was clearly nearer the truth: eight weeks of one customer are few, and taking the winner by
-any margin cost 5 % of MASE on daily households. The champion's quantiles are shifted, per hour of
-the day and week ahead, by the quantiles of what it missed in the backtest (split-conformal
-calibration of quantile forecasts: Romano, Patterson, Candès 2019, arXiv:1905.03222; one side at a
-time, and both sides together for the few points of daily series). Then the champion is fitted once
-more, on everything. Of weeks farther ahead it says what it says of the second, with intervals that
-grow (`containers.forecast.models.distance`).
+1. The last week is held out from fitting, choice and calibration. Each candidate is fitted once on
+   the weeks before the backtest. It forecasts up to eight weeks, each from the weeks before it.
+2. The candidates have an order of trust. The first is the champion unless the median of another was
+   clearly nearer the truth. Eight weeks of one customer are few: taking the winner by any margin
+   cost 5 % of MASE on daily households.
+3. The champion's quantiles are shifted, per hour of the day and week ahead, by the quantiles of its
+   backtest errors. This is the split-conformal calibration of quantile forecasts (Romano,
+   Patterson, Candès 2019, arXiv:1905.03222): one side at a time, and both sides together for the
+   few points of daily series.
+4. The champion is fitted once more, on all weeks. For weeks after the second it repeats the second,
+   with intervals that grow (`containers.forecast.models.distance`).
 """
 
 import math
@@ -26,34 +27,34 @@ from containers.forecast.models.distance import spread
 
 BACKTEST_WEEKS: Final = 8
 MARGIN: Final = 0.15
-"""By how much, relatively, a candidate must be better than the one that stands first among those it
-is compared with."""
+"""The relative margin by which a candidate must be better than the first candidate to replace
+it."""
 
 RUN: Final = {24: 3.0, 1: 6.0}
-"""Errors come in runs: so many of them, by points in a day, count as one in the correction for
-small samples.
+"""Errors come in runs. By points in a day, the number of errors that count as one in the correction
+for small samples.
 
-A household is above its profile for hours, or for the days of a week; on a third of the customers
-the daily errors of six days said as much as one.
+A household is above its profile for hours, or for the days of a week. On a third of the customers
+the daily errors of six days held as much information as one.
 """
 
 AHEAD: Final = 2
-"""Weeks that are forecast: the first, and the second for all that follow."""
+"""Weeks that a model forecasts: the first, and the second, which stands for all later weeks."""
 
 TOWARDS_PROFILE: Final = 0.5
-"""The weekly median's share of the forecast from the second week on, where it may take part.
+"""The weekly median's share of the forecast from the second week on, if it is a candidate.
 
-What a model saw of the last days is worth little by then: with it the error eight weeks ahead was 1
+By then the last days say little about the week. With this share the error eight weeks ahead was 1
 to 4 % smaller.
 """
 
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
-"""The quantiles of which every model's pinball loss and 80 % coverage are told."""
+"""The quantiles from which every model's pinball loss and 80 % coverage are computed."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good forecasts of a window were.
+    """The scores of forecasts of a window.
 
     `mase`: mean absolute error of the median over that of the seasonal naive forecast within the
     history before the window (Hyndman, Koehler 2006). `wape`: summed absolute error of the median
@@ -73,9 +74,9 @@ class Chosen:
     """A customer's champion.
 
     `final` are its forecasts of the first week after the series and of any later one, (2, points, 1
-    + levels); `spread` is how much wider intervals are in each week from the second on. `held_out`
-    are the forecasts of the last points, which it did not see, (points, 1 + levels). All are
-    calibrated. `errors` are the candidates' mean absolute errors in the backtest, best first.
+    + levels); `spread` is the growth of intervals in each week from the second on. `held_out` are
+    the forecasts of the held-out last points, (points, 1 + levels). All are calibrated. `errors`
+    are the candidates' mean absolute errors in the backtest, best first.
     """
 
     name: str
@@ -95,8 +96,8 @@ def choose(
 ) -> Chosen:
     """Choose among `averages` and `candidates`, in that order, and forecast.
 
-    An average takes part where all its members do. Raises `UnusableSeriesError` where the history
-    is too short.
+    An average is a candidate only if all its members are. Raises `UnusableSeriesError` where the
+    history is too short.
     """
     count = len(weeks.values)
     held_out = count - 1
@@ -108,8 +109,8 @@ def choose(
             "The series has too few weeks with readings to hold one out and backtest on others."
         )
     rounds = min(BACKTEST_WEEKS, history // 2)
-    # The last origin is that of the held-out week: forecast along with the others, and used for the
-    # score alone.
+    # The last origin is that of the held-out week. It is forecast with the others, but used only
+    # for the score.
     origins = list(range(held_out - rounds, held_out + 1))
     fitting = {
         candidate.name: candidate
@@ -173,15 +174,15 @@ def choose(
 
 
 def _late(told: Floats, profile: Floats) -> Floats:
-    """Forecasts, (…, weeks ahead, points, 1 + levels), from the second week on drawn towards the
-    weekly profile's."""
+    """Forecasts, (…, weeks ahead, points, 1 + levels); from the second week on they move towards
+    the weekly profile's."""
     drawn = told.copy()
     drawn[..., 1:, :, :] += TOWARDS_PROFILE * (profile[..., 1:, :, :] - told[..., 1:, :, :])
     return drawn
 
 
 def _champion(names: Sequence[str], errors: Mapping[str, float]) -> str:
-    """The first, unless others are better by more than chance: the best of those, then."""
+    """The first name, unless others are better by `MARGIN`; then the best of those."""
     better = [name for name in names if errors[name] < (1 - MARGIN) * errors[names[0]]]
     return min(better or names[:1], key=lambda name: errors[name])
 
@@ -221,19 +222,18 @@ def score(truth: Floats, told: Floats, scale: float, levels: Sequence[float]) ->
 def calibrate(
     told: Floats, truth: Floats, backtest: Floats, per_day: int, levels: Sequence[float]
 ) -> Floats:
-    """Shift quantiles by what the backtest missed; order them and keep them from falling below
-    zero.
+    """Shift quantiles by the backtest's errors, sort them, and raise negative ones to zero.
 
     `told` has the shape (weeks ahead, points, 1 + levels), `backtest` (origins, weeks ahead,
     points, 1 + levels), and `truth` (origins, weeks ahead, points), NaN where unknown. Mean and
-    median stay: what they missed of late is mostly chance, and correcting it made forecasts worse
+    median stay, because their recent errors are mostly chance. Correcting them made forecasts worse
     (MASE 0.805 instead of 0.762 on buildings).
     """
     result = told.copy()
     ahead, season, _ = told.shape
     days = season // per_day
     for week in range(ahead):
-        # Late weeks ahead have few origins in the backtest; they borrow the shifts of the first.
+        # A later week ahead with few origins in the backtest uses the shifts of the first week.
         source = week if np.isfinite(truth[:, week]).sum() >= season * 2 else 0
         actual = truth[:, source].reshape(-1, per_day)
         if per_day == 1:
@@ -256,10 +256,12 @@ def _widen(told: Floats, actual: Floats, backtest: Floats, levels: Sequence[floa
     """Calibrate quantiles of daily points, (points, 1 + levels), in place, by (backtested days, 1 +
     levels).
 
-    Eight weeks hold 56 days, of which a tenth lies outside a quantile, too few to place it well. So
-    each quantile is the mean of two: of the model's, shifted by what both sides of its interval
-    missed together (the symmetric form of Romano, Patterson, Candès 2019), and of the median,
-    shifted by the quantile of what it missed.
+    Eight weeks hold 56 days. A tenth of them lies outside a quantile, too few to place it well.
+    Each quantile is therefore the mean of two:
+
+    - the model's quantile, shifted by the errors of both sides of its interval together (the
+      symmetric form of Romano, Patterson, Candès 2019);
+    - the median, shifted by the quantile of its errors.
     """
     median = 1 + list(levels).index(0.5)
     missed = actual - backtest[:, median]
@@ -284,8 +286,8 @@ def _nearest(levels: Sequence[float], wanted: float) -> int:
 
 
 def _shift(missed: Floats, level: float) -> Floats:
-    """The quantile of what was missed, (days, hours), per hour: the mean of that of the hour and
-    its neighbours, and of all."""
+    """The quantile of the errors, (days, hours), per hour: the mean of the quantile of the hour
+    with its neighbours and the quantile of all hours."""
     run = RUN[24]
     overall = _quantile(missed.ravel(), level, run)
     hours = missed.shape[1]
@@ -300,8 +302,8 @@ def _shift(missed: Floats, level: float) -> Floats:
 
 
 def _quantile(values: Floats, level: float, run: float) -> float:
-    """The quantile of the known values, its level moved outwards as split-conformal prediction does
-    for small samples."""
+    """The quantile of the known values, with its level moved outwards as in split-conformal
+    prediction for small samples."""
     known = values[np.isfinite(values)]
     if len(known) == 0:
         return 0.0
@@ -310,7 +312,7 @@ def _quantile(values: Floats, level: float, run: float) -> float:
 
 
 def _place(count: int, level: float, run: float) -> int:
-    """Which of `count` ascending values the quantile is."""
+    """The index of the quantile among `count` ascending values."""
     independent = max(count / run, 1.0)
     level = 0.5 + (level - 0.5) * (independent + 1) / independent
     return min(max(math.ceil(level * count) - 1, 0), count - 1)

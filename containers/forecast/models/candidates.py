@@ -1,9 +1,9 @@
 """Candidate models fitted on one customer's data alone.
 
-Each takes weeks of the local clock and origins, and says mean and quantiles of the weeks that
-follow each origin. What is estimated is estimated from the weeks before the first origin; what is
-only looked up may come from any week before the origin in question. Nothing else is seen, so a
-backtest is honest, and a customer's model depends on that customer alone.
+Each candidate takes weeks of the local clock and origins, and forecasts mean and quantiles of the
+weeks after each origin. It estimates parameters only from the weeks before the first origin. It may
+look up values in any week before the origin of the forecast. It sees nothing else. A backtest is
+therefore honest, and a customer's model depends only on that customer.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Candidate(Protocol):
 
     name: str
     shortest: int
-    """Weeks that must lie before an origin."""
+    """Weeks that an origin needs before it."""
 
     def forecast(
         self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
@@ -28,14 +28,14 @@ class Candidate(Protocol):
         """Forecasts of shape (origins, weeks ahead, points of a week, 1 + levels): the mean, then
         the quantiles.
 
-        `origins` ascend; an origin is the number of the first week that is forecast from it.
-        Quantiles need not be calibrated, and need not be ordered.
+        `origins` ascend; an origin is the number of its first forecast week. Quantiles need not be
+        calibrated, and need not be ordered.
         """
         ...
 
 
 class SeasonalNaive:
-    """The same point of last week; of the last week that has it, where it is missing."""
+    """The same point of last week, or of the last week that has it."""
 
     name = "seasonal_naive"
     shortest = 1
@@ -43,7 +43,7 @@ class SeasonalNaive:
     def forecast(
         self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
     ) -> Floats:
-        """All quantiles are the point itself: calibration gives them their width."""
+        """All quantiles equal the point itself; calibration gives them their width."""
         filled = carried_forward(weeks.values)
         last = filled[np.asarray(origins) - 1]
         return np.broadcast_to(
@@ -71,8 +71,8 @@ class WeeklyMedian:
 
 
 class Average:
-    """The mean of other candidates' forecasts, which are mostly better together; it says nothing of
-    its own."""
+    """The mean of other candidates' forecasts, which is usually better than each; it has no
+    forecast of its own."""
 
     def __init__(self, *members: str) -> None:
         self.members = members
@@ -82,8 +82,8 @@ class Average:
 def carried_forward(values: Floats) -> Floats:
     """Weeks with each missing point taken from the last week that has it.
 
-    What no earlier week has is the mean of that point's later weeks, or of the whole series where
-    it has none.
+    A point that no earlier week has is the mean of that point's later weeks, or else of the whole
+    series.
     """
     filled = values.copy()
     missing = ~np.isfinite(filled)

@@ -1,10 +1,11 @@
 """How a forecast's error grows with the distance from the data's end.
 
-From the second week on, models say the same of every week, and only how far they are off grows: on
-London households and Cambridge buildings, a third of whose customers were looked at, the error that
-four in five stay below grows about as a power of the weeks, hourly to the power of 0.10 and daily
-of 0.13 (medians over customers; the quartiles lie at 0.02 and 0.21). A customer's own history says
-more the longer it is, so its exponent is drawn towards that of the others.
+From the second week on, models forecast the same for every week, and only their error grows. The
+growth was measured on a third of the customers of London households and Cambridge buildings. The
+error's 80 % quantile grows roughly as a power of the weeks. The exponent is 0.10 for hourly and
+0.13 for daily series (medians over customers; the quartiles are 0.02 and 0.21). A customer's own
+history is the more reliable the longer it is. Its exponent is therefore drawn towards the usual
+one.
 """
 
 import math
@@ -17,46 +18,46 @@ from containers.forecast.models.candidates import carried_forward
 from containers.forecast.models.features import recent_ordered, recent_quantile
 
 REACH_DAYS: Final = 63
-"""Days after the data's end before which a forecast may start: nine weeks, so that 60 days are
-reached."""
+"""Days after the data's end within which a forecast must start: nine weeks, which include 60
+days."""
 
 WEEKS: Final = 13
-"""Weeks that growth is told for, the second being the first: a start at the reach's end and the
-longest horizon."""
+"""The number of weeks with a growth factor, from the second week on: enough for a start at the end
+of the reach with the longest horizon."""
 
 USUAL: Final = {24: 0.10, 1: 0.13}
 """The usual exponent, by points in a day."""
 
 LEAD: Final = {24: 0.05, 1: 0.0}
-"""What is added to the exponent of the profile, by points in a day.
+"""An addition to the profile's exponent, by points in a day.
 
-An hourly model is nearer to the second week than the profile, whose errors are looked at, and loses
-that lead later: on a third of the customers its 80 % intervals held 0.745 of what came eight weeks
-ahead without this, and 0.78 with it; daily 0.80.
+The exponent is measured on the profile's errors. In the second week an hourly model is better than
+the profile, and it loses that lead later. On a third of the customers its 80 % intervals held 0.745
+of the readings eight weeks ahead without this addition, and 0.78 with it; daily 0.80.
 """
 
 LARGEST: Final = 0.5
-"""The exponent of a random walk, whose spread grows as the root of time: no customer's doubt grows
-faster."""
+"""The exponent of a random walk, whose spread grows as the square root of time. No customer's
+intervals grow faster."""
 
 WEIGHT: Final = 20.0
-"""How much the usual exponent counts: about as much as ten months of a customer's own history."""
+"""The weight of the usual exponent: about that of ten months of a customer's own history."""
 
 LONGEST: Final = 26
-"""Weeks that are looked back from: half a year."""
+"""Weeks of history that the exponent is measured on: half a year."""
 
 _SHARE: Final = 0.8
 _AHEAD: Final = (2, 4, 8)
 
 
 def spread(weeks: Weeks) -> list[float]:
-    """How much wider than in the second week intervals are in each week from the second on: 1
-    first, then more."""
+    """The width of intervals in each week from the second on, relative to the second: first 1, then
+    more."""
     return _factors(min(_exponent(weeks) + LEAD[weeks.per_day], LARGEST))
 
 
 def usual_spread(per_day: int) -> list[float]:
-    """The same where the history is too short to tell."""
+    """The usual factors, for a history that is too short to measure."""
     return _factors(USUAL[per_day])
 
 
@@ -65,8 +66,8 @@ def _factors(exponent: float) -> list[float]:
 
 
 def _exponent(weeks: Weeks) -> float:
-    """How errors of the weekly profile grew in the customer's own history, drawn towards what is
-    usual.
+    """The exponent by which the profile's errors grew in the customer's own history, drawn towards
+    the usual one.
 
     A least-squares fit through the logarithms of weeks and errors, each weighted by the spans of
     history that do not overlap.
@@ -93,8 +94,8 @@ def _exponent(weeks: Weeks) -> float:
 def _error(
     values: Floats, profile: Floats, origins: "np.typing.NDArray[np.int64]", ahead: int
 ) -> float:
-    """What four in five errors of the profile stay below, `ahead` weeks after the first week
-    forecast; 0 if unknown."""
+    """The 80 % quantile of the profile's errors, `ahead` weeks after the first forecast week; 0 if
+    unknown."""
     reached = len(origins) - ahead
     if reached <= 0:
         return 0.0

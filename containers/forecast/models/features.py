@@ -1,5 +1,5 @@
-"""What is known about a point of the coming week when the week begins: the inputs of the
-regressions."""
+"""The inputs of the regressions: the facts about a point of the coming week that are known when the
+week begins."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ from containers.forecast.consumption.series import Floats, Weeks
 RECENT_WEEKS: Final = 8
 
 NAMES: Final = (
-    # of the last eight same points of the week: the profile that the regressions shrink towards
+    # over the last eight same points of the week: the profile that the regressions shrink towards
     "median_8",
     "quartile_1_8",
     "quartile_3_8",
@@ -32,7 +32,7 @@ NAMES: Final = (
 )
 
 FADING: Final = tuple(NAMES.index(name) for name in ("last_day_by_hour", "last_day", "last_3_days"))
-"""What is gone by the second week ahead."""
+"""Inputs that have no effect from the second week ahead on."""
 
 
 def features(filled: Floats, weeks: Weeks) -> Floats:
@@ -87,7 +87,7 @@ def recent_ordered(filled: Floats, origins: Sequence[int]) -> Floats:
     """The last eight values of each point of the week before each origin, ascending: (origins,
     points, 8).
 
-    Where fewer weeks are behind, the first stands for those that are missing.
+    If fewer weeks exist, the first one replaces the missing ones.
     """
     padded = np.concatenate([np.repeat(filled[:1], RECENT_WEEKS - 1, axis=0), filled])
     windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_WEEKS, axis=0)
@@ -112,7 +112,7 @@ def _exponential(filled: Floats, memory: float) -> Floats:
 
 
 def _smooth(values: Floats) -> Floats:
-    """A weighted mean with neighbours, around the end of the week and back to its beginning."""
+    """A weighted mean with neighbours; the week's end and beginning are neighbours."""
     one = np.roll(values, 1, axis=1) + np.roll(values, -1, axis=1)
     two = np.roll(values, 2, axis=1) + np.roll(values, -2, axis=1)
     smoothed: Floats = 0.4 * values + 0.2 * one + 0.1 * two

@@ -1,12 +1,11 @@
-"""One gradient-boosted quantile model of all pool tenants of a batch, for pool tenants alone.
+"""One gradient-boosted quantile model of all pool tenants of a batch, only for pool tenants.
 
-It learns from every series it is given what no single one shows often enough, which is the pool
-tier's bargain: a tenant's model is partly made of other tenants' data, and their models of this
-tenant's. Bridge and silo tenants never take part.
+It learns patterns that no single series shows often enough. This is the agreement of the pool tier:
+each tenant's model uses other tenants' data as well. Bridge and silo tenants never take part.
 
-It is fitted twice: on the weeks before every customer's backtest, for the choice and the
-calibration, and on everything, for the forecasts that are served. Rows are sampled up to a fixed
-number, so that its cost does not grow with the customers.
+It is fitted twice: on the weeks before every customer's backtest, for choice and calibration, and
+on all weeks, for the served forecasts. A fixed number of sampled rows keeps its cost independent of
+the number of customers.
 """
 
 import os
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import lightgbm
 
 ROWS: Final = 100_000
-"""Rows that each model is fitted on, of all customers together."""
+"""Rows that each model is fitted on, from all customers together."""
 
 TREES: Final = 100
 LONGEST: Final = 60
@@ -34,7 +33,7 @@ LONGEST: Final = 60
 
 WARM_UP: Final = 4
 LARGEST_RATIO: Final = 20.0
-"""Targets are consumption over the customer's own level; beyond this they say no more."""
+"""The cap of targets, which are consumption divided by the customer's own level."""
 
 _LEVEL: Final = NAMES.index("level_of_median_8")
 
@@ -67,7 +66,7 @@ class GlobalModel:
         return GlobalCandidate(self, weeks.end)
 
     def boosters(self, *, late: bool) -> "Sequence[lightgbm.Booster]":
-        """Those of the mean and of each level; the late ones have seen everything."""
+        """The boosters of the mean and of each level; the late ones have seen all weeks."""
         return self._late if late else self._early
 
     def _fitted(
@@ -85,7 +84,7 @@ class GlobalModel:
             inputs = features(filled, weeks)
             stop = len(values) - left_out
             first = int(np.argmax(np.isfinite(values).any(axis=1)))
-            # A history too short for its backtest to be left out is left out whole.
+            # If a history is too short to leave out its backtest, leave out all of it.
             start = max(first + WARM_UP, stop - LONGEST)
             known = (
                 np.argwhere(np.isfinite(values[start:stop]))
@@ -113,8 +112,8 @@ class GlobalModel:
             parameters = {**_PARAMETERS, **objective, "seed": seed}
             return lightgbm.train(parameters, lightgbm.Dataset(table, truth), TREES)
 
-        # Side by side, each with one thread: threads within a fit wait for each other, busily, on
-        # cores that are shared.
+        # Run the fits in parallel with one thread each, because threads within a fit busy-wait for
+        # each other on shared cores.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
             return list(executor.map(fitted, (None, *self._levels)))
 
@@ -127,7 +126,7 @@ class GlobalCandidate:
     def __init__(self, model: GlobalModel, end: int) -> None:
         self._model = model
         self._end = end
-        # Without early boosters, no member had a history long enough to be backtested.
+        # Without early boosters, no member's history is long enough for a backtest.
         self.shortest = WARM_UP + 4 if model.boosters(late=False) else 1 << 30
 
     def forecast(
@@ -155,7 +154,7 @@ class GlobalCandidate:
 
 
 def _level(seen: Floats) -> Floats:
-    """What a row's inputs and target are divided by: the customer's level, in kWh."""
+    """The customer's level in kWh, by which a row's inputs and target are divided."""
     level: Floats = np.maximum(seen[..., _LEVEL], np.maximum(0.01 * seen.max(axis=-1), 1e-6))
     return level
 

@@ -10,8 +10,8 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 
 def is_holiday(country: str | None, days: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each of `days` (since 1970) is a public holiday of `country` (ISO 3166-1); never,
-    where it is none."""
+    """Whether each of `days` (since 1970) is a public holiday of `country` (ISO 3166-1); always
+    False without a country."""
     if country is None or days.size == 0:
         return np.zeros(days.shape, dtype=np.bool_)
     first = date.fromordinal(int(days.min()) + _EPOCH).year

@@ -3,10 +3,10 @@
 The model is the one of Taylor and Letham (2018), "Forecasting at scale", The American Statistician
 72(1), as the library `prophet` fits it by default: a piecewise-linear trend with changepoints in
 the first 80 % of the history and a Laplace prior on their slopes, and Fourier series for day, week
-and year with normal priors. The library hands the mode to Stan's L-BFGS, one customer at a time;
-here the Laplace prior is a reweighted quadratic one (`|x| ~ x²/|x|`), so that each step is one
-small linear system per customer, and customers that share a calendar share the products that make
-it. What a customer's system holds is that customer's data alone.
+and year with normal priors. The library finds the mode by Stan's L-BFGS, one customer at a time.
+This module replaces the Laplace prior by a reweighted quadratic one (`|x| ~ x²/|x|`). Each step is
+then one small linear system per customer, and customers with the same calendar share its matrix
+products. A customer's system holds only that customer's data.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ _HOURS_OF_DAY: Final = 24
 
 @dataclass(frozen=True)
 class _Calendar:
-    """The design of a history and what follows: (points, coefficients); trend first, then
-    seasonalities."""
+    """The design matrices of a history and of the weeks after it: (points, coefficients), first the
+    trend, then the seasonalities."""
 
     history: Floats
     future: Floats
@@ -51,8 +51,8 @@ class Prophet:
     def forecast(
         self, weeks: Weeks, origins: Sequence[int], ahead: int, levels: Sequence[float]
     ) -> Floats:
-        """One fit for all origins; every quantile is the mean: calibration gives them their
-        width."""
+        """One fit for all origins. Every quantile equals the mean; calibration gives the quantiles
+        their width."""
         first, last = origins[0], origins[-1]
         told = forecast_many([weeks.until(first)], last - first + ahead)[0]
         result = np.empty((len(origins), ahead, weeks.season, 1 + len(levels)))
@@ -130,8 +130,8 @@ def _calendar(end: int, count: int, season: int, per_day: int, ahead: int) -> _C
     columns = [np.ones_like(time), time, *(np.maximum(time - change, 0.0) for change in changes)]
     penalties = [1 / TREND_SCALE**2] * 2 + [0.0] * CHANGEPOINTS
     span = count / per_day
-    # As the library decides by default: a season needs two of its periods, the day points within
-    # it.
+    # As by the library's default, a season needs two of its periods; the daily one also needs
+    # points within a day.
     for period, order, present in (
         (365.25, 10, span >= 730),
         (7.0, 3, span >= 14),

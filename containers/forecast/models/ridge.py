@@ -1,10 +1,10 @@
 """Regression on profile, lag and level inputs, per customer, shrunk towards the customer's own
 weekly profile.
 
-The inputs are few and strong, so that months of one customer's history suffice: no other customer's
-data is needed, or seen. Quantiles are fitted by iteratively reweighted least squares on the
+The inputs are few and strong, so that months of one customer's history suffice. The model never
+sees another customer's data. Quantiles are fitted by iteratively reweighted least squares on the
 smoothed pinball loss (Hunter, Lange 2000, "Quantile regression via an MM algorithm"), the mean by
-one weighted solve. The ridge penalty pulls towards the coefficients (1, 0, 0, …), which say: the
+one weighted solve. The ridge penalty pulls towards the coefficients (1, 0, 0, …), which mean the
 median of the last eight same points of the week.
 """
 
@@ -27,20 +27,20 @@ from containers.forecast.models.features import (
 Singles = NDArray[np.float32]
 
 PENALTY: Final = 1e-3
-"""Of the ridge, relative to the summed weights of the rows."""
+"""The ridge penalty, relative to the summed weights of the rows."""
 
 HALF_LIFE: Final = 20.0
 """Weeks after which a week counts half."""
 
 LONGEST: Final = 40
-"""Weeks that are fitted on."""
+"""Weeks that the model is fitted on."""
 
 STEPS: Final = 3
 SMOOTHING: Final = 0.1
-"""Where the pinball loss is rounded off, relative to the median absolute residual."""
+"""Width of the rounded corner of the pinball loss, relative to the median absolute residual."""
 
 WARM_UP: Final = 4
-"""Weeks that inputs need before the first week that is fitted on."""
+"""Weeks that the inputs need before the first fitted week."""
 
 
 class Ridge:
@@ -71,7 +71,7 @@ class Ridge:
                 if column != median:
                     spread = result[:, week, :, median] + recent_quantile(ordered, level) - middle
                     result[:, week, :, column] = (result[:, week, :, column] + spread) / 2
-        # From the second week on nothing fades any more.
+        # From the second week on all weeks are the same.
         result[:, 2:] = result[:, 1:2]
         return result
 

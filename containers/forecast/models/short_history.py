@@ -1,9 +1,8 @@
 """The first model of a customer whose history is shorter than eight weeks: a calendar profile.
 
-It says of each hour of the day, or of each day, the median of what was read so far, and draws each
-day of the week towards the same days of the week as far as there are any. What it misses is
-measured by leaving out each day in turn. Of few days little is known, so its intervals are those
-that a sample of so many days allows, and wide.
+It forecasts the median of all readings so far for each hour of the day, or for each day. It draws
+each day of the week towards earlier same days of the week, if there are any. Leaving out each day
+in turn measures its errors. Its intervals are wide, because they rest on a small sample of days.
 """
 
 from collections.abc import Sequence
@@ -20,17 +19,17 @@ from containers.forecast.models.distance import usual_spread
 NAME: Final = "calendar_profile"
 
 SHORT_DAYS: Final = 56
-"""Histories of fewer days get this model: fewer weeks are too few to choose and to calibrate others
-by backtest."""
+"""Histories of fewer days get this model, because they are too short for a backtest to choose and
+calibrate others."""
 
 RECENT_DAYS: Final = 28
-"""Days that the profile is made of."""
+"""Days that the profile is computed from."""
 
 FEWEST_DAYS: Final = 3
-"""With so many days the last can be held out, and the others still differ."""
+"""With this many days the last can be held out, and the other two still differ."""
 
 SAME_DAYS: Final = 2.0
-"""The same days of the week count n / (n + SAME_DAYS) where there are n of them."""
+"""The weight of n same days of the week is n / (n + SAME_DAYS)."""
 
 _DAYS_OF_WEEK: Final = 7
 
@@ -41,13 +40,12 @@ def is_short(weeks: Weeks) -> bool:
 
 
 def first_model(weeks: Weeks, levels: Sequence[float]) -> Chosen:
-    """The calendar profile of a short history, scored on its last day, or on its last days where
-    there are more.
+    """The calendar profile of a short history, scored on its last day or days.
 
     A third of the days is held out, at most a week. The baseline is the seasonal naive forecast:
-    the same day of the week before, or the day before where the history has no week to look back
-    on; MASE is relative to its error within the history. Raises `UnusableSeriesError` below three
-    days, and where the last day has no reading.
+    the same day of the previous week, or the previous day if the history has no earlier week. MASE
+    is relative to the baseline's error within the history. Raises `UnusableSeriesError` below three
+    days, and if the held-out days or all others have no reading.
     """
     days = _days(weeks)
     if len(days) < FEWEST_DAYS:
@@ -90,8 +88,8 @@ def _days(weeks: Weeks) -> Floats:
 
 
 def _profile(filled: Floats, ages: Sequence[int], ahead: int) -> Floats:
-    """Mean and median of the day that comes `ahead` days (0 is the next) after the end, from days
-    that are `ages` old.
+    """Mean and median of the day `ahead` days after the end (0 is the next day), from days that are
+    `ages` old.
 
     Both of shape (points of a day,), stacked; the newest day is 0 days old.
     """
@@ -105,8 +103,8 @@ def _profile(filled: Floats, ages: Sequence[int], ahead: int) -> Floats:
 
 
 def _told_by_others(filled: Floats) -> Floats:
-    """For each day in turn, the median that the profile of all others says of it: (days, points of
-    a day)."""
+    """For each day in turn, its median by the profile of all other days: (days, points of a
+    day)."""
     told = _medians_of_others(filled)
     for first in range(min(_DAYS_OF_WEEK, len(filled))):
         same = filled[first::_DAYS_OF_WEEK]
@@ -139,7 +137,7 @@ def _forecast(days: Floats, levels: Sequence[float]) -> Floats:
     count = len(filled)
     ages = list(range(count - 1, -1, -1))
     told = np.stack([_profile(filled, ages, ahead) for ahead in range(_DAYS_OF_WEEK)])
-    # The day left out is the one that comes, whichever others lie around it.
+    # The left-out day takes the place of the coming day, although days follow it.
     missed = filled - _told_by_others(filled)
     result = np.empty((*told.shape[::2], 1 + len(levels)))
     result[..., 0] = told[:, 0]
@@ -151,7 +149,7 @@ def _forecast(days: Floats, levels: Sequence[float]) -> Floats:
 
 
 def _naive(days: Floats, season: int, levels: Sequence[float]) -> Floats:
-    """The seasonal naive forecast of seven days, its quantiles by what it missed within the
+    """The seasonal naive forecast of seven days, with quantiles from its errors within the
     history."""
     filled = carried_forward(days)
     told = np.stack([filled[-season + ahead % season] for ahead in range(_DAYS_OF_WEEK)])
@@ -166,9 +164,9 @@ def _shifts(missed: Floats, levels: Sequence[float]) -> list[Floats]:
     """For each level, how far its quantile lies from the median, by point of the day, from errors
     of shape (days, points).
 
-    Errors of one day go together, so that the sample is as large as its days. As Student's t is to
-    the normal distribution, so is each shift to the sample's quantile; it is the mean of that of
-    the point and its neighbours, and of all.
+    Errors of one day are related, so that the sample size is the number of days. The quantile is
+    the mean of two: that of the point with its neighbours, and that of all points. Each shift is
+    this quantile times the ratio of Student's t to the normal distribution.
     """
     points = missed.shape[1]
     around = (

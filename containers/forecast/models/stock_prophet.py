@@ -1,5 +1,5 @@
-"""The library `prophet` as it comes, with its defaults: for comparison, and for whoever asks for it
-by hyperparameter."""
+"""The library `prophet` with its defaults, for comparison and for jobs that choose it by
+hyperparameter."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class StockProphet:
         import pandas as pd
         from prophet import Prophet
 
-        # After the import, which sets a level of its own.
+        # Set the level after the import, which sets its own.
         logging.getLogger("cmdstanpy").setLevel(logging.WARNING)
         first, last = origins[0], origins[-1]
         history = weeks.until(first)

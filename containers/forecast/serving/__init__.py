@@ -1,1 +1,1 @@
-"""Answers from stored forecasts, and what they were worth once newer readings came."""
+"""Answers from stored forecasts, and their scores once newer readings exist."""

@@ -1,8 +1,8 @@
-"""A served forecast, held against the readings that came after it was made.
+"""Compares a served forecast with the readings that came after it.
 
-A model forecasts from where its training data end. When newer readings come, they say what that
-forecast was worth: it is scored as the held-out week was at training, on every reading that lies
-within its horizon, beside the seasonal naive forecast from the same origin.
+A model forecasts from where its training data end. Newer readings show how good that forecast was.
+It is scored like the held-out week at training, on every reading within its horizon, beside the
+seasonal naive forecast from the same origin.
 """
 
 import zoneinfo
@@ -31,18 +31,17 @@ from containers.forecast.models.candidates import SeasonalNaive
 from containers.forecast.stored_forecasts import starts
 
 FEWEST_DAYS: Final = {"h": 3, "D": 7}
-"""Days of readings a score rests on at least; of fewer it is mostly chance."""
+"""The least number of days of readings for a score; with fewer it is mostly chance."""
 
 FEWEST_WEEKS: Final = 2
-"""Weeks that must lie before the forecast: from one to the next is how far the naive forecast is
-off."""
+"""Weeks needed before the forecast; the naive forecast's error is measured from one to the next."""
 
 _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a served forecast was worth.
+    """The scores of a served forecast.
 
     `metrics` have the names and meanings of those of training. `facts` are for people; `preview`
     asks for a plot.
@@ -54,13 +53,13 @@ class Scored:
 
 
 def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What to ask the served model, so that its answer covers the readings that are newer than it.
+    """The request to the served model whose answer covers the readings newer than the model.
 
     `prepared` is the folder of the fresh data, as preparation wrote it, and `card` that of the
     served model. None when too few readings lie within the model's horizon.
 
-    Raises `UnusableSeriesError`, and KeyError, TypeError or ValueError for a card that training
-    does not write.
+    Raises `UnusableSeriesError`, and KeyError, TypeError or ValueError for a card that training did
+    not write.
     """
     series = _like(_read(prepared), str(card["frequency"]))
     end = datetime.strptime(str(card["data"]["end"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
@@ -74,13 +73,13 @@ def question(prepared: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:
-    """Score what the served model answered to `question`.
+    """Score the served model's answer to `question`.
 
-    None when it cannot be compared: the fresh data do not reach back two weeks before it, or hold
-    too few of its hours.
+    None when the answer cannot be compared: the fresh data do not reach two weeks before it, or
+    have too few of its hours.
 
     Raises `UnusableSeriesError`, and KeyError, TypeError or ValueError for an answer that the
-    server does not give.
+    server did not give.
     """
     series = _like(_read(prepared), str(answer["frequency"]))
     start = int(datetime.fromisoformat(str(answer["timestamps"][0])).timestamp())
@@ -159,7 +158,7 @@ def _enough(series: Series, start: int, count: int) -> bool:
 
 
 def _before(series: Series, start: int) -> Series | None:
-    """The part of the series that lies before the forecast; None where there is none, or the series
+    """The part of the series before the forecast; None where there is none, or where the series
     ends earlier."""
     count = (start - series.start) // STEP[series.frequency]
     if not 0 < count <= len(series.values):
@@ -170,7 +169,7 @@ def _before(series: Series, start: int) -> Series | None:
 
 
 def _preview(series: Series, start: int, truth: _Floats, told: _Floats) -> dict[str, Any]:
-    """Truth beside forecast, for a plot of the kind `forecast`, by the local clock as it stood at
+    """Truth beside forecast, for a plot of the kind `forecast`, with the local clock's offset at
     the beginning."""
     clock = UTC if series.frequency == "D" else zoneinfo.ZoneInfo(series.timezone)
     local_start = datetime.fromtimestamp(start, clock).replace(tzinfo=None)

@@ -1,11 +1,10 @@
-"""Answers from stored forecasts, with the standard library alone: what the server runs for each
-request.
+"""Answers the server's requests from stored forecasts, with the standard library alone.
 
-A request says when its forecast starts, or means the present
-(`containers.forecast.stored_forecasts.starts`); the model answers from the week before its data end
-until two months after, on the customer's clock, with intervals that grow with the distance. A start
-beyond that is `InvalidRequestError`, with the date the data end; newer forecasts come with newer
-data, by training again.
+A request names the start of its forecast, by default the present
+(`containers.forecast.stored_forecasts.starts`). A start may lie from a week before the end of the
+model's data until two months after it, on the customer's clock. Intervals grow with the distance. A
+start beyond that raises `InvalidRequestError` with the date of the data's end. Training again with
+newer data gives newer forecasts.
 """
 
 import json
@@ -35,17 +34,18 @@ LARGEST_BODY: Final = 64 << 10
 FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles")
 
 DAYS_KEPT: Final = 2
-"""Days of starts for which a model keeps its answers ready: most requests are for today or for
+"""Days of starts for which a model caches its answers, because most requests are for today or
 tomorrow."""
 
 _STARTS_KEPT: Final = 4
 _HOUR: Final = 3600
-# What objects of CPython take beside their text, measured with sys.getsizeof and rounded up.
+# Memory of CPython objects besides their text, in bytes, measured with sys.getsizeof and rounded
+# up.
 _OVERHEAD: Final = 4096
 
 
 class _Row:
-    """Values as JSON text, from which some that follow each other are cut in one slice."""
+    """Values as JSON text; one slice cuts out consecutive values."""
 
     __slots__ = ("ends", "text")
 
@@ -59,8 +59,8 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A day's starts: the points from the day's first on, as many as the last start of the day may
-    ask for."""
+    """The points for all starts of a day: from the day's first point on, as many as the day's last
+    start may ask for."""
 
     timestamps: _Row
     mean: _Row
@@ -68,8 +68,7 @@ class _Rows:
 
 
 class _Values:
-    """What a model says of points numbered from where its data end, those before it being
-    negative."""
+    """A model's values by point, numbered from the end of its data; earlier points are negative."""
 
     def __init__(self, stored: StoredForecast | StoredHorizon) -> None:
         self._stored = stored
@@ -79,7 +78,7 @@ class _Values:
             else (stored.before, stored.first, stored.later)
         )
         self.levels = tuple(sorted(parts[0].quantiles))
-        # One array a part and column: the mean, then the levels.
+        # One array for each part and column: the mean, then the levels.
         self._parts = [
             [array("d", part.mean), *(array("d", part.quantiles[level]) for level in self.levels)]
             for part in parts
@@ -111,8 +110,8 @@ class _Values:
                         told = float(f"{max(median + (told - median) * factor, 0.0):.4g}")
                     result[column].append(told)
             else:
-                # A week before the end whose clock skipped an hour has a point more than it has
-                # hours.
+                # If the clock skipped an hour in the week before the end, that week has one point
+                # more than it has hours.
                 part, point = (within, place) if place >= 0 else (before, max(known + place, 0))
                 for column, values in enumerate(part):
                     result[column].append(values[point])
@@ -122,8 +121,7 @@ class _Values:
         return sum(column.itemsize * len(column) for part in self._parts for column in part)
 
     def widest(self) -> int:
-        """Characters of the longest value, and of one that an interval's growth makes longer by a
-        digit."""
+        """Characters of the longest value, with room for digits that an interval's growth adds."""
         largest = max(
             (max(column, default=0.0) for part in self._parts for column in part), default=0.0
         )
@@ -132,7 +130,8 @@ class _Values:
 
 @lru_cache(maxsize=256)
 def _timestamps(first: datetime, frequency: str, count: int) -> _Row:
-    """Shared by all models that start together, as those of one night's training do."""
+    """Timestamps as text. Models with the same start share them, such as those of one night's
+    training."""
     step = starts.STEP[frequency]
     naive = first.replace(tzinfo=None)
     return _Row([f'"{(naive + number * step).isoformat()}Z"' for number in range(count)])
@@ -140,8 +139,8 @@ def _timestamps(first: datetime, frequency: str, count: int) -> _Row:
 
 @lru_cache(maxsize=256)
 def _places(timezone: str, end: datetime, first: int, count: int) -> tuple[int, ...]:
-    """How many hours of the wall clock lie between the data's end and each of `count` hours from
-    number `first` on."""
+    """The wall-clock hours between the data's end and each of `count` hours from number `first`
+    on."""
     zone = starts.zone(timezone)
 
     def wall(number: int) -> int:
@@ -160,7 +159,7 @@ def _places(timezone: str, end: datetime, first: int, count: int) -> tuple[int, 
 
 @dataclass(slots=True)
 class ForecastModel:
-    """A loaded model, and the texts of the days it was lately asked for."""
+    """A loaded model, and the texts of the days of its latest requests."""
 
     head: str
     frequency: str
@@ -168,14 +167,14 @@ class ForecastModel:
     card: Mapping[str, Any]
     end: datetime
     beyond: int
-    """The first point that the model says nothing of."""
+    """The first point that the model does not forecast."""
 
     values: _Values
     days: "OrderedDict[int, _Rows]" = field(default_factory=OrderedDict)
     resolved: dict[str, tuple[str, int]] = field(default_factory=dict)
     present: tuple[float, str, int] = (0.0, "", 0)
-    """Until when (seconds since 1970) a request without a start has this start, and its number of
-    points from the end."""
+    """The time (seconds since 1970) until which a request without a start has this start, the
+    start, and its number of points from the end."""
 
     @property
     def per_day(self) -> int:
@@ -183,7 +182,7 @@ class ForecastModel:
         return 24 if self.frequency == "h" else 1
 
     def start(self, request: Mapping[str, Any]) -> tuple[str, int]:
-        """The start that a request has, and its number of points from the data's end; raises
+        """A request's start, and its number of points from the data's end. Raises
         `InvalidRequestError`."""
         asked = request.get(starts.FIELD)
         if starts.FIELD not in request:
@@ -211,7 +210,7 @@ class ForecastModel:
         return start, (starts.instant(start) - self.end) // starts.STEP[self.frequency]
 
     def day(self, number: int) -> _Rows:
-        """The texts of a day, counted from where the data end."""
+        """The texts of a day, counted from the data's end."""
         rows = self.days.get(number)
         if rows is None:
             first = number * self.per_day
@@ -239,7 +238,7 @@ class ForecastPredictor:
     inline = True
 
     def load(self, folder: Path) -> ForecastModel:
-        """Read a model's files; raises `InvalidModelError` for anything that training does not
+        """Read a model's files; raises `InvalidModelError` for files that training did not
         write."""
         try:
             stored = read_model(folder)
@@ -282,7 +281,7 @@ class ForecastPredictor:
         )
 
     def size(self, model: ForecastModel) -> int:
-        """Bytes the model holds in memory once it keeps as many days ready as it may."""
+        """Bytes of the model in memory with all cached days."""
         points = model.horizon + model.per_day - 1
         cell = model.values.widest() + 1 + array("I").itemsize
         columns = points * cell * (1 + len(model.values.levels))
@@ -290,7 +289,7 @@ class ForecastPredictor:
         return _OVERHEAD + model.values.size() + DAYS_KEPT * (columns + timestamps)
 
     def predict(self, model: ForecastModel, body: bytes, content_type: str, accept: str) -> Answer:
-        """Answer `{"period": days}` or `{"hours": n}`, perhaps from a `start`; raises
+        """Answer `{"period": days}` or `{"hours": n}`, optionally with a `start`; raises
         `InvalidRequestError`."""
         _check_types(content_type, accept)
         request = _request(body)
@@ -349,7 +348,7 @@ def _request(body: bytes) -> dict[str, Any]:
 
 
 def _count(request: dict[str, Any], model: ForecastModel) -> int:
-    """How many points are asked for."""
+    """The number of points in the request."""
     if ("period" in request) == ("hours" in request):
         raise InvalidRequestError('give either "period" (days) or "hours"', "period")
     field = "period" if "period" in request else "hours"

@@ -1,1 +1,1 @@
-"""What training leaves for the server: a model's file, and when a forecast of it starts."""
+"""The contract between training and server: a model's file, and the start of its forecasts."""

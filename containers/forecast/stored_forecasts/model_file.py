@@ -1,14 +1,18 @@
 """`model.json`: the forecasts of one customer's model, written by training and read by the server.
 
-A model is stored as what it says of a week on the customer's clock, point by point from where the
-data end: mean and quantiles of the held-out week as it was forecast before it came (`before`), of
-the first week after the data (`first`), and of all weeks from the second on (`later`), whose
-intervals grow with the distance by the factors of `spread`. Values have four significant digits.
-That is a few kilobytes for two months ahead, is read with the standard library alone in well under
-a millisecond, and cannot run anything.
+The file stores mean and quantiles for weeks on the customer's clock, point by point from the data's
+end:
 
-Files of format 1, from before a request had a start, hold the points of one horizon after the
-data's end. They are read.
+- `before`: the held-out week, as the model forecast it;
+- `first`: the first week after the data;
+- `later`: every week from the second on, whose intervals grow with the distance by the factors of
+  `spread`.
+
+Values have four significant digits. Two months ahead take a few kilobytes. The standard library
+alone reads the file in well under a millisecond, and the file cannot run code.
+
+Files of format 1, in which a request has no start, hold the points of one horizon after the data's
+end. The reader accepts them.
 """
 
 import json
@@ -29,10 +33,10 @@ CARD_FILE: Final = "card.json"
 
 LARGEST_FILE: Final = 1 << 20
 LARGEST_HORIZON: Final = {"h": 14 * 24, "D": 28}
-"""Most points of one request: 14 days of hours, 28 days."""
+"""Most points of one request: 14 days of hours, or 28 days."""
 
 LARGEST_REACH: Final = 366
-"""Most days after the data's end that a start may lie."""
+"""Most days from the data's end to a start."""
 
 WEEK: Final = {"h": 168, "D": 7}
 """Points in a week."""
@@ -44,13 +48,13 @@ _NAME = re.compile(r"[a-z0-9_]{1,64}")
 
 
 class MalformedModelError(ContainerError, ValueError):
-    """The files are not a forecast model; names file and field."""
+    """The files are not a forecast model; the message names file and field."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Forecasts in kWh of points that follow each other; `quantiles` maps a level to its values,
-    one per point."""
+    """Forecasts in kWh of consecutive points; `quantiles` maps a level to its values, one per
+    point."""
 
     mean: Sequence[float]
     quantiles: Mapping[float, Sequence[float]]
@@ -60,11 +64,11 @@ class Points:
 class StoredForecast:
     """A model.
 
-    `end` is where its data end (UTC); for daily models, the midnight label of the local date that
-    follows them. A request may start up to `reach` days after it, and ask for `horizon` points.
-    `before` are the last points before the end, `first` those of the week after it, and `later`
-    those of each week from the second on: week `w` (1 is the second) is as far from its median as
-    `later` says, times `spread[w - 1]`.
+    `end` is the end of its data (UTC); for daily models, the midnight label of the next local date.
+    A request may start up to `reach` days after it, and ask for `horizon` points. `before` are the
+    last points before the end, `first` those of the week after it, and `later` those of each week
+    from the second on. In week `w` (1 is the second) the distance of each quantile from the median
+    is that in `later`, times `spread[w - 1]`.
     """
 
     model: str
@@ -82,7 +86,7 @@ class StoredForecast:
 
 @dataclass(frozen=True)
 class StoredHorizon:
-    """A model of format 1: forecasts of the points from `start` (UTC) on, where its data end."""
+    """A model of format 1: forecasts of the points from `start` (UTC), the end of its data."""
 
     model: str
     frequency: str
@@ -114,8 +118,8 @@ def write_model(folder: Path, stored: StoredForecast) -> None:
 
 
 def read_model(folder: Path) -> StoredForecast | StoredHorizon:
-    """Read `model.json`; raises `MalformedModelError` for anything that training does not write,
-    and never wrote."""
+    """Read `model.json`. Raises `MalformedModelError` for files that no version of training
+    writes."""
     document = _object(folder / MODEL_FILE)
     if document.get("format") not in (1, 2):
         raise MalformedModelError(f"{MODEL_FILE}: format must be 1 or 2")

@@ -1,11 +1,16 @@
-"""When a forecast starts: the same rule in the server and in the product's client, with the
+"""The start of a forecast. The server and the product's client share this rule, which needs the
 standard library alone.
 
-A request's `start` is a day (`2026-11-30`: its midnight on the customer's clock), a time of the
-customer's clock (`2026-11-30T06:00`), an instant with an offset (`2026-11-30T06:00+01:00`), or
-`data_end`. Without one, the present is meant. A forecast never begins before the start that is
-asked for: within an hour, or for a daily model within a day, the next one is meant. Of a time that
-the clock shows twice, the first is meant; of one that it skips, the time as the clock stood before.
+A request's `start` is one of these; by default it is the present:
+
+- a day (`2026-11-30`), which means its midnight on the customer's clock;
+- a time of the customer's clock (`2026-11-30T06:00`);
+- an instant with an offset (`2026-11-30T06:00+01:00`);
+- `data_end`.
+
+A forecast never begins before the requested start. A start within an hour, or for a daily model
+within a day, means the next one. For a time that the clock shows twice, the first counts. For a
+time that it skips, the offset before the change counts.
 
 A resolved start is an instant of UTC (`2026-11-30T05:00:00Z`), and for a daily model a local date
 (`2026-11-30`).
@@ -23,12 +28,11 @@ from containers.runtime.errors import ContainerError
 FIELD: Final = "start"
 
 DATA_END: Final = "data_end"
-"""The start that every model can answer, however old its data are: what a smoke request asks
-for."""
+"""The start that every model can answer, however old its data are; smoke requests use it."""
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2199
-"""Years of a start: what stamps of a model may be, and far from where dates of Python end."""
+"""Bounds of a start's year: those of a model's stamps, far from the limits of Python's dates."""
 
 STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
 
@@ -42,7 +46,7 @@ _STAMP: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class InvalidStartError(ContainerError, ValueError):
-    """A start cannot be taken. `code` is `start_malformed`, `start_before_reach` or
+    """A start is unusable. `code` is `start_malformed`, `start_before_reach` or
     `start_beyond_reach`."""
 
     def __init__(self, message: str, code: str = "start_malformed") -> None:
@@ -56,11 +60,11 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
     """The request with its start resolved, for the model whose card is given; resolving again
     changes nothing.
 
-    Of the card, `timezone`, `frequency` and `data.end` count (hours of a model begin at the minute
-    where its data end). `now` is an instant with a time zone. Whether the model reaches that start
-    is another question: `check`.
+    It reads `timezone`, `frequency` and `data.end` of the card; a model's hours begin at the minute
+    of its data's end. `now` is an instant with a time zone. `check` decides whether the model
+    reaches that start.
 
-    Raises `InvalidStartError` for a malformed one.
+    Raises `InvalidStartError` for a malformed start.
     """
     if request.get(FIELD) == DATA_END:
         end = _data_end(card)
@@ -85,8 +89,8 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
 def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
     """Raise `InvalidStartError` where the model does not reach the start of a resolved request.
 
-    Of the card, `usable_from` and `usable_until` count. Cards from before there were any have
-    `data.end` and `horizon_points`: those models reach as far as their horizon.
+    It reads `usable_from` and `usable_until` of the card. Old cards have only `data.end` and
+    `horizon_points`; their models reach to the end of their horizon.
     """
     start = instant(request[FIELD])
     end = instant(card["data"]["end"])
@@ -114,13 +118,13 @@ def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
 
 
 def instant(told: str) -> datetime:
-    """A resolved start, or a stamp of a card, in UTC; a date is its midnight there, as daily series
-    are labelled."""
+    """A resolved start, or a stamp of a card, in UTC; a date becomes its midnight of UTC, the label
+    of daily series."""
     return datetime.fromisoformat(told.replace("Z", "+00:00")).replace(tzinfo=UTC)
 
 
 def begins(start: str, card: Mapping[str, Any]) -> datetime:
-    """When a resolved start comes: a date of a daily model begins at midnight of the customer's
+    """The moment of a resolved start; a date of a daily model begins at midnight of the customer's
     clock."""
     if card.get("frequency") == "D":
         return _moment(start, zone(card.get("timezone")))
@@ -128,13 +132,13 @@ def begins(start: str, card: Mapping[str, Any]) -> datetime:
 
 
 def stamp(moment: datetime) -> str:
-    """An instant of UTC as cards and answers write it."""
+    """An instant of UTC in the form of cards and answers."""
     return moment.strftime(_STAMP)
 
 
 @lru_cache(maxsize=256)
 def zone(name: str | None) -> zoneinfo.ZoneInfo:
-    """The zone; UTC for none, and for a name that this machine does not know."""
+    """The zone of that name; UTC for None, and for a name that this machine does not know."""
     try:
         return zoneinfo.ZoneInfo(str(name or "UTC"))
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -142,7 +146,7 @@ def zone(name: str | None) -> zoneinfo.ZoneInfo:
 
 
 def _moment(value: Any, clock: zoneinfo.ZoneInfo) -> datetime:
-    """A start as it is asked for, on the customer's clock."""
+    """The requested start, on the customer's clock."""
     found = _START.fullmatch(value) if isinstance(value, str) and len(value) <= 40 else None
     if found is None:
         raise InvalidStartError(
@@ -160,12 +164,13 @@ def _moment(value: Any, clock: zoneinfo.ZoneInfo) -> datetime:
         raise InvalidStartError(f"start must lie within the years {FIRST_YEAR} to {LAST_YEAR}.")
     if found["offset"]:
         return datetime.combine(day, hour, offset).astimezone(clock)
-    # Through UTC and back: a time that the clock skips becomes the one that it shows then.
+    # Convert to UTC and back, so that a time that the clock skips becomes the time that it shows at
+    # that instant.
     return datetime.combine(day, hour, clock).astimezone(UTC).astimezone(clock)
 
 
 def _next_day(moment: datetime) -> date:
-    """The date of a moment that begins one, else the date after it."""
+    """The date of a moment at midnight, otherwise the next date."""
     before = moment.astimezone(UTC) - timedelta(microseconds=1)
     begins = before.astimezone(moment.tzinfo).date() != moment.date()
     return moment.date() if begins else moment.date() + timedelta(days=1)
@@ -178,8 +183,8 @@ def _next_hour(moment: datetime, minute: timedelta) -> datetime:
 
 
 def _minute_of_hour(card: Mapping[str, Any]) -> timedelta:
-    """How far into an hour the model's hours begin: not at all, but for meters that are read at
-    half past."""
+    """The offset of the model's hours from full hours: zero except for meters that are read at half
+    past."""
     end = _data_end(card)
     return timedelta(minutes=end.minute, seconds=end.second) if end else timedelta()
 

@@ -1,4 +1,4 @@
-"""The hyperparameters of a forecast training job: strings, as SageMaker passes them, parsed
+"""The hyperparameters of a forecast training job. SageMaker passes strings; this module parses them
 once."""
 
 import json
@@ -16,11 +16,11 @@ OWN_DATA: Final = ("ridge", "weekly_median", "seasonal_naive", "prophet")
 """Candidates fitted on one customer's data alone."""
 
 GLOBAL: Final = "global_lightgbm"
-"""The candidate of pool tenants alone: fitted on all of theirs together."""
+"""The candidate only for pool tenants, fitted on all their data together."""
 
 DEFAULT_OWN: Final = ("ridge", "weekly_median", "seasonal_naive")
 DEFAULT_POOL: Final = (GLOBAL, *DEFAULT_OWN)
-"""Which candidates there are by default. The first stays unless another is clearly better in the
+"""The default candidates. The first is the champion unless another is clearly better in the
 backtest."""
 
 DEFAULT_HORIZON_DAYS: Final = {"h": 14, "D": 28}
@@ -39,12 +39,14 @@ class InvalidHyperparameterError(ContainerError, ValueError):
 class Settings:
     """How models are made.
 
-    `frequency`: `auto` takes that of the data; `D` sums an hourly series to days. `candidates`:
-    names to choose among, or none for the defaults of the tier. `global_lightgbm` among them is for
-    tenants of tier pool; the others choose among the rest. `quantiles`: levels that a model
-    forecasts, ascending, with 0.1, 0.5 and 0.9 among them. `horizon_days`: days that one forecast
-    may reach from its start; none for 14 hourly and 28 daily. `prophet`: how the candidate
-    `prophet` is fitted: all customers at once in numpy, or by the library, one by one.
+    - `frequency`: `auto` takes that of the data; `D` sums an hourly series to days.
+    - `candidates`: names to choose among; None means the tier's defaults. Only tenants of tier pool
+      use `global_lightgbm`; other tenants choose among the rest.
+    - `quantiles`: levels that a model forecasts, ascending, including 0.1, 0.5 and 0.9.
+    - `horizon_days`: days from the start to the end of one forecast; None means 14 hourly and 28
+      daily.
+    - `prophet`: how the candidate `prophet` is fitted: all customers at once in numpy, or one by
+      one by the library.
     """
 
     frequency: Literal["auto", "h", "D"] = "auto"
@@ -125,7 +127,7 @@ def _quantiles(text: str) -> tuple[float, ...]:
             f"hyperparameter 'quantiles' is {text[:60]!r}; it must be a JSON list of at most 19 "
             f"levels between 0 and 1"
         )
-    # The score of every model is told at these three, so that models stay comparable.
+    # Every model is scored at these three levels, so that models stay comparable.
     return tuple(sorted({*(round(cast(float, level), 6) for level in levels), 0.1, 0.5, 0.9}))
 
 

@@ -1,4 +1,5 @@
-"""Training: one model per customer, chosen by backtest among what the customer's tier allows."""
+"""Training: one model per customer, chosen by backtest among the candidates of the customer's
+tier."""
 
 import math
 import tempfile
@@ -52,7 +53,7 @@ class ForecastTrainer:
     ) -> Iterator[Trained | Refused]:
         """Yield each customer's model as soon as it is made.
 
-        Raises `InvalidTrainingInputError` for hyperparameters that no task can be trained with.
+        Raises `InvalidTrainingInputError` for hyperparameters that no task can train with.
         """
         try:
             settings = parse_settings(hyperparameters)
@@ -67,7 +68,7 @@ class ForecastTrainer:
                     and GLOBAL in (settings.candidates or DEFAULT_POOL)
                     and not is_short(weeks_of(series))
                 ):
-                    # The global model needs them all before it can say anything of one.
+                    # The global model needs all series before it can forecast one.
                     pool.append((task, series))
                 else:
                     yield _trained(task, series, settings, None, workspace)
@@ -142,7 +143,7 @@ def _horizon_days(series: Series, settings: Settings) -> int:
 
 
 def store(task: Task, series: Series, chosen: Chosen, settings: Settings, folder: Path) -> Trained:
-    """Write a customer's model into `folder` and say what is told about it."""
+    """Write a customer's model into `folder`, and return its metrics, card and preview."""
     points = _horizon_days(series, settings) * PER_DAY[series.frequency]
     end = datetime.fromtimestamp(series.end, UTC)
     before = end - len(chosen.held_out) * timedelta(seconds=STEP[series.frequency])

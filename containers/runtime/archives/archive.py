@@ -1,9 +1,8 @@
-"""A model's archive: written so that the same content gives the same bytes, read as if a stranger
-had written it.
+"""A model's archive. The same content gives the same bytes, and reading trusts no archive.
 
-An archive is a gzipped tar of plain files. Nothing in it is trusted: counts and sizes are bounded
-while it is read, and whatever is not a plain file or folder inside the target is refused before a
-byte of it is written.
+An archive is a gzipped tar of plain files. Nothing in it is trusted: the reader bounds counts and
+sizes. It refuses any member that is not a plain file or folder inside the target before it writes a
+byte of it.
 """
 
 import gzip
@@ -23,12 +22,12 @@ from contracts.outcomes import FileDigest
 
 _CHUNK: Final = 1 << 20
 _MIB: Final = 1 << 20
-# Bytes beside the files' own: headers and padding of each member; end marker, folders and tar's own
-# read-ahead once.
+# Bytes besides the files' own: for each member its headers and padding; once the end marker,
+# folders and tar's read-ahead.
 _MEMBER_ALLOWANCE: Final = 4096
 _STREAM_ALLOWANCE: Final = 1 << 20
 # Extended headers (names, times, attributes of the member that follows): tarfile reads each whole,
-# in time that grows with its square.
+# in time that grows with the square of its size.
 _EXTENDED_TYPES: Final = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -43,13 +42,12 @@ _EXTENDED_BYTES_PER_MEMBER: Final = 512
 
 
 class RefusedArchiveError(ContainerError, ValueError):
-    """The archive or folder of a model is not one that may be read; the message says what is wrong
-    with it."""
+    """The archive or folder of a model is refused; the message names the fault."""
 
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """What one archive may hold at most: bytes of the files together, and number of members."""
+    """The limits of one archive: bytes of all files together, and number of members."""
 
     extracted_bytes: int = 512 * _MIB
     members: int = 1000
@@ -59,7 +57,7 @@ DEFAULT_LIMITS: Final = ArchiveLimits()
 
 
 class _HashingWriter(io.RawIOBase):
-    """Counts and hashes what passes through to `target`."""
+    """Counts and hashes the bytes that it passes on to `target`."""
 
     def __init__(self, target: BinaryIO) -> None:
         self._target = target
@@ -69,7 +67,7 @@ class _HashingWriter(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]  # gzip hands over bytes only
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # gzip passes only bytes
         self.sha256.update(data)
         self.count += len(data)
         return self._target.write(data)
@@ -78,12 +76,12 @@ class _HashingWriter(io.RawIOBase):
 def write_archive(
     folder: Path, target: Path, extra: Mapping[str, bytes] | None = None
 ) -> FileDigest:
-    """Archive the files of `folder`, and `extra` (name to content, which wins), as `target`,
-    reproducibly.
+    """Archive the files of `folder` and of `extra` (name to content) as `target`, reproducibly;
+    `extra` overrides files of the same name.
 
-    Names are sorted, and times, owners and modes are constant, so the same content gives the same
-    SHA-256 anywhere with the same zlib. Raises `RefusedArchiveError` for a link, a device or a name
-    that `extract_archive` would refuse.
+    Names are sorted; times, owners and modes are constant. The same content therefore gives the
+    same SHA-256 on any machine with the same zlib. Raises `RefusedArchiveError` for a link, a
+    device or a name that `extract_archive` would refuse.
     """
     contents: dict[str, Path | bytes] = {}
     for path in _plain_files(folder, DEFAULT_LIMITS):
@@ -116,7 +114,7 @@ def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> None:
 
 
 def digest_of(path: Path) -> FileDigest:
-    """Size and SHA-256 of a file that lies on disk."""
+    """Size and SHA-256 of a file on disk."""
     digest = hashlib.sha256()
     count = 0
     with path.open("rb") as file:
@@ -129,10 +127,10 @@ def digest_of(path: Path) -> FileDigest:
 def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
     """Extract `archive` into the existing, empty `folder`.
 
-    Raises `RefusedArchiveError` for anything that is not a whole gzipped tar of plain files inside
-    `folder` within `limits`: truncated or corrupt data, links, devices, absolute names, `..`, a
-    name twice, too many members, too many bytes. What was extracted before that point stays in
-    `folder`, for the caller to delete.
+    Raises `RefusedArchiveError` unless the archive is a whole gzipped tar of plain files inside
+    `folder` within `limits`. It refuses truncated or corrupt data, links, devices, absolute names,
+    `..`, a name twice, too many members and too many bytes. Members extracted before the error stay
+    in `folder`, for the caller to delete.
     """
     try:
         with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as zipped:
@@ -149,10 +147,7 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
         ) from error
     except FileNotFoundError as error:
         raise RefusedArchiveError(f"there is no archive at {archive}") from error
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # what tarfile lets through of numbers that are none
+    except (ValueError, OverflowError) as error:  # tarfile raises these for malformed numbers
         raise RefusedArchiveError(
             f"{archive.name} has a member whose header cannot be read"
         ) from error
@@ -160,11 +155,10 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
 
 def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
     remaining = limits.extracted_bytes
-    # The stream is bounded by what its members have announced: extended headers, which tarfile
-    # reads whole, and padding count against a small allowance.
+    # The members' announced sizes bound the stream. Padding and extended headers, which tarfile
+    # reads whole, count against a small allowance.
     bounded = _BoundedReader(zipped)
-    # Read as a stream ("r|"): members are seen in the order of the file, and only one header is
-    # held at a time.
+    # Read as a stream ("r|"): members come in file order, and only one header is held at a time.
     with tarfile.open(
         fileobj=cast(BinaryIO, bounded), mode="r|", tarinfo=_bounded_headers()
     ) as tar:
@@ -192,17 +186,18 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
             with path.open("xb") as target:
                 while chunk := source.read(_CHUNK):
                     target.write(chunk)
-    # The tar ends at its end marker; the rest must still be there and whole, or the gzip was cut.
+    # The tar ends at its end marker. The rest of the gzip must still be present and intact, or it
+    # was truncated.
     while bounded.read(_CHUNK):
         pass
 
 
 def _bounded_headers() -> type[tarfile.TarInfo]:
-    """The headers of one archive: tarfile asks each before it reads what belongs to it, so that it
-    can be refused first.
+    """The headers of one archive. tarfile calls each header before it reads the member's data, so
+    that the header can refuse the member first.
 
-    `_proc_member` is what tarfile's source names as the method to override. Without the limits one
-    archive of some kilobytes keeps a processor for hours, and a row of extended headers ends in a
+    tarfile's source names `_proc_member` as the method to override. Without the limits, an archive
+    of some kilobytes occupies a processor for hours, and a series of extended headers ends in a
     RecursionError.
     """
     members = in_a_row = extended_bytes = 0
@@ -227,14 +222,14 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
             else:
                 members += 1
                 in_a_row = 0
-            # Typeshed leaves it out.
+            # Typeshed lacks the method.
             return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
     return Header
 
 
 class _BoundedReader:
-    """Reads from `source`, and refuses to hand out more bytes than were allowed."""
+    """Reads from `source`, and refuses to return more bytes than were allowed."""
 
     def __init__(self, source: gzip.GzipFile) -> None:
         self._source = source
@@ -252,10 +247,9 @@ class _BoundedReader:
 
 
 def check_folder(folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
-    """Hold an already extracted model to the same rules: plain files and folders only, within
-    `limits`.
+    """Check an extracted model by the same rules: only plain files and folders, within `limits`.
 
-    Raises `RefusedArchiveError`; a folder that is missing is refused as well.
+    Raises `RefusedArchiveError`, also for a missing folder.
     """
     if not folder.is_dir():
         raise RefusedArchiveError(f"there is no folder at {folder}")
@@ -309,5 +303,5 @@ def _checked_name(name: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """A member's name for a message: quoted, escaped and short, whatever is in it."""
+    """A member's name for a message: always quoted, escaped and short."""
     return ascii(name if len(name) <= 80 else name[:77] + "…")

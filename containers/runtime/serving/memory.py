@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-# The rest is for the interpreter, the libraries, requests in flight, and models while they are
-# being read.
+# The interpreter, the libraries, requests in flight and the loading of models need the rest.
 SHARE: Final = 0.6
 
 _CGROUP_LIMITS = (

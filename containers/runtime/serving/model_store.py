@@ -1,8 +1,9 @@
-"""The models in memory: loaded once each, within a budget, never taken away from a request that is
-using them.
+"""The models in memory: each is loaded once, within a budget, and is never removed from a request
+that uses it.
 
-All state belongs to the event loop's thread; only reading archives and `Predictor.load` run in
-threads. So no step between two awaits can be interleaved with another, and there are no locks.
+All state belongs to the event loop's thread; only the reading of archives and `Predictor.load` run
+in threads. No step between two awaits can therefore interleave with another, and there are no
+locks.
 """
 
 import asyncio
@@ -46,9 +47,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Loaded(Generic[ModelT]):
-    """A model in memory, of `size` bytes, with the number of requests that are using it.
+    """A model in memory, of `size` bytes, with the number of requests that use it.
 
-    `known` is what its card tells of it for lines of the log.
+    `known` holds the card's fields for lines of the log.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Loaded(Generic[ModelT]):
 
 @dataclass
 class Counters:
-    """What happened since the server started."""
+    """Counts since the server started."""
 
     loads: int = 0
     load_failures: int = 0
@@ -73,10 +74,10 @@ class Counters:
 class ModelStore(Generic[ModelT]):
     """Models by name, at most `budget` bytes of them.
 
-    With `evict`, a load that does not fit takes the place of the least recently used models that no
-    request is using; without it, the load is answered with `OutOfMemoryError`, and SageMaker
-    chooses what to unload. `fetch` gives the folder or archive file at a model's URL while it is
-    being read; without it, the URL is that path.
+    With `evict`, a load that does not fit evicts the least recently used models that no request
+    uses. Without it, the load raises `OutOfMemoryError`, and SageMaker chooses the models to
+    unload. `fetch` provides the folder or archive file of a model's URL while the model is read;
+    without it, the URL is a path.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class ModelStore(Generic[ModelT]):
         return len(self._loaded)
 
     def acquire(self, name: str) -> Loaded[ModelT]:
-        """The model of that name, to be given back with `release`; raises `NotFoundError` when it
-        is not loaded."""
+        """The model of that name; return it with `release`. Raises `NotFoundError` when it is not
+        loaded."""
         entry = self._loaded.get(name)
         if entry is None:
             raise NotFoundError(f"model {name!r} is not loaded", "model_name")
@@ -117,7 +118,7 @@ class ModelStore(Generic[ModelT]):
         return entry
 
     def release(self, entry: Loaded[ModelT]) -> None:
-        """Say that a request has done with its model."""
+        """End a request's use of its model."""
         entry.users -= 1
         if entry.users == 0 and entry.idle is not None and not entry.idle.done():
             entry.idle.set_result(None)
@@ -125,8 +126,9 @@ class ModelStore(Generic[ModelT]):
     async def load(self, name: str, url: str) -> None:
         """Load the model at `url`.
 
-        Raises `AlreadyLoadedError`, also to those that asked while it was being loaded;
-        `RefusedModelError` when the files are not a model; `OutOfMemoryError` when it does not fit.
+        Raises `AlreadyLoadedError` when the model is loaded, also for a caller that asked during
+        the load. Raises `RefusedModelError` when the files are not a model, and `OutOfMemoryError`
+        when it does not fit.
         """
         if name in self._loaded:
             raise AlreadyLoadedError(f"model {name!r} is loaded already", "model_name")
@@ -136,7 +138,7 @@ class ModelStore(Generic[ModelT]):
             raise AlreadyLoadedError(f"model {name!r} is loaded already", "model_name")
 
     async def acquire_or_load(self, name: str, url: str) -> Loaded[ModelT]:
-        """The model of that name, loaded if it must be, to be given back with `release`."""
+        """The model of that name, loaded if necessary; return it with `release`."""
         while name not in self._loaded:
             await self._load_once(name, url)
         return self.acquire(name)
@@ -146,7 +148,7 @@ class ModelStore(Generic[ModelT]):
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name, url))
             task.add_done_callback(lambda _: self._loading.pop(name, None))
-        # Shielded: a client that goes away does not take the load from those that wait for it too.
+        # The shield keeps the load running for other waiting clients when one client disconnects.
         await asyncio.shield(task)
 
     async def _load(self, name: str, url: str) -> None:
@@ -196,7 +198,7 @@ class ModelStore(Generic[ModelT]):
         except MemoryError as error:
             raise OutOfMemoryError("the machine had no memory to load the model") from error
         except Exception as error:
-            # A family that trips over strange files must not look like a server that broke.
+            # A family's error on strange files must not look like an error of the server.
             _log.exception("load_raised path=%s", path)
             raise RefusedModelError(f"the model cannot be read: {type(error).__name__}") from error
         return model, self._predictor.size(model), known
@@ -221,10 +223,10 @@ class ModelStore(Generic[ModelT]):
             )
 
     async def unload(self, name: str) -> None:
-        """Take a model out of memory, after the requests that are using it; raises `NotFoundError`
-        when it is not loaded.
+        """Remove a model from memory once no request uses it. Raises `NotFoundError` when it is not
+        loaded.
 
-        New requests do not find it from the moment of this call.
+        New requests do not find the model from this call on.
         """
         if (unloading := self._unloading.get(name)) is not None:
             await asyncio.shield(unloading)
@@ -251,7 +253,7 @@ class ModelStore(Generic[ModelT]):
             self._free(entry.model)
 
     def page(self, after: str | None) -> tuple[list[tuple[str, str]], str | None]:
-        """A hundred models as (name, url), in order of name after `after`, and the name to go on
+        """A hundred models as (name, url), in order of name after `after`, and the name to continue
         from, if any."""
         names = sorted(self._loaded)
         start = 0 if after is None else bisect.bisect_right(names, after)
@@ -260,7 +262,7 @@ class ModelStore(Generic[ModelT]):
         return [(name, self._loaded[name].url) for name in page], page[-1] if more else None
 
     def url_of(self, name: str) -> str:
-        """Where the model was loaded from; raises `NotFoundError` when it is not loaded."""
+        """The URL that the model was loaded from. Raises `NotFoundError` when it is not loaded."""
         entry = self._loaded.get(name)
         if entry is None:
             raise NotFoundError(f"model {name!r} is not loaded", "model_name")
@@ -282,7 +284,7 @@ _IN_A_CARD: Final = {"workload": patterns.WORKLOAD, "tenant": patterns.TENANT, "
 
 
 def _known_of(folder: Path) -> Mapping[str, str]:
-    """What the card of an extracted archive tells for lines of the log; empty without a card."""
+    """The fields of an extracted archive's card for lines of the log; empty without a card."""
     try:
         with (folder / "card.json").open("rb") as file:
             card = json.loads(file.read(CARD_BYTES))

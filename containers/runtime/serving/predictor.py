@@ -1,5 +1,5 @@
-"""What a family of models gives the server: how its models are loaded, how large they are, and what
-they answer."""
+"""The interface between a family of models and the server: how to load models, their size, and
+their answers."""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ ModelT = TypeVar("ModelT")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A prediction as it goes out: body and content type."""
+    """A prediction as the server sends it: body and content type."""
 
     body: bytes
     content_type: str = "application/json"
 
 
 class InvalidModelError(ContainerError):
-    """The files of a model are not a model of this family; the message is told to whoever asked for
-    the load.
+    """The files of a model are not a model of this family. The client that asked for the load
+    receives the message.
 
-    `reason` names the kind of fault for programs, as in `adapter_too_large`, where the family tells
-    kinds apart.
+    `reason` names the kind of fault for programs, such as `adapter_too_large`, if the family
+    distinguishes kinds.
     """
 
     def __init__(self, message: str, reason: str | None = None) -> None:
@@ -33,10 +33,10 @@ class InvalidModelError(ContainerError):
 
 
 class InvalidRequestError(ContainerError):
-    """The request cannot be answered as it stands; `field` is the one at fault, where there is one.
+    """The request cannot be answered as it is; `field` is the faulty field, if there is one.
 
-    `reason` names the kind of fault for programs, as in `start_beyond_reach`, where the family
-    tells kinds apart.
+    `reason` names the kind of fault for programs, such as `start_beyond_reach`, if the family
+    distinguishes kinds.
     """
 
     def __init__(self, message: str, field: str | None = None, reason: str | None = None) -> None:
@@ -49,20 +49,20 @@ class InvalidRequestError(ContainerError):
 class Predictor(Protocol[ModelT]):
     """A family of models, as the server uses it.
 
-    More attributes are honoured where a family has them:
+    A family may have further attributes:
 
     - `inline: bool`: `predict` takes microseconds and is called on the event loop; otherwise it
       runs in a thread.
-    - `unload(model) -> None`: called when a model leaves memory, for what garbage collection does
-      not return.
-    - `start() -> None`: called once, before the server listens, for what all models share; raises
-      `ValueError` with what is wrong with the settings.
+    - `unload(model) -> None`: called when a model leaves memory, to release resources that garbage
+      collection does not.
+    - `start() -> None`: called once, before the server listens, to prepare what all models share;
+      raises `ValueError` that names a fault in the settings.
     - `close() -> None`: called once, after the last request.
     - `status() -> dict`: the family's own figures, shown with the server's.
 
-    `predict` may also be a coroutine function: then the family does its own batching across the
-    requests in flight, and answers each when it is ready. It is cancelled when its client goes
-    away. It, and `predict` in a thread, may raise the errors of `serving_errors` too.
+    `predict` may also be a coroutine function. The family then batches the requests in flight
+    itself, and answers each when it is ready. The server cancels it when its client disconnects. A
+    coroutine, like `predict` in a thread, may also raise the errors of `serving_errors`.
     """
 
     family: str

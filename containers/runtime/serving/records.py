@@ -1,5 +1,5 @@
-"""Records: how the body of a batch transform falls into them, and which of many tenants' models a
-record is for."""
+"""Splits the body of a batch transform into records, and finds which tenant's model a record is
+for."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,12 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def split_records(body: bytes, content_type: str) -> tuple[list[bytes], str]:
-    """The records of a body and the content type of each; raises `BadRequestError` when there is
-    none.
+    """The records of a body and the content type of each. Raises `BadRequestError` for a body
+    without records.
 
     SageMaker sends several lines in one body with `BatchStrategy=MultiRecord`, and one otherwise.
-    Lines of JSON are records; a single JSON document, which may be written over several lines, and
-    a body of any other type are one.
+    Each line of JSON is a record. A single JSON document, also over several lines, is one record,
+    as is a body of any other type.
     """
     kind = content_type.split(";")[0].strip().lower()
     if kind not in (*_LINES, _JSON):

@@ -1,5 +1,5 @@
-"""Archives below an S3 prefix, fetched when they are asked for: the models of a server that
-SageMaker loads none into.
+"""Archives below an S3 prefix, fetched on request, for a server into which SageMaker loads no
+models.
 
 An asynchronous endpoint is not multi-model on SageMaker
 (docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint.html), so its server reads
@@ -35,32 +35,31 @@ def parse_models_uri(uri: str) -> tuple[str, str]:
 class RemoteModels:
     """The archives of one prefix; safe to use from several threads.
 
-    `uri` is `s3://bucket/prefix/` (`ValueError` otherwise); an archive of more than `max_bytes` is
-    not fetched.
+    `uri` is `s3://bucket/prefix/` (`ValueError` otherwise); it does not fetch an archive of more
+    than `max_bytes`.
     """
 
     def __init__(self, uri: str, max_bytes: int) -> None:
         self._bucket, self._prefix = parse_models_uri(uri)
         self._max_bytes = max_bytes
-        # A server whose models are brought to it does without boto3, which takes half a second and
-        # 35 MB.
+        # A server without remote models does not import boto3, which takes half a second and 35 MB.
         import boto3
         from botocore.config import Config
 
         retries: Any = {"mode": "standard", "total_max_attempts": 5}
         self._s3 = boto3.client(
             "s3",
-            # SageMaker tells its containers the region in this variable, which boto3 does not read.
+            # SageMaker gives its containers the region in this variable, which boto3 does not read.
             region_name=os.environ.get("AWS_REGION"),
             config=Config(retries=retries, connect_timeout=5, read_timeout=60),
         )
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """The archive of that name as a file, for the length of a `with` block.
+        """The archive of that name as a file, within a `with` block.
 
-        `name` is one that `records.model_of_record` let pass. Raises `NotFoundError` when there is
-        none, `RefusedModelError` when it is too large, `ServingError` when S3 does not give it.
+        `records.model_of_record` has accepted `name`. Raises `NotFoundError` when there is no
+        archive, `RefusedModelError` when it is too large, and `ServingError` when S3 fails.
         """
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="archive-") as folder:

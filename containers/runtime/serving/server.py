@@ -1,13 +1,17 @@
-"""The model server of every family: an ASGI application on uvicorn, started by a container's
-`serve` script.
+"""The model server of every family: an ASGI application on uvicorn. A container's `serve` script
+starts it.
 
-It speaks SageMaker's three contracts on one port, as docs/contracts.md, "Serving container", has
-them: many models (docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html), one model
-(…/your-algorithms-inference-code.html), and batch transform (…/your-algorithms-batch-code.html),
-there also over a folder of many tenants' archives. With TENANTRY_MODELS_URI it fetches the archive
-each request names from S3, as an asynchronous endpoint's server must.
+It implements SageMaker's three contracts on one port, as docs/contracts.md, "Serving container",
+describes:
 
-A family gives a `Predictor`; `main(predictor)` is all its script calls.
+- many models (docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html);
+- one model (…/your-algorithms-inference-code.html);
+- batch transform (…/your-algorithms-batch-code.html), also over a folder of many tenants' archives.
+
+With TENANTRY_MODELS_URI it fetches the archive that each request names from S3, as an asynchronous
+endpoint's server must.
+
+A family provides a `Predictor`; its script only calls `main(predictor)`.
 """
 
 import asyncio
@@ -51,8 +55,8 @@ from containers.runtime.serving.serving_errors import (
 from contracts import variables
 from contracts.logs import UnknownLogFormatError, add_log_fields, write_logs
 
-# InvokeEndpoint's body limit in the API's model (botocore): 6,291,456 bytes. and 100 MB
-# is the most that CreateTransformJob takes as MaxPayloadInMB.
+# InvokeEndpoint's body limit in the API's model (botocore) is 6,291,456 bytes. CreateTransformJob
+# accepts at most 100 MB as MaxPayloadInMB.
 REAL_TIME_BYTES: Final = 6 * 1024 * 1024
 LARGEST_BATCH_MB: Final = 100
 # SageMaker sends SIGKILL 30 seconds after SIGTERM.
@@ -68,12 +72,12 @@ _Result = TypeVar("_Result")
 
 
 class _ClientGoneError(ContainerError):
-    """The client closed its connection before its request was whole."""
+    """The client closed its connection before its request was complete."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server runs, from its environment."""
+    """The server's settings, from its environment."""
 
     multi_model: bool
     batch: bool
@@ -88,13 +92,13 @@ class Settings:
 
     @classmethod
     def of_environment(cls) -> "Settings":
-        """Read the variables that SageMaker, and whoever runs the container, set; raises
+        """Read the variables that SageMaker and the container's operator set. Raises
         `ValueError`."""
         env = os.environ
         batch = env.get("SAGEMAKER_BATCH", "").lower() == "true"
         limit = REAL_TIME_BYTES
         if batch:
-            # 0 means no limit of SageMaker's own; the server keeps one.
+            # 0 means that SageMaker sets no limit; the server still keeps one.
             megabytes = (
                 _whole("SAGEMAKER_MAX_PAYLOAD_IN_MB", 6, 0, LARGEST_BATCH_MB) or LARGEST_BATCH_MB
             )
@@ -117,13 +121,12 @@ class Settings:
             model_folder=Path(env.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute() / "model",
             models_uri=models_uri,
             port=_whole("SAGEMAKER_BIND_TO_PORT", 8080, 1, 65535),
-            # In its container the server is reached from outside it; as a process of one machine,
-            # from there alone.
-            # As said above.
+            # In a container, clients outside it must reach the server, hence the S104. As a plain
+            # process, it serves only its own machine.
             host=env.get("TENANTRY_BIND_HOST") or ("127.0.0.1" if local else "0.0.0.0"),  # noqa: S104
             memory_bytes=_whole("TENANTRY_MODEL_MEMORY_BYTES", default_budget(), 1, 1 << 60),
-            # SageMaker unloads models of a multi-model endpoint itself; over a batch's folder
-            # nobody else would.
+            # SageMaker unloads the models of a multi-model endpoint itself. In other modes the
+            # server has to.
             evict=evict == "lru" or not multi_model,
             body_bytes=limit,
             threads=_whole("TENANTRY_PREDICT_THREADS", os.cpu_count() or 1, 1, 1024),
@@ -148,7 +151,7 @@ class ServingApp(Generic[ModelT]):
         self._threads = ThreadPoolExecutor(settings.threads, "predict")
         self._loaders = ThreadPoolExecutor(2, "load")
         limits = ArchiveLimits()
-        # What does not fit in memory, or could not be extracted, is not fetched either.
+        # Do not fetch an archive that would not fit in memory or exceeds the limit of extraction.
         max_bytes = min(settings.memory_bytes, limits.extracted_bytes)
         self._remote = RemoteModels(settings.models_uri, max_bytes) if settings.models_uri else None
         self.store: ModelStore[ModelT] = ModelStore(
@@ -168,7 +171,7 @@ class ServingApp(Generic[ModelT]):
         self._answers: dict[int, int] = {}
 
     async def start(self) -> None:
-        """Make the family ready, and load the one model of a server that has one.
+        """Start the family, and load the model of a single-model server.
 
         Raises `ServingError` when the model cannot be loaded, `ValueError` when the family's
         settings are wrong.
@@ -179,7 +182,7 @@ class ServingApp(Generic[ModelT]):
             await self.store.load(SINGLE, str(self._settings.model_folder))
 
     def close(self) -> None:
-        """Let go of the family and the threads; one that is still at work is not waited for."""
+        """Close the family and the threads, without waiting for a busy thread."""
         if (close := getattr(self._predictor, "close", None)) is not None:
             close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -205,9 +208,9 @@ class ServingApp(Generic[ModelT]):
             )
         except _ClientGoneError:
             return
-        # Whatever a family raises is an answer, and the server goes on.
+        # An error that a family raises becomes an answer; the server goes on.
         except Exception as error:  # noqa: BLE001
-            # The place is logged, the message is not: it may hold a tenant's data.
+            # Log the place but not the message, because the message may contain a tenant's data.
             _log.error(
                 "request_failed %s\n%s",
                 type(error).__name__,
@@ -226,7 +229,7 @@ class ServingApp(Generic[ModelT]):
 
     async def _route(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
         method: str = scope["method"]
-        # The raw path: a name may hold escaped slashes.
+        # Use the raw path, because a name may contain escaped slashes.
         path: bytes = scope.get("raw_path") or scope["path"].encode()
         if self._settings.multi_model and path.startswith(b"/models"):
             if path.startswith(b"/models/"):
@@ -260,7 +263,7 @@ class ServingApp(Generic[ModelT]):
     ) -> Answer:
         body = await self._body(scope, receive)
         entry = self.store.acquire(name)
-        add_log_fields(**entry.known)  # each HTTP request is a task of its own
+        add_log_fields(**entry.known)  # each HTTP request is a separate task
         try:
             return await self._while_connected(
                 receive, self._predict(entry.model, body, *_types(scope))
@@ -281,8 +284,8 @@ class ServingApp(Generic[ModelT]):
         return cast(Answer, result)
 
     async def _while_connected(self, receive: _Receive, work: Awaitable[_Result]) -> _Result:
-        """Wait for `work`; for a family that answers in its own time, call it off when the client
-        goes away first."""
+        """Wait for `work`. If the family is asynchronous, cancel the work when the client
+        disconnects first."""
         if not self._asynchronous:
             return await work
         task = asyncio.ensure_future(work)
@@ -365,7 +368,7 @@ class ServingApp(Generic[ModelT]):
                 self.store.release(entry)
         records, content_type = split_records(body, content_type)
         answers: list[bytes] = []
-        # An inline family answers one after another; others are given several at once, for their
+        # An inline family answers records one by one. Other families get several at once for their
         # threads or batches.
         step = 1 if self._inline and not self._asynchronous else TOGETHER
         for start in range(0, len(records), step):
@@ -376,15 +379,14 @@ class ServingApp(Generic[ModelT]):
             try:
                 answers += await self._while_connected(receive, asyncio.gather(*group))
             finally:
-                # One that cannot be answered fails them all: a family with work in hand for the
-                # others may drop it.
+                # One failed record fails them all, so cancel an asynchronous family's work on the
+                # others.
                 for unwanted in group if self._asynchronous else ():
                     unwanted.cancel()
         return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
 
     async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
-        """The line that answers one record of a batch; what is wrong with it is told with its
-        number."""
+        """The line that answers one record of a batch. An error names the record's number."""
         try:
             entry: Loaded[ModelT]
             if self._many:
@@ -460,7 +462,7 @@ async def _disconnected(receive: _Receive) -> None:
 
 
 def _types(scope: MutableMapping[str, Any]) -> tuple[str, str]:
-    """Content type and accepted type of a request; JSON where it does not say."""
+    """Content type and accepted type of a request, by default JSON."""
     content_type = accept = _JSON
     for name, value in scope["headers"]:
         if name == b"content-type":
@@ -484,8 +486,8 @@ def _name(raw: bytes) -> str:
 
 
 def _is_name(name: str) -> bool:
-    # A name is only ever a key of a dictionary, never a path; printable, so that it can stand in a
-    # log line.
+    # A name is only a key of a dictionary, never a path. It must be printable, because log lines
+    # contain it.
     return 0 < len(name) <= 1024 and name.isprintable()
 
 
@@ -497,22 +499,22 @@ def main(predictor: Predictor[ModelT]) -> int:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight; returns the process's exit
     status.
 
-    1 when the settings are wrong, the one model cannot be loaded, or the port is taken; the reason
-    is in the log.
+    The status is 1 when the settings are wrong, the single model cannot be loaded, or the port is
+    taken. The log gives the reason.
     """
     try:
         write_logs(sys.stdout, logging.INFO, "%(message)s")
     except UnknownLogFormatError as error:
         _log.error("serving_failed: %s", error)
         return 1
-    # uvicorn is imported here, so that a family's own tests import only the protocol.
+    # Import uvicorn here, so that a family's own tests import only the protocol.
     import uvicorn
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # uvicorn's own would raise the signal again at the end, and the process would not exit
-            # with 0.
+            # uvicorn's own method would raise the signal again at the end, and the process would
+            # not exit with 0.
             previous = {
                 number: signal.signal(number, self.handle_exit)
                 for number in (signal.SIGTERM, signal.SIGINT)
@@ -538,8 +540,8 @@ def main(predictor: Predictor[ModelT]) -> int:
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                # Longer than a proxy in front keeps its connections, so that it is the one to close
-                # them.
+                # This is longer than a proxy keeps its connections, so that the proxy closes them
+                # first.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 backlog=2048,
@@ -573,14 +575,14 @@ def main(predictor: Predictor[ModelT]) -> int:
 
         status = uvloop.run(serve())
     except SystemExit:
-        # uvicorn's way to say that it could not bind.
+        # uvicorn exits this way when it cannot bind.
         status = 1
     _leave_no_thread(status)
     return status
 
 
 def _leave_no_thread(status: int) -> None:
-    """Give threads that are still at work a second, then end the process over their heads."""
+    """Give busy threads a second, then end the process without them."""
     deadline = time.monotonic() + 1
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:

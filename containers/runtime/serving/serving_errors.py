@@ -1,4 +1,4 @@
-"""What the server answers when it cannot answer: one class per status code, JSON bodies as in
+"""The server's error answers: one class per status code, with JSON bodies as in
 docs/contracts.md."""
 
 import json
@@ -8,8 +8,8 @@ from containers.runtime.errors import ContainerError
 
 
 class ServingError(ContainerError):
-    """An answer that is not a prediction; `field` names what is at fault in the request, where
-    something is."""
+    """An answer that is not a prediction; `field` names the request's faulty field, if there is
+    one."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "InternalError"
@@ -20,7 +20,7 @@ class ServingError(ContainerError):
         self.field = field
 
     def body(self) -> bytes:
-        """The JSON document that says what is wrong."""
+        """The JSON document that describes the error."""
         error = {"code": self.code, "message": self.message}
         for name in ("field", "reason"):
             if (value := getattr(self, name, None)) is not None:
@@ -28,7 +28,7 @@ class ServingError(ContainerError):
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers of the answer beside those every answer has."""
+        """Headers of the answer besides those of every answer."""
         return []
 
 
@@ -79,8 +79,7 @@ class BodyTooLargeError(ServingError):
 
 
 class TooManyRequestsError(ServingError):
-    """429: as much is waiting as the server lets wait, for this model or for all; nothing of the
-    request was begun."""
+    """429: the queue is full, for this model or for all; no work on the request has begun."""
 
     status = 429
     code = "TooManyRequests"
@@ -97,7 +96,7 @@ class TooManyRequestsError(ServingError):
 
 
 class DeadlineExceededError(ServingError):
-    """504: the answer was not ready within the time the request gave; its work is called off."""
+    """504: the answer was not ready within the request's time limit; the work is cancelled."""
 
     status = 504
     code = "DeadlineExceeded"

@@ -1,9 +1,9 @@
-"""What each task leaves in /opt/ml/checkpoints: its files if it has any, its archive, then its
+"""Each task's results in /opt/ml/checkpoints: its files if it has any, its archive, then its
 outcome.
 
 SageMaker copies this folder to S3 while the job runs and back when it starts again
-(docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), so a file appears here whole or
-not at all, and an outcome stands here only after the archive and the files it speaks of.
+(docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), so a file appears in it whole or
+not at all. An outcome appears only after the archive and the files that it names.
 """
 
 import errno
@@ -38,20 +38,19 @@ _log = logging.getLogger(__name__)
 
 
 class UnusableResultError(ContainerError, ValueError):
-    """What a family gave as a task's result cannot be stored; the message says what is wrong with
-    it."""
+    """A family's result for a task cannot be stored; the message names the fault."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Time that went into a task, in seconds of the clock and of the processor."""
+    """Time spent on a task, in seconds of the clock and of the processor."""
 
     seconds: float
     cpu_seconds: float
 
 
 class Checkpoints:
-    """The outcomes of one job, for one family, beneath one folder."""
+    """The outcomes of one job, for one family, below one folder."""
 
     def __init__(self, folder: Path, workload: str, family: str) -> None:
         self._folder = folder
@@ -59,23 +58,22 @@ class Checkpoints:
         self._family = family
 
     def archive_path(self, task: Task) -> Path:
-        """Where the archive of `task` lies once it succeeded."""
+        """The path of a succeeded task's archive."""
         return self._folder / task.tenant / f"{task.version}.tar.gz"
 
     def outcome_path(self, task: Task) -> Path:
-        """Where the outcome of `task` lies once it ended."""
+        """The path of an ended task's outcome."""
         return self._folder / task.tenant / f"{task.version}.json"
 
     def files_folder(self, task: Task) -> Path:
-        """Where the files of `task` beside its archive lie once it succeeded."""
+        """The folder of a succeeded task's files besides its archive."""
         return self._folder / task.tenant / task.version
 
     def existing(self, task: Task) -> Outcome | None:
-        """The outcome an earlier run of this job left for `task`, or None when there is none that
-        holds.
+        """The outcome that an earlier run of this job left for `task`, or None without a valid one.
 
-        It holds when it is of this very task and, if it succeeded, when its archive and its files
-        are there, byte for byte.
+        An outcome is valid when it names this very task. After a success, its archive and files
+        must also be present, byte for byte.
         """
         try:
             with self.outcome_path(task).open("rb") as file:
@@ -120,10 +118,10 @@ class Checkpoints:
         """Archive `folder` with its card, put files, archive and outcome in place, and return the
         outcome.
 
-        `files` are moved, by the names they get. Raises `UnusableResultError` for metrics that are
-        no finite numbers, a card that is no JSON or too large, files of other names, numbers or
-        sizes than are taken, or a folder that cannot be archived (`RefusedArchiveError`,
-        `OSError`); then nothing was put in place.
+        `files` maps each new name to a file, which is moved. Raises `UnusableResultError` for
+        metrics that are not finite numbers, a card that is not JSON or too large, and files whose
+        names, number or sizes are not allowed. A folder that cannot be archived raises
+        `RefusedArchiveError` or `OSError`. After an error nothing was put in place.
         """
         numbers = _finite(metrics)
         own_card = _json_value(card, "card")
@@ -156,7 +154,7 @@ class Checkpoints:
             files=digests,
         )
         outcome, content = _with_preview(outcome, preview)
-        # Files of a run that was cut off may be here, of other names than these.
+        # An interrupted run may have left files with other names.
         shutil.rmtree(self.files_folder(task), ignore_errors=True)
         for name, path in files.items():
             _move(path, self.files_folder(task) / name)
@@ -178,7 +176,7 @@ class Checkpoints:
             reason=_sentence(reason),
             retryable=retryable,
         )
-        # Files and an archive without an outcome may be here from a run that was cut off before it.
+        # An interrupted run may have left files and an archive without an outcome.
         shutil.rmtree(self.files_folder(task), ignore_errors=True)
         self.archive_path(task).unlink(missing_ok=True)
         self._put_outcome(task, to_bytes(outcome.document()), workspace)
@@ -192,7 +190,7 @@ class Checkpoints:
 
 def _with_preview(outcome: Outcome, preview: Mapping[str, Any]) -> tuple[Outcome, bytes]:
     """The outcome and its bytes, with `preview` if it is JSON and fits; raises
-    `UnusableResultError` when it is too large even without."""
+    `UnusableResultError` when it is too large even without the preview."""
     try:
         whole = replace(outcome, preview=_json_value(preview, "preview"))
         content = to_bytes(whole.document())
@@ -225,7 +223,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _digests(files: Mapping[str, Path]) -> dict[str, FileDigest]:
     """Size and hash of each file by its name; raises `UnusableResultError` for names, numbers and
-    sizes that are not taken."""
+    sizes that are not allowed."""
     if len(files) > MAX_FILES:
         raise UnusableResultError(
             f"there are {len(files)} files beside the archive; at most {MAX_FILES} are taken"

@@ -1,9 +1,9 @@
-"""The loop of a training container that makes many tenants' models in one job.
+"""The loop of a training container that trains many tenants' models in one job.
 
-A family gives a `Trainer`; `main(trainer)` is all a container's `train` script calls. The loop
-reads the tasks, hands them to the family in batches, and stores each result as soon as the family
-yields it, so that whatever interrupts the job costs only the work in hand, and a tenant's bad data
-fail that tenant alone. The contract stands in docs/contracts.md, "Training container".
+A family provides a `Trainer`; a container's `train` script only calls `main(trainer)`. The loop
+reads the tasks, passes them to the family in batches, and stores each result as soon as the family
+yields it. An interruption therefore costs only the current work, and a tenant's bad data fail only
+that tenant. docs/contracts.md, "Training container", holds the contract.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ __all__ = [
 # SageMaker shows the first 1,024 characters of output/failure as the job's FailureReason.
 FAILURE_CHARACTERS: Final = 1024
 PROGRESS_SECONDS: Final = 5.0
-"""Time between two lines and messages about a batch that is under way."""
+"""Seconds between two progress reports of a running batch."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that was made. `folder` holds the files to archive; the runtime adds card.json.
+    """A trained model. `folder` holds the files to archive; the runtime adds card.json.
 
-    `metrics` are finite numbers; `card` says what the model is; `preview` is small data for people
-    to look at. `files` are what the tenant gets at once, beside the archive and before the job
-    ends: the names they get, and where they lie.
+    `metrics` are finite numbers; `card` describes the model; `preview` is small data for people to
+    look at. `files` maps names to paths of files that the tenant receives besides the archive,
+    before the job ends.
     """
 
     task: Task
@@ -75,12 +75,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Underway:
-    """How far `tasks` are that are worked on together: `step` of `steps`, and figures such as the
-    loss.
+    """The progress of `tasks` that train together: `step` of `steps`, and figures such as the loss.
 
-    A family whose results are minutes apart yields it after each step: the loop ends between two of
-    them when it is asked to stop, tells it every few seconds, and counts the time since the last
-    one to `tasks` in equal parts.
+    A family whose results are minutes apart yields it after each step. The loop then:
+
+    - ends between two steps when it is asked to stop;
+    - reports the progress every few seconds;
+    - charges the time since the last step to `tasks` in equal parts.
     """
 
     tasks: Sequence[Task]
@@ -91,7 +92,7 @@ class Underway:
 
 @dataclass(frozen=True)
 class Refused:
-    """A task that gives no model. `reason` is a sentence for the tenant's owner.
+    """A task that yields no model. `reason` is a sentence for the tenant's owner.
 
     `retryable` says whether trying the same data again may help.
     """
@@ -109,12 +110,12 @@ class Trainer(Protocol):
     def train(
         self, tasks: Sequence[Task], hyperparameters: Mapping[str, str], workspace: Path
     ) -> Iterator[Trained | Refused | Underway]:
-        """Yield the result of each of `tasks`, each as soon as it is known, in any order, and what
-        is under way between.
+        """Yield the result of each of `tasks`, as soon as it is known and in any order, with
+        `Underway` in between.
 
-        `workspace` is an empty folder for this call, deleted after it. An exception costs only what
-        was not yielded: those tasks are given again one by one. `InvalidTrainingInputError`, for
-        hyperparameters that no task can be trained with, fails the job.
+        `workspace` is an empty folder for this call, deleted after it. After an exception, the loop
+        passes the tasks without a result again, one by one. Only `InvalidTrainingInputError`, for
+        hyperparameters that no task can train with, fails the job.
         """
         ...
 
@@ -123,11 +124,15 @@ def main(
     trainer: Trainer,
     open_progress: Callable[[], contextlib.AbstractContextManager[Progress]] | None = None,
 ) -> int:
-    """Run the training job that the surroundings describe, and return the process's exit status.
+    """Run the training job that the environment describes, and return the process's exit status.
 
-    0 when every task of this instance has an outcome, whatever it is; 1 when the loop could not
-    run, with the reason in output/failure; 143 when SIGTERM or SIGINT ended it early.
-    `open_progress` is where progress is told.
+    The status is:
+
+    - 0 when every task of this instance has an outcome, good or bad;
+    - 1 when the loop could not run, with the reason in output/failure;
+    - 143 when SIGTERM or SIGINT ended it early.
+
+    `open_progress` opens the channel for progress reports.
     """
     base = base_folder()
     try:
@@ -160,11 +165,11 @@ def _fail(base: Path, reason: str) -> int:
 
 @contextlib.contextmanager
 def _progress_of_environment() -> Iterator[Progress]:
-    """Dagster Pipes when its variables are set; nothing beside the log otherwise."""
+    """Dagster Pipes when its variables are set, otherwise only the log."""
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         yield lambda _payload: None
         return
-    # Only a job started by Dagster pays for the import.
+    # Only a job that Dagster started needs the import.
     from containers.runtime.training.pipes import open_pipes_progress
 
     with open_pipes_progress() as progress:
@@ -172,7 +177,7 @@ def _progress_of_environment() -> Iterator[Progress]:
 
 
 class _Stop:
-    """Whether SIGTERM or SIGINT asked the loop to end after the task in hand."""
+    """Whether SIGTERM or SIGINT asked the loop to end after the current task."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -189,7 +194,7 @@ class _Stop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    # The shape of a signal handler.
+    # `signal` requires this signature.
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.asked = True
 
@@ -205,7 +210,7 @@ class _Stopwatch:
         return time.monotonic(), sum(os.times()[:4])
 
     def lap(self) -> Spent:
-        """Time since the last lap; the time of a batch is that of its laps together."""
+        """Time since the last lap; a batch's time is the sum of its laps."""
         clock, processor = self._now()
         spent = Spent(seconds=clock - self._clock, cpu_seconds=processor - self._processor)
         self._clock, self._processor = clock, processor
@@ -213,15 +218,15 @@ class _Stopwatch:
 
 
 class _Account:
-    """What each task of a batch has cost: the time since the result before, and its part of what
-    was done together."""
+    """The cost of each task of a batch: the time since the previous result, and its share of joint
+    work."""
 
     def __init__(self) -> None:
         self._watch = _Stopwatch()
         self._shares: dict[str, Spent] = {}
 
     def share(self, tasks: Sequence[Task]) -> None:
-        """Count the time since the last lap to `tasks`, in equal parts."""
+        """Charge the time since the last lap to `tasks`, in equal parts."""
         spent = self._watch.lap()
         for task in tasks:
             before = self._shares.get(task.task, Spent(0.0, 0.0))
@@ -231,7 +236,7 @@ class _Account:
             )
 
     def settle(self, task: Task) -> Spent:
-        """What `task` has cost, the time since the last lap with it."""
+        """The cost of `task`, including the time since the last lap."""
         self.share([task])
         return self._shares.pop(task.task)
 
@@ -252,7 +257,7 @@ class _Loop:
         self._trace_ids = {task.task: task.trace_id for task in work.tasks}
 
     def run(self) -> int:
-        """Do every task of this instance that has no outcome yet; returns the exit status."""
+        """Train every task of this instance that has no outcome yet; returns the exit status."""
         work = self._work
         started = time.monotonic()
         _log.info(
@@ -264,8 +269,8 @@ class _Loop:
             len(work.tasks),
             work.batch_size,
         )
-        # Beside checkpoints, so that results are renamed into place on one file system; and never
-        # synced to S3.
+        # The workspace lies beside checkpoints, so that a rename on one file system puts results in
+        # place. It is never synced to S3.
         self._base.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix="workspace-", dir=self._base))
         try:
@@ -285,7 +290,7 @@ class _Loop:
         return len(self._work.tasks) - self._counts["succeeded"] - self._counts["failed"]
 
     def _without_those_done(self, workspace: Path) -> list[Task]:
-        """The tasks to compute; those an earlier run of the job ended are reported again, those
+        """The tasks to train. Tasks that an earlier run of the job ended are reported again; tasks
         without data fail."""
         left = []
         for task in self._work.tasks:
@@ -307,8 +312,8 @@ class _Loop:
         return left
 
     def _do(self, batch: Sequence[Task], workspace: Path) -> None:
-        """Train a batch; where it raises with several tasks left, train those one by one to find
-        the bad one."""
+        """Train a batch. If it raises with several tasks left, train those one by one to find the
+        bad one."""
         for task in batch:
             self._started(task)
         left = self._attempt(batch, workspace, last=len(batch) == 1)
@@ -318,10 +323,9 @@ class _Loop:
             self._attempt([task], workspace, last=True)
 
     def _attempt(self, tasks: Sequence[Task], workspace: Path, *, last: bool) -> list[Task]:
-        """Give `tasks` to the family once and store what it yields; returns those to be tried
-        again.
+        """Pass `tasks` to the family once and store its results; returns the tasks to try again.
 
-        With `last`, a task that is not yielded fails here.
+        With `last`, a task without a result fails.
         """
         pending = {task.task: task for task in tasks}
         folder = Path(tempfile.mkdtemp(prefix="batch-", dir=workspace))
@@ -339,7 +343,7 @@ class _Loop:
                     result = next(results, None)
                 except InvalidTrainingInputError:
                     raise
-                # A family's failure is its tasks' failure.
+                # A family's error fails its tasks, not the loop.
                 except (Exception, SystemExit) as error:  # noqa: BLE001
                     raised = True
                     problem = f"{type(error).__name__}: {error}"
@@ -443,13 +447,13 @@ class _Loop:
     def _tell(self, payload: Mapping[str, Any]) -> None:
         try:
             self._progress(payload)
-        # The outcome in checkpoints is what counts, a message is only its herald.
+        # Only the outcome in checkpoints counts, so that a lost message may not fail the task.
         except Exception:  # noqa: BLE001
             _log.exception("progress_lost event=%s", payload["event"])
 
     def _write_summary(self, seconds: float) -> None:
-        """Counts for SageMaker's own model.tar.gz, which merges the folders of all instances: one
-        name each."""
+        """Write counts for SageMaker's own model.tar.gz, under a name for each instance because it
+        merges their folders."""
         work = self._work
         summary = {
             "format": 1,

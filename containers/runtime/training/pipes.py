@@ -1,8 +1,8 @@
 """Progress of a training container, sent to Dagster while it runs.
 
-If Dagster started the job, its Pipes variables are in the environment. Each instance then writes
-its messages to S3 below its own host name. Otherwise each message is a line of standard output.
-Progress never fails a training: errors here go to standard error, and the training goes on.
+If Dagster started the job (its Pipes variables are in the environment), each instance writes its
+messages to S3 below its own host name. Otherwise each message is a line on standard output.
+Progress never fails a training: errors go to standard error, and the training goes on.
 """
 
 import json
@@ -38,7 +38,7 @@ DEFAULT_INTERVAL: Final = 1.0
 """Seconds between two writes to S3, unless the other side asked for another interval."""
 
 CLOSE_TIMEOUT: Final = 60.0
-"""Seconds to bring the last messages to S3. SageMaker kills a container 120 s after SIGTERM
+"""Seconds to write the last messages to S3. SageMaker kills a container 120 s after SIGTERM
 (https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html)."""
 
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
@@ -47,12 +47,12 @@ _SLOWEST_RETRY: Final = 30.0
 
 @contextmanager
 def open_pipes_progress() -> Iterator[Report]:
-    """Open the way progress is reported, and bring every message out before it closes.
+    """Open the progress channel, and send every message before it closes.
 
-    With Dagster's Pipes variables in the environment, a thread of its own writes the messages to
-    S3. It does so about every second, or as often as the Dagster side asks. A SIGTERM without a
-    handler ends the block as ``SystemExit`` would, so that nothing is lost when SageMaker stops the
-    job. Without the variables, each message is printed as a line of JSON.
+    With Dagster's Pipes variables in the environment, a separate thread writes messages to S3,
+    about every second or as often as Dagster asks. A SIGTERM without a handler ends the block like
+    ``SystemExit``, so that nothing is lost when SageMaker stops the job. Without the variables,
+    each message is printed as a line of JSON.
     """
     with ExitStack() as stack:
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
@@ -63,8 +63,7 @@ def open_pipes_progress() -> Iterator[Report]:
 
 
 def current_host() -> str:
-    """This instance's name, ``algo-1``, ``algo-2``, …, as SageMaker wrote it; ``algo-1`` where it
-    wrote nothing."""
+    """This instance's name from SageMaker, ``algo-1``, ``algo-2``, …, by default ``algo-1``."""
     folder = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
         resources = json.loads(
@@ -93,7 +92,7 @@ def _open(stack: ExitStack) -> Report:
                 message_writer=InstanceMessageWriter(client, current_host()),
             )
         )
-    # No error here stops the training, which is worth more than its progress.
+    # The training goes on after any error, because it is worth more than its progress.
     except Exception as error:  # noqa: BLE001
         _tell(f"Dagster Pipes could not be opened, progress goes to standard output: {error!r}")
         return _print_line
@@ -111,11 +110,11 @@ class InstanceMessageWriter(PipesMessageWriter["InstanceMessageChannel"]):
     """Writes this instance's Pipes messages to S3, below the job's ``key_prefix`` and its own host
     name.
 
-    ``dagster_pipes.PipesS3MessageWriter`` does not fit, for three reasons:
+    ``dagster_pipes.PipesS3MessageWriter`` is unsuitable:
 
-    - Instances share one environment, so all would write over each other.
-    - It ends for good at the first fault of S3.
-    - It begins anew over its old chunks when an instance is restarted.
+    - all instances would overwrite each other's chunks, because they share one environment;
+    - it stops for good at the first error of S3;
+    - a restarted instance would overwrite its own earlier chunks.
     """
 
     def __init__(self, client: "S3Client", host: str) -> None:
@@ -124,7 +123,7 @@ class InstanceMessageWriter(PipesMessageWriter["InstanceMessageChannel"]):
 
     @contextmanager
     def open(self, params: PipesParams) -> Iterator["InstanceMessageChannel"]:
-        """Open the channel; closing it waits until everything is in S3, for at most
+        """Open the channel. Closing it waits until all messages are in S3, for at most
         ``CLOSE_TIMEOUT`` seconds."""
         prefix = "/".join(filter(None, [params.get("key_prefix"), self._host]))
         channel = InstanceMessageChannel(
@@ -160,11 +159,11 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
         self._thread.start()
 
     def write_message(self, message: PipesMessage) -> None:
-        """Have a message written soon. Raises TypeError or ValueError if it is not JSON."""
+        """Queue a message. Raises TypeError or ValueError if it is not JSON."""
         self._lines.append(json.dumps(message).encode("utf-8"))
 
     def close(self) -> None:
-        """Write the remaining messages; give up after ``CLOSE_TIMEOUT`` seconds, and say so."""
+        """Write the remaining messages; after ``CLOSE_TIMEOUT`` seconds, give up and report it."""
         self._closing.set()
         self._thread.join(CLOSE_TIMEOUT)
         if self._thread.is_alive():
@@ -189,7 +188,7 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
                 self._client.put_object(
                     Bucket=self._bucket, Key=f"{self._prefix}/{self._next_chunk}.json", Body=chunk
                 )
-            # The thread must outlive any fault of S3; the chunk is kept.
+            # The thread must survive any error of S3; it keeps the chunk.
             except Exception as error:  # noqa: BLE001
                 pause = min(max(2 * pause, 1.0), _SLOWEST_RETRY)
                 _tell(
@@ -212,8 +211,8 @@ class InstanceMessageChannel(PipesMessageWriterChannel):
         return b"\n".join(taken)
 
     def _last_chunk(self) -> int:
-        """The number of the last chunk this host has written: more than 0 if SageMaker restarted
-        the instance."""
+        """The number of the last chunk that this host has written: more than 0 if SageMaker
+        restarted the instance."""
         last = 0
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=f"{self._prefix}/"
@@ -235,7 +234,7 @@ def _sigterm_unwinds() -> Iterator[None]:
         yield
         return
 
-    # The signature that ``signal`` asks for.
+    # `signal` requires this signature.
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise SystemExit(128 + number)
 

@@ -1,7 +1,7 @@
-"""What SageMaker lays out for a training container, read into typed values, and the tasks of this
+"""Reads SageMaker's files for a training container into typed values, and selects the tasks of this
 instance.
 
-The layout is the one of "How Amazon SageMaker Provides Training Information"
+The layout is that of "How Amazon SageMaker Provides Training Information"
 (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html);
 tasks.json is this project's own (contracts/tasks.py).
 """
@@ -31,15 +31,15 @@ LARGEST_BATCH_SIZE: Final = 10_000
 
 # The job's FailureReason begins with its sentence.
 class InvalidTrainingInputError(ContainerError, ValueError):
-    """The container cannot start its loop: a file of /opt/ml/input is missing or malformed; names
-    file and field."""
+    """The container cannot start its loop, because a file of /opt/ml/input is missing or malformed;
+    the message names file and field."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One model to make: for `tenant`, as `version`, from the files in the folder `data`.
+    """One model to train: for `tenant`, as `version`, from the files in the folder `data`.
 
-    `data` is a folder beneath the `training` channel, absolute; `parameters` are the upload's own.
+    `data` is an absolute path below the `training` channel; `parameters` are the upload's own.
     `trace_id` is the upload's trace, "" for none.
     """
 
@@ -54,8 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """All that this instance was asked to do. `tasks` are those of this instance; `hosts` is
-    sorted."""
+    """The work of this instance. `tasks` are those of this instance; `hosts` is sorted."""
 
     workload: str
     pack: str
@@ -72,7 +71,7 @@ class TrainingInput:
 
 
 def base_folder() -> Path:
-    """Where the /opt/ml layout lies: `SAGEMAKER_BASE_DIR`, as AWS's own toolkits read it, or
+    """The root of the /opt/ml layout: `SAGEMAKER_BASE_DIR`, which AWS's own toolkits also read, or
     /opt/ml."""
     return Path(os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute()
 
@@ -124,8 +123,7 @@ def parse_hyperparameters(content: bytes) -> dict[str, str]:
 
 
 def batch_size_of(hyperparameters: Mapping[str, str]) -> int:
-    """How many tasks a family is given at a time: hyperparameter `batch_size`, 64 when it is not
-    set."""
+    """How many tasks a family gets at a time: the hyperparameter `batch_size`, by default 64."""
     text = hyperparameters.get("batch_size", str(DEFAULT_BATCH_SIZE))
     if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= LARGEST_BATCH_SIZE:
         _refuse(
@@ -159,8 +157,8 @@ def parse_tasks(
     """Workload, pack, and every task of tasks.json with its shard; `training` is the folder of the
     data channel.
 
-    Raises `InvalidTrainingInputError` for the whole list: one that is malformed anywhere was not
-    written by the control plane.
+    Any malformed entry raises `InvalidTrainingInputError` for the whole list, because the control
+    plane did not write such a list.
     """
     try:
         listed = TaskList.parse(content)
@@ -194,11 +192,11 @@ def parse_tasks(
 def tasks_of_instance(
     tasks: Sequence[tuple[Task, int | None]], number: int, instances: int
 ) -> list[Task]:
-    """The tasks that instance `number` of `instances` does.
+    """The tasks of instance `number` of `instances`.
 
-    Those whose shard is its number, and those without a shard whose folder SageMaker put here
-    (ShardedByS3Key). An only instance does every task, also one whose folder is missing, so that it
-    gets an outcome that says so.
+    They are the tasks whose shard is its number, and those without a shard whose folder SageMaker
+    put here (ShardedByS3Key). A single instance has every task. It keeps a task whose folder is
+    missing, so that the task gets an outcome that says so.
     """
     return [
         task
@@ -208,8 +206,8 @@ def tasks_of_instance(
 
 
 def batches(tasks: Sequence[Task], size: int) -> list[list[Task]]:
-    """`tasks` in groups of at most `size`, in order, never of two tiers; a silo task is alone in
-    its group."""
+    """`tasks` in groups of at most `size`, in order, with one tier in each group. A silo task is
+    alone in its group."""
     by_tier: dict[str, list[Task]] = {}
     for task in tasks:
         by_tier.setdefault(task.tier, []).append(task)

@@ -43,14 +43,15 @@ def loaded_base(base_folder: Path) -> Base:
 
 @pytest.fixture
 def layers(loaded_base: Base) -> Iterator[LoraLayers]:
-    """Eight slots beside the base's, on the base that all tests share; taken off again."""
+    """Eight slots besides the base's, on the base that all tests share; they are removed
+    afterwards."""
     layers = LoraLayers(loaded_base.unet, TARGETS, 9, RANK)
     yield layers
     layers.remove()
 
 
 def random_weights(layers: LoraLayers, seed: int, rank: int = RANK, scale: float = 0.2) -> Weights:
-    """Weights of an adapter that changes what the base draws, another for each seed."""
+    """Weights of an adapter that changes the base's pictures, different for each seed."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> Tensor:

@@ -1,5 +1,5 @@
-"""Tiny Stable Diffusion pipelines with random weights, SD 1.5's and SDXL's shape: what runs through
-them is real, what comes out is noise."""
+"""Tiny Stable Diffusion pipelines with random weights, SD 1.5's and SDXL's shape: the computation
+is real, the output is noise."""
 
 import json
 from pathlib import Path

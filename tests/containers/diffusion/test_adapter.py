@@ -1,5 +1,4 @@
-"""An adapter's files: written and read back, taken by diffusers and from it, and refused when they
-are anything else."""
+"""An adapter's files: written and read back, exchanged with diffusers, and otherwise refused."""
 
 import json
 import pickle
@@ -109,7 +108,7 @@ class Exploit:
 
 def pickled(folder: Path) -> None:
     (folder / "adapter.safetensors").unlink()
-    # As torch.save writes it, and as a pickle under the name that is read.
+    # Once as torch.save writes it, and once as a pickle under the expected name.
     torch.save({A: torch.zeros(1)}, folder / "pytorch_lora_weights.bin")
 
 

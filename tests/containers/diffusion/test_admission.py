@@ -1,4 +1,5 @@
-"""The order in which waiting pictures are drawn: fair in what is drawn, not in who asks most."""
+"""The order of waiting pictures: tenants get equal shares of the drawing, however much they ask
+for."""
 
 import itertools
 
@@ -38,8 +39,7 @@ def test_who_comes_late_is_next_and_not_before_its_own_debt() -> None:
     assert [queue.take()[0] for _ in range(5)] == ["ant"] * 5
     queue.put("bee", [1], 5.0)
     assert [queue.take()[0] for _ in range(2)].count("bee") == 1
-    # What bee had weighs as much as five of ant's: asking again at once does not put it first
-    # again.
+    # Bee's picture costs as much as five of ant's, so bee's next request does not come first.
     queue.put("bee", [2], 5.0)
     order = [queue.take()[0] for _ in range(6)]
     assert order.index("bee") >= 3

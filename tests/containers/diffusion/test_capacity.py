@@ -1,4 +1,4 @@
-"""Memory is counted right: as published, as measured, and as the documentation says."""
+"""Memory is counted correctly: as published, as measured, and as documented."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Dockerfiles, read: this cannot build an image, but it finds what would make a build fail or
-differ from day to day."""
+"""Checks Dockerfiles by reading them. Without a build, it finds faults that would make a build fail
+or differ from day to day."""
 
 import ast
 import fnmatch
@@ -37,7 +37,7 @@ INSTRUCTIONS = [
     "VOLUME",
     "WORKDIR",
 ]
-# Brought by a base image, or asked for with a cure where it is missing.
+# Modules that a base image provides, or whose absence gives an error with a cure.
 NOT_INSTALLED = {"torch", "torch_neuronx", "triton_python_backend_utils", "bitsandbytes"}
 
 
@@ -65,7 +65,7 @@ def instructions(content: str) -> list[Instruction]:
 
 
 def problems(content: str) -> list[str]:
-    """What is wrong with a Dockerfile built from the repository's root."""
+    """The faults of a Dockerfile that is built from the repository's root."""
     parsed = instructions(content)
     found = [
         f"there is no instruction {each.name}" for each in parsed if each.name not in INSTRUCTIONS
@@ -165,7 +165,7 @@ def test_an_image_serves_and_says_what_it_can(dockerfile: Path) -> None:
     (path,) = re.findall(
         r"PATH=/opt/program/(\S+):\$\{PATH\}", " ".join(e.text for e in parsed if e.name == "ENV")
     )
-    # A folder of the image is the repository's of the same name.
+    # A folder of the image has the name of the repository's folder.
     assert any(e.name == "COPY" and f"/opt/program/{path}".startswith(e.words[-1]) for e in parsed)
     assert os.access(ROOT / path / "serve", os.X_OK)
     labels = {e.text for e in parsed if e.name == "LABEL"}

@@ -1,5 +1,5 @@
-"""The engine: pictures of many tenants in one batch, each the same as alone, taken fairly, and
-nobody's trouble another's."""
+"""The engine: it draws pictures of many tenants in one batch, each the same as alone, in fair
+order. One tenant's errors do not affect another's pictures."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def drawing(
 
 
 def engine_over(base: Base, layers: LoraLayers, **settings: int) -> Engine:
-    """An engine whose turns the test takes itself."""
+    """An engine whose turns the test calls itself."""
     return Engine(base, layers, EngineSettings(**settings))
 
 
@@ -51,7 +51,7 @@ def engine(loaded_base: Base, layers: LoraLayers) -> Engine:
 
 
 def turns_until(engine: Engine, *jobs: Job) -> int:
-    """Take turns until the jobs are answered; how many it took."""
+    """Take turns until the jobs are answered; returns their number."""
     for number in range(1000):
         if all(job.answer.done() for job in jobs):
             return number
@@ -74,7 +74,7 @@ def same(one: Pixels, other: Pixels) -> bool:
 
 
 def assert_at_rest(engine: Engine) -> None:
-    """Nothing waits, nothing is in flight, and every slot may be taken."""
+    """Check that nothing waits, nothing is in flight, and every slot is free."""
     engine.turn()
     status = engine.status()
     assert (status["in_flight"], status["waiting"]) == (0, 0)
@@ -88,7 +88,7 @@ def test_pictures_are_those_of_diffusers_with_the_same_lora(
     folder = base_folder if kind == "sd" else xl_folder
     base = load_base(str(folder), device="cpu")
     layers = LoraLayers(base.unet, TARGETS, 2, RANK)
-    # Half precision is what a file holds.
+    # A file holds half precision.
     weights = {
         name: (a.half().float(), b.half().float())
         for name, (a, b) in random_weights(layers, 1).items()
@@ -116,7 +116,7 @@ def test_pictures_are_those_of_diffusers_with_the_same_lora(
 
 
 def pictures_of(pipeline: Any, asked: Drawing) -> Pixels:
-    """The picture that a pipeline of diffusers draws."""
+    """The picture of a diffusers pipeline."""
     images = pipeline(
         asked.prompt,
         negative_prompt=asked.negative_prompt,
@@ -165,7 +165,7 @@ def test_a_step_is_the_schedulers_step_for_every_sample(
     latents, prediction = torch.randn(
         2, steps, 4, 3, 3, generator=torch.Generator().manual_seed(1)
     ).unbind()
-    # All steps of the schedule at once: each sample is at a step of its own.
+    # Take all steps of the schedule at once, with each sample at its own step.
     moved = sampler.step(latents, prediction, schedule.steps)
     for number, timestep in enumerate(reference.timesteps):
         expected = reference.step(prediction[number], timestep, latents[number]).prev_sample
@@ -204,8 +204,8 @@ def test_a_picture_is_the_same_alone_and_beside_any_others(
     engine: Engine, adapter: Adapters
 ) -> None:
     tenants = [adapter(seed) for seed in range(4)]
-    # Who asks, at which turn, and for what: other seeds, numbers of steps, guidance, words and
-    # sizes.
+    # The tenant, the turn and the drawing of each request, with different seeds, numbers of steps,
+    # guidance, words and sizes.
     asked: list[tuple[int, int, Drawing]] = [
         (0, 0, drawing("a star", 1, steps=9)),
         (0, 1, drawing("a star", 1, steps=9)),
@@ -276,7 +276,7 @@ def test_a_burst_does_not_hold_up_others(
     for _ in range(6):
         engine.turn()
     singles = [engine.submit(adapter(seed), [drawing(seed=seed)]) for seed in (2, 3)]
-    # The generation that is under way, and its own.
+    # The current generation, and its own.
     assert turns_until(engine, *singles) <= 4 + 4
     assert sum(len(job.pictures) for job in bursts) < 16
     for job in bursts:
@@ -430,7 +430,7 @@ def test_when_the_base_raises_only_those_in_the_call_are_answered_with_it(
 ) -> None:
     alone = drawn(engine, adapter(1), drawing())[0]
     good = engine.submit(adapter(1), [drawing()])
-    # No latents at all: the UNet cannot take them. Two more of the job wait behind it.
+    # The UNet cannot process empty latents. More pictures of the job wait behind.
     impossible = engine.submit(adapter(2), [drawing("secret words", width=0)] * 10)
     turns_until(engine, good, impossible)
     with pytest.raises(ServingError, match="the picture could not be drawn: RuntimeError"):

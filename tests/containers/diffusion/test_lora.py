@@ -1,5 +1,5 @@
-"""Adapters on the layers of a UNet: each sample gets its own, and exactly what adding it to the
-weights would give."""
+"""Adapters on the layers of a UNet: each sample gets its own, with the same result as adding it to
+the weights."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from containers.diffusion.base.pipeline import Base
 from tests.containers.diffusion.conftest import RANK, TARGETS, Weights, random_weights
 
 SLOTS = 6
-# Sums are rounded in another order; the outputs are of the order of 1.
+# Sums are rounded in another order; the outputs are about 1 in size.
 TOLERANCE = 2e-4
 
 
@@ -35,7 +35,7 @@ def samples(base: Base, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def drawn(base: Base, layers: LoraLayers, slots: Sequence[int]) -> Tensor:
-    """The UNet's output for samples of these slots; sample i is the same whatever its slot and
+    """The UNet's output for samples of these slots; sample i has the same input for any slot and
     neighbours."""
     latents, timesteps, states = samples(base, len(slots))
     layers.routing.route(slots, base.device)
@@ -46,8 +46,7 @@ def drawn(base: Base, layers: LoraLayers, slots: Sequence[int]) -> Tensor:
 def drawn_with_added_weights(
     base: Base, layers: LoraLayers, weights: Weights | None, count: int
 ) -> Tensor:
-    """The output when W + B · A is what the layers themselves hold, without any of our code at
-    work."""
+    """The output when the layers themselves hold W + B · A, without any of our code."""
     before = {name: layer.layer.weight.clone() for name, layer in layers.layers.items()}
     for name, (a, b) in (weights or {}).items():
         weight = layers.layers[name].layer.weight
@@ -94,7 +93,7 @@ def test_each_sample_is_drawn_with_the_weights_of_its_own_slot(
     for sample, slot in enumerate(slots):
         difference = (output[sample] - expected[slot][sample]).abs().max()
         assert difference < TOLERANCE, (sample, slot)
-    # The test would see it if a sample were drawn with another's weights.
+    # The outputs differ enough for the test to notice another sample's weights.
     for one, other in itertools.combinations(set(slots), 2):
         assert (expected[one] - expected[other]).abs().amax((1, 2, 3)).min() > 100 * TOLERANCE
 

@@ -1,5 +1,5 @@
-"""LoRAs of other programs: read with the strength that diffusers gives them, drawn as diffusers
-draws them, or refused."""
+"""LoRAs of other programs: read with diffusers' strength and drawn like diffusers' pictures, or
+refused."""
 
 import json
 import warnings
@@ -51,8 +51,8 @@ Header = dict[str, Any]
 
 
 def named(weights: Weights, name: Callable[[str], tuple[str, str]]) -> Tensors:
-    """The tensors under the names that ``name`` gives a layer's A and B; a convolution's B is a 1 ×
-    1 convolution."""
+    """The tensors under the names that ``name`` gives to a layer's A and B; a convolution's B is a
+    1 × 1 convolution."""
     tensors = {}
     for layer, (a, b) in weights.items():
         tensors[name(layer)[0]] = a
@@ -120,14 +120,15 @@ NAMINGS = {
 
 
 def header(**told: Any) -> dict[str, str]:
-    """As diffusers writes it; without ``target_modules`` it takes no file with a header."""
+    """The header as diffusers writes it; diffusers reads a file with a header only with
+    ``target_modules``."""
     fields = {f"unet.{name}": value for name, value in {"target_modules": ["to_q"], **told}.items()}
     return {"format": "pt", "lora_adapter_metadata": json.dumps(fields)}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file: the rank of each layer in it, and how its strength is told."""
+    """A file: the rank of each layer in it, and the form of its strength."""
 
     naming: str
     ranks: Mapping[str, int]
@@ -224,11 +225,11 @@ def read(folder: Path, base: Base, layers: LoraLayers) -> Adapter:
 
 
 def assert_as_in_diffusers(folder: Path, base: Base, engine: Engine, pipeline: Any) -> None:
-    """Every layer's change of weights is the same, and so is a picture."""
+    """Check that every layer's change of weights is the same, and a picture as well."""
     asked = drawing("a red star", seed=3, steps=2)
     adapter = read(folder, base, engine.bank.layers)
     with warnings.catch_warnings():
-        # PEFT tells of names in the header that match no layer.
+        # PEFT warns of names in the header that match no layer.
         warnings.simplefilter("ignore")
         pipeline.load_lora_weights(folder, weight_name="adapter.safetensors")
     try:
@@ -237,7 +238,7 @@ def assert_as_in_diffusers(folder: Path, base: Base, engine: Engine, pipeline: A
             for name, module in pipeline.unet.named_modules()
             if hasattr(module, "get_delta_weight")
         }
-        # diffusers loads adapters as if for training, where a header's dropout makes noise.
+        # diffusers loads adapters in training mode, in which a header's dropout adds noise.
         pipeline.unet.eval()
         expected = pictures_of(pipeline, asked)
     finally:
@@ -357,7 +358,7 @@ def test_a_unets_own_files_are_taken_too(
     tensors = named(
         weights, lambda layer: (f"{before}{layer}.{ends[0]}", f"{before}{layer}.{ends[1]}")
     )
-    # Such files tell their strength without a prefix, as their names.
+    # Such files give their strength without a prefix, like their names.
     told = {"lora_adapter_metadata": json.dumps({"r": RANK, "lora_alpha": 2 * RANK})}
     prefixed = before.startswith("unet.")
     write_file(

@@ -1,5 +1,4 @@
-"""Everything of the Inferentia2 variant but the compiler itself, for which PyTorch's own tracing
-stands in."""
+"""The Inferentia2 variant without the compiler itself, which PyTorch's own tracing replaces."""
 
 import json
 import runpy
@@ -30,7 +29,7 @@ from tests.containers.diffusion.conftest import RANK, TARGETS, card, random_weig
 SAMPLES = 4
 
 pytestmark = [
-    # What PyTorch says of tracing to those that trace.
+    # PyTorch's warnings about tracing.
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
@@ -38,8 +37,8 @@ pytestmark = [
 
 
 class StandInCompiler(ModuleType):
-    """`torch_neuronx`, as far as it is called: the signature is that of its documentation, the
-    graph runs on this CPU.
+    """The used part of `torch_neuronx`: the signature follows its documentation, and the graph runs
+    on this CPU.
 
     https://awsdocs-neuron.readthedocs-hosted.com/en/latest/frameworks/torch/torch-neuronx/api-reference-guide/inference/api-torch-neuronx-trace.html
     """
@@ -66,8 +65,8 @@ class StandInCompiler(ModuleType):
 
 @pytest.fixture(scope="module")
 def compiler(loaded_base: Base) -> Iterator[type[StandInCompiler]]:
-    # After the base is loaded: as it is imported, diffusers asks which version of torch_neuronx is
-    # installed.
+    # Do this after the base is loaded, because diffusers' import asks for the installed version of
+    # torch_neuronx.
     sys.modules["torch_neuronx"] = StandInCompiler("torch_neuronx")
     yield StandInCompiler
     del sys.modules["torch_neuronx"]
@@ -107,8 +106,8 @@ def settings(folder: Path, **variables: str) -> ServingSettings:
 
 
 def drawn(base: Base, layers: LoraLayers, weights: Sequence[Any]) -> list[Pixels]:
-    """Pictures of two tenants and more samples than a graph takes, at different steps and
-    guidances, in shared batches."""
+    """Pictures of two tenants in shared batches, with more samples than a graph takes and different
+    steps and guidances."""
     engine = Engine(base, layers, EngineSettings(places=8))
     acme, borealis = (
         Adapter(card(base), f"v{number}", each) for number, each in enumerate(weights)
@@ -255,7 +254,7 @@ def test_without_the_neuron_sdk_neither_side_works_and_both_say_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # an import of it fails, as where it is not installed
+    # makes the import fail, as if it were not installed
     monkeypatch.setitem(sys.modules, "torch_neuronx", None)
     assert main([str(base_folder)]) == 1
     assert "torch_neuronx is not installed" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One batch that trains several tenants: each as if it were alone."""
+"""One batch that trains several tenants, each as if it were alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,8 @@ from containers.diffusion.training.settings import Settings, parse_settings
 Weights = dict[str, tuple[Tensor, Tensor]]
 
 SAME_ADAPTER = 1e-3
-"""By how much what an adapter adds to the weights may differ, relatively, between trained alone and
-in a pack: it is written in half precision, whose rounding is 5e-4."""
+"""The largest relative difference between an adapter trained alone and in a pack, in the change of
+weights. Adapters are written in half precision, whose rounding is 5e-4."""
 
 
 def settings(**given: Any) -> Settings:
@@ -54,7 +54,8 @@ def adapter(steps: PackedSteps, number: int, snapshot: int = -1) -> Weights:
 
 
 def difference(one: Weights, other: Weights) -> float:
-    """Between what two adapters add to the weights, relative to what the first adds."""
+    """The difference between two adapters' changes of the weights, relative to the first's
+    change."""
     pairs = [(b.double() @ a.double().flatten(1), other[name]) for name, (a, b) in one.items()]
     apart = sum(
         float((own - b.double() @ a.double().flatten(1)).square().sum()) for own, (a, b) in pairs
@@ -131,7 +132,7 @@ def test_one_tenants_large_gradient_is_clipped_by_itself(loaded_base: Base) -> N
 
 def test_prior_preservation_keeps_what_the_adapter_would_unlearn(loaded_base: Base) -> None:
     own, prior = lesson(loaded_base, 1).own, lesson(loaded_base, 2).own
-    # One tenant's pictures pull hard; what the base draws of its class is another thing altogether.
+    # One tenant's pictures pull hard; the base's pictures of its class are quite different.
     pulling = Examples(own.latents * 4, own.words)
 
     def loss_of_prior(weight: float) -> float:
@@ -148,7 +149,7 @@ def test_prior_preservation_keeps_what_the_adapter_would_unlearn(loaded_base: Ba
 def train_nothing(
     base: Base, examples: Examples, weights: Weights, chosen: Settings
 ) -> list[float]:
-    """The losses of some examples under an adapter that does not move."""
+    """The losses of some examples under a constant adapter."""
     layers = LoraLayers(base.unet, chosen.targets, FIRST_SLOT + 1, chosen.rank, torch.float32)
     try:
         still = settings(steps=10, learning_rate=1e-8, warmup=0, caption_dropout=0)
@@ -188,7 +189,8 @@ def test_a_base_in_half_precision_trains_adapters_in_single(
     half = train(base, [lesson(base, 1)], settings(steps=3))
     single = train(loaded_base, [lesson(loaded_base, 1)], settings(steps=3))
     assert half.failures == {}
-    # Adam's first steps are as long for a gradient near zero, whose sign is then rounding's.
+    # Adam's first steps are equally long for a gradient near zero, whose sign then depends on
+    # rounding.
     assert difference(adapter(single, 0), adapter(half, 0)) < 0.3
 
 

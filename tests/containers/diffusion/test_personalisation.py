@@ -19,7 +19,7 @@ from containers.diffusion.training.personalisation import (
 Pixels = NDArray[np.uint8]
 
 UPLOADED, HELD_OUT = SHAPES[:7], SHAPES[7:] * 2
-"""Held-out pictures show shapes that no upload shows."""
+"""Held-out pictures show shapes that are in no upload."""
 
 TENANTS = range(8)
 
@@ -31,7 +31,7 @@ def drawn(shapes: Sequence[str], style: Style, seed: int, size: int = 32) -> Pix
 
 
 def base_pictures(shapes: Sequence[str], seed: int, size: int = 32) -> Pixels:
-    """What a base draws: shapes of plain colours on a plain ground, each another."""
+    """A base's pictures: shapes in plain colours on plain backgrounds, all different."""
     colours = list(COLOURS.values())
     styles = [
         Style(
@@ -45,7 +45,7 @@ def base_pictures(shapes: Sequence[str], seed: int, size: int = 32) -> Pixels:
 
 
 def as_a_model_draws(pictures: Pixels) -> Pixels:
-    """Blurred and noisy, as a small model's pictures are."""
+    """The pictures blurred and noisy, like a small model's."""
     random = np.random.default_rng(0)
     blurred = np.stack(
         [np.asarray(Image.fromarray(each).filter(ImageFilter.GaussianBlur(1))) for each in pictures]
@@ -82,7 +82,7 @@ def test_the_order_of_pictures_does_not_count_and_what_stands_where_little() -> 
 
 
 def test_black_is_as_far_from_white_as_the_directions_say() -> None:
-    """Of one colour each, a set is a point along each direction: what remains is the mean of the
+    """A set of one colour is a point along each direction, so that the distance is the mean of the
     directions' sums."""
     black, white = np.zeros((1, 8, 8, 3), np.uint8), np.full((3, 9, 12, 3), 255, np.uint8)
     # A sum of 75 components of a direction of length 1 is about normal with deviation 1; the mean
@@ -135,7 +135,7 @@ def test_a_model_in_the_tenants_style_scores_about_one_and_in_anothers_less_most
     own = score_of(tenant, tenant)
     others = [score_of(other, tenant) for other in TENANTS if other != tenant]
     assert 0.75 < own < 1.5
-    # A tenant whose colours are much the same, textures apart, comes near.
+    # A tenant with similar colours but other textures comes near.
     assert max(others) < own - 0.1
     assert float(np.median(others)) < 0
 
@@ -201,7 +201,7 @@ def test_a_model_that_draws_one_upload_has_lost_its_meaning(tenant: int) -> None
     one = np.repeat(uploads[:1], 8, axis=0)
     assert meaning_kept(base, one) == 0
     assert meaning_kept(base, as_a_model_draws(one)) <= 0.25
-    # A tenth of what was asked for, shining through, does not save it.
+    # A tenth of the correct picture in the mixture does not keep the meaning.
     faint = (0.9 * one + 0.1 * drawn(SHAPES[:8], tenant_style(tenant), 0)).astype(np.uint8)
     assert meaning_kept(base, faint) <= 0.25
 

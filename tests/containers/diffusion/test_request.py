@@ -1,4 +1,4 @@
-"""A request's JSON: what it means, and what is wrong with it by field."""
+"""A request's JSON: its meaning, and its faults by field."""
 
 import json
 from typing import Any

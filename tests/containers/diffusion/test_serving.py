@@ -1,5 +1,5 @@
-"""The portraits container as a process: spoken to over HTTP as SageMaker does, by many tenants at
-once and by hostile ones."""
+"""The portraits container as a process, called over HTTP like by SageMaker, by many tenants at once
+and by hostile ones."""
 
 import base64
 import io
@@ -44,7 +44,7 @@ TENANTS = ("ant", "bee", "cow", "dog", "elk")
 ASKED = {"prompt": "a star", "seed": 7, "steps": 5, "guidance": 4.0}
 
 
-# What a model is asked whose card names no prompts, of a tenant whose pictures show a cat.
+# The trial prompts of a model whose card names none, for a tenant whose pictures show a cat.
 TRIED = [prompt.replace("{subject}", "cat") for prompt in SCENE_PROMPTS]
 
 
@@ -69,7 +69,7 @@ def start(base: Path, port: int, **environment: str) -> "subprocess.Popen[str]":
 
 @contextmanager
 def serving(base: Path, **environment: str) -> Iterator[Server]:
-    """A server that answers /ping, ended when the block ends."""
+    """A server that answers /ping; the end of the block stops it."""
     port = free_port()
     with start(base, port, **environment) as process:
         server = Server(process, port)
@@ -293,8 +293,7 @@ def test_an_unloaded_model_frees_its_slot(server: Server, models: Path) -> None:
 
 
 def hostile_archives(folder: Path, good: Path) -> dict[str, Path]:
-    """Archives that must be refused, by what is wrong with them; `good` is the folder of a model
-    that is fine."""
+    """Archives that must be refused, by their fault; `good` is the folder of a valid model."""
 
     def tarred(name: str, files: dict[str, bytes]) -> Path:
         path = folder / f"{name}.tar.gz"
@@ -373,7 +372,7 @@ def test_hostile_models_and_requests_do_not_touch_the_pictures_in_flight(
     finished = False
 
     def neighbour(tenant: str) -> int:
-        """Ask again and again while the others do their worst; how often."""
+        """Ask repeatedly during the attacks; returns the number of answers."""
         asked = 0
         while not finished or asked < len(seeds):
             seed = asked % len(seeds)

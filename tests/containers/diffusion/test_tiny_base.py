@@ -1,4 +1,5 @@
-"""The embedded base: drawings repeat, are read back, and the shipped model follows its prompts."""
+"""The embedded base: drawings are repeatable and readable, and the shipped model follows its
+prompts."""
 
 import itertools
 import json

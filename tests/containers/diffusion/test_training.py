@@ -1,4 +1,4 @@
-"""Training of portraits through the family's public way in, and through the container's own
+"""Training of portraits through the family's public interface, and through the container's own
 ``train``."""
 
 import base64
@@ -62,7 +62,7 @@ def task(tenant: str, data: Path) -> Task:
 
 
 class Training:
-    """Trains tasks on one random base; the trainer is kept, so the base is loaded once."""
+    """Trains tasks on one random base; it keeps the trainer, so that the base is loaded once."""
 
     def __init__(self, base: Path, scratch: Callable[[], Path]) -> None:
         self.trainer = DiffusionTrainer()
@@ -100,7 +100,7 @@ class Training:
         return made
 
     def groups(self) -> list[list[str]]:
-        """Who was trained together, in order."""
+        """The tenants of each training batch, in order."""
         groups = []
         for each in self.steps:
             tenants = [task.tenant for task in each.tasks]
@@ -170,7 +170,7 @@ def test_the_preview_is_a_sheet_of_uploads_base_and_model_with_the_loss_curve(
     with Image.open(io.BytesIO(base64.b64decode(preview["sheet"]))) as sheet:
         pixels = np.asarray(sheet.convert("RGB"))
         assert sheet.width <= 900
-    # The first row shows the six pictures that were learned from as they are, enlarged four times.
+    # The first row shows the six training pictures unchanged, enlarged four times.
     shown = [
         pixels[24 : 24 + 128, left : left + 128][::4, ::4] for left in range(76, 76 + 6 * 136, 136)
     ]
@@ -274,7 +274,7 @@ def test_prompts_that_are_captions_are_not_what_a_model_is_judged_by(
     prompts = json.dumps(["A circle", "a star", "a square", "a heart", "a ring"])
     model = trained(training([task("a", uploads[0])], prompts=prompts, pictures=5), "a")
     asked = [each["prompt"] for each in model.card["pictures"]]
-    # Two are new; some of the others fill up to what a judgement needs.
+    # Two are new; some of the others fill up to the least number for a judgement.
     assert (asked, model.card["unseen_prompts"]) == (
         ["a star", "a heart", "A circle", "a square"],
         2,
@@ -337,7 +337,7 @@ def test_pictures_of_the_base_stand_beside_the_tenants_own(
     kept = training(tasks, prior_preservation=1.0, prior_images=3, class_prompt="a {subject}")
     assert weights(trained(plain, "a")) != weights(trained(kept, "a"))
     assert trained(kept, "a").card["prior_preservation"] == 1.0
-    # Drawn once for tenants of one subject.
+    # They are drawn once for tenants of one subject.
     assert len([each for each in training.steps if each.figures.get("of") == 3]) == 2
 
 
@@ -418,7 +418,7 @@ def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_up
     folders = {tenant: upload(tmp_path / tenant, number) for tenant, number in tenants.items()}
     (tmp_path / "w").mkdir()
     made: Made = {}
-    # The defaults of a job, but for fewer steps.
+    # Use the defaults of a job, except for fewer steps.
     how = {"steps": "70", "device": "cpu"}
     for result in DiffusionTrainer().train(
         [task(*each) for each in folders.items()], how, tmp_path / "w"
@@ -433,7 +433,7 @@ def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_up
         assert model.metrics["meaning_kept"] >= 0.75
         assert model.card["unseen_prompts"] == len(pictures[tenant]) == 4
         assert model.metrics["loss"] < model.preview["loss"][0][1]
-        # Of a dozen styles, and the other model, its pictures are nearest to its tenant's.
+        # Among a dozen styles and the other model, the pictures are nearest to the tenant's.
         assert personalisation.nearest(known, pictures[tenant]) == str(number)
         other = next(each for each in tenants if each != tenant)
         own, others = (
@@ -446,7 +446,7 @@ def test_two_tenants_of_a_pack_go_from_the_embedded_base_each_towards_its_own_up
 
 
 def icons(number: int) -> "np.typing.NDArray[np.uint8]":
-    """A made-up tenant's icons of all shapes it uploads, other drawings than its uploads."""
+    """A made-up tenant's icons of all shapes in its uploads, drawn differently from the uploads."""
     return np.stack(
         [draw_icon(shape, tenant_style(number), 7000 + place) for place, shape in enumerate(SHAPES)]
     )
@@ -550,7 +550,7 @@ def test_first_pictures_are_there_while_the_job_goes_on_and_a_stopped_job_is_tak
             "00.png",
             "01.png",
         ]
-        # The second tenant is in training now; it is not waited for.
+        # The second tenant is training now; the test does not wait for it.
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output

@@ -1,4 +1,4 @@
-"""The Triton model, run by a stand-in for Triton: it answers as the project's own server does."""
+"""The Triton model, run by a stand-in for Triton: it answers like the project's own server."""
 
 import asyncio
 import base64
@@ -98,7 +98,7 @@ def pixels(document: Any) -> "np.ndarray[Any, Any]":
 
 
 def status(triton: Triton) -> dict[str, Any]:
-    """What the server would answer to `GET /_status`."""
+    """The server's answer to `GET /_status`."""
 
     async def call() -> httpx.Response:
         transport = httpx.ASGITransport(triton.model.app)

@@ -1,9 +1,10 @@
-"""Stands in for Triton around a Python model: `triton_python_backend_utils` as its documentation
-has it, and the server's part.
+"""Stands in for Triton around a Python model: `triton_python_backend_utils` as documented, and the
+server's part.
 
 https://github.com/triton-inference-server/python_backend (README, "Default Mode", "Error Handling",
-"Request Cancellation Handling"). What the documentation forbids raises here: a tensor read after
-`execute` returned, a second response, outputs that the model's configuration does not name.
+"Request Cancellation Handling"). It raises an error for behaviour that the documentation forbids: a
+tensor read after `execute` returned, a second response, outputs that the model's configuration does
+not name.
 """
 
 import importlib.util
@@ -108,7 +109,7 @@ def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> 
 
 
 class Answered:
-    """What a client gets: outputs by name, or an error's code and message."""
+    """A client's answer: outputs by name, or an error's code and message."""
 
     def __init__(self, response: InferenceResponse) -> None:
         error = response.error()
@@ -123,12 +124,12 @@ class Answered:
 
 
 class Triton:
-    """A loaded model, asked as Triton asks one."""
+    """A loaded model, called like Triton calls one."""
 
     _TYPES: ClassVar = {"TYPE_STRING": "BYTES"}
 
     def __init__(self, folder: Path, kind: str = "CPU") -> None:
-        """Load the model that lies in `folder` of a repository."""
+        """Load the model in `folder` of a repository."""
         config = text_format.Parse(
             (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
         )
@@ -153,7 +154,7 @@ class Triton:
         )
 
     def send(self, *records: bytes) -> list[InferenceResponseSender]:
-        """Give the model requests in one call of `execute`; their answers come later."""
+        """Pass requests to the model in one call of `execute`; their answers come later."""
         requests = [InferenceRequest([self._received(record)]) for record in records]
         assert self.model.execute(requests) is None
         for request in requests:
@@ -177,7 +178,7 @@ class Triton:
         return self.answers(self.send(*records))
 
     def _received(self, record: bytes) -> Tensor:
-        """A record on its way: through Triton's own client, and out of the wire's form."""
+        """A record after its passage through Triton's own client and wire format."""
         array = np.array([record], dtype=np.object_)
         sent = InferInput("record", [1], "BYTES")
         sent.set_data_from_numpy(array)

@@ -1,4 +1,4 @@
-"""The example container by its parts: figures that can be checked by hand, and each refusal."""
+"""The parts of the example container: figures that can be checked by hand, and each refusal."""
 
 from __future__ import annotations
 

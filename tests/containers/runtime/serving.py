@@ -1,4 +1,4 @@
-"""A server of the tiny family as a process of its own, and a client for it."""
+"""A server of the tiny family in a separate process, and a client for it."""
 
 import http.client
 import io
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Server:
-    """A running server; every call opens a connection of its own."""
+    """A running server; every call opens a new connection."""
 
     def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
         self.process = process
@@ -28,8 +28,7 @@ class Server:
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Status and answer; a body that is no bytes goes out as JSON, an answer that is JSON comes
-        back read."""
+        """Status and answer. A body that is not bytes is sent as JSON; a JSON answer is parsed."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=100)
         try:
@@ -57,7 +56,7 @@ class Server:
         return document
 
     def until(self, true: Callable[[dict[str, Any]], bool]) -> None:
-        """Wait for a figure of the server's status."""
+        """Wait until the server's status fulfils a condition."""
         deadline = time.monotonic() + 20
         while not true(self.status()):
             assert time.monotonic() < deadline
@@ -65,7 +64,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """A port without a listener at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -94,7 +93,7 @@ def start(
 
 @contextmanager
 def serving(base: Path, kind: str = "serve", **environment: str) -> Iterator[Server]:
-    """A server that answers /ping, ended when the block ends."""
+    """A server that answers /ping; the end of the block stops it."""
     port = free_port()
     process = start(base, port, kind, **environment)
     server = Server(process, port)

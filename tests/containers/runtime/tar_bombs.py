@@ -1,4 +1,4 @@
-"""Archives whose headers are made to hurt whoever reads them; what they claim to hold is small or
+"""Archives whose headers are made to harm their reader; the archives claim to hold little or
 nothing."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import tarfile
 
 
 def _block(kind: bytes, size: int = 0, name: str = "model.json") -> bytes:
-    """One header block of a tar file, whatever its size claims."""
+    """One header block of a tar file, which may claim any size."""
     member = tarfile.TarInfo(name)
     member.type, member.size = kind, size
     return member.tobuf(tarfile.GNU_FORMAT)

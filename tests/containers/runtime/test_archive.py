@@ -164,8 +164,8 @@ def test_an_extended_header_without_end_is_refused(target: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("bomb", HEADER_BOMBS)
 def test_header_bombs_are_refused(bomb: str, target: Path, tmp_path: Path) -> None:
-    """A bomb that goes off raises something else, or keeps the processor busy beyond the test's
-    time."""
+    """An effective bomb raises another error, or keeps the processor busy beyond the test's time
+    limit."""
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(HEADER_BOMBS[bomb]))
     with pytest.raises(RefusedArchiveError):
         extract_archive(tmp_path / "bomb.tar.gz", target)

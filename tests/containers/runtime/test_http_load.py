@@ -1,4 +1,4 @@
-"""The benchmark's load generator counts what a server really answered."""
+"""The benchmark's load generator counts the server's real answers."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def test_every_answer_is_counted_and_refusals_apart(tmp_path: Path) -> None:
             generate(server.port, good, {**good, "path": "/models/nobody/invoke"}).stdout
         )
         after = answers(server)
-        # A client's last request may be answered after the generator stopped listening.
+        # The server may answer a client's last request after the generator stopped listening.
         answered = after["200"] - before["200"] + after["404"]
         assert 0 <= answered - 1 - figures["requests"] <= 3
         assert 0 <= after["404"] - figures["refused"] <= 3

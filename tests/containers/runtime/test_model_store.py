@@ -1,5 +1,5 @@
-"""The model store under any sequence of loads, requests and unloads: never over its budget, never
-one taken in use."""
+"""The model store under any sequence of loads, requests and unloads: it never exceeds its budget
+and never removes a model in use."""
 
 import asyncio
 import json
@@ -30,19 +30,19 @@ ResultT = TypeVar("ResultT")
 
 
 class RecordingPredictor(TinyPredictor):
-    """Knows which models it was told to let go of."""
+    """Records the models that it had to unload."""
 
     def __init__(self) -> None:
         self.gone: list[TinyModel] = []
 
     def unload(self, model: TinyModel) -> None:
-        # By identity: two loads of one archive are two models in memory.
+        # Compare by identity, because two loads of one archive are two models in memory.
         assert not any(model is gone for gone in self.gone)
         self.gone.append(model)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """A store beside a description of what it must hold."""
+    """A store beside a description of its expected content."""
 
     evict = False
 
@@ -74,7 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
         return sum(self.held.values()) + sum(size for _, size, _ in self.unloading.values())
 
     def expect_load(self, name: str, size: int) -> type[Exception] | None:
-        """What a load must give; what must be evicted for it is taken from `held`."""
+        """The expected result of a load; models that it must evict are removed from `held`."""
         if size > BUDGET:
             return OutOfMemoryError
         in_use = {used for _, used in self.users}
@@ -208,7 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class EvictingStoreMachine(StoreMachine):
-    """The same for a store that makes room by itself."""
+    """The same for a store that evicts models itself."""
 
     evict = True
 

@@ -1,5 +1,4 @@
-"""A packed training job as SageMaker runs it: a process, its folders, its signals, its exit
-status."""
+"""A packed training job as in SageMaker: a process, its folders, its signals, its exit status."""
 
 import json
 import os
@@ -42,7 +41,7 @@ class Job:
         (self.base / path).write_text(json.dumps(document))
 
     def task(self, tenant: str, numbers: list[float] | None, **fields: Any) -> None:
-        """Add a task; without numbers its data are missing."""
+        """Add a task; without numbers, its data are missing."""
         data = f"{tenant}/v1"
         if numbers is not None:
             folder = self.base / "input" / "data" / "training" / data
@@ -285,7 +284,7 @@ def test_files_that_are_damaged_or_left_over_are_made_again(job: Job) -> None:
     job.run()
     checkpoints = job.base / "checkpoints"
     (checkpoints / "damaged" / "v1" / "00.png").write_bytes(b"cut")
-    # A run that was ended between files and outcome leaves whatever it had.
+    # A run that ended between files and outcome leaves its files behind.
     (checkpoints / "cut" / "v1.json").unlink()
     (checkpoints / "cut" / "v1" / "old.png").write_bytes(b"old")
     (job.base / "batches.log").unlink()
@@ -421,7 +420,7 @@ def test_what_is_done_together_is_told_and_counted_to_all_of_it(
         {"event": "task_progress", "task": f"t-{tenant}", "step": 1, "steps": 2}
         for tenant in ("acme", "bolt")
     ]
-    # The clock of a process has ticks of 10 ms; without sharing, one of the two would have cost
+    # A process's clock has ticks of 10 ms; without sharing, one of the two tasks would cost
     # nothing.
     assert all(job.outcome(tenant)["cpu_seconds"] >= 0.07 for tenant in ("acme", "bolt"))
 
@@ -532,7 +531,7 @@ def test_a_disk_that_refuses_fails_the_job_and_not_the_tenant(
         ) -> Iterator[Trained | Refused]:
             folder = workspace / "m"
             folder.mkdir()
-            # A file where the tenant's folder of checkpoints must go.
+            # Put a file in the place of the tenant's folder of checkpoints.
             (workspace.parent.parent / "checkpoints").mkdir()
             (workspace.parent.parent / "checkpoints" / "acme").write_text("in the way")
             yield Trained(tasks[0], folder, {}, {}, {})

@@ -1,5 +1,4 @@
-"""The container's side of Dagster Pipes: what an instance writes, and what happens when S3 does not
-take it."""
+"""The container's side of Dagster Pipes: an instance's messages, and errors of S3."""
 
 import json
 import os
@@ -42,8 +41,8 @@ def bucket(local_cloud: LocalCloud) -> None:
 
 @pytest.fixture
 def s3(bucket: None) -> "S3Client":
-    """A new client for each test, since one disturbs its own; a fault is not retried inside of
-    it."""
+    """A new client for each test, because one test disturbs its client. The client does not retry
+    errors."""
     return boto3.client("s3", config=Config(retries={"mode": "standard", "total_max_attempts": 1}))
 
 
@@ -56,7 +55,7 @@ def message(number: int) -> Any:
 
 
 def chunks(s3: "S3Client", prefix: str) -> list[list[Any]]:
-    """The documents of each chunk, as far as chunks follow each other."""
+    """The documents of each chunk, up to the first missing chunk."""
     found: list[list[Any]] = []
     keys = {
         item["Key"]
@@ -70,7 +69,7 @@ def chunks(s3: "S3Client", prefix: str) -> list[list[Any]]:
 
 
 def environment(s3: "S3Client", prefix: str) -> dict[str, str]:
-    """The variables the Dagster side gives a job."""
+    """The variables that Dagster gives to a job."""
     context: Mapping[str, Any] = {
         "asset_keys": None,
         "run_id": "run",

@@ -1,5 +1,5 @@
-"""A server that fetches the archive a request names from S3: one process for as many tenants as
-there are archives."""
+"""A server that fetches the archive that a request names from S3: one process for any number of
+tenants."""
 
 import subprocess
 import sys

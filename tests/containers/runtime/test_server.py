@@ -1,4 +1,4 @@
-"""The multi-model and single-model contracts, spoken over HTTP with a server process."""
+"""The multi-model and single-model contracts, over HTTP with a server process."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared: Server) -> Server:
-    """The shared server with no model in it."""
+    """The shared server without models."""
     _, listed = shared.call("GET", "/models")
     for model in listed["models"]:
         assert shared.call("DELETE", f"/models/{quote(model['modelName'], safe='')}")[0] == 200
@@ -115,7 +115,7 @@ def test_a_malformed_load_is_refused_with_its_field(
 
 
 def bad_models(folder: Path) -> dict[str, Path]:
-    """Model urls that must be refused, by what is wrong with them."""
+    """Model URLs that must be refused, by their fault."""
     whole = archive_model(folder / "whole.tar.gz", 1.0, filler=list(range(2000))).read_bytes()
     (folder / "truncated.tar.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "noise.tar.gz").write_bytes(b"not an archive")
@@ -134,7 +134,7 @@ def bad_models(folder: Path) -> dict[str, Path]:
             for name in ("truncated", "noise", "outside", "link", "missing")
         },
         "linked": folder / "linked",
-        # That is the point.
+        # The wrong type is intended.
         "malformed": folder_model(folder / "malformed", "no number"),  # type: ignore[arg-type]
         "raises": folder_model(folder / "raises", misbehave="raise"),
     }

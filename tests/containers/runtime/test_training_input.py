@@ -1,4 +1,4 @@
-"""Every instance of a job reads the same files, and together they do each task once."""
+"""Every instance of a job reads the same files, and together they train each task once."""
 
 import json
 from pathlib import Path

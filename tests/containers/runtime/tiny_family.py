@@ -1,7 +1,7 @@
-"""A whole family of models, as small as one can be: a model is the mean of its tenant's numbers.
+"""A minimal complete family of models: a model is the mean of its tenant's numbers.
 
-Run as `python -m tests.containers.runtime.tiny_family train` or `… serve`, as a container's scripts
-would be.
+`python -m tests.containers.runtime.tiny_family train` or `… serve` runs it, like a container's
+scripts.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from containers.runtime.training.packed_training import (
 
 
 def wait_for(path: Path | str | None) -> None:
-    """Return when there is something at `path`; at once when there is no path."""
+    """Return when `path` exists; at once when it is None."""
     while path is not None and not Path(path).exists():
         time.sleep(0.005)
 
 
 class TinyTrainer:
-    """Makes the means of a batch; `parameters["misbehave"]` names a way to go wrong."""
+    """Computes the means of a batch; `parameters["misbehave"]` names a failure."""
 
     family = "tiny"
 
@@ -99,7 +99,7 @@ class TinyTrainer:
         return Trained(task, folder, metrics, {"model": "mean"}, preview, files)
 
     def _pictures(self, names: list[str], folder: Path) -> dict[str, Path]:
-        """A file beside the archive for each name; what a name says is what is wrong with it."""
+        """A file beside the archive for each name; the name states the file's fault."""
         files = {}
         for number, name in enumerate(names):
             path = folder.with_name(f"{folder.name}-{number}")
@@ -119,7 +119,7 @@ class TinyTrainer:
 
 @dataclass
 class TinyModel:
-    """The mean, and the memory it pretends to take."""
+    """The mean, and the memory that it pretends to use."""
 
     mean: float
     size: int
@@ -159,16 +159,16 @@ class TinyPredictor:
 
 
 class ThreadedPredictor(TinyPredictor):
-    """The same, in the server's threads."""
+    """The same predictor in the server's threads."""
 
     inline = False
 
 
 class BatchingPredictor:
-    """The same, for a family that gathers the requests in flight itself: those of one round are
-    answered together.
+    """The same predictor for a family that batches the requests in flight itself, and answers each
+    round together.
 
-    It must be started, has figures of its own, and lets three requests wait.
+    It must be started, has its own figures, and lets three requests wait.
     """
 
     family = "tiny"

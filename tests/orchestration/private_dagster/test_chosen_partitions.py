@@ -1,5 +1,4 @@
-"""One run for a chosen set of tenants: each has a status of its own, whatever event log holds
-it."""
+"""One run for a chosen set of tenants: each has its own status, in any event log."""
 
 import sqlite3
 import time
@@ -230,7 +229,7 @@ def test_what_cannot_be_written_waits_and_is_written_once(
 
 @contextmanager
 def broken(index: Path) -> Iterator[None]:
-    """The event log's index lacks a table meanwhile, so that nothing can be written to it."""
+    """Remove a table from the event log's index within the block, so that writes fail."""
     with closing(sqlite3.connect(index, timeout=30)) as connection:
         connection.execute("ALTER TABLE asset_keys RENAME TO hidden")
         yield

@@ -1,5 +1,5 @@
-"""PostgreSQL as Dagster's storage, by one variable: a real server, real runs, and what the UI shows
-of each tenant."""
+"""PostgreSQL as Dagster's storage, set by one variable: a real server, real runs, and each tenant's
+status in the UI."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENERGY = ids.workload_name("energy")
 
 
 def postgres_program(name: str) -> str | None:
-    """A program of Debian's packages: on the PATH, or where they put the newest version's."""
+    """A program of Debian's packages: on the PATH, or in the folder of the newest version."""
     found = sorted(
         Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3])
     )
@@ -44,13 +44,13 @@ def postgres_program(name: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of the tests' own. Yields the URL of an empty database."""
+    """A PostgreSQL server for the tests. Yields the URL of an empty database."""
     initdb, server = postgres_program("initdb"), postgres_program("postgres")
     if initdb is None or server is None:
         if os.environ.get("TENANTRY_POSTGRES_REQUIRED"):
             pytest.fail("initdb and postgres are missing; install Debian's package postgresql")
         pytest.skip("initdb and postgres are missing; install Debian's package postgresql")
-    # pytest's folders are closed to other users, and the server refuses to run as root.
+    # The server refuses to run as root, and other users cannot read pytest's folders.
     folder = Path(tempfile.mkdtemp(prefix="tenantry-postgres-"))
     as_user: list[str] = []
     if os.geteuid() == 0:
@@ -129,7 +129,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
 def instance(
     postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    """Dagster's instance as the product has it, with nothing changed but the variable."""
+    """The product's Dagster instance, with only the variable changed."""
     shutil.copyfile(INSTANCE, tmp_path / "dagster.yaml")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv(STORAGE_VARIABLE, postgres)
@@ -202,4 +202,4 @@ def test_a_url_dagster_cannot_use_is_refused_with_the_cure(
         ),
         DagsterInstance.from_config(str(tmp_path)) as instance,
     ):
-        instance.event_log_storage  # noqa: B018 - storages are made when they are first asked for
+        instance.event_log_storage  # noqa: B018 - the first access creates the storage

@@ -1,4 +1,4 @@
-"""The event log with kept engines holds what Dagster's own holds."""
+"""The event log with kept engines has the same content as Dagster's own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a new release of Dagster may break: the page that lists it, and the way back."""
+"""Parts that a new release of Dagster may break: the page that lists them, and the way back."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_another_choice_is_refused_with_what_may_be_written(
 
 def test_a_storage_whose_files_were_taken_away_is_made_anew(tmp_path: Path) -> None:
     for _ in range(2):
-        for _ in range(2):  # the second is not looked at again
+        for _ in range(2):  # the second time without another check
             storage = ChosenStorage(str(tmp_path))
             assert storage.run_storage.get_runs() == []
             assert storage.schedule_storage.all_instigator_state() == []

@@ -1,4 +1,4 @@
-"""Where a deployment's things are shown."""
+"""The pages that show a deployment's resources."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ numbers = itertools.count()
 
 @dataclass
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that moves only when a test moves it."""
 
     at: float = 1_800_000_000.0
 
@@ -27,7 +27,7 @@ class Clock:
 
 
 def max_within(turns: list[float], seconds: float) -> int:
-    """The most turns that begin within so many seconds."""
+    """The most turns that begin within this many seconds."""
     return max(sum(start <= turn <= start + seconds for turn in turns) for start in turns)
 
 
@@ -46,7 +46,7 @@ def test_callers_together_never_exceed_the_rate_and_the_burst(
     with ThreadPoolExecutor(4) as callers:
         for pause, calls in rounds:
             clock.at += pause
-            # Each caller is a budget of its own, as each process has one.
+            # Each caller has its own budget, like each process.
             budgets = [
                 RequestBudget(deployment, operation, rate, burst, clock=clock) for _ in range(calls)
             ]

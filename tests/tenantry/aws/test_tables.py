@@ -1,5 +1,5 @@
-"""The tables' reader and writer, on a real table: against a model of it, and where DynamoDB answers
-in part or refuses."""
+"""The tables' reader and writer, on a real table: compared with a model, and with partial answers
+and refusals of DynamoDB."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tenantry.aws.tables import (
 from tenantry.names import ids, table_keys
 from tenantry.names.table_keys import ItemKey
 
-# Words that DynamoDB keeps for itself, and what its expressions are made of.
+# DynamoDB's reserved words, and characters of its expressions.
 ATTRIBUTES = st.sampled_from(["status", "name", "size", "day", "add", "with space", "a-b", "#x"])
 NUMBERS = st.integers(-(10**30), 10**30).map(Decimal)
 VALUES = (
@@ -59,7 +59,7 @@ def a_key() -> ItemKey:
     setting=st.dictionaries(ATTRIBUTES, VALUES | st.none(), max_size=4),
     appended=st.lists(VALUES, min_size=1, max_size=3),
     added=st.sets(st.text(min_size=1, max_size=3), min_size=1, max_size=3),
-    # The local cloud adds as floats do.
+    # The local cloud adds numbers as floats.
     number=st.integers(-(10**12), 10**12).map(Decimal),
 )
 def test_an_item_changes_as_a_dict_would(
@@ -139,8 +139,9 @@ def test_an_item_that_would_grow_too_large_is_refused_and_stays_as_it_is(table: 
 
 @pytest.fixture
 def unanswered(deployment: Deployment) -> Iterator[Callable[[Callable[[int], int]], list[int]]]:
-    """Lets DynamoDB's answers to batch reads lack items, as it does under load. Given how many of
-    so many are answered; returns how many keys each call asked for."""
+    """Removes items from DynamoDB's answers to batch reads, as happens under load. Its argument
+    gives the number of answered keys for a number of asked keys. It returns the list of each call's
+    number of keys."""
     events, calls, hooks = deployment.dynamodb.meta.events, list[int](), list[Any]()
 
     def limit(answered: Callable[[int], int]) -> list[int]:

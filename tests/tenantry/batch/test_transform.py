@@ -1,4 +1,4 @@
-"""Batch predictions: one transform job for many tenants, each answered, or failing, alone."""
+"""Batch predictions: one transform job for many tenants, each of which succeeds or fails alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cloud(serving: tuple[Deployment, Workload, Endpoint]) -> Serving:
 
 @dataclass
 class Heard:
-    """What a report was told."""
+    """Records a report's entries."""
 
     materialized_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failed_: dict[str, str] = field(default_factory=dict)
@@ -67,8 +67,7 @@ class Heard:
 def crowned(
     cloud: Serving, archive: bytes, *, tier: Tier = "bridge", card: Mapping[str, Any] | None = None
 ) -> Champion:
-    """A tenant whose archive lies under its endpoint's prefix; batch transform needs no
-    endpoint."""
+    """A tenant with an archive under its endpoint's prefix; batch transform needs no endpoint."""
     deployment, _ = cloud
     tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     model = trained_version(deployment, tenant, 1, archive, {}, tier=tier, card=card)
@@ -89,7 +88,8 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     good = [crowned(cloud, made.archive) for made in trained_forecasts]
     broken = crowned(cloud, trained_forecasts[0].archive[:-100])
     gone = crowned(cloud, trained_forecasts[0].archive)
-    # What a batch needs is the archive that is kept; of versions from before that, the endpoint's.
+    # A batch needs the kept archive; for versions from before kept archives, it needs the
+    # endpoint's.
     for champion in (good[0], gone):
         placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
@@ -119,7 +119,7 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     ):
         client.predictions(DAY)
 
-    # Whoever asks again for the same batch gets the same job's answers.
+    # Another request for the same batch gets the same job's answers.
     again = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
     assert again == result
 
@@ -149,7 +149,7 @@ def test_a_batch_runs_the_container_of_serving_on_the_machine_image_it_names(
 def test_a_batch_whose_job_was_never_started_is_started(
     cloud: Serving, trained_forecasts: list[TrainedForecast]
 ) -> None:
-    """A run died between making the job's model and the job."""
+    """A run died after creating the job's model and before creating the job."""
     deployment, energy = cloud
     champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
     job = sagemaker_names.transform_job_name("tenantry", NAME, DAY, name)
@@ -298,13 +298,13 @@ def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_onc
         assert facts["reason"].endswith("Upload newer data.")
         told = [one for one in notices(deployment) if one["tenant"] == old.tenant]
         assert [one["kind"] for one in told] == (["data_too_old"] if number == 0 else [])
-    # Who asks for just that tenant is told that there is none.
+    # A request for only that tenant reports that there is no prediction.
     failures = predict(deployment, energy, [old.tenant], day, "run-3", Heard(), poll=0.1)
     assert set(failures) == {old.tenant}
 
 
 def notices(deployment: Deployment) -> list[dict[str, Any]]:
-    """What waits in the app's queue, taken from it."""
+    """The messages in the app's queue, which this removes."""
     found = []
     while messages := deployment.sqs.receive_message(
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10

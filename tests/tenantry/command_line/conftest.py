@@ -1,5 +1,5 @@
-"""The command line as a person or a script calls it, on a real local cloud, and requests in the
-states an operator meets."""
+"""The command line as called by a person or a script, on a real local cloud, and requests in an
+operator's usual states."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Call = Callable[..., Result]
 
 
 def caller(deployment: Deployment | None) -> Call:
-    """Calls ``tenantry`` with arguments; ``stdin`` answers its questions, ``status`` is the exit
-    status expected.
+    """Calls ``tenantry`` with arguments. ``stdin`` answers its questions; ``status`` is the
+    expected exit status.
 
-    Without a deployment it is for what must be refused before anything is reached.
+    Without a deployment, it is for commands that must be refused before any call.
     """
 
     def run(*arguments: str, stdin: str | None = None, status: int = 0) -> Result:
@@ -40,8 +40,7 @@ def caller(deployment: Deployment | None) -> Call:
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output is as wide as in a file, whatever the terminal of whoever runs the tests says of
-    itself."""
+    """Output is as wide as in a file, regardless of the terminal that runs the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -52,7 +51,7 @@ def call(deployment: Deployment) -> Call:
 
 
 def document(result: Result) -> dict[str, Any]:
-    """The one JSON document that a command wrote."""
+    """The only JSON document that a command wrote."""
     (line,) = result.stdout.splitlines()
     parsed: dict[str, Any] = json.loads(line)
     return parsed
@@ -82,7 +81,7 @@ def again(
 
 
 def now_of(queue: RequestQueue, row: Request) -> Request:
-    """The row as it is now."""
+    """The current row."""
     return again(queue, row.workload, row.tenant, row.request)
 
 

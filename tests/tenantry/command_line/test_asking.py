@@ -28,11 +28,11 @@ def call(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Call:
-    """Calls ``tenantry`` where the tiny workload, under the name of energy, is the only one."""
+    """Calls ``tenantry`` with the tiny workload, named energy, as the only one."""
     ensure_endpoint(world.deployment, world.tiny, Shared("bridge"), MULTI_MODEL)
     folder = tmp_path / "workloads"
     folder.mkdir()
-    # A question needs no container's folder, and a workload's file one that is there.
+    # A question needs no container's folder, but a workload's file needs an existing one.
     tiny = world.tiny.model_dump(mode="json") | {"container": "forecast"}
     (folder / "energy.yaml").write_text(yaml.safe_dump(tiny))
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
@@ -121,7 +121,7 @@ def test_what_cannot_be_asked_is_told(
     tenant = world.tenant()
     refused = call("ask", tenant, '{"add": "one"}', status=1).stderr
     assert refused.startswith("Error: ")
-    assert "{" not in refused  # the container's sentence, without the document around it
+    assert "{" not in refused  # only the container's sentence, without its document
     not_offered = call(
         "ask", tenant, "{}", "--workload", "energy", "--asynchronous", status=1
     ).stderr
@@ -132,7 +132,7 @@ def test_what_cannot_be_asked_is_told(
 
 
 def predicted(deployment: Deployment, tenant: str, day: str, answer: object) -> str:
-    """Put a batch prediction where a batch leaves it. Returns its key."""
+    """Store a batch prediction in its usual place. Returns its key."""
     key = s3_keys.prediction(ENERGY, ids.tenant_id(tenant), date.fromisoformat(day))
     line = json.dumps(answer).encode() + b"\n"
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, line, "application/jsonlines")
@@ -140,7 +140,7 @@ def predicted(deployment: Deployment, tenant: str, day: str, answer: object) -> 
 
 
 def forecast(days: int) -> dict[str, object]:
-    """An answer as the forecast container's."""
+    """An answer in the form of the forecast container's."""
     moments = [f"2026-11-{number:02}T00:00:00Z" for number in range(1, days + 1)]
     values = [number / 2 for number in range(days)]
     return {

@@ -1,5 +1,5 @@
-"""What an operator changes: each change is made once, says who made it, and whoever comes second is
-told."""
+"""An operator's changes: each is made once and records its author; a second operator gets an
+error."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_dead_lettered_request_is_tried_again_from_the_start(
     assert shown == f"retried: acme, energy, request {row.request}\n"
     after = now_of(queue, row)
     assert (after.status, after.attempt, after.reason) == ("pending", 1, None)
-    assert after.version != row.version  # an endpoint may have loaded the one before
+    assert after.version != row.version  # an endpoint may have loaded the previous one
     assert [(change["by"], change["why"]) for change in after.history][-1] == (
         OPERATOR,
         "the image is fixed",
@@ -87,7 +87,7 @@ def test_a_tenant_of_two_workloads_is_asked_about(call: Call, queue: RequestQueu
         "energy and portraits; name one with --workload" in call("retry", "acme", status=1).stderr
     )
     call("retry", "acme", "--workload", "portraits")
-    call("retry", "acme")  # only one is left that could be
+    call("retry", "acme")  # only one request can still be retried
     assert {
         row.status
         for name in (ENERGY, PORTRAITS)
@@ -148,7 +148,7 @@ def test_a_tenants_unfinished_requests_are_cancelled_and_can_be_brought_back(
 ) -> None:
     waiting, on_its_way = pending(queue, "acme", "two"), claimed(queue, "acme")
     other = claimed(queue, "bolt")
-    for no in ("n\n", ""):  # an answer, and nobody to give one
+    for no in ("n\n", ""):  # an answer, and none
         assert "nothing was changed" in call("cancel", "acme", stdin=no, status=1).stderr
     assert now_of(queue, waiting).status == "pending"
     shown = call("cancel", "acme", "--why", "the contract ended", stdin="y\n")

@@ -1,4 +1,4 @@
-"""What an operator sees: the queue, packs, a tenant's story, for people and for machines."""
+"""An operator's views: the queue, packs, a tenant's story, for people and for machines."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_status_counts_requests_and_shows_packs_waits_and_a_pause(
     counts = {status: count for status, count in energy["requests"].items() if count}
     assert counts == {"pending": 1, "claimed": 1, "training": 1, "dead_lettered": 1}
     assert 0 <= energy["oldest_wait"] < 60
-    # The row names a job that SageMaker has not been asked for yet.
+    # The row names a job that SageMaker does not know yet.
     assert energy["packs"] == [
         {"pack": "p-1", "tier": "bridge", "requests": {"claimed": 1, "training": 1}, "job": None}
     ]
@@ -106,7 +106,7 @@ def test_events_of_uploads_that_wait_or_failed_for_good_are_counted(
     call: Call, deployment: Deployment
 ) -> None:
     workloads = read_workloads()
-    # S3 tries a new queue with an event of its own
+    # S3 sends a test event to a new queue
     drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
     with TenantClient(deployment, workloads["energy"], ids.tenant_id("acme")) as client:
         client.upload({"consumption.csv": b"timestamp,consumption\n"})
@@ -129,7 +129,7 @@ def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
         (left,) = [client.upload({"a.csv": b"more"})]
     deployment.s3.delete_object(
         Bucket=deployment.uploads_bucket, Key=s3_keys.upload_manifest(ENERGY, acme, left)
-    )  # as one that is still being uploaded
+    )  # like an upload that is still in progress
     drain_queue(deployment, workloads, lambda *_: None, max_seconds=20)
     (row,) = queue.due(ENERGY)
     (row,) = queue.claim([row], ids.pack_id("p-1"))

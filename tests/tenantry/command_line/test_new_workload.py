@@ -1,4 +1,4 @@
-"""A workload's file to begin from, and what a shell completes."""
+"""A new workload's initial file, and a shell's completion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ with TenantClient(deployment, water, ids.tenant_id("acme")) as client:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of workloads, empty."""
+    """An empty folder of workloads."""
     path = tmp_path / "workloads"
     path.mkdir()
     monkeypatch.setenv(FOLDER_VARIABLE, str(path))
@@ -135,7 +135,7 @@ def test_a_new_workload_trains_and_serves_as_it_is_written(
 
 
 def completed(*words: str, deployment: Deployment | None = None) -> list[str]:
-    """What a shell is given for the last of some words."""
+    """A shell's completions for the last word."""
     shell = ShellComplete(tenantry, {"obj": deployment}, "tenantry", "_TENANTRY_COMPLETE")
     return [item.value for item in shell.get_completions([*words[:-1]], words[-1])]
 

@@ -1,4 +1,4 @@
-"""The installed script: its help, its exit statuses, and where it finds a cloud."""
+"""The installed script: its help, its exit statuses, and its search for a cloud."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_script_reads_where_the_cloud_is_from_a_file(
 
 @pytest.fixture
 def project(tmp_path: Path, local_cloud: LocalCloud) -> Iterator[Path]:
-    """A folder in which a local cloud runs."""
+    """A folder with a running local cloud."""
     (tmp_path / ".tenantry").mkdir()
     with environment.written(tmp_path / ".tenantry" / "environment", local_cloud.environment):
         yield tmp_path
@@ -130,7 +130,7 @@ def test_the_local_cloud_of_a_folder_is_found_from_below_it(
     found = run("requests", "energy", cwd=below)
     assert (found.returncode, found.stdout) == (0, "There are none.\n")
     assert found.stderr == f"The local cloud of {project}\n"
-    # Who names an AWS account means that one.
+    # Variables of an AWS account mean that account.
     astray = {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{free_port()}"}
     assert run("requests", "energy", "--local", cwd=below, **astray).returncode == 0
     named = run("requests", "energy", cwd=below, AWS_PROFILE="none-of-this-name")

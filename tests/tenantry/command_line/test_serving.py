@@ -24,13 +24,13 @@ Serving = tuple[Deployment, Workload, Endpoint]
 
 @pytest.fixture
 def call(serving: Serving) -> Call:
-    """Calls ``tenantry`` on the cloud that this module's tests share."""
+    """Calls ``tenantry`` on this module's shared cloud."""
     return caller(serving[0])
 
 
 @pytest.fixture
 def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.TenantId:
-    """A tenant with two versions registered, the second of them its champion."""
+    """A tenant with two registered versions; the second is its champion."""
     deployment, energy, endpoint = serving
     name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     for number in (1, 2):
@@ -101,7 +101,7 @@ def test_a_rollback_where_there_is_nothing_to_return_to_changes_nothing(call: Ca
 
 
 def start_job(deployment: Deployment, pack: ids.PackId, number: int = 1) -> str:
-    """A training job of a pack: a container that finds no data."""
+    """A training job of a pack, whose container finds no data."""
     job = sagemaker_names.training_job_name(deployment.prefix, NAME, pack, number)
     deployment.sagemaker.create_training_job(
         TrainingJobName=job,
@@ -120,7 +120,7 @@ def start_job(deployment: Deployment, pack: ids.PackId, number: int = 1) -> str:
 
 
 def ended(deployment: Deployment, job: str) -> str:
-    """How a job ended."""
+    """A job's final status."""
     deadline = time.monotonic() + 120
     while (
         status := deployment.sagemaker.describe_training_job(TrainingJobName=job)[
@@ -155,10 +155,7 @@ def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(
     assert (found["requests"], found["job"]["name"]) == ({"training": 1}, second)
 
     call("cancel", "--pack", pack, "--yes", "--why", "the wrong file")
-    assert ended(deployment, second) in {
-        "Stopped",
-        "Failed",
-    }  # it may have failed before it could be stopped
+    assert ended(deployment, second) in {"Stopped", "Failed"}  # it may have failed before the stop
     assert first in call("jobs", "--most", "5").stdout
     (now,) = queue.of_tenant(NAME, row.tenant)
     assert (now.status, now.reason, now.pack) == ("cancelled", "the wrong file", None)

@@ -1,4 +1,4 @@
-"""The table of tenants, page by page; and that what tables show can be copied."""
+"""The table of tenants, page by page; and that the content of tables can be copied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST = "t" + "0123456789" * 6 + "xy"
 
 
 def crown(deployment: Deployment, name: str, days: float, score: float = 0.5) -> None:
-    """Give a tenant a champion whose data ended so many days ago."""
+    """Give a tenant a champion whose data ended this many days ago."""
     end = now() - timedelta(days=days)
     card = {
         "data": {"end": end.isoformat()},

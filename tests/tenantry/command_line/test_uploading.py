@@ -1,4 +1,4 @@
-"""Uploading from the command line, and following what becomes of it."""
+"""Uploading from the command line, and following the upload."""
 
 from __future__ import annotations
 

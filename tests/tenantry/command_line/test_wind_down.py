@@ -1,5 +1,5 @@
-"""A workload whose file was removed: it is noticed while something of it is left, and a command
-takes that away."""
+"""A workload whose file was removed: it is reported while any of its resources remain, and a
+command removes them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PORTRAITS = ids.workload_name("portraits")
 
 @pytest.fixture
 def without_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of workloads, energy.yaml removed."""
+    """The folder of workloads without energy.yaml."""
     (tmp_path / "portraits.yaml").write_text((FOLDER / "portraits.yaml").read_text())
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
 
@@ -55,7 +55,7 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
     endpoint = ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL)
     neighbour = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint.config)
     model = neighbour["ProductionVariants"][0]["ModelName"]
-    # Another deployment's, whose name begins alike.
+    # This model belongs to another deployment whose name begins alike.
     deployment.sagemaker.create_model(
         ModelName="tenantry-energy-x-portraits-bridge-0123456789",
         ExecutionRoleArn=deployment.batch_role,

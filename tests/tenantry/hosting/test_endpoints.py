@@ -1,4 +1,4 @@
-"""Endpoints, invocations and the tenant's client, with the forecast container really serving."""
+"""Endpoints, invocations and the tenant's client, with a really serving forecast container."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_serving_may_have_a_container_and_a_machine_image_of_its_own(
     serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, _ = serving
-    # No folder stands for the workload's own image: an endpoint of it could not be started.
+    # The workload's own image has no folder, so that its endpoint could not start.
     training_elsewhere = energy.model_copy(update={"container": "forecast-trainer"})
     image = "al2-ami-sagemaker-inference-gpu-2-1"
     changed = with_serving(training_elsewhere, container="forecast", ami_version=image)
@@ -195,7 +195,7 @@ def test_a_silo_tenants_endpoint_is_its_own_with_one_instance(serving: Serving) 
 def test_an_endpoint_that_failed_is_made_anew(serving: Serving) -> None:
     deployment, energy, _ = serving
     unlucky = ids.tenant_id("unlucky")
-    with pytest.raises(EndpointFailedError, match="is Failed: "):  # no folder stands for that image
+    with pytest.raises(EndpointFailedError, match="is Failed: "):  # that image has no folder
         ensure_endpoint(
             deployment,
             with_serving(energy, container="nowhere"),

@@ -1,4 +1,4 @@
-"""Hosting shapes: what each asks SageMaker for, without one."""
+"""Hosting shapes: their requests to SageMaker, without one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tenantry.workloads.schema import read_workloads
 from tenantry.workloads.sections import Asynchronous, Serving
 
 ACME, VERSION = ids.tenant_id("acme"), ids.version_name("v1")
-# Each output of the stack has its own name here, so that none stands for another.
+# Each output of the stack has its own name here, so that the tests notice a confusion.
 OUTPUTS: Any = {
     field.name: field.name.replace("_", "-")
     for field in dataclasses.fields(Deployment)
@@ -78,7 +78,7 @@ SILO = "silo-822b33ad87c148a0"
 def test_models_and_configurations_keep_their_names(
     shape: Shape, workload: Any, tier: Tier, endpoint: str, model: str, config: str
 ) -> None:
-    """A name holds a digest of the request: another one would deploy every endpoint anew."""
+    """A name contains a digest of the request; another digest would deploy every endpoint anew."""
     machines = machines_of(tier, ACME)
     name = shape.endpoint_name(SOMEWHERE.prefix, ids.workload_name(workload.name), machines)
     requests = shape.requests(SOMEWHERE, workload, machines)

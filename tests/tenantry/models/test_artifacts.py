@@ -1,4 +1,4 @@
-"""Archives are kept for good once they are what was promised, and nothing else is."""
+"""Archives that match their promise are kept for good; others are not."""
 
 from __future__ import annotations
 

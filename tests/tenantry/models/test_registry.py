@@ -1,4 +1,4 @@
-"""Versions and champions, on a real table: the pointer is flipped by one writer at a time."""
+"""Versions and champions, on a real table: one writer at a time moves the pointer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_who_compared_with_an_earlier_champion_does_not_flip_the_pointer(
     for outdated in (None, first):
         with pytest.raises(ChampionChangedError, match="changed while"):
             crown(registry, version(3), outdated)
-    # Back and forth: the same version again, yet another turn.
+    # After going back and forth, the version is the same again, but the turn is new.
     third = crown(registry, version(1), second)
     assert third.version == first.version
     with pytest.raises(ChampionChangedError):
@@ -147,7 +147,7 @@ BEFORE_SHAPES: Any = {
     "recipe": {"S": "abcdef0123"},
     "card": {"S": '{"data_end": "2025-12-31"}'},
 }
-"""A champion's row as it was written before there were other shapes than multi-model."""
+"""A champion's row from a release that had only the multi-model shape."""
 
 
 def test_a_row_that_names_no_shape_is_of_the_multi_model_endpoint(registry: ModelRegistry) -> None:

@@ -19,7 +19,7 @@ from tenantry.names.tiers import Own, Shared, machines_of
 TENANTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 WORKLOADS = st.from_regex(r"[a-z][a-z0-9]{0,19}", fullmatch=True)
 UPLOADS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
-# What the stack's parameter Prefix takes.
+# Values of the stack's parameter Prefix.
 PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{1,20}", fullmatch=True)
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html, and the same
 # for the others
@@ -162,7 +162,7 @@ def test_a_file_name_that_leads_elsewhere_or_hides_what_it_is_is_refused_in_word
 ) -> None:
     with pytest.raises(ids.InvalidIdError, match=wrong) as refused:
         ids.file_name(name)
-    # A sentence for people: no pattern, and nothing of a name that may say anything.
+    # The message is a sentence for people, without a pattern and without the unchecked name.
     assert not set("[]{}^$\\") & set(str(refused.value))
     assert str(refused.value).isascii()
 

@@ -1,4 +1,5 @@
-"""Versions to register, as training leaves them: the archive in S3, the version in the registry."""
+"""Versions to register in the state after training: the archive in S3, the version in the
+registry."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def trained_version(
     card: Mapping[str, Any] | None = None,
     traceparent: str = "",
 ) -> ModelVersion:
-    """Put an archive where it is kept for good, and the version in the registry; ``size`` is what
-    was promised. Without ``traceparent``, it is as a release before traces left it."""
+    """Store a kept archive, and the version in the registry; ``size`` is the promised size. Without
+    ``traceparent``, the version is that of a release before traces."""
     version = ids.version_name(f"2026010{number}t000000-aaaaaaaa")
     key = s3_keys.artifact(NAME, tenant, version)
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, archive)
@@ -52,5 +53,5 @@ def trained_version(
 
 
 def route_to(endpoint: str, model: ModelVersion) -> Route:
-    """How a version is asked on a multi-model endpoint."""
+    """A version's route on a multi-model endpoint."""
     return MULTI_MODEL.route(endpoint, model.tenant, model.version)

@@ -1,5 +1,5 @@
-"""Served models, asked on a real endpoint about data that came after them; and the comparison with
-their challengers."""
+"""Served models on a real endpoint, asked about later data; and the comparison with their
+challengers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PREPARED_AT = TODAY
 
 @dataclass
 class Told:
-    """A report that keeps what it hears."""
+    """A report that records its entries."""
 
     checks: dict[ids.TenantId, tuple[bool, Mapping[str, Any]]] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Told:
 
 @pytest.fixture
 def told_operators(serving: Serving) -> str:
-    """The URL of a queue that hears what operators are told."""
+    """The URL of a queue that receives operators' notices."""
     deployment, _, _ = serving
     url = deployment.sqs.create_queue(QueueName=f"operators-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     arn = deployment.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
@@ -85,7 +85,7 @@ def told_operators(serving: Serving) -> str:
 def served(
     serving: Serving, trained: TrainedForecast, made: datetime = TRAINED_UNTIL
 ) -> ModelVersion:
-    """A tenant whose champion is that forecast, in service."""
+    """A tenant whose champion is this forecast, in service."""
     deployment, energy, endpoint = serving
     tenant, outcome = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}"), trained.outcome
     version = ids.version_of(tenant, made)
@@ -118,7 +118,7 @@ def uploaded(
     customer: int = 0,
     first: bool = False,
 ) -> tuple[Request, TrainingData]:
-    """A newer upload of the customer ``trained_forecasts`` know, prepared: so many days more, at
+    """A newer prepared upload of a customer of ``trained_forecasts``, with this many more days, at
     another level."""
     deployment, energy, _ = serving
     frame = generate(

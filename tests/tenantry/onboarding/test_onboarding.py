@@ -1,4 +1,4 @@
-"""What a training job leaves in S3 decides, and not what it says of it."""
+"""A training job's files in S3 decide, not its messages about them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ACME, PACK = ids.tenant_id("acme"), ids.pack_id("p-1")
 
 @dataclass
 class Heard:
-    """A report that keeps who failed and what was made."""
+    """A report that records failures and materialisations."""
 
     made: list[Mapping[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -48,8 +48,8 @@ class Heard:
 def onboarded(
     deployment: Deployment, leave: Callable[[str, dict[str, Any]], None], outcome: dict[str, Any]
 ) -> Heard:
-    """Take one claimed request through a job that tells an outcome, then leaves what ``leave``
-    says, and ends."""
+    """Take one claimed request through a job that reports an outcome, then calls ``leave`` for its
+    files, and ends."""
     queue, energy, heard = RequestQueue(deployment), read_workloads()["energy"], Heard()
     request = ids.request_id_of(NAME, ACME, "one")
     assert queue.accept(

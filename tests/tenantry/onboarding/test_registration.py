@@ -1,4 +1,4 @@
-"""Registration with a real endpoint: placed, asked, compared, crowned; and back again."""
+"""Registration with a real endpoint: versions are placed, asked, compared and crowned."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_registering_again_puts_back_what_an_endpoint_lost(
         for number, metrics in ((1, GOOD), (2, WORSE))
     )
     register(deployment, energy, champion, route_to(endpoint.name, champion))
-    for registered in (champion, worse):  # the champion itself, and a challenger it stays before
+    for registered in (champion, worse):  # the champion itself, and a challenger that loses to it
         placed = s3_keys.endpoint_model(endpoint.name, tenant, champion.version)
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=placed)
         assert (
@@ -220,11 +220,11 @@ def test_registering_again_puts_back_what_an_endpoint_lost(
 def test_an_archive_that_is_not_the_promised_one_is_not_registered(
     serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> None:
-    """Another tenant's model of the same size would load, and answer."""
+    """Another tenant's model of the same size would load and answer."""
     deployment, energy, endpoint = serving
     model = trained_version(deployment, tenant, 1, trained_forecasts[0].archive, GOOD)
     content = bytearray(trained_forecasts[0].archive)
-    content[9] ^= 1  # a byte of gzip's header that no reader minds
+    content[9] ^= 1  # a byte of gzip's header that readers ignore
     objects.write_bytes(deployment.s3, deployment.data_bucket, model.archive, bytes(content))
     with pytest.raises(ArtifactUnusableError, match="another SHA-256") as refused:
         register(deployment, energy, model, route_to(endpoint.name, model))

@@ -1,5 +1,5 @@
-"""Rolling back, with a real endpoint: to what answers, further back, and never to the turned-away
-by itself."""
+"""Rollback with a real endpoint: to a version that answers, further back, and never automatically
+to a rejected one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tenant() -> ids.TenantId:
 def champions(
     serving: Serving, trained_forecasts: list[TrainedForecast], tenant: ids.TenantId
 ) -> Champions:
-    """Makes so many versions that became champion one after another."""
+    """Creates this many versions that became champion one after another."""
     deployment, energy, endpoint = serving
 
     def make(count: int) -> list[ModelVersion]:
@@ -63,7 +63,7 @@ def story(deployment: Deployment, tenant: ids.TenantId) -> list[tuple[str, str]]
 
 
 def notices(deployment: Deployment, tenant: ids.TenantId) -> list[tuple[str, str]]:
-    """The kinds and versions a tenant's owner was told of."""
+    """The kinds and versions in the notices to a tenant's owner."""
     found = []
     while messages := deployment.sqs.receive_message(
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10, VisibilityTimeout=60
@@ -139,7 +139,7 @@ def test_a_version_that_was_turned_away_does_not_win_again_by_itself_but_a_newer
     for known in (
         second,
         replace(second, status="champion"),
-    ):  # as a run of before the rollback holds it
+    ):  # as a run from before the rollback holds it
         done = register(deployment, energy, known, route_to(endpoint.name, known))
         assert not done.crowned
         assert done.decision == f"it was rolled back from; {first.version} is the champion"
@@ -250,7 +250,7 @@ def test_a_version_that_became_champion_meanwhile_is_not_rolled_back_unseen(
     fresh: list[Champion] = []
 
     def crown_a_newer_one(**_: object) -> None:
-        """While the rollback asks its predecessor, a registration goes through."""
+        """Register another version while the rollback asks its predecessor."""
         if not fresh:
             fresh.append(
                 registry.crown(

@@ -1,4 +1,5 @@
-"""Each stage of an onboarding by itself: members in, members on, and a failure its own."""
+"""Each stage of an onboarding alone: members enter, members continue, and a failure affects only
+its own member."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ READINGS = generate(1, datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 3, 1, tz
 
 
 def claimed(deployment: Deployment, files: dict[ids.TenantId, str]) -> dict[str, Member]:
-    """Members of a pack, by tenant: a file of each was uploaded and its request claimed."""
+    """Members of a pack, by tenant, each with an uploaded file and a claimed request."""
     queue = RequestQueue(deployment)
     for tenant, content in files.items():
         key = manifests.put_upload(

@@ -1,4 +1,4 @@
-"""Requests of two tenants, accepted and claimed; and the story of a request."""
+"""Accepted and claimed requests of two tenants, and the story of a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenantry.requests.rows import Request
 NAME, ACME, BOLT = ids.workload_name("energy"), ids.tenant_id("acme"), ids.tenant_id("bolt")
 DEFAULT_TIER: tiers.Tier = "bridge"
 PACK, OTHER_PACK = ids.pack_id("p-1"), ids.pack_id("p-2")
-# The story of a request, as the module tells it.
+# The story of a request, as the module documents it.
 OUT_OF_A_PACK = {"pending", "failed", "refused", "cancelled", "dead_lettered"}
 STORY: dict[str, set[str]] = {
     "pending": {"claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"},

@@ -1,4 +1,4 @@
-"""A request's history is kept whole, and its row stays small."""
+"""A request's whole history is kept, and its row stays small."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tests.tenantry.requests.accepted_requests import ACME, NAME, accepted
 
 
 def full(queue: RequestQueue, tenant: ids.TenantId = ACME) -> Request:
-    """A row that has all but reached the 400 KB that DynamoDB takes, as a release that did not
-    bound histories left it."""
+    """A row just below DynamoDB's limit of 400 KB, from a release that did not limit histories."""
     row = accepted(queue, tenant)
     why = "z" * 300
     changes = [
@@ -47,7 +46,7 @@ def full(queue: RequestQueue, tenant: ids.TenantId = ACME) -> Request:
             del changes[-8:]
         else:
             break
-    for number in itertools.count():  # to the brim
+    for number in itertools.count():  # until the row is full
         changes.append({**changes[-1], "at": f"2026-01-02T00:00:{number:02}+00:00"})
         try:
             update(ExpressionAttributeValues={":h": serialize(changes)})

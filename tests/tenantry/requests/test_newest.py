@@ -1,4 +1,4 @@
-"""Which of two uploads is the newer one, without a table."""
+"""The newer of two uploads, without a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tenantry.requests.newest import (
 from tenantry.requests.rows import Request
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-# Few seconds, so that uploads of one moment are common.
+# A small range of seconds makes uploads of one moment common.
 seconds = st.integers(0, 5).map(lambda count: START + timedelta(seconds=count))
 tenants = st.sampled_from(["acme", "globex", "initech"]).map(ids.tenant_id)
 

@@ -1,4 +1,4 @@
-"""Which requests share a job, and how a job's tasks are shared out."""
+"""The distribution of requests to jobs, and of a job's tasks to instances."""
 
 from __future__ import annotations
 
@@ -255,8 +255,8 @@ def test_the_request_for_a_job_is_one_sagemaker_takes_and_the_same_each_time(
     tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
     assert tags["tenantry:pack"] == PACK
     assert tags.get("tenant") == tenant
-    # It chains the caller's session tags, and what calls has none: it would promise what nothing
-    # holds.
+    # That member chains the caller's session tags. The caller has none, so the member would have no
+    # effect.
     assert "SessionChainingConfig" not in made
 
 

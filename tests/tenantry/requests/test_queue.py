@@ -1,5 +1,5 @@
-"""The queue of requests, on a real table: every change is one conditional write, and whoever comes
-second is told."""
+"""The queue of requests, on a real table: every change is one conditional write, and a second
+writer gets an error."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_change_that_is_not_in_the_story_is_refused_before_anything_is_asked(
     row = Request(
         request, ACME, NAME, was, "k", None, "bridge", now(), now(), now(), content=request
     )
-    no_cloud: Any = None  # nothing is to be called
+    no_cloud: Any = None  # no call may happen
     with pytest.raises(NotTheirTurnError, match=f"is {was}; it cannot become {to}"):
         RequestQueue(no_cloud).move(row, to, why="")
 
@@ -191,8 +191,8 @@ def test_a_row_that_moved_on_is_no_longer_its_readers_to_move(queue: RequestQueu
 
 
 def test_a_row_that_went_round_is_no_longer_its_first_readers_to_move(queue: RequestQueue) -> None:
-    """Pending again after a failed try: whoever read it before must neither skip its wait nor undo
-    its history."""
+    """The row is pending again after a failed try. A process with the earlier row must neither skip
+    its wait nor undo its history."""
     row = accepted(queue)
     queue.fail(claimed(queue, row), "a spot was interrupted", attempts=3, first_retry=AT_ONCE)
     (waiting,) = queue.wake(NAME)
@@ -290,7 +290,7 @@ def test_many_requests_are_read_at_once_however_many(queue: RequestQueue) -> Non
 
 
 class Movers(RuleBasedStateMachine):
-    """Whoever holds whatever outdated row may try whatever change."""
+    """Any holder of any outdated row may try any change."""
 
     rows = Bundle("rows")
 
@@ -315,8 +315,8 @@ class Movers(RuleBasedStateMachine):
         pack=st.sampled_from([PACK, OTHER_PACK]),
     )
     def move(self, row: Request, to: Status, pack: ids.PackId) -> Any:
-        # Whoever sends a row back gives it another moment, by which it is told from what it was
-        # before.
+        # A process that sends a row back gives it a new moment, which distinguishes it from the
+        # earlier row.
         leaves = {"pack": None, "due": now().isoformat()} if to in OUT_OF_A_PACK else None
         moved = self.queue.try_move(
             row, to, why="", changes={"pack": pack} if to == "claimed" else leaves
@@ -359,12 +359,12 @@ class Movers(RuleBasedStateMachine):
 
     @rule(row=consumes(rows))
     def forget(self, row: Request) -> None:
-        """So that young rows are drawn more often."""
+        """Forget a row, so that young rows are drawn more often."""
 
     def seen(self, row: Request, moved: Request | None) -> Any:
         if moved is None:
             return multiple()
-        # Only who held the row as it was may have moved it.
+        # Only a holder of the current row may move it.
         assert row == self.last[row.request]
         return moved
 
@@ -397,5 +397,5 @@ def test_no_sequence_of_changes_leads_out_of_the_story(deployment: Deployment) -
         suppress_health_check=list(HealthCheck),
     )
     machine = partial(Movers, deployment)
-    # Any maker of machines will do.
+    # Any factory of machines is acceptable.
     run_state_machine_as_test(machine, settings=quick)  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""Whose turn it is: packs keep to every limit, nobody starves, and a flood costs its neighbours no
-more than is said."""
+"""The order of tenants: packs keep to every limit, no tenant starves, and a flood costs its
+neighbours no more than documented."""
 
 from __future__ import annotations
 
@@ -213,15 +213,14 @@ def crowds(draw: st.DrawFn) -> list[Arrival]:
 def test_a_flood_costs_a_quiet_tenant_at_most_one_job_more(
     quiet: list[Arrival], often: int, slots: int, size: int
 ) -> None:
-    """The bound that docs/concepts.md states: what one tenant uploads takes one seat of one pack at
-    a time."""
+    """The bound in docs/concepts.md: one tenant's uploads take one seat of one pack at a time."""
     limits = Pack(max_tenants=size, wait_seconds=5, max_at_once=slots)
     flood = [Arrival(FLOODER, n / often) for n in range(1000)]
     options = {"job_seconds": JOB_SECONDS, "tenant_seconds": TENANT_SECONDS, "tick": TICK}
     alone = simulated_waits(quiet, limits, Scheduling(), **options)
     beside = simulated_waits([*quiet, *flood], limits, Scheduling(), **options)
     job = JOB_SECONDS + TENANT_SECONDS * size
-    # packs that the quiet tenants need, of which each may have the flooder in it
+    # packs that the quiet tenants need; the flooder may be in each
     rounds = -(-len(quiet) // size)
     for key, wait in alone.items():
         assert beside[key] <= wait + rounds * (TENANT_SECONDS + TICK) + job + TICK
@@ -243,8 +242,8 @@ def test_over_a_day_the_quiet_hardly_notice_a_flood() -> None:
 
 
 def test_nobody_starves_while_first_models_keep_coming() -> None:
-    """As many first models as there are seats, for ever: whoever waits longer than their head start
-    goes before them."""
+    """First models fill all seats for ever. A tenant that waits longer than their head start goes
+    before them."""
     limits = Pack(max_tenants=2, wait_seconds=0, max_at_once=1)
     crowd = [Arrival(ids.tenant_id(f"n{n}"), 30.0 * n, first=True) for n in range(400)]
     waits = simulated_waits(

@@ -1,4 +1,4 @@
-"""Tries of a request: what counts as one, how long the next one waits, and when it is given up."""
+"""Tries of a request: the events that count, the wait before the next, and the last one."""
 
 from __future__ import annotations
 

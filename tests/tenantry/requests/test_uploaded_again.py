@@ -1,4 +1,4 @@
-"""What a tenant uploads again, or what comes late, in the queue."""
+"""Repeated and late uploads in the queue."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_whoever_comes_back_to_what_was_uploaded_before_gets_that(
         for status in ("trained", "registered")[
             : ("claimed", "trained", "registered").index(stage)
         ]:
-            # A status, as the story has it.
+            # A status of the story.
             first = queue.move(first, status, why="")  # type: ignore[arg-type]
     other = accepted(queue, content="other", uploaded=at + timedelta(minutes=1))
     if between == "registered":

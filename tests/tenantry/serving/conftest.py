@@ -18,8 +18,8 @@ from tests.tenantry.serving.tiny_family import World, tiny_workload
 
 @pytest.fixture(scope="module")
 def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A SageMaker of its own that knows the tiny container, and the bridge tier's asynchronous
-    endpoint on it."""
+    """A separate SageMaker that knows the tiny container, with the bridge tier's asynchronous
+    endpoint."""
     local_cloud.reset()
     folder = tmp_path_factory.mktemp("asynchronous")
     with (

@@ -1,4 +1,4 @@
-"""What CloudWatch was told of a workload's requests."""
+"""CloudWatch's counts of a workload's requests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Questions that are asked asynchronously: one endpoint for all tenants of a tier, each answered
-under its own prefix."""
+"""Asynchronous questions: one endpoint for all tenants of a tier, with each answer under its
+tenant's own prefix."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 class Mailbox:
-    """What SageMaker tells of answered questions, from a queue that an app would subscribe."""
+    """SageMaker's messages about answered questions, from a queue like an app's subscription."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._sqs = deployment.sqs
@@ -68,7 +68,7 @@ class Mailbox:
         self.told: Counter[str] = Counter()
 
     def collect(self) -> int:
-        """Read what is there; returns how many answers were told of until now."""
+        """Read the waiting messages; returns the number of reported answers so far."""
         while found := self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get(
             "Messages"
         ):
@@ -120,7 +120,7 @@ def test_an_endpoint_that_is_not_there_yet_is_named(world: World) -> None:
     with world.client(pool) as client:
         with pytest.raises(EndpointFailedError, match=r"tenantry-energy-pool-async .* not found"):
             client.submit({"add": 1})
-        # what was not taken is not taken for submitted
+        # an unaccepted question does not count as submitted
         with pytest.raises(EndpointFailedError, match="not found"):
             client.submit({"add": 1})
 
@@ -299,7 +299,7 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
 
 
 def delivered(world: World, question: str) -> list[Failure]:
-    """The failures that were brought to their tenants until this question's was."""
+    """Deliver failures to their tenants until this question's failure; returns them."""
     found: list[Failure] = []
     deadline = time.monotonic() + 60
     while question not in {failure.question for failure in found}:
@@ -315,7 +315,7 @@ def test_a_refused_question_says_why_and_may_be_asked_again(world: World) -> Non
         for _ in range(2):
             with pytest.raises(InvocationRefusedError, match=r"^'add' must be a number$"):
                 client.wait(submitted, 60)
-        # what the record of a question says of its failure is not believed
+        # the failure in a question's record is not trusted
         delivered(world, submitted.id)
         again = client.submit({"add": "x"})
         assert (again.id, again.attempt) == (submitted.id, 2)
@@ -337,7 +337,7 @@ def test_a_failure_is_brought_to_its_tenants_prefix(world: World) -> None:
             "'add' must be a number",
         )
         assert f"{submitted.id}.failure-1" in world.keys_of(tenant)
-        # A tenant's session sees its own prefix only.
+        # A tenant's session sees only its own prefix.
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=submitted.failure_key)
         with pytest.raises(InvocationRefusedError, match=r"^'add' must be a number$"):
             client.result(submitted)
@@ -445,7 +445,7 @@ def test_a_record_that_is_damaged_is_as_if_nothing_had_been_asked(
 
 
 def test_a_forged_record_leads_to_nobody_elses_failure_or_answer(world: World) -> None:
-    """A tenant may write under its own prefix, the record of a question among it."""
+    """A tenant may write under its own prefix, which includes the record of a question."""
     deployment, bucket = world.deployment, world.deployment.data_bucket
     attacker, victim = world.tenant(), world.tenant()
     with world.client(victim) as client:

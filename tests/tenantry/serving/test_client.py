@@ -1,4 +1,4 @@
-"""The client of one tenant takes nothing that is no tenant's id."""
+"""The client of one tenant accepts only a tenant's id."""
 
 from __future__ import annotations
 

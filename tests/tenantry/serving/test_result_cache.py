@@ -1,5 +1,5 @@
-"""Kept answers: given again to who asks the same of the same champion, and to nobody else; every
-request is counted."""
+"""Cached answers: they answer only the same question to the same champion, and every request is
+counted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.tenantry.onboarding.registration import route_to, trained_version
 from tests.tenantry.serving.inference_counts import counted
 
 Serving = tuple[Deployment, Workload, Endpoint]
-START = f"{TRAINED_UNTIL:%Y-%m-%dT%H:%M:%SZ}"  # as a start is when it is resolved
+START = f"{TRAINED_UNTIL:%Y-%m-%dT%H:%M:%SZ}"  # in the form of a resolved start
 WEEK = {"period": 7, "start": START}
 
 
@@ -66,7 +66,7 @@ def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.Te
 
 
 def invocations(serving: Serving) -> int:
-    """How many left this process for an endpoint."""
+    """The number of requests from this process to an endpoint."""
     return serving[0].aws_calls["sagemaker-runtime:InvokeEndpoint"]
 
 
@@ -247,7 +247,7 @@ def test_what_may_not_be_kept_is_asked_again(
 def test_what_is_asked_about_now_is_another_question_in_an_hour(
     serving: Serving, energy: Workload, tenant: ids.TenantId
 ) -> None:
-    """The kept answer of yesterday's "the next week" would be a week that has begun."""
+    """Yesterday's cached answer to "the next week" would start in the past."""
     with TenantClient(serving[0], energy, tenant) as client:
         champion = client.champion()
 
@@ -265,8 +265,8 @@ def test_what_is_asked_about_now_is_another_question_in_an_hour(
         {"period": 7, "start": (TRAINED_UNTIL + timedelta(hours=1)).isoformat()}, at
     )
     assert asked(WEEK, at) == asked(WEEK, at + timedelta(days=1))
-    # Of a champion whose card is not known here, the container gives the moment: nothing is kept
-    # then.
+    # For a champion without a known card, the container chooses the moment, so that nothing is
+    # cached.
     unknown = replace(champion, card={})
     assert not question_of(
         energy, unknown, at_its_moment(energy, {}, week, at), "application/json"
@@ -372,7 +372,7 @@ def test_what_is_no_whole_answer_is_not_kept_and_not_given(
         question = question_of(energy, client.champion(), {"period": 5, "start": START}, accept)
     assert not cache.keep(question, Answer(content, kind))
     assert entries(deployment, tenant) == []
-    # As an earlier release would have kept it.
+    # An earlier release would have stored the answer this way.
     whole = Answer(b'{"mean": [1.0]}', "application/json")
     asked = replace(question, accept="application/json")
     assert cache.keep(asked, whole)

@@ -32,7 +32,7 @@ class World:
     folder: Path
 
     def tenant(self, *, tier: tiers.Tier = "bridge", traceparent: str = "") -> ids.TenantId:
-        """A new tenant with a champion; its mean is like no other's."""
+        """A new tenant with a champion that has a unique mean."""
         tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
         self.crown(tenant, 1, tier=tier, traceparent=traceparent)
         return tenant
@@ -65,11 +65,11 @@ class World:
         return TenantClient(self.deployment, self.tiny, tenant)
 
     def invocations(self) -> int:
-        """How many asynchronous invocations left this process."""
+        """The number of asynchronous invocations from this process."""
         return self.deployment.aws_calls["sagemaker-runtime:InvokeEndpointAsync"]
 
     def keys_of(self, tenant: ids.TenantId) -> set[str]:
-        """What lies under the tenant's asynchronous prefix, without the prefix."""
+        """The keys under the tenant's asynchronous prefix, without the prefix."""
         prefix = f"async/{tenant}/energy/"
         listed = self.deployment.s3.list_objects_v2(
             Bucket=self.deployment.data_bucket, Prefix=prefix
@@ -78,8 +78,8 @@ class World:
 
 
 def tiny_workload(**cache: Any) -> Workload:
-    """The energy workload, but for its container: a mean of the tenant's numbers, asked to add to
-    it."""
+    """The energy workload with another container, which adds a request's number to the mean of the
+    tenant's numbers."""
     energy = read_workloads()["energy"]
     settings = Asynchronous(
         instance_type="ml.m5.large", usd_per_hour=0.1, instances=1, max_seconds=30

@@ -1,4 +1,4 @@
-"""Answers for people: pictures become a contact sheet, whatever is no picture costs only itself."""
+"""Answers for people: pictures become a contact sheet, and a bad picture affects only itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet for people: the worst tenants first, and checks that fail for what is wrong."""
+"""A fleet for people: the worst tenants come first, and checks fail for faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of forecasts: small, and nothing malformed is drawn."""
+"""Pictures of forecasts: they are small, and malformed previews are not drawn."""
 
 from __future__ import annotations
 

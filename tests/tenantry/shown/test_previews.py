@@ -1,5 +1,5 @@
-"""What a training container's preview is turned into: pictures for an artifact's metadata, or a
-reason why not."""
+"""The result of a training container's preview: pictures for an artifact's metadata, or a reason
+for their absence."""
 
 from __future__ import annotations
 

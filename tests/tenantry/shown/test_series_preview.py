@@ -1,4 +1,5 @@
-"""A predicted series for people: its days are the customer's, and no malformed one is shown."""
+"""A predicted series for people: its days follow the customer's clock, and malformed series are not
+shown."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def test_a_line_a_day_is_told_by_the_clock_of_the_zone() -> None:
     first, second, third = series().days().rows
     assert first == {
         "day": "Mon 01 Jun 2026",
-        "points": 23,  # London is an hour ahead: the 24th is of the next day
+        "points": 23,  # London is an hour ahead, so the 24th point is in the next day
         "total, kWh": 24.0,
         "highest, kWh": 2.0,
         "highest at": "07:00",

@@ -1,5 +1,5 @@
-"""What OpenTelemetry's collector does with spans, as far as a test needs it: OTLP over HTTP on
-loopback. https://opentelemetry.io/docs/specs/otlp/#otlphttp-request has the protocol."""
+"""The part of OpenTelemetry's collector that tests need: OTLP over HTTP on loopback.
+https://opentelemetry.io/docs/specs/otlp/#otlphttp-request describes the protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span as it came: ids in hexadecimal digits, ``parent`` and ``links`` are spans' ids."""
+    """A received span, with ids in hexadecimal digits; ``parent`` and ``links`` are spans' ids."""
 
     name: str
     service: str
@@ -30,7 +30,7 @@ class ReceivedSpan:
 
 @dataclass
 class Collector:
-    """Where spans are received. ``environment`` makes a process send its own here."""
+    """A receiver of spans. ``environment`` makes a process send its spans here."""
 
     environment: Mapping[str, str]
     spans: list[ReceivedSpan] = field(default_factory=list)

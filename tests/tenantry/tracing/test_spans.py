@@ -1,4 +1,5 @@
-"""Spans of a trace: whose it is, what they tell of a failure, and where they go."""
+"""Spans of a trace: the trace that they belong to, their record of failures, and their
+destination."""
 
 from __future__ import annotations
 

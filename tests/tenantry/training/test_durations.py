@@ -1,4 +1,4 @@
-"""How long tasks are expected to take, after what earlier ones took."""
+"""The expected durations of tasks, learned from earlier ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One list of the running training jobs for everybody, against real jobs on the local cloud."""
+"""One shared list of the running training jobs, against real jobs on the local cloud."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLL: Final = 15.0
 
 @dataclass
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that moves only when a test moves it."""
 
     at: float = 1_800_000_000.0
 
@@ -33,7 +33,7 @@ class Clock:
 
 @dataclass
 class Runs:
-    """What several runs, each a process of its own, see of their jobs."""
+    """Several runs, each like a separate process, and their views of their jobs."""
 
     deployment: Deployment
     clock: Clock = field(default_factory=Clock)
@@ -49,13 +49,13 @@ class Runs:
             return list(runs.map(lambda watch, job: watch(job), self.watches, self.jobs))
 
     def calls(self, operation: str) -> int:
-        """How often they together called an operation of SageMaker."""
+        """The number of their calls of a SageMaker operation."""
         return sum(one.aws_calls[f"sagemaker:{operation}"] for one in self.each)
 
 
 @pytest.fixture(scope="module")
 def endpoint(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SageMaker of its own, whose only image counts and waits."""
+    """A separate SageMaker, whose only image counts and waits."""
     folder = tmp_path_factory.mktemp("sagemaker")
     image = folder / "containers/counting"
     image.mkdir(parents=True)
@@ -74,7 +74,7 @@ def runs(deployment: Deployment, endpoint: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def start(runs: Runs) -> Iterator[Callable[[str], None]]:
-    """Starts a job that runs until the test is over."""
+    """Starts a job that runs until the end of the test."""
     sagemaker, bucket = runs.deployment.sagemaker, runs.deployment.data_bucket
     started: list[str] = []
 
@@ -104,7 +104,7 @@ def test_four_running_jobs_cost_one_call_a_poll_and_not_four(
     for job in (*runs.jobs, "another-product-energy-p-1"):
         start(job)
     runs.clock.at += POLL
-    runs.look()  # whoever was too late to list may know nothing yet
+    runs.look()  # a run that came too late to list may know nothing yet
     polls = round(60 / POLL)
     for _ in range(polls):
         seen = runs.look()
@@ -116,7 +116,7 @@ def test_four_running_jobs_cost_one_call_a_poll_and_not_four(
 
     runs.look()
     before = runs.calls("DescribeTrainingJob")
-    for _ in range(polls):  # what it is without the list
+    for _ in range(polls):  # the number without the list
         for one, job in zip(runs.each, runs.jobs, strict=True):
             one.sagemaker.describe_training_job(TrainingJobName=job)
     assert runs.calls("DescribeTrainingJob") - before == 4 * listed

@@ -1,5 +1,5 @@
-"""Scheduled re-training on real tables: who is asked for, when, from what, and that asking twice
-makes nothing new."""
+"""Scheduled re-training on real tables: its tenants, times and data, and that a second request
+changes nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def another_image(workload: Workload) -> Workload:
 def upload(
     queue: RequestQueue, tenant: str, days_ago: int, until: Status = "registered", number: int = 1
 ) -> Request:
-    """A request made from an upload of so many days ago, as far on its way as ``until``."""
+    """A request from an upload of this many days ago, advanced to the status ``until``."""
     who, at = ids.tenant_id(tenant), NOW - timedelta(days=days_ago)
     request = ids.request_id_of(NAME, who, f"content {number}")
     manifest = s3_keys.upload_manifest(NAME, who, ids.upload_id(f"upload-{number}"))
@@ -154,7 +154,7 @@ def test_a_process_that_dies_after_asking_asks_the_same_once_more_which_is_nothi
 ) -> None:
     crowned = champion(registry, upload(queue, "acme", 100), 99)
     ask_for_retraining(deployment, retrained(), at=NOW)
-    registry.note_retraining(crowned, "")  # as if it had died before
+    registry.note_retraining(crowned, "")  # as if it had died before this write
     (asked,) = pending(queue).values()
     queue.cancel(asked, why="nobody wants it")
 
@@ -174,7 +174,7 @@ def test_a_champion_made_by_another_image_or_hyperparameters_is_challenged_once_
     (asked,) = pending(queue).values()
     assert "made by another image or other hyperparameters" in asked.history[0]["why"]
     row = asked
-    for status in THE_WAY:  # it loses: the champion stays
+    for status in THE_WAY:  # it loses, and the champion stays
         row = queue.move(row, status, why="test")
     assert ask_for_retraining(deployment, changed, at=NOW + timedelta(days=400)).due == 0
 

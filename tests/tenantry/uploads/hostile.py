@@ -1,5 +1,4 @@
-"""What a parser that a stranger's file has gained the upper hand of might do; called in a process
-of its own by tests."""
+"""Actions of a parser that a hostile file controls; tests call them in a separate process."""
 
 from __future__ import annotations
 
@@ -19,14 +18,14 @@ from contracts.refused_data import RefusedDataError
 
 @dataclass(frozen=True)
 class Answer:
-    """A dataclass, as preparations return."""
+    """A dataclass, like the results of preparations."""
 
     said: str
     files: list[str]
 
 
 def answer(files: list[Path], said: str) -> Answer:
-    """What a call that goes well gives."""
+    """The result of a successful call."""
     return Answer(said, [file.read_text() for file in files])
 
 
@@ -38,12 +37,12 @@ def refuse() -> None:
 
 
 def fail(secret: str) -> None:
-    """Raise an error that quotes what was read."""
+    """Raise an error that quotes the data."""
     raise KeyError(secret)
 
 
 def eat_memory(megabytes: int) -> int:
-    """Take memory, bit by bit, as a file that expands does."""
+    """Take memory step by step, like a file that expands."""
     taken = [bytearray(1 << 20) for _ in range(megabytes)]
     return len(taken)
 
@@ -65,12 +64,12 @@ def memory_pool() -> str:
 
 
 def process_number() -> int:
-    """Which process this is."""
+    """This process's id."""
     return os.getpid()
 
 
 def eat_memory_and_call_it_refused() -> None:
-    """Take memory, and tell of the error as of one of the data's."""
+    """Take memory, and report the error as a fault of the data."""
     try:
         eat_memory(1 << 20)
     except MemoryError as error:
@@ -89,34 +88,34 @@ def hang() -> None:
 
 
 def wait_for(file: Path) -> str:
-    """Wait until somebody makes a file."""
+    """Wait until a file exists."""
     while not file.exists():
         time.sleep(0.01)
     return "gone on"
 
 
 def segfault() -> None:
-    """Read where there is nothing."""
+    """Read from an invalid address."""
     ctypes.string_at(0)
 
 
 def abort() -> None:
-    """End as C++ does when nobody catches its exception."""
+    """End like C++ on an uncaught exception."""
     os.abort()
 
 
 def exit_at_once() -> None:
-    """End without a word."""
+    """End without any message."""
     os._exit(0)
 
 
 def kill_itself() -> None:
-    """End as by the kernel's out-of-memory killer."""
+    """End as if the kernel's out-of-memory killer struck."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_once(marker: Path, how: str) -> str:
-    """Die in the first call, which leaves a marker, and answer the next."""
+    """Die in the first call, which leaves a marker, and answer the second."""
     if marker.exists():
         return "answered"
     marker.touch()
@@ -127,13 +126,13 @@ def die_once(marker: Path, how: str) -> str:
 
 
 def kill_its_keeper() -> None:
-    """Kill the process that watches over this one."""
+    """Kill the process that supervises this one."""
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
 
 
 def leave_a_process(pid_file: Path) -> str:
-    """Start a process in a session of its own, which goes on after this one."""
+    """Start a process in its own session, which continues after this one."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
     )
@@ -149,10 +148,10 @@ def fill_the_disk(folder: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """The variables this process has."""
+    """This process's variables."""
     return dict(os.environ)
 
 
 def answer_without_end() -> str:
-    """Return more than anybody wants to read."""
+    """Return more than a caller reads."""
     return "x" * (8 << 20)

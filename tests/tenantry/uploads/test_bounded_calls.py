@@ -1,5 +1,5 @@
-"""Calls in processes of their own: whatever a file does to the code that reads it, the caller hears
-a refusal and goes on."""
+"""Calls in separate processes: after any effect of a file on its reader, the caller gets a refusal
+and goes on."""
 
 from __future__ import annotations
 

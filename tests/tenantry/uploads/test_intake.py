@@ -27,7 +27,7 @@ NAME = ids.workload_name("energy")
 
 @dataclass
 class Known:
-    """Who was introduced; ``broken`` for a Dagster that is down."""
+    """The introduced tenants; ``broken`` simulates a Dagster that is down."""
 
     tenants: list[str] = field(default_factory=list)
     broken: bool = False
@@ -40,15 +40,14 @@ class Known:
 
 @pytest.fixture
 def deployment(deployment: Deployment) -> Deployment:
-    """The stack, after the event S3 sends when it is configured was taken in: it tells of
-    nothing."""
+    """The stack, after the intake of S3's configuration event, which reports no upload."""
     assert (left(deployment), drained(deployment).messages, left(deployment)) == (1, 1, 0)
     return deployment
 
 
 @pytest.fixture
 def operators(deployment: Deployment) -> str:
-    """URL of a queue that hears what the operators hear."""
+    """URL of a queue that receives operators' notices."""
     url = deployment.sqs.create_queue(QueueName="operators")["QueueUrl"]
     arn = "arn:aws:sqs:eu-west-1:123456789012:operators"
     deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
@@ -124,7 +123,7 @@ def test_a_repeated_event_and_a_repeated_upload_are_nothing_new(deployment: Depl
     done = drained(deployment)
     assert (done.accepted, done.repeated) == (0, 2)
     (same,) = RequestQueue(deployment).due(NAME)
-    # S3 tells to the second: the second upload may have come in the next one.
+    # S3 gives times to the second, and the second upload may have come in the next second.
     as_before = replace(same, manifest_key=row.manifest_key, uploaded=row.uploaded, due=row.due)
     assert replace(as_before, traceparent=row.traceparent) == row
     assert left(deployment) == 0
@@ -165,7 +164,7 @@ def test_whoever_uploads_again_what_was_uploaded_before_something_else_gets_a_re
         assert row.manifest_key.endswith(f"/{upload}/manifest.json")
         (taken,) = queue.claim([row], ids.pack_id(f"p-{upload}"))
         queue.move(queue.move(taken, "trained", why=""), "registered", why="")
-        time.sleep(1.1)  # S3 tells to the second when it took an object
+        time.sleep(1.1)  # S3 gives an object's time to the second
     put(deployment, "acme", "u4", b"x")
     done = drained(deployment)
     assert (done.accepted, done.repeated) == (0, 1), "that is what it has"
@@ -239,7 +238,7 @@ def test_a_manifest_that_was_deleted_meanwhile_is_nothing(deployment: Deployment
 def test_while_dagster_is_down_nothing_is_lost_and_the_next_round_introduces_everyone(
     deployment: Deployment,
 ) -> None:
-    # One second, so that the messages are seen again within the test.
+    # One second makes the messages visible again within the test.
     deployment.sqs.set_queue_attributes(
         QueueUrl=deployment.uploads_queue_url,
         Attributes={"VisibilityTimeout": "1", "RedrivePolicy": ""},
@@ -316,7 +315,7 @@ def test_a_tenant_that_floods_is_refused_with_a_word_and_its_neighbours_are_not(
     deployment: Deployment,
 ) -> None:
     energy = WORKLOADS["energy"]
-    # so ten uploads are taken in
+    # so ten uploads are accepted
     scheduling = energy.scheduling.model_copy(update={"max_per_tenant_a_day": 1})
     limited = {**WORKLOADS, "energy": energy.model_copy(update={"scheduling": scheduling})}
     for number in range(14):

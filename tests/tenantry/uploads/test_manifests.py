@@ -1,5 +1,5 @@
-"""Manifests, files and events of uploads: whatever arrives becomes a typed value or a refusal that
-says what to do."""
+"""Manifests, files and events of uploads: any input becomes a typed value or a refusal with a
+cure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIGEST = objects.sha256(b"")
 
 
 def workload_with(**parameters: Parameter) -> dict[str, Workload]:
-    """The energy workload, taking these parameters."""
+    """The energy workload with these parameters."""
     upload = ENERGY.upload.model_copy(update={"parameters": parameters})
     return {"energy": ENERGY.model_copy(update={"upload": upload})}
 
@@ -282,7 +282,7 @@ def test_whatever_is_uploaded_becomes_a_manifest_or_a_refusal(said: bytes) -> No
     try:
         manifest = parsed(said)
     except RefusedUploadError as refused:
-        str(refused).encode()  # it can be kept and sent
+        str(refused).encode()  # it can be stored and sent
         return
     assert manifest.tenant == ACME
     assert 0 <= sum(file.size for file in manifest.files) <= ENERGY.upload.max_bytes
@@ -486,7 +486,7 @@ def test_the_event_s3_sends_when_it_is_configured_tells_nothing() -> None:
     ids=lambda body: body[:40],
 )
 def test_what_is_no_event_is_called_so(body: str) -> None:
-    # A ValueError of any kind is what the caller is promised.
+    # The function promises any kind of ValueError.
     with pytest.raises(ValueError):  # noqa: PT011
         list(manifests.manifest_keys_in_event(body, "uploads"))
 

@@ -1,4 +1,4 @@
-"""Every refusal has a code of its own kind, and the page of refusals tells them all."""
+"""Every refusal has a code of its kind, and the page of refusals lists them all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECTIONS = {
 
 
 def codes_raised(source: str) -> set[str]:
-    """The codes that a module's refusals have. Each call that makes a refusal must say one."""
+    """The codes of a module's refusals. Each call that creates a refusal must give one."""
     said: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)):
@@ -43,7 +43,7 @@ def codes_raised(source: str) -> set[str]:
         if called not in ("RefusedDataError", "RefusedUploadError"):
             continue
         if any(isinstance(argument, ast.Starred) for argument in node.args):
-            continue  # made anew from one that had its code
+            continue  # copied from a refusal that has its code
         place = 1 if called == "RefusedUploadError" else 3
         code = next((keyword.value for keyword in node.keywords if keyword.arg == "code"), None)
         if code is None:
@@ -52,7 +52,7 @@ def codes_raised(source: str) -> set[str]:
         if isinstance(code, ast.IfExp):
             said |= {ast.literal_eval(code.body), ast.literal_eval(code.orelse)}
         elif isinstance(code, ast.Name | ast.Attribute):
-            continue  # of a table, below, or of the refusal that it is made from
+            continue  # from a table, below, or from the original refusal
         else:
             said.add(ast.literal_eval(code))
     return said

@@ -1,5 +1,4 @@
-"""From an upload to training data, by the workload's own preparation; and what a container reports
-back."""
+"""From an upload to training data, by the workload's own preparation; and a container's reports."""
 
 from __future__ import annotations
 
@@ -127,7 +126,7 @@ def test_an_upload_that_changed_or_went_away_is_refused(
 def test_a_small_file_that_expands_to_gigabytes_is_refused_and_costs_this_process_nothing(
     deployment: Deployment, consumption: bytes
 ) -> None:
-    """A dictionary of one customer id of 2 MB, which 9,000 rows refer to: 18 GB of text in some
+    """A dictionary with one customer id of 2 MB, to which 9,000 rows refer: 18 GB of text in some
     tens of kilobytes."""
     rows = 9000
     hours = pa.array([datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(rows)])

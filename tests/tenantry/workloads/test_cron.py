@@ -1,4 +1,4 @@
-"""A cron expression that is taken is one that Dagster takes, and what is wrong is said."""
+"""Dagster accepts every cron expression that the schema accepts, and faults are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON Schema that editors read is the one that files are held against."""
+"""Editors read the same JSON Schema that files are checked against."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_each_shipped_workload_names_it_and_fits_it(path: Path) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_an_editor_marks_a_wrong_field(where: str, value: Any) -> None:
-    # As JSON, since YAML's own writer keeps tuples and the like apart.
+    # Convert through JSON, because YAML's own writer distinguishes tuples and the like.
     document = json.loads(json.dumps(changed(where, value)))
     assert list(VALIDATOR.iter_errors(document))
 

@@ -1,4 +1,4 @@
-"""A folder of workloads is read file by file, and the line of a fault is told."""
+"""A folder of workloads is read file by file, and errors name the line of a fault."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_field_that_stands_twice_is_refused_and_one_that_is_merged_is_not(tmp_
 def test_where_no_container_is_installed_none_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An app that has a copy of the files alone asks its questions all the same."""
+    """An app that has only a copy of the files can still ask questions."""
     path = written(tmp_path, yaml.safe_dump(changed("container", "churn")))
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     assert read_workload(path).container == "churn"
@@ -95,7 +95,7 @@ def test_a_variable_names_another_folder_of_workloads(
 def test_a_folder_of_workloads_that_is_not_there_names_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An installed package has none beside it."""
+    """An installed package has no such folder beside it."""
     monkeypatch.delenv("TENANTRY_WORKLOADS", raising=False)
     monkeypatch.setattr("tenantry.workloads.folder.FOLDER", tmp_path / "workloads")
     with pytest.raises(InvalidWorkloadError, match="set TENANTRY_WORKLOADS to the folder"):

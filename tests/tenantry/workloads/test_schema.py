@@ -1,4 +1,5 @@
-"""A workload's YAML file is read whole, or the file, the field and the fault are named."""
+"""A workload's YAML file is read completely, or the error names the file, the field and the
+fault."""
 
 from __future__ import annotations
 
@@ -330,7 +331,7 @@ SOMEWHERE = Deployment(**NAMES)
 
 
 def leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every field of a workload that is no section itself, with its value."""
+    """Every field of a workload that is not itself a section, with its value."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
@@ -356,8 +357,7 @@ def another(value: Any) -> Any:
 
 
 def with_leaf(section: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy with one field changed, whatever its checks would say: here only what becomes of it
-    matters."""
+    """A copy with one field changed, without checks, because only the effect matters here."""
     name, *rest = path
     return section.model_copy(
         update={name: with_leaf(getattr(section, name), tuple(rest), value) if rest else value}

@@ -1,4 +1,4 @@
-"""Colours are those that a picture's profile means."""
+"""Pictures get the colours of their profile."""
 
 import struct
 import zlib
@@ -102,7 +102,7 @@ def of_colour(mode: str, colour: Any) -> Image.Image:
 
 
 def seen(content: bytes) -> tuple[tuple[int, ...], frozenset[str]]:
-    """The colour on the left, and what was done to the picture."""
+    """The colour on the left, and the changes to the picture."""
     decoded = decode_image(content)
     middle = np.asarray(decoded.image)[8:24, 8:24].reshape(-1, 3).mean(0)
     return tuple(round(float(value)) for value in middle), decoded.changes

@@ -1,4 +1,4 @@
-"""Pictures made to do harm refuse the whole upload, and cost little."""
+"""A picture made to do harm causes the refusal of the whole upload, at little cost."""
 
 import io
 import pickle
@@ -32,7 +32,7 @@ from tests.containers.diffusion.pictures.uploads import (
 
 
 def jpeg_of(width: int, height: int, scans: int = 1) -> bytes:
-    """A progressive JPEG whose header tells another size, with scans that were not in it."""
+    """A progressive JPEG whose header gives another size, with additional scans."""
     content = saved(icon(1), "JPEG", progressive=True)
     at = content.index(b"\xff\xc2")
     content = content[: at + 5] + struct.pack(">HH", height, width) + content[at + 9 :]
@@ -89,7 +89,7 @@ def test_a_hostile_file_refuses_the_whole_upload(tmp_path: Path, what: str) -> N
 
 
 def test_a_bomb_is_refused_without_memory_for_its_pixels(tmp_path: Path) -> None:
-    """A picture of 400 MB, in a process that may take 300 MB more than it has."""
+    """A picture of 400 MB, in a process that may use only 300 MB more than at its start."""
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_of(20_000, 20_000, pixels=b"\0" * 20_001 * 2_000))
     script = (

@@ -1,4 +1,5 @@
-"""What cannot be used is left out and counted, and an upload with too little left is refused."""
+"""Unusable files are left out and counted, and an upload with too few usable pictures is
+refused."""
 
 import struct
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def test_files_of_other_types_are_left_out_by_name_and_type_whatever_they_are_ca
 ) -> None:
     names = {kind: f"{kind.replace(' ', '_')}.jpg" for kind in OTHER_TYPES}
     kinds = list(OTHER_TYPES)
-    # An upload has so many files at most.
+    # An upload has a limited number of files.
     for number, some in enumerate((kinds[:30], kinds[30:])):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -205,7 +206,7 @@ def test_too_few_or_too_many_usable_pictures_are_refused_with_the_reasons(tmp_pa
     )
     assert "4 of 6" in str(few)
     assert "a.png is truncated" in str(few)
-    # Of two equal files the one whose name comes first stays.
+    # Of two equal files, the one with the first name stays.
     assert "circle-0.png is the same as b.png" in str(few)
     assert "21 of 21" in str(refusal(tmp_path, good_files(21)))
     assert refusal(tmp_path, {}).field == "files"

@@ -1,5 +1,4 @@
-"""What is mended in a picture: its orientation, transparency, depth and size; its metadata stay
-behind."""
+"""Repairs of a picture: its orientation, transparency, depth and size; its metadata are removed."""
 
 import io
 from pathlib import Path
@@ -30,7 +29,7 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     corners[16:, 24:] = (0, 0, 250)
     corners[:16, 24:] = (0, 250, 0)
     upright = Image.fromarray(corners)
-    # What a camera stores is what the orientation brings upright.
+    # A camera stores the picture that the orientation turns upright.
     stored = {
         1: upright,
         2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -101,7 +100,7 @@ def test_transparency_is_laid_on_white(content: bytes) -> None:
 
 
 def test_transparent_pixels_leave_no_fringe_when_a_picture_is_reduced() -> None:
-    pixels = np.zeros((64, 64, 4), np.uint8)  # black where nothing is to be seen
+    pixels = np.zeros((64, 64, 4), np.uint8)  # black where transparent
     pixels[16:48, 16:48] = 255
     reduced = decode_image(saved(Image.fromarray(pixels)), longest=16).image
     assert np.asarray(reduced).min() == 255

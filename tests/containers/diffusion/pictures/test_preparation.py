@@ -1,4 +1,5 @@
-"""Uploads of pictures: what is written of them, with their captions, and what training reads."""
+"""Uploads of pictures: the files that preparation writes, with captions, and training's reading of
+them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Whatever is uploaded is used, left out or refused."""
+"""Every uploaded file is used, left out or refused."""
 
 import json
 from pathlib import Path

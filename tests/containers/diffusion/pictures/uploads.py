@@ -1,4 +1,4 @@
-"""Uploads of pictures, what becomes of them, and pictures of special kinds."""
+"""Uploads of pictures, their outcomes, and pictures of special kinds."""
 
 import io
 import re
@@ -68,7 +68,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, *, extra: bytes = b"", pixels: bytes = b"") -> bytes:
-    """A grey PNG whose header says what it is told to."""
+    """A grey PNG whose header has the given values."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"

@@ -1,4 +1,4 @@
-"""Uploads of all kinds: what is repaired, what is refused, and that nothing else comes out."""
+"""Uploads of all kinds: each is repaired or refused, without any other result."""
 
 import io
 import json
@@ -96,7 +96,7 @@ def test_a_wall_clock_is_taken_in_its_time_zone_through_both_changes(tmp_path: P
     assert told.repairs == {}
     assert told.rows == len(instants)
     assert prepared(tmp_path, zoned, timezone="Europe/London").fingerprint == told.fingerprint
-    # The hour that the clock skipped cannot have been measured on that clock.
+    # No reading on that clock can come from the hour that the clock skipped.
     assert (
         "never showed"
         in refusal(tmp_path, ["2025-03-30T01:00,1", *naive], timezone="Europe/London").reason
@@ -464,7 +464,7 @@ def test_any_bytes_are_prepared_or_refused(tmp_path: Path, content: bytes, timez
     except RefusedDataError as refused:
         result = refused
     if isinstance(result, RefusedDataError):
-        # One sentence: all three are there.
+        # All three must be present.
         assert result.reason and result.field and result.cure  # noqa: PT018
     else:
         assert result.rows == len(read_series(tmp_path / "out", {}, tmp_path).values)
@@ -477,6 +477,6 @@ def test_weeks_of_a_clock_change_stay_aligned_to_the_local_clock(tmp_path: Path)
     prepared(tmp_path, lines, timezone="Europe/London")
     weeks = weeks_of(read_series(tmp_path / "out", {}, tmp_path))
     known = np.isfinite(weeks.values)
-    # The same hour in every week, on both sides of the change; the skipped hour alone is missing.
+    # Every week has the same hour on both sides of the change; only the skipped hour is missing.
     assert np.nanmax(np.nanmax(weeks.values, axis=0) - np.nanmin(weeks.values, axis=0)) == 0
     assert (~known[1:]).sum() == 1

@@ -1,5 +1,5 @@
-"""What a file may expand to: a small one never takes the memory of a machine, and is refused by
-name."""
+"""The bounds of expanded files: a small file that expands without limit is refused by name, before
+it exhausts memory."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from containers.forecast.consumption.preparation import RefusedDataError, prepar
 
 ROWS = 9_000
 MEMORY = 512 << 20
-"""Bytes that reading one file may take beyond what Python and its libraries take."""
+"""Bytes that reading one file may use besides Python and its libraries."""
 
 _LIMITED = f"""
 import pathlib, resource, sys, tempfile
@@ -40,7 +40,7 @@ for name in sys.argv[1:]:
 
 
 def codes(*files: Path) -> list[str]:
-    """What becomes of files in a process that has little memory."""
+    """The outcomes of files in a process with little memory."""
     done = subprocess.run(
         [sys.executable, "-c", _LIMITED, *map(str, files)],
         capture_output=True,
@@ -141,7 +141,7 @@ def test_csv_that_is_all_separators_lines_or_one_cell_is_refused_in_little_memor
 
 
 def test_what_pages_expand_to_is_read_off_their_headers_not_the_footer() -> None:
-    """The format's own library tells the same of files it wrote itself, of both versions of
+    """The format's own library gives the same sizes for its own files, with both versions of
     pages."""
     table = columns(customer_id=pa.array([f"customer {number % 700}" for number in range(ROWS)]))
     for version in ("1.0", "2.0"):
@@ -208,8 +208,8 @@ def test_a_footer_that_promises_fewer_rows_than_it_brings_does_not_bring_more(
 
 
 def footer_of(depth: int) -> bytes:
-    """A file without rows, whose third column is nested this deeply; written by hand, as libraries
-    fall over it themselves."""
+    """A file without rows, whose third column is nested this deeply. It is written by hand, because
+    libraries themselves crash on it."""
 
     def element(name: bytes, number_type: int | None, children: int | None) -> bytes:
         said = b"" if number_type is None else b"\x15" + varint(2 * number_type)
@@ -248,5 +248,5 @@ def test_a_schema_that_is_nested_without_end_is_refused_before_it_is_followed(
 
 
 def varint(number: int) -> bytes:
-    """A number as Thrift's compact protocol writes it, in seven bits a byte."""
+    """A number in Thrift's compact protocol, with seven bits a byte."""
     return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])

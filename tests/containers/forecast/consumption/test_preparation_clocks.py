@@ -1,5 +1,5 @@
-"""Which instants and dates a file's rows mean: around clock changes, in any order, with and without
-offsets."""
+"""The instants and dates that a file's rows mean: around clock changes, in any order, with and
+without offsets."""
 
 import io
 from datetime import UTC, datetime
@@ -88,8 +88,8 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
     overlap: int,
     parquet_file: bool,
 ) -> None:
-    """What a file with offsets tells outright, one without them tells by its order: whole, cut in
-    two, or overlapping."""
+    """A file without offsets gives by its order the same instants as one with offsets: whole, cut
+    in two, or overlapping."""
     change = pd.Timestamp(AUTUMN_CHANGES[zone]).tz_localize(zone, ambiguous=True)
     at = pd.date_range(
         change - pd.Timedelta(days=28), periods=30 * 1440 // minutes, freq=f"{minutes}min"
@@ -113,7 +113,7 @@ def test_a_wall_clocks_rows_mean_the_same_instants_in_any_order(
         rows = np.argsort(wall.to_numpy(), kind="stable")
     parts = [rows]
     if cut is not None and order in ("oldest first", "newest first"):
-        # Somewhere around the change; the second file begins with what the first ends with.
+        # Cut near the change; the second file begins with the end of the first.
         middle = int(at.searchsorted((change + pd.Timedelta(hours=2)).tz_convert("UTC"))) + cut
         place = middle if order == "oldest first" else len(rows) - middle
         parts = [rows[:place], rows[max(0, place - overlap) :]]
@@ -338,8 +338,8 @@ def test_local_midnights_in_utc_have_their_dates_by_the_parameter_and_none_witho
 
 
 def test_daily_rows_that_share_a_date_or_leave_one_out_are_refused(tmp_path: Path) -> None:
-    """Half past eleven at night in winter, half past midnight in summer: read off this clock, dates
-    are lost and doubled."""
+    """The rows are at half past eleven at night in winter and half past midnight in summer. On this
+    clock, dates are missing and doubled."""
     stamps = [
         f"{t:%Y-%m-%dT%H:%M:%S%z}"
         for t in (DAYS + pd.Timedelta(hours=22, minutes=30))

@@ -1,5 +1,5 @@
-"""Files as people have them: stamps, encodings, types and formats that programs write; read, or
-told what they are."""
+"""Real-world files: stamps, encodings, types and formats of programs are read, or refused with
+their type."""
 
 import gzip
 import io
@@ -100,7 +100,7 @@ def test_every_form_of_iso_8601_means_the_same(
 ) -> None:
     stamps = [f"{at:{date}}{mark}{at:{time}}{zone}" for at in AT]
     if day_end:
-        # Midnight as the end of the day before.
+        # Write midnight as the end of the previous day.
         night = AT - pd.Timedelta(days=1)
         stamps = [
             f"{before:{date}}{mark}{f'{at:{time}}'.replace('00', '24', 1)}{zone}"

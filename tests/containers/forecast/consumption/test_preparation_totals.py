@@ -1,4 +1,4 @@
-"""A meter's running total is told from consumption: neither is taken for the other."""
+"""A meter's running total and consumption are distinguished; neither counts as the other."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CHECKS = settings(
 
 
 def outcome(folder: Path, minutes: int, values: NDArray[np.float64], step: int = 1) -> str:
-    """The code of the refusal, or nothing."""
+    """The code of the refusal, or an empty text."""
     at = pd.date_range("2025-02-01", periods=len(values), freq=f"{minutes}min")[::step]
     lines = [
         f"{t:%Y-%m-%dT%H:%M:%SZ},{value!r}"
@@ -72,7 +72,7 @@ def test_a_meters_totals_are_refused(
     if exchanged is not None:
         at = int(exchanged * len(used))
         totals[at:] -= totals[at]
-    # What a display shows has few digits, but one shows use within the day.
+    # A display has few digits, but shows use within the day.
     totals = np.round(totals * unit, decimals + (3 if unit < 1 else 0))
     if lost:
         totals[len(used) // 4] = 0

@@ -1,4 +1,4 @@
-"""The raw file of all customers: made up, and split."""
+"""The raw file of all customers: generated and split."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,8 +40,8 @@ def test_the_wave_of_the_year_has_the_length_of_a_year_and_days_follow_the_local
     for _, customer in frame.groupby("customer_id"):
         values = customer.consumption.to_numpy() / customer.consumption.mean() - 1
         strength = np.abs(np.fft.rfft(values))
-        # Three years of days: the third frequency is once a year, and the strongest below once a
-        # month.
+        # In three years of days, the third frequency is once a year. It is the strongest one below
+        # once a month.
         assert np.argmax(strength[1:36]) + 1 == 3
     hourly = generate(
         1, datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC), country=None

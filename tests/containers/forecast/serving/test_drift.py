@@ -1,5 +1,4 @@
-"""A served forecast against the readings that came after it: what is asked, and what the answer is
-worth."""
+"""A served forecast against later readings: the request to the model, and the answer's score."""
 
 from __future__ import annotations
 
@@ -48,8 +47,7 @@ def consumption(hours: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Fresh:
-    """Prepared data that end so many days after the model's, with what stands in the way of a
-    reading left out."""
+    """Prepared data that end this many days after the model's; ``without`` leaves out readings."""
 
     def make(
         days: float, *, without: slice | None = None, weeks: int = WEEKS, parameters: Any = LONDON
@@ -120,8 +118,8 @@ def test_of_days_with_too_few_readings_nothing_is_asked(fresh: Fresh) -> None:
 
 def test_a_daily_model_is_asked_for_days_of_hourly_readings(fresh: Fresh) -> None:
     folder = fresh(14)
-    # Of readings until midnight of UTC the last local date, in summer time, is whole but for an
-    # hour, and kept.
+    # With readings until midnight of UTC, the last local date in summer time lacks only one hour,
+    # and is kept.
     assert question(folder, card(frequency="D", horizon=28)) == {"period": 14, "start": "data_end"}
     told = np.full(14, truth(14).reshape(14, 24).sum(axis=1).mean())
     found = scored(score(answer(told, frequency="D", width=30), folder))
@@ -156,7 +154,7 @@ def test_what_came_as_it_was_said_has_no_error_and_is_drawn(fresh: Fresh) -> Non
 
 def test_missing_readings_are_neither_scored_nor_drawn(fresh: Fresh) -> None:
     told = truth(7)
-    told[:48] += 1000  # said of hours nobody read
+    told[:48] += 1000  # for hours without readings
     found = scored(score(answer(told), fresh(7, without=slice(0, 48))))
     assert (found.metrics["mase"], found.facts["readings"]) == (0, 120)
     assert found.preview["truth"][:48] == [None] * 48

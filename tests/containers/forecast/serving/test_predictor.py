@@ -1,4 +1,4 @@
-"""Requests to a loaded model, and models that a stranger wrote."""
+"""Requests to a loaded model, and untrusted models."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def points(mean: list[float]) -> Points:
 
 
 def stored(frequency: str = "h", horizon: int = 336, end: datetime = END) -> StoredForecast:
-    """A model that says 1, 1.001, … of the first week's points, 2, … of later ones, and 0.5, … of
+    """A model that forecasts 1, 1.001, … for the first week, 2, … for later weeks, and 0.5, … for
     the week before."""
     week = 168 if frequency == "h" else 7
     before, first, later = (
@@ -58,7 +58,7 @@ def loaded(folder: Path, content: StoredForecast | None = None) -> ForecastModel
 
 
 def ask(model: ForecastModel, request: Any) -> dict[str, Any]:
-    """What the model answers; from where its data end, unless the request says otherwise."""
+    """The model's answer, by default from the end of its data."""
     if isinstance(request, dict) and "start" not in request:
         request = {**request, starts.FIELD: starts.DATA_END}
     answer = PREDICTOR.predict(
@@ -86,7 +86,7 @@ def test_a_week_of_hours_is_answered_as_the_contract_says(tmp_path: Path) -> Non
     )
     assert answer["start"] == answer["timestamps"][0] == "2025-03-28T00:00:00Z"
     assert answer["timestamps"][-1] == "2025-04-03T23:00:00Z"
-    # On the 30th the clock goes from 01:00 to 02:00, and so does the week.
+    # On the 30th the clock jumps from 01:00 to 02:00, and the week's points skip that hour too.
     assert answer["mean"][:49] == [1 + point / 1000 for point in range(49)]
     assert answer["mean"][49:167] == [1 + point / 1000 for point in range(50, 168)]
     assert {level: len(values) for level, values in answer["quantiles"].items()} == {
@@ -115,7 +115,7 @@ def test_an_answer_begins_at_its_start_by_the_customers_clock(
     tmp_path: Path, asked: str, first: str, mean: float
 ) -> None:
     model = loaded(tmp_path)
-    for _ in range(2):  # afresh, and from what is kept
+    for _ in range(2):  # first computed, then from the cache
         answer = ask(model, {"period": 14, "start": asked})
         assert answer["start"] == answer["timestamps"][0] == first
         assert len(answer["mean"]) == len(answer["timestamps"]) == 336

@@ -1,4 +1,4 @@
-"""When a forecast starts: what is asked for, by the customer's clock, and what a model reaches."""
+"""The start of a forecast: the requested start on the customer's clock, and the model's reach."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from containers.forecast.stored_forecasts.starts import (
     resolve,
 )
 
-# in Berlin the next day already, whose clock goes on at 01:00 UTC
+# already the next day in Berlin, whose clock jumps ahead at 01:00 UTC
 NOW = datetime(2026, 3, 28, 23, 20, tzinfo=UTC)
 
 
@@ -62,7 +62,7 @@ def start(value: str | None, described: dict[str, Any], now: datetime = NOW) -> 
             "2026-03-29t12:00:00,0000001z",
             "h",
             "2026-03-29T12:00:00Z",
-        ),  # finer than a clock of Python tells
+        ),  # finer than the resolution of Python's clock
         ("2026-03-29T23:30:00-05", "D", "2026-03-31"),
     ],
 )

@@ -1,5 +1,5 @@
-"""Customers' files through preparation, training, archive and server, as a job and an endpoint take
-them."""
+"""Customers' files through preparation, training, archive and server, as in a job and an
+endpoint."""
 
 import json
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def one(workspace: Path, wanted: Task, **hyperparameters: str) -> Trained:
 
 
 def answer(trained: Trained, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model says, from where its data end unless the request says otherwise."""
+    """The model's answer, by default from the end of its data."""
     (trained.folder / "card.json").write_text(
         json.dumps({"format": 1, "version": "v1", **trained.card})
     )
@@ -119,7 +119,7 @@ def test_quantiles_never_cross_and_never_fall_below_zero(tmp_path: Path, tier: s
     random = np.random.default_rng(1)
     for customer in range(2):
         hours = pd.date_range("2025-01-01", periods=24 * 70, freq="h", tz="UTC")
-        # Mostly nothing, and now and then a lot.
+        # Mostly zero, with occasional high values.
         spiky = random.exponential(1.0, len(hours)) * (random.random(len(hours)) < 0.2)
         raw = tmp_path / f"{customer}.parquet"
         pd.DataFrame({"timestamp": hours, "consumption": spiky}).to_parquet(raw)
@@ -173,7 +173,7 @@ def test_batched_prophet_continues_a_series_of_its_own_kind() -> None:
     told = forecast_many(histories, 4)
     for values, forecast in zip((series, other), told, strict=True):
         assert np.abs(forecast.ravel() - values[known:]).max() < 0.02 * values[known:].mean()
-    # One at a time gives the same: what a fit holds is one customer's alone.
+    # A single fit gives the same result, because each fit holds only one customer's data.
     assert np.array_equal(forecast_many(histories[1:], 4)[0], told[1])
 
 
@@ -294,7 +294,7 @@ def test_a_short_history_gets_a_model_from_the_third_day_on(
     assert datetime.fromisoformat(trained.card["held_out"]["end"]) - held == timedelta(
         days=min(7, days // 3)
     )
-    # A pool's tenant of three days learns from nobody, and nobody from it.
+    # A pool tenant with three days does not share data with others.
     assert (
         one(tmp_path / "pool", task(tmp_path, 0, "pool"), frequency=frequency).metrics
         if days < 56
