@@ -58,8 +58,7 @@ def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
     @_endpoint_asset(
         workload,
         "asynchronous_endpoint",
-        f"the endpoint that answers every tenant of the {workload.tier} tier by and by, through "
-        f"S3.",
+        f"the endpoint that answers every tenant of the {workload.tier} tier through S3, later.",
     )
     def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(

@@ -235,7 +235,7 @@ def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[
     chosen = tenants or ([context.partition_key] if context.has_partition_key else [])
     if not chosen:
         raise Failure(
-            "Nobody was chosen: pick a partition, or name tenants in the configuration.",
+            "No tenant was chosen: pick a partition, or name tenants in the configuration.",
             allow_retries=False,
         )
     return [ids.tenant_id(tenant) for tenant in dict.fromkeys(chosen)]

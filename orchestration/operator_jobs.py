@@ -51,7 +51,7 @@ class CancelConfig(Config):
 class PauseConfig(Config):
     """Why a workload is paused."""
 
-    why: str = Field(description="Why, as a sentence: it is shown to whoever looks at the status.")
+    why: str = Field(description="Why, as a sentence: it is shown beside the status.")
 
 
 def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:

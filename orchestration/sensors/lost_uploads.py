@@ -91,8 +91,7 @@ def lost_uploads_sensor(
         minimum_interval_seconds=min(RECONCILE_SECONDS, int(lost_uploads_grace.total_seconds())),
         default_status=DefaultSensorStatus.RUNNING,
         target=None,
-        description="Lists what was uploaded since the last look, for uploads whose event never "
-        "came.",
+        description="Lists the uploads since the last look, for those whose event never came.",
     )
     def lost_uploads(context: SensorEvaluationContext, tenantry: TenantryResource) -> SkipReason:
         look = _Look.parse(context.cursor, lost_uploads_grace)

@@ -98,7 +98,7 @@ def wind_down(
 
 @click.command()
 @click.argument("workload", type=WORKLOAD)
-@click.option("--why", required=True, help="Shown to whoever looks at the status.")
+@click.option("--why", required=True, help="Shown beside the status.")
 @common_options
 def pause(invocation: Invocation, workload: Workload, why: str) -> None:
     """Claim no further requests of WORKLOAD. Uploads go on becoming requests, and packs on their
@@ -142,10 +142,7 @@ def resume(invocation: Invocation, workload: Workload) -> None:
 @click.command()
 @click.argument("workload", type=WORKLOAD)
 @click.option(
-    "--why",
-    default="an operator drains it",
-    show_default=True,
-    help="Shown to whoever looks at the status.",
+    "--why", default="an operator drains it", show_default=True, help="Shown beside the status."
 )
 @click.option(
     "--timeout",

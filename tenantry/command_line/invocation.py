@@ -454,7 +454,7 @@ def common_options(function: Callable[Concatenate[Invocation, ...], None]) -> Ca
     @click.option(
         "--local",
         is_flag=True,
-        help="Reach the local cloud that `make run` has up, whatever the AWS variables say.",
+        help="Reach the local cloud that `make run` has up, not what the AWS variables name.",
     )
     @functools.wraps(function)
     def run(*args: Any, local: bool, file: Path | None, as_json: bool, **options: Any) -> None:

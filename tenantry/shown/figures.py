@@ -45,7 +45,7 @@ _COMMON: Final[Mapping[WorkloadAsset, Mapping[str, Figure]]] = {
     "fleet": {
         "tenants_with_a_model": Figure(tells="Tenants that are served."),
         "tenants_left_out": Figure(tells="Tenants that the table has no room for."),
-        "requests_waiting": Figure(tells="Requests whose turn could have come."),
+        "requests_waiting": Figure(tells="Requests that are due and not yet in a training job."),
         "oldest_wait_seconds": Figure(
             tells="How long the first of them has waited.", unit="s", good="below 3600"
         ),

@@ -14,7 +14,8 @@ DAY: Final = 86_400
 
 FEWEST_RISES: Final = 3
 MAX_FALLS: Final = 3
-"""Falls that a total may have however short it is, from exchanged meters and failed readings."""
+"""Falls that a short total may have, from exchanged meters and failed readings, if each comes with
+at least ten rises."""
 
 FALLS_PER_RISE: Final = 0.005
 LONG_DAYS: Final = {False: 7, True: 60}
