@@ -107,7 +107,7 @@ def test_what_cannot_be_asked_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (
-        "nobody has no energy model yet; nothing was uploaded"
+        "nobody has no energy model yet; none of its uploads has been taken in"
         in call("ask", "nobody", "{}", status=1).stderr
     )
     assert "is no JSON: Expecting" in call("ask", "acme", "{period: 7}", status=2).stderr
