@@ -157,16 +157,20 @@ def _served(one: story.Story) -> str:
     served = f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
     kept = [version.archive for version in one.versions if version.version == one.champion.version]
     if kept:
-        served += f" Its archive: {kept[0]}."
+        served += f"\nIts archive: {kept[0]}."
     if trace_id := trace_id_of(one.champion.traceparent):
-        served += f" Its trace: {trace_id}."
+        served += f"\nIts trace: {trace_id}."
     data = data_age(one.champion.card)
     if data is None:
         return served
     return (
-        f"{served} Its data end on {data.end:%Y-%m-%d}, {data.days(now()):.0f} days ago;"
+        f"{served}\nIts data end on {data.end:%Y-%m-%d}, {_days(data.days(now()))} ago;"
         f" it predicts until {data.usable_until:%Y-%m-%d}."
     )
+
+
+def _days(number: float) -> str:
+    return f"{number:.0f} day" + ("" if round(number) == 1 else "s")
 
 
 # ---- all tenants ---------------------------------------------------------------------------------
