@@ -5,6 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
+# make itself takes any variable without a word: a misspelt PORTS=3001 would be lost.
+TAKEN := PYTHON VENV TENANTS DATA ONCE PORT UPGRADE IMAGES TAG REPOSITORIES BASE DEBOOTSTRAP
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+ifneq (,$(filter-out $(TAKEN),$(GIVEN)))
+$(error There is no variable $(filter-out $(TAKEN),$(GIVEN)); `make help` lists those that there are)
+endif
+
 .PHONY: setup lock run test lint test-slow images clean help
 
 help: ## What can be made

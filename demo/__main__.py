@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +18,23 @@ TENANTS: Final = 12
 STATE: Path = Path(__file__).resolve().parents[1] / ".tenantry"
 
 
+def _whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an argument: it is refused with the numbers that it may be."""
+
+    def parse(text: str) -> int:
+        if text.isdecimal() and least <= int(text) <= (most or int(text)):
+            return int(text)
+        within = f"from {least} to {most}" if most else f"of at least {least}"
+        raise argparse.ArgumentTypeError(f"it must be a whole number {within}, not {text!r}")
+
+    return parse
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument(
         "--tenants",
-        type=int,
+        type=_whole_number(1),
         help=f"how many energy tenants: {TENANTS} made-up ones, the last with a spoiled file, or "
         f"all of --data; "
         "three portraits tenants come along",
@@ -32,7 +45,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--once", action="store_true", help="end when all has happened: status 0 only if it has"
     )
-    parser.add_argument("--port", type=int, default=UI_PORT, help="of the Dagster UI (%(default)s)")
+    parser.add_argument(
+        "--port",
+        type=_whole_number(1, 65_535),
+        default=UI_PORT,
+        help="of the Dagster UI (%(default)s)",
+    )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -40,10 +58,6 @@ def _arguments() -> argparse.Namespace:
         help="seconds without any progress to wait (%(default)s)",
     )
     arguments = parser.parse_args()
-    if arguments.tenants is not None and arguments.tenants < 1:
-        parser.error("--tenants must be at least 1")
-    if not 0 < arguments.port < 65_536:
-        parser.error("--port must be between 1 and 65535")
     if arguments.data and not arguments.data.is_file():
         parser.error(f"--data: there is no file {arguments.data}")
     return arguments
@@ -54,7 +68,11 @@ def main() -> int:
     arguments = _arguments()
     # Imported only now: the libraries of Dagster and AWS take seconds, and help has to answer at
     # once.
-    from demo.run import run
+    try:
+        from demo.run import run
+    except KeyboardInterrupt:
+        print("Stopped before anything was started.", file=sys.stderr)
+        return 130
 
     return run(
         STATE,

@@ -134,8 +134,8 @@ def _read(data: Path) -> Any:
         lacking = [column for column in COLUMNS if column not in table.column_names]
         if lacking:
             raise ValueError(
-                f"{data.name} has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}, "
-                f"and has {', '.join(table.column_names[:10])}"
+                f"{data.name} has no column {', '.join(lacking)}. "
+                f"Its columns are {', '.join(table.column_names[:10])}. Rename them."
             )
         table = table.select(list(COLUMNS))
         customers = table["customer_id"].cast(pa.string())

@@ -32,10 +32,10 @@ from tenantry.workloads.schema import Workload
 _MAX_LINES: Final = 10
 SETTLED: Final = {"registered", "refused", "dead_lettered"}
 _IN_WORDS: Final[Mapping[str, str]] = {
-    "pending": "waiting for a training job",
+    "pending": "waiting",
     "claimed": "being prepared",
     "training": "training",
-    "trained": "being put into service",
+    "trained": "going into service",
     "failed": "to be tried again",
 }
 

@@ -51,7 +51,9 @@ class CancelConfig(Config):
 class PauseConfig(Config):
     """Why a workload is paused."""
 
-    why: str = Field(description="Why, as a sentence: it is shown beside the status.")
+    why: str = Field(
+        "paused in the UI", description="Why, as a sentence: the status and the asset show it."
+    )
 
 
 def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:

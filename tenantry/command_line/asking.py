@@ -307,10 +307,11 @@ def _shown_prediction(
             raise NotDone(f"{output} cannot be written: {error.strerror}") from error
     where = f"s3://{deployment.data_bucket}/{shown.key}"
     if not invocation.as_json:
+        unit = f" in {table.unit}" if table.unit else ""
         period = f", {table.period[0]} to {table.period[1]}" if table.period else ""
         invocation.say(
             f"{tenant}, {workload}: the prediction of {shown.day}, written {plain(shown.written)} "
-            f"UTC: {len(table.rows)} rows{period}"
+            f"UTC: {len(table.rows)} rows{unit}{period}"
         )
         invocation.say(where)
         if table.rows[:most]:

@@ -87,7 +87,11 @@ def wind_down(
             f"{workload} is wound down: {len(done.cancelled)} requests cancelled, "
             f"{len(done.endpoints)} endpoints,"
             f" {len(done.configurations)} configurations and {len(done.models)} models deleted"
-            + (f", {done.objects} objects and {done.rows} rows" if delete_data else "")
+            + (
+                f", {done.objects} objects and {done.rows} rows"
+                if delete_data
+                else f"; its data stay until `tenantry wind-down {workload} --delete-data`"
+            )
         )
     if done.moved_on:
         raise NotDone(f"{len(done.moved_on)} requests moved on in this moment; repeat this")

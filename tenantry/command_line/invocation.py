@@ -378,8 +378,12 @@ def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except DeploymentMissingError as error:
-        nothing = f"; or {environment.START}" if not environment.names_a_cloud(os.environ) else ""
-        raise Unreachable(f"{error}{nothing}") from error
+        if environment.names_a_cloud(os.environ):
+            raise Unreachable(str(error)) from error
+        raise Unreachable(
+            f"no local cloud runs in this folder or one above it; {environment.START}. "
+            f"For a stack on AWS set AWS_PROFILE and AWS_REGION: {error}"
+        ) from error
     except environment.NoLocalCloudError as error:
         raise Unreachable(str(error)) from error
     except (NotTheirTurnError, ChampionChangedError) as error:

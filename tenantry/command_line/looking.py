@@ -128,7 +128,9 @@ def tenant(
         invocation.write_json({"format": 1, "tenant": tenant, "workloads": known})
         return
     for one in known:
-        invocation.show(Text(f"{one.tenant}, {one.workload}", style="bold"), plain(_served(one)))
+        invocation.show(
+            Text(f"{one.tenant}, {one.workload}", style="bold"), *map(plain, _served(one))
+        )
         left_out = len(one.events) - most
         if left_out > 0:
             invocation.say(
@@ -148,25 +150,30 @@ def _what_happened(event: story.Event) -> Text:
     return text.append(plain(f": {event.why}"), style="") if event.why else text
 
 
-def _served(one: story.Story) -> str:
+def _served(one: story.Story) -> list[str]:
+    """By which version a tenant is served, a line each for what belongs to it."""
     from tenantry.serving.moments import data_age
 
     if one.champion is None:
-        return "It has no model yet."
+        return ["It has no model yet."]
     before = f"; before it {one.champion.previous}" if one.champion.previous else ""
-    served = f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."
+    served = [f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."]
     kept = [version.archive for version in one.versions if version.version == one.champion.version]
     if kept:
-        served += f" Its archive: {kept[0]}."
+        served.append(f"Its archive: {kept[0]}.")
     if trace_id := trace_id_of(one.champion.traceparent):
-        served += f" Its trace: {trace_id}."
+        served.append(f"Its trace: {trace_id}.")
     data = data_age(one.champion.card)
-    if data is None:
-        return served
-    return (
-        f"{served} Its data end on {data.end:%Y-%m-%d}, {data.days(now()):.0f} days ago;"
-        f" it predicts until {data.usable_until:%Y-%m-%d}."
-    )
+    if data is not None:
+        served.append(
+            f"Its data end on {data.end:%Y-%m-%d}, {_days(data.days(now()))} ago; it predicts "
+            f"until {data.usable_until:%Y-%m-%d}."
+        )
+    return served
+
+
+def _days(number: float) -> str:
+    return f"{number:.0f} day" + ("" if round(number) == 1 else "s")
 
 
 # ---- all tenants ---------------------------------------------------------------------------------

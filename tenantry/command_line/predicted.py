@@ -53,10 +53,11 @@ def stored_predictions(
 @dataclass(frozen=True)
 class Tabulated:
     """Answers as a table. ``period`` is its first and its last moment, where a column has
-    moments."""
+    moments. ``unit`` is that of its numbers, where the answers agree on one."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    unit: str | None = None
 
     @property
     def period(self) -> tuple[str, str] | None:
@@ -76,7 +77,13 @@ def tabulated(documents: Sequence[Any]) -> Tabulated:
     """
     rows: list[Mapping[str, Any]] = [row for one in documents for row in _rows_of(one)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return Tabulated(columns, [[row.get(name) for name in columns] for row in rows])
+    units = {
+        unit
+        for one in documents
+        if isinstance(one, dict) and isinstance(unit := one.get("unit"), str)
+    }
+    cells = [[row.get(name) for name in columns] for row in rows]
+    return Tabulated(columns, cells, units.pop() if len(units) == 1 else None)
 
 
 def _rows_of(document: Any) -> Iterator[Mapping[str, Any]]:

@@ -111,7 +111,7 @@ def _parameter(
     known = declared.get(name)
     if not equals or known is None:
         raise click.BadParameter(
-            f"{text!r} is not NAME=VALUE with a name of: {', '.join(declared) or 'none'}"
+            f"{text!r} is not NAME=VALUE; the names are: {', '.join(declared) or 'none'}"
         )
     try:
         parsed: str | int | float | bool

@@ -42,11 +42,14 @@ def compared(
     better = "lower" if quality.lower_is_better else "higher"
     where = " on the same data" if reigning and has_fresh_score(model, reigning) else ""
     scores = (
-        f"it scored {quality.shown(skill):.3f} where the champion has "
+        f"its {quality.compared} is {quality.shown(skill):.3f}, the champion's "
         f"{quality.shown(champion_skill):.3f}{where} ({better} is better)"
     )
+    allowed = f"the tolerance of {quality.tolerance:.0%}"
     if quality.is_worse(skill, champion_skill, quality.tolerance):
-        return False, scores
+        return False, f"worse by more than {allowed}: {scores}"
+    if skill > champion_skill:
+        return True, f"takes over from {champion.version}, within {allowed}: {scores}"
     return True, f"not worse than {champion.version}: {scores}"
 
 

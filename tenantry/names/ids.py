@@ -27,6 +27,8 @@ QuestionId = NewType("QuestionId", str)
 
 MANIFEST: Final = "manifest.json"
 _WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
+_TENANT_IN_WORDS: Final = "1 to 63 small letters, digits and hyphens, the first no hyphen"
+_WORKLOAD_IN_WORDS: Final = "1 to 20 small letters and digits, the first a letter"
 _UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
@@ -37,22 +39,23 @@ class InvalidIdError(TenantryError, ValueError):
     """A string is not an id of its kind; the message names the kind and the rule."""
 
 
-def _checked(kind: str, pattern: re.Pattern[str], text: object) -> str:
+def _checked(kind: str, pattern: re.Pattern[str], text: object, words: str = "") -> str:
     if not isinstance(text, str) or not pattern.fullmatch(text):
         shown = repr(text)[:80]
-        raise InvalidIdError(f"{shown} is not a {kind}; it must match {pattern.pattern}")
+        said = f": {words}" if words else ""
+        raise InvalidIdError(f"{shown} is not a {kind}; it must match {pattern.pattern}{said}")
     return text
 
 
 def tenant_id(text: object) -> TenantId:
     """A tenant's pseudonymous id. Raises ``InvalidIdError``."""
-    return TenantId(_checked("tenant id", patterns.TENANT, text))
+    return TenantId(_checked("tenant id", patterns.TENANT, text, _TENANT_IN_WORDS))
 
 
 def workload_name(text: object) -> WorkloadName:
     """A workload's name; letters and digits, so that it can stand in partition and job names.
     Raises ``InvalidIdError``."""
-    return WorkloadName(_checked("workload name", _WORKLOAD, text))
+    return WorkloadName(_checked("workload name", _WORKLOAD, text, _WORKLOAD_IN_WORDS))
 
 
 def upload_id(text: object) -> UploadId:

@@ -44,7 +44,7 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantI
     name = ids.workload_name(workload.name)
     last = newest_of(RequestQueue(deployment).of_tenant(name, tenant))
     if last is None:
-        return Finding(passed=False, facts={"reason": "nothing was uploaded"})
+        return Finding(passed=False, facts={"reason": "no upload of it has been taken in"})
     if last.status == "refused":
         return Finding(passed=False, facts={"reason": last.reason or "no reason recorded"})
     prepared = last.facts.get("training_data")

@@ -318,13 +318,18 @@ def roll_back(
     versions = {model.version: model for model in registry.versions(tenant, name)}
     if returned_to is None:
         left = [model.version for model in versions.values() if model.status == "rolled_back"]
-        hint = f"; versions rolled back from, which can be named: {', '.join(left)}" if left else ""
+        hint = (
+            f"; versions rolled back from, which `to` can name: {', '.join(left)}" if left else ""
+        )
         raise LookupError(
             f"{tenant} has no {workload.name} model before {seen.version} to return to{hint}"
         )
     previous = versions.get(returned_to)
     if previous is None:
-        raise LookupError(f"version {returned_to} of {tenant} is not in the registry")
+        raise LookupError(
+            f"{tenant} has no {workload.name} version {returned_to}; its versions: "
+            f"{', '.join(sorted(versions)) or 'none'}"
+        )
     endpoint = MULTI_MODEL.endpoint_name(
         deployment.prefix, name, machines_of(previous.tier, tenant)
     )

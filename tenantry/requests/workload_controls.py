@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _MAX_WHY: Final = 1000  # characters kept of a reason
+_NO_REASON: Final = "no reason was given"
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class WorkloadControls:
 
     def pause(self, workload: ids.WorkloadName, why: str) -> Pause:
         """Claim no further requests of a workload. Uploads go on becoming requests, and packs on
-        their way go on."""
-        pause = Pause(now(), self.by, why[:_MAX_WHY])
+        their way go on. A blank ``why`` is told as no reason."""
+        pause = Pause(now(), self.by, why.strip()[:_MAX_WHY] or _NO_REASON)
         self.deployment.requests.put(
             table_keys.controls_item(workload),
             {"at": pause.at.isoformat(), "by": pause.by, "why": pause.why},

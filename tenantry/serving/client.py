@@ -140,7 +140,11 @@ class TenantClient:
         champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
         if champion is None:
             last = newest_of(self.requests())
-            stands = f"its last upload is {last.status}" if last else "nothing was uploaded"
+            stands = (
+                f"its last upload is {last.status}"
+                if last
+                else "none of its uploads has been taken in"
+            )
             if last and last.reason:
                 stands += f": {last.reason}"
             raise NoModelYetError(f"{self.tenant} has no {self.workload.name} model yet; {stands}")

@@ -205,8 +205,8 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
             ) from error
         if Path(name).suffix[1:].lower() not in limits.file_types:
             raise RefusedUploadError(
-                f"{where}.name is not one of the types {offered.name} takes: "
-                f"{', '.join(limits.file_types)}",
+                f"{_shown(name)} is not of a type that {offered.name} takes. Upload files of these "
+                f"types: {', '.join(limits.file_types)}.",
                 "file_type_not_taken",
             )
         size, digest = entry["bytes"], entry["sha256"]
@@ -230,24 +230,25 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
         )
     if len(files) > limits.max_files:
         raise RefusedUploadError(
-            f"manifest.json: {len(files)} files; {offered.name} takes at most {limits.max_files}",
+            f"The upload has {len(files)} files; {offered.name} takes at most {limits.max_files}. "
+            "Upload fewer files.",
             "too_many_files",
         )
     if len({unicodedata.normalize("NFC", file.name) for file in files}) != len(files):
         raise RefusedUploadError(
-            "manifest.json: files names one file twice; name each once", "file_twice"
+            "The upload names one file twice. Name each file once.", "file_twice"
         )
     if sum(file.size for file in files) > limits.max_bytes:
         raise RefusedUploadError(
-            f"manifest.json: the files have too many bytes together; {offered.name} takes at most "
-            f"{limits.max_megabytes:g} MB",
+            f"The files have too many bytes together; {offered.name} takes at most "
+            f"{limits.max_megabytes:g} MB. Upload fewer or smaller files.",
             "upload_too_large",
         )
     return tuple(files), tuple(left_out[:MAX_LEFT_OUT])
 
 
 def _shown(name: str) -> str:
-    """The name of a file that is left out, fit to be shown."""
+    """The name of a file, fit to be shown."""
     return "".join(
         letter if letter.isprintable() else "?" for letter in name[:MAX_LEFT_OUT_CHARACTERS]
     )

@@ -67,7 +67,7 @@ def read_document(path: Path) -> Document:
             loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # an impossible date is a ValueError
-        raise UnreadableDocumentError(f"not valid YAML: {error}") from error
+        raise UnreadableDocumentError(f"not valid YAML: {_in_words(error)}") from error
     if node is None or not isinstance(fields, dict):
         raise UnreadableDocumentError("must be a mapping of fields, as in energy.yaml")
     if twice is not None:
@@ -98,3 +98,16 @@ def _twice(root: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, yaml.ScalarNode]]
                 waiting.append(value)
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
+
+
+def _in_words(error: Exception) -> str:
+    """A fault of YAML on one line: its place in the file, what is wrong there, and the cure."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    within = ""
+    if error.context and error.context_mark and error.context_mark.line < error.problem_mark.line:
+        within = f" {error.context} that begins in line {error.context_mark.line + 1}"
+    tab = error.problem is not None and "'\\t'" in error.problem
+    cure = "indent with blanks, not with tabs" if tab else "mend this line or the one before it"
+    return f"{place}: {error.problem}{within}; {cure}"

@@ -101,7 +101,7 @@ def test_any_customers_get_ids_of_their_own_that_a_tenant_may_have(customers: se
     [
         (
             b"customer,timestamp,consumption\na,2026-01-01,1\n",
-            "has no column customer_id; it needs customer_id, timestamp, consumption",
+            "has no column customer_id. Its columns are customer, timestamp, consumption.",
         ),
         (b"customer_id,timestamp,consumption\n", "has no rows"),
         (b"", "cannot be read"),

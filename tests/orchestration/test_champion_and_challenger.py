@@ -119,7 +119,7 @@ def test_a_champion_is_watched_challenged_rolled_back_and_retrained(
     assert second is not None
     assert second.previous == first.version
     registered = metadata_of(dagster_instance, "energy", "endpoint_registration")[grown]
-    assert registered["decision"].startswith(f"not worse than {first.version}: it scored")
+    assert f"from {first.version}, within the tolerance" in registered["decision"]
     assert f"challenger {second.version} | champion {first.version}" in registered["comparison"]
 
     # A person selects the tenant in the UI and rolls it back.

@@ -80,8 +80,16 @@ def test_a_workload_is_paused_and_goes_on_and_dead_letters_go_back(
         "why": "a new image",
     }
     assert resumed["requests"] == "claimed again"
+    # The launchpad asks for no configuration, and an empty reason is told as such.
+    for given, shown in ((None, "paused in the UI"), ({"why": " "}, "no reason was given")):
+        chosen = None if given is None else {"ops": {"energy_pause_workload": {"config": given}}}
+        assert run(dagster_instance, "energy_pause", chosen).success
+        pause = controls.paused(ENERGY)
+        assert pause is not None
+        assert pause.why == shown
     assert run(dagster_instance, "energy_resume", None).success
-    assert len(uploads_observed(dagster_instance, "energy")) == 2, "nothing was changed"
+    assert run(dagster_instance, "energy_resume", None).success
+    assert len(uploads_observed(dagster_instance, "energy")) == 5, "nothing was changed"
 
     deployment.sqs.send_message(
         QueueUrl=deployment.uploads_dead_letters_url, MessageBody="an event"

@@ -107,7 +107,7 @@ def test_what_cannot_be_asked_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (
-        "nobody has no energy model yet; nothing was uploaded"
+        "nobody has no energy model yet; none of its uploads has been taken in"
         in call("ask", "nobody", "{}", status=1).stderr
     )
     assert "is no JSON: Expecting" in call("ask", "acme", "{period: 7}", status=2).stderr
@@ -145,6 +145,7 @@ def forecast(days: int) -> dict[str, object]:
     values = [number / 2 for number in range(days)]
     return {
         "model": "ridge",
+        "unit": "kWh",
         "timestamps": moments,
         "mean": values,
         "quantiles": {"0.1": values, "0.9": values},
@@ -160,7 +161,7 @@ def test_the_latest_prediction_is_shown_and_written_to_a_file(
     where = f"s3://{deployment.data_bucket}/{key.replace('-01.', '-02.')}"
     shown = call("predictions", "acme", "--rows", "2").stdout.splitlines()
     assert shown[0].startswith("acme, energy: the prediction of 2026-11-02, written 20")
-    assert "14 rows, 2026-11-01T00:00:00Z to 2026-11-14T00:00:00Z" in shown[0]
+    assert "14 rows in kWh, 2026-11-01T00:00:00Z to 2026-11-14T00:00:00Z" in shown[0]
     assert shown[1] == where
     assert shown[2].split("  ")[0] == "timestamps"
     assert shown[3].split() == ["2026-11-01T00:00:00Z", "0.0", "0.0", "0.0"]

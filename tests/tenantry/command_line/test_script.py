@@ -151,6 +151,7 @@ def test_where_no_cloud_is_found_the_message_names_the_cure(project: Path) -> No
         nothing = run(command, cwd=project, **alone)
         assert nothing.returncode == 3
         assert "start the local cloud with `make run`" in nothing.stderr
+    assert "Error: no local cloud runs in this folder" in run("status", cwd=project, **alone).stderr
 
 
 def test_somebody_elses_file_is_not_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_a_rollback_asks_and_then_serves_the_previous_version(
     assert any(f"operator {getpass.getuser()}" in note for note in notes), notes
     told = call("tenant", tenant).stdout
     assert f"Served by version {before.previous} from" in told
-    assert f"Its archive: {s3_keys.artifact(NAME, tenant, after.version)}" in " ".join(told.split())
+    assert f"Its archive: {s3_keys.artifact(NAME, tenant, after.version)}." in told.splitlines()
     assert "mase 0.7" in told
     assert "it missed the holidays" in told
     (shown,) = document(call("tenant", tenant, "--json"))["workloads"]

@@ -47,7 +47,7 @@ def test_an_upload_is_what_the_products_app_would_have_written(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--parameter", "zone=UTC"], "with a name of: timezone, country"),
+        (["--parameter", "zone=UTC"], "the names are: timezone, country"),
         (["--parameter", "timezone"], "is not NAME=VALUE"),
         (["no-such-file.csv"], "does not exist"),
     ],

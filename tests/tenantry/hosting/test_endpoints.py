@@ -278,9 +278,11 @@ def test_a_tenant_without_a_model_is_told_how_its_upload_stands(serving: Serving
     name = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
     queue = RequestQueue(deployment)
     with TenantClient(deployment, energy, name) as client:
-        with pytest.raises(NoModelYetError, match="nothing was uploaded"):
+        with pytest.raises(NoModelYetError, match="none of its uploads has been taken in"):
             client.predict({"period": 1, "start": "data_end"})
         upload = client.upload({"a.csv": b"x"})
+        with pytest.raises(NoModelYetError, match="none of its uploads has been taken in"):
+            client.predict({"period": 1, "start": "data_end"})  # no tick of the intake was yet
         key = s3_keys.upload_manifest(NAME, name, upload)
         queue.accept(NAME, name, ids.request_id_of(NAME, name, "x"), key, "bridge", first=True)
         with pytest.raises(NoModelYetError, match="its last upload is pending"):

@@ -298,9 +298,9 @@ def test_a_person_may_ask_for_one_tenant(
         (
             True,
             True,
-            "it scored 1.000 where the champion has 1.100 on the same data (lower is better)",
+            "share_of_baseline is 1.000, the champion's 1.100 on the same data (lower is better)",
         ),
-        (False, False, "it scored 1.000 where the champion has 0.700 (lower is better)"),
+        (False, False, "its share_of_baseline is 1.000, the champion's 0.700 (lower is better)"),
     ],
     ids=["known on its data", "known on other data"],
 )

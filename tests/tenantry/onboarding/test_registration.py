@@ -91,11 +91,12 @@ def test_a_challenger_takes_over_unless_it_is_worse(
         ["former_champion", "champion"] if crowned else ["champion", "rejected"]
     )
     scores = {
-        "better": f"not worse than {first.version}: it scored 0.700 where the champion has 0.800 "
-        f"(lower is better)",
-        "a little worse": f"not worse than {first.version}: it scored 0.830 where the champion has "
-        f"0.800 (lower is better)",
-        "worse": "it scored 0.950 where the champion has 0.800 (lower is better)",
+        "better": f"not worse than {first.version}: its share_of_baseline is 0.700, "
+        f"the champion's 0.800 (lower is better)",
+        "a little worse": f"takes over from {first.version}, within the tolerance of 15%: "
+        f"its share_of_baseline is 0.830, the champion's 0.800 (lower is better)",
+        "worse": "worse by more than the tolerance of 15%: its share_of_baseline is 0.950, "
+        "the champion's 0.800 (lower is better)",
         "nothing": f"it follows {first.version} without a comparison: {second.version} has no "
         f"share_of_baseline",
     }

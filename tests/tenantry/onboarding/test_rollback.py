@@ -113,7 +113,7 @@ def test_rolling_back_again_goes_further_back_and_never_forward_to_what_was_turn
     first, second, third = champions(3)
     assert roll_back(deployment, energy, tenant).version == second.version
     assert roll_back(deployment, energy, tenant).version == first.version
-    with pytest.raises(LookupError, match=f"can be named: {second.version}, {third.version}"):
+    with pytest.raises(LookupError, match=f"`to` can name: {second.version}, {third.version}"):
         roll_back(deployment, energy, tenant)
 
     named = roll_back(deployment, energy, tenant, to=third.version)

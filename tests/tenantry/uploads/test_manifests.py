@@ -99,12 +99,12 @@ def test_a_good_manifest_is_read_whole_with_the_workloads_defaults() -> None:
         (document(files=[file_entry(name=7)]), r"files\[0\].name", "file_name_unusable"),
         (
             document(files=[file_entry(name="model.pkl")]),
-            "not one of the types energy takes: csv, parquet",
+            r"^model.pkl is not of a type that energy takes. Upload .* types: csv, parquet.$",
             "file_type_not_taken",
         ),
         (
             document(files=[file_entry(name="csv")]),
-            "not one of the types energy takes",
+            "^csv is not of a type that energy takes",
             "file_type_not_taken",
         ),
         (document(files=[file_entry(), file_entry()]), "names one file twice", "file_twice"),
@@ -138,12 +138,12 @@ def test_a_good_manifest_is_read_whole_with_the_workloads_defaults() -> None:
         (document(files=[file_entry(sha256=None)]), r"files\[0\].sha256", "manifest_file_sha256"),
         (
             document(files=[file_entry(name=f"{n}.csv") for n in range(5)]),
-            "5 files; energy takes at most 4",
+            "5 files; energy takes at most 4. Upload fewer files.",
             "too_many_files",
         ),
         (
             document(files=[file_entry(bytes=64 * 1024 * 1024 + 1)]),
-            "at most 64 MB",
+            "at most 64 MB. Upload fewer or smaller files.",
             "upload_too_large",
         ),
         (document(files=[file_entry(bytes=10**400)]), "at most 64 MB", "upload_too_large"),

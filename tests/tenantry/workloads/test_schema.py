@@ -205,7 +205,8 @@ def test_a_wrong_field_is_named_with_its_file(
     [
         (b"", "must be a mapping"),
         (b"- name: energy", "must be a mapping"),
-        (b"name: [", "not valid YAML"),
+        (b"name: [", "not valid YAML: line 1, column 8: .*; mend this line or the one before it"),
+        (b"name: a\n\ttitle: b", "not valid YAML: line 2, column 1: .*; indent with blanks"),
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"name: !!python/object/apply:os.getcwd []", "not valid YAML"),
         (b"name: 2001-99-99", "not valid YAML"),
