@@ -38,7 +38,9 @@ def only_one(lock: Path) -> Iterator[Callable[[str], None]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AlreadyRunsError(f"Tenantry already runs here ({_holder(lock)})") from error
+            raise AlreadyRunsError(
+                f"Tenantry already runs here ({_holder(lock)}). Use its UI, or stop it with Ctrl-C."
+            ) from error
 
         def write(text: str) -> None:
             file.truncate(0)
