@@ -12,8 +12,8 @@ def raise_for(failures: Mapping[ids.TenantId, str]) -> None:
     """Fail the run when tenants failed, so that they show as failed; the others stay
     materialised."""
     if failures:
+        failed = "1 tenant" if len(failures) == 1 else f"{len(failures)} tenants"
         raise Failure(
-            f"{len(failures)} of the tenants failed; the others are "
-            f"done.\n{failures_in_words(failures)}",
+            f"{failed} failed; any others are done.\n{failures_in_words(failures)}",
             allow_retries=False,
         )
