@@ -64,8 +64,13 @@ def at_its_moment(
         now: the moment it is asked at.
 
     Raises:
-        InvocationRefusedError: it names something that is no moment.
+        InvocationRefusedError: it is no mapping, or names something that is no moment.
     """
+    given: object = request  # an app's Python need not be typed
+    if not isinstance(given, Mapping):
+        raise InvocationRefusedError(
+            f"a request is a mapping of names to values, not a {type(given).__name__}"
+        )
     if workload.moment is None or not card:
         # the container knows its model, and gives the request its moment itself
         return dict(request)

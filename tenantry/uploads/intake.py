@@ -49,6 +49,8 @@ class WorkloadIntake:
     accepted: int = 0
     known_already: int = 0
     refused: int = 0
+    reasons: dict[ids.TenantId, str] = field(default_factory=dict)
+    """Why each tenant's latest refused upload cannot be used."""
 
 
 @dataclass
@@ -408,6 +410,8 @@ def _count(done: Intake, outcome: _Outcome) -> None:
     elif outcome.reason is not None:
         done.refused.append((outcome.key, outcome.reason))
         its.refused += 1
+        if outcome.workload is not None:
+            its.reasons[s3_keys.parse_manifest_key(outcome.key)[1]] = outcome.reason
     else:
         done.accepted += 1
         its.accepted += 1

@@ -80,6 +80,9 @@ def test_what_is_taken_in_shows_on_the_asset_uploads_and_nothing_new_does_not(
         "refused": 1,
     }
     assert len(found) == 1
+    (reasons,) = (one["why_refused"] for one in found)
+    assert list(reasons) == ["initech"], "it has no page of its own"
+    assert "readings.exe" in reasons["initech"]
     assert unexplained(dagster_instance, WORKLOADS["energy"]) == set()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tenantry.aws.deployment import Deployment
+from tenantry.hosting.invocation import InvocationRefusedError
 from tenantry.names import ids
 from tenantry.serving.client import TenantClient
+from tenantry.serving.moments import at_its_moment
 from tenantry.workloads.schema import read_workloads
 
 
@@ -24,3 +27,10 @@ def test_a_client_is_made_for_a_tenants_id_alone(deployment: Deployment, tenant:
 def test_a_client_of_a_tenants_id_is_made(deployment: Deployment) -> None:
     with TenantClient(deployment, read_workloads()["energy"], ids.tenant_id("acme")) as client:
         assert client.requests() == []
+
+
+@pytest.mark.parametrize("workload", ["energy", "portraits"])
+@pytest.mark.parametrize("request_", [[], "tomorrow", None, 7])
+def test_a_request_that_is_no_mapping_is_refused_in_words(workload: str, request_: Any) -> None:
+    with pytest.raises(InvocationRefusedError, match="a request is a mapping of names to values"):
+        at_its_moment(read_workloads()[workload], {"family": "any"}, request_, datetime.now(UTC))
