@@ -171,10 +171,12 @@ class Product:
         while True:
             self.served = {champion.tenant for champion in registry.champions(self.name)} & own
             open_requests = queue.open(self.name)
-            counts = Counter[str](request.status for request in open_requests)
+            counts = Counter(request.status for request in open_requests)
+            of_own = Counter(request.status for request in open_requests if request.tenant in own)
             words = (
-                ", ".join(f"{count} {_IN_WORDS[status]}" for status, count in counts.items())
-                or "Dagster has not seen the uploads yet"
+                ", ".join(f"{count} {_IN_WORDS[status]}" for status, count in of_own.items())
+                if counts
+                else "Dagster has not seen the uploads yet"
             )
             step.stands_at(len(self.served), words)
             if all(tenant.tenant in self.served for tenant in self.good) and self._settled(queue):
@@ -185,7 +187,9 @@ class Product:
                 return
             self._fail_if_settled_without_a_model(queue)
             waiting.go_on(
-                (words, len(self.served)), f"{self.name} models are missing", self._how_they_stand
+                (sorted(counts.items()), len(self.served)),
+                f"{self.name} models are missing",
+                self._how_they_stand,
             )
             time.sleep(1.0)
 
