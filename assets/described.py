@@ -72,7 +72,7 @@ def described(workload: Workload, asset: WorkloadAsset, what: str) -> Described:
     if columns:
         metadata["dagster/column_schema"] = TableSchema(
             columns=[
-                TableColumn(name, type=column.type, description=column.tells or None)
+                TableColumn(name, type=column.type, description=column.description or None)
                 for name, column in columns.items()
             ]
         )

@@ -9,53 +9,59 @@ from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Quality
 from tenantry.workloads.shown_assets import Figure, WorkloadAsset
 
-_INSTANCES: Final = {"instances": Figure(tells="The machines behind the endpoint.")}
+_INSTANCES: Final = {"instances": Figure(description="The machines behind the endpoint.")}
 _COMMON: Final[Mapping[WorkloadAsset, Mapping[str, Figure]]] = {
     "uploads": {
-        "accepted": Figure(tells="Uploads that became requests."),
-        "known_already": Figure(tells="Events of uploads that were requests already."),
+        "accepted": Figure(description="Uploads that became requests."),
+        "known_already": Figure(description="Events of uploads that were requests already."),
         "refused": Figure(
-            tells="Uploads that cannot be used; their owners are told why.", good="0"
+            description="Uploads that cannot be used; their owners are told why.", good="0"
         ),
     },
     "fine_tuned_artifact": {
-        "bytes": Figure(tells="The size of the model's archive.", unit="bytes"),
-        "training_seconds": Figure(tells="How long this tenant's training took.", unit="s"),
+        "bytes": Figure(description="The size of the model's archive.", unit="bytes"),
+        "training_seconds": Figure(description="How long this tenant's training took.", unit="s"),
         "cost_usd": Figure(
-            tells="The tenant's share of the training job, at the price on demand.", unit="USD"
+            description="The tenant's share of the training job, at the price on demand.",
+            unit="USD",
         ),
     },
     "endpoint_registration": {
         "smoke_milliseconds": Figure(
-            tells="How long the first answer took, with the loading of the model.", unit="ms"
+            description="How long the first answer took, with the loading of the model.", unit="ms"
         )
     },
     "batch_predictions": {
         "job_seconds": Figure(
-            tells="How long the transform job took, for all of its tenants.", unit="s"
+            description="How long the transform job took, for all of its tenants.", unit="s"
         ),
-        "cost_usd": Figure(tells="The tenant's share of that job.", unit="USD"),
+        "cost_usd": Figure(description="The tenant's share of that job.", unit="USD"),
     },
     "serving_endpoint": _INSTANCES,
     "asynchronous_endpoint": _INSTANCES,
     "endpoint_capacity": {
         **_INSTANCES,
-        "usd_per_hour": Figure(tells="What they cost together.", unit="USD an hour"),
+        "usd_per_hour": Figure(description="What they cost together.", unit="USD an hour"),
     },
     "fleet": {
-        "tenants_with_a_model": Figure(tells="Tenants that are served."),
-        "tenants_left_out": Figure(tells="Tenants that the table has no room for."),
-        "requests_waiting": Figure(tells="Requests that are due and not yet in a training job."),
+        "tenants_with_a_model": Figure(description="Tenants that are served."),
+        "tenants_left_out": Figure(description="Tenants that the table has no room for."),
+        "requests_waiting": Figure(
+            description="Requests that are due and not yet in a training job."
+        ),
         "oldest_wait_seconds": Figure(
-            tells="How long the first of them has waited.", unit="s", good="below 3600"
+            description="How long the first of them has waited.", unit="s", good="below 3600"
         ),
-        "requests_given_up": Figure(tells="Requests whose every try failed.", good="0"),
+        "requests_given_up": Figure(description="Requests whose every try failed.", good="0"),
         "share_predicted": Figure(
-            tells="The share of tenants with a prediction of today or yesterday.", good="above 0.95"
+            description="The share of tenants with a prediction of today or yesterday.",
+            good="above 0.95",
         ),
-        "serving_usd_per_hour": Figure(tells="What the shared endpoints cost.", unit="USD an hour"),
+        "serving_usd_per_hour": Figure(
+            description="What the shared endpoints cost.", unit="USD an hour"
+        ),
         "serving_usd_per_tenant_and_month": Figure(
-            tells="The same for each tenant, in 30 days.", unit="USD"
+            description="The same for each tenant, in 30 days.", unit="USD"
         ),
     },
 }
@@ -71,12 +77,12 @@ def figures_of(workload: Workload, asset: WorkloadAsset) -> Mapping[str, Figure]
         "endpoint_registration": {
             quality.compared: compared,
             f"champion_{quality.compared}": compared.model_copy(
-                update={"tells": "The same of the champion it was compared with."}
+                update={"description": "The same of the champion it was compared with."}
             ),
         },
         "fleet": {
             f"median_{quality.compared}": compared.model_copy(
-                update={"tells": f"The middle one of all tenants' {quality.compared}."}
+                update={"description": f"The middle one of all tenants' {quality.compared}."}
             )
         },
     }
@@ -92,21 +98,23 @@ def _compared(quality: Quality) -> Figure:
     side = "below" if quality.lower_is_better else "above"
     if quality.baseline is not None:
         return Figure(
-            tells=f"{quality.metric} as a share of {quality.baseline}; models are compared by it.",
+            description=f"{quality.metric} as a share of {quality.baseline}; models are compared "
+            f"by it.",
             good=f"{side} 1",
         )
     better = "lower is better" if quality.lower_is_better else "higher is better"
     good = better if quality.required is None else f"{side} {quality.required:g}; {better}"
-    return Figure(tells="The score that models are compared by.", good=good)
+    return Figure(description="The score that models are compared by.", good=good)
 
 
 def as_markdown_table(figures: Mapping[str, Figure]) -> str:
     """Figures as a table in Markdown; empty without figures."""
     if not figures:
         return ""
-    rows = [("figure", "unit", "what it tells", "good"), ("---", "---", "---", "---")]
+    rows = [("figure", "unit", "meaning", "good"), ("---", "---", "---", "---")]
     rows += [
-        (f"`{name}`", figure.unit, figure.tells, figure.good) for name, figure in figures.items()
+        (f"`{name}`", figure.unit, figure.description, figure.good)
+        for name, figure in figures.items()
     ]
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
 

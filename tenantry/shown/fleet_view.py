@@ -43,13 +43,15 @@ CHECKS: Final[Mapping[str, str]] = {
 """The requirement of each check of a fleet, by name."""
 
 COLUMNS: Final[Mapping[str, Column]] = {
-    "tenant": Column(type="string", tells="Its id."),
-    "champion": Column(type="string", tells="The version that serves it."),
-    "tier": Column(type="string", tells="silo, bridge or pool."),
-    "score": Column(type="double", tells="What versions are compared by; empty without one."),
-    "age, days": Column(type="double", tells="Days since its version was made."),
-    "age of data, days": Column(type="double", tells="Days since the end of its data."),
-    "predicted": Column(type="string", tells="Whether it has a prediction of today or yesterday."),
+    "tenant": Column(type="string", description="Its id."),
+    "champion": Column(type="string", description="The version that serves it."),
+    "tier": Column(type="string", description="silo, bridge or pool."),
+    "score": Column(type="double", description="What versions are compared by; empty without one."),
+    "age, days": Column(type="double", description="Days since its version was made."),
+    "age of data, days": Column(type="double", description="Days since the end of its data."),
+    "predicted": Column(
+        type="string", description="Whether it has a prediction of today or yesterday."
+    ),
 }
 """The columns of the table of all tenants, by name."""
 

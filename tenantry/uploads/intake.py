@@ -58,11 +58,19 @@ class Intake:
     """The results of a round of intake."""
 
     messages: int = 0
-    accepted: int = 0
-    repeated: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)  # manifest key, reason
     failed: int = 0  # not taken in, because our side failed; they are looked at again
     of_workload: dict[ids.WorkloadName, WorkloadIntake] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> int:
+        """Uploads of all workloads that became requests."""
+        return sum(its.accepted for its in self.of_workload.values())
+
+    @property
+    def repeated(self) -> int:
+        """Uploads of all workloads that were known already."""
+        return sum(its.known_already for its in self.of_workload.values())
 
     def __str__(self) -> str:
         return (
@@ -405,7 +413,6 @@ def _count(done: Intake, outcome: _Outcome) -> None:
         else done.of_workload.setdefault(outcome.workload, WorkloadIntake())
     )
     if not outcome.new:
-        done.repeated += 1
         its.known_already += 1
     elif outcome.reason is not None:
         done.refused.append((outcome.key, outcome.reason))
@@ -413,5 +420,4 @@ def _count(done: Intake, outcome: _Outcome) -> None:
         if outcome.workload is not None:
             its.reasons[s3_keys.parse_manifest_key(outcome.key)[1]] = outcome.reason
     else:
-        done.accepted += 1
         its.accepted += 1

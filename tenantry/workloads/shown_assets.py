@@ -28,7 +28,7 @@ WORKLOAD_ASSETS: tuple[WorkloadAsset, ...] = get_args(WorkloadAsset)
 class Figure(Section):
     """A number on an asset's page, and how to read it."""
 
-    tells: Words = Field(description="what it tells, in a sentence")
+    description: Words = Field(description="what it tells, in a sentence")
     unit: str = Field(default="", description="its unit, as kWh; empty for a share or a count")
     good: str = Field(default="", description="what good is, as 'below 1'")
 
@@ -37,7 +37,7 @@ class Column(Section):
     """A column of an asset's rows."""
 
     type: Words = Field(description="its type, as double or timestamp")
-    tells: str = Field(default="", description="what it holds, and in which unit")
+    description: str = Field(default="", description="what it holds, and in which unit")
 
 
 class ShownAsset(Section):

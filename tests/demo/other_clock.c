@@ -1,4 +1,5 @@
-/* Preloaded (LD_PRELOAD), it moves the wall clock by OTHER_CLOCK_SECONDS and leaves the monotonic one alone.
+/* Preloaded (LD_PRELOAD), it moves the wall clock by FAKETIME_SECONDS and leaves the monotonic one alone. The workers
+   that read uploads keep variables that begin with FAKETIME, so that they have the same clock.
    libfaketime 0.9.10 cannot do the second: absolute sleeps on the monotonic clock, as Python's are, fail with EINVAL. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,7 +11,7 @@
 #include <unistd.h>
 
 static long seconds(void) {
-    const char *text = getenv("OTHER_CLOCK_SECONDS");
+    const char *text = getenv("FAKETIME_SECONDS");
     return text ? atol(text) : 0;
 }
 

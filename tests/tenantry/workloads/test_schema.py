@@ -93,7 +93,11 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("assets.fleet", {"kinds": ["a kind"]}, "assets.fleet.kinds.0"),
         ("assets.fleet", {"kinds": ["a", "b", "c", "d"]}, "at most 3"),
         ("assets.flet", {}, "assets.flet: is 'flet'; it must be 'uploads'"),
-        ("assets.fleet", {"figures": {"rows": {"unit": "kWh"}}}, "figures.rows.tells: is missing"),
+        (
+            "assets.fleet",
+            {"figures": {"rows": {"unit": "kWh"}}},
+            "figures.rows.description: is missing",
+        ),
         ("assets.fleet", {"columns": {"rows": {"type": " "}}}, "columns.rows.type"),
         ("title", " ", "title: is ' '; it must be some words"),
         ("colours", "red", "colours: there is no such field; remove it"),
