@@ -169,6 +169,7 @@ def everything_running(
             # the queue's own address.
             "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
+            "AWS_ENDPOINT_URL_CLOUDWATCH": sagemaker,
             "TENANTRY_POLL_SECONDS": "1",
             **(variables or {}),
         }

@@ -136,12 +136,12 @@ class LocalCloud:
 
     @property
     def ministack_url(self) -> str:
-        """Where S3, SQS, SNS, DynamoDB, CloudWatch, Logs, IAM and CloudFormation answer."""
+        """Where S3, SQS, SNS, DynamoDB, Logs, IAM and CloudFormation answer."""
         return f"http://127.0.0.1:{self.ministack_port}"
 
     @property
     def sagemaker_url(self) -> str:
-        """Where sagemaker and sagemaker-runtime answer."""
+        """Where SageMaker, its runtime, Application Auto Scaling and CloudWatch answer."""
         return f"http://127.0.0.1:{self.sagemaker_port}"
 
     @property
@@ -157,6 +157,7 @@ class LocalCloud:
             "AWS_ENDPOINT_URL_SAGEMAKER": self.sagemaker_url,
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.sagemaker_url,
             "AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING": self.sagemaker_url,
+            "AWS_ENDPOINT_URL_CLOUDWATCH": self.sagemaker_url,
             "AWS_MAX_ATTEMPTS": "10",
             "AWS_RETRY_MODE": "standard",
         }

@@ -38,7 +38,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         prog="python -m local_sagemaker",
         description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform "
         "run as processes, from folders or from images. "
-        "S3, SNS, CloudWatch and CloudWatch Logs are reached as every AWS client does, through "
+        "S3, SNS and CloudWatch Logs are reached as every AWS client does, through "
         "AWS_ENDPOINT_URL.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -91,7 +91,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--metrics-seconds",
         type=float,
         default=10.0,
-        help="how often endpoint metrics are sent to CloudWatch",
+        help="how often the samples of endpoints are taken and metrics are written to the state "
+        "folder",
     )
     parser.add_argument(
         "--model-disk-megabytes",
@@ -141,6 +142,15 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         default=0,
         help="instances of each type that may wait in warm pools, where no --quota says otherwise; "
         "0 as in a new account",
+    )
+    parser.add_argument(
+        "--metrics-time-lapse",
+        type=int,
+        choices=range(1, 61),
+        metavar="1..60",
+        default=1,
+        help="how many times as fast as on AWS the minutes of metrics, alarms and scaling policies "
+        "pass, with their cooldowns; scheduled actions keep to the clock",
     )
     parser.add_argument(
         "--billing-time-lapse",
@@ -223,6 +233,7 @@ def main() -> None:
         provisioning_seconds=arguments.provisioning_seconds,
         type_quotas=arguments.quota,
         warm_pool_quota=arguments.warm_pool_quota,
+        metrics_time_lapse=arguments.metrics_time_lapse,
         billing_time_lapse=arguments.billing_time_lapse,
         prices=arguments.prices,
         spot_billed_share=arguments.spot_billed_share,

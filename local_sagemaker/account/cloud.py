@@ -73,6 +73,7 @@ class Settings:
     provisioning_seconds: float = 0.0
     type_quotas: tuple[TypeQuota, ...] = ()
     warm_pool_quota: int = 0
+    metrics_time_lapse: int = 1
     billing_time_lapse: float = 1.0
     prices: Mapping[str, float] | None = None
     spot_billed_share: float = 0.3
@@ -148,11 +149,6 @@ class Cloud:
         return self._client("logs")
 
     @cached_property
-    def cloudwatch(self) -> Any:
-        """Thread-safe CloudWatch client."""
-        return self._client("cloudwatch")
-
-    @cached_property
     def sns(self) -> Any:
         """Thread-safe SNS client."""
         return self._client("sns")
@@ -165,7 +161,7 @@ class Cloud:
         """Create the clients now rather than in the first request; each takes some tens of
         milliseconds."""
         # Reading the property creates the client.
-        self.s3, self.logs, self.cloudwatch, self.sns  # noqa: B018
+        self.s3, self.logs, self.sns  # noqa: B018
 
     def limit(self, seconds: float) -> float:
         """The emulator's length of a SageMaker limit on invocations: `seconds` shortened by

@@ -22,7 +22,6 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.account.cloud import Cloud
-from local_sagemaker.account.metrics import Metrics
 from local_sagemaker.account.state import Document, Store
 from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.asynchronous.notifications import NotificationConfig, result_notification
@@ -30,6 +29,7 @@ from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.faults.plan import Subject
 from local_sagemaker.http.client import ContainerNotListeningError, ContainerUnreachableError
+from local_sagemaker.monitoring.endpoint_metrics import Metrics
 
 _log = logging.getLogger(__name__)
 KIND = "async-request"

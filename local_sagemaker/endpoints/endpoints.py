@@ -16,7 +16,6 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.account.cloud import Cloud, Operation, page
-from local_sagemaker.account.metrics import Metrics
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.asynchronous.notifications import TEST_NOTIFICATION, NotificationConfig
@@ -31,6 +30,7 @@ from local_sagemaker.endpoints.instances import InstanceFailedError
 from local_sagemaker.endpoints.models import Models
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
 from local_sagemaker.faults.plan import UPDATE_REASON, Subject
+from local_sagemaker.monitoring.endpoint_metrics import Metrics
 
 _log = logging.getLogger(__name__)
 KIND = "endpoint"

@@ -9,7 +9,6 @@ from typing import Any
 
 from local_sagemaker.account.billing import Account
 from local_sagemaker.account.cloud import Cloud
-from local_sagemaker.account.metrics import INSTANCES, Metrics
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.endpoints.instances import (
@@ -21,6 +20,7 @@ from local_sagemaker.endpoints.models import ContainerSpec
 from local_sagemaker.endpoints.multi_model import LoadedModels
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults.plan import Subject
+from local_sagemaker.monitoring.endpoint_metrics import INSTANCES, Metrics
 
 _log = logging.getLogger(__name__)
 LOG_GROUP = "/aws/sagemaker/Endpoints"

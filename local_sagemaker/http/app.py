@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,7 +18,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local_sagemaker.account.cloud import Cloud, Operation, Settings, caller
-from local_sagemaker.account.metrics import Metrics
 from local_sagemaker.account.tags import Tags, check_tags
 from local_sagemaker.asynchronous.invocations import INLINE_BODY_LIMIT_BYTES, AsyncInvocations
 from local_sagemaker.endpoints.configs import EndpointConfigs
@@ -30,6 +30,10 @@ from local_sagemaker.http.members import refuse_what_is_not_emulated
 from local_sagemaker.http.origins import KnownCallersOnly
 from local_sagemaker.http.protocol import Protocol, WireResponse
 from local_sagemaker.http.server import abandon
+from local_sagemaker.monitoring.alarms import Alarms
+from local_sagemaker.monitoring.endpoint_metrics import Metrics
+from local_sagemaker.monitoring.metric_operations import MetricOperations
+from local_sagemaker.monitoring.statistics import Statistics
 from local_sagemaker.scaling.targets import ScalableTargets
 from local_sagemaker.training.jobs import TrainingJobs
 from local_sagemaker.transform.jobs import TransformJobs
@@ -38,6 +42,7 @@ _log = logging.getLogger(__name__)
 _THREADS = 32
 _CONTROL_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 _FAULTS_BODY_LIMIT_BYTES = 256 * 1024
+_MINUTE = "metric-minute"  # the kind of a stored minute of statistics
 
 
 class Emulator:
@@ -48,7 +53,10 @@ class Emulator:
         self.sagemaker = Protocol("sagemaker")
         self.runtime = Protocol("sagemaker-runtime")
         self.scaling = Protocol("application-autoscaling")
-        self.metrics = Metrics()
+        self.monitoring = Protocol("cloudwatch")
+        self.statistics = Statistics(settings.metrics_time_lapse)
+        self.metrics = Metrics(self.statistics)
+        self.alarms = Alarms(self.cloud, self.statistics)
         self.training = TrainingJobs(self.cloud)
         models = Models(self.cloud)
         configs = EndpointConfigs(self.cloud, models)
@@ -64,8 +72,15 @@ class Emulator:
             **self.transform.operations,
             **Tags(self.cloud).operations,
         }
-        self.targets = ScalableTargets(self.cloud, self.endpoints)
-        self._sending: asyncio.Task[None] | None = None
+        self.targets = ScalableTargets(self.cloud, self.endpoints, self.statistics, self.alarms)
+        self._services: dict[str, tuple[Protocol, Mapping[str, Operation]]] = {
+            self.scaling.model.metadata["targetPrefix"]: (self.scaling, self.targets.operations),
+            self.monitoring.model.metadata["targetPrefix"]: (
+                self.monitoring,
+                {**MetricOperations(self.statistics).operations, **self.alarms.operations},
+            ),
+        }
+        self._sampling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load the state folder and continue its work."""
@@ -73,38 +88,46 @@ class Emulator:
         # for them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         await asyncio.to_thread(self.cloud.connect)
+        for minute, document in self.cloud.store.all(_MINUTE):
+            self.statistics.restore(int(minute), document)
         self.training.start()
         self.endpoints.start()
         self.transform.start()
         self.targets.start()
-        self._sending = asyncio.create_task(self._send_metrics())
+        self._sampling = asyncio.create_task(self._sample())
 
     async def close(self) -> None:
         """End every container, then everything else."""
         await self._end_containers()
-        if self._sending is not None:
-            self._sending.cancel()
-            await self.metrics.send(self.cloud.cloudwatch)
+        if self._sampling is not None:
+            self._sampling.cancel()
+            self._keep_statistics()
         self.cloud.close()
 
     async def _end_containers(self) -> None:
         await self.targets.close()
         await asyncio.gather(self.training.close(), self.endpoints.close(), self.transform.close())
 
-    async def _send_metrics(self) -> None:
+    async def _sample(self) -> None:
         while True:
             await asyncio.sleep(self.cloud.settings.metrics_seconds)
             self.endpoints.record_samples()
             self.cloud.meter.settle()
-            await self.metrics.send(self.cloud.cloudwatch)
+            self._keep_statistics()
+
+    def _keep_statistics(self) -> None:
+        """Write the minutes that changed to the state folder."""
+        for minute, document in self.statistics.changed():
+            if document is None:
+                self.cloud.store.delete(_MINUTE, str(minute))
+            else:
+                self.cloud.store.put(_MINUTE, str(minute), document)
 
     async def control_plane(self, request: Request) -> Response:
-        """One call of `sagemaker` or `application-autoscaling`: JSON 1.1, the service and the
-        operation in `X-Amz-Target`."""
+        """One call of `sagemaker`, `application-autoscaling` or `cloudwatch`: JSON, the service and
+        the operation in `X-Amz-Target`."""
         prefix, _, operation = request.headers.get("x-amz-target", "").rpartition(".")
-        scaling = prefix == self.scaling.model.metadata["targetPrefix"]
-        protocol = self.scaling if scaling else self.sagemaker
-        operations = self.targets.operations if scaling else self.operations
+        protocol, operations = self._services.get(prefix, (self.sagemaker, self.operations))
         session = (
             request.headers.get("x-amz-security-token")
             or request.headers.get("authorization", "").partition("/")[0]
@@ -219,7 +242,9 @@ class Emulator:
         return JSONResponse(
             {
                 "status": "ok",
-                "operations": sorted({*self.operations, *self.targets.operations}),
+                "operations": sorted(
+                    {*self.operations, *(o for _, found in self._services.values() for o in found)}
+                ),
                 "instances": {quota.usage: quota.used for quota in self.cloud.quotas.values()},
             }
         )
@@ -230,6 +255,7 @@ class Emulator:
         for quota in self.cloud.quotas.values():
             quota.clear()
         self.cloud.store.clear()
+        self.statistics.clear()
         self.cloud.faults.end()
         self.targets.start()
         return JSONResponse({"status": "reset"})
@@ -261,15 +287,25 @@ class Emulator:
 
 
 async def _body(request: Request, limit: int) -> bytes:
+    """The body, at most `limit` bytes of it; clients compress that of PutMetricData."""
+    too_long = ServiceError("ValidationException", f"The request body has more than {limit} bytes")
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise ServiceError(
-                "ValidationException", f"The request body has more than {limit} bytes"
-            )
+            raise too_long
         chunks.append(chunk)
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    if request.headers.get("content-encoding") != "gzip":
+        return body
+    unpacker = zlib.decompressobj(wbits=31)  # which is gzip
+    try:
+        body = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ServiceError("SerializationException", f"The body is no gzip: {error}") from error
+    if len(body) > limit:
+        raise too_long
+    return body
 
 
 _Parsed = TypeVar("_Parsed", bound=BaseModel)

@@ -177,6 +177,72 @@ STRUCTURES: dict[str, Structure] = {
     "DescribeScalingActivitiesRequest": _structure(
         "ServiceNamespace ResourceId ScalableDimension MaxResults NextToken"
     ),
+    "PutScalingPolicyRequest": _structure(
+        "PolicyName ServiceNamespace ResourceId ScalableDimension StepScalingPolicyConfiguration "
+        "TargetTrackingScalingPolicyConfiguration",
+        PolicyType="StepScaling TargetTrackingScaling",
+    ),
+    "StepScalingPolicyConfiguration": _structure(
+        "AdjustmentType StepAdjustments MinAdjustmentMagnitude Cooldown", "MetricAggregationType"
+    ),
+    "StepAdjustment": _structure(
+        "MetricIntervalLowerBound MetricIntervalUpperBound ScalingAdjustment"
+    ),
+    "TargetTrackingScalingPolicyConfiguration": _structure(
+        "TargetValue PredefinedMetricSpecification CustomizedMetricSpecification ScaleOutCooldown "
+        "ScaleInCooldown DisableScaleIn"
+    ),
+    "PredefinedMetricSpecification": _structure(
+        "", PredefinedMetricType="SageMakerVariantInvocationsPerInstance"
+    ),
+    "CustomizedMetricSpecification": _structure(
+        "MetricName Namespace Dimensions Statistic Metrics", "Unit"
+    ),
+    "MetricDimension": _structure("Name Value"),
+    "TargetTrackingMetricDataQuery": _structure("Expression Id Label MetricStat ReturnData"),
+    "TargetTrackingMetricStat": _structure("Metric Stat", "Unit"),
+    "TargetTrackingMetric": _structure("Dimensions MetricName Namespace"),
+    "TargetTrackingMetricDimension": _structure("Name Value"),
+    "DescribeScalingPoliciesRequest": _structure(
+        "PolicyNames ServiceNamespace ResourceId ScalableDimension MaxResults NextToken"
+    ),
+    "DeleteScalingPolicyRequest": _structure(
+        "PolicyName ServiceNamespace ResourceId ScalableDimension"
+    ),
+    # CloudWatch
+    "PutMetricDataInput": _structure("Namespace MetricData", "StrictEntityValidation"),
+    "MetricDatum": _structure(
+        "MetricName Dimensions Timestamp Value StatisticValues Values Counts",
+        "Unit StorageResolution",
+    ),
+    "StatisticSet": _structure("SampleCount Sum Minimum Maximum"),
+    "Dimension": _structure("Name Value"),
+    "GetMetricDataInput": _structure("MetricDataQueries StartTime EndTime ScanBy"),
+    "MetricDataQuery": _structure("Id MetricStat Expression Label ReturnData Period"),
+    "MetricStat": _structure("Metric Period Stat", "Unit"),
+    "Metric": _structure("Namespace MetricName Dimensions"),
+    "GetMetricStatisticsInput": _structure(
+        "Namespace MetricName Dimensions StartTime EndTime Period Statistics ExtendedStatistics",
+        "Unit",
+    ),
+    "ListMetricsInput": _structure("Namespace MetricName Dimensions NextToken", "RecentlyActive"),
+    "DimensionFilter": _structure("Name Value"),
+    "PutMetricAlarmInput": _structure(
+        "AlarmName AlarmDescription ActionsEnabled OKActions AlarmActions InsufficientDataActions "
+        "MetricName Namespace Statistic ExtendedStatistic Dimensions Period EvaluationPeriods "
+        "DatapointsToAlarm Threshold ComparisonOperator TreatMissingData Metrics",
+        "Unit Tags",
+    ),
+    "DescribeAlarmsInput": _structure(
+        "AlarmNames AlarmNamePrefix AlarmTypes StateValue ActionPrefix MaxRecords NextToken"
+    ),
+    "DescribeAlarmsForMetricInput": _structure(
+        "MetricName Namespace Statistic ExtendedStatistic Dimensions Period Unit"
+    ),
+    "DeleteAlarmsInput": _structure("AlarmNames"),
+    "SetAlarmStateInput": _structure("AlarmName StateValue StateReason", "StateReasonData"),
+    "EnableAlarmActionsInput": _structure("AlarmNames"),
+    "DisableAlarmActionsInput": _structure("AlarmNames"),
     # Invocations
     "InvokeEndpointInput": _structure(
         "EndpointName Body ContentType Accept CustomAttributes TargetModel TargetVariant "
@@ -236,6 +302,8 @@ def _refuse(shape: Any, value: Any, where: str) -> None:
             raise not_emulated(f"{where}.{member}")
 
 
+SERVICES = ("sagemaker", "sagemaker-runtime", "application-autoscaling", "cloudwatch")
+"""The services that the emulator answers, as botocore names them."""
 _WIDTH = 100  # of the page's lines
 
 
@@ -244,7 +312,7 @@ def tables() -> str:
     and those without effect."""
     lines = ["| request | refused | without effect |", "|---|---|---|"]
     whole = []
-    for service in ("sagemaker", "sagemaker-runtime", "application-autoscaling"):
+    for service in SERVICES:
         protocol = Protocol(service)
         for operation in sorted(protocol.operations):
             shape = protocol.model.operation_model(operation).input_shape

@@ -122,6 +122,10 @@ class Protocol:
             else "application/x-amz-json-1.1"
         )
         headers = {"Content-Type": content_type, "X-Amzn-Errortype": error.code}
+        if "awsQueryCompatible" in self.model.metadata:  # where clients read the code
+            headers["x-amzn-query-error"] = (
+                f"{error.code};{'Sender' if status < 500 else 'Receiver'}"
+            )
         return _with_request_id(status, headers, json.dumps(document).encode())
 
 
@@ -149,7 +153,9 @@ def _pattern(text: str) -> regex.Pattern[str] | None:
     if text not in _patterns:
         translated = text
         for java, python in _JAVA_ONLY.items():
-            translated = translated.replace(java, python)
+            # A class that stands alone gets brackets.
+            alone = python if python == r"\Z" else f"[{python}]"
+            translated = translated.replace(f"[{java}", f"[{python}").replace(java, alone)
         try:
             _patterns[text] = regex.compile(translated)
         except regex.error:

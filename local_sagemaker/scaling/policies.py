@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from local_sagemaker.scaling.alarms import Alarm
+from local_sagemaker.monitoring.alarm_states import Alarm
 
 HIGH_PERIODS: Final = 3
 """Minutes above the target before target tracking scales out."""
@@ -158,6 +158,19 @@ class StepScaling:
         if self.kind == "ChangeInCapacity":
             return bounds.within(capacity + int(step.change))
         return bounds.within(capacity + self._of_percent(step.change * capacity / 100))
+
+    def decide(
+        self, breach: float, capacity: int, bounds: Bounds, cooldowns: Cooldowns, now: float
+    ) -> Decision | None:
+        """The capacity after a breach; None to leave it. A further scale-out within the cooldown
+        holds where it leads beyond that of the first; a scale-in waits for the cooldowns."""
+        wanted = self.capacity_for(breach, capacity, bounds)
+        if wanted > capacity:
+            cooling = now < cooldowns.out_at + self.cooldown
+            return None if cooling and wanted <= cooldowns.out_to else Decision(wanted, "AlarmHigh")
+        if wanted == capacity or now < max(cooldowns.out_at, cooldowns.in_at) + self.cooldown:
+            return None
+        return Decision(wanted, "AlarmLow")
 
     def _of_percent(self, change: float) -> int:
         """A share of the capacity as instances: towards 0 beyond one, else one; at least

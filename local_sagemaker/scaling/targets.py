@@ -1,14 +1,12 @@
 """Application Auto Scaling for the variants of endpoints: scalable targets, scheduled actions, and
-the activities that follow.
+what happens to capacity by itself.
 
-Sources: docs.aws.amazon.com/autoscaling/application/APIReference/ (the operations of the same
-names), and …/autoscaling/application/userguide/application-auto-scaling-scaling-activities.html for
-the words of activities.
+Source: docs.aws.amazon.com/autoscaling/application/APIReference/ (the operations of the same
+names).
 """
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from datetime import UTC, datetime
@@ -17,19 +15,27 @@ from typing import Any, Final
 from local_sagemaker.account.cloud import Cloud, Operation
 from local_sagemaker.account.state import Document
 from local_sagemaker.endpoints.endpoints import Endpoints
-from local_sagemaker.errors import ServiceError, not_emulated, validation
+from local_sagemaker.errors import ServiceError, validation
+from local_sagemaker.monitoring.alarms import Alarms
+from local_sagemaker.monitoring.statistics import MINUTE, Statistics
+from local_sagemaker.scaling.activities import Activities, count_words
+from local_sagemaker.scaling.policies import Bounds
+from local_sagemaker.scaling.policy_operations import ScalingPolicies
 from local_sagemaker.scaling.schedules import InvalidScheduleError, Schedule
+from local_sagemaker.scaling.scope import (
+    DIMENSION,
+    NAMESPACE,
+    endpoint_and_variant,
+    is_of,
+    key_of,
+    page_of,
+    resource_of,
+)
 
 _log = logging.getLogger(__name__)
-NAMESPACE: Final = "sagemaker"
-DIMENSION: Final = "sagemaker:variant:DesiredInstanceCount"
 _TARGET: Final = "scalable-target"
 _ACTION: Final = "scheduled-action"
-_ACTIVITY: Final = "scaling-activity"
-_RESOURCE: Final = re.compile(r"endpoint/([A-Za-z0-9-]{1,63})/variant/([A-Za-z0-9-]{1,63})")
 _LOOK_SECONDS: Final = 1.0
-_MOST_ACTIVITIES: Final = 1000
-_PAGE: Final = 50
 _SUSPENDABLE: Final = (
     "DynamicScalingInSuspended",
     "DynamicScalingOutSuspended",
@@ -39,11 +45,18 @@ _SUSPENDABLE: Final = (
 
 class ScalableTargets:
     """The scalable targets of the account. Once a second their capacity is brought within its
-    bounds, and scheduled actions that are due change the bounds."""
+    bounds, and scheduled actions that are due change the bounds. Once a minute their scaling
+    policies have their say."""
 
-    def __init__(self, cloud: Cloud, endpoints: Endpoints) -> None:
+    def __init__(
+        self, cloud: Cloud, endpoints: Endpoints, statistics: Statistics, alarms: Alarms
+    ) -> None:
         self._cloud = cloud
         self._endpoints = endpoints
+        self._alarms = alarms
+        self._activities = Activities(cloud.store)
+        self._policies = ScalingPolicies(cloud, statistics, alarms)
+        self._look_seconds = min(_LOOK_SECONDS, MINUTE / statistics.lapse / 4)
         self._looking: asyncio.Task[None] | None = None
         self.operations: dict[str, Operation] = {
             "RegisterScalableTarget": self.register,
@@ -52,7 +65,8 @@ class ScalableTargets:
             "PutScheduledAction": self.put_action,
             "DescribeScheduledActions": self.describe_actions,
             "DeleteScheduledAction": self.delete_action,
-            "DescribeScalingActivities": self.describe_activities,
+            "DescribeScalingActivities": self._activities.describe,
+            **self._policies.operations,
         }
 
     def start(self) -> None:
@@ -69,8 +83,8 @@ class ScalableTargets:
 
     async def register(self, params: dict[str, Any]) -> dict[str, Any]:
         """RegisterScalableTarget: a new target, or other bounds of one that is there."""
-        resource = _resource(params)
-        endpoint, variant = _endpoint_and_variant(resource)
+        resource = resource_of(params)
+        endpoint, variant = endpoint_and_variant(resource)
         known = self._cloud.store.get(_TARGET, resource)
         if known is None and not {"MinCapacity", "MaxCapacity"} <= params.keys():
             raise validation(
@@ -116,15 +130,16 @@ class ScalableTargets:
         found = [
             target
             for resource, target in self._cloud.store.all(_TARGET)
-            if _is_of(target, params) and (not wanted or resource in wanted)
+            if is_of(target, params) and (not wanted or resource in wanted)
         ]
-        return _page("ScalableTargets", found, params)
+        return page_of("ScalableTargets", found, params)
 
     async def deregister(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DeregisterScalableTarget: its scheduled actions go with it; the capacity stays."""
-        resource = _resource(params)
+        """DeregisterScalableTarget: its scheduled actions and policies go with it; the
+        capacity stays."""
+        resource = resource_of(params)
         self._known(resource)
-        self._forget(resource)
+        await self._forget(resource)
         return {}
 
     # ---- scheduled actions -----------------------------------------------------------------------
@@ -132,9 +147,9 @@ class ScalableTargets:
     async def put_action(self, params: dict[str, Any]) -> dict[str, Any]:
         """PutScheduledAction: a new one, or another schedule or action for one of this name. Start
         and end that are not named again are gone."""
-        resource = _resource(params)
+        resource = resource_of(params)
         target = self._known(resource)
-        key = _key(resource, params["ScheduledActionName"])
+        key = key_of(resource, params["ScheduledActionName"])
         known = self._cloud.store.get(_ACTION, key)
         action = known or {
             "ScheduledActionName": params["ScheduledActionName"],
@@ -179,67 +194,34 @@ class ScalableTargets:
         found = [
             {name: value for name, value in action.items() if name != "Next"}
             for _, action in self._cloud.store.all(_ACTION)
-            if _is_of(action, params) and (not wanted or action["ScheduledActionName"] in wanted)
+            if is_of(action, params) and (not wanted or action["ScheduledActionName"] in wanted)
         ]
-        return _page("ScheduledActions", found, params)
+        return page_of("ScheduledActions", found, params)
 
     async def delete_action(self, params: dict[str, Any]) -> dict[str, Any]:
         """DeleteScheduledAction."""
-        resource, name = _resource(params), params["ScheduledActionName"]
-        if self._cloud.store.get(_ACTION, _key(resource, name)) is None:
+        resource, name = resource_of(params), params["ScheduledActionName"]
+        if self._cloud.store.get(_ACTION, key_of(resource, name)) is None:
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scheduled action found for service namespace: {NAMESPACE}, resource ID: "
                 f"{resource}, scalable dimension: {DIMENSION}, scheduled action name: {name}",
             )
-        self._cloud.store.delete(_ACTION, _key(resource, name))
+        self._cloud.store.delete(_ACTION, key_of(resource, name))
         return {}
-
-    # ---- activities ------------------------------------------------------------------------------
-
-    async def describe_activities(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DescribeScalingActivities, the latest first."""
-        if params.get("IncludeNotScaledActivities"):
-            raise not_emulated("DescribeScalingActivities.IncludeNotScaledActivities")
-        found = [
-            activity for _, activity in self._cloud.store.all(_ACTIVITY) if _is_of(activity, params)
-        ]
-        found.sort(key=lambda activity: activity["StartTime"], reverse=True)
-        return _page("ScalingActivities", found, params)
-
-    def _note(self, resource: str, description: str, cause: str, status: str, message: str) -> str:
-        """Keep an activity; returns its id."""
-        activities = list(self._cloud.store.all(_ACTIVITY))
-        for name, _ in activities[: max(0, len(activities) - _MOST_ACTIVITIES + 1)]:
-            self._cloud.store.delete(_ACTIVITY, name)
-        activity = str(uuid.uuid4())
-        document: Document = {
-            "ActivityId": activity,
-            "ServiceNamespace": NAMESPACE,
-            "ResourceId": resource,
-            "ScalableDimension": DIMENSION,
-            "Description": description,
-            "Cause": cause,
-            "StartTime": time.time(),
-            "StatusCode": status,
-            "StatusMessage": message,
-        }
-        if status != "InProgress":
-            document["EndTime"] = document["StartTime"]
-        self._cloud.store.put(_ACTIVITY, activity, document)
-        return activity
 
     # ---- what happens by itself ------------------------------------------------------------------
 
     async def _look_for_ever(self) -> None:
         while True:
+            new_minute = self._alarms.evaluate()
             for resource, target in self._cloud.store.all(_TARGET):
                 try:
                     self._run_due_actions(resource, target)
-                    await self._keep_within_bounds(resource, target)
+                    await self._follow(resource, target, new_minute=new_minute)
                 except Exception:  # noqa: BLE001 - the other targets are looked after
                     _log.exception("scalable target %s", resource)
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
 
     def _run_due_actions(self, resource: str, target: Document) -> None:
         """Give the target the bounds of each scheduled action that is due, the longest due first.
@@ -250,7 +232,7 @@ class ScalableTargets:
         for action in sorted(due, key=lambda action: float(action["Next"])):
             if not target["SuspendedState"]["ScheduledScalingSuspended"]:
                 self._run_action(resource, target, action)
-            key = _key(resource, action["ScheduledActionName"])
+            key = key_of(resource, action["ScheduledActionName"])
             following = _schedule(action).next_after(datetime.fromtimestamp(now, UTC))
             if following is None:
                 self._cloud.store.delete(_ACTION, key)
@@ -274,71 +256,68 @@ class ScalableTargets:
                 f"Failed to set {words}: the minimum would be {bounds['MinCapacity']} and the "
                 f"maximum {bounds['MaxCapacity']}"
             )
-            self._note(resource, f"Setting {words}", cause, "Failed", message)
+            self._activities.note(resource, f"Setting {words}", cause, "Failed", message)
             return
         target |= bounds
         self._cloud.store.put(_TARGET, resource, target)
-        self._note(resource, f"Setting {words}", cause, "Successful", f"Successfully set {words}")
+        done = f"Successfully set {words}"
+        self._activities.note(resource, f"Setting {words}", cause, "Successful", done)
 
-    async def _keep_within_bounds(self, resource: str, target: Document) -> None:
-        endpoint, variant = _endpoint_and_variant(resource)
+    async def _follow(self, resource: str, target: Document, *, new_minute: bool) -> None:
+        """Bring a target's capacity within its bounds, and in each new minute to what its policies
+        ask for."""
+        endpoint, variant = endpoint_and_variant(resource)
         described = self._endpoints.get(endpoint)
-        if described is None:
-            self._forget(resource)  # as its endpoint is gone
+        counts = {
+            one["VariantName"]: one["DesiredInstanceCount"]
+            for one in (described["Variants"] if described else [])
+        }
+        if described is None or variant not in counts:
+            await self._forget(resource)  # as its endpoint is gone
             return
-        counts = {one["VariantName"]: one["DesiredInstanceCount"] for one in described["Variants"]}
-        if variant not in counts:
-            self._forget(resource)
-            return
-        self._end_activities(resource, described, counts[variant])
         if described["EndpointStatus"] != "InService":
             return
-        least, most = target["MinCapacity"], target["MaxCapacity"]
-        wanted = min(max(counts[variant], least), most)
-        if wanted == counts[variant]:
+        count = counts[variant]
+        self._activities.end(resource, described, count)
+        bounds = Bounds(target["MinCapacity"], target["MaxCapacity"])
+        wanted = bounds.within(count)
+        if wanted != count:
+            bound = "minimum" if count < wanted else "maximum"
+            await self._set(resource, wanted, f"{bound} capacity was set to {wanted}")
             return
-        bound = "minimum" if counts[variant] < least else "maximum"
-        what = f"Setting desired instance count to {wanted}."
-        cause = f"{bound} capacity was set to {wanted}"
-        change = {"VariantName": variant, "DesiredInstanceCount": wanted}
+        if not new_minute:
+            return
+        change = self._policies.change(resource, count, bounds, target["SuspendedState"])
+        if change is not None and await self._set(resource, change.capacity, change.cause):
+            self._policies.made(resource, change)
+
+    async def _set(self, resource: str, count: int, cause: str) -> bool:
+        """Give a variant so many instances; returns whether that was accepted. A refusal, of a
+        quota say, is told once."""
+        endpoint, variant = endpoint_and_variant(resource)
+        change = {"VariantName": variant, "DesiredInstanceCount": count}
+        what = count_words(count)
         try:
             await self._endpoints.update_weights_and_capacities(
                 {"EndpointName": endpoint, "DesiredWeightsAndCapacities": [change]}
             )
-        except ServiceError as error:  # a quota, say: told once, and tried again
-            message = f"Failed to set desired instance count to {wanted}. Reason: {error.message}"
-            if self._latest(resource).get("StatusMessage") != message:
-                self._note(resource, what, cause, "Failed", message)
-            return
-        message = f"Successfully set desired instance count to {wanted}. Waiting for change to be "
-        self._note(resource, what, cause, "InProgress", f"{message}fulfilled by sagemaker.")
+        except ServiceError as error:
+            message = f"Failed to set desired instance count to {count}. Reason: {error.message}"
+            if self._activities.latest_message(resource) != message:
+                self._activities.note(resource, what, cause, "Failed", message)
+            return False
+        message = (
+            f"Successfully set desired instance count to {count}. Waiting for change to be "
+            f"fulfilled by sagemaker."
+        )
+        self._activities.note(resource, what, cause, "InProgress", message)
+        return True
 
-    def _end_activities(self, resource: str, described: Document, count: int) -> None:
-        """End the activities whose change has come to its end."""
-        if described["EndpointStatus"] != "InService":
-            return
-        for name, activity in self._cloud.store.all(_ACTIVITY):
-            if activity["ResourceId"] != resource or activity["StatusCode"] != "InProgress":
-                continue
-            reached = activity["Description"] == f"Setting desired instance count to {count}."
-            activity |= {
-                "EndTime": time.time(),
-                "StatusCode": "Successful" if reached else "Failed",
-                "StatusMessage": f"Successfully set desired instance count to {count}. Change "
-                f"successfully fulfilled by sagemaker."
-                if reached
-                else f"Failed. Reason: {described.get('FailureReason', 'it was changed again')}",
-            }
-            self._cloud.store.put(_ACTIVITY, name, activity)
-
-    def _latest(self, resource: str) -> Document:
-        of_target = (a for _, a in self._cloud.store.all(_ACTIVITY) if a["ResourceId"] == resource)
-        return max(of_target, key=lambda activity: float(activity["StartTime"]), default={})
-
-    def _forget(self, resource: str) -> None:
+    async def _forget(self, resource: str) -> None:
         target = self._cloud.store.get(_TARGET, resource)
         if target is not None:
             self._cloud.store.delete("tags", target["ScalableTargetARN"])
+        await self._policies.forget(resource)
         self._cloud.store.delete(_TARGET, resource)
         for key, action in self._cloud.store.all(_ACTION):
             if action["ResourceId"] == resource:
@@ -367,29 +346,6 @@ class ScalableTargets:
         )
 
 
-def _resource(params: dict[str, Any]) -> str:
-    """The target that a request names. Raises ValidationException where it is not a variant's."""
-    _check_scope(params)
-    return str(params["ResourceId"])
-
-
-def _check_scope(params: dict[str, Any]) -> None:
-    if params["ServiceNamespace"] != NAMESPACE:
-        raise not_emulated(f"ServiceNamespace {params['ServiceNamespace']}")
-    if params.get("ScalableDimension", DIMENSION) != DIMENSION:
-        raise not_emulated(f"ScalableDimension {params['ScalableDimension']}")
-
-
-def _endpoint_and_variant(resource: str) -> tuple[str, str]:
-    found = _RESOURCE.fullmatch(resource)
-    if found is None:
-        raise validation(
-            f"Unsupported service namespace, resource type or scalable dimension: {resource!r} is "
-            f"not endpoint/NAME/variant/NAME"
-        )
-    return found[1], found[2]
-
-
 def _check_bounds(least: int, most: int) -> None:
     if least < 0 or most < 0:
         raise validation("MinCapacity and MaxCapacity must be 0 or more.")
@@ -406,27 +362,3 @@ def _schedule(action: Document) -> Schedule:
         for name in ("StartTime", "EndTime")
     )
     return Schedule.parse(action["Schedule"], action.get("Timezone"), start, end)
-
-
-def _key(resource: str, action: str) -> str:
-    return f"{resource}\n{action}"
-
-
-def _is_of(document: Document, params: dict[str, Any]) -> bool:
-    """Whether a document is of the resource that a Describe call names, if it names one."""
-    _check_scope(params)
-    return bool(params.get("ResourceId", document["ResourceId"]) == document["ResourceId"])
-
-
-def _page(member: str, found: list[Document], params: dict[str, Any]) -> dict[str, Any]:
-    """One page; the token is the place of the next entry."""
-    _check_scope(params)
-    token = params.get("NextToken") or "0"
-    if not re.fullmatch(r"\d{1,6}", token):
-        raise ServiceError("InvalidNextTokenException", "The next token is not valid.")
-    count = params.get("MaxResults", _PAGE)
-    if not 1 <= count <= _PAGE:
-        raise validation(f"MaxResults must be from 1 to {_PAGE}.")
-    start = int(token)
-    following = {"NextToken": str(start + count)} if len(found) > start + count else {}
-    return {member: found[start : start + count], **following}

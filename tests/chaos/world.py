@@ -269,6 +269,7 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
             "AWS_ENDPOINT_URL": through["aws"],
             "AWS_ENDPOINT_URL_SAGEMAKER": through["sagemaker"],
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": through["sagemaker"],
+            "AWS_ENDPOINT_URL_CLOUDWATCH": through["sagemaker"],
             "DAGSTER_HOME": str(folder / "dagster"),
             "TENANTRY_POLL_SECONDS": "0.5",
             "TENANTRY_LOST_RUN_SECONDS": "12",

@@ -48,6 +48,8 @@ class Emulator:
             **self._cloud.environment,
             "AWS_ENDPOINT_URL_SAGEMAKER": self.url,
             "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.url,
+            "AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING": self.url,
+            "AWS_ENDPOINT_URL_CLOUDWATCH": self.url,
         }
 
     def start(self) -> None:
@@ -149,6 +151,25 @@ def hurried_emulator(
         "1",
         "--async-payload-megabytes",
         "1",
+    )
+    running.start()
+    yield running
+    running.stop()
+    assert running.containers() == []
+
+
+@pytest.fixture(scope="session")
+def paced_emulator(
+    local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator]:
+    """An emulator whose metrics, alarms and scaling policies see a minute in each second."""
+    running = Emulator(
+        local_cloud,
+        tmp_path_factory.mktemp("paced") / "state",
+        "--metrics-time-lapse",
+        "60",
+        "--metrics-seconds",
+        "0.5",
     )
     running.start()
     yield running
@@ -314,6 +335,16 @@ def settled_endpoint(client: Any, name: str) -> Any:
 @pytest.fixture
 def endpoint(sagemaker: Any) -> Iterator[Callable[..., str]]:
     """Creates endpoints of a configuration, and deletes them when the test ends."""
+    yield from made_endpoints(sagemaker)
+
+
+@pytest.fixture
+def paced_endpoint(paced_emulator: Emulator) -> Iterator[Callable[..., str]]:
+    """The same of `paced_emulator`."""
+    yield from made_endpoints(paced_emulator.client("sagemaker"))
+
+
+def made_endpoints(sagemaker: Any) -> Iterator[Callable[..., str]]:
     made: list[str] = []
 
     def make(config: str) -> str:
@@ -328,4 +359,5 @@ def endpoint(sagemaker: Any) -> Iterator[Callable[..., str]]:
         entry["EndpointName"] for entry in sagemaker.list_endpoints(MaxResults=100)["Endpoints"]
     }
     for name in left.intersection(made):
+        settled_endpoint(sagemaker, name)
         sagemaker.delete_endpoint(EndpointName=name)

@@ -256,11 +256,9 @@ def test_each_topic_gets_a_test_notification_and_a_missing_topic_fails_the_endpo
 
 
 def test_the_metrics_of_an_asynchronous_endpoint_reach_cloudwatch(
-    own: Async, local_cloud: LocalCloud
+    own: Async, hurried_emulator: Emulator
 ) -> None:
-    cloudwatch: Any = boto3.client(
-        "cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
-    )
+    cloudwatch = hurried_emulator.client("cloudwatch")
     name = own.endpoint(instances=0)
     of_endpoint = [{"Name": "EndpointName", "Value": name}]
     now = datetime.datetime.now(datetime.UTC)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from local_sagemaker.http.members import STRUCTURES, tables
+from local_sagemaker.http.members import SERVICES, STRUCTURES, tables
 from local_sagemaker.http.protocol import Protocol
 from tests.local_sagemaker.conftest import Emulator
 
@@ -39,7 +39,8 @@ def test_they_tell_of_every_operation_that_is_answered(emulator: Emulator) -> No
     answered = set(emulator.control("GET", "/_local/health")["operations"])
     listed = {
         operation
-        for protocol in (Protocol("sagemaker"), Protocol("application-autoscaling"))
+        for protocol in map(Protocol, SERVICES)
+        if protocol.name != "SageMaker Runtime"
         for operation in protocol.operations
         if (shape := protocol.model.operation_model(operation).input_shape) is not None
         and shape.name in STRUCTURES
@@ -52,7 +53,7 @@ def test_what_they_name_exists() -> None:
     documentation."""
     shapes: dict[str, Any] = {
         name: protocol.model.shape_for(name)
-        for protocol in map(Protocol, ("sagemaker", "sagemaker-runtime", "application-autoscaling"))
+        for protocol in map(Protocol, SERVICES)
         for name in STRUCTURES
         if name in protocol.model.shape_names
     }

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
 from tests.local_sagemaker.conftest import (
+    Emulator,
     create_endpoint_config,
     create_model,
     settled_endpoint,
@@ -256,14 +257,12 @@ def test_after_a_death_models_are_loaded_again(
 
 
 def test_the_metrics_of_a_multi_model_endpoint_reach_cloudwatch(
-    sagemaker: Any, runtime: Any, local_cloud: LocalCloud, models: str, endpoint: Endpoint
+    sagemaker: Any, runtime: Any, emulator: Emulator, models: str, endpoint: Endpoint
 ) -> None:
     name = endpoint(multi_model(sagemaker, models))
     for _ in range(4):
         ask(runtime, name, "t1/v.tar.gz")
-    cloudwatch: Any = boto3.client(
-        "cloudwatch", endpoint_url=local_cloud.ministack_url, region_name="eu-west-1"
-    )
+    cloudwatch = emulator.client("cloudwatch")
     dimensions = [
         {"Name": "EndpointName", "Value": name},
         {"Name": "VariantName", "Value": "variant-1"},

@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 
 from tests.local_sagemaker.conftest import (
     Emulator,
@@ -19,62 +18,7 @@ from tests.local_sagemaker.conftest import (
     unique,
     wait_for,
 )
-
-DIMENSION = "sagemaker:variant:DesiredInstanceCount"
-
-
-class Target:
-    """The first variant of an endpoint, as Application Auto Scaling names it."""
-
-    def __init__(self, client: Any, sagemaker: Any, endpoint: str) -> None:
-        self.client = client
-        self.sagemaker = sagemaker
-        self.endpoint = endpoint
-        self.scope = {
-            "ServiceNamespace": "sagemaker",
-            "ResourceId": f"endpoint/{endpoint}/variant/variant-1",
-            "ScalableDimension": DIMENSION,
-        }
-
-    def register(self, least: int, most: int, **more: Any) -> str:
-        answer = self.client.register_scalable_target(
-            **self.scope, MinCapacity=least, MaxCapacity=most, **more
-        )
-        return str(answer["ScalableTargetARN"])
-
-    def described(self) -> list[Any]:
-        found: list[Any] = self.client.describe_scalable_targets(
-            ServiceNamespace="sagemaker", ResourceIds=[self.scope["ResourceId"]]
-        )["ScalableTargets"]
-        return found
-
-    def put(self, name: str, schedule: str, least: int, most: int, **more: Any) -> None:
-        self.client.put_scheduled_action(
-            **self.scope,
-            ScheduledActionName=name,
-            Schedule=schedule,
-            ScalableTargetAction={"MinCapacity": least, "MaxCapacity": most},
-            **more,
-        )
-
-    def actions(self) -> list[str]:
-        found = self.client.describe_scheduled_actions(**self.scope)["ScheduledActions"]
-        return [action["ScheduledActionName"] for action in found]
-
-    def activities(self) -> list[tuple[str, str, str]]:
-        """Description, cause and status of each activity, the latest first."""
-        found = self.client.describe_scaling_activities(**self.scope)["ScalingActivities"]
-        return [(one["Description"], one["Cause"], one["StatusCode"]) for one in found]
-
-    def instances(self) -> int:
-        described = self.sagemaker.describe_endpoint(EndpointName=self.endpoint)
-        return int(described["ProductionVariants"][0]["CurrentInstanceCount"])
-
-    def wait_for(self, instances: int) -> None:
-        wait_for(self.instances, lambda found: found == instances)
-        wait_for(
-            self.activities, lambda found: not [one for one in found if one[2] == "InProgress"]
-        )
+from tests.local_sagemaker.scalable_targets import Target, refused
 
 
 def soon(seconds: float = 1.5, zone: str = "UTC") -> str:
@@ -94,13 +38,6 @@ def target(scaling: Any, sagemaker: Any, endpoint: Callable[..., str]) -> Target
     """Of an endpoint that answers in real time, with an instance."""
     model = create_model(sagemaker)
     return Target(scaling, sagemaker, endpoint(create_endpoint_config(sagemaker, model)))
-
-
-def refused(call: Callable[[], Any]) -> tuple[str, str]:
-    """The code and the message of a call that is refused."""
-    with pytest.raises(ClientError) as error:
-        call()
-    return error.value.response["Error"]["Code"], error.value.response["Error"]["Message"]
 
 
 def test_capacity_is_brought_within_the_bounds_and_stays_when_the_target_goes(
@@ -235,14 +172,6 @@ def test_an_action_that_could_never_run_is_refused_with_the_reason(
     assert code == "ValidationException"
     assert why in message
     assert target.actions() == []
-
-
-def test_policies_say_that_they_are_not_emulated_yet(target: Target) -> None:
-    code, message = refused(
-        lambda: target.client.describe_scaling_policies(ServiceNamespace="sagemaker")
-    )
-    assert code == "UnknownOperationException"
-    assert "DescribeScalingPolicies is not emulated by local_sagemaker" in message
 
 
 @pytest.fixture

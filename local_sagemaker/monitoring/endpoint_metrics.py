@@ -1,0 +1,39 @@
+"""The metrics of endpoints.
+
+Names, units and namespaces: docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html,
+where latencies are in microseconds, and for asynchronous endpoints
+…/dg/async-inference-monitor.html.
+"""
+
+from local_sagemaker.monitoring.statistics import Metric, Statistics
+
+INVOCATIONS = "AWS/SageMaker"
+INSTANCES = "/aws/sagemaker/Endpoints"
+
+
+class Metrics:
+    """Records values of endpoints and variants as CloudWatch's metrics."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+
+    def record(
+        self,
+        endpoint: str,
+        variant: str | None,
+        name: str,
+        value: float,
+        unit: str = "None",
+        namespace: str = INVOCATIONS,
+    ) -> None:
+        """One value of a metric of a variant, or of the endpoint as a whole where `variant` is
+        None.
+
+        Durations are rounded to three digits, so that they have few different values.
+        """
+        if unit in ("Microseconds", "Milliseconds", "Seconds"):
+            value = float(f"{value:.3g}")
+        dimensions = {"EndpointName": endpoint}
+        if variant is not None:
+            dimensions["VariantName"] = variant
+        self._statistics.record(Metric.of(namespace, name, dimensions), value)

@@ -1,0 +1,62 @@
+"""What requests of Application Auto Scaling have in common: the resource they name, and pages."""
+
+import re
+from typing import Any, Final
+
+from local_sagemaker.account.state import Document
+from local_sagemaker.errors import ServiceError, not_emulated, validation
+
+NAMESPACE: Final = "sagemaker"
+DIMENSION: Final = "sagemaker:variant:DesiredInstanceCount"
+_RESOURCE: Final = re.compile(r"endpoint/([A-Za-z0-9-]{1,63})/variant/([A-Za-z0-9-]{1,63})")
+_PAGE: Final = 50
+
+
+def resource_of(params: dict[str, Any]) -> str:
+    """The target that a request names. Raises ValidationException where it is not a variant's."""
+    check_scope(params)
+    return str(params["ResourceId"])
+
+
+def check_scope(params: dict[str, Any]) -> None:
+    """Raises ValidationException for another service than SageMaker, or another dimension."""
+    if params["ServiceNamespace"] != NAMESPACE:
+        raise not_emulated(f"ServiceNamespace {params['ServiceNamespace']}")
+    if params.get("ScalableDimension", DIMENSION) != DIMENSION:
+        raise not_emulated(f"ScalableDimension {params['ScalableDimension']}")
+
+
+def endpoint_and_variant(resource: str) -> tuple[str, str]:
+    """The names in a resource's id. Raises ValidationException."""
+    found = _RESOURCE.fullmatch(resource)
+    if found is None:
+        raise validation(
+            f"Unsupported service namespace, resource type or scalable dimension: {resource!r} is "
+            f"not endpoint/NAME/variant/NAME"
+        )
+    return found[1], found[2]
+
+
+def key_of(resource: str, name: str) -> str:
+    """Where a target's scheduled action or policy of a name is kept."""
+    return f"{resource}\n{name}"
+
+
+def is_of(document: Document, params: dict[str, Any]) -> bool:
+    """Whether a document is of the resource that a Describe call names, if it names one."""
+    check_scope(params)
+    return bool(params.get("ResourceId", document["ResourceId"]) == document["ResourceId"])
+
+
+def page_of(member: str, found: list[Document], params: dict[str, Any]) -> dict[str, Any]:
+    """One page; the token is the place of the next entry."""
+    check_scope(params)
+    token = params.get("NextToken") or "0"
+    if not re.fullmatch(r"\d{1,6}", token):
+        raise ServiceError("InvalidNextTokenException", "The next token is not valid.")
+    count = params.get("MaxResults", _PAGE)
+    if not 1 <= count <= _PAGE:
+        raise validation(f"MaxResults must be from 1 to {_PAGE}.")
+    start = int(token)
+    following = {"NextToken": str(start + count)} if len(found) > start + count else {}
+    return {member: found[start : start + count], **following}
