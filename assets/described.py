@@ -26,6 +26,7 @@ _KINDS: Final[Mapping[WorkloadAsset, tuple[str, ...]]] = {
     "serving_endpoint": ("sagemaker",),
     "asynchronous_endpoint": ("sagemaker",),
     "endpoint_capacity": ("sagemaker",),
+    "asynchronous_capacity": ("sagemaker",),
     "fleet": ("dynamodb",),
 }
 _DOCUMENT_OF: Final[Mapping[WorkloadAsset, str]] = {
@@ -36,7 +37,8 @@ _DOCUMENT_OF: Final[Mapping[WorkloadAsset, str]] = {
     "batch_predictions": "your-first-hour.md",
     "serving_endpoint": "scaling.md",
     "asynchronous_endpoint": "gpu-serving.md",
-    "endpoint_capacity": "scaling.md",
+    "endpoint_capacity": "capacity.md",
+    "asynchronous_capacity": "capacity.md",
     "fleet": "operating.md",
 }
 _COLUMNS: Final[Mapping[WorkloadAsset, Mapping[str, Column]]] = {"fleet": FLEET_COLUMNS}

@@ -15,7 +15,7 @@ from tenantry.workloads.schema import Workload
 from tenantry.workloads.shown_assets import WorkloadAsset
 
 
-def _missing_or_changed() -> AutomationCondition[Any]:
+def missing_or_changed() -> AutomationCondition[Any]:
     """The condition holds:
 
     - once when the asset is missing, even at the very first evaluation;
@@ -77,7 +77,7 @@ def _endpoint_asset(
     changes."""
     return asset(
         key=asset_key(workload.name, name),
-        automation_condition=_missing_or_changed(),
+        automation_condition=missing_or_changed(),
         code_version=workload.endpoint_version,
         **described(workload, name, what),
     )

@@ -3,7 +3,7 @@
 from dagster import AssetsDefinition, AssetSpec, PartitionsDefinition
 
 from assets.batch_predictions import batch_predictions_asset
-from assets.endpoint_capacity import endpoint_capacity_asset
+from assets.endpoint_capacity import capacity_assets
 from assets.fleet import fleet_asset
 from assets.onboarding import onboarding_assets
 from assets.serving_endpoints import asynchronous_endpoint_asset, serving_endpoint_asset
@@ -25,6 +25,6 @@ def assets_of(
             if workload.serving.asynchronous is not None
             else []
         ),
-        endpoint_capacity_asset(workload),
+        *capacity_assets(workload),
         fleet_asset(workload),
     ]

@@ -19,7 +19,7 @@ import psutil
 
 from infrastructure.dagster_processes import ROOT, DagsterProcesses, dagster_processes
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import free_port, running
+from infrastructure.local_cloud import free_port, running, sagemaker_variables
 from tenantry.aws.deployment import Deployment
 
 _REQUEST_LINE: Final = re.compile(rb"(?:GET|PUT|POST|DELETE|HEAD) \S{1,8000} HTTP/1\.1\r\n")
@@ -167,9 +167,7 @@ def everything_running(
             "AWS_ENDPOINT_URL": ministack,
             # SQS calls pass through the proxy without rewriting, because the stack's outputs hold
             # the queue's own address.
-            "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
-            "AWS_ENDPOINT_URL_CLOUDWATCH": sagemaker,
+            **sagemaker_variables(sagemaker),
             "TENANTRY_POLL_SECONDS": "1",
             **(variables or {}),
         }

@@ -154,10 +154,7 @@ class LocalCloud:
             "AWS_REGION": REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ENDPOINT_URL": self.ministack_url,
-            "AWS_ENDPOINT_URL_SAGEMAKER": self.sagemaker_url,
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.sagemaker_url,
-            "AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING": self.sagemaker_url,
-            "AWS_ENDPOINT_URL_CLOUDWATCH": self.sagemaker_url,
+            **sagemaker_variables(self.sagemaker_url),
             "AWS_MAX_ATTEMPTS": "10",
             "AWS_RETRY_MODE": "standard",
         }
@@ -226,6 +223,12 @@ class LocalCloud:
         for name in ("sagemaker", "ministack"):
             if process := self.processes.pop(name, None):
                 stop_process(process, grace=30.0)
+
+
+def sagemaker_variables(url: str) -> dict[str, str]:
+    """The variables that point any AWS SDK at the services of a local_sagemaker."""
+    services = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "APPLICATION_AUTO_SCALING", "CLOUDWATCH")
+    return {f"AWS_ENDPOINT_URL_{service}": url for service in services}
 
 
 def start_local_sagemaker(

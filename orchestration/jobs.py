@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from dagster import (
+    AssetKey,
     AssetSelection,
     Config,
     Failure,
@@ -16,6 +17,7 @@ from dagster import (
 from pydantic import Field
 
 from assets.batch_predictions import BatchConfig, predict_day
+from assets.endpoint_capacity import capacity_keys
 from assets.failed_tenants import raise_for
 from assets.onboarding import onboarding_selection
 from orchestration.partitions import tenants_of
@@ -82,8 +84,18 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
     return WorkloadJobs(
         _fine_tuning(workload),
         _batch_predictions(workload),
-        _one_asset(workload, "endpoint_capacity", "gives the endpoint its hour's instances"),
-        _one_asset(workload, "fleet", "brings the table of all tenants up to date"),
+        _assets(
+            workload,
+            "endpoint_capacity",
+            capacity_keys(workload),
+            "registers what the YAML says about the endpoints' instances",
+        ),
+        _assets(
+            workload,
+            "fleet",
+            [asset_key(workload.name, "fleet")],
+            "brings the table of all tenants up to date",
+        ),
         _rollback(workload),
         _tier(workload),
         _retraining(workload) if workload.retraining is not None else None,
@@ -123,11 +135,13 @@ def _batch_predictions(workload: Workload) -> JobDefinition:
     return batch_predictions
 
 
-def _one_asset(workload: Workload, asset: str, what: str) -> UnresolvedAssetJobDefinition:
-    """A job that materialises one asset of the workload, under the asset's name."""
+def _assets(
+    workload: Workload, name: str, keys: Sequence[AssetKey], what: str
+) -> UnresolvedAssetJobDefinition:
+    """A job that materialises some assets of the workload."""
     return define_asset_job(
-        f"{workload.name}_{asset}",
-        selection=AssetSelection.assets(asset_key(workload.name, asset)),
+        f"{workload.name}_{name}",
+        selection=AssetSelection.assets(*keys),
         description=f"{workload.title}: {what}.",
         tags={"tenantry/workload": workload.name},
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from dagster import (
     DagsterInstance,
@@ -20,12 +20,10 @@ from dagster import (
 )
 
 from assets.batch_predictions import BatchConfig
-from assets.endpoint_capacity import CapacityConfig
 from orchestration.jobs import WorkloadJobs
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from orchestration.step_names import batch_step
 from tenantry.workloads.schema import Workload
-from tenantry.workloads.sections import Capacity
 
 DUE_TAG: Final = "tenantry/due"
 """The moment a run was scheduled for, in UTC. Runs that were asked for again have it, too."""
@@ -101,7 +99,7 @@ def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
     """A workload's scheduled jobs."""
     return [
         _batch(workload, jobs),
-        *(_capacity(workload, jobs, change) for change in workload.serving.capacity),
+        *_capacity(workload, jobs),
         *_retraining(workload, jobs),
         _fleet(workload, jobs),
     ]
@@ -136,19 +134,36 @@ def _batch(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
     )
 
 
-def _capacity(workload: Workload, jobs: WorkloadJobs, change: Capacity) -> Scheduled:
-    wanted: Any = CapacityConfig(instances=change.instances)
-    return Scheduled(
-        name=f"{workload.name}_endpoint_capacity_{change.name}",
-        group=f"{workload.name} endpoint capacity",
-        workload=workload.name,
-        job=jobs.endpoint_capacity,
-        cron=change.cron,
-        timezone=change.timezone,
-        description=f"{workload.title}: {change.instances} instances, "
-        f"{change.name.replace('_', ' ')}.",
-        config=lambda _: RunConfig({f"{workload.name}__endpoint_capacity": wanted}),
-    )
+def _capacity(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
+    """A run at each time of the timetables, and one every hour. Application Auto Scaling changes
+    the bounds by itself; the runs show them, and mend what differs from the YAML."""
+    serving = workload.serving
+    sections = [serving.capacity]
+    if serving.asynchronous is not None:
+        sections.append(serving.asynchronous.capacity)
+    changes = {
+        (change.cron, change.timezone): change.name
+        for section in sections
+        if section is not None
+        for change in section.timetable
+    }
+    times = [
+        (name, cron, timezone, f"shows the change {name.replace('_', ' ')}")
+        for (cron, timezone), name in changes.items()
+    ]
+    times.append(("hourly", _EVERY_HOUR, "UTC", "mends what differs from the YAML"))
+    return [
+        Scheduled(
+            name=f"{workload.name}_endpoint_capacity_{name}",
+            group=f"{workload.name} endpoint capacity",
+            workload=workload.name,
+            job=jobs.endpoint_capacity,
+            cron=cron,
+            timezone=timezone,
+            description=f"{workload.title}: {what}.",
+        )
+        for name, cron, timezone, what in times
+    ]
 
 
 def _retraining(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:

@@ -22,6 +22,7 @@ from tenantry.aws.tables import Table
 from tenantry.errors import TenantryError
 
 if TYPE_CHECKING:
+    from mypy_boto3_application_autoscaling import ApplicationAutoScalingClient
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_logs import CloudWatchLogsClient
@@ -228,8 +229,14 @@ class Deployment:
 
     @cached_property
     def cloudwatch(self) -> CloudWatchClient:
-        """CloudWatch's metrics."""
+        """CloudWatch's metrics and alarms."""
         client: CloudWatchClient = self._client("cloudwatch")
+        return client
+
+    @cached_property
+    def auto_scaling(self) -> ApplicationAutoScalingClient:
+        """Application Auto Scaling, which sets the number of endpoints' instances."""
+        client: ApplicationAutoScalingClient = self._client("application-autoscaling")
         return client
 
     @cached_property

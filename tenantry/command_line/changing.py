@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
@@ -338,39 +339,78 @@ def tier(
 
 @click.command()
 @click.argument("workload", type=WORKLOAD)
-@click.argument("instances", type=click.IntRange(1, 1000))
+@click.argument("instances", type=click.IntRange(0, 1000), required=False)
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, 24 * 31, min_open=True),
+    default=8.0,
+    show_default=True,
+    help="How long that number holds; then the YAML's bounds are back.",
+)
+@click.option("--end", is_flag=True, help="End such a number now.")
+@click.option(
+    "--asynchronous", is_flag=True, help="Of the asynchronous endpoint, not the real-time one."
+)
 @yes_option
 @common_options
-def capacity(invocation: Invocation, workload: Workload, instances: int, yes: bool) -> None:
-    """Give the shared endpoint of WORKLOAD so many INSTANCES, until its schedule changes them next.
+def capacity(
+    invocation: Invocation,
+    workload: Workload,
+    instances: int | None,
+    hours: float,
+    end: bool,
+    asynchronous: bool,
+    yes: bool,
+) -> None:
+    """Give the shared endpoint of WORKLOAD so many INSTANCES for some hours.
+
+    Without INSTANCES, register what the YAML says. A number that holds goes on, unless --end ends
+    it.
 
     \b
-    Example:
-      tenantry capacity energy 4
+    Examples:
+      tenantry capacity energy 4 --hours 2
+      tenantry capacity energy --end
     """
-    from tenantry.hosting import endpoints
-    from tenantry.hosting.shapes.multi_model import MULTI_MODEL
-    from tenantry.shown.asset_metadata import capacity_metadata
+    from tenantry.capacity.registration import Override, register_capacity
+    from tenantry.capacity.scaled_endpoints import scaled_endpoint
+    from tenantry.requests.rows import now
+    from tenantry.shown.capacity_view import capacity_in_words, plain_capacity_metadata
 
-    name = ids.workload_name(workload.name)
-    endpoint = MULTI_MODEL.endpoint_name(
-        invocation.deployment.prefix, name, workload.shared_machines
+    if instances is not None and end:
+        raise click.UsageError("give INSTANCES or --end, one of the two")
+    scaled = scaled_endpoint(
+        invocation.deployment.prefix,
+        workload,
+        workload.shared_machines,
+        "asynchronous" if asynchronous else "real_time",
     )
-    invocation.confirm(
-        f"Give {endpoint} {instances} instances, at {workload.serving.usd_per_hour:g} USD an hour "
-        f"each?",
-        yes=yes,
-    )
-    done = endpoints.set_capacity(invocation.deployment, endpoint, instances)
-    metadata = {**capacity_metadata(done, workload.serving.usd_per_hour), "by": invocation.operator}
-    operator_events.leave(
-        invocation.deployment,
-        operator_events.OperatorEvent("materialization", name, "endpoint_capacity", None, metadata),
-    )
+    override = None
+    if instances is not None:
+        if scaled.kind == "real_time" and instances == 0:
+            raise click.UsageError(
+                "an endpoint that answers in real time needs an instance; 0 is for --asynchronous"
+            )
+        override = Override(instances, now() + timedelta(hours=hours))
+        invocation.confirm(
+            f"Give {scaled.name} {instances} instances for {hours:g} hours, at "
+            f"{scaled.usd_per_hour:g} USD an hour each?",
+            yes=yes,
+        )
+    done = register_capacity(invocation.deployment, scaled, override=override, end_override=end)
+    if override is not None or end:
+        asset = "asynchronous_capacity" if asynchronous else "endpoint_capacity"
+        metadata = {**plain_capacity_metadata(scaled, done), "by": invocation.operator}
+        name = ids.workload_name(workload.name)
+        operator_events.leave(
+            invocation.deployment,
+            operator_events.OperatorEvent("materialization", name, asset, None, metadata),
+        )
     if invocation.as_json:
-        invocation.write_json({"format": 1, "endpoint": done})
+        invocation.write_json({"format": 2, **plain_capacity_metadata(scaled, done)})
     else:
-        invocation.say(f"{done.name} has {done.instances} instances: {done.change}")
+        for line in capacity_in_words(invocation.deployment, scaled, done):
+            invocation.say(line)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Endpoints of any hosting shape: made, updated, waited for, described, and their capacity."""
+"""Endpoints of any hosting shape: made, updated, waited for, described."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
-from tenantry.hosting.shapes.shape import VARIANT, Shape
+from tenantry.hosting.shapes.shape import Shape
 from tenantry.names import ids
 from tenantry.names.tiers import Machines
 from tenantry.workloads.schema import Workload
@@ -85,7 +85,7 @@ def ensure_endpoint(
         described = None
     change: Literal["created", "updated", "unchanged"] = "unchanged"
     if began is not None and described is not None and described["LastModifiedTime"] > began:
-        return _endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
+        return as_endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
     if described is None or described["EndpointConfigName"] != wanted_config:
         create_once(client.create_model, wanted.model)
         create_once(client.create_endpoint_config, wanted.config)
@@ -99,12 +99,12 @@ def ensure_endpoint(
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != wanted_config:
         if began is not None:
-            return _endpoint(ready, "unchanged")
+            return as_endpoint(ready, "unchanged")
         raise EndpointFailedError(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: "
             f"{ready.get('FailureReason', 'no reason given')}"
         )
-    return _endpoint(ready, change)
+    return as_endpoint(ready, change)
 
 
 def _update(
@@ -233,9 +233,10 @@ def wait_in_service(
         pause = min(pause * 1.5, 10.0)
 
 
-def _endpoint(
+def as_endpoint(
     described: DescribeEndpointOutputTypeDef, change: Literal["created", "updated", "unchanged"]
 ) -> Endpoint:
+    """An endpoint as SageMaker describes it."""
     return Endpoint(
         name=described["EndpointName"],
         arn=described["EndpointArn"],
@@ -244,37 +245,3 @@ def _endpoint(
         instances=described["ProductionVariants"][0].get("CurrentInstanceCount", 0),
         change=change,
     )
-
-
-def set_capacity(
-    deployment: Deployment, endpoint: str, instances: int, *, timeout: float = 1800.0
-) -> Endpoint:
-    """Give an endpoint a number of instances and wait until it has them.
-
-    Raises:
-        EndpointFailedError: the endpoint is missing, the account's quota is too small, there were
-            no machines, or it did not come back into service.
-    """
-    before = wait_in_service(deployment, endpoint, timeout=timeout)
-    if before["ProductionVariants"][0].get("DesiredInstanceCount") == instances:
-        return _endpoint(before, "unchanged")
-    desired: Any = [{"VariantName": VARIANT, "DesiredInstanceCount": instances}]
-    try:
-        deployment.sagemaker.update_endpoint_weights_and_capacities(
-            EndpointName=endpoint, DesiredWeightsAndCapacities=desired
-        )
-    except ClientError as error:
-        if error_code(error) == "ResourceLimitExceeded":
-            raise EndpointFailedError(
-                f"endpoint {endpoint} cannot have {instances} instances: {error}"
-            ) from error
-        raise
-    after = wait_in_service(deployment, endpoint, timeout=timeout)
-    variant = after["ProductionVariants"][0]
-    if variant.get("DesiredInstanceCount") != instances:
-        raise EndpointFailedError(
-            f"endpoint {endpoint} still has {variant.get('CurrentInstanceCount')} instances where "
-            f"{instances} were wanted;"
-            f" the change was rolled back: {after.get('FailureReason', 'no reason given')}"
-        )
-    return _endpoint(after, "updated")

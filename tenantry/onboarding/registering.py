@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
+from tenantry.capacity.registration import register_capacity
+from tenantry.capacity.scaled_endpoints import scaled_endpoint
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
@@ -116,6 +118,10 @@ class RegistrationStage:
             if workload.serving.asynchronous is not None and machines.tier != workload.tier:
                 endpoints.ensure_endpoint(
                     deployment, workload, machines, ASYNCHRONOUS, began=self._began
+                )
+            if machines.tier == "silo" and endpoint.change == "created":
+                register_capacity(
+                    deployment, scaled_endpoint(deployment.prefix, workload, machines, "real_time")
                 )
             self._endpoints[name] = endpoint
         return self._endpoints[name]

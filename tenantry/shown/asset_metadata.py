@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.outcomes import Outcome
 from contracts.trace_context import trace_id_of
-from tenantry.hosting.endpoints import Endpoint
 from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import s3_keys, sagemaker_names
 from tenantry.onboarding.registration import Registration
@@ -172,15 +171,4 @@ def claims_metadata(*, paused: bool, by: str, why: str = "") -> dict[str, Any]:
         "requests": "paused: none is claimed" if paused else "claimed again",
         "by": by,
         **({"why": why} if why else {}),
-    }
-
-
-def capacity_metadata(endpoint: Endpoint, usd_per_hour: float) -> dict[str, Any]:
-    """For ``endpoint_capacity``: the number of the endpoint's instances, and their cost
-    together."""
-    return {
-        "endpoint": endpoint.name,
-        "instances": endpoint.instances,
-        "usd_per_hour": endpoint.instances * usd_per_hour,
-        "change": endpoint.change,
     }

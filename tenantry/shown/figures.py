@@ -10,6 +10,17 @@ from tenantry.workloads.sections import Quality
 from tenantry.workloads.shown_assets import Figure, WorkloadAsset
 
 _INSTANCES: Final = {"instances": Figure(description="The machines behind the endpoint.")}
+_CAPACITY: Final = {
+    **_INSTANCES,
+    "minimum": Figure(description="The fewest that there may be now."),
+    "maximum": Figure(description="The most that there may be now."),
+    "usd_per_hour": Figure(description="What the machines cost together.", unit="USD an hour"),
+    "usd_of_the_day": Figure(
+        description="What those of the last 24 hours cost, by a sample every five minutes.",
+        unit="USD",
+    ),
+    "requests_of_the_day": Figure(description="Requests that reached it in the last 24 hours."),
+}
 _COMMON: Final[Mapping[WorkloadAsset, Mapping[str, Figure]]] = {
     "uploads": {
         "accepted": Figure(description="Uploads that became requests."),
@@ -39,10 +50,8 @@ _COMMON: Final[Mapping[WorkloadAsset, Mapping[str, Figure]]] = {
     },
     "serving_endpoint": _INSTANCES,
     "asynchronous_endpoint": _INSTANCES,
-    "endpoint_capacity": {
-        **_INSTANCES,
-        "usd_per_hour": Figure(description="What they cost together.", unit="USD an hour"),
-    },
+    "endpoint_capacity": _CAPACITY,
+    "asynchronous_capacity": _CAPACITY,
     "fleet": {
         "tenants_with_a_model": Figure(description="Tenants that are served."),
         "tenants_left_out": Figure(description="Tenants that the table has no room for."),

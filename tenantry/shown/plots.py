@@ -150,6 +150,28 @@ def plot_of_series(
     return axes.png()
 
 
+def plot_of_capacity(
+    times: Sequence[datetime], instances: Sequence[float], demand: Sequence[float], title: str
+) -> bytes:
+    """Instances in time, over the demand as an area, as PNG. The largest demand is as high as the
+    most instances; ``title`` says how much it is."""
+    axes, last = _Axes(0.0, max(1.0, *instances)), len(times) - 1
+    highest = max(demand, default=0.0)
+    if highest > 0:
+        scale = max(1.0, *instances) / highest
+        outline = [axes.place(n / last, value * scale) for n, value in enumerate(demand)]
+        axes.draw.polygon([axes.place(0, 0), *outline, axes.place(1, 0)], fill=_BAND)
+    steps = []
+    for number, value in enumerate(instances):
+        steps += [axes.place(number / last, value), axes.place(min(1, (number + 1) / last), value)]
+    axes.draw.line(steps, fill=_MEAN, width=_FINER)
+    axes.frame(title, "instances")
+    for number in range(0, last + 1, max(1, last // 6)):
+        axes.tick(number / last, f"{times[number]:%H:%M}")
+    axes.legend([("requests", _BAND), ("instances", _MEAN)])
+    return axes.png()
+
+
 class _Axes:
     """An empty plot whose vertical axis goes from ``bottom`` to a little above ``top``; drawn with
     Pillow.

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.tables import PARTITION
+from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.catalogue import SHAPES
 from tenantry.models.registry import ModelRegistry
@@ -205,6 +206,8 @@ def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: 
         found = [one for page in pages for one in page[listed]]
         for name in [one[field_name] for one in found if one.get("EndpointStatus") != "Deleting"]:
             if pattern.fullmatch(name):
+                if listed == "Endpoints":
+                    deregister(deployment, name)
                 try:
                     delete(**{field_name: name})
                 except ClientError as error:

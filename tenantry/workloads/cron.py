@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, time, timedelta
 from typing import Final, NamedTuple
 
 _MONTHS: Final = (
@@ -31,6 +32,8 @@ _FIELDS: Final = (
     _Field("month", 1, 12, {name: number for number, name in enumerate(_MONTHS, 1)}),
     _Field("day of the week", 0, 7, {name: number for number, name in enumerate(_DAYS)}),
 )
+_ANY: Final = ("*", "?")
+_YEAR_DAYS: Final = 367
 _MONTHLY: Final = _FIELDS[2]
 _WEEKLY: Final = _FIELDS[4]
 
@@ -38,9 +41,18 @@ _WEEKLY: Final = _FIELDS[4]
 def cron_fault(expression: str) -> str | None:
     """The fault in a cron expression, and the right form, as a sentence; None where there is no
     fault."""
+    try:
+        _parsed(expression)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _parsed(expression: str) -> list[set[int]]:
+    """The numbers of each field. Raises ``ValueError`` with the fault."""
     texts = expression.lower().split(" ")
     if len(texts) != 5 or not all(texts):
-        return (
+        raise ValueError(
             "needs five fields with a space between them, as in '15 2 * * *': minute, hour, day of "
             "the month, month, day of the week"
         )
@@ -49,10 +61,71 @@ def cron_fault(expression: str) -> str | None:
         try:
             found.append(_numbers(field, text))
         except ValueError as error:
-            return f"has the {field.called} {text!r}: {error}"
+            raise ValueError(f"has the {field.called} {text!r}: {error}") from error
     _, _, days, months, _ = found
     if not any(min(days) <= _MOST_DAYS[month - 1] for month in months):
-        return f"names a day that never comes: no month {texts[3]!r} has a day {texts[2]!r}"
+        raise ValueError(
+            f"names a day that never comes: no month {texts[3]!r} has a day {texts[2]!r}"
+        )
+    return found
+
+
+def on_aws_fault(expression: str) -> str | None:
+    """Why AWS's cron expressions cannot say a (faultless) one, and the cure; None where they can.
+
+    https://docs.aws.amazon.com/autoscaling/application/userguide/scheduled-scaling-using-cron-expressions.html
+    """
+    _, _, days, _, weekdays = expression.lower().split(" ")
+    if days not in _ANY and weekdays not in _ANY:
+        return (
+            "names days of the month and days of the week; AWS takes one of the two: write two "
+            "changes"
+        )
+    if days == "l" or re.search(r"[l#]", weekdays.replace("jul", "")):
+        return "has L or #, which capacity's timetable does not take: write numbers or names"
+    return None
+
+
+def as_aws(expression: str) -> str:
+    """A (faultless) expression as AWS writes it: six fields, ``?`` for one kind of day, and the
+    week's days by their names."""
+    minutes, hours, days, months, weekdays = _parsed(expression)
+    texts = expression.lower().split(" ")
+    week = "?"
+    month_days = _listed(days, _MONTHLY)
+    if texts[4] not in _ANY:
+        week = ",".join(_DAYS[day].upper() for day in sorted({day % 7 for day in weekdays}))
+        month_days = "?"
+    fields = (
+        _listed(minutes, _FIELDS[0]),
+        _listed(hours, _FIELDS[1]),
+        month_days,
+        _listed(months, _FIELDS[3]),
+        week,
+    )
+    return f"cron({' '.join(fields)} *)"
+
+
+def _listed(numbers: set[int], field: _Field) -> str:
+    if len(numbers) == field.high - field.low + 1:
+        return "*"
+    return ",".join(str(number) for number in sorted(numbers))
+
+
+def latest_before(expression: str, moment: datetime) -> datetime | None:
+    """The latest time of a (faultless) expression at or before a moment, by the clocks of the
+    moment's zone; None where that is more than a year ago."""
+    minutes, hours, days, months, weekdays = _parsed(expression)
+    week = {day % 7 for day in weekdays}
+    for ago in range(_YEAR_DAYS):
+        date = moment.date() - timedelta(days=ago)
+        if date.month not in months or date.day not in days or date.isoweekday() % 7 not in week:
+            continue
+        for hour in sorted(hours, reverse=True):
+            for minute in sorted(minutes, reverse=True):
+                found = datetime.combine(date, time(hour, minute), tzinfo=moment.tzinfo)
+                if found <= moment:
+                    return found
     return None
 
 

@@ -18,6 +18,11 @@ _NEURON: Final = re.compile(r"^ml\.(inf|trn)\d")
 _GPU: Final = re.compile(r"^ml\.(g|gr|p)\d")  # no family without an accelerator begins so
 
 
+def has_gpu(instance_type: str) -> bool:
+    """Whether a type of machine has a GPU."""
+    return _GPU.match(instance_type) is not None
+
+
 def multi_model_fault(instance_type: str) -> str | None:
     """Why no multi-model endpoint runs on an instance type, and the cure, as a sentence; None where
     one does."""

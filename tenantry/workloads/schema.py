@@ -21,6 +21,7 @@ from tenantry.workloads.documents import Document, UnreadableDocumentError, read
 from tenantry.workloads.faults import field_of, said
 from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
 from tenantry.workloads.folder import COMPONENT_FILE, FOLDER_VARIABLE, folder_of_workloads
+from tenantry.workloads.section import Section
 from tenantry.workloads.sections import (
     Batch,
     Drift,
@@ -28,7 +29,6 @@ from tenantry.workloads.sections import (
     Quality,
     Retraining,
     Scheduling,
-    Section,
     Serving,
     Training,
     Upload,
@@ -97,14 +97,28 @@ class Workload(Section):
     def endpoint_version(self) -> str:
         """Changes whenever an endpoint would have to be updated, but not with its price."""
         left_out: Any = dict.fromkeys(
-            ("capacity", "smoke_request", "cache", "container", "usd_per_hour"), True
+            ("capacity", "silo_capacity", "smoke_request", "cache", "container", "usd_per_hour"),
+            True,
         )
-        left_out["asynchronous"] = {"usd_per_hour"}
+        left_out["asynchronous"] = {"usd_per_hour", "capacity"}
         said = (
             f"{self.serving_container}:{self.image_tag} "
             f"{self.serving.model_dump_json(exclude=left_out)}"
         )
         return hashlib.sha256(said.encode()).hexdigest()[:10]
+
+    @property
+    def capacity_version(self) -> str:
+        """Changes whenever what is registered for the endpoints' capacity would."""
+        serving = self.serving
+        sections = [serving.capacity, serving.silo_capacity]
+        if serving.asynchronous is not None:
+            sections.append(serving.asynchronous.capacity)
+        said = [None if section is None else section.model_dump_json() for section in sections] + [
+            serving.usd_per_hour,
+            serving.instances,
+        ]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
 
     @model_validator(mode="after")
     def _packs_are_grouped_by_what_uploads_carry(self) -> Workload:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from tenantry.workloads.capacity import EndpointCapacity
 from tenantry.workloads.fields import (
     AmiVersion,
-    ChangeName,
     ContainerName,
     Cron,
     FileType,
@@ -23,13 +23,8 @@ from tenantry.workloads.fields import (
     environment_fault,
     hyperparameters_fault,
 )
-from tenantry.workloads.instance_types import multi_model_fault
-
-
-class Section(BaseModel):
-    """A part of the file: fixed once read, and without unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from tenantry.workloads.instance_types import has_gpu, multi_model_fault
+from tenantry.workloads.section import Section
 
 
 class Parameter(Section):
@@ -306,15 +301,6 @@ class Quality(Section):
         return score if self.lower_is_better else -score
 
 
-class Capacity(Section):
-    """A scheduled change of the endpoint's instance count."""
-
-    name: ChangeName = Field(description="its schedule is named after it")
-    cron: Cron
-    timezone: TimeZone = "UTC"
-    instances: int = Field(ge=1, le=1000)
-
-
 class Cache(Section):
     """The result cache: an identical request is answered from S3, without the endpoint."""
 
@@ -368,6 +354,16 @@ class Asynchronous(Section):
     queue_seconds: int = Field(
         default=21_600, ge=60, le=21_600, description="how long a request may wait its turn"
     )
+    capacity: EndpointCapacity | None = Field(
+        default=None, description="fixed at instances if none; its minimum may be 0"
+    )
+
+    @model_validator(mode="after")
+    def _capacity_can_be(self) -> Asynchronous:
+        _check_capacity(
+            "capacity", self.capacity, self.instance_type, self.usd_per_hour, asynchronous=True
+        )
+        return self
 
 
 class Serving(Section):
@@ -387,7 +383,12 @@ class Serving(Section):
     )
     environment: Mapping[str, str] = Field(default_factory=dict)
     smoke_request: JsonObject = Field(description="a new model has to answer it")
-    capacity: tuple[Capacity, ...] = ()
+    capacity: EndpointCapacity | None = Field(
+        default=None, description="of the shared endpoint; fixed at instances if none"
+    )
+    silo_capacity: EndpointCapacity | None = Field(
+        default=None, description="of each silo tenant's endpoint; fixed at one instance if none"
+    )
     cache: Cache = Cache()
     asynchronous: Asynchronous | None = None
 
@@ -405,12 +406,29 @@ class Serving(Section):
             raise ValueError(fault)
         return instance_type
 
-    @field_validator("capacity")
-    @classmethod
-    def _names_differ(cls, capacity: tuple[Capacity, ...]) -> tuple[Capacity, ...]:
-        if len({change.name for change in capacity}) != len(capacity):
-            raise ValueError("two changes have one name; a schedule is named after each")
-        return capacity
+    @model_validator(mode="after")
+    def _capacity_can_be(self) -> Serving:
+        for called, section in (("capacity", self.capacity), ("silo_capacity", self.silo_capacity)):
+            _check_capacity(called, section, self.instance_type, self.usd_per_hour)
+        return self
+
+
+def _check_capacity(
+    called: str,
+    section: EndpointCapacity | None,
+    instance_type: str,
+    usd_per_hour: float,
+    *,
+    asynchronous: bool = False,
+) -> None:
+    """Raises ``ValueError`` for a section that an endpoint of this kind cannot have."""
+    if section is None:
+        return
+    fault = section.fault_of(
+        instance_type, usd_per_hour, asynchronous=asynchronous, has_gpu=has_gpu(instance_type)
+    )
+    if fault is not None:
+        raise ValueError(f"{called}: {fault}")
 
 
 class Batch(Section):

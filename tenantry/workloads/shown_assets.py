@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from tenantry.workloads.fields import Kind, Words
-from tenantry.workloads.sections import Section
+from tenantry.workloads.section import Section
 
 WorkloadAsset = Literal[
     "uploads",
@@ -19,6 +19,7 @@ WorkloadAsset = Literal[
     "serving_endpoint",
     "asynchronous_endpoint",
     "endpoint_capacity",
+    "asynchronous_capacity",
     "fleet",
 ]
 """The assets that a workload can have."""

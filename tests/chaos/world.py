@@ -20,7 +20,13 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import LocalCloud, free_port, start_process, stop_process
+from infrastructure.local_cloud import (
+    LocalCloud,
+    free_port,
+    sagemaker_variables,
+    start_process,
+    stop_process,
+)
 from tenantry.aws.deployment import Deployment
 from tenantry.workloads.folder import FOLDER
 from tests.chaos.faulty_proxy import FaultyProxy
@@ -267,9 +273,7 @@ def world(folder: Path, seed: int, *, tenants: int) -> Iterator[World]:
         environment = {
             **os.environ,
             "AWS_ENDPOINT_URL": through["aws"],
-            "AWS_ENDPOINT_URL_SAGEMAKER": through["sagemaker"],
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": through["sagemaker"],
-            "AWS_ENDPOINT_URL_CLOUDWATCH": through["sagemaker"],
+            **sagemaker_variables(through["sagemaker"]),
             "DAGSTER_HOME": str(folder / "dagster"),
             "TENANTRY_POLL_SECONDS": "0.5",
             "TENANTRY_LOST_RUN_SECONDS": "12",

@@ -19,7 +19,13 @@ import psutil
 import pytest
 from botocore.config import Config
 
-from infrastructure.local_cloud import LocalCloud, free_port, start_local_sagemaker, stop_process
+from infrastructure.local_cloud import (
+    LocalCloud,
+    free_port,
+    sagemaker_variables,
+    start_local_sagemaker,
+    stop_process,
+)
 from local_sagemaker.faults.client import FaultsClient
 
 CONTAINERS = Path(__file__).parent / "containers"
@@ -44,13 +50,7 @@ class Emulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
-            **self._cloud.environment,
-            "AWS_ENDPOINT_URL_SAGEMAKER": self.url,
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.url,
-            "AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING": self.url,
-            "AWS_ENDPOINT_URL_CLOUDWATCH": self.url,
-        }
+        return {**self._cloud.environment, **sagemaker_variables(self.url)}
 
     def start(self) -> None:
         images = [] if "--images" in self._arguments else ["--containers", str(CONTAINERS)]

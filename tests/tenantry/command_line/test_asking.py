@@ -12,12 +12,13 @@ import yaml
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.hosting.endpoints import ensure_endpoint, set_capacity
+from tenantry.hosting.endpoints import ensure_endpoint
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Shared
 from tenantry.workloads.folder import FOLDER, FOLDER_VARIABLE
 from tests.tenantry.command_line.conftest import ENERGY, Call, caller, document
+from tests.tenantry.hosting.instances import set_instances
 from tests.tenantry.serving.conftest import world  # noqa: F401 - a fixture
 from tests.tenantry.serving.tiny_family import MEANS, World
 
@@ -64,11 +65,11 @@ def test_an_asynchronous_answer_is_waited_for(
     assert answer["mean"] == MEANS[tenant] + 3
     late = call("ask", tenant, '{"late": true}', status=1).stderr
     assert "it was not ready in 1 s; --asynchronous waits for it" in late
-    set_capacity(world.deployment, world.endpoint, 0)
+    set_instances(world.deployment, world.endpoint, 0)
     again = ("ask", tenant, '{"add": 4}', "--asynchronous")
     told = call(*again, "--timeout", "0.2", status=1).stderr
     assert "has no answer after 0.2 s; it may still come; repeat this, or give --timeout" in told
-    set_capacity(world.deployment, world.endpoint, 1)
+    set_instances(world.deployment, world.endpoint, 1)
     assert json.loads(call(*again).stdout)["mean"] == MEANS[tenant] + 4
 
 

@@ -288,7 +288,8 @@ def test_re_training_is_asked_for_and_an_endpoint_that_is_not_there_has_no_capac
     )
     assert "is not there" in call("capacity", "energy", "2", "--yes", status=1).stderr
     assert (
-        "0.115 USD an hour each?" in call("capacity", "energy", "2", stdin="n\n", status=1).stderr
+        "2 instances for 8 hours, at 0.115 USD"
+        in call("capacity", "energy", "2", stdin="n\n", status=1).stderr
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
-from tenantry.hosting.endpoints import Endpoint, EndpointFailedError, ensure_endpoint, set_capacity
+from tenantry.hosting.endpoints import Endpoint, EndpointFailedError, ensure_endpoint
 from tenantry.hosting.invocation import InvocationRefusedError, invoke
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
@@ -26,6 +26,7 @@ from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.shown.report import Finding
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
+from tests.tenantry.hosting.instances import set_instances
 from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 
 Serving = tuple[Deployment, Workload, Endpoint]
@@ -105,11 +106,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
     serving: Serving, tenant: ids.TenantId
 ) -> None:
     deployment, energy, endpoint = serving
-    more = set_capacity(deployment, endpoint.name, 2)
-    assert (more.instances, more.change) == (2, "updated")
-    described = deployment.sagemaker.describe_endpoint(EndpointName=endpoint.name)
-    assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
-    assert set_capacity(deployment, endpoint.name, 2).change == "unchanged"
+    assert set_instances(deployment, endpoint.name, 2).instances == 2
     with TenantClient(deployment, energy, tenant) as client:
         assert [
             len(client.predict({"hours": hours, "start": "data_end"})["mean"])
@@ -122,7 +119,7 @@ def test_capacity_really_changes_and_is_kept_by_an_update(
         MULTI_MODEL,
     )
     assert (updated.change, updated.instances) == ("updated", 2)
-    assert set_capacity(deployment, endpoint.name, 1).instances == 1
+    assert set_instances(deployment, endpoint.name, 1).instances == 1
 
 
 def test_a_run_that_began_before_a_release_does_not_undo_it(
@@ -158,23 +155,8 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
     assert ensure_endpoint(deployment, energy, Shared("bridge"), MULTI_MODEL).status == "InService"
 
 
-def test_capacity_that_could_not_be_had_is_a_failure_with_its_reason(serving: Serving) -> None:
-    deployment, _, endpoint = serving
-    before = deployment.sagemaker.describe_endpoint(EndpointName=endpoint.name)[
-        "ProductionVariants"
-    ][0]
-    with pytest.raises(EndpointFailedError, match="instances"):
-        set_capacity(deployment, endpoint.name, 500)
-    after = endpoints.wait_in_service(deployment, endpoint.name)["ProductionVariants"][0]
-    assert after["CurrentInstanceCount"] == before["CurrentInstanceCount"]
-
-
-def test_an_endpoint_that_is_not_there_has_no_capacity_and_answers_nothing(
-    serving: Serving,
-) -> None:
+def test_an_endpoint_that_is_not_there_answers_nothing(serving: Serving) -> None:
     deployment, *_ = serving
-    with pytest.raises(EndpointFailedError, match="tenantry-energy-none"):
-        set_capacity(deployment, "tenantry-energy-none", 1)
     with pytest.raises(EndpointFailedError, match="not found"):
         invoke(deployment, Route("multi_model", "tenantry-energy-none", "acme/v1.tar.gz"), {})
     assert endpoints.describe_endpoint(deployment, "tenantry-energy-none") is None

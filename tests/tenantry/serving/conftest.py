@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.deploy import deploy
-from infrastructure.local_cloud import LocalCloud, local_sagemaker_running
+from infrastructure.local_cloud import LocalCloud, local_sagemaker_running, sagemaker_variables
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import ensure_endpoint
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
@@ -26,8 +26,8 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         local_sagemaker_running(folder, Path(__file__).parent / "containers") as url,
         pytest.MonkeyPatch.context() as variables,
     ):
-        variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
-        variables.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
+        for name, value in sagemaker_variables(url).items():
+            variables.setenv(name, value)
         deploy()
         deployment = Deployment.from_stack()
         tiny = tiny_workload()

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import invocation
-from tenantry.hosting.endpoints import EndpointFailedError, ensure_endpoint, set_capacity
+from tenantry.hosting.endpoints import EndpointFailedError, ensure_endpoint
 from tenantry.hosting.invocation import Answer, EndpointBusyError, InvocationRefusedError, invoke
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, NotAsynchronousError
@@ -32,6 +32,7 @@ from tenantry.serving.asynchronous import Failure, Submitted, deliver_failures
 from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.serving.metrics import InferenceMetrics
 from tenantry.workloads.schema import read_workloads
+from tests.tenantry.hosting.instances import set_instances
 from tests.tenantry.onboarding.registration import NAME
 from tests.tenantry.serving.inference_counts import counted
 from tests.tenantry.serving.tiny_family import MEANS, World, tiny_workload
@@ -133,7 +134,7 @@ def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_o
 ) -> None:
     deployment, mailbox = world.deployment, Mailbox(world.deployment)
     tenants = [world.tenant() for _ in range(4)]
-    assert set_capacity(deployment, world.endpoint, 0).instances == 0
+    assert set_instances(deployment, world.endpoint, 0).instances == 0
     questions = [(tenant, add) for tenant in tenants for add in range(5)]
 
     def ask(question: tuple[ids.TenantId, int]) -> Submitted:
@@ -146,7 +147,7 @@ def test_questions_asked_at_zero_instances_are_all_answered_once_when_there_is_o
         asked = list(pool.map(ask, questions))
     with world.client(tenants[0]) as client, pytest.raises(TimeoutError, match="may still come"):
         client.wait(asked[0], 0.2)
-    assert set_capacity(deployment, world.endpoint, 1).instances == 1
+    assert set_instances(deployment, world.endpoint, 1).instances == 1
     for (tenant, add), submitted in zip(questions, asked, strict=True):
         with world.client(tenant) as client:
             assert mean(client.wait(submitted, 60)) == MEANS[tenant] + add

@@ -61,7 +61,8 @@ def test_every_workload_of_the_product_is_read() -> None:
     assert energy.upload.file_types == ("csv", "parquet")
     assert energy.tier == "bridge"
     assert energy.quality.baseline == "baseline_mase"
-    assert [entry.name for entry in energy.serving.capacity] == ["business_hours", "night"]
+    assert energy.serving.capacity is not None
+    assert [one.name for one in energy.serving.capacity.timetable] == ["business_hours", "night"]
 
 
 @pytest.mark.parametrize(
@@ -103,9 +104,9 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("colours", "red", "colours: there is no such field; remove it"),
         ("teir", "pool", "teir: there is no such field; did you mean tier?"),
         (
-            "serving.capacity.0.crn",
+            "serving.capacity.timetable.0.crn",
             "0 7 * * *",
-            "serving.capacity.0.crn: there is no such field; did you mean cron?",
+            "serving.capacity.timetable.0.crn: there is no such field; did you mean cron?",
         ),
         (
             "upload.parameters.timezone.typ",
@@ -154,10 +155,18 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("quality.tolerance", 5, "quality.tolerance"),
         ("quality.metric", ..., "quality.metric"),
         ("serving.instances", 0, "serving.instances"),
-        ("serving.capacity.0.cron", "at seven", "serving.capacity.0.cron"),
-        ("serving.capacity.0.timezone", "Europe/Lodon", "serving.capacity.0.timezone"),
-        ("serving.capacity.0.timezone", "../UTC", "serving.capacity.0.timezone"),
-        ("serving.capacity.1.name", "business_hours", "serving.capacity"),
+        ("serving.capacity.timetable.0.cron", "at seven", "serving.capacity.timetable.0.cron"),
+        (
+            "serving.capacity.timetable.0.timezone",
+            "Europe/Lodon",
+            "serving.capacity.timetable.0.timezone",
+        ),
+        (
+            "serving.capacity.timetable.0.timezone",
+            "../UTC",
+            "serving.capacity.timetable.0.timezone",
+        ),
+        ("serving.capacity.timetable.1.name", "business_hours", "serving.capacity"),
         ("batch.timezone", "", "batch.timezone"),
         ("batch.request", [1], "batch.request"),
         ("batch.request", {"start": date(2026, 1, 1)}, "batch.request: start is 2026-01-01, which"),
@@ -297,7 +306,7 @@ def test_the_endpoint_version_changes_with_what_an_endpoint_is_made_of_and_with_
 
     before = version("title", GOOD["title"])
     assert version("title", "Another") == before
-    assert version("serving.capacity", []) == before
+    assert version("serving.capacity", ...) == before
     assert version("image_tag", "0.2.0") != before
     assert version("serving.instance_type", "ml.c5.4xlarge") != before
     assert version("serving.environment", {"TENANTRY_EVICT": "lru"}) != before

@@ -1,0 +1,1 @@
+"""How many instances endpoints have: what the YAML says, as Application Auto Scaling takes it."""

@@ -1,0 +1,151 @@
+"""The policies of the YAML as the requests that Application Auto Scaling and CloudWatch take."""
+
+from __future__ import annotations
+
+from typing import Any, Final, assert_never
+
+from tenantry.capacity.scaled_endpoints import ScaledEndpoint
+from tenantry.hosting.shapes.shape import VARIANT
+from tenantry.serving.metrics import MISSES
+from tenantry.serving.metrics import NAMESPACE as REQUESTS_NAMESPACE
+from tenantry.workloads.capacity import Backlog, ScaleFromZero, TargetTracking, UsageRate
+from tenantry.workloads.capacity import Policy as PolicySection
+
+_INSTANCES: Final = "/aws/sagemaker/Endpoints"
+_ENDPOINTS: Final = "AWS/SageMaker"
+_FROM_ZERO_PERIODS: Final = 1
+_HOST_METRICS: Final = {"cpu": "CPUUtilization", "gpu": "GPUUtilization"}
+
+
+def policy_requests(endpoint: ScaledEndpoint) -> list[dict[str, Any]]:
+    """PutScalingPolicy's PolicyName, PolicyType and configuration for each policy."""
+    return [_request(endpoint, policy) for policy in endpoint.section.policies]
+
+
+def _request(endpoint: ScaledEndpoint, policy: PolicySection) -> dict[str, Any]:
+    match policy:
+        case TargetTracking(metric="invocations_per_instance"):
+            kind = "SageMakerVariantInvocationsPerInstance"
+            metric: dict[str, Any] = {
+                "PredefinedMetricSpecification": {"PredefinedMetricType": kind}
+            }
+        case TargetTracking():
+            metric = _customized(
+                _INSTANCES, _HOST_METRICS[policy.metric], _of_variant(endpoint), "Average"
+            )
+        case Backlog():
+            metric = _customized(
+                _ENDPOINTS, "ApproximateBacklogSizePerInstance", _of_endpoint(endpoint), "Average"
+            )
+        case UsageRate():
+            metric = {"CustomizedMetricSpecification": {"Metrics": usage_rate(endpoint, policy)}}
+        case ScaleFromZero():
+            return {
+                "PolicyName": f"tenantry-{policy.kind}",
+                "PolicyType": "StepScaling",
+                "StepScalingPolicyConfiguration": {
+                    "AdjustmentType": "ExactCapacity",
+                    "MetricAggregationType": "Maximum",
+                    "Cooldown": 60,
+                    "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
+                },
+            }
+        case _:
+            assert_never(policy)
+    suffix = f"-{policy.metric}" if isinstance(policy, TargetTracking) else ""
+    return {
+        "PolicyName": f"tenantry-{policy.kind}{suffix}",
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": {
+            "TargetValue": policy.target,
+            **metric,
+            "ScaleOutCooldown": policy.out_cooldown_seconds,
+            "ScaleInCooldown": policy.in_cooldown_seconds,
+            "DisableScaleIn": not policy.scale_in,
+        },
+    }
+
+
+def usage_rate(endpoint: ScaledEndpoint, policy: UsageRate) -> list[dict[str, Any]]:
+    """The metrics of article 002's formula, and the formula.
+
+    ``m1`` counts instances, as CPUUtilization has a sample for each of them a minute. ``m2`` counts
+    the requests that reach the endpoint, which are the cache's misses. One instance answers 60 /
+    seconds × units requests a minute.
+    """
+    requests = [
+        {"Name": "Workload", "Value": endpoint.workload},
+        {"Name": "Environment", "Value": endpoint.environment},
+    ]
+    return [
+        _statistic("m1", _INSTANCES, "CPUUtilization", _of_variant(endpoint)),
+        _statistic("m2", REQUESTS_NAMESPACE, MISSES, requests),
+        {
+            "Id": "e1",
+            "Label": "utilization rate",
+            "Expression": f"IF(m1 != 0, m2 / (m1 * 60 / {policy.seconds_per_answer:g} * "
+            f"{policy.units_per_instance}))",
+            "ReturnData": True,
+        },
+    ]
+
+
+def alarm_requests(endpoint: ScaledEndpoint, arn_of: dict[str, str]) -> list[dict[str, Any]]:
+    """PutMetricAlarm's requests: the alarm that starts the first instance
+    (docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html).
+
+    Args:
+        endpoint: whose.
+        arn_of: the policies' ARNs by name.
+    """
+    return [
+        {
+            "AlarmName": f"{endpoint.name}-backlog-without-capacity",
+            "AlarmDescription": "A request waits and there is no instance.",
+            "Namespace": _ENDPOINTS,
+            "MetricName": "HasBacklogWithoutCapacity",
+            "Dimensions": _of_endpoint(endpoint),
+            "Statistic": "Average",
+            "Period": 60,
+            "EvaluationPeriods": _FROM_ZERO_PERIODS,
+            "DatapointsToAlarm": _FROM_ZERO_PERIODS,
+            "Threshold": 1.0,
+            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+            "TreatMissingData": "missing",
+            "AlarmActions": [arn_of[f"tenantry-{policy.kind}"]],
+        }
+        for policy in endpoint.section.policies
+        if isinstance(policy, ScaleFromZero)
+    ]
+
+
+def _customized(
+    namespace: str, name: str, dimensions: list[dict[str, str]], statistic: str
+) -> dict[str, Any]:
+    return {
+        "CustomizedMetricSpecification": {
+            "Namespace": namespace,
+            "MetricName": name,
+            "Dimensions": dimensions,
+            "Statistic": statistic,
+        }
+    }
+
+
+def _statistic(
+    called: str, namespace: str, name: str, dimensions: list[dict[str, str]]
+) -> dict[str, Any]:
+    metric = {"Namespace": namespace, "MetricName": name, "Dimensions": dimensions}
+    return {
+        "Id": called,
+        "MetricStat": {"Metric": metric, "Stat": "SampleCount"},
+        "ReturnData": False,
+    }
+
+
+def _of_endpoint(endpoint: ScaledEndpoint) -> list[dict[str, str]]:
+    return [{"Name": "EndpointName", "Value": endpoint.name}]
+
+
+def _of_variant(endpoint: ScaledEndpoint) -> list[dict[str, str]]:
+    return [*_of_endpoint(endpoint), {"Name": "VariantName", "Value": VARIANT}]

@@ -1,0 +1,325 @@
+"""Registers what the YAML says about an endpoint's capacity, finds what differs from it, and lets
+an operator override it for a time.
+
+Tenantry sets bounds, scheduled actions, policies and alarms. Application Auto Scaling alone sets
+the number of instances, so capacity goes on while Dagster is down.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+from tenantry.capacity.policies import alarm_requests, policy_requests
+from tenantry.capacity.scaled_endpoints import ScaledEndpoint, resource_of
+from tenantry.capacity.timetable import Bounds, ScheduledAction, actions_of, bounds_at
+from tenantry.hosting.endpoints import Endpoint, EndpointFailedError, as_endpoint, wait_in_service
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_DIMENSION: Final = "sagemaker:variant:DesiredInstanceCount"
+_OVERRIDE: Final = "tenantry-override-end"
+_OURS: Final = "tenantry-"
+_AT: Final = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
+
+
+@dataclass(frozen=True)
+class Override:
+    """An operator's number of instances, until a moment."""
+
+    instances: int
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What is registered for an endpoint's variant."""
+
+    bounds: Bounds | None
+    actions: Mapping[str, Mapping[str, Any]]
+    policies: Mapping[str, Mapping[str, Any]]
+    alarms: Mapping[str, Mapping[str, Any]]
+
+    def override(self, now: datetime) -> Override | None:
+        """The override that holds at a moment."""
+        action = self.actions.get(_OVERRIDE)
+        found = _AT.fullmatch(action["Schedule"]) if action is not None else None
+        if self.bounds is None or found is None:
+            return None
+        until = datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
+        return Override(self.bounds.maximum, until) if until > now else None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """An endpoint's capacity after it was registered: ``differed`` says what was not as the YAML
+    says, and was mended."""
+
+    endpoint: Endpoint
+    bounds: Bounds
+    override: Override | None
+    differed: tuple[str, ...]
+
+
+def register_capacity(
+    deployment: Deployment,
+    scaled: ScaledEndpoint,
+    *,
+    override: Override | None = None,
+    end_override: bool = False,
+    timeout: float = 1800.0,
+) -> Capacity:
+    """Register what the YAML says, and wait until the number of instances is within the bounds.
+
+    Args:
+        deployment: where.
+        scaled: the endpoint, which exists.
+        override: a number that holds for a time instead of the YAML's bounds; None keeps one that
+            holds already.
+        end_override: end one that holds.
+        timeout: seconds to wait for the instances.
+
+    Raises:
+        EndpointFailedError: the endpoint is missing, or cannot have so many instances; the message
+            gives the reason.
+    """
+    wait_in_service(deployment, scaled.name, timeout=timeout)
+    now = datetime.now(UTC)
+    there = registered(deployment, scaled)
+    asked = override is not None or end_override
+    if not asked:
+        override = there.override(now)
+    bounds = (
+        bounds_at(scaled.section, now, scaled.most)
+        if override is None
+        else Bounds(override.instances, override.instances)
+    )
+    differed = [
+        *_bring_bounds(deployment, scaled, there, bounds),
+        *_bring_actions(deployment, scaled, there, _actions(scaled, now, override)),
+        *_bring_policies(deployment, scaled, there),
+    ]
+    endpoint = _wait_within(deployment, scaled, bounds, timeout)
+    expected = asked or there.bounds is None
+    return Capacity(endpoint, bounds, override, () if expected else tuple(differed))
+
+
+def registered(deployment: Deployment, scaled: ScaledEndpoint) -> Registered:
+    """What is registered for an endpoint now."""
+    client, scope = deployment.auto_scaling, _scope(scaled.resource)
+    targets = client.describe_scalable_targets(
+        ServiceNamespace="sagemaker", ResourceIds=[scaled.resource], ScalableDimension=_DIMENSION
+    )["ScalableTargets"]
+    bounds = next((Bounds(one["MinCapacity"], one["MaxCapacity"]) for one in targets), None)
+    actions = {
+        one["ScheduledActionName"]: one
+        for page in client.get_paginator("describe_scheduled_actions").paginate(**scope)
+        for one in page["ScheduledActions"]
+    }
+    policies = {
+        one["PolicyName"]: one
+        for page in client.get_paginator("describe_scaling_policies").paginate(**scope)
+        for one in page["ScalingPolicies"]
+    }
+    found = deployment.cloudwatch.describe_alarms(AlarmNamePrefix=f"{scaled.name}-backlog-")
+    alarms = {one["AlarmName"]: one for one in found["MetricAlarms"]}
+    return Registered(bounds, actions, policies, alarms)
+
+
+def deregister(deployment: Deployment, endpoint: str) -> None:
+    """Forget the capacity of an endpoint that is to be deleted; its alarms go with it."""
+    client, scope = deployment.auto_scaling, _scope(resource_of(endpoint))
+    found = deployment.cloudwatch.describe_alarms(AlarmNamePrefix=f"{endpoint}-backlog-")
+    if names := [one["AlarmName"] for one in found["MetricAlarms"]]:
+        deployment.cloudwatch.delete_alarms(AlarmNames=names)
+    targets = client.describe_scalable_targets(
+        ServiceNamespace="sagemaker",
+        ResourceIds=[resource_of(endpoint)],
+        ScalableDimension=_DIMENSION,
+    )["ScalableTargets"]
+    if targets:
+        client.deregister_scalable_target(**scope)
+
+
+def activities(deployment: Deployment, scaled: ScaledEndpoint, most: int) -> list[dict[str, Any]]:
+    """The latest scaling activities, the newest first."""
+    found: Any = deployment.auto_scaling.describe_scaling_activities(
+        **_scope(scaled.resource), MaxResults=most
+    )
+    activities: list[dict[str, Any]] = found["ScalingActivities"]
+    return activities
+
+
+def _scope(resource: str) -> Any:
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": resource,
+        "ScalableDimension": _DIMENSION,
+    }
+
+
+def _bring_bounds(
+    deployment: Deployment, scaled: ScaledEndpoint, there: Registered, bounds: Bounds
+) -> Iterator[str]:
+    if there.bounds == bounds:
+        return
+    deployment.auto_scaling.register_scalable_target(
+        **_scope(scaled.resource), MinCapacity=bounds.minimum, MaxCapacity=bounds.maximum
+    )
+    if there.bounds is not None:
+        before = there.bounds
+        if before.minimum != bounds.minimum:
+            yield f"minimum was {before.minimum}; it is {bounds.minimum}"
+        if before.maximum != bounds.maximum:
+            yield f"maximum was {before.maximum}; it is {bounds.maximum}"
+
+
+def _actions(
+    scaled: ScaledEndpoint, now: datetime, override: Override | None
+) -> dict[str, dict[str, Any]]:
+    """PutScheduledAction's members by name. Under an override, the timetable begins at its end."""
+    begin = {} if override is None else {"StartTime": override.until}
+    wanted = {
+        action.name: _action(action) | begin
+        for action in actions_of(scaled.section, now, scaled.most)
+    }
+    if override is not None:
+        after = ScheduledAction(
+            _OVERRIDE,
+            f"at({override.until.astimezone(UTC):%Y-%m-%dT%H:%M:%S})",
+            "UTC",
+            bounds_at(scaled.section, override.until, scaled.most),
+        )
+        wanted = {
+            name: action
+            for name, action in wanted.items()
+            if not _is_before(action, override.until)
+        }
+        wanted[_OVERRIDE] = _action(after)
+    return wanted
+
+
+def _action(action: ScheduledAction) -> dict[str, Any]:
+    return {
+        "Schedule": action.schedule,
+        "Timezone": action.timezone,
+        "ScalableTargetAction": {
+            "MinCapacity": action.bounds.minimum,
+            "MaxCapacity": action.bounds.maximum,
+        },
+    }
+
+
+def _is_before(action: Mapping[str, Any], until: datetime) -> bool:
+    """Whether an action runs once, before a moment."""
+    found = _AT.fullmatch(action["Schedule"])
+    if found is None:
+        return False
+    return datetime.fromisoformat(found[1]).replace(tzinfo=ZoneInfo(action["Timezone"])) <= until
+
+
+def _bring_actions(
+    deployment: Deployment,
+    scaled: ScaledEndpoint,
+    there: Registered,
+    wanted: Mapping[str, Mapping[str, Any]],
+) -> Iterator[str]:
+    client = deployment.auto_scaling
+    for name, action in wanted.items():
+        before = there.actions.get(name)
+        if before is None or not _has(before, action):
+            put: Any = client.put_scheduled_action
+            put(**_scope(scaled.resource), ScheduledActionName=name, **action)
+            yield f"scheduled action {name} was {'missing' if before is None else 'otherwise'}"
+    for name in there.actions:
+        if name.startswith(_OURS) and name not in wanted:
+            client.delete_scheduled_action(**_scope(scaled.resource), ScheduledActionName=name)
+            yield f"scheduled action {name} was there without the YAML"
+
+
+def _bring_policies(
+    deployment: Deployment, scaled: ScaledEndpoint, there: Registered
+) -> Iterator[str]:
+    client, wanted = deployment.auto_scaling, policy_requests(scaled)
+    arns = {name: policy["PolicyARN"] for name, policy in there.policies.items()}
+    names = {request["PolicyName"] for request in wanted}
+    for request in wanted:
+        before = there.policies.get(request["PolicyName"])
+        if before is None or not _has(before, request):
+            put: Any = client.put_scaling_policy
+            arns[request["PolicyName"]] = put(**_scope(scaled.resource), **request)["PolicyARN"]
+            how = "missing" if before is None else "otherwise"
+            yield f"policy {request['PolicyName']} was {how}"
+    for name in there.policies:
+        if name.startswith(_OURS) and name not in names:
+            client.delete_scaling_policy(**_scope(scaled.resource), PolicyName=name)
+            yield f"policy {name} was there without the YAML"
+    alarms = alarm_requests(scaled, arns)
+    for alarm in alarms:
+        before = there.alarms.get(alarm["AlarmName"])
+        if before is None or not _has(before, alarm):
+            deployment.cloudwatch.put_metric_alarm(**alarm)
+            yield f"alarm {alarm['AlarmName']} was {'missing' if before is None else 'otherwise'}"
+    left = there.alarms.keys() - {alarm["AlarmName"] for alarm in alarms}
+    if left:
+        deployment.cloudwatch.delete_alarms(AlarmNames=sorted(left))
+        yield f"alarm {', '.join(sorted(left))} was there without the YAML"
+
+
+def _has(there: Any, wanted: Any) -> bool:
+    """Whether a description has everything that a request says, at any depth; and no StartTime that
+    it does not say."""
+    if isinstance(wanted, Mapping):
+        return (
+            isinstance(there, Mapping)
+            and ("StartTime" in wanted or "StartTime" not in there)
+            and all(name in there and _has(there[name], value) for name, value in wanted.items())
+        )
+    if isinstance(wanted, list):
+        return len(there) == len(wanted) and all(
+            _has(one, other) for one, other in zip(there, wanted, strict=True)
+        )
+    if isinstance(wanted, datetime):
+        return isinstance(there, datetime) and abs((there - wanted).total_seconds()) < 1
+    return bool(there == wanted)
+
+
+def _wait_within(
+    deployment: Deployment, scaled: ScaledEndpoint, bounds: Bounds, timeout: float
+) -> Endpoint:
+    """Wait until the number of instances is within bounds.
+
+    Raises:
+        EndpointFailedError: Application Auto Scaling could not have it so.
+    """
+    deadline, pause = time.monotonic() + timeout, 0.2
+    begun = time.monotonic()
+    while True:
+        described = wait_in_service(deployment, scaled.name, timeout=timeout)
+        variant = described["ProductionVariants"][0]
+        desired, current = variant["DesiredInstanceCount"], variant["CurrentInstanceCount"]
+        if bounds.minimum <= desired <= bounds.maximum and current >= bounds.minimum:
+            return as_endpoint(described, "unchanged")
+        why = _latest_failure(deployment, scaled)
+        if why is not None and time.monotonic() - begun > 2.0:
+            raise EndpointFailedError(f"endpoint {scaled.name} has {current} instances: {why}")
+        if time.monotonic() > deadline:
+            raise EndpointFailedError(
+                f"endpoint {scaled.name} still has {current} instances after {timeout:.0f} s, not "
+                f"{bounds.minimum} to {bounds.maximum}"
+            )
+        time.sleep(pause)
+        pause = min(pause * 1.3, 5.0)
+
+
+def _latest_failure(deployment: Deployment, scaled: ScaledEndpoint) -> str | None:
+    latest = activities(deployment, scaled, 1)
+    if latest and latest[0]["StatusCode"] == "Failed":
+        return str(latest[0].get("StatusMessage", "no reason given"))
+    return None

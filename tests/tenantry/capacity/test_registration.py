@@ -1,0 +1,173 @@
+"""What the YAML says about capacity becomes what endpoints have, on a SageMaker whose minutes are
+seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tenantry.capacity.registration import (
+    Capacity,
+    Override,
+    activities,
+    deregister,
+    register_capacity,
+    registered,
+)
+from tenantry.capacity.scaled_endpoints import Kind, ScaledEndpoint, scaled_endpoint
+from tenantry.capacity.timetable import Bounds
+from tenantry.hosting.endpoints import EndpointFailedError, describe_endpoint
+from tenantry.names.tiers import Shared
+from tenantry.shown.capacity_view import capacity_in_words, capacity_metadata
+from tenantry.workloads.capacity import EndpointCapacity
+from tests.tenantry.serving.tiny_family import MEANS, World
+
+PICTURE = b"\x89PNG"
+
+
+def scaled(world: World, kind: Kind = "real_time", **section: Any) -> ScaledEndpoint:
+    """The endpoint of a kind with this section."""
+    found = scaled_endpoint(world.deployment.prefix, world.tiny, Shared("bridge"), kind)
+    given = EndpointCapacity.model_validate({"minimum": 1, "maximum": 3, **section})
+    return ScaledEndpoint(
+        found.name, kind, given, found.usd_per_hour, found.workload, found.environment
+    )
+
+
+@pytest.fixture(autouse=True)
+def afresh(paced: World) -> None:
+    """Nothing is registered before a test, and both endpoints have one instance."""
+    for kind in ("real_time", "asynchronous"):
+        of = scaled(paced, kind, minimum=1, maximum=1)
+        deregister(paced.deployment, of.name)
+        register_capacity(paced.deployment, of)
+        deregister(paced.deployment, of.name)
+
+
+def instances(world: World, of: ScaledEndpoint) -> int:
+    described = describe_endpoint(world.deployment, of.name)
+    assert described is not None
+    return described["ProductionVariants"][0]["CurrentInstanceCount"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_bounds_hold_at_once_and_what_differs_is_mended_and_told(paced: World) -> None:
+    of = scaled(
+        paced,
+        minimum=2,
+        policies=[{"kind": "target_tracking", "metric": "cpu", "target": 60}],
+        timetable=[{"name": "always", "cron": "0 0 * * *", "minimum": 2}],
+    )
+    done = register_capacity(paced.deployment, of)
+    assert (done.endpoint.instances, done.bounds, done.differed) == (2, Bounds(2, 3), ())
+    assert register_capacity(paced.deployment, of).differed == ()
+    client: Any = paced.deployment.auto_scaling
+    scope = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": of.resource,
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    client.register_scalable_target(**scope, MinCapacity=1, MaxCapacity=9)
+    client.delete_scheduled_action(**scope, ScheduledActionName="tenantry-always")
+    client.put_scheduled_action(
+        **scope,
+        ScheduledActionName="somebody-elses",
+        Schedule="rate(1 day)",
+        ScalableTargetAction={"MaxCapacity": 9},
+    )
+    again = register_capacity(paced.deployment, of)
+    assert again.differed == (
+        "minimum was 1; it is 2",
+        "maximum was 9; it is 3",
+        "scheduled action tenantry-always was missing",
+    )
+    other = scaled(paced, minimum=2)
+    assert register_capacity(paced.deployment, other).differed == (
+        "scheduled action tenantry-always was there without the YAML",
+        "policy tenantry-target_tracking-cpu was there without the YAML",
+    )
+    assert set(registered(paced.deployment, other).actions) == {"somebody-elses"}
+
+
+def test_an_operators_number_ends_by_itself_and_before_if_told_so(paced: World) -> None:
+    of = scaled(paced, timetable=[{"name": "always", "cron": "0 0 * * *", "minimum": 1}])
+    register_capacity(paced.deployment, of)
+
+    def override(seconds: float) -> Capacity:
+        wanted = Override(2, datetime.now(UTC) + timedelta(seconds=seconds))
+        return register_capacity(paced.deployment, of, override=wanted)
+
+    assert override(4).endpoint.instances == 2
+    held = register_capacity(paced.deployment, of)
+    assert held.bounds == Bounds(2, 2)
+    assert held.override is not None
+    assert held.override.instances == 2
+    assert "an operator's number, until" in "\n".join(capacity_in_words(paced.deployment, of, held))
+    until(lambda: registered(paced.deployment, of).bounds == Bounds(1, 3))
+    assert register_capacity(paced.deployment, of).override is None
+    assert override(3600).bounds == Bounds(2, 2)
+    assert register_capacity(paced.deployment, of).differed == ()
+    ended = register_capacity(paced.deployment, of, end_override=True)
+    assert (ended.bounds, ended.override, ended.differed) == (Bounds(1, 3), None, ())
+    assert register_capacity(paced.deployment, of).differed == ()
+
+
+def test_a_queue_starts_the_first_instance_and_the_last_one_leaves(paced: World) -> None:
+    of = scaled(
+        paced,
+        "asynchronous",
+        minimum=0,
+        maximum=2,
+        policies=[
+            {"kind": "scale_from_zero"},
+            {"kind": "backlog", "target": 4, "in_cooldown_seconds": 60},
+        ],
+    )
+    register_capacity(paced.deployment, of)
+    until(lambda: instances(paced, of) == 0)
+    tenants = [paced.tenant() for _ in range(3)]
+    asked = []
+    for tenant in tenants:
+        with paced.client(tenant) as client:
+            asked += [(tenant, add, client.submit({"add": add})) for add in range(4)]
+    for tenant, add, submitted in asked:
+        with paced.client(tenant) as client:
+            answer = json.loads(client.wait(submitted, 60).content)
+            assert answer["mean"] == MEANS[tenant] + add
+    why = [str(one["Cause"]) for one in activities(paced.deployment, of, 50)]
+    assert any("triggered policy tenantry-scale_from_zero" in cause for cause in why)
+    until(lambda: instances(paced, of) == 0)
+    deregister(paced.deployment, of.name)
+    assert registered(paced.deployment, of).alarms == {}
+
+
+def test_what_people_see_of_capacity(paced: World) -> None:
+    of = scaled(paced, minimum=2, monthly_budget_usd=2.2 * 730 * paced.tiny.serving.usd_per_hour)
+    done = register_capacity(paced.deployment, of)
+    shown = capacity_metadata(paced.deployment, of, done)
+    assert (shown["minimum"], shown["maximum"], shown["instances"]) == (2, 2, 2)
+    assert shown["maximum_is_capped"] == "by the budget; the YAML allows 3"
+    assert shown["usd_per_hour"] == pytest.approx(2 * paced.tiny.serving.usd_per_hour)
+    assert shown["capacity and demand"].startswith(PICTURE)
+    rows = shown["scaling activities"].rows
+    assert rows[0]["why"] == "minimum capacity was set to 2"
+
+
+def test_instances_that_cannot_be_had_are_told_with_the_reason(paced: World) -> None:
+    of = scaled(paced, minimum=600, maximum=600)
+    with pytest.raises(EndpointFailedError, match=r"service limit|quota"):
+        register_capacity(paced.deployment, of)
+    missing = ScaledEndpoint("tenantry-energy-none", "real_time", of.section, 1.0, of.workload, "x")
+    with pytest.raises(EndpointFailedError, match="is not there"):
+        register_capacity(paced.deployment, missing)
