@@ -192,8 +192,8 @@ class Endpoints:
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def update_weights_and_capacities(self, params: dict[str, Any]) -> dict[str, Any]:
-        """UpdateEndpointWeightsAndCapacities: weights at once, instances as they become healthy or
-        idle."""
+        """UpdateEndpointWeightsAndCapacities: weights at once, more instances as they become
+        healthy; instances too many are set aside at once, and drain in the background."""
         name = params["EndpointName"]
         endpoint = self._in_service(name)
         known = {document["VariantName"]: document for document in endpoint["Variants"]}
@@ -227,8 +227,11 @@ class Endpoints:
         for change in changes:
             if "DesiredWeight" in change:
                 known[change["VariantName"]]["CurrentWeight"] = change["DesiredWeight"]
+        before = {variant: known[variant]["DesiredInstanceCount"] for variant in counts}
+        for variant, count in counts.items():
+            known[variant]["DesiredInstanceCount"] = count
         endpoint.pop("FailureReason", None)
-        self._begin(name, endpoint, "Updating", self._scale(name, endpoint, counts))
+        self._begin(name, endpoint, "Updating", self._scale(name, endpoint, before))
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -403,21 +406,19 @@ class Endpoints:
         if self._cloud.faults.strikes("failed_update", subject):
             raise InstanceFailedError(UPDATE_REASON)
 
-    async def _scale(self, name: str, endpoint: Document, counts: dict[str, int]) -> None:
+    async def _scale(self, name: str, endpoint: Document, before: dict[str, int]) -> None:
+        """Bring the variants in `before` to their desired counts. Those that fail keep the counts
+        that `before` has."""
         fleet = self._fleets[name]
         reason = None
         for document in endpoint["Variants"]:
             variant = fleet[document["VariantName"]]
-            if variant.name in counts:
-                before, document["DesiredInstanceCount"] = (
-                    document["DesiredInstanceCount"],
-                    counts[variant.name],
-                )
+            if variant.name in before:
                 try:
                     self._fail_as_planned("UpdateEndpointWeightsAndCapacities", name)
-                    await variant.scale(counts[variant.name])
+                    await variant.scale(document["DesiredInstanceCount"])
                 except InstanceFailedError as failure:
-                    document["DesiredInstanceCount"] = before
+                    document["DesiredInstanceCount"] = before[variant.name]
                     reason = f"Production variant {variant.name}: {failure}"
         self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService", reason)

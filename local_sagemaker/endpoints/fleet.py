@@ -14,6 +14,7 @@ from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.endpoints.instances import (
     HEALTH_TIMEOUT_SECONDS,
+    STOP_GRACE_SECONDS,
     Instance,
     InstanceFailedError,
 )
@@ -59,6 +60,7 @@ class Variant:
         self.instances: list[Instance] = []
         self.models: dict[str, LoadedModels] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[Instance, asyncio.Task[None]] = {}
         self._desired = 0
 
     def record(self, name: str, value: float, unit: str = "None") -> None:
@@ -74,7 +76,11 @@ class Variant:
 
     async def scale(self, count: int) -> None:
         """Scale to `count` healthy instances. Raises InstanceFailedError, with the previous number,
-        when a new one fails to start."""
+        when a new one fails to start.
+
+        An instance too many takes no request from now on. It leaves in the background once it has
+        answered the requests that it has.
+        """
         missing = count - len(self.instances)
         if missing > 0:
             started = [self._new_instance() for _ in range(missing)]
@@ -90,18 +96,39 @@ class Variant:
             for instance in started:
                 self._add(instance)
         self._desired = count
-        if missing < 0:
-            await asyncio.gather(*(self._retire(instance) for instance in self.instances[count:]))
+        youngest_first = self.instances[::-1]
+        for instance in sorted(youngest_first, key=self._work)[: max(-missing, 0)]:
+            self._set_aside(instance)
+
+    def _work(self, instance: Instance) -> tuple[int, int]:
+        """What an instance's removal would cost: its loaded models and its requests in flight."""
+        models = self.models.get(instance.id)
+        return models.count if models else 0, instance.in_flight
 
     async def close(self, *, drain: bool) -> None:
-        """Stop every instance; with `drain`, first finish the requests in flight."""
-        await asyncio.gather(
-            *(self._retire(instance, drain=drain) for instance in list(self.instances))
-        )
+        """Stop every instance; with `drain`, first finish the requests in flight, also those of
+        instances that were set aside before."""
+        leaving = list(self._leaving)
+        for instance in list(self.instances):
+            self._set_aside(instance, drain=drain)
         watchers = list(self._watchers.values())  # those that are starting a replacement
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
+        if not drain:
+            for instance in leaving:
+                instance.abandon()
+        try:
+            await self._gone()
+        except asyncio.CancelledError:
+            for instance in self._leaving:
+                instance.abandon()
+            await self._gone()
+            raise
+
+    async def _gone(self) -> None:
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
 
     def choose(self, target: str | None = None) -> Instance:
         """The instance for a request: one that has the target model, otherwise the one with the
@@ -158,12 +185,18 @@ class Variant:
         if self._added is not None:
             self._added()
 
-    async def _retire(self, instance: Instance, *, drain: bool = True) -> None:
+    def _set_aside(self, instance: Instance, *, drain: bool = True) -> None:
+        """Give an instance no further request, and stop it in the background."""
         self.instances.remove(instance)
         self._watchers.pop(instance.id).cancel()
+        task = asyncio.create_task(self._leave(instance, drain=drain))
+        self._leaving[instance] = task
+        task.add_done_callback(lambda _: self._leaving.pop(instance))
+
+    async def _leave(self, instance: Instance, *, drain: bool) -> None:
         if drain:
             await instance.drain(self._drain_seconds)
-        await self._stop(instance, 30.0 if drain else 1.0)
+        await self._stop(instance, STOP_GRACE_SECONDS if drain else 1.0)
 
     async def _stop(self, instance: Instance, grace: float) -> None:
         if models := self.models.pop(instance.id, None):

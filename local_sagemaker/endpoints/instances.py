@@ -230,16 +230,25 @@ class Instance:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), within)
 
+    def abandon(self) -> None:
+        """Kill the container of an instance that drains or stops, so that both end now."""
+        self._idle.set()
+        if self._container is not None:
+            self._container.kill()
+
     async def stop(self, grace: float = STOP_GRACE_SECONDS) -> None:
-        """Send SIGTERM, and SIGKILL after `grace` seconds; then remove the rest of the instance."""
+        """Send SIGTERM, and SIGKILL after `grace` seconds; then remove the rest of the instance. It
+        is billed until the container has ended."""
         self._stopped = True
         self.client.close()
         if self._faults is not None:
             self._faults.withdraw()
-        if self._billed is not None:
-            self._billed.end()
-        if self._container is not None:
-            await self._container.stop(grace)
+        try:
+            if self._container is not None:
+                await self._container.stop(grace)
+        finally:
+            if self._billed is not None:
+                self._billed.end()
         await self._log.close()
         if self._data_log is not None:
             await self._data_log.close()
