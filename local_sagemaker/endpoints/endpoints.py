@@ -74,7 +74,9 @@ class Endpoints:
         except ServiceError as error:
             self._move(name, endpoint, "Failed", error.message)
         else:
-            self._begin(name, endpoint, "SystemUpdating", self._bring_up(name, endpoint))
+            # Only the emulator lost these instances, so AWS would not provision them again.
+            work = self._bring_up(name, endpoint, provision=False)
+            self._begin(name, endpoint, "SystemUpdating", work)
 
     async def close(self) -> None:
         """Kill all instances; the endpoints stay as they are on disk."""
@@ -327,13 +329,14 @@ class Endpoints:
         if queue := self._queues.get(name):
             queue.serve(next(iter(fleet.values())), endpoint["AsyncInferenceConfig"])
 
-    async def _start_fleet(self, fleet: dict[str, Variant]) -> None:
+    async def _start_fleet(self, fleet: dict[str, Variant], *, provision: bool = True) -> None:
         """Start all variants. Raises InstanceFailedError or CancelledError, and then leaves nothing
         running."""
         try:
             async with asyncio.TaskGroup() as group:
                 for variant in fleet.values():
-                    group.create_task(variant.scale(variant.document["DesiredInstanceCount"]))
+                    count = variant.document["DesiredInstanceCount"]
+                    group.create_task(variant.scale(count, provision=provision))
         except BaseExceptionGroup as errors:
             await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
             failed, _ = errors.split(InstanceFailedError)
@@ -368,10 +371,10 @@ class Endpoints:
                 return
         await self._bring_up(name, endpoint)
 
-    async def _bring_up(self, name: str, endpoint: Document) -> None:
+    async def _bring_up(self, name: str, endpoint: Document, *, provision: bool = True) -> None:
         fleet = self._new_fleet(name, endpoint["Variants"])
         try:
-            await self._start_fleet(fleet)
+            await self._start_fleet(fleet, provision=provision)
         except InstanceFailedError as failure:
             self._cloud.quota(ENDPOINT).release(name)
             self._move(name, endpoint, "Failed", str(failure))

@@ -10,6 +10,7 @@ from typing import Any
 from local_sagemaker.account.billing import Account
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.metrics import INSTANCES, Metrics
+from local_sagemaker.account.provisioning import seconds_for
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.endpoints.instances import (
@@ -74,30 +75,35 @@ class Variant:
                 self._endpoint, self.name, "LoadedModelCount", models.count, "None", INSTANCES
             )
 
-    async def scale(self, count: int) -> None:
-        """Scale to `count` healthy instances. Raises InstanceFailedError, with the previous number,
-        when a new one fails to start.
+    async def scale(self, count: int, *, provision: bool = True) -> None:
+        """Scale to `count` instances. Each new one serves as soon as it is healthy. Raises
+        InstanceFailedError, with the previous number, when one fails to start.
 
-        An instance too many takes no request from now on. It leaves in the background once it has
-        answered the requests that it has.
+        With `provision` the new ones wait for their machines first, which takes the endpoint's
+        provisioning delay. An instance too many takes no request from now on. It leaves in the
+        background once it has answered the requests that it has.
         """
-        missing = count - len(self.instances)
-        if missing > 0:
-            started = [self._new_instance() for _ in range(missing)]
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for instance in started:
-                        group.create_task(self._start(instance))
-            except BaseException as error:
-                await asyncio.gather(*(instance.stop(1.0) for instance in started))
-                if isinstance(error, ExceptionGroup):
-                    raise error.exceptions[0] from error
-                raise
-            for instance in started:
-                self._add(instance)
-        self._desired = count
+        before, self._desired = self._desired, count
+        # The watcher of a dead instance brings its replacement, which is counted as there.
+        started = [self._new_instance() for _ in range(count - len(self._watchers))]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for instance in started:
+                    group.create_task(self._bring(instance, provision=provision))
+        except BaseException as error:
+            self._desired = before
+            healthy = [instance for instance in started if instance in self.instances]
+            for instance in healthy:
+                self._set_aside(instance)
+            await asyncio.gather(
+                *(instance.stop(1.0) for instance in started if instance not in healthy)
+            )
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from error
+            raise
+        excess = len(self.instances) - count
         youngest_first = self.instances[::-1]
-        for instance in sorted(youngest_first, key=self._work)[: max(-missing, 0)]:
+        for instance in sorted(youngest_first, key=self._work)[: max(excess, 0)]:
             self._set_aside(instance)
 
     def _work(self, instance: Instance) -> tuple[int, int]:
@@ -171,10 +177,18 @@ class Variant:
             self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject, account
         )
 
-    async def _start(self, instance: Instance) -> None:
+    async def _bring(self, instance: Instance, *, provision: bool) -> None:
+        await self._start(instance, provision=provision)
+        self._add(instance)
+
+    async def _start(self, instance: Instance, *, provision: bool = True) -> None:
         config: dict[str, Any] = self.document["Config"]
+        after = 0.0
+        if provision:
+            after = seconds_for(self._cloud.settings.endpoint_provisioning, self._endpoint)
+            after += self._cloud.faults.delay("slow_provisioning", instance.subject)
         await instance.start(
-            config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS)
+            config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS), after
         )
 
     def _add(self, instance: Instance) -> None:

@@ -64,7 +64,7 @@ class Instance:
         account: Account,
     ) -> None:
         self._cloud = cloud
-        self._subject = subject
+        self.subject = subject
         self._faults: ContainerFaults | None = None
         self._account = account
         self._billed: Running | None = None
@@ -83,10 +83,11 @@ class Instance:
         self._stopped = False
         self._data_log_names = (log_group, f"{log_prefix}/{self.id}/data-log")
 
-    async def start(self, within: float = HEALTH_TIMEOUT_SECONDS) -> None:
-        """Fetch the model's data, start the container, and wait until it is healthy. Raises
-        InstanceFailedError."""
+    async def start(self, within: float = HEALTH_TIMEOUT_SECONDS, after: float = 0.0) -> None:
+        """Wait `after` seconds for the machine, fetch the model's data, start the container, and
+        wait until it is healthy, at most `within` seconds. Raises InstanceFailedError."""
         self._billed = self._cloud.meter.begin(self._account)
+        await asyncio.sleep(after)
         try:
             await asyncio.to_thread(self._bring_data)
             program = await asyncio.to_thread(
@@ -96,7 +97,7 @@ class Instance:
                 program, self.folder, self._container_environment(), self._log.write
             )
             self._faults = ContainerFaults(
-                self._cloud.faults, self._subject, self._container, serves=True
+                self._cloud.faults, self.subject, self._container, serves=True
             )
             await self._wait_until_healthy(self._container, within)
         except (ImagesError, OSError) as error:

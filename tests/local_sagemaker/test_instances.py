@@ -14,6 +14,8 @@ from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.account.billing import Bill
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from tests.local_sagemaker.asynchronous_endpoints import Async, Mailbox
 from tests.local_sagemaker.conftest import (
     Emulator,
@@ -167,6 +169,50 @@ def test_a_change_while_updating_is_refused(sagemaker: Any, endpoint: Endpoint) 
             scale(sagemaker, name, count)
     settled_endpoint(sagemaker, name)
     assert healthy(sagemaker, name) == 2
+
+
+def test_each_new_instance_serves_as_soon_as_it_is_healthy_and_is_billed_from_the_asking(
+    sagemaker: Any, runtime: Any, emulator: Emulator, endpoint: Endpoint, faults: FaultsClient
+) -> None:
+    name = endpoint(create_endpoint_config(sagemaker, create_model(sagemaker)))
+    faults.plan([Rule(kind="slow_provisioning", endpoint=name, after_seconds=(2, 2.5), most=1)])
+    scale(sagemaker, name, 3)
+    wait_for(lambda: healthy(sagemaker, name), lambda count: count == 2)
+    described = sagemaker.describe_endpoint(EndpointName=name)
+    assert described["EndpointStatus"] == "Updating"
+    assert described["ProductionVariants"][0]["DesiredInstanceCount"] == 3
+    assert instances_billed(emulator, name, 0.3) == pytest.approx(3, abs=0.2)
+    assert len({ask(runtime, name)["pid"] for _ in range(20)}) == 2
+    assert healthy(sagemaker, name) == 2
+    settled_endpoint(sagemaker, name)
+    assert healthy(sagemaker, name) == 3
+
+
+def test_a_failed_start_removes_the_instances_that_serve_already(
+    sagemaker: Any,
+    runtime: Any,
+    s3: Any,
+    bucket: str,
+    emulator: Emulator,
+    endpoint: Endpoint,
+    faults: FaultsClient,
+) -> None:
+    s3.put_object(Bucket=bucket, Key="model.tar.gz", Body=tar_gz(weights="1"))
+    model = create_model(sagemaker, ModelDataUrl=f"s3://{bucket}/model.tar.gz")
+    name = endpoint(create_endpoint_config(sagemaker, model))
+    before = ask(runtime, name)["pid"]
+    faults.plan([Rule(kind="slow_provisioning", endpoint=name, after_seconds=(1, 1), most=1)])
+    scale(sagemaker, name, 3)
+    wait_for(lambda: healthy(sagemaker, name), lambda count: count == 2)
+    s3.delete_object(Bucket=bucket, Key="model.tar.gz")  # which the slow instance finds missing
+    pids = {ask(runtime, name)["pid"] for _ in range(20)}
+    described = settled_endpoint(sagemaker, name)
+    assert described["EndpointStatus"] == "InService"
+    assert "Failed to download model data" in described["FailureReason"]
+    (variant,) = described["ProductionVariants"]
+    assert (variant["CurrentInstanceCount"], variant["DesiredInstanceCount"]) == (1, 1)
+    assert {ask(runtime, name)["pid"] for _ in range(5)} == {before}
+    wait_for(lambda: pids.intersection(emulator.containers()), lambda left: left == {before})
 
 
 @pytest.fixture
