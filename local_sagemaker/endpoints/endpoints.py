@@ -27,6 +27,7 @@ from local_sagemaker.asynchronous.queue import (
 )
 from local_sagemaker.endpoints.configs import EndpointConfigs
 from local_sagemaker.endpoints.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
+from local_sagemaker.endpoints.host_metrics import HostMetrics
 from local_sagemaker.endpoints.instances import InstanceFailedError
 from local_sagemaker.endpoints.models import Models
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
@@ -49,6 +50,8 @@ class Endpoints:
         self._fleets: dict[str, dict[str, Variant]] = {}
         self._queues: dict[str, RequestQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._host_metrics = HostMetrics(time.time)
+        self._watching: asyncio.Task[None] | None = None
         self.operations: dict[str, Operation] = {
             "CreateEndpoint": self.create,
             "DescribeEndpoint": self.describe,
@@ -68,6 +71,9 @@ class Endpoints:
                 self._add_queue(name, endpoint)
                 self._start_again(name, endpoint)
 
+    def _serving(self) -> list[Variant]:
+        return [variant for fleet in self._fleets.values() for variant in fleet.values()]
+
     def _start_again(self, name: str, endpoint: Document) -> None:
         try:
             self._hold(name, endpoint["Variants"])
@@ -84,6 +90,9 @@ class Endpoints:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
         queues, self._queues = self._queues, {}
         await asyncio.gather(*(queue.close() for queue in queues.values()))
         fleets, self._fleets = self._fleets, {}
@@ -104,11 +113,7 @@ class Endpoints:
         return self._cloud.store.get(KIND, name)
 
     def record_samples(self) -> None:
-        """Sample LoadedModelCount of every multi-model instance and the backlog of every
-        asynchronous endpoint."""
-        for fleet in self._fleets.values():
-            for variant in fleet.values():
-                variant.record_loaded_models()
+        """Sample the backlog of every asynchronous endpoint."""
         for queue in self._queues.values():
             queue.record_backlog()
 
@@ -326,6 +331,8 @@ class Endpoints:
 
     def _put_in_service(self, name: str, endpoint: Document, fleet: dict[str, Variant]) -> None:
         self._fleets[name] = fleet
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._host_metrics.watch(self._serving))
         if queue := self._queues.get(name):
             queue.serve(next(iter(fleet.values())), endpoint["AsyncInferenceConfig"])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from local_sagemaker.account.billing import Account
 from local_sagemaker.account.cloud import Cloud
-from local_sagemaker.account.metrics import INSTANCES, Metrics
+from local_sagemaker.account.metrics import INSTANCES, INVOCATIONS, Metrics
 from local_sagemaker.account.provisioning import seconds_for
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
@@ -64,16 +64,16 @@ class Variant:
         self._leaving: dict[Instance, asyncio.Task[None]] = {}
         self._desired = 0
 
-    def record(self, name: str, value: float, unit: str = "None") -> None:
-        """One value of an invocation metric of this variant."""
-        self._metrics.record(self._endpoint, self.name, name, value, unit)
+    def record(
+        self, name: str, value: float, unit: str = "None", namespace: str = INVOCATIONS
+    ) -> None:
+        """One value of a metric of this variant."""
+        self._metrics.record(self._endpoint, self.name, name, value, unit, namespace)
 
-    def record_loaded_models(self) -> None:
-        """LoadedModelCount of every instance, for the sample of this period."""
-        for models in self.models.values():
-            self._metrics.record(
-                self._endpoint, self.name, "LoadedModelCount", models.count, "None", INSTANCES
-            )
+    def record_loaded_models(self, instance: Instance) -> None:
+        """LoadedModelCount of an instance, where models are loaded."""
+        if models := self.models.get(instance.id):
+            self.record("LoadedModelCount", models.count, "None", INSTANCES)
 
     async def scale(self, count: int, *, provision: bool = True) -> None:
         """Scale to `count` instances. Each new one serves as soon as it is healthy. Raises

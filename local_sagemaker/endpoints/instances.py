@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -50,7 +51,8 @@ class Instance:
     """A container that answers requests. `start` it, `send` invocations, use `client` for other
     calls, `stop` it.
 
-    `subject` identifies it for faults; `account` is billed for it from `start` to `stop`.
+    `subject` identifies it for faults; `account` is billed for it from `start` to `stop`. `started`
+    is the start of its container, by the monotonic clock.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Instance:
         self.folder: Path = cloud.folder / "serving" / self.id
         self.port = _free_port()
         self.client = HttpClient(self.port)
+        self.started = 0.0
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -93,6 +96,7 @@ class Instance:
             program = await asyncio.to_thread(
                 self._cloud.runtime.images.program, self.spec.image, "serve", None, ()
             )
+            self.started = time.monotonic()
             self._container = await self._cloud.runtime.start(
                 program, self.folder, self._container_environment(), self._log.write
             )
@@ -158,6 +162,11 @@ class Instance:
                 f"The container did not pass the ping health check within {within:.0f} seconds. "
                 f"Please check CloudWatch logs."
             ) from error
+
+    @property
+    def token(self) -> str:
+        """The mark of its container's processes (`Container.token`); empty before the start."""
+        return self._container.token if self._container else ""
 
     async def send(
         self, path: str, *, headers: Mapping[str, str], body: bytes, within: float
