@@ -13,6 +13,7 @@ import uvicorn
 
 from local_sagemaker.account.billing import read_prices
 from local_sagemaker.account.cloud import Settings
+from local_sagemaker.account.provisioning import ProvisioningDelay
 from local_sagemaker.account.rates import USAGES, TypeQuota
 from local_sagemaker.http.app import application
 from local_sagemaker.http.members import tables
@@ -129,6 +130,15 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         help="how long a training job is Starting before it has its instances",
     )
     parser.add_argument(
+        "--endpoint-provisioning-seconds",
+        action="append",
+        default=[],
+        metavar="[ENDPOINT=]LEAST[:MOST]",
+        help="how long an endpoint waits for each instance before its container starts, drawn "
+        "between the two; ENDPOINT is a name with * and ?; may be repeated, and the last that "
+        "matches counts",
+    )
+    parser.add_argument(
         "--quota",
         action="append",
         default=[],
@@ -201,6 +211,9 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     if arguments.images == (arguments.containers is not None):
         parser.error("name a folder with --containers, or say --images; one of the two")
     try:
+        arguments.endpoint_provisioning_seconds = tuple(
+            ProvisioningDelay.parse(text) for text in arguments.endpoint_provisioning_seconds
+        )
         arguments.quota = tuple(TypeQuota.parse(text) for text in arguments.quota)
         arguments.prices = read_prices(arguments.prices) if arguments.prices else None
     except (ValueError, OSError) as error:
@@ -231,6 +244,7 @@ def main() -> None:
         async_payload_bytes=arguments.async_payload_megabytes * 1024 * 1024,
         time_lapse=arguments.time_lapse,
         provisioning_seconds=arguments.provisioning_seconds,
+        endpoint_provisioning=arguments.endpoint_provisioning_seconds,
         type_quotas=arguments.quota,
         warm_pool_quota=arguments.warm_pool_quota,
         metrics_time_lapse=arguments.metrics_time_lapse,

@@ -23,6 +23,7 @@ from botocore.config import Config
 
 from local_sagemaker.account.billing import Meter
 from local_sagemaker.account.logs import LogStream
+from local_sagemaker.account.provisioning import ProvisioningDelay
 from local_sagemaker.account.rates import (
     SPOT_TRAINING,
     TRAINING,
@@ -71,6 +72,7 @@ class Settings:
     async_payload_bytes: int = 1024**3
     time_lapse: float = 1.0
     provisioning_seconds: float = 0.0
+    endpoint_provisioning: tuple[ProvisioningDelay, ...] = ()
     type_quotas: tuple[TypeQuota, ...] = ()
     warm_pool_quota: int = 0
     metrics_time_lapse: int = 1

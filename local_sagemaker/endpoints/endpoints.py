@@ -26,6 +26,7 @@ from local_sagemaker.asynchronous.queue import (
 )
 from local_sagemaker.endpoints.configs import EndpointConfigs
 from local_sagemaker.endpoints.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
+from local_sagemaker.endpoints.host_metrics import HostMetrics
 from local_sagemaker.endpoints.instances import InstanceFailedError
 from local_sagemaker.endpoints.models import Models
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
@@ -49,6 +50,8 @@ class Endpoints:
         self._fleets: dict[str, dict[str, Variant]] = {}
         self._queues: dict[str, RequestQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._host_metrics = HostMetrics(metrics.now)
+        self._watching: asyncio.Task[None] | None = None
         self.operations: dict[str, Operation] = {
             "CreateEndpoint": self.create,
             "DescribeEndpoint": self.describe,
@@ -68,13 +71,18 @@ class Endpoints:
                 self._add_queue(name, endpoint)
                 self._start_again(name, endpoint)
 
+    def _serving(self) -> list[Variant]:
+        return [variant for fleet in self._fleets.values() for variant in fleet.values()]
+
     def _start_again(self, name: str, endpoint: Document) -> None:
         try:
             self._hold(name, endpoint["Variants"])
         except ServiceError as error:
             self._move(name, endpoint, "Failed", error.message)
         else:
-            self._begin(name, endpoint, "SystemUpdating", self._bring_up(name, endpoint))
+            # Only the emulator lost these instances, so AWS would not provision them again.
+            work = self._bring_up(name, endpoint, provision=False)
+            self._begin(name, endpoint, "SystemUpdating", work)
 
     async def close(self) -> None:
         """Kill all instances; the endpoints stay as they are on disk."""
@@ -82,6 +90,9 @@ class Endpoints:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
         queues, self._queues = self._queues, {}
         await asyncio.gather(*(queue.close() for queue in queues.values()))
         fleets, self._fleets = self._fleets, {}
@@ -102,11 +113,7 @@ class Endpoints:
         return self._cloud.store.get(KIND, name)
 
     def record_samples(self) -> None:
-        """Sample LoadedModelCount of every multi-model instance and the backlog of every
-        asynchronous endpoint."""
-        for fleet in self._fleets.values():
-            for variant in fleet.values():
-                variant.record_loaded_models()
+        """Sample the backlog of every asynchronous endpoint."""
         for queue in self._queues.values():
             queue.record_backlog()
 
@@ -192,8 +199,8 @@ class Endpoints:
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def update_weights_and_capacities(self, params: dict[str, Any]) -> dict[str, Any]:
-        """UpdateEndpointWeightsAndCapacities: weights at once, instances as they become healthy or
-        idle."""
+        """UpdateEndpointWeightsAndCapacities: weights at once, more instances as they become
+        healthy; instances too many are set aside at once, and drain in the background."""
         name = params["EndpointName"]
         endpoint = self._in_service(name)
         known = {document["VariantName"]: document for document in endpoint["Variants"]}
@@ -227,8 +234,11 @@ class Endpoints:
         for change in changes:
             if "DesiredWeight" in change:
                 known[change["VariantName"]]["CurrentWeight"] = change["DesiredWeight"]
+        before = {variant: known[variant]["DesiredInstanceCount"] for variant in counts}
+        for variant, count in counts.items():
+            known[variant]["DesiredInstanceCount"] = count
         endpoint.pop("FailureReason", None)
-        self._begin(name, endpoint, "Updating", self._scale(name, endpoint, counts))
+        self._begin(name, endpoint, "Updating", self._scale(name, endpoint, before))
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def delete(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -321,16 +331,19 @@ class Endpoints:
 
     def _put_in_service(self, name: str, endpoint: Document, fleet: dict[str, Variant]) -> None:
         self._fleets[name] = fleet
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._host_metrics.watch(self._serving))
         if queue := self._queues.get(name):
             queue.serve(next(iter(fleet.values())), endpoint["AsyncInferenceConfig"])
 
-    async def _start_fleet(self, fleet: dict[str, Variant]) -> None:
+    async def _start_fleet(self, fleet: dict[str, Variant], *, provision: bool = True) -> None:
         """Start all variants. Raises InstanceFailedError or CancelledError, and then leaves nothing
         running."""
         try:
             async with asyncio.TaskGroup() as group:
                 for variant in fleet.values():
-                    group.create_task(variant.scale(variant.document["DesiredInstanceCount"]))
+                    count = variant.document["DesiredInstanceCount"]
+                    group.create_task(variant.scale(count, provision=provision))
         except BaseExceptionGroup as errors:
             await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
             failed, _ = errors.split(InstanceFailedError)
@@ -365,10 +378,10 @@ class Endpoints:
                 return
         await self._bring_up(name, endpoint)
 
-    async def _bring_up(self, name: str, endpoint: Document) -> None:
+    async def _bring_up(self, name: str, endpoint: Document, *, provision: bool = True) -> None:
         fleet = self._new_fleet(name, endpoint["Variants"])
         try:
-            await self._start_fleet(fleet)
+            await self._start_fleet(fleet, provision=provision)
         except InstanceFailedError as failure:
             self._cloud.quota(ENDPOINT).release(name)
             self._move(name, endpoint, "Failed", str(failure))
@@ -403,21 +416,19 @@ class Endpoints:
         if self._cloud.faults.strikes("failed_update", subject):
             raise InstanceFailedError(UPDATE_REASON)
 
-    async def _scale(self, name: str, endpoint: Document, counts: dict[str, int]) -> None:
+    async def _scale(self, name: str, endpoint: Document, before: dict[str, int]) -> None:
+        """Bring the variants in `before` to their desired counts. Those that fail keep the counts
+        that `before` has."""
         fleet = self._fleets[name]
         reason = None
         for document in endpoint["Variants"]:
             variant = fleet[document["VariantName"]]
-            if variant.name in counts:
-                before, document["DesiredInstanceCount"] = (
-                    document["DesiredInstanceCount"],
-                    counts[variant.name],
-                )
+            if variant.name in before:
                 try:
                     self._fail_as_planned("UpdateEndpointWeightsAndCapacities", name)
-                    await variant.scale(counts[variant.name])
+                    await variant.scale(document["DesiredInstanceCount"])
                 except InstanceFailedError as failure:
-                    document["DesiredInstanceCount"] = before
+                    document["DesiredInstanceCount"] = before[variant.name]
                     reason = f"Production variant {variant.name}: {failure}"
         self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService", reason)

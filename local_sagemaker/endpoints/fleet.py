@@ -9,10 +9,12 @@ from typing import Any
 
 from local_sagemaker.account.billing import Account
 from local_sagemaker.account.cloud import Cloud
+from local_sagemaker.account.provisioning import seconds_for
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.endpoints.instances import (
     HEALTH_TIMEOUT_SECONDS,
+    STOP_GRACE_SECONDS,
     Instance,
     InstanceFailedError,
 )
@@ -20,7 +22,7 @@ from local_sagemaker.endpoints.models import ContainerSpec
 from local_sagemaker.endpoints.multi_model import LoadedModels
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults.plan import Subject
-from local_sagemaker.monitoring.endpoint_metrics import INSTANCES, Metrics
+from local_sagemaker.monitoring.endpoint_metrics import INSTANCES, INVOCATIONS, Metrics
 
 _log = logging.getLogger(__name__)
 LOG_GROUP = "/aws/sagemaker/Endpoints"
@@ -59,49 +61,80 @@ class Variant:
         self.instances: list[Instance] = []
         self.models: dict[str, LoadedModels] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[Instance, asyncio.Task[None]] = {}
         self._desired = 0
 
-    def record(self, name: str, value: float, unit: str = "None") -> None:
-        """One value of an invocation metric of this variant."""
-        self._metrics.record(self._endpoint, self.name, name, value, unit)
+    def record(
+        self, name: str, value: float, unit: str = "None", namespace: str = INVOCATIONS
+    ) -> None:
+        """One value of a metric of this variant."""
+        self._metrics.record(self._endpoint, self.name, name, value, unit, namespace)
 
-    def record_loaded_models(self) -> None:
-        """LoadedModelCount of every instance, for the sample of this period."""
-        for models in self.models.values():
-            self._metrics.record(
-                self._endpoint, self.name, "LoadedModelCount", models.count, "None", INSTANCES
+    def record_loaded_models(self, instance: Instance) -> None:
+        """LoadedModelCount of an instance, where models are loaded."""
+        if models := self.models.get(instance.id):
+            self.record("LoadedModelCount", models.count, "None", INSTANCES)
+
+    async def scale(self, count: int, *, provision: bool = True) -> None:
+        """Scale to `count` instances. Each new one serves as soon as it is healthy. Raises
+        InstanceFailedError, with the previous number, when one fails to start.
+
+        With `provision` the new ones wait for their machines first, which takes the endpoint's
+        provisioning delay. An instance too many takes no request from now on. It leaves in the
+        background once it has answered the requests that it has.
+        """
+        before, self._desired = self._desired, count
+        # The watcher of a dead instance brings its replacement, which is counted as there.
+        started = [self._new_instance() for _ in range(count - len(self._watchers))]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for instance in started:
+                    group.create_task(self._bring(instance, provision=provision))
+        except BaseException as error:
+            self._desired = before
+            healthy = [instance for instance in started if instance in self.instances]
+            for instance in healthy:
+                self._set_aside(instance)
+            await asyncio.gather(
+                *(instance.stop(1.0) for instance in started if instance not in healthy)
             )
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from error
+            raise
+        excess = len(self.instances) - count
+        youngest_first = self.instances[::-1]
+        for instance in sorted(youngest_first, key=self._work)[: max(excess, 0)]:
+            self._set_aside(instance)
 
-    async def scale(self, count: int) -> None:
-        """Scale to `count` healthy instances. Raises InstanceFailedError, with the previous number,
-        when a new one fails to start."""
-        missing = count - len(self.instances)
-        if missing > 0:
-            started = [self._new_instance() for _ in range(missing)]
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for instance in started:
-                        group.create_task(self._start(instance))
-            except BaseException as error:
-                await asyncio.gather(*(instance.stop(1.0) for instance in started))
-                if isinstance(error, ExceptionGroup):
-                    raise error.exceptions[0] from error
-                raise
-            for instance in started:
-                self._add(instance)
-        self._desired = count
-        if missing < 0:
-            await asyncio.gather(*(self._retire(instance) for instance in self.instances[count:]))
+    def _work(self, instance: Instance) -> tuple[int, int]:
+        """What an instance's removal would cost: its loaded models and its requests in flight."""
+        models = self.models.get(instance.id)
+        return models.count if models else 0, instance.in_flight
 
     async def close(self, *, drain: bool) -> None:
-        """Stop every instance; with `drain`, first finish the requests in flight."""
-        await asyncio.gather(
-            *(self._retire(instance, drain=drain) for instance in list(self.instances))
-        )
+        """Stop every instance; with `drain`, first finish the requests in flight, also those of
+        instances that were set aside before."""
+        leaving = list(self._leaving)
+        for instance in list(self.instances):
+            self._set_aside(instance, drain=drain)
         watchers = list(self._watchers.values())  # those that are starting a replacement
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
+        if not drain:
+            for instance in leaving:
+                instance.abandon()
+        try:
+            await self._gone()
+        except asyncio.CancelledError:
+            for instance in self._leaving:
+                instance.abandon()
+            await self._gone()
+            raise
+
+    async def _gone(self) -> None:
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
 
     def choose(self, target: str | None = None) -> Instance:
         """The instance for a request: one that has the target model, otherwise the one with the
@@ -144,10 +177,18 @@ class Variant:
             self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject, account
         )
 
-    async def _start(self, instance: Instance) -> None:
+    async def _bring(self, instance: Instance, *, provision: bool) -> None:
+        await self._start(instance, provision=provision)
+        self._add(instance)
+
+    async def _start(self, instance: Instance, *, provision: bool = True) -> None:
         config: dict[str, Any] = self.document["Config"]
+        after = 0.0
+        if provision:
+            after = seconds_for(self._cloud.settings.endpoint_provisioning, self._endpoint)
+            after += self._cloud.faults.delay("slow_provisioning", instance.subject)
         await instance.start(
-            config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS)
+            config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS), after
         )
 
     def _add(self, instance: Instance) -> None:
@@ -158,12 +199,18 @@ class Variant:
         if self._added is not None:
             self._added()
 
-    async def _retire(self, instance: Instance, *, drain: bool = True) -> None:
+    def _set_aside(self, instance: Instance, *, drain: bool = True) -> None:
+        """Give an instance no further request, and stop it in the background."""
         self.instances.remove(instance)
         self._watchers.pop(instance.id).cancel()
+        task = asyncio.create_task(self._leave(instance, drain=drain))
+        self._leaving[instance] = task
+        task.add_done_callback(lambda _: self._leaving.pop(instance))
+
+    async def _leave(self, instance: Instance, *, drain: bool) -> None:
         if drain:
             await instance.drain(self._drain_seconds)
-        await self._stop(instance, 30.0 if drain else 1.0)
+        await self._stop(instance, STOP_GRACE_SECONDS if drain else 1.0)
 
     async def _stop(self, instance: Instance, grace: float) -> None:
         if models := self.models.pop(instance.id, None):

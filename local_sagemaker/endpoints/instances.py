@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -50,7 +51,8 @@ class Instance:
     """A container that answers requests. `start` it, `send` invocations, use `client` for other
     calls, `stop` it.
 
-    `subject` identifies it for faults; `account` is billed for it from `start` to `stop`.
+    `subject` identifies it for faults; `account` is billed for it from `start` to `stop`. `started`
+    is the start of its container, by the monotonic clock.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Instance:
         account: Account,
     ) -> None:
         self._cloud = cloud
-        self._subject = subject
+        self.subject = subject
         self._faults: ContainerFaults | None = None
         self._account = account
         self._billed: Running | None = None
@@ -74,6 +76,7 @@ class Instance:
         self.folder: Path = cloud.folder / "serving" / self.id
         self.port = _free_port()
         self.client = HttpClient(self.port)
+        self.started = 0.0
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,20 +86,22 @@ class Instance:
         self._stopped = False
         self._data_log_names = (log_group, f"{log_prefix}/{self.id}/data-log")
 
-    async def start(self, within: float = HEALTH_TIMEOUT_SECONDS) -> None:
-        """Fetch the model's data, start the container, and wait until it is healthy. Raises
-        InstanceFailedError."""
+    async def start(self, within: float = HEALTH_TIMEOUT_SECONDS, after: float = 0.0) -> None:
+        """Wait `after` seconds for the machine, fetch the model's data, start the container, and
+        wait until it is healthy, at most `within` seconds. Raises InstanceFailedError."""
         self._billed = self._cloud.meter.begin(self._account)
+        await asyncio.sleep(after)
         try:
             await asyncio.to_thread(self._bring_data)
             program = await asyncio.to_thread(
                 self._cloud.runtime.images.program, self.spec.image, "serve", None, ()
             )
+            self.started = time.monotonic()
             self._container = await self._cloud.runtime.start(
                 program, self.folder, self._container_environment(), self._log.write
             )
             self._faults = ContainerFaults(
-                self._cloud.faults, self._subject, self._container, serves=True
+                self._cloud.faults, self.subject, self._container, serves=True
             )
             await self._wait_until_healthy(self._container, within)
         except (ImagesError, OSError) as error:
@@ -157,6 +162,11 @@ class Instance:
                 f"The container did not pass the ping health check within {within:.0f} seconds. "
                 f"Please check CloudWatch logs."
             ) from error
+
+    @property
+    def token(self) -> str:
+        """The mark of its container's processes (`Container.token`); empty before the start."""
+        return self._container.token if self._container else ""
 
     async def send(
         self, path: str, *, headers: Mapping[str, str], body: bytes, within: float
@@ -230,16 +240,25 @@ class Instance:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), within)
 
+    def abandon(self) -> None:
+        """Kill the container of an instance that drains or stops, so that both end now."""
+        self._idle.set()
+        if self._container is not None:
+            self._container.kill()
+
     async def stop(self, grace: float = STOP_GRACE_SECONDS) -> None:
-        """Send SIGTERM, and SIGKILL after `grace` seconds; then remove the rest of the instance."""
+        """Send SIGTERM, and SIGKILL after `grace` seconds; then remove the rest of the instance. It
+        is billed until the container has ended."""
         self._stopped = True
         self.client.close()
         if self._faults is not None:
             self._faults.withdraw()
-        if self._billed is not None:
-            self._billed.end()
-        if self._container is not None:
-            await self._container.stop(grace)
+        try:
+            if self._container is not None:
+                await self._container.stop(grace)
+        finally:
+            if self._billed is not None:
+                self._billed.end()
         await self._log.close()
         if self._data_log is not None:
             await self._data_log.close()

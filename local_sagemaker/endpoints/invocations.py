@@ -45,6 +45,7 @@ class Invocations:
             raise _refused("TargetModel is only valid for a multi-model endpoint.")
         target = variant.spec.model(target) if target is not None else None
         variant.record("Invocations", 1.0)
+        variant.record("InvocationsPerInstance", 1.0 / max(len(variant.instances), 1))
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
         failed = ""
         in_container = 0.0

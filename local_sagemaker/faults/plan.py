@@ -16,9 +16,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.processes.containers import Container
@@ -30,6 +30,7 @@ Kind = Literal[
     "lost_answer",
     "resource_limit",
     "capacity",
+    "slow_provisioning",
     "spot_interruption",
     "kill_container",
     "hang_container",
@@ -64,6 +65,7 @@ _SELECTORS: Final[Mapping[str, tuple[str, ...]]] = {
     "lost_answer": _CALLS,
     "resource_limit": _CALLS,
     "capacity": ("job", "image"),
+    "slow_provisioning": ("endpoint", "image"),
     "spot_interruption": ("job", "image"),
     "kill_container": ("job", "endpoint", "image"),
     "hang_container": ("job", "endpoint", "image"),
@@ -131,7 +133,7 @@ class Rule(_Selecting):
     - `operation`, `endpoint`, `job`, `image`: shell patterns that the opportunity's names must
       match.
     - `after_seconds`: the bounds of the container's age at the strike; without them the fault
-      strikes at once.
+      strikes at once. For slow provisioning, which needs them, the bounds of the delay.
     - `seconds`: the duration, for kinds that last.
     """
 
@@ -147,14 +149,20 @@ class Rule(_Selecting):
         kind = info.data.get("kind")
         if value is None or kind is None:
             return value
-        if kind not in get_args(ContainerKind):
+        waiting = (*get_args(ContainerKind), "slow_provisioning")
+        if kind not in waiting:
             raise ValueError(
-                f"{kind} strikes at once; only {', '.join(get_args(ContainerKind))} strike after a "
-                f"while"
+                f"{kind} strikes at once; only {', '.join(waiting)} strike after a while"
             )
         if value[0] > value[1]:
             raise ValueError("the first number must not be larger than the second")
         return value
+
+    @model_validator(mode="after")
+    def _delay_of_provisioning(self) -> Self:
+        if self.kind == "slow_provisioning" and self.after_seconds is None:
+            raise ValueError("slow_provisioning needs after_seconds, the bounds of the delay")
+        return self
 
 
 class Plan(BaseModel):
@@ -314,6 +322,12 @@ class Faults:
         """The rule that strikes this opportunity, if any; the strike counts as happened."""
         struck = self._strike(kind, subject)
         return struck[0] if struck else None
+
+    def delay(self, kind: Kind, subject: Subject) -> float:
+        """The seconds by which a rule delays this opportunity: drawn between its `after_seconds`,
+        or 0 without such a rule."""
+        struck = self._strike(kind, subject)
+        return struck[1].uniform(*(struck[0].after_seconds or (0.0, 0.0))) if struck else 0.0
 
     def _strike(self, kind: Kind, subject: Subject) -> tuple[Rule, random.Random] | None:
         if not self._rules:

@@ -17,6 +17,10 @@ class Metrics:
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics
 
+    def now(self) -> float:
+        """The time of the metrics, in seconds."""
+        return self._statistics.now()
+
     def record(
         self,
         endpoint: str,

@@ -16,11 +16,11 @@ from local_sagemaker.processes.launch import ContainerImages, Launch, Program
 
 _LONGEST_LINE_BYTES = 200_000
 """CloudWatch Logs accepts events of up to 256 KB; longer lines become several events."""
-_CONTAINER_VARIABLE = "LOCAL_SAGEMAKER_CONTAINER"
 
 
 class Container:
-    """One running container: a process in its own session, with its output read line by line."""
+    """One running container: a process in its own session, with its output read line by line. Every
+    process of it has `token` in its environment (`watcher.CONTAINER_VARIABLE`)."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Container:
     ) -> None:
         self._process = process
         self._output = output
-        self._token = token
+        self.token = token
         self._launch = launch
         self._remove = remove
         self._removal: asyncio.Task[None] | None = None
@@ -57,7 +57,9 @@ class Container:
         done, _ = await asyncio.wait({self._output}, timeout=0.1)
         if not done:
             # A descendant in another process group still holds the output open.
-            await asyncio.to_thread(watcher.kill_processes_with, _CONTAINER_VARIABLE, self._token)
+            await asyncio.to_thread(
+                watcher.kill_processes_with, watcher.CONTAINER_VARIABLE, self.token
+            )
             await asyncio.wait({self._output}, timeout=5)
         code = self.exit_code
         if code is None:
@@ -135,7 +137,7 @@ class ContainerRuntime:
         marks = {
             watcher.PROCESS_VARIABLE: self._token,
             watcher.STATE_VARIABLE: self._state,
-            _CONTAINER_VARIABLE: token,
+            watcher.CONTAINER_VARIABLE: token,
         }
         reading, writing = os.pipe()
         try:

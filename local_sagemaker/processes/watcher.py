@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 PROCESS_VARIABLE = "LOCAL_SAGEMAKER_PROCESS"
 STATE_VARIABLE = "LOCAL_SAGEMAKER_STATE"
+CONTAINER_VARIABLE = "LOCAL_SAGEMAKER_CONTAINER"
 
 
 def kill_processes_with(variable: str, value: str, but_not: str | None = None) -> int:

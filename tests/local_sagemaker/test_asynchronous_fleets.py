@@ -148,8 +148,10 @@ def test_scaling_to_zero_answers_what_is_being_processed(own: Async) -> None:
     name = own.endpoint(own.config(concurrency=1))
     running, waiting = own.send(name, "sleep 1 running"), own.send(name, "waiting")
     own.scale(name, 0)
-    assert own.answer(running)["body"] == "sleep 1 running"
     assert own.instances(name) == 0
+    own.mailbox.collect()
+    assert own.mailbox.messages == {}  # InService again before the running request has ended
+    assert own.answer(running)["body"] == "sleep 1 running"
     own.mailbox.collect()
     assert waiting["InferenceId"] not in own.mailbox.messages
     own.scale(name, 1)
@@ -236,6 +238,25 @@ def test_a_restart_loses_and_doubles_no_request(mortal: tuple[Emulator, Async]) 
         for one in (after[1], after[2], inline, queued)
     }
     assert contents == {b"WAITS", b"STILL", b"INLINE", b"LATER"}
+
+
+def test_a_request_that_was_draining_at_a_kill_waits_for_capacity_and_is_answered_once(
+    mortal: tuple[Emulator, Async],
+) -> None:
+    emulator, own = mortal
+    name = own.endpoint(own.config(concurrency=1))
+    sent = [own.send(name, "sleep 2 draining"), own.send(name, "upper waiting")]
+    own.scale(name, 0)
+    assert own.instances(name) == 0
+
+    emulator.kill()
+    wait_for(emulator.containers, lambda left: not left)
+    emulator.start()
+
+    assert own.instances(name) == 0
+    assert emulator.containers() == []
+    own.scale(name, 1)
+    own.mailbox.wait_for_all({one["InferenceId"] for one in sent})
 
 
 def test_each_topic_gets_a_test_notification_and_a_missing_topic_fails_the_endpoint(

@@ -47,8 +47,8 @@ LAPSE = 60.0
 
 @pytest.fixture(scope="module")
 def frugal(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator that provisions in a second, with small quotas, prices, and a short limit for
-    hung containers."""
+    """An emulator that provisions jobs, and endpoints of some names, in about a second, with small
+    quotas, prices, and a short limit for hung containers."""
     folder = tmp_path_factory.mktemp("frugal")
     (folder / "prices.json").write_text(json.dumps(PRICES))
     running = Emulator(
@@ -56,6 +56,12 @@ def frugal(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) ->
         folder / "state",
         "--provisioning-seconds",
         "1",
+        "--endpoint-provisioning-seconds",
+        "60:80",
+        "--endpoint-provisioning-seconds",
+        "*=0",
+        "--endpoint-provisioning-seconds",
+        "slow-*=0.8:1.2",
         "--create-training-job-rate",
         "100",
         "--quota",
@@ -284,12 +290,30 @@ def test_a_hung_instance_is_replaced_and_its_requests_fail(api: Any, frugal: Emu
     assert line.instance_seconds > 0
 
 
+def test_endpoints_of_some_names_wait_for_their_instances_and_are_billed_for_it(
+    api: Any, frugal: Emulator
+) -> None:
+    config = create_endpoint_config(api, create_model(api))
+    name = unique("slow")
+    asked = time.monotonic()
+    api.create_endpoint(EndpointName=name, EndpointConfigName=config)
+    assert settled_endpoint(api, name)["EndpointStatus"] == "InService"
+    assert 0.8 < time.monotonic() - asked < 20
+    (line,) = [line for line in bill(frugal).resources if str(line.resource).endswith(name)]
+    assert line.instance_seconds > 0.8 * LAPSE
+    api.delete_endpoint(EndpointName=name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--quota", "ml.m5.large=3"), "is no quota"),
         (("--quota", "ml.m5.large for dancing usage=3"), "is no quota"),
         (("--prices", "/nowhere/prices.yaml"), "No such file"),
+        (("--endpoint-provisioning-seconds", "portraits"), "is no provisioning delay"),
+        (("--endpoint-provisioning-seconds", "5:2"), "is no provisioning delay"),
+        (("--endpoint-provisioning-seconds", "=5"), "is no provisioning delay"),
+        (("--endpoint-provisioning-seconds", "nan"), "is no provisioning delay"),
     ],
 )
 def test_a_flag_that_is_wrong_ends_the_start_with_a_reason(

@@ -59,6 +59,7 @@ def put(emulator: Emulator, path: str, body: bytes, method: str = "PUT") -> tupl
         ({"kind": "lost_notification", "job": "x"}, "rules.0.job", "only by endpoint"),
         ({"kind": "throttle", "seconds": 3}, "rules.0.seconds", "Leave it out"),
         ({"kind": "throttle", "after_seconds": [0, 1]}, "rules.0.after_seconds", "strikes at once"),
+        ({"kind": "slow_provisioning"}, "rules.0", "needs after_seconds"),
         (
             {"kind": "kill_container", "after_seconds": [2, 1]},
             "rules.0.after_seconds",

@@ -288,7 +288,9 @@ def test_the_metrics_of_a_multi_model_endpoint_reach_cloudwatch(
     assert total("ModelLatency", "SampleCount") == total("OverheadLatency", "SampleCount") == 4
     assert total("OverheadLatency") > total("ModelLoadingTime") > 0
     assert total("Invocation4XXErrors") == total("Invocation5XXErrors") == 0
-    assert total("LoadedModelCount", "Maximum", "/aws/sagemaker/Endpoints") == 1
+    assert total("InvocationsPerInstance") == 4
+    of_instances = "/aws/sagemaker/Endpoints"
+    assert wait_for(lambda: total("LoadedModelCount", "SampleCount", of_instances), bool) >= 1
 
 
 def test_scaling_out_gives_room_for_more_models(

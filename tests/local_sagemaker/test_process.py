@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.faults.client import FaultsClient
-from local_sagemaker.faults.plan import Strike
+from local_sagemaker.faults.plan import Rule, Strike
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,
@@ -137,6 +137,24 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
         lambda: list((own_emulator.state / "instances" / "training-job").glob("*")),
         lambda left: not left,
     )
+
+
+def test_a_scale_out_that_a_kill_interrupted_is_carried_out(own_emulator: Emulator) -> None:
+    client, faults = own_emulator.client("sagemaker"), FaultsClient(own_emulator.url)
+    client.create_endpoint(
+        EndpointName="e", EndpointConfigName=create_endpoint_config(client, create_model(client))
+    )
+    settled_endpoint(client, "e")
+    faults.plan([Rule(kind="slow_provisioning", after_seconds=(600, 600))])
+    change = [{"VariantName": "variant-1", "DesiredInstanceCount": 2}]
+    client.update_endpoint_weights_and_capacities(
+        EndpointName="e", DesiredWeightsAndCapacities=change
+    )
+    own_emulator.kill()
+    wait_for(own_emulator.containers, lambda left: not left)
+    own_emulator.start()
+    endpoint = settled_endpoint(client, "e")
+    assert endpoint["ProductionVariants"][0]["CurrentInstanceCount"] == 2
 
 
 def test_a_state_folder_may_be_given_by_a_relative_path(
