@@ -169,8 +169,10 @@ def _bring_bounds(
 ) -> Iterator[str]:
     if there.bounds == bounds:
         return
+    # IAM knows a target by its tag, as AWS chooses its name. A target takes tags when it is made.
+    tags: Any = {"Tags": {"tenantry:deployment": deployment.prefix}} if there.bounds is None else {}
     deployment.auto_scaling.register_scalable_target(
-        **_scope(scaled.resource), MinCapacity=bounds.minimum, MaxCapacity=bounds.maximum
+        **_scope(scaled.resource), MinCapacity=bounds.minimum, MaxCapacity=bounds.maximum, **tags
     )
     if there.bounds is not None:
         before = there.bounds

@@ -17,6 +17,11 @@ from tenantry.names import ids, s3_keys
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for
 # these.
 KNOW_NO_RESOURCE = {
+    "application-autoscaling:DescribeScalableTargets",
+    "application-autoscaling:DescribeScalingActivities",
+    "application-autoscaling:DescribeScalingPolicies",
+    "application-autoscaling:DescribeScheduledActions",
+    "cloudwatch:GetMetricData",
     "cloudwatch:PutMetricData",
     "ecr:GetAuthorizationToken",
     "sagemaker:ListEndpointConfigs",

@@ -11,10 +11,11 @@ import pytest
 
 from tests.isolation import rules
 from tests.isolation.judge import Judge, Request
-from tests.isolation.template import Template, as_list
+from tests.isolation.template import ACCOUNT, REGION, Template, as_list
 
 _AT_ONCE: Final = 40  # requests at a time; the first that reveals a change ends the check
 TAG: Final = "${aws:PrincipalTag/tenant}"
+_CLOUDWATCH: Final = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}"
 # Changes without effect, because the statement's condition needs a key that AWS gives with no other
 # action of the service.
 SURVIVORS: Final = {
@@ -23,6 +24,16 @@ SURVIVORS: Final = {
     "ContainerPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
     "OperatorPolicy/CountWhatIsAsked allows all of cloudwatch:PutMetricData",  # the same
     "OrchestratorPolicy/HandRolesToSageMaker allows all of iam:PassRole",  # iam:PassedToService
+    *(
+        f"{policy}/{change}"
+        for policy in ("OrchestratorPolicy", "OperatorPolicy")
+        for change in (
+            # for want of the key iam:AWSServiceName
+            "ServiceLinkedRole allows all of iam:CreateServiceLinkedRole",
+            # DescribeAlarms knows no other resource
+            f"LookAtAlarms takes {_CLOUDWATCH}:* for {_CLOUDWATCH}:alarm:*",
+        )
+    ),
 }
 
 

@@ -24,9 +24,11 @@ SERVICES: Final = {
     "dynamodb": "dynamodb",
     "logs": "logs",
     "cloudwatch": "cloudwatch",
+    "auto_scaling": "application-autoscaling",
     "sagemaker": "sagemaker",
     "runtime": "sagemaker-runtime",
 }
+IAM_NAMES: Final = {"runtime": "sagemaker", "auto_scaling": "application-autoscaling"}
 # IAM's actions where their names differ from the operations'.
 ACTIONS: Final = {
     "s3:HeadObject": ["s3:GetObject"],
@@ -99,7 +101,7 @@ def operations(folders: list[str]) -> Iterator[str]:
             )
             for client in clients:
                 if operation := known.get((client, method)):
-                    yield f"{client.replace('runtime', 'sagemaker')}:{operation}"
+                    yield f"{IAM_NAMES.get(client, client)}:{operation}"
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,6 @@ def test_each_instance_gives_one_sample_however_often_metrics_are_sent(
     assert 0 < of_metric["MemoryUtilization"][0]["Minimum"] < 100
     assert 0 <= of_metric["DiskUtilization"][0]["Maximum"] < 100
     assert per_instance["Sum"] == pytest.approx(3)
-    assert per_instance["SampleCount"] == 6
 
 
 @pytest.mark.slow
