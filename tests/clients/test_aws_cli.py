@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ def aws(emulator: Emulator, tmp_path: Path) -> Iterator[Cli]:
     cli = Cli(emulator.environment, tmp_path)
     yield cli
     cli.close()
+
+
+def _ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
 def training_job(bucket: str, name: str, **changes: Any) -> dict[str, Any]:
@@ -200,3 +205,66 @@ def test_hosting_and_transform_step_by_step(aws: Cli, s3: Any, bucket: str) -> N
     aws("delete-endpoint-config", endpoint_config_name=config)
     aws("delete-model", model_name=model)
     assert aws("list-models", name_contains=model)["Models"] == []
+
+
+def test_scaling_step_by_step(aws: Cli) -> None:
+    model, config, endpoint = unique("cli"), unique("cli"), unique("cli")
+    aws(
+        "create-model", model_name=model, execution_role_arn=ROLE, primary_container={"Image": ECHO}
+    )
+    variant = f"VariantName=v,ModelName={model},InitialInstanceCount=1,InstanceType=ml.m5.large"
+    aws("create-endpoint-config", endpoint_config_name=config, production_variants=variant)
+    aws("create-endpoint", endpoint_name=endpoint, endpoint_config_name=config)
+    wait_for(
+        lambda: aws("describe-endpoint", endpoint_name=endpoint)["EndpointStatus"],
+        lambda status: status == "InService",
+    )
+    scope = {
+        "service_namespace": "sagemaker",
+        "resource_id": f"endpoint/{endpoint}/variant/v",
+        "scalable_dimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+    def run(command: str, **options: Any) -> Any:
+        status, output, errors = aws.run(command, **options)
+        assert status == 0, errors
+        return json.loads(output) if output else None
+
+    scaling = "application-autoscaling"
+    run(f"{scaling} register-scalable-target", **scope, min_capacity="1", max_capacity="3")
+    kind = "PredefinedMetricType=SageMakerVariantInvocationsPerInstance"
+    put = run(
+        f"{scaling} put-scaling-policy",
+        **scope,
+        policy_name="follow",
+        policy_type="TargetTrackingScaling",
+        target_tracking_scaling_policy_configuration=f"TargetValue=70,"
+        f"PredefinedMetricSpecification={{{kind}}},ScaleInCooldown=120",
+    )
+    (policy,) = run(f"{scaling} describe-scaling-policies", service_namespace="sagemaker")[
+        "ScalingPolicies"
+    ]
+    assert policy["Alarms"] == put["Alarms"]
+    names = [alarm["AlarmName"] for alarm in put["Alarms"]]
+    described = run(
+        "cloudwatch describe-alarms", alarm_name_prefix=f"TargetTracking-{scope['resource_id']}"
+    )
+    assert sorted(one["AlarmName"] for one in described["MetricAlarms"]) == sorted(names)
+    run(
+        "cloudwatch put-metric-data",
+        namespace="Cli",
+        metric_data="MetricName=Load,Value=2.5,Unit=Count,Dimensions=[{Name=Endpoint,Value=x}]",
+    )
+    metrics = run("cloudwatch list-metrics", namespace="Cli")["Metrics"]
+    assert metrics[0]["Dimensions"] == [{"Name": "Endpoint", "Value": "x"}]
+    stat = {"Metric": metrics[0], "Period": 60, "Stat": "Sum"}
+    found = run(
+        "cloudwatch get-metric-data",
+        metric_data_queries=[{"Id": "m1", "MetricStat": stat}],
+        start_time=_ago(600),
+        end_time=_ago(-60),
+    )
+    assert found["MetricDataResults"][0]["Values"] == [2.5]
+    run(f"{scaling} deregister-scalable-target", **scope)
+    assert run("cloudwatch describe-alarms", alarm_names=names[0])["MetricAlarms"] == []
+    aws("delete-endpoint", endpoint_name=endpoint)

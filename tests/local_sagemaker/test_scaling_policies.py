@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,52 +108,54 @@ def test_a_policy_that_may_not_scale_in_or_is_suspended_leaves_capacity(
     assert len(target.activities()) == 1, "the one that brought it to its minimum"
 
 
+def from_zero(emulator: Emulator, target: Target, endpoint: str) -> None:
+    """The documented policies of an asynchronous endpoint that scales to zero
+    (docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html)."""
+    cloudwatch = emulator.client("cloudwatch")
+    one_more = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
+    step = target.put_steps("from-zero", [one_more])
+    of_endpoint = [{"Name": "EndpointName", "Value": endpoint}]
+    cloudwatch.put_metric_alarm(
+        AlarmName=unique("without-capacity"),
+        MetricName="HasBacklogWithoutCapacity",
+        Namespace="AWS/SageMaker",
+        Statistic="Average",
+        Dimensions=of_endpoint,
+        Period=60,
+        EvaluationPeriods=2,
+        DatapointsToAlarm=2,
+        Threshold=1,
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        TreatMissingData="missing",
+        AlarmActions=[step["PolicyARN"]],
+    )
+    backlog = {
+        "MetricName": "ApproximateBacklogSizePerInstance",
+        "Namespace": "AWS/SageMaker",
+        "Dimensions": of_endpoint,
+        "Statistic": "Average",
+    }
+    target.put_policy(
+        "backlog",
+        {
+            "TargetValue": 5.0,
+            "CustomizedMetricSpecification": backlog,
+            "ScaleInCooldown": 60,
+            "ScaleOutCooldown": 60,
+        },
+    )
+
+
 def test_a_queue_without_instances_gets_the_first_and_loses_it_again(
     paced_emulator: Emulator, s3: Any, bucket: str, local_cloud: LocalCloud
 ) -> None:
-    """The documented policies of an asynchronous endpoint that scales to zero
-    (docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html)."""
     mailbox = Mailbox(local_cloud)
     own = Async(paced_emulator, s3, bucket, mailbox)
     name = own.endpoint(instances=0)
     try:
-        scaling, cloudwatch = (
-            paced_emulator.client(service) for service in ("application-autoscaling", "cloudwatch")
-        )
-        target = Target(scaling, own.sagemaker, name)
+        target = Target(paced_emulator.client("application-autoscaling"), own.sagemaker, name)
         target.register(0, 3)
-        one_more = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
-        step = target.put_steps("from-zero", [one_more])
-        of_endpoint = [{"Name": "EndpointName", "Value": name}]
-        cloudwatch.put_metric_alarm(
-            AlarmName=unique("without-capacity"),
-            MetricName="HasBacklogWithoutCapacity",
-            Namespace="AWS/SageMaker",
-            Statistic="Average",
-            Dimensions=of_endpoint,
-            Period=60,
-            EvaluationPeriods=2,
-            DatapointsToAlarm=2,
-            Threshold=1,
-            ComparisonOperator="GreaterThanOrEqualToThreshold",
-            TreatMissingData="missing",
-            AlarmActions=[step["PolicyARN"]],
-        )
-        backlog = {
-            "MetricName": "ApproximateBacklogSizePerInstance",
-            "Namespace": "AWS/SageMaker",
-            "Dimensions": of_endpoint,
-            "Statistic": "Average",
-        }
-        target.put_policy(
-            "backlog",
-            {
-                "TargetValue": 5.0,
-                "CustomizedMetricSpecification": backlog,
-                "ScaleInCooldown": 60,
-                "ScaleOutCooldown": 60,
-            },
-        )
+        from_zero(paced_emulator, target, name)
         sent = [own.send(name, f"request {number}") for number in range(4)]
         mailbox.wait_for_all({one["InferenceId"] for one in sent})
         assert all(len(mailbox.messages[one["InferenceId"]]) == 1 for one in sent)
@@ -229,3 +232,36 @@ def test_policies_that_could_never_act_are_refused(target: Target) -> None:
         )
     )
     assert "Only one TargetTrackingScaling policy" in message
+
+
+def test_a_kill_in_the_middle_changes_neither_the_answers_nor_what_follows(
+    local_cloud: LocalCloud, tmp_path: Path, s3: Any, bucket: str
+) -> None:
+    emulator = Emulator(
+        local_cloud,
+        tmp_path / "state",
+        "--metrics-time-lapse",
+        "60",
+        "--metrics-seconds",
+        "0.5",
+        "--provisioning-seconds",
+        "1",
+    )
+    emulator.start()
+    try:
+        mailbox = Mailbox(local_cloud)
+        own = Async(emulator, s3, bucket, mailbox)
+        name = own.endpoint(own.config(concurrency=1), instances=0)
+        target = Target(emulator.client("application-autoscaling"), own.sagemaker, name)
+        target.register(0, 2)
+        from_zero(emulator, target, name)
+        sent = [own.send(name, f"sleep 0.3 {number}") for number in range(6)]
+        for wanted in ("InProgress", "Successful"):  # while an instance starts, and serves
+            wait_for(lambda: {status for _, _, status in target.activities()}, {wanted}.issubset)
+            emulator.kill()
+            emulator.start()
+        mailbox.wait_for_all({one["InferenceId"] for one in sent})
+        wait_for(target.instances, lambda count: count == 0, seconds=60)
+    finally:
+        emulator.stop()
+        assert emulator.containers() == []

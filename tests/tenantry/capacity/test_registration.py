@@ -4,10 +4,13 @@ seconds."""
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -23,6 +26,7 @@ from tenantry.capacity.scaled_endpoints import Kind, ScaledEndpoint, scaled_endp
 from tenantry.capacity.timetable import Bounds
 from tenantry.hosting.endpoints import EndpointFailedError, describe_endpoint
 from tenantry.names.tiers import Shared
+from tenantry.serving.metrics import MISSES, NAMESPACE
 from tenantry.shown.capacity_view import capacity_in_words, capacity_metadata
 from tenantry.workloads.capacity import EndpointCapacity
 from tests.tenantry.serving.tiny_family import MEANS, World
@@ -171,3 +175,81 @@ def test_instances_that_cannot_be_had_are_told_with_the_reason(paced: World) -> 
     missing = ScaledEndpoint("tenantry-energy-none", "real_time", of.section, 1.0, of.workload, "x")
     with pytest.raises(EndpointFailedError, match="is not there"):
         register_capacity(paced.deployment, missing)
+
+
+@dataclass
+class Load:
+    """Requests at a rate, whether earlier ones are answered or not."""
+
+    world: World
+    per_second: float
+    failures: list[Exception] = field(default_factory=list)
+    sent: int = 0
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        tenant = self.world.tenant()
+        self._client = self.world.client(tenant).__enter__()
+        self._pool = ThreadPoolExecutor(32)
+        self._sender = threading.Thread(target=self._send)
+        self._sender.start()
+        return self
+
+    def _send(self) -> None:
+        due = time.monotonic()
+        while not self._ended.is_set():
+            self.sent += 1
+            self._pool.submit(self._ask, self.sent)
+            due += 1 / self.per_second
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def _ask(self, number: int) -> None:
+        try:
+            self._client.predict({"add": number})
+        except Exception as error:  # noqa: BLE001 - the test counts them
+            self.failures.append(error)
+        # As the client counts it, which sends whole minutes of this machine's clock.
+        self.world.deployment.cloudwatch.put_metric_data(
+            Namespace=NAMESPACE,
+            MetricData=[
+                {
+                    "MetricName": MISSES,
+                    "Value": 1.0,
+                    "Dimensions": [
+                        {"Name": "Workload", "Value": "energy"},
+                        {"Name": "Environment", "Value": "tenantry"},
+                    ],
+                }
+            ],
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._sender.join()
+        self._pool.shutdown()
+        self._client.__exit__(None, None, None)
+
+
+FOLLOWING = [
+    {"kind": "target_tracking", "metric": "invocations_per_instance", "target": 4},
+    {"kind": "usage_rate", "seconds_per_answer": 10, "units_per_instance": 1, "target": 0.75},
+]
+
+
+@pytest.mark.parametrize("policy", FOLLOWING, ids=lambda policy: str(policy["kind"]))
+def test_instances_follow_the_load_and_no_request_is_lost(
+    paced: World, policy: dict[str, Any]
+) -> None:
+    """Ten requests in each minute of the metrics: three instances by either policy, as four
+    requests an instance are wanted, or three quarters of six."""
+    of = scaled(paced, maximum=3, policies=[policy | {"in_cooldown_seconds": 60}])
+    register_capacity(paced.deployment, of)
+    with Load(paced, 10.0) as load:
+        until(lambda: instances(paced, of) == 3)
+        load.per_second = 2.0
+        until(lambda: instances(paced, of) == 1)
+    assert load.failures == []
+    assert load.sent > 30
+    name = f"tenantry-{policy['kind']}"
+    causes = [str(one["Cause"]) for one in activities(paced.deployment, of, 50)]
+    assert sum(f"triggered policy {name}" in cause for cause in causes) >= 2
