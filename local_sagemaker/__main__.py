@@ -99,8 +99,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--model-disk-megabytes",
         type=int,
         default=2048,
-        help="disk for the extracted models of one multi-model instance; beyond it, those used "
-        "longest ago are deleted",
+        help="disk for the extracted models of one multi-model instance; beyond it, the least used "
+        "are deleted",
     )
     parser.add_argument(
         "--load-wait-seconds",

@@ -3,7 +3,9 @@ one for a request."""
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,8 @@ RESPONSE_TIMEOUT_SECONDS = 60.0
 """The time limit of a real-time request
 (docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html)."""
 _LONGEST_RESTART_PAUSE_SECONDS = 30.0
+_SPREAD_PAUSE_SECONDS = 1.0
+"""Between two loads of hot models on one more instance, because a load may be refused."""
 
 
 class Variant:
@@ -63,6 +67,7 @@ class Variant:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._leaving: dict[Instance, asyncio.Task[None]] = {}
         self._desired = 0
+        self._spread_at = -math.inf
 
     def record(
         self, name: str, value: float, unit: str = "None", namespace: str = INVOCATIONS
@@ -140,6 +145,8 @@ class Variant:
         """The instance for a request: one that has the target model, otherwise the one with the
         fewest models; among equals, the least busy.
 
+        A hot model is loaded on one more instance; `_with_model` says when.
+
         Raises ServiceUnavailable when there is no healthy instance.
         """
         candidates = self.instances
@@ -158,11 +165,35 @@ class Variant:
                     candidates,
                     key=lambda instance: (self.models[instance.id].count, instance.in_flight),
                 )
-            candidates = having
+            return self._with_model(target, having)
         strategy = self.document["Config"].get("RoutingConfig", {}).get("RoutingStrategy", "RANDOM")
-        if strategy == "RANDOM" and target is None:
+        if strategy == "RANDOM":
             return random.choice(candidates)  # noqa: S311 - load balancing needs no secrecy
         return min(candidates, key=lambda instance: instance.in_flight)
+
+    def _with_model(self, target: str, having: list[Instance]) -> Instance:
+        """One of the instances that have a model: the oldest that answers the request at once.
+
+        When all have as many requests for the model as they answer at once, another instance loads
+        it too, and the least busy one gets this request meanwhile. An additional copy gets what the
+        others do not answer at once, so it is unloaded when they are enough again.
+        """
+        ready = [one for one in having if self.models[one.id].is_ready(target)]
+        for instance in ready:
+            if self.models[instance.id].in_flight(target) < self.spec.workers:
+                return instance
+        others = [one for one in self.instances if one not in having]
+        now = time.monotonic()
+        if (
+            ready == having
+            and others
+            and self.spec.cached
+            and now - self._spread_at > _SPREAD_PAUSE_SECONDS
+        ):
+            self._spread_at = now
+            least_busy = min(others, key=lambda one: one.in_flight)
+            self.models[least_busy.id].preload(target)
+        return min(ready or having, key=lambda one: one.in_flight)
 
     def _new_instance(self) -> Instance:
         subject = Subject(

@@ -6,6 +6,7 @@ Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html a
 """
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.errors import not_emulated, not_found, validation
 
 KIND = "model"
+_DEFAULT_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,17 @@ class ContainerSpec:
             compressed,
             cache == "Enabled",
         )
+
+    @property
+    def workers(self) -> int:
+        """The requests for one model that an instance answers at once.
+
+        SAGEMAKER_MODEL_SERVER_WORKERS is the variable of AWS's inference toolkit
+        (github.com/aws/sagemaker-inference-toolkit, `parameters.py`), where the default is the
+        number of vCPUs.
+        """
+        given = self.environment.get("SAGEMAKER_MODEL_SERVER_WORKERS", "")
+        return int(given) if re.fullmatch("[1-9][0-9]{0,3}", given) else _DEFAULT_WORKERS
 
     def model(self, target: str) -> str:
         """The model that a TargetModel names. Below a prefix that ends with a slash, `/a.tar.gz`

@@ -1,5 +1,5 @@
 """The models of one instance of a multi-model endpoint: loaded on the first call, and unloaded when
-the container's memory is full.
+the container's memory is full, the least used first (`eviction`).
 
 Sources: docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html (the container's calls),
 …/multi-model-endpoints.html (models stay on the instance's volume after unloading) and
@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from botocore.exceptions import ClientError
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.storage import DataError, S3Location, download
 from local_sagemaker.endpoints.archives import extract
+from local_sagemaker.endpoints.eviction import DecayingUses
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
@@ -56,16 +56,17 @@ class _Loaded:
 
 
 class LoadedModels:
-    """The models in one instance's memory and on its disk, both least recently used first."""
+    """The models in one instance's memory and on its disk."""
 
     def __init__(self, cloud: Cloud, instance: Instance, record: Recorder) -> None:
         self._cloud = cloud
         self._instance = instance
         self._record = record
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._uses = DecayingUses()
+        self._loaded: dict[str, _Loaded] = {}
         self._loading: dict[str, _Loaded] = {}
         self._unloading: dict[str, asyncio.Future[None]] = {}
-        self._disk: OrderedDict[str, int] = OrderedDict()
+        self._disk: dict[str, int] = {}
         self._posting = 0
         self._changed = asyncio.Event()
 
@@ -78,6 +79,21 @@ class LoadedModels:
         """Whether the model is loaded or being loaded on this instance."""
         return target in self._loaded or target in self._loading
 
+    def in_flight(self, target: str) -> int:
+        """The requests that a model has on this instance, those that wait for its load too."""
+        loaded = self._loaded.get(target) or self._loading.get(target)
+        return loaded.in_flight if loaded else 0
+
+    def is_ready(self, target: str) -> bool:
+        """Whether the model is loaded."""
+        return target in self._loaded
+
+    def preload(self, target: str) -> None:
+        """Begin to load a model before a request needs it."""
+        if not self.has(target):
+            self._uses.use(target, self.count)
+            self._begin_loading(target)
+
     async def invoke(
         self, target: str, headers: dict[str, str], body: bytes, within: float
     ) -> tuple[Answer, float]:
@@ -87,6 +103,7 @@ class LoadedModels:
         Raises LoadRefusedError, ServiceError (no such model, not loaded in time),
         ContainerUnreachableError, TimeoutError.
         """
+        self._uses.use(target, self.count)
         path = f"/models/{model_name(target)}/invoke"
         for attempt in range(2):
             loaded = (
@@ -150,10 +167,6 @@ class LoadedModels:
                 self._record(
                     "ModelLoadingWaitTime", (time.perf_counter() - started) * 1e6, "Microseconds"
                 )
-        if target in self._loaded:
-            self._loaded.move_to_end(target)
-        if target in self._disk:
-            self._disk.move_to_end(target)
 
     async def _load(self, target: str, loaded: _Loaded) -> None:
         try:
@@ -238,18 +251,16 @@ class LoadedModels:
             archive.unlink(missing_ok=True)
 
     async def _make_room(self, but_not: str) -> bool:
-        """Unload the least recently used model. Returns False when no model can be unloaded now or
-        soon.
+        """Unload the least used model. Returns False when no model can be unloaded now or soon.
 
         While all other models are in use, or models are still being loaded or unloaded, it waits
         for a change.
         """
         while True:
             others = [target for target in self._loaded if target != but_not]
-            for target in others:
-                if not self._loaded[target].in_flight:
-                    await self._unload(target)
-                    return True
+            if idle := [target for target in others if not self._loaded[target].in_flight]:
+                await self._unload(self._uses.victim(idle))
+                return True
             if not others and not self._posting and not self._unloading:
                 return False
             self._changed.clear()
@@ -274,11 +285,11 @@ class LoadedModels:
         self._record("ModelUnloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
 
     async def _keep_disk_within_limit(self, but_not: str) -> None:
-        """Delete the least recently used models: first copies of models that are not loaded, then
+        """Delete the least used models: first copies of models that are not loaded, then
         loaded models, which are unloaded as well."""
         limit = self._cloud.settings.model_disk_bytes
         for unloaded_only in (True, False):
-            for target in list(self._disk):
+            for target in sorted(self._disk, key=self._uses.rank):
                 if sum(self._disk.values()) <= limit:
                     return
                 loaded = self._loaded.get(target)

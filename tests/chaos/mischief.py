@@ -31,6 +31,7 @@ def fault_rules(tenants: int) -> Sequence[Rule]:
         Rule(kind="resource_limit", probability=0.2, most=few),
         # spot jobs wait; others would fail
         Rule(kind="capacity", probability=0.2, most=few, seconds=3.0),
+        Rule(kind="slow_provisioning", probability=0.2, most=few, after_seconds=(0.5, 3.0)),
         Rule(kind="spot_interruption", probability=0.2, most=few, after_seconds=(0.5, 3.0)),
         Rule(kind="kill_container", probability=0.1, most=few, job="*", after_seconds=(0.5, 3.0)),
         Rule(

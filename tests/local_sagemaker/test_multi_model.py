@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -97,17 +98,52 @@ def test_a_model_is_loaded_on_its_first_call_and_kept(
     assert ask(runtime, name, "t3/v.tar.gz")["loaded"] == 2
 
 
-def test_a_container_out_of_memory_loses_its_least_recently_used_model(
+def test_a_container_out_of_memory_loses_its_least_used_model(
     sagemaker: Any, runtime: Any, local_cloud: LocalCloud, models: str, endpoint: Endpoint
 ) -> None:
     name = endpoint(multi_model(sagemaker, models, ECHO_CAPACITY="2"))
-    for number in (0, 1, 0, 2, 0):  # 1 is the least recently used when 2 is loaded
+    for number in (0, 1, 0, 2, 0):  # 1 is the least used when 2 is loaded
         answer = ask(runtime, name, f"t{number}/v.tar.gz")
         assert answer["files"] == {"weights": str(number)}
         assert answer["loaded"] <= 2
     # The loads are 0, 1 and 2. If 0 had been unloaded for 2, its last call would be a fourth load.
     lines = wait_for(lambda: log_lines(local_cloud, name), lambda found: found["unloaded"] == 1)
     assert lines["loaded"] == 3
+
+
+def test_a_sweep_over_all_models_does_not_unload_the_hot_ones(
+    sagemaker: Any, runtime: Any, local_cloud: LocalCloud, models: str, endpoint: Endpoint
+) -> None:
+    name = endpoint(multi_model(sagemaker, models, ECHO_CAPACITY="3"))
+    for number in (0, 1, 0, 1, 0, 1):
+        ask(runtime, name, f"t{number}/v.tar.gz")
+    for number in range(2, 10):
+        for _ in range(2):
+            ask(runtime, name, f"t{number}/v.tar.gz")
+    for number in (0, 1):
+        ask(runtime, name, f"t{number}/v.tar.gz")
+    ask(runtime, name, "t9/v.tar.gz")
+    lines = wait_for(lambda: log_lines(local_cloud, name), lambda found: found["unloaded"] == 7)
+    assert lines["loaded"] == 10
+
+
+def test_a_model_that_one_instance_cannot_carry_is_loaded_on_a_second(
+    sagemaker: Any, runtime: Any, local_cloud: LocalCloud, models: str, endpoint: Endpoint
+) -> None:
+    config = multi_model(sagemaker, models, instances=2, SAGEMAKER_MODEL_SERVER_WORKERS="2")
+    name = endpoint(config)
+    hot, home = "t1/v.tar.gz", ask(runtime, name, "t1/v.tar.gz")["pid"]
+    with ThreadPoolExecutor(4) as pool:
+        waiting = []
+        for _ in range(3):  # the third is one more than an instance answers at once
+            waiting.append(pool.submit(ask, runtime, name, hot, "sleep 1"))
+            time.sleep(0.1)
+        wait_for(lambda: ask(runtime, name, hot)["pid"], lambda pid: pid != home, 0.7)
+        assert {future.result()["pid"] for future in waiting} == {home}
+    # Alone it is asked where it was first, so that the second copy can be unloaded.
+    assert {ask(runtime, name, hot)["pid"] for _ in range(4)} == {home}
+    lines = wait_for(lambda: log_lines(local_cloud, name), lambda found: found["loaded"] > 1)
+    assert lines["loaded"] == 2
 
 
 def test_models_are_spread_over_instances_and_found_again(
