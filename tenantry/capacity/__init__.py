@@ -1,0 +1,1 @@
+"""How many instances an endpoint should have."""
