@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.capacity import oracle, rivals, traces
+from benchmarks.capacity.ours import Ours
 from benchmarks.capacity.simulator import Bounds, Instance, Policy, Run, simulate
 from benchmarks.capacity.traces import SHARE, Trace
 
@@ -30,6 +31,7 @@ POLICIES: Final[dict[str, Callable[[Trace], Run]]] = {
     "usage_rate": _simulated(lambda t: rivals.usage_rate(INSTANCE, t.bounds)),
     "knative": _simulated(lambda _: rivals.Knative(INSTANCE)),
     "keda": _simulated(lambda _: rivals.Keda()),
+    "ours": _simulated(lambda t: Ours(INSTANCE, t.bounds, t.slo)),
     "oracle": lambda trace: oracle.foresee(trace, INSTANCE),
 }
 

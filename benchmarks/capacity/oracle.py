@@ -124,9 +124,7 @@ class _Programme:
         self._chance = np.array(
             [
                 [
-                    late_by_chance(
-                        arrived / self._step, count * rate, instance.seconds_per_inference, trace.slo
-                    )
+                    late_by_chance(arrived / self._step, count * rate, trace.slo)
                     for count in range(self._most + 1)
                 ]
                 for arrived in (np.diff(came) * chance).tolist()

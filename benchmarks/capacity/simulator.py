@@ -83,14 +83,35 @@ class View:
     between these moments.
     """
 
-    def __init__(self, arrivals: Integers, interval: float) -> None:
-        self._arrivals = arrivals
+    def __init__(self, fleet: "Fleet", interval: float) -> None:
+        self._fleet = fleet
         self.interval = interval
         self.now = 0.0
         self.waiting: list[int] = []
         self.busy: list[int] = []
         self.serving: list[int] = []
         self.starting: tuple[float, ...] = ()
+        self._served: list[int] = []
+        self._late = (0, 0)  # among so many of the requests served, so many were late
+
+    def look(self, now: int) -> None:
+        """Take note of the fleet at a moment, in microseconds."""
+        fleet = self._fleet
+        self.now = now / MICROSECONDS
+        self.waiting.append(fleet.waiting(now))
+        self.busy.append(fleet.busy(now))
+        self.serving.append(fleet.serving)
+        self.starting = tuple(ready / MICROSECONDS for ready in fleet.starting)
+        self._served.append(fleet.served)
+
+    def late(self, slo: float, place: int = -1) -> int:
+        """Requests that had started by a moment of decision (-1 is the latest), after a wait longer
+        than `slo` seconds. The moments have to be asked for in order."""
+        count, late = self._late
+        until = self._served[place]
+        late += int((self._fleet.waits_between(count, until) > in_microseconds(slo)).sum())
+        self._late = (until, late)
+        return late
 
     @property
     def capacity(self) -> int:
@@ -106,7 +127,7 @@ class View:
         if end > self.now:
             raise ValueError(f"a policy asked at {self.now:g} s for arrivals until {end:g} s")
         first, last = np.searchsorted(
-            self._arrivals, (in_microseconds(begin), in_microseconds(end))
+            self._fleet.arrivals, (in_microseconds(begin), in_microseconds(end))
         )
         return int(last - first)
 
@@ -181,7 +202,11 @@ class Fleet:
     @property
     def waits(self) -> Integers:
         """Of the requests served so far, microseconds from arrival to start."""
-        return self._starts[: self.served] - self.arrivals[: self.served]
+        return self.waits_between(0, self.served)
+
+    def waits_between(self, begin: int, end: int) -> Integers:
+        """The same of the requests from one place to just before another."""
+        return self._starts[begin:end] - self.arrivals[begin:end]
 
     def busy(self, now: int) -> int:
         """Inferences under way, those of released instances left out."""
@@ -281,7 +306,7 @@ def simulate(
     for _ in range(bounds.least if initial is None else initial):
         fleet.ask(0, 0)
     fleet.advance(0)
-    view = View(arrivals, policy.interval)
+    view = View(fleet, policy.interval)
     end = in_microseconds(duration)
     start = in_microseconds(instance.start_seconds)
     limit = end + in_microseconds(PATIENCE)
@@ -291,11 +316,7 @@ def simulate(
         fleet.advance(min(now, limit))
         if now >= limit or (now >= end and fleet.served == len(arrivals)):
             break
-        view.now = now / MICROSECONDS
-        view.waiting.append(fleet.waiting(now))
-        view.busy.append(fleet.busy(now))
-        view.serving.append(fleet.serving)
-        view.starting = tuple(ready / MICROSECONDS for ready in fleet.starting)
+        view.look(now)
         wanted = bounds.within(policy.decide(view))
         for _ in range(wanted - view.capacity):
             fleet.ask(now, now + start)
