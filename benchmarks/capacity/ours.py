@@ -64,7 +64,7 @@ class Ours:
             starting=tuple(ready - view.now for ready in view.starting),
         )
         self._late_before = late
-        self.predictive.note(seen, arrived)
+        self.predictive.note(seen, arrived, observation.late)
         self._forecast(view, seen)
         doubt = self.predictive.trust.doubt
         if doubt is not None and (not self.doubts or self.doubts[-1][1] != doubt):

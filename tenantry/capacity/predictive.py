@@ -9,10 +9,15 @@ The floor is the newsvendor's quantile of demand (Arrow, Harris, Marschak 1951).
 many costs its price for the hour, `over`. One too few costs late requests, `under`: those until the
 reactive policy has noticed, the next instance has started and the backlog is gone. The best
 quantile is `under / (under + over)`. The price of a late request is the one at which the service
-level is just kept, so that no price has to be known: a share `short` of the hours may be short of
-an instance, and each such hour is late for `shortfall` seconds,
+level is just kept, so that the level is the only knob. At first it follows from the start time: a
+share `short` of the hours may be short of an instance, and each such hour is late for `shortfall`
+seconds,
 
     short * shortfall / 3600 = allowed share of late requests,   quantile = 1 - short
+
+Then each hour's late requests correct it: the quantile falls by a step as long as fewer are late
+than the level allows, and rises by more where more are (adaptive conformal inference; Gibbs, Candes
+2021). Where the reactive policy keeps the level by itself, a forecast therefore costs nothing.
 
 A forecast that misses too often is not followed: `Trust` says so, and why.
 """
@@ -27,7 +32,10 @@ from tenantry.capacity.queueing import late_by_chance
 from tenantry.capacity.reactive import FAST, SETTLING, SPENT, TICK, Endpoint
 
 HOUR: Final = 3600.0
-LEAST_QUANTILE: Final = 0.5
+QUANTILES: Final = (0.05, 0.99)
+"""The lowest and the highest quantile."""
+STEP: Final = 1.0
+"""What a quantile falls in an hour, for each share of its requests that were late too few."""
 DAY: Final = 24
 MISSES: Final = 0.05
 """A forecast is not followed while so many misses or more would be as unlikely as this by chance."""
@@ -76,10 +84,14 @@ class Forecast:
 
 
 def quantile(endpoint: Endpoint) -> float:
-    """The newsvendor's quantile; see this module. At least the median."""
+    """The newsvendor's quantile before anything was learned; see this module."""
     shortfall = FAST * TICK + endpoint.start_seconds + SETTLING
-    short = SPENT * (1 - endpoint.level) * HOUR / shortfall
-    return max(1 - short, LEAST_QUANTILE)
+    return _bounded(1 - SPENT * (1 - endpoint.level) * HOUR / shortfall)
+
+
+def _bounded(level: float) -> float:
+    low, high = QUANTILES
+    return min(max(level, low), high)
 
 
 def instances_for(endpoint: Endpoint, rate: float) -> int:
@@ -96,33 +108,34 @@ def instances_for(endpoint: Endpoint, rate: float) -> int:
 class Trust:
     """Whether the intervals of a forecast held in the last day.
 
-    Each hour that has passed was above the policy's quantile or not. The forecast is not followed
-    while the hours above are more than chance explains.
+    Each hour that has passed was above the quantile of that hour or not. The forecast is not
+    followed while more hours were above than chance explains.
     """
 
-    level: float
-    _above: deque[bool] = field(default_factory=lambda: deque(maxlen=DAY))
+    _hours: deque[tuple[bool, float]] = field(default_factory=lambda: deque(maxlen=DAY))
 
-    def note(self, forecast: Forecast, hour: int, rate: float) -> None:
-        """Tell the requests a second that an hour really had."""
-        said = forecast.at(hour, self.level)
-        if said is not None:
-            self._above.append(rate > said)
+    def note(self, above: bool, level: float) -> None:  # noqa: FBT001
+        """Tell whether an hour's demand was above the quantile of a level."""
+        self._hours.append((above, 1 - level))
 
     @property
     def doubt(self) -> str | None:
         """Why the forecast is not followed; None where it is."""
-        count, above = len(self._above), sum(self._above)
-        chance = 1 - self.level
-        tail = sum(
-            math.comb(count, number) * chance**number * self.level ** (count - number)
-            for number in range(above, count + 1)
-        )
-        if not above or tail >= MISSES:
+        above = sum(one for one, _ in self._hours)
+        expected = math.fsum(chance for _, chance in self._hours)
+        # How likely each number of hours above is, hour by hour (Poisson's binomial distribution).
+        chances = [1.0]
+        for _, chance in self._hours:
+            chances = [
+                chance * before + (1 - chance) * same
+                for before, same in zip([0.0, *chances], [*chances, 0.0], strict=True)
+            ]
+        if not above or math.fsum(chances[above:]) >= MISSES:
             return None
         return (
-            f"demand was above the forecast's {self.level:.0%} quantile in {above} of the last "
-            f"{count} hours; capacity follows the load alone until that has passed"
+            f"demand was above the forecast's quantile in {above} of the last {len(self._hours)} "
+            f"hours, where {expected:.0f} were to be expected; capacity follows the load alone "
+            "until that has passed"
         )
 
 
@@ -132,21 +145,31 @@ class Predictive:
 
     endpoint: Endpoint
     forecast: Forecast | None = None
-    trust: Trust = field(init=False)
+    trust: Trust = field(default_factory=Trust)
+    level: float = field(init=False)
     _hour: int = 0
-    _arrived: float = 0.0
+    _arrived: int = 0
+    _late: int = 0
 
     def __post_init__(self) -> None:
-        self.trust = Trust(quantile(self.endpoint))
+        self.level = quantile(self.endpoint)
 
-    def note(self, now: float, arrived: int) -> None:
-        """Tell the requests since the moment before, at a moment in seconds."""
+    def note(self, now: float, arrived: int, late: int) -> None:
+        """Tell the requests, and the late ones, since the moment before, at one in seconds."""
         hour = math.floor((now - TICK / 2) / HOUR)
         if hour != self._hour:
-            if self.forecast is not None:
-                self.trust.note(self.forecast, self._hour, self._arrived / HOUR)
-            self._hour, self._arrived = hour, 0.0
+            self._end_of_hour()
+            self._hour, self._arrived, self._late = hour, 0, 0
         self._arrived += arrived
+        self._late += late
+
+    def _end_of_hour(self) -> None:
+        said = None if self.forecast is None else self.forecast.at(self._hour, self.level)
+        if said is not None:
+            self.trust.note(self._arrived / HOUR > said, self.level)
+        if self._arrived:
+            allowed = SPENT * (1 - self.endpoint.level)
+            self.level = _bounded(self.level + STEP * (self._late / self._arrived - allowed))
 
     def floor(self, now: float) -> int:
         """The instances that there should be at least, those on their way included."""
@@ -155,7 +178,7 @@ class Predictive:
             return least
         ready = now + self.endpoint.start_seconds + TICK
         hours = {math.floor(now / HOUR), math.floor(ready / HOUR)}
-        rates = [self.forecast.at(hour, self.trust.level) for hour in hours]
+        rates = [self.forecast.at(hour, self.level) for hour in hours]
         return max(
             [least, *(instances_for(self.endpoint, rate) for rate in rates if rate is not None)]
         )

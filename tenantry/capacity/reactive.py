@@ -40,10 +40,12 @@ DAY: Final = 8640
 """Ticks over which the service level is kept."""
 PARTS: Final = 12
 """Parts of a projection."""
-SPENT: Final = 0.6
+SPENT: Final = 0.7
 """The share of the late requests allowed so far that a projection may use up. The rest is for what
 was not foreseen."""
-RELEASED_AT: Final = 0.2
+CONCEDED: Final = 0.6
+"""The largest share of the requests in a projection that may be late."""
+RELEASED_AT: Final = 0.6
 """The share of the allowance within which a projection with fewer instances has to stay."""
 WORTH: Final = 0.1
 """The share of the avoidable late requests that is not worth an instance."""
@@ -170,14 +172,14 @@ class Reactive:
             return 0  # what comes is served by another start, many at once
         return min(count, endpoint.most)
 
-    def _allowance(self, seen: Observation, fast: float) -> float:
-        """Late requests that a projection may have."""
-        endpoint = self.endpoint
-        share = 1 - endpoint.level
-        ahead = share * (fast * self._horizon + seen.waiting)
-        left = share * self._arrived_sum - self._late_sum
-        at_once = fast * endpoint.start_seconds / 2
-        return max(SPENT * min(ahead + left, ahead + at_once), SPENT * ahead * 0.5)
+    def _allowance(self, seen: Observation, rate: float) -> float:
+        """Late requests that a projection may have: a share of those that the level still allows,
+        but not so many that most of what is projected would be late."""
+        share = 1 - self.endpoint.level
+        projected = rate * self._horizon + seen.waiting
+        left = share * (self._arrived_sum + projected) - self._late_sum
+        # Where all is spent, the present requests still have their own share.
+        return min(max(SPENT * left, SPENT / 2 * share * projected), CONCEDED * projected)
 
     def _asked(self, seen: Observation, fast: float) -> int:
         """Further instances to ask for now."""
