@@ -32,6 +32,20 @@ TICK: Final = 10.0
 can have."""
 FAST: Final = 6
 """Ticks whose arrivals tell the present rate."""
+NOW: Final = 2
+"""Ticks that tell a rate that has just changed."""
+SURPRISE: Final = 4.0
+"""Standard deviations beyond which it has."""
+USUAL: Final = 180
+"""Ticks whose arrivals tell the usual rate."""
+REPLAYED: Final = 360
+"""Ticks that are replayed with constant numbers of instances."""
+LEAST_REPLAYED: Final = 90
+"""Ticks before the first replay."""
+FAILED: Final = 2.0
+"""Times the allowed share of late requests from which following the load has failed."""
+CHEAPER: Final = 0.95
+"""The share of what was billed that a constant number may cost at most."""
 SLOW: Final = 12
 """Ticks whose arrivals have to agree before an instance is released."""
 SETTLING: Final = 120.0
@@ -105,6 +119,8 @@ class Reactive:
         self.endpoint = endpoint
         self._arrived: deque[int] = deque(maxlen=DAY)
         self._late: deque[int] = deque(maxlen=DAY)
+        self._usual = 0.0
+        self._lasting = math.inf
         self._serving_before = 0
         self._arrived_sum = 0
         self._late_sum = 0
@@ -113,8 +129,9 @@ class Reactive:
         self._gaps = _Gaps(endpoint.start_seconds)
         self._margin = MARGIN * endpoint.start_seconds
         self._patient = endpoint.slo >= endpoint.start_seconds + self._margin + TICK
-        beyond = endpoint.start_seconds + SETTLING - endpoint.slo
-        self._horizon = max(TICK, beyond)
+        beyond = endpoint.start_seconds - endpoint.slo
+        self._horizon = beyond + SETTLING if beyond > 0 else TICK
+        self._hindsight = _Hindsight(endpoint)
 
     def decide(self, seen: Observation, floor: int = 0) -> int:
         """The instances that there should be from now on, those on their way included.
@@ -122,13 +139,17 @@ class Reactive:
         At least `floor`, and never fewer than without one.
         """
         self._remember(seen)
-        fast = self._rate(FAST)
+        fast = self._present_rate()
+        self._look_ahead(fast)
         served = min(seen.serving, self._serving_before) * self.endpoint.rate
         self._serving_before = seen.serving
         since = (fast - served) * seen.age
         seen = replace(seen, waiting=max(0, math.floor(seen.waiting + since)))
         have = seen.serving + len(seen.starting)
         self._gaps.note(seen.now, self._busy(seen, fast))
+        fails = self._late_sum > FAILED * (1 - self.endpoint.level) * self._arrived_sum
+        self._hindsight.note(seen.arrived, have, fails=fails)
+        floor = max(floor, self._hindsight.floor)
         asked = self._asked(seen, fast)
         if asked or have < floor:
             return min(max(have + asked, floor), self.endpoint.most)
@@ -152,6 +173,32 @@ class Reactive:
     def _rate(self, ticks: int) -> float:
         count = min(ticks, len(self._arrived))
         return sum(self._arrived[-place] for place in range(1, count + 1)) / (count * TICK)
+
+    def _present_rate(self) -> float:
+        """Requests a second now: over `FAST` ticks, or over the latest `NOW` where these differ by
+        more than chance."""
+        fast, now = self._rate(FAST), self._rate(NOW)
+        expected = fast * NOW * TICK
+        if abs(now * NOW * TICK - expected) > SURPRISE * math.sqrt(
+            max(expected, 1.0) * self._dispersion()
+        ):
+            return now
+        return fast
+
+    def _look_ahead(self, rate: float) -> None:
+        """A rate far above the usual one is expected to last for as long as it has lasted (Lindy's
+        law), and the usual one after that."""
+        count = min(len(self._arrived), USUAL)
+        self._usual = min(self._rate(count), rate)
+        self._lasting = math.inf
+        if rate < 2 * self._usual:
+            return
+        lasted = 0
+        for arrived in reversed(self._arrived):
+            if arrived < rate * TICK / 2:
+                break
+            lasted += 1
+        self._lasting = max(lasted, 1) * TICK
 
     def _dispersion(self) -> float:
         """The variance of arrivals over their mean, from the differences between neighbours: these
@@ -179,7 +226,7 @@ class Reactive:
         projected = rate * self._horizon + seen.waiting
         left = share * (self._arrived_sum + projected) - self._late_sum
         # Where all is spent, the present requests still have their own share.
-        return min(max(SPENT * left, SPENT / 2 * share * projected), CONCEDED * projected)
+        return min(max(SPENT * left, SPENT * share * projected), CONCEDED * projected)
 
     def _asked(self, seen: Observation, fast: float) -> int:
         """Further instances to ask for now."""
@@ -303,15 +350,17 @@ class Reactive:
         lines: Sequence[tuple[float, float]],
         dispersion: float,
     ) -> float:
-        """Late ones of the requests that come, at a constant rate."""
+        """Late ones of the requests that come, at a rate as long as it lasts."""
         endpoint = self.endpoint
         parts = max(1, min(PARTS, round(self._horizon / TICK)))
         width = self._horizon / parts
         backlog = float(waiting)
         late = 0.0
         moment = 0.0
+        high = rate
         for _ in range(parts):
             middle = moment + width / 2
+            rate = high if middle <= self._lasting else self._usual
             served = _served_by(middle, lines) - _served_by(moment, lines)
             half = max(backlog + rate * width / 2 - served, 0.0)
             wait = _time_to_serve(half, middle, lines)
@@ -350,6 +399,53 @@ def _time_to_serve(count: float, moment: float, lines: Sequence[tuple[float, flo
             now = begin
         rate += more
     return now - moment + count / rate if rate else math.inf
+
+
+class _Hindsight:
+    """Whether a constant number of instances would have done better than following the load.
+
+    Where bursts are shorter than an instance takes to start, following them buys instances that come
+    too late. So the last hour is replayed with constant numbers. The fewest that would have kept the
+    level become a floor where they would have cost less than what was billed, or where following
+    did not keep the level.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._arrived: deque[int] = deque(maxlen=REPLAYED)
+        self._billed: deque[int] = deque(maxlen=REPLAYED)
+        self._until_next = LEAST_REPLAYED
+        self.floor = 0
+
+    def note(self, arrived: int, have: int, *, fails: bool) -> None:
+        """Tell a tick's requests and instances, and whether following fails to keep the level."""
+        self._arrived.append(arrived)
+        self._billed.append(have)
+        self._until_next -= 1
+        if self._until_next:
+            return
+        self._until_next = FAST
+        billed = sum(self._billed)
+        most = self._endpoint.most if fails else int(billed / len(self._billed) * CHEAPER)
+        self.floor = next((n for n in range(1, most + 1) if self._keeps(n)), 0)
+
+    def _keeps(self, count: int) -> bool:
+        """Whether so many instances would have kept the level."""
+        endpoint = self._endpoint
+        capacity = count * endpoint.rate
+        allowed = (1 - endpoint.level) * sum(self._arrived)
+        backlog = late = 0.0
+        for arrived in self._arrived:
+            after = max(backlog + arrived - capacity * TICK, 0.0)
+            wait = (backlog + after) / 2 / capacity
+            if wait > endpoint.slo:
+                late += arrived
+            elif arrived:
+                late += arrived * late_by_chance(arrived / TICK, capacity, endpoint.slo - wait)
+            if late > allowed:
+                return False
+            backlog = after
+        return True
 
 
 class _Gaps:
