@@ -1,1 +1,2 @@
-"""How many instances endpoints have: what the YAML says, as Application Auto Scaling takes it."""
+"""How many instances endpoints have: what the YAML says, as Application Auto Scaling takes it, and
+policies of our own."""

@@ -1,0 +1,44 @@
+"""How long requests wait, by formula."""
+
+import math
+
+
+def late_by_chance(
+    rate: float, capacity: float, slo: float, dispersion: float = 1.0
+) -> float:
+    """The share of requests that wait for longer than `slo` seconds although capacity suffices.
+
+    Kingman's heavy-traffic formula for inferences that all take the same time: the wait is
+    exponential with mean `dispersion / (2 * (capacity - rate))` (Kingman 1961, "The single server
+    queue in heavy traffic"; many slots together are like one fast server). An upper estimate,
+    because not every request waits.
+
+    Args:
+        rate: requests a second.
+        capacity: the most requests a second that all instances serve.
+        slo: seconds.
+        dispersion: variance of the number of arrivals over its mean; 1 for Poisson arrivals.
+
+    Returns:
+        1 where the capacity does not suffice.
+    """
+    if rate <= 0:
+        return 0.0
+    if rate >= capacity:
+        return 1.0
+    return math.exp(-2 * (capacity - rate) * slo / dispersion)
+
+
+def late_by_drift(rate: float, room: float, seconds: float, dispersion: float = 1.0) -> float:
+    """The chance that within so many seconds more requests than expected came than `room` holds.
+
+    The bound of a sum of independent increments (Hoeffding's form for a Gaussian one).
+
+    Args:
+        rate: requests a second.
+        room: requests.
+        seconds: since the queue was seen.
+        dispersion: variance of the number of arrivals over its mean.
+    """
+    variance = dispersion * rate * seconds
+    return math.exp(-(room**2) / (2 * variance)) if variance > 0 else 0.0
