@@ -8,8 +8,13 @@ from tenantry.capacity.scaled_endpoints import ScaledEndpoint
 from tenantry.hosting.shapes.shape import VARIANT
 from tenantry.serving.metrics import MISSES
 from tenantry.serving.metrics import NAMESPACE as REQUESTS_NAMESPACE
-from tenantry.workloads.capacity import Backlog, ScaleFromZero, TargetTracking, UsageRate
-from tenantry.workloads.capacity import Policy as PolicySection
+from tenantry.workloads.capacity import (
+    Backlog,
+    Predictive,
+    ScaleFromZero,
+    TargetTracking,
+    UsageRate,
+)
 
 _INSTANCES: Final = "/aws/sagemaker/Endpoints"
 _ENDPOINTS: Final = "AWS/SageMaker"
@@ -18,11 +23,18 @@ _HOST_METRICS: Final = {"cpu": "CPUUtilization", "gpu": "GPUUtilization"}
 
 
 def policy_requests(endpoint: ScaledEndpoint) -> list[dict[str, Any]]:
-    """PutScalingPolicy's PolicyName, PolicyType and configuration for each policy."""
-    return [_request(endpoint, policy) for policy in endpoint.section.policies]
+    """PutScalingPolicy's PolicyName, PolicyType and configuration for each policy that follows a
+    metric. A forecast becomes scheduled actions instead (``tenantry.capacity.ahead``)."""
+    return [
+        _request(endpoint, policy)
+        for policy in endpoint.section.policies
+        if not isinstance(policy, Predictive)
+    ]
 
 
-def _request(endpoint: ScaledEndpoint, policy: PolicySection) -> dict[str, Any]:
+def _request(
+    endpoint: ScaledEndpoint, policy: TargetTracking | UsageRate | Backlog | ScaleFromZero
+) -> dict[str, Any]:
     match policy:
         case TargetTracking(metric="invocations_per_instance"):
             kind = "SageMakerVariantInvocationsPerInstance"

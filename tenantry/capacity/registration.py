@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
+from tenantry.capacity.ahead import PREFIX, Ahead, forecast_actions, look_ahead, raised
 from tenantry.capacity.policies import alarm_requests, policy_requests
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint, resource_of
 from tenantry.capacity.timetable import Bounds, ScheduledAction, actions_of, bounds_at
@@ -65,6 +66,7 @@ class Capacity:
     bounds: Bounds
     override: Override | None
     differed: tuple[str, ...]
+    ahead: Ahead
 
 
 def register_capacity(
@@ -95,19 +97,20 @@ def register_capacity(
     asked = override is not None or end_override
     if not asked:
         override = there.override(now)
+    ahead = look_ahead(deployment, scaled, now)
     bounds = (
-        bounds_at(scaled.section, now, scaled.most)
+        raised(bounds_at(scaled.section, now, scaled.most), ahead.floor_at(now))
         if override is None
         else Bounds(override.instances, override.instances)
     )
     differed = [
         *_bring_bounds(deployment, scaled, there, bounds),
-        *_bring_actions(deployment, scaled, there, _actions(scaled, now, override)),
+        *_bring_actions(deployment, scaled, there, _actions(scaled, now, override, ahead)),
         *_bring_policies(deployment, scaled, there),
     ]
     endpoint = _wait_within(deployment, scaled, bounds, timeout)
     expected = asked or there.bounds is None
-    return Capacity(endpoint, bounds, override, () if expected else tuple(differed))
+    return Capacity(endpoint, bounds, override, () if expected else tuple(differed), ahead)
 
 
 def registered(deployment: Deployment, scaled: ScaledEndpoint) -> Registered:
@@ -183,13 +186,15 @@ def _bring_bounds(
 
 
 def _actions(
-    scaled: ScaledEndpoint, now: datetime, override: Override | None
+    scaled: ScaledEndpoint, now: datetime, override: Override | None, ahead: Ahead
 ) -> dict[str, dict[str, Any]]:
     """PutScheduledAction's members by name. Under an override, the timetable begins at its end."""
-    begin = {} if override is None else {"StartTime": override.until}
     wanted = {
-        action.name: _action(action) | begin
-        for action in actions_of(scaled.section, now, scaled.most)
+        action.name: _action(action, None if override is None else override.until)
+        for action in [
+            *actions_of(scaled.section, now, scaled.most),
+            *forecast_actions(scaled, ahead, now),
+        ]
     }
     if override is not None:
         after = ScheduledAction(
@@ -207,8 +212,11 @@ def _actions(
     return wanted
 
 
-def _action(action: ScheduledAction) -> dict[str, Any]:
+def _action(action: ScheduledAction, begin: datetime | None = None) -> dict[str, Any]:
+    """PutScheduledAction's members; one that recurs may begin later."""
+    later = begin is not None and not action.schedule.startswith("at(")
     return {
+        **({"StartTime": begin} if later else {}),
         "Schedule": action.schedule,
         "Timezone": action.timezone,
         "ScalableTargetAction": {
@@ -238,11 +246,13 @@ def _bring_actions(
         if before is None or not _has(before, action):
             put: Any = client.put_scheduled_action
             put(**_scope(scaled.resource), ScheduledActionName=name, **action)
-            yield f"scheduled action {name} was {'missing' if before is None else 'otherwise'}"
+            if not name.startswith(PREFIX):  # a forecast changes, and with it its actions
+                yield f"scheduled action {name} was {'missing' if before is None else 'otherwise'}"
     for name in there.actions:
         if name.startswith(_OURS) and name not in wanted:
             client.delete_scheduled_action(**_scope(scaled.resource), ScheduledActionName=name)
-            yield f"scheduled action {name} was there without the YAML"
+            if not name.startswith(PREFIX):
+                yield f"scheduled action {name} was there without the YAML"
 
 
 def _bring_policies(

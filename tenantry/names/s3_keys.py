@@ -76,6 +76,7 @@ WORKLOAD_ROOTS: Final = (
     "artifacts/",
     "batches/",
     "async-failures/",
+    "demand/",
 )
 """The roots in the data bucket above ``{workload}/``."""
 
@@ -269,3 +270,13 @@ def async_failure(
 ) -> str:
     """Why an attempt at the question failed, copied to the tenant from where SageMaker put it."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}.failure-{attempt:d}"
+
+
+def demand_file(workload: WorkloadName, endpoint: str, day: date) -> str:
+    """The requests of each hour of a day that reached an endpoint."""
+    return f"demand/{workload}/{endpoint}/{day.isoformat()}.parquet"
+
+
+def demand_forecast(workload: WorkloadName, endpoint: str) -> str:
+    """The latest forecast of an endpoint's requests."""
+    return f"demand/{workload}/{endpoint}/forecast.json"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from tenantry.capacity.ahead import shown as forecast_shown
 from tenantry.capacity.registration import Capacity, activities
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
 from tenantry.hosting.shapes.shape import VARIANT
@@ -64,6 +65,7 @@ def plain_capacity_metadata(scaled: ScaledEndpoint, capacity: Capacity) -> dict[
         "instances": capacity.endpoint.instances,
         **held,
         **capped,
+        **forecast_shown(capacity.ahead),
         "usd_per_hour": capacity.endpoint.instances * scaled.usd_per_hour,
     }
 
@@ -79,6 +81,8 @@ def capacity_in_words(
     )
     if capacity.override is not None:
         yield f"  an operator's number, until {capacity.override.until:%Y-%m-%d %H:%M} UTC"
+    for words in forecast_shown(capacity.ahead).values():
+        yield f"  forecast {words}"
     for words in capacity.differed:
         yield f"  mended: {words}"
     for one in activities(deployment, scaled, _ACTIVITIES):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tenantry.workloads.cron import on_aws_fault
-from tenantry.workloads.fields import ChangeName, Cron, TimeZone, without_fault
+from tenantry.workloads.fields import ChangeName, Cron, Module, TimeZone, without_fault
 from tenantry.workloads.holidays import country_fault
 from tenantry.workloads.section import Section
 
@@ -88,8 +88,27 @@ class ScaleFromZero(Section):
     kind: Literal["scale_from_zero"]
 
 
+class Predictive(Section):
+    """Raises the minimum ahead of the demand that is forecast for the hour."""
+
+    kind: Literal["predictive"]
+    module: Module = Field(
+        default="containers.forecast.demand",
+        description="a module of a container with quantiles(rates, levels)",
+    )
+    service_level: float = Field(
+        default=0.95, ge=0.5, le=0.999, description="share of requests that wait no longer than:"
+    )
+    wait_seconds: float = Field(default=2.0, gt=0, le=3600)
+    start_seconds: float = Field(
+        default=240.0, gt=0, le=3600, description="from asking for an instance to its first answer"
+    )
+    seconds_per_answer: float = Field(gt=0, le=3600, description="of one answer, on one unit")
+    units_per_instance: int = Field(default=1, ge=1, le=1000, description="answers at once")
+
+
 Policy = Annotated[
-    TargetTracking | UsageRate | Backlog | ScaleFromZero, Field(discriminator="kind")
+    TargetTracking | UsageRate | Backlog | ScaleFromZero | Predictive, Field(discriminator="kind")
 ]
 
 
@@ -149,6 +168,11 @@ class EndpointCapacity(Section):
         return self
 
     @property
+    def predictive(self) -> Predictive | None:
+        """The policy that follows a forecast, if there is one."""
+        return next((one for one in self.policies if isinstance(one, Predictive)), None)
+
+    @property
     def can_be_zero(self) -> bool:
         """Whether there are times without an instance."""
         return 0 in (self.minimum, *(change.minimum for change in self.timetable))
@@ -168,6 +192,11 @@ class EndpointCapacity(Section):
             return (
                 "backlog and scale_from_zero are for serving.asynchronous, which has a queue; use "
                 "target_tracking or usage_rate"
+            )
+        if asynchronous and "predictive" in kinds:
+            return (
+                "predictive is for requests that cannot wait; a queue's instances follow its "
+                "backlog: use backlog and scale_from_zero"
             )
         if self.can_be_zero and "scale_from_zero" not in kinds:
             return (

@@ -44,6 +44,7 @@ OF_THE_CONTROL_PLANE: Final = (
     "artifacts",
     "pipes",
     "bases",
+    "demand",
 )
 _ALL_DATA: Final = " ".join((*OF_TENANTS, "question", "record", "data", *OF_THE_CONTROL_PLANE))
 _LIST_ALL: Final = "list-uploads list " + " ".join(
@@ -150,9 +151,9 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
     ],
     "OperatorPolicy": [
         {
-            "s3:PutObject": "uploads endpoints archive cache question record",
-            "s3:GetObject": "artifacts checkpoints endpoints predictions cache async question "
-            "record",
+            "s3:PutObject": "uploads demand endpoints archive cache question record",
+            "s3:GetObject": "artifacts checkpoints demand endpoints predictions cache async "
+            "question record",
             "s3:ListBucket": _LIST_ALL,
             "sqs:GetQueueAttributes": "UploadsQueue UploadsDeadLetterQueue",
             "sqs:SendMessage": "UploadsQueue",

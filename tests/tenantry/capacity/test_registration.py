@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
 import pytest
 
+from tenantry.aws import objects
+from tenantry.capacity.demand import Hour, demand_of, parquet
 from tenantry.capacity.registration import (
     Capacity,
     Override,
@@ -25,6 +27,7 @@ from tenantry.capacity.registration import (
 from tenantry.capacity.scaled_endpoints import Kind, ScaledEndpoint, scaled_endpoint
 from tenantry.capacity.timetable import Bounds
 from tenantry.hosting.endpoints import EndpointFailedError, describe_endpoint
+from tenantry.names import s3_keys
 from tenantry.names.tiers import Shared
 from tenantry.serving.metrics import MISSES, NAMESPACE
 from tenantry.shown.capacity_view import capacity_in_words, capacity_metadata
@@ -175,6 +178,67 @@ def test_instances_that_cannot_be_had_are_told_with_the_reason(paced: World) -> 
     missing = ScaledEndpoint("tenantry-energy-none", "real_time", of.section, 1.0, of.workload, "x")
     with pytest.raises(EndpointFailedError, match="is not there"):
         register_capacity(paced.deployment, missing)
+
+
+PEAK = 3 * 3600
+"""Requests of the busy hour, for which three instances of one request a second are too few."""
+
+
+def with_history(world: World, of: ScaledEndpoint, expected: float | None) -> None:
+    """Five days with an hour of many requests: the present one, on each day."""
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    days: dict[date, dict[datetime, Hour]] = {}
+    for ago in range(1, 5 * 24 + 1):
+        hour = now - timedelta(hours=ago)
+        days.setdefault(hour.date(), {})[hour] = Hour(PEAK if ago % 24 == 0 else 60, expected)
+    for day, hours in days.items():
+        key = s3_keys.demand_file(of.workload, of.name, day)
+        objects.write_bytes(world.deployment.s3, world.deployment.data_bucket, key, parquet(hours))
+
+
+FORECAST = {"kind": "predictive", "seconds_per_answer": 1.0, "start_seconds": 600}
+
+
+def test_the_minimum_is_ahead_of_the_demand_that_is_forecast(paced: World) -> None:
+    of = scaled(paced, policies=[FORECAST])
+    with_history(paced, of, expected=None)
+    done = register_capacity(paced.deployment, of)
+    assert (done.bounds, done.endpoint.instances) == (Bounds(3, 3), 3)
+    assert "followed: 1 to 3 instances" in "\n".join(capacity_in_words(paced.deployment, of, done))
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    actions = {
+        action["Schedule"]: action["ScalableTargetAction"]["MinCapacity"]
+        for action in registered(paced.deployment, of).actions.values()
+    }
+    tomorrow = now + timedelta(days=1)
+    assert actions[f"at({now + timedelta(hours=1, minutes=1):%Y-%m-%dT%H:%M:%S})"] == 1
+    assert actions[f"at({tomorrow - timedelta(minutes=10):%Y-%m-%dT%H:%M:%S})"] == 3
+    assert register_capacity(paced.deployment, of).differed == ()
+    kept = demand_of(paced.deployment, of, datetime.now(UTC), 5)
+    assert len(kept) >= 5 * 24
+
+
+def test_a_forecast_that_missed_all_day_is_not_followed_and_says_so(paced: World) -> None:
+    of = scaled(paced, policies=[FORECAST])
+    with_history(paced, of, expected=10.0)
+    done = register_capacity(paced.deployment, of)
+    assert done.bounds == Bounds(1, 3)
+    shown = capacity_metadata(paced.deployment, of, done)
+    assert shown["forecast"].startswith("not followed: demand was above the forecast's quantile in")
+    assert not [name for name in registered(paced.deployment, of).actions if "forecast" in name]
+
+
+def test_without_three_days_of_requests_there_is_no_forecast(paced: World) -> None:
+    of = scaled(paced, policies=[FORECAST])
+    for day in range(8):
+        key = s3_keys.demand_file(
+            of.workload, of.name, (datetime.now(UTC) - timedelta(days=day)).date()
+        )
+        paced.deployment.s3.delete_object(Bucket=paced.deployment.data_bucket, Key=key)
+    done = register_capacity(paced.deployment, of)
+    assert done.bounds == Bounds(1, 3)
+    assert done.ahead.doubt is not None
+    assert "three are needed" in done.ahead.doubt
 
 
 @dataclass

@@ -1,0 +1,110 @@
+"""The capacity asset and its schedules, on a real local cloud."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from dagster import AssetCheckKey, DagsterInstance, build_schedule_context
+
+from orchestration.definitions import defs
+from orchestration.jobs import jobs_of
+from orchestration.private_dagster.chosen_partitions import asset_key
+from orchestration.schedules import scheduled_of
+from tenantry.aws.deployment import Deployment
+from tenantry.capacity.registration import registered
+from tenantry.capacity.scaled_endpoints import scaled_endpoint
+from tenantry.capacity.timetable import bounds_at
+from tenantry.hosting.endpoints import Endpoint
+from tenantry.names.tiers import Shared
+from tenantry.shown.capacity_view import CHECK
+from tenantry.workloads.schema import Workload
+from tests.orchestration.running import run
+
+JOB = "energy_endpoint_capacity"
+KEY = asset_key("energy", "endpoint_capacity")
+
+
+def shown(instance: DagsterInstance) -> dict[str, Any]:
+    """The metadata of the latest materialisation."""
+    event = instance.get_latest_materialization_event(KEY)
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def passed(instance: DagsterInstance) -> tuple[bool, Any]:
+    """Whether the latest check passed, and what differed."""
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [AssetCheckKey(KEY, CHECK)]
+    )
+    (record,) = found.values()
+    assert record.event is not None
+    result = record.event.dagster_event
+    assert result is not None
+    evaluation: Any = result.event_specific_data
+    return evaluation.passed, evaluation.metadata["differed"].value
+
+
+def test_the_asset_registers_the_file_shows_it_and_mends_what_differs(
+    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+) -> None:
+    deployment, energy, endpoint = serving
+    of = scaled_endpoint(deployment.prefix, energy, Shared("bridge"), "real_time")
+    assert run(dagster_instance, JOB, None).success
+    bounds = bounds_at(of.section, datetime.now(UTC), of.most)
+    first = shown(dagster_instance)
+    assert (first["endpoint"], first["minimum"], first["maximum"]) == (
+        endpoint.name,
+        bounds.minimum,
+        bounds.maximum,
+    )
+    assert first["instances"] == bounds.minimum
+    assert "data:image/png;base64," in first["capacity and demand"]
+    assert passed(dagster_instance) == (True, [])
+    there = registered(deployment, of)
+    assert set(there.actions) == {"tenantry-business_hours", "tenantry-night"}
+    assert set(there.policies) == {"tenantry-target_tracking-cpu"}
+
+    deployment.auto_scaling.delete_scaling_policy(
+        PolicyName="tenantry-target_tracking-cpu",
+        ServiceNamespace="sagemaker",
+        ResourceId=of.resource,
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+    )
+    assert run(dagster_instance, JOB, None).success
+    assert passed(dagster_instance) == (False, ["policy tenantry-target_tracking-cpu was missing"])
+    assert set(registered(deployment, of).policies) == {"tenantry-target_tracking-cpu"}
+    assert run(dagster_instance, JOB, None).success
+    assert passed(dagster_instance) == (True, [])
+
+
+def test_an_operators_number_is_given_and_ended_in_the_ui(
+    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+) -> None:
+    def materialize(**config: Any) -> dict[str, Any]:
+        ops = {"energy__endpoint_capacity": {"config": config}}
+        assert run(dagster_instance, JOB, {"ops": ops}).success
+        return shown(dagster_instance)
+
+    held = materialize(instances=3, hours=0.5)
+    assert (held["minimum"], held["maximum"], held["instances"]) == (3, 3, 3)
+    assert held["override"].startswith("3 until ")
+    assert materialize()["override"] == held["override"], "the schedules' runs keep it"
+    ended = materialize(end_override=True)
+    assert "override" not in ended
+    assert ended["maximum"] == 4
+
+
+@pytest.mark.parametrize("name", ["business_hours", "night", "hourly"])
+def test_each_change_of_the_timetable_and_each_hour_has_a_run(
+    name: str, energy: Workload, dagster_instance: DagsterInstance
+) -> None:
+    schedule = defs.resolve_schedule_def(f"{JOB}_{name}")
+    assert schedule.job_name == JOB
+    due = datetime(2026, 3, 12, 7, tzinfo=UTC)
+    with build_schedule_context(instance=dagster_instance, scheduled_execution_time=due) as context:
+        (request,) = schedule.evaluate_tick(context).run_requests or ()
+    assert request.run_config == {}
+    assert len([one for one in scheduled_of(energy, jobs_of(energy)) if one.job.name == JOB]) == 3
