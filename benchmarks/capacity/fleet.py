@@ -112,7 +112,9 @@ def replay(rates: NDArray[np.float64], count: int, machine: Machine, seed: int =
     return Waits(p50, p95, p99, cold / max(len(waits), 1))
 
 
-def cuts(tenants: int, load: float, machine: Machine) -> dict[int, Waits]:
+def cuts(
+    tenants: int, load: float, machine: Machine, counts: Sequence[int] = CUTS
+) -> dict[int, Waits]:
     """The same slots and memory at the same price, cut into ever more instances.
 
     `load` is the share of the slots that is busy. `machine` tells how fast one instance loads,
@@ -128,7 +130,7 @@ def cuts(tenants: int, load: float, machine: Machine) -> dict[int, Waits]:
         count: replay(
             rates, count, replace(whole, slots=whole.slots // count, models=whole.models // count)
         )
-        for count in CUTS
+        for count in counts
     }
 
 

@@ -123,8 +123,8 @@ class Tracking:
         )
         if self.from_zero is not None and self.from_zero.asks(view):
             return view.capacity + 1
-        # The metric is per instance that served in its minute, not per instance now: AWS counts what
-        # a scale-out added as part of the next.
+        # The metric is per instance that served in its minute, not per instance now: AWS counts
+        # what a scale-out added as part of the next.
         served = _minute(view, view.serving, 0)
         decision = self.policy.decide(
             self._values[-scaling.LOW_PERIODS :],

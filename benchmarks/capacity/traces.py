@@ -94,11 +94,11 @@ def hourly_shape(path: Path) -> NDArray[np.float64]:
 
 
 def synthetic_shape() -> NDArray[np.float64]:
-    """The same of forty customers of the forecast container's own generator, over 44 weeks."""
+    """The same of forty customers of the forecast container's own generator, over four weeks."""
     from containers.forecast.consumption.synthetic import generate
 
     end = datetime(2026, 1, 5, tzinfo=UTC)
-    made = generate(40, end - timedelta(weeks=44), end, seed=SEED)
+    made = generate(40, end - timedelta(weeks=4), end, seed=SEED)
     sums = made.groupby("timestamp")["consumption"].sum()
     return sums.to_numpy(dtype=np.float64)
 

@@ -14,9 +14,9 @@ What it needs, and where it comes from on AWS, where CloudWatch's own metrics ar
 - seconds an inference, and slots: the server measures them;
 - instances that serve, and that start: DescribeEndpoint.
 
-The decision runs in a process beside the client (`decide` is pure computation), and sets the
-minimum of the endpoint's scalable target. With that process or Dagster down, the target's own
-policies go on between the last minimum and its maximum.
+`decide` computes from what is passed in, and calls nothing. So any process that sees these numbers
+can run it. Its result is meant to be the minimum of the endpoint's scalable target. Should that
+process fail, the target's own policies go on between the last minimum and the maximum.
 """
 
 import math
