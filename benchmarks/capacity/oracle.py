@@ -1,8 +1,8 @@
 """The oracle: a plan of capacity made with perfect foresight of the arrivals.
 
 It is a feasible plan, not a bound: the benchmark runs it through the same simulator as every
-policy, and takes the cheapest plan that keeps the service level there. `lower_bound` gives the bound
-that no plan can beat.
+policy, and takes the cheapest plan that keeps the service level there. `lower_bound` gives what
+no plan can beat.
 
 The plans come from a dynamic programme over steps of time. Its state is the number of serving
 instances and the backlog. It minimises the billed time, every start's 240 s included, plus a fine
@@ -16,7 +16,7 @@ step, so that the oracle also tries plans for instances that are a little slower
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,26 +54,23 @@ class Plan:
 
 
 def lower_bound(trace: Trace, instance: Instance) -> float:
-    """Instance-seconds that no plan can do without: the inferences' own time over the slots, and the
-    fewest instances over the whole trace."""
+    """Instance-seconds that no plan can do without: the inferences' own time over the slots, and
+    the fewest instances over the whole trace."""
     work = len(trace.arrivals) * instance.seconds_per_inference / instance.slots
     return max(work, trace.bounds.least * trace.duration)
 
 
-def foresee(trace: Trace, instance: Instance) -> Run:
+def foresee(trace: Trace, instance: Instance, constant: Run) -> Run:
     """The cheapest run found that keeps the trace's service level.
 
-    Raises:
-        RuntimeError: no plan that was tried keeps it.
+    `constant` is the run of the fewest constant instances that keep it: a plan as well.
     """
-    best: Run | None = None
+    best = constant
     for slower, chance in VARIANTS[: 1 if len(trace.arrivals) > LONG else None]:
         programme = _Programme(trace, instance, slower, chance=chance)
         for run in _search(programme, trace, instance):
-            if best is None or run.instance_seconds < best.instance_seconds:
+            if run.instance_seconds < best.instance_seconds:
                 best = run
-    if best is None:
-        raise RuntimeError(f"no plan keeps the service level of {trace.name}")
     return best
 
 
@@ -83,9 +80,7 @@ def _search(programme: "_Programme", trace: Trace, instance: Instance) -> Iterat
     low, high = 3e-3, 3e1  # instance-seconds a late request, on a logarithmic scale
     for _ in range(BISECTIONS):
         fine = math.sqrt(low * high)
-        run = simulate(
-            trace.arrivals, trace.duration, programme.plan(fine), trace.bounds, instance
-        )
+        run = simulate(trace.arrivals, trace.duration, programme.plan(fine), trace.bounds, instance)
         if not run.lost and run.late(trace.slo) <= allowed:
             yield run
             high = fine
@@ -96,9 +91,7 @@ def _search(programme: "_Programme", trace: Trace, instance: Instance) -> Iterat
 class _Programme:
     """The dynamic programme of a trace."""
 
-    def __init__(
-        self, trace: Trace, instance: Instance, slower: float, *, chance: bool
-    ) -> None:
+    def __init__(self, trace: Trace, instance: Instance, slower: float, *, chance: bool) -> None:
         self._instance = instance
         self._least = trace.bounds.least
         self._step = _step(trace.duration, instance.start_seconds)
@@ -121,10 +114,11 @@ class _Programme:
         self._levels = math.ceil(largest / self._unit) + 2
         self._came = np.ceil(came / self._unit).astype(np.int64)
         self._overdue = overdue / self._unit
+        each = instance.seconds_per_inference
         self._chance = np.array(
             [
                 [
-                    late_by_chance(arrived / self._step, count * rate, trace.slo)
+                    late_by_chance(arrived / self._step, count * rate, each, trace.slo)
                     for count in range(self._most + 1)
                 ]
                 for arrived in (np.diff(came) * chance).tolist()
@@ -159,13 +153,9 @@ class _Programme:
     ) -> NDArray[np.float64]:
         """What is to pay from a step on, by instances that serve in it and backlog before it."""
         came, comes = self._came[place], self._came[place + 1]
-        after = np.maximum(
-            levels[None, :] + (comes - came) - counts[:, None] * self._parts, 0
-        )
+        after = np.maximum(levels[None, :] + (comes - came) - counts[:, None] * self._parts, 0)
         within = after < self._levels
-        cost = np.where(
-            within, value[counts[:, None], np.minimum(after, self._levels - 1)], np.inf
-        )
+        cost = np.where(within, value[counts[:, None], np.minimum(after, self._levels - 1)], np.inf)
         if place < self._ahead:  # nothing that is asked for now serves yet
             cost[self._least + 1 :] = np.inf
         served = levels[None, :] + (comes - came) - after
@@ -188,9 +178,7 @@ class _Programme:
         return serving
 
 
-def _positive_share(
-    begin: NDArray[np.float64], end: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _positive_share(begin: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
     """The share of the way from one value to another on which they are above 0."""
     high, low = np.maximum(begin, end), np.minimum(begin, end)
     width = np.where(high > low, high - low, 1.0)
@@ -205,15 +193,17 @@ def _step(duration: float, start: float) -> float:
     return start
 
 
-def _cumulative(trace: Trace, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+def _cumulative(trace: Trace, seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Arrivals before each of these moments."""
     moments = np.round(seconds * MICROSECONDS).astype(np.int64)
     return np.searchsorted(trace.arrivals, moments).astype(np.int64)
 
 
 def _most(trace: Trace, instance: Instance, step: float) -> int:
-    """Instances that keep every request in time, and one more; windows of all lengths from a step on
-    are looked at, each twice as long as the one before."""
+    """Instances that keep every request in time, and one more.
+
+    Windows of all lengths from a step on are looked at, each twice as long as the one before.
+    """
     edges = np.arange(0.0, trace.duration + step, step)
     came = _cumulative(trace, edges)
     needed, span = 1.0, 1

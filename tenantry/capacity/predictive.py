@@ -26,6 +26,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from tenantry.capacity.queueing import late_by_chance
@@ -38,7 +39,7 @@ STEP: Final = 1.0
 """What a quantile falls in an hour, for each share of its requests that were late too few."""
 DAY: Final = 24
 MISSES: Final = 0.05
-"""A forecast is not followed while so many misses or more would be as unlikely as this by chance."""
+"""A forecast is not followed while so many misses or more are as unlikely as this by chance."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ class Forecast:
 
     def __post_init__(self) -> None:
         edges = (0.0, *self.levels, 1.0)
-        if not self.levels or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+        if not self.levels or any(b <= a for a, b in pairwise(edges)):
             raise ValueError("levels of a forecast ascend between 0 and 1")
         for hour, values in self.hours.items():
             if len(values) != len(self.levels):
                 raise ValueError(f"hour {hour} has {len(values)} values, not {len(self.levels)}")
             ordered = (0.0, *values)
-            if not all(a <= b < math.inf for a, b in zip(ordered, ordered[1:], strict=False)):
+            if not all(a <= b < math.inf for a, b in pairwise(ordered)):
                 raise ValueError(f"hour {hour} has values that do not ascend from 0 on")
 
     def at(self, hour: int, level: float) -> float | None:
@@ -98,7 +99,8 @@ def instances_for(endpoint: Endpoint, rate: float) -> int:
     """The fewest instances with which a steady rate, in requests a second, keeps the level."""
     count = max(math.ceil(rate / endpoint.rate), endpoint.least)
     while count < endpoint.most and (
-        late_by_chance(rate, count * endpoint.rate, endpoint.slo) > 1 - endpoint.level
+        late_by_chance(rate, count * endpoint.rate, endpoint.seconds_per_inference, endpoint.slo)
+        > 1 - endpoint.level
     ):
         count += 1
     return min(count, endpoint.most)
@@ -114,7 +116,7 @@ class Trust:
 
     _hours: deque[tuple[bool, float]] = field(default_factory=lambda: deque(maxlen=DAY))
 
-    def note(self, above: bool, level: float) -> None:  # noqa: FBT001
+    def note(self, above: bool, level: float) -> None:
         """Tell whether an hour's demand was above the quantile of a level."""
         self._hours.append((above, 1 - level))
 

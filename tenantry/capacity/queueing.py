@@ -4,18 +4,19 @@ import math
 
 
 def late_by_chance(
-    rate: float, capacity: float, slo: float, dispersion: float = 1.0
+    rate: float, capacity: float, seconds_per_inference: float, slo: float, dispersion: float = 1.0
 ) -> float:
     """The share of requests that wait for longer than `slo` seconds although capacity suffices.
 
-    Kingman's heavy-traffic formula for inferences that all take the same time: the wait is
-    exponential with mean `dispersion / (2 * (capacity - rate))` (Kingman 1961, "The single server
-    queue in heavy traffic"; many slots together are like one fast server). An upper estimate,
-    because not every request waits.
+    The share that waits at all, of many slots near full load (Halfin, Whitt 1981, "Heavy-traffic
+    limits for queues with many exponential servers"), times Kingman's exponential wait, for
+    inferences that all take the same time: its mean is `dispersion / (2 * (capacity - rate))`
+    (Kingman 1961, "The single server queue in heavy traffic").
 
     Args:
         rate: requests a second.
         capacity: the most requests a second that all instances serve.
+        seconds_per_inference: of one slot.
         slo: seconds.
         dispersion: variance of the number of arrivals over its mean; 1 for Poisson arrivals.
 
@@ -26,7 +27,13 @@ def late_by_chance(
         return 0.0
     if rate >= capacity:
         return 1.0
-    return math.exp(-2 * (capacity - rate) * slo / dispersion)
+    slots = capacity * seconds_per_inference
+    spare = (1 - rate / capacity) * math.sqrt(slots)
+    if spare > 6:
+        return 0.0
+    below = (1 + math.erf(spare / math.sqrt(2))) / 2  # the normal distribution
+    waits = 1 / (1 + spare * math.sqrt(2 * math.pi) * below * math.exp(spare**2 / 2))
+    return waits * math.exp(-2 * (capacity - rate) * slo / dispersion)
 
 
 def late_by_drift(rate: float, room: float, seconds: float, dispersion: float = 1.0) -> float:

@@ -14,9 +14,9 @@ What it needs, and where it comes from on AWS, where CloudWatch's own metrics ar
 - seconds an inference, and slots: the server measures them;
 - instances that serve, and that start: DescribeEndpoint.
 
-The decision runs in a process beside the client (`decide` is pure computation), and sets the
-minimum of the endpoint's scalable target. With that process or Dagster down, the target's own
-policies go on between the last minimum and its maximum.
+`decide` computes from what is passed in, and calls nothing. So any process that sees these numbers
+can run it. Its result is meant to be the minimum of the endpoint's scalable target. Should that
+process fail, the target's own policies go on between the last minimum and the maximum.
 """
 
 import math
@@ -57,7 +57,7 @@ PARTS: Final = 12
 SPENT: Final = 0.7
 """The share of the late requests allowed so far that a projection may use up. The rest is for what
 was not foreseen."""
-CONCEDED: Final = 0.6
+CONCEDED: Final = 0.75
 """The largest share of the requests in a projection that may be late."""
 RELEASED_AT: Final = 0.6
 """The share of the allowance within which a projection with fewer instances has to stay."""
@@ -265,7 +265,7 @@ class Reactive:
         dispersion = self._dispersion()
         high = fast * (1 + math.sqrt(3 * dispersion / (fast * FAST * TICK)))
         capacity = seen.serving * self.endpoint.rate
-        chance = late_by_chance(high, capacity, self.endpoint.slo, dispersion)
+        chance = self._by_chance(high, capacity, self.endpoint.slo, dispersion)
         return chance * high * self._horizon <= allowed
 
     def _can_wait(self, seen: Observation, fast: float) -> bool:
@@ -331,6 +331,10 @@ class Reactive:
             if unseen:
                 yield seen.age + (place + 0.5) * TICK, unseen
 
+    def _by_chance(self, rate: float, capacity: float, slo: float, dispersion: float) -> float:
+        each = self.endpoint.seconds_per_inference
+        return late_by_chance(rate, capacity, each, slo, dispersion)
+
     def _late_waiting(
         self, seen: Observation, rate: float, lines: Sequence[tuple[float, float]]
     ) -> float:
@@ -344,11 +348,7 @@ class Reactive:
         return late
 
     def _late_coming(
-        self,
-        waiting: float,
-        rate: float,
-        lines: Sequence[tuple[float, float]],
-        dispersion: float,
+        self, waiting: float, rate: float, lines: Sequence[tuple[float, float]], dispersion: float
     ) -> float:
         """Late ones of the requests that come, at a rate as long as it lasts."""
         endpoint = self.endpoint
@@ -369,11 +369,9 @@ class Reactive:
             else:
                 capacity = sum(more for begin, more in lines if begin <= middle + wait)
                 slack = endpoint.slo - wait
-                chance = late_by_chance(rate, capacity, slack, dispersion)
+                chance = self._by_chance(rate, capacity, slack, dispersion)
                 if chance > 0.01:
-                    chance = min(
-                        chance, late_by_drift(rate, capacity * slack, middle, dispersion)
-                    )
+                    chance = min(chance, late_by_drift(rate, capacity * slack, middle, dispersion))
                 late += chance * rate * width
             end = moment + width
             served = _served_by(end, lines) - _served_by(moment, lines)
@@ -404,10 +402,10 @@ def _time_to_serve(count: float, moment: float, lines: Sequence[tuple[float, flo
 class _Hindsight:
     """Whether a constant number of instances would have done better than following the load.
 
-    Where bursts are shorter than an instance takes to start, following them buys instances that come
-    too late. So the last hour is replayed with constant numbers. The fewest that would have kept the
-    level become a floor where they would have cost less than what was billed, or where following
-    did not keep the level.
+    Where bursts are shorter than an instance takes to start, following them buys instances that
+    come too late. So the last hour is replayed with constant numbers. The fewest that would have
+    kept the level become a floor where they would have cost less than what was billed, or where
+    following did not keep the level.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -441,7 +439,9 @@ class _Hindsight:
             if wait > endpoint.slo:
                 late += arrived
             elif arrived:
-                late += arrived * late_by_chance(arrived / TICK, capacity, endpoint.slo - wait)
+                late += arrived * late_by_chance(
+                    arrived / TICK, capacity, endpoint.seconds_per_inference, endpoint.slo - wait
+                )
             if late > allowed:
                 return False
             backlog = after
@@ -479,9 +479,7 @@ class _Gaps:
         longer = [gap - age for gap in self._gaps.get(number, ()) if gap > age]
         at_once = self._start * (len(longer) + 1)
         return any(
-            sum(min(gap, hold) + self._start * (gap > hold) for gap in longer)
-            + hold
-            + self._start
+            sum(min(gap, hold) + self._start * (gap > hold) for gap in longer) + hold + self._start
             < at_once
             for hold in longer
             if hold < self._start
