@@ -27,6 +27,8 @@ SKEW: Final = 0.9
 """Exponent of Zipf's law, by which tenants ask."""
 CUTS: Final = (1, 2, 4, 8, 16)
 TOTAL_SLOTS: Final = 64
+CUT_TENANTS: Final = 32_000
+CUT_LOAD: Final = 0.4
 HOT_SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FLEET_MOST: Final = 400
 TAIL: Final = 5.0
@@ -45,7 +47,7 @@ class Machine:
     seconds_per_inference: float = 0.5
     models: int = 1000
     loads: int = 2
-    load_seconds: float = 1.0
+    load_seconds: float = 0.25
 
     @property
     def rate(self) -> float:
@@ -225,12 +227,13 @@ def measure(tenants: int, rates: Sequence[float], slo: float) -> Mapping[str, ob
     machine = Machine()
     result: dict[str, object] = {"slo_p95_s": slo, "machine": machine.__dict__}
     by_cut: dict[str, object] = {}
-    for name, load_seconds in (("quick", 0.05), ("slow", machine.load_seconds)):
+    for name, load_seconds in (("quick", 0.02), ("slow", machine.load_seconds)):
         print(
-            f"\n{TOTAL_SLOTS} slots, 60 % busy, cut into instances; a load takes {load_seconds} s"
+            f"\n{TOTAL_SLOTS} slots, {CUT_LOAD:.0%} busy, cut into instances; "
+            f"a load takes {load_seconds} s"
         )
         print("instances    p50 s    p95 s    p99 s   cold")
-        found = cuts(32_000, 0.6, replace(machine, load_seconds=load_seconds))
+        found = cuts(CUT_TENANTS, CUT_LOAD, replace(machine, load_seconds=load_seconds))
         for count, waits in found.items():
             print(f"{count:9} {waits.p50:8.3f} {waits.p95:8.3f} {waits.p99:8.3f} {waits.cold:6.1%}")
         by_cut[name] = {str(count): waits.__dict__ for count, waits in found.items()}

@@ -31,9 +31,9 @@ LEVELS: Final = 300
 """About the most levels of backlog that are told apart."""
 VARIANTS: Final = ((1.0, True), (1.0, False), (0.975, True), (0.975, False))
 """What plans are made for: a share of an instance's real speed, and whether requests are late by
-chance as well. A long trace has the first alone, because chance evens out."""
-LONG: Final = 1_000_000
-"""Requests of a long trace."""
+chance as well. A long trace has the first alone, for the sake of time."""
+LONG: Final = 86_400.0
+"""Seconds of a long trace."""
 BISECTIONS: Final = 6
 
 
@@ -66,7 +66,7 @@ def foresee(trace: Trace, instance: Instance, constant: Run) -> Run:
     `constant` is the run of the fewest constant instances that keep it: a plan as well.
     """
     best = constant
-    for slower, chance in VARIANTS[: 1 if len(trace.arrivals) > LONG else None]:
+    for slower, chance in VARIANTS[: 1 if trace.duration > LONG else None]:
         programme = _Programme(trace, instance, slower, chance=chance)
         for run in _search(programme, trace, instance):
             if run.instance_seconds < best.instance_seconds:

@@ -37,6 +37,8 @@ QUANTILES: Final = (0.05, 0.99)
 """The lowest and the highest quantile."""
 STEP: Final = 1.0
 """What a quantile falls in an hour, for each share of its requests that were late too few."""
+SEEN: Final = SETTLING
+"""Seconds of an hour after which its own load decides."""
 DAY: Final = 24
 MISSES: Final = 0.05
 """A forecast is not followed while so many misses or more are as unlikely as this by chance."""
@@ -174,12 +176,19 @@ class Predictive:
             self.level = _bounded(self.level + STEP * (self._late / self._arrived - allowed))
 
     def floor(self, now: float) -> int:
-        """The instances that there should be at least, those on their way included."""
+        """The instances that there should be at least, those on their way included.
+
+        Once an hour has shown its load for `SEEN` seconds, that tells more than a forecast of it.
+        """
         least = self.endpoint.least
         if self.forecast is None or self.trust.doubt is not None:
             return least
         ready = now + self.endpoint.start_seconds + TICK
-        hours = {math.floor(now / HOUR), math.floor(ready / HOUR)}
+        hours = {math.floor(ready / HOUR)}
+        if now % HOUR < SEEN:
+            hours.add(math.floor(now / HOUR))
+        elif math.floor(now / HOUR) in hours:
+            return least
         rates = [self.forecast.at(hour, self.level) for hour in hours]
         return max(
             [least, *(instances_for(self.endpoint, rate) for rate in rates if rate is not None)]

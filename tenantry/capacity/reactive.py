@@ -57,7 +57,7 @@ PARTS: Final = 12
 SPENT: Final = 0.7
 """The share of the late requests allowed so far that a projection may use up. The rest is for what
 was not foreseen."""
-CONCEDED: Final = 0.75
+CONCEDED: Final = 0.8
 """The largest share of the requests in a projection that may be late."""
 RELEASED_AT: Final = 0.6
 """The share of the allowance within which a projection with fewer instances has to stay."""

@@ -111,6 +111,8 @@ def test_capacity_is_asked_for_a_start_time_before_its_hour() -> None:
     before = policy.floor(3600 - PROMPT.start_seconds - 2 * TICK)
     assert policy.floor(3600 - PROMPT.start_seconds) > before
     assert policy.floor(3600 + 10) > before
+    # Later in the hour, its own load decides; and the third hour has no forecast.
+    assert policy.floor(3600 + 1800) == PROMPT.least
     assert policy.floor(2 * 3600 + 10) == PROMPT.least
 
 
@@ -142,11 +144,11 @@ def test_a_forecast_that_misses_is_not_followed_until_it_holds_again() -> None:
     for hour in range(10):
         policy.note(hour * 3600 + 1800, 30 * 3600, 0)
     assert "capacity follows the load alone" in (policy.trust.doubt or "")
-    assert policy.floor(10 * 3600 + 1800) == PROMPT.least
+    assert policy.floor(10 * 3600 + 10) == PROMPT.least
     for hour in range(10, 40):
         policy.note(hour * 3600 + 1800, 8 * 3600, 3600)
     assert policy.trust.doubt is None
-    assert policy.floor(40 * 3600 + 1800) > PROMPT.least
+    assert policy.floor(40 * 3600 + 10) > PROMPT.least
 
 
 def test_misses_that_chance_explains_are_no_doubt() -> None:
