@@ -228,8 +228,7 @@ def test_every_workload_of_the_product_is_read() -> None:
         (
             "serving.park_when_unavailable",
             True,
-            "serving: park_when_unavailable is true, and there is no asynchronous endpoint to park "
-            "requests at; add asynchronous, or remove park_when_unavailable",
+            "no asynchronous endpoint to park requests at; add asynchronous, or remove park_when",
         ),
         ("serving.park_when_unavailable", "often", "serving.park_when_unavailable: is 'often'"),
         ("batch.timezone", "", "batch.timezone"),
