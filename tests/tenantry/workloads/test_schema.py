@@ -225,12 +225,6 @@ def test_every_workload_of_the_product_is_read() -> None:
             },
             "without a policy scale_from_zero no request would ever start an instance",
         ),
-        (
-            "serving.park_when_unavailable",
-            True,
-            "no asynchronous endpoint to park requests at; add asynchronous, or remove park_when",
-        ),
-        ("serving.park_when_unavailable", "often", "serving.park_when_unavailable: is 'often'"),
         ("batch.timezone", "", "batch.timezone"),
         ("batch.request", [1], "batch.request"),
         ("batch.request", {"start": date(2026, 1, 1)}, "batch.request: start is 2026-01-01, which"),
@@ -375,13 +369,7 @@ def test_the_endpoint_version_changes_with_what_an_endpoint_is_made_of_and_with_
     assert version("serving.instance_type", "ml.c5.4xlarge") != before
     assert version("serving.environment", {"TENANTRY_EVICT": "lru"}) != before
     assert version("serving.cache", {"enabled": True}) == before
-    queued = version("serving.asynchronous", ASYNCHRONOUS)
-    assert queued != before
-    parking = changed("serving.asynchronous", ASYNCHRONOUS)
-    parking["serving"]["park_when_unavailable"] = True
-    parks = read_workload(written(tmp_path, yaml.safe_dump(parking)))
-    assert parks.serving.park_when_unavailable
-    assert parks.endpoint_version == queued
+    assert version("serving.asynchronous", ASYNCHRONOUS) != before
     assert version("serving.container", "forecast-on-gpu") != before
     assert version("serving.container", GOOD["container"]) == before
     assert version("serving.ami_version", "al2-ami-sagemaker-inference-gpu-2-1") != before
