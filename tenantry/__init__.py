@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tenantry.hosting.shapes.asynchronous import NotAsynchronousError
     from tenantry.hosting.shapes.catalogue import UnknownShapeError
     from tenantry.names.ids import InvalidIdError, tenant_id
+    from tenantry.serving.asynchronous import ParkedError, Submitted
     from tenantry.serving.client import AnswerUnreadableError, NoModelYetError, TenantClient
     from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
 
@@ -32,6 +33,8 @@ __all__ = [
     "NoModelYetError",
     "NotAsynchronousError",
     "ObjectMissingError",
+    "ParkedError",
+    "Submitted",
     "TenantClient",
     "UnknownShapeError",
     "Workload",
@@ -50,6 +53,8 @@ _WHERE: Final = {
     "NoModelYetError": "tenantry.serving.client",
     "NotAsynchronousError": "tenantry.hosting.shapes.asynchronous",
     "ObjectMissingError": "tenantry.aws.objects",
+    "ParkedError": "tenantry.serving.asynchronous",
+    "Submitted": "tenantry.serving.asynchronous",
     "TenantClient": "tenantry.serving.client",
     "UnknownShapeError": "tenantry.hosting.shapes.catalogue",
     "Workload": "tenantry.workloads.schema",

@@ -44,6 +44,9 @@ _RETRIES: Final = Config(
     # botocore builds its own user agent for every call, at a twentieth of the call's CPU time.
     user_agent=f"Tenantry Boto3/{boto3.__version__}",
 )
+# Before the second and the third attempt botocore pauses for at most 1 s and 2 s:
+# https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+_FEW_RETRIES: Final = _RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 3}))
 _CONSOLES: Final = {  # by partition
     "aws": "console.aws.amazon.com",
     "aws-us-gov": "console.amazonaws-us-gov.com",
@@ -161,8 +164,7 @@ class Deployment:
             return None
         return f"https://{region}.{console}/sagemaker/home?region={region}#/{kind}/{name}"
 
-    def _client(self, service: str) -> Any:
-        config = _SLOWS_DOWN if service == "sagemaker" else _RETRIES
+    def _client(self, service: str, config: Config = _RETRIES) -> Any:
         # The name is a variable.
         client = self.session.client(service, config=config)  # type: ignore[call-overload]
 
@@ -242,11 +244,18 @@ class Deployment:
     @cached_property
     def sagemaker(self) -> SageMakerClient:
         """SageMaker's control plane."""
-        client: SageMakerClient = self._client("sagemaker")
+        client: SageMakerClient = self._client("sagemaker", _SLOWS_DOWN)
         return client
 
     @cached_property
     def runtime(self) -> SageMakerRuntimeClient:
         """SageMaker's endpoints."""
         client: SageMakerRuntimeClient = self._client("sagemaker-runtime")
+        return client
+
+    @cached_property
+    def hasty_runtime(self) -> SageMakerRuntimeClient:
+        """SageMaker's endpoints, for a caller that turns elsewhere when one is unavailable. It
+        knows so within 3 s, where ``runtime`` goes on asking for a minute."""
+        client: SageMakerRuntimeClient = self._client("sagemaker-runtime", _FEW_RETRIES)
         return client

@@ -83,7 +83,8 @@ def ask(
     """Ask TENANT's model, as the product's app does, and print its answer.
 
     REQUEST is a JSON object, or `-` to read one from standard input. The exchange is archived and
-    counted as the app's are. A model that does not answer at once is asked asynchronously.
+    counted as the app's are. A model that does not answer at once is asked asynchronously. So is
+    one without an instance, where the workload says park_when_unavailable.
 
     \b
     Examples:
@@ -161,12 +162,19 @@ def _answer(
 ) -> Answer:
     from tenantry.hosting.shapes.catalogue import shape_named
     from tenantry.hosting.shapes.shape import RealTimeShape
+    from tenantry.serving.asynchronous import ParkedError
 
     at_once = isinstance(shape_named(client.champion().route.shape), RealTimeShape)
     if at_once and not asynchronous:
-        return client.predict_bytes(request)
+        try:
+            return client.predict_bytes(request, wait_seconds=0)
+        except ParkedError as parked:
+            invocation.aside.print("no instance takes requests; this one is parked until one does")
+            submitted = parked.submitted
+    else:
+        submitted = client.submit(request)
     with invocation.aside.status("waiting for the asynchronous answer"):
-        return client.wait(client.submit(request), timeout)
+        return client.wait(submitted, timeout)
 
 
 def _write_answer(

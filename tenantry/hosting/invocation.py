@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
@@ -26,6 +27,13 @@ MODEL_LOADING_SECONDS: Final = 360.0
 # (docs/contracts.md).
 BUSY_SECONDS: Final = 20.0
 JSON: Final = "application/json"
+# By these botocore tells that it would have asked again, if it were not for a limit.
+_GAVE_UP: Final = frozenset({"MaxAttemptsReached", "RetryQuotaReached"})
+
+
+class EndpointUnavailableError(EndpointFailedError):
+    """The endpoint has no instance for a request: it is missing, it is not in service, or all its
+    instances are being replaced."""
 
 
 class EndpointBusyError(EndpointFailedError):
@@ -46,7 +54,12 @@ class Answer:
 
 
 def invoke(
-    deployment: Deployment, route: Route, request: Mapping[str, Any] | bytes, accept: str = JSON
+    deployment: Deployment,
+    route: Route,
+    request: Mapping[str, Any] | bytes,
+    accept: str = JSON,
+    *,
+    hasty: bool = False,
 ) -> Answer:
     """Ask a tenant's model, as the route's shape does.
 
@@ -55,15 +68,18 @@ def invoke(
         route: whose model, and where.
         request: a JSON document, or bytes sent as they are.
         accept: content type of the answer that is asked for.
+        hasty: whether the caller turns elsewhere when the endpoint has no instance. It then learns
+            so within seconds, by ``EndpointUnavailableError``.
 
     Raises:
         InvocationRefusedError: the container refused the request or the archive, with its own words
             in the message; or the route's endpoint does not answer at once.
-        EndpointFailedError: there is no such endpoint, or it is not in service.
+        EndpointUnavailableError: there is no such endpoint, or it is not in service; with ``hasty``
+            also when it has no healthy instance.
         EndpointBusyError: it is overloaded or has not loaded the model, even after repeated
             attempts.
         UnknownShapeError: this release does not know the route's shape.
-        botocore.exceptions.ClientError: anything else.
+        botocore.exceptions.ClientError: anything else, as an endpoint without a healthy instance.
     """
     shape = shape_named(route.shape)
     if not isinstance(shape, RealTimeShape):
@@ -75,17 +91,17 @@ def invoke(
         raise InvocationRefusedError(
             f"the request has {len(asked.body)} bytes; an endpoint takes at most {most}"
         )
-    addressed: Any = asked.arguments
+    arguments = {
+        "EndpointName": route.endpoint,
+        "ContentType": JSON,
+        "Accept": accept,
+        "Body": asked.body,
+        **asked.arguments,
+    }
     began, pause = time.monotonic(), 0.2
     while True:
         try:
-            answer = deployment.runtime.invoke_endpoint(
-                EndpointName=route.endpoint,
-                ContentType=JSON,
-                Accept=accept,
-                Body=asked.body,
-                **addressed,
-            )
+            answer = _send(deployment, arguments, hasty=hasty)
         except ClientError as error:
             code, status = error_code(error), error.response.get("OriginalStatusCode")
             busy = code == "ModelError" and status == 429
@@ -111,17 +127,44 @@ def invoke(
                 raise InvocationRefusedError(message) from error
             if code == "ValidationError":
                 raise not_taken(error, route.endpoint) from error
+            if hasty and _is_unavailable(error):
+                raise EndpointUnavailableError(
+                    f"endpoint {route.endpoint} has no instance for the request: {error}"
+                ) from error
             raise
         with answer["Body"] as stream:
             content: bytes = stream.read()
         return Answer(content, answer.get("ContentType", ""))
 
 
-def not_taken(error: ClientError, endpoint: str) -> EndpointFailedError | InvocationRefusedError:
+def _send(deployment: Deployment, arguments: dict[str, Any], *, hasty: bool) -> Any:
+    """SageMaker's answer. Only an unavailable endpoint ends it early: for throttling and lost
+    connections there is all the time that others have."""
+    if hasty:
+        try:
+            return deployment.hasty_runtime.invoke_endpoint(**arguments)
+        except HTTPClientError:
+            pass
+        except ClientError as error:
+            would_be_retried = _GAVE_UP & error.response["ResponseMetadata"].keys()
+            if _is_unavailable(error) or not would_be_retried:
+                raise
+    return deployment.runtime.invoke_endpoint(**arguments)
+
+
+def _is_unavailable(error: ClientError) -> bool:
+    """Whether it is a ServiceUnavailable, which is how an endpoint without a healthy instance
+    answers."""
+    return error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def not_taken(
+    error: ClientError, endpoint: str
+) -> EndpointUnavailableError | InvocationRefusedError:
     """The meaning of a ``ValidationError`` of SageMaker's runtime. One that begins with the
     endpoint's name says that the endpoint is missing or not in service. Any other is about the
     request."""
     message = str(error.response.get("Error", {}).get("Message", error))
     if message.startswith(f"Endpoint {endpoint} "):
-        return EndpointFailedError(message)
+        return EndpointUnavailableError(message)
     return InvocationRefusedError(message)

@@ -24,8 +24,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws import objects
 from tenantry.aws.objects import error_code
 from tenantry.aws.queues import MESSAGES_A_CALL
+from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import EndpointFailedError
-from tenantry.hosting.invocation import JSON, Answer, InvocationRefusedError, not_taken
+from tenantry.hosting.invocation import (
+    JSON,
+    Answer,
+    EndpointBusyError,
+    InvocationRefusedError,
+    not_taken,
+)
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, settings_of
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
@@ -42,6 +49,8 @@ _MAX_RECORD_BYTES: Final = 64 * 1024
 _MAX_REASON_CHARACTERS: Final = 2000
 # Content types that S3 gives to objects written without one.
 _DEFAULT_CONTENT_TYPES: Final = frozenset({"", "binary/octet-stream", "application/octet-stream"})
+# The container's codes for what a real-time endpoint answers with 429 and 504.
+_BUSY: Final = frozenset({"TooManyRequests", "DeadlineExceeded"})
 # The time from a request's last moment in its queue or its container to SageMaker's word about it.
 _SETTLING: Final = timedelta(seconds=120)
 
@@ -69,6 +78,19 @@ class Submitted:
     def id(self) -> ids.QuestionId:
         """The question's id."""
         return self.question.id
+
+
+class ParkedError(TenantryError, TimeoutError):
+    """A request found no instance, was parked, and has no answer yet. ``submitted`` is its ticket,
+    for ``TenantClient.result`` and ``TenantClient.wait``."""
+
+    def __init__(self, submitted: Submitted, seconds: float) -> None:
+        """``seconds`` is how long the answer was waited for."""
+        super().__init__(
+            f"no instance takes requests; question {submitted.id} is parked until there is one, "
+            f"and has no answer after {seconds:g} s; it may still come"
+        )
+        self.submitted = submitted
 
 
 def submit(
@@ -105,7 +127,7 @@ def submit(
     if before is not None:
         try:
             return replace(before, answer=result(deployment, before))
-        except (InvocationRefusedError, objects.ObjectMissingError):
+        except (InvocationRefusedError, EndpointBusyError, objects.ObjectMissingError):
             attempt = before.attempt + 1
     key = s3_keys.async_input(name, tenant, question.id)
     endpoint = ASYNCHRONOUS.endpoint_name(
@@ -168,6 +190,7 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     Raises:
         InvocationRefusedError: it could not be answered; the message is the container's or
             SageMaker's reason.
+        EndpointBusyError: its container had too much to do, or ran out of the request's time.
         objects.ObjectMissingError: the time for an answer has passed, and neither it nor a failure
             is there.
         objects.ObjectTooLargeError: the answer has more than ``MAX_ANSWER_BYTES``.
@@ -187,7 +210,8 @@ def result(deployment: Deployment, submitted: Submitted) -> Answer | None:
     for key in (copied, submitted.failure_key):
         failure = _find(deployment, key, MAX_ANSWER_BYTES) if key else None
         if failure is not None:
-            raise InvocationRefusedError(_reason(failure.content))
+            code, reason = _code_and_reason(failure.content)
+            raise (EndpointBusyError if code in _BUSY else InvocationRefusedError)(reason)
     if datetime.now(UTC) > submitted.due:
         raise objects.ObjectMissingError(
             f"the question of {submitted.at:%Y-%m-%d %H:%M} UTC was neither answered nor refused "
@@ -244,14 +268,18 @@ def _key_of(deployment: Deployment, location: str) -> str:
     return location.removeprefix(f"s3://{deployment.data_bucket}/") if location else ""
 
 
-def _reason(content: bytes) -> str:
-    """A failure's reason, from the container's error document where it is one."""
+def _code_and_reason(content: bytes) -> tuple[str, str]:
+    """A failure's code and reason, from the container's error document (docs/contracts.md). The
+    code is empty where it is no such document."""
     text = content.decode(errors="replace")[:_MAX_REASON_CHARACTERS]
     try:
-        said = json.loads(content)["error"]["message"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return text
-    return said[:_MAX_REASON_CHARACTERS] if isinstance(said, str) else text
+        said = json.loads(content)["error"]
+        code, reason = said.get("code"), said["message"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "", text
+    if not isinstance(reason, str):
+        return "", text
+    return code if isinstance(code, str) else "", reason[:_MAX_REASON_CHARACTERS]
 
 
 # ---- failures of shared endpoints ----------------------------------------------------------------
@@ -259,13 +287,15 @@ def _reason(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """SageMaker's message that an attempt at a question failed, and why."""
+    """SageMaker's message that an attempt at a question failed, and why. ``code`` is that of the
+    container's error document, if there is one."""
 
     workload: ids.WorkloadName
     tenant: ids.TenantId
     question: ids.QuestionId
     attempt: int
     reason: str
+    code: str = ""
 
     @classmethod
     def parse(cls, deployment: Deployment, message: str) -> Self | None:
@@ -293,9 +323,8 @@ class Failure:
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        return cls(
-            workload, tenant, question, attempt, _reason(content) or "SageMaker gave no reason"
-        )
+        code, reason = _code_and_reason(content)
+        return cls(workload, tenant, question, attempt, reason or "SageMaker gave no reason", code)
 
 
 def deliver_failures(deployment: Deployment, most: int = 1000) -> list[Failure]:
@@ -336,11 +365,10 @@ def _deliver(deployment: Deployment, message: str) -> Failure | None:
         _LOG.info("a message about no question of ours was left out: %.200s", message)
         return None
     key = s3_keys.async_failure(failure.workload, failure.tenant, failure.question, failure.attempt)
-    objects.write_bytes(
-        deployment.s3,
-        deployment.data_bucket,
-        key,
-        failure.reason.encode(),
-        "text/plain; charset=utf-8",
-    )
+    s3, bucket = deployment.s3, deployment.data_bucket
+    if failure.code:
+        said = {"error": {"code": failure.code, "message": failure.reason}}
+        objects.write_json(s3, bucket, key, said)
+    else:
+        objects.write_bytes(s3, bucket, key, failure.reason.encode(), "text/plain; charset=utf-8")
     return failure

@@ -17,13 +17,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from botocore.exceptions import ClientError
+
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
-from tenantry.hosting.invocation import JSON, Answer, invoke
+from tenantry.hosting.endpoints import EndpointFailedError
+from tenantry.hosting.invocation import JSON, Answer, EndpointUnavailableError, invoke
 from tenantry.hosting.shapes.asynchronous import settings_of
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, s3_keys
@@ -31,7 +34,7 @@ from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.serving import asynchronous
-from tenantry.serving.asynchronous import Submitted
+from tenantry.serving.asynchronous import ParkedError, Submitted
 from tenantry.serving.metrics import InferenceMetrics
 from tenantry.serving.moments import at_its_moment
 from tenantry.serving.result_cache import Question, ResultCache, question_of
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 MAX_PREDICTION_BYTES: Final = 64 * 1024 * 1024
 """The largest batch prediction of a tenant that is read."""
+PARKED_SECONDS: Final = 600.0
+"""How long ``predict`` waits for a parked request's answer: a GPU's instance takes minutes to
+start."""
 
 
 class NoModelYetError(TenantryError, LookupError):
@@ -150,42 +156,76 @@ class TenantClient:
             raise NoModelYetError(f"{self.tenant} has no {self.workload.name} model yet; {stands}")
         return champion
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(
+        self, request: Mapping[str, Any], *, wait_seconds: float = PARKED_SECONDS
+    ) -> dict[str, Any]:
         """Ask the tenant's model for a JSON document. See ``predict_bytes``.
 
         Raises:
             AnswerUnreadableError: the answer is no JSON object.
         """
-        return _document(self.predict_bytes(request))
+        return _document(self.predict_bytes(request, wait_seconds=wait_seconds))
 
-    def predict_bytes(self, request: Mapping[str, Any], accept: str = JSON) -> Answer:
+    def predict_bytes(
+        self,
+        request: Mapping[str, Any],
+        accept: str = JSON,
+        *,
+        wait_seconds: float = PARKED_SECONDS,
+    ) -> Answer:
         """Ask the tenant's model, or give the kept answer to the same question where the workload
         allows it.
 
         Request and response are archived to S3, and the answer is kept, without delaying the
         answer.
 
+        A request that finds no instance is parked, where the workload says
+        ``park_when_unavailable``: it is submitted to the asynchronous endpoint, as ``submit`` does,
+        and answered from there.
+
         Args:
             request: the request, as the workload's container takes it.
             accept: content type of the answer, as ``image/png``.
+            wait_seconds: seconds to wait at most for the answer to a parked request. With 0, the
+                ticket is given at once.
 
         Raises:
             NoModelYetError: there is no model.
             InvocationRefusedError: the model's container refused the request, with its reason.
-            EndpointFailedError: the endpoint is not in service.
+            EndpointFailedError: the endpoint is not in service, or is busy; with
+                ``park_when_unavailable``, the request could not be parked either.
+            ParkedError: the request is parked, and has no answer yet; the error has the ticket.
+            objects.ObjectMissingError: a parked request's time has passed without an answer.
             UnknownShapeError: a later release serves the tenant, in a way this one cannot ask.
+            botocore.exceptions.ClientError: AWS refused a call, or no instance is healthy and the
+                workload does not park requests.
         """
         champion = self.champion()
         with self._span("predict", champion):
-            return self._answer(champion, request, accept)
+            return self._answer(champion, request, accept, wait_seconds)
 
-    def _answer(self, champion: Champion, request: Mapping[str, Any], accept: str) -> Answer:
+    def _answer(
+        self, champion: Champion, request: Mapping[str, Any], accept: str, wait_seconds: float
+    ) -> Answer:
+        parks = self.workload.serving.park_when_unavailable
         began, at = time.perf_counter(), datetime.now(UTC)
         request = at_its_moment(self.workload, champion.card, request, at)
         question = question_of(self.workload, champion, request, accept)
         kept = self._cache.find(question, at)
-        self._counts.count(self._name, hit=kept is not None)
-        answer = kept or invoke(self.deployment, champion.route, dict(request), accept)
+        parked: Submitted | None = None
+        try:
+            answer = kept or invoke(
+                self.deployment, champion.route, dict(request), accept, hasty=parks
+            )
+        except EndpointUnavailableError as unavailable:
+            if not parks:
+                raise
+            parked = self._park(champion, question, request, unavailable)
+        finally:
+            earlier = parked is not None and parked.at < at  # see _submitted
+            self._counts.count(self._name, hit=kept is not None or earlier)
+        if parked is not None:
+            return self._parked_answer(parked, wait_seconds)
         milliseconds = (time.perf_counter() - began) * 1000
         self._later(
             lambda: self._archive(question, request, at, milliseconds, None if kept else answer)
@@ -193,6 +233,33 @@ class TenantClient:
         if kept is None and question.repeatable:
             self._later(lambda: self._cache.keep(question, answer, at))
         return answer
+
+    def _park(
+        self,
+        champion: Champion,
+        question: Question,
+        request: Mapping[str, Any],
+        unavailable: EndpointUnavailableError,
+    ) -> Submitted:
+        """Submit a request that found no instance."""
+        try:
+            return asynchronous.submit(
+                self.deployment, self.workload, champion, question, request, self.submitter
+            )
+        except (EndpointFailedError, ClientError) as error:
+            raise EndpointUnavailableError(
+                f"{unavailable}; nor can the request be parked: {error}"
+            ) from error
+
+    def _parked_answer(self, submitted: Submitted, wait_seconds: float) -> Answer:
+        """Wait for the answer to a parked request. Raises ``ParkedError``."""
+        # Nobody may have fetched the answer to an earlier submission. So it is looked for again,
+        # which archives and keeps it.
+        ticket = replace(submitted, answer=None)
+        try:
+            return self.wait(ticket, wait_seconds)
+        except TimeoutError as error:
+            raise ParkedError(ticket, wait_seconds) from error
 
     # ---- asynchronously --------------------------------------------------------------------------
 
@@ -239,6 +306,7 @@ class TenantClient:
 
         Raises:
             InvocationRefusedError: it could not be answered, with the reason.
+            EndpointBusyError: its container had too much to do, or ran out of the request's time.
             objects.ObjectMissingError: the time for an answer has passed without one.
         """
         if submitted.question.tenant != self.tenant:
@@ -269,15 +337,17 @@ class TenantClient:
         Raises:
             TimeoutError: there was none in time; it may still come.
             InvocationRefusedError: it could not be answered, with the reason.
+            EndpointBusyError: its container had too much to do, or ran out of the request's time.
             objects.ObjectMissingError: the time for an answer has passed without one.
         """
         deadline, pause = time.monotonic() + timeout, 0.1
         while (answer := self.result(submitted)) is None:
-            if time.monotonic() + pause > deadline:
+            left = deadline - time.monotonic()
+            if not left > 0:
                 raise TimeoutError(
                     f"question {submitted.id} has no answer after {timeout:g} s; it may still come"
                 )
-            time.sleep(pause)
+            time.sleep(min(pause, left))
             pause = min(pause * 1.5, 5.0)
         return answer
 

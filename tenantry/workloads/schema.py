@@ -97,7 +97,15 @@ class Workload(Section):
     def endpoint_version(self) -> str:
         """Changes whenever an endpoint would have to be updated, but not with its price."""
         left_out: Any = dict.fromkeys(
-            ("capacity", "silo_capacity", "smoke_request", "cache", "container", "usd_per_hour"),
+            (
+                "capacity",
+                "silo_capacity",
+                "smoke_request",
+                "cache",
+                "container",
+                "usd_per_hour",
+                "park_when_unavailable",
+            ),
             True,
         )
         left_out["asynchronous"] = {"usd_per_hour", "capacity"}

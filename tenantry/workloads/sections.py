@@ -391,6 +391,11 @@ class Serving(Section):
     )
     cache: Cache = Cache()
     asynchronous: Asynchronous | None = None
+    park_when_unavailable: bool = Field(
+        default=False,
+        description="a request that finds no instance waits in the asynchronous endpoint's queue; "
+        "needs asynchronous",
+    )
 
     @field_validator("environment")
     @classmethod
@@ -410,6 +415,15 @@ class Serving(Section):
     def _capacity_can_be(self) -> Serving:
         for called, section in (("capacity", self.capacity), ("silo_capacity", self.silo_capacity)):
             _check_capacity(called, section, self.instance_type, self.usd_per_hour)
+        return self
+
+    @model_validator(mode="after")
+    def _parks_in_a_queue(self) -> Serving:
+        if self.park_when_unavailable and self.asynchronous is None:
+            raise ValueError(
+                "park_when_unavailable is true, and there is no asynchronous endpoint to park "
+                "requests at; add asynchronous, or remove park_when_unavailable"
+            )
         return self
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.isolation.capacity_rules import CAPACITY, capacity_targets
 from tests.isolation.judge import Request
 from tests.isolation.template import ACCOUNT, REGION, STACK, Template, as_list
 
@@ -127,21 +128,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
             "tagged-endpoint endpoint-config model "
             "training-job transform-job",
-            "application-autoscaling:RegisterScalableTarget": "scalable-target new-scalable-target",
-            "application-autoscaling:TagResource": "new-scalable-target",
-            "application-autoscaling:DeleteScalingPolicy "
-            "application-autoscaling:DeleteScheduledAction "
-            "application-autoscaling:DeregisterScalableTarget "
-            "application-autoscaling:PutScalingPolicy "
-            "application-autoscaling:PutScheduledAction": "scalable-target",
-            "cloudwatch:DeleteAlarms cloudwatch:PutMetricAlarm": "alarm",
-            "application-autoscaling:DescribeScalableTargets "
-            "application-autoscaling:DescribeScalingActivities "
-            "application-autoscaling:DescribeScalingPolicies "
-            "application-autoscaling:DescribeScheduledActions": "any",
-            "cloudwatch:GetMetricData": "metrics",
-            "cloudwatch:DescribeAlarms": "alarm other-alarm",
-            "iam:CreateServiceLinkedRole": "service-linked-role",
+            **CAPACITY,
             "sagemaker:ListTrainingJobs": "any",
             "iam:PassRole": "hand:TrainingRole hand:ServingRole hand:AsyncRole hand:BatchRole",
             "logs:GetLogEvents logs:DescribeLogStreams logs:FilterLogEvents": "log-group "
@@ -166,21 +153,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "sagemaker:InvokeEndpointAsync sagemaker:StopTrainingJob "
             "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
             "tagged-endpoint training-job",
-            "application-autoscaling:RegisterScalableTarget": "scalable-target new-scalable-target",
-            "application-autoscaling:TagResource": "new-scalable-target",
-            "application-autoscaling:DeleteScalingPolicy "
-            "application-autoscaling:DeleteScheduledAction "
-            "application-autoscaling:DeregisterScalableTarget "
-            "application-autoscaling:PutScalingPolicy "
-            "application-autoscaling:PutScheduledAction": "scalable-target",
-            "cloudwatch:DeleteAlarms cloudwatch:PutMetricAlarm": "alarm",
-            "application-autoscaling:DescribeScalableTargets "
-            "application-autoscaling:DescribeScalingActivities "
-            "application-autoscaling:DescribeScalingPolicies "
-            "application-autoscaling:DescribeScheduledActions": "any",
-            "cloudwatch:GetMetricData": "metrics",
-            "cloudwatch:DescribeAlarms": "alarm other-alarm",
-            "iam:CreateServiceLinkedRole": "service-linked-role",
+            **CAPACITY,
             "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
             "cloudformation:DescribeStacks": "stack",
         }
@@ -245,41 +218,6 @@ class Target:
         """Whether a rule's list of targets names this one. A name with ``@`` means one tenant's
         target; a name without it means any tenant's."""
         return bool({self.label, f"{self.label}@{self.whose}"} & set(rule.split()))
-
-
-def _of_capacity() -> Iterator[Target]:
-    """Scalable targets, which a tag tells apart, and alarms, which a name does."""
-    target = f"arn:aws:application-autoscaling:{REGION}:{ACCOUNT}:scalable-target/0123"
-    for label, tag, value in (
-        ("scalable-target", "ResourceTag", "tenantry"),
-        ("new-scalable-target", "RequestTag", "tenantry"),
-        ("foreign", "ResourceTag", "another"),
-        ("foreign", "RequestTag", "another"),
-    ):
-        yield Target(label, "all", target, {f"aws:{tag}/tenantry:deployment": value})
-    yield Target("foreign", "all", target, {})
-    for tag in ("ResourceTag", "RequestTag"):  # its own, but in another region
-        elsewhere = target.replace(REGION, "us-east-2")
-        yield Target("foreign", "all", elsewhere, {f"aws:{tag}/tenantry:deployment": "tenantry"})
-    alarms = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm"
-    own = "tenantry-energy-bridge-async-backlog-without-capacity"
-    yield Target("alarm", "own", f"{alarms}:{own}", {})
-    tracked = "TargetTracking-endpoint/tenantry-energy-bridge/variant/AllTraffic-AlarmHigh-0123"
-    yield Target("alarm", "all", f"{alarms}:{tracked}", {})
-    for other in ("another-alarm", "TargetTracking-endpoint/another/variant/AllTraffic-AlarmHigh"):
-        yield Target("other-alarm", "all", f"{alarms}:{other}", {})
-    yield Target("foreign", "all", f"{alarms}:{own}".replace(REGION, "us-east-2"), {})
-    service = "sagemaker.application-autoscaling.amazonaws.com"
-    roles = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role"
-    name = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
-    for label, whose, role in (
-        ("service-linked-role", service, f"{roles}/{service}/{name}"),
-        ("foreign", "ecs.amazonaws.com", f"{roles}/{service}/{name}"),
-        ("foreign", service, f"{roles}/ecs.amazonaws.com/AWSServiceRoleForECS"),
-        ("foreign", service, f"{roles}/{service}/Another"),
-        ("foreign", service, f"{roles}/{service}/{name}2"),
-    ):
-        yield Target(label, "all", role, {"iam:AWSServiceName": whose})
 
 
 def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[Target]:
@@ -397,7 +335,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         metrics = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:dataset/default"
         yield Target(f"metric:{namespace}", "all", metrics, {"cloudwatch:namespace": namespace})
     yield Target("metrics", "all", metrics, {})
-    yield from _of_capacity()
+    yield from (Target(*found) for found in capacity_targets())
     yield Target("any", "all", "*", {})
     groups = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group"
     for label, group in (

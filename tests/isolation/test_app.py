@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import date
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.hosting.endpoints import ensure_endpoint
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import s3_keys
 from tenantry.names.tiers import Shared
@@ -19,7 +21,7 @@ from tests.isolation.judge import Judge
 from tests.isolation.template import ACCOUNT, Template
 from tests.tenantry.onboarding.registration import NAME
 from tests.tenantry.serving.conftest import world  # noqa: F401 - a fixture
-from tests.tenantry.serving.tiny_family import World
+from tests.tenantry.serving.tiny_family import MEANS, World, parking
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/for-the-app.md"
 
@@ -28,14 +30,18 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     world: World,  # noqa: F811 - the fixture
     judge: Judge,
     template: Template,
+    tmp_path: Path,
 ) -> None:
     deployment, tenant = world.deployment, world.tenant()
     ensure_endpoint(deployment, world.tiny, Shared("bridge"), MULTI_MODEL)
+    # The pool has no real-time endpoint.
+    ensure_endpoint(deployment, world.tiny, Shared("pool"), ASYNCHRONOUS)
+    parked, hold = world.tenant(tier="pool"), tmp_path / "hold"
     predicted = s3_keys.prediction(NAME, tenant, date(2026, 1, 2))
     objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
     shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(shown) == 3
+    assert len(shown) == 4
     names: dict[str, Any] = {
         "content": b"customer_id,timestamp,consumption\n",
         "print": lambda *said: heard.append(said),
@@ -53,6 +59,13 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
             client.wait(client.submit({"add": 2, "seed": 7}), 60)
             client.submit({"add": 2, "seed": 7})
             assert client.predictions(date(2026, 1, 2)) == [{"mean": 1}]
+        with names["client_of"](parked, parking(world.tiny)) as client:
+            request = {"add": 2, "seed": 7, "wait_for": str(hold)}
+            ticket = names["answer_or_ticket"](client, request, 0.0)
+            assert client.result(ticket) is None
+            hold.touch()
+            assert json.loads(client.wait(ticket, 60).content)["mean"] == MEANS[parked] + 2
+            assert names["answer_or_ticket"](client, request, 60.0)["mean"] == MEANS[parked] + 2
 
     assert heard == [(tenant, "Your model is ready.")]
     with_app = deployment.session.get_credentials()
@@ -62,7 +75,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     tags = dict(
         zip(
             dict.fromkeys(call.access_key for call in by_sessions),
-            ("acme", str(tenant)),
+            ("acme", str(tenant), str(parked)),
             strict=True,
         )
     )

@@ -13,9 +13,10 @@ import yaml
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import ensure_endpoint
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids, s3_keys
-from tenantry.names.tiers import Shared
+from tenantry.names.tiers import Own, Shared
 from tenantry.workloads.folder import FOLDER, FOLDER_VARIABLE
 from tests.tenantry.command_line.conftest import ENERGY, Call, caller, document
 from tests.tenantry.hosting.instances import set_instances
@@ -71,6 +72,26 @@ def test_an_asynchronous_answer_is_waited_for(
     assert "has no answer after 0.2 s; it may still come; repeat this, or give --timeout" in told
     set_instances(world.deployment, world.endpoint, 1)
     assert json.loads(call(*again).stdout)["mean"] == MEANS[tenant] + 4
+
+
+def test_a_request_without_an_instance_is_parked_and_its_answer_waited_for(
+    call: Call,
+    world: World,  # noqa: F811 - the fixture
+    tmp_path: Path,
+) -> None:
+    tenant = world.tenant(tier="silo")  # without a real-time endpoint
+    ensure_endpoint(world.deployment, world.tiny, Own(tenant), ASYNCHRONOUS)
+    ask = ("ask", tenant, json.dumps({"add": 5, "wait_for": str(tmp_path / "hold")}))
+    assert "not found.\n" in call(*ask, status=1).stderr
+    file = tmp_path / "workloads" / "energy.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["serving"]["park_when_unavailable"] = True
+    file.write_text(yaml.safe_dump(document))
+    told = call(*ask, "--timeout", "0.2", status=1).stderr
+    assert "no instance takes requests; this one is parked until one does" in told
+    assert "has no answer after 0.2 s; it may still come; repeat this, or give --timeout" in told
+    (tmp_path / "hold").touch()
+    assert json.loads(call(*ask).stdout)["mean"] == MEANS[tenant] + 5
 
 
 def test_pictures_and_other_answers_are_written_to_files(

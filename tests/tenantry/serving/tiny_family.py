@@ -77,6 +77,12 @@ class World:
         return {entry["Key"].removeprefix(prefix) for entry in listed.get("Contents", [])}
 
 
+def parking(workload: Workload) -> Workload:
+    """The workload, with requests parked that find no instance."""
+    serving = workload.serving.model_copy(update={"park_when_unavailable": True})
+    return workload.model_copy(update={"serving": serving})
+
+
 def tiny_workload(**cache: Any) -> Workload:
     """The energy workload with another container, which adds a request's number to the mean of the
     tenant's numbers."""
