@@ -138,9 +138,8 @@ def draw(came: np.ndarray, runs: Mapping[str, Run], path: Path) -> None:
             _, down = place((upper, lower), 0, value, most)
             canvas.text((LEFT - 8, down), str(value), fill="black", font=font, anchor="rm")
     for hour in range(HOURS + 1):
-        canvas.text(
-            (LEFT + hour * HOUR * across, 590), f"{hour} h", fill="black", font=font, anchor="mt"
-        )
+        where = (LEFT + hour * HOUR * across, 590)
+        canvas.text(where, f"{hour} h", fill="black", font=font, anchor="mt")
     end = RIGHT
     for name in runs:
         end -= int(font.getlength(name)) + 30
@@ -173,17 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="where to draw instances and waits, as PNG")
     chosen = parser.parse_args(arguments)
     instance, came = Instance(), arrivals()
-    policies: dict[str, Policy] = {
-        "fixed": Constant(1),
-        "usage_rate": usage_rate(instance, bounds),
-        "usage_rate_and_timetable": Timetabled(
-            usage_rate(instance, bounds), instance.start_seconds
-        ),
-    }
-    runs = {
-        name: simulate(came, HOURS * HOUR, policy, bounds, instance)
-        for name, policy in policies.items()
-    }
+    runs = replayed(came, instance)
     found = {
         name: {
             "cost": round(run.instance_seconds / HOUR, 2),
