@@ -1,9 +1,10 @@
-"""Makes and updates endpoints as their YAML says."""
+"""Makes and updates endpoints and their capacity as the YAML says."""
 
 from collections.abc import Mapping
 
 from dagster import AssetSelection, AutomationConditionSensorDefinition, DefaultSensorStatus
 
+from assets.endpoint_capacity import capacity_keys
 from assets.serving_endpoints import endpoint_keys
 from tenantry.workloads.schema import Workload
 
@@ -15,10 +16,14 @@ def endpoints_follow_the_yaml_sensor(
     return AutomationConditionSensorDefinition(
         "endpoints_follow_the_yaml",
         target=AssetSelection.assets(
-            *(key for workload in workloads.values() for key in endpoint_keys(workload))
+            *(
+                key
+                for workload in workloads.values()
+                for key in (*endpoint_keys(workload), *capacity_keys(workload))
+            )
         ),
         default_status=DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
-        description="Brings each workload's endpoint into service, and updates it when its YAML "
-        "changes.",
+        description="Brings each workload's endpoints into service, registers their capacity, and "
+        "updates both when the YAML changes.",
     )

@@ -1,11 +1,14 @@
 """The endpoint follows the YAML by itself."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from dagster import (
+    AssetMaterialization,
     AssetSelection,
     AutomationCondition,
+    AutomationConditionSensorDefinition,
     DagsterInstance,
     evaluate_automation_conditions,
 )
@@ -63,3 +66,44 @@ def test_one_that_could_not_be_made_is_asked_for_again_after_some_minutes(
         cursor = result.cursor
         asked.append(result.get_num_requested(ENDPOINT))
     assert asked == [0, 0, 1, 0, 1]
+
+
+def test_capacity_is_asked_for_with_its_endpoint_and_after_each_update_of_it(
+    dagster_instance: DagsterInstance,
+) -> None:
+    capacity = asset_key("energy", "endpoint_capacity")
+    both = AssetSelection.assets(ENDPOINT, capacity)
+
+    def look(cursor: Any) -> tuple[int, int, Any]:
+        found = evaluate_automation_conditions(
+            defs=defs, instance=dagster_instance, asset_selection=both, cursor=cursor
+        )
+        return (found.get_num_requested(ENDPOINT), found.get_num_requested(capacity), found.cursor)
+
+    *asked, cursor = look(None)
+    assert asked == [1, 1], "in one run"
+    *asked, cursor = look(cursor)
+    assert asked == [0, 0]
+    for key in (ENDPOINT, capacity):
+        dagster_instance.report_runless_asset_event(AssetMaterialization(key))
+    *asked, cursor = look(cursor)
+    assert asked == [0, 0], "it was just registered"
+    dagster_instance.report_runless_asset_event(AssetMaterialization(ENDPOINT))
+    *asked, cursor = look(cursor)
+    assert asked == [0, 1], "the endpoint was updated"
+    *asked, cursor = look(cursor)
+    assert asked == [0, 0]
+
+
+def test_the_sensor_looks_after_endpoints_and_their_capacity() -> None:
+    sensor = defs.resolve_sensor_def("endpoints_follow_the_yaml")
+    assert isinstance(sensor, AutomationConditionSensorDefinition)
+    watched = sensor.asset_selection.resolve(defs.resolve_asset_graph())
+    assert {"/".join(key.path) for key in watched} == {
+        "energy/serving_endpoint",
+        "energy/endpoint_capacity",
+        "portraits/serving_endpoint",
+        "portraits/endpoint_capacity",
+        "portraits/asynchronous_endpoint",
+        "portraits/asynchronous_capacity",
+    }
