@@ -34,6 +34,7 @@ from local_sagemaker.scaling.policies import (
 from local_sagemaker.scaling.scope import (
     DIMENSION,
     NAMESPACE,
+    TARGET,
     check_scope,
     endpoint_and_variant,
     is_of,
@@ -79,7 +80,7 @@ class ScalingPolicies:
         tracking gets its two alarms."""
         resource, name = resource_of(params), params["PolicyName"]
         endpoint_and_variant(resource)
-        if self._cloud.store.get("scalable-target", resource) is None:
+        if self._cloud.store.get(TARGET, resource) is None:
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scalable target registered for namespace: {NAMESPACE}, resource ID: "

@@ -8,6 +8,8 @@ from local_sagemaker.errors import ServiceError, not_emulated, validation
 
 NAMESPACE: Final = "sagemaker"
 DIMENSION: Final = "sagemaker:variant:DesiredInstanceCount"
+TARGET: Final = "scalable-target"
+"""The kind of a stored scalable target."""
 _RESOURCE: Final = re.compile(r"endpoint/([A-Za-z0-9-]{1,63})/variant/([A-Za-z0-9-]{1,63})")
 _PAGE: Final = 50
 

@@ -25,6 +25,7 @@ from local_sagemaker.scaling.schedules import InvalidScheduleError, Schedule
 from local_sagemaker.scaling.scope import (
     DIMENSION,
     NAMESPACE,
+    TARGET,
     endpoint_and_variant,
     is_of,
     key_of,
@@ -33,7 +34,6 @@ from local_sagemaker.scaling.scope import (
 )
 
 _log = logging.getLogger(__name__)
-_TARGET: Final = "scalable-target"
 _ACTION: Final = "scheduled-action"
 _LOOK_SECONDS: Final = 1.0
 _SUSPENDABLE: Final = (
@@ -85,7 +85,7 @@ class ScalableTargets:
         """RegisterScalableTarget: a new target, or other bounds of one that is there."""
         resource = resource_of(params)
         endpoint, variant = endpoint_and_variant(resource)
-        known = self._cloud.store.get(_TARGET, resource)
+        known = self._cloud.store.get(TARGET, resource)
         if known is None and not {"MinCapacity", "MaxCapacity"} <= params.keys():
             raise validation(
                 "MinCapacity and MaxCapacity are required when you register a new scalable target."
@@ -118,7 +118,7 @@ class ScalableTargets:
             )
         target |= bounds
         target["SuspendedState"] = target["SuspendedState"] | params.get("SuspendedState", {})
-        self._cloud.store.put(_TARGET, resource, target)
+        self._cloud.store.put(TARGET, resource, target)
         if known is None:
             tags = [{"Key": key, "Value": value} for key, value in params.get("Tags", {}).items()]
             self._cloud.put_tags(target["ScalableTargetARN"], tags)
@@ -129,7 +129,7 @@ class ScalableTargets:
         wanted = params.get("ResourceIds", [])
         found = [
             target
-            for resource, target in self._cloud.store.all(_TARGET)
+            for resource, target in self._cloud.store.all(TARGET)
             if is_of(target, params) and (not wanted or resource in wanted)
         ]
         return page_of("ScalableTargets", found, params)
@@ -215,7 +215,7 @@ class ScalableTargets:
     async def _look_for_ever(self) -> None:
         while True:
             new_minute = self._alarms.evaluate()
-            for resource, target in self._cloud.store.all(_TARGET):
+            for resource, target in self._cloud.store.all(TARGET):
                 try:
                     self._run_due_actions(resource, target)
                     await self._follow(resource, target, new_minute=new_minute)
@@ -259,7 +259,7 @@ class ScalableTargets:
             self._activities.note(resource, f"Setting {words}", cause, "Failed", message)
             return
         target |= bounds
-        self._cloud.store.put(_TARGET, resource, target)
+        self._cloud.store.put(TARGET, resource, target)
         done = f"Successfully set {words}"
         self._activities.note(resource, f"Setting {words}", cause, "Successful", done)
 
@@ -314,17 +314,17 @@ class ScalableTargets:
         return True
 
     async def _forget(self, resource: str) -> None:
-        target = self._cloud.store.get(_TARGET, resource)
+        target = self._cloud.store.get(TARGET, resource)
         if target is not None:
             self._cloud.store.delete("tags", target["ScalableTargetARN"])
         await self._policies.forget(resource)
-        self._cloud.store.delete(_TARGET, resource)
+        self._cloud.store.delete(TARGET, resource)
         for key, action in self._cloud.store.all(_ACTION):
             if action["ResourceId"] == resource:
                 self._cloud.store.delete(_ACTION, key)
 
     def _known(self, resource: str) -> Document:
-        target = self._cloud.store.get(_TARGET, resource)
+        target = self._cloud.store.get(TARGET, resource)
         if target is None:
             raise ServiceError(
                 "ObjectNotFoundException",
