@@ -80,32 +80,23 @@ def test_target_tracking_follows_a_metric_up_and_down(target: Target, cloudwatch
     assert cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"] == []
 
 
-def test_a_policy_that_may_not_scale_in_or_is_suspended_leaves_capacity(
-    target: Target, cloudwatch: Any
-) -> None:
+def test_a_suspended_target_leaves_its_capacity(target: Target, cloudwatch: Any) -> None:
     namespace = unique("n")
-    target.register(2, 4)
-    target.wait_for(2)
     target.register(1, 4, SuspendedState={"DynamicScalingOutSuspended": True})
-    target.put_policy("only-out", tracked(namespace, DisableScaleIn=True))
-    prefix = f"TargetTracking-{target.scope['ResourceId']}-AlarmHigh"
-    (alarm,) = cloudwatch.describe_alarms(AlarmNamePrefix=prefix)["MetricAlarms"]
+    (high, _) = target.put_policy("follow", tracked(namespace))["Alarms"]
 
-    def state_with(value: float, suffix: str) -> Callable[[], str]:
-        def state() -> str:
-            cloudwatch.put_metric_data(
-                Namespace=namespace, MetricData=[{"MetricName": "load", "Value": value}]
-            )
-            name = alarm["AlarmName"].replace("AlarmHigh", suffix)
-            (found,) = cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]
-            return str(found["StateValue"])
+    def state() -> str:
+        cloudwatch.put_metric_data(
+            Namespace=namespace, MetricData=[{"MetricName": "load", "Value": 25.0}]
+        )
+        (found,) = cloudwatch.describe_alarms(AlarmNames=[high["AlarmName"]])["MetricAlarms"]
+        return str(found["StateValue"])
 
-        return state
-
-    wait_for(state_with(25.0, "AlarmHigh"), lambda state: state == "ALARM")
-    wait_for(state_with(1.0, "AlarmLow"), lambda state: state == "ALARM", seconds=60)
-    assert target.instances() == 2
-    assert len(target.activities()) == 1, "the one that brought it to its minimum"
+    wait_for(state, lambda found: found == "ALARM")
+    assert (target.instances(), target.activities()) == (1, [])
+    target.register(1, 4, SuspendedState={"DynamicScalingOutSuspended": False})
+    state()
+    wait_for(target.instances, lambda count: count == 3)
 
 
 def from_zero(emulator: Emulator, target: Target, endpoint: str) -> None:
