@@ -37,9 +37,10 @@ class Bounds:
 @dataclass
 class Cooldowns:
     """When the last scale-out and scale-in of a policy began, in seconds; and the capacity that
-    the scale-out led to."""
+    the scale-out came from and led to."""
 
     out_at: float = -math.inf
+    out_from: int = 0
     out_to: int = 0
     in_at: float = -math.inf
 
@@ -110,10 +111,10 @@ class TargetTracking:
         return Decision(wanted, "AlarmLow") if wanted < capacity else None
 
 
-def note(cooldowns: Cooldowns, decision: Decision, now: float) -> None:
-    """Begin the cooldown of a change that was made."""
+def note(cooldowns: Cooldowns, decision: Decision, now: float, before: int = 0) -> None:
+    """Begin the cooldown of a change that was made; `before` is the capacity until then."""
     if decision.alarm == "AlarmHigh":
-        cooldowns.out_at, cooldowns.out_to = now, decision.capacity
+        cooldowns.out_at, cooldowns.out_from, cooldowns.out_to = now, before, decision.capacity
     else:
         cooldowns.in_at = now
 
@@ -162,13 +163,16 @@ class StepScaling:
     def decide(
         self, breach: float, capacity: int, bounds: Bounds, cooldowns: Cooldowns, now: float
     ) -> Decision | None:
-        """The capacity after a breach; None to leave it. A further scale-out within the cooldown
-        holds where it leads beyond that of the first; a scale-in waits for the cooldowns."""
-        wanted = self.capacity_for(breach, capacity, bounds)
+        """The capacity after a breach; None to leave it.
+
+        Within the cooldown of a scale-out, a further one counts from the capacity before the first,
+        so only a larger step adds more. A scale-in waits for the cooldowns.
+        """
+        cooling = now < cooldowns.out_at + self.cooldown
+        wanted = self.capacity_for(breach, cooldowns.out_from if cooling else capacity, bounds)
         if wanted > capacity:
-            cooling = now < cooldowns.out_at + self.cooldown
-            return None if cooling and wanted <= cooldowns.out_to else Decision(wanted, "AlarmHigh")
-        if wanted == capacity or now < max(cooldowns.out_at, cooldowns.in_at) + self.cooldown:
+            return Decision(wanted, "AlarmHigh")
+        if cooling or wanted == capacity or now < cooldowns.in_at + self.cooldown:
             return None
         return Decision(wanted, "AlarmLow")
 

@@ -52,12 +52,13 @@ _MOST_STEPS: Final = 20
 
 @dataclass(frozen=True)
 class Change:
-    """Another capacity, and the words for why. `policies` are those that asked for it."""
+    """Another capacity than the one `before`, the words for why, and the policy that asks."""
 
     capacity: int
+    before: int
     cause: str
     decision: Decision
-    policies: tuple[str, ...]
+    policy: str
 
 
 class ScalingPolicies:
@@ -223,69 +224,70 @@ class ScalingPolicies:
             one for _, one in self._cloud.store.all(_POLICY) if one["ResourceId"] == resource
         ]
         tracked = [one for one in policies if one["PolicyType"] == "TargetTrackingScaling"]
-        asked = [(one, self._tracked(one, capacity, bounds)) for one in tracked]
-        steps = [
-            (one, self._stepped(one, capacity, bounds))
+        asked = [
+            found for one in tracked if (found := self._tracked(one, capacity, bounds)) is not None
+        ]
+        stepped = [
+            found
             for one in policies
             if one["PolicyType"] == "StepScaling"
+            if (found := self._stepped(one, capacity, bounds)) is not None
         ]
-        out = [
-            (policy, decision)
-            for policy, decision in [*asked, *steps]
-            if decision is not None and decision.capacity > capacity
-        ]
-        if out and not suspended["DynamicScalingOutSuspended"]:
-            return _change(max(out, key=lambda one: one[1].capacity))
-        may_scale_in = [(one, said) for one, said in asked if _tracking(one).scale_in]
-        ready = [(one, said) for one, said in may_scale_in if said and said.capacity < capacity]
-        down = [(one, said) for one, said in steps if said and said.capacity < capacity]
+        out = [one for one in (*asked, *stepped) if one.capacity > capacity]
+        if out:
+            return (
+                None
+                if suspended["DynamicScalingOutSuspended"]
+                else max(out, key=lambda one: one.capacity)
+            )
+        may_scale_in = [one for one in tracked if _tracking(one).scale_in]
+        down = [one for one in stepped if one.capacity < capacity]
+        ready = [one for one in asked if one.capacity < capacity]
         if ready and len(ready) == len(may_scale_in):
-            down.append(max(ready, key=lambda one: one[1].capacity))
-        if not down or out or suspended["DynamicScalingInSuspended"]:
+            down.append(max(ready, key=lambda one: one.capacity))
+        if not down or suspended["DynamicScalingInSuspended"]:
             return None
-        return _change(max(down, key=lambda one: one[1].capacity))
+        return max(down, key=lambda one: one.capacity)
 
     def made(self, resource: str, change: Change) -> None:
         """Begin the cooldowns of a change that was made."""
-        for name in change.policies:
-            key = key_of(resource, name)
-            policy = self._cloud.store.get(_POLICY, key)
-            if policy is not None:
-                cooldowns = Cooldowns(**policy["Cooldowns"])
-                note(cooldowns, change.decision, self._statistics.now())
-                self._cloud.store.put(_POLICY, key, policy | {"Cooldowns": asdict(cooldowns)})
+        key = key_of(resource, change.policy)
+        policy = self._cloud.store.get(_POLICY, key)
+        if policy is not None:
+            cooldowns = Cooldowns(**policy["Cooldowns"])
+            note(cooldowns, change.decision, self._statistics.now(), change.before)
+            self._cloud.store.put(_POLICY, key, policy | {"Cooldowns": asdict(cooldowns)})
 
-    def _tracked(self, policy: Document, capacity: int, bounds: Bounds) -> Decision | None:
+    def _tracked(self, policy: Document, capacity: int, bounds: Bounds) -> Change | None:
         queries, now = _tracking_queries(policy), self._statistics.now()
         end = now // MINUTE * MINUTE
         found = queries.values(self._statistics, end - LOW_PERIODS * MINUTE, end)
         cooldowns = Cooldowns(**policy["Cooldowns"])
-        return _tracking(policy).decide(
+        decision = _tracking(policy).decide(
             found[queries.returned.id], capacity, bounds, cooldowns, now
         )
+        if decision is None:
+            return None
+        alarm = _alarm_name(policy, decision.alarm.removeprefix("Alarm"))
+        return _change(policy, alarm, decision, capacity)
 
-    def _stepped(self, policy: Document, capacity: int, bounds: Bounds) -> Decision | None:
+    def _stepped(self, policy: Document, capacity: int, bounds: Bounds) -> Change | None:
         """By the alarm that acts, of several the one that changes most."""
         steps, cooldowns = _steps(policy), Cooldowns(**policy["Cooldowns"])
-        wanted = [
-            steps.decide(alarm.breach, capacity, bounds, cooldowns, self._statistics.now())
-            for alarm in self._alarms.acting(policy["PolicyARN"])
-            if alarm.breach is not None
-        ]
-        found = [one for one in wanted if one is not None]
+        found = []
+        for alarm in self._alarms.acting(policy["PolicyARN"]):
+            if alarm.breach is not None:
+                now = self._statistics.now()
+                decision = steps.decide(alarm.breach, capacity, bounds, cooldowns, now)
+                if decision is not None:
+                    found.append(_change(policy, alarm.name, decision, capacity))
         return max(found, key=lambda one: abs(one.capacity - capacity), default=None)
 
 
-def _change(found: tuple[Document, Decision]) -> Change:
-    policy, decision = found
-    alarm = (
-        _alarm_name(policy, decision.alarm.removeprefix("Alarm"))
-        if policy["PolicyType"] == "TargetTrackingScaling"
-        else "its alarm"
-    )
+def _change(policy: Document, alarm: str, decision: Decision, before: int) -> Change:
     name = policy["PolicyName"]
     cause = f"monitor alarm {alarm} in state ALARM triggered policy {name}"
-    return Change(decision.capacity, cause, decision, (name,))
+    return Change(decision.capacity, before, cause, decision, name)
 
 
 def _alarm_name(policy: Document, suffix: str) -> str:

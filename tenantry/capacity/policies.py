@@ -56,9 +56,9 @@ def _request(
                 "PolicyName": f"tenantry-{policy.kind}",
                 "PolicyType": "StepScaling",
                 "StepScalingPolicyConfiguration": {
-                    "AdjustmentType": "ExactCapacity",
-                    "MetricAggregationType": "Maximum",
-                    "Cooldown": 60,
+                    "AdjustmentType": "ChangeInCapacity",
+                    "MetricAggregationType": "Average",
+                    "Cooldown": 300,
                     "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
                 },
             }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _PERIOD: Final = timedelta(minutes=5)
 _DAY: Final = timedelta(hours=24)
+_MINUTES: Final = 5  # of a period
+_FEWEST: Final = 12  # periods that are drawn
 _ACTIVITIES: Final = 10
 CHECK: Final = "capacity_is_as_the_yaml_says"
 CHECK_DESCRIPTION: Final = (
@@ -26,23 +30,44 @@ CHECK_DESCRIPTION: Final = (
 )
 
 
+@dataclass(frozen=True)
+class Period:
+    """Five minutes: their beginning, the instances in the mean, and the requests."""
+
+    begin: datetime
+    instances: float
+    requests: float
+
+
 def capacity_metadata(
     deployment: Deployment, scaled: ScaledEndpoint, capacity: Capacity
 ) -> dict[str, Any]:
     """For the capacity assets: bounds, instances, demand and cost of the last day as numbers and a
     plot, and the latest scaling activities with their causes."""
-    end = datetime.now(UTC)
-    demand, instances = _of_the_day(deployment, scaled, end)
-    times = [end - _DAY + number * _PERIOD for number in range(len(demand))]
-    title = f"the last 24 hours; at most {max(demand) / 5:g} requests a minute"
+    now = datetime.now(UTC)
+    day = _of_the_day(deployment, scaled, now)
+    demand, instances = [one.requests for one in day], [one.instances for one in day]
+    shown = day[min(_first_with_any(day), len(day) - _FEWEST) :]
+    title = f"at most {max(one.requests for one in shown) / _MINUTES:g} requests a minute"
+    plot = plot_of_capacity(
+        [one.begin for one in shown],
+        [one.instances for one in shown],
+        [one.requests for one in shown],
+        title,
+    )
     hours = _PERIOD / timedelta(hours=1)
     return {
         **plain_capacity_metadata(scaled, capacity),
         "usd_of_the_day": sum(instances) * hours * scaled.usd_per_hour,
         "requests_of_the_day": int(sum(demand)),
-        "capacity and demand": plot_of_capacity(times, instances, demand, title),
+        "capacity and demand": plot,
         **_latest(activities(deployment, scaled, _ACTIVITIES)),
     }
+
+
+def _first_with_any(day: Sequence[Period]) -> int:
+    """The first period with an instance or a request."""
+    return next((place for place, one in enumerate(day) if one.instances or one.requests), len(day))
 
 
 def plain_capacity_metadata(scaled: ScaledEndpoint, capacity: Capacity) -> dict[str, Any]:
@@ -103,10 +128,8 @@ def _latest(found: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
     return {"scaling activities": Table(rows)} if rows else {}
 
 
-def _of_the_day(
-    deployment: Deployment, scaled: ScaledEndpoint, end: datetime
-) -> tuple[list[float], list[float]]:
-    """Requests and instances of each five minutes of the last day.
+def _of_the_day(deployment: Deployment, scaled: ScaledEndpoint, now: datetime) -> list[Period]:
+    """The periods of the last day, the present one last.
 
     An instance has a sample of CPUUtilization a minute, so their number is that of instances.
     """
@@ -119,18 +142,32 @@ def _of_the_day(
         _query("demand", "AWS/SageMaker", requests, dimensions, "Sum"),
         _query("samples", "/aws/sagemaker/Endpoints", "CPUUtilization", dimensions, "SampleCount"),
     ]
-    found = deployment.cloudwatch.get_metric_data(
-        MetricDataQueries=queries, StartTime=end - _DAY, EndTime=end, ScanBy="TimestampAscending"
-    )["MetricDataResults"]
+    seconds = _PERIOD.total_seconds()
+    present = datetime.fromtimestamp(now.timestamp() // seconds * seconds, UTC)
     places = int(_DAY / _PERIOD)
-    series = {one: [0.0] * places for one in ("demand", "samples")}
-    for result in found:
-        for moment, value in zip(result["Timestamps"], result["Values"], strict=True):
-            place = int((moment - (end - _DAY)) / _PERIOD)
-            if 0 <= place < places:
-                series[result["Id"]][place] += value
-    minutes = _PERIOD / timedelta(minutes=1)
-    return series["demand"], [samples / minutes for samples in series["samples"]]
+    begins = [present - number * _PERIOD for number in range(places - 1, -1, -1)]
+    found = deployment.cloudwatch.get_metric_data(
+        MetricDataQueries=queries,
+        StartTime=begins[0],
+        EndTime=present + _PERIOD,
+        ScanBy="TimestampAscending",
+    )["MetricDataResults"]
+    series: dict[str, dict[datetime, float]] = {
+        one["Id"]: {
+            moment.astimezone(UTC): value
+            for moment, value in zip(one["Timestamps"], one["Values"], strict=True)
+        }
+        for one in found
+    }
+    so_far = max(1, math.ceil((now - present) / timedelta(minutes=1)))
+    return [
+        Period(
+            begin,
+            series["samples"].get(begin, 0.0) / (so_far if begin == present else _MINUTES),
+            series["demand"].get(begin, 0.0),
+        )
+        for begin in begins
+    ]
 
 
 def _query(

@@ -164,6 +164,23 @@ def test_steps_change_capacity_as_documented(
     assert steps.capacity_for(breach, capacity, Bounds(0, 100)) == after
 
 
+def test_a_step_within_the_cooldown_counts_from_the_capacity_before_the_first() -> None:
+    steps = StepScaling("ChangeInCapacity", (Step(0, 10, 1), Step(10, None, 3)), cooldown=300)
+    bounds, cooldowns = Bounds(0, 9), Cooldowns()
+    first = steps.decide(0.0, 0, bounds, cooldowns, 0.0)
+    assert first is not None
+    assert first.capacity == 1
+    note(cooldowns, first, 0.0, before=0)
+    assert steps.decide(0.0, 1, bounds, cooldowns, 60.0) is None, "the first is on its way"
+    assert steps.decide(0.0, 3, bounds, cooldowns, 60.0) is None, "another policy added more"
+    larger = steps.decide(10.0, 1, bounds, cooldowns, 120.0)
+    assert larger is not None
+    assert larger.capacity == 3
+    after = steps.decide(0.0, 1, bounds, cooldowns, 300.0)
+    assert after is not None
+    assert after.capacity == 2
+
+
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(1, 5)), min_size=1, max_size=20))
 def test_statistics_are_those_of_the_values(pairs: list[tuple[float, int]]) -> None:
     values, every = Values(), [value for value, count in pairs for _ in range(count)]

@@ -317,3 +317,21 @@ def test_instances_follow_the_load_and_no_request_is_lost(
     name = f"tenantry-{policy['kind']}"
     causes = [str(one["Cause"]) for one in activities(paced.deployment, of, 50)]
     assert sum(f"triggered policy {name}" in cause for cause in causes) >= 2
+
+
+@pytest.mark.slow
+def test_the_timetable_changes_the_instances_at_its_minute(paced: World) -> None:
+    """The bounds at once are tested above; this waits for a cron expression's next minute."""
+    due = datetime.now(UTC) + timedelta(minutes=1, seconds=5)
+    before = due - timedelta(minutes=5)
+    of = scaled(
+        paced,
+        timetable=[
+            {"name": "before", "cron": f"{before.minute} {before.hour} * * *", "minimum": 1},
+            {"name": "soon", "cron": f"{due.minute} {due.hour} * * *", "minimum": 2},
+        ],
+    )
+    assert register_capacity(paced.deployment, of).endpoint.instances == 1
+    until(lambda: instances(paced, of) == 2, seconds=90)
+    assert datetime.now(UTC) >= due.replace(second=0, microsecond=0)
+    assert register_capacity(paced.deployment, of).differed == ()
