@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,7 +42,9 @@ def query(name: str, namespace: str, metric: str, stat: str = "Sum", **more: Any
 
 
 def test_each_endpoint_has_a_series_of_its_own(real_time: Any) -> None:
-    namespace, minute = unique("n"), datetime.now(UTC).replace(second=0, microsecond=0)
+    namespace = unique("n")
+    # The end of three minutes that are one period of three minutes.
+    minute = datetime.fromtimestamp(time.time() // 180 * 180, UTC)
     for ago, endpoint, value in ((2, "a", 1.0), (2, "a", 3.0), (1, "a", 5.0), (1, "b", 100.0)):
         put(
             real_time,

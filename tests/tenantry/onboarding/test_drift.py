@@ -247,7 +247,7 @@ def test_whatever_goes_wrong_is_said_and_stops_nothing(
         assert "its drift could not be told" in said[0]
     assert "KeyError" in words["no card"][0]
     assert "InvocationRefusedError" in words["no archive"][0]
-    assert "EndpointFailedError" in words["no endpoint"][0]
+    assert "EndpointUnavailableError" in words["no endpoint"][0]
     assert "ObjectMissingError" in words["no data"][0]
 
     assert energy.drift is not None
