@@ -41,17 +41,12 @@ def views(ui: DagsterUI, tenant: str, spoiled: str) -> Mapping[str, Callable[[],
         ui.open_partition(_TRAINING_DATA, spoiled)
         ui.see("did not materialize this asset")
 
-    def capacity() -> None:
-        ui.open_asset("portraits/asynchronous_capacity")
-        ui.show_picture("capacity and demand")
-
     return {
         "asset-graph": lambda: ui.open_asset_graph("energy"),
         "tenants": tenants_statuses,
         "tenant-artifact": tenants_artifact,
         "portraits-artifact": portraits_artifact,
         "automation": ui.open_automation,
-        "capacity": capacity,
     }
 
 
