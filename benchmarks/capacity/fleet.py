@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.capacity.simulator import Instance
 from benchmarks.capacity.traces import SEED, SHARE
 from tenantry.capacity.predictive import instances_for
-from tenantry.capacity.reactive import Endpoint
+from tenantry.capacity.reactive import EndpointProfile
 
 SECONDS: Final = 900
 """Of demand that a simulation replays; the first third fills the memories and is not counted."""
@@ -188,7 +188,7 @@ def dedicated(rate: float, slo: float, machine: Machine) -> int:
     """Instances of a tenant's own endpoint."""
     instance = Instance()
     return instances_for(
-        Endpoint(
+        EndpointProfile(
             machine.slots,
             machine.seconds_per_inference,
             instance.start_seconds,

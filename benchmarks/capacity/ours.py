@@ -6,14 +6,13 @@ from typing import Final
 import numpy as np
 
 from benchmarks.capacity.simulator import Bounds, Instance, View
-from containers.forecast.consumption.series import UnusableSeriesError, Weeks
-from containers.forecast.models.short_history import SHORT_DAYS, first_model
-from tenantry.capacity.predictive import HOUR, Forecast, Predictive
-from tenantry.capacity.reactive import TICK, Endpoint, Observation, Reactive
+from containers.forecast.demand import quantiles
+from containers.forecast.models.short_history import SHORT_DAYS
+from tenantry.capacity.predictive import HOUR, Forecast, PredictiveFloor
+from tenantry.capacity.reactive import TICK, EndpointProfile, Observation, Reactive
 
 LEVELS: Final = (0.1, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)
 HOURS_A_DAY: Final = 24
-DAYS_A_WEEK: Final = 7
 
 
 @dataclass
@@ -30,13 +29,13 @@ class Ours:
     slo: float
     interval: float = TICK
     reactive: Reactive = field(init=False)
-    predictive: Predictive = field(init=False)
+    predictive: PredictiveFloor = field(init=False)
     doubts: list[tuple[float, str]] = field(default_factory=list)
     _late_before: int = 0
     _days: int = 0
 
     def __post_init__(self) -> None:
-        endpoint = Endpoint(
+        endpoint = EndpointProfile(
             slots=self.instance.slots,
             seconds_per_inference=self.instance.seconds_per_inference,
             start_seconds=self.instance.start_seconds,
@@ -45,7 +44,7 @@ class Ours:
             most=self.bounds.most,
         )
         self.reactive = Reactive(endpoint)
-        self.predictive = Predictive(endpoint)
+        self.predictive = PredictiveFloor(endpoint)
 
     def decide(self, view: View) -> int:
         """See `Policy`."""
@@ -87,14 +86,7 @@ class Ours:
 def forecast_of(rates: np.ndarray) -> Forecast | None:
     """The forecast of the seven days after whole days of hourly rates, by the forecast container's
     model of short histories; None where these are too few for it."""
-    week = HOURS_A_DAY * DAYS_A_WEEK
-    padded = np.full(-(-len(rates) // week) * week, np.nan)
-    padded[len(padded) - len(rates) :] = rates
-    try:
-        chosen = first_model(Weeks(padded.reshape(-1, week), len(rates), "h", None), LEVELS)
-    except UnusableSeriesError:
+    found = quantiles(rates.tolist(), LEVELS)
+    if found is None:
         return None
-    quantiles = chosen.final[0][:, 1:]
-    return Forecast(
-        LEVELS, {len(rates) + place: row.tolist() for place, row in enumerate(quantiles)}
-    )
+    return Forecast(LEVELS, {len(rates) + place: values for place, values in enumerate(found)})

@@ -50,7 +50,7 @@ _SETTINGS: Final = (
     "TreatMissingData",
     "Metrics",
 )
-_WORST_DAY: Final = 86_400
+_LONGEST_SECONDS: Final = 86_400
 """EvaluationPeriods times Period may be no more than a day, where a period is below an hour."""
 
 
@@ -125,9 +125,9 @@ class Alarms:
             if (not names or name in names)
             and name.startswith(params.get("AlarmNamePrefix", ""))
             and params.get("StateValue", alarm["StateValue"]) == alarm["StateValue"]
-            and any(
-                action.startswith(params.get("ActionPrefix", ""))
-                for action in [*_all_actions(alarm), *([] if "ActionPrefix" in params else [""])]
+            and (
+                "ActionPrefix" not in params
+                or any(one.startswith(params["ActionPrefix"]) for one in _all_actions(alarm))
             )
         ]
         token = params.get("NextToken") or "0"
@@ -316,7 +316,7 @@ def _check(params: Mapping[str, Any]) -> None:
         raise ServiceError("ValidationError", f"{error}.") from error
     if queries.period % MINUTE:
         raise not_emulated(f"An alarm with a period of {queries.period} seconds")
-    if queries.period * params["EvaluationPeriods"] > _WORST_DAY:
+    if queries.period * params["EvaluationPeriods"] > _LONGEST_SECONDS:
         raise ServiceError(
             "ValidationError", "Metrics cannot be checked across more than a day (86400 seconds)."
         )

@@ -35,7 +35,6 @@ from local_sagemaker.scaling.scope import (
     DIMENSION,
     NAMESPACE,
     TARGET,
-    check_scope,
     endpoint_and_variant,
     is_of,
     key_of,
@@ -184,7 +183,6 @@ class ScalingPolicies:
         key = key_of(resource, name)
         policy = self._cloud.store.get(_POLICY, key)
         if policy is None:
-            check_scope(params)
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scaling policy found for service namespace: {NAMESPACE}, resource ID: "

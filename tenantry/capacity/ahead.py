@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from tenantry.aws import objects
 from tenantry.capacity.demand import HOUR, Demand, demand_of, keep_demand
 from tenantry.capacity.predictive import Forecast, Trust, instances_for, quantile
-from tenantry.capacity.reactive import Endpoint
+from tenantry.capacity.reactive import EndpointProfile
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
 from tenantry.capacity.timetable import Bounds, ScheduledAction, bounds_at
 from tenantry.names import s3_keys
@@ -66,8 +66,8 @@ def look_ahead(deployment: Deployment, scaled: ScaledEndpoint, now: datetime) ->
     policy = scaled.section.predictive
     if policy is None:
         return Ahead({})
-    endpoint = _endpoint(policy, scaled)
-    level = quantile(endpoint)
+    profile = _profile(policy, scaled)
+    level = quantile(profile)
     key = s3_keys.demand_forecast(scaled.workload, scaled.name)
     keep_demand(deployment, scaled, now, _expected_before(deployment, key))
     demand = demand_of(deployment, scaled, now, _DAYS)
@@ -84,7 +84,7 @@ def look_ahead(deployment: Deployment, scaled: ScaledEndpoint, now: datetime) ->
     doubt = _doubt(demand, now, level)
     if doubt is not None:
         return Ahead({}, doubt)
-    return Ahead({hour: instances_for(endpoint, rate) for hour, rate in rates.items()})
+    return Ahead({hour: instances_for(profile, rate) for hour, rate in rates.items()})
 
 
 def raised(bounds: Bounds, floor: int) -> Bounds:
@@ -119,8 +119,8 @@ def forecast_actions(scaled: ScaledEndpoint, ahead: Ahead, now: datetime) -> lis
     ]
 
 
-def _endpoint(policy: Predictive, scaled: ScaledEndpoint) -> Endpoint:
-    return Endpoint(
+def _profile(policy: Predictive, scaled: ScaledEndpoint) -> EndpointProfile:
+    return EndpointProfile(
         slots=policy.units_per_instance,
         seconds_per_inference=policy.seconds_per_answer,
         start_seconds=policy.start_seconds,

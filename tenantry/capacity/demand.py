@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.aws import objects
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
-from tenantry.hosting.shapes.shape import VARIANT
 from tenantry.names import s3_keys
 
 if TYPE_CHECKING:
@@ -89,10 +88,7 @@ def _counted(
     metric = {
         "Namespace": "AWS/SageMaker",
         "MetricName": "Invocations",
-        "Dimensions": [
-            {"Name": "EndpointName", "Value": scaled.name},
-            {"Name": "VariantName", "Value": VARIANT},
-        ],
+        "Dimensions": scaled.dimensions,
     }
     queries: Any = [{"Id": "m1", "MetricStat": {"Metric": metric, "Period": 3600, "Stat": "Sum"}}]
     (found,) = deployment.cloudwatch.get_metric_data(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final, assert_never
 
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
-from tenantry.hosting.shapes.shape import VARIANT
 from tenantry.serving.metrics import MISSES
 from tenantry.serving.metrics import NAMESPACE as REQUESTS_NAMESPACE
 from tenantry.workloads.capacity import (
@@ -43,7 +42,7 @@ def _request(
             }
         case TargetTracking():
             metric = _customized(
-                _INSTANCES, _HOST_METRICS[policy.metric], _of_variant(endpoint), "Average"
+                _INSTANCES, _HOST_METRICS[policy.metric], endpoint.dimensions, "Average"
             )
         case Backlog():
             metric = _customized(
@@ -90,7 +89,7 @@ def usage_rate(endpoint: ScaledEndpoint, policy: UsageRate) -> list[dict[str, An
         {"Name": "Environment", "Value": endpoint.environment},
     ]
     return [
-        _statistic("m1", _INSTANCES, "CPUUtilization", _of_variant(endpoint)),
+        _statistic("m1", _INSTANCES, "CPUUtilization", endpoint.dimensions),
         _statistic("m2", REQUESTS_NAMESPACE, MISSES, requests),
         {
             "Id": "e1",
@@ -157,7 +156,3 @@ def _statistic(
 
 def _of_endpoint(endpoint: ScaledEndpoint) -> list[dict[str, str]]:
     return [{"Name": "EndpointName", "Value": endpoint.name}]
-
-
-def _of_variant(endpoint: ScaledEndpoint) -> list[dict[str, str]]:
-    return [*_of_endpoint(endpoint), {"Name": "VariantName", "Value": VARIANT}]

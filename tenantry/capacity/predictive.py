@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import Final
 
 from tenantry.capacity.queueing import late_by_chance
-from tenantry.capacity.reactive import FAST, SETTLING, SPENT, TICK, Endpoint
+from tenantry.capacity.reactive import FAST, SETTLING, SPENT, TICK, EndpointProfile
 
 HOUR: Final = 3600.0
 QUANTILES: Final = (0.05, 0.99)
@@ -86,7 +86,7 @@ class Forecast:
         return values[-1]
 
 
-def quantile(endpoint: Endpoint) -> float:
+def quantile(endpoint: EndpointProfile) -> float:
     """The newsvendor's quantile before anything was learned; see this module."""
     shortfall = FAST * TICK + endpoint.start_seconds + SETTLING
     return _bounded(1 - SPENT * (1 - endpoint.level) * HOUR / shortfall)
@@ -97,7 +97,7 @@ def _bounded(level: float) -> float:
     return min(max(level, low), high)
 
 
-def instances_for(endpoint: Endpoint, rate: float) -> int:
+def instances_for(endpoint: EndpointProfile, rate: float) -> int:
     """The fewest instances with which a steady rate, in requests a second, keeps the level."""
     count = max(math.ceil(rate / endpoint.rate), endpoint.least)
     while count < endpoint.most and (
@@ -144,10 +144,10 @@ class Trust:
 
 
 @dataclass
-class Predictive:
+class PredictiveFloor:
     """The floor of an endpoint, and what it remembers."""
 
-    endpoint: Endpoint
+    endpoint: EndpointProfile
     forecast: Forecast | None = None
     trust: Trust = field(default_factory=Trust)
     level: float = field(init=False)

@@ -15,7 +15,8 @@ What it needs, and where it comes from on AWS, where CloudWatch's own metrics ar
 - instances that serve, and that start: DescribeEndpoint.
 
 `decide` computes from what is passed in, and calls nothing. So any process that sees these numbers
-can run it. Its result is meant to be the minimum of the endpoint's scalable target. Should that
+can run it. No process of Tenantry does yet; `benchmarks.capacity` simulates it. Its result is meant
+to be the minimum of the endpoint's scalable target. Should that
 process fail, the target's own policies go on between the last minimum and the maximum.
 """
 
@@ -72,7 +73,7 @@ MOST_GAPS: Final = 50
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class EndpointProfile:
     """What a policy knows of an endpoint.
 
     A share `level` of its requests has to wait for `slo` seconds at most. An instance does `slots`
@@ -115,7 +116,7 @@ class Observation:
 class Reactive:
     """The policy of an endpoint, with what it remembers."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EndpointProfile) -> None:
         self.endpoint = endpoint
         self._arrived: deque[int] = deque(maxlen=DAY)
         self._late: deque[int] = deque(maxlen=DAY)
@@ -408,7 +409,7 @@ class _Hindsight:
     following did not keep the level.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EndpointProfile) -> None:
         self._endpoint = endpoint
         self._arrived: deque[int] = deque(maxlen=REPLAYED)
         self._billed: deque[int] = deque(maxlen=REPLAYED)

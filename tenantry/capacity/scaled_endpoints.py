@@ -34,6 +34,14 @@ class ScaledEndpoint:
         return resource_of(self.name)
 
     @property
+    def dimensions(self) -> list[dict[str, str]]:
+        """The dimensions of its variant's metrics in CloudWatch."""
+        return [
+            {"Name": "EndpointName", "Value": self.name},
+            {"Name": "VariantName", "Value": VARIANT},
+        ]
+
+    @property
     def most(self) -> int:
         """The largest maximum that the budget allows."""
         return self.section.affordable(self.usd_per_hour)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantry.capacity.ahead import shown as forecast_shown
 from tenantry.capacity.registration import Capacity, activities
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
-from tenantry.hosting.shapes.shape import VARIANT
 from tenantry.shown.plots import plot_of_capacity
 from tenantry.shown.report import Table
 
@@ -133,10 +132,7 @@ def _of_the_day(deployment: Deployment, scaled: ScaledEndpoint, now: datetime) -
 
     An instance has a sample of CPUUtilization a minute, so their number is that of instances.
     """
-    dimensions = [
-        {"Name": "EndpointName", "Value": scaled.name},
-        {"Name": "VariantName", "Value": VARIANT},
-    ]
+    dimensions = scaled.dimensions
     requests = "Invocations" if scaled.kind == "real_time" else "InvocationsProcessed"
     queries: Any = [
         _query("demand", "AWS/SageMaker", requests, dimensions, "Sum"),

@@ -102,14 +102,24 @@ def _environments() -> Iterator[tuple[int, dict[str, str]]]:
             continue
 
 
+def running_emulator(local_cloud: LocalCloud, state: Path, *arguments: str) -> Iterator[Emulator]:
+    """An emulator that leaves no container behind."""
+    running = Emulator(local_cloud, state, *arguments)
+    running.start()
+    yield running
+    running.stop()
+    assert running.containers() == []
+
+
 @pytest.fixture(scope="session")
 def emulator(
     local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Emulator]:
     """One emulator for all tests that do not restart it."""
-    running = Emulator(
+    state = tmp_path_factory.mktemp("emulator") / "state"
+    yield from running_emulator(
         local_cloud,
-        tmp_path_factory.mktemp("emulator") / "state",
+        state,
         "--create-training-job-rate",
         "100",
         "--create-training-job-burst",
@@ -123,10 +133,6 @@ def emulator(
         "--model-disk-megabytes",
         "8",
     )
-    running.start()
-    yield running
-    running.stop()
-    assert running.containers() == []
 
 
 @pytest.fixture
@@ -142,9 +148,10 @@ def hurried_emulator(
     local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Emulator]:
     """An emulator whose limits on invocations pass 60 times as fast: a minute in a second."""
-    running = Emulator(
+    state = tmp_path_factory.mktemp("hurried") / "state"
+    yield from running_emulator(
         local_cloud,
-        tmp_path_factory.mktemp("hurried") / "state",
+        state,
         "--time-lapse",
         "60",
         "--metrics-seconds",
@@ -152,10 +159,6 @@ def hurried_emulator(
         "--async-payload-megabytes",
         "1",
     )
-    running.start()
-    yield running
-    running.stop()
-    assert running.containers() == []
 
 
 @pytest.fixture(scope="session")
@@ -163,18 +166,10 @@ def paced_emulator(
     local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Emulator]:
     """An emulator whose metrics, alarms and scaling policies see a minute in each second."""
-    running = Emulator(
-        local_cloud,
-        tmp_path_factory.mktemp("paced") / "state",
-        "--metrics-time-lapse",
-        "60",
-        "--metrics-seconds",
-        "0.5",
+    state = tmp_path_factory.mktemp("paced") / "state"
+    yield from running_emulator(
+        local_cloud, state, "--metrics-time-lapse", "60", "--metrics-seconds", "0.5"
     )
-    running.start()
-    yield running
-    running.stop()
-    assert running.containers() == []
 
 
 @pytest.fixture(scope="session")

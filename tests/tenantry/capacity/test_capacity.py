@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantry.capacity.predictive import Forecast, Predictive, Trust, instances_for, quantile
+from tenantry.capacity.predictive import Forecast, PredictiveFloor, Trust, instances_for, quantile
 from tenantry.capacity.queueing import late_by_chance, late_by_drift
-from tenantry.capacity.reactive import TICK, Endpoint, Observation, Reactive
+from tenantry.capacity.reactive import TICK, EndpointProfile, Observation, Reactive
 
-PATIENT = Endpoint(4, 0.5, 240.0, 600.0, least=0, most=40)
+PATIENT = EndpointProfile(4, 0.5, 240.0, 600.0, least=0, most=40)
 PROMPT = replace(PATIENT, slo=2.0, least=1)
 
 loads = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 20_000)), min_size=1, max_size=30)
@@ -26,7 +26,7 @@ def seen(
 
 @given(st.sampled_from([PATIENT, PROMPT]), loads, st.integers(0, 45))
 def test_a_floor_never_lowers_what_the_load_wants(
-    endpoint: Endpoint, load: list[tuple[int, int]], floor: int
+    endpoint: EndpointProfile, load: list[tuple[int, int]], floor: int
 ) -> None:
     alone, floored = Reactive(endpoint), Reactive(endpoint)
     serving = endpoint.least
@@ -41,7 +41,7 @@ def test_a_floor_never_lowers_what_the_load_wants(
 
 @given(st.sampled_from([PATIENT, PROMPT]), st.integers(1, 2000), st.integers(0, 10_000))
 def test_what_waits_is_never_left_without_an_instance(
-    endpoint: Endpoint, arrived: int, waiting: int
+    endpoint: EndpointProfile, arrived: int, waiting: int
 ) -> None:
     policy = Reactive(endpoint)
     first = policy.decide(seen(arrived, waiting + arrived, 0))
@@ -107,7 +107,7 @@ def forecast(*rates: float) -> Forecast:
 
 
 def test_capacity_is_asked_for_a_start_time_before_its_hour() -> None:
-    policy = Predictive(PROMPT, forecast(10, 30))
+    policy = PredictiveFloor(PROMPT, forecast(10, 30))
     before = policy.floor(3600 - PROMPT.start_seconds - 2 * TICK)
     assert policy.floor(3600 - PROMPT.start_seconds) > before
     assert policy.floor(3600 + 10) > before
@@ -129,7 +129,7 @@ def test_the_quantile_rises_with_the_service_level_and_with_the_start_time() -> 
 
 
 def test_late_requests_raise_the_quantile_and_their_absence_lowers_it() -> None:
-    policy = Predictive(PROMPT)
+    policy = PredictiveFloor(PROMPT)
     before = policy.level
     policy.note(1800, 1000, 300)
     policy.note(3600 + TICK, 1, 0)
@@ -140,7 +140,7 @@ def test_late_requests_raise_the_quantile_and_their_absence_lowers_it() -> None:
 
 
 def test_a_forecast_that_misses_is_not_followed_until_it_holds_again() -> None:
-    policy = Predictive(PROMPT, forecast(*[10.0] * 60))
+    policy = PredictiveFloor(PROMPT, forecast(*[10.0] * 60))
     for hour in range(10):
         policy.note(hour * 3600 + 1800, 30 * 3600, 0)
     assert "capacity follows the load alone" in (policy.trust.doubt or "")

@@ -54,6 +54,16 @@ def written(folder: Path, text: str | bytes, name: str = "energy.yaml") -> Path:
     return path
 
 
+def refusal_of(folder: Path, where: str, value: Any) -> str:
+    """The words in which a file with one field changed is refused; they name the file and a
+    line."""
+    path = written(folder, yaml.safe_dump(changed(where, value)))
+    with pytest.raises(InvalidWorkloadError) as refused:
+        read_workload(path)
+    assert str(refused.value).startswith("energy.yaml:\n  line ")
+    return str(refused.value)
+
+
 def test_every_workload_of_the_product_is_read() -> None:
     workloads = read_workloads()
     energy = workloads["energy"]
@@ -205,12 +215,9 @@ def test_every_workload_of_the_product_is_read() -> None:
 def test_a_wrong_field_is_named_with_its_file(
     tmp_path: Path, where: str, value: Any, field: str
 ) -> None:
-    path = written(tmp_path, yaml.safe_dump(changed(where, value)))
-    with pytest.raises(InvalidWorkloadError) as refused:
-        read_workload(path)
-    assert str(refused.value).startswith("energy.yaml:\n  line ")
-    assert field in str(refused.value)
-    assert "^" not in str(refused.value), "patterns are said in words"
+    words = refusal_of(tmp_path, where, value)
+    assert field in words
+    assert "^" not in words, "patterns are said in words"
 
 
 @pytest.mark.parametrize(
