@@ -23,6 +23,7 @@ from selenium.common.exceptions import (
 )
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -92,6 +93,9 @@ def chromium() -> Iterator[WebDriver]:
 class DagsterUI:
     """The pages of a Dagster webserver. Each method waits until the page shows its subject.
 
+    The UI redraws its elements at any time. So an element is found and used within one try of a
+    wait, and never kept.
+
     Every method raises ``selenium.common.exceptions.TimeoutException`` when the page does not show
     it in time.
     """
@@ -108,11 +112,10 @@ class DagsterUI:
         graph = f"/locations/{self.location}/asset-groups/{group}/lineage"
         self._open(graph)
         self.see("Materialize all")
-        if found := self.browser.find_elements(By.XPATH, "//*[text()='Hide navigation']"):
-            found[0].click()
-            self._open(graph)  # is drawn to fit as it opens
+        self._wait(self._navigation_hidden, "a graph without navigation")
+        self._open(graph)  # is drawn to fit as it opens
         self.see("Latest event")
-        self._wait(lambda: "Loading..." not in self.text(), "each asset's state")
+        self._wait(lambda: "Loading..." not in self._text(), "each asset's state")
 
     def open_asset(self, asset: str) -> None:
         """An asset's overview; ``asset`` is its key, like ``energy/training_data``."""
@@ -123,7 +126,7 @@ class DagsterUI:
         """One partition of an asset: its status, latest materialisation and metadata."""
         self._open(f"/assets/{asset}?view=partitions&partition={partition}")
         self.see("View all historical events")
-        self._wait(lambda: "Loading" not in self.text(), "the partition's events")
+        self._wait(lambda: "Loading" not in self._text(), "the partition's events")
 
     def open_automation(self) -> None:
         """Sensors and schedules."""
@@ -152,9 +155,7 @@ class DagsterUI:
         Leaves the run's page open.
         """
         self._open(f"/locations/{self.location}/jobs/{job}/playground")
-        search = self.see_element("//input[@placeholder='Partition']")
-        search.click()
-        search.send_keys(partition)
+        self.write("//input[@placeholder='Partition']", partition)
         self.click(
             f"//*[@role='menuitem' or @role='option'][normalize-space()={_quoted(partition)}]"
         )
@@ -174,11 +175,9 @@ class DagsterUI:
         """Launch a run of one partition by the dialog of the button."""
         self.click("//button[not(@disabled)][contains(., 'Materialize…')]")
         dialog = "//*[@role='dialog'][contains(., 'Launch runs to materialize')]"
-        search = self.click_for(
-            f"{dialog}//*[text()='Select a partition or create one']",
-            "//input[@placeholder='Filter partitions']",
-        )
-        search.send_keys(partition)
+        search = "//input[@placeholder='Filter partitions']"
+        self.click_for(f"{dialog}//*[text()='Select a partition or create one']", search)
+        self.write(search, partition)
         self.click(f"//*[@role='menuitem'][.//*[text()={_quoted(partition)}]]")
         self.see("1 partition")
         # closes the list, not the dialog
@@ -189,62 +188,57 @@ class DagsterUI:
         """On a run's page: wait for its end and return the status as the page words it: Success,
         Failure or Canceled."""
         shown = " or ".join(f"normalize-space(text())='{status}'" for status in _RUN_ENDED)
-        return self.see_element(f"//*[{shown}]", seconds=seconds).text.strip()
+        return self._use(f"//*[{shown}]", lambda element: element.text.strip(), seconds)
 
-    def show_picture(self, entry: str) -> WebElement:
-        """On a partition's page: open the Markdown of a metadata entry such as ``plot`` and return
-        the picture, loaded."""
+    def show_picture(self, entry: str) -> int:
+        """On a partition's page: open the Markdown of a metadata entry such as ``plot``, and wait
+        for its picture; returns the width of the PNG itself in pixels."""
         row = f"//tr[.//td[normalize-space()={_quoted(entry)}]]"
         self.click(f"{row}//*[normalize-space(text())='[Show Markdown]']")
-        picture = self.see_element("//*[@role='dialog']//img[starts-with(@src, 'data:image/png')]")
-        self._wait(lambda: self.natural_width(picture) > 0, "a picture that can be decoded")
-        return picture
-
-    def natural_width(self, picture: WebElement) -> int:
-        """The width, in pixels, of the PNG itself; 0 if it could not be decoded."""
+        picture = "//*[@role='dialog']//img[starts-with(@src, 'data:image/png')]"
+        # 0 until the picture is decoded
         script = "return arguments[0].complete ? arguments[0].naturalWidth : 0"
-        return int(self.browser.execute_script(script, picture))
+        return self._use(picture, lambda image: int(self.browser.execute_script(script, image)))
 
     # ---- what a person sees ----------------------------------------------------------------------
 
     def text(self) -> str:
         """The text on the page."""
-        return self.browser.find_element(By.TAG_NAME, "body").text
+        return self._wait(lambda: (self._text(),), "a text")[0]
 
     def see(self, words: str, seconds: float = _PATIENCE) -> None:
         """Wait until the page shows some words."""
-        self._wait(lambda: words in self.text(), f"the words {words!r}", seconds)
-
-    def see_element(self, xpath: str, seconds: float = _PATIENCE) -> WebElement:
-        """Wait until an element is shown, and return it."""
-
-        def shown() -> WebElement | None:
-            return next(
-                (e for e in self.browser.find_elements(By.XPATH, xpath) if e.is_displayed()), None
-            )
-
-        return self._wait(shown, xpath, seconds)
+        self._wait(lambda: words in self._text(), f"the words {words!r}", seconds)
 
     def click(self, xpath: str) -> None:
         """Wait until an element is shown and takes a click, and click it."""
 
-        def clicked() -> bool:
-            for element in self.browser.find_elements(By.XPATH, xpath):
-                if element.is_displayed():
-                    element.click()
-                    return True
-            return False
+        def clicked(element: WebElement) -> bool:
+            element.click()
+            return True
 
-        self._wait(clicked, f"{xpath} to click")
+        self._use(xpath, clicked)
 
-    def click_for(self, xpath: str, wanted: str) -> WebElement:
+    def write(self, xpath: str, text: str) -> None:
+        """Wait until a field is shown, and write a text into it in place of what it holds."""
+
+        def written(field: WebElement) -> bool:
+            field.click()
+            field.send_keys(Keys.CONTROL, "a")
+            field.send_keys(text)
+            return field.get_property("value") == text
+
+        self._use(xpath, written)
+
+    def click_for(self, xpath: str, wanted: str) -> None:
         """Click an element, and again if ``wanted`` does not appear: a click on an element that is
         being redrawn is lost."""
         for _ in range(_CLICKS):
             self.click(xpath)
             with suppress(TimeoutException):
-                return self.see_element(wanted, seconds=_PATIENCE / _CLICKS)
-        return self.see_element(wanted)
+                self._use(wanted, lambda _: True, _PATIENCE / _CLICKS)
+                return
+        self._use(wanted, lambda _: True)
 
     # ---- the way there ---------------------------------------------------------------------------
 
@@ -254,6 +248,30 @@ class DagsterUI:
     def _open_launched_run(self) -> None:
         """Follow the notice that a run was launched."""
         self.click(_LAUNCHED)
+
+    def _navigation_hidden(self) -> bool:
+        shown = self.browser.find_elements(By.XPATH, "//*[text()='Hide navigation']")
+        for button in shown:
+            button.click()
+        return not shown
+
+    def _text(self) -> str:
+        return self.browser.find_element(By.TAG_NAME, "body").text
+
+    def _use(
+        self, xpath: str, use: Callable[[WebElement], Shown | None], seconds: float = _PATIENCE
+    ) -> Shown:
+        """What ``use`` makes of the first element shown, as soon as it is neither None nor false.
+
+        A try that meets an element redrawn meanwhile is followed by another.
+        """
+
+        def used() -> Shown | None:
+            elements = self.browser.find_elements(By.XPATH, xpath)
+            shown = next((element for element in elements if element.is_displayed()), None)
+            return None if shown is None else use(shown)
+
+        return self._wait(used, xpath, seconds)
 
     def _run_of_page(self) -> str | None:
         _, found, run = self.browser.current_url.partition("/runs/")

@@ -112,8 +112,7 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     versions = [version.version for version in registry.versions(tenant, ENERGY)]
     (by_hand,) = [version for version in versions if version != onboarded.version]
     ui.see(by_hand)
-    picture = ui.show_picture("plot")
-    assert ui.natural_width(picture) > 300
+    assert ui.show_picture("plot") > 300
     champion = registry.champion(tenant, ENERGY)
     assert champion is not None
     assert champion.version == onboarded.version, "an artifact materialised alone is not served"
@@ -130,7 +129,7 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
     ui.open_partition("energy/batch_predictions", tenant)
     ui.see("168")  # rows: a week of hours
-    assert ui.natural_width(ui.show_picture("plot")) > 300
+    assert ui.show_picture("plot") > 300
 
     ui.materialize("energy/fleet")
     assert ui.wait_until_run_ended(_RUN_ENDS_WITHIN) == "Success", ui.text()
@@ -138,4 +137,4 @@ def test_a_person_materialises_one_tenants_artifact_by_clicking_and_sees_its_for
     for words in ("tenants_with_a_model", "share_predicted", "serving_usd_per_tenant_and_month"):
         ui.see(words)
     ui.see("Days since its version was made.")  # from the column's description
-    assert ui.natural_width(ui.show_picture("scores")) > 300
+    assert ui.show_picture("scores") > 300
