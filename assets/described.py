@@ -27,6 +27,7 @@ _KINDS: Final[Mapping[WorkloadAsset, tuple[str, ...]]] = {
     "asynchronous_endpoint": ("sagemaker",),
     "endpoint_capacity": ("sagemaker",),
     "asynchronous_capacity": ("sagemaker",),
+    "prewarmed_models": ("sagemaker",),
     "fleet": ("dynamodb",),
 }
 _DOCUMENT_OF: Final[Mapping[WorkloadAsset, str]] = {
@@ -39,6 +40,7 @@ _DOCUMENT_OF: Final[Mapping[WorkloadAsset, str]] = {
     "asynchronous_endpoint": "gpu-serving.md",
     "endpoint_capacity": "capacity.md",
     "asynchronous_capacity": "capacity.md",
+    "prewarmed_models": "capacity.md",
     "fleet": "operating.md",
 }
 _COLUMNS: Final[Mapping[WorkloadAsset, Mapping[str, Column]]] = {"fleet": FLEET_COLUMNS}

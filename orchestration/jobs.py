@@ -41,6 +41,7 @@ class WorkloadJobs(NamedTuple):
     fine_tuning: UnresolvedAssetJobDefinition
     batch_predictions: JobDefinition
     endpoint_capacity: UnresolvedAssetJobDefinition
+    prewarming: UnresolvedAssetJobDefinition | None
     fleet: UnresolvedAssetJobDefinition
     rollback: JobDefinition
     tier: JobDefinition
@@ -90,6 +91,14 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
             capacity_keys(workload),
             "registers what the YAML says about the endpoints' instances",
         ),
+        _assets(
+            workload,
+            "prewarming",
+            [asset_key(workload.name, "prewarmed_models")],
+            "loads the models that will be asked in the coming hours",
+        )
+        if workload.serving.prewarming is not None
+        else None,
         _assets(
             workload,
             "fleet",

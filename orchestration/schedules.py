@@ -1,4 +1,5 @@
-"""Batch predictions, re-training and endpoint capacity, at the times the workload's YAML says."""
+"""Batch predictions, re-training, endpoint capacity and pre-warming, at the times the workload's
+YAML says."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
     return [
         _batch(workload, jobs),
         *_capacity(workload, jobs),
+        *_prewarming(workload, jobs),
         *_retraining(workload, jobs),
         _fleet(workload, jobs),
     ]
@@ -163,6 +165,24 @@ def _capacity(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
             description=f"{workload.title}: {what}.",
         )
         for name, cron, timezone, what in times
+    ]
+
+
+def _prewarming(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
+    section = workload.serving.prewarming
+    if section is None or jobs.prewarming is None:
+        return []
+    return [
+        Scheduled(
+            name=f"{workload.name}_prewarming_schedule",
+            group=f"{workload.name} pre-warming",
+            workload=workload.name,
+            job=jobs.prewarming,
+            cron=section.cron,
+            timezone=section.timezone,
+            description=f"{workload.title}: loads the models that were asked in the {section.hours}"
+            f" hours from now on of earlier days, at most {section.most}.",
+        )
     ]
 
 

@@ -6,13 +6,12 @@ once (docs/contracts.md, "Demand").
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.aws import objects
+from tenantry.capacity.rows import read_rows, write_rows
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
 from tenantry.names import s3_keys
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 HOUR: Final = timedelta(hours=1)
-_MOST_BYTES: Final = 1024 * 1024
 _LOOKED_BACK: Final = timedelta(hours=24)
 """How long CloudWatch's local stand-in keeps its minutes."""
 
@@ -72,12 +70,7 @@ def keep_demand(
         rows = _read(deployment, scaled, day) | {
             hour: one for hour, one in new.items() if hour.date() == day
         }
-        objects.write_bytes(
-            deployment.s3,
-            deployment.data_bucket,
-            s3_keys.demand_file(scaled.workload, scaled.name, day),
-            parquet(rows),
-        )
+        write_day(deployment, scaled, day, rows)
 
 
 def _counted(
@@ -107,32 +100,15 @@ def _counted(
 
 
 def _read(deployment: Deployment, scaled: ScaledEndpoint, day: date) -> dict[datetime, Hour]:
-    import pyarrow.parquet as pq
-
-    key = s3_keys.demand_file(scaled.workload, scaled.name, day)
-    try:
-        content = objects.read_bytes(
-            deployment.s3, deployment.data_bucket, key, max_bytes=_MOST_BYTES
-        )
-    except objects.ObjectMissingError:
-        return {}
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
-    return {row["hour"]: Hour(row["requests"], row["expected"]) for row in rows}
+    rows = read_rows(deployment, s3_keys.demand_file(scaled.workload, scaled.name, day))
+    return {row["hour"]: Hour(row["requests"], row["expected"]) for row in rows or ()}
 
 
-def parquet(rows: Demand) -> bytes:
-    """A day's file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    hours = sorted(rows)
-    table = pa.table(
-        {
-            "hour": pa.array(hours, pa.timestamp("us", tz="UTC")),
-            "requests": pa.array([rows[hour].requests for hour in hours], pa.int64()),
-            "expected": pa.array([rows[hour].expected for hour in hours], pa.float64()),
-        }
+def write_day(deployment: Deployment, scaled: ScaledEndpoint, day: date, rows: Demand) -> None:
+    """Write a day's file."""
+    write_rows(
+        deployment,
+        s3_keys.demand_file(scaled.workload, scaled.name, day),
+        {"hour": "hour", "requests": "integer", "expected": "number"},
+        [(hour, one.requests, one.expected) for hour, one in sorted(rows.items())],
     )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()

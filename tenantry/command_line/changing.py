@@ -1,5 +1,6 @@
 """The commands that change models, endpoints and whole workloads: wind-down, pause, resume, drain,
-rollback, tier, capacity, retrain, redrive. Each change records its author."""
+rollback, tier, capacity, prewarm,
+retrain, redrive. Each change records its author."""
 
 from __future__ import annotations
 
@@ -411,6 +412,43 @@ def capacity(
     else:
         for line in capacity_in_words(invocation.deployment, scaled, done):
             invocation.say(line)
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@common_options
+def prewarm(invocation: Invocation, workload: Workload) -> None:
+    """Load the models of WORKLOAD that will be asked in the coming hours, as its schedule does.
+
+    The section `serving.prewarming` of its file says which, and how many.
+
+    \b
+    Example:
+      tenantry prewarm energy
+    """
+    from tenantry.capacity.prewarming import prewarm
+    from tenantry.requests.rows import now
+
+    if workload.serving.prewarming is None:
+        raise NotDone(
+            f"{workload.name}.yaml has no section `serving.prewarming`; add one, which says which "
+            f"models are loaded and when"
+        )
+    done = prewarm(invocation.deployment, workload, workload.serving.prewarming, now())
+    metadata = {**done.figures, "by": invocation.operator}
+    name = ids.workload_name(workload.name)
+    operator_events.leave(
+        invocation.deployment,
+        operator_events.OperatorEvent("materialization", name, "prewarmed_models", None, metadata),
+    )
+    if invocation.as_json:
+        invocation.write_json({"format": 1, **done.figures, "failures": done.failed})
+    else:
+        invocation.say(str(done))
+        for tenant, reason in sorted(done.failed.items()):
+            invocation.say(f"{tenant}: {reason}")
+    if done.failed or done.untried:
+        raise NotDone("not all of the chosen models are loaded")
 
 
 @click.command()

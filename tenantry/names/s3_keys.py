@@ -207,7 +207,14 @@ def parse_prediction(workload: WorkloadName, tenant: TenantId, key: str) -> date
 
 def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:
     """An answered request, with its response."""
-    return f"archive/{tenant}/{workload}/{at.astimezone(UTC):%Y-%m-%d}/{version_name(name)}.json"
+    prefix = archived_requests_prefix(workload, tenant, at.astimezone(UTC).date())
+    return f"{prefix}{version_name(name)}.json"
+
+
+def archived_requests_prefix(workload: WorkloadName, tenant: TenantId, day: date) -> str:
+    """Above a tenant's answered requests of a day (UTC); their names begin with the time as
+    ``HHMMSS``."""
+    return f"archive/{tenant}/{workload}/{day.isoformat()}/"
 
 
 def cached_answer(
@@ -275,6 +282,11 @@ def async_failure(
 def demand_file(workload: WorkloadName, endpoint: str, day: date) -> str:
     """The requests of each hour of a day that reached an endpoint."""
     return f"demand/{workload}/{endpoint}/{day.isoformat()}.parquet"
+
+
+def asked_file(workload: WorkloadName, day: date) -> str:
+    """The requests of each tenant and hour of a day."""
+    return f"demand/{workload}/by-tenant/{day.isoformat()}.parquet"
 
 
 def demand_forecast(workload: WorkloadName, endpoint: str) -> str:

@@ -4,10 +4,11 @@ costs."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.outcomes import Outcome
 from contracts.trace_context import trace_id_of
+from tenantry.capacity.prewarming import Prewarmed
 from tenantry.models.registry import Champion, ModelVersion
 from tenantry.names import s3_keys, sagemaker_names
 from tenantry.onboarding.registration import Registration
@@ -15,12 +16,14 @@ from tenantry.requests.rows import Request
 from tenantry.shown.answer_preview import answer_for_people
 from tenantry.shown.comparison import comparison
 from tenantry.shown.previews import pictures_of_preview
-from tenantry.shown.report import Report
+from tenantry.shown.report import Report, Table
 from tenantry.uploads.training_data import TrainingData
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
+
+_FAILURES_SHOWN: Final = 20
 
 
 def training_data_metadata(
@@ -44,6 +47,15 @@ def training_data_metadata(
 def _trace(of: Request | ModelVersion) -> dict[str, str]:
     trace_id = trace_id_of(of.traceparent)
     return {"trace_id": trace_id} if trace_id else {}
+
+
+def prewarming_metadata(done: Prewarmed) -> dict[str, Any]:
+    """For ``prewarmed_models``: how many were loaded, and why the others were not."""
+    reasons = tuple(
+        {"tenant": str(tenant), "reason": reason}
+        for tenant, reason in sorted(done.failed.items())[:_FAILURES_SHOWN]
+    )
+    return {**done.figures, **({"failures": Table(reasons)} if reasons else {})}
 
 
 def artifact_metadata(

@@ -52,6 +52,16 @@ _COMMON: Final[Mapping[WorkloadAsset, Mapping[str, Figure]]] = {
     "asynchronous_endpoint": _INSTANCES,
     "endpoint_capacity": _CAPACITY,
     "asynchronous_capacity": _CAPACITY,
+    "prewarmed_models": {
+        "asked": Figure(description="Tenants whose models were asked in these hours before."),
+        "chosen": Figure(description="Models that were to be loaded."),
+        "loaded": Figure(description="Models that have answered."),
+        "failed": Figure(description="Models that did not answer, each with a reason.", good="0"),
+        "untried": Figure(
+            description="Models that were left out, as the endpoint did not answer.", good="0"
+        ),
+        "seconds": Figure(description="How long the loading took.", unit="s"),
+    },
     "fleet": {
         "tenants_with_a_model": Figure(description="Tenants that are served."),
         "tenants_left_out": Figure(description="Tenants that the table has no room for."),

@@ -107,6 +107,20 @@ class Predictive(Section):
     units_per_instance: int = Field(default=1, ge=1, le=1000, description="answers at once")
 
 
+class Prewarming(Section):
+    """Loads the models that will be asked in the hours after a time, before they are asked."""
+
+    cron: Cron = Field(description="some minutes before the first requests of the day")
+    timezone: TimeZone = "UTC"
+    hours: int = Field(
+        default=3, ge=1, le=12, description="models that were asked so many hours from that time on"
+    )
+    days: int = Field(default=14, ge=1, le=28, description="how many days are looked back")
+    most: int = Field(
+        default=200, ge=1, le=10_000, description="models, at most: what the instances can hold"
+    )
+
+
 Policy = Annotated[
     TargetTracking | UsageRate | Backlog | ScaleFromZero | Predictive, Field(discriminator="kind")
 ]

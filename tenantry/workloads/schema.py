@@ -100,6 +100,7 @@ class Workload(Section):
             (
                 "capacity",
                 "silo_capacity",
+                "prewarming",
                 "smoke_request",
                 "cache",
                 "container",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tenantry.workloads.capacity import EndpointCapacity
+from tenantry.workloads.capacity import EndpointCapacity, Prewarming
 from tenantry.workloads.fields import (
     AmiVersion,
     ContainerName,
@@ -388,6 +388,9 @@ class Serving(Section):
     )
     silo_capacity: EndpointCapacity | None = Field(
         default=None, description="of each silo tenant's endpoint; fixed at one instance if none"
+    )
+    prewarming: Prewarming | None = Field(
+        default=None, description="loads models before they are asked; none if left out"
     )
     cache: Cache = Cache()
     asynchronous: Asynchronous | None = None

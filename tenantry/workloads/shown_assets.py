@@ -20,6 +20,7 @@ WorkloadAsset = Literal[
     "asynchronous_endpoint",
     "endpoint_capacity",
     "asynchronous_capacity",
+    "prewarmed_models",
     "fleet",
 ]
 """The assets that a workload can have."""

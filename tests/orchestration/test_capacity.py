@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from dagster import AssetCheckKey, DagsterInstance, build_schedule_context
+from dagster import AssetCheckKey, AssetKey, DagsterInstance, build_schedule_context
 
 from orchestration.definitions import defs
 from orchestration.jobs import jobs_of
@@ -26,9 +26,9 @@ JOB = "energy_endpoint_capacity"
 KEY = asset_key("energy", "endpoint_capacity")
 
 
-def shown(instance: DagsterInstance) -> dict[str, Any]:
+def shown(instance: DagsterInstance, key: AssetKey = KEY) -> dict[str, Any]:
     """The metadata of the latest materialisation."""
-    event = instance.get_latest_materialization_event(KEY)
+    event = instance.get_latest_materialization_event(key)
     assert event is not None
     assert event.asset_materialization is not None
     return {name: value.value for name, value in event.asset_materialization.metadata.items()}
@@ -108,3 +108,22 @@ def test_each_change_of_the_timetable_and_each_hour_has_a_run(
         (request,) = schedule.evaluate_tick(context).run_requests or ()
     assert request.run_config == {}
     assert len([one for one in scheduled_of(energy, jobs_of(energy)) if one.job.name == JOB]) == 3
+
+
+def test_models_are_loaded_ahead_of_the_morning_by_a_schedule(
+    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+) -> None:
+    _, energy, _ = serving
+    section = energy.serving.prewarming
+    assert section is not None
+    schedule = defs.resolve_schedule_def("energy_prewarming_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (section.cron, section.timezone)
+    assert schedule.job_name == "energy_prewarming"
+    assert run(dagster_instance, "energy_prewarming", None).success
+    found = shown(dagster_instance, asset_key("energy", "prewarmed_models"))
+    assert (found["chosen"], found["failed"], found["untried"]) == (0, 0, 0)
+
+    without = energy.serving.model_copy(update={"prewarming": None})
+    never = energy.model_copy(update={"serving": without})
+    assert "prewarm" not in str([job.name for job in jobs_of(never).all])
+    assert "prewarm" not in str([one.name for one in scheduled_of(never, jobs_of(never))])

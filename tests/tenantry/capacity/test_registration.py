@@ -14,8 +14,7 @@ from typing import Any, Self
 
 import pytest
 
-from tenantry.aws import objects
-from tenantry.capacity.demand import Hour, demand_of, parquet
+from tenantry.capacity.demand import Hour, demand_of, write_day
 from tenantry.capacity.registration import (
     Capacity,
     Override,
@@ -192,8 +191,7 @@ def with_history(world: World, of: ScaledEndpoint, expected: float | None) -> No
         hour = now - timedelta(hours=ago)
         days.setdefault(hour.date(), {})[hour] = Hour(PEAK if ago % 24 == 0 else 60, expected)
     for day, hours in days.items():
-        key = s3_keys.demand_file(of.workload, of.name, day)
-        objects.write_bytes(world.deployment.s3, world.deployment.data_bucket, key, parquet(hours))
+        write_day(world.deployment, of, day, hours)
 
 
 FORECAST = {"kind": "predictive", "seconds_per_answer": 1.0, "start_seconds": 600}

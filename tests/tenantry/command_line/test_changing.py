@@ -18,6 +18,7 @@ from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.serving.client import TenantClient
+from tenantry.shown import operator_events
 from tenantry.uploads.intake import drain_queue
 from tenantry.workloads.schema import read_workloads
 from tests.tenantry.command_line.conftest import (
@@ -291,6 +292,15 @@ def test_re_training_is_asked_for_and_an_endpoint_that_is_not_there_has_no_capac
         "2 instances for 8 hours, at 0.115 USD"
         in call("capacity", "energy", "2", stdin="n\n", status=1).stderr
     )
+
+
+def test_models_are_loaded_ahead_where_the_file_says_which(
+    call: Call, deployment: Deployment
+) -> None:
+    assert document(call("prewarm", "energy", "--json"))["loaded"] == 0
+    left = list(operator_events.waiting(deployment, 100))[-1]
+    assert (left.event.asset, left.event.metadata["chosen"]) == ("prewarmed_models", 0)
+    assert "has no section `serving.prewarming`" in call("prewarm", "portraits", status=1).stderr
 
 
 # ---- the uploads' dead letters -------------------------------------------------------------------
