@@ -62,6 +62,9 @@ CONCEDED: Final = 0.8
 """The largest share of the requests in a projection that may be late."""
 RELEASED_AT: Final = 0.6
 """The share of the allowance within which a projection with fewer instances has to stay."""
+HASTE: Final = 3.0
+"""Times as fast as its time allows that a queue is served before an instance is released, where an
+endpoint leaves more time than a start takes."""
 WORTH: Final = 0.1
 """The share of the avoidable late requests that is not worth an instance."""
 MARGIN: Final = 0.25
@@ -218,7 +221,22 @@ class Reactive:
         count = math.ceil(load / (endpoint.rate * TICK))
         if count == 1 and not seen.waiting and self._patient and fast < endpoint.rate / 2:
             return 0  # what comes is served by another start, many at once
+        if endpoint.slo >= endpoint.start_seconds:
+            count = min(count, self._in_good_time(seen, fast))
         return min(count, endpoint.most)
+
+    def _in_good_time(self, seen: Observation, fast: float) -> int:
+        """Instances that serve each of the waiting requests in a part of the time that it has
+        left. Those in the queue before it are served first."""
+        endpoint = self.endpoint
+        ahead, count = float(seen.waiting), 1
+        for age, requests in self._waiting(seen, fast):
+            left = endpoint.slo - age
+            if left > 0:
+                served = endpoint.rate * max(left, TICK)
+                count = max(count, math.ceil(HASTE * (ahead - requests / 2) / served))
+            ahead -= requests
+        return count
 
     def _allowance(self, seen: Observation, rate: float) -> float:
         """Late requests that a projection may have: a share of those that the level still allows,
