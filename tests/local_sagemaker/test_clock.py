@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,18 +107,17 @@ def test_one_lapse_moves_limits_latencies_metrics_and_the_bill_of_an_endpoint(
         )["Datapoints"]
         return float(max((point[which] for point in points), default=0.0))
 
-    with ThreadPoolExecutor(1) as pool:
-        spinning = pool.submit(ask, "spin 0.5")
-        assert json.loads(spinning.result())["body"] == "spin 0.5"
-    assert 0.5 * LAPSE <= statistic("ModelLatency", "Maximum") / 1e6 <= 60
+    assert json.loads(ask("spin 0.5"))["body"] == "spin 0.5"
+    assert 0.5 * LAPSE <= statistic("ModelLatency", "Maximum") / 1e6 <= 61
     with pytest.raises(ClientError, match="timed out while waiting for a response"):
         ask("sleep 30")
     assert time.monotonic() - served < 20
 
-    in_cpu = wait_for(
-        lambda: statistic("CPUUtilization", "Maximum", "/aws/sagemaker/Endpoints"), bool
-    )
-    assert in_cpu < 110 * (psutil.cpu_count() or 1), "a share of the machine's own time"
+    def busiest() -> float:
+        return statistic("CPUUtilization", "Maximum", "/aws/sagemaker/Endpoints")
+
+    # A share of the machine's own time; of AWS's it would be a sixtieth of it.
+    assert wait_for(busiest, lambda share: share > 4) < 110 * (psutil.cpu_count() or 1)
 
     bill = Bill.model_validate(hurried_emulator.control("GET", "/_local/bill"))
     (line,) = [line for line in bill.resources if str(line.resource).endswith(name)]
