@@ -74,7 +74,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--create-training-job-rate",
         type=float,
         default=1.0,
-        help="CreateTrainingJob requests per second of AWS",
+        help="CreateTrainingJob requests in each of AWS's seconds",
     )
     parser.add_argument(
         "--create-training-job-burst",
@@ -122,7 +122,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         choices=LAPSES,
         metavar=f"{LAPSES[0]}..{LAPSES[-1]}",
         default=1,
-        help="how many times as fast as this machine's AWS's seconds pass: limits of invocations "
+        help="AWS's seconds pass so many times as fast as this machine's: limits of invocations "
         "and jobs, minutes of metrics, alarms and policies, cooldowns, warm pools, provisioning, "
         "latencies and the bill; moments and scheduled actions keep to the machine's clock",
     )
